@@ -1,0 +1,69 @@
+"""Convolutions, computed at the hardware's limit, folded into one, recovered from data, and costed before they run.
+
+The public names are imported when they are first used (PEP 562), so that `import convolith` stays quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from convolith import d2l, nn
+    from convolith.algebra import Composition, compose
+    from convolith.conv import Conv
+    from convolith.correlation import convolve, correlate, filter_image
+    from convolith.costing import cost
+    from convolith.errors import ConvolithError
+    from convolith.fitting import fit
+    from convolith.planner import Plan, plan
+    from convolith.spec import ConvSpec
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Composition": "algebra",
+    "Conv": "conv",
+    "ConvSpec": "spec",
+    "ConvolithError": "errors",
+    "Plan": "planner",
+    "compose": "algebra",
+    "convolve": "correlation",
+    "correlate": "correlation",
+    "cost": "costing",
+    "filter_image": "correlation",
+    "fit": "fitting",
+    "plan": "planner",
+}
+_ROOMS = ("d2l", "nn")
+
+__all__ = [
+    "Composition",
+    "Conv",
+    "ConvSpec",
+    "ConvolithError",
+    "Plan",
+    "compose",
+    "convolve",
+    "correlate",
+    "cost",
+    "d2l",
+    "filter_image",
+    "fit",
+    "nn",
+    "plan",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"convolith.{name}")
+    if name in _HOMES:
+        value = getattr(import_module(f"convolith.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'convolith' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,117 @@
+"""Where arrays enter and leave: NumPy arrays and torch tensors as tensors, without a copy where that is possible."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from convolith.dtypes import check_dtype, dtype_name
+from convolith.errors import ConvolithError
+
+
+class _Alias:
+    """A writable view of a read-only array's memory: torch warns about read-only arrays; nothing here writes to x."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        address, _ = array.__array_interface__["data"]
+        self.__array_interface__ = {**array.__array_interface__, "data": (address, False)}
+        self.owner = array
+
+
+def as_tensor(argument: str, array: Any) -> torch.Tensor:
+    """A tensor of the values of a NumPy array or a tensor; any byte order, negative strides, read-only.
+
+    Raises:
+        ConvolithError: another type, a masked array, a dtype that Convolith does not compute with.
+    """
+    if isinstance(array, torch.Tensor):
+        check_dtype(argument, dtype_name(array.dtype))
+        if array.layout is not torch.strided:
+            raise ConvolithError(
+                f"{argument} is a {array.layout} tensor; expected a dense one; pass {argument}.to_dense()"
+            )
+        return array
+    if isinstance(array, np.ma.MaskedArray):
+        raise ConvolithError(
+            f"{argument} is a masked array, and a correlation has no rule for masked elements; "
+            f"pass {argument}.filled(value)"
+        )
+    if not isinstance(array, np.ndarray):
+        raise ConvolithError(
+            f"{argument} is a {type(array).__name__}; expected a NumPy array or a torch tensor; "
+            f"pass numpy.asarray({argument}) or torch.as_tensor({argument})"
+        )
+    check_dtype(argument, dtype_name(array.dtype))
+    array = np.asarray(array)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if any(stride < 0 or stride % array.itemsize for stride in array.strides):
+        array = np.ascontiguousarray(array)
+    return torch.from_numpy(array if array.flags.writeable else np.asarray(_Alias(array)))
+
+
+def is_numpy(array: Any) -> bool:
+    """Whether results for this array go back as NumPy."""
+    return isinstance(array, np.ndarray)
+
+
+def like(tensor: torch.Tensor, original: Any) -> Any:
+    """`tensor` in the kind of the original: NumPy for NumPy, torch for torch."""
+    return tensor.numpy() if is_numpy(original) else tensor
+
+
+def check_same_kind(**arrays: Any) -> None:
+    """Refuse a mixture of NumPy arrays and tensors, or tensors on different devices; None is left out."""
+    given = {name: array for name, array in arrays.items() if array is not None}
+    (first, reference), *others = given.items()
+    for name, array in others:
+        if is_numpy(array) != is_numpy(reference):
+            kinds = ["NumPy array" if is_numpy(value) else "torch tensor" for value in (reference, array)]
+            raise ConvolithError(
+                f"{first} is a {kinds[0]} but {name} is a {kinds[1]}; pass both of one kind, for example with "
+                "torch.from_numpy(a) or t.numpy()"
+            )
+        devices = getattr(reference, "device", "cpu"), getattr(array, "device", "cpu")
+        if str(devices[0]) != str(devices[1]):
+            raise ConvolithError(
+                f"{first} is on {devices[0]} but {name} is on {devices[1]}; move one of them with .to(device)"
+            )
+
+
+class Operands(NamedTuple):
+    """The arrays of a correlation as tensors."""
+
+    x: torch.Tensor
+    k: torch.Tensor
+    bias: torch.Tensor | None
+
+
+def read_operands(x: Any, k: Any, bias: Any) -> Operands:
+    """x, k and bias as tensors of one kind and device."""
+    tensors = Operands(as_tensor("x", x), as_tensor("k", k), None if bias is None else as_tensor("bias", bias))
+    check_same_kind(x=x, k=k, bias=bias)
+    return tensors
+
+
+def check_bias(bias: torch.Tensor | None, out_channels: int, out_dtype: str) -> torch.Tensor | None:
+    """`bias` as (out_channels,) in the dtype of the result; an integer bias is converted."""
+    if bias is None:
+        return None
+    if tuple(bias.shape) != (out_channels,):
+        raise ConvolithError(f"bias has shape {tuple(bias.shape)}; expected ({out_channels},), one per output channel")
+    name = dtype_name(bias.dtype)
+    floating = bias.is_floating_point() or bias.is_complex()
+    if floating and name != out_dtype:
+        raise ConvolithError(f"bias has dtype {name} but the result has {out_dtype}; convert bias to {out_dtype}")
+    return bias.to(getattr(torch, out_dtype))
+
+
+def flip_spatial(k: torch.Tensor) -> torch.Tensor:
+    """The kernel reversed along its spatial axes."""
+    axes = list(range(2, k.ndim))
+    signed = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}.get(k.dtype)
+    if signed is not None:  # torch has no flip for these; their bits move as well under another name
+        return k.view(signed).flip(axes).view(k.dtype)
+    return k.flip(axes)

@@ -1,0 +1,191 @@
+"""`Conv`: one convolution's weights and options as an immutable value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from convolith.arrays import as_tensor, check_bias, check_same_kind, is_numpy, like
+from convolith.dtypes import dtype_name, result_dtype
+from convolith.errors import ConvolithError
+from convolith.spec import (
+    MAX_AXES,
+    Axes,
+    ConvSpec,
+    Padding,
+    Pairs,
+    check_groups,
+    check_mode,
+    check_output_padding,
+    check_whole,
+    per_axis,
+    resolve_padding,
+    split_input_shape,
+)
+
+
+@dataclass(frozen=True, init=False, eq=False, repr=False)
+class Conv:
+    """A convolution as a value: its weights and the options that go with them, at any input size.
+
+    Args:
+        weight: (out_channels, in_channels/groups, *kernel_size); transposed: (in_channels, out_channels/groups, ...).
+            The value keeps its own copy.
+        bias: (out_channels,) or None.
+        padding: a number, one per axis, a pair per axis, `"valid"`, `"full"`, or (at stride 1) `"same"`.
+
+    Raises:
+        ConvolithError: `"same"` with a stride above 1 (its amount depends on the input size), and whatever cannot be
+            a convolution at any size.
+
+    Example:
+        >>> import numpy as np
+        >>> blur = Conv(np.full((1, 1, 3, 3), 1 / 9), padding="same")
+        >>> blur
+        Conv(1 -> 1, kernel_size=(3, 3), padding=((1, 1), (1, 1)), dtype=float64)
+        >>> blur.spec((1, 1, 32, 32)).output_shape
+        (1, 1, 32, 32)
+    """
+
+    weight: Any
+    bias: Any
+    stride: tuple[int, ...]
+    padding: Pairs
+    dilation: tuple[int, ...]
+    groups: int
+    padding_mode: str
+    transposed: bool
+    output_padding: tuple[int, ...]
+
+    def __init__(
+        self,
+        weight: Any,
+        bias: Any = None,
+        *,
+        stride: Axes = 1,
+        padding: Padding = 0,
+        dilation: Axes = 1,
+        groups: int = 1,
+        padding_mode: str = "zeros",
+        transposed: bool = False,
+        output_padding: Axes = 0,
+    ) -> None:
+        put = partial(object.__setattr__, self)  # a frozen instance sets itself once, here
+        shape = tuple(as_tensor("weight", weight).shape)
+        axes = len(shape) - 2
+        if not 1 <= axes <= MAX_AXES or min(shape) < 1:
+            raise ConvolithError(
+                f"weight has shape {shape}; expected (out_channels, in_channels/groups, *kernel_size) with 1 to "
+                f"{MAX_AXES} spatial axes and no empty one"
+            )
+        put("weight", _own_copy(weight))
+        put("stride", per_axis("stride", stride, axes, 1))
+        put("dilation", per_axis("dilation", dilation, axes, 1))
+        put("transposed", bool(transposed))
+        put("groups", check_whole("groups", groups, 1))
+        check_groups(groups, self.in_channels, self.out_channels)
+        put("padding_mode", check_mode(padding_mode, transposed=self.transposed))
+        if self.transposed and padding in ("same", "full"):
+            raise ConvolithError(f"padding is {padding!r}; a transposed convolution takes numbers")
+        put("padding", resolve_padding(padding, None, shape[2:], self.stride, self.dilation))
+        put(
+            "output_padding",
+            check_output_padding(output_padding, self.stride, self.dilation, transposed=self.transposed),
+        )
+        if bias is not None:
+            check_same_kind(weight=weight, bias=bias)
+            checked = check_bias(as_tensor("bias", bias), self.out_channels, result_dtype(self.dtype, self.dtype))
+            bias = _own_copy(like(checked, bias))  # type: ignore[arg-type]  # not None: bias is not
+        put("bias", bias)
+
+    @classmethod
+    def from_module(cls, module: Any) -> Conv:
+        """The value of a torch convolution module, with its weights detached.
+
+        Example:
+            >>> import torch
+            >>> Conv.from_module(torch.nn.Conv2d(3, 8, 3, stride=2))
+            Conv(3 -> 8, kernel_size=(3, 3), stride=(2, 2), bias, dtype=float32)
+        """
+        return cls(
+            module.weight.detach(),
+            None if module.bias is None else module.bias.detach(),
+            stride=module.stride,
+            padding=module.padding,
+            dilation=module.dilation,
+            groups=module.groups,
+            padding_mode=module.padding_mode,
+            transposed=module.transposed,
+            output_padding=module.output_padding,
+        )
+
+    def spec(self, input_shape: Sequence[int], dtype: str | None = None) -> ConvSpec:
+        """The geometry of applying it to (N, in_channels, *size) or (in_channels, *size)."""
+        batch, channels, size = split_input_shape(tuple(input_shape), len(self.kernel_size))
+        if channels != self.in_channels:
+            raise ConvolithError(
+                f"input_shape {tuple(input_shape)} has {channels} channels but the convolution takes {self.in_channels}"
+            )
+        return ConvSpec(
+            batch=batch,
+            in_channels=self.in_channels,
+            out_channels=self.out_channels,
+            size=size,
+            kernel_size=self.kernel_size,
+            **self.options,
+            bias=self.bias is not None,
+            dtype=dtype or self.dtype,
+            kernel_dtype=self.dtype,
+        )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the weights and the bias, as keywords of `ConvSpec` and `Conv`."""
+        names = ("stride", "padding", "dilation", "groups", "padding_mode", "transposed", "output_padding")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def in_channels(self) -> int:
+        """Channels that it takes."""
+        return int(self.weight.shape[0] if self.transposed else self.weight.shape[1] * self.groups)
+
+    @property
+    def out_channels(self) -> int:
+        """Channels that it gives."""
+        return int(self.weight.shape[1] * self.groups if self.transposed else self.weight.shape[0])
+
+    @property
+    def kernel_size(self) -> tuple[int, ...]:
+        """Taps per axis."""
+        return tuple(self.weight.shape[2:])
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of its weight, by name."""
+        return dtype_name(self.weight.dtype)
+
+    def __repr__(self) -> str:
+        axes = len(self.kernel_size)
+        usual = {
+            "stride": (1,) * axes,
+            "padding": ((0, 0),) * axes,
+            "dilation": (1,) * axes,
+            "groups": 1,
+            "padding_mode": "zeros",
+            "transposed": False,
+            "output_padding": (0,) * axes,
+        }
+        unusual = [f"{name}={value!r}" for name, value in self.options.items() if value != usual[name]]
+        parts = [f"{self.in_channels} -> {self.out_channels}", f"kernel_size={self.kernel_size}", *unusual]
+        return f"Conv({', '.join(parts + ['bias'] * (self.bias is not None) + [f'dtype={self.dtype}'])})"
+
+
+def _own_copy(array: Any) -> Any:
+    """A copy that no one else holds; NumPy's is locked against writing."""
+    if not is_numpy(array):
+        return array.clone()
+    copy = array.astype(array.dtype.newbyteorder("="), order="C", copy=True)
+    copy.setflags(write=False)
+    return copy

@@ -1,0 +1,211 @@
+"""The cost of one layer: operations and bytes, forward and backward, and what happens to them when it is scaled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+from convolith.conv import Conv
+from convolith.errors import ConvolithError
+from convolith.report.table import Table
+from convolith.spec import ConvSpec, Pairs
+from convolith.work import Backward, Count, Memory, Work, layer_work
+
+SCALABLE = ("batch", "in_channels", "out_channels", "groups", "size", "kernel_size", "stride", "padding", "dilation")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The work of a spec under one convention, and whether the gradient of the input was asked for."""
+
+    spec: ConvSpec
+    convention: str
+    work: Work
+    input_gradient: bool = True
+
+    @property
+    def forward(self) -> Count:
+        """Multiplications, additions and bytes of the forward pass."""
+        return self.work.forward
+
+    @property
+    def backward(self) -> Backward:
+        """The backward pass: `input_gradient`, `weight_gradient`, `bias_gradient`, and their sums."""
+        return self.work.backward
+
+    @property
+    def memory(self) -> Memory:
+        """Bytes held forward and backward, by term."""
+        return self.work.memory
+
+    def scaled(self, **factors: float) -> Scaling:
+        """What if: multiply dimensions of the layer by factors.
+
+        Args:
+            factors: of batch, in_channels, out_channels, groups, size, kernel_size, stride, padding or dilation; where
+                one has a number per axis, each is multiplied. Every product must be a whole number.
+
+        Returns:
+            A `Scaling`: the cost before and after, and the factor of each count.
+
+        Raises:
+            ConvolithError: a name that is not a dimension, a product that is not whole, a layer that cannot be.
+
+        Example:
+            >>> layer = ConvSpec(in_channels=64, out_channels=64, size=(56, 56), kernel_size=3, padding=1)
+            >>> cost(layer).scaled(in_channels=2, out_channels=2).factor
+            4.0
+            >>> cost(layer).scaled(padding=2).after.spec.output_size
+            (58, 58)
+        """
+        changes = {name: _scaled_value(name, getattr(self.spec, name, None), by) for name, by in factors.items()}
+        after = cost(replace(self.spec, **changes), convention=self.convention, input_gradient=self.input_gradient)
+        return Scaling(self, after, dict(factors))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every number, nested by pass and term, for JSON."""
+        passes = {"forward": self.forward, "backward": self.backward.total}
+        return {
+            "convention": self.convention,
+            "bias_counted": self.spec.bias,
+            "input_shape": self.spec.input_shape,
+            "output_shape": self.spec.output_shape,
+            **{name: asdict(count) for name, count in passes.items()},
+            "backward_parts": asdict(self.backward),
+            "memory": {
+                "forward": {**asdict(self.memory.forward), "bytes": self.memory.forward.bytes},
+                "backward": {**asdict(self.memory.backward), "bytes": self.memory.backward.bytes},
+            },
+        }
+
+    def tables(self) -> list[Table]:
+        """Operations and memory as tables for a report."""
+        parts = asdict(self.backward)
+        passes = {"forward": self.forward} | {name: getattr(self.backward, name) for name in parts}
+        passes["backward, total"] = self.backward.total
+        zeros = "with" if self.convention == "dense" else "without"
+        bias = "its bias counted" if self.spec.bias else "no bias"
+        operations = [
+            {
+                "pass": name.replace("_", " "),
+                "multiplications": c.multiplications,
+                "additions": c.additions,
+                "bytes": c.bytes,
+            }
+            for name, c in passes.items()
+        ]
+        memory = [
+            {"pass": name, "term": term.replace("_", " "), "bytes": amount}
+            for name, terms in (("forward", self.memory.forward), ("backward", self.memory.backward))
+            for term, amount in {**asdict(terms), "total": terms.bytes}.items()
+        ]
+        shape = " x ".join(map(str, self.spec.output_shape))
+        return [
+            Table(f"Operations ({self.convention}: {zeros} the padding's zeros; {bias}); output {shape}", operations),
+            Table("Memory", memory),
+        ]
+
+    def __str__(self) -> str:
+        return "\n\n".join(table.text() for table in self.tables())
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """A cost before and after its layer was scaled."""
+
+    before: Cost
+    after: Cost
+    by: dict[str, float]
+
+    @property
+    def factor(self) -> float:
+        """How many times the multiplications of the forward pass."""
+        return self.factors["forward multiplications"]
+
+    @property
+    def factors(self) -> dict[str, float]:
+        """The factor of each count; a count that was 0 is left out."""
+        pairs = {
+            f"{name} {kind}": tuple(getattr(getattr(c, name), kind) for c in (self.before, self.after))
+            for name in ("forward", "backward")
+            for kind in ("multiplications", "additions")
+        }
+        for name in ("forward", "backward"):
+            pairs[f"{name} memory"] = tuple(getattr(c.memory, name).bytes for c in (self.before, self.after))
+        return {name: after / before for name, (before, after) in pairs.items() if before}
+
+    def table(self) -> Table:
+        """Before, after and factor, for a report."""
+        what = ", ".join(f"{name} x {by:g}" for name, by in self.by.items())
+        sizes = [" x ".join(map(str, c.spec.output_size)) for c in (self.before, self.after)]
+        rows: list[dict[str, Any]] = [{"count": "output size", "before": sizes[0], "after": sizes[1], "factor": None}]
+        for name, factor in self.factors.items():
+            kind = name.split()
+            numbers = [
+                getattr(c.memory, kind[0]).bytes if kind[1] == "memory" else getattr(getattr(c, kind[0]), kind[1])
+                for c in (self.before, self.after)
+            ]
+            rows.append({"count": name, "before": f"{numbers[0]:,}", "after": f"{numbers[1]:,}", "factor": factor})
+        return Table(f"What if: {what}", rows)
+
+    def __str__(self) -> str:
+        return self.table().text()
+
+
+def cost(
+    subject: Any,
+    *,
+    input_shape: Sequence[int] | None = None,
+    convention: str = "dense",
+    input_gradient: bool = True,
+) -> Cost:
+    """Multiplications, additions and bytes of one layer, forward and backward, in closed form.
+
+    One rule counts every pass: multiplications are the products formed; additions are the products less the result
+    elements that receive at least one, plus one per output where there is a bias. Input and weight gradient form the
+    products of the forward pass; the bias gradient is additions only. Memory is in bytes: forward input + parameters +
+    output; backward gradients + what autograd saves.
+
+    Args:
+        subject: a `ConvSpec`, a `Conv`, or a torch convolution module.
+        input_shape: (N, in_channels, *size) or (in_channels, *size); needed unless the subject is a ConvSpec.
+        convention: `"dense"` counts products with the zeros of the padding, as every tool does; `"effective"` leaves
+            them out.
+        input_gradient: False for a network's first layer, whose input needs no gradient.
+
+    Raises:
+        ConvolithError: no input shape, one that does not fit, a module that is not a convolution.
+
+    Example:
+        >>> layer = ConvSpec(in_channels=64, out_channels=64, size=(56, 56), kernel_size=3, padding=1)
+        >>> cost(layer).forward.multiplications, cost(layer).forward.additions
+        (115605504, 115404800)
+    """
+    if isinstance(subject, ConvSpec):
+        if input_shape is not None:
+            raise ConvolithError("input_shape was given beside a ConvSpec, which has its own; leave it out")
+        spec = subject
+    elif input_shape is None:
+        raise ConvolithError(
+            f"input_shape is missing: a {type(subject).__name__} has none of its own; pass input_shape=(N, C, *size)"
+        )
+    else:
+        spec = subject.spec(input_shape) if isinstance(subject, Conv) else ConvSpec.from_module(subject, input_shape)
+    return Cost(spec, convention, layer_work(spec, convention, input_gradient=input_gradient), input_gradient)
+
+
+def _scaled_value(name: str, value: int | tuple[int, ...] | Pairs | None, by: float) -> Any:
+    """A dimension, or each number of it, times a factor."""
+    if name not in SCALABLE or value is None:
+        raise ConvolithError(f"{name} is not a dimension of a layer; expected one of {', '.join(SCALABLE)}")
+    if isinstance(value, tuple):
+        return tuple(_scaled_value(name, entry, by) for entry in value)
+    try:
+        product = value * Fraction(by).limit_denominator(10**6)
+    except (TypeError, ValueError, OverflowError):
+        raise ConvolithError(f"{name} is scaled by {by!r}; expected a finite number") from None
+    if product.denominator != 1:
+        raise ConvolithError(f"{name} = {value} times {by:g} is {float(product):g}; expected a whole number")
+    return int(product)

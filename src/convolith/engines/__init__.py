@@ -1,0 +1,13 @@
+"""The engines: one algorithm per file, and the one table of them."""
+
+from __future__ import annotations
+
+from convolith.engines import aten, pointwise, reference
+from convolith.engines.protocol import Engine
+
+TABLE: tuple[Engine, ...] = (pointwise, aten, reference)
+"""Every engine, in the order in which ties are broken. Adding one is one file and one row."""
+
+BY_NAME: dict[str, Engine] = {engine.name: engine for engine in TABLE}
+
+__all__ = ["BY_NAME", "TABLE", "Engine"]

@@ -1,0 +1,147 @@
+"""Torch's own convolution: `conv1d` to `conv_transpose3d`, padding first what they do not know."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn import functional
+
+from convolith.dtypes import COMPLEX, ITEMSIZE
+from convolith.engines.padding import crop, pad
+from convolith.engines.protocol import deliver, direct_sum_bound, to_working, working_dtype
+from convolith.spec import ConvSpec, Pairs
+from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
+
+name = "aten"
+
+PLAIN = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
+CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+COMPLEX_PRODUCTS = 3
+"""Real convolutions that torch forms for a complex one (the sum of parts is multiplied once: Gauss's trick)."""
+
+
+class State(NamedTuple):
+    """The spec, and the kernel in the working dtype and memory format."""
+
+    spec: ConvSpec
+    kernel: torch.Tensor
+
+
+def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
+    """Nothing is refused."""
+    return None
+
+
+def sums_directly(spec: ConvSpec) -> bool:
+    """Real numbers yes; complex ones are combined from three real sums."""
+    return spec.out_dtype not in COMPLEX
+
+
+def split_padding(spec: ConvSpec) -> tuple[tuple[int, ...], Pairs]:
+    """The symmetric part, which torch's operator takes, and the rest, which is padded (transposed: cropped) apart."""
+    if spec.padding_mode != "zeros":
+        return (0,) * spec.axes, spec.padding
+    shared = tuple(min(pair) for pair in spec.padding)
+    return shared, tuple((before - m, after - m) for (before, after), m in zip(spec.padding, shared, strict=True))
+
+
+def memory_format(spec: ConvSpec) -> torch.memory_format:
+    """The format that is the faster one by far for depthwise and one-channel layers, and torch's default elsewhere.
+
+    A depthwise 31x31 over 128 channels of 56x56 takes 17 times as long contiguous as it does channels_last; for
+    layers with many channels the two differ by less than the conversion costs.
+    """
+    depthwise = spec.groups == spec.in_channels and not spec.transposed
+    return CHANNELS_LAST[spec.axes] if depthwise and spec.axes == 2 else torch.contiguous_format
+
+
+def note(spec: ConvSpec) -> str:
+    """The memory format, the working dtype and whether it pads first."""
+    parts = ["channels_last" if memory_format(spec) is torch.channels_last else "contiguous"]
+    if any(map(any, split_padding(spec)[1])):
+        parts.append("crops after" if spec.transposed else "pads first")
+    working = str(working_dtype(spec)).removeprefix("torch.")
+    return ", ".join(parts + [f"in {working}"] * (working != spec.out_dtype))
+
+
+def work(spec: ConvSpec) -> Work:
+    """The layer's products (three real ones for a complex one), and the copies that padding and conversion make."""
+    layer = layer_work(spec)
+    memory, item = layer.memory.forward, working_dtype(spec).itemsize
+    rest = split_padding(spec)[1]
+    grown = prod(n + sum(pair) for n, pair in zip(spec.size, rest, strict=True))
+    elements, copied = spec.batch * spec.in_channels, 0
+    if any(map(any, rest)) and not spec.transposed:
+        copied += elements * grown * item
+    if item != ITEMSIZE[spec.dtype]:
+        copied += elements * prod(spec.size) * item
+    if memory_format(spec) is torch.channels_last and spec.in_channels > 1:
+        copied += elements * grown * item + memory.output
+    times = COMPLEX_PRODUCTS if spec.out_dtype in COMPLEX else 1
+    forward = Count(times * layer.forward.multiplications, times * layer.forward.additions, memory.bytes + 2 * copied)
+    return Work(forward=forward, memory=Memory(ForwardMemory(memory.input, memory.parameters, memory.output, copied)))
+
+
+def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
+    """A direct sum; the complex form adds sums of parts, whose sizes add up too."""
+    return direct_sum_bound(spec) * (4 if spec.out_dtype in COMPLEX else 1)
+
+
+def prepare(spec: ConvSpec, kernel: torch.Tensor) -> State:
+    """The kernel in the working dtype and memory format."""
+    kernel = to_working(kernel, working_dtype(spec))
+    return State(spec, kernel.to(memory_format=memory_format(spec)))
+
+
+def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Convert, convolve, convert back; the result has the memory format of x."""
+    spec, kernel = state
+    given_last = spec.axes in CHANNELS_LAST and x.is_contiguous(memory_format=CHANNELS_LAST[spec.axes])
+    x = to_working(x, kernel.dtype)
+    if memory_format(spec) is torch.channels_last:
+        x = x.to(memory_format=torch.channels_last)
+    y = torch_operators(x, kernel, None, spec)
+    if not given_last:
+        y = y.contiguous()
+    return deliver(y, bias, spec, out)
+
+
+def torch_operators(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None, spec: ConvSpec) -> torch.Tensor:
+    """The same in plain torch operators and in the tensors' own dtype, so that torch's transforms see through it."""
+    shared, rest = split_padding(spec)
+    options: dict[str, Any] = {"stride": spec.stride, "dilation": spec.dilation, "groups": spec.groups}
+    if not spec.transposed:
+        return PLAIN[spec.axes](pad(x, rest, spec.padding_mode), kernel, bias, padding=shared, **options)
+    y = TRANSPOSED[spec.axes](x, kernel, bias, padding=shared, output_padding=spec.output_padding, **options)
+    return crop(y, rest, spec.output_size)
+
+
+def gradients(
+    grad: torch.Tensor, x: torch.Tensor, kernel: torch.Tensor, spec: ConvSpec, wanted: tuple[bool, bool]
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The gradients of x and the kernel (None where not wanted); differentiable in their turn.
+
+    Padding modes other than zeros are handled by padding x before, where torch differentiates it.
+    """
+    shared, rest = split_padding(spec)
+    if spec.transposed:
+        grad = pad(grad, rest, "zeros")
+    by_x, by_kernel, _ = torch.ops.aten.convolution_backward(
+        grad,
+        x if spec.transposed else pad(x, rest, "zeros"),
+        kernel,
+        None,
+        spec.stride,
+        shared,
+        spec.dilation,
+        spec.transposed,
+        spec.output_padding,
+        spec.groups,
+        [*wanted, False],
+    )
+    if by_x is not None and not spec.transposed:
+        by_x = crop(by_x, rest, spec.size)
+    return by_x, by_kernel

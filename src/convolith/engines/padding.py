@@ -1,0 +1,28 @@
+"""Padding ahead of an engine that cannot pad by itself: any amount, any mode, any dtype."""
+
+from __future__ import annotations
+
+import torch
+
+from convolith.spec import Pairs
+from convolith.work import padding_sources
+
+
+def crop(y: torch.Tensor, padding: Pairs, size: tuple[int, ...]) -> torch.Tensor:
+    """The inverse of padding with zeros: `size` elements per spatial axis, after the pair's first number."""
+    for axis, ((before, _), n) in enumerate(zip(padding, size, strict=True), start=2):
+        y = y.narrow(axis, before, n)
+    return y
+
+
+def pad(x: torch.Tensor, padding: Pairs, mode: str) -> torch.Tensor:
+    """x, (N, C, *size), padded by a pair per spatial axis; differentiable; x itself where nothing is added."""
+    if not any(sum(pair) for pair in padding):
+        return x
+    if mode == "zeros":
+        return torch.nn.functional.pad(x, [amount for pair in reversed(padding) for amount in pair])
+    for axis, pair in enumerate(padding, start=2):
+        if any(pair):
+            sources = padding_sources(x.shape[axis], pair, mode)
+            x = x.index_select(axis, torch.from_numpy(sources).to(x.device))
+    return x

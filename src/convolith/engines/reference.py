@@ -1,0 +1,148 @@
+"""The oracle: shifted slices summed tap by tap in NumPy, in float64, complex128, int64 or uint64; every option."""
+
+from __future__ import annotations
+
+from itertools import product
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from convolith.dtypes import COMPLEX, half_ulp, is_float
+from convolith.engines.protocol import torch_dtype
+from convolith.spec import ConvSpec
+from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
+
+name = "reference"
+
+
+class State(NamedTuple):
+    """The spec, and the kernel in the widest dtype."""
+
+    spec: ConvSpec
+    kernel: np.ndarray
+
+
+def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
+    """Nothing is refused."""
+    return None
+
+
+def sums_directly(spec: ConvSpec) -> bool:
+    """It does."""
+    return True
+
+
+def note(spec: ConvSpec) -> str:
+    """The dtype that it computes in."""
+    return f"in {wide_dtype(spec)}, tap by tap"
+
+
+def wide_dtype(spec: ConvSpec) -> str:
+    """The dtype that everything is computed in."""
+    if spec.out_dtype in COMPLEX:
+        return "complex128"
+    return "float64" if is_float(spec.out_dtype) else spec.out_dtype
+
+
+def work(spec: ConvSpec) -> Work:
+    """The layer's products; each tap reads a slice of the widened input and reads and writes the widened output."""
+    layer = layer_work(spec)
+    memory, item = layer.memory.forward, np.dtype(wide_dtype(spec)).itemsize
+    inputs = spec.batch * spec.in_channels * item * prod(padded_size(spec))
+    outputs = spec.batch * spec.out_channels * item * prod(uncropped_size(spec))
+    per_tap = inputs + 2 * outputs
+    forward = Count(layer.forward.multiplications, layer.forward.additions, memory.bytes + spec.taps * per_tap)
+    terms = ForwardMemory(memory.input, memory.parameters, memory.output, inputs + 2 * outputs)
+    return Work(forward=forward, memory=Memory(terms))
+
+
+def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
+    """The rounding of the result to its dtype, and the float64 sum; the rounding to a half type is left out."""
+    if not is_float(spec.out_dtype):
+        return 0.0
+    products = spec.in_channels * spec.taps
+    rounding = half_ulp(spec.out_dtype) if spec.out_dtype in ("float32", "complex64") else 0.0
+    return 2 * rounding + half_ulp("float64") * (4 + products / 2)
+
+
+def prepare(spec: ConvSpec, kernel: torch.Tensor) -> State:
+    """The kernel, widened."""
+    return State(spec, widen(kernel, spec))
+
+
+def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Sum the taps."""
+    spec, kernel = state
+    run = scatter_taps if spec.transposed else gather_taps
+    # A NaN or an infinity in x is an answer, not an accident; so is an integer that wraps around.
+    with np.errstate(invalid="ignore", over="ignore"):
+        y = run(widen(x, spec), kernel, spec)
+        if bias is not None:
+            y += widen(bias, spec).reshape(-1, *[1] * spec.axes)
+    result = torch.from_numpy(y).to(torch_dtype(spec.out_dtype))
+    if out is None:
+        return result
+    out.copy_(result)
+    return out
+
+
+def widen(tensor: torch.Tensor, spec: ConvSpec) -> np.ndarray:
+    """The values as a NumPy array of the widest dtype; integers modulo 2^64."""
+    name = wide_dtype(spec)
+    if not is_float(name):
+        array: np.ndarray = tensor.numpy().astype(name)
+        return array
+    wide: np.ndarray = tensor.to(torch_dtype(name)).numpy()
+    return wide
+
+
+def padded_size(spec: ConvSpec) -> tuple[int, ...]:
+    """Spatial size of the padded input."""
+    if spec.transposed:
+        return spec.size
+    return tuple(n + sum(pair) for n, pair in zip(spec.size, spec.padding, strict=True))
+
+
+def uncropped_size(spec: ConvSpec) -> tuple[int, ...]:
+    """Spatial size of the result before a transposed convolution's padding is cropped off."""
+    if not spec.transposed:
+        return spec.output_size
+    return tuple(n + sum(pair) for n, pair in zip(spec.output_size, spec.padding, strict=True))
+
+
+def tap_slices(spec: ConvSpec, taps: tuple[int, ...], counts: tuple[int, ...]) -> tuple[slice, ...]:
+    """The positions that one tap meets, `counts` of them along each axis, a stride apart."""
+    axes_of = zip(taps, spec.dilation, spec.stride, counts, strict=True)
+    every = slice(None)  # all images, all channels
+    return (every, every, *(slice(t * d, t * d + s * (n - 1) + 1, s) for t, d, s, n in axes_of))
+
+
+def tap_matrix(grouped: np.ndarray, taps: tuple[int, ...]) -> np.ndarray:
+    """The weights of one tap: (groups, rows, columns)."""
+    return grouped.reshape(*grouped.shape[:3], -1)[..., np.ravel_multi_index(taps, grouped.shape[3:])]
+
+
+def gather_taps(x: np.ndarray, kernel: np.ndarray, spec: ConvSpec) -> np.ndarray:
+    """Y = sum over taps of k[tap] @ x shifted by the tap, group by group."""
+    modes = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+    x = np.pad(x, [(0, 0), (0, 0), *spec.padding], mode=modes[spec.padding_mode])  # type: ignore[call-overload]  # one of four literals
+    grouped = kernel.reshape(spec.groups, -1, *kernel.shape[1:])  # (groups, out/groups, in/groups, *kernel_size)
+    y = np.zeros((spec.batch, spec.groups, grouped.shape[1], prod(spec.output_size)), x.dtype)
+    for taps in product(*map(range, spec.kernel_size)):
+        shifted = x[tap_slices(spec, taps, spec.output_size)]
+        y += tap_matrix(grouped, taps) @ shifted.reshape(spec.batch, spec.groups, grouped.shape[2], y.shape[-1])
+    return y.reshape(spec.output_shape)
+
+
+def scatter_taps(x: np.ndarray, kernel: np.ndarray, spec: ConvSpec) -> np.ndarray:
+    """The adjoint: every input adds k[tap] times itself to the output a tap away; then the padding is cropped off."""
+    grouped = kernel.reshape(spec.groups, -1, *kernel.shape[1:])  # (groups, in/groups, out/groups, *kernel_size)
+    x = x.reshape(spec.batch, spec.groups, grouped.shape[1], prod(spec.size))
+    full = np.zeros((spec.batch, spec.out_channels, *uncropped_size(spec)), x.dtype)
+    for taps in product(*map(range, spec.kernel_size)):
+        part = np.swapaxes(tap_matrix(grouped, taps), -1, -2) @ x
+        full[tap_slices(spec, taps, spec.size)] += part.reshape(spec.batch, spec.out_channels, *spec.size)
+    kept = [slice(before, before + n) for (before, _), n in zip(spec.padding, spec.output_size, strict=True)]
+    return np.ascontiguousarray(full[:, :, *kept])

@@ -1,0 +1,1 @@
+"""Plain rows as text, JSON and pages; it knows no other room."""

@@ -1,0 +1,59 @@
+"""A titled table of plain rows: aligned text, rich on a terminal, JSON."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+
+PLAIN_WIDTH = 500
+"""Columns of plain text, so wide that nothing is wrapped or cut."""
+
+
+def quantity(value: Any) -> str:
+    """A cell as people read it: integers with separators, floats in three digits, everything else as it is."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e9 else f"{value:.3g}"
+    return str(value)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of named cells under a title; columns are the union of the rows' names, in order of appearance."""
+
+    title: str
+    rows: Sequence[Mapping[str, Any]]
+
+    @property
+    def columns(self) -> list[str]:
+        """Every name that a row has."""
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
+    def rich(self, *, plain: bool = False) -> RichTable:
+        """For a rich console; `plain` draws no lines."""
+        table = RichTable(
+            title=self.title, title_justify="left", box=None if plain else box.SIMPLE_HEAD, pad_edge=False
+        )
+        for name in self.columns:
+            numbers = all(isinstance(row.get(name), int | float | None) for row in self.rows)
+            table.add_column(name, justify="right" if numbers else "left", no_wrap=plain)
+        for row in self.rows:
+            table.add_row(*(quantity(row.get(name)) for name in self.columns))
+        return table
+
+    def text(self) -> str:
+        """Aligned plain text, as in a pipe."""
+        buffer = io.StringIO()
+        Console(file=buffer, width=PLAIN_WIDTH, color_system=None, highlight=False).print(self.rich(plain=True))
+        return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())

@@ -1,0 +1,234 @@
+"""What a layer costs: the addable record `Work` of operations and bytes, and one layer's closed forms.
+
+One rule counts every pass: multiplications are the products formed; additions are the products less the result
+elements that receive at least one product, and one more per output where a bias is added. "dense" counts products
+with the zeros of the padding, as every tool does; "effective" leaves them out.
+
+All counts are products of one number per axis, so none of them enumerates the products.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from math import prod
+from typing import Self
+
+import numpy as np
+
+from convolith.dtypes import ITEMSIZE
+from convolith.errors import ConvolithError
+from convolith.spec import ConvSpec
+
+CONVENTIONS = ("dense", "effective")
+
+
+class Addable:
+    """A dataclass of counts: `a + b` adds field by field."""
+
+    def __add__(self, other: Self) -> Self:
+        if type(other) is not type(self):
+            return NotImplemented
+        names = [field.name for field in fields(self)]  # type: ignore[arg-type]  # every subclass is a dataclass
+        return type(self)(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+
+@dataclass(frozen=True)
+class Count(Addable):
+    """Operations of one pass, and the bytes that it has to move."""
+
+    multiplications: int = 0
+    additions: int = 0
+    bytes: int = 0
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates: one per product."""
+        return self.multiplications
+
+
+@dataclass(frozen=True)
+class Backward(Addable):
+    """The backward pass by part; a part that is not asked for is zero."""
+
+    input_gradient: Count = Count()
+    weight_gradient: Count = Count()
+    bias_gradient: Count = Count()
+
+    @property
+    def total(self) -> Count:
+        """All parts together."""
+        return self.input_gradient + self.weight_gradient + self.bias_gradient
+
+    @property
+    def multiplications(self) -> int:
+        """Of all parts together."""
+        return self.total.multiplications
+
+    @property
+    def additions(self) -> int:
+        """Of all parts together."""
+        return self.total.additions
+
+    @property
+    def bytes(self) -> int:
+        """Moved by all parts together."""
+        return self.total.bytes
+
+
+@dataclass(frozen=True)
+class ForwardMemory(Addable):
+    """Bytes held in a forward pass, by term."""
+
+    input: int = 0
+    parameters: int = 0
+    output: int = 0
+    workspace: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """All terms together."""
+        return self.input + self.parameters + self.output + self.workspace
+
+
+@dataclass(frozen=True)
+class BackwardMemory(Addable):
+    """Bytes held for and in a backward pass, by term."""
+
+    parameter_gradients: int = 0
+    input_gradient: int = 0
+    output_gradient: int = 0
+    saved_activations: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """All terms together."""
+        return self.parameter_gradients + self.input_gradient + self.output_gradient + self.saved_activations
+
+
+@dataclass(frozen=True)
+class Memory(Addable):
+    """Bytes held, forward and backward."""
+
+    forward: ForwardMemory = ForwardMemory()
+    backward: BackwardMemory = BackwardMemory()
+
+
+@dataclass(frozen=True)
+class Work(Addable):
+    """Operations and bytes of a layer, forward and backward; works of several layers add."""
+
+    forward: Count = Count()
+    backward: Backward = Backward()
+    memory: Memory = Memory()
+
+
+@dataclass(frozen=True)
+class AxisCounts:
+    """Counts of one axis of a plain correlation, from which products over the axes give a layer's."""
+
+    products: int
+    outputs: int
+    inputs: int
+    taps: int
+    """Products formed, and the outputs, inputs and taps that at least one of them reaches."""
+
+
+@lru_cache(maxsize=4096)
+def axis_counts(
+    size: int,
+    outputs: int,
+    kernel_size: int,
+    stride: int,
+    padding: tuple[int, int],
+    dilation: int,
+    mode: str,
+    *,
+    effective: bool,
+) -> AxisCounts:
+    """Count one axis; `mode` is the padding mode, and `effective` leaves the padding's zeros out."""
+    before, after = padding
+    padded = before + size + after
+    taps = dilation * np.arange(kernel_size)
+    touched = touched_positions(padded, outputs, stride, taps)
+    if not effective:
+        return AxisCounts(outputs * kernel_size, outputs, int(touched.sum()), kernel_size)
+    if mode != "zeros":
+        real = np.unique(padding_sources(size, padding, mode)[touched])
+        return AxisCounts(outputs * kernel_size, outputs, len(real), kernel_size)
+    first = np.maximum(-(-(before - taps) // stride), 0)  # the first and last output whose tap reads the input
+    last = np.minimum((before + size - 1 - taps) // stride, outputs - 1)
+    reads = np.maximum(last - first + 1, 0)
+    starts = stride * np.arange(outputs)
+    lowest = np.maximum(-(-(before - starts) // dilation), 0)  # likewise, the taps of each output
+    highest = np.minimum((before + size - 1 - starts) // dilation, kernel_size - 1)
+    reached = int((lowest <= highest).sum())
+    return AxisCounts(int(reads.sum()), reached, int(touched[before : before + size].sum()), int((reads > 0).sum()))
+
+
+def touched_positions(padded: int, outputs: int, stride: int, taps: np.ndarray) -> np.ndarray:
+    """Which positions of the padded axis some product reads, as a boolean array."""
+    rounded = -(-(padded + outputs * stride + stride) // stride) * stride
+    change = np.zeros(rounded, np.int64)
+    np.add.at(change, taps, 1)
+    np.add.at(change, taps + outputs * stride, -1)
+    return change.reshape(-1, stride).cumsum(axis=0).reshape(-1)[:padded] > 0
+
+
+def padding_sources(size: int, padding: tuple[int, int], mode: str) -> np.ndarray:
+    """For each position of a padded axis, the input position that it repeats (mode is not "zeros")."""
+    before, after = padding
+    positions = np.arange(-before, size + after)
+    if mode == "circular":
+        return positions % size
+    if mode == "replicate":
+        return positions.clip(0, size - 1)
+    return size - 1 - abs(size - 1 - abs(positions))  # reflect: the edge is not repeated
+
+
+def layer_work(spec: ConvSpec, convention: str = "dense", *, input_gradient: bool = True) -> Work:
+    """One layer's work in closed form; `input_gradient=False` for a network's first layer, which needs none.
+
+    A transposed convolution is the adjoint of a plain one: its forward pass forms the products of that one's input
+    gradient, and the other way round.
+    """
+    if convention not in CONVENTIONS:
+        raise ConvolithError(f"convention is {convention!r}; expected one of {', '.join(CONVENTIONS)}")
+    sizes = (spec.output_size, spec.size) if spec.transposed else (spec.size, spec.output_size)
+    axes_of = zip(*sizes, spec.kernel_size, spec.stride, spec.padding, spec.dilation, strict=True)
+    axes = [axis_counts(*axis, spec.padding_mode, effective=convention == "effective") for axis in axes_of]
+    products, far, near, taps = (
+        prod(getattr(axis, name) for axis in axes) for name in ("products", "outputs", "inputs", "taps")
+    )
+    read, written = (far, near) if spec.transposed else (near, far)
+    channels = spec.in_channels * spec.out_channels // spec.groups
+    total = spec.batch * channels * products
+    outputs = spec.batch * spec.out_channels * prod(spec.output_size)
+    memory = layer_memory(spec, input_gradient=input_gradient)
+    forward = memory.forward
+    weights = prod(spec.kernel_shape) * ITEMSIZE[spec.kernel_dtype]
+    biased = outputs if spec.bias else 0
+    moved = forward.input + weights + forward.output
+    by_input = Count(total, total - spec.batch * spec.in_channels * read, moved)
+    by_weight = Count(total, max(total - channels * taps, 0), moved)
+    by_bias = Count(0, max(biased - spec.out_channels, 0), forward.output + forward.parameters - weights)
+    return Work(
+        Count(total, total - spec.batch * spec.out_channels * written + biased, forward.bytes),
+        Backward(by_input if input_gradient else Count(), by_weight, by_bias if spec.bias else Count()),
+        memory,
+    )
+
+
+def layer_memory(spec: ConvSpec, *, input_gradient: bool = True) -> Memory:
+    """Bytes that one layer holds, by term; what autograd saves is the input, or its padded copy."""
+    item, out_item = ITEMSIZE[spec.dtype], ITEMSIZE[spec.out_dtype]
+    inputs, outputs = prod(spec.input_shape) * item, prod(spec.output_shape) * out_item
+    parameters = prod(spec.kernel_shape) * ITEMSIZE[spec.kernel_dtype] + spec.bias * spec.out_channels * out_item
+    saved = inputs
+    if spec.padding_mode != "zeros":
+        padded = (n + sum(pair) for n, pair in zip(spec.size, spec.padding, strict=True))
+        saved = spec.batch * spec.in_channels * prod(padded) * item
+    return Memory(
+        ForwardMemory(inputs, parameters, outputs),
+        BackwardMemory(parameters, inputs if input_gradient else 0, outputs, saved),
+    )
