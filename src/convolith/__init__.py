@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from convolith.correlation import convolve, correlate, filter_image
     from convolith.costing import cost
     from convolith.errors import ConvolithError
-    from convolith.fitting import fit
+    from convolith.fitting import Fit, fit
     from convolith.planner import Plan, plan
     from convolith.spec import ConvSpec
 
@@ -26,6 +26,7 @@ _HOMES = {
     "Conv": "conv",
     "ConvSpec": "spec",
     "ConvolithError": "errors",
+    "Fit": "fitting",
     "Plan": "planner",
     "compose": "algebra",
     "convolve": "correlation",
@@ -42,6 +43,7 @@ __all__ = [
     "Conv",
     "ConvSpec",
     "ConvolithError",
+    "Fit",
     "Plan",
     "compose",
     "convolve",

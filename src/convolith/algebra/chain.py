@@ -150,11 +150,12 @@ def product_of_kernels(
     k1, k2 = W1.shape[2:], W2.shape[2:]
     size = [a * (n - 1) + b * (m - 1) + 1 for a, n, b, m in zip(near, k1, far, k2, strict=True)]
     K = W1.new_zeros((W2.shape[0], W1.shape[1], *size))
-    for j in product(*map(range, k2)):
+    for tap in product(*map(range, k2)):
+        index: tuple[Any, ...] = (slice(None), slice(None), *tap)
         place: list[Any] = [
-            slice(b * i, b * i + a * (n - 1) + 1, a) for i, a, b, n in zip(j, near, far, k1, strict=True)
+            slice(b * i, b * i + a * (n - 1) + 1, a) for i, a, b, n in zip(tap, near, far, k1, strict=True)
         ]
-        K[:, :, *place] += torch.einsum("oh,hc...->oc...", W2[:, :, *j], W1)
+        K[:, :, *place] += torch.einsum("oh,hc...->oc...", W2[index], W1)
     return K
 
 

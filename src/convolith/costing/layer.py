@@ -64,6 +64,17 @@ class Cost:
         after = cost(replace(self.spec, **changes), convention=self.convention, input_gradient=self.input_gradient)
         return Scaling(self, after, dict(factors))
 
+    def counts(self) -> dict[str, int]:
+        """The totals that a scaling compares, by name."""
+        return {
+            "forward multiplications": self.forward.multiplications,
+            "forward additions": self.forward.additions,
+            "backward multiplications": self.backward.multiplications,
+            "backward additions": self.backward.additions,
+            "forward memory, bytes": self.memory.forward.bytes,
+            "backward memory, bytes": self.memory.backward.bytes,
+        }
+
     def as_dict(self) -> dict[str, Any]:
         """Every number, nested by pass and term, for JSON."""
         passes = {"forward": self.forward, "backward": self.backward.total}
@@ -127,28 +138,19 @@ class Scaling:
     @property
     def factors(self) -> dict[str, float]:
         """The factor of each count; a count that was 0 is left out."""
-        pairs = {
-            f"{name} {kind}": tuple(getattr(getattr(c, name), kind) for c in (self.before, self.after))
-            for name in ("forward", "backward")
-            for kind in ("multiplications", "additions")
-        }
-        for name in ("forward", "backward"):
-            pairs[f"{name} memory"] = tuple(getattr(c.memory, name).bytes for c in (self.before, self.after))
-        return {name: after / before for name, (before, after) in pairs.items() if before}
+        after = self.after.counts()
+        return {name: after[name] / before for name, before in self.before.counts().items() if before}
 
     def table(self) -> Table:
         """Before, after and factor, for a report."""
         what = ", ".join(f"{name} x {by:g}" for name, by in self.by.items())
-        sizes = [" x ".join(map(str, c.spec.output_size)) for c in (self.before, self.after)]
-        rows: list[dict[str, Any]] = [{"count": "output size", "before": sizes[0], "after": sizes[1], "factor": None}]
-        for name, factor in self.factors.items():
-            kind = name.split()
-            numbers = [
-                getattr(c.memory, kind[0]).bytes if kind[1] == "memory" else getattr(getattr(c, kind[0]), kind[1])
-                for c in (self.before, self.after)
-            ]
-            rows.append({"count": name, "before": f"{numbers[0]:,}", "after": f"{numbers[1]:,}", "factor": factor})
-        return Table(f"What if: {what}", rows)
+        sizes = " -> ".join("x".join(map(str, c.spec.output_size)) for c in (self.before, self.after))
+        before, after = self.before.counts(), self.after.counts()
+        rows = [
+            {"count": name, "before": before[name], "after": after[name], "factor": factor}
+            for name, factor in self.factors.items()
+        ]
+        return Table(f"What if: {what}; output size {sizes}", rows)
 
     def __str__(self) -> str:
         return self.table().text()

@@ -99,6 +99,15 @@ def deliver(y: torch.Tensor, bias: torch.Tensor | None, spec: ConvSpec, out: tor
     return out
 
 
+def error_scale(spec: ConvSpec, x: torch.Tensor, kernel: torch.Tensor) -> float:
+    """What error bounds are relative to: max|x| times the largest sum of |k| over one output."""
+    if spec.transposed:
+        weights = kernel.abs().reshape(spec.groups, -1, *kernel.shape[1:]).sum(1).flatten(2).sum(2)
+    else:
+        weights = kernel.abs().flatten(1).sum(1)
+    return float(x.abs().max()) * float(weights.max())
+
+
 def direct_sum_bound(spec: ConvSpec) -> float:
     """An estimate of a direct sum's error in the working dtype: half of the worst case of a running sum, plus a start.
 

@@ -1,4 +1,4 @@
-"""A titled table of plain rows: aligned text, rich on a terminal, JSON."""
+"""A titled table of plain rows: lined on a terminal, aligned text in a pipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 PLAIN_WIDTH = 500
-"""Columns of plain text, so wide that nothing is wrapped or cut."""
+"""Columns of plain text: so many that nothing is wrapped or cut."""
 
 
 def quantity(value: Any) -> str:
@@ -40,14 +40,15 @@ class Table:
         """Every name that a row has."""
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
-    def rich(self, *, plain: bool = False) -> RichTable:
-        """For a rich console; `plain` draws no lines."""
-        table = RichTable(
-            title=self.title, title_justify="left", box=None if plain else box.SIMPLE_HEAD, pad_edge=False
-        )
+    def is_numeric(self, name: str) -> bool:
+        """Whether a column holds numbers only."""
+        return all(isinstance(row.get(name), int | float | None) for row in self.rows)
+
+    def rich(self, *, lines: bool = True) -> RichTable:
+        """The cells for a rich console, without the title."""
+        table = RichTable(box=box.SIMPLE_HEAD if lines else None, pad_edge=False)
         for name in self.columns:
-            numbers = all(isinstance(row.get(name), int | float | None) for row in self.rows)
-            table.add_column(name, justify="right" if numbers else "left", no_wrap=plain)
+            table.add_column(name, justify="right" if self.is_numeric(name) else "left", no_wrap=not lines)
         for row in self.rows:
             table.add_row(*(quantity(row.get(name)) for name in self.columns))
         return table
@@ -55,5 +56,6 @@ class Table:
     def text(self) -> str:
         """Aligned plain text, as in a pipe."""
         buffer = io.StringIO()
-        Console(file=buffer, width=PLAIN_WIDTH, color_system=None, highlight=False).print(self.rich(plain=True))
-        return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+        Console(file=buffer, width=PLAIN_WIDTH, color_system=None).print(self.rich(lines=False))
+        lines = [line.rstrip() for line in buffer.getvalue().splitlines()]
+        return "\n".join([self.title, *lines] if self.title else lines)

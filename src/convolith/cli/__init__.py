@@ -1,0 +1,61 @@
+"""The command line: one group, one command per file, each imported only when it is called."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import click
+
+from convolith import __version__
+from convolith.errors import ConvolithError
+
+COMMANDS = {
+    "tour": "Walk through the chapter on a real photograph.",
+    "correlate": "Correlate an image or an array with a kernel.",
+    "plan": "Show which engine computes a layer, and why.",
+    "compose": "Make two convolutions one.",
+    "fit": "Find the kernel that turned BEFORE into AFTER.",
+    "cost": "Count a layer's operations and bytes, forward and backward.",
+    "doctor": "Check this installation.",
+}
+"""Every command with its one line; the command itself is `command` in the file of its name."""
+
+
+class _Refusal(click.ClickException):
+    """Wrong use: the message on stderr, exit code 2."""
+
+    exit_code = 2
+
+
+class _Group(click.Group):
+    """Commands found by name, so that `--help` imports none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"convolith.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ConvolithError as error:
+            raise _Refusal(str(error)) from error
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="convolith")
+def main() -> None:
+    """Convolutions: computed fast, folded into one, recovered from data, and costed before they run.
+
+    Results go to stdout, progress and warnings to stderr. Every command takes --json. Exit codes: 0 done, 1 a check
+    failed, 2 wrong use.
+    """

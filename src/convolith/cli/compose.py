@@ -1,0 +1,116 @@
+"""`convolith compose`: two convolutions as one, checked on random input."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import click
+import numpy as np
+
+from convolith.algebra import Composition, compose
+from convolith.cli.files import Output, conv_arrays, read_kernel
+from convolith.cli.options import emit, json_option, numbers, padding
+from convolith.conv import Conv
+from convolith.correlation import correlate
+from convolith.report.table import Table
+from convolith.spec import PADDING_MODES
+
+TOLERANCE = 1e-4
+"""Largest relative error of the check; weights may be float16, whose rounding is 5e-4 but averages out below this."""
+
+
+def _layer_options(command: Any) -> Any:
+    for which in ("second", "first"):
+        for name, kind in (
+            ("padding-mode", click.Choice(PADDING_MODES)),
+            ("groups", int),
+            ("dilation", numbers),
+            ("padding", padding),
+            ("stride", numbers),
+        ):
+            option = click.option(
+                f"--{which}-{name}", type=kind, help=f"The {name.replace('-', ' ')} of {which.upper()}."
+            )
+            command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("first")
+@click.argument("second")
+@click.option("-o", "--output", metavar="FILE.npz", help="Where to write the one convolution.")
+@_layer_options
+@json_option
+def command(*, first: str, second: str, output: str | None, as_json: bool, **options: Any) -> None:
+    """The one convolution that equals SECOND after FIRST, and where it does.
+
+    Kernels are files (.npz from `fit` or `compose`, or bare arrays) or lists such as "[[0,1],[2,3]]". The result is
+    checked against the two on random input; exit code 1 if it differs.
+
+    Example: convolith compose "[[1,2],[3,4]]" "[[0,1,0],[1,-4,1],[0,1,0]]" -o both.npz
+    """
+    target = Output(output, (".npz",)) if output else None
+    convs = []
+    for which, text in (("first", first), ("second", second)):
+        names = ("stride", "padding", "dilation", "groups", "padding_mode")
+        given = {name: options[f"{which}_{name}"] for name in names if options[f"{which}_{name}"] is not None}
+        convs.append(read_kernel(which.upper(), text, given))
+    both = compose(*convs)
+    error = check(both)
+    if target:
+        target.write(lambda file: np.savez(file, **conv_arrays(both.conv)))
+    rows = [_row("first", both.first), _row("second", both.second), _row("both", both.conv)]
+    data = {
+        "exact": both.exact,
+        "reason": both.reason,
+        "largest_relative_error": error,
+        "convolutions": rows,
+        "weight": np.asarray(both.conv.weight),
+        "bias": both.conv.bias,
+    }
+    summary = Table(
+        "", [{"exact": both.exact, "because": both.reason, "checked to": error, "written to": output or "-"}]
+    )
+    emit(as_json=as_json, data=data, tables=[Table("Two convolutions as one", rows), summary])
+    if error > TOLERANCE:
+        raise click.exceptions.Exit(1)
+
+
+def _row(name: str, conv: Conv) -> dict[str, Any]:
+    across = ",".join
+    return {
+        "convolution": name,
+        "channels": f"{conv.in_channels} -> {conv.out_channels}",
+        "kernel size": "x".join(map(str, conv.kernel_size)),
+        "stride": across(map(str, conv.stride)),
+        "padding": across(f"{a}:{b}" for a, b in conv.padding),
+        "dilation": across(map(str, conv.dilation)),
+        "groups": conv.groups,
+        "weights": prod(conv.weight.shape),
+        "bias": conv.bias is not None,
+    }
+
+
+def check(both: Composition, seed: int = 0) -> float:
+    """Largest error of the composition on random input in float64, borders included, relative to the largest output."""
+    first, second = _wide(both.first), _wide(both.second)
+    spare = 16 if len(first.kernel_size) == 3 else 64  # outputs beyond the extents, per axis
+    reaches = [
+        d1 * (k1 - 1) + s1 * d2 * (k2 - 1)
+        for d1, k1, s1, d2, k2 in zip(
+            first.dilation, first.kernel_size, first.stride, second.dilation, second.kernel_size, strict=True
+        )
+    ]
+    x = np.random.default_rng(seed).normal(size=(1, first.in_channels, *(spare + reach for reach in reaches)))
+    x = x.astype(first.weight.dtype)
+    expected = correlate(correlate(x, first), second)
+    found = replace(both, first=first, second=second, conv=_wide(both.conv))(x)
+    return float(np.abs(found - expected).max() / max(np.abs(expected).max(), np.finfo(float).tiny))
+
+
+def _wide(conv: Conv) -> Conv:
+    """The same in float64, or as it is if it is complex."""
+    to = np.complex128 if np.iscomplexobj(conv.weight) else np.float64
+    return Conv(conv.weight.astype(to), None if conv.bias is None else conv.bias.astype(to), **conv.options)

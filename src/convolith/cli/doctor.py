@@ -1,0 +1,85 @@
+"""`convolith doctor`: what is installed, and whether every engine agrees with the oracle here."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from convolith import __version__
+from convolith.cli.options import emit, json_option
+from convolith.engines import TABLE
+from convolith.engines.protocol import error_scale, torch_dtype
+from convolith.planner import plan
+from convolith.report.table import Table
+from convolith.spec import ConvSpec
+
+PACKAGES = {
+    "torch": "core",
+    "numpy": "core",
+    "click": "core",
+    "rich": "core",
+    "scikit-image": "image",
+    "imageio": "image",
+    "tifffile": "image",
+    "matplotlib": "plot",
+}
+CASES: dict[str, dict[str, Any]] = {
+    "3x3, padding 1": {"kernel_size": 3, "padding": 1},
+    "1x1, stride 2": {"kernel_size": 1, "stride": 2},
+    "5x5 depthwise, circular": {"kernel_size": 5, "padding": 2, "groups": 4, "padding_mode": "circular"},
+    "3x3 transposed, stride 2": {"kernel_size": 3, "stride": 2, "transposed": True, "output_padding": 1},
+}
+
+
+@click.command()
+@json_option
+def command(*, as_json: bool) -> None:
+    """Show versions and threads, and check every engine against the oracle; exit code 1 if one is off."""
+    installed = [{"package": name, "for": extra, "version": _version(name)} for name, extra in PACKAGES.items()]
+    machine = {
+        "convolith": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "vector instructions": torch.backends.cpu.get_cpu_capability(),
+    }
+    checks = [row for name, options in CASES.items() for row in _check(name, options)]
+    tables = [Table("Machine", [machine]), Table("Packages", installed), Table("Engines against the oracle", checks)]
+    emit(as_json=as_json, data={"machine": machine, "packages": installed, "checks": checks}, tables=tables)
+    if not all(row["good"] for row in checks):
+        raise click.exceptions.Exit(1)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _check(name: str, options: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each engine that takes the case, with its error beside its bound, in float32 and float64."""
+    rows = []
+    for dtype in ("float32", "float64"):
+        spec = ConvSpec(batch=2, in_channels=4, out_channels=4, size=(19, 23), dtype=dtype, **options)
+        generator = torch.Generator().manual_seed(0)
+        x, k = (
+            torch.randn(shape, generator=generator, dtype=torch_dtype(dtype))
+            for shape in (spec.input_shape, spec.kernel_shape)
+        )
+        wide = replace(spec, dtype="float64", kernel_dtype="float64")
+        expected = plan(wide, engine="reference")(x.double(), k.double())
+        scale = error_scale(spec, x, k)
+        for engine in TABLE:
+            if engine.refuse(spec) is None:
+                error = float((plan(spec, engine=engine.name)(x, k) - expected).abs().max()) / scale
+                bound = engine.error_bound(spec)
+                row = {"case": name, "dtype": dtype, "engine": engine.name, "error": error, "bound": bound}
+                rows.append(row | {"good": bool(np.isfinite(error)) and error <= bound})
+    return rows

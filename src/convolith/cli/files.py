@@ -1,0 +1,228 @@
+"""Files in and out: images, arrays and kernels; outputs are checked before the work and replaced when complete."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from convolith.conv import Conv
+from convolith.errors import ConvolithError, missing_extra
+
+IMAGES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
+ARRAYS = (".npy", ".npz")
+CONV_OPTIONS = ("stride", "padding", "dilation", "groups", "padding_mode", "transposed", "output_padding")
+
+
+def is_image(path: str) -> bool:
+    """Whether a path names a picture by its ending."""
+    return Path(path).suffix.lower() in IMAGES
+
+
+def read_array(argument: str, path: str) -> np.ndarray:
+    """A picture, (H, W) or (H, W, channels), or the array in a .npy or .npz file (its only one, or FILE.npz:NAME).
+
+    Raises:
+        ConvolithError: no such file, another kind of file, one that is damaged or truncated.
+    """
+    name = None
+    if not Path(path).exists() and ".npz:" in path:
+        path, _, name = path.rpartition(":")
+    file = _existing(argument, path)
+    if is_image(path):
+        return _read_image(argument, file)
+    if file.suffix.lower() not in ARRAYS:
+        raise ConvolithError(f"{argument} is {path}; expected one of {', '.join(IMAGES + ARRAYS)}")
+    arrays = _load(argument, file)
+    if isinstance(arrays, np.ndarray):
+        return arrays
+    if name is None and len(arrays) == 1:
+        (name,) = arrays
+    if name not in arrays:
+        raise ConvolithError(
+            f"{argument} is {path}, which holds {', '.join(arrays)}; name one with {path}:{next(iter(arrays))}"
+        )
+    array: np.ndarray = arrays[name]
+    return array
+
+
+def read_kernel(argument: str, text: str, options: dict[str, Any] | None = None) -> Conv:
+    """A kernel as a Conv: a file that `fit` or `compose` wrote, a bare array in a file, or a JSON list.
+
+    A two-dimensional array means one channel: (height, width) becomes (1, 1, height, width).
+
+    Args:
+        argument: the name of the argument, for messages.
+        text: the path or the list.
+        options: stride, padding and the like for a kernel that brings none.
+    """
+    if text.lstrip().startswith("["):
+        try:
+            weight = np.array(json.loads(text))
+        except ValueError as error:
+            raise ConvolithError(
+                f"{argument} is {text!r}; expected a nested list such as [[0,1],[2,3]] ({error})"
+            ) from None
+    elif text.lower().endswith(".npz") and Path(text).exists():
+        arrays = _load(argument, _existing(argument, text))
+        if "weight" in arrays:
+            if options:
+                raise ConvolithError(f"{next(iter(options))} was given, but {text} holds a kernel with its own options")
+            return _as_conv(argument, arrays)
+        weight = read_array(argument, text)
+    else:
+        weight = read_array(argument, text)
+    if weight.ndim == 2:
+        weight = weight[None, None]
+    return Conv(weight, **(options or {}))
+
+
+def conv_arrays(conv: Conv) -> dict[str, Any]:
+    """A Conv as named arrays for a .npz file."""
+    arrays = {"weight": np.asarray(conv.weight), **{name: np.asarray(getattr(conv, name)) for name in CONV_OPTIONS}}
+    return arrays if conv.bias is None else arrays | {"bias": np.asarray(conv.bias)}
+
+
+def _as_conv(argument: str, arrays: Any) -> Conv:
+    try:
+        options = {name: arrays[name].tolist() for name in CONV_OPTIONS}
+    except KeyError as error:
+        raise ConvolithError(f"{argument} holds a weight but no {error}; write it with compose or fit") from None
+    return Conv(arrays["weight"], arrays.get("bias"), **options)
+
+
+class Output:
+    """A file to be written: found writable before the work, replaced in one step when its contents are complete."""
+
+    def __init__(self, path: str, endings: tuple[str, ...]) -> None:
+        self.path = Path(path)
+        suffix = self.path.suffix.lower()
+        if suffix not in endings:
+            raise ConvolithError(f"output is {path}; expected a name that ends in {', '.join(endings)}")
+        folder = self.path.parent
+        if not folder.is_dir():
+            raise ConvolithError(f"output is {path}, but there is no folder {folder}; make it first")
+        if self.path.is_dir():
+            raise ConvolithError(f"output is {path}, which is a folder; expected a file name")
+        if not os.access(folder, os.W_OK) or (self.path.exists() and not os.access(self.path, os.W_OK)):
+            raise ConvolithError(f"output is {path}, which cannot be written; choose another place")
+        if suffix in IMAGES:
+            _imageio()
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise ConvolithError(f"output is {path}, which cannot be written ({error}); choose another place") from None
+
+    def write(self, fill: Callable[[IO[bytes]], Any]) -> None:
+        """Let `fill` write a temporary file beside the output, then put it in its place."""
+        with _beside(self.path) as file:
+            fill(file)
+
+    def write_array(self, array: np.ndarray, like: np.dtype[Any] | None = None) -> int:
+        """Write an array or a picture; returns how many values a picture's dtype made it clip.
+
+        A .tif keeps floats (as float32) and integers of up to 16 bits; .png and .jpg are rounded and clipped to the
+        dtype `like` of the picture that it came from (uint8, or uint16 in a .png), and to uint8 otherwise.
+        """
+        suffix, clipped = self.path.suffix.lower(), 0
+        if suffix == ".npy":
+            self.write(lambda file: np.save(file, array))
+            return 0
+        if suffix == ".npz":
+            self.write(lambda file: np.savez(file, array=array))
+            return 0
+        _check_picture(array, self.path)
+        if suffix in (".tif", ".tiff"):
+            array = array.astype(np.float32) if array.dtype not in (np.uint8, np.uint16) else array
+        else:
+            deep = like == np.dtype(np.uint16) and suffix == ".png"
+            array, clipped = _rounded(array, np.dtype(np.uint16 if deep else np.uint8))
+        extension = {".jpg": ".jpeg", ".tif": ".tiff"}.get(suffix, suffix)
+        encoded = _imageio().imwrite("<bytes>", array, extension=extension)
+        self.write(lambda file: file.write(encoded))
+        return clipped
+
+
+def _check_picture(array: np.ndarray, path: Path) -> None:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 2, 3, 4)):
+        raise ConvolithError(f"the result has shape {array.shape}, which is no picture; write {path.stem}.npy instead")
+    if np.iscomplexobj(array):
+        raise ConvolithError(f"the result is complex, which no picture holds; write {path.stem}.npy instead")
+
+
+def _rounded(array: np.ndarray, dtype: np.dtype[Any]) -> tuple[np.ndarray, int]:
+    """The array rounded and clipped to an integer dtype, and how many values were clipped (NaN becomes 0)."""
+    limits = np.iinfo(dtype)
+    values = np.nan_to_num(np.rint(array.astype(np.float64)), nan=0.0, posinf=np.inf, neginf=-np.inf)
+    clipped = int(((values < limits.min) | (values > limits.max) | ~np.isfinite(array)).sum())
+    result = values.clip(limits.min, limits.max).astype(dtype)
+    return (result[..., 0] if result.ndim == 3 and result.shape[2] == 1 else result), clipped
+
+
+def _existing(argument: str, path: str) -> Path:
+    file = Path(path)
+    if not file.is_file():
+        raise ConvolithError(f"{argument} is {path}; there is no such file")
+    return file
+
+
+def _load(argument: str, file: Path) -> Any:
+    try:
+        loaded = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
+        raise ConvolithError(f"{argument} is {file}, which cannot be read ({error}); is it complete?") from None
+
+
+def _imageio() -> Any:
+    try:
+        import imageio.v3
+    except ImportError:
+        raise missing_extra("imageio", "image", "reading and writing pictures") from None
+    return imageio.v3
+
+
+def _read_image(argument: str, file: Path) -> np.ndarray:
+    """A picture; damage of any kind is one refusal."""
+    imageio = _imageio()
+    try:
+        picture = np.asarray(imageio.imread(file))
+    except Exception as error:  # noqa: BLE001 - every decoder raises its own; all mean that the file is no picture
+        raise ConvolithError(
+            f"{argument} is {file}, which cannot be read as a picture ({error or type(error).__name__}); "
+            "is it complete?"
+        ) from None
+    if picture.ndim not in (2, 3):
+        raise ConvolithError(f"{argument} is {file}, whose pixels have shape {picture.shape}; expected one picture")
+    return picture
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[IO[bytes]]:
+    """A temporary file in the same folder, which takes the place of `path` if all goes well and vanishes if not."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        os.chmod(name, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

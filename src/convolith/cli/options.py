@@ -1,0 +1,98 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from convolith.errors import ConvolithError
+from convolith.report.plain import to_json
+from convolith.report.table import Table
+from convolith.spec import PADDING_MODES, PADDING_NAMES
+
+
+def numbers(text: str) -> int | tuple[int, ...]:
+    """Whole numbers with commas between them: `3` or `2,1`; one number stays a number."""
+    try:
+        entries = tuple(int(part) for part in str(text).split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a whole number, or several with commas between them") from None
+    return entries[0] if len(entries) == 1 else entries
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """A shape: at least two whole numbers, such as `1,3,224,224`."""
+    entries = numbers(text)
+    if isinstance(entries, int):
+        raise click.BadParameter(f"{text!r} is one number; expected a shape such as 1,3,224,224")
+    return entries
+
+
+def padding(text: str) -> Any:
+    """`same`, `valid`, `full`, a number, one per axis (`1,2`), or pairs before:after (`1:2,0:0`)."""
+    if str(text) in PADDING_NAMES:
+        return str(text)
+    try:
+        entries = [tuple(int(n) for n in part.split(":")) for part in str(text).split(",")]
+    except ValueError:
+        entries = [()]
+    if not all(len(entry) in (1, 2) for entry in entries):
+        raise click.BadParameter(
+            f"{text!r} is none of {', '.join(PADDING_NAMES)}, and not numbers or pairs before:after"
+        )
+    if len(entries) == 1 and len(entries[0]) == 1:
+        return entries[0][0]
+    return tuple(entry if len(entry) == 2 else entry * 2 for entry in entries)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+def geometry_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--stride, --padding, --dilation, --groups and --padding-mode."""
+    options = [
+        click.option("--stride", type=numbers, default=1, show_default=True, help="One number, or one per axis."),
+        click.option("--padding", type=padding, default=0, show_default=True, help="same, valid, full, 1 or 1:2,0:0."),
+        click.option("--dilation", type=numbers, default=1, show_default=True, help="One number, or one per axis."),
+        click.option("--groups", type=int, default=1, show_default=True, help="Groups of channels."),
+        click.option("--padding-mode", type=click.Choice(PADDING_MODES), default="zeros", show_default=True),
+    ]
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--engine and --accuracy; their names are checked where they are used, so that help needs no engine."""
+    options = [
+        click.option("--engine", default="auto", show_default=True, help="An engine by name; `plan` lists them."),
+        click.option("--accuracy", default="default", show_default=True, help="exact, default, fast or double."),
+    ]
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
+def emit(*, as_json: bool, data: Any, tables: list[Table]) -> None:
+    """Print a result on stdout: JSON if asked for, lined tables on a terminal, plain text in a pipe."""
+    if as_json:
+        click.echo(to_json(data))
+    elif sys.stdout.isatty():
+        from rich.console import Console
+        from rich.text import Text
+
+        console = Console()
+        for table in tables:
+            console.print(Text(table.title, style="bold"))
+            console.print(table.rich())
+    else:
+        click.echo("\n\n".join(table.text() for table in tables))
+
+
+def parse_factor(text: str) -> tuple[str, float]:
+    """`name=number`, as in `in_channels=2`."""
+    name, _, number = text.partition("=")
+    try:
+        return name.strip().replace("-", "_"), float(number)
+    except ValueError:
+        raise ConvolithError(f"scale is {text!r}; expected name=factor, such as in_channels=2") from None

@@ -1,0 +1,101 @@
+"""Gradient descent on the sum of squared errors: the chapter's loop, which learns what a closed form knows at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import floor, isfinite, log10
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from convolith.correlation import correlate
+from convolith.errors import ConvolithError
+from convolith.fitting.problem import Problem
+from convolith.fitting.solve import reduce
+from convolith.report.progress import track
+
+SAFE_SHARE = 0.9
+"""The share of the largest stable learning rate that is chosen or recommended."""
+BLOWN_UP = 1e3
+"""A loss this many times the first one is taken for divergence at once."""
+NOISE_FLOOR = 1e-24
+"""The share of the first loss below which a rise is rounding, not divergence (two float64 roundings, squared)."""
+
+Callback = Callable[[int, float, np.ndarray], Any]
+
+
+class Descent(NamedTuple):
+    """Coefficients (unknowns, out_channels), their sum of squares, the loss before each step, and the rate."""
+
+    coefficients: np.ndarray
+    squares: float
+    losses: list[float]
+    learning_rate: float
+
+
+def descend(
+    problem: Problem,
+    *,
+    ridge: float,
+    learning_rate: float | None,
+    steps: int,
+    seed: int,
+    callback: Callback | None,
+    progress: bool,
+) -> Descent:
+    """Take the steps.
+
+    The loss is `sum of w (correlate(x, kernel) + offset - y)^2 + ridge |kernel|^2`; each step subtracts the learning
+    rate times its gradient. It converges if and only if the rate is below 1/lambda_max of the normal matrix.
+    """
+    spec = problem.spec
+    rate = SAFE_SHARE / steepest(problem, ridge) if learning_rate is None else learning_rate
+    generator = torch.Generator().manual_seed(seed)
+    bound = (spec.in_channels * spec.taps) ** -0.5  # torch's own initialisation of a layer
+    shape = (spec.out_channels, spec.in_channels, *spec.kernel_size)
+    kernel = (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1) * bound
+    parameters = [kernel.requires_grad_()]
+    if problem.offset:
+        parameters.append(torch.zeros(spec.out_channels, dtype=torch.float64, requires_grad=True))
+    x, y = torch.from_numpy(problem.padded), torch.from_numpy(problem.y)
+    weights = torch.from_numpy(problem.weights)[:, None]
+    losses: list[float] = []
+
+    def squares() -> torch.Tensor:
+        predicted = correlate(x, *parameters, stride=spec.stride, dilation=spec.dilation)
+        total: torch.Tensor = (weights * (predicted - y) ** 2).sum()
+        return total
+
+    for step in track(range(steps), "gradient descent", steps, shown=progress):
+        loss = squares() + ridge * (kernel**2).sum()
+        losses.append(loss.item())
+        if not isfinite(losses[-1]) or losses[-1] > BLOWN_UP * losses[0]:
+            raise diverged(problem, ridge, rate, losses)
+        gradients = torch.autograd.grad(loss, parameters)
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter -= rate * gradient
+        if callback is not None:
+            callback(step, losses[-1], kernel.detach().numpy().copy())
+    if losses and losses[-1] > 2 * min(losses) + NOISE_FLOOR * losses[0] and rate * steepest(problem, ridge) > 1:
+        raise diverged(problem, ridge, rate, losses)
+    columns = [p.detach().reshape(spec.out_channels, -1) for p in parameters]
+    return Descent(torch.cat(columns, dim=1).T.numpy(), squares().item(), losses, rate)
+
+
+def steepest(problem: Problem, ridge: float) -> float:
+    """The largest eigenvalue of the normal matrix (with the ridge): 1 over it is where descent stops converging."""
+    return max(reduce(problem).largest_eigenvalue + ridge, np.finfo(float).tiny)
+
+
+def diverged(problem: Problem, ridge: float, rate: float, losses: list[float]) -> ConvolithError:
+    """The refusal that names a rate which converges."""
+    largest = 1 / steepest(problem, ridge)
+    digits = 1 - floor(log10(SAFE_SHARE * largest))
+    advised = floor(SAFE_SHARE * largest * 10**digits) / 10**digits
+    return ConvolithError(
+        f"learning_rate is {rate:g}: gradient descent diverges (the loss went from {losses[0]:.3g} to {losses[-1]:.3g} "
+        f"in {len(losses)} steps); expected less than {largest:.4g}, which is 1 over the largest eigenvalue of the "
+        f"normal matrix; learning_rate={advised:g} converges"
+    )

@@ -1,0 +1,197 @@
+"""The data of a fit, read and checked once: `y = correlate(x, kernel) + offset`, one equation per pixel of y."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from convolith.arrays import as_tensor, check_same_kind
+from convolith.dtypes import dtype_name
+from convolith.engines.padding import pad
+from convolith.errors import ConvolithError
+from convolith.spec import MAX_AXES, Axes, ConvSpec, Padding, split_input_shape
+
+CHUNK_ELEMENTS = 2**22
+"""Elements of the window matrix that are formed at a time: 32 MiB in float64."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Input, output and weights in float64, with the geometry that joins them.
+
+    Attributes:
+        spec: the correlation that is sought, in float64.
+        padded: x, padded: (N, in_channels, *padded size).
+        y: (N, out_channels, *output_size), zero where it is left out.
+        weights: (N, *output_size): 0 where a pixel of y is left out, 1 or the given weight elsewhere.
+        offset: whether a constant per output channel is sought too.
+    """
+
+    spec: ConvSpec
+    padded: np.ndarray
+    y: np.ndarray
+    weights: np.ndarray
+    offset: bool
+
+    @property
+    def unknowns(self) -> int:
+        """Numbers sought for each output channel."""
+        return self.spec.in_channels * self.spec.taps + self.offset
+
+    @property
+    def equations(self) -> int:
+        """Pixels of y that count, per output channel."""
+        return int(np.count_nonzero(self.weights))
+
+    def rows(self) -> Iterator[np.ndarray]:
+        """The weighted equations [windows of x, 1 if there is an offset, y], a chunk of rows at a time."""
+        axes, channels = self.spec.axes, self.spec.out_channels
+        spatial = tuple(range(2, 2 + axes))
+        windows = np.lib.stride_tricks.sliding_window_view(self.padded, self.spec.extent, axis=spatial)
+        steps = [slice(None, None, s) for s in self.spec.stride], [slice(None, None, d) for d in self.spec.dilation]
+        windows = windows[:, :, *steps[0], *steps[1]]
+        windows = np.moveaxis(windows, 1, 1 + axes)  # (N, *output_size, in_channels, *kernel_size)
+        targets = np.moveaxis(self.y, 1, -1)
+        lines = windows.shape[1]
+        per_line = int(np.prod(windows.shape[2:], dtype=np.int64))
+        step = max(1, CHUNK_ELEMENTS // per_line)
+        for image in range(windows.shape[0]):
+            for start in range(0, lines, step):
+                part = np.s_[image, start : start + step]
+                left = windows[part].reshape(-1, self.unknowns - self.offset)
+                columns = [left, np.ones((len(left), int(self.offset))), targets[part].reshape(-1, channels)]
+                root = np.sqrt(self.weights[part].reshape(-1, 1))
+                yield root * np.concatenate(columns, axis=1)
+
+
+def read(
+    x: Any,
+    y: Any,
+    *,
+    kernel_size: Axes,
+    stride: Axes,
+    padding: Padding,
+    dilation: Axes,
+    padding_mode: str,
+    offset: bool,
+    mask: Any,
+    weights: Any,
+) -> Problem:
+    """Check the data of a fit and bring it into one form; the arguments are those of `fit`."""
+    tensors = {"x": as_tensor("x", x), "y": as_tensor("y", y)}
+    check_same_kind(x=x, y=y)
+    for name, tensor in tensors.items():
+        if tensor.is_complex():
+            raise ConvolithError(f"{name} has dtype {dtype_name(tensor.dtype)}; fit works on real data")
+    axes = spatial_axes(kernel_size, tensors["x"].ndim)
+    batched = tensors["x"].ndim == axes + 2
+    wide = {name: (t if batched else t[None]).detach().cpu().to(torch.float64) for name, t in tensors.items()}
+    if wide["y"].ndim != wide["x"].ndim:
+        raise ConvolithError(
+            f"y has shape {tuple(tensors['y'].shape)} beside x {tuple(tensors['x'].shape)}; expected y as correlate "
+            "gives it: (N, out_channels, *output_size), or without N where x has none"
+        )
+    batch, channels, size = split_input_shape(tuple(wide["x"].shape), axes)
+    spec = ConvSpec(
+        batch=batch,
+        in_channels=channels,
+        out_channels=max(wide["y"].shape[1], 1),
+        size=size,
+        kernel_size=kernel_size,
+        dtype="float64",
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        padding_mode=padding_mode,
+    )
+    check_output(spec, tuple(wide["y"].shape))
+    counts = pixel_weights(spec, mask, weights)
+    target = wide["y"].numpy()
+    used = np.broadcast_to(counts[:, None] > 0, target.shape)
+    check_finite("x", wide["x"].numpy())
+    check_finite("y", np.where(used, target, 0.0))
+    return Problem(
+        spec,
+        pad(wide["x"], spec.padding, spec.padding_mode).numpy(),
+        np.where(used, target, 0.0),
+        counts,
+        bool(offset),
+    )
+
+
+def spatial_axes(kernel_size: Any, dimensions: int) -> int:
+    """How many spatial axes: as many as kernel_size has; for one number 3 if x has five axes, and 2 otherwise."""
+    if isinstance(kernel_size, Sequence) and not isinstance(kernel_size, str):
+        axes = len(kernel_size)
+    else:
+        axes = 3 if dimensions == 5 else 2
+    if not 1 <= axes <= MAX_AXES:
+        raise ConvolithError(f"kernel_size has {axes} entries; expected 1 to {MAX_AXES}, one per spatial axis")
+    if dimensions not in (axes + 1, axes + 2):
+        raise ConvolithError(
+            f"x has {dimensions} axes but kernel_size {kernel_size!r} means {axes} spatial ones; expected "
+            "(N, in_channels, *size) or (in_channels, *size); for another number of axes give kernel_size as a tuple"
+        )
+    return axes
+
+
+def check_output(spec: ConvSpec, shape: tuple[int, ...]) -> None:
+    """Refuse a y that the correlation could not have given, and name the kernel size that would, if there is one."""
+    if shape[0] != spec.batch:
+        raise ConvolithError(f"y has {shape[0]} images but x has {spec.batch}; expected the same number")
+    if shape[0] == 0 or shape[1] == 0:
+        raise ConvolithError(f"y has shape {shape}; expected at least one image and one channel to fit")
+    if shape[2:] == spec.output_size:
+        return
+    message = (
+        f"y has spatial size {shape[2:]} but x {spec.size} with kernel_size {spec.kernel_size} gives {spec.output_size}"
+    )
+    if all(s == 1 and d == 1 for s, d in zip(spec.stride, spec.dilation, strict=True)):
+        padded = [n + sum(pair) for n, pair in zip(spec.size, spec.padding, strict=True)]
+        fitting = tuple(n - m + 1 for n, m in zip(padded, shape[2:], strict=True))
+        if min(fitting) >= 1 and fitting != spec.kernel_size:
+            message += f"; with this padding kernel_size={fitting} would fit"
+    if shape[2:] == spec.size:
+        message += '; y is as large as x: pass padding="same"'
+    raise ConvolithError(message)
+
+
+def pixel_weights(spec: ConvSpec, mask: Any, weights: Any) -> np.ndarray:
+    """(N, *output_size): the weight of each pixel of y, from a mask (True is left out) and weights."""
+    shape = (spec.batch, *spec.output_size)
+    counts = np.ones(shape)
+    if weights is not None:
+        values = as_tensor("weights", weights).detach().cpu().to(torch.float64).numpy()
+        check_finite("weights", values)
+        if (values < 0).any():
+            raise ConvolithError(f"weights has a least value of {values.min():g}; expected 0 or more")
+        counts = counts * _broadcast("weights", values, shape)
+    if mask is not None:
+        values = np.asarray(mask)
+        if values.dtype != np.bool_:
+            raise ConvolithError(f"mask has dtype {values.dtype}; expected booleans, True where y is left out")
+        counts = np.where(_broadcast("mask", values, shape), 0.0, counts)
+    return counts
+
+
+def _broadcast(argument: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if values.shape not in (shape, shape[1:]):
+        raise ConvolithError(
+            f"{argument} has shape {values.shape}; expected {shape[1:]} (the spatial size of y) or {shape} (with N)"
+        )
+    return np.broadcast_to(values, shape)
+
+
+def check_finite(argument: str, values: np.ndarray) -> None:
+    """Refuse NaN and infinity, which a solve would spread over the whole kernel."""
+    bad = ~np.isfinite(values)
+    if bad.any():
+        first = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise ConvolithError(
+            f"{argument} has {int(bad.sum())} non-finite values, the first at {first}; expected finite numbers; "
+            "repair them, or leave pixels of y out with mask="
+        )

@@ -1,0 +1,92 @@
+"""One self-contained HTML page: prose, code, tables and pictures, with nothing fetched from anywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+
+from convolith.report.table import Table, quantity
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --soft: #f3f5f7; --line: #d5dae0; --mark: #0b63b5; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e9ed; --paper: #14171a; --soft: #1f2429; --line: #39414a; --mark: #6cb6ff; }
+}
+body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.55 system-ui, sans-serif;
+  color: var(--ink); background: var(--paper); }
+h1, h2 { line-height: 1.2; }
+h2 { margin-top: 2.5rem; border-top: 1px solid var(--line); padding-top: 1.5rem; }
+pre { background: var(--soft); padding: .8rem 1rem; overflow-x: auto; border-radius: 6px; font-size: .875rem; }
+.table { overflow-x: auto; }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
+caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
+th, td { border-bottom: 1px solid var(--line); padding: .25rem .8rem .25rem 0; text-align: left; white-space: pre; }
+td.number, th.number { text-align: right; }
+figure { margin: 1rem 0; }
+figure img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
+figcaption { font-size: .9rem; }
+"""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture as a data URI, what it shows for those who cannot see it, and its caption."""
+
+    source: str
+    description: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of a page: a heading, paragraphs, code, tables and figures, in this order."""
+
+    heading: str
+    prose: str = ""
+    code: str = ""
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = ()
+
+
+def page(title: str, introduction: str, sections: list[Section]) -> str:
+    """The whole page as text."""
+    body = "\n".join(_section(section) for section in sections)
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
+        f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n{_paragraphs(introduction)}\n{body}\n"
+        "</body>\n</html>\n"
+    )
+
+
+def _section(section: Section) -> str:
+    parts = [f"<section>\n<h2>{escape(section.heading)}</h2>", _paragraphs(section.prose)]
+    if section.code:
+        parts.append(f"<pre><code>{escape(section.code)}</code></pre>")
+    parts += [_table(table) for table in section.tables]
+    parts += [
+        f'<figure><img src="{figure.source}" alt="{escape(figure.description)}">'
+        f"<figcaption>{escape(figure.caption)}</figcaption></figure>"
+        for figure in section.figures
+    ]
+    return "\n".join([*parts, "</section>"])
+
+
+def _paragraphs(text: str) -> str:
+    return "\n".join(f"<p>{escape(paragraph.strip())}</p>" for paragraph in text.split("\n\n") if paragraph.strip())
+
+
+def _table(table: Table) -> str:
+    classes = [' class="number"' if table.is_numeric(name) else "" for name in table.columns]
+    head = "".join(f"<th{kind}>{escape(name)}</th>" for kind, name in zip(classes, table.columns, strict=True))
+    rows = "".join(
+        "<tr>"
+        + "".join(
+            f"<td{kind}>{escape(quantity(row.get(name)))}</td>"
+            for kind, name in zip(classes, table.columns, strict=True)
+        )
+        + "</tr>"
+        for row in table.rows
+    )
+    caption = f"<caption>{escape(table.title)}</caption>" if table.title else ""
+    return f'<div class="table"><table>{caption}<tr>{head}</tr>{rows}</table></div>'

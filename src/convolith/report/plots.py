@@ -1,0 +1,65 @@
+"""Pictures for pages, by matplotlib: rows of images and curves, as data URIs."""
+
+from __future__ import annotations
+
+import io
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from convolith.errors import missing_extra
+
+WIDTH = 9.0
+"""Inches of a figure."""
+
+
+def check_available() -> None:
+    """Refuse at once where matplotlib is missing, before any work."""
+    if find_spec("matplotlib") is None:
+        raise missing_extra("matplotlib", "plot", "drawing pictures")
+
+
+def _figure(height: float) -> Any:
+    check_available()
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(WIDTH, height), layout="constrained")
+
+
+def _source(figure: Any, kind: str) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=110, metadata={"Date": None} if kind == "svg" else None)
+    media = {"png": "image/png", "svg": "image/svg+xml"}[kind]
+    return f"data:{media};base64,{b64encode(buffer.getvalue()).decode()}"
+
+
+def image_row(images: Mapping[str, np.ndarray]) -> str:
+    """Images side by side under their names: (H, W) in grey with its own range, or (H, W, 3) in colour from 0 to 1."""
+    figure = _figure(3.2)
+    axes = figure.subplots(1, len(images), squeeze=False)[0]
+    for panel, (name, image) in zip(axes, images.items(), strict=True):
+        panel.imshow(image, cmap="gray", interpolation="nearest")
+        panel.set_title(name, fontsize=10)
+        panel.set_xticks([])
+        panel.set_yticks([])
+    return _source(figure, "png")
+
+
+def loss_curves(curves: Mapping[str, Sequence[float]], floor: Mapping[str, float]) -> str:
+    """Losses per step on logarithmic axes, and horizontal lines where closed forms end."""
+    figure = _figure(3.6)
+    panel = figure.subplots()
+    for name, values in curves.items():
+        panel.plot(np.arange(1, len(values) + 1), values, label=name)
+    for name, value in floor.items():
+        panel.axhline(value, linestyle="--", color="0.4", label=name)
+    panel.set_xscale("log")
+    panel.set_yscale("log")
+    panel.set_xlabel("step")
+    panel.set_ylabel("sum of squared errors")
+    panel.grid(visible=True, alpha=0.3)
+    panel.legend()
+    return _source(figure, "svg")
