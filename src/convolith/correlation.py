@@ -206,7 +206,7 @@ def _unpack(conv: Conv, bias: Any, options: dict[str, Any]) -> tuple[Any, Any, d
 def _autocast(operands: Operands) -> Operands:
     """Under autocast, floating operands in autocast's dtype (float64 stays), as torch's own convolution takes them."""
     device = operands.x.device.type
-    if not torch.is_autocast_enabled(device):
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return operands
     target = torch.get_autocast_dtype(device)
     cast = (t.to(target) if t is not None and _eligible(t) else t for t in operands)

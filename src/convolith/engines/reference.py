@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from math import prod
 from typing import NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 
 from convolith.dtypes import COMPLEX, half_ulp, is_float
-from convolith.engines.protocol import torch_dtype
+from convolith.engines.protocol import direct_sum_bound, torch_dtype
 from convolith.spec import ConvSpec
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 
@@ -62,9 +63,8 @@ def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
     """The rounding of the result to its dtype, and the float64 sum; the rounding to a half type is left out."""
     if not is_float(spec.out_dtype):
         return 0.0
-    products = spec.in_channels * spec.taps
     rounding = half_ulp(spec.out_dtype) if spec.out_dtype in ("float32", "complex64") else 0.0
-    return 2 * rounding + half_ulp("float64") * (4 + products / 2)
+    return 2 * rounding + direct_sum_bound(replace(spec, dtype=wide_dtype(spec), kernel_dtype=wide_dtype(spec)))
 
 
 def prepare(spec: ConvSpec, kernel: torch.Tensor) -> State:

@@ -1,0 +1,117 @@
+"""Every hypothesis strategy of the tests: specs over all options, arrays for them, pairs of convolutions."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import assume
+from hypothesis import strategies as st
+
+from convolith import Conv, ConvolithError, ConvSpec
+from convolith.spec import PADDING_MODES, PADDING_NAMES
+
+FLOATS = ("float32", "float64")
+INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+
+
+@st.composite
+def options(draw, axes: int, transposed: bool = False) -> dict:
+    """Keywords of correlate (and of a transposed Conv) on a number of axes."""
+    per_axis = lambda low, high: st.tuples(*[st.integers(low, high)] * axes)
+    pairs = st.tuples(*[st.tuples(st.integers(0, 3), st.integers(0, 3))] * axes)
+    names = ("valid",) if transposed else PADDING_NAMES
+    chosen = {
+        "stride": draw(st.one_of(st.just(1), per_axis(1, 3))),
+        "dilation": draw(st.one_of(st.just(1), per_axis(1, 3))),
+        "padding": draw(st.one_of(pairs, st.integers(0, 2), st.sampled_from(names))),
+    }
+    if not transposed:
+        chosen["padding_mode"] = draw(st.sampled_from(("zeros", "zeros", *PADDING_MODES)))
+    return chosen
+
+
+@st.composite
+def specs(draw, dtypes=FLOATS, transposed: bool | None = None, max_axes: int = 3, single_tap: bool = False) -> ConvSpec:
+    """Specs over every option, small enough for the oracle; `single_tap` for what pointwise takes."""
+    axes = draw(st.integers(1, max_axes))
+    adjoint = draw(st.booleans()) if transposed is None else transposed
+    adjoint = adjoint and not single_tap
+    groups = draw(st.sampled_from((1, 1, 2, 3)))
+    largest = {1: 20, 2: 9, 3: 5}[axes]
+    chosen = draw(options(axes, adjoint))
+    if single_tap:
+        chosen["padding"] = 0
+    if adjoint:
+        limits = [max(pair) for pair in zip(*[_numbers(chosen[name], axes) for name in ("stride", "dilation")])]
+        chosen["output_padding"] = tuple(draw(st.integers(0, limit - 1)) for limit in limits)
+    try:
+        return ConvSpec(
+            batch=draw(st.integers(0, 3)),
+            in_channels=groups * draw(st.integers(1, 3)),
+            out_channels=groups * draw(st.integers(1, 3)),
+            size=draw(st.tuples(*[st.integers(1, largest)] * axes)),
+            kernel_size=draw(st.tuples(*[st.integers(1, 1 if single_tap else 4)] * axes)),
+            groups=groups,
+            transposed=adjoint,
+            dtype=draw(st.sampled_from(dtypes)),
+            bias=draw(st.booleans()),
+            **chosen,
+        )
+    except ConvolithError:
+        assume(False)
+        raise
+
+
+def _numbers(value, axes: int) -> tuple[int, ...]:
+    return (value,) * axes if isinstance(value, int) else value
+
+
+def arrays_for(spec: ConvSpec, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Random x, kernel and bias for a spec: normal floats, or integers over the whole range of their dtype."""
+    rng = np.random.default_rng(seed)
+    bias = random_array(rng, (spec.out_channels,), spec.out_dtype) if spec.bias else None
+    return (
+        random_array(rng, spec.input_shape, spec.dtype),
+        random_array(rng, spec.kernel_shape, spec.kernel_dtype),
+        bias,
+    )
+
+
+def random_array(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> torch.Tensor:
+    if dtype in INTEGERS:
+        limits = np.iinfo(dtype)
+        return torch.from_numpy(rng.integers(limits.min, limits.max, shape, dtype=dtype, endpoint=True))
+    values = torch.from_numpy(rng.normal(size=shape))
+    if dtype.startswith("complex"):
+        values = torch.complex(values, torch.from_numpy(rng.normal(size=shape)))
+    return values.to(getattr(torch, dtype))
+
+
+@st.composite
+def convs(draw, in_channels: int, out_channels: int, axes: int) -> Conv:
+    """Convolutions with random weights, some of them symmetric, over all plain options."""
+    groups = draw(st.sampled_from([g for g in (1, 2, 4) if in_channels % g == 0 and out_channels % g == 0]))
+    kernel_size = draw(st.tuples(*[st.integers(1, 3)] * axes))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    weight = rng.normal(size=(out_channels, in_channels // groups, *kernel_size))
+    for axis in range(2, 2 + axes):
+        if draw(st.booleans()):
+            weight = weight + np.flip(weight, axis)
+    bias = draw(st.sampled_from((None, None, "random", "zero")))
+    bias = {None: None, "random": rng.normal(size=out_channels), "zero": np.zeros(out_channels)}[bias]
+    if draw(st.booleans()):  # as long an output as its input, which padding modes like
+        pads = [(k - 1) // 2 for k in kernel_size]
+        chosen = {"padding": tuple((p, k - 1 - p) for p, k in zip(pads, kernel_size))}
+    else:
+        chosen = draw(options(axes))
+        assume(chosen["padding"] != "same" or max(_numbers(chosen["stride"], axes)) == 1)
+    chosen["padding_mode"] = draw(st.sampled_from(("zeros", "zeros", *PADDING_MODES)))
+    return Conv(weight, bias, groups=groups, **chosen)
+
+
+@st.composite
+def pairs_of_convs(draw) -> tuple[Conv, Conv]:
+    """Two convolutions, the second of which takes what the first gives."""
+    axes, hidden = draw(st.integers(1, 2)), draw(st.sampled_from((1, 2, 4)))
+    first = draw(convs(draw(st.sampled_from((1, 2, 4))), hidden, axes))
+    return first, draw(convs(hidden, draw(st.sampled_from((1, 2, 4))), axes))

@@ -1,0 +1,169 @@
+"""Every engine on every case that it takes, against the oracle in float64, under its own stated bound."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from convolith import ConvolithError, ConvSpec
+from convolith.dtypes import COMPLEX, HALVES, half_ulp, is_float
+from convolith.engines import TABLE
+from convolith.engines.protocol import error_scale
+from convolith.planner import plan
+from convolith.work import layer_work
+from tests.strategies import INTEGERS, arrays_for, specs
+
+WIDE = {"float32": "float64", "float16": "float64", "bfloat16": "float64", "complex64": "complex128"}
+ENGINES = [pytest.param(engine, id=engine.name) for engine in TABLE]
+
+
+def widened(spec: ConvSpec) -> ConvSpec:
+    return replace(
+        spec, dtype=WIDE.get(spec.dtype, spec.dtype), kernel_dtype=WIDE.get(spec.kernel_dtype, spec.kernel_dtype)
+    )
+
+
+def check(engine, spec: ConvSpec, x, kernel, bias, accuracy: str = "default") -> None:
+    """The engine's result against the oracle's, with the error under the engine's bound."""
+    y = plan(spec, engine=engine.name, accuracy=accuracy)(x, kernel, bias)
+    wide = widened(spec)
+    cast = lambda t, name: None if t is None else t.to(getattr(torch, name))
+    expected = plan(wide, engine="reference")(
+        cast(x, wide.dtype), cast(kernel, wide.kernel_dtype), cast(bias, wide.out_dtype)
+    )
+    assert tuple(y.shape) == spec.output_shape
+    assert str(y.dtype) == f"torch.{spec.out_dtype}"
+    if not is_float(spec.out_dtype):
+        assert torch.equal(y, expected)
+        return
+    if not y.numel():
+        return
+    bound = engine.error_bound(spec) * error_scale(spec, x, kernel)
+    if bias is not None:
+        bound += (
+            4
+            * half_ulp(spec.out_dtype if spec.out_dtype not in HALVES else "float32")
+            * float(bias.abs().max() + error_scale(spec, x, kernel))
+        )
+    if spec.out_dtype in HALVES:  # the final rounding is not in the bound
+        bound = bound + half_ulp(spec.out_dtype) * expected.abs()
+        limit = 2.0**-24 if spec.out_dtype == "float16" else 0.0  # float16 has few small numbers
+        bound = bound + limit
+    assert ((y.to(expected.dtype) - expected).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@settings(max_examples=350)
+@given(data=st.data(), seed=st.integers(0, 9))
+def test_floats_stay_under_the_bound(engine, data, seed):
+    spec = data.draw(specs(single_tap=engine.name == "pointwise"))
+    check(engine, spec, *arrays_for(spec, seed))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@settings(max_examples=120)
+@given(data=st.data())
+def test_halves_and_complex_stay_under_the_bound(engine, data):
+    spec = data.draw(specs(dtypes=(*HALVES, *COMPLEX), single_tap=engine.name == "pointwise"))
+    check(engine, spec, *arrays_for(spec))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@settings(max_examples=150)
+@given(data=st.data(), kernel_dtype=st.sampled_from(INTEGERS))
+def test_integers_are_exact(engine, data, kernel_dtype):
+    spec = data.draw(specs(dtypes=INTEGERS, single_tap=engine.name == "pointwise"))
+    spec = replace(spec, kernel_dtype=kernel_dtype)
+    check(engine, spec, *arrays_for(spec))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("accuracy", ["exact", "default", "fast", "double"])
+def test_accuracy_classes(engine, accuracy):
+    spec = ConvSpec(in_channels=8, out_channels=8, size=(12, 12), kernel_size=1, dtype="float32")
+    x, kernel, bias = arrays_for(spec)
+    check(engine, spec, x, kernel, bias, accuracy)
+    if accuracy == "double":
+        y = plan(spec, engine=engine.name, accuracy="double")(x, kernel)
+        expected = plan(widened(spec), engine="reference")(x.double(), kernel.double())
+        assert torch.equal(y, expected.float())
+
+
+SHAPES = {
+    "127x127 box": {"size": (160, 150), "kernel_size": (127, 127), "in_channels": 1},
+    "many channels": {"size": (9, 9), "kernel_size": (3, 3), "in_channels": 512},
+    "1x1": {"size": (7, 7), "kernel_size": (1, 1), "in_channels": 2048},
+    "long": {"size": (6000,), "kernel_size": (4095,), "in_channels": 1},
+}
+
+
+def ramp(shape, dtype):
+    return torch.linspace(-1, 1, int(np.prod(shape)), dtype=dtype).reshape(shape)
+
+
+def alternating(shape, dtype):
+    signs = 1 - 2 * (torch.arange(int(np.prod(shape))) % 2)
+    return (signs * 0.1).to(dtype).reshape(shape)
+
+
+DATA = {
+    "random": lambda shape, dtype: torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(1)),
+    "constant": lambda shape, dtype: torch.full(shape, 0.1, dtype=dtype),
+    "ramp": ramp,
+    "alternating": alternating,
+}
+
+
+HURTING = {name: ConvSpec(out_channels=1, **options) for name, options in SHAPES.items()}
+TAKEN = [
+    pytest.param(engine, spec, id=f"{engine.name}, {name}")
+    for engine in TABLE
+    for name, spec in HURTING.items()
+    if engine.refuse(spec) is None
+]
+
+
+@pytest.mark.parametrize(("engine", "spec"), TAKEN)
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_data_that_hurts(engine, spec, data, dtype):
+    spec = replace(spec, dtype=dtype, kernel_dtype=dtype)
+    x = DATA[data](spec.input_shape, getattr(torch, dtype))
+    box = torch.full(spec.kernel_shape, 1 / np.prod(spec.kernel_shape), dtype=getattr(torch, dtype))
+    check(engine, spec, x, box, None)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_non_finite_values_land_where_the_direct_sum_puts_them(engine, value):
+    spec = ConvSpec(in_channels=2, out_channels=3, size=(9, 8), kernel_size=1 if engine.name == "pointwise" else 3)
+    x, kernel, _ = arrays_for(spec)
+    x[0, 1, 4, 4] = value
+    y = plan(spec, engine=engine.name, accuracy="exact")(x, kernel)
+    reach = spec.extent[0]
+    hit = torch.zeros(spec.output_shape, dtype=torch.bool)
+    hit[0, :, 5 - reach : 5, 5 - reach : 5] = True
+    assert torch.equal(~y.isfinite(), hit)
+
+
+def test_exact_accuracy_never_mixes_the_parts_of_complex_numbers():
+    spec = ConvSpec(in_channels=2, out_channels=2, size=8, kernel_size=3, dtype="complex64")
+    assert plan(spec, accuracy="exact").engine == "reference"
+    with pytest.raises(ConvolithError, match="not a direct sum"):
+        plan(spec, accuracy="exact", engine="aten")
+
+
+@settings(max_examples=200)
+@given(specs())
+def test_work_is_positive_and_never_below_the_layer(spec):
+    layer = layer_work(spec)
+    for engine in TABLE:
+        if engine.refuse(spec) is None:
+            work = engine.work(spec)
+            assert work.forward.multiplications >= layer.forward.multiplications
+            assert work.forward.bytes >= layer.forward.bytes
+            assert work.memory.forward.workspace >= 0
+            assert engine.note(spec)
