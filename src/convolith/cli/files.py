@@ -197,7 +197,7 @@ def _read_image(argument: str, file: Path) -> np.ndarray:
     """A picture; damage of any kind is one refusal."""
     imageio = _imageio()
     try:
-        picture = np.asarray(imageio.imread(file))
+        picture = np.asarray(imageio.imread(file.read_bytes(), extension=file.suffix.lower()))
     except Exception as error:  # noqa: BLE001 - every decoder raises its own; all mean that the file is no picture
         raise ConvolithError(
             f"{argument} is {file}, which cannot be read as a picture ({error or type(error).__name__}); "

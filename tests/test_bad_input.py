@@ -1,0 +1,203 @@
+"""Every refusal: the argument, what came, what was expected, what to do; before any work."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import convolith as cl
+from convolith import Conv, ConvolithError, ConvSpec
+
+x, k = np.ones((1, 3, 8, 8)), np.ones((2, 3, 3, 3))
+t, w = torch.ones(1, 3, 8, 8), torch.ones(2, 3, 3, 3)
+
+CORRELATE = {
+    "channels": (
+        (np.ones((1, 4, 8, 8)), k),
+        {},
+        r"x has 4 channels \(shape \(1, 4, 8, 8\)\) but k expects 3 \(k.shape\[1\] \* groups\)",
+    ),
+    "channels last": ((np.ones((1, 8, 8, 3)), k), {}, r"is x channels-last\? pass x.movedim\(-1, -3\)"),
+    "channels last, one axis": ((np.ones((8, 2)), np.ones((1, 2, 3))), {}, r"movedim\(-1, -2\)"),
+    "kernel too large": (
+        (np.ones((1, 3, 2, 2)), k),
+        {},
+        r"k spans 3 elements on spatial axis 0 .* the padded input has 2; use a larger padding",
+    ),
+    "dilated kernel too large": ((x, k), {"dilation": 5}, r"k spans 11 elements .* dilation 5"),
+    "zero stride": ((x, k), {"stride": 0}, "stride is 0; expected 1 or more on every axis"),
+    "negative stride": ((x, k), {"stride": (1, -1)}, r"stride is \(1, -1\); expected 1 or more"),
+    "stride per axis": ((x, k), {"stride": (1, 1, 1)}, r"stride has 3 entries; expected one number, or 2"),
+    "fractional stride": ((x, k), {"stride": 1.5}, "stride is 1.5; expected a whole number"),
+    "groups of input": (
+        (np.ones((1, 4, 8, 8)), np.ones((3, 2, 3, 3))),
+        {"groups": 2},
+        "groups is 2, which does not divide out_channels = 3",
+    ),
+    "zero groups": ((x, k), {"groups": 0}, "groups is 0; expected 1 or more"),
+    "negative padding": ((x, k), {"padding": -1}, "padding is -1; expected 0 or more; to crop, slice x"),
+    "padding name": ((x, k), {"padding": "SAME"}, "padding is 'SAME'; expected numbers or one of same, valid, full"),
+    "padding per axis": ((x, k), {"padding": (1, 2, 3)}, "padding has 3 entries; expected one number, or 2"),
+    "a pair on one axis": (
+        (np.ones((1, 9)), np.ones((1, 1, 3))),
+        {"padding": (1, 2)},
+        r"a pair for the one axis is written \(\(1, 2\),\)",
+    ),
+    "padding of strings": ((x, k), {"padding": ("a", "b")}, "expected a whole number, one per axis"),
+    "padding mode": ((x, k), {"padding_mode": "mirror"}, "padding_mode is 'mirror'; expected one of zeros, reflect"),
+    "reflect too far": (
+        (x, k),
+        {"padding": 8, "padding_mode": "reflect"},
+        "padding is \\(8, 8\\) on spatial axis 0, but 'reflect' can fill at most 7",
+    ),
+    "circular too far": ((x, k), {"padding": 9, "padding_mode": "circular"}, "can fill at most 8 beside 8"),
+    "two float dtypes": (
+        (x, k.astype(np.float32)),
+        {},
+        "x has dtype float64 but k has dtype float32: two different float dtypes; convert",
+    ),
+    "float and complex": ((x, k.astype(complex)), {}, "two different float dtypes"),
+    "kinds": ((x, w), {}, "x is a NumPy array but k is a torch tensor; pass both of one kind"),
+    "devices": ((t, w.to("meta")), {}, "x is on cpu but k is on meta; move one of them"),
+    "masked array": ((np.ma.masked_array(x), k), {}, r"x is a masked array.*pass x.filled\(value\)"),
+    "a list": (([[1, 2]], k), {}, r"x is a list; expected a NumPy array or a torch tensor; pass numpy.asarray\(x\)"),
+    "booleans": ((x > 0, k), {}, "x has dtype bool; expected one of .*; convert it, for example to uint8"),
+    "strings": ((np.array(["a"]), k), {}, "x has dtype str"),
+    "empty channels": (
+        (np.ones((1, 0, 8, 8)), k),
+        {},
+        r"x has shape \(1, 0, 8, 8\); expected no empty channel or spatial axis \(only N may be 0\)",
+    ),
+    "empty axis": ((np.ones((1, 3, 0, 8)), k), {}, "expected no empty channel or spatial axis"),
+    "empty kernel": ((x, np.ones((0, 3, 3, 3))), {}, "k has shape .*; expected no empty axis"),
+    "axes of x": (
+        (np.ones((8, 8)), k),
+        {},
+        r"x has shape \(8, 8\); expected \(N, in_channels, \*size\) or .* 2 spatial axes",
+    ),
+    "axes of k": ((x, np.ones((3, 3))), {}, r"k has shape \(3, 3\); expected \(out_channels, in_channels/groups"),
+    "bias shape": ((x, k, np.ones(3)), {}, r"bias has shape \(3,\); expected \(2,\), one per output channel"),
+    "bias dtype": ((x, k, np.ones(2, np.float32)), {}, "bias has dtype float32 but the result has float64"),
+    "float bias of integers": (
+        (x.astype(int), k.astype(int), np.ones(2)),
+        {},
+        "bias has dtype float64 but the result has int64",
+    ),
+    "engine": ((x, k), {"engine": "cudnn"}, "engine is 'cudnn'; expected auto or one of pointwise, aten, reference"),
+    "engine refuses": (
+        (x, k),
+        {"engine": "pointwise"},
+        "engine 'pointwise' cannot compute this: kernel_size 3x3 is not 1; use engine='auto'",
+    ),
+    "accuracy": ((x, k), {"accuracy": "best"}, "accuracy is 'best'; expected one of exact, default, fast, double"),
+    "sparse": ((t.to_sparse(), w), {}, r"x is a torch.sparse_coo tensor; expected a dense one; pass x.to_dense\(\)"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "options", "message"), CORRELATE.values(), ids=CORRELATE)
+def test_correlate(arguments, options, message):
+    with pytest.raises(ConvolithError, match=message):
+        cl.correlate(*arguments, **options)
+
+
+def test_an_error_is_a_value_error():
+    assert issubclass(ConvolithError, ValueError)
+
+
+def test_convolve_always_flips():
+    with pytest.raises(ConvolithError, match="flip is False; convolve always flips"):
+        cl.convolve(x, k, flip=False)
+
+
+CONV = {
+    "same with a stride": (
+        {"padding": "same", "stride": 2},
+        'padding is "same" with a stride above 1.*pass padding to correlate',
+    ),
+    "transposed same": (
+        {"padding": "same", "transposed": True},
+        "padding is 'same'; a transposed convolution takes numbers",
+    ),
+    "transposed circular": (
+        {"padding_mode": "circular", "transposed": True},
+        'a transposed convolution takes "zeros" only',
+    ),
+    "output padding": ({"output_padding": 1}, "output_padding is 1; it belongs to transposed convolutions"),
+    "large output padding": (
+        {"output_padding": 2, "stride": 2, "transposed": True},
+        r"output_padding is \(2, 2\); expected less than the stride",
+    ),
+    "groups": ({"groups": 4}, "groups is 4, which does not divide out_channels = 2"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), CONV.values(), ids=CONV)
+def test_conv(options, message):
+    with pytest.raises(ConvolithError, match=message):
+        Conv(k, **options)
+
+
+def test_conv_weights():
+    with pytest.raises(ConvolithError, match=r"weight has shape \(3, 3\); expected"):
+        Conv(np.ones((3, 3)))
+    with pytest.raises(ConvolithError, match="bias has shape"):
+        Conv(k, np.ones(5))
+    with pytest.raises(ConvolithError, match=r"input_shape \(1, 4, 8, 8\) has 4 channels but the convolution takes 3"):
+        Conv(k).spec((1, 4, 8, 8))
+    with pytest.raises(ConvolithError, match="crops the whole output away"):
+        Conv(np.ones((3, 2, 3, 3)), transposed=True, padding=5).spec((1, 3, 4, 4))
+
+
+def test_specs():
+    good = {"in_channels": 2, "out_channels": 2, "size": (8, 8), "kernel_size": 3}
+    for change, message in [
+        ({"batch": -1}, "batch is -1; expected 0 or more"),
+        ({"in_channels": 0}, "in_channels is 0; expected 1 or more"),
+        ({"in_channels": 2.5}, "in_channels is 2.5; expected a whole number"),
+        ({"size": (8, 0)}, "size is"),
+        ({"kernel_size": (1, 1, 1, 1)}, "kernel_size has 4 axes; expected 1 to 3"),
+        ({"kernel_size": (1, 1, 1)}, "size has 2 entries"),
+        ({"dtype": "float8"}, "x has dtype float8; expected one of float16"),
+        ({"transposed": True, "padding": "full"}, "a transposed convolution takes numbers"),
+    ]:
+        with pytest.raises(ConvolithError, match=message):
+            ConvSpec(**(good | change))
+    with pytest.raises(ConvolithError, match="input_shape .* has 4 channels but the module expects 3"):
+        ConvSpec.from_module(torch.nn.Conv2d(3, 3, 3), (1, 4, 8, 8))
+
+
+def test_filter_image():
+    for image, kernel, message in [
+        ([[1, 2]], [[1]], "image is a list"),
+        (np.ones((2, 2, 2, 2)), [[1]], r"image has shape \(2, 2, 2, 2\); expected \(H, W\) or \(H, W, channels\)"),
+        (np.ones((4, 4)), [1, 2], r"kernel has shape \(2,\); expected \(height, width\)"),
+        (np.ones((4, 4), complex), [[1]], "image or kernel is complex"),
+        (np.ma.masked_array(np.ones((4, 4))), [[1]], "image is a masked array"),
+    ]:
+        with pytest.raises(ConvolithError, match=message):
+            cl.filter_image(image, kernel)
+
+
+def test_plans():
+    spec = ConvSpec(in_channels=3, out_channels=2, size=(8, 8), kernel_size=3)
+    ours = cl.plan(spec)
+    with pytest.raises(ConvolithError, match=r"x has shape \(1, 3, 9, 8\); the plan expects \(1, 3, 8, 8\)"):
+        ours(torch.ones(1, 3, 9, 8), w)
+    with pytest.raises(ConvolithError, match="k has dtype float64; the plan expects float32"):
+        ours(t, w.double())
+    with pytest.raises(ConvolithError, match="x requires gradients, which a plan does not record; call correlate"):
+        ours(t.clone().requires_grad_(), w)
+    with pytest.raises(ConvolithError, match=r"out has shape \(1, 2, 8, 8\)"):
+        ours(t, w, out=torch.ones(1, 2, 8, 8))
+    single = cl.plan(ConvSpec(in_channels=1, out_channels=1, size=8, kernel_size=1))
+    shared = torch.ones(1, 1, 9)
+    with pytest.raises(ConvolithError, match="out shares memory with x; pass an array of its own"):
+        single(shared[..., :8], torch.ones(1, 1, 1), out=shared[..., 1:])
+
+
+def test_messages_are_sentences_without_line_breaks():
+    for arguments, options, _ in CORRELATE.values():
+        with pytest.raises(ConvolithError) as caught:
+            cl.correlate(*arguments, **options)
+        assert not re.search(r"\n|  ", str(caught.value))

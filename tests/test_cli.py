@@ -1,0 +1,274 @@
+"""The command line: every command, as text and JSON, its files, its refusals and exit codes."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import convolith as cl
+from convolith.cli import COMMANDS, main
+
+LAPLACE = "[[0,1,0],[1,-4,1],[0,1,0]]"
+
+
+def run(*arguments: object, code: int = 0):
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture
+def picture(tmp_path) -> Path:
+    path = tmp_path / "picture.png"
+    imageio.imwrite(path, np.random.default_rng(0).integers(0, 255, (20, 24, 3), dtype=np.uint8))
+    return path
+
+
+def test_help_imports_no_torch():
+    script = (
+        "import sys\nfrom click.testing import CliRunner\nfrom convolith.cli import main\n"
+        "result = CliRunner().invoke(main, ['--help'])\nassert result.exit_code == 0\n"
+        "assert 'tour' in result.output\nassert 'torch' not in sys.modules, 'torch was imported'\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)  # noqa: S603 - our own script
+
+
+def test_python_dash_m():
+    shown = subprocess.run(
+        [sys.executable, "-m", "convolith", "--version"], check=True, capture_output=True, text=True
+    ).stdout  # noqa: S603 - our own module
+    assert cl.__version__ in shown
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_and_json(command):
+    shown = run(command, "--help").output
+    assert "--json" in shown
+    assert "Example" in shown or command in ("tour", "doctor")
+
+
+def test_plan_and_cost():
+    text = run("plan", "1,64,56,56", "64,64,3,3", "--padding", "1").output
+    assert "115,605,504" in text
+    assert "chosen" in text
+    data = json.loads(run("plan", "1,64,56,56", "64,64,1,1", "--json").output)
+    assert data["engine"] == "pointwise"
+    counted = json.loads(
+        run(
+            "cost",
+            "1,64,56,56",
+            "64,64,3,3",
+            "--padding",
+            "1",
+            "--scale",
+            "in_channels=2",
+            "--scale",
+            "out-channels=2",
+            "--json",
+        ).output
+    )
+    assert counted["forward"]["additions"] == 115_404_800
+    assert counted["scaled"]["factors"]["forward multiplications"] == 4
+    text = run("cost", "3,32,32", "8,3,3,3", "--bias", "--convention", "effective", "--no-input-gradient").output
+    assert "without the padding's zeros; its bias counted" in text
+
+
+@pytest.mark.parametrize("name", ["y.png", "y.tif", "y.tiff", "y.jpg", "y.jpeg", "y.npy", "y.npz"])
+def test_correlate_writes_every_format(picture, tmp_path, name):
+    output = tmp_path / name
+    data = json.loads(run("correlate", picture, "[[0,0,0],[0,1,0],[0,0,0]]", "-o", output, "--json").output)
+    assert data["output"] == "20 x 24 x 3"
+    written = np.load(output) if name.endswith(("npy", "npz")) else imageio.imread(output)
+    written = written["array"] if name.endswith("npz") else written
+    if name.endswith(("jpg", "jpeg")):
+        assert written.shape == (20, 24, 3)
+    else:
+        np.testing.assert_array_equal(written, imageio.imread(picture))
+    assert data["clipped"] == 0
+
+
+def test_clipping_is_said(picture, tmp_path):
+    result = run("correlate", picture, LAPLACE, "-o", tmp_path / "edges.png")
+    assert "values were clipped to the picture's range; a .tif or .npy keeps them" in result.stderr
+    run("correlate", picture, LAPLACE, "-o", tmp_path / "edges.tif")
+    expected = cl.filter_image(imageio.imread(picture), json.loads(LAPLACE))
+    np.testing.assert_array_equal(imageio.imread(tmp_path / "edges.tif"), expected)
+
+
+def test_sixteen_bits_stay(tmp_path):
+    image = np.arange(120, dtype=np.uint16).reshape(10, 12) * 500
+    imageio.imwrite(tmp_path / "deep.png", image)
+    run("correlate", tmp_path / "deep.png", "[[1]]", "-o", tmp_path / "same.png")
+    np.testing.assert_array_equal(imageio.imread(tmp_path / "same.png"), image)
+
+
+def test_arrays_and_options(tmp_path):
+    rng = np.random.default_rng(0)
+    x, k = rng.normal(size=(2, 4, 9, 9)), rng.normal(size=(6, 2, 3, 3))
+    np.save(tmp_path / "x.npy", x)
+    np.savez(tmp_path / "k.npz", other=np.ones(3), kernel=k)
+    run(
+        "correlate", tmp_path / "x.npy", f"{tmp_path / 'k.npz'}:kernel", "--stride", "2,1", "--padding", "1:2,0:1",
+        "--groups", 2, "--padding-mode", "circular", "--flip", "-o", tmp_path / "y.npy",
+    )  # fmt: skip
+    expected = cl.convolve(x, k, stride=(2, 1), padding=((1, 2), (0, 1)), groups=2, padding_mode="circular")
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, atol=1e-12)
+
+
+def test_compose_fit_and_correlate_understand_each_other(picture, tmp_path):
+    both, found = tmp_path / "both.npz", tmp_path / "found.npz"
+    shown = run("compose", "[[1,2],[3,4]]", LAPLACE, "--second-padding", "same", "-o", both).output
+    assert "interior" in shown
+    run("correlate", picture, both, "-o", tmp_path / "after.tif")
+    grey = tmp_path / "grey.npy"
+    np.save(grey, imageio.imread(picture)[..., 0])
+    run("correlate", grey, both, "-o", tmp_path / "after.npy")
+    data = json.loads(
+        run(
+            "fit", grey, tmp_path / "after.npy", "--size", 4, "--padding", "1:1,1:1", "--offset", "-o", found, "--json"
+        ).output
+    )
+    np.testing.assert_allclose(data["kernel"], np.load(both)["weight"], atol=1e-9)
+    assert data["residual_rms"] < 1e-9
+    run("correlate", grey, found, "-o", tmp_path / "again.npy")
+    np.testing.assert_allclose(np.load(tmp_path / "again.npy"), np.load(tmp_path / "after.npy"), atol=1e-8)
+    assert (
+        "Kernel"
+        in run(
+            "fit", grey, tmp_path / "after.npy", "--size", "4", "--padding", "1", "--method", "gd", "--steps", 5
+        ).output
+    )
+
+
+def test_fit_takes_the_channels_of_a_picture_together(picture, tmp_path):
+    x = np.moveaxis(imageio.imread(picture), -1, 0)
+    kernel = np.random.default_rng(1).normal(size=(1, 3, 2, 2))
+    np.save(tmp_path / "y.npy", cl.correlate(x, kernel))
+    data = json.loads(run("fit", picture, tmp_path / "y.npy", "--size", "2", "--json").output)
+    np.testing.assert_allclose(data["kernel"], kernel, atol=1e-9)
+
+
+def test_doctor_finds_every_engine_good():
+    data = json.loads(run("doctor", "--json").output)
+    assert data["checks"]
+    assert all(row["good"] for row in data["checks"])
+    assert "reference" in run("doctor").output
+
+
+def test_a_failed_check_exits_with_one(monkeypatch):
+    from convolith.engines import aten
+
+    monkeypatch.setattr(aten, "error_bound", lambda spec, kernel=None: 0.0)
+    from convolith.planner import choose
+
+    choose._planned.cache_clear()
+    run("doctor", code=1)
+    choose._planned.cache_clear()
+
+
+def refused(*arguments: object) -> str:
+    return run(*arguments, code=2).stderr
+
+
+def test_damaged_files(picture, tmp_path):
+    whole = picture.read_bytes()
+    kernel = LAPLACE
+    for name, content in {
+        "cut.png": whole[: len(whole) // 2],
+        "empty.png": b"",
+        "text.jpg": b"no picture",
+        "cut.npy": _npy(np.ones((30, 30)))[:200],
+        "cut.npz": b"PK\x03\x04 broken",
+        "empty.npy": b"",
+    }.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        message = refused("correlate", path, kernel)
+        assert f"INPUT is {path}, which cannot be read" in message, message
+        assert "is it complete?" in message
+    for suffix in ("jpg", "tif"):
+        path = tmp_path / f"photo.{suffix}"
+        imageio.imwrite(path, np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+        path.write_bytes(path.read_bytes()[:-2000])
+        assert "cannot be read as a picture" in refused("correlate", path, kernel)
+
+
+def _npy(array: np.ndarray) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def test_wrong_inputs(picture, tmp_path):
+    assert "there is no such file" in refused("correlate", tmp_path / "none.png", LAPLACE)
+    assert "expected one of .png" in refused("correlate", __file__, LAPLACE)
+    assert "expected a nested list such as" in refused("correlate", picture, "[[1,2")
+    assert "expected a nested list" in refused("correlate", picture, "[[1,2],[3]]")
+    np.savez(tmp_path / "two.npz", a=np.ones(2), b=np.ones(2))
+    assert "which holds a, b; name one with" in refused("correlate", tmp_path / "two.npz", LAPLACE)
+    run("compose", LAPLACE, LAPLACE, "-o", tmp_path / "both.npz")
+    assert "stride was given, but" in refused("correlate", picture, tmp_path / "both.npz", "--stride", 2)
+    assert "x has 64 channels" in refused("plan", "1,64,8,8", "8,63,3,3")
+    assert "is one number; expected a shape" in refused("plan", "64", "8,63,3,3")
+    assert "is not a whole number" in refused("cost", "1,2,x,8", "8,2,3,3")
+    assert "none of same, valid, full" in refused("cost", "1,2,8,8", "8,2,3,3", "--padding", "1:2:3,1")
+    assert "--dtype has dtype float8" in refused("cost", "1,2,8,8", "8,2,3,3", "--dtype", "float8")
+    assert "expected name=factor" in refused("cost", "1,2,8,8", "8,2,3,3", "--scale", "channels")
+    assert "engine is 'magic'" in refused("plan", "1,2,8,8", "8,2,3,3", "--engine", "magic")
+    assert "No such command" in refused("dance")
+    assert "second takes 1 channels but first gives 2" in refused("compose", "[[[[1]]],[[[1]]]]", LAPLACE)
+
+
+def test_an_output_that_cannot_be_written_is_found_before_the_work(tmp_path):
+    missing = tmp_path / "none.png"  # the input does not exist either: the output is looked at first
+    assert "there is no folder" in refused("correlate", missing, LAPLACE, "-o", tmp_path / "no" / "y.png")
+    assert "expected a name that ends in" in refused("correlate", missing, LAPLACE, "-o", tmp_path / "y.gif")
+    (tmp_path / "folder.png").mkdir()
+    assert "which is a folder" in refused("correlate", missing, LAPLACE, "-o", tmp_path / "folder.png")
+    assert "expected a name that ends in .npz" in refused("fit", missing, missing, "--size", 3, "-o", "kernel.txt")
+    assert "expected a name that ends in .html" in refused("tour", "--html", tmp_path / "tour.pdf")
+    if os.geteuid():  # root may write anywhere
+        locked = tmp_path / "locked"
+        locked.mkdir(mode=stat.S_IRUSR | stat.S_IXUSR)
+        assert "cannot be written" in refused("correlate", missing, LAPLACE, "-o", locked / "y.png")
+    assert "cannot be written" in refused("correlate", missing, LAPLACE, "-o", "/proc/self/y.png")
+
+
+def test_an_output_is_replaced_only_when_complete(picture, tmp_path, monkeypatch):
+    output = tmp_path / "y.npy"
+    output.write_bytes(b"what was there before")
+    output.chmod(0o640)
+
+    def fail(file, array):
+        file.write(b"half of it")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(np, "save", fail)
+        with pytest.raises(KeyboardInterrupt):
+            from convolith.cli.files import ARRAYS, Output
+
+            Output(str(output), ARRAYS).write_array(np.ones(3))
+    assert output.read_bytes() == b"what was there before"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["picture.png", "y.npy"]
+    run("correlate", picture, LAPLACE, "-o", output)
+    assert np.load(output).shape == (20, 24, 3)
+    assert stat.S_IMODE(output.stat().st_mode) == 0o640
+
+
+def test_a_result_that_is_no_picture(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((2, 3, 9, 9)))
+    np.save(tmp_path / "k.npy", np.ones((2, 3, 2, 2)))
+    message = refused("correlate", tmp_path / "x.npy", tmp_path / "k.npy", "-o", tmp_path / "y.png")
+    assert "the result has shape (2, 2, 8, 8), which is no picture; write y.npy instead" in message

@@ -1,0 +1,136 @@
+"""Two convolutions as one: the values, exactness at every size, and the answer with borders."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import convolith as cl
+from convolith import Conv, ConvolithError, compose, correlate, d2l
+from tests.strategies import pairs_of_convs
+
+
+@settings(max_examples=800)
+@given(pairs_of_convs(), st.lists(st.integers(1, 16), min_size=2, max_size=2), st.integers(0, 9))
+def test_drawn_pairs(pair, size, seed):
+    """The call is exact always; the one convolution alone is, wherever it says so."""
+    first, second = pair
+    both = compose(first, second)
+    x = np.random.default_rng(seed).normal(size=(2, first.in_channels, *size[: len(first.kernel_size)]))
+    try:
+        expected = correlate(correlate(x, first), second)
+    except ConvolithError:
+        with pytest.raises(ConvolithError):
+            both(x)
+        return
+    scale = max(np.abs(expected).max(), 1.0)
+    found = both(x)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 1e-12 * scale
+    try:
+        alone = correlate(x, both.conv)
+    except ConvolithError as error:
+        assert "can fill at most" in str(error)  # noqa: PT017 - reflected or circular padding wider than this image
+        return
+    assert alone.shape == expected.shape
+    if both.exact == "everywhere":
+        assert np.abs(alone - expected).max() <= 1e-12 * scale
+
+
+@settings(max_examples=150)
+@given(pairs_of_convs(modes=("zeros",)))
+def test_interior_means_that_some_size_differs(pair):
+    """Where only the interior is said to be exact, some input shows it (so "interior" is not said in vain)."""
+    first, second = pair
+    both = compose(first, second)
+    assume(both.exact == "interior")
+    rng = np.random.default_rng(0)
+    differs = False
+    for extra in range(14):
+        x = rng.normal(size=(1, first.in_channels, *[6 + extra] * len(first.kernel_size)))
+        try:
+            expected = correlate(correlate(x, first), second)
+        except ConvolithError:
+            continue
+        differs |= bool(np.abs(correlate(x, both.conv) - expected).max() > 1e-9)
+    assert differs
+
+
+def test_the_sizes_of_the_chapter():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(12, 12))
+    k1, k2 = rng.normal(size=(4, 4)), rng.normal(size=(3, 3))
+    both = compose(Conv(k1[None, None]), Conv(k2[None, None]))
+    in_a_row = d2l.corr2d(d2l.corr2d(x, k1), k2)
+    at_once = d2l.corr2d(x, both.conv.weight[0, 0])
+    assert both.conv.kernel_size == (6, 6)
+    assert in_a_row.shape == at_once.shape == (7, 7)
+    assert np.abs(in_a_row - at_once).max() < 1e-12
+    assert d2l.corr2d(x, d2l.corr2d(k1, k2)).shape == (11, 11)
+
+
+def test_same_after_same_differs_on_the_ring_only():
+    rng = np.random.default_rng(0)
+    first, second = (Conv(rng.normal(size=(1, 1, 3, 3)), padding="same") for _ in range(2))
+    x = rng.normal(size=(1, 20, 20))
+    both = compose(first, second)
+    alone, expected = correlate(x, both.conv), correlate(correlate(x, first), second)
+    assert both.exact == "interior"
+    assert int((np.abs(alone - expected) > 1e-12).sum()) == 76
+    np.testing.assert_allclose(both(x), expected, atol=1e-12)
+
+
+def test_the_rule_of_stride_dilation_groups_and_padding():
+    first = Conv(np.ones((4, 1, 3, 1)), stride=(2, 1), dilation=(2, 1), groups=4, padding=((4, 4), (0, 0)))
+    second = Conv(np.ones((4, 2, 3, 2)), stride=2, dilation=(2, 3), groups=2, padding=((2, 1), (0, 0)))
+    conv = compose(first, second).conv
+    assert (conv.stride, conv.padding) == ((4, 2), ((8, 6), (0, 0)))
+    assert (conv.dilation, conv.kernel_size, conv.groups) == ((2, 3), (7, 2), 2)
+
+
+def test_two_single_taps_have_dilation_one():
+    conv = compose(Conv(np.ones((1, 1, 1)), dilation=5), Conv(np.ones((1, 1, 1)), dilation=3, stride=2)).conv
+    assert (conv.kernel_size, conv.dilation, conv.stride) == ((1,), (1,), (2,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex128, torch.int32])
+def test_dtypes_and_torch(dtype):
+    generator = torch.Generator().manual_seed(0)
+    make = lambda *shape: (torch.randn(shape, generator=generator) * 4).to(dtype)
+    bias = make(4) if dtype is not torch.int32 else torch.arange(4)
+    both = compose(Conv(make(4, 2, 3), bias, padding=1), Conv(make(2, 4, 3), padding=1))
+    x = make(2, 2, 9)
+    expected = correlate(correlate(x, both.first), both.second) if dtype is not torch.int32 else None
+    if dtype is torch.int32:
+        assert both.conv.weight.dtype == torch.int64
+        expected = correlate(correlate(x, both.first), both.second)
+        assert torch.equal(both(x), expected)
+        return
+    loose = {torch.float32: 1e-5, torch.bfloat16: 0.1}.get(dtype, 1e-11)
+    torch.testing.assert_close(both(x), expected, rtol=loose, atol=loose * float(expected.abs().max()))
+    assert both.conv.weight.dtype == dtype
+
+
+def test_gradients_pass_through_a_composition():
+    rng = np.random.default_rng(0)
+    both = compose(*(Conv(torch.from_numpy(rng.normal(size=(2, 2, 3, 3))), padding=1) for _ in range(2)))
+    x = torch.randn(1, 2, 7, 7, dtype=torch.float64, requires_grad=True)
+    assert both.exact == "interior"
+    assert torch.autograd.gradcheck(both, x)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (Conv(np.ones((2, 1, 3))), Conv(np.ones((1, 3, 3))), "second takes 3 channels but first gives 2"),
+        (Conv(np.ones((1, 1, 3))), Conv(np.ones((1, 1, 3, 3))), "first has 1 spatial axes but second has 2"),
+        (Conv(np.ones((1, 1, 3)), transposed=True), Conv(np.ones((1, 1, 3))), "first is transposed"),
+        (np.ones((1, 1, 3)), Conv(np.ones((1, 1, 3))), "first is a ndarray; expected a Conv"),
+        (Conv(np.ones((1, 1, 3))), Conv(np.ones((1, 1, 3), np.float32)), "two different float dtypes"),
+        (Conv(np.ones((1, 1, 3))), Conv(torch.ones(1, 1, 3)), "first is a NumPy array but second is a torch tensor"),
+    ],
+)
+def test_refusals(first, second, message):
+    with pytest.raises(ConvolithError, match=message):
+        cl.compose(first, second)

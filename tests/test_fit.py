@@ -1,0 +1,216 @@
+"""Recovered kernels: closed form and gradient descent, all options, statistics, refusals."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import convolith as cl
+from convolith import Conv, ConvolithError, compose, correlate, fit
+from tests.strategies import options
+
+
+def textbook_problem(seed: int):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(1, 10, 10))
+    both = compose(Conv(rng.normal(size=(1, 1, 2, 2))), Conv(rng.normal(size=(1, 1, 3, 3))))
+    windows = np.lib.stride_tricks.sliding_window_view(x[0], (4, 4)).reshape(-1, 16)
+    return x, both, 1 / np.linalg.norm(windows, 2) ** 2
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_descent_and_least_squares_and_composition_agree(seed):
+    x, both, largest = textbook_problem(seed)
+    y = correlate(correlate(x, both.first), both.second)
+    learn = {"kernel_size": 4, "method": "gd", "steps": 1000}
+    if largest > 0.01:
+        learned = fit(x, y, learning_rate=0.01, **learn)
+    else:
+        with pytest.raises(ConvolithError, match="learning_rate is 0.01: gradient descent diverges") as caught:
+            fit(x, y, learning_rate=0.01, **learn)
+        advised = float(str(caught.value).split("learning_rate=")[1].split()[0])
+        assert advised < largest
+        learned = fit(x, y, learning_rate=advised, **learn)
+    assert len(learned.loss) == 1000
+    assert learned.loss[-1] < 1e-6 * learned.loss[0]
+    solved = fit(x, y, kernel_size=4)
+    np.testing.assert_allclose(solved.kernel, both.conv.weight, atol=1e-9)
+    np.testing.assert_allclose(learned.kernel, both.conv.weight, atol=1e-9)
+
+
+@settings(max_examples=150)
+@given(st.data(), st.integers(1, 2), st.booleans(), st.integers(0, 99))
+def test_any_geometry_is_recovered(data, axes, offset, seed):
+    rng = np.random.default_rng(seed)
+    chosen = data.draw(options(axes))
+    kernel_size = data.draw(st.tuples(*[st.integers(1, 3)] * axes))
+    size = {1: (80,), 2: (19, 21)}[axes]
+    x = rng.normal(size=(2, 2, *size))
+    kernel, constant = rng.normal(size=(3, 2, *kernel_size)), rng.normal(size=3) * offset
+    y = correlate(x, kernel, constant, **chosen)
+    assume(y[:, 0].size > 2 * (kernel[0].size + 1))
+    found = fit(x, y, kernel_size=kernel_size, offset=offset, **chosen)
+    np.testing.assert_allclose(found.kernel, kernel, atol=1e-9)
+    assert found.residual_rms < 1e-10
+    np.testing.assert_allclose(correlate(x, found.conv), y, atol=1e-9)
+    if offset:
+        np.testing.assert_allclose(found.offset, constant, atol=1e-9)
+    else:
+        assert found.offset is None
+
+
+def test_three_axes_and_unbatched_and_torch():
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(2, 8, 9, 7)), rng.normal(size=(1, 2, 2, 1, 3))
+    y = correlate(x, kernel)
+    np.testing.assert_allclose(fit(x, y, kernel_size=(2, 1, 3)).kernel, kernel, atol=1e-10)
+    batched = fit(torch.from_numpy(x)[None], torch.from_numpy(y)[None], kernel_size=(2, 1, 3))
+    assert isinstance(batched.kernel, torch.Tensor)
+    np.testing.assert_allclose(batched.kernel.numpy(), kernel, atol=1e-10)
+
+
+def test_the_closed_form_is_numpys():
+    """Weights, mask, ridge and offset against the normal equations written out."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(1, 20, 22)), rng.normal(size=(2, 18, 20))
+    weights, mask = rng.uniform(0.5, 2, size=(18, 20)), rng.random((18, 20)) < 0.2
+    found = fit(x, y, kernel_size=3, offset=True, weights=weights, mask=mask, ridge=0.7)
+    rows = np.lib.stride_tricks.sliding_window_view(x[0], (3, 3)).reshape(-1, 9)
+    A = np.column_stack([rows, np.ones(len(rows))])
+    w = np.where(mask, 0, weights).ravel()
+    penalty = 0.7 * np.diag([1.0] * 9 + [0.0])
+    G = A.T @ (w[:, None] * A)
+    expected = np.linalg.solve(G + penalty, A.T @ (w[:, None] * y.reshape(2, -1).T))
+    np.testing.assert_allclose(found.kernel.reshape(2, 9).T, expected[:9], atol=1e-12)
+    np.testing.assert_allclose(found.offset, expected[9], atol=1e-12)
+    residual = y.reshape(2, -1).T - A @ expected
+    assert found.loss[0] == pytest.approx((w[:, None] * residual**2).sum())
+    assert found.residual_rms == pytest.approx(np.sqrt((w[:, None] * residual**2).sum() / (2 * w.sum())))
+    inverse = np.linalg.inv(G + penalty)
+    sigma = (w[:, None] * residual**2).sum(axis=0) / ((w > 0).sum() - 10)
+    expected_stderr = np.sqrt(np.diag(inverse @ G @ inverse)[:9, None] * sigma)
+    np.testing.assert_allclose(found.stderr.reshape(2, 9).T, expected_stderr, rtol=1e-9)
+
+
+def test_descent_minimises_the_same_sum():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(1, 16, 16)), rng.normal(size=(1, 14, 14))
+    keywords = {
+        "kernel_size": 3,
+        "offset": True,
+        "weights": rng.uniform(0.5, 2, size=(14, 14)),
+        "mask": rng.random((14, 14)) < 0.2,
+        "ridge": 3.0,
+    }
+    solved, learned = fit(x, y, **keywords), fit(x, y, method="gd", steps=2000, **keywords)
+    np.testing.assert_allclose(learned.kernel, solved.kernel, atol=1e-9)
+    np.testing.assert_allclose(learned.offset, solved.offset, atol=1e-9)
+    assert learned.residual_rms == pytest.approx(solved.residual_rms)
+    assert learned.stderr is None
+
+
+def test_standard_errors_are_the_spread_of_the_kernels():
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(1, 24, 24)), rng.normal(size=(1, 1, 3, 3))
+    clean = correlate(x, kernel)
+    fits = [fit(x, clean + 0.1 * rng.normal(size=clean.shape), kernel_size=3) for _ in range(300)]
+    spread = np.std([found.kernel for found in fits], axis=0)
+    claimed = np.mean([found.stderr for found in fits], axis=0)
+    np.testing.assert_allclose(claimed, spread, rtol=0.15)
+
+
+@pytest.mark.parametrize(
+    ("x_dtype", "y_dtype", "expected"),
+    [
+        ("float32", "float32", "float32"),
+        ("uint8", "float32", "float32"),
+        ("uint8", "int64", "float64"),
+        ("float16", "float32", "float16"),
+    ],
+)
+def test_the_kernel_has_the_dtype_of_the_data(x_dtype, y_dtype, expected):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 9, size=(1, 12, 12)).astype(x_dtype)
+    kernel = np.array([[[[1, 2], [-3, 4]]]])
+    y = correlate(x.astype(int), kernel).astype(y_dtype)
+    found = fit(x, y, kernel_size=2)
+    assert found.kernel.dtype == expected
+    np.testing.assert_allclose(found.kernel, kernel, atol=1e-2)
+
+
+def test_a_callback_sees_every_step_and_a_seed_fixes_the_start():
+    x, both, _ = textbook_problem(0)
+    seen = []
+    learned = fit(
+        x, both(x), kernel_size=4, method="gd", steps=7, callback=lambda *a: seen.append(a), seed=3, progress=True
+    )
+    assert [step for step, _, _ in seen] == list(range(7))
+    assert tuple(loss for _, loss, _ in seen) == learned.loss
+    np.testing.assert_array_equal(seen[-1][2], learned.kernel)
+    assert fit(x, both(x), kernel_size=4, method="gd", steps=7, seed=3).loss == learned.loss
+    assert fit(x, both(x), kernel_size=4, method="gd", steps=7, seed=4).loss != learned.loss
+
+
+def test_data_that_cannot_tell_say_so():
+    with pytest.warns(RuntimeWarning, match="the data determine only 1 of 9 coefficients"):
+        found = fit(np.ones((1, 9, 9)), np.full((1, 7, 7), 9.0), kernel_size=3)
+    np.testing.assert_allclose(found.kernel, np.ones((1, 1, 3, 3)), atol=1e-12)
+    assert found.condition == np.inf
+    fit(np.ones((1, 9, 9)), np.full((1, 7, 7), 9.0), kernel_size=3, ridge=1e-3)
+
+
+x, y = np.random.default_rng(0).normal(size=(1, 10, 10)), np.zeros((1, 8, 8))
+spotted = x.copy()
+spotted[0, 2, 3] = np.nan
+REFUSED = {
+    "non-finite x": ((spotted, y), {}, r"x has 1 non-finite values, the first at \(0, 0, 2, 3\)"),
+    "non-finite y": ((x, y + np.inf), {}, r"y has 64 non-finite values, the first at \(0, 0, 0, 0\)"),
+    "y of another size": (
+        (x, np.zeros((1, 7, 7))),
+        {},
+        r"y has spatial size \(7, 7\) .* kernel_size=\(4, 4\) would fit",
+    ),
+    "y as large as x": ((x, x), {}, 'y is as large as x: pass padding="same"'),
+    "y without a batch": ((x[None], y), {}, "y has shape"),
+    "batches": ((np.stack([x, x]), y[None]), {}, "y has 1 images but x has 2"),
+    "too few equations": (
+        (x[:, :4, :4], y[:, :2, :2]),
+        {},
+        "y has 4 pixels to fit but each output channel has 9 unknowns",
+    ),
+    "kernel too large": ((x, y), {"kernel_size": 11}, "k spans 11 elements"),
+    "complex": ((x + 0j, y), {}, "x has dtype complex128; fit works on real data"),
+    "axes": ((x[0], y[0]), {}, "x has 2 axes but kernel_size 3 means 2 spatial ones"),
+    "method": ((x, y), {"method": "adam"}, "method is 'adam'; expected one of lstsq, gd"),
+    "ridge": ((x, y), {"ridge": -1.0}, "ridge is -1.0; expected a finite number, 0 or more"),
+    "steps": ((x, y), {"method": "gd", "steps": 0}, "steps is 0; expected 1 or more"),
+    "learning rate": (
+        (x, y),
+        {"method": "gd", "learning_rate": -0.1},
+        "learning_rate is -0.1; expected a positive number",
+    ),
+    "rate of lstsq": ((x, y), {"learning_rate": 0.1}, 'learning_rate was given, but method "lstsq" takes no steps'),
+    "mask dtype": ((x, y), {"mask": np.zeros((8, 8))}, "mask has dtype float64; expected booleans"),
+    "mask shape": ((x, y), {"mask": np.zeros((7, 8), bool)}, r"mask has shape \(7, 8\); expected \(8, 8\)"),
+    "everything masked": ((x, y), {"mask": np.ones((8, 8), bool)}, "leave no pixel of y to fit"),
+    "negative weights": ((x, y), {"weights": -np.ones((8, 8))}, "weights has a least value of -1; expected 0 or more"),
+    "kinds": ((x, torch.from_numpy(y)), {}, "x is a NumPy array but y is a torch tensor"),
+    "kernel size": ((x, y), {"kernel_size": 0}, "kernel_size is 0; expected 1 or more"),
+    "kernel axes": ((x, y), {"kernel_size": (1, 1, 1, 1)}, "kernel_size has 4 entries"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "keywords", "message"), REFUSED.values(), ids=REFUSED)
+def test_refusals(arguments, keywords, message):
+    with pytest.raises(ConvolithError, match=message):
+        fit(*arguments, **({"kernel_size": 3} | keywords))
+
+
+def test_masked_pixels_may_be_anything():
+    kernel = np.arange(9.0).reshape(1, 1, 3, 3)
+    image = np.random.default_rng(0).normal(size=(1, 12, 12))
+    spoiled = correlate(image, kernel)
+    mask = np.zeros((10, 10), bool)
+    spoiled[0, 3, 4], mask[3, 4] = np.nan, True
+    np.testing.assert_allclose(cl.fit(image, spoiled, kernel_size=3, mask=mask).kernel, kernel, atol=1e-10)

@@ -1,0 +1,83 @@
+"""Plans: the choice by counted work, explained; bound kernels; out; threads; pickling."""
+
+import pickle
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+import convolith as cl
+from convolith import ConvSpec
+from convolith.engines import TABLE
+
+LAYER = ConvSpec(in_channels=4, out_channels=8, size=(9, 9), kernel_size=3, padding=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "engine"),
+    [
+        ({"kernel_size": 1}, "pointwise"),
+        ({"kernel_size": 3}, "aten"),
+        ({"kernel_size": 1, "transposed": True}, "aten"),
+        ({"kernel_size": 3, "dtype": "uint8"}, "aten"),
+    ],
+)
+def test_the_choice(changes, engine):
+    spec = ConvSpec(in_channels=4, out_channels=8, size=(9, 9), **changes)
+    assert cl.plan(spec).engine == engine
+    assert cl.plan(spec) is cl.plan(spec)
+
+
+def test_explain_shows_every_engine_and_its_reason():
+    text = cl.plan(LAYER).explain()
+    for engine in TABLE:
+        assert engine.name in text
+    assert "chosen" in text
+    assert "kernel_size 3x3 is not 1" in text
+    assert f"{8 * 81 * 4 * 9:,}" in text
+
+
+def test_bind_keeps_its_own_copy():
+    x, k, b = torch.randn(1, 4, 9, 9), torch.randn(8, 4, 3, 3), torch.randn(8)
+    bound = cl.plan(ConvSpec.of(x, k, b, padding=1)).bind(k, b)
+    expected = cl.correlate(x, k, b, padding=1)
+    k.zero_()
+    b.zero_()
+    torch.testing.assert_close(bound(x), expected)
+
+
+@pytest.mark.parametrize("engine", ["aten", "reference"])
+@pytest.mark.parametrize("accuracy", ["default", "double"])
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_out_is_filled(engine, accuracy, kind):
+    x, k = torch.randn(1, 4, 9, 9), torch.randn(8, 4, 3, 3)
+    out = torch.full((1, 8, 9, 9), torch.nan)
+    if kind == "numpy":
+        x, k, out = x.numpy(), k.numpy(), out.numpy()
+    ours = cl.plan(LAYER, engine=engine, accuracy=accuracy)
+    assert ours(x, k, out=out) is out
+    np.testing.assert_allclose(np.asarray(out), np.asarray(ours(x, k)), rtol=1e-5, atol=1e-5)
+
+
+def test_plans_pickle():
+    ours = pickle.loads(pickle.dumps(cl.plan(LAYER)))  # noqa: S301 - our own bytes
+    assert ours == cl.plan(LAYER)
+
+
+def test_many_threads_plan_and_run_at_once():
+    x, k = torch.randn(2, 3, 16, 16), torch.randn(4, 3, 3, 3)
+    expected = {p: cl.correlate(x, k, padding=p) for p in range(8)}
+    wrong = []
+
+    def work(padding: int) -> None:
+        for _ in range(20):
+            if not torch.equal(cl.correlate(x, k, padding=padding), expected[padding]):
+                wrong.append(padding)
+
+    threads = [threading.Thread(target=work, args=(p,)) for p in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
