@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 from convolith import ConvSpec
-from convolith.work import padding_sources
+from convolith.geometry import padding_sources
 
 
 def source(position: int, axis: int, spec: ConvSpec) -> int | None:

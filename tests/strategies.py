@@ -8,7 +8,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from convolith import Conv, ConvolithError, ConvSpec
-from convolith.spec import PADDING_MODES, PADDING_NAMES
+from convolith.geometry import PADDING_MODES, PADDING_NAMES
 
 FLOATS = ("float32", "float64")
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")

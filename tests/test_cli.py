@@ -14,6 +14,9 @@ from click.testing import CliRunner
 
 import convolith as cl
 from convolith.cli import COMMANDS, main
+from convolith.cli.files import ARRAYS, Output
+from convolith.engines import aten
+from convolith.planner import choose
 
 LAPLACE = "[[0,1,0],[1,-4,1],[0,1,0]]"
 
@@ -45,7 +48,7 @@ def test_help_imports_no_torch():
 def test_python_dash_m():
     shown = subprocess.run(
         [sys.executable, "-m", "convolith", "--version"], check=True, capture_output=True, text=True
-    ).stdout  # noqa: S603 - our own module
+    ).stdout
     assert cl.__version__ in shown
 
 
@@ -165,11 +168,7 @@ def test_doctor_finds_every_engine_good():
 
 
 def test_a_failed_check_exits_with_one(monkeypatch):
-    from convolith.engines import aten
-
     monkeypatch.setattr(aten, "error_bound", lambda spec, kernel=None: 0.0)
-    from convolith.planner import choose
-
     choose._planned.cache_clear()
     run("doctor", code=1)
     choose._planned.cache_clear()
@@ -257,8 +256,6 @@ def test_an_output_is_replaced_only_when_complete(picture, tmp_path, monkeypatch
     with monkeypatch.context() as broken:
         broken.setattr(np, "save", fail)
         with pytest.raises(KeyboardInterrupt):
-            from convolith.cli.files import ARRAYS, Output
-
             Output(str(output), ARRAYS).write_array(np.ones(3))
     assert output.read_bytes() == b"what was there before"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["picture.png", "y.npy"]

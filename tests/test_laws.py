@@ -65,7 +65,7 @@ def test_the_transposed_convolution_is_the_adjoint(spec):
     z = torch.randn(y.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     pads = zip(spec.size, spec.output_size, spec.stride, spec.extent, spec.padding)
     unread = tuple(n - ((m - 1) * s + e - sum(pair)) for n, m, s, e, pair in pads)  # input past the last window
-    if any(extra < 0 or extra >= max(s, d) > 0 and extra for extra, s, d in zip(unread, spec.stride, spec.dilation)):
+    if any(extra < 0 or (extra >= max(s, d) > 0 and extra) for extra, s, d in zip(unread, spec.stride, spec.dilation)):
         return
     back = cl.correlate(z, Conv(k, transposed=True, output_padding=unread, **options))
     assert (y * z).sum().item() == pytest.approx((x * back).sum().item(), rel=1e-9, abs=1e-9)

@@ -10,6 +10,7 @@ import torch
 import convolith as cl
 from convolith import ConvSpec
 from convolith.engines import TABLE
+from convolith.planner.machine import memory_bytes
 
 LAYER = ConvSpec(in_channels=4, out_channels=8, size=(9, 9), kernel_size=3, padding=1)
 
@@ -36,6 +37,18 @@ def test_explain_shows_every_engine_and_its_reason():
     assert "chosen" in text
     assert "kernel_size 3x3 is not 1" in text
     assert f"{8 * 81 * 4 * 9:,}" in text
+
+
+def test_an_engine_that_needs_more_memory_than_there_is_gives_way():
+    """Torch writes out every window in float64: 309 GB for 101x101 on 2048x2048."""
+    spec = ConvSpec(in_channels=1, out_channels=1, size=(2048, 2048), kernel_size=101, dtype="float64")
+    chosen = cl.plan(spec)
+    windows = next(c.work.memory.forward.workspace for c in chosen.candidates if c.engine == "aten")
+    assert windows == 101**2 * 1948**2 * 8
+    memory = memory_bytes()
+    if memory is not None and memory < windows:
+        assert chosen.engine == "reference"
+        assert "its workspace of 310 GB is over this machine's" in chosen.explain()
 
 
 def test_bind_keeps_its_own_copy():

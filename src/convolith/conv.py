@@ -10,10 +10,9 @@ from typing import Any
 from convolith.arrays import as_tensor, check_bias, check_same_kind, is_numpy, like
 from convolith.dtypes import dtype_name, result_dtype
 from convolith.errors import ConvolithError
-from convolith.spec import (
+from convolith.geometry import (
     MAX_AXES,
     Axes,
-    ConvSpec,
     Padding,
     Pairs,
     check_groups,
@@ -24,6 +23,7 @@ from convolith.spec import (
     resolve_padding,
     split_input_shape,
 )
+from convolith.spec import ConvSpec
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)

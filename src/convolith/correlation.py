@@ -15,8 +15,9 @@ from convolith.engines import aten
 from convolith.engines.padding import pad
 from convolith.engines.protocol import from_working, to_working, torch_dtype, working_dtype
 from convolith.errors import ConvolithError
+from convolith.geometry import Axes, Padding
 from convolith.planner import Plan, check_choice, computed, plan
-from convolith.spec import Axes, ConvSpec, Padding
+from convolith.spec import ConvSpec
 
 UNSET_OPTIONS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "padding_mode": "zeros"}
 """The defaults of correlate, which a Conv's own options replace."""

@@ -18,6 +18,7 @@ import numpy as np
 
 from convolith.dtypes import ITEMSIZE
 from convolith.errors import ConvolithError
+from convolith.geometry import padding_sources
 from convolith.spec import ConvSpec
 
 CONVENTIONS = ("dense", "effective")
@@ -173,17 +174,6 @@ def touched_positions(padded: int, outputs: int, stride: int, taps: np.ndarray) 
     np.add.at(change, taps, 1)
     np.add.at(change, taps + outputs * stride, -1)
     return change.reshape(-1, stride).cumsum(axis=0).reshape(-1)[:padded] > 0
-
-
-def padding_sources(size: int, padding: tuple[int, int], mode: str) -> np.ndarray:
-    """For each position of a padded axis, the input position that it repeats (mode is not "zeros")."""
-    before, after = padding
-    positions = np.arange(-before, size + after)
-    if mode == "circular":
-        return positions % size
-    if mode == "replicate":
-        return positions.clip(0, size - 1)
-    return size - 1 - abs(size - 1 - abs(positions))  # reflect: the edge is not repeated
 
 
 def layer_work(spec: ConvSpec, convention: str = "dense", *, input_gradient: bool = True) -> Work:

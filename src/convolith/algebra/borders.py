@@ -13,7 +13,7 @@ from convolith.arrays import as_tensor
 from convolith.conv import Conv
 from convolith.correlation import correlate
 from convolith.dtypes import dtype_name
-from convolith.spec import Pairs
+from convolith.geometry import Pairs
 
 Range = tuple[int, int]
 """A half-open range of positions along one axis."""

@@ -14,8 +14,8 @@ from convolith.cli.files import Output, conv_arrays, read_kernel
 from convolith.cli.options import emit, json_option, numbers, padding
 from convolith.conv import Conv
 from convolith.correlation import correlate
+from convolith.geometry import PADDING_MODES
 from convolith.report.table import Table
-from convolith.spec import PADDING_MODES
 
 TOLERANCE = 1e-4
 """Largest relative error of the check; weights may be float16, whose rounding is 5e-4 but averages out below this."""

@@ -176,11 +176,9 @@ def _existing(argument: str, path: str) -> Path:
 
 def _load(argument: str, file: Path) -> Any:
     try:
-        loaded = np.load(file, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
+        with file.open("rb") as stream:  # NumPy leaves a damaged file open
+            loaded = np.load(stream, allow_pickle=False)
+            return loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
     except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
         raise ConvolithError(f"{argument} is {file}, which cannot be read ({error}); is it complete?") from None
 

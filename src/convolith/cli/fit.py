@@ -11,8 +11,8 @@ from convolith.cli.files import Output, conv_arrays, is_image, read_array
 from convolith.cli.options import emit, json_option, numbers, padding
 from convolith.errors import ConvolithError
 from convolith.fitting import Fit, fit
+from convolith.geometry import PADDING_MODES
 from convolith.report.table import Table
-from convolith.spec import PADDING_MODES
 
 
 @click.command()

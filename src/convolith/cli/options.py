@@ -10,9 +10,9 @@ from typing import Any
 import click
 
 from convolith.errors import ConvolithError
+from convolith.geometry import PADDING_MODES, PADDING_NAMES
 from convolith.report.plain import to_json
 from convolith.report.table import Table
-from convolith.spec import PADDING_MODES, PADDING_NAMES
 
 
 def numbers(text: str) -> int | tuple[int, ...]:

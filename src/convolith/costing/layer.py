@@ -9,8 +9,9 @@ from typing import Any
 
 from convolith.conv import Conv
 from convolith.errors import ConvolithError
+from convolith.geometry import Pairs
 from convolith.report.table import Table
-from convolith.spec import ConvSpec, Pairs
+from convolith.spec import ConvSpec
 from convolith.work import Backward, Count, Memory, Work, layer_work
 
 SCALABLE = ("batch", "in_channels", "out_channels", "groups", "size", "kernel_size", "stride", "padding", "dilation")

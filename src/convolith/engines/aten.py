@@ -11,7 +11,8 @@ from torch.nn import functional
 from convolith.dtypes import COMPLEX, ITEMSIZE
 from convolith.engines.padding import crop, pad
 from convolith.engines.protocol import deliver, direct_sum_bound, to_working, working_dtype
-from convolith.spec import ConvSpec, Pairs
+from convolith.geometry import Pairs
+from convolith.spec import ConvSpec
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 
 name = "aten"
@@ -80,9 +81,28 @@ def work(spec: ConvSpec) -> Work:
         copied += elements * prod(spec.size) * item
     if memory_format(spec) is torch.channels_last and spec.in_channels > 1:
         copied += elements * grown * item + memory.output
+    written, held = unfolded(spec)
+    copied += written
     times = COMPLEX_PRODUCTS if spec.out_dtype in COMPLEX else 1
     forward = Count(times * layer.forward.multiplications, times * layer.forward.additions, memory.bytes + 2 * copied)
-    return Work(forward=forward, memory=Memory(ForwardMemory(memory.input, memory.parameters, memory.output, copied)))
+    workspace = copied - written + held
+    terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace)
+    return Work(forward=forward, memory=Memory(terms))
+
+
+def unfolded(spec: ConvSpec) -> tuple[int, int]:
+    """Bytes of windows that torch writes out, in all and at a time: only its float32 kernels do without.
+
+    In other dtypes it copies the window of every output of a group before it multiplies: `taps` times the input.
+    """
+    working = working_dtype(spec)
+    single = spec.taps == 1 and max(spec.stride) == 1 and not any(map(any, spec.padding))
+    if working in (torch.float32, torch.complex64) or single:
+        return 0, 0
+    positions = prod(spec.size if spec.transposed else spec.output_size)
+    channels = spec.out_channels if spec.transposed else spec.in_channels
+    written = spec.batch * channels * spec.taps * positions * working.itemsize
+    return written, written // spec.groups
 
 
 def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:

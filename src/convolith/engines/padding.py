@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from convolith.spec import Pairs
-from convolith.work import padding_sources
+from convolith.geometry import Pairs, padding_sources
 
 
 def crop(y: torch.Tensor, padding: Pairs, size: tuple[int, ...]) -> torch.Tensor:

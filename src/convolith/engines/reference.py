@@ -48,14 +48,14 @@ def wide_dtype(spec: ConvSpec) -> str:
 
 
 def work(spec: ConvSpec) -> Work:
-    """The layer's products; each tap reads a slice of the widened input and reads and writes the widened output."""
+    """The layer's products; each tap copies a slice of the widened input, and adds to the widened output."""
     layer = layer_work(spec)
     memory, item = layer.memory.forward, np.dtype(wide_dtype(spec)).itemsize
     inputs = spec.batch * spec.in_channels * item * prod(padded_size(spec))
     outputs = spec.batch * spec.out_channels * item * prod(uncropped_size(spec))
-    per_tap = inputs + 2 * outputs
+    per_tap = 3 * inputs + 4 * outputs  # the slice is copied and read; its product is written, read and added
     forward = Count(layer.forward.multiplications, layer.forward.additions, memory.bytes + spec.taps * per_tap)
-    terms = ForwardMemory(memory.input, memory.parameters, memory.output, inputs + 2 * outputs)
+    terms = ForwardMemory(memory.input, memory.parameters, memory.output, 2 * inputs + 2 * outputs)
     return Work(forward=forward, memory=Memory(terms))
 
 

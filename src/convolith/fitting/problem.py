@@ -13,7 +13,8 @@ from convolith.arrays import as_tensor, check_same_kind
 from convolith.dtypes import dtype_name
 from convolith.engines.padding import pad
 from convolith.errors import ConvolithError
-from convolith.spec import MAX_AXES, Axes, ConvSpec, Padding, split_input_shape
+from convolith.geometry import MAX_AXES, Axes, Padding, split_input_shape
+from convolith.spec import ConvSpec
 
 CHUNK_ELEMENTS = 2**22
 """Elements of the window matrix that are formed at a time: 32 MiB in float64."""

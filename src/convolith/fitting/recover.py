@@ -17,7 +17,8 @@ from convolith.errors import ConvolithError
 from convolith.fitting.descent import Callback, descend
 from convolith.fitting.problem import Problem, read
 from convolith.fitting.solve import least_squares
-from convolith.spec import Axes, ConvSpec, Padding, check_whole
+from convolith.geometry import Axes, Padding, check_whole
+from convolith.spec import ConvSpec
 
 METHODS = ("lstsq", "gd")
 

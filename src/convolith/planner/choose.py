@@ -13,6 +13,7 @@ from convolith.dtypes import HALVES, dtype_name
 from convolith.engines import BY_NAME, TABLE, Engine
 from convolith.engines.protocol import torch_dtype
 from convolith.errors import ConvolithError
+from convolith.planner.machine import memory_bytes
 from convolith.report.table import Table
 from convolith.spec import ConvSpec
 from convolith.work import Work
@@ -189,12 +190,15 @@ def _weigh(engine: Engine, spec: ConvSpec, accuracy: str, kernel: torch.Tensor |
     reason = engine.refuse(spec, kernel)
     if reason is not None:
         return Candidate(engine.name, reason)
-    bound, limit = engine.error_bound(spec, kernel), allowed_error(spec, accuracy)
+    bound, limit, work = engine.error_bound(spec, kernel), allowed_error(spec, accuracy), engine.work(spec)
+    workspace, memory = work.memory.forward.workspace, memory_bytes()
     if accuracy == "exact" and not engine.sums_directly(spec):
         reason = 'not a direct sum, which accuracy "exact" asks for'
     elif bound > limit:
         reason = f"error bound {bound:.1e} is over {limit:.1e}"
-    return Candidate(engine.name, reason, engine.work(spec), bound, engine.note(spec))
+    elif memory is not None and workspace > memory:
+        reason = f"its workspace of {workspace / 1e9:.0f} GB is over this machine's {memory / 1e9:.0f} GB"
+    return Candidate(engine.name, reason, work, bound, engine.note(spec))
 
 
 def allowed_error(spec: ConvSpec, accuracy: str) -> float:

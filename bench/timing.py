@@ -1,0 +1,54 @@
+"""Timing that can be trusted on a shared machine: peers in turn, a pause and a warm-up before each block, medians.
+
+Other runtimes' threads go on spinning for a while after their work and slow down whoever comes next, hence the pause;
+the machine's speed drifts, hence the turns; the first of a round may fare worse, hence the rotated order.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+
+PAUSE = 0.05
+"""Seconds before each timed block: OpenMP's threads spin for some milliseconds, OpenCV's likewise."""
+BLOCK = 0.02
+"""Seconds that a timed block lasts at least, as often as it repeats its call."""
+CONTROL_TOLERANCE = 0.05
+"""How far the two names of one function may come out apart."""
+
+
+def race(runners: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds per call of each runner, timed in turn."""
+    names = list(runners)
+    repeats = {name: _repeats(runners[name]) for name in names}
+    times: dict[str, list[float]] = {name: [] for name in names}
+    gc.collect()
+    gc.disable()
+    try:
+        for turn in range(rounds):
+            start = turn % len(names)
+            for name in names[start:] + names[:start]:
+                times[name].append(_block(runners[name], repeats[name]))
+    finally:
+        gc.enable()
+    return {name: median(values) for name, values in times.items()}
+
+
+def _repeats(run: Callable[[], object]) -> int:
+    """How many calls fill a block; the first call is not timed."""
+    run()
+    start = time.perf_counter()
+    run()
+    return max(1, round(BLOCK / max(time.perf_counter() - start, 1e-7)))
+
+
+def _block(run: Callable[[], object], repeats: int) -> float:
+    """Seconds per call of one block."""
+    time.sleep(PAUSE)
+    run()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    return (time.perf_counter() - start) / repeats

@@ -1,0 +1,22 @@
+"""The examples in docstrings, README and docs are tests: Sybil runs them."""
+
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser
+from sybil.parsers.rest import DocTestParser
+
+markdown = Sybil(parsers=[PythonCodeBlockParser()], patterns=["README.md", "docs/*.md"])
+docstrings = Sybil(
+    parsers=[DocTestParser()],
+    patterns=["src/**/*.py"],
+    setup=lambda namespace: namespace.update(_public()),
+)
+
+
+def _public() -> dict[str, object]:
+    """The public names, which a docstring's example may use without importing them."""
+    import convolith
+
+    return {name: getattr(convolith, name) for name in convolith.__all__}
+
+
+pytest_collect_file = (markdown + docstrings).pytest()

@@ -1,0 +1,187 @@
+"""The shape rules of convolution: pure functions of whole numbers, and the refusals that go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import index
+from typing import Any
+
+import numpy as np
+
+from convolith.errors import ConvolithError
+
+Axes = int | Sequence[int]
+"""One whole number for every spatial axis, or one per axis."""
+Padding = int | str | Sequence[int] | Sequence[Sequence[int]]
+"""One number, one per axis, a (before, after) pair per axis, or "same", "valid" or "full"."""
+Pairs = tuple[tuple[int, int], ...]
+
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+PADDING_NAMES = ("same", "valid", "full")
+MAX_AXES = 3
+
+
+def extent(kernel_size: int, dilation: int) -> int:
+    """How many positions a dilated kernel spans along one axis."""
+    return dilation * (kernel_size - 1) + 1
+
+
+def output_length(size: int, kernel_size: int, stride: int, padding: tuple[int, int], dilation: int) -> int:
+    """The number of outputs along one axis (less than 1 where the kernel does not fit)."""
+    return (size + sum(padding) - extent(kernel_size, dilation)) // stride + 1
+
+
+def transposed_length(
+    size: int, kernel_size: int, stride: int, padding: tuple[int, int], dilation: int, output_padding: int
+) -> int:
+    """The number of outputs of a transposed convolution along one axis."""
+    return (size - 1) * stride + extent(kernel_size, dilation) - sum(padding) + output_padding
+
+
+def same_padding(size: int, kernel_size: int, stride: int, dilation: int) -> tuple[int, int]:
+    """The padding that gives `ceil(size / stride)` outputs along one axis, the smaller half first."""
+    outputs = -(-size // stride)
+    total = max((outputs - 1) * stride + extent(kernel_size, dilation) - size, 0)
+    return total // 2, total - total // 2
+
+
+def per_axis(argument: str, value: Any, axes: int, minimum: int) -> tuple[int, ...]:
+    """One whole number per spatial axis, each at least `minimum`, from one number or a sequence of them."""
+    entries = [value] * axes if not isinstance(value, Sequence) else list(value)
+    try:
+        numbers = tuple(index(entry) for entry in entries)
+    except TypeError:
+        raise ConvolithError(f"{argument} is {value!r}; expected a whole number, or one per spatial axis") from None
+    if len(numbers) != axes:
+        raise ConvolithError(f"{argument} has {len(numbers)} entries; expected one number, or {axes} (one per axis)")
+    if min(numbers) < minimum:
+        raise ConvolithError(f"{argument} is {value!r}; expected {minimum} or more on every axis")
+    return numbers
+
+
+def explicit_padding(value: Any, axes: int) -> Pairs:
+    """A (before, after) pair per axis from a number, a number per axis or a pair per axis."""
+    entries = [value] * axes if not isinstance(value, Sequence) else list(value)
+    if len(entries) != axes:
+        hint = f"; a pair for the one axis is written (({entries[0]}, {entries[1]}),)" if len(entries) == 2 else ""
+        raise ConvolithError(f"padding has {len(entries)} entries; expected one number, or {axes} (one per axis){hint}")
+    pairs = []
+    for entry in entries:
+        pair = tuple(entry) if isinstance(entry, Sequence) else (entry, entry)
+        try:
+            before, after = (index(number) for number in pair)
+        except (TypeError, ValueError):
+            raise ConvolithError(
+                f"padding is {value!r}; expected a whole number, one per axis, a (before, after) pair per axis, "
+                f"or one of {', '.join(PADDING_NAMES)}"
+            ) from None
+        if before < 0 or after < 0:
+            raise ConvolithError(f"padding is {value!r}; expected 0 or more; to crop, slice x instead")
+        pairs.append((before, after))
+    return tuple(pairs)
+
+
+def resolve_padding(
+    value: Any, size: tuple[int, ...] | None, kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> Pairs:
+    """The padding as a pair per axis; `size=None` where it is not known, which `"same"` needs only with a stride."""
+    axes = len(kernel_size)
+    if not isinstance(value, str):
+        return explicit_padding(value, axes)
+    extents = [extent(k, d) for k, d in zip(kernel_size, dilation, strict=True)]
+    if value == "valid":
+        return ((0, 0),) * axes
+    if value == "full":
+        return tuple((e - 1, e - 1) for e in extents)
+    if value != "same":
+        raise ConvolithError(f"padding is {value!r}; expected numbers or one of {', '.join(PADDING_NAMES)}")
+    if size is None:
+        if max(stride) > 1:
+            raise ConvolithError(
+                'padding is "same" with a stride above 1: its amount depends on the input size, which a Conv does '
+                "not know; give numbers, or pass padding to correlate"
+            )
+        size = tuple(extents)
+    axes_of = zip(size, kernel_size, stride, dilation, strict=True)
+    return tuple(same_padding(n, k, s, d) for n, k, s, d in axes_of)
+
+
+def check_whole(argument: str, value: Any, minimum: int) -> int:
+    """`value` as an int of at least `minimum`."""
+    try:
+        number = index(value)
+    except TypeError:
+        raise ConvolithError(f"{argument} is {value!r}; expected a whole number") from None
+    if number < minimum:
+        raise ConvolithError(f"{argument} is {number}; expected {minimum} or more")
+    return number
+
+
+def check_groups(groups: Any, in_channels: int, out_channels: int) -> int:
+    """`groups` as an int that divides both channel counts."""
+    number = check_whole("groups", groups, 1)
+    for argument, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+        if channels % number:
+            raise ConvolithError(f"groups is {number}, which does not divide {argument} = {channels}")
+    return number
+
+
+def check_mode(padding_mode: Any, *, transposed: bool) -> str:
+    """`padding_mode`, one of the four that exist; a transposed convolution knows zeros only."""
+    if padding_mode not in PADDING_MODES:
+        raise ConvolithError(f"padding_mode is {padding_mode!r}; expected one of {', '.join(PADDING_MODES)}")
+    if transposed and padding_mode != "zeros":
+        raise ConvolithError(f'padding_mode is {padding_mode!r}; a transposed convolution takes "zeros" only')
+    return str(padding_mode)
+
+
+def check_output_padding(
+    value: Any, stride: Sequence[int], dilation: Sequence[int], *, transposed: bool
+) -> tuple[int, ...]:
+    """`output_padding` per axis: below the stride or the dilation, and 0 unless transposed."""
+    numbers = per_axis("output_padding", value, len(stride), 0)
+    if any(numbers) and not transposed:
+        raise ConvolithError(f"output_padding is {value!r}; it belongs to transposed convolutions (transposed=True)")
+    if any(o >= max(s, d) for o, s, d in zip(numbers, stride, dilation, strict=True) if o):
+        raise ConvolithError(
+            f"output_padding is {numbers}; expected less than the stride {tuple(stride)} or dilation {tuple(dilation)}"
+        )
+    return numbers
+
+
+def padding_sources(size: int, padding: tuple[int, int], mode: str) -> np.ndarray:
+    """For each position of a padded axis, the input position that it repeats (mode is not "zeros")."""
+    before, after = padding
+    positions = np.arange(-before, size + after)
+    if mode == "circular":
+        return positions % size
+    if mode == "replicate":
+        return positions.clip(0, size - 1)
+    return size - 1 - abs(size - 1 - abs(positions))  # reflect: the edge is not repeated
+
+
+KERNEL_LAYOUT = "(out_channels, in_channels/groups, *kernel_size)"
+
+
+def split_input_shape(shape: tuple[int, ...], axes: int) -> tuple[int, int, tuple[int, ...]]:
+    """(batch, channels, size) of x; an unbatched x counts as a batch of one."""
+    if len(shape) == axes + 1:
+        shape = (1, *shape)
+    if len(shape) != axes + 2:
+        raise ConvolithError(
+            f"x has shape {shape}; expected (N, in_channels, *size) or (in_channels, *size) with {axes} spatial "
+            f"{'axis' if axes == 1 else 'axes'}, as k has; add the missing axes with x[None]"
+        )
+    if min(shape[1:]) < 1:
+        raise ConvolithError(f"x has shape {shape}; expected no empty channel or spatial axis (only N may be 0)")
+    return shape[0], shape[1], shape[2:]
+
+
+def channel_mismatch(x_shape: tuple[int, ...], channels: int, expected: int, axes: int, *, transposed: bool) -> str:
+    """The message for a channel count that does not fit, with the channels-last guess where it would."""
+    source = "k.shape[0]" if transposed else "k.shape[1] * groups"
+    message = f"x has {channels} channels (shape {x_shape}) but k expects {expected} ({source})"
+    if x_shape[-1] == expected:
+        place = -1 - axes
+        return f"{message}; is x channels-last? pass x.movedim(-1, {place}) in torch, numpy.moveaxis(x, -1, {place})"
+    return message + "; the channels of x stand before its spatial axes"

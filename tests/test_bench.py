@@ -1,0 +1,77 @@
+"""The bench's own logic: who takes a row, who is skipped or failed, and what is written; nothing here is timed."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from bench import grid as bench_grid
+from bench import timing
+from bench.peers import PEERS, Peer
+from convolith import ConvSpec
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Blocks of one call without pauses."""
+    monkeypatch.setattr(timing, "PAUSE", 0.0)
+    monkeypatch.setattr(timing, "BLOCK", 0.0)
+    monkeypatch.setattr(bench_grid, "limit_memory", lambda: None)
+
+
+SMALL = ConvSpec(in_channels=1, out_channels=1, size=(24, 20), kernel_size=5, padding=2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_peer_agrees_with_the_oracle(dtype):
+    spec = ConvSpec(in_channels=1, out_channels=1, size=(24, 20), kernel_size=5, padding=2, dtype=dtype)
+    outcome = bench_grid.measure("small", spec, rounds=1)
+    assert not outcome.failed
+    assert set(outcome.seconds) | set(outcome.skipped) == {"convolith", *(peer.name for peer in PEERS)}
+    assert "torch" in outcome.ratios
+
+
+def test_peers_that_fail_or_are_wrong_or_missing_are_named():
+    def out_of_memory(operands):
+        def run():
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 309 GB\nmore")
+
+        return run
+
+    peers = (
+        Peer("greedy", "torch", lambda spec: None, out_of_memory),
+        Peer("wrong", "torch", lambda spec: None, lambda operands: lambda: operands.x * 0),
+        Peer("absent", "no_such_package", lambda spec: None, lambda operands: None),
+        Peer("picky", "torch", lambda spec: "takes nothing", lambda operands: None),
+    )
+    outcome = bench_grid.measure("small", SMALL, 1, peers)
+    assert "309 GB" in outcome.failed["greedy"]
+    assert "its result is off by" in outcome.failed["wrong"]
+    assert outcome.skipped == {"absent": "no_such_package is not installed", "picky": "takes nothing"}
+    assert list(outcome.seconds) == ["convolith"]
+
+
+def test_the_command_prints_and_writes(monkeypatch, tmp_path):
+    monkeypatch.setattr(bench_grid, "ROWS", {"small": SMALL})
+    monkeypatch.setattr(bench_grid, "control", lambda rounds: 1.0)
+    path = tmp_path / "run.json"
+    result = CliRunner().invoke(bench_grid.grid, ["--rounds", "1", "--json", str(path)], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "small" in result.output
+    assert json.loads(path.read_text())["rows"][0]["row"] == "small"
+    assert CliRunner().invoke(bench_grid.grid, ["--rows", "none such"]).exit_code == 1
+
+
+def test_a_run_that_cannot_be_trusted_says_so(monkeypatch):
+    monkeypatch.setattr(bench_grid, "ROWS", {"small": SMALL})
+    monkeypatch.setattr(bench_grid, "control", lambda rounds: 1.3)
+    result = CliRunner().invoke(bench_grid.grid, ["--rounds", "1"])
+    assert result.exit_code == 1
+    assert "this run cannot be trusted" in result.output
+
+
+def test_every_turn_runs_everyone_once_and_the_order_rotates(monkeypatch):
+    order = []
+    monkeypatch.setattr(timing, "_block", lambda run, repeats: order.append(run()) or 1.0)
+    timing.race({name: lambda name=name: name for name in "abc"}, rounds=3)
+    assert order == ["a", "b", "c", "b", "c", "a", "c", "a", "b"]
