@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convolith import Conv, ConvSpec
-from convolith.spec import extent, output_length, same_padding
+from convolith.geometry import extent, output_length, same_padding
 from tests.strategies import specs
 
 
