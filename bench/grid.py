@@ -192,12 +192,12 @@ def table(outcomes: list[Outcome]) -> Table:
 @click.option("--rounds", default=9, show_default=True, help="Timed blocks of each peer.")
 @click.option("--threads", default=0, help="Threads of every peer that can be told; by default torch's.")
 @click.option("--json", "output", metavar="FILE", help="Write everything as JSON.")
+@torch.no_grad()
 def grid(rows: str, rounds: int, threads: int, output: str | None) -> None:
     """Race Convolith against its peers over a grid of shapes; exit code 1 if the run cannot be trusted."""
     if threads:
         torch.set_num_threads(threads)
     limit_memory()
-    torch.set_grad_enabled(False)
     for name, reason in missing().items():
         click.echo(f"skipped: {name}: {reason}", err=True)
     wanted = [name for name in ROWS if rows in name]
