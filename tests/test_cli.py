@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 
 import convolith as cl
 from convolith.cli import COMMANDS, main
-from convolith.cli.files import ARRAYS, Output
+from convolith.cli.files import ARRAYS, Output, conv_arrays
 from convolith.engines import aten
 from convolith.planner import choose
 
@@ -209,13 +210,75 @@ def _npy(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def test_files_that_are_damaged_inside(tmp_path):
+    header = b"\x93NUMPY\x01\x00v\x00"
+    (tmp_path / "huge.npy").write_bytes(
+        header + b"{'descr': '<f8', 'fortran_order': False, 'shape': (99999999, 99999999), }".ljust(117) + b"\n"
+    )
+    (tmp_path / "header.npy").write_bytes(header + b"{'descr': '<f8', 'fortran_order'".ljust(117) + b"\n")
+    np.savez_compressed(tmp_path / "whole.npz", a=np.random.default_rng(0).normal(size=400))
+    content = bytearray((tmp_path / "whole.npz").read_bytes())
+    content[300:400] = bytes(100)
+    (tmp_path / "inside.npz").write_bytes(content)
+    for name in ("huge.npy", "header.npy", "inside.npz"):
+        for arguments in ((tmp_path / name, LAPLACE), (tmp_path / "x.npy", tmp_path / name)):
+            np.save(tmp_path / "x.npy", np.ones((9, 9)))
+            assert "cannot be read" in refused("correlate", *arguments)
+    np.savez(tmp_path / "none.npz")
+    with zipfile.ZipFile(tmp_path / "other.npz", "w") as archive:
+        archive.writestr("readme.txt", "no array")
+    for name in ("none.npz", "other.npz"):
+        assert "holds no array" in refused("correlate", tmp_path / name, LAPLACE)
+
+
+def test_pictures_that_a_format_cannot_hold(tmp_path):
+    rgba = np.random.default_rng(0).integers(0, 255, (8, 9, 4), dtype=np.uint8)
+    imageio.imwrite(tmp_path / "rgba.png", rgba)
+    assert "no .jpg holds; write y.png" in refused(
+        "correlate", tmp_path / "rgba.png", "[[1]]", "-o", tmp_path / "y.jpg"
+    )
+    imageio.imwrite(tmp_path / "deep.tif", rgba[..., :3].astype(np.uint16))
+    assert "write y.tif" in refused("correlate", tmp_path / "deep.tif", "[[1]]", "-o", tmp_path / "y.png")
+    run("correlate", tmp_path / "rgba.png", "[[1]]", "-o", tmp_path / "same.png")
+    np.testing.assert_array_equal(imageio.imread(tmp_path / "same.png"), rgba)
+
+
+def test_a_stored_kernel_keeps_its_options(tmp_path):
+    x = np.random.default_rng(0).normal(size=(20, 21))
+    np.save(tmp_path / "x.npy", x)
+    upward = cl.Conv(np.arange(9.0).reshape(1, 1, 3, 3), np.ones(1), stride=2, transposed=True)
+    np.savez(tmp_path / "up.npz", **conv_arrays(upward))
+    run("correlate", tmp_path / "x.npy", tmp_path / "up.npz", "-o", tmp_path / "y.npy")
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), cl.correlate(x[None], upward)[0])
+    run("correlate", tmp_path / "x.npy", "[[1,2],[3,4]]", "-o", tmp_path / "y.npy", "--padding", "valid")
+    for offset in ((), ("--offset",)):  # fitted without padding, applied without padding
+        run("fit", tmp_path / "x.npy", tmp_path / "y.npy", "--size", 2, *offset, "-o", tmp_path / "k.npz")
+        run("correlate", tmp_path / "x.npy", tmp_path / "k.npz", "-o", tmp_path / "again.npy")
+        np.testing.assert_allclose(np.load(tmp_path / "again.npy"), np.load(tmp_path / "y.npy"), atol=1e-9)
+    np.save(tmp_path / "x32.npy", x.astype(np.float32))
+    run("correlate", tmp_path / "x32.npy", tmp_path / "k.npz", "--accuracy", "double", "-o", tmp_path / "y.npy")
+    assert np.load(tmp_path / "y.npy").dtype == np.float32
+    run("correlate", tmp_path / "x.npy", "[[1,2],[3,4]]", "--stride", 2, "--padding", "same", "-o", tmp_path / "y.npy")
+    assert np.load(tmp_path / "y.npy").shape == (10, 11)
+
+
+def test_a_composition_that_is_no_number_fails_its_check():
+    run("compose", "[[NaN]]", "[[1]]", code=1)
+    assert "leave the range of float64" in refused("compose", "[[1e300]]", "[[1e300]]")
+
+
 def test_wrong_inputs(picture, tmp_path):
     assert "there is no such file" in refused("correlate", tmp_path / "none.png", LAPLACE)
     assert "expected one of .png" in refused("correlate", __file__, LAPLACE)
     assert "expected a nested list such as" in refused("correlate", picture, "[[1,2")
     assert "expected a nested list" in refused("correlate", picture, "[[1,2],[3]]")
+    assert "expected a nested list" in refused("correlate", picture, "[" * 100_000)
+    assert "there is no such file" in refused("correlate", picture, "k" * 300)
+    assert "cannot be written" in refused("correlate", picture, LAPLACE, "-o", tmp_path / ("y" * 300 + ".png"))
+    assert "expected a name that ends in" in refused("correlate", picture, LAPLACE, "-o", "")
+    assert "expected each name once" in refused("cost", "1,2,8,8", "8,2,3,3", "--scale", "size=2", "--scale", "size=3")
     np.savez(tmp_path / "two.npz", a=np.ones(2), b=np.ones(2))
-    assert "which holds a, b; name one with" in refused("correlate", tmp_path / "two.npz", LAPLACE)
+    assert "which holds a, b; name one: " in refused("correlate", tmp_path / "two.npz", LAPLACE)
     run("compose", LAPLACE, LAPLACE, "-o", tmp_path / "both.npz")
     assert "stride was given, but" in refused("correlate", picture, tmp_path / "both.npz", "--stride", 2)
     assert "x has 64 channels" in refused("plan", "1,64,8,8", "8,63,3,3")

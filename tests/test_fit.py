@@ -85,10 +85,12 @@ def test_the_closed_form_is_numpys():
     np.testing.assert_allclose(found.kernel.reshape(2, 9).T, expected[:9], atol=1e-12)
     np.testing.assert_allclose(found.offset, expected[9], atol=1e-12)
     residual = y.reshape(2, -1).T - A @ expected
-    assert found.loss[0] == pytest.approx((w[:, None] * residual**2).sum())
+    paid = 0.7 * (expected[:9] ** 2).sum()
+    assert found.loss[0] == pytest.approx((w[:, None] * residual**2).sum() + paid)
     assert found.residual_rms == pytest.approx(np.sqrt((w[:, None] * residual**2).sum() / (2 * w.sum())))
     inverse = np.linalg.inv(G + penalty)
-    sigma = (w[:, None] * residual**2).sum(axis=0) / ((w > 0).sum() - 10)
+    unpenalised = y.reshape(2, -1).T - A @ np.linalg.solve(G, A.T @ (w[:, None] * y.reshape(2, -1).T))
+    sigma = (w[:, None] * unpenalised**2).sum(axis=0) / ((w > 0).sum() - 10)
     expected_stderr = np.sqrt(np.diag(inverse @ G @ inverse)[:9, None] * sigma)
     np.testing.assert_allclose(found.stderr.reshape(2, 9).T, expected_stderr, rtol=1e-9)
 
@@ -107,14 +109,16 @@ def test_descent_minimises_the_same_sum():
     np.testing.assert_allclose(learned.kernel, solved.kernel, atol=1e-9)
     np.testing.assert_allclose(learned.offset, solved.offset, atol=1e-9)
     assert learned.residual_rms == pytest.approx(solved.residual_rms)
+    assert learned.loss[-1] == pytest.approx(solved.loss[0])
     assert learned.stderr is None
 
 
-def test_standard_errors_are_the_spread_of_the_kernels():
+@pytest.mark.parametrize("ridge", [0.0, 30.0, 1e4])
+def test_standard_errors_are_the_spread_of_the_kernels(ridge):
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(1, 24, 24)), rng.normal(size=(1, 1, 3, 3))
     clean = correlate(x, kernel)
-    fits = [fit(x, clean + 0.1 * rng.normal(size=clean.shape), kernel_size=3) for _ in range(300)]
+    fits = [fit(x, clean + 0.1 * rng.normal(size=clean.shape), kernel_size=3, ridge=ridge) for _ in range(300)]
     spread = np.std([found.kernel for found in fits], axis=0)
     claimed = np.mean([found.stderr for found in fits], axis=0)
     np.testing.assert_allclose(claimed, spread, rtol=0.15)
@@ -152,11 +156,34 @@ def test_a_callback_sees_every_step_and_a_seed_fixes_the_start():
     assert fit(x, both(x), kernel_size=4, method="gd", steps=7, seed=4).loss != learned.loss
 
 
+def test_descent_needs_no_gradients_of_its_caller():
+    x, both, _ = textbook_problem(0)
+    expected = fit(x, both(x), kernel_size=4, method="gd", steps=3).loss
+    for context in (torch.no_grad(), torch.inference_mode()):
+        with context:
+            assert fit(x, both(x), kernel_size=4, method="gd", steps=3).loss == expected
+
+
+def test_a_single_step_can_diverge():
+    x, both, _ = textbook_problem(0)
+    with pytest.raises(ConvolithError, match="gradient descent diverges"):
+        fit(x, both(x), kernel_size=4, method="gd", steps=1, learning_rate=1e6)
+
+
 def test_data_that_cannot_tell_say_so():
     with pytest.warns(RuntimeWarning, match="the data determine only 1 of 9 coefficients"):
         found = fit(np.ones((1, 9, 9)), np.full((1, 7, 7), 9.0), kernel_size=3)
     np.testing.assert_allclose(found.kernel, np.ones((1, 1, 3, 3)), atol=1e-12)
     assert found.condition == np.inf
+    channel = np.random.default_rng(0).normal(size=(16, 16))
+    with pytest.warns(RuntimeWarning, match="the smallest is given"):
+        found = fit(np.stack([channel, 10 * channel]), 101 * channel[None], kernel_size=1)
+    np.testing.assert_allclose(found.kernel.ravel(), [1, 10], atol=1e-9)
+    noisy = np.stack([channel] * 2), (channel + np.random.default_rng(1).normal(size=(16, 16)))[None]
+    with pytest.warns(RuntimeWarning, match="only 1 of 2"):
+        twice = fit(*noisy, kernel_size=1)
+    once = fit(channel[None], noisy[1], kernel_size=1)
+    np.testing.assert_allclose(2 * twice.stderr[0, 0], once.stderr[0, 0])
     fit(np.ones((1, 9, 9)), np.full((1, 7, 7), 9.0), kernel_size=3, ridge=1e-3)
 
 
@@ -164,7 +191,16 @@ x, y = np.random.default_rng(0).normal(size=(1, 10, 10)), np.zeros((1, 8, 8))
 spotted = x.copy()
 spotted[0, 2, 3] = np.nan
 REFUSED = {
-    "non-finite x": ((spotted, y), {}, r"x has 1 non-finite values, the first at \(0, 0, 2, 3\)"),
+    "non-finite x": ((spotted, y), {}, r"x has 1 non-finite values, the first at \(0, 0, 2, 3\).*repair them first"),
+    "infinite weights": (
+        (x, y),
+        {"weights": np.full((8, 8), np.inf)},
+        "weights has 64 non-finite .* give those pixels weight 0",
+    ),
+    "complex weights": ((x, y), {"weights": np.ones((8, 8), complex)}, "weights has dtype complex128; expected real"),
+    "masked mask": ((x, y), {"mask": np.ma.masked_array(np.ones((8, 8), bool))}, "mask is a masked array itself"),
+    "words": ((x, y), {"ridge": "a"}, "ridge is 'a'; expected a finite number"),
+    "seed": ((x, y), {"method": "gd", "seed": 10**30}, "seed is .*; expected at most"),
     "non-finite y": ((x, y + np.inf), {}, r"y has 64 non-finite values, the first at \(0, 0, 0, 0\)"),
     "y of another size": (
         (x, np.zeros((1, 7, 7))),

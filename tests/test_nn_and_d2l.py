@@ -81,3 +81,12 @@ def test_the_notebook_runs_with_one_import_changed():
 def test_refusals_use_the_chapters_letters(call, message):
     with pytest.raises(ConvolithError, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float32", "float64", "uint16"])
+def test_one_by_one_takes_every_dtype(dtype):
+    x, k = np.full((2, 3, 3), 200).astype(dtype), np.full((1, 2, 1, 1), 2).astype(dtype)
+    for kind in (np.asarray, torch.from_numpy):
+        y = d2l.corr2d_multi_in_out_1x1(kind(x), kind(k))
+        assert y.tolist() == d2l.corr2d_multi_in_out(kind(x), kind(k)).tolist() == [[[800] * 3] * 3]
+        assert y.dtype == d2l.corr2d_multi_in_out(kind(x), kind(k)).dtype

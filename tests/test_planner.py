@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import convolith as cl
-from convolith import ConvSpec
+from convolith import ConvolithError, ConvSpec
 from convolith.engines import TABLE
 from convolith.planner.machine import memory_bytes
 
@@ -94,3 +94,47 @@ def test_many_threads_plan_and_run_at_once():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_out_is_written_or_refused():
+    """Never left as it was, and never written where writing is forbidden."""
+    run = cl.plan(ConvSpec(in_channels=1, out_channels=1, size=8, kernel_size=3, dtype="float64"))
+    x, k = np.ones((1, 1, 8)), np.ones((1, 1, 3))
+    locked = np.zeros((1, 1, 6))
+    locked.setflags(write=False)
+    for out, why in {
+        "reversed": (np.zeros((1, 1, 6))[:, :, ::-1], "out is byte-swapped or reversed"),
+        "big-endian": (np.zeros((1, 1, 6), ">f8"), "out is byte-swapped or reversed"),
+        "locked": (locked, "out is read-only"),
+        "broadcast": (np.lib.stride_tricks.as_strided(np.zeros(1), (1, 1, 6), (0, 0, 0)), "out is a broadcast view"),
+    }.values():
+        with pytest.raises(ConvolithError, match=why):
+            run(x, k, out=out)
+        assert not out.any()
+    strided = np.zeros((1, 1, 12))[:, :, ::2]
+    assert run(x, k, out=strided) is strided
+    assert (strided == 3).all()
+    lazy = torch.zeros(1, 1, 6, dtype=torch.complex128).conj()
+    complex_run = cl.plan(ConvSpec(in_channels=1, out_channels=1, size=8, kernel_size=3, dtype="complex128"))
+    with pytest.raises(ConvolithError, match="out is a lazy conjugate"):
+        complex_run(*(torch.ones(1, 1, n, dtype=torch.complex128) for n in (8, 3)), out=lazy)
+    with pytest.raises(ConvolithError, match="spec is a str; expected a ConvSpec"):
+        cl.plan("abc")
+
+
+def test_a_bound_kernel_may_be_overwritten_and_pickled():
+    buffer = torch.ones(20)
+    run = cl.plan(ConvSpec(in_channels=1, out_channels=1, size=6, kernel_size=3, padding=1)).bind(
+        buffer[:3].view(1, 1, 3)
+    )
+    y = run(torch.ones(1, 1, 6), out=buffer[:6].view(1, 1, 6))
+    assert y.flatten().tolist() == [2, 3, 3, 3, 3, 2]
+    assert torch.equal(pickle.loads(pickle.dumps(run))(torch.ones(1, 1, 6)), y)  # noqa: S301 - our own bytes
+
+
+def test_autocast_does_not_narrow_a_plan():
+    x, k = torch.randn(1, 4, 9, 9), torch.randn(8, 4, 3, 3)
+    expected = cl.plan(LAYER)(x, k)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(cl.plan(LAYER)(x, k), expected)
+        assert cl.correlate(x.numpy(), k.numpy(), padding=1).dtype == np.float32

@@ -137,3 +137,17 @@ def test_cost_of_modules_and_convs():
         cost(by_module.spec, input_shape=(2, 3, 16, 16))
     with pytest.raises(ConvolithError, match="convention is 'sparse'; expected one of dense, effective"):
         cost(by_module.spec, convention="sparse")
+
+
+def test_huge_layers_are_counted_at_once():
+    counted = cost(ConvSpec(in_channels=1, out_channels=1, size=10**12, kernel_size=3, stride=10**5, dilation=7))
+    assert counted.forward.multiplications == 3 * ((10**12 - 15) // 10**5 + 1)
+    for convention in CONVENTIONS:
+        padded = ConvSpec(in_channels=1, out_channels=1, size=10**11, kernel_size=4095, padding=2047)
+        assert cost(padded, convention=convention).forward.multiplications > 4000 * 10**11
+    tiny = cost(ConvSpec(in_channels=2, out_channels=2, size=8, kernel_size=3, padding=1))
+    with pytest.raises(ConvolithError, match="expected a whole number"):
+        tiny.scaled(size=1e-8)
+    assert tiny.scaled(in_channels=0.5).after.spec.in_channels == 1
+    empty = cost(ConvSpec(batch=0, in_channels=2, out_channels=2, size=8, kernel_size=3))
+    assert empty.scaled(in_channels=2).factor != empty.scaled(in_channels=2).factor  # NaN: nothing was counted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,9 +48,37 @@ def as_tensor(argument: str, array: Any) -> torch.Tensor:
     array = np.asarray(array)
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
-    if any(stride < 0 or stride % array.itemsize for stride in array.strides):
-        array = np.ascontiguousarray(array)
+    if _is_odd(array):
+        array = array.copy()
     return torch.from_numpy(array if array.flags.writeable else np.asarray(_Alias(array)))
+
+
+def _is_odd(array: np.ndarray) -> bool:
+    """Whether torch cannot view this memory: negative strides, or ones that are no multiple of an element."""
+    return any(stride < 0 or stride % array.itemsize for stride in array.strides)
+
+
+def as_target(argument: str, array: Any) -> torch.Tensor:
+    """A tensor whose memory is that of `array`, for a result to be written into.
+
+    Raises:
+        ConvolithError: memory that cannot be written through a tensor: read-only, byte-swapped, negative strides,
+            elements that share an address, lazy conjugation.
+    """
+    tensor = as_tensor(argument, array)
+    why = None
+    if isinstance(array, np.ndarray):
+        if not array.flags.writeable:
+            why = "read-only"
+        elif not array.dtype.isnative or _is_odd(array):
+            why = "byte-swapped or reversed"
+    elif tensor.is_conj() or tensor.is_neg():
+        why = "a lazy conjugate or negative"
+    if any(stride == 0 and n > 1 for stride, n in zip(tensor.stride(), tensor.shape, strict=True)):
+        why = "a broadcast view"
+    if why:
+        raise ConvolithError(f"{argument} is {why}; expected memory of its own that can be written")
+    return tensor
 
 
 def is_numpy(array: Any) -> bool:
@@ -99,8 +128,7 @@ def check_bias(bias: torch.Tensor | None, out_channels: int, out_dtype: str) -> 
     """`bias` as (out_channels,) in the dtype of the result; an integer bias is converted."""
     if bias is None:
         return None
-    if tuple(bias.shape) != (out_channels,):
-        raise ConvolithError(f"bias has shape {tuple(bias.shape)}; expected ({out_channels},), one per output channel")
+    check_bias_shape(bias, out_channels)
     name = dtype_name(bias.dtype)
     floating = bias.is_floating_point() or bias.is_complex()
     if floating and name != out_dtype:
@@ -108,10 +136,15 @@ def check_bias(bias: torch.Tensor | None, out_channels: int, out_dtype: str) -> 
     return bias.to(getattr(torch, out_dtype))
 
 
-def flip_spatial(k: torch.Tensor) -> torch.Tensor:
-    """The kernel reversed along its spatial axes."""
-    axes = list(range(2, k.ndim))
+def check_bias_shape(bias: torch.Tensor, out_channels: int) -> None:
+    """Refuse a bias that is not (out_channels,)."""
+    if tuple(bias.shape) != (out_channels,):
+        raise ConvolithError(f"bias has shape {tuple(bias.shape)}; expected ({out_channels},), one per output channel")
+
+
+def flip(k: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
+    """The kernel reversed along some of its axes."""
     signed = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}.get(k.dtype)
     if signed is not None:  # torch has no flip for these; their bits move as well under another name
-        return k.view(signed).flip(axes).view(k.dtype)
-    return k.flip(axes)
+        return k.view(signed).flip(*axes).view(k.dtype)
+    return k.flip(*axes)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from convolith.arrays import as_tensor, check_bias, check_same_kind, is_numpy, like
-from convolith.dtypes import dtype_name, result_dtype
+from convolith.arrays import as_tensor, check_bias, check_bias_shape, check_same_kind, is_numpy
+from convolith.dtypes import dtype_name, is_float
 from convolith.errors import ConvolithError
 from convolith.geometry import (
     MAX_AXES,
@@ -21,9 +21,10 @@ from convolith.geometry import (
     check_whole,
     per_axis,
     resolve_padding,
+    shape_of,
     split_input_shape,
 )
-from convolith.spec import ConvSpec
+from convolith.spec import ConvSpec, check_module
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
@@ -96,19 +97,27 @@ class Conv:
         )
         if bias is not None:
             check_same_kind(weight=weight, bias=bias)
-            checked = check_bias(as_tensor("bias", bias), self.out_channels, result_dtype(self.dtype, self.dtype))
-            bias = _own_copy(like(checked, bias))  # type: ignore[arg-type]  # not None: bias is not
+            tensor = as_tensor("bias", bias)
+            if is_float(self.dtype):
+                check_bias(tensor, self.out_channels, self.dtype)
+            else:  # the result may be an integer or a float; correlate, which sees x, checks the dtype
+                check_bias_shape(tensor, self.out_channels)
+            bias = _own_copy(bias)
         put("bias", bias)
 
     @classmethod
     def from_module(cls, module: Any) -> Conv:
         """The value of a torch convolution module, with its weights detached.
 
+        Raises:
+            ConvolithError: a module that is no convolution.
+
         Example:
             >>> import torch
             >>> Conv.from_module(torch.nn.Conv2d(3, 8, 3, stride=2))
             Conv(3 -> 8, kernel_size=(3, 3), stride=(2, 2), bias, dtype=float32)
         """
+        check_module(module)
         return cls(
             module.weight.detach(),
             None if module.bias is None else module.bias.detach(),
@@ -123,10 +132,11 @@ class Conv:
 
     def spec(self, input_shape: Sequence[int], dtype: str | None = None) -> ConvSpec:
         """The geometry of applying it to (N, in_channels, *size) or (in_channels, *size)."""
-        batch, channels, size = split_input_shape(tuple(input_shape), len(self.kernel_size))
+        shape = shape_of("input_shape", input_shape)
+        batch, channels, size = split_input_shape(shape, len(self.kernel_size))
         if channels != self.in_channels:
             raise ConvolithError(
-                f"input_shape {tuple(input_shape)} has {channels} channels but the convolution takes {self.in_channels}"
+                f"input_shape {shape} has {channels} channels but the convolution takes {self.in_channels}"
             )
         return ConvSpec(
             batch=batch,
@@ -165,6 +175,15 @@ class Conv:
     def dtype(self) -> str:
         """The dtype of its weight, by name."""
         return dtype_name(self.weight.dtype)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Conv:
+        """Itself: a value that cannot change needs no copy."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles rebuild the value, so that its weights are locked again."""
+        weight, bias = (t.detach() if hasattr(t, "detach") else t for t in (self.weight, self.bias))
+        return partial(Conv, **self.options), (weight, bias)
 
     def __repr__(self) -> str:
         axes = len(self.kernel_size)

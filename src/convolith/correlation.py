@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch.overrides import handle_torch_function, has_torch_function
 
-from convolith.arrays import Operands, as_tensor, check_bias, flip_spatial, like, read_operands
+from convolith.arrays import Operands, as_tensor, check_bias, is_numpy, like, read_operands
+from convolith.arrays import flip as flip_axes
 from convolith.conv import Conv
-from convolith.dtypes import COMPLEX, HALVES, is_float
+from convolith.dtypes import HALVES, is_float
 from convolith.engines import aten
 from convolith.engines.padding import pad
 from convolith.engines.protocol import from_working, to_working, torch_dtype, working_dtype
@@ -97,16 +98,17 @@ def correlate(
         k, bias, options = _unpack(k, bias, options)
     operands = read_operands(x, k, bias)
     if flip:
-        operands = operands._replace(k=flip_spatial(operands.k))
-    operands = _autocast(operands)
+        operands = operands._replace(k=flip_axes(operands.k, range(2, operands.k.ndim)))
+    if not is_numpy(x):
+        operands = _autocast(operands)
     spec = ConvSpec.of(*operands, **options)
     check_choice(accuracy, engine)
     operands = operands._replace(bias=check_bias(operands.bias, spec.out_channels, spec.out_dtype))
     batched = operands.x.ndim == spec.axes + 2
     if not batched:
         operands = operands._replace(x=operands.x[None])
-    if _torch_must_see(operands):
-        y = _through_torch(operands, spec, accuracy)
+    if not is_numpy(x) and _torch_must_see(operands):
+        y = _through_torch(operands, spec, accuracy, engine)
     elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands):
         y = _differentiable(operands, spec, accuracy, engine)
     else:
@@ -164,10 +166,8 @@ def filter_image(
         raise ConvolithError(
             f"image is a {type(image).__name__}; expected a NumPy array or a torch tensor; pass numpy.asarray(image)"
         )
-    if image.dtype in (np.bool_, torch.bool):
-        image = image.view(np.uint8) if isinstance(image, np.ndarray) else image.to(torch.uint8)
-    picture = as_tensor("image", image)
-    taps = as_tensor("kernel", kernel if isinstance(kernel, torch.Tensor) else np.asanyarray(kernel))
+    picture = as_tensor("image", _without_booleans(image))
+    taps = as_tensor("kernel", _kernel_array(kernel))
     if picture.is_complex() or taps.is_complex():
         raise ConvolithError("image or kernel is complex; filter_image takes real pictures; call correlate instead")
     if picture.ndim not in (2, 3):
@@ -192,6 +192,21 @@ def filter_image(
     )
     result = y[:, 0].movedim(0, -1)
     return like((result[..., 0] if picture.ndim == 2 else result).contiguous(), image)
+
+
+def _without_booleans(array: Any) -> Any:
+    """Booleans as 0 and 1."""
+    if array.dtype in (np.bool_, torch.bool):
+        return array.view(np.uint8) if isinstance(array, np.ndarray) else array.to(torch.uint8)
+    return array
+
+
+def _kernel_array(kernel: Any) -> Any:
+    """A plain kernel as an array: lists are read as NumPy reads them."""
+    try:
+        return _without_booleans(kernel if isinstance(kernel, torch.Tensor) else np.asanyarray(kernel))
+    except ValueError as error:
+        raise ConvolithError(f"kernel is {kernel!r}; expected rows of equal length ({error})") from None
 
 
 def _unpack(conv: Conv, bias: Any, options: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
@@ -230,14 +245,20 @@ def _torch_must_see(operands: Operands) -> bool:
         operands.x.device.type != "cpu"
         or torch.is_autocast_enabled("cpu")
         or torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
         or torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
         or any(t is not None and type(t) not in (torch.Tensor, torch.nn.Parameter) for t in operands)
     )
 
 
-def _through_torch(operands: Operands, spec: ConvSpec, accuracy: str) -> torch.Tensor:
+def _through_torch(operands: Operands, spec: ConvSpec, accuracy: str, engine: str) -> torch.Tensor:
     """The same by plain torch operators, in the operands' own float dtype (or wider), or exactly for integers."""
+    if engine not in ("auto", aten.name) or (accuracy == "exact" and not aten.sums_directly(spec)):
+        raise ConvolithError(
+            f"engine is {engine!r} and accuracy {accuracy!r}, but transforms, tracing, autocast and devices other than "
+            "the CPU are left to torch's own convolution; use engine='auto' and accuracy='default' there"
+        )
     x, k, bias = operands
     if is_float(spec.out_dtype):
         dtype = torch_dtype(computed(spec, accuracy).out_dtype)
@@ -253,11 +274,10 @@ def _through_torch(operands: Operands, spec: ConvSpec, accuracy: str) -> torch.T
 def _differentiable(operands: Operands, spec: ConvSpec, accuracy: str, engine: str) -> torch.Tensor:
     """The planned engine inside autograd.
 
-    Modes other than zeros are padded outside, where torch differentiates them. Complex gradients are torch's own.
+    Modes other than zeros are padded outside, where torch differentiates them.
     """
     x, k, bias = operands
-    if spec.out_dtype in COMPLEX:
-        return _through_torch(operands, spec, accuracy)
+    plan(spec, accuracy=accuracy, engine=engine)  # refuses what would be refused without gradients
     if not is_float(spec.dtype):  # the gradient of k needs x as a float
         x = x.to(torch_dtype(spec.out_dtype))
     if not is_float(spec.kernel_dtype):
@@ -290,7 +310,7 @@ class _Correlate(torch.autograd.Function):
         wants_x, wants_k, wants_bias, _ = ctx.needs_input_grad
         wide = torch.float32 if ctx.spec.out_dtype in HALVES else grad.dtype
         if ctx.accuracy == "double":
-            wide = torch.float64
+            wide = torch_dtype(computed(ctx.spec, "double").out_dtype)
         by_x = by_k = by_bias = None
         if wants_x or wants_k:
             by_x, by_k = aten.gradients(grad.to(wide), x.to(wide), k.to(wide), ctx.spec, (wants_x, wants_k))

@@ -19,6 +19,8 @@ Pairs = tuple[tuple[int, int], ...]
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 PADDING_NAMES = ("same", "valid", "full")
 MAX_AXES = 3
+LARGEST = 2**40
+"""What no size, stride or padding may exceed, so that sums and products of two fit 64 bits with room to spare."""
 
 
 def extent(kernel_size: int, dilation: int) -> int:
@@ -46,7 +48,8 @@ def same_padding(size: int, kernel_size: int, stride: int, dilation: int) -> tup
 
 
 def per_axis(argument: str, value: Any, axes: int, minimum: int) -> tuple[int, ...]:
-    """One whole number per spatial axis, each at least `minimum`, from one number or a sequence of them."""
+    """One whole number per spatial axis, each at least `minimum`, from one number or several."""
+    value = value.tolist() if hasattr(value, "tolist") else value
     entries = [value] * axes if not isinstance(value, Sequence) else list(value)
     try:
         numbers = tuple(index(entry) for entry in entries)
@@ -56,11 +59,14 @@ def per_axis(argument: str, value: Any, axes: int, minimum: int) -> tuple[int, .
         raise ConvolithError(f"{argument} has {len(numbers)} entries; expected one number, or {axes} (one per axis)")
     if min(numbers) < minimum:
         raise ConvolithError(f"{argument} is {value!r}; expected {minimum} or more on every axis")
+    if max(numbers) > LARGEST:
+        raise ConvolithError(f"{argument} is {value!r}; expected at most 2^40 on every axis")
     return numbers
 
 
 def explicit_padding(value: Any, axes: int) -> Pairs:
     """A (before, after) pair per axis from a number, a number per axis or a pair per axis."""
+    value = value.tolist() if hasattr(value, "tolist") else value
     entries = [value] * axes if not isinstance(value, Sequence) else list(value)
     if len(entries) != axes:
         hint = f"; a pair for the one axis is written (({entries[0]}, {entries[1]}),)" if len(entries) == 2 else ""
@@ -77,6 +83,8 @@ def explicit_padding(value: Any, axes: int) -> Pairs:
             ) from None
         if before < 0 or after < 0:
             raise ConvolithError(f"padding is {value!r}; expected 0 or more; to crop, slice x instead")
+        if max(before, after) > LARGEST:
+            raise ConvolithError(f"padding is {value!r}; expected at most 2^40 on every side")
         pairs.append((before, after))
     return tuple(pairs)
 
@@ -114,6 +122,8 @@ def check_whole(argument: str, value: Any, minimum: int) -> int:
         raise ConvolithError(f"{argument} is {value!r}; expected a whole number") from None
     if number < minimum:
         raise ConvolithError(f"{argument} is {number}; expected {minimum} or more")
+    if number > LARGEST:
+        raise ConvolithError(f"{argument} is {number}; expected at most 2^40")
     return number
 
 
@@ -150,14 +160,18 @@ def check_output_padding(
 
 
 def padding_sources(size: int, padding: tuple[int, int], mode: str) -> np.ndarray:
-    """For each position of a padded axis, the input position that it repeats (mode is not "zeros")."""
+    """For each position of a padded axis, the input position that it repeats (mode is not "zeros").
+
+    Padding beyond the input's length goes on repeating, as NumPy's does.
+    """
     before, after = padding
     positions = np.arange(-before, size + after)
     if mode == "circular":
         return positions % size
     if mode == "replicate":
         return positions.clip(0, size - 1)
-    return size - 1 - abs(size - 1 - abs(positions))  # reflect: the edge is not repeated
+    period = max(2 * size - 2, 1)  # reflect: the edge is not repeated, so there and back is two steps shorter
+    return size - 1 - abs(size - 1 - positions % period)
 
 
 KERNEL_LAYOUT = "(out_channels, in_channels/groups, *kernel_size)"
@@ -165,16 +179,26 @@ KERNEL_LAYOUT = "(out_channels, in_channels/groups, *kernel_size)"
 
 def split_input_shape(shape: tuple[int, ...], axes: int) -> tuple[int, int, tuple[int, ...]]:
     """(batch, channels, size) of x; an unbatched x counts as a batch of one."""
-    if len(shape) == axes + 1:
-        shape = (1, *shape)
-    if len(shape) != axes + 2:
+    if len(shape) not in (axes + 1, axes + 2):
         raise ConvolithError(
             f"x has shape {shape}; expected (N, in_channels, *size) or (in_channels, *size) with {axes} spatial "
             f"{'axis' if axes == 1 else 'axes'}, as k has; add the missing axes with x[None]"
         )
-    if min(shape[1:]) < 1:
+    if min(shape[-1 - axes :]) < 1:
         raise ConvolithError(f"x has shape {shape}; expected no empty channel or spatial axis (only N may be 0)")
-    return shape[0], shape[1], shape[2:]
+    return shape[0] if len(shape) == axes + 2 else 1, shape[-1 - axes], shape[-axes:]
+
+
+def shape_of(argument: str, value: Any) -> tuple[int, ...]:
+    """A shape, as a tuple of whole numbers of 0 or more."""
+    entries = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (None,)
+    try:
+        shape = tuple(index(entry) for entry in entries)
+    except TypeError:
+        raise ConvolithError(f"{argument} is {value!r}; expected a shape such as (1, 3, 224, 224)") from None
+    if min(shape, default=0) < 0:
+        raise ConvolithError(f"{argument} is {value!r}; expected no negative numbers")
+    return shape
 
 
 def channel_mismatch(x_shape: tuple[int, ...], channels: int, expected: int, axes: int, *, transposed: bool) -> str:

@@ -12,6 +12,7 @@ from convolith.dtypes import check_dtype, dtype_name, result_dtype
 from convolith.errors import ConvolithError
 from convolith.geometry import (
     KERNEL_LAYOUT,
+    LARGEST,
     MAX_AXES,
     Axes,
     Padding,
@@ -25,6 +26,7 @@ from convolith.geometry import (
     output_length,
     per_axis,
     resolve_padding,
+    shape_of,
     split_input_shape,
     transposed_length,
 )
@@ -121,14 +123,10 @@ class ConvSpec:
         self._check_fits()
 
     def _check_fits(self) -> None:
-        """Refuse what leaves no output, and padding that its mode cannot fill."""
+        """Refuse what leaves no output, and outputs beyond all bounds."""
         for axis, (n, pair, e) in enumerate(zip(self.size, self.padding, self.extent, strict=True)):
-            largest = {"reflect": n - 1, "circular": n}.get(self.padding_mode)
-            if largest is not None and max(pair) > largest:
-                raise ConvolithError(
-                    f"padding is {pair} on spatial axis {axis}, but {self.padding_mode!r} can fill at most {largest} "
-                    f"beside {n} elements; use a smaller padding or another padding_mode"
-                )
+            if self.output_size[axis] > LARGEST:
+                raise ConvolithError(f"the output would have {self.output_size[axis]} elements on spatial axis {axis}")
             if self.output_size[axis] >= 1:
                 continue
             if self.transposed:
@@ -208,13 +206,12 @@ class ConvSpec:
             >>> ConvSpec.from_module(torch.nn.Conv2d(3, 8, 3), (1, 3, 32, 32)).output_shape
             (1, 8, 30, 30)
         """
-        needed = ("kernel_size", "stride", "padding", "dilation", "groups", "transposed", "output_padding", "weight")
-        if not all(hasattr(module, name) for name in needed):
-            raise ConvolithError(f"module is a {type(module).__name__}; expected a torch convolution such as nn.Conv2d")
-        batch, channels, size = split_input_shape(tuple(input_shape), len(module.kernel_size))
+        check_module(module)
+        shape = shape_of("input_shape", input_shape)
+        batch, channels, size = split_input_shape(shape, len(module.kernel_size))
         if channels != module.in_channels:
             raise ConvolithError(
-                f"input_shape {tuple(input_shape)} has {channels} channels but the module expects {module.in_channels}"
+                f"input_shape {shape} has {channels} channels but the module expects {module.in_channels}"
             )
         return cls(
             batch=batch,
@@ -282,3 +279,10 @@ class ConvSpec:
     def out_dtype(self) -> str:
         """The dtype of the result, by name."""
         return result_dtype(self.dtype, self.kernel_dtype)
+
+
+def check_module(module: Any) -> None:
+    """Refuse what is not a torch convolution, judged by its attributes."""
+    needed = ("kernel_size", "stride", "padding", "dilation", "groups", "transposed", "output_padding", "weight")
+    if not all(hasattr(module, name) for name in needed):
+        raise ConvolithError(f"module is a {type(module).__name__}; expected a torch convolution such as nn.Conv2d")

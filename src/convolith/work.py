@@ -150,30 +150,41 @@ def axis_counts(
     """Count one axis; `mode` is the padding mode, and `effective` leaves the padding's zeros out."""
     before, after = padding
     padded = before + size + after
+    low, high = (before, before + size - 1) if effective and mode == "zeros" else (0, padded - 1)
     taps = dilation * np.arange(kernel_size)
-    touched = touched_positions(padded, outputs, stride, taps)
-    if not effective:
-        return AxisCounts(outputs * kernel_size, outputs, int(touched.sum()), kernel_size)
-    if mode != "zeros":
-        real = np.unique(padding_sources(size, padding, mode)[touched])
-        return AxisCounts(outputs * kernel_size, outputs, len(real), kernel_size)
-    first = np.maximum(-(-(before - taps) // stride), 0)  # the first and last output whose tap reads the input
-    last = np.minimum((before + size - 1 - taps) // stride, outputs - 1)
+    first = np.maximum(-((taps - low) // stride), 0)  # the first and last output for which a tap reads what counts
+    last = np.minimum((high - taps) // stride, outputs - 1)
     reads = np.maximum(last - first + 1, 0)
-    starts = stride * np.arange(outputs)
-    lowest = np.maximum(-(-(before - starts) // dilation), 0)  # likewise, the taps of each output
-    highest = np.minimum((before + size - 1 - starts) // dilation, kernel_size - 1)
-    reached = int((lowest <= highest).sum())
-    return AxisCounts(int(reads.sum()), reached, int(touched[before : before + size].sum()), int((reads > 0).sum()))
+    if effective and mode != "zeros":
+        inputs = repeated_sources(size, outputs, stride, padding, taps, mode)
+    else:
+        inputs = union_size(first + taps // stride, last + taps // stride, taps % stride)
+    reached = union_size(first, last, np.zeros_like(taps))
+    return AxisCounts(sum(reads.tolist()), reached, inputs, int((reads > 0).sum()))
 
 
-def touched_positions(padded: int, outputs: int, stride: int, taps: np.ndarray) -> np.ndarray:
-    """Which positions of the padded axis some product reads, as a boolean array."""
-    rounded = -(-(padded + outputs * stride + stride) // stride) * stride
-    change = np.zeros(rounded, np.int64)
-    np.add.at(change, taps, 1)
-    np.add.at(change, taps + outputs * stride, -1)
-    return change.reshape(-1, stride).cumsum(axis=0).reshape(-1)[:padded] > 0
+def union_size(first: np.ndarray, last: np.ndarray, group: np.ndarray) -> int:
+    """How many integers lie in at least one of the ranges first..last, counted apart in each group.
+
+    Ranges of one group that begin later must not end earlier.
+    """
+    order = np.lexsort((last, first, group))
+    order = order[first[order] <= last[order]]
+    first, last, group = first[order], last[order], group[order]
+    fresh = first.copy()
+    same = group[1:] == group[:-1]
+    fresh[1:][same] = np.maximum(first[1:], last[:-1] + 1)[same]
+    return sum(np.maximum(last - fresh + 1, 0).tolist())
+
+
+def repeated_sources(
+    size: int, outputs: int, stride: int, padding: tuple[int, int], taps: np.ndarray, mode: str
+) -> int:
+    """How many inputs are read, directly or through padding that repeats them."""
+    touched = np.zeros(sum(padding) + size, np.bool_)
+    for tap in taps.tolist():
+        touched[tap : tap + stride * (outputs - 1) + 1 : stride] = True
+    return len(np.unique(padding_sources(size, padding, mode)[touched]))
 
 
 def layer_work(spec: ConvSpec, convention: str = "dense", *, input_gradient: bool = True) -> Work:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from convolith.arrays import as_tensor
+import torch
+
+from convolith.arrays import as_tensor, flip
 from convolith.conv import Conv
 from convolith.correlation import correlate
 from convolith.dtypes import dtype_name
@@ -56,7 +58,7 @@ def axis_is_exact(first: Conv, second: Conv, axis: int) -> bool:
     if mode == "replicate":
         return before == after == reach == 0
     weight = as_tensor("weight", first.weight)
-    return 2 * before == 2 * after == reach and bool((weight == weight.flip(2 + axis)).all())
+    return 2 * before == 2 * after == reach and torch.equal(weight, flip(weight, [2 + axis]))
 
 
 def _reads_zeros(first: Conv, second: Conv, axis: int) -> bool:
@@ -77,7 +79,7 @@ def apply(first: Conv, second: Conv, conv: Conv, exact: str, x: Any, **options: 
     tensor = as_tensor("x", x)
     inner = first.spec(tensor.shape, dtype_name(tensor.dtype))
     outer = second.spec(inner.output_shape, inner.out_dtype)
-    if exact == "everywhere" and _can_pad(conv, inner.size):
+    if exact == "everywhere":
         return correlate(x, conv, **options)
     modes = {c.padding_mode for c in (first, second) if is_padded(c)}
     strips = _strips(first, second, inner.size, inner.output_size, outer.output_size) if modes == {"zeros"} else None
@@ -91,12 +93,6 @@ def apply(first: Conv, second: Conv, conv: Conv, exact: str, x: Any, **options: 
             h, _padded(second, strip.second_padding), **options
         )
     return y
-
-
-def _can_pad(conv: Conv, size: tuple[int, ...]) -> bool:
-    """Whether the composition's wider padding can still be filled by its mode at this size."""
-    spare = {"reflect": 1, "circular": 0}.get(conv.padding_mode)
-    return spare is None or all(max(pair) <= n - spare for pair, n in zip(conv.padding, size, strict=True))
 
 
 def _padded(conv: Conv, padding: Pairs) -> Conv:

@@ -19,14 +19,17 @@ import torch
 from convolith.algebra import borders
 from convolith.arrays import as_tensor, check_same_kind, like
 from convolith.conv import Conv
-from convolith.dtypes import COMPLEX, is_float, result_dtype
-from convolith.engines.protocol import from_working, to_working
+from convolith.dtypes import COMPLEX, UNSIGNED, dtype_name, is_float, result_dtype
+from convolith.engines.protocol import from_working, to_working, torch_dtype
 from convolith.errors import ConvolithError
 
 
 @dataclass(frozen=True)
 class Composition:
     """Two convolutions and the one that they are; call it with x for the exact answer, borders included.
+
+    Exact means up to rounding, for finite x: where dilations or groups differ, the one kernel has zeros that the two do
+    not multiply by, and zero times infinity is NaN.
 
     Attributes:
         first, second: as they were given.
@@ -86,16 +89,20 @@ def compose(first: Conv, second: Conv) -> Composition:
         reduce(gcd, [d for d, k in ((d1, k1), (step, k2)) if k > 1], 0) or 1
         for d1, k1, step, k2 in zip(first.dilation, first.kernel_size, steps, second.kernel_size, strict=True)
     )
-    name = result_dtype(first.dtype, second.dtype)
+    name = weight_dtype(first.dtype, second.dtype)
     working = torch.complex128 if name in COMPLEX else torch.float64 if is_float(name) else torch.int64
     W1, W2 = (dense(conv, working) for conv in (first, second))
     taps = product_of_kernels(W1, W2, first.dilation, steps, dilation)
     groups = gcd(first.groups, second.groups)
     bias = _bias(first, second, W2, working)
+    S1, S2 = (sizes(dense(conv, working if is_float(name) else torch.float64)) for conv in (first, second))
+    check_range("weights", product_of_kernels(S1, S2, first.dilation, steps, dilation), taps, name)
+    if bias is not None:
+        check_range("bias", _bias(first, second, S2, torch.float64, absolute=True), bias, bias_dtype(name))
     exact, reason = borders.exactness(first, second)
     conv = Conv(
         like(from_working(grouped(taps, groups), name), first.weight),
-        None if bias is None else like(from_working(bias, name), first.weight),
+        None if bias is None else like(from_working(bias, bias_dtype(name)), first.weight),
         stride=stride,
         padding=padding,
         dilation=dilation,
@@ -113,6 +120,10 @@ def _check(first: Conv, second: Conv) -> None:
             )
         if conv.transposed:
             raise ConvolithError(f"{argument} is transposed; compose takes plain convolutions")
+        if getattr(conv.weight, "is_meta", False):
+            raise ConvolithError(f"{argument} has weights on the meta device, which have no values; move them first")
+        if conv.bias is not None and not is_float(conv.dtype) and is_float(dtype_name(conv.bias.dtype)):
+            raise ConvolithError(f"{argument} has a float bias beside integer weights; convert the weights to float")
     check_same_kind(first=first.weight, second=second.weight)
     axes = len(first.kernel_size), len(second.kernel_size)
     if axes[0] != axes[1]:
@@ -159,13 +170,56 @@ def product_of_kernels(
     return K
 
 
-def _bias(first: Conv, second: Conv, W2: torch.Tensor, working: torch.dtype) -> torch.Tensor | None:
-    """`b2 + sum over taps of W2 @ b1`: the constant that first's bias becomes in the interior."""
+def _bias(
+    first: Conv, second: Conv, W2: torch.Tensor, working: torch.dtype, *, absolute: bool = False
+) -> torch.Tensor | None:
+    """`b2 + sum over taps of W2 @ b1`: the constant that first's bias becomes in the interior (or its terms' sizes)."""
     if first.bias is None and second.bias is None:
         return None
+    b1, b2 = (None if c.bias is None else as_tensor("bias", c.bias) for c in (first, second))
+    b1, b2 = (None if b is None else to_working(b, working) if not absolute else sizes(b) for b in (b1, b2))
     total = W2.new_zeros(second.out_channels)
-    if first.bias is not None:
-        total = total + W2.flatten(2).sum(2) @ to_working(as_tensor("bias", first.bias), working)
-    if second.bias is not None:
-        total = total + to_working(as_tensor("bias", second.bias), working)
-    return total
+    if b1 is not None:
+        total = total + W2.flatten(2).sum(2) @ b1
+    return total if b2 is None else total + b2
+
+
+def sizes(tensor: torch.Tensor) -> torch.Tensor:
+    """Absolute values in float64."""
+    return (tensor if tensor.is_complex() else tensor.to(torch.float64)).abs().to(torch.float64)
+
+
+def weight_dtype(first: str, second: str) -> str:
+    """The dtype of the composed weight, with which every x gives the dtype that the two in a row give.
+
+    Floats keep theirs. Of integers only unsigned ones can make a uint64 result: of any unsigned x if the first has uint64
+    weights, else of a uint64 x only, as with uint32.
+    """
+    if is_float(first) or is_float(second):
+        return result_dtype(first, second)
+    if first not in UNSIGNED or second not in UNSIGNED:
+        return "int64"
+    return "uint64" if first == "uint64" else "uint32"
+
+
+def bias_dtype(weight: str) -> str:
+    """The dtype of the composed bias: the weight's, or int64."""
+    return weight if is_float(weight) else "int64"
+
+
+def check_range(what: str, largest: torch.Tensor | None, values: torch.Tensor, name: str) -> None:
+    """Refuse composed values that their dtype cannot hold; `largest` is what they are at most, in float64."""
+    if largest is None:
+        return
+    if is_float(name):
+        cast, limits = values.to(torch_dtype(name)), torch.finfo(torch_dtype(name))
+        greatest = float(values.abs().max())
+        overflows = bool(not cast.isfinite().all() and not largest.isnan().any())  # NaN among the weights may stay
+        bad = overflows or 0 < greatest < limits.tiny
+    else:
+        bad = float(largest.max()) >= torch.iinfo(torch_dtype(name)).max
+    if bad:
+        raise ConvolithError(
+            f"the composed {what} leave the range of {name} (the largest is about {float(largest.max()):.3g}); convert "
+            "both convolutions to a wider dtype, such as float64"
+        )

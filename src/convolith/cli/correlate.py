@@ -10,7 +10,8 @@ import numpy as np
 from convolith.cli.files import ARRAYS, IMAGES, Output, is_image, read_array, read_kernel
 from convolith.cli.options import emit, engine_options, geometry_options, json_option
 from convolith.conv import Conv
-from convolith.correlation import correlate, filter_image
+from convolith.correlation import correlate
+from convolith.dtypes import is_float
 from convolith.report.table import Table
 
 
@@ -34,17 +35,18 @@ def command(
 
     Example: convolith correlate photo.png "[[-1,0,1],[-2,0,2],[-1,0,1]]" -o edges.tif
     """
-    target = Output(output, IMAGES + ARRAYS) if output else None
+    target = None if output is None else Output(output, IMAGES + ARRAYS)
     x = read_array("INPUT", source)
     names = ("stride", "padding", "dilation", "groups", "padding_mode")
     given = {name: options[name] for name in names if _was_given(ctx, name)}
     engine = {"engine": options["engine"], "accuracy": options["accuracy"], "flip": flip}
-    conv = read_kernel("KERNEL", kernel, given)
-    plane = conv.in_channels == conv.out_channels == 1 and len(conv.kernel_size) == 2
-    if x.ndim in (2, 3) and plane and (is_image(source) or x.ndim == 2):
-        y = _filter(x, conv, given, engine)
+    k = _matched(read_kernel("KERNEL", kernel, given), x)
+    shape = (k.weight if isinstance(k, Conv) else k).shape
+    if len(shape) == 4 and shape[:2] == (1, 1) and (x.ndim == 2 or (x.ndim == 3 and is_image(source))):
+        usual = {} if isinstance(k, Conv) else {"padding": "same"}
+        y = _each_channel(x, k, usual | given | engine)
     else:
-        y = _correlate(x, conv, engine, channels_last=is_image(source))
+        y = _all_channels(x, k, given | engine, channels_last=is_image(source) and len(shape) == 4)
     clipped = target.write_array(y, x.dtype) if target else 0
     if clipped:
         click.echo(
@@ -70,21 +72,27 @@ def _number(value: Any) -> Any:
     return None if value is None else value.item() if not np.iscomplexobj(value) else str(value)
 
 
-def _filter(x: np.ndarray, conv: Conv, given: dict[str, Any], engine: dict[str, Any]) -> np.ndarray:
-    """Each channel by itself; a bare kernel pads "same" unless a padding was given."""
-    options = {name: value for name, value in conv.options.items() if name in ("stride", "dilation", "padding_mode")}
-    bare = not any(map(any, conv.padding)) and "padding" not in given
-    padding = "same" if bare and conv.bias is None else given.get("padding", conv.padding)
-    y: np.ndarray = filter_image(x, conv.weight[0, 0], padding=padding, **options, **engine)
-    return y if conv.bias is None else y + conv.bias[0]
+def _matched(kernel: np.ndarray | Conv, x: np.ndarray) -> np.ndarray | Conv:
+    """The kernel in the float dtype of x: on disk, pictures and arrays come in another one than their kernels."""
+    weight = kernel.weight if isinstance(kernel, Conv) else kernel
+    if not is_float(str(x.dtype)) or np.iscomplexobj(weight) != np.iscomplexobj(x):
+        return kernel
+    if not isinstance(kernel, Conv):
+        return kernel.astype(x.dtype)
+    return Conv(weight.astype(x.dtype), None if kernel.bias is None else kernel.bias.astype(x.dtype), **kernel.options)
 
 
-def _correlate(x: np.ndarray, conv: Conv, engine: dict[str, Any], *, channels_last: bool) -> np.ndarray:
+def _each_channel(x: np.ndarray, kernel: Any, options: dict[str, Any]) -> np.ndarray:
+    """One plane in, one out: (H, W), or each channel of (H, W, channels) by itself."""
+    planes = np.moveaxis(x[..., None] if x.ndim == 2 else x, -1, 0)[:, None]
+    y: np.ndarray = np.moveaxis(correlate(planes, kernel, **options)[:, 0], 0, -1)
+    return y[..., 0] if x.ndim == 2 else y
+
+
+def _all_channels(x: np.ndarray, kernel: Any, options: dict[str, Any], *, channels_last: bool) -> np.ndarray:
     """The channels of x together; a picture's stand last."""
-    picture = channels_last and len(conv.kernel_size) == 2
-    if picture:
-        x = np.moveaxis(x[..., None] if x.ndim == 2 else x, -1, 0)
-    y: np.ndarray = correlate(x, conv, **engine)
-    if not picture:
+    if not channels_last:
+        y: np.ndarray = correlate(x, kernel, **options)
         return y
+    y = correlate(np.moveaxis(x[..., None] if x.ndim == 2 else x, -1, 0), kernel, **options)
     return y[0] if len(y) == 1 else np.moveaxis(y, 0, -1)

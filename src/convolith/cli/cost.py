@@ -9,6 +9,7 @@ import click
 from convolith.cli.options import emit, geometry_options, json_option, parse_factor, shape
 from convolith.cli.shapes import layer_spec
 from convolith.costing import cost
+from convolith.errors import ConvolithError
 from convolith.work import CONVENTIONS
 
 
@@ -43,7 +44,10 @@ def command(
     counted = cost(spec, convention=convention, input_gradient=not no_input_gradient)
     data, tables = counted.as_dict(), counted.tables()
     if scale:
-        scaled = counted.scaled(**dict(map(parse_factor, scale)))
+        factors = dict(map(parse_factor, scale))
+        if len(factors) < len(scale):
+            raise ConvolithError(f"scale is {', '.join(scale)}; expected each name once")
+        scaled = counted.scaled(**factors)
         data["scaled"] = {"by": scaled.by, "factors": scaled.factors, "after": scaled.after.as_dict()}
         tables.append(scaled.table())
     emit(as_json=as_json, data=data, tables=tables)

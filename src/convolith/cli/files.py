@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -33,55 +32,47 @@ def read_array(argument: str, path: str) -> np.ndarray:
         ConvolithError: no such file, another kind of file, one that is damaged or truncated.
     """
     name = None
-    if not Path(path).exists() and ".npz:" in path:
+    if ".npz:" in path and not _is_file(path):
         path, _, name = path.rpartition(":")
     file = _existing(argument, path)
     if is_image(path):
         return _read_image(argument, file)
-    if file.suffix.lower() not in ARRAYS:
-        raise ConvolithError(f"{argument} is {path}; expected one of {', '.join(IMAGES + ARRAYS)}")
     arrays = _load(argument, file)
     if isinstance(arrays, np.ndarray):
         return arrays
     if name is None and len(arrays) == 1:
         (name,) = arrays
     if name not in arrays:
-        raise ConvolithError(
-            f"{argument} is {path}, which holds {', '.join(arrays)}; name one with {path}:{next(iter(arrays))}"
-        )
+        raise ConvolithError(f"{argument} is {path}, which holds {', '.join(arrays)}; name one: {path}:{min(arrays)}")
     array: np.ndarray = arrays[name]
     return array
 
 
-def read_kernel(argument: str, text: str, options: dict[str, Any] | None = None) -> Conv:
-    """A kernel as a Conv: a file that `fit` or `compose` wrote, a bare array in a file, or a JSON list.
+def read_kernel(argument: str, text: str, options: Mapping[str, Any]) -> np.ndarray | Conv:
+    """A kernel: a Conv from a file that `fit` or `compose` wrote, or a bare weight from another file or a JSON list.
 
     A two-dimensional array means one channel: (height, width) becomes (1, 1, height, width).
 
     Args:
         argument: the name of the argument, for messages.
         text: the path or the list.
-        options: stride, padding and the like for a kernel that brings none.
+        options: stride, padding and the like that were given beside it, which a Conv refuses: it brings its own.
     """
     if text.lstrip().startswith("["):
         try:
             weight = np.array(json.loads(text))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConvolithError(
-                f"{argument} is {text!r}; expected a nested list such as [[0,1],[2,3]] ({error})"
+                f"{argument} is {text[:60]!r}; expected a nested list such as [[0,1],[2,3]] ({error})"
             ) from None
-    elif text.lower().endswith(".npz") and Path(text).exists():
-        arrays = _load(argument, _existing(argument, text))
+    else:
+        arrays = _load(argument, Path(text)) if text.lower().endswith(".npz") and _is_file(text) else {}
         if "weight" in arrays:
             if options:
                 raise ConvolithError(f"{next(iter(options))} was given, but {text} holds a kernel with its own options")
             return _as_conv(argument, arrays)
         weight = read_array(argument, text)
-    else:
-        weight = read_array(argument, text)
-    if weight.ndim == 2:
-        weight = weight[None, None]
-    return Conv(weight, **(options or {}))
+    return weight[None, None] if weight.ndim == 2 else weight
 
 
 def conv_arrays(conv: Conv) -> dict[str, Any]:
@@ -106,31 +97,33 @@ class Output:
         suffix = self.path.suffix.lower()
         if suffix not in endings:
             raise ConvolithError(f"output is {path}; expected a name that ends in {', '.join(endings)}")
-        folder = self.path.parent
-        if not folder.is_dir():
-            raise ConvolithError(f"output is {path}, but there is no folder {folder}; make it first")
-        if self.path.is_dir():
-            raise ConvolithError(f"output is {path}, which is a folder; expected a file name")
-        if not os.access(folder, os.W_OK) or (self.path.exists() and not os.access(self.path, os.W_OK)):
-            raise ConvolithError(f"output is {path}, which cannot be written; choose another place")
         if suffix in IMAGES:
             _imageio()
         try:
-            with tempfile.TemporaryFile(dir=folder):
+            if self.path.is_dir():
+                raise ConvolithError(f"output is {path}, which is a folder; expected a file name")
+            if not self.path.parent.is_dir():
+                raise ConvolithError(f"output is {path}, but there is no folder {self.path.parent}; make it first")
+            if self.path.exists() and not os.access(self.path, os.W_OK):
+                raise ConvolithError(f"output is {path}, which is write-protected; choose another place")
+            with tempfile.TemporaryFile(dir=self.path.parent):
                 pass
         except OSError as error:
             raise ConvolithError(f"output is {path}, which cannot be written ({error}); choose another place") from None
 
     def write(self, fill: Callable[[IO[bytes]], Any]) -> None:
         """Let `fill` write a temporary file beside the output, then put it in its place."""
-        with _beside(self.path) as file:
-            fill(file)
+        try:
+            with _beside(self.path) as file:
+                fill(file)
+        except OSError as error:
+            raise ConvolithError(f"output is {self.path}, which could not be written ({error})") from None
 
     def write_array(self, array: np.ndarray, like: np.dtype[Any] | None = None) -> int:
         """Write an array or a picture; returns how many values a picture's dtype made it clip.
 
-        A .tif keeps floats (as float32) and integers of up to 16 bits; .png and .jpg are rounded and clipped to the
-        dtype `like` of the picture that it came from (uint8, or uint16 in a .png), and to uint8 otherwise.
+        A .tif keeps 8 and 16 bits, and everything else as float32; .png and .jpg are rounded and clipped to 8 bits, a
+        grey .png to 16 if the picture that it came from, of dtype `like`, has 16.
         """
         suffix, clipped = self.path.suffix.lower(), 0
         if suffix == ".npy":
@@ -144,6 +137,14 @@ class Output:
             array = array.astype(np.float32) if array.dtype not in (np.uint8, np.uint16) else array
         else:
             deep = like == np.dtype(np.uint16) and suffix == ".png"
+            if deep and array.ndim == 3 and array.shape[2] > 1:
+                raise ConvolithError(
+                    f"the result has 16 bits and colour, which a .png here holds not; write {self.path.stem}.tif"
+                )
+            if suffix in (".jpg", ".jpeg") and array.ndim == 3 and array.shape[2] in (2, 4):
+                raise ConvolithError(
+                    f"the result has an alpha channel, which no .jpg holds; write {self.path.stem}.png"
+                )
             array, clipped = _rounded(array, np.dtype(np.uint16 if deep else np.uint8))
         extension = {".jpg": ".jpeg", ".tif": ".tiff"}.get(suffix, suffix)
         encoded = _imageio().imwrite("<bytes>", array, extension=extension)
@@ -167,20 +168,36 @@ def _rounded(array: np.ndarray, dtype: np.dtype[Any]) -> tuple[np.ndarray, int]:
     return (result[..., 0] if result.ndim == 3 and result.shape[2] == 1 else result), clipped
 
 
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except OSError:  # a name that no file can have
+        return False
+
+
 def _existing(argument: str, path: str) -> Path:
-    file = Path(path)
-    if not file.is_file():
-        raise ConvolithError(f"{argument} is {path}; there is no such file")
-    return file
+    if not _is_file(path):
+        raise ConvolithError(f"{argument} is {path[:200]}; there is no such file")
+    return Path(path)
 
 
 def _load(argument: str, file: Path) -> Any:
+    """The array of a .npy file, or the arrays of a .npz file by name; damage of any kind is one refusal."""
+    if file.suffix.lower() not in ARRAYS:
+        raise ConvolithError(f"{argument} is {file}; expected one of {', '.join(IMAGES + ARRAYS)}")
     try:
         with file.open("rb") as stream:  # NumPy leaves a damaged file open
             loaded = np.load(stream, allow_pickle=False)
-            return loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
-        raise ConvolithError(f"{argument} is {file}, which cannot be read ({error}); is it complete?") from None
+            arrays = loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+    except Exception as error:  # noqa: BLE001 - every layer of the format raises its own
+        raise ConvolithError(
+            f"{argument} is {file}, which cannot be read ({error or type(error).__name__}); is it complete?"
+        ) from None
+    if isinstance(arrays, dict):
+        arrays = {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
+        if not arrays:
+            raise ConvolithError(f"{argument} is {file}, which holds no array")
+    return arrays
 
 
 def _imageio() -> Any:

@@ -44,7 +44,7 @@ def command(
 
     Example: convolith fit before.png after.png --size 7 --padding same -o kernel.npz
     """
-    target = Output(output, (".npz",)) if output else None
+    target = None if output is None else Output(output, (".npz",))
     x, y = (_channels_first(name, path) for name, path in (("BEFORE", before), ("AFTER", after)))
     mask = None if mask_file is None else read_array("--mask", mask_file) != 0
     found = fit(x, y, mask=mask, progress=True, **options)

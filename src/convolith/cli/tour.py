@@ -30,7 +30,7 @@ def command(*, html: str | None, as_json: bool) -> None:
 
     Each part shows the Python that it runs and the values that come out.
     """
-    target = Output(html, (".html", ".htm")) if html else None
+    target = None if html is None else Output(html, (".html", ".htm"))
     photo = photograph()
     if target:
         from convolith.report import plots

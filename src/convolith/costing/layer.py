@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from math import isclose, nan
 from typing import Any
 
 from convolith.conv import Conv
@@ -133,8 +134,8 @@ class Scaling:
 
     @property
     def factor(self) -> float:
-        """How many times the multiplications of the forward pass."""
-        return self.factors["forward multiplications"]
+        """How many times the multiplications of the forward pass; NaN where there were none (an empty batch)."""
+        return self.factors.get("forward multiplications", nan)
 
     @property
     def factors(self) -> dict[str, float]:
@@ -206,7 +207,8 @@ def _scaled_value(name: str, value: int | tuple[int, ...] | Pairs | None, by: fl
     if isinstance(value, tuple):
         return tuple(_scaled_value(name, entry, by) for entry in value)
     try:
-        product = value * Fraction(by).limit_denominator(10**6)
+        fraction = Fraction(by).limit_denominator(10**6)  # 0.1 is meant as a tenth
+        product = value * (fraction if isclose(fraction, by, rel_tol=1e-9) else Fraction(by))
     except (TypeError, ValueError, OverflowError):
         raise ConvolithError(f"{name} is scaled by {by!r}; expected a finite number") from None
     if product.denominator != 1:

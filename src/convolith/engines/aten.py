@@ -79,8 +79,8 @@ def work(spec: ConvSpec) -> Work:
         copied += elements * grown * item
     if item != ITEMSIZE[spec.dtype]:
         copied += elements * prod(spec.size) * item
-    if memory_format(spec) is torch.channels_last and spec.in_channels > 1:
-        copied += elements * grown * item + memory.output
+    if memory_format(spec) is torch.channels_last:  # there and back; one channel is in both formats at once
+        copied += elements * grown * item * (spec.in_channels > 1) + memory.output * (spec.out_channels > 1)
     written, held = unfolded(spec)
     copied += written
     times = COMPLEX_PRODUCTS if spec.out_dtype in COMPLEX else 1
@@ -119,7 +119,8 @@ def prepare(spec: ConvSpec, kernel: torch.Tensor) -> State:
 def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None) -> torch.Tensor:
     """Convert, convolve, convert back; the result has the memory format of x."""
     spec, kernel = state
-    given_last = spec.axes in CHANNELS_LAST and x.is_contiguous(memory_format=CHANNELS_LAST[spec.axes])
+    last = CHANNELS_LAST.get(spec.axes)  # one channel is both formats at once, and counts as contiguous
+    given_last = last is not None and x.is_contiguous(memory_format=last) and not x.is_contiguous()
     x = to_working(x, kernel.dtype)
     if memory_format(spec) is torch.channels_last:
         x = x.to(memory_format=torch.channels_last)
@@ -146,6 +147,8 @@ def gradients(
 
     Padding modes other than zeros are handled by padding x before, where torch differentiates it.
     """
+    if grad.is_complex():
+        return _complex_gradients(grad, x, kernel, spec, wanted)
     shared, rest = split_padding(spec)
     if spec.transposed:
         grad = pad(grad, rest, "zeros")
@@ -164,4 +167,17 @@ def gradients(
     )
     if by_x is not None and not spec.transposed:
         by_x = crop(by_x, rest, spec.size)
+    return by_x, by_kernel
+
+
+def _complex_gradients(
+    grad: torch.Tensor, x: torch.Tensor, kernel: torch.Tensor, spec: ConvSpec, wanted: tuple[bool, bool]
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The same for complex numbers, which convolution_backward does not take: torch differentiates its forward pass."""
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        y = torch_operators(x, kernel, None, spec)
+        leaves = [tensor for tensor, want in zip((x, kernel), wanted, strict=True) if want]
+        found = iter(torch.autograd.grad(y, leaves, grad, create_graph=again))
+    by_x, by_kernel = (next(found) if want else None for want in wanted)
     return by_x, by_kernel

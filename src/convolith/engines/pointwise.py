@@ -79,5 +79,5 @@ def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.T
 
 
 def channels_are_last(x: torch.Tensor) -> bool:
-    """Whether the channels of one position lie side by side in memory (and there is more than one)."""
-    return x.shape[1] > 1 and x.stride(1) == 1 and x.movedim(1, -1).is_contiguous()
+    """Whether the channels of one position lie side by side in memory, and nothing else would be contiguous too."""
+    return not x.is_contiguous() and x.movedim(1, -1).is_contiguous()

@@ -54,34 +54,43 @@ def descend(
     generator = torch.Generator().manual_seed(seed)
     bound = (spec.in_channels * spec.taps) ** -0.5  # torch's own initialisation of a layer
     shape = (spec.out_channels, spec.in_channels, *spec.kernel_size)
-    kernel = (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1) * bound
-    parameters = [kernel.requires_grad_()]
-    if problem.offset:
-        parameters.append(torch.zeros(spec.out_channels, dtype=torch.float64, requires_grad=True))
-    x, y = torch.from_numpy(problem.padded), torch.from_numpy(problem.y)
-    weights = torch.from_numpy(problem.weights)[:, None]
     losses: list[float] = []
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        kernel = (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1) * bound
+        parameters = [kernel.requires_grad_()]
+        if problem.offset:
+            parameters.append(torch.zeros(spec.out_channels, dtype=torch.float64, requires_grad=True))
+        x, y = torch.from_numpy(problem.padded), torch.from_numpy(problem.y)
+        weights = torch.from_numpy(problem.weights)[:, None]
 
-    def squares() -> torch.Tensor:
-        predicted = correlate(x, *parameters, stride=spec.stride, dilation=spec.dilation)
-        total: torch.Tensor = (weights * (predicted - y) ** 2).sum()
-        return total
+        def squares() -> torch.Tensor:
+            predicted = correlate(x, *parameters, stride=spec.stride, dilation=spec.dilation)
+            total: torch.Tensor = (weights * (predicted - y) ** 2).sum()
+            return total
 
-    for step in track(range(steps), "gradient descent", steps, shown=progress):
-        loss = squares() + ridge * (kernel**2).sum()
-        losses.append(loss.item())
-        if not isfinite(losses[-1]) or losses[-1] > BLOWN_UP * losses[0]:
-            raise diverged(problem, ridge, rate, losses)
-        gradients = torch.autograd.grad(loss, parameters)
-        with torch.no_grad():
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter -= rate * gradient
-        if callback is not None:
-            callback(step, losses[-1], kernel.detach().numpy().copy())
-    if losses and losses[-1] > 2 * min(losses) + NOISE_FLOOR * losses[0] and rate * steepest(problem, ridge) > 1:
-        raise diverged(problem, ridge, rate, losses)
+        for step in track(range(steps), "gradient descent", steps, shown=progress):
+            loss = squares() + ridge * (kernel**2).sum()
+            losses.append(loss.item())
+            if blown_up(losses):
+                raise diverged(problem, ridge, rate, losses)
+            gradients = torch.autograd.grad(loss, parameters)
+            with torch.no_grad():
+                for parameter, gradient in zip(parameters, gradients, strict=True):
+                    parameter -= rate * gradient
+            if callback is not None:
+                callback(step, losses[-1], kernel.detach().numpy().copy())
+        last = squares().item()
+        reached = [*losses, last + ridge * (kernel**2).sum().item()]
+    rises = reached[-1] > 2 * min(reached) + NOISE_FLOOR * reached[0]
+    if blown_up(reached) or (rises and rate * steepest(problem, ridge) > 1):
+        raise diverged(problem, ridge, rate, reached)
     columns = [p.detach().reshape(spec.out_channels, -1) for p in parameters]
-    return Descent(torch.cat(columns, dim=1).T.numpy(), squares().item(), losses, rate)
+    return Descent(torch.cat(columns, dim=1).T.numpy(), last, losses, rate)
+
+
+def blown_up(losses: list[float]) -> bool:
+    """Whether the last loss is no number any more, or far above the first."""
+    return not isfinite(losses[-1]) or losses[-1] > BLOWN_UP * losses[0]
 
 
 def steepest(problem: Problem, ridge: float) -> float:

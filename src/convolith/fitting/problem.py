@@ -113,8 +113,8 @@ def read(
     counts = pixel_weights(spec, mask, weights)
     target = wide["y"].numpy()
     used = np.broadcast_to(counts[:, None] > 0, target.shape)
-    check_finite("x", wide["x"].numpy())
-    check_finite("y", np.where(used, target, 0.0))
+    check_finite("x", wide["x"].numpy(), "repair them first: every pixel of y has many of x behind it")
+    check_finite("y", np.where(used, target, 0.0), "repair them, or leave those pixels out with mask=")
     return Problem(
         spec,
         pad(wide["x"], spec.padding, spec.padding_mode).numpy(),
@@ -151,13 +151,13 @@ def check_output(spec: ConvSpec, shape: tuple[int, ...]) -> None:
     message = (
         f"y has spatial size {shape[2:]} but x {spec.size} with kernel_size {spec.kernel_size} gives {spec.output_size}"
     )
+    if shape[2:] == spec.size:
+        raise ConvolithError(message + '; y is as large as x: pass padding="same"')
     if all(s == 1 and d == 1 for s, d in zip(spec.stride, spec.dilation, strict=True)):
         padded = [n + sum(pair) for n, pair in zip(spec.size, spec.padding, strict=True)]
         fitting = tuple(n - m + 1 for n, m in zip(padded, shape[2:], strict=True))
-        if min(fitting) >= 1 and fitting != spec.kernel_size:
+        if min(fitting) >= 1:
             message += f"; with this padding kernel_size={fitting} would fit"
-    if shape[2:] == spec.size:
-        message += '; y is as large as x: pass padding="same"'
     raise ConvolithError(message)
 
 
@@ -166,12 +166,17 @@ def pixel_weights(spec: ConvSpec, mask: Any, weights: Any) -> np.ndarray:
     shape = (spec.batch, *spec.output_size)
     counts = np.ones(shape)
     if weights is not None:
-        values = as_tensor("weights", weights).detach().cpu().to(torch.float64).numpy()
-        check_finite("weights", values)
+        tensor = as_tensor("weights", weights)
+        if tensor.is_complex():
+            raise ConvolithError(f"weights has dtype {dtype_name(tensor.dtype)}; expected real numbers, 0 or more")
+        values = tensor.detach().cpu().to(torch.float64).numpy()
+        check_finite("weights", values, "give those pixels weight 0")
         if (values < 0).any():
             raise ConvolithError(f"weights has a least value of {values.min():g}; expected 0 or more")
         counts = counts * _broadcast("weights", values, shape)
     if mask is not None:
+        if isinstance(mask, np.ma.MaskedArray):
+            raise ConvolithError("mask is a masked array itself; expected plain booleans; pass mask.filled(True)")
         values = np.asarray(mask)
         if values.dtype != np.bool_:
             raise ConvolithError(f"mask has dtype {values.dtype}; expected booleans, True where y is left out")
@@ -187,12 +192,12 @@ def _broadcast(argument: str, values: np.ndarray, shape: tuple[int, ...]) -> np.
     return np.broadcast_to(values, shape)
 
 
-def check_finite(argument: str, values: np.ndarray) -> None:
+def check_finite(argument: str, values: np.ndarray, advice: str) -> None:
     """Refuse NaN and infinity, which a solve would spread over the whole kernel."""
     bad = ~np.isfinite(values)
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ConvolithError(
             f"{argument} has {int(bad.sum())} non-finite values, the first at {first}; expected finite numbers; "
-            "repair them, or leave pixels of y out with mask="
+            f"{advice}"
         )

@@ -31,8 +31,10 @@ class Fit:
         kernel: (out_channels, in_channels, *kernel_size), in the floating dtype of the data (float64 for integers).
         offset: (out_channels,), or None where none was sought.
         residual_rms: root mean square of what is left of y, weighted, over all channels.
-        loss: the sum of squared errors: before each step of gradient descent, or once for the closed form.
-        stderr: standard errors of the kernel for white noise in y, in float64; None for gradient descent.
+        loss: what was minimised, the weighted sum of squared errors plus the ridge's penalty: before each step of
+            gradient descent, or once, at its least, for the closed form.
+        stderr: standard errors of the kernel for white noise in y (a ridge's bias is not in them), in float64; NaN
+            where no equation is to spare; None for gradient descent.
         condition: condition number of the (column-scaled) normal matrix; None for gradient descent.
         method: "lstsq" or "gd".
         learning_rate: of gradient descent, else None.
@@ -117,7 +119,7 @@ def fit(
         >>> bool(np.abs(found.kernel - kernel).max() < 1e-12)
         True
     """
-    _check_options(method, ridge, learning_rate, steps, callback)
+    _check_options(method, ridge, learning_rate, steps, seed, callback)
     problem = read(
         x,
         y,
@@ -147,7 +149,7 @@ def fit(
     else:
         solution = least_squares(problem, ridge)
         coefficients, squares, condition = solution.coefficients, solution.squares, solution.condition
-        losses = [squares]
+        losses = [solution.loss]
         stderr = like(torch.from_numpy(_kernel_of(problem, solution.stderr)), x)
     dtype = torch_dtype(_kernel_dtype(x, y))
     share = squares / (problem.weights.sum() * problem.spec.out_channels)
@@ -165,18 +167,23 @@ def fit(
 
 
 def _check_options(
-    method: str, ridge: float, learning_rate: float | None, steps: int, callback: Callback | None
+    method: str, ridge: float, learning_rate: float | None, steps: int, seed: int, callback: Callback | None
 ) -> None:
     if method not in METHODS:
         raise ConvolithError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
-    if not isfinite(ridge) or ridge < 0:
+    if not _is_number(ridge) or ridge < 0:
         raise ConvolithError(f"ridge is {ridge!r}; expected a finite number, 0 or more")
     check_whole("steps", steps, 1)
-    if learning_rate is not None and not (isfinite(learning_rate) and learning_rate > 0):
+    check_whole("seed", seed, 0)
+    if learning_rate is not None and not (_is_number(learning_rate) and learning_rate > 0):
         raise ConvolithError(f"learning_rate is {learning_rate!r}; expected a positive number")
     if method == "lstsq" and (learning_rate is not None or callback is not None):
         name = "callback" if learning_rate is None else "learning_rate"
         raise ConvolithError(f'{name} was given, but method "lstsq" takes no steps; pass method="gd"')
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and isfinite(value)
 
 
 def _kernel_of(problem: Problem, coefficients: np.ndarray) -> np.ndarray:

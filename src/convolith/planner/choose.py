@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import torch
 
-from convolith.arrays import as_tensor, check_bias, check_same_kind, like
+from convolith.arrays import as_target, as_tensor, check_bias, check_same_kind, is_numpy, like
 from convolith.dtypes import HALVES, dtype_name
 from convolith.engines import BY_NAME, TABLE, Engine
 from convolith.engines.protocol import torch_dtype
@@ -102,16 +103,15 @@ class Plan:
             checked = check_bias(plain("bias", bias), self.spec.out_channels, self.spec.out_dtype)
         if copy:
             kernel, checked = kernel.clone(), None if checked is None else checked.clone()
-        engine, inner = BY_NAME[self.engine], computed(self.spec, self.accuracy)
-        state = engine.prepare(inner, kernel.to(torch_dtype(inner.kernel_dtype)))
-        return Bound(self, engine, state, k, checked)
+        return Bound(self, self._prepared(kernel), kernel, checked, is_numpy(k))
 
     def run(self, x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """The same on tensors that were checked before (the functional face's way in)."""
-        engine, inner = BY_NAME[self.engine], computed(self.spec, self.accuracy)
-        return compute(
-            self.spec, inner, engine, engine.prepare(inner, kernel.to(torch_dtype(inner.kernel_dtype))), x, bias
-        )
+        return compute(self, self._prepared(kernel), x, bias)
+
+    def _prepared(self, kernel: torch.Tensor) -> Any:
+        inner = computed(self.spec, self.accuracy)
+        return BY_NAME[self.engine].prepare(inner, kernel.to(torch_dtype(inner.kernel_dtype)))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -119,22 +119,22 @@ class Bound:
     """A plan with its kernel prepared: call it with x."""
 
     plan: Plan
-    engine: Engine
     state: Any
-    like: Any
+    kernel: torch.Tensor
     bias: torch.Tensor | None
+    numpy: bool
 
     def __call__(self, x: Any, out: Any = None) -> Any:
         """Correlate `x`, into `out` where it is given."""
         spec = self.plan.spec
-        check_same_kind(k=self.like, x=x, out=out)
+        check_same_kind(k=self.kernel.numpy() if self.numpy else self.kernel, x=x, out=out)
         tensor = plain("x", x, spec.input_shape, spec.dtype)
         target = None
         if out is not None:
-            target = plain("out", out, spec.output_shape, spec.out_dtype)
-            check_apart(target, x=tensor, k=plain("k", self.like), bias=self.bias)
-        inner = computed(spec, self.plan.accuracy)
-        y = compute(spec, inner, self.engine, self.state, tensor, self.bias, target)
+            plain("out", out, spec.output_shape, spec.out_dtype)
+            target = as_target("out", out)
+            check_apart(target, x=tensor, k=self.kernel, bias=self.bias)
+        y = compute(self.plan, self.state, tensor, self.bias, target)
         return like(y, x) if out is None else out
 
 
@@ -156,6 +156,8 @@ def plan(spec: ConvSpec, kernel: Any = None, *, accuracy: str = "default", engin
         >>> plan(spec).engine
         'pointwise'
     """
+    if not isinstance(spec, ConvSpec):
+        raise ConvolithError(f"spec is a {type(spec).__name__}; expected a ConvSpec, such as ConvSpec.of(x, k)")
     check_choice(accuracy, engine)
     if kernel is None:
         return _planned(spec, accuracy, engine)
@@ -166,7 +168,7 @@ def check_choice(accuracy: str, engine: str) -> None:
     """Refuse names that do not exist."""
     if accuracy not in ACCURACIES:
         raise ConvolithError(f"accuracy is {accuracy!r}; expected one of {', '.join(ACCURACIES)}")
-    if engine != "auto" and engine not in BY_NAME:
+    if engine != "auto" and engine not in tuple(BY_NAME):
         raise ConvolithError(f"engine is {engine!r}; expected auto or one of {', '.join(BY_NAME)}")
 
 
@@ -221,22 +223,19 @@ def computed(spec: ConvSpec, accuracy: str) -> ConvSpec:
 
 
 def compute(
-    spec: ConvSpec,
-    inner: ConvSpec,
-    engine: Engine,
-    state: Any,
-    x: torch.Tensor,
-    bias: torch.Tensor | None,
-    out: torch.Tensor | None = None,
+    chosen: Plan, state: Any, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Apply a prepared engine, in the inner spec's dtypes; the result is in the outer one's."""
+    """Apply a plan's prepared engine, widened if its accuracy asks for it; the result is in the promised dtype."""
+    spec, inner, engine = chosen.spec, computed(chosen.spec, chosen.accuracy), BY_NAME[chosen.engine]
     promised = torch_dtype(spec.out_dtype)
     if spec.batch == 0:
         return torch.empty(spec.output_shape, dtype=promised) if out is None else out
-    if inner is spec or inner == spec:
-        return engine.apply(state, x, bias, out)
-    wide_bias = None if bias is None else bias.to(torch_dtype(inner.out_dtype))
-    y = engine.apply(state, x.to(torch_dtype(inner.dtype)), wide_bias).to(promised)
+    # An engine's torch operators must not be narrowed by an autocast around them: their bounds are the plan's.
+    with torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext():
+        if inner == spec:
+            return engine.apply(state, x, bias, out)
+        wide_bias = None if bias is None else bias.to(torch_dtype(inner.out_dtype))
+        y = engine.apply(state, x.to(torch_dtype(inner.dtype)), wide_bias).to(promised)
     return y if out is None else out.copy_(y)
 
 
