@@ -192,7 +192,7 @@ def sizes(tensor: torch.Tensor) -> torch.Tensor:
 def weight_dtype(first: str, second: str) -> str:
     """The dtype of the composed weight, with which every x gives the dtype that the two in a row give.
 
-    Floats keep theirs. Of integers only unsigned ones can make a uint64 result: of any unsigned x if the first has uint64
+    Floats keep theirs. Only unsigned integers can make a uint64 result: of any unsigned x if the first has uint64
     weights, else of a uint64 x only, as with uint32.
     """
     if is_float(first) or is_float(second):

@@ -20,6 +20,9 @@ name = "aten"
 PLAIN = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+MANY_TAPS = 100
+MANY_TAPS_OF_A_PLANE = 25
+"""Taps of a depthwise kernel from which channels_last is the faster format; with one channel no conversion is paid."""
 COMPLEX_PRODUCTS = 3
 """Real convolutions that torch forms for a complex one (the sum of parts is multiplied once: Gauss's trick)."""
 
@@ -50,13 +53,17 @@ def split_padding(spec: ConvSpec) -> tuple[tuple[int, ...], Pairs]:
 
 
 def memory_format(spec: ConvSpec) -> torch.memory_format:
-    """The format that is the faster one by far for depthwise and one-channel layers, and torch's default elsewhere.
+    """The faster of torch's two formats by far for large depthwise kernels, and contiguous, its default, elsewhere.
 
-    A depthwise 31x31 over 128 channels of 56x56 takes 17 times as long contiguous as it does channels_last; for
-    layers with many channels the two differ by less than the conversion costs.
+    Torch's contiguous float32 kernels for one channel per group fall back to slow code where taps are many (17 and
+    24 times slower on 31x31 over 128 channels of 56x56 and on 15x15 over one channel of 512x512); for small kernels and
+    for layers with many channels the two formats differ by less than the conversion costs.
     """
-    depthwise = spec.groups == spec.in_channels and not spec.transposed
-    return CHANNELS_LAST[spec.axes] if depthwise and spec.axes == 2 else torch.contiguous_format
+    plane = spec.in_channels == spec.out_channels == 1  # in both formats at once, so that nothing is converted
+    depthwise = spec.groups == spec.in_channels and not spec.transposed and spec.axes == 2
+    many = spec.taps >= (MANY_TAPS_OF_A_PLANE if plane else MANY_TAPS)
+    fast = depthwise and many and working_dtype(spec) is torch.float32
+    return torch.channels_last if fast else torch.contiguous_format
 
 
 def note(spec: ConvSpec) -> str:
