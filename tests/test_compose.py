@@ -118,6 +118,16 @@ def test_gradients_pass_through_a_composition():
     assert torch.autograd.gradcheck(both, x)
 
 
+def test_weights_keep_their_gradients():
+    weights = [torch.randn(2, 2, 3, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    x = torch.randn(1, 2, 9, dtype=torch.float64)
+
+    def run(w1, w2):
+        return correlate(x, compose(Conv(w1, padding=1), Conv(w2)).conv)
+
+    assert torch.autograd.gradcheck(run, weights)
+
+
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [

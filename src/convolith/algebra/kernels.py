@@ -1,0 +1,75 @@
+"""The arithmetic of composition: dense kernels and biases multiplied tap by tap, as tensors."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any, NamedTuple
+
+import torch
+
+from convolith.arrays import as_tensor
+from convolith.conv import Conv
+from convolith.engines.protocol import to_working
+
+
+class Factor(NamedTuple):
+    """A weight with its groups written out, (out_channels, in_channels, *kernel_size), and a bias or None."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+
+def dense(conv: Conv, working: torch.dtype) -> Factor:
+    """A convolution's weight and bias, zero between groups, in a working dtype."""
+    weight = to_working(as_tensor("weight", conv.weight), working)
+    rows, columns = conv.out_channels // conv.groups, conv.in_channels // conv.groups
+    full = weight.new_zeros((conv.out_channels, conv.in_channels, *conv.kernel_size))
+    for group in range(conv.groups):
+        out = slice(group * rows, (group + 1) * rows)
+        full[out, group * columns : (group + 1) * columns] = weight[out]
+    return Factor(full, None if conv.bias is None else to_working(as_tensor("bias", conv.bias), working))
+
+
+def grouped(full: torch.Tensor, groups: int) -> torch.Tensor:
+    """The diagonal blocks of a dense weight: the inverse of writing its groups out."""
+    rows, columns = full.shape[0] // groups, full.shape[1] // groups
+    blocks = [full[g * rows : (g + 1) * rows, g * columns : (g + 1) * columns] for g in range(groups)]
+    return torch.cat(blocks)
+
+
+def composed(
+    first: Conv, second: Conv, working: torch.dtype, steps: tuple[int, ...], dilation: tuple[int, ...]
+) -> Factor:
+    """The dense weight and bias of two convolutions in a row, on the grid of the common dilation."""
+    return _product(dense(first, working), dense(second, working), first.dilation, steps, dilation)
+
+
+def largest(first: Conv, second: Conv, steps: tuple[int, ...], dilation: tuple[int, ...]) -> Factor:
+    """What each number of the composition is at most in size, in float64: the same with absolute values."""
+    return _product(_sizes(first), _sizes(second), first.dilation, steps, dilation)
+
+
+def _sizes(conv: Conv) -> Factor:
+    wide = torch.complex128 if as_tensor("weight", conv.weight).is_complex() else torch.float64
+    weight, bias = dense(conv, wide)
+    return Factor(weight.detach().abs(), None if bias is None else bias.detach().abs())
+
+
+def _product(
+    first: Factor, second: Factor, d1: tuple[int, ...], steps: tuple[int, ...], dilation: tuple[int, ...]
+) -> Factor:
+    """`K[t] = sum over steps*j + d1*i = t of W2[j] @ W1[i]`, and `b2 + sum over j of W2[j] @ b1`."""
+    (W1, b1), (W2, b2) = first, second
+    near = [max(d // D, 1) for d, D in zip(d1, dilation, strict=True)]  # a single tap's dilation may be below D
+    far = [max(step // D, 1) for step, D in zip(steps, dilation, strict=True)]
+    k1, k2 = W1.shape[2:], W2.shape[2:]
+    size = [a * (n - 1) + b * (m - 1) + 1 for a, n, b, m in zip(near, k1, far, k2, strict=True)]
+    K = W1.new_zeros((W2.shape[0], W1.shape[1], *size))
+    for tap in product(*map(range, k2)):
+        index: tuple[Any, ...] = (slice(None), slice(None), *tap)
+        place: list[Any] = [
+            slice(b * i, b * i + a * (n - 1) + 1, a) for i, a, b, n in zip(tap, near, far, k1, strict=True)
+        ]
+        K[:, :, *place] += torch.einsum("oh,hc...->oc...", W2[index], W1)
+    bias = b2 if b1 is None else W2.flatten(2).sum(2) @ b1 + (0 if b2 is None else b2)
+    return Factor(K, bias)
