@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
@@ -48,7 +48,12 @@ class Table:
         """The cells for a rich console, without the title."""
         table = RichTable(box=box.SIMPLE_HEAD if lines else None, pad_edge=False)
         for name in self.columns:
-            table.add_column(name, justify="right" if self.is_numeric(name) else "left", no_wrap=not lines)
+            numbers = self.is_numeric(name)
+            widest = (
+                max(map(len, [*name.split(), *(quantity(row.get(name)) for row in self.rows)])) if numbers else None
+            )
+            justify: Literal["right", "left"] = "right" if numbers else "left"
+            table.add_column(name, justify=justify, no_wrap=not lines, min_width=widest, overflow="fold")
         for row in self.rows:
             table.add_row(*(quantity(row.get(name)) for name in self.columns))
         return table
