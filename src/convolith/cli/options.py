@@ -79,12 +79,10 @@ def emit(*, as_json: bool, data: Any, tables: list[Table]) -> None:
         click.echo(to_json(data))
     elif sys.stdout.isatty():
         from rich.console import Console
-        from rich.text import Text
 
         console = Console()
         for table in tables:
-            console.print(Text(table.title, style="bold"))
-            console.print(table.rich())
+            table.show(console)
     else:
         click.echo("\n\n".join(table.text() for table in tables))
 

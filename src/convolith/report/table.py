@@ -48,15 +48,23 @@ class Table:
         """The cells for a rich console, without the title."""
         table = RichTable(box=box.SIMPLE_HEAD if lines else None, pad_edge=False)
         for name in self.columns:
-            numbers = self.is_numeric(name)
-            widest = (
-                max(map(len, [*name.split(), *(quantity(row.get(name)) for row in self.rows)])) if numbers else None
-            )
-            justify: Literal["right", "left"] = "right" if numbers else "left"
-            table.add_column(name, justify=justify, no_wrap=not lines, min_width=widest, overflow="fold")
+            words = [word for text in [name, *(quantity(row.get(name)) for row in self.rows)] for word in text.split()]
+            justify: Literal["right", "left"] = "right" if self.is_numeric(name) else "left"
+            table.add_column(name, justify=justify, no_wrap=not lines, min_width=max(map(len, words), default=1))
         for row in self.rows:
             table.add_row(*(quantity(row.get(name)) for name in self.columns))
         return table
+
+    def show(self, console: Console) -> None:
+        """Print it on a terminal: with lines if no word need be cut for them, as plain text otherwise."""
+        table = self.rich()
+        spare = 2 * len(self.columns)  # rich leaves the space between columns out of what it measures
+        least = console.measure(table, options=console.options.update(max_width=PLAIN_WIDTH)).minimum + spare
+        if least > console.width:
+            console.print(self.text(), soft_wrap=True, highlight=False, markup=False)
+            return
+        console.print(self.title, style="bold", highlight=False, markup=False)
+        console.print(table)
 
     def text(self) -> str:
         """Aligned plain text, as in a pipe."""
