@@ -12,6 +12,7 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 import convolith as cl
 from convolith.cli import COMMANDS, main
@@ -90,7 +91,7 @@ def test_plan_and_cost():
 def test_correlate_writes_every_format(picture, tmp_path, name):
     output = tmp_path / name
     data = json.loads(run("correlate", picture, "[[0,0,0],[0,1,0],[0,0,0]]", "-o", output, "--json").output)
-    assert data["output"] == "20 x 24 x 3"
+    assert data["output"] == [20, 24, 3]
     written = np.load(output) if name.endswith(("npy", "npz")) else imageio.imread(output)
     written = written["array"] if name.endswith("npz") else written
     if name.endswith(("jpg", "jpeg")):
@@ -159,6 +160,55 @@ def test_fit_takes_the_channels_of_a_picture_together(picture, tmp_path):
     np.save(tmp_path / "y.npy", cl.correlate(x, kernel))
     data = json.loads(run("fit", picture, tmp_path / "y.npy", "--size", "2", "--json").output)
     np.testing.assert_allclose(data["kernel"], kernel, atol=1e-9)
+
+
+def test_fit_of_pictures_leaves_the_border_out(picture, tmp_path):
+    """Whoever made AFTER made its border in some way that the pictures do not tell."""
+    x = imageio.imread(picture).astype(np.float32)
+    kernel = np.random.default_rng(1).normal(size=(3, 5)).astype(np.float32)
+    imageio.imwrite(tmp_path / "after.tif", cl.filter_image(x, kernel, padding_mode="reflect"))
+    shown = run("fit", picture, tmp_path / "after.tif", "--size", "3,5", "-o", tmp_path / "k.npz", "--json")
+    assert "its border is left out" in shown.stderr
+    np.testing.assert_allclose(json.loads(shown.stdout)["kernel"], kernel[None, None], atol=1e-4)
+    run("correlate", picture, tmp_path / "k.npz", "-o", tmp_path / "again.npy")
+    assert np.load(tmp_path / "again.npy").shape == x.shape
+    mixed = json.loads(run("fit", picture, picture, "--size", "1", "--mix-channels", "--json").stdout)
+    np.testing.assert_allclose(np.array(mixed["kernel"])[:, :, 0, 0], np.eye(3), atol=1e-9)
+    mask = np.zeros((20, 24), np.uint8)
+    mask[:4] = 1
+    np.save(tmp_path / "mask.npy", mask)
+    whole = run("fit", picture, tmp_path / "after.tif", "--size", "3,5", "--mask", tmp_path / "mask.npy", "--padding", "same",
+                "--padding-mode", "reflect", "--json")  # fmt: skip
+    np.testing.assert_allclose(json.loads(whole.stdout)["kernel"], kernel[None, None], atol=1e-4)
+    inner = run("fit", picture, tmp_path / "after.tif", "--size", "3,5", "--mask", tmp_path / "mask.npy", "--json")
+    np.testing.assert_allclose(json.loads(inner.stdout)["kernel"], kernel[None, None], atol=1e-4)
+
+
+def test_pictures_that_would_be_misread(picture, tmp_path):
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "deep.png"), np.full((8, 9, 3), 40_000, np.uint16))
+    assert "16 bits and colour, which would be cut to 8" in refused("correlate", tmp_path / "deep.png", LAPLACE)
+    imageio.imwrite(tmp_path / "pages.tif", np.zeros((5, 32, 40), np.uint8))
+    assert "pass a stack of pages as a .npy array" in refused("correlate", tmp_path / "pages.tif", LAPLACE)
+    assert "a picture; expected a .npy" in refused("correlate", picture, picture)
+    assert "the input itself; choose another name" in refused("correlate", picture, LAPLACE, "-o", picture)
+    np.save(tmp_path / "unit.npy", np.random.default_rng(0).random((8, 9)))
+    message = refused("correlate", tmp_path / "unit.npy", LAPLACE, "-o", tmp_path / "y.png")
+    assert "no picture's range to round to; write y.tif" in message
+    imageio.imwrite(tmp_path / "grey.png", np.full((8, 9), 40_000, np.uint16))
+    assert "16 bits, which no .jpg" in refused("correlate", tmp_path / "grey.png", LAPLACE, "-o", tmp_path / "y.jpg")
+    imageio.imwrite(tmp_path / "alpha.png", np.zeros((8, 9, 4), np.uint8))
+    assert "alpha channel is filtered" in run("correlate", tmp_path / "alpha.png", LAPLACE).stderr
+    turned = Image.fromarray(np.zeros((8, 16, 3), np.uint8))
+    turned.save(tmp_path / "turned.jpg", exif=_portrait())
+    assert json.loads(run("correlate", tmp_path / "turned.jpg", LAPLACE, "--json").stdout)["input"] == [16, 8, 3]
+
+
+def _portrait() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    return exif
 
 
 def test_doctor_finds_every_engine_good():

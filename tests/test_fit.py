@@ -207,7 +207,11 @@ REFUSED = {
         {},
         r"y has spatial size \(7, 7\) .* kernel_size=\(4, 4\) would fit",
     ),
-    "y as large as x": ((x, x), {}, 'y is as large as x: pass padding="same"'),
+    "y as large as x": (
+        (x, x),
+        {},
+        "y is as large as x: leave the border out of y by half the kernel, or pass padding='same'",
+    ),
     "y without a batch": ((x[None], y), {}, "y has shape"),
     "batches": ((np.stack([x, x]), y[None]), {}, "y has 1 images but x has 2"),
     "too few equations": (

@@ -166,7 +166,8 @@ class ConvSpec:
         axes = len(k_shape) - 2
         if not 1 <= axes <= MAX_AXES:
             layout = "(in_channels, out_channels/groups, *kernel_size)" if transposed else KERNEL_LAYOUT
-            raise ConvolithError(f"k has shape {k_shape}; expected {layout} with 1 to {MAX_AXES} spatial axes")
+            plain = "; for a plain picture and a plain kernel call filter_image" if len(k_shape) == 2 else ""
+            raise ConvolithError(f"k has shape {k_shape}; expected {layout} with 1 to {MAX_AXES} spatial axes{plain}")
         batch, channels, size = split_input_shape(x_shape, axes)
         groups = check_whole("groups", groups, 1)
         if min(k_shape) < 1:

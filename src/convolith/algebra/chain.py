@@ -111,7 +111,8 @@ def _check(first: Conv, second: Conv) -> None:
     for argument, conv in (("first", first), ("second", second)):
         if not isinstance(conv, Conv):
             raise ConvolithError(
-                f"{argument} is a {type(conv).__name__}; expected a Conv; pass Conv(weight, bias, ...)"
+                f"{argument} is a {type(conv).__name__}; expected a Conv; pass Conv.from_module(module) for a torch "
+                "module, composition.conv for a composition, or Conv(weight, bias, ...)"
             )
         if conv.transposed:
             raise ConvolithError(f"{argument} is transposed; compose takes plain convolutions")

@@ -38,9 +38,9 @@ def _layer_options(command: Any) -> Any:
 
 
 @click.command()
-@click.argument("first")
-@click.argument("second")
-@click.option("-o", "--output", metavar="FILE.npz", help="Where to write the one convolution.")
+@click.argument("first", type=click.Path())
+@click.argument("second", type=click.Path())
+@click.option("-o", "--output", type=click.Path(), metavar="FILE.npz", help="Where to write the one convolution.")
 @_layer_options
 @json_option
 def command(*, first: str, second: str, output: str | None, as_json: bool, **options: Any) -> None:

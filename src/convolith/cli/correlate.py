@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,13 +13,16 @@ from convolith.cli.options import emit, engine_options, geometry_options, json_o
 from convolith.conv import Conv
 from convolith.correlation import correlate
 from convolith.dtypes import is_float
+from convolith.errors import ConvolithError
 from convolith.report.table import Table
 
 
 @click.command()
-@click.argument("source", metavar="INPUT")
-@click.argument("kernel")
-@click.option("-o", "--output", metavar="FILE", help="Where to write the result: a picture, .npy or .npz.")
+@click.argument("source", metavar="INPUT", type=click.Path())
+@click.argument("kernel", type=click.Path())
+@click.option(
+    "-o", "--output", type=click.Path(), metavar="FILE", help="Where to write the result: a picture, .npy or .npz."
+)
 @geometry_options
 @engine_options
 @click.option("--flip", is_flag=True, help="Reverse the kernel first: a convolution in the mathematical sense.")
@@ -36,7 +40,11 @@ def command(
     Example: convolith correlate photo.png "[[-1,0,1],[-2,0,2],[-1,0,1]]" -o edges.tif
     """
     target = None if output is None else Output(output, IMAGES + ARRAYS)
+    if output is not None and Path(output).exists() and Path(source).exists() and Path(output).samefile(source):
+        raise ConvolithError(f"output is {output}, the input itself; choose another name")
     x = read_array("INPUT", source)
+    if is_image(source) and x.ndim == 3 and x.shape[2] in (2, 4):
+        click.echo("warning: the picture's alpha channel is filtered like a colour", err=True)
     names = ("stride", "padding", "dilation", "groups", "padding_mode")
     given = {name: options[name] for name in names if _was_given(ctx, name)}
     engine = {"engine": options["engine"], "accuracy": options["accuracy"], "flip": flip}
@@ -53,15 +61,14 @@ def command(
             f"warning: {clipped:,} values were clipped to the picture's range; a .tif or .npy keeps them", err=True
         )
     row = {
-        "input": " x ".join(map(str, x.shape)),
-        "output": " x ".join(map(str, y.shape)),
         "dtype": str(y.dtype),
         "least": _number(y.min() if y.size else None),
         "mean": _number(y.mean() if y.size else None),
         "greatest": _number(y.max() if y.size else None),
-        "written to": output or "nowhere (no -o)",
     }
-    emit(as_json=as_json, data=row | {"clipped": clipped}, tables=[Table("Correlated", [row])])
+    data = {"input": x.shape, "output": y.shape, **row, "clipped": clipped, "written_to": output}
+    shapes = {name: " x ".join(map(str, shape)) for name, shape in (("input", x.shape), ("output", y.shape))}
+    emit(as_json=as_json, data=data, tables=[Table("Correlated", [shapes | row | {"written to": output or "-"}])])
 
 
 def _was_given(ctx: click.Context, name: str) -> bool:

@@ -43,7 +43,10 @@ def read_array(argument: str, path: str) -> np.ndarray:
     if name is None and len(arrays) == 1:
         (name,) = arrays
     if name not in arrays:
-        raise ConvolithError(f"{argument} is {path}, which holds {', '.join(arrays)}; name one: {path}:{min(arrays)}")
+        missing = "" if name is None else f" and no {name}"
+        raise ConvolithError(
+            f"{argument} is {path}, which holds {', '.join(arrays)}{missing}; name one: {path}:{min(arrays)}"
+        )
     array: np.ndarray = arrays[name]
     return array
 
@@ -71,6 +74,8 @@ def read_kernel(argument: str, text: str, options: Mapping[str, Any]) -> np.ndar
             if options:
                 raise ConvolithError(f"{next(iter(options))} was given, but {text} holds a kernel with its own options")
             return _as_conv(argument, arrays)
+        if is_image(text):
+            raise ConvolithError(f"{argument} is {text}, a picture; expected a .npy or .npz file or a list")
         weight = read_array(argument, text)
     return weight[None, None] if weight.ndim == 2 else weight
 
@@ -136,7 +141,13 @@ class Output:
         if suffix in (".tif", ".tiff"):
             array = array.astype(np.float32) if array.dtype not in (np.uint8, np.uint16) else array
         else:
-            deep = like == np.dtype(np.uint16) and suffix == ".png"
+            if like is not None and like.kind not in "iub":
+                raise ConvolithError(
+                    f"the input is {like}, which has no picture's range to round to; write {self.path.stem}.tif or .npy"
+                )
+            if like == np.dtype(np.uint16) and suffix != ".png":
+                raise ConvolithError(f"the input has 16 bits, which no .jpg holds; write {self.path.stem}.tif")
+            deep = like == np.dtype(np.uint16)
             if deep and array.ndim == 3 and array.shape[2] > 1:
                 raise ConvolithError(
                     f"the result has 16 bits and colour, which a .png here holds not; write {self.path.stem}.tif"
@@ -212,14 +223,23 @@ def _read_image(argument: str, file: Path) -> np.ndarray:
     """A picture; damage of any kind is one refusal."""
     imageio = _imageio()
     try:
-        picture = np.asarray(imageio.imread(file.read_bytes(), extension=file.suffix.lower()))
+        content, suffix = file.read_bytes(), file.suffix.lower()
+        turned = {"plugin": "pillow", "rotate": True} if suffix in (".jpg", ".jpeg") else {}  # as a camera held it
+        picture = np.asarray(imageio.imread(content, extension=suffix, **turned))
     except Exception as error:  # noqa: BLE001 - every decoder raises its own; all mean that the file is no picture
         raise ConvolithError(
             f"{argument} is {file}, which cannot be read as a picture ({error or type(error).__name__}); "
             "is it complete?"
         ) from None
-    if picture.ndim not in (2, 3):
-        raise ConvolithError(f"{argument} is {file}, whose pixels have shape {picture.shape}; expected one picture")
+    if suffix == ".png" and content[24] == 16 and picture.dtype == np.uint8:  # the header's bits per channel
+        raise ConvolithError(
+            f"{argument} is {file}, a .png of 16 bits and colour, which would be cut to 8; pass a .tif"
+        )
+    if picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] > 4):
+        raise ConvolithError(
+            f"{argument} is {file}, whose pixels have shape {picture.shape}; expected (H, W) or (H, W, 1 to 4 "
+            "channels); pass a stack of pages as a .npy array"
+        )
     return picture
 
 

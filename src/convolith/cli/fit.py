@@ -9,15 +9,16 @@ import numpy as np
 
 from convolith.cli.files import Output, conv_arrays, is_image, read_array
 from convolith.cli.options import emit, json_option, numbers, padding
+from convolith.conv import Conv
 from convolith.errors import ConvolithError
 from convolith.fitting import Fit, fit
-from convolith.geometry import PADDING_MODES
+from convolith.geometry import PADDING_MODES, same_padding
 from convolith.report.table import Table
 
 
 @click.command()
-@click.argument("before")
-@click.argument("after")
+@click.argument("before", type=click.Path())
+@click.argument("after", type=click.Path())
 @click.option("--size", "kernel_size", type=numbers, required=True, help="Kernel size: 5, or 5,7 (one per axis).")
 @click.option("--method", default="lstsq", show_default=True, help="lstsq (closed form) or gd (gradient descent).")
 @click.option("--stride", type=numbers, default=1, show_default=True)
@@ -25,43 +26,98 @@ from convolith.report.table import Table
 @click.option("--padding-mode", type=click.Choice(PADDING_MODES), default="zeros", show_default=True)
 @click.option("--dilation", type=numbers, default=1, show_default=True)
 @click.option("--offset", is_flag=True, help="Fit a constant (a background) too.")
-@click.option("--mask", "mask_file", metavar="FILE", help="Pixels of AFTER to leave out: not zero where left out.")
+@click.option(
+    "--mask",
+    "mask_file",
+    type=click.Path(),
+    metavar="FILE",
+    help="Pixels of AFTER to leave out: not zero where left out.",
+)
+@click.option("--mix-channels", is_flag=True, help="Of pictures: a kernel from all channels to all.")
 @click.option("--ridge", type=float, default=0.0, show_default=True, help="Penalty on the squared kernel.")
 @click.option(
     "--learning-rate", type=float, help="Of gradient descent; by default nine tenths of the largest that works."
 )
 @click.option("--steps", type=int, default=1000, show_default=True, help="Of gradient descent.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the kernel that gradient descent starts from.")
-@click.option("-o", "--output", metavar="FILE.npz", help="Where to write the kernel, for `correlate` and `compose`.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(),
+    metavar="FILE.npz",
+    help="Where to write the kernel, for `correlate` and `compose`.",
+)
 @json_option
 def command(
-    *, before: str, after: str, mask_file: str | None, output: str | None, as_json: bool, **options: Any
+    *,
+    before: str,
+    after: str,
+    mask_file: str | None,
+    mix_channels: bool,
+    output: str | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Find the kernel for which BEFORE, correlated with it, comes nearest to AFTER.
 
-    Files are pictures, whose channels stand last, or arrays of (in_channels, *size) or (N, in_channels, *size); an
-    array of two axes is one channel.
+    Files are pictures or arrays of (in_channels, *size) or (N, in_channels, *size); two axes are one channel. Of two
+    pictures one kernel is sought for all channels, each filtered by itself, unless --mix-channels asks for a kernel
+    from all channels to all. Where AFTER is as large as BEFORE, its border is left out, since nobody knows what was
+    beyond; --padding same takes it in, made as --padding-mode says.
 
-    Example: convolith fit before.png after.png --size 7 --padding same -o kernel.npz
+    Example: convolith fit before.png after.png --size 7 -o kernel.npz
     """
     target = None if output is None else Output(output, (".npz",))
-    x, y = (_channels_first(name, path) for name, path in (("BEFORE", before), ("AFTER", after)))
+    mix = mix_channels or not (is_image(before) and is_image(after))
+    x, y = (_channels(name, path, mix=mix) for name, path in (("BEFORE", before), ("AFTER", after)))
     mask = None if mask_file is None else read_array("--mask", mask_file) != 0
+    inside = None
+    if options["padding"] == "valid" and options["stride"] == 1 and x.ndim == y.ndim:
+        inside = inner_part(x, y, options["kernel_size"], options["dilation"])
+    if inside is not None:
+        mask = mask if mask is None or mask.shape[-len(inside) :] != y.shape[-len(inside) :] else crop(mask, inside)
+        y = crop(y, inside)
+        click.echo("AFTER is as large as BEFORE: its border is left out (--padding same takes it in)", err=True)
     found = fit(x, y, mask=mask, progress=True, **options)
     if target:
-        arrays = conv_arrays(found.conv)
+        arrays = conv_arrays(found.conv if inside is None else with_same_padding(found.conv))
         if found.stderr is not None:
             arrays["stderr"] = found.stderr
         target.write(lambda file: np.savez(file, **arrays))
     emit(as_json=as_json, data=_data(found), tables=_tables(found, output))
 
 
-def _channels_first(argument: str, path: str) -> np.ndarray:
+def inner_part(x: np.ndarray, y: np.ndarray, kernel_size: Any, dilation: Any) -> tuple[slice, ...] | None:
+    """The outputs of y that read no padding, if y is as large as x; None if it is not, or nothing would be left."""
+    axes = 2 if isinstance(kernel_size, int) else len(kernel_size)
+    size = x.shape[-axes:]
+    if x.ndim <= axes or y.shape[-axes:] != size:
+        return None
+    sizes = zip(size, np.broadcast_to(kernel_size, axes), np.broadcast_to(dilation, axes), strict=True)
+    pads = [same_padding(n, int(k), 1, int(d)) for n, k, d in sizes]
+    if not any(map(any, pads)) or any(sum(pair) >= n for pair, n in zip(pads, size, strict=True)):
+        return None
+    return tuple(slice(before, n - after) for (before, after), n in zip(pads, size, strict=True))
+
+
+def crop(array: np.ndarray, inside: tuple[slice, ...]) -> np.ndarray:
+    """The last axes cut."""
+    return array[tuple([...] + list(inside))]  # noqa: RUF005 - NumPy's stubs know no tuple that begins with an ellipsis
+
+
+def with_same_padding(conv: Conv) -> Conv:
+    """The kernel as it is applied to whole pictures: its result is as large as they are."""
+    return Conv(conv.weight, conv.bias, **{**conv.options, "padding": "same"})
+
+
+def _channels(argument: str, path: str, *, mix: bool) -> np.ndarray:
+    """(channels, 1, H, W) of a picture, or (channels, H, W) to mix them; an array as it is."""
     array = read_array(argument, path)
     if array.ndim == 2:
         return array[None]
     if is_image(path):
-        return np.moveaxis(array, -1, 0)
+        planes = np.moveaxis(array, -1, 0)
+        return planes if mix else planes[:, None]
     if array.ndim < 2:
         raise ConvolithError(f"{argument} has shape {array.shape}; expected (in_channels, *size)")
     return array

@@ -123,7 +123,7 @@ def a_kernel_is_learned(photo: np.ndarray) -> Values:
     """Given only the picture before and after, gradient descent finds the one kernel by steps, least squares at once.
 
     On random numbers 1000 steps are plenty. On a photograph neighbouring pixels are alike, the problem is badly
-    conditioned, and after 1000 steps the kernel is still far off, although the loss looks small.
+    conditioned, and after 1000 steps the kernel is still far off.
     """
     rng = np.random.default_rng(0)
     X = rng.normal(size=(1, 10, 10))
@@ -169,8 +169,8 @@ def what_it_costs(_photo: np.ndarray) -> Values:
         "forward multiplications": counted.forward.multiplications,
         "forward additions": counted.forward.additions,
         "backward multiplications": counted.backward.multiplications,
-        "forward bytes": counted.memory.forward.bytes,
-        "backward bytes": counted.memory.backward.bytes,
+        "forward, bytes held": counted.memory.forward.bytes,
+        "backward, bytes held": counted.memory.backward.bytes,
         "channels x 2: products x": doubled.factor,
         "channels x 3: products x": tripled.factor,
         "padding x 2: output": padded.after.spec.output_size,
@@ -199,7 +199,11 @@ def draw_channels(values: Values) -> Figure:
 def draw_edges(values: Values) -> Figure:
     """Before and after the edge kernel."""
     panels = {"in: 3 channels": np.moveaxis(values["_x"], 0, -1), "out: 1 channel": np.abs(values["_edges"])}
-    return Figure(image_row(panels), "The photograph and its vertical edges", "Three channels in, one out (its size).")
+    return Figure(
+        image_row(panels),
+        "The photograph and its vertical edges",
+        "Three channels in, one out: how strong its values are.",
+    )
 
 
 def draw_outputs(values: Values) -> Figure:

@@ -56,7 +56,7 @@ def geometry_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """--stride, --padding, --dilation, --groups and --padding-mode."""
     options = [
         click.option("--stride", type=numbers, default=1, show_default=True, help="One number, or one per axis."),
-        click.option("--padding", type=padding, default=0, show_default=True, help="same, valid, full, 1 or 1:2,0:0."),
+        click.option("--padding", type=padding, default=0, help="same, valid, full, 1 or 1:2,0:0; none by default."),
         click.option("--dilation", type=numbers, default=1, show_default=True, help="One number, or one per axis."),
         click.option("--groups", type=int, default=1, show_default=True, help="Groups of channels."),
         click.option("--padding-mode", type=click.Choice(PADDING_MODES), default="zeros", show_default=True),

@@ -21,9 +21,25 @@ from convolith.report.table import Table, quantity
 INTRODUCTION = """Every line of Python on this page was run just now, on a photograph that scikit-image brings along
 (Eileen Collins, by NASA)."""
 
+SETUP = """import numpy as np
+from skimage import data
+
+import convolith as cl
+from convolith import d2l
+
+photo = data.astronaut()
+"""
+"""What the lessons' code begins with; the first one shows it."""
+
 
 @click.command()
-@click.option("--html", "html", metavar="FILE", help="Write the tour with its pictures as one self-contained page.")
+@click.option(
+    "--html",
+    "html",
+    type=click.Path(),
+    metavar="FILE",
+    help="Write the tour with its pictures as one self-contained page.",
+)
 @json_option
 def command(*, html: str | None, as_json: bool) -> None:
     """Walk through the chapter: channels, 1x1, two kernels as one, a kernel learned, and what it all costs.
@@ -73,7 +89,7 @@ def code(lesson: Lesson) -> str:
     """The body of a lesson between its docstring and its return, as it is run."""
     source = inspect.getsource(lesson.run)
     body = source.split('"""', 2)[2].rpartition("\n    return {")[0]
-    return textwrap.dedent(body).strip()
+    return (SETUP if lesson is LESSONS[0] else "") + textwrap.dedent(body).strip()
 
 
 def as_plain(value: Any) -> Any:

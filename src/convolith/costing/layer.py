@@ -105,7 +105,7 @@ class Cost:
                 "pass": name.replace("_", " "),
                 "multiplications": c.multiplications,
                 "additions": c.additions,
-                "bytes": c.bytes,
+                "bytes moved": c.bytes,
             }
             for name, c in passes.items()
         ]
@@ -117,7 +117,7 @@ class Cost:
         shape = " x ".join(map(str, self.spec.output_shape))
         return [
             Table(f"Operations ({self.convention}: {zeros} the padding's zeros; {bias}); output {shape}", operations),
-            Table("Memory", memory),
+            Table("Memory held", memory),
         ]
 
     def __str__(self) -> str:

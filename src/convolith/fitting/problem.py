@@ -152,7 +152,11 @@ def check_output(spec: ConvSpec, shape: tuple[int, ...]) -> None:
         f"y has spatial size {shape[2:]} but x {spec.size} with kernel_size {spec.kernel_size} gives {spec.output_size}"
     )
     if shape[2:] == spec.size:
-        raise ConvolithError(message + '; y is as large as x: pass padding="same"')
+        raise ConvolithError(
+            message
+            + "; y is as large as x: leave the border out of y by half the kernel, or pass padding='same' with the "
+            "padding_mode that y was made with"
+        )
     if all(s == 1 and d == 1 for s, d in zip(spec.stride, spec.dilation, strict=True)):
         padded = [n + sum(pair) for n, pair in zip(spec.size, spec.padding, strict=True)]
         fitting = tuple(n - m + 1 for n, m in zip(padded, shape[2:], strict=True))

@@ -66,7 +66,7 @@ class Plan:
         """Every engine, the best first, as rows for a report."""
         rows = []
         for candidate in sorted(self.candidates, key=lambda c: (c.engine != self.engine, c.reason is not None)):
-            verdict = "chosen" if candidate.engine == self.engine else candidate.reason or "more work"
+            verdict = "chosen" if candidate.engine == self.engine else candidate.reason or self._behind(candidate)
             row: dict[str, Any] = {"engine": candidate.engine, "verdict": verdict, "how": candidate.note}
             if candidate.work is not None:
                 forward = candidate.work.forward
@@ -79,7 +79,17 @@ class Plan:
                 }
             rows.append(row)
         shape = " x ".join(map(str, self.spec.input_shape)) + " -> " + " x ".join(map(str, self.spec.output_shape))
-        return Table(f"{shape}, {self.spec.out_dtype}, accuracy {self.accuracy}", rows)
+        dtypes = " with ".join(dict.fromkeys((self.spec.dtype, self.spec.kernel_dtype)))
+        if dtypes != self.spec.out_dtype:
+            dtypes += f" -> {self.spec.out_dtype}"
+        return Table(f"{shape}, {dtypes}, accuracy {self.accuracy}", rows)
+
+    def _behind(self, candidate: Candidate) -> str:
+        """Why an engine that could do it was not chosen."""
+        chosen = next(c for c in self.candidates if c.engine == self.engine)
+        if candidate.score < chosen.score:
+            return "not asked for"
+        return "more work" if candidate.score > chosen.score else "as much work, and later in the table"
 
     def explain(self) -> str:
         """The table as text: each engine's counted work and error bound, and why it was chosen or not."""
@@ -157,7 +167,9 @@ def plan(spec: ConvSpec, kernel: Any = None, *, accuracy: str = "default", engin
         'pointwise'
     """
     if not isinstance(spec, ConvSpec):
-        raise ConvolithError(f"spec is a {type(spec).__name__}; expected a ConvSpec, such as ConvSpec.of(x, k)")
+        raise ConvolithError(
+            f"spec is a {type(spec).__name__}; expected ConvSpec.of(x, k) or ConvSpec.from_module(module, shape)"
+        )
     check_choice(accuracy, engine)
     if kernel is None:
         return _planned(spec, accuracy, engine)
