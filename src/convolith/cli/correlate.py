@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -13,7 +12,6 @@ from convolith.cli.options import emit, engine_options, geometry_options, json_o
 from convolith.conv import Conv
 from convolith.correlation import correlate
 from convolith.dtypes import is_float
-from convolith.errors import ConvolithError
 from convolith.report.table import Table
 
 
@@ -40,9 +38,9 @@ def command(
     Example: convolith correlate photo.png "[[-1,0,1],[-2,0,2],[-1,0,1]]" -o edges.tif
     """
     target = None if output is None else Output(output, IMAGES + ARRAYS)
-    if output is not None and Path(output).exists() and Path(source).exists() and Path(output).samefile(source):
-        raise ConvolithError(f"output is {output}, the input itself; choose another name")
     x = read_array("INPUT", source)
+    if target:
+        target.refuse_input(source)
     if is_image(source) and x.ndim == 3 and x.shape[2] in (2, 4):
         click.echo("warning: the picture's alpha channel is filtered like a colour", err=True)
     names = ("stride", "padding", "dilation", "groups", "padding_mode")

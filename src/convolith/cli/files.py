@@ -116,6 +116,11 @@ class Output:
         except OSError as error:
             raise ConvolithError(f"output is {path}, which cannot be written ({error}); choose another place") from None
 
+    def refuse_input(self, source: str) -> None:
+        """Refuse to replace the file that was read, whose values the result may not hold."""
+        if self.path.exists() and _is_file(source) and self.path.samefile(source):
+            raise ConvolithError(f"output is {self.path}, the input itself; choose another name")
+
     def write(self, fill: Callable[[IO[bytes]], Any]) -> None:
         """Let `fill` write a temporary file beside the output, then put it in its place."""
         try:

@@ -12,7 +12,8 @@ from convolith.cli.options import emit, json_option, numbers, padding
 from convolith.conv import Conv
 from convolith.errors import ConvolithError
 from convolith.fitting import Fit, fit
-from convolith.geometry import PADDING_MODES, same_padding
+from convolith.fitting.problem import spatial_axes
+from convolith.geometry import PADDING_MODES, per_axis, same_padding
 from convolith.report.table import Table
 
 
@@ -89,12 +90,12 @@ def command(
 
 def inner_part(x: np.ndarray, y: np.ndarray, kernel_size: Any, dilation: Any) -> tuple[slice, ...] | None:
     """The outputs of y that read no padding, if y is as large as x; None if it is not, or nothing would be left."""
-    axes = 2 if isinstance(kernel_size, int) else len(kernel_size)
+    axes = spatial_axes(kernel_size, x.ndim)
     size = x.shape[-axes:]
-    if x.ndim <= axes or y.shape[-axes:] != size:
+    if y.shape[-axes:] != size:
         return None
-    sizes = zip(size, np.broadcast_to(kernel_size, axes), np.broadcast_to(dilation, axes), strict=True)
-    pads = [same_padding(n, int(k), 1, int(d)) for n, k, d in sizes]
+    taps, steps = per_axis("kernel_size", kernel_size, axes, 1), per_axis("dilation", dilation, axes, 1)
+    pads = [same_padding(n, k, 1, d) for n, k, d in zip(size, taps, steps, strict=True)]
     if not any(map(any, pads)) or any(sum(pair) >= n for pair, n in zip(pads, size, strict=True)):
         return None
     return tuple(slice(before, n - after) for (before, after), n in zip(pads, size, strict=True))
