@@ -14,6 +14,11 @@ FLOATS = ("float32", "float64")
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 
 
+ONE_TAP = ConvSpec(in_channels=1, out_channels=1, size=9, kernel_size=1)
+THREE_TAPS = ConvSpec(in_channels=1, out_channels=1, size=9, kernel_size=3)
+TRANSPOSED_SPEC = ConvSpec(in_channels=1, out_channels=1, size=9, kernel_size=3, transposed=True)
+
+
 @st.composite
 def options(draw, axes: int, transposed: bool = False) -> dict:
     """Keywords of correlate (and of a transposed Conv) on a number of axes."""
@@ -60,6 +65,14 @@ def specs(draw, dtypes=FLOATS, transposed: bool | None = None, max_axes: int = 3
     except ConvolithError:
         assume(False)
         raise
+
+
+def specs_taken_by(engine, **options):
+    """Specs that an engine does not refuse."""
+    plain = engine.refuse(TRANSPOSED_SPEC) is not None
+    single = engine.refuse(THREE_TAPS) is not None and engine.refuse(ONE_TAP) is None
+    drawn = specs(transposed=False if plain else None, single_tap=single, **options)
+    return drawn.filter(lambda spec: engine.refuse(spec) is None)
 
 
 def _numbers(value, axes: int) -> tuple[int, ...]:

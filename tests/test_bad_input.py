@@ -78,7 +78,7 @@ CORRELATE = {
         {},
         "bias has dtype float64 but the result has int64",
     ),
-    "engine": ((x, k), {"engine": "cudnn"}, "engine is 'cudnn'; expected auto or one of pointwise, aten, reference"),
+    "engine": ((x, k), {"engine": "cudnn"}, "engine is 'cudnn'; expected auto or one of pointwise, direct"),
     "engine refuses": (
         (x, k),
         {"engine": "pointwise"},

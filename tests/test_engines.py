@@ -14,7 +14,7 @@ from convolith.engines import TABLE
 from convolith.engines.protocol import error_scale
 from convolith.planner import plan
 from convolith.work import layer_work
-from tests.strategies import INTEGERS, arrays_for, specs
+from tests.strategies import INTEGERS, arrays_for, specs, specs_taken_by
 
 WIDE = {"float32": "float64", "float16": "float64", "bfloat16": "float64", "complex64": "complex128"}
 ENGINES = [pytest.param(engine, id=engine.name) for engine in TABLE]
@@ -59,7 +59,7 @@ def check(engine, spec: ConvSpec, x, kernel, bias, accuracy: str = "default") ->
 @settings(max_examples=350)
 @given(data=st.data(), seed=st.integers(0, 9))
 def test_floats_stay_under_the_bound(engine, data, seed):
-    spec = data.draw(specs(single_tap=engine.name == "pointwise"))
+    spec = data.draw(specs_taken_by(engine))
     check(engine, spec, *arrays_for(spec, seed))
 
 
@@ -67,7 +67,7 @@ def test_floats_stay_under_the_bound(engine, data, seed):
 @settings(max_examples=120)
 @given(data=st.data())
 def test_halves_and_complex_stay_under_the_bound(engine, data):
-    spec = data.draw(specs(dtypes=(*HALVES, *COMPLEX), single_tap=engine.name == "pointwise"))
+    spec = data.draw(specs_taken_by(engine, dtypes=(*HALVES, *COMPLEX)))
     check(engine, spec, *arrays_for(spec))
 
 
@@ -75,7 +75,7 @@ def test_halves_and_complex_stay_under_the_bound(engine, data):
 @settings(max_examples=150)
 @given(data=st.data(), kernel_dtype=st.sampled_from(INTEGERS))
 def test_integers_are_exact(engine, data, kernel_dtype):
-    spec = data.draw(specs(dtypes=INTEGERS, single_tap=engine.name == "pointwise"))
+    spec = data.draw(specs_taken_by(engine, dtypes=INTEGERS))
     spec = replace(spec, kernel_dtype=kernel_dtype)
     check(engine, spec, *arrays_for(spec))
 

@@ -9,7 +9,7 @@ import convolith as cl
 from convolith import Conv
 from convolith.engines import TABLE
 from convolith.planner import plan
-from tests.strategies import arrays_for, specs
+from tests.strategies import arrays_for, specs, specs_taken_by
 
 LAW = settings(max_examples=60)
 
@@ -17,7 +17,7 @@ LAW = settings(max_examples=60)
 @pytest.mark.parametrize("engine", TABLE, ids=lambda e: e.name)
 def test_linear_in_x_and_in_the_kernel(engine):
     @LAW
-    @given(specs(dtypes=("float64",), single_tap=engine.name == "pointwise"))
+    @given(specs_taken_by(engine, dtypes=("float64",)))
     def law(spec):
         (x1, k1, _), (x2, k2, _) = arrays_for(spec, 1), arrays_for(spec, 2)
         run = plan(spec, engine=engine.name)
@@ -27,7 +27,7 @@ def test_linear_in_x_and_in_the_kernel(engine):
     law()
 
 
-@pytest.mark.parametrize("engine", ["aten", "reference"])
+@pytest.mark.parametrize("engine", ["direct", "aten", "reference"])
 def test_an_impulse_gives_the_kernel_back_reversed(engine):
     k = np.random.default_rng(0).normal(size=(1, 1, 3, 4))
     x = np.zeros((1, 1, 9, 9))

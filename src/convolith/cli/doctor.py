@@ -22,6 +22,7 @@ from convolith.spec import ConvSpec
 PACKAGES = {
     "torch": "core",
     "numpy": "core",
+    "llvmlite": "core",
     "click": "core",
     "rich": "core",
     "scikit-image": "image",

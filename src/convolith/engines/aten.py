@@ -124,7 +124,7 @@ def prepare(spec: ConvSpec, kernel: torch.Tensor) -> State:
 
 
 def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Convert, convolve, convert back; the result has the memory format of x."""
+    """Convert, convolve, convert back, unless x came in channels_last itself."""
     spec, kernel = state
     last = CHANNELS_LAST.get(spec.axes)  # one channel is both formats at once, and counts as contiguous
     given_last = last is not None and x.is_contiguous(memory_format=last) and not x.is_contiguous()

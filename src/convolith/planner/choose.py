@@ -22,6 +22,7 @@ from convolith.work import Work
 ACCURACIES = ("exact", "default", "fast", "double")
 DEFAULT_BOUND = {"float32": 5e-6, "complex64": 5e-6, "float64": 1e-14, "complex128": 1e-14}
 """What `accuracy="default"` admits, relative to max|x| times the largest sum of |k|; torch's own sum always passes."""
+CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 FAST_BOUND = 1e-4
 """What `accuracy="fast"` admits."""
 OPERATIONS_PER_BYTE = 8
@@ -245,7 +246,11 @@ def compute(
     # An engine's torch operators must not be narrowed by an autocast around them: their bounds are the plan's.
     with torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext():
         if inner == spec:
-            return engine.apply(state, x, bias, out)
+            y = engine.apply(state, x, bias, out)
+            last = CHANNELS_LAST.get(spec.axes)  # one channel is both formats at once, and counts as contiguous
+            if out is None and last is not None and not x.is_contiguous() and x.is_contiguous(memory_format=last):
+                y = y.contiguous(memory_format=last)
+            return y
         wide_bias = None if bias is None else bias.to(torch_dtype(inner.out_dtype))
         y = engine.apply(state, x.to(torch_dtype(inner.dtype)), wide_bias).to(promised)
     return y if out is None else out.copy_(y)

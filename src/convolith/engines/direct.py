@@ -1,0 +1,284 @@
+"""Direct sums by generated code: few channels, depthwise, integers and half types, on one to three axes."""
+
+from __future__ import annotations
+
+from array import array
+from math import ceil, log2, prod
+from typing import NamedTuple
+
+import torch
+
+from convolith.dtypes import COMPLEX, HALVES, ITEMSIZE, integer_bits, is_float
+from convolith.engines import direct_blocks
+from convolith.engines.direct_blocks import SLOTS
+from convolith.engines.direct_tile import VECTORS, Nest
+from convolith.engines.memory import empty
+from convolith.engines.padding import pad
+from convolith.engines.protocol import direct_sum_bound, to_working, torch_dtype
+from convolith.jit import Target, address, host, run, scratch, thread_count
+from convolith.spec import ConvSpec
+from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
+
+name = "direct"
+
+SCRATCH_BYTES = 1 << 17
+"""What a block's packed inputs may take: a quarter of a second-level cache of 512 KiB, which its outputs share."""
+WIDE, LONG_ROW, SHORT_ROW = 1500, 384, 72
+"""Columns of a block: long in wide images, for the memory's prefetching; short in others, for only the blocks that
+touch a border are copied."""
+LARGEST_SCRATCH = 1 << 23
+"""Bytes of a block's packed inputs above which nothing is gained by packing."""
+TALL_BLOCK = 64
+"""Rows of a block: whole planes where they are small, so that the zeros around them are written once."""
+TASKS_PER_THREAD = 4
+LARGEST_STRIDE = 16
+"""From here on, windows hardly overlap, and what a block copies would be mostly what it does not need."""
+SERIAL_PRODUCTS = 200_000
+"""Products below which one thread is done before a second one has started."""
+CROWDED_ROWS = 6
+"""Rows that one set of a first-level cache of eight ways may hold beside the outputs."""
+CACHE_PERIOD = 4096
+"""Bytes after which addresses fall into the same set of a first-level cache again."""
+
+
+class State(NamedTuple):
+    """All that is ready before an input comes."""
+
+    spec: ConvSpec
+    nest: Nest
+    kernel: torch.Tensor
+    no_bias: torch.Tensor
+    template: array[int]
+    region: int
+    threads: int
+    scratch_bytes: int
+
+
+def sum_dtype(spec: ConvSpec) -> str:
+    """The narrowest type in which integer sums are exact (and come out of the conversion), and floats' working type."""
+    if spec.out_dtype in HALVES:
+        return "float32"
+    if is_float(spec.out_dtype):
+        return spec.out_dtype
+    bits = integer_bits(spec.dtype) + integer_bits(spec.kernel_dtype) + ceil(log2(spec.products_per_output))
+    return "float32" if bits <= 24 else "float64" if bits <= 51 else "int64"
+
+
+def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
+    """Transposed, complex, and steps so long that blocks would not fit a cache."""
+    if spec.transposed:
+        return "transposed"
+    if spec.out_dtype in COMPLEX:
+        return "complex numbers"
+    steps = [s for s, n in zip(spec.stride, spec.output_size, strict=True) if n > 1]
+    if max(steps, default=1) > LARGEST_STRIDE:
+        return f"stride {max(steps)} is over {LARGEST_STRIDE}"
+    if spec.dtype == "float16" and not host().halves:
+        return "this processor does not convert float16"
+    target = host()
+    needed = _slots(spec, nest_of(spec, target), target)[0]["thread_elements"] * 8
+    if needed > LARGEST_SCRATCH:
+        return f"a block of its inputs takes {needed / 1e6:.0f} MB"
+    return None
+
+
+def sums_directly(spec: ConvSpec) -> bool:
+    """It does."""
+    return True
+
+
+def note(spec: ConvSpec) -> str:
+    """The vectors, the type of the sums and whether the input is padded first."""
+    target = host()
+    kind = sum_dtype(spec)
+    parts = [f"{target.lanes(8 if '64' in kind else 4)} x {kind}"]
+    return ", ".join(parts + ["pads first"] * (spec.padding_mode != "zeros"))
+
+
+def work(spec: ConvSpec) -> Work:
+    """The layer's products; the blocks' scratch, and what padding of other modes copies."""
+    layer = layer_work(spec)
+    memory = layer.memory.forward
+    copied = 0
+    if spec.padding_mode != "zeros":
+        grown = prod(n + sum(pair) for n, pair in zip(spec.size, spec.padding, strict=True))
+        copied = spec.batch * spec.in_channels * grown * ITEMSIZE[spec.dtype]
+    forward = Count(layer.forward.multiplications, layer.forward.additions, memory.bytes + 2 * copied)
+    terms = ForwardMemory(memory.input, memory.parameters, memory.output, copied + thread_count() * SCRATCH_BYTES)
+    return Work(forward=forward, memory=Memory(terms))
+
+
+def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
+    """A direct sum's."""
+    return direct_sum_bound(spec)
+
+
+def prepare(spec: ConvSpec, kernel: torch.Tensor) -> State:
+    """The code, the blocks and the kernel in the type of the sums."""
+    return prepare_for(host(), spec, kernel)
+
+
+def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor) -> State:
+    """The same for any processor."""
+    nest = nest_of(spec, target)
+    wide = torch_dtype(nest.sum_dtype)
+    kernel = to_working(kernel, wide).contiguous()
+    no_bias = torch.zeros(spec.out_channels, dtype=bias_dtype(nest))
+    slots, scratch_elements = _slots(spec, nest, target)
+    products = prod(spec.output_shape) * spec.products_per_output
+    threads = 1 if products < SERIAL_PRODUCTS else min(thread_count(), slots["tasks"])
+    template = array("q", [slots.get(name, 0) for name in SLOTS])
+    region = address(direct_blocks.write, target, nest)
+    return State(spec, nest, kernel, no_bias, template, region, threads, scratch_elements * wide.itemsize)
+
+
+def bias_dtype(nest: Nest) -> torch.dtype:
+    """Integer biases are added in the 64 bits of the output; others in the type of the sums."""
+    return torch.int64 if "int" in nest.out_dtype else torch_dtype(nest.sum_dtype)
+
+
+def nest_of(spec: ConvSpec, target: Target) -> Nest:
+    """What the code for a spec is specialised on; other sizes of image, batch or channels share it."""
+    # a step that is never taken is 1, so that no code is made for it
+    stride = _three(tuple(s if n > 1 else 1 for s, n in zip(spec.stride, spec.output_size, strict=True)))
+    dilation = _three(tuple(d if k > 1 else 1 for d, k in zip(spec.dilation, spec.kernel_size, strict=True)))
+    kernel_size = _three(spec.kernel_size)
+    return Nest(
+        spec.dtype,
+        sum_dtype(spec),
+        spec.out_dtype,
+        kernel_size,
+        stride,
+        dilation,
+        channels=_channels(spec.out_channels // spec.groups, target),
+        many_channels=spec.in_channels > spec.groups,
+        many_outputs=spec.out_channels > spec.groups,
+        flat=spec.axes == 1,
+    )
+
+
+def _even(size: int, wanted: int, multiple: int) -> int:
+    """The length of pieces of a size, as near the wanted one as equal pieces of a multiple of a number come."""
+    return ceil(size / max(1, round(size / wanted)) / multiple) * multiple
+
+
+def _three(values: tuple[int, ...]) -> tuple[int, int, int]:
+    """One number per axis (depth, height, width); axes that are missing have 1."""
+    return (*(1,) * (3 - len(values)), *values)  # type: ignore[return-value]  # three in all
+
+
+def _channels(outs: int, target: Target) -> int:
+    """Output channels of a tile: as many as the registers allow, unless fewer divide them better."""
+    most = min(outs, target.accumulators // VECTORS)
+    return min(range(most, 0, -1), key=lambda n: ceil(outs / n) * n * (1 + 0.1 * (most - n)))
+
+
+def _slots(spec: ConvSpec, nest: Nest, target: Target) -> tuple[dict[str, int], int]:
+    """The sizes among a region's arguments, and the elements of scratch for all threads."""
+    ones = (1,) * (3 - spec.axes)
+    padding = ((0, 0),) * (3 - spec.axes) + (spec.padding if spec.padding_mode == "zeros" else ((0, 0),) * spec.axes)
+    grown = spec.size
+    if spec.padding_mode != "zeros":
+        grown = tuple(n + sum(pair) for n, pair in zip(spec.size, spec.padding, strict=True))
+    depth, height, width = (*ones, *grown)
+    out_depth, out_height, out_width = (*ones, *spec.output_size)
+    ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+    lanes = target.lanes(torch_dtype(nest.sum_dtype).itemsize)
+    most_rows = max(tile.rows for tile in nest.tiles(target).values())
+
+    def pitches(rows: int, columns: int) -> tuple[int, int, int, int]:
+        """Of phases, rows, planes and channels in the scratch of a block."""
+        reach = (columns - 1) * nest.stride[2] + (nest.kernel_size[2] - 1) * nest.dilation[2] + 1
+        line = 64 // torch_dtype(nest.sum_dtype).itemsize
+        phase = ceil((ceil(reach / nest.stride[2]) + lanes) / line) * line
+        row = phase * nest.stride[2] + (line if phase * nest.stride[2] // line % 2 == 0 else 0)  # no rows in one set
+        tall = (max(rows, most_rows) - 1) * nest.stride[1] + (nest.kernel_size[1] - 1) * nest.dilation[1] + 1
+        return phase, row, row * tall, row * tall * nest.kernel_size[0]
+
+    budget = SCRATCH_BYTES // torch_dtype(nest.sum_dtype).itemsize
+    rows = min(out_height, TALL_BLOCK)
+    narrowest = max(nest.tiles(target)) * lanes
+    columns = _even(out_width, LONG_ROW if out_width >= WIDE else SHORT_ROW, lanes)
+    while ins * pitches(rows, columns)[3] > budget and (rows > most_rows or columns > narrowest):
+        if rows > most_rows:
+            rows = max(most_rows, rows // 2)
+        else:
+            columns = max(narrowest, ceil(columns / 2 / lanes) * lanes)
+    planes = spec.batch * spec.groups * out_depth
+    tasks = thread_count() * TASKS_PER_THREAD
+    while rows > most_rows and planes * ceil(out_height / rows) * ceil(out_width / columns) < tasks:
+        rows = max(most_rows, rows // 2)
+    while columns > narrowest and planes * ceil(out_height / rows) * ceil(out_width / columns) < tasks:
+        columns = max(narrowest, ceil(columns / 2 / lanes) * lanes)
+    row_blocks, column_blocks = ceil(out_height / rows), ceil(out_width / columns)
+    phase, row, plane, channel = pitches(rows, columns)
+    line = row * 1 + nest.stride[2] * (phase + 4 * lanes)
+    per_thread = ceil((ins * channel + line + direct_blocks.slack(nest, target)) / 64) * 64
+    slots = {
+        "tasks": planes * row_blocks * column_blocks,
+        "chunk": max(1, planes * row_blocks * column_blocks // (tasks * 2)),
+        "groups": spec.groups,
+        "in_channels": ins,
+        "out_channels": outs,
+        "depth": depth,
+        "height": height,
+        "width": width,
+        "out_depth": out_depth,
+        "out_height": out_height,
+        "out_width": out_width,
+        "pad_depth": padding[0][0],
+        "pad_height": padding[1][0],
+        "pad_width": padding[2][0],
+        "y_image": spec.out_channels * prod(spec.output_size),
+        "y_channel": prod(spec.output_size),
+        "block_rows": rows,
+        "block_columns": columns,
+        "row_blocks": row_blocks,
+        "column_blocks": column_blocks,
+        "thread_elements": per_thread,
+        "phase_pitch": phase,
+        "row_pitch": row,
+        "plane_pitch": plane,
+        "channel_pitch": channel,
+    }
+    return slots, per_thread * thread_count()
+
+
+AT = {name: number for number, name in enumerate(SLOTS)}
+
+
+def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Fill the arguments and run the region."""
+    spec, nest = state.spec, state.nest
+    if spec.padding_mode != "zeros":
+        x = pad(x, spec.padding, spec.padding_mode)
+    if x.stride(-1) != 1:
+        x = x.contiguous()
+    y = out if out is not None and out.is_contiguous() else empty(spec.output_shape, torch_dtype(spec.out_dtype))
+    room = scratch(state.scratch_bytes)
+    added = state.no_bias if bias is None else bias.to(state.no_bias.dtype).contiguous()
+    slots = state.template[:]
+    strides = x.stride()
+    slots[AT["x"]], slots[AT["weight"]], slots[AT["bias"]] = x.data_ptr(), state.kernel.data_ptr(), added.data_ptr()
+    slots[AT["y"]], slots[AT["scratch"]] = y.data_ptr(), room.data_ptr()
+    slots[AT["x_image"]], slots[AT["x_channel"]] = strides[0], strides[1]
+    slots[AT["x_plane"]] = strides[2] if spec.axes == 3 else 0
+    slots[AT["x_row"]] = strides[-2] if spec.axes > 1 else 0
+    slots[AT["direct"]] = _reads_in_place(nest, slots, x.element_size())
+    counters = array("q", bytes(192))
+    slots[AT["counters"]] = counters.buffer_info()[0]
+    run(state.region, slots.buffer_info()[0], state.threads)
+    if out is None or out is y:
+        return y
+    return out.copy_(y)
+
+
+def _reads_in_place(nest: Nest, slots: array[int], itemsize: int) -> bool:
+    """Whether inner blocks are read where they are: no conversion, no stride, and rows that do not evict each other."""
+    if nest.x_dtype != nest.sum_dtype or nest.stride[2] > 1:
+        return False
+    pitch = slots[AT["x_row"]] * itemsize
+    sets = 1
+    while pitch % CACHE_PERIOD and sets < 8:
+        pitch, sets = 2 * pitch, 2 * sets
+    return (nest.kernel_size[1] + 3) / sets <= CROWDED_ROWS

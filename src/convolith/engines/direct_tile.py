@@ -1,0 +1,244 @@
+"""The register tile of the direct engine: what its code is specialised on, and the innermost loops.
+
+`channels` outputs by `rows` rows by up to three vectors of columns stay in registers while the taps go by, so that an
+input vector that was loaded serves every row and channel that needs it (the chapter's exercise of reading a strip that
+is wider than its outputs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+
+from convolith.jit.build import Code, Int, Number, Pointer, itemsize, zero
+from convolith.jit.numbers import STORED, from_sum
+from convolith.jit.target import Target
+
+UNROLLED_TAPS = 9
+"""Taps of a plane up to which every one is written out; above, the loop over columns is rolled: as fast, and it
+compiles several times sooner."""
+UNROLLED_ROWS = 8
+"""Kernel rows that are written out at most: with 8 rows, a loaded vector serves nearly as many products as with all."""
+VECTORS = 3
+"""Vectors of columns in the widest tile."""
+
+
+class Tile(NamedTuple):
+    """A register tile: output channels by rows by vectors."""
+
+    channels: int
+    rows: int
+    vectors: int
+
+
+@dataclass(frozen=True)
+class Nest:
+    """What the code is specialised on; spatial axes are (depth, height, width)."""
+
+    x_dtype: str
+    sum_dtype: str
+    out_dtype: str
+    kernel_size: tuple[int, int, int]
+    stride: tuple[int, int, int]
+    dilation: tuple[int, int, int]
+    channels: int
+    many_channels: bool
+    """Whether a group has several input channels."""
+    many_outputs: bool
+    """Whether a group has several output channels."""
+    flat: bool
+    """Whether the output has one row, so that tiles can only grow along it."""
+
+    def tiles(self, target: Target) -> dict[int, Tile]:
+        """The tile for each number of vectors, the widest first: as many rows as there are registers.
+
+        The sums live in registers, with one row of inputs and the weights that it meets: one for each row that shares
+        it (LLVM keeps them there, since they are met again in the next row).
+        """
+        registers, channels = target.vector_registers - 1, self.channels
+        if self.flat:
+            widest = (registers - 1) // (channels + (channels > 1))
+            return {n: Tile(channels, 1, n) for n in sorted({1, 2, VECTORS, widest}, reverse=True)}
+        found = {}
+        for n in range(VECTORS, 0, -1):
+            rows = (registers - n) // (channels * (n + 1))
+            found[n] = Tile(channels, max(1, rows), n)
+        return found
+
+
+class Place(NamedTuple):
+    """Where a tile stands: its first input, its group's weights and biases, its first output, the offset of its last
+    vector, and the rows and columns that there are.
+    """
+
+    x: Pointer
+    weight: Pointer
+    bias: Pointer
+    y: Pointer
+    last: Int
+    rows: Int
+    columns: Int
+
+
+def write_tile(
+    code: Code, nest: Nest, tile: Tile, lanes: int, place: Place, channel: Number, s: dict[str, Any]
+) -> None:
+    """One register tile: every product of channels x rows x vectors outputs, and their delivery.
+
+    Channels and rows that do not exist repeat the last one that does: their weights are its weights, or their outputs
+    are overwritten, since rows are stored from the last to the first.
+    """
+    numbers = [
+        code.minimum(channel + o, s["out_channels"] - 1) if o else code.integer(channel) for o in range(tile.channels)
+    ]
+    weights = [place.weight + number * s["in_channels"] * taps_of(nest) for number in numbers]
+    biases = [code.splat((place.bias + number).load(), lanes) for number in numbers]
+    vector = ir.VectorType(STORED[nest.sum_dtype], lanes)
+    biased = biases[0].type == vector
+    sums = [bias if biased else zero(vector) for bias in biases for _ in range(tile.rows * tile.vectors)]
+    writer = _Taps(code, nest, tile, lanes, place.last, s["row"], s["phase_pitch"])
+    if nest.many_channels:
+        with code.loop(0, s["in_channels"], values=sums) as ins:
+            here = [w + ins.index * taps_of(nest) for w in weights]
+            ins.hand_on(writer.planes(place.x + ins.index * s["channel"], here, s["plane"], ins.values))
+        sums = ins.values
+    else:
+        sums = writer.planes(place.x, weights, s["plane"], sums)
+    for o, number in enumerate(numbers):
+        y = place.y + number * s["y_channel"]
+        for r in reversed(range(tile.rows)):
+            row = y + code.minimum(r, place.rows - 1) * s["out_width"] if r else y
+            at = (o * tile.rows + r) * tile.vectors
+            _deliver(code, nest, sums[at : at + tile.vectors], row, None if biased else biases[o], place)
+
+
+@dataclass(frozen=True)
+class _Taps:
+    """The products of one input channel."""
+
+    code: Code
+    nest: Nest
+    tile: Tile
+    lanes: int
+    last: Int
+    row_pitch: Int
+    phase_pitch: Int
+
+    def planes(self, x: Pointer, weights: list[Pointer], pitch: Int, sums: Sequence[ir.Value]) -> list[ir.Value]:
+        """All taps, plane after plane."""
+        depth, height, width = self.nest.kernel_size
+        if depth == 1:
+            return self.plane(x, weights, sums)
+        with self.code.loop(0, depth, values=sums) as plane:
+            here = [w + plane.index * (height * width) for w in weights]
+            plane.hand_on(self.plane(x + plane.index * pitch, here, plane.values))
+        return plane.values
+
+    def plane(self, x: Pointer, weights: list[Pointer], sums: Sequence[ir.Value]) -> list[ir.Value]:
+        """The taps of one plane: kernel rows in blocks that are written out."""
+        _, height, width = self.nest.kernel_size
+        blocks = -(-height // UNROLLED_ROWS)
+        size, larger = divmod(height, blocks)
+        done = 0
+        for rows, count in ((size + 1, larger), (size, blocks - larger)):
+            if not count or not rows:
+                continue
+            step = self.row_pitch * (rows * self.nest.dilation[1])
+            origin = x + self.row_pitch * (done * self.nest.dilation[1])
+            here = [w + done * width for w in weights]
+            if count == 1:
+                sums = self.columns(origin, here, rows, sums)
+            else:
+                with self.code.loop(0, count, values=sums) as block:
+                    moved = [w + block.index * (rows * width) for w in here]
+                    block.hand_on(self.columns(origin + block.index * step, moved, rows, block.values))
+                sums = block.values
+            done += rows * count
+        return list(sums)
+
+    def columns(self, x: Pointer, weights: list[Pointer], rows: int, sums: Sequence[ir.Value]) -> list[ir.Value]:
+        """The taps of some kernel rows, column after column."""
+        _, height, width = self.nest.kernel_size
+        if height * width <= UNROLLED_TAPS:
+            for v in range(width):
+                sums = self.column(x + self.shift(v), [w + v for w in weights], rows, sums)
+            return list(sums)
+        with self.code.loop(0, width, values=sums) as column:
+            here = [w + column.index for w in weights]
+            column.hand_on(self.column(x + self.shift(column.index), here, rows, column.values))
+        return column.values
+
+    def shift(self, column: Number) -> Number:
+        """Where a kernel column begins in a row that was split by the stride."""
+        reach, stride = column * self.nest.dilation[2], self.nest.stride[2]
+        return reach if stride == 1 else reach // stride + self.phase_pitch * (reach % stride)
+
+    def column(self, x: Pointer, weights: list[Pointer], rows: int, sums: Sequence[ir.Value]) -> list[ir.Value]:
+        """Some taps of one kernel column: each input row is loaded once, for all that need it."""
+        width = self.nest.kernel_size[2]
+        code, tile, sums = self.code, self.tile, list(sums)
+        users: dict[int, list[tuple[int, int]]] = {}
+        for u in range(rows):
+            for r in range(tile.rows):
+                users.setdefault(r * self.nest.stride[1] + u * self.nest.dilation[1], []).append((r, u))
+        order = sorted(users)
+        for row, following in pairwise([*order, order[-1]]):
+            vectors = [(x + q * self.lanes).vector(self.lanes) for q in range(tile.vectors - 1)]
+            vectors.append((x + self.last).vector(self.lanes))
+            for r, u in users[row]:
+                for o, pointer in enumerate(weights):
+                    weight = code.splat((pointer + u * width).load(), self.lanes)
+                    for q in range(tile.vectors):
+                        at = (o * tile.rows + r) * tile.vectors + q
+                        sums[at] = code.multiply_add(vectors[q], weight, sums[at])
+            x = x + self.row_pitch * (following - row)
+        return sums
+
+
+def _deliver(
+    code: Code, nest: Nest, sums: Sequence[ir.Value], row: Pointer, bias: ir.Value | None, place: Place
+) -> None:
+    """Convert, add a bias that is not in the sums, and store; under a mask where there are fewer columns than lanes."""
+    lanes = sums[0].type.count
+    for q, value in enumerate(sums):
+        made = from_sum(code, value, nest.out_dtype)
+        if bias is not None:
+            made = code.add(made, bias)
+        where = row + (place.last if q == len(sums) - 1 else q * lanes)
+        if len(sums) > 1:
+            where.store(made)
+        else:
+            _store_columns(code, where, made, place.columns, lanes)
+
+
+def _store_columns(code: Code, where: Pointer, value: ir.Value, columns: Int, lanes: int) -> None:
+    with code.ir.if_else(columns < lanes) as (few, enough):
+        with few:
+            where.masked_store(value, code.lanes_below(columns, lanes))
+        with enough:
+            where.store(value)
+
+
+def line_of(nest: Nest) -> int:
+    """Sums in a cache line."""
+    return 64 // itemsize(STORED[nest.sum_dtype])
+
+
+def taps_of(nest: Nest) -> int:
+    """Taps of the kernel."""
+    depth, height, width = nest.kernel_size
+    return depth * height * width
+
+
+def lanes_of(nest: Nest, target: Target) -> int:
+    """Sums in a vector."""
+    return target.lanes(8 if nest.sum_dtype in ("float64", "int64") else 4)
+
+
+def bias_kind(nest: Nest) -> ir.Type:
+    """Integers take their bias after the conversion, in 64 bits; floats before, in the type of the sums."""
+    return STORED[nest.out_dtype] if "int" in nest.out_dtype else STORED[nest.sum_dtype]

@@ -1,0 +1,309 @@
+"""Writes one function of LLVM IR: integers with Python's operators, typed pointers, vectors, loops and branches.
+
+Python numbers are constants wherever a 64-bit integer is expected, and arithmetic between them happens here and now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+from llvmlite import ir
+
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
+POINTER = ir.PointerType()
+VOID = ir.VoidType()
+Number = Any
+"""An Int of the function, or a Python int."""
+
+
+@dataclass(frozen=True)
+class Int:
+    """A 64-bit integer of the function under construction."""
+
+    code: Code
+    value: ir.Value
+
+    def __add__(self, other: Number) -> Number:
+        return self if isinstance(other, int) and other == 0 else self._signed("add", other)
+
+    def __sub__(self, other: Number) -> Number:
+        return self if isinstance(other, int) and other == 0 else self._signed("sub", other)
+
+    def __rsub__(self, other: Number) -> Int:
+        return self.code.integer(other)._signed("sub", self)
+
+    def __mul__(self, other: Number) -> Number:
+        if isinstance(other, int) and other in (0, 1):
+            return self if other else 0
+        return self._signed("mul", other)
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: Number) -> Number:
+        """Of numbers that are not negative."""
+        return self if isinstance(other, int) and other == 1 else self._plain("udiv", other)
+
+    def __mod__(self, other: Number) -> Number:
+        """Of numbers that are not negative."""
+        return 0 if isinstance(other, int) and other == 1 else self._plain("urem", other)
+
+    def __lt__(self, other: Number) -> ir.Value:
+        return self.code.ir.icmp_signed("<", self.value, self.code.integer(other).value)
+
+    def __le__(self, other: Number) -> ir.Value:
+        return self.code.ir.icmp_signed("<=", self.value, self.code.integer(other).value)
+
+    def __ge__(self, other: Number) -> ir.Value:
+        return self.code.ir.icmp_signed(">=", self.value, self.code.integer(other).value)
+
+    def equals(self, other: Number) -> ir.Value:
+        """Whether both are the same number."""
+        return self.code.ir.icmp_signed("==", self.value, self.code.integer(other).value)
+
+    def _signed(self, operation: str, other: Number) -> Int:
+        made = getattr(self.code.ir, operation)(self.value, self.code.integer(other).value, flags=["nsw"])
+        return Int(self.code, made)
+
+    def _plain(self, operation: str, other: Number) -> Int:
+        return Int(self.code, getattr(self.code.ir, operation)(self.value, self.code.integer(other).value))
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """An address of elements of one type; adding moves by elements."""
+
+    code: Code
+    value: ir.Value
+    element: ir.Type
+
+    def __add__(self, elements: Number) -> Pointer:
+        if isinstance(elements, int) and elements == 0:
+            return self
+        offset = self.code.integer(elements).value
+        return Pointer(self.code, self.code.ir.gep(self.value, [offset], source_etype=self.element), self.element)
+
+    def load(self) -> ir.Value:
+        """The element there."""
+        return self.code.ir.load(self.value, typ=self.element, align=itemsize(self.element))
+
+    def integer(self) -> Int:
+        """The 64-bit integer there."""
+        return Int(self.code, self.load())
+
+    def vector(self, lanes: int) -> ir.Value:
+        """The next `lanes` elements; the address need not be aligned to more than one."""
+        return self.code.ir.load(self.value, typ=ir.VectorType(self.element, lanes), align=itemsize(self.element))
+
+    def store(self, value: ir.Value) -> None:
+        """Write an element, or a vector of them."""
+        self.code.ir.store(value, self.value, align=itemsize(self.element))
+
+    def masked_vector(self, lanes: int, mask: ir.Value) -> ir.Value:
+        """The elements whose lane of the mask is set, and zero in the others, which are not read."""
+        kind = ir.VectorType(self.element, lanes)
+        arguments = [self.value, ir.Constant(I32, itemsize(self.element)), mask, zero(kind)]
+        return self.code.intrinsic(f"llvm.masked.load.{suffix(kind)}.p0", kind, arguments)
+
+    def masked_store(self, value: ir.Value, mask: ir.Value) -> None:
+        """Write the lanes whose mask is set."""
+        arguments = [value, self.value, ir.Constant(I32, itemsize(self.element)), mask]
+        self.code.intrinsic(f"llvm.masked.store.{suffix(value.type)}.p0", VOID, arguments)
+
+    def prefetch(self, *, write: bool = False) -> None:
+        """Ask for the line there, to read or to write."""
+        kinds = [ir.Constant(I32, number) for number in (int(write), 3, 1)]
+        self.code.intrinsic("llvm.prefetch.p0", VOID, [self.value, *kinds])
+
+    def cast(self, element: ir.Type) -> Pointer:
+        """The same address of elements of another type."""
+        return Pointer(self.code, self.value, element)
+
+
+@dataclass
+class Loop:
+    """A loop under construction: its index, and the values that one turn hands to the next."""
+
+    index: Int
+    values: list[ir.Value]
+
+    def hand_on(self, values: Sequence[ir.Value]) -> None:
+        """Set what the next turn, or the code after the loop, finds in `values`."""
+        self._next = list(values)
+
+
+class Code:
+    """One function under construction, `void name(arguments)`, writing at the end of its current block."""
+
+    def __init__(self, module: ir.Module, name: str, arguments: Sequence[ir.Type], *, internal: bool = False) -> None:
+        self.module = module
+        self.function = ir.Function(module, ir.FunctionType(VOID, list(arguments)), name)
+        self.function.attributes.add("nounwind")
+        if internal:
+            self.function.linkage = "internal"
+            self.function.attributes.add("noinline")
+        self.ir = ir.IRBuilder(self.function.append_basic_block("entry"))
+
+    def argument(self, number: int, element: ir.Type | None = None) -> Any:
+        """An argument: a pointer to elements of a type, or an integer."""
+        value = self.function.args[number]
+        return Int(self, value) if element is None else Pointer(self, value, element)
+
+    def slots(self, pointer: Pointer, elements: Sequence[ir.Type | None]) -> list[Any]:
+        """Read a row of 8-byte slots: pointers to elements of the given types, or integers where None."""
+        found: list[Any] = []
+        for number, element in enumerate(elements):
+            slot = pointer.cast(I64) + number
+            if element is None:
+                found.append(slot.integer())
+            else:
+                found.append(Pointer(self, self.ir.load(slot.value, typ=POINTER, align=8), element))
+        return found
+
+    def integer(self, number: Number) -> Int:
+        """A constant as an Int."""
+        return number if isinstance(number, Int) else Int(self, ir.Constant(I64, number))
+
+    def minimum(self, a: Number, b: Number) -> Int:
+        """The smaller of two integers."""
+        first, second = self.integer(a), self.integer(b)
+        return Int(self, self.ir.select(first < second, first.value, second.value))
+
+    def maximum(self, a: Number, b: Number) -> Int:
+        """The larger of two integers."""
+        first, second = self.integer(a), self.integer(b)
+        return Int(self, self.ir.select(first < second, second.value, first.value))
+
+    def choose(self, condition: ir.Value, a: Any, b: Any) -> Any:
+        """`a if condition else b`, of integers or of pointers; both are computed."""
+        if isinstance(a, Pointer):
+            return Pointer(self, self.ir.select(condition, a.value, b.value), a.element)
+        return Int(self, self.ir.select(condition, self.integer(a).value, self.integer(b).value))
+
+    def every(self, *conditions: ir.Value) -> ir.Value:
+        """Whether all conditions hold; all are computed."""
+        return reduce(self.ir.and_, conditions)
+
+    def splat(self, scalar: ir.Value, lanes: int) -> ir.Value:
+        """A vector with the scalar in every lane."""
+        kind = ir.VectorType(scalar.type, lanes)
+        undefined = ir.Constant(kind, ir.Undefined)
+        first = self.ir.insert_element(undefined, scalar, ir.Constant(I32, 0))
+        return self.ir.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, lanes), [0] * lanes))
+
+    def shuffle(self, a: ir.Value, b: ir.Value, lanes: Sequence[int]) -> ir.Value:
+        """The given lanes of the concatenation of two vectors."""
+        return self.ir.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes)))
+
+    def lanes_below(self, count: Number, lanes: int) -> ir.Value:
+        """A mask of the lanes whose number is less than `count`."""
+        bounded = self.ir.trunc(self.maximum(self.minimum(count, lanes), 0).value, I32)
+        numbers = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
+        return self.ir.icmp_signed("<", numbers, self.splat(bounded, lanes))
+
+    def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        """`a * b + c`, rounded once where the processor can."""
+        if is_integer(a.type):
+            return self.ir.add(c, self.ir.mul(a, b))
+        return self.intrinsic(f"llvm.fmuladd.{suffix(a.type)}", a.type, [a, b, c])
+
+    def add(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """`a + b`, of floats or of integers modulo their width."""
+        return self.ir.add(a, b) if is_integer(a.type) else self.ir.fadd(a, b)
+
+    def intrinsic(self, name: str, result: ir.Type, arguments: Sequence[ir.Value]) -> ir.Value:
+        """Call one of LLVM's own functions, declared on its first use."""
+        known = self.module.globals.get(name)
+        if known is None:
+            known = ir.Function(self.module, ir.FunctionType(result, [a.type for a in arguments]), name)
+        return self.ir.call(known, list(arguments))
+
+    def call(self, callee: Code, *arguments: Any) -> None:
+        """Call another function of the module."""
+        values = [a.value if isinstance(a, Int | Pointer) else self.integer(a).value for a in arguments]
+        self.ir.call(callee.function, values)
+
+    def take(self, counter: Pointer) -> Int:
+        """Fetch the counter and add one to it, atomically: each thread gets a number of its own."""
+        return Int(self, self.ir.atomic_rmw("add", counter.value, ir.Constant(I64, 1), "monotonic"))
+
+    @contextmanager
+    def loop(self, start: Number, stop: Number, step: Number = 1, values: Sequence[ir.Value] = ()) -> Iterator[Loop]:
+        """`for index in range(start, stop, step)`, with values carried from turn to turn."""
+        before = self.ir.block
+        head, body, after = (self.ir.append_basic_block(part) for part in ("head", "body", "after"))
+        self.ir.branch(head)
+        self.ir.position_at_end(head)
+        index = self.ir.phi(I64)
+        index.add_incoming(self.integer(start).value, before)
+        carried = [self.ir.phi(value.type) for value in values]
+        for phi, value in zip(carried, values, strict=True):
+            phi.add_incoming(value, before)
+        loop = Loop(Int(self, index), list(carried))
+        loop.hand_on(carried)
+        self.ir.cbranch(loop.index < stop, body, after)
+        self.ir.position_at_end(body)
+        yield loop
+        index.add_incoming((loop.index + step).value, self.ir.block)
+        for phi, value in zip(carried, loop._next, strict=True):
+            phi.add_incoming(value, self.ir.block)
+        self.ir.branch(head)
+        self.ir.position_at_end(after)
+
+    @contextmanager
+    def when(self, condition: ir.Value) -> Iterator[None]:
+        """What is written inside happens only if the condition holds."""
+        with self.ir.if_then(condition):
+            yield
+
+    @contextmanager
+    def tasks(self, counter: Pointer, count: Number, chunk: Number) -> Iterator[Int]:
+        """Take numbers from a shared counter, `chunk` at a time, until all `count` are taken by some thread."""
+        head, body, after = (self.ir.append_basic_block(part) for part in ("next", "task", "done"))
+        self.ir.branch(head)
+        self.ir.position_at_end(head)
+        first = Int(self, self.ir.atomic_rmw("add", counter.value, self.integer(chunk).value, "monotonic"))
+        self.ir.cbranch(first < count, body, after)
+        self.ir.position_at_end(body)
+        with self.loop(first, self.minimum(first + chunk, count)) as task:
+            yield task.index
+        self.ir.branch(head)
+        self.ir.position_at_end(after)
+
+    def finish(self) -> None:
+        """Return."""
+        self.ir.ret_void()
+
+
+def zero(kind: ir.Type) -> ir.Constant:
+    """Zero of a type."""
+    return ir.Constant(kind, None)
+
+
+def constant(kind: ir.VectorType, number: float) -> ir.Constant:
+    """A number in every lane."""
+    return ir.Constant(kind, [number] * kind.count)
+
+
+def is_integer(kind: ir.Type) -> bool:
+    """Whether a type, or a vector's element, is an integer."""
+    return isinstance(getattr(kind, "element", kind), ir.IntType)
+
+
+def itemsize(element: ir.Type) -> int:
+    """Bytes of one element."""
+    if isinstance(element, ir.IntType):
+        return int(element.width) // 8
+    return {F16: 2, F32: 4, F64: 8}[element]
+
+
+def suffix(kind: ir.Type) -> str:
+    """How LLVM's intrinsics write a type: v8f32."""
+    element = getattr(kind, "element", kind)
+    letter = "i" if isinstance(element, ir.IntType) else "f"
+    return (f"v{kind.count}" if isinstance(kind, ir.VectorType) else "") + f"{letter}{8 * itemsize(element)}"

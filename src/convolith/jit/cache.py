@@ -1,0 +1,96 @@
+"""Compiled code kept on disk: one file an object, readable by its owner alone, checked before it is believed.
+
+Nothing here can fail a computation: a cache that is damaged, foreign or read-only costs a warning and a compilation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+import warnings
+from functools import cache
+from pathlib import Path
+
+DIRECTORY = "CONVOLITH_CACHE_DIR"
+"""The environment variable that names another directory; empty, nothing is kept."""
+DIGEST_BYTES = 32
+
+
+def directory() -> Path | None:
+    """Where this user's compiled code and measurements are kept, or None where nothing shall be."""
+    named = os.environ.get(DIRECTORY)
+    if named is not None:
+        return Path(named) if named else None
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "convolith"
+
+
+def read(key: str) -> bytes | None:
+    """The object kept under a key, or None."""
+    home = _usable(directory())
+    if home is None:
+        return None
+    path = home / f"{key}.o"
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        _warn(f"{path} cannot be read ({error.strerror})")
+        return None
+    digest, code = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+    if hashlib.sha256(code).digest() != digest:
+        _warn(f"{path} is damaged; its code is compiled again")
+        return None
+    return code
+
+
+def write(key: str, code: bytes) -> None:
+    """Keep an object under a key; a reader sees all of it or nothing."""
+    home = directory()
+    if home is None:
+        return
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        _warn(f"{home} cannot be made ({error.strerror}); compiled code is not kept")
+        return
+    if _usable(home) is not None:
+        replace_file(home / f"{key}.o", hashlib.sha256(code).digest() + code)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file under another name and move it into place; a failure is a warning."""
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            Path(name).replace(path)
+        except OSError:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        _warn(f"{path} cannot be written ({error.strerror}); it is not kept")
+
+
+def _usable(home: Path | None) -> Path | None:
+    """The directory if it exists and only its owner, who is this user, can write there."""
+    if home is None:
+        return None
+    try:
+        found = home.stat()
+    except OSError:
+        return None
+    if hasattr(os, "getuid") and (found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o022):
+        _warn(f"{home} belongs to another user or can be written by others; compiled code is not kept (chmod 700 it)")
+        return None
+    return home
+
+
+@cache
+def _warn(message: str) -> None:
+    """Say it once in a process."""
+    warnings.warn(f"convolith's cache: {message}", RuntimeWarning, stacklevel=2)

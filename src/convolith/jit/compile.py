@@ -1,0 +1,94 @@
+"""From a recipe to the address of machine code: written, compiled, kept on disk, and remembered in this process."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+import threading
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import llvmlite
+import llvmlite.binding as llvm
+from llvmlite import ir
+
+from convolith.jit import build, numbers
+from convolith.jit import cache as disk
+from convolith.jit.target import Target
+
+ENTRY = "region"
+"""The name of the function that a recipe must define."""
+Recipe = Callable[[ir.Module, Target, Any], None]
+"""Writes functions into a module for a target, from parameters whose repr tells them apart."""
+
+_addresses: dict[tuple[Recipe, Target, Any], int] = {}
+_engines: list[Any] = []  # what owns the machine code: it lives as long as the process
+_lock = threading.Lock()
+
+
+def address(recipe: Recipe, target: Target, parameters: Any) -> int:
+    """The address of the function that a recipe writes; compiled at most once, and not at all where it is kept.
+
+    Args:
+        recipe: a module's function, which writes `region` from the parameters.
+        target: the processor.
+        parameters: a hashable value with a complete repr.
+    """
+    known = _addresses.get((recipe, target, parameters))
+    if known is not None:
+        return known
+    with _lock:
+        known = _addresses.get((recipe, target, parameters))
+        if known is None:
+            known = _addresses[recipe, target, parameters] = _load(recipe, target, parameters)
+    return known
+
+
+def _load(recipe: Recipe, target: Target, parameters: Any) -> int:
+    key = name_of(recipe, target, parameters)
+    code = disk.read(key)
+    machine = _machine(target)
+    if code is None:
+        module = llvm.parse_assembly(written(recipe, target, parameters))
+        module.verify()
+        code = machine.emit_object(module)
+        disk.write(key, code)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    _engines.append(engine)
+    return int(engine.get_function_address(ENTRY))
+
+
+def written(recipe: Recipe, target: Target, parameters: Any) -> str:
+    """The recipe's LLVM IR as text."""
+    module = ir.Module(name="convolith")
+    module.triple = target.triple
+    recipe(module, target, parameters)
+    return str(module)
+
+
+def name_of(recipe: Recipe, target: Target, parameters: Any) -> str:
+    """What a kept object is filed under: all that its IR and its compilation depend on.
+
+    The IR is a function of the recipe's source, the target and the parameters; they stand for it, since writing it out
+    takes longer than loading the object.
+    """
+    parts = [source_digest(recipe), repr(target), repr(parameters), llvmlite.__version__, str(llvm.llvm_version_info)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@cache
+def source_digest(recipe: Recipe) -> str:
+    """A digest of everything that writes a recipe's IR: its own module, and the builder under it."""
+    modules = [sys.modules[recipe.__module__], build, numbers, sys.modules[__name__]]
+    return hashlib.sha256("".join(map(inspect.getsource, modules)).encode()).hexdigest()
+
+
+def _machine(target: Target) -> Any:
+    found = llvm.Target.from_triple(target.triple)
+    return found.create_target_machine(
+        cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="jitdefault", jit=True
+    )

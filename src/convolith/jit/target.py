@@ -1,0 +1,74 @@
+"""The processor that code is generated for: its vectors, its registers, and what it can convert."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from functools import cache
+
+import llvmlite.binding as llvm
+
+from convolith.errors import ConvolithError
+
+
+@dataclass(frozen=True)
+class Target:
+    """A processor as LLVM names it, and the shape of its vector unit."""
+
+    name: str
+    triple: str
+    cpu: str
+    features: str
+    vector_bytes: int
+    vector_registers: int
+    fused: bool
+    """Whether a multiplication and an addition are one instruction, rounded once."""
+    halves: bool
+    """Whether float16 is converted in hardware."""
+
+    def lanes(self, itemsize: int) -> int:
+        """How many elements of a size one vector holds."""
+        return self.vector_bytes // itemsize
+
+    @property
+    def accumulators(self) -> int:
+        """Vectors that a register tile may keep: the rest hold one row of inputs and a weight."""
+        return self.vector_registers - 8 if self.vector_registers > 16 else self.vector_registers - 4
+
+
+X86 = {
+    "avx512": (64, 32, True, True, ("avx512f", "avx512vl", "avx512dq", "avx512bw", "fma", "f16c")),
+    "avx2": (32, 16, True, True, ("avx2", "fma", "f16c")),
+    "sse2": (16, 16, False, False, ("sse2",)),
+}
+"""Widths of x86-64, the widest first: bytes, registers, fused, halves, and the features that it needs."""
+WIDER = {"avx2": "-avx512f", "sse2": "-avx,-avx2,-fma,-f16c,-avx512f"}
+"""What is switched off so that a wider host runs code for a narrower vector."""
+
+
+@cache
+def host(width: str = "") -> Target:
+    """This machine's processor, with its widest vectors or with a narrower `width` (a key of X86).
+
+    Raises:
+        ConvolithError: a width that this processor does not have.
+    """
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    triple, cpu = llvm.get_default_triple(), llvm.get_host_cpu_name()
+    features = llvm.get_host_cpu_features()
+    flat = features.flatten()
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return Target("neon", triple, cpu, flat, 16, 32, fused=True, halves=True)
+    for name, (vector_bytes, registers, fused, halves, needed) in X86.items():
+        if width in ("", name) and all(features.get(feature) for feature in needed):
+            off = f"{flat},{WIDER[name]}" if width and name in WIDER else flat
+            wide = off + ",-prefer-256-bit" if name == "avx512" else off
+            return Target(name, triple, cpu, wide, vector_bytes, registers, fused=fused, halves=halves)
+    raise ConvolithError(f"width is {width!r}; this processor has {', '.join(widths())}")
+
+
+def widths() -> list[str]:
+    """The vector widths that this processor can run, the widest first."""
+    features = llvm.get_host_cpu_features()
+    return [name for name, row in X86.items() if all(features.get(feature) for feature in row[-1])]

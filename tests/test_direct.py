@@ -1,0 +1,117 @@
+"""The generated direct sums at the edges of their tiles and blocks, on narrower vectors, and on odd layouts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from convolith import ConvSpec
+from convolith.engines import direct, reference
+from convolith.engines.protocol import error_scale
+from convolith.jit.target import host, widths
+from tests.strategies import arrays_for
+
+WIDTHS = [pytest.param(width, id=width) for width in widths()]
+LAYERS = {
+    "3x3 on one channel": {"in_channels": 1, "out_channels": 1, "kernel_size": 3, "padding": 1},
+    "depthwise, tall": {"in_channels": 3, "out_channels": 3, "groups": 3, "kernel_size": (11, 2), "padding": (5, 1)},
+    "several channels": {"in_channels": 3, "out_channels": 7, "kernel_size": (2, 5), "padding": (1, 2)},
+    "strides and dilation": {
+        "in_channels": 2,
+        "out_channels": 2,
+        "kernel_size": 3,
+        "stride": (3, 2),
+        "dilation": 2,
+        "padding": 2,
+    },
+}
+
+
+def compare(spec: ConvSpec, x, kernel, bias, state) -> None:
+    y = direct.apply(state, x, bias)
+    wide = replace(spec, dtype="float64", kernel_dtype="float64")
+    lift = lambda t: None if t is None else t.double()
+    expected = reference.apply(reference.prepare(wide, lift(kernel)), lift(x), lift(bias))
+    bound = (direct.error_bound(spec) + 2.0**-22) * (error_scale(spec, x, kernel) + 1)
+    assert tuple(y.shape) == spec.output_shape
+    assert float((y.double() - expected).abs().max()) <= bound
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_width_and_height_around_the_tiles(layer, width):
+    """One compiled nest for all of them: sizes are arguments of the code."""
+    target = host(width)
+    lanes = target.lanes(4)
+    sizes = sorted({n for k in range(1, 8) for n in (k * lanes - 1, k * lanes, k * lanes + 1)} | {5, 130, 1601})
+    for number, size in enumerate(sizes):
+        spec = ConvSpec(batch=1 + number % 2, size=(11 + number % 13, size), **LAYERS[layer])
+        x, kernel, bias = arrays_for(spec, number)
+        compare(spec, x, kernel, bias, direct.prepare_for(target, spec, kernel))
+
+
+@pytest.mark.parametrize("height", [1, 2, 3, 7, 8, 63, 64, 65, 129])
+def test_heights_around_the_blocks(height):
+    spec = ConvSpec(in_channels=1, out_channels=1, size=(height, 150), kernel_size=3, padding=1)
+    x, kernel, bias = arrays_for(spec, height)
+    compare(spec, x, kernel, bias, direct.prepare(spec, kernel))
+
+
+@pytest.mark.parametrize("size", [1, 2, 9, 95, 96, 97, 103, 104, 105, 1000, 5000])
+@pytest.mark.parametrize("channels", [(1, 1), (3, 2)])
+def test_signals_around_the_tiles(size, channels):
+    spec = ConvSpec(in_channels=channels[0], out_channels=channels[1], size=size, kernel_size=9, padding=4)
+    x, kernel, bias = arrays_for(spec, size)
+    compare(spec, x, kernel, bias, direct.prepare(spec, kernel))
+
+
+LAYOUTS = {
+    "channels_last": lambda x: x.to(memory_format=torch.channels_last),
+    "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+    "every second column": lambda x: x.repeat_interleave(2, 3)[..., ::2],
+    "rows of a larger image": lambda x: torch.cat([x, x], 3)[..., : x.shape[3]],
+    "every second channel": lambda x: x.repeat_interleave(2, 1)[:, ::2],
+    "one image for all": lambda x: x[:1].expand(x.shape),
+    "one row for all": lambda x: x[:, :, :1].expand(x.shape),
+    "misaligned": lambda x: torch.cat([torch.zeros(1), x.flatten()])[1:].view(x.shape),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(layout):
+    spec = ConvSpec(batch=2, in_channels=3, out_channels=4, size=(19, 40), kernel_size=3, padding=1)
+    x, kernel, bias = arrays_for(spec)
+    x = LAYOUTS[layout](x)
+    compare(spec, x, kernel, bias, direct.prepare(spec, kernel))
+
+
+def test_nothing_is_read_or_written_beyond_the_arrays():
+    """Guards of NaN around x stay out of y, and guards around y stay as they are."""
+    spec = ConvSpec(batch=1, in_channels=2, out_channels=3, size=(9, 21), kernel_size=3, padding=1)
+    x, kernel, _ = arrays_for(spec)
+    guarded = torch.full((x.numel() + 2000,), torch.nan)
+    inner = guarded[1000:-1000].view(x.shape)
+    inner.copy_(x)
+    target = torch.full((int(np.prod(spec.output_shape)) + 2000,), 7.0)
+    out = target[1000:-1000].view(spec.output_shape)
+    direct.apply(direct.prepare(spec, kernel), inner, None, out)
+    assert out.isfinite().all()
+    assert (target[:1000] == 7).all()
+    assert (target[-1000:] == 7).all()
+
+
+def test_a_changed_image_size_compiles_nothing():
+    specs = [
+        ConvSpec(in_channels=c, out_channels=c, groups=c, size=(n, n), kernel_size=3, padding=1)
+        for c, n in ((1, 4096), (64, 7), (3, 100))
+    ]
+    assert len({direct.nest_of(spec, host()) for spec in specs}) == 1
+
+
+def test_long_steps_are_refused_with_a_reason():
+    one = {"in_channels": 1, "out_channels": 1}
+    assert direct.refuse(ConvSpec(**one, size=500, kernel_size=3, stride=17)) == "stride 17 is over 16"
+    assert direct.refuse(ConvSpec(**one, size=500, kernel_size=3, stride=10**6)) is None  # one output: never taken
+    far = ConvSpec(**one, size=2_000_000, kernel_size=3, dilation=900_000)
+    assert direct.refuse(far).startswith("a block of its inputs takes")
