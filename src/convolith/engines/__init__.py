@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from convolith.engines import aten, direct, pointwise, reference
+from convolith.engines import aten, direct, fft, pointwise, reference
 from convolith.engines.protocol import Engine
 
-TABLE: tuple[Engine, ...] = (pointwise, direct, aten, reference)
+TABLE: tuple[Engine, ...] = (pointwise, direct, aten, fft, reference)
 """Every engine, in the order in which ties are broken. Adding one is one file and one row."""
 
 BY_NAME: dict[str, Engine] = {engine.name: engine for engine in TABLE}
