@@ -36,14 +36,23 @@ def options(draw, axes: int, transposed: bool = False) -> dict:
 
 
 @st.composite
-def specs(draw, dtypes=FLOATS, transposed: bool | None = None, max_axes: int = 3, single_tap: bool = False) -> ConvSpec:
-    """Specs over every option, small enough for the oracle; `single_tap` for what pointwise takes."""
-    axes = draw(st.integers(1, max_axes))
+def specs(
+    draw,
+    dtypes=FLOATS,
+    transposed: bool | None = None,
+    max_axes: int = 3,
+    single_tap: bool = False,
+    plain: bool = False,
+) -> ConvSpec:
+    """Specs over every option, small enough for the oracle; `single_tap` is what pointwise takes, `plain` Winograd."""
+    axes = 2 if plain else draw(st.integers(1, max_axes))
     adjoint = draw(st.booleans()) if transposed is None else transposed
     adjoint = adjoint and not single_tap
-    groups = draw(st.sampled_from((1, 1, 2, 3)))
-    largest = {1: 20, 2: 9, 3: 5}[axes]
+    groups = 1 if plain else draw(st.sampled_from((1, 1, 2, 3)))
+    largest = 40 if plain else {1: 20, 2: 9, 3: 5}[axes]
     chosen = draw(options(axes, adjoint))
+    if plain:
+        chosen |= {"stride": 1, "dilation": 1}
     if single_tap:
         chosen["padding"] = 0
     if adjoint:
@@ -52,10 +61,10 @@ def specs(draw, dtypes=FLOATS, transposed: bool | None = None, max_axes: int = 3
     try:
         return ConvSpec(
             batch=draw(st.integers(0, 3)),
-            in_channels=groups * draw(st.integers(1, 3)),
-            out_channels=groups * draw(st.integers(1, 3)),
+            in_channels=groups * draw(st.integers(1, 20 if plain else 3)),
+            out_channels=groups * draw(st.integers(1, 20 if plain else 3)),
             size=draw(st.tuples(*[st.integers(1, largest)] * axes)),
-            kernel_size=draw(st.tuples(*[st.integers(1, 1 if single_tap else 4)] * axes)),
+            kernel_size=3 if plain else draw(st.tuples(*[st.integers(1, 1 if single_tap else 4)] * axes)),
             groups=groups,
             transposed=adjoint,
             dtype=draw(st.sampled_from(dtypes)),
@@ -69,9 +78,10 @@ def specs(draw, dtypes=FLOATS, transposed: bool | None = None, max_axes: int = 3
 
 def specs_taken_by(engine, **options):
     """Specs that an engine does not refuse."""
-    plain = engine.refuse(TRANSPOSED_SPEC) is not None
+    forward = engine.refuse(TRANSPOSED_SPEC) is not None
     single = engine.refuse(THREE_TAPS) is not None and engine.refuse(ONE_TAP) is None
-    drawn = specs(transposed=False if plain else None, single_tap=single, **options)
+    plain = engine.refuse(THREE_TAPS) is not None and not single
+    drawn = specs(transposed=False if forward else None, single_tap=single, plain=plain, **options)
     return drawn.filter(lambda spec: engine.refuse(spec) is None)
 
 

@@ -19,6 +19,7 @@ from tests.strategies import INTEGERS, arrays_for, specs, specs_taken_by
 WIDE = {"float32": "float64", "float16": "float64", "bfloat16": "float64", "complex64": "complex128"}
 PLAIN = ConvSpec(in_channels=1, out_channels=1, size=8, kernel_size=1)
 BYTES = ConvSpec(in_channels=1, out_channels=1, size=8, kernel_size=1, dtype="uint8")
+ODD = [ConvSpec(in_channels=1, out_channels=1, size=8, kernel_size=k, dtype="bfloat16") for k in (1, 3)]
 ENGINES = [pytest.param(engine, id=engine.name) for engine in TABLE]
 
 
@@ -65,7 +66,7 @@ def test_floats_stay_under_the_bound(engine, data, seed):
     check(engine, spec, *arrays_for(spec, seed))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", [row for row in ENGINES if not all(row.values[0].refuse(odd) for odd in ODD)])
 @settings(max_examples=120)
 @given(data=st.data())
 def test_halves_and_complex_stay_under_the_bound(engine, data):
@@ -139,6 +140,8 @@ TAKEN = [
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_data_that_hurts(engine, spec, data, dtype):
     spec = replace(spec, dtype=dtype, kernel_dtype=dtype)
+    if engine.refuse(spec):
+        pytest.skip(engine.refuse(spec))
     x = DATA[data](spec.input_shape, getattr(torch, dtype))
     box = torch.full(spec.kernel_shape, 1 / np.prod(spec.kernel_shape), dtype=getattr(torch, dtype))
     check(engine, spec, x, box, None)

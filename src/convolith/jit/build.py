@@ -88,6 +88,9 @@ class Pointer:
         offset = self.code.integer(elements).value
         return Pointer(self.code, self.code.ir.gep(self.value, [offset], source_etype=self.element), self.element)
 
+    def __sub__(self, elements: Number) -> Pointer:
+        return self + (-elements if isinstance(elements, int) else 0 - elements)
+
     def load(self) -> ir.Value:
         """The element there."""
         return self.code.ir.load(self.value, typ=self.element, align=itemsize(self.element))

@@ -14,10 +14,10 @@ import llvmlite
 import llvmlite.binding as llvm
 from llvmlite import ir
 
-from convolith.jit import build, numbers
 from convolith.jit import cache as disk
 from convolith.jit.target import Target
 
+PACKAGE = "convolith."
 ENTRY = "region"
 """The name of the function that a recipe must define."""
 Recipe = Callable[[ir.Module, Target, Any], None]
@@ -82,9 +82,16 @@ def name_of(recipe: Recipe, target: Target, parameters: Any) -> str:
 
 @cache
 def source_digest(recipe: Recipe) -> str:
-    """A digest of everything that writes a recipe's IR: its own module, and the builder under it."""
-    modules = [sys.modules[recipe.__module__], build, numbers, sys.modules[__name__]]
-    return hashlib.sha256("".join(map(inspect.getsource, modules)).encode()).hexdigest()
+    """A digest of everything that writes a recipe's IR: its own module, and what of this package it uses in turn."""
+    found: set[str] = {__name__}
+    waiting = [recipe.__module__]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            used = {getattr(value, "__module__", "") or "" for value in vars(sys.modules[name]).values()}
+            waiting += [module for module in used if module.startswith(PACKAGE)]
+    return hashlib.sha256("".join(inspect.getsource(sys.modules[name]) for name in sorted(found)).encode()).hexdigest()
 
 
 def _machine(target: Target) -> Any:

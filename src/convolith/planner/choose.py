@@ -122,6 +122,8 @@ class Plan:
 
     def _prepared(self, kernel: torch.Tensor) -> Any:
         inner = computed(self.spec, self.accuracy)
+        if not inner.batch:
+            return None
         return BY_NAME[self.engine].prepare(inner, kernel.to(torch_dtype(inner.kernel_dtype)))
 
 

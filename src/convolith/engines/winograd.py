@@ -1,0 +1,270 @@
+"""3x3 kernels with fewer products: Winograd's minimal filtering, F(2x2, 3x3) and F(4x4, 3x3), in generated code.
+
+A tile of 2x2 or 4x4 outputs takes 16 or 36 products a channel where direct sums take 36 or 144. The transforms are
+described in `winograd_transform`, the blocks of tiles in `winograd_code`.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from math import ceil
+from typing import NamedTuple
+
+import torch
+
+from convolith.dtypes import half_ulp
+from convolith.engines.memory import empty
+from convolith.engines.padding import pad
+from convolith.engines.protocol import torch_dtype
+from convolith.engines.winograd_code import (
+    INPUTS,
+    PRODUCTS,
+    SLOTS,
+    SUMMED_AT_ONCE,
+    VECTORS,
+    WHOLE,
+    Recipe,
+    panel_rows,
+    write,
+)
+from convolith.engines.winograd_transform import matrices
+from convolith.jit import Target, address, host, run, scratch, thread_count
+from convolith.spec import ConvSpec
+from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
+
+AT = {name: number for number, name in enumerate(SLOTS)}
+BLOCK_BYTES = 1 << 18
+"""What a block's transformed inputs may take: half of a second-level cache of 512 KiB."""
+PRODUCT_BYTES = 160 << 10
+"""What the products of a block of output channels may take beside them."""
+MOST_VECTORS = 12
+"""Vectors of tiles in a block: more bring no better use of the weights."""
+TASKS_PER_THREAD = 4
+GAIN = {2: 6.0, 4: 40.0}
+"""By how much the transforms enlarge a rounding error, found on the data of the tests."""
+
+
+class State(NamedTuple):
+    """All that is ready before an input comes."""
+
+    spec: ConvSpec
+    u: torch.Tensor
+    no_bias: torch.Tensor
+    first: torch.Tensor
+    last: torch.Tensor
+    zeros: torch.Tensor
+    template: array[int]
+    stages: tuple[tuple[int, int], ...]
+    region: int
+    threads: int
+    scratch_bytes: int
+    v_bytes: int
+
+
+@dataclass(frozen=True)
+class Winograd:
+    """The engine for one size of output tiles."""
+
+    name: str
+    outputs: int
+
+    def refuse(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
+        """Plain 3x3 layers in float32 or float64."""
+        if spec.transposed:
+            return "transposed"
+        if spec.kernel_size != (3, 3):
+            return f"kernel_size {'x'.join(map(str, spec.kernel_size))} is not 3x3"
+        if spec.dtype != spec.kernel_dtype or spec.dtype not in ("float32", "float64"):
+            return f"{spec.dtype} with {spec.kernel_dtype}"
+        if max(spec.stride) > 1 or max(spec.dilation) > 1:
+            return "stride or dilation"
+        if spec.groups > 1:
+            return "groups"
+        return None
+
+    def sums_directly(self, spec: ConvSpec) -> bool:
+        """It does not: a NaN or an infinity spreads over its tile."""
+        return False
+
+    def note(self, spec: ConvSpec) -> str:
+        """The tile."""
+        lanes = self._recipe(spec).lanes(host())
+        return f"F({self.outputs}x{self.outputs}, 3x3), {lanes} tiles at a time; spreads NaN and infinity"
+
+    def work(self, spec: ConvSpec) -> Work:
+        """The products of the tiles, and the transforms of inputs and outputs."""
+        memory = layer_work(spec).memory.forward
+        points = (self.outputs + 2) ** 2
+        tiles = spec.batch * self._tiles(spec)[0] * self._tiles(spec)[1]
+        products = tiles * points * spec.in_channels * spec.out_channels
+        transforms = tiles * points * 6 * (spec.in_channels + spec.out_channels)
+        item = torch_dtype(spec.dtype).itemsize
+        transformed = tiles * points * (spec.in_channels + spec.out_channels) * item
+        weights = points * spec.in_channels * spec.out_channels * item
+        forward = Count(
+            products + transforms // 2, products + transforms // 2, memory.bytes + 2 * transformed + weights
+        )
+        workspace = min(transformed, 2 * thread_count() * BLOCK_BYTES + 8 * BLOCK_BYTES) + weights
+        return Work(
+            forward=forward, memory=Memory(ForwardMemory(memory.input, memory.parameters, memory.output, workspace))
+        )
+
+    def _recipe(self, spec: ConvSpec) -> Recipe:
+        return Recipe(self.outputs, spec.dtype)
+
+    def _tiles(self, spec: ConvSpec) -> tuple[int, int]:
+        """Tiles down and across an image."""
+        down, across = (ceil(n / self.outputs) for n in spec.output_size)
+        return down, across
+
+    def error_bound(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
+        """The sums of each point are direct ones, in chunks; the transforms enlarge what they lose."""
+        chunks = ceil(spec.in_channels / SUMMED_AT_ONCE)
+        summed = min(spec.in_channels, SUMMED_AT_ONCE) / 4 + chunks / 4
+        return half_ulp(spec.dtype) * (GAIN[self.outputs] + summed)
+
+    def prepare(self, spec: ConvSpec, kernel: torch.Tensor) -> State:
+        """The code, the blocks and the transformed kernel."""
+        return self.prepare_for(host(), spec, kernel)
+
+    def prepare_for(self, target: Target, spec: ConvSpec, kernel: torch.Tensor) -> State:
+        """The same for any processor."""
+        down, across = self._tiles(spec)
+        lanes, threads, dtype = self._recipe(spec).lanes(target), thread_count(), torch_dtype(spec.dtype)
+        tiles = spec.batch * down * across
+        slots = self._slots(spec, target, tiles, down, across)
+        vectors = slots["vectors"]
+        flat = torch.arange(vectors * lanes) % across
+        first, last = ((flat == place).to(torch.int32).neg() for place in (0, across - 1))
+        stages = [(WHOLE, slots["blocks"])]
+        if slots["blocks"] < 2 * threads:
+            halves = ((INPUTS, slots["channel_chunks"]), (PRODUCTS, slots["panel_blocks"]))
+            stages = [(stage, slots["blocks"] * parts) for stage, parts in halves]
+        v_elements = 0 if len(stages) == 1 else slots["blocks"] * slots["v_block"]
+        return State(
+            spec,
+            self._packed(kernel, slots, panel_rows(target)),
+            torch.zeros(spec.out_channels, dtype=dtype),
+            first,
+            last,
+            torch.zeros(spec.size[1] + 4 * lanes + sum(spec.padding[1]), dtype=dtype),
+            array("q", [slots.get(name, 0) for name in SLOTS]),
+            tuple(stages),
+            address(write, target, self._recipe(spec)),
+            threads,
+            dtype.itemsize * threads * slots["thread_elements"],
+            dtype.itemsize * v_elements,
+        )
+
+    def _slots(self, spec: ConvSpec, target: Target, tiles: int, down: int, across: int) -> dict[str, int]:
+        """The sizes among a region's arguments."""
+        lanes, rows, threads = self._recipe(spec).lanes(target), panel_rows(target), thread_count()
+        item = torch_dtype(spec.dtype).itemsize
+        points, m = self.outputs + 2, self.outputs
+        vectors = ceil(tiles / lanes)
+        vector_bytes = points**2 * spec.in_channels * lanes * item
+        widest = min(max(BLOCK_BYTES // vector_bytes, VECTORS), MOST_VECTORS)
+        blocks = ceil(vectors / widest)
+        if blocks > threads:  # every thread the same number of blocks
+            blocks = ceil(blocks / threads) * threads
+        blocks = min(blocks, vectors)
+        block_vectors = ceil(vectors / blocks)
+        panels = ceil(spec.out_channels / (2 * rows)) * 2
+        panel_block = max(2, PRODUCT_BYTES // (points**2 * rows * block_vectors * lanes * item) // 2 * 2)
+        if blocks < 2 * threads:
+            panel_block = min(panel_block, max(2, panels * blocks // (threads * TASKS_PER_THREAD) // 2 * 2))
+        panel_block = min(panel_block, panels)
+        tile_rows_touched = (block_vectors * lanes + across - 2) // across + 1
+        strip = _whole_lines(max(tile_rows_touched * across, block_vectors * lanes) * m + (m + 4) * lanes)
+        edge = _whole_lines(tile_rows_touched * across + 2 * lanes)
+        v_plane = block_vectors * spec.in_channels * lanes + 16
+        m_plane = panel_block * rows * block_vectors * lanes + 16
+        out_offset = points * (strip + 2 * edge)
+        m_offset = out_offset + points * strip
+        chunk = max(1, spec.in_channels // (threads * TASKS_PER_THREAD))
+        return {
+            "in_channels": spec.in_channels,
+            "out_channels": spec.out_channels,
+            "height": spec.size[0],
+            "width": spec.size[1],
+            "out_height": spec.output_size[0],
+            "out_width": spec.output_size[1],
+            "pad_height": spec.padding[0][0],
+            "pad_width": spec.padding[1][0],
+            "y_image": spec.out_channels * spec.output_size[0] * spec.output_size[1],
+            "y_channel": spec.output_size[0] * spec.output_size[1],
+            "tile_rows": down,
+            "tile_columns": across,
+            "tiles": tiles,
+            "vectors": vectors,
+            "blocks": blocks,
+            "block_vectors": block_vectors,
+            "channel_chunk": chunk,
+            "channel_chunks": ceil(spec.in_channels / chunk),
+            "panels": panels,
+            "panel_block": panel_block,
+            "panel_blocks": ceil(panels / panel_block),
+            "strip_pitch": strip,
+            "edge_pitch": edge,
+            "v_plane": v_plane,
+            "v_block": v_plane * points**2,
+            "m_plane": m_plane,
+            "edge_offset": points * strip,
+            "out_offset": out_offset,
+            "m_offset": m_offset,
+            "v_offset": m_offset + points**2 * m_plane,
+            "thread_elements": _whole_lines(m_offset + points**2 * (m_plane + v_plane) + 64),
+        }
+
+    def _packed(self, kernel: torch.Tensor, slots: dict[str, int], rows: int) -> torch.Tensor:
+        """U, (blocks of panels, points, panels, in_channels, rows), rows of absent channels zero."""
+        outs, ins = kernel.shape[:2]
+        by_kernel = torch.from_numpy(matrices(self.outputs).kernel)
+        both = torch.einsum("ia,jb->ijab", by_kernel, by_kernel).reshape(-1, 9)
+        made = (both @ kernel.double().reshape(outs * ins, 9).T).to(kernel.dtype).reshape(-1, outs, ins)
+        panels, block = slots["panels"], slots["panel_block"]
+        full = torch.zeros(len(both), panels * rows, ins, dtype=kernel.dtype)
+        full[:, :outs] = made
+        full = full.reshape(len(both), panels, rows, ins).permute(0, 1, 3, 2)  # (points, panels, ins, rows)
+        pieces = [full[:, i : i + block].reshape(-1) for i in range(0, panels, block)]
+        return torch.cat([*pieces, full.new_zeros(64)])
+
+    def apply(
+        self, state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Fill the arguments and run the stages."""
+        spec = state.spec
+        if spec.padding_mode != "zeros":
+            x = pad(x, spec.padding, spec.padding_mode)
+        if x.stride(-1) != 1:
+            x = x.contiguous()
+        y = out if out is not None and out.is_contiguous() else empty(spec.output_shape, x.dtype)
+        room = scratch(state.scratch_bytes + state.v_bytes + 64)
+        added = state.no_bias if bias is None else bias.contiguous()
+        slots = state.template[:]
+        counters = array("q", bytes(192))
+        places = {"x": x, "u": state.u, "bias": added, "y": y, "first": state.first, "last": state.last}
+        places |= {"zeros": state.zeros, "v": room, "scratch": room[state.v_bytes :]}
+        for name, tensor in places.items():
+            slots[AT[name]] = tensor.data_ptr()
+        slots[AT["counters"]] = counters.buffer_info()[0]
+        slots[AT["x_image"]], slots[AT["x_channel"]], slots[AT["x_row"]], _ = x.stride()
+        if spec.padding_mode != "zeros":
+            slots[AT["height"]], slots[AT["width"]] = x.shape[2:]
+            slots[AT["pad_height"]] = slots[AT["pad_width"]] = 0
+        for stage, tasks in state.stages:
+            counters[0] = counters[8] = 0
+            slots[AT["stage"]], slots[AT["tasks"]] = stage, tasks
+            run(state.region, slots.buffer_info()[0], min(state.threads, tasks))
+        if out is None or out is y:
+            return y
+        return out.copy_(y)
+
+
+def _whole_lines(elements: int) -> int:
+    return ceil(elements / 16) * 16
+
+
+winograd_2x2 = Winograd("winograd_2x2", 2)
+winograd_4x4 = Winograd("winograd_4x4", 4)
