@@ -1,8 +1,17 @@
-"""The examples in docstrings, README and docs are tests: Sybil runs them."""
+"""The examples in docstrings, README and docs are tests: Sybil runs them; nothing is kept in the user's own cache."""
+
+import atexit
+import os
+import shutil
+import tempfile
 
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 from sybil.parsers.rest import DocTestParser
+
+if "CONVOLITH_CACHE_DIR" not in os.environ:  # before anything is compiled; child processes inherit it
+    os.environ["CONVOLITH_CACHE_DIR"] = tempfile.mkdtemp(prefix="convolith-tests-")
+    atexit.register(shutil.rmtree, os.environ["CONVOLITH_CACHE_DIR"], ignore_errors=True)
 
 markdown = Sybil(parsers=[PythonCodeBlockParser()], patterns=["README.md", "docs/*.md"])
 docstrings = Sybil(

@@ -14,6 +14,8 @@ from torch.nn import functional
 from convolith import ConvSpec
 
 Runner = Callable[[], Any]
+PATIENCE, TORCH_PATIENCE = 2e9, 7e10
+"""Products that ndimage.correlate and torch's plain loops are given to do: some ten seconds."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,65 @@ def _scipy(name: str) -> Callable[[Operands], Runner]:
     return runner
 
 
+def _ndimage(operands: Operands) -> Runner:
+    from scipy import ndimage
+
+    x, k = operands.x.numpy()[0, 0], operands.k.numpy()[0, 0]
+    kind = np.dtype(operands.spec.out_dtype)
+    return lambda: ndimage.correlate(x, k, output=kind, mode="constant")
+
+
+def _onnx_model(operands: Operands) -> bytes:
+    """One Conv node with its weights inside."""
+    from onnx import TensorProto, checker, helper, numpy_helper
+
+    spec = operands.spec
+    node = helper.make_node(
+        "Conv",
+        ["x", "k"],
+        ["y"],
+        kernel_shape=list(spec.kernel_size),
+        strides=list(spec.stride),
+        dilations=list(spec.dilation),
+        group=spec.groups,
+        pads=[before for before, _ in spec.padding] + [after for _, after in spec.padding],
+    )
+    shapes = {"x": spec.input_shape, "y": spec.output_shape}
+    inputs, outputs = (
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shapes[name]))] for name in ("x", "y")
+    )
+    graph = helper.make_graph([node], "conv", inputs, outputs, [numpy_helper.from_array(operands.k.numpy(), "k")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    checker.check_model(model)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _onnxruntime(operands: Operands) -> Runner:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(_onnx_model(operands), options, providers=["CPUExecutionProvider"])
+    x = operands.x.numpy()
+    return lambda: session.run(None, {"x": x})[0]
+
+
+def _openvino(operands: Operands) -> Runner:
+    import openvino
+
+    core = openvino.Core()
+    settings = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    request = core.compile_model(core.read_model(_onnx_model(operands)), "CPU", settings).create_infer_request()
+    x = operands.x.numpy()
+    return lambda: request.infer({0: x}, share_inputs=True, share_outputs=True)[0]
+
+
 def _one_plane(spec: ConvSpec) -> str | None:
     if spec.batch * spec.in_channels * spec.out_channels > 1:
         return "takes one channel"
@@ -106,12 +167,33 @@ def _filter2d(spec: ConvSpec) -> str | None:
     return _one_plane(spec)
 
 
+def _correlate(spec: ConvSpec) -> str | None:
+    if not any(map(any, spec.padding)):
+        return "always pads"
+    return _one_plane(spec) or _within(spec, PATIENCE)
+
+
+def _onnx(spec: ConvSpec) -> str | None:
+    return None if spec.dtype == spec.kernel_dtype == "float32" else "takes float32"
+
+
+def _within(spec: ConvSpec, products: float) -> str | None:
+    """Whether a slow peer is done before the day is."""
+    return "would take minutes" if float(np.prod(spec.output_shape)) * spec.products_per_output > products else None
+
+
+def _torch_contiguous(spec: ConvSpec) -> str | None:
+    """Its plain loops for one channel do about 2.5e9 products a second; its float64 windows are written to memory."""
+    slow = spec.in_channels == spec.groups
+    return _float_operands(spec) or (_within(spec, TORCH_PATIENCE) if slow else None)
+
+
 def _float_operands(spec: ConvSpec) -> str | None:
     return None if spec.dtype == spec.kernel_dtype else "takes one dtype"
 
 
 PEERS = (
-    Peer("torch", "torch", _float_operands, _torch),
+    Peer("torch", "torch", _torch_contiguous, _torch),
     Peer(
         "torch channels_last",
         "torch",
@@ -121,6 +203,9 @@ PEERS = (
     Peer("OpenCV filter2D", "cv2", _filter2d, _opencv),
     Peer("SciPy fftconvolve", "scipy", _one_plane, _scipy("fftconvolve")),
     Peer("SciPy oaconvolve", "scipy", _one_plane, _scipy("oaconvolve")),
+    Peer("ndimage.correlate", "scipy", _correlate, _ndimage),
+    Peer("ONNX Runtime", "onnxruntime", _onnx, _onnxruntime),
+    Peer("OpenVINO", "openvino", _onnx, _openvino),
 )
 
 

@@ -15,20 +15,24 @@ PAUSE = 0.05
 """Seconds before each timed block: OpenMP's threads spin for some milliseconds, OpenCV's likewise."""
 BLOCK = 0.02
 """Seconds that a timed block lasts at least, as often as it repeats its call."""
+BEATEN = 5.0
+"""Runners that take this many times the fastest are timed in two blocks only: they decide nothing."""
 CONTROL_TOLERANCE = 0.05
 """How far the two names of one function may come out apart."""
 
 
 def race(runners: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Median seconds per call of each runner, timed in turn."""
-    names = list(runners)
-    repeats = {name: _repeats(runners[name]) for name in names}
-    times: dict[str, list[float]] = {name: [] for name in names}
+    times: dict[str, list[float]] = {name: [] for name in runners}
     gc.collect()
     gc.disable()
     try:
+        first = {name: _once(run) for name, run in runners.items()}
+        repeats = {name: max(1, round(BLOCK / max(seconds, 1e-7))) for name, seconds in first.items()}
+        best = min(first.values(), default=0.0)
         for turn in range(rounds):
-            start = turn % len(names)
+            names = [name for name in runners if turn < 2 or first[name] <= BEATEN * best]
+            start = turn % len(names) if names else 0
             for name in names[start:] + names[:start]:
                 times[name].append(_block(runners[name], repeats[name]))
     finally:
@@ -36,18 +40,19 @@ def race(runners: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, 
     return {name: median(values) for name, values in times.items()}
 
 
-def _repeats(run: Callable[[], object]) -> int:
-    """How many calls fill a block; the first call is not timed."""
+def _once(run: Callable[[], object]) -> float:
+    """Seconds of a second call, to know how many fill a block."""
     run()
     start = time.perf_counter()
     run()
-    return max(1, round(BLOCK / max(time.perf_counter() - start, 1e-7)))
+    return time.perf_counter() - start
 
 
 def _block(run: Callable[[], object], repeats: int) -> float:
     """Seconds per call of one block."""
     time.sleep(PAUSE)
-    run()
+    if repeats > 1:
+        run()
     start = time.perf_counter()
     for _ in range(repeats):
         run()

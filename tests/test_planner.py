@@ -18,7 +18,7 @@ LAYER = ConvSpec(in_channels=4, out_channels=8, size=(9, 9), kernel_size=3, padd
 @pytest.mark.parametrize(
     ("changes", "engine"),
     [
-        ({"kernel_size": 1}, "pointwise"),
+        ({"kernel_size": 1}, "direct"),
         ({"kernel_size": 3}, "direct"),
         ({"kernel_size": 1, "transposed": True}, "aten"),
         ({"kernel_size": 3, "dtype": "uint8"}, "direct"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -15,7 +15,12 @@ from convolith import __version__
 from convolith.cli.options import emit, json_option
 from convolith.engines import TABLE
 from convolith.engines.protocol import error_scale, torch_dtype
+from convolith.jit import host
+from convolith.jit.cache import directory
 from convolith.planner import plan
+from convolith.planner.calibrate import calibrate
+from convolith.planner.machine import limits as known_limits
+from convolith.planner.machine import measured
 from convolith.report.table import Table
 from convolith.spec import ConvSpec
 
@@ -39,20 +44,33 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @click.command()
+@click.option("--calibrate", "calibrating", is_flag=True, help="Measure this machine's limits first, and keep them.")
 @json_option
-def command(*, as_json: bool) -> None:
-    """Show versions and threads, and check every engine against the oracle; exit code 1 if one is off."""
+def command(*, calibrating: bool, as_json: bool) -> None:
+    """Show versions, threads and limits, and check every engine against the oracle; exit code 1 if one is off."""
+    if calibrating:
+        calibrate()
     installed = [{"package": name, "for": extra, "version": _version(name)} for name, extra in PACKAGES.items()]
     machine = {
         "convolith": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),
-        "vector instructions": torch.backends.cpu.get_cpu_capability(),
+        "vectors": host().name,
+        "cache": str(directory() or "switched off"),
     }
+    limits = asdict(known_limits())
+    kept = [{"limit": name.replace("_", " "), "value": float(f"{value:.3g}")} for name, value in limits.items()]
+    source = "measured here" if measured() else "as shipped; convolith doctor --calibrate measures this machine's"
     checks = [row for name, options in CASES.items() for row in _check(name, options)]
-    tables = [Table("Machine", [machine]), Table("Packages", installed), Table("Engines against the oracle", checks)]
-    emit(as_json=as_json, data={"machine": machine, "packages": installed, "checks": checks}, tables=tables)
+    tables = [
+        Table("Machine", [machine]),
+        Table("Packages", installed),
+        Table(f"Limits ({source})", kept),
+        Table("Engines against the oracle", checks),
+    ]
+    data = {"machine": machine, "packages": installed, "limits": limits, "measured": measured(), "checks": checks}
+    emit(as_json=as_json, data=data, tables=tables)
     if not all(row["good"] for row in checks):
         raise click.exceptions.Exit(1)
 

@@ -9,6 +9,7 @@ import click
 from convolith.cli.options import emit, engine_options, geometry_options, json_option, shape
 from convolith.cli.shapes import layer_spec
 from convolith.planner import plan
+from convolith.planner.choose import BUDGET_SECONDS
 
 
 @click.command()
@@ -19,15 +20,37 @@ from convolith.planner import plan
 @click.option("--dtype", default="float32", show_default=True, help="The dtype of x.")
 @click.option("--kernel-dtype", help="The dtype of the kernel, if it is another.")
 @click.option("--bias", is_flag=True, help="With a bias.")
+@click.option("--measure", is_flag=True, help="Time the engines here, and remember the result.")
+@click.option("--budget", default=BUDGET_SECONDS, show_default=True, metavar="SECONDS", help="What measuring may take.")
 @json_option
-def command(*, x_shape: Any, k_shape: Any, engine: str, accuracy: str, as_json: bool, **options: Any) -> None:
-    """Show every engine's counted work for correlating X_SHAPE with K_SHAPE, which one is chosen, and why.
+def command(
+    *,
+    x_shape: Any,
+    k_shape: Any,
+    engine: str,
+    accuracy: str,
+    measure: bool,
+    budget: float,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Show every engine's time and work for correlating X_SHAPE with K_SHAPE, which one is chosen, and why.
+
+    Times are estimates from counted work and the machine's limits, or what was measured here before.
 
     Shapes are (N, in_channels, *size) and (out_channels, in_channels/groups, *kernel_size).
 
     Example: convolith plan 1,64,56,56 64,64,3,3 --padding 1
     """
-    chosen = plan(layer_spec(x_shape, k_shape, **options), accuracy=accuracy, engine=engine)
+    effort = "measure" if measure else "estimate"
+    spec = layer_spec(x_shape, k_shape, **options)
+    chosen = plan(spec, accuracy=accuracy, engine=engine, effort=effort, budget=budget)
     table = chosen.table()
-    data = {"layer": table.title, "engine": chosen.engine, "accuracy": accuracy, "candidates": table.rows}
+    data = {
+        "layer": table.title,
+        "engine": chosen.engine,
+        "accuracy": accuracy,
+        "effort": effort,
+        "candidates": table.rows,
+    }
     emit(as_json=as_json, data=data, tables=[table])

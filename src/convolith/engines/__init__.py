@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from convolith.engines import aten, direct, fft, pointwise, reference
+from convolith.engines import aten, direct, fft, pointwise, reference, winograd
+from convolith.engines.limits import Limits
 from convolith.engines.protocol import Engine
-from convolith.engines.winograd import winograd_2x2, winograd_4x4
 
-TABLE: tuple[Engine, ...] = (pointwise, direct, winograd_4x4, winograd_2x2, aten, fft, reference)
+TABLE: tuple[Engine, ...] = (
+    pointwise,
+    direct,
+    winograd.winograd_4x4,
+    winograd.winograd_2x2,
+    aten.contiguous,
+    aten.channels_last,
+    fft,
+    reference,
+)
 """Every engine, in the order in which ties are broken. Adding one is one file and one row."""
 
 BY_NAME: dict[str, Engine] = {engine.name: engine for engine in TABLE}
 
-__all__ = ["BY_NAME", "TABLE", "Engine"]
+__all__ = ["BY_NAME", "TABLE", "Engine", "Limits"]

@@ -1,7 +1,8 @@
-"""Torch's own convolution: `conv1d` to `conv_transpose3d`, padding first what they do not know."""
+"""Torch's own convolution in either memory format, padding first what it does not know; its gradients."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple
 
@@ -9,22 +10,32 @@ import torch
 from torch.nn import functional
 
 from convolith.dtypes import COMPLEX, ITEMSIZE
+from convolith.engines.limits import Limits, sum_dtype_name
 from convolith.engines.padding import crop, pad
 from convolith.engines.protocol import deliver, direct_sum_bound, to_working, working_dtype
 from convolith.geometry import Pairs
 from convolith.spec import ConvSpec
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 
-name = "aten"
-
 PLAIN = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
-MANY_TAPS = 100
-MANY_TAPS_OF_A_PLANE = 25
-"""Taps of a depthwise kernel from which channels_last is the faster format; with one channel no conversion is paid."""
 COMPLEX_PRODUCTS = 3
 """Real convolutions that torch forms for a complex one (the sum of parts is multiplied once: Gauss's trick)."""
+MANY_TAPS = 100
+"""Taps from which torch's contiguous float32 code for one channel a group falls back to plain loops."""
+DENSE_SHARE = 0.8
+"""The share of the machine's products that layers with many channels reach."""
+FEW_CHANNELS = 8
+"""Channels of a group below which vectors are not filled, and the share falls in proportion."""
+DEPTHWISE_SHARE = {False: 0.3, True: 0.28}
+"""With one channel a group: contiguous with few taps, and channels_last."""
+PLANE_SHARE = {False: 0.03, True: 0.08}
+"""With one channel in all."""
+FALLBACK_SHARE = 0.012
+"""Of the plain loops."""
+UNFOLDED_SHARE = 0.5
+"""Of the matrix product where windows are written out first."""
 
 
 class State(NamedTuple):
@@ -34,14 +45,100 @@ class State(NamedTuple):
     kernel: torch.Tensor
 
 
-def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
-    """Nothing is refused."""
-    return None
+@dataclass(frozen=True)
+class Aten:
+    """The engine for one memory format."""
+
+    name: str
+    last: bool
+
+    def refuse(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
+        """Nothing is refused but channels_last on one axis, where there is no such format."""
+        return "no such format on one axis" if self.last and spec.axes == 1 else None
+
+    def sums_directly(self, spec: ConvSpec) -> bool:
+        """Real numbers yes; complex ones are combined from three real sums."""
+        return spec.out_dtype not in COMPLEX
+
+    def memory_format(self, spec: ConvSpec) -> torch.memory_format:
+        """The format in which it computes."""
+        return CHANNELS_LAST[spec.axes] if self.last else torch.contiguous_format
+
+    def note(self, spec: ConvSpec) -> str:
+        """The memory format, the working dtype and whether it pads first."""
+        parts = ["channels_last" if self.last else "contiguous"]
+        if any(map(any, split_padding(spec)[1])):
+            parts.append("crops after" if spec.transposed else "pads first")
+        working = str(working_dtype(spec)).removeprefix("torch.")
+        return ", ".join(parts + [f"in {working}"] * (working != spec.out_dtype))
+
+    def work(self, spec: ConvSpec) -> Work:
+        """The layer's products (three real ones for a complex one), and the copies that padding and conversion make."""
+        layer = layer_work(spec)
+        memory, item = layer.memory.forward, working_dtype(spec).itemsize
+        rest = split_padding(spec)[1]
+        grown = prod(n + sum(pair) for n, pair in zip(spec.size, rest, strict=True))
+        elements, copied = spec.batch * spec.in_channels, 0
+        if any(map(any, rest)) and not spec.transposed:
+            copied += elements * grown * item
+        if item != ITEMSIZE[spec.dtype]:
+            copied += elements * prod(spec.size) * item
+        if self.last:  # there and back; one channel is in both formats at once
+            copied += elements * grown * item * (spec.in_channels > 1) + memory.output * (spec.out_channels > 1)
+        written, held = unfolded(spec)
+        copied += written
+        times = COMPLEX_PRODUCTS if spec.out_dtype in COMPLEX else 1
+        forward = Count(
+            times * layer.forward.multiplications, times * layer.forward.additions, memory.bytes + 2 * copied
+        )
+        workspace = copied - written + held
+        terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace)
+        return Work(forward=forward, memory=Memory(terms))
+
+    def seconds(self, spec: ConvSpec, limits: Limits) -> float:
+        """Products at the share that torch's code for such a layer reaches, and the copies."""
+        forward = self.work(spec).forward
+        rate = limits.products_per_second(sum_dtype_name(spec)) * self._share(spec)
+        return 2 * limits.call_seconds + forward.multiplications / rate + limits.moving_seconds(forward.bytes)
+
+    def _share(self, spec: ConvSpec) -> float:
+        """Of the machine's products."""
+        ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+        if unfolded(spec)[0]:
+            return UNFOLDED_SHARE * min(1, outs / FEW_CHANNELS)
+        if ins == outs == 1:
+            if not self.last and spec.taps >= MANY_TAPS:
+                return FALLBACK_SHARE
+            return (PLANE_SHARE if spec.groups == 1 else DEPTHWISE_SHARE)[self.last]
+        return DENSE_SHARE * min(1, outs / FEW_CHANNELS, (ins + 1) / FEW_CHANNELS)
+
+    def error_bound(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
+        """A direct sum; the complex form adds sums of parts, whose sizes add up too."""
+        return direct_sum_bound(spec) * (4 if spec.out_dtype in COMPLEX else 1)
+
+    def prepare(self, spec: ConvSpec, kernel: torch.Tensor) -> State:
+        """The kernel in the working dtype and memory format."""
+        kernel = to_working(kernel, working_dtype(spec))
+        return State(spec, kernel.to(memory_format=self.memory_format(spec)))
+
+    def apply(
+        self, state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Convert, convolve, convert back, unless x came in channels_last itself."""
+        spec, kernel = state
+        last = CHANNELS_LAST.get(spec.axes)  # one channel is both formats at once, and counts as contiguous
+        given_last = last is not None and x.is_contiguous(memory_format=last) and not x.is_contiguous()
+        x = to_working(x, kernel.dtype)
+        if self.last:
+            x = x.to(memory_format=self.memory_format(spec))
+        y = torch_operators(x, kernel, None, spec)
+        if not given_last:
+            y = y.contiguous()
+        return deliver(y, bias, spec, out)
 
 
-def sums_directly(spec: ConvSpec) -> bool:
-    """Real numbers yes; complex ones are combined from three real sums."""
-    return spec.out_dtype not in COMPLEX
+contiguous = Aten("aten", last=False)
+channels_last = Aten("aten_channels_last", last=True)
 
 
 def split_padding(spec: ConvSpec) -> tuple[tuple[int, ...], Pairs]:
@@ -50,51 +147,6 @@ def split_padding(spec: ConvSpec) -> tuple[tuple[int, ...], Pairs]:
         return (0,) * spec.axes, spec.padding
     shared = tuple(min(pair) for pair in spec.padding)
     return shared, tuple((before - m, after - m) for (before, after), m in zip(spec.padding, shared, strict=True))
-
-
-def memory_format(spec: ConvSpec) -> torch.memory_format:
-    """The faster of torch's two formats by far for large depthwise kernels, and contiguous, its default, elsewhere.
-
-    Torch's contiguous float32 kernels for one channel per group fall back to slow code where taps are many (17 and
-    24 times slower on 31x31 over 128 channels of 56x56 and on 15x15 over one channel of 512x512); for small kernels and
-    for layers with many channels the two formats differ by less than the conversion costs.
-    """
-    plane = spec.in_channels == spec.out_channels == 1  # in both formats at once, so that nothing is converted
-    depthwise = spec.groups == spec.in_channels and not spec.transposed and spec.axes == 2
-    many = spec.taps >= (MANY_TAPS_OF_A_PLANE if plane else MANY_TAPS)
-    fast = depthwise and many and working_dtype(spec) is torch.float32
-    return torch.channels_last if fast else torch.contiguous_format
-
-
-def note(spec: ConvSpec) -> str:
-    """The memory format, the working dtype and whether it pads first."""
-    parts = ["channels_last" if memory_format(spec) is torch.channels_last else "contiguous"]
-    if any(map(any, split_padding(spec)[1])):
-        parts.append("crops after" if spec.transposed else "pads first")
-    working = str(working_dtype(spec)).removeprefix("torch.")
-    return ", ".join(parts + [f"in {working}"] * (working != spec.out_dtype))
-
-
-def work(spec: ConvSpec) -> Work:
-    """The layer's products (three real ones for a complex one), and the copies that padding and conversion make."""
-    layer = layer_work(spec)
-    memory, item = layer.memory.forward, working_dtype(spec).itemsize
-    rest = split_padding(spec)[1]
-    grown = prod(n + sum(pair) for n, pair in zip(spec.size, rest, strict=True))
-    elements, copied = spec.batch * spec.in_channels, 0
-    if any(map(any, rest)) and not spec.transposed:
-        copied += elements * grown * item
-    if item != ITEMSIZE[spec.dtype]:
-        copied += elements * prod(spec.size) * item
-    if memory_format(spec) is torch.channels_last:  # there and back; one channel is in both formats at once
-        copied += elements * grown * item * (spec.in_channels > 1) + memory.output * (spec.out_channels > 1)
-    written, held = unfolded(spec)
-    copied += written
-    times = COMPLEX_PRODUCTS if spec.out_dtype in COMPLEX else 1
-    forward = Count(times * layer.forward.multiplications, times * layer.forward.additions, memory.bytes + 2 * copied)
-    workspace = copied - written + held
-    terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace)
-    return Work(forward=forward, memory=Memory(terms))
 
 
 def unfolded(spec: ConvSpec) -> tuple[int, int]:
@@ -110,31 +162,6 @@ def unfolded(spec: ConvSpec) -> tuple[int, int]:
     channels = spec.out_channels if spec.transposed else spec.in_channels
     written = spec.batch * channels * spec.taps * positions * working.itemsize
     return written, written // spec.groups
-
-
-def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
-    """A direct sum; the complex form adds sums of parts, whose sizes add up too."""
-    return direct_sum_bound(spec) * (4 if spec.out_dtype in COMPLEX else 1)
-
-
-def prepare(spec: ConvSpec, kernel: torch.Tensor) -> State:
-    """The kernel in the working dtype and memory format."""
-    kernel = to_working(kernel, working_dtype(spec))
-    return State(spec, kernel.to(memory_format=memory_format(spec)))
-
-
-def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Convert, convolve, convert back, unless x came in channels_last itself."""
-    spec, kernel = state
-    last = CHANNELS_LAST.get(spec.axes)  # one channel is both formats at once, and counts as contiguous
-    given_last = last is not None and x.is_contiguous(memory_format=last) and not x.is_contiguous()
-    x = to_working(x, kernel.dtype)
-    if memory_format(spec) is torch.channels_last:
-        x = x.to(memory_format=torch.channels_last)
-    y = torch_operators(x, kernel, None, spec)
-    if not given_last:
-        y = y.contiguous()
-    return deliver(y, bias, spec, out)
 
 
 def torch_operators(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None, spec: ConvSpec) -> torch.Tensor:

@@ -12,6 +12,7 @@ from convolith.dtypes import COMPLEX, HALVES, ITEMSIZE, integer_bits, is_float
 from convolith.engines import direct_blocks
 from convolith.engines.direct_blocks import SLOTS
 from convolith.engines.direct_tile import VECTORS, Nest
+from convolith.engines.limits import Limits
 from convolith.engines.memory import empty
 from convolith.engines.padding import pad
 from convolith.engines.protocol import direct_sum_bound, to_working, torch_dtype
@@ -31,6 +32,12 @@ LARGEST_SCRATCH = 1 << 23
 TALL_BLOCK = 64
 """Rows of a block: whole planes where they are small, so that the zeros around them are written once."""
 TASKS_PER_THREAD = 4
+DENSE_SHARE, PLANE_SHARE, SIGNAL_SHARE = 0.92, 0.95, 0.6
+"""The share of the machine's products that tiles of several channels, of one, and of one row reach with many taps."""
+STARTING_TAPS = {True: 0.5, False: 10.0}
+"""Taps whose time a tile needs to begin and end, with several channels and with one."""
+INT64_SHARE = 0.15
+"""Products of 64-bit integers are put together from 32-bit ones."""
 LARGEST_STRIDE = 16
 """From here on, windows hardly overlap, and what a block copies would be mostly what it does not need."""
 SERIAL_PRODUCTS = 200_000
@@ -106,6 +113,37 @@ def work(spec: ConvSpec) -> Work:
     forward = Count(layer.forward.multiplications, layer.forward.additions, memory.bytes + 2 * copied)
     terms = ForwardMemory(memory.input, memory.parameters, memory.output, copied + thread_count() * SCRATCH_BYTES)
     return Work(forward=forward, memory=Memory(terms))
+
+
+def seconds(spec: ConvSpec, limits: Limits) -> float:
+    """Products at the rate that the tile allows, or the memory's time if that is longer; blocks that are copied."""
+    target, threads = host(), thread_count()
+    nest = nest_of(spec, target)
+    lanes = target.lanes(torch_dtype(nest.sum_dtype).itemsize)
+    width = spec.output_size[-1]
+    products = prod(spec.output_shape) / width * ceil(width / lanes) * lanes * spec.products_per_output
+    products *= ceil(spec.out_channels / spec.groups / nest.channels) * nest.channels * spec.groups / spec.out_channels
+    if nest.channels > 1:
+        share = DENSE_SHARE
+    elif nest.flat:
+        share = SIGNAL_SHARE
+    else:
+        share = PLANE_SHARE
+    share *= spec.taps / (spec.taps + STARTING_TAPS[nest.channels > 1 or nest.many_channels])
+    if nest.sum_dtype == "int64":
+        share *= INT64_SHARE
+    rate = limits.products_per_second("float32" if nest.sum_dtype == "float32" else "float64") * share
+    forward = work(spec).forward
+    busy = 1 if products < SERIAL_PRODUCTS else threads
+    packed = 0 if _unpacked(spec, nest) else 2 * prod(spec.input_shape) * torch_dtype(nest.sum_dtype).itemsize
+    computing = (products / rate + packed / limits.cache_bytes_per_second) * threads / busy
+    return limits.call_seconds + max(computing, limits.moving_seconds(forward.bytes))
+
+
+def _unpacked(spec: ConvSpec, nest: Nest) -> bool:
+    """Whether most blocks are read where they are."""
+    padded = any(map(any, spec.padding)) and spec.output_size[-1] < 3 * SHORT_ROW
+    return nest.x_dtype == nest.sum_dtype and nest.stride[2] == 1 and not padded
 
 
 def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 
 from convolith.dtypes import COMPLEX, HALVES, half_ulp, is_float
+from convolith.engines.limits import Limits, sum_dtype_name
 from convolith.engines.memory import empty
 from convolith.engines.padding import pad
 from convolith.engines.protocol import deliver, to_working, torch_dtype, working_dtype
@@ -32,6 +33,10 @@ COPIES = 3
 """Copies of the transformed tiles that live at once: before, during and after a transform."""
 FACTORS = (2, 3, 5)
 """Primes of the lengths for which transforms are fast."""
+PRODUCT_SHARE = 0.2
+"""The share of the machine's products that complex matrices, or rows of complex numbers, reach."""
+CALLS = 10
+"""Calls of torch's operators for a batch of tiles."""
 OPERATIONS_PER_POINT = 2.5
 """Additions and multiplications of a real transform of N points, over N log2 N (half of a complex one's 5)."""
 
@@ -129,6 +134,20 @@ def work(spec: ConvSpec) -> Work:
     workspace = min(copied, max(WORKSPACE_BYTES, _tile_bytes(spec, tile)))
     terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace)
     return Work(forward=forward, memory=Memory(terms))
+
+
+def seconds(spec: ConvSpec, limits: Limits) -> float:
+    """Transforms and copies, the products at the rate of complex matrices, and a call for every batch of tiles."""
+    tile = tile_of(spec)
+    transforms, products = _operations(
+        tile, spec.extent, spec.output_size, spec.in_channels, spec.out_channels, spec.groups
+    )
+    forward = work(spec).forward
+    rate = 2 * PRODUCT_SHARE * limits.products_per_second(sum_dtype_name(spec))
+    slower = 1 if sum_dtype_name(spec) == "float32" else 2
+    batches = ceil(forward.bytes / COPIES / WORKSPACE_BYTES)
+    computing = spec.batch * (transforms * slower / limits.fft_operations_per_second + products / rate)
+    return batches * CALLS * limits.call_seconds + computing + limits.moving_seconds(forward.bytes)
 
 
 def _tile_bytes(spec: ConvSpec, tile: tuple[int, ...]) -> int:

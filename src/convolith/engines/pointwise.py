@@ -8,11 +8,15 @@ from typing import NamedTuple
 import torch
 
 from convolith.dtypes import COMPLEX, ITEMSIZE
+from convolith.engines.limits import Limits, sum_dtype_name
 from convolith.engines.protocol import deliver, direct_sum_bound, to_working, working_dtype
 from convolith.spec import ConvSpec
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 
 name = "pointwise"
+
+PRODUCT_SHARE = 0.6
+"""The share of the machine's products that torch's matrix product reaches on the shapes of layers."""
 
 
 class State(NamedTuple):
@@ -53,6 +57,13 @@ def work(spec: ConvSpec) -> Work:
     copied = read if max(spec.stride) > 1 or item != ITEMSIZE[spec.dtype] else 0
     forward = Count(layer.forward.multiplications, layer.forward.additions, memory.bytes + 2 * copied)
     return Work(forward=forward, memory=Memory(ForwardMemory(memory.input, memory.parameters, memory.output, copied)))
+
+
+def seconds(spec: ConvSpec, limits: Limits) -> float:
+    """A product of matrices at the rate of torch's library, and the copies."""
+    forward = work(spec).forward
+    rate = limits.products_per_second(sum_dtype_name(spec)) * PRODUCT_SHARE
+    return 2 * limits.call_seconds + forward.multiplications / rate + limits.moving_seconds(forward.bytes)
 
 
 def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from convolith.dtypes import HALVES, half_ulp, integer_bits, is_float
+from convolith.engines.limits import Limits
 from convolith.spec import ConvSpec
 from convolith.work import Work
 
@@ -27,6 +28,9 @@ class Engine(Protocol):
 
     def work(self, spec: ConvSpec) -> Work:
         """What it really does: operations, bytes moved and workspace of the forward pass."""
+
+    def seconds(self, spec: ConvSpec, limits: Limits) -> float:
+        """An estimate of its time on a machine: what it really does, against what the machine can do."""
 
     def error_bound(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
         """What its error stays under, relative to max|x| times the largest sum of |k| over one output; 0 if exact."""

@@ -11,11 +11,15 @@ import numpy as np
 import torch
 
 from convolith.dtypes import COMPLEX, half_ulp, is_float
+from convolith.engines.limits import Limits
 from convolith.engines.protocol import direct_sum_bound, torch_dtype
 from convolith.spec import ConvSpec
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 
 name = "reference"
+
+PRODUCTS_PER_SECOND = 2e8
+"""Of the oracle, which is made to be read."""
 
 
 class State(NamedTuple):
@@ -57,6 +61,12 @@ def work(spec: ConvSpec) -> Work:
     forward = Count(layer.forward.multiplications, layer.forward.additions, memory.bytes + spec.taps * per_tap)
     terms = ForwardMemory(memory.input, memory.parameters, memory.output, 2 * inputs + 2 * outputs)
     return Work(forward=forward, memory=Memory(terms))
+
+
+def seconds(spec: ConvSpec, limits: Limits) -> float:
+    """One pass over the outputs for every tap, by NumPy."""
+    forward = work(spec).forward
+    return limits.call_seconds * spec.taps + forward.multiplications / PRODUCTS_PER_SECOND
 
 
 def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:

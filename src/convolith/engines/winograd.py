@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from convolith.dtypes import half_ulp
+from convolith.engines.limits import Limits
 from convolith.engines.memory import empty
 from convolith.engines.padding import pad
 from convolith.engines.protocol import torch_dtype
@@ -41,6 +42,10 @@ PRODUCT_BYTES = 160 << 10
 MOST_VECTORS = 12
 """Vectors of tiles in a block: more bring no better use of the weights."""
 TASKS_PER_THREAD = 4
+PRODUCT_SHARE, NARROW_SHARE = 0.85, 0.6
+"""The share of the machine's products that register tiles of three vectors and of fewer reach."""
+TRANSFORM_STEPS = 7
+"""Steps of a transform, as products of the machine, for each point of a tile."""
 GAIN = {2: 6.0, 4: 40.0}
 """By how much the transforms enlarge a rounding error, found on the data of the tests."""
 
@@ -109,6 +114,20 @@ class Winograd:
         return Work(
             forward=forward, memory=Memory(ForwardMemory(memory.input, memory.parameters, memory.output, workspace))
         )
+
+    def seconds(self, spec: ConvSpec, limits: Limits) -> float:
+        """Products in full vectors of tiles, the transforms beside them, and the transformed weights from the cache."""
+        down, across = self._tiles(spec)
+        lanes = self._recipe(spec).lanes(host())
+        points = (self.outputs + 2) ** 2
+        tiles = ceil(spec.batch * down * across / lanes) * lanes
+        rate = limits.products_per_second(spec.dtype)
+        share = PRODUCT_SHARE if tiles > 3 * lanes else NARROW_SHARE
+        products = tiles * points * spec.in_channels * ceil(spec.out_channels / 8) * 8 / (rate * share)
+        transforms = tiles * points * TRANSFORM_STEPS * (spec.in_channels + spec.out_channels) / rate
+        weights = points * spec.in_channels * spec.out_channels * torch_dtype(spec.dtype).itemsize
+        moving = limits.moving_seconds(layer_work(spec).memory.forward.bytes) / 2
+        return 2 * limits.call_seconds + products + transforms + weights / limits.memory_bytes_per_second + moving
 
     def _recipe(self, spec: ConvSpec) -> Recipe:
         return Recipe(self.outputs, spec.dtype)

@@ -29,7 +29,7 @@ def directory() -> Path | None:
 
 def read(key: str) -> bytes | None:
     """The object kept under a key, or None."""
-    home = _usable(directory())
+    home = usable(directory())
     if home is None:
         return None
     path = home / f"{key}.o"
@@ -49,16 +49,21 @@ def read(key: str) -> bytes | None:
 
 def write(key: str, code: bytes) -> None:
     """Keep an object under a key; a reader sees all of it or nothing."""
-    home = directory()
+    home = made(directory())
+    if home is not None:
+        replace_file(home / f"{key}.o", hashlib.sha256(code).digest() + code)
+
+
+def made(home: Path | None) -> Path | None:
+    """The directory, made where it is missing; None where it cannot be used."""
     if home is None:
-        return
+        return None
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        _warn(f"{home} cannot be made ({error.strerror}); compiled code is not kept")
-        return
-    if _usable(home) is not None:
-        replace_file(home / f"{key}.o", hashlib.sha256(code).digest() + code)
+        _warn(f"{home} cannot be made ({error.strerror}); nothing is kept")
+        return None
+    return usable(home)
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -76,7 +81,7 @@ def replace_file(path: Path, content: bytes) -> None:
         _warn(f"{path} cannot be written ({error.strerror}); it is not kept")
 
 
-def _usable(home: Path | None) -> Path | None:
+def usable(home: Path | None) -> Path | None:
     """The directory if it exists and only its owner, who is this user, can write there."""
     if home is None:
         return None
@@ -85,7 +90,7 @@ def _usable(home: Path | None) -> Path | None:
     except OSError:
         return None
     if hasattr(os, "getuid") and (found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o022):
-        _warn(f"{home} belongs to another user or can be written by others; compiled code is not kept (chmod 700 it)")
+        _warn(f"{home} belongs to another user or can be written by others; nothing is kept there (chmod 700 it)")
         return None
     return home
 

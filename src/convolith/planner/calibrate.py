@@ -1,0 +1,91 @@
+"""Measures this machine's limits: products, copies and transforms per second, of all threads together."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from llvmlite import ir
+
+from convolith.engines.limits import Limits
+from convolith.jit import Target, address, host, run, thread_count
+from convolith.jit.build import I64, POINTER, Code, constant, itemsize
+from convolith.jit.numbers import STORED
+from convolith.planner import machine
+
+TURNS = 20_000
+"""Turns of the loop of products: about a millisecond."""
+ROUNDS = 7
+LARGE_BYTES = 1 << 26
+"""Of an array that no cache holds."""
+SMALL_BYTES = 1 << 20
+TILE = 256
+
+
+def calibrate() -> Limits:
+    """Measure and store this machine's limits; takes about a second."""
+    shipped = Limits()
+    found = Limits(
+        float32_products_per_second=products_per_second("float32"),
+        float64_products_per_second=products_per_second("float64"),
+        memory_bytes_per_second=_copied(LARGE_BYTES),
+        cache_bytes_per_second=_copied(SMALL_BYTES),
+        cache_bytes=shipped.cache_bytes,
+        fft_operations_per_second=_transformed(),
+        call_seconds=shipped.call_seconds,
+    )
+    machine.keep(found)
+    return found
+
+
+def products_per_second(dtype: str) -> float:
+    """Multiplications with additions on registers, nothing else: what no engine can exceed."""
+    target, threads = host(), thread_count()
+    region = address(write, target, dtype)
+    arguments = array("q", [0])
+    seconds = _median(lambda: run(region, arguments.buffer_info()[0], threads))
+    return threads * TURNS * target.accumulators * target.lanes(itemsize(STORED[dtype])) / seconds
+
+
+def write(module: ir.Module, target: Target, dtype: str) -> None:
+    """A loop of products that depend on nothing but their own register."""
+    code = Code(module, "region", [POINTER])
+    kind = ir.VectorType(STORED[dtype], target.lanes(itemsize(STORED[dtype])))
+    start = [constant(kind, 1.0 + n) for n in range(target.accumulators)]
+    with code.loop(0, TURNS, values=start) as loop:
+        factor, term = constant(kind, 0.999), constant(kind, 0.5)
+        loop.hand_on([code.multiply_add(value, factor, term) for value in loop.values])
+    total = loop.values[0]
+    for value in loop.values[1:]:
+        total = code.ir.fadd(total, value)
+    kept = code.ir.fcmp_ordered(
+        "<", code.ir.extract_element(total, ir.Constant(ir.IntType(32), 0)), STORED[dtype](-1.0)
+    )
+    with code.when(kept):  # never: but the compiler cannot know, and has to compute
+        code.argument(0, I64).store(code.integer(0).value)
+    code.finish()
+
+
+def _copied(size: int) -> float:
+    source, goal = torch.ones(size // 4), torch.zeros(size // 4)
+    return 2 * size / _median(lambda: goal.copy_(source))
+
+
+def _transformed() -> float:
+    tiles = torch.randn(32, TILE, TILE)
+    points = TILE * TILE
+    operations = 2 * len(tiles) * 2.5 * points * (points.bit_length() - 1)
+    return operations / _median(lambda: torch.fft.irfft2(torch.fft.rfft2(tiles), (TILE, TILE)))
+
+
+def _median(function: Callable[[], object]) -> float:
+    function()
+    times = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return median(times)

@@ -1,0 +1,228 @@
+"""A plan: an engine chosen for a spec, with every other's time or reason, ready to run."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from convolith.arrays import as_target, as_tensor, check_bias, check_same_kind, is_numpy, like
+from convolith.dtypes import dtype_name
+from convolith.engines import BY_NAME
+from convolith.engines.aten import CHANNELS_LAST
+from convolith.engines.protocol import torch_dtype
+from convolith.errors import ConvolithError
+from convolith.report.table import Table
+from convolith.spec import ConvSpec
+from convolith.work import Work
+
+WIDER = {"float16": "float64", "bfloat16": "float64", "float32": "float64", "complex64": "complex128"}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One engine as the planner sees it: what it would do, or why it may not."""
+
+    engine: str
+    reason: str | None
+    work: Work | None = None
+    error_bound: float | None = None
+    note: str = ""
+    seconds: float | None = None
+    """Estimated, or measured where `timed`."""
+    timed: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An engine chosen for a spec, with every other's time or reason; immutable, thread-safe, and it can be pickled.
+
+    Example:
+        >>> import numpy as np
+        >>> import convolith as cl
+        >>> spec = cl.ConvSpec(in_channels=1, out_channels=1, size=(8, 8), kernel_size=3, dtype="float64")
+        >>> cl.plan(spec)(np.ones((1, 1, 8, 8)), np.ones((1, 1, 3, 3))).shape
+        (1, 1, 6, 6)
+    """
+
+    spec: ConvSpec
+    accuracy: str
+    engine: str
+    candidates: tuple[Candidate, ...]
+    effort: str = "estimate"
+
+    def table(self) -> Table:
+        """Every engine, the best first, as rows for a report."""
+        late = float("inf")
+        order = sorted(
+            self.candidates, key=lambda c: (c.engine != self.engine, c.reason is not None, c.seconds or late)
+        )
+        shape = " x ".join(map(str, self.spec.input_shape)) + " -> " + " x ".join(map(str, self.spec.output_shape))
+        dtypes = " with ".join(dict.fromkeys((self.spec.dtype, self.spec.kernel_dtype)))
+        if dtypes != self.spec.out_dtype:
+            dtypes += f" -> {self.spec.out_dtype}"
+        return Table(f"{shape}, {dtypes}, accuracy {self.accuracy}", [self._row(candidate) for candidate in order])
+
+    def _row(self, candidate: Candidate) -> dict[str, Any]:
+        """One engine: its verdict and time, how it goes about it, and its work."""
+        verdict = "chosen" if candidate.engine == self.engine else candidate.reason or self._behind(candidate)
+        row: dict[str, Any] = {"engine": candidate.engine, "verdict": verdict, "how": candidate.note}
+        if candidate.seconds is not None:
+            row |= {"milliseconds": 1e3 * candidate.seconds, "time": "measured" if candidate.timed else "estimated"}
+        if candidate.work is not None:
+            forward = candidate.work.forward
+            row |= {
+                "multiplications": forward.multiplications,
+                "additions": forward.additions,
+                "bytes moved": forward.bytes,
+                "workspace bytes": candidate.work.memory.forward.workspace,
+                "error bound": candidate.error_bound,
+            }
+        return row
+
+    def _behind(self, candidate: Candidate) -> str:
+        """Why an engine that could do it was not chosen."""
+        chosen = next(c for c in self.candidates if c.engine == self.engine)
+        if candidate.seconds is None or chosen.seconds is None or candidate.seconds < chosen.seconds:
+            return "not asked for"
+        return f"{candidate.seconds / chosen.seconds:.3g} times as long"
+
+    def explain(self) -> str:
+        """The table as text: each engine's time, counted work and error bound, and why it was chosen or not."""
+        return self.table().text()
+
+    def __call__(self, x: Any, k: Any, bias: Any = None, out: Any = None) -> Any:
+        """Correlate `x` with `k`; no gradients (use `correlate` for those).
+
+        Args:
+            x: as the spec says, batch included.
+            out: where to put the result; its memory must not overlap that of x, k or bias.
+        """
+        return self.bind(k, bias, copy=False)(x, out)
+
+    def bind(self, k: Any, bias: Any = None, *, copy: bool = True) -> Bound:
+        """The plan with its kernel prepared once, from its own copy (`copy=False`: from k, which must not change)."""
+        kernel = plain("k", k, self.spec.kernel_shape, self.spec.kernel_dtype)
+        checked = None
+        if bias is not None:
+            check_same_kind(k=k, bias=bias)
+            checked = check_bias(plain("bias", bias), self.spec.out_channels, self.spec.out_dtype)
+        if copy:
+            kernel, checked = kernel.clone(), None if checked is None else checked.clone()
+        return Bound(self, self.prepared(kernel), kernel, checked, is_numpy(k))
+
+    def run(self, x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """The same on tensors that were checked before (the functional face's way in)."""
+        return compute(self, self.prepared(kernel), x, bias)
+
+    def prepared(self, kernel: torch.Tensor) -> Any:
+        """The engine's state for a kernel; nothing for an empty batch."""
+        inner = computed(self.spec, self.accuracy)
+        if not inner.batch:
+            return None
+        return BY_NAME[self.engine].prepare(inner, kernel.to(torch_dtype(inner.kernel_dtype)))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Bound:
+    """A plan with its kernel prepared: call it with x."""
+
+    plan: Plan
+    state: Any
+    kernel: torch.Tensor
+    bias: torch.Tensor | None
+    numpy: bool
+
+    def __call__(self, x: Any, out: Any = None) -> Any:
+        """Correlate `x`, into `out` where it is given."""
+        spec = self.plan.spec
+        if out is None and not self.numpy and type(x) is torch.Tensor and _plain_already(x, spec):
+            return compute(self.plan, self.state, x, self.bias)
+        check_same_kind(k=self.kernel.numpy() if self.numpy else self.kernel, x=x, out=out)
+        tensor = plain("x", x, spec.input_shape, spec.dtype)
+        target = None
+        if out is not None:
+            plain("out", out, spec.output_shape, spec.out_dtype)
+            target = as_target("out", out)
+            check_apart(target, x=tensor, k=self.kernel, bias=self.bias)
+        y = compute(self.plan, self.state, tensor, self.bias, target)
+        return like(y, x) if out is None else out
+
+
+def _plain_already(x: torch.Tensor, spec: ConvSpec) -> bool:
+    """Whether nothing about a tensor needs a closer look: the usual case, found out in a microsecond."""
+    return (
+        x.shape == spec.input_shape
+        and x.dtype is torch_dtype(spec.dtype)
+        and x.is_cpu
+        and not x.requires_grad
+        and not x.is_neg()
+        and not x.is_conj()
+    )
+
+
+def computed(spec: ConvSpec, accuracy: str) -> ConvSpec:
+    """The spec that the engines see: the same, or its widened form for `accuracy="double"`."""
+    if accuracy != "double":
+        return spec
+    widened = {name: WIDER.get(getattr(spec, name), getattr(spec, name)) for name in ("dtype", "kernel_dtype")}
+    return replace(spec, **widened)
+
+
+def compute(
+    chosen: Plan, state: Any, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Apply a plan's prepared engine, widened if its accuracy asks for it; the result is in the promised dtype."""
+    spec, engine = chosen.spec, BY_NAME[chosen.engine]
+    if spec.batch == 0:
+        return torch.empty(spec.output_shape, dtype=torch_dtype(spec.out_dtype)) if out is None else out
+    # An engine's torch operators must not be narrowed by an autocast around them: their bounds are the plan's.
+    with torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext():
+        if chosen.accuracy != "double":
+            y = engine.apply(state, x, bias, out)
+            if out is None and not x.is_contiguous():
+                y = _in_format_of(x, y, spec)
+            return y
+        inner = computed(spec, "double")
+        wide_bias = None if bias is None else bias.to(torch_dtype(inner.out_dtype))
+        y = engine.apply(state, x.to(torch_dtype(inner.dtype)), wide_bias).to(torch_dtype(spec.out_dtype))
+    return y if out is None else out.copy_(y)
+
+
+def _in_format_of(x: torch.Tensor, y: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+    """Channels_last in gives channels_last out (one channel is both formats at once, and counts as contiguous)."""
+    last = CHANNELS_LAST.get(spec.axes)
+    return y.contiguous(memory_format=last) if last is not None and x.is_contiguous(memory_format=last) else y
+
+
+def plain(argument: str, array: Any, shape: tuple[int, ...] | None = None, dtype: str | None = None) -> torch.Tensor:
+    """An array as a tensor without gradients or lazy conjugation, of the shape and dtype that a plan was made for."""
+    tensor = as_tensor(argument, array)
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise ConvolithError(
+            f"{argument} requires gradients, which a plan does not record; call correlate, or pass {argument}.detach()"
+        )
+    if shape is not None and tuple(tensor.shape) != shape:
+        raise ConvolithError(f"{argument} has shape {tuple(tensor.shape)}; the plan expects {shape}")
+    if dtype is not None and dtype_name(tensor.dtype) != dtype:
+        raise ConvolithError(f"{argument} has dtype {dtype_name(tensor.dtype)}; the plan expects {dtype}")
+    return tensor.detach().resolve_conj().resolve_neg()
+
+
+def check_apart(out: torch.Tensor, **inputs: torch.Tensor | None) -> None:
+    """Refuse an output whose memory overlaps an input's."""
+    for argument, tensor in inputs.items():
+        if tensor is not None and _overlap(out, tensor):
+            raise ConvolithError(f"out shares memory with {argument}; pass an array of its own")
+
+
+def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
+    starts = [t.data_ptr() for t in (a, b)]
+    spans = [
+        sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) * t.itemsize + t.itemsize for t in (a, b)
+    ]
+    if not a.numel() or not b.numel():
+        return False
+    return starts[0] < starts[1] + spans[1] and starts[1] < starts[0] + spans[0]

@@ -1,0 +1,92 @@
+"""What the planner remembers on disk: JSON files signed with the processor, the threads and the versions.
+
+A file is believed as a whole or not at all. Writers take a lock, read what is there, add theirs and replace the file.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from convolith.jit import cache as disk
+from convolith.jit import host, thread_count
+
+Check = Callable[[Any], bool]
+
+
+def signature() -> dict[str, Any]:
+    """What measurements depend on besides the spec."""
+    target = host()
+    return {
+        "processor": target.cpu,
+        "features": sha256(target.features.encode()).hexdigest()[:16],
+        "threads": thread_count(),
+        "versions": {"convolith": _version(), "torch": torch.__version__, "llvmlite": version("llvmlite")},
+    }
+
+
+@cache
+def _version() -> str:
+    return version("convolith")
+
+
+def path_of(kind: str) -> Path | None:
+    """The file of a kind for the present signature, or None where nothing shall be kept."""
+    home = disk.directory()
+    digest = sha256(json.dumps(signature(), sort_keys=True).encode()).hexdigest()[:16]
+    return None if home is None else home / f"{kind}-{digest}.json"
+
+
+def read(kind: str, check: Check) -> dict[str, Any]:
+    """The entries of a kind, or none where the file is missing, foreign, damaged or not as `check` wants it."""
+    path = path_of(kind)
+    if path is None or disk.usable(path.parent) is None:
+        return {}
+    try:
+        content = json.loads(path.read_text())
+        entries = content["entries"]
+        good = content["signature"] == signature() and isinstance(entries, dict) and check(entries)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError):
+        good = False
+    if good:
+        return dict(entries)
+    warnings.warn(f"{path} is damaged or not ours; it is ignored", RuntimeWarning, stacklevel=2)
+    return {}
+
+
+def add(kind: str, entries: dict[str, Any], check: Check) -> None:
+    """Add entries to what is stored; a failure costs a warning, never the result."""
+    path = path_of(kind)
+    if path is None or disk.made(path.parent) is None:
+        return
+    with _locked(path.parent / f"{kind}.lock"):
+        together = read(kind, check) | entries
+        text = json.dumps({"signature": signature(), "entries": together}, indent=1, sort_keys=True)
+        disk.replace_file(path, text.encode())
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One writer at a time, of all processes."""
+    try:
+        import fcntl
+
+        file = path.open("a")
+    except (ImportError, OSError):  # no such locks on Windows, where the last writer wins
+        yield
+        return
+    with file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

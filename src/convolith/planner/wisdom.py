@@ -1,0 +1,55 @@
+"""Wisdom: the seconds that engines were measured to take, by spec and accuracy, in this process and on disk."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+from threading import Lock
+from typing import Any
+
+from convolith.engines import BY_NAME
+from convolith.planner import stored
+from convolith.spec import ConvSpec
+
+Seconds = dict[str, float]
+_known: dict[str, dict[str, Seconds]] = {}
+_lock = Lock()
+
+
+def key_of(spec: ConvSpec, accuracy: str) -> str:
+    """What measurements are filed under."""
+    return repr((*astuple(spec), accuracy))
+
+
+def recall(spec: ConvSpec, accuracy: str) -> Seconds | None:
+    """What was measured for a spec, or None."""
+    return _entries().get(key_of(spec, accuracy))
+
+
+def remember(spec: ConvSpec, accuracy: str, seconds: Seconds) -> None:
+    """Keep what was measured, for this process and later ones."""
+    key = key_of(spec, accuracy)
+    with _lock:
+        _entries()[key] = seconds
+    stored.add("wisdom", {key: seconds}, _good)
+
+
+def forget() -> None:
+    """Drop what this process knows; what is on disk is read again."""
+    _known.clear()
+
+
+def _entries() -> dict[str, Seconds]:
+    path = str(stored.path_of("wisdom"))
+    if path not in _known:
+        _known[path] = stored.read("wisdom", _good)
+    return _known[path]
+
+
+def _good(entries: dict[str, Any]) -> bool:
+    """Every entry gives positive seconds of engines that exist."""
+    return all(
+        isinstance(seconds, dict)
+        and seconds
+        and all(name in BY_NAME and isinstance(value, float) and value > 0 for name, value in seconds.items())
+        for seconds in entries.values()
+    )
