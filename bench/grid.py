@@ -29,7 +29,7 @@ from convolith.work import layer_work
 
 AGREEMENT = {"float32": 1e-3, "float64": 1e-11}
 """How far a peer's result may be from float64, relative to max|x| sum|k|: loose, for a peer may be less exact."""
-ORACLE_PRODUCTS = 2e10
+ORACLE_PRODUCTS = 1e9
 """Products above which the oracle gives way to a float64 transform: it would take minutes."""
 
 

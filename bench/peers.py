@@ -174,7 +174,9 @@ def _correlate(spec: ConvSpec) -> str | None:
 
 
 def _onnx(spec: ConvSpec) -> str | None:
-    return None if spec.dtype == spec.kernel_dtype == "float32" else "takes float32"
+    if not spec.dtype == spec.kernel_dtype == "float32":
+        return "takes float32"
+    return _within(spec, PATIENCE) if spec.in_channels == spec.groups and spec.taps > 500 else None
 
 
 def _within(spec: ConvSpec, products: float) -> str | None:

@@ -17,6 +17,8 @@ BLOCK = 0.02
 """Seconds that a timed block lasts at least, as often as it repeats its call."""
 BEATEN = 5.0
 """Runners that take this many times the fastest are timed in two blocks only: they decide nothing."""
+SLOW = 0.5
+"""Seconds of a call after which a beaten runner is not called again."""
 CONTROL_TOLERANCE = 0.05
 """How far the two names of one function may come out apart."""
 
@@ -30,8 +32,11 @@ def race(runners: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, 
         first = {name: _once(run) for name, run in runners.items()}
         repeats = {name: max(1, round(BLOCK / max(seconds, 1e-7))) for name, seconds in first.items()}
         best = min(first.values(), default=0.0)
+        for name, seconds in first.items():
+            if seconds > max(SLOW, BEATEN * best):
+                times[name].append(seconds)
         for turn in range(rounds):
-            names = [name for name in runners if turn < 2 or first[name] <= BEATEN * best]
+            names = [n for n in runners if first[n] <= BEATEN * best or (turn < 2 and first[n] <= SLOW)]
             start = turn % len(names) if names else 0
             for name in names[start:] + names[:start]:
                 times[name].append(_block(runners[name], repeats[name]))
@@ -41,11 +46,15 @@ def race(runners: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, 
 
 
 def _once(run: Callable[[], object]) -> float:
-    """Seconds of a second call, to know how many fill a block."""
-    run()
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+    """Seconds of a call, to know how many fill a block: the second one, unless the first took long already."""
+    seconds = 0.0
+    for _ in range(2):
+        start = time.perf_counter()
+        run()
+        seconds = time.perf_counter() - start
+        if seconds > SLOW:
+            break
+    return seconds
 
 
 def _block(run: Callable[[], object], repeats: int) -> float:

@@ -66,7 +66,8 @@ def test_plan_and_cost():
     assert "115,605,504" in text
     assert "chosen" in text
     data = json.loads(run("plan", "1,64,56,56", "64,64,1,1", "--json").output)
-    assert data["engine"] in ("pointwise", "direct")
+    assert data["engine"] == data["candidates"][0]["engine"]
+    assert {row["time"] for row in data["candidates"] if "time" in row} == {"estimated"}
     counted = json.loads(
         run(
             "cost",

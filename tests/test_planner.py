@@ -15,17 +15,24 @@ from convolith.planner.machine import memory_bytes
 LAYER = ConvSpec(in_channels=4, out_channels=8, size=(9, 9), kernel_size=3, padding=1)
 
 
-@pytest.mark.parametrize(
-    ("changes", "engine"),
-    [
-        ({"kernel_size": 1}, "direct"),
-        ({"kernel_size": 3}, "direct"),
-        ({"kernel_size": 1, "transposed": True}, "aten"),
-        ({"kernel_size": 3, "dtype": "uint8"}, "direct"),
-    ],
-)
-def test_the_choice(changes, engine):
-    spec = ConvSpec(in_channels=4, out_channels=8, size=(9, 9), **changes)
+PLANE = {"in_channels": 1, "out_channels": 1, "size": (300, 300)}
+DEEP = {"in_channels": 64, "out_channels": 64, "size": (56, 56), "padding": 1}
+CHOICES = {
+    "tiny: torch's own is the shortest way": (PLANE | {"size": (8, 8), "kernel_size": 3}, "aten"),
+    "one channel": (PLANE | {"kernel_size": 7}, "direct"),
+    "one channel, large kernel": (PLANE | {"kernel_size": 101}, "fft"),
+    "bytes": (PLANE | {"kernel_size": 3, "dtype": "uint8"}, "direct"),
+    "half": (PLANE | {"kernel_size": 5, "dtype": "bfloat16"}, "direct"),
+    "deep": (DEEP | {"kernel_size": 3}, "winograd_4x4"),
+    "deep in float64": (DEEP | {"kernel_size": 3, "dtype": "float64"}, "winograd_4x4"),
+    "transposed": (DEEP | {"kernel_size": 3, "transposed": True, "stride": 2}, "aten"),
+}
+
+
+@pytest.mark.parametrize(("options", "engine"), CHOICES.values(), ids=CHOICES)
+def test_the_choice_by_estimate(options, engine):
+    """The machine's shipped limits decide, the same everywhere and every time."""
+    spec = ConvSpec(**options)
     assert cl.plan(spec).engine == engine
     assert cl.plan(spec) is cl.plan(spec)
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
 
-from convolith.dtypes import COMPLEX, ITEMSIZE
+from convolith.dtypes import COMPLEX, ITEMSIZE, is_float
 from convolith.engines.limits import Limits, sum_dtype_name
 from convolith.engines.padding import crop, pad
-from convolith.engines.protocol import deliver, direct_sum_bound, to_working, working_dtype
+from convolith.engines.protocol import deliver, direct_sum_bound, to_working, torch_dtype, working_dtype
 from convolith.geometry import Pairs
 from convolith.spec import ConvSpec
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
@@ -39,10 +41,11 @@ UNFOLDED_SHARE = 0.5
 
 
 class State(NamedTuple):
-    """The spec, and the kernel in the working dtype and memory format."""
+    """The spec, the kernel in the working dtype and memory format, and torch's operator where it is all there is."""
 
     spec: ConvSpec
     kernel: torch.Tensor
+    straight: Callable[..., torch.Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ class Aten:
         """Products at the share that torch's code for such a layer reaches, and the copies."""
         forward = self.work(spec).forward
         rate = limits.products_per_second(sum_dtype_name(spec)) * self._share(spec)
-        return 2 * limits.call_seconds + forward.multiplications / rate + limits.moving_seconds(forward.bytes)
+        calls = 2 if self.last or any(map(any, split_padding(spec)[1])) else 0.5  # torch's own is the shortest way
+        return calls * limits.call_seconds + forward.multiplications / rate + limits.moving_seconds(forward.bytes)
 
     def _share(self, spec: ConvSpec) -> float:
         """Of the machine's products."""
@@ -119,13 +123,16 @@ class Aten:
     def prepare(self, spec: ConvSpec, kernel: torch.Tensor) -> State:
         """The kernel in the working dtype and memory format."""
         kernel = to_working(kernel, working_dtype(spec))
-        return State(spec, kernel.to(memory_format=self.memory_format(spec)))
+        straight = None if self.last else straight_operator(spec)
+        return State(spec, kernel.to(memory_format=self.memory_format(spec)), straight)
 
     def apply(
         self, state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Convert, convolve, convert back, unless x came in channels_last itself."""
-        spec, kernel = state
+        spec, kernel, straight = state
+        if out is None and straight is not None:
+            return straight(x, kernel, bias)
         last = CHANNELS_LAST.get(spec.axes)  # one channel is both formats at once, and counts as contiguous
         given_last = last is not None and x.is_contiguous(memory_format=last) and not x.is_contiguous()
         x = to_working(x, kernel.dtype)
@@ -162,6 +169,16 @@ def unfolded(spec: ConvSpec) -> tuple[int, int]:
     channels = spec.out_channels if spec.transposed else spec.in_channels
     written = spec.batch * channels * spec.taps * positions * working.itemsize
     return written, written // spec.groups
+
+
+def straight_operator(spec: ConvSpec) -> Callable[..., torch.Tensor] | None:
+    """Torch's operator of (x, k, bias) with the spec's options, or None where something is converted or padded too."""
+    shared, rest = split_padding(spec)
+    same = spec.dtype == spec.kernel_dtype == spec.out_dtype and working_dtype(spec) is torch_dtype(spec.dtype)
+    if spec.transposed or any(map(any, rest)) or not same or not is_float(spec.dtype):
+        return None
+    options = {"stride": spec.stride, "padding": shared, "dilation": spec.dilation, "groups": spec.groups}
+    return partial(PLAIN[spec.axes], **options)
 
 
 def torch_operators(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None, spec: ConvSpec) -> torch.Tensor:

@@ -16,7 +16,7 @@ from convolith.engines.limits import Limits
 from convolith.engines.memory import empty
 from convolith.engines.padding import pad
 from convolith.engines.protocol import direct_sum_bound, to_working, torch_dtype
-from convolith.jit import Target, address, host, run, scratch, thread_count
+from convolith.jit import Routine, Target, host, routine, scratch, thread_count
 from convolith.spec import ConvSpec
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 
@@ -56,9 +56,11 @@ class State(NamedTuple):
     kernel: torch.Tensor
     no_bias: torch.Tensor
     template: array[int]
-    region: int
+    """The arguments but for addresses, for a contiguous x, and room for the counters behind them."""
+    region: Routine
     threads: int
     scratch_bytes: int
+    out_dtype: torch.dtype
 
 
 def sum_dtype(spec: ConvSpec) -> str:
@@ -165,9 +167,15 @@ def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor) -> State:
     slots, scratch_elements = _slots(spec, nest, target)
     products = prod(spec.output_shape) * spec.products_per_output
     threads = 1 if products < SERIAL_PRODUCTS else min(thread_count(), slots["tasks"])
-    template = array("q", [slots.get(name, 0) for name in SLOTS])
-    region = address(direct_blocks.write, target, nest)
-    return State(spec, nest, kernel, no_bias, template, region, threads, scratch_elements * wide.itemsize)
+    size = spec.size
+    if spec.padding_mode != "zeros":
+        size = tuple(n + sum(pair) for n, pair in zip(size, spec.padding, strict=True))
+    strides = torch.empty((1, spec.in_channels, *size), device="meta").stride()
+    template = array("q", [slots.get(name, 0) for name in SLOTS] + [0] * COUNTERS)
+    _describe(template, nest, strides, torch_dtype(spec.dtype).itemsize)
+    region = routine(direct_blocks.write, target, nest)
+    scratch_bytes = scratch_elements * wide.itemsize
+    return State(spec, nest, kernel, no_bias, template, region, threads, scratch_bytes, torch_dtype(spec.out_dtype))
 
 
 def bias_dtype(nest: Nest) -> torch.dtype:
@@ -283,32 +291,37 @@ def _slots(spec: ConvSpec, nest: Nest, target: Target) -> tuple[dict[str, int], 
 
 
 AT = {name: number for number, name in enumerate(SLOTS)}
+X, WEIGHT, BIAS, Y, SCRATCH, COUNTER = (AT[n] for n in ("x", "weight", "bias", "y", "scratch", "counters"))
+COUNTERS = 24
+"""Slots for the two counters, each in a cache line of its own."""
 
 
 def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None) -> torch.Tensor:
     """Fill the arguments and run the region."""
-    spec, nest = state.spec, state.nest
+    spec = state.spec
     if spec.padding_mode != "zeros":
         x = pad(x, spec.padding, spec.padding_mode)
-    if x.stride(-1) != 1:
-        x = x.contiguous()
-    y = out if out is not None and out.is_contiguous() else empty(spec.output_shape, torch_dtype(spec.out_dtype))
-    room = scratch(state.scratch_bytes)
-    added = state.no_bias if bias is None else bias.to(state.no_bias.dtype).contiguous()
     slots = state.template[:]
-    strides = x.stride()
-    slots[AT["x"]], slots[AT["weight"]], slots[AT["bias"]] = x.data_ptr(), state.kernel.data_ptr(), added.data_ptr()
-    slots[AT["y"]], slots[AT["scratch"]] = y.data_ptr(), room.data_ptr()
-    slots[AT["x_image"]], slots[AT["x_channel"]] = strides[0], strides[1]
-    slots[AT["x_plane"]] = strides[2] if spec.axes == 3 else 0
-    slots[AT["x_row"]] = strides[-2] if spec.axes > 1 else 0
-    slots[AT["direct"]] = _reads_in_place(nest, slots, x.element_size())
-    counters = array("q", bytes(192))
-    slots[AT["counters"]] = counters.buffer_info()[0]
-    run(state.region, slots.buffer_info()[0], state.threads)
-    if out is None or out is y:
-        return y
-    return out.copy_(y)
+    if not x.is_contiguous():
+        if x.stride(-1) != 1:
+            x = x.contiguous()
+        _describe(slots, state.nest, x.stride(), x.element_size())
+    y = out if out is not None and out.is_contiguous() else empty(spec.output_shape, state.out_dtype)
+    added = state.no_bias if bias is None else bias.to(state.no_bias.dtype).contiguous()
+    room = scratch(state.scratch_bytes)
+    base, length = slots.buffer_info()
+    slots[X], slots[WEIGHT], slots[BIAS], slots[Y] = (t.data_ptr() for t in (x, state.kernel, added, y))
+    slots[SCRATCH], slots[COUNTER] = room.data_ptr(), base + (length - COUNTERS + 7) * 8
+    state.region.run(base, state.threads)
+    return y if out is None or out is y else out.copy_(y)
+
+
+def _describe(slots: array[int], nest: Nest, strides: tuple[int, ...], itemsize: int) -> None:
+    """Fill in what depends on the layout of x; its last axis has stride 1."""
+    slots[AT["x_image"]], slots[AT["x_channel"]], *rest = strides
+    slots[AT["x_plane"]] = rest[0] if len(rest) == 3 else 0
+    slots[AT["x_row"]] = rest[-2] if len(rest) > 1 else 0
+    slots[AT["direct"]] = _reads_in_place(nest, slots, itemsize)
 
 
 def _reads_in_place(nest: Nest, slots: array[int], itemsize: int) -> bool:

@@ -6,7 +6,6 @@ import ctypes
 import mmap
 import sys
 from functools import cache
-from math import prod
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ WORTH_ASKING = 2 * HUGE_PAGE
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """An uninitialised contiguous tensor, in huge pages where it is large and the system has them (as NumPy does)."""
     made = torch.empty(shape, dtype=dtype)
-    size = prod(shape) * dtype.itemsize
+    size = made.nbytes
     if size >= WORTH_ASKING:
         advise = _madvise()
         if advise is not None:

@@ -30,7 +30,7 @@ from convolith.engines.winograd_code import (
     write,
 )
 from convolith.engines.winograd_transform import matrices
-from convolith.jit import Target, address, host, run, scratch, thread_count
+from convolith.jit import Routine, Target, host, routine, scratch, thread_count
 from convolith.spec import ConvSpec
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 
@@ -61,7 +61,7 @@ class State(NamedTuple):
     zeros: torch.Tensor
     template: array[int]
     stages: tuple[tuple[int, int], ...]
-    region: int
+    region: Routine
     threads: int
     scratch_bytes: int
     v_bytes: int
@@ -170,7 +170,7 @@ class Winograd:
             torch.zeros(spec.size[1] + 4 * lanes + sum(spec.padding[1]), dtype=dtype),
             array("q", [slots.get(name, 0) for name in SLOTS]),
             tuple(stages),
-            address(write, target, self._recipe(spec)),
+            routine(write, target, self._recipe(spec)),
             threads,
             dtype.itemsize * threads * slots["thread_elements"],
             dtype.itemsize * v_elements,
@@ -275,7 +275,7 @@ class Winograd:
         for stage, tasks in state.stages:
             counters[0] = counters[8] = 0
             slots[AT["stage"]], slots[AT["tasks"]] = stage, tasks
-            run(state.region, slots.buffer_info()[0], min(state.threads, tasks))
+            state.region.run(slots.buffer_info()[0], min(state.threads, tasks))
         if out is None or out is y:
             return y
         return out.copy_(y)

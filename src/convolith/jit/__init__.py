@@ -1,7 +1,7 @@
 """Machine code from Python: written as LLVM IR, compiled for this processor, kept on disk, run on torch's threads."""
 
-from convolith.jit.compile import address
+from convolith.jit.compile import Routine, routine
 from convolith.jit.target import Target, host
-from convolith.jit.threads import run, scratch, thread_count
+from convolith.jit.threads import scratch, thread_count
 
-__all__ = ["Target", "address", "host", "run", "scratch", "thread_count"]
+__all__ = ["Routine", "Target", "host", "routine", "scratch", "thread_count"]

@@ -1,4 +1,4 @@
-"""From a recipe to the address of machine code: written, compiled, kept on disk, and remembered in this process."""
+"""From a recipe to machine code: written, compiled, kept on disk, and remembered in this process."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 
 from convolith.jit import cache as disk
+from convolith.jit import threads
 from convolith.jit.target import Target
 
 PACKAGE = "convolith."
@@ -23,30 +24,51 @@ ENTRY = "region"
 Recipe = Callable[[ir.Module, Target, Any], None]
 """Writes functions into a module for a target, from parameters whose repr tells them apart."""
 
-_addresses: dict[tuple[Recipe, Target, Any], int] = {}
-_engines: list[Any] = []  # what owns the machine code: it lives as long as the process
+_routines: dict[tuple[Recipe, Target, Any], Routine] = {}
 _lock = threading.Lock()
 
 
-def address(recipe: Recipe, target: Target, parameters: Any) -> int:
-    """The address of the function that a recipe writes; compiled at most once, and not at all where it is kept.
+class Routine:
+    """Compiled code that threads run together; pickled as its recipe, since addresses belong to one process."""
+
+    def __init__(self, recipe: Recipe, target: Target, parameters: Any) -> None:
+        self._made_of = (recipe, target, parameters)
+        self._engine = _load(*self._made_of)  # owns the machine code
+        self._address = int(self._engine.get_function_address(ENTRY))
+        self._alone = threads.Region(self._address)
+
+    def run(self, arguments: int, count: int) -> None:
+        """Let `count` threads call the code with the address of its arguments; returns when all are done."""
+        if count == 1:
+            self._alone(arguments)
+        else:
+            threads.run(self._address, arguments, count)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return routine, self._made_of
+
+
+def routine(recipe: Recipe, target: Target, parameters: Any) -> Routine:
+    """The code that a recipe writes; compiled at most once, and not at all where it is kept on disk.
 
     Args:
         recipe: a module's function, which writes `region` from the parameters.
         target: the processor.
         parameters: a hashable value with a complete repr.
     """
-    known = _addresses.get((recipe, target, parameters))
+    key = (recipe, target, parameters)
+    known = _routines.get(key)
     if known is not None:
         return known
     with _lock:
-        known = _addresses.get((recipe, target, parameters))
+        known = _routines.get(key)
         if known is None:
-            known = _addresses[recipe, target, parameters] = _load(recipe, target, parameters)
+            known = _routines[key] = Routine(*key)
     return known
 
 
-def _load(recipe: Recipe, target: Target, parameters: Any) -> int:
+def _load(recipe: Recipe, target: Target, parameters: Any) -> Any:
+    """The engine that holds the code, from the disk or from the compiler."""
     key = name_of(recipe, target, parameters)
     code = disk.read(key)
     machine = _machine(target)
@@ -58,8 +80,7 @@ def _load(recipe: Recipe, target: Target, parameters: Any) -> int:
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    _engines.append(engine)
-    return int(engine.get_function_address(ENTRY))
+    return engine
 
 
 def written(recipe: Recipe, target: Target, parameters: Any) -> str:

@@ -11,7 +11,7 @@ import torch
 from llvmlite import ir
 
 from convolith.engines.limits import Limits
-from convolith.jit import Target, address, host, run, thread_count
+from convolith.jit import Target, host, routine, thread_count
 from convolith.jit.build import I64, POINTER, Code, constant, itemsize
 from convolith.jit.numbers import STORED
 from convolith.planner import machine
@@ -44,9 +44,9 @@ def calibrate() -> Limits:
 def products_per_second(dtype: str) -> float:
     """Multiplications with additions on registers, nothing else: what no engine can exceed."""
     target, threads = host(), thread_count()
-    region = address(write, target, dtype)
+    region = routine(write, target, dtype)
     arguments = array("q", [0])
-    seconds = _median(lambda: run(region, arguments.buffer_info()[0], threads))
+    seconds = _median(lambda: region.run(arguments.buffer_info()[0], threads))
     return threads * TURNS * target.accumulators * target.lanes(itemsize(STORED[dtype])) / seconds
 
 

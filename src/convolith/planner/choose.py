@@ -14,6 +14,7 @@ from convolith.errors import ConvolithError
 from convolith.jit import thread_count
 from convolith.planner import machine, measure, wisdom
 from convolith.planner.plan import Candidate, Plan, computed, plain
+from convolith.planner.stored import generation
 from convolith.spec import ConvSpec
 
 ACCURACIES = ("exact", "default", "fast", "double")
@@ -71,7 +72,7 @@ def plan(
         return _choose(spec, accuracy, engine, weights, effort, budget)
     if effort == "measure":
         return _choose(spec, accuracy, engine, None, effort, budget)
-    return estimated(spec, accuracy, engine, thread_count())
+    return estimated(spec, accuracy, engine, thread_count(), generation())
 
 
 def check_choice(accuracy: str, engine: str) -> None:
@@ -83,8 +84,8 @@ def check_choice(accuracy: str, engine: str) -> None:
 
 
 @lru_cache(maxsize=4096)
-def estimated(spec: ConvSpec, accuracy: str, engine: str, threads: int) -> Plan:  # noqa: ARG001 - part of the key
-    """Plans that depend on the spec and the threads alone, remembered."""
+def estimated(spec: ConvSpec, accuracy: str, engine: str, *state: int) -> Plan:  # noqa: ARG001 - part of the key
+    """Plans without a kernel, remembered for as long as the threads and what is stored stay the same."""
     return _choose(spec, accuracy, engine, None, "estimate", BUDGET_SECONDS)
 
 
@@ -101,7 +102,6 @@ def _choose(
     if effort == "measure" and spec.batch and any(c.engine not in known for c in fit):
         known = measure.times(inner, fit, kernel, budget)
         wisdom.remember(spec, accuracy, known)
-        estimated.cache_clear()
     candidates = [_with_time(c, known) for c in candidates]
     fit = [c for c in candidates if c.reason is None and engine in ("auto", c.engine)]
     trusted = [c for c in fit if c.timed] or fit

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -111,7 +110,8 @@ class Plan:
             checked = check_bias(plain("bias", bias), self.spec.out_channels, self.spec.out_dtype)
         if copy:
             kernel, checked = kernel.clone(), None if checked is None else checked.clone()
-        return Bound(self, self.prepared(kernel), kernel, checked, is_numpy(k))
+        dtype = torch_dtype(self.spec.dtype)
+        return Bound(self, self.prepared(kernel), kernel, checked, is_numpy(k), self.spec.input_shape, dtype)
 
     def run(self, x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """The same on tensors that were checked before (the functional face's way in)."""
@@ -134,12 +134,21 @@ class Bound:
     kernel: torch.Tensor
     bias: torch.Tensor | None
     numpy: bool
+    shape: tuple[int, ...]
+    dtype: torch.dtype
 
     def __call__(self, x: Any, out: Any = None) -> Any:
         """Correlate `x`, into `out` where it is given."""
-        spec = self.plan.spec
-        if out is None and not self.numpy and type(x) is torch.Tensor and _plain_already(x, spec):
+        if (  # the usual case, found out in a microsecond: nothing about x needs a closer look
+            out is None
+            and type(x) is torch.Tensor
+            and x.dtype is self.dtype
+            and x.shape == self.shape
+            and x.is_cpu
+            and not (self.numpy or x.requires_grad or x.is_neg() or x.is_conj())
+        ):
             return compute(self.plan, self.state, x, self.bias)
+        spec = self.plan.spec
         check_same_kind(k=self.kernel.numpy() if self.numpy else self.kernel, x=x, out=out)
         tensor = plain("x", x, spec.input_shape, spec.dtype)
         target = None
@@ -149,18 +158,6 @@ class Bound:
             check_apart(target, x=tensor, k=self.kernel, bias=self.bias)
         y = compute(self.plan, self.state, tensor, self.bias, target)
         return like(y, x) if out is None else out
-
-
-def _plain_already(x: torch.Tensor, spec: ConvSpec) -> bool:
-    """Whether nothing about a tensor needs a closer look: the usual case, found out in a microsecond."""
-    return (
-        x.shape == spec.input_shape
-        and x.dtype is torch_dtype(spec.dtype)
-        and x.is_cpu
-        and not x.requires_grad
-        and not x.is_neg()
-        and not x.is_conj()
-    )
 
 
 def computed(spec: ConvSpec, accuracy: str) -> ConvSpec:
@@ -178,16 +175,17 @@ def compute(
     spec, engine = chosen.spec, BY_NAME[chosen.engine]
     if spec.batch == 0:
         return torch.empty(spec.output_shape, dtype=torch_dtype(spec.out_dtype)) if out is None else out
-    # An engine's torch operators must not be narrowed by an autocast around them: their bounds are the plan's.
-    with torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext():
-        if chosen.accuracy != "double":
-            y = engine.apply(state, x, bias, out)
-            if out is None and not x.is_contiguous():
-                y = _in_format_of(x, y, spec)
-            return y
-        inner = computed(spec, "double")
-        wide_bias = None if bias is None else bias.to(torch_dtype(inner.out_dtype))
-        y = engine.apply(state, x.to(torch_dtype(inner.dtype)), wide_bias).to(torch_dtype(spec.out_dtype))
+    if torch.is_autocast_enabled(
+        "cpu"
+    ):  # an engine's torch operators must not be narrowed: their bounds are the plan's
+        with torch.autocast("cpu", enabled=False):
+            return compute(chosen, state, x, bias, out)
+    if chosen.accuracy != "double":
+        y = engine.apply(state, x, bias, out)
+        return y if out is not None or x.is_contiguous() else _in_format_of(x, y, spec)
+    inner = computed(spec, "double")
+    wide_bias = None if bias is None else bias.to(torch_dtype(inner.out_dtype))
+    y = engine.apply(state, x.to(torch_dtype(inner.dtype)), wide_bias).to(torch_dtype(spec.out_dtype))
     return y if out is None else out.copy_(y)
 
 

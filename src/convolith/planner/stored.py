@@ -21,6 +21,12 @@ from convolith.jit import cache as disk
 from convolith.jit import host, thread_count
 
 Check = Callable[[Any], bool]
+_generation = 0
+
+
+def generation() -> int:
+    """A number that changes with everything that is added: plans made before may be out of date."""
+    return _generation
 
 
 def signature() -> dict[str, Any]:
@@ -67,6 +73,8 @@ def read(kind: str, check: Check) -> dict[str, Any]:
 
 def add(kind: str, entries: dict[str, Any], check: Check) -> None:
     """Add entries to what is stored; a failure costs a warning, never the result."""
+    global _generation
+    _generation += 1
     path = path_of(kind)
     if path is None or disk.made(path.parent) is None:
         return

@@ -1,4 +1,4 @@
-"""The functional face: `correlate`, `convolve` and `filter_image`, for NumPy and torch, with gradients."""
+"""What users call: arguments read and checked, then handed to the plan, to autograd or to torch."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from torch.overrides import handle_torch_function, has_torch_function
 from convolith.arrays import Operands, as_tensor, check_bias, is_numpy, like, read_operands
 from convolith.arrays import flip as flip_axes
 from convolith.conv import Conv
-from convolith.dtypes import HALVES, is_float
+from convolith.correlation import operator, quick
+from convolith.correlation.gradients import differentiable, run
+from convolith.dtypes import is_float
 from convolith.engines import aten
-from convolith.engines.padding import pad
 from convolith.engines.protocol import from_working, to_working, torch_dtype, working_dtype
 from convolith.errors import ConvolithError
 from convolith.geometry import Axes, Padding
-from convolith.planner import Plan, check_choice, computed, plan
+from convolith.planner import check_choice, computed, plan
 from convolith.spec import ConvSpec
 
 UNSET_OPTIONS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "padding_mode": "zeros"}
@@ -87,6 +88,13 @@ def correlate(
             accuracy=accuracy,
             flip=flip,
         )
+    compiling = torch.compiler.is_compiling()
+    key = None
+    if not (compiling or flip or _seen_by_torch()):
+        key = quick.key_of(x, k, bias, (stride, padding, dilation, groups, padding_mode, engine, accuracy))
+        call = None if key is None else quick.find(key)
+        if call is not None:
+            return quick.run(call, x, k, bias)
     options: dict[str, Any] = {
         "stride": stride,
         "padding": padding,
@@ -107,12 +115,17 @@ def correlate(
     batched = operands.x.ndim == spec.axes + 2
     if not batched:
         operands = operands._replace(x=operands.x[None])
-    if not is_numpy(x) and _torch_must_see(operands):
+    if compiling and operator.takes(operands, spec):
+        y = operator.call(operands, spec, accuracy, engine)
+    elif not is_numpy(x) and (compiling or _torch_must_see(operands)):
         y = _through_torch(operands, spec, accuracy, engine)
     elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands):
-        y = _differentiable(operands, spec, accuracy, engine)
+        y = differentiable(operands, spec, accuracy, engine)
     else:
-        y = _run(plan(spec, accuracy=accuracy, engine=engine), *operands)
+        chosen = plan(spec, accuracy=accuracy, engine=engine)
+        if key is not None:
+            quick.remember(key, x, bias, spec, chosen)
+        y = run(chosen, *operands)
     return like(y if batched else y[0], x)
 
 
@@ -233,21 +246,21 @@ def _eligible(tensor: torch.Tensor) -> bool:
     return tensor.is_floating_point() and tensor.dtype is not torch.float64
 
 
-def _run(chosen: Plan, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """The planned engine on plain tensors."""
-    bare = [None if t is None else t.detach().resolve_conj().resolve_neg() for t in (x, k, bias)]
-    return chosen.run(*bare)  # type: ignore[arg-type]  # x and k are not None
-
-
-def _torch_must_see(operands: Operands) -> bool:
-    """Whether a transform, a device or a tracer is at work that only torch's own operators satisfy."""
+def _seen_by_torch() -> bool:
+    """Whether a transform or a tracer is at work that only torch's own operators satisfy."""
     return (
-        operands.x.device.type != "cpu"
-        or torch.is_autocast_enabled("cpu")
-        or torch.compiler.is_compiling()
+        torch.is_autocast_enabled("cpu")
         or torch._C._get_tracing_state() is not None
         or torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+def _torch_must_see(operands: Operands) -> bool:
+    """The same, or a device or a kind of tensor that is torch's alone."""
+    return (
+        operands.x.device.type != "cpu"
+        or _seen_by_torch()
         or any(t is not None and type(t) not in (torch.Tensor, torch.nn.Parameter) for t in operands)
     )
 
@@ -271,56 +284,3 @@ def _through_torch(operands: Operands, spec: ConvSpec, accuracy: str, engine: st
     if bias is not None:
         y = y + to_working(bias, torch.int64).reshape(-1, *[1] * spec.axes)
     return from_working(y, spec.out_dtype)
-
-
-def _differentiable(operands: Operands, spec: ConvSpec, accuracy: str, engine: str) -> torch.Tensor:
-    """The planned engine inside autograd.
-
-    Modes other than zeros are padded outside, where torch differentiates them.
-    """
-    x, k, bias = operands
-    plan(spec, accuracy=accuracy, engine=engine)  # refuses what would be refused without gradients
-    if not is_float(spec.dtype):  # the gradient of k needs x as a float
-        x = x.to(torch_dtype(spec.out_dtype))
-    if not is_float(spec.kernel_dtype):
-        k = k.to(torch_dtype(spec.out_dtype))
-    if spec.padding_mode != "zeros":
-        x = pad(x, spec.padding, spec.padding_mode)
-    names = ("stride", "dilation", "groups", "transposed", "output_padding")
-    options: dict[str, Any] = {name: getattr(spec, name) for name in names}
-    if spec.padding_mode == "zeros":
-        options["padding"] = spec.padding
-    spec = ConvSpec.of(x, k, bias, **options)
-    chosen = plan(spec, accuracy=accuracy, engine=engine)
-    y: torch.Tensor = _Correlate.apply(x, k, bias, chosen)  # type: ignore[no-untyped-call]  # torch's own is untyped
-    return y
-
-
-class _Correlate(torch.autograd.Function):
-    """The planned engine forward; backward by torch's convolution_backward, which has derivatives of its own."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, chosen: Plan) -> torch.Tensor:
-        ctx.save_for_backward(x, k)
-        ctx.spec, ctx.accuracy = chosen.spec, chosen.accuracy
-        return _run(chosen, x, k, bias)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (grad,) = grads
-        x, k = ctx.saved_tensors
-        wants_x, wants_k, wants_bias, _ = ctx.needs_input_grad
-        wide = torch.float32 if ctx.spec.out_dtype in HALVES else grad.dtype
-        if ctx.accuracy == "double":
-            wide = torch_dtype(computed(ctx.spec, "double").out_dtype)
-        by_x = by_k = by_bias = None
-        if wants_x or wants_k:
-            by_x, by_k = aten.gradients(grad.to(wide), x.to(wide), k.to(wide), ctx.spec, (wants_x, wants_k))
-        if wants_bias:
-            by_bias = grad.to(wide).sum((0, *range(2, grad.ndim))).to(grad.dtype)
-        return (
-            None if by_x is None else by_x.to(x.dtype),
-            None if by_k is None else by_k.to(k.dtype),
-            by_bias,
-            None,
-        )

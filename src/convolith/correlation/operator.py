@@ -1,0 +1,124 @@
+"""The registered operator: what `torch.compile` and `torch.export` see of a correlation, one opaque node.
+
+Eager calls bypass it, since going through torch's dispatcher costs more than a small layer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from convolith.arrays import Operands
+from convolith.correlation.gradients import gradients, run
+from convolith.dtypes import is_float
+from convolith.planner import plan
+from convolith.spec import ConvSpec
+
+ARGUMENTS = (
+    "Tensor x, Tensor k, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups, str padding_mode, "
+    "str accuracy, str engine"
+)
+
+
+def takes(operands: Operands, spec: ConvSpec) -> bool:
+    """Whether a call that is compiled goes through the operator: floats of one dtype on the CPU."""
+    x, k, _ = operands
+    return x.device.type == "cpu" and x.dtype is k.dtype and is_float(spec.dtype)
+
+
+def call(operands: Operands, spec: ConvSpec, accuracy: str, engine: str) -> torch.Tensor:
+    """The operator, with a spec's options as plain numbers."""
+    padding = [amount for pair in spec.padding for amount in pair]
+    y: torch.Tensor = _correlate(
+        *operands,
+        list(spec.stride),
+        padding,
+        list(spec.dilation),
+        spec.groups,
+        spec.padding_mode,
+        accuracy,
+        engine,
+    )
+    return y
+
+
+@torch.library.custom_op("convolith::correlate", mutates_args=(), schema=f"({ARGUMENTS}) -> Tensor")
+def _correlate(x: Any, k: Any, bias: Any, *options: Any) -> Any:
+    spec, accuracy, engine = _spec(x, k, bias, *options)
+    y = run(plan(spec, accuracy=accuracy, engine=engine), x, k, bias)
+    return y.contiguous()  # the layout that the fake implementation promises
+
+
+@_correlate.register_fake
+def _(x: Any, k: Any, bias: Any, *options: Any) -> Any:  # noqa: ARG001 - as the operator itself
+    stride, padding, dilation, *_ = options
+    size = [
+        (n + a + b - (t - 1) * d - 1) // s + 1
+        for n, a, b, t, d, s in zip(
+            x.shape[2:], padding[::2], padding[1::2], k.shape[2:], dilation, stride, strict=True
+        )
+    ]
+    return x.new_empty((x.shape[0], k.shape[0], *size))
+
+
+@torch.library.custom_op(
+    "convolith::correlate_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad, {ARGUMENTS}, bool[] wanted) -> (Tensor, Tensor, Tensor)",
+)
+def _backward(grad: Any, x: Any, k: Any, bias: Any, *options: Any) -> Any:
+    *geometry, wanted = options
+    spec, accuracy, _ = _spec(x, k, bias, *geometry)
+    found = gradients(grad, x, k, spec, accuracy, tuple(wanted))
+    return tuple(grad.new_empty(0) if tensor is None else tensor.contiguous() for tensor in found)
+
+
+@_backward.register_fake
+def _(grad: Any, x: Any, k: Any, bias: Any, *options: Any) -> Any:  # noqa: ARG001 - as the operator itself
+    shapes = (x.shape, k.shape, (k.shape[0],))
+    return tuple(grad.new_empty(s if want else (0,)) for s, want in zip(shapes, options[-1], strict=True))
+
+
+def _spec(x: Any, k: Any, bias: Any, *options: Any) -> tuple[ConvSpec, str, str]:
+    stride, padding, dilation, groups, padding_mode, accuracy, engine = options
+    pairs = tuple(zip(padding[::2], padding[1::2], strict=True))
+    spec = ConvSpec.of(
+        *(x, k, bias),
+        stride=tuple(stride),
+        padding=pairs,
+        dilation=tuple(dilation),
+        groups=groups,
+        padding_mode=padding_mode,
+    )
+    return spec, accuracy, engine
+
+
+def _setup(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG001 - torch's own signature
+    x, k, bias, *options = inputs
+    ctx.save_for_backward(x, k, bias)
+    ctx.options = options
+
+
+def _differentiate(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+    x, k, bias = ctx.saved_tensors
+    wanted = list(ctx.needs_input_grad[:3])
+    found = _backward(grad.contiguous(), x, k, bias, *ctx.options, wanted)
+    made = [tensor if want else None for tensor, want in zip(found, wanted, strict=True)]
+    return (*made, *[None] * len(ctx.options))
+
+
+def _batched(info: Any, in_dims: Any, x: Any, k: Any, bias: Any, *options: Any) -> Any:
+    """Under vmap: one call for each element."""
+    results = []
+    for i in range(info.batch_size):
+        taken = [
+            t if dim is None or t is None else t.select(dim, i)
+            for t, dim in zip((x, k, bias), in_dims[:3], strict=True)
+        ]
+        results.append(_correlate(*taken, *options))
+    return torch.stack(results), 0
+
+
+torch.library.register_autograd("convolith::correlate", _differentiate, setup_context=_setup)
+torch.library.register_vmap("convolith::correlate", _batched)
