@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from convolith.correlation import correlate
+from convolith.errors import ConvolithError
 
 
 def _planned(module: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -65,3 +66,53 @@ class Conv3d(torch.nn.Conv3d):
 
     def _conv_forward(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         return _planned(self, input, weight, bias)
+
+
+SWAPPED: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
+    torch.nn.Conv1d: Conv1d,
+    torch.nn.Conv2d: Conv2d,
+    torch.nn.Conv3d: Conv3d,
+}
+
+
+def convert(model: torch.nn.Module) -> torch.nn.Module:
+    """Let Convolith compute a model's convolutions, in place: the parameters, hooks and state_dict stay what they are.
+
+    Only modules of torch's own classes are changed; a subclass may compute something else, and stays as it is.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ConvolithError: not a torch module, or one that was compiled to TorchScript.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+        >>> type(convert(model)[0]).__module__
+        'convolith.nn'
+    """
+    return _swap(model, SWAPPED)
+
+
+def revert(model: torch.nn.Module) -> torch.nn.Module:
+    """Undo `convert`, in place: every one of Convolith's modules is torch's own again.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3))
+        >>> type(revert(convert(model))[0]) is torch.nn.Conv2d
+        True
+    """
+    return _swap(model, {ours: theirs for theirs, ours in SWAPPED.items()})
+
+
+def _swap(model: torch.nn.Module, classes: dict[type[torch.nn.Module], type[torch.nn.Module]]) -> torch.nn.Module:
+    if not isinstance(model, torch.nn.Module):
+        raise ConvolithError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ConvolithError("model is compiled to TorchScript; convert it before torch.jit.script or torch.jit.trace")
+    for module in model.modules():
+        if type(module) in classes:
+            module.__class__ = classes[type(module)]
+    return model

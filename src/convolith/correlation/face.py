@@ -124,8 +124,8 @@ def correlate(
     else:
         chosen = plan(spec, accuracy=accuracy, engine=engine)
         if key is not None:
-            quick.remember(key, x, bias, spec, chosen)
-        y = run(chosen, *operands)
+            quick.remember(key, x, bias, spec, chosen, by_kernel=engine == "auto")
+        y = run(chosen, *operands, by_kernel=engine == "auto")
     return like(y if batched else y[0], x)
 
 

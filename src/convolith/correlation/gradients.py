@@ -17,10 +17,17 @@ from convolith.planner.plan import compute
 from convolith.spec import ConvSpec
 
 
-def run(chosen: Plan, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """The planned engine on plain tensors."""
-    bare = [None if t is None else t.detach().resolve_conj().resolve_neg() for t in (x, k, bias)]
-    return compute(chosen, prepared(chosen, bare[1]), bare[0], bare[2])  # type: ignore[arg-type]  # x is not None
+def run(
+    chosen: Plan, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, *, by_kernel: bool = False
+) -> torch.Tensor:
+    """The planned engine on plain tensors, or one that the kernel's values admit."""
+    kept = prepared(chosen, _bare(k), by_kernel=by_kernel)
+    return compute(kept.plan, kept.state, _bare(x), None if bias is None else _bare(bias))
+
+
+def _bare(tensor: torch.Tensor) -> torch.Tensor:
+    """Without gradients or lazy conjugation."""
+    return tensor.detach().resolve_conj().resolve_neg()
 
 
 def differentiable(operands: Operands, spec: ConvSpec, accuracy: str, engine: str) -> torch.Tensor:

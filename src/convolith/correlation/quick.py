@@ -29,6 +29,8 @@ class Call(NamedTuple):
 
     plan: Plan
     batched: bool
+    by_kernel: bool
+    """Whether the kernel's values may decide about the engine."""
     straight: Callable[..., torch.Tensor] | None
     """Torch's own operator, where it is the engine and needs nothing prepared."""
 
@@ -60,7 +62,9 @@ def find(key: Any) -> Call | None:
         return None
 
 
-def remember(key: Any, x: torch.Tensor, bias: torch.Tensor | None, spec: ConvSpec, plan: Plan) -> None:
+def remember(
+    key: Any, x: torch.Tensor, bias: torch.Tensor | None, spec: ConvSpec, plan: Plan, *, by_kernel: bool
+) -> None:
     """Keep what the long way found out, if the quick way can do without it."""
     if x.is_complex() or not spec.batch or (bias is not None and bias.dtype is not torch_dtype(spec.out_dtype)):
         return
@@ -69,7 +73,7 @@ def remember(key: Any, x: torch.Tensor, bias: torch.Tensor | None, spec: ConvSpe
     torchs = plan.engine == aten.contiguous.name and plan.accuracy != "double"
     straight = aten.straight_operator(spec) if torchs else None
     try:
-        _calls[key] = Call(plan, x.ndim == spec.axes + 2, straight)
+        _calls[key] = Call(plan, x.ndim == spec.axes + 2, by_kernel, straight)
     except TypeError:
         return
 
@@ -81,6 +85,6 @@ def run(call: Call, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None)
     if call.straight is not None:
         y = call.straight(x, k, bias)
     else:
-        x, k = x.detach(), k.detach()
-        y = compute(call.plan, prepared(call.plan, k), x, None if bias is None else bias.detach())
+        kept = prepared(call.plan, k.detach(), by_kernel=call.by_kernel)
+        y = compute(kept.plan, kept.state, x.detach(), None if bias is None else bias.detach())
     return y if call.batched else y[0]

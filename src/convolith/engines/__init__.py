@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from convolith.engines import aten, direct, fft, pointwise, reference, winograd
+from convolith.engines import aten, direct, fft, pointwise, reference, separable, winograd
 from convolith.engines.limits import Limits
 from convolith.engines.protocol import Engine
 
 TABLE: tuple[Engine, ...] = (
     pointwise,
     direct,
+    separable,
     winograd.winograd_4x4,
     winograd.winograd_2x2,
     aten.contiguous,

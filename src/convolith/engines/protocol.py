@@ -12,6 +12,9 @@ from convolith.engines.limits import Limits
 from convolith.spec import ConvSpec
 from convolith.work import Work
 
+NEEDS_KERNEL = "depends on the kernel's values: plan with kernel="
+"""The reason of an engine that cannot say anything before it has seen the kernel."""
+
 
 class Engine(Protocol):
     """One algorithm: a module (or an object) with these names; it owns its formulas, and the planner compares."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from convolith.dtypes import half_ulp
@@ -239,15 +240,16 @@ class Winograd:
     def _packed(self, kernel: torch.Tensor, slots: dict[str, int], rows: int) -> torch.Tensor:
         """U, (blocks of panels, points, panels, in_channels, rows), rows of absent channels zero."""
         outs, ins = kernel.shape[:2]
-        by_kernel = torch.from_numpy(matrices(self.outputs).kernel)
-        both = torch.einsum("ia,jb->ijab", by_kernel, by_kernel).reshape(-1, 9)
-        made = (both @ kernel.double().reshape(outs * ins, 9).T).to(kernel.dtype).reshape(-1, outs, ins)
+        by_kernel = matrices(self.outputs).kernel
+        both = np.einsum("ia,jb->ijab", by_kernel, by_kernel).reshape(-1, 9)
+        weights = kernel.numpy()  # NumPy, since torch's threads do not survive a fork
+        made = (both @ weights.reshape(outs * ins, 9).T.astype(np.float64)).reshape(-1, outs, ins)
         panels, block = slots["panels"], slots["panel_block"]
-        full = torch.zeros(len(both), panels * rows, ins, dtype=kernel.dtype)
+        full = np.zeros((len(both), panels * rows, ins), weights.dtype)
         full[:, :outs] = made
-        full = full.reshape(len(both), panels, rows, ins).permute(0, 1, 3, 2)  # (points, panels, ins, rows)
+        full = full.reshape(len(both), panels, rows, ins).swapaxes(2, 3)  # (points, panels, ins, rows)
         pieces = [full[:, i : i + block].reshape(-1) for i in range(0, panels, block)]
-        return torch.cat([*pieces, full.new_zeros(64)])
+        return torch.from_numpy(np.concatenate([*pieces, np.zeros(64, weights.dtype)]))
 
     def apply(
         self, state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None

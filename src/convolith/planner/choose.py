@@ -99,9 +99,11 @@ def _choose(
         reason = next(c.reason for c in candidates if c.engine == engine)
         raise ConvolithError(f"engine {engine!r} cannot compute this: {reason}; use engine='auto'")
     known = wisdom.recall(spec, accuracy) or {}
-    if effort == "measure" and spec.batch and any(c.engine not in known for c in fit):
+    by_values = [c for c in fit if BY_NAME[c.engine].refuse(inner) is not None]  # no other kernel's time is theirs
+    if effort == "measure" and spec.batch and (by_values or not any(c.engine in known for c in fit)):
         known = measure.times(inner, fit, kernel, budget)
-        wisdom.remember(spec, accuracy, known)
+        of_any_kernel = {n: t for n, t in known.items() if BY_NAME[n].refuse(inner) is None}
+        wisdom.remember(spec, accuracy, of_any_kernel)
     candidates = [_with_time(c, known) for c in candidates]
     fit = [c for c in candidates if c.reason is None and engine in ("auto", c.engine)]
     trusted = [c for c in fit if c.timed] or fit

@@ -1,6 +1,6 @@
 """Prepared kernels kept from call to call, and used again only after the kernel was found to be the same.
 
-A tensor's version says nothing of writes through `.data` or `.numpy()`, so its values are compared with a copy.
+A tensor's version says nothing of writes through `.data` or `.numpy()`, so its bytes are compared with a copy.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ from collections import OrderedDict
 from threading import Lock
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
+from convolith.engines.protocol import NEEDS_KERNEL
+from convolith.planner.choose import plan
 from convolith.planner.plan import Plan
 
 KEPT_BYTES = 1 << 28
@@ -18,28 +21,44 @@ KEPT_BYTES = 1 << 28
 MOST_KEPT = 1024
 
 
-class _Kept(NamedTuple):
-    plan: Plan  # keeps the plan alive, whose identity is part of the key
+def _bytes(kernel: torch.Tensor) -> np.ndarray:
+    """The bytes of a kernel, compared and copied by NumPy: torch's threads do not survive a fork."""
+    return kernel.contiguous().flatten().view(torch.uint8).numpy()
+
+
+class Kept(NamedTuple):
+    """A plan, the copy of a kernel, and the engine's state for it."""
+
+    asked: Plan  # kept alive, since its identity is part of the key
+    plan: Plan
     kernel: torch.Tensor
     state: Any
 
 
-_kept: OrderedDict[tuple[int, int], _Kept] = OrderedDict()
+_kept: OrderedDict[tuple[int, int, bool], Kept] = OrderedDict()
 _lock = Lock()
 
 
-def prepared(plan: Plan, kernel: torch.Tensor) -> Any:
-    """The state of a plan's engine for a kernel (a plain tensor of the right dtype)."""
-    key = (id(plan), kernel.data_ptr())
+def prepared(asked: Plan, kernel: torch.Tensor, *, by_kernel: bool) -> Kept:
+    """A plan and its state for a kernel (a plain tensor of the right dtype).
+
+    Args:
+        asked: the plan for the spec alone.
+        by_kernel: whether engines that depend on the kernel's values may be chosen instead.
+    """
+    key = (id(asked), kernel.data_ptr(), by_kernel)
     found = _kept.get(key)
-    if found is not None and torch.equal(found.kernel, kernel):
-        return found.state
-    copy = kernel.clone()
-    fresh = _Kept(plan, copy, plan.prepared(copy))
+    if found is not None and np.array_equal(_bytes(found.kernel), _bytes(kernel)):
+        return found
+    copy = torch.from_numpy(_bytes(kernel).copy()).view(kernel.dtype).reshape(kernel.shape)
+    chosen = asked
+    if by_kernel and any(candidate.reason == NEEDS_KERNEL for candidate in asked.candidates):
+        chosen = plan(asked.spec, copy, accuracy=asked.accuracy)
+    fresh = Kept(asked, chosen, copy, chosen.prepared(copy))
     with _lock:
         _kept[key] = fresh
         _kept.move_to_end(key)
-        total = sum(entry.kernel.nbytes for entry in _kept.values()) if len(_kept) > 1 else 0
+        total = sum(entry.kernel.nbytes for entry in _kept.values())
         while len(_kept) > MOST_KEPT or (total > KEPT_BYTES and len(_kept) > 1):
             total -= _kept.popitem(last=False)[1].kernel.nbytes
-    return fresh.state
+    return fresh

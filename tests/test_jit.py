@@ -1,0 +1,181 @@
+"""Generated code: kept on disk, never believed when damaged or foreign, on torch's threads or others, after a fork."""
+
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+import convolith as cl
+from convolith import ConvolithError, ConvSpec
+from convolith.engines import direct, winograd
+from convolith.jit import cache, host, threads
+from convolith.jit import compile as compiling
+from convolith.jit.target import widths
+from tests.strategies import arrays_for
+
+SPEC = ConvSpec(in_channels=1, out_channels=1, size=(700, 700), kernel_size=3, padding=1)
+DEEP = ConvSpec(in_channels=16, out_channels=16, size=(30, 30), kernel_size=3, padding=1)
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """A cache directory of one's own, no code in this process, and warnings that are said again."""
+    monkeypatch.setenv("CONVOLITH_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(compiling, "_routines", {})
+    cache._warn.cache_clear()
+    return tmp_path / "cache"
+
+
+def run() -> torch.Tensor:
+    x, kernel, _ = arrays_for(SPEC)
+    return direct.apply(direct.prepare(SPEC, kernel), x, None)
+
+
+def test_code_is_kept_for_the_owner_alone_and_found_again(fresh, monkeypatch):
+    first = run()
+    (kept,) = fresh.glob("*.o")
+    assert fresh.stat().st_mode & 0o777 == 0o700
+    compiling._routines.clear()
+    monkeypatch.setattr(compiling, "written", lambda *a: pytest.fail("compiled although it was kept"))
+    assert torch.equal(run(), first)
+    assert kept.exists()
+
+
+def test_a_damaged_object_costs_a_warning_and_a_compilation(fresh):
+    first = run()
+    (kept,) = fresh.glob("*.o")
+    content = kept.read_bytes()
+    for damaged in (content[: len(content) // 2], b"", content[:40] + bytes([content[40] ^ 1]) + content[41:]):
+        kept.write_bytes(damaged)
+        compiling._routines.clear()
+        cache._warn.cache_clear()
+        with pytest.warns(RuntimeWarning, match="is damaged"):
+            assert torch.equal(run(), first)
+        assert kept.read_bytes() == content
+
+
+def test_a_directory_that_others_may_write_is_not_used(fresh):
+    fresh.mkdir(mode=0o777)
+    fresh.chmod(0o777)
+    with pytest.warns(RuntimeWarning, match="can be written by others"):
+        run()
+    assert not list(fresh.iterdir())
+
+
+def test_a_directory_that_cannot_be_made_is_a_warning(fresh, monkeypatch):
+    fresh.write_text("a file")
+    monkeypatch.setenv("CONVOLITH_CACHE_DIR", str(fresh / "below"))
+    with pytest.warns(RuntimeWarning, match="cannot be made"):
+        run()
+
+
+def test_an_empty_name_keeps_nothing(fresh, monkeypatch):
+    monkeypatch.setenv("CONVOLITH_CACHE_DIR", "")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run()
+    assert cache.directory() is None
+
+
+def test_the_name_of_an_object_tells_everything_it_depends_on():
+    nest, target = direct.nest_of(SPEC, host()), host()
+    names = {
+        compiling.name_of(direct.direct_blocks.write, target, nest),
+        compiling.name_of(direct.direct_blocks.write, host(widths()[-1]), nest),
+        compiling.name_of(direct.direct_blocks.write, target, direct.nest_of(DEEP, target)),
+        compiling.name_of(winograd.write, target, nest),
+    }
+    assert len(names) == 4
+
+
+def test_an_unknown_width_is_refused():
+    with pytest.raises(ConvolithError, match="width is 'mmx'; this processor has"):
+        host("mmx")
+
+
+@pytest.mark.parametrize("spec", [SPEC, DEEP], ids=["direct", "winograd"])
+def test_threads_of_python_serve_where_openmp_is_missing(spec, monkeypatch):
+    x, kernel, _ = arrays_for(spec)
+    expected = cl.plan(spec)(x, kernel)
+    monkeypatch.setattr(threads, "openmp", lambda: None)
+    assert torch.equal(cl.plan(spec)(x, kernel), expected)
+
+
+@pytest.mark.parametrize("spec", [SPEC, DEEP], ids=["direct", "winograd"])
+def test_one_thread_gives_the_same(spec):
+    x, kernel, _ = arrays_for(spec)
+    expected = cl.plan(spec)(x, kernel)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        torch.testing.assert_close(cl.plan(spec)(x, kernel), expected, rtol=1e-5, atol=1e-5)
+    finally:
+        torch.set_num_threads(before)
+
+
+FORK = """
+import os, sys, torch, convolith as cl
+x, k = torch.randn(1, 16, 60, 60), torch.randn(16, 16, 3, 3)
+image, box = torch.randn(1, 1, 700, 700), torch.randn(1, 1, 5, 5)
+run = lambda: [cl.correlate(x, k, engine="winograd_4x4"), cl.correlate(image, box, engine="direct")]
+expected = run()
+child = os.fork()
+if child == 0:
+    found = run()
+    torch.set_num_threads(1)  # torch's own operators hang in a child without it
+    good = all(map(torch.equal, found, expected))
+    good = good and torch.allclose(cl.correlate(x, k, engine="aten"), expected[0], atol=1e-3)
+    os._exit(0 if good else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_child_computes_too():
+    done = subprocess.run([sys.executable, "-c", FORK], timeout=120, capture_output=True, text=True)  # noqa: S603 - ours
+    assert done.returncode == 0, done.stderr
+
+
+def test_denormal_numbers_live_on_outside():
+    """Generated code counts them as zero, and puts the caller's mode back."""
+    tiny = np.float32(1e-40)
+    run()
+    assert tiny * np.float32(1) != 0
+    x = torch.full((1, 1, 700, 700), 1e-40)
+    assert not direct.apply(direct.prepare(SPEC, torch.ones(1, 1, 3, 3)), x, None).any()
+    assert tiny * np.float32(1) != 0
+
+
+def test_prepared_code_is_pickled_as_its_recipe():
+    x, kernel, _ = arrays_for(SPEC)
+    bound = cl.plan(SPEC, engine="direct").bind(kernel)
+    again = pickle.loads(pickle.dumps(bound))  # noqa: S301 - our own bytes
+    assert again.state.region is bound.state.region
+    assert torch.equal(again(x), bound(x))
+
+
+NEXT_PROCESS = """
+import time, torch
+from convolith import ConvSpec
+from convolith.engines import direct
+from convolith.jit import compile
+written = compile.written
+compile.written = lambda *a: print("compiled") or written(*a)
+spec = ConvSpec(in_channels=1, out_channels=1, size=(64, 64), kernel_size=(3, 4))
+direct.apply(direct.prepare(spec, torch.ones(1, 1, 3, 4)), torch.ones(1, 1, 64, 64), None)
+"""
+
+
+def test_the_next_process_compiles_nothing(fresh):
+    outputs = [
+        subprocess.run(  # noqa: S603 - our own script
+            [sys.executable, "-c", NEXT_PROCESS], capture_output=True, text=True, check=True, timeout=120
+        ).stdout
+        for _ in range(2)
+    ]
+    assert outputs == ["compiled\n", ""]

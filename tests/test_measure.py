@@ -1,0 +1,236 @@
+"""Measured plans: wisdom kept, signed, all or nothing, safe under many writers; the machine's limits; prepared kernels."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import convolith as cl
+from convolith import ConvolithError, ConvSpec
+from convolith.engines import BY_NAME, Limits, separable
+from convolith.planner import kept, machine, measure, stored, wisdom
+
+SPEC = ConvSpec(in_channels=3, out_channels=4, size=(20, 20), kernel_size=3)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("CONVOLITH_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(wisdom, "_known", {})
+    monkeypatch.setattr(machine, "_limits", {})
+    monkeypatch.setattr(measure, "BLOCK_SECONDS", 1e-4)
+
+
+def test_measuring_times_the_engines_and_is_remembered(monkeypatch):
+    before = cl.plan(SPEC)
+    assert {c.timed for c in before.candidates} == {False}
+    measured = cl.plan(SPEC, effort="measure", budget=0.2)
+    timed = {c.engine: c.seconds for c in measured.candidates if c.timed}
+    assert len(timed) >= 3
+    assert measured.engine == min(timed, key=timed.get)
+    assert "measured" in measured.explain()
+    monkeypatch.setattr(measure, "times", lambda *a: pytest.fail("timed again"))
+    for plan in (cl.plan(SPEC, effort="measure"), cl.plan(SPEC)):
+        assert {c.engine: c.seconds for c in plan.candidates if c.timed} == timed
+    wisdom._known.clear()  # as in the next process
+    assert cl.plan(SPEC, effort="measure").engine == measured.engine
+
+
+def test_measuring_stores_the_limits_once():
+    assert not machine.measured()
+    cl.plan(SPEC, effort="measure", budget=0.05)
+    found = machine.limits()
+    assert machine.measured()
+    machine._limits.clear()
+    assert machine.limits() == found
+
+
+def test_the_budget_is_kept():
+    spec = ConvSpec(in_channels=8, out_channels=8, size=(40, 40), kernel_size=5)
+    cl.plan(SPEC, effort="measure", budget=0.05)  # the limits, and what is compiled
+    cl.plan(spec, effort="measure", budget=0.05)
+    wisdom._known.clear()
+    stored.path_of("wisdom").unlink()
+    start = time.perf_counter()
+    cl.plan(spec, effort="measure", budget=0.3)
+    assert time.perf_counter() - start < 3  # every engine runs at least once, and turns are finished
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"effort": "guess"}, "effort is 'guess'; expected one of estimate, measure"),
+        ({"effort": "measure", "budget": 0}, "budget is 0; expected seconds above zero"),
+    ],
+)
+def test_bad_efforts(options, message):
+    with pytest.raises(ConvolithError, match=message):
+        cl.plan(SPEC, **options)
+
+
+def test_wisdom_is_believed_as_a_whole_or_not_at_all():
+    wisdom.remember(SPEC, "default", {"aten": 1.0, "direct": 2.0})
+    path = stored.path_of("wisdom")
+    good = json.loads(path.read_text())
+    entry = next(iter(good["entries"]))
+    changes = [
+        "",
+        "{",
+        "[]",
+        json.dumps(good | {"signature": good["signature"] | {"threads": 99}}),
+        json.dumps(good | {"entries": good["entries"] | {"other": {"no such engine": 1.0}}}),
+        json.dumps(good | {"entries": {entry: {"aten": -1.0}}}),
+        json.dumps(good | {"entries": {entry: {"aten": "fast"}}}),
+    ]
+    for text in changes:
+        path.write_text(text)
+        wisdom._known.clear()
+        with pytest.warns(RuntimeWarning, match="damaged or not ours"):
+            assert wisdom.recall(SPEC, "default") is None
+    path.write_text(json.dumps(good))
+    wisdom._known.clear()
+    assert wisdom.recall(SPEC, "default") == {"aten": 1.0, "direct": 2.0}
+
+
+def test_damaged_limits_give_way_to_the_shipped_ones():
+    machine.keep(Limits(float32_products_per_second=1e9))
+    stored.path_of("machine").write_text('{"entries": {"float32_products_per_second": "much"}, "signature": {}}')
+    machine._limits.clear()
+    with pytest.warns(RuntimeWarning, match="damaged or not ours"):
+        assert machine.limits() == Limits()
+
+
+WRITER = """
+import sys
+from convolith import ConvSpec
+from convolith.planner import wisdom
+for size in range(10, 20):
+    wisdom.remember(ConvSpec(in_channels=1, out_channels=int(sys.argv[1]), size=size, kernel_size=3), "default", {"aten": 1.0})
+"""
+
+
+def test_many_writers_lose_nothing():
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(n)]) for n in range(1, 5)]  # noqa: S603 - ours
+    assert [writer.wait(timeout=120) for writer in writers] == [0] * 4
+    assert len(json.loads(stored.path_of("wisdom").read_text())["entries"]) == 40
+
+
+def test_threads_have_wisdom_of_their_own():
+    before, path = torch.get_num_threads(), stored.path_of("wisdom")
+    torch.set_num_threads(before + 1)
+    try:
+        assert stored.path_of("wisdom") != path
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_nothing_is_stored_where_nothing_shall_be(monkeypatch):
+    monkeypatch.setenv("CONVOLITH_CACHE_DIR", "")
+    assert cl.plan(SPEC, effort="measure", budget=0.05).engine in BY_NAME
+    assert stored.path_of("wisdom") is None
+
+
+@pytest.mark.parametrize("engine", ["direct", "winograd_4x4", "fft", "aten"])
+def test_a_kernel_changed_in_place_is_noticed(engine):
+    """Neither way of writing leaves a trace in the tensor's version."""
+    x, k = torch.randn(1, 8, 24, 24), torch.randn(8, 8, 3, 3)
+    for write in (
+        lambda: k.data.mul_(2),
+        lambda: np.negative(k.numpy(), out=k.numpy()),
+        lambda: k.detach().numpy().fill(1.0),
+    ):
+        cl.correlate(x, k, engine=engine)
+        write()
+        torch.testing.assert_close(
+            cl.correlate(x, k, engine=engine), torch.nn.functional.conv2d(x, k), rtol=1e-4, atol=1e-4
+        )
+
+
+def test_kept_kernels_are_bounded(monkeypatch):
+    monkeypatch.setattr(kept, "MOST_KEPT", 3)
+    x = torch.randn(1, 1, 300, 300)
+    kernels = [torch.randn(1, 1, 5, 5) for _ in range(9)]
+    for k in kernels:
+        cl.correlate(x, k)
+    assert len(kept._kept) <= 3
+
+
+def gaussian(size: int) -> torch.Tensor:
+    line = torch.exp(-((torch.arange(size) - size // 2) ** 2) / size)
+    return (line[:, None] * line)[None, None] / line.sum() ** 2
+
+
+def test_a_separable_kernel_is_found_by_its_values():
+    k = gaussian(15)
+    spec = ConvSpec(in_channels=1, out_channels=1, size=(400, 500), kernel_size=15, padding=7)
+    assert "depends on the kernel's values" in cl.plan(spec).explain()
+    assert cl.plan(spec, k).engine == "separable"
+    assert cl.plan(spec, torch.randn(1, 1, 15, 15)).engine != "separable"
+    x = torch.randn(1, 1, 400, 500)
+    y = cl.correlate(x, k, padding=7)
+    expected = cl.correlate(x.double(), k.double(), padding=7, engine="reference")
+    assert float((y - expected).abs().max()) < separable.error_bound(spec, k) * float(x.abs().max() * k.sum())
+    k.copy_(torch.randn(1, 1, 15, 15))  # the same memory, another kernel, another engine
+    torch.testing.assert_close(
+        cl.correlate(x, k, padding=7), torch.nn.functional.conv2d(x, k, padding=7), atol=1e-3, rtol=0
+    )
+
+
+KERNELS = {
+    "box": lambda: torch.full((1, 1, 31, 31), 1 / 961),
+    "gaussian": lambda: gaussian(31),
+    "alternating": lambda: (1 - 2 * (torch.arange(31) % 2)).float().repeat(31, 1)[None, None] / 961,
+}
+IMAGES = {
+    "constant": lambda: torch.full((1, 1, 90, 95), 0.1),
+    "ramp": lambda: torch.linspace(-1, 1, 90 * 95).reshape(1, 1, 90, 95),
+    "random": lambda: torch.randn(1, 1, 90, 95, generator=torch.Generator().manual_seed(0)),
+}
+
+
+@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_separable_on_data_that_hurts(kernel, image):
+    x, k = IMAGES[image](), KERNELS[kernel]()
+    spec = ConvSpec.of(x, k)
+    error = cl.plan(spec, k, engine="separable")(x, k) - cl.correlate(x.double(), k.double(), engine="reference")
+    assert float(error.abs().max()) < separable.error_bound(spec, k) * float(x.abs().max() * k.abs().sum())
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ranks_strides_and_channels(rank, dtype):
+    generator = torch.Generator().manual_seed(rank)
+    k = sum(
+        torch.randn(4, 1, 9, 1, generator=generator, dtype=dtype)
+        * torch.randn(4, 1, 1, 11, generator=generator, dtype=dtype)
+        for _ in range(rank)
+    )
+    x, bias = torch.randn(2, 4, 31, 37, dtype=dtype), torch.randn(4, dtype=dtype)
+    options = {"stride": (2, 1), "padding": (4, 3), "dilation": (1, 2), "groups": 4}
+    spec = ConvSpec.of(x, k, bias, **options)
+    run = cl.plan(spec, k, engine="separable")
+    expected = cl.correlate(x.double(), k.double(), bias.double(), engine="reference", **options)
+    limit = (separable.error_bound(spec, k) + 1e-7 * (dtype is torch.float32)) * float(
+        x.abs().max() * k.abs().sum((1, 2, 3)).max() + bias.abs().max()
+    )
+    assert float((run(x, k, bias) - expected).abs().max()) < limit
+
+
+@pytest.mark.parametrize(
+    ("kernel", "reason"),
+    [
+        (torch.randn(1, 1, 5, 5, generator=torch.Generator().manual_seed(0)), "rank 5: no fewer products"),
+        (torch.full((1, 1, 5, 5), torch.nan), "a kernel with NaN or infinity has no factors"),
+    ],
+)
+def test_kernels_that_are_not_separable_say_why(kernel, reason):
+    spec = ConvSpec(in_channels=1, out_channels=1, size=(20, 20), kernel_size=5)
+    with pytest.raises(ConvolithError, match=reason):
+        cl.plan(spec, kernel, engine="separable")
+    with pytest.raises(ConvolithError, match="depends on the kernel's values"):
+        cl.plan(spec, engine="separable")

@@ -1,0 +1,125 @@
+"""Torch's machinery around planned engines: the registered operator, gradients in turn, converted models."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn import functional
+
+import convolith as cl
+from convolith import ConvolithError
+from convolith.correlation.operator import _backward, _correlate
+
+GEOMETRY = ([1, 1], [1, 1, 1, 1], [1, 1], 1, "zeros", "default", "auto")
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_operator_passes_torchs_own_checks(bias):
+    x, k = torch.randn(2, 4, 9, 8, requires_grad=True), torch.randn(6, 4, 3, 3, requires_grad=True)
+    b = torch.randn(6, requires_grad=True) if bias else None
+    torch.library.opcheck(_correlate, (x, k, b, *GEOMETRY))
+    grad = torch.randn(2, 6, 9, 8)
+    bare = None if b is None else b.detach()
+    torch.library.opcheck(_backward, (grad, x.detach(), k.detach(), bare, *GEOMETRY, [True, True, bias]))
+
+
+def test_compiled_and_exported_models_see_one_operator():
+    model = torch.nn.Sequential(cl.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), cl.nn.Conv2d(8, 2, 5, stride=2))
+    x = torch.randn(1, 3, 20, 20)
+    exported = torch.export.export(model, (x,))
+    called = [str(node.target) for node in exported.graph.nodes if node.op == "call_function"]
+    assert sum("convolith.correlate" in name for name in called) == 2
+    torch.testing.assert_close(exported.module()(x), model(x), rtol=1e-4, atol=1e-5)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
+    compiled(x).sum().backward()
+    found = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    model(x).sum().backward()
+    for a, p in zip(found, model.parameters()):
+        torch.testing.assert_close(a, p.grad, rtol=1e-4, atol=1e-4)
+
+
+LAYERS = {
+    "winograd both ways": {"x": (2, 32, 40, 40), "k": (48, 32, 3, 3), "padding": 1},
+    "one channel, large kernel": {"x": (1, 1, 200, 180), "k": (1, 1, 41, 41), "padding": 20},
+    "depthwise": {"x": (2, 24, 40, 41), "k": (24, 1, 5, 5), "padding": 2, "groups": 24},
+    "grouped": {"x": (2, 12, 30, 31), "k": (18, 4, 3, 3), "padding": 1, "groups": 3},
+    "strided": {"x": (2, 8, 33, 31), "k": (8, 8, 3, 3), "stride": 2, "padding": 1},
+    "dilated": {"x": (2, 8, 33, 31), "k": (8, 8, 3, 3), "dilation": 2, "padding": 2},
+    "more padding than the kernel reaches": {"x": (1, 2, 12, 12), "k": (3, 2, 3, 3), "padding": 4},
+    "signal": {"x": (2, 3, 500), "k": (4, 3, 9), "padding": 4},
+    "volume": {"x": (1, 3, 14, 15, 16), "k": (4, 3, 3, 3, 3), "padding": 1},
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+def test_planned_gradients_are_torchs(layer):
+    options = {name: value for name, value in layer.items() if name not in ("x", "k")}
+    x, k = (torch.randn(layer[name]).requires_grad_() for name in ("x", "k"))
+    b = torch.randn(layer["k"][0]).requires_grad_()
+    y = cl.correlate(x, k, b, **options)
+    weights = torch.randn(y.shape)
+    ours = torch.autograd.grad((y * weights).sum(), (x, k, b))
+    run = {3: functional.conv1d, 4: functional.conv2d, 5: functional.conv3d}[x.ndim]
+    wide = [t.detach().double().requires_grad_() for t in (x, k, b)]
+    theirs = torch.autograd.grad((run(*wide, **options) * weights.double()).sum(), wide)
+    for a, c in zip(ours, theirs):
+        assert float((a - c).abs().max()) < 3e-5 * float(c.abs().max())
+
+
+def test_vmap_of_a_compiled_call():
+    xs, k = torch.randn(3, 1, 2, 8, 8), torch.randn(4, 2, 3, 3)
+    expected = torch.stack([functional.conv2d(x, k) for x in xs])
+    torch.testing.assert_close(torch.vmap(lambda x: cl.correlate(x, k))(xs), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        torch.vmap(lambda x: _correlate(x, k, None, [1, 1], [0] * 4, [1, 1], 1, "zeros", "default", "auto"))(xs),
+        expected,
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+class Scaled(torch.nn.Conv2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def network() -> torch.nn.Module:
+    shared = torch.nn.Conv2d(8, 8, 3, padding=1)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, padding="same", padding_mode="reflect"),
+        shared,
+        torch.nn.Sequential(torch.nn.BatchNorm2d(8), shared),
+        Scaled(8, 4, 1),
+        torch.nn.ConvTranspose2d(4, 4, 2, stride=2),
+    )
+
+
+def test_convert_and_revert_change_nothing_but_the_engine():
+    theirs = network().eval()
+    x = torch.randn(2, 3, 20, 20)
+    expected = theirs(x)
+    ours = copy.deepcopy(theirs)
+    names, parameters = list(ours.state_dict()), list(ours.parameters())
+    called = []
+    ours[1].register_forward_hook(lambda *a: called.append(1))
+    assert cl.nn.convert(ours) is ours
+    assert [type(m).__module__ for m in (ours[0], ours[1], ours[3], ours[4])] == [
+        "convolith.nn",
+        "convolith.nn",
+        "tests.test_operator",
+        "torch.nn.modules.conv",
+    ]
+    torch.testing.assert_close(ours(x), expected, rtol=1e-4, atol=1e-5)
+    assert len(called) == 2
+    assert list(ours.state_dict()) == names
+    assert all(a is b for a, b in zip(ours.parameters(), parameters))
+    theirs.load_state_dict(ours.state_dict())
+    assert type(cl.nn.revert(ours)[0]) is torch.nn.Conv2d
+    assert torch.equal(ours(x), expected)
+
+
+def test_what_cannot_be_converted():
+    with pytest.raises(ConvolithError, match="model is a list; expected a torch.nn.Module"):
+        cl.nn.convert([torch.nn.Conv2d(1, 1, 1)])
