@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from dataclasses import replace
 from math import ceil, log2, prod
 from typing import NamedTuple
 
@@ -40,10 +41,14 @@ INT64_SHARE = 0.15
 """Products of 64-bit integers are put together from 32-bit ones."""
 LARGEST_STRIDE = 16
 """From here on, windows hardly overlap, and what a block copies would be mostly what it does not need."""
+WINDOW_BYTES = 20 << 10
+"""Inputs of a row of tiles that stay in a first-level cache of 32 KiB while the output channels go by."""
 SERIAL_PRODUCTS = 200_000
 """Products below which one thread is done before a second one has started."""
 CROWDED_ROWS = 6
 """Rows that one set of a first-level cache of eight ways may hold beside the outputs."""
+MANY_ROWS = 64
+"""Rows of inputs, each on a page of its own, above which a tile is packed: first-level TLBs have 64 entries."""
 CACHE_PERIOD = 4096
 """Bytes after which addresses fall into the same set of a first-level cache again."""
 
@@ -53,6 +58,8 @@ class State(NamedTuple):
 
     spec: ConvSpec
     nest: Nest
+    shape: tuple[int, ...]
+    """Of the result, whose spatial axes the spec may have as one."""
     kernel: torch.Tensor
     no_bias: torch.Tensor
     template: array[int]
@@ -160,6 +167,7 @@ def prepare(spec: ConvSpec, kernel: torch.Tensor) -> State:
 
 def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor) -> State:
     """The same for any processor."""
+    shape, spec = spec.output_shape, _flattened(spec)
     nest = nest_of(spec, target)
     wide = torch_dtype(nest.sum_dtype)
     kernel = to_working(kernel, wide).contiguous()
@@ -175,7 +183,24 @@ def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor) -> State:
     _describe(template, nest, strides, torch_dtype(spec.dtype).itemsize)
     region = routine(direct_blocks.write, target, nest)
     scratch_bytes = scratch_elements * wide.itemsize
-    return State(spec, nest, kernel, no_bias, template, region, threads, scratch_bytes, torch_dtype(spec.out_dtype))
+    return State(
+        spec, nest, shape, kernel, no_bias, template, region, threads, scratch_bytes, torch_dtype(spec.out_dtype)
+    )
+
+
+def _flattened(spec: ConvSpec) -> ConvSpec:
+    """A single tap that takes every input as a layer on one long axis, where tiles are widest."""
+    if spec.taps > 1 or max(spec.stride) > 1 or any(map(any, spec.padding)) or spec.axes == 1:
+        return spec
+    return replace(
+        spec,
+        size=(prod(spec.size),),
+        kernel_size=(1,),
+        stride=(1,),
+        padding=((0, 0),),
+        dilation=(1,),
+        output_padding=(0,),
+    )
 
 
 def bias_dtype(nest: Nest) -> torch.dtype:
@@ -199,6 +224,7 @@ def nest_of(spec: ConvSpec, target: Target) -> Nest:
         channels=_channels(spec.out_channels // spec.groups, target),
         many_channels=spec.in_channels > spec.groups,
         many_outputs=spec.out_channels > spec.groups,
+        deep=_window_bytes(spec) > WINDOW_BYTES,
         flat=spec.axes == 1,
     )
 
@@ -206,6 +232,17 @@ def nest_of(spec: ConvSpec, target: Target) -> Nest:
 def _even(size: int, wanted: int, multiple: int) -> int:
     """The length of pieces of a size, as near the wanted one as equal pieces of a multiple of a number come."""
     return ceil(size / max(1, round(size / wanted)) / multiple) * multiple
+
+
+def _window_bytes(spec: ConvSpec) -> int:
+    """The inputs of a row of tiles of a short block."""
+    return (
+        spec.in_channels
+        // spec.groups
+        * prod(spec.kernel_size[:-1])
+        * SHORT_ROW
+        * torch_dtype(sum_dtype(spec)).itemsize
+    )
 
 
 def _three(values: tuple[int, ...]) -> tuple[int, int, int]:
@@ -216,7 +253,7 @@ def _three(values: tuple[int, ...]) -> tuple[int, int, int]:
 def _channels(outs: int, target: Target) -> int:
     """Output channels of a tile: as many as the registers allow, unless fewer divide them better."""
     most = min(outs, target.accumulators // VECTORS)
-    return min(range(most, 0, -1), key=lambda n: ceil(outs / n) * n * (1 + 0.1 * (most - n)))
+    return min(range(most, 0, -1), key=lambda n: ceil(outs / n) * n * (1 + 0.15 * (most - n)))
 
 
 def _slots(spec: ConvSpec, nest: Nest, target: Target) -> tuple[dict[str, int], int]:
@@ -302,11 +339,13 @@ def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.T
     if spec.padding_mode != "zeros":
         x = pad(x, spec.padding, spec.padding_mode)
     slots = state.template[:]
-    if not x.is_contiguous():
+    if x.ndim != spec.axes + 2:
+        x = x.contiguous()  # its spatial axes are one
+    elif not x.is_contiguous():
         if x.stride(-1) != 1:
             x = x.contiguous()
         _describe(slots, state.nest, x.stride(), x.element_size())
-    y = out if out is not None and out.is_contiguous() else empty(spec.output_shape, state.out_dtype)
+    y = out if out is not None and out.is_contiguous() else empty(state.shape, state.out_dtype)
     added = state.no_bias if bias is None else bias.to(state.no_bias.dtype).contiguous()
     room = scratch(state.scratch_bytes)
     base, length = slots.buffer_info()
@@ -327,6 +366,8 @@ def _describe(slots: array[int], nest: Nest, strides: tuple[int, ...], itemsize:
 def _reads_in_place(nest: Nest, slots: array[int], itemsize: int) -> bool:
     """Whether inner blocks are read where they are: no conversion, no stride, and rows that do not evict each other."""
     if nest.x_dtype != nest.sum_dtype or nest.stride[2] > 1:
+        return False
+    if nest.deep and slots[AT["in_channels"]] * nest.kernel_size[0] * nest.kernel_size[1] > MANY_ROWS:
         return False
     pitch = slots[AT["x_row"]] * itemsize
     sets = 1

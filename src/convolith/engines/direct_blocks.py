@@ -97,22 +97,29 @@ def _block(
         source, row_pitch, plane_pitch, channel_pitch = packed, s["row_pitch"], s["plane_pitch"], s["channel_pitch"]
     parts = {"row": row_pitch, "plane": plane_pitch, "channel": channel_pitch}
 
+    def one(tile: Tile, column: Number, begin: Int, channel: Number) -> None:
+        """The tile at a row and a column of the block, of some output channels."""
+        last = code.minimum(column + (tile.vectors - 1) * lanes, columns - lanes) - column
+        last = code.maximum(last, 0 - column)  # fewer columns than one vector: stored under a mask
+        origin = source + begin * nest.stride[1] * row_pitch + column
+        first = y + begin * s["out_width"] + column
+        place = Place(origin, weight, bias, first, last, rows - begin, columns)
+        write_tile(code, nest, tile, lanes, place, channel, s | parts)
+
     def run(tile: Tile, start: Number, count: Number) -> None:
-        """A number of tiles side by side from `start`, row by row to the bottom of the block, all channels."""
+        """The tiles of one width, row by row to the bottom of the block, all output channels of each row or tile."""
+        width = tile.vectors * lanes
         with code.loop(0, rows, tile.rows) as down:
             begin = code.maximum(code.minimum(down.index, rows - tile.rows), 0)
-            with code.loop(0, count) as across:
-                column = across.index * (tile.vectors * lanes) + start
-                last = code.minimum(column + (tile.vectors - 1) * lanes, columns - lanes) - column
-                last = code.maximum(last, 0 - column)  # fewer columns than one vector: stored under a mask
-                origin = source + begin * nest.stride[1] * row_pitch + column
-                first = y + begin * s["out_width"] + column
-                place = Place(origin, weight, bias, first, last, rows - begin, columns)
-                if nest.many_outputs:
-                    with code.loop(0, s["out_channels"], nest.channels) as out:
-                        write_tile(code, nest, tile, lanes, place, out.index, s | parts)
-                else:
-                    write_tile(code, nest, tile, lanes, place, 0, s | parts)
+            if not nest.many_outputs:
+                with code.loop(0, count) as across:
+                    one(tile, across.index * width + start, begin, 0)
+            elif nest.deep:
+                with code.loop(0, count) as across, code.loop(0, s["out_channels"], nest.channels) as out:
+                    one(tile, across.index * width + start, begin, out.index)
+            else:
+                with code.loop(0, s["out_channels"], nest.channels) as out, code.loop(0, count) as across:
+                    one(tile, across.index * width + start, begin, out.index)
 
     done: Number = 0
     vectors = (columns + (lanes - 1)) // lanes

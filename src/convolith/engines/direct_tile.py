@@ -21,6 +21,8 @@ from convolith.jit.target import Target
 UNROLLED_TAPS = 9
 """Taps of a plane up to which every one is written out; above, the loop over columns is rolled: as fast, and it
 compiles several times sooner."""
+UNROLLED_CHANNELS = 4
+"""Channels that are written out together for a single tap, whose loop would be as long as its products."""
 UNROLLED_ROWS = 8
 """Kernel rows that are written out at most: with 8 rows, a loaded vector serves nearly as many products as with all."""
 VECTORS = 3
@@ -50,6 +52,8 @@ class Nest:
     """Whether a group has several input channels."""
     many_outputs: bool
     """Whether a group has several output channels."""
+    deep: bool
+    """Whether a row of inputs outgrows a first-level cache: each tile is then done for all outputs before the next."""
     flat: bool
     """Whether the output has one row, so that tiles can only grow along it."""
 
@@ -102,10 +106,16 @@ def write_tile(
     sums = [bias if biased else zero(vector) for bias in biases for _ in range(tile.rows * tile.vectors)]
     writer = _Taps(code, nest, tile, lanes, place.last, s["row"], s["phase_pitch"])
     if nest.many_channels:
-        with code.loop(0, s["in_channels"], values=sums) as ins:
-            here = [w + ins.index * taps_of(nest) for w in weights]
-            ins.hand_on(writer.planes(place.x + ins.index * s["channel"], here, s["plane"], ins.values))
-        sums = ins.values
+        together = UNROLLED_CHANNELS if taps_of(nest) == 1 else 1
+        whole = s["in_channels"] // together * together
+        for start, stop, step in ((0, whole, together), (whole, s["in_channels"], 1))[: 1 + (together > 1)]:
+            with code.loop(start, stop, step, values=sums) as ins:
+                made = ins.values
+                for channel in (ins.index + n for n in range(step)):
+                    here = [w + channel * taps_of(nest) for w in weights]
+                    made = writer.planes(place.x + channel * s["channel"], here, s["plane"], made)
+                ins.hand_on(made)
+            sums = ins.values
     else:
         sums = writer.planes(place.x, weights, s["plane"], sums)
     for o, number in enumerate(numbers):
