@@ -214,6 +214,7 @@ def nest_of(spec: ConvSpec, target: Target) -> Nest:
     stride = _three(tuple(s if n > 1 else 1 for s, n in zip(spec.stride, spec.output_size, strict=True)))
     dilation = _three(tuple(d if k > 1 else 1 for d, k in zip(spec.dilation, spec.kernel_size, strict=True)))
     kernel_size = _three(spec.kernel_size)
+    deep = _window_bytes(spec) > WINDOW_BYTES
     return Nest(
         spec.dtype,
         sum_dtype(spec),
@@ -221,10 +222,10 @@ def nest_of(spec: ConvSpec, target: Target) -> Nest:
         kernel_size,
         stride,
         dilation,
-        channels=_channels(spec.out_channels // spec.groups, target),
+        channels=_channels(spec.out_channels // spec.groups, target, 2 if deep else VECTORS),
         many_channels=spec.in_channels > spec.groups,
         many_outputs=spec.out_channels > spec.groups,
-        deep=_window_bytes(spec) > WINDOW_BYTES,
+        deep=deep,
         flat=spec.axes == 1,
     )
 
@@ -250,9 +251,9 @@ def _three(values: tuple[int, ...]) -> tuple[int, int, int]:
     return (*(1,) * (3 - len(values)), *values)  # type: ignore[return-value]  # three in all
 
 
-def _channels(outs: int, target: Target) -> int:
+def _channels(outs: int, target: Target, vectors: int) -> int:
     """Output channels of a tile: as many as the registers allow, unless fewer divide them better."""
-    most = min(outs, target.accumulators // VECTORS)
+    most = min(outs, target.accumulators // vectors)
     return min(range(most, 0, -1), key=lambda n: ceil(outs / n) * n * (1 + 0.15 * (most - n)))
 
 

@@ -126,7 +126,9 @@ def _block(
     for number, tile in nest.tiles(target).items():
         left_over = vectors - done
         count = left_over // number
-        if number == VECTORS and not nest.flat:  # two tiles of two rather than one of three and one of one
+        if (
+            number == VECTORS and not nest.flat and not nest.deep
+        ):  # two tiles of two rather than one of three and one of one
             count = code.choose((left_over % VECTORS).equals(1), code.maximum(count - 1, 0), count)
         run(tile, code.integer(done) * lanes, count)
         done = count * number + done

@@ -64,6 +64,8 @@ class Nest:
         it (LLVM keeps them there, since they are met again in the next row).
         """
         registers, channels = target.vector_registers - 1, self.channels
+        if self.deep and self.many_outputs:  # two vectors of a channel are a cache line or two, three would be cut
+            return {n: Tile(channels, 1, n) for n in (2, 1)}
         if self.flat:
             widest = (registers - 1) // (channels + (channels > 1))
             return {n: Tile(channels, 1, n) for n in sorted({1, 2, VECTORS, widest}, reverse=True)}
