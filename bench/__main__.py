@@ -3,6 +3,7 @@
 import click
 
 from bench.grid import grid
+from bench.machine import denormals, memory, overhead, scaling
 
 
 @click.group()
@@ -10,5 +11,6 @@ def main() -> None:
     """Time Convolith against its peers, as ratios measured in turn in one run."""
 
 
-main.add_command(grid)
+for command in (grid, overhead, scaling, memory, denormals):
+    main.add_command(command)
 main(prog_name="python -m bench")

@@ -28,6 +28,8 @@ MANY_TAPS = 100
 """Taps from which torch's contiguous float32 code for one channel a group falls back to plain loops."""
 DENSE_SHARE = 0.8
 """The share of the machine's products that layers with many channels reach."""
+POINTWISE_SHARE = 0.65
+"""That single taps reach."""
 FEW_CHANNELS = 8
 """Channels of a group below which vectors are not filled, and the share falls in proportion."""
 DEPTHWISE_SHARE = {False: 0.3, True: 0.28}
@@ -114,7 +116,8 @@ class Aten:
             if not self.last and spec.taps >= MANY_TAPS:
                 return FALLBACK_SHARE
             return (PLANE_SHARE if spec.groups == 1 else DEPTHWISE_SHARE)[self.last]
-        return DENSE_SHARE * min(1, outs / FEW_CHANNELS, (ins + 1) / FEW_CHANNELS)
+        dense = POINTWISE_SHARE if spec.taps == 1 else DENSE_SHARE
+        return dense * min(1, outs / FEW_CHANNELS, (ins + 1) / FEW_CHANNELS)
 
     def error_bound(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
         """A direct sum; the complex form adds sums of parts, whose sizes add up too."""

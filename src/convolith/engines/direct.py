@@ -35,8 +35,8 @@ TALL_BLOCK = 64
 TASKS_PER_THREAD = 4
 DENSE_SHARE, PLANE_SHARE, SIGNAL_SHARE = 0.92, 0.95, 0.6
 """The share of the machine's products that tiles of several channels, of one, and of one row reach with many taps."""
-STARTING_TAPS = {True: 0.5, False: 10.0}
-"""Taps whose time a tile needs to begin and end, with several channels and with one."""
+STARTING_TAPS = {True: 5.0, False: 10.0}
+"""Products of an output whose time a tile needs to begin and end, with several channels and with one."""
 INT64_SHARE = 0.15
 """Products of 64-bit integers are put together from 32-bit ones."""
 LARGEST_STRIDE = 16
@@ -47,6 +47,8 @@ SERIAL_PRODUCTS = 200_000
 """Products below which one thread is done before a second one has started."""
 CROWDED_ROWS = 6
 """Rows that one set of a first-level cache of eight ways may hold beside the outputs."""
+PACKED_FOR = 8
+"""Times that a tile is read, from which packing it pays."""
 MANY_ROWS = 64
 """Rows of inputs, each on a page of its own, above which a tile is packed: first-level TLBs have 64 entries."""
 CACHE_PERIOD = 4096
@@ -138,7 +140,7 @@ def seconds(spec: ConvSpec, limits: Limits) -> float:
         share = SIGNAL_SHARE
     else:
         share = PLANE_SHARE
-    share *= spec.taps / (spec.taps + STARTING_TAPS[nest.channels > 1 or nest.many_channels])
+    share *= spec.products_per_output / (spec.products_per_output + STARTING_TAPS[nest.channels > 1])
     if nest.sum_dtype == "int64":
         share *= INT64_SHARE
     rate = limits.products_per_second("float32" if nest.sum_dtype == "float32" else "float64") * share
@@ -368,7 +370,8 @@ def _reads_in_place(nest: Nest, slots: array[int], itemsize: int) -> bool:
     """Whether inner blocks are read where they are: no conversion, no stride, and rows that do not evict each other."""
     if nest.x_dtype != nest.sum_dtype or nest.stride[2] > 1:
         return False
-    if nest.deep and slots[AT["in_channels"]] * nest.kernel_size[0] * nest.kernel_size[1] > MANY_ROWS:
+    again = slots[AT["out_channels"]] / nest.channels  # how often a packed tile is read
+    if again >= PACKED_FOR and slots[AT["in_channels"]] * nest.kernel_size[0] * nest.kernel_size[1] > MANY_ROWS:
         return False
     pitch = slots[AT["x_row"]] * itemsize
     sets = 1

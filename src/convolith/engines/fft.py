@@ -19,6 +19,7 @@ from convolith.engines.limits import Limits, sum_dtype_name
 from convolith.engines.memory import empty
 from convolith.engines.padding import pad
 from convolith.engines.protocol import deliver, to_working, torch_dtype, working_dtype
+from convolith.geometry import Pairs
 from convolith.spec import ConvSpec
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 
@@ -33,8 +34,10 @@ COPIES = 3
 """Copies of the transformed tiles that live at once: before, during and after a transform."""
 FACTORS = (2, 3, 5)
 """Primes of the lengths for which transforms are fast."""
-PRODUCT_SHARE = 0.2
-"""The share of the machine's products that complex matrices, or rows of complex numbers, reach."""
+PRODUCT_SHARE = {True: 0.1, False: 0.2}
+"""The share of the machine's products that small complex matrices reach, and rows of complex numbers."""
+TURNED = 12.0
+"""How many times as long as a copy it takes to turn frequencies outside for the matrices, there and back."""
 CALLS = 10
 """Calls of torch's operators for a batch of tiles."""
 OPERATIONS_PER_POINT = 2.5
@@ -143,11 +146,13 @@ def seconds(spec: ConvSpec, limits: Limits) -> float:
         tile, spec.extent, spec.output_size, spec.in_channels, spec.out_channels, spec.groups
     )
     forward = work(spec).forward
-    rate = 2 * PRODUCT_SHARE * limits.products_per_second(sum_dtype_name(spec))
+    meeting = spec.in_channels > spec.groups
+    rate = 2 * PRODUCT_SHARE[meeting] * limits.products_per_second(sum_dtype_name(spec))
     slower = 1 if sum_dtype_name(spec) == "float32" else 2
     batches = ceil(forward.bytes / COPIES / WORKSPACE_BYTES)
     computing = spec.batch * (transforms * slower / limits.fft_operations_per_second + products / rate)
-    return batches * CALLS * limits.call_seconds + computing + limits.moving_seconds(forward.bytes)
+    moved = forward.bytes * (TURNED if meeting else 1)
+    return batches * CALLS * limits.call_seconds + computing + limits.moving_seconds(moved)
 
 
 def _tile_bytes(spec: ConvSpec, tile: tuple[int, ...]) -> int:
@@ -158,6 +163,16 @@ def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
     """Each step of a transform loses half a unit of its norm (Schatzman 1996); channels add up as direct sums do."""
     wide = "float32" if spec.out_dtype in HALVES else spec.out_dtype
     return half_ulp(wide) * (4 + 2 * log2(prod(tile_of(spec))) + spec.in_channels / spec.groups / 4)
+
+
+def _is_single(spec: ConvSpec, tile: tuple[int, ...]) -> bool:
+    """Whether one tile holds an image, what is padded around it included."""
+    return all(t >= n + e - 1 for t, n, e in zip(tile, spec.output_size, spec.extent, strict=True))
+
+
+def _own_padding(spec: ConvSpec) -> Pairs:
+    """The zeros that it pads by itself; other modes are padded first."""
+    return spec.padding if spec.padding_mode == "zeros" else ((0, 0),) * spec.axes
 
 
 def prepare(spec: ConvSpec, kernel: torch.Tensor) -> State:
@@ -171,6 +186,12 @@ def prepare(spec: ConvSpec, kernel: torch.Tensor) -> State:
             taken = taken[(slice(None),) * axis + (slice(None, None, dilation),)]
         taken.copy_(kernel)
         kernel = spread
+    if _is_single(
+        spec, tile
+    ):  # placed so that outputs begin where inputs do, and the zeros behind them serve both ends
+        amounts = [amount for t, e in zip(reversed(tile), reversed(spec.extent), strict=True) for amount in (0, t - e)]
+        shifts = [-before for before, _ in _own_padding(spec)]
+        kernel = torch.nn.functional.pad(kernel, amounts).roll(shifts, axes)
     spectrum = torch.fft.rfftn(kernel, tile, dim=axes).conj().resolve_conj()
     ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
     spectrum = spectrum.reshape(spec.groups, outs, ins, -1)
@@ -184,15 +205,19 @@ def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.T
     spec, tile, spectrum = state
     working = working_dtype(spec)
     x = to_working(x, working)
-    padding = spec.padding
+    padding, axes = _own_padding(spec), tuple(range(-spec.axes, 0))
     if spec.padding_mode != "zeros":
-        x, padding = pad(x, padding, spec.padding_mode), ((0, 0),) * spec.axes
+        x = pad(x, spec.padding, spec.padding_mode)
     straight = out is not None and out.dtype is working and out.is_contiguous()
     y = out if straight and out is not None else empty(spec.output_shape, working)
     step = tuple(t - e + 1 for t, e in zip(tile, spec.extent, strict=True))
     counts = tuple(ceil(n / s) for n, s in zip(spec.output_size, step, strict=True))
     images, block = _batch(spec, tile, counts)
     for first in range(0, spec.batch, images):
+        if _is_single(spec, tile):
+            transformed = torch.fft.rfftn(x[first : first + images], tile, dim=axes)
+            _multiply_back(transformed, counts, spectrum, spec, tile, spec.output_size, y[first : first + images])
+            continue
         for corner in product(*(range(0, n, b) for n, b in zip(counts, block, strict=True))):
             taken = [min(b, n - c) for b, n, c in zip(block, counts, corner, strict=True)]
             begin = [c * s for c, s in zip(corner, step, strict=True)]
@@ -200,7 +225,7 @@ def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.T
             goal = y[first : first + images]
             for axis, (b, n, s) in enumerate(zip(begin, taken, step, strict=True), start=2):
                 goal = goal.narrow(axis, b, min(n * s, y.shape[axis] - b))
-            _correlate_tiles(region, spectrum, spec, tile, step, goal)
+            _multiply_back(torch.fft.rfftn(region, dim=axes), tuple(taken), spectrum, spec, tile, step, goal)
     if bias is not None:
         y += to_working(bias, working).reshape(-1, *[1] * spec.axes)
     if straight or (out is None and working is torch_dtype(spec.out_dtype)):
@@ -244,19 +269,17 @@ def _region(
     return x
 
 
-def _correlate_tiles(
-    tiles: torch.Tensor,
+def _multiply_back(
+    transformed: torch.Tensor,
+    counts: tuple[int, ...],
     spectrum: torch.Tensor,
     spec: ConvSpec,
     tile: tuple[int, ...],
     step: tuple[int, ...],
     goal: torch.Tensor,
 ) -> None:
-    """Transform, multiply, transform back; what did not wrap around goes to its place in the result."""
-    images, _, *rest = tiles.shape
-    counts = rest[: spec.axes]
-    axes = tuple(range(-spec.axes, 0))
-    transformed = torch.fft.rfftn(tiles, dim=axes)
+    """Multiply, transform back; what did not wrap around goes to its place in the result."""
+    images, axes = transformed.shape[0], tuple(range(-spec.axes, 0))
     shape = transformed.shape[-spec.axes :]
     ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
     number = prod(counts)

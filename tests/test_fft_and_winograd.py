@@ -1,0 +1,104 @@
+"""The tiled engines at the edges of tiles, blocks and batches, on narrower vectors, odd layouts and many threads."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from convolith import ConvSpec
+from convolith.engines import fft, reference
+from convolith.engines.protocol import error_scale
+from convolith.engines.winograd import winograd_2x2, winograd_4x4
+from convolith.jit.target import host, widths
+from tests.strategies import arrays_for
+from tests.test_direct import LAYOUTS
+
+BOTH = [pytest.param(engine, id=engine.name) for engine in (winograd_2x2, winograd_4x4)]
+
+
+def compare(engine, spec: ConvSpec, state, x, kernel, bias) -> None:
+    y = engine.apply(state, x, bias)
+    wide = replace(spec, dtype="float64", kernel_dtype="float64")
+    lift = lambda t: None if t is None else t.double()
+    expected = reference.apply(reference.prepare(wide, lift(kernel)), lift(x), lift(bias))
+    bound = (engine.error_bound(spec) + 2.0**-22) * (error_scale(spec, x, kernel) + 1)
+    assert tuple(y.shape) == spec.output_shape
+    assert float((y.double() - expected).abs().max()) <= bound
+
+
+def layer(batch: int, ins: int, outs: int, size: tuple[int, int], **options) -> ConvSpec:
+    return ConvSpec(batch=batch, in_channels=ins, out_channels=outs, size=size, kernel_size=3, **options)
+
+
+SHAPES = {
+    "one tile": (1, 2, 3, (4, 4)),
+    "less than a tile": (1, 2, 3, (2, 2)),
+    "a vector of tiles and one more": (1, 2, 3, (4, 36)),
+    "rows of tiles that end in vectors": (3, 5, 9, (13, 31)),
+    "tiles that run on over images": (9, 4, 4, (5, 5)),
+    "channels by chunks and panels": (1, 130, 75, (9, 10)),
+    "many blocks": (1, 3, 17, (120, 150)),
+    "wide": (1, 2, 2, (3, 1000)),
+    "tall": (1, 2, 2, (1000, 3)),
+}
+
+
+@pytest.mark.parametrize("padding", [0, 1, 2, ((0, 2), (1, 0)), ((3, 0), (0, 4))])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("engine", BOTH)
+def test_winograd_around_its_tiles_and_blocks(engine, shape, padding):
+    grown = (2, 2) if padding == 0 else (0, 0)
+    spec = layer(*shape[:3], tuple(n + g for n, g in zip(shape[3], grown)), padding=padding or 0)
+    x, kernel, _ = arrays_for(spec)
+    bias = torch.randn(spec.out_channels)
+    compare(engine, spec, engine.prepare(spec, kernel), x, kernel, bias)
+
+
+@pytest.mark.parametrize("width", widths())
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("engine", BOTH)
+def test_winograd_on_every_vector_width(engine, dtype, width):
+    for size in ((11, 13), (28, 28), (60, 50)):
+        spec = layer(2, 9, 10, size, padding=1, dtype=dtype)
+        x, kernel, bias = arrays_for(spec)
+        compare(engine, spec, engine.prepare_for(host(width), spec, kernel), x, kernel, bias)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("engine", [*BOTH, pytest.param(fft, id="fft")])
+def test_layouts(engine, layout):
+    spec = layer(2, 3, 4, (19, 40), padding=1)
+    x, kernel, bias = arrays_for(spec)
+    compare(engine, spec, engine.prepare(spec, kernel), LAYOUTS[layout](x), kernel, bias)
+
+
+@pytest.mark.parametrize("room", [1, 20_000, 100_000, fft.WORKSPACE_BYTES])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ConvSpec(batch=3, in_channels=1, out_channels=1, size=(150, 170), kernel_size=(9, 11), padding=(4, 5)),
+        ConvSpec(
+            batch=2, in_channels=6, out_channels=4, groups=2, size=(40, 45), kernel_size=5, padding=((0, 3), (9, 1))
+        ),
+        ConvSpec(batch=2, in_channels=2, out_channels=3, size=3000, kernel_size=31, dilation=3, padding=45),
+        ConvSpec(batch=1, in_channels=2, out_channels=2, size=(14, 15, 16), kernel_size=(3, 5, 4), padding=2),
+        ConvSpec(
+            batch=1, in_channels=1, out_channels=5, size=(70, 60), kernel_size=8, padding_mode="reflect", padding=3
+        ),
+    ],
+    ids=["images", "groups", "signals", "volumes", "one to many"],
+)
+def test_fft_in_batches_of_any_size(spec, room, monkeypatch):
+    monkeypatch.setattr(fft, "WORKSPACE_BYTES", room)
+    x, kernel, _ = arrays_for(spec)
+    compare(fft, spec, fft.prepare(spec, kernel), x, kernel, torch.randn(spec.out_channels))
+
+
+def test_fft_fills_an_output_of_any_layout():
+    spec = ConvSpec(batch=2, in_channels=1, out_channels=2, size=(50, 40), kernel_size=7)
+    x, kernel, _ = arrays_for(spec)
+    state = fft.prepare(spec, kernel)
+    expected = fft.apply(state, x, None)
+    for out in (torch.empty(spec.output_shape), torch.empty(spec.output_shape[::-1]).permute(3, 2, 1, 0)):
+        assert fft.apply(state, x, None, out) is out
+        assert torch.equal(out, expected)
