@@ -14,7 +14,7 @@ from torch.nn import functional
 from convolith import ConvSpec
 
 Runner = Callable[[], Any]
-PATIENCE, TORCH_PATIENCE = 2e9, 7e10
+PATIENCE, TORCH_PATIENCE = 2e9, 5e9
 """Products that ndimage.correlate and torch's plain loops are given to do: some ten seconds."""
 
 
@@ -185,7 +185,7 @@ def _within(spec: ConvSpec, products: float) -> str | None:
 
 
 def _torch_contiguous(spec: ConvSpec) -> str | None:
-    """Its plain loops for one channel do about 2.5e9 products a second; its float64 windows are written to memory."""
+    """Its plain loops for one channel do about 4e8 products a second; its float64 windows are written to memory."""
     slow = spec.in_channels == spec.groups
     return _float_operands(spec) or (_within(spec, TORCH_PATIENCE) if slow else None)
 

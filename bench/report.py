@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -105,6 +106,25 @@ def record(outcomes: Sequence[Outcome], controls: Sequence[float], rounds: int) 
             for outcome in outcomes
         ],
     }
+
+
+@click.command()
+@click.argument("run", type=click.File())
+def markdown(run: Any) -> None:
+    """Print a run that was kept by `grid --json` as a table for the documentation."""
+    kept = json.load(run)
+    heads = ("row", "engine", "ms", "of limit", *(peer.name for peer in PEERS), "fastest peer")
+    click.echo("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
+    for row in kept["rows"]:
+        ours = row["seconds"]["convolith"]
+        ratios = {name: time / ours for name, time in row["seconds"].items() if not name.startswith("convolith")}
+        cells = [row["row"], row["engine"], f"{1e3 * ours:.3g}", f"{row['limit seconds'] / ours:.2f}"]
+        cells += [_short(ratios[peer.name]) if peer.name in ratios else "-" for peer in PEERS]
+        click.echo("| " + " | ".join([*cells, _short(min(ratios.values()))]) + " |")
+
+
+def _short(ratio: float) -> str:
+    return f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2f}"
 
 
 def plot(outcomes: Sequence[Outcome], path: Path) -> None:

@@ -6,8 +6,10 @@ import pytest
 from click.testing import CliRunner
 
 from bench import grid as bench_grid
+from bench import machine as bench_machine
 from bench import timing
 from bench.peers import PEERS, Peer
+from bench.rows import GRID, RANDOM, drawn
 from convolith import ConvSpec
 
 
@@ -77,3 +79,23 @@ def test_every_turn_runs_everyone_once_and_the_order_rotates(monkeypatch):
     monkeypatch.setattr(timing, "_block", lambda run, repeats: order.append(run()) or 1.0)
     timing.race({name: lambda name=name: name for name in "abc"}, rounds=3)
     assert order == ["a", "b", "c", "b", "c", "a", "c", "a", "b"]
+
+
+def test_what_the_grid_does_not_show(monkeypatch):
+    """The other commands run, on shapes that take no time."""
+    small = {"deep": ConvSpec(in_channels=32, out_channels=32, size=(12, 12), kernel_size=3)}
+    monkeypatch.setattr(bench_machine, "GRID", small)
+    monkeypatch.setattr(bench_machine, "image", lambda size, kernel: SMALL)
+    monkeypatch.setitem(bench_machine.DEEP, "64 -> 64, 3x3, 56", small["deep"])
+    result = CliRunner().invoke(bench_machine.scaling, ["--rounds", "1", "--least", "0"], catch_exceptions=False)
+    assert "deep" in result.output
+    result = CliRunner().invoke(bench_machine.denormals, ["--rounds", "1"], catch_exceptions=False)
+    assert "winograd_4x4" in result.output
+    result = CliRunner().invoke(bench_machine.overhead, ["--rounds", "1"], catch_exceptions=False)
+    assert "in the next process" in result.output
+
+
+def test_the_rows_are_drawn_the_same_every_time():
+    assert drawn(8) == {name: RANDOM[name] for name in list(RANDOM)[:8]}
+    assert len(RANDOM) >= 30
+    assert len(GRID) >= 45

@@ -2,10 +2,13 @@
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
 import torch
@@ -15,7 +18,7 @@ from convolith import ConvolithError, ConvSpec
 from convolith.engines import direct, winograd
 from convolith.jit import cache, host, threads
 from convolith.jit import compile as compiling
-from convolith.jit.target import widths
+from convolith.jit.target import Target, widths
 from tests.strategies import arrays_for
 
 SPEC = ConvSpec(in_channels=1, out_channels=1, size=(700, 700), kernel_size=3, padding=1)
@@ -179,3 +182,37 @@ def test_the_next_process_compiles_nothing(fresh):
         for _ in range(2)
     ]
     assert outputs == ["compiled\n", ""]
+
+
+OTHERS = {
+    "avx512": Target("avx512", "x86_64-unknown-linux-gnu", "skylake-avx512", "", 64, 32, fused=True, halves=True),
+    "neon": Target("neon", "aarch64-unknown-linux-gnu", "neoverse-n1", "", 16, 32, fused=True, halves=True),
+}
+RECIPES = {
+    "one channel": (direct.direct_blocks.write, lambda t: direct.nest_of(SPEC, t)),
+    "halves": (
+        direct.direct_blocks.write,
+        lambda t: direct.nest_of(replace(DEEP, dtype="bfloat16", kernel_dtype="bfloat16"), t),
+    ),
+    "integers": (
+        direct.direct_blocks.write,
+        lambda t: direct.nest_of(replace(DEEP, dtype="uint8", kernel_dtype="int16"), t),
+    ),
+    "winograd": (winograd.write, lambda t: winograd.Recipe(4, "float32")),
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("target", OTHERS)
+def test_code_is_written_for_other_processors_too(target, recipe):
+    """It compiles to their vectors, and calls nothing that would have to be found at run time."""
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    write, parameters = RECIPES[recipe]
+    machine = OTHERS[target]
+    module = llvm.parse_assembly(compiling.written(write, machine, parameters(machine)))
+    module.verify()
+    text = compiling._machine(machine).emit_assembly(module)
+    assert {"avx512": "%zmm", "neon": ".4s"}[target] in text
+    called = set(re.findall(r"(?:callq|bl|movabsq)\s+\$?([A-Za-z_]\w*)", text))
+    assert called <= {"pack", "products1", "products2", "products3"}

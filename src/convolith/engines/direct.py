@@ -284,7 +284,13 @@ def _slots(spec: ConvSpec, nest: Nest, target: Target) -> tuple[dict[str, int], 
     budget = SCRATCH_BYTES // torch_dtype(nest.sum_dtype).itemsize
     rows = min(out_height, TALL_BLOCK)
     narrowest = max(nest.tiles(target)) * lanes
-    columns = _even(out_width, LONG_ROW if out_width >= WIDE else SHORT_ROW, lanes)
+    wanted = LONG_ROW if out_width >= WIDE else SHORT_ROW
+    if nest.many_outputs and not nest.deep:  # long rows of every output, as long as the inputs of one stay in the cache
+        row_bytes = (
+            ins * nest.kernel_size[0] * nest.kernel_size[1] * nest.stride[2] * torch_dtype(nest.sum_dtype).itemsize
+        )
+        wanted = max(narrowest, WINDOW_BYTES // row_bytes)
+    columns = _even(out_width, wanted, lanes)
     while ins * pitches(rows, columns)[3] > budget and (rows > most_rows or columns > narrowest):
         if rows > most_rows:
             rows = max(most_rows, rows // 2)
