@@ -30,6 +30,8 @@ WIDE, LONG_ROW, SHORT_ROW = 1500, 384, 72
 touch a border are copied."""
 LARGEST_SCRATCH = 1 << 23
 """Bytes of a block's packed inputs above which nothing is gained by packing."""
+FEW_BLOCKS = 3
+"""Blocks across an image up to which it is not divided."""
 TALL_BLOCK = 64
 """Rows of a block: whole planes where they are small, so that the zeros around them are written once."""
 TASKS_PER_THREAD = 4
@@ -37,6 +39,8 @@ DENSE_SHARE, PLANE_SHARE, SIGNAL_SHARE = 0.92, 0.95, 0.6
 """The share of the machine's products that tiles of several channels, of one, and of one row reach with many taps."""
 STARTING_TAPS = {True: 5.0, False: 10.0}
 """Products of an output whose time a tile needs to begin and end, with several channels and with one."""
+NARROW_SHARE = 0.7
+"""What is left of it where the output has fewer columns than two vectors."""
 INT64_SHARE = 0.15
 """Products of 64-bit integers are put together from 32-bit ones."""
 LARGEST_STRIDE = 16
@@ -141,6 +145,8 @@ def seconds(spec: ConvSpec, limits: Limits) -> float:
     else:
         share = PLANE_SHARE
     share *= spec.products_per_output / (spec.products_per_output + STARTING_TAPS[nest.channels > 1])
+    if width < 2 * lanes:
+        share *= NARROW_SHARE
     if nest.sum_dtype == "int64":
         share *= INT64_SHARE
     rate = limits.products_per_second("float32" if nest.sum_dtype == "float32" else "float64") * share
@@ -153,7 +159,7 @@ def seconds(spec: ConvSpec, limits: Limits) -> float:
 
 def _unpacked(spec: ConvSpec, nest: Nest) -> bool:
     """Whether most blocks are read where they are."""
-    padded = any(map(any, spec.padding)) and spec.output_size[-1] < 3 * SHORT_ROW
+    padded = any(spec.padding[-1]) and spec.output_size[-1] < FEW_BLOCKS * SHORT_ROW
     return nest.x_dtype == nest.sum_dtype and nest.stride[2] == 1 and not padded
 
 
@@ -285,6 +291,8 @@ def _slots(spec: ConvSpec, nest: Nest, target: Target) -> tuple[dict[str, int], 
     rows = min(out_height, TALL_BLOCK)
     narrowest = max(nest.tiles(target)) * lanes
     wanted = LONG_ROW if out_width >= WIDE else SHORT_ROW
+    if any(padding[2]) and out_width < FEW_BLOCKS * SHORT_ROW:  # most blocks would touch a border
+        wanted = out_width
     if nest.many_outputs and not nest.deep:  # long rows of every output, as long as the inputs of one stay in the cache
         row_bytes = (
             ins * nest.kernel_size[0] * nest.kernel_size[1] * nest.stride[2] * torch_dtype(nest.sum_dtype).itemsize

@@ -30,11 +30,13 @@ WORKSPACE_BYTES = 24 << 20
 LARGEST_TILE = 1024
 """Elements of a tile along one axis (more where the kernel needs them, and for signals)."""
 LARGEST_SIGNAL_TILE = 1 << 16
+LARGEST_TILE_BYTES = 28 << 20
+"""What one tile of all channels may take, if any tile is that small."""
 COPIES = 3
 """Copies of the transformed tiles that live at once: before, during and after a transform."""
 FACTORS = (2, 3, 5)
 """Primes of the lengths for which transforms are fast."""
-PRODUCT_SHARE = {True: 0.1, False: 0.2}
+PRODUCT_SHARE = {True: 0.1, False: 0.15}
 """The share of the machine's products that small complex matrices reach, and rows of complex numbers."""
 TURNED = 12.0
 """How many times as long as a copy it takes to turn frequencies outside for the matrices, there and back."""
@@ -79,13 +81,18 @@ def note(spec: ConvSpec) -> str:
 
 def tile_of(spec: ConvSpec) -> tuple[int, ...]:
     """The tile that takes the fewest operations."""
-    return _best_tile(spec.extent, spec.output_size, spec.in_channels, spec.out_channels, spec.groups)
+    item = working_dtype(spec).itemsize
+    return _best_tile(spec.extent, spec.output_size, spec.in_channels, spec.out_channels, spec.groups, item)
 
 
 @lru_cache(maxsize=4096)
-def _best_tile(extent: tuple[int, ...], output: tuple[int, ...], ins: int, outs: int, groups: int) -> tuple[int, ...]:
+def _best_tile(
+    extent: tuple[int, ...], output: tuple[int, ...], ins: int, outs: int, groups: int, item: int
+) -> tuple[int, ...]:
     choices = [_lengths(e, n, len(extent)) for e, n in zip(extent, output, strict=True)]
-    return min(product(*choices), key=lambda tile: sum(_operations(tile, extent, output, ins, outs, groups)))
+    tiles = list(product(*choices))
+    small = [tile for tile in tiles if (ins + outs) * prod(tile) * item * COPIES <= LARGEST_TILE_BYTES]
+    return min(small or [min(tiles)], key=lambda tile: sum(_operations(tile, extent, output, ins, outs, groups)))
 
 
 def _lengths(extent: int, output: int, axes: int) -> list[int]:

@@ -43,7 +43,7 @@ PRODUCT_BYTES = 160 << 10
 MOST_VECTORS = 12
 """Vectors of tiles in a block: more bring no better use of the weights."""
 TASKS_PER_THREAD = 4
-PRODUCT_SHARE, NARROW_SHARE = 0.85, 0.6
+PRODUCT_SHARE, NARROW_SHARE = 0.85, 0.8
 """The share of the machine's products that register tiles of three vectors and of fewer reach."""
 TRANSFORM_STEPS = 7
 """Steps of a transform, as products of the machine, for each point of a tile."""
@@ -128,7 +128,7 @@ class Winograd:
         transforms = tiles * points * TRANSFORM_STEPS * (spec.in_channels + spec.out_channels) / rate
         weights = points * spec.in_channels * spec.out_channels * torch_dtype(spec.dtype).itemsize
         moving = limits.moving_seconds(layer_work(spec).memory.forward.bytes) / 2
-        return 2 * limits.call_seconds + products + transforms + weights / limits.memory_bytes_per_second + moving
+        return 2 * limits.call_seconds + products + transforms + limits.moving_seconds(weights) + moving
 
     def _recipe(self, spec: ConvSpec) -> Recipe:
         return Recipe(self.outputs, spec.dtype)
