@@ -141,6 +141,6 @@ def plot(outcomes: Sequence[Outcome], path: Path) -> None:
     axes.set_yticks(list(places), [f"{o.name} ({o.engine})" for o in outcomes], fontsize=7)
     axes.set_xscale("log")
     axes.set_xlabel("share of the machine's limits for direct sums (1: all products, or all bytes, at full speed)")
-    axes.invert_yaxis()
-    axes.legend(loc="lower right")
+    axes.set_ylim(len(outcomes) - 0.4, -0.6)
+    axes.legend(loc="upper right")
     figure.savefig(path)
