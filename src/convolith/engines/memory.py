@@ -1,40 +1,83 @@
-"""Fresh memory for results."""
+"""Fresh memory for results: large results are written into memory that earlier ones gave back.
+
+The system takes longer to hand out 64 MB in pages of 4 KB, zeroed, than a small kernel takes to fill them, and torch
+gives freed memory back to it. Here the memory of a large result that nobody refers to any more is kept for the next
+one, up to a bound, and comes in huge pages where the system has them (as NumPy asks for them too).
+"""
 
 from __future__ import annotations
 
-import ctypes
 import mmap
-import sys
-from functools import cache
-from typing import Any
+import os
+import weakref
+from collections import OrderedDict
+from math import prod
+from threading import RLock
 
+import numpy as np
 import torch
 
 HUGE_PAGE = 1 << 21
-WORTH_ASKING = 2 * HUGE_PAGE
-"""Bytes from which the system is asked for huge pages: 64 MB take longer to hand out in pages of 4 KB than to fill."""
+LARGE = 1 << 20
+"""Bytes from which memory is kept; below, the allocator of the process keeps it by itself."""
+KEPT_BYTES = 1 << 27
+"""What is kept at most: the longest unused goes back to the system first."""
+
+_kept: OrderedDict[int, list[mmap.mmap]] = OrderedDict()  # by size, the longest unused first
+_lock = RLock()  # a tensor may be collected, and its memory come back, while memory is taken
+_total = 0
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """An uninitialised contiguous tensor, in huge pages where it is large and the system has them (as NumPy does)."""
-    made = torch.empty(shape, dtype=dtype)
-    size = made.nbytes
-    if size >= WORTH_ASKING:
-        advise = _madvise()
-        if advise is not None:
-            start = -(-made.data_ptr() // HUGE_PAGE) * HUGE_PAGE
-            advise(start, (made.data_ptr() + size - start) // HUGE_PAGE * HUGE_PAGE, mmap.MADV_HUGEPAGE)
-    return made
+    """An uninitialised contiguous tensor."""
+    size = prod(shape) * dtype.itemsize
+    if size < LARGE or not hasattr(mmap, "MAP_ANONYMOUS"):
+        return torch.empty(shape, dtype=dtype)
+    size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    block = _take(size) or _fresh(size)
+    array = np.frombuffer(block, np.uint8)
+    ending = weakref.finalize(array, _give_back, block, os.getpid())  # the tensor refers to the array while it lives
+    ending.atexit = False
+    return torch.from_numpy(array)[: prod(shape) * dtype.itemsize].view(dtype).view(shape)
 
 
-@cache
-def _madvise() -> Any:
-    """The system's call, or None where there is none. It is advice: its failure changes nothing."""
-    if not sys.platform.startswith("linux") or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return None
-    try:
-        found = ctypes.CDLL(None).madvise
-    except (OSError, AttributeError):
-        return None
-    found.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    return found
+def _fresh(size: int) -> mmap.mmap:
+    """Memory from the system, private to this process and its children."""
+    block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if size >= 2 * HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        try:
+            block.madvise(mmap.MADV_HUGEPAGE)
+        except OSError:  # a kernel without them
+            return block
+    return block
+
+
+def _take(size: int) -> mmap.mmap | None:
+    """Memory of exactly this size that was given back, if there is any."""
+    global _total
+    with _lock:
+        blocks = _kept.get(size)
+        if not blocks:
+            return None
+        _total -= size
+        block = blocks.pop()
+        if not blocks:
+            del _kept[size]
+        return block
+
+
+def _give_back(block: mmap.mmap, process: int) -> None:
+    """Keep memory that nobody refers to; what is too much goes back to the system."""
+    global _total
+    if process != os.getpid():
+        return
+    with _lock:
+        _kept.setdefault(len(block), []).append(block)
+        _kept.move_to_end(len(block))
+        _total += len(block)
+        while _total > KEPT_BYTES:
+            size, blocks = next(iter(_kept.items()))
+            blocks.pop(0)  # unmapped when its array is gone
+            _total -= size
+            if not blocks:
+                del _kept[size]
