@@ -40,6 +40,19 @@ def test_measuring_times_the_engines_and_is_remembered(monkeypatch):
     assert cl.plan(SPEC, effort="measure").engine == measured.engine
 
 
+def test_one_engine_measured_by_itself_does_not_decide_for_all():
+    cl.plan(SPEC, effort="measure", budget=0.05, engine="reference")
+    assert cl.plan(SPEC).engine != "reference"
+    assert wisdom.recall(SPEC, "default") is None
+
+
+def test_a_separable_kernel_is_still_seen_after_others_were_measured():
+    spec = ConvSpec(in_channels=1, out_channels=1, size=(400, 500), kernel_size=15, padding=7)
+    wisdom.remember(spec, "default", {"direct": 1.0, "aten": 2.0})
+    assert cl.plan(spec).engine == "direct"
+    assert cl.plan(spec, gaussian(15)).engine == "separable"
+
+
 def test_measuring_stores_the_limits_once():
     assert not machine.measured()
     cl.plan(SPEC, effort="measure", budget=0.05)

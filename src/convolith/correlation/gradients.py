@@ -82,8 +82,8 @@ def gradients(
     if wants_bias:
         by_bias = grad.to(_wide(spec, accuracy)).sum((0, *range(2, grad.ndim))).to(grad.dtype)
     if not torch.is_grad_enabled() and grad.numel() and accuracy != "double":
-        by_x = _planned_by_x(grad, k, spec) if wants_x else None
-        by_k = _planned_by_k(grad, x, spec) if wants_k else None
+        by_x = _planned_by_x(grad, k, spec, accuracy) if wants_x else None
+        by_k = _planned_by_k(grad, x, spec) if wants_k and accuracy != "exact" else None
     left = (wants_x and by_x is None, wants_k and by_k is None)
     if any(left):
         wide = _wide(spec, accuracy)
@@ -99,7 +99,7 @@ def _wide(spec: ConvSpec, accuracy: str) -> torch.dtype:
     return torch.float32 if spec.out_dtype in HALVES else torch_dtype(spec.out_dtype)
 
 
-def _planned_by_x(grad: torch.Tensor, k: torch.Tensor, spec: ConvSpec) -> torch.Tensor | None:
+def _planned_by_x(grad: torch.Tensor, k: torch.Tensor, spec: ConvSpec, accuracy: str) -> torch.Tensor | None:
     """`sum over o, t of k[o, c, t] grad[o, q - t + padding]`: a correlation with the flipped kernel, channels swapped.
 
     None where windows are strided or transposed, or more is cropped than the kernel reaches.
@@ -119,7 +119,7 @@ def _planned_by_x(grad: torch.Tensor, k: torch.Tensor, spec: ConvSpec) -> torch.
         dtype=spec.out_dtype,
     )
     swapped = k.detach().reshape(spec.groups, -1, *k.shape[1:]).transpose(1, 2).flatten(0, 1)
-    return run(plan(adjoint), grad, flip(swapped, range(2, k.ndim)).contiguous(), None)
+    return _once(plan(adjoint, accuracy=accuracy), grad, flip(swapped, range(2, k.ndim)))
 
 
 def _planned_by_k(grad: torch.Tensor, x: torch.Tensor, spec: ConvSpec) -> torch.Tensor | None:
@@ -144,5 +144,9 @@ def _planned_by_k(grad: torch.Tensor, x: torch.Tensor, spec: ConvSpec) -> torch.
     transform = seconds.get("fft")
     if transform is None or usual is None or transform > usual:
         return None
-    chosen = plan(swapped, engine="fft")
-    return run(chosen, x.transpose(0, 1), grad.transpose(0, 1).contiguous(), None).transpose(0, 1)
+    return _once(plan(swapped, engine="fft"), x.transpose(0, 1), grad.transpose(0, 1)).transpose(0, 1)
+
+
+def _once(chosen: Plan, x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+    """Computed with a kernel that does not come again, of which nothing is kept."""
+    return compute(chosen, chosen.prepared(_bare(kernel).contiguous()), _bare(x), None)

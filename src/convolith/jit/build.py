@@ -13,7 +13,7 @@ from typing import Any
 
 from llvmlite import ir
 
-I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 POINTER = ir.PointerType()
 VOID = ir.VoidType()
@@ -117,11 +117,6 @@ class Pointer:
         """Write the lanes whose mask is set."""
         arguments = [value, self.value, ir.Constant(I32, itemsize(self.element)), mask]
         self.code.intrinsic(f"llvm.masked.store.{suffix(value.type)}.p0", VOID, arguments)
-
-    def prefetch(self, *, write: bool = False) -> None:
-        """Ask for the line there, to read or to write."""
-        kinds = [ir.Constant(I32, number) for number in (int(write), 3, 1)]
-        self.code.intrinsic("llvm.prefetch.p0", VOID, [self.value, *kinds])
 
     def cast(self, element: ir.Type) -> Pointer:
         """The same address of elements of another type."""

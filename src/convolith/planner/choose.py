@@ -102,11 +102,13 @@ def _choose(
     by_values = [c for c in fit if BY_NAME[c.engine].refuse(inner) is not None]  # no other kernel's time is theirs
     if effort == "measure" and spec.batch and (by_values or not any(c.engine in known for c in fit)):
         known = measure.times(inner, fit, kernel, budget)
-        of_any_kernel = {n: t for n, t in known.items() if BY_NAME[n].refuse(inner) is None}
-        wisdom.remember(spec, accuracy, of_any_kernel)
+        if engine == "auto":  # one engine's time alone says nothing of the others
+            of_any_kernel = {n: t for n, t in known.items() if BY_NAME[n].refuse(inner) is None}
+            wisdom.remember(spec, accuracy, of_any_kernel)
     candidates = [_with_time(c, known) for c in candidates]
     fit = [c for c in candidates if c.reason is None and engine in ("auto", c.engine)]
-    trusted = [c for c in fit if c.timed] or fit
+    special = {c.engine for c in by_values}
+    trusted = [c for c in fit if c.timed or c.engine in special] if any(c.timed for c in fit) else fit
     chosen = min(trusted, key=lambda c: c.seconds or 0.0)
     return Plan(spec, accuracy, chosen.engine, tuple(candidates), effort)
 

@@ -33,11 +33,6 @@ def remember(spec: ConvSpec, accuracy: str, seconds: Seconds) -> None:
     stored.add("wisdom", {key: seconds}, _good)
 
 
-def forget() -> None:
-    """Drop what this process knows; what is on disk is read again."""
-    _known.clear()
-
-
 def _entries() -> dict[str, Seconds]:
     path = str(stored.path_of("wisdom"))
     if path not in _known:
