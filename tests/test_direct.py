@@ -1,15 +1,13 @@
 """The generated direct sums at the edges of their tiles and blocks, on narrower vectors, and on odd layouts."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
 from convolith import ConvSpec
-from convolith.engines import direct, reference
-from convolith.engines.protocol import error_scale
+from convolith.engines import direct
 from convolith.jit.target import host, widths
+from tests.oracle import compare
 from tests.strategies import arrays_for
 
 WIDTHS = [pytest.param(width, id=width) for width in widths()]
@@ -28,16 +26,6 @@ LAYERS = {
 }
 
 
-def compare(spec: ConvSpec, x, kernel, bias, state) -> None:
-    y = direct.apply(state, x, bias)
-    wide = replace(spec, dtype="float64", kernel_dtype="float64")
-    lift = lambda t: None if t is None else t.double()
-    expected = reference.apply(reference.prepare(wide, lift(kernel)), lift(x), lift(bias))
-    bound = (direct.error_bound(spec) + 2.0**-22) * (error_scale(spec, x, kernel) + 1)
-    assert tuple(y.shape) == spec.output_shape
-    assert float((y.double() - expected).abs().max()) <= bound
-
-
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_every_width_and_height_around_the_tiles(layer, width):
@@ -48,14 +36,14 @@ def test_every_width_and_height_around_the_tiles(layer, width):
     for number, size in enumerate(sizes):
         spec = ConvSpec(batch=1 + number % 2, size=(11 + number % 13, size), **LAYERS[layer])
         x, kernel, bias = arrays_for(spec, number)
-        compare(spec, x, kernel, bias, direct.prepare_for(target, spec, kernel))
+        compare(direct, spec, direct.prepare_for(target, spec, kernel), x, kernel, bias)
 
 
 @pytest.mark.parametrize("height", [1, 2, 3, 7, 8, 63, 64, 65, 129])
 def test_heights_around_the_blocks(height):
     spec = ConvSpec(in_channels=1, out_channels=1, size=(height, 150), kernel_size=3, padding=1)
     x, kernel, bias = arrays_for(spec, height)
-    compare(spec, x, kernel, bias, direct.prepare(spec, kernel))
+    compare(direct, spec, direct.prepare(spec, kernel), x, kernel, bias)
 
 
 @pytest.mark.parametrize("size", [1, 2, 9, 95, 96, 97, 103, 104, 105, 1000, 5000])
@@ -63,7 +51,7 @@ def test_heights_around_the_blocks(height):
 def test_signals_around_the_tiles(size, channels):
     spec = ConvSpec(in_channels=channels[0], out_channels=channels[1], size=size, kernel_size=9, padding=4)
     x, kernel, bias = arrays_for(spec, size)
-    compare(spec, x, kernel, bias, direct.prepare(spec, kernel))
+    compare(direct, spec, direct.prepare(spec, kernel), x, kernel, bias)
 
 
 LAYOUTS = {
@@ -83,7 +71,7 @@ def test_layouts(layout):
     spec = ConvSpec(batch=2, in_channels=3, out_channels=4, size=(19, 40), kernel_size=3, padding=1)
     x, kernel, bias = arrays_for(spec)
     x = LAYOUTS[layout](x)
-    compare(spec, x, kernel, bias, direct.prepare(spec, kernel))
+    compare(direct, spec, direct.prepare(spec, kernel), x, kernel, bias)
 
 
 def test_nothing_is_read_or_written_beyond_the_arrays():

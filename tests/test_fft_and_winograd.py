@@ -1,29 +1,17 @@
 """The tiled engines at the edges of tiles, blocks and batches, on narrower vectors, odd layouts and many threads."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
 from convolith import ConvSpec
-from convolith.engines import fft, reference
-from convolith.engines.protocol import error_scale
+from convolith.engines import fft
 from convolith.engines.winograd import winograd_2x2, winograd_4x4
 from convolith.jit.target import host, widths
+from tests.oracle import compare
 from tests.strategies import arrays_for
 from tests.test_direct import LAYOUTS
 
 BOTH = [pytest.param(engine, id=engine.name) for engine in (winograd_2x2, winograd_4x4)]
-
-
-def compare(engine, spec: ConvSpec, state, x, kernel, bias) -> None:
-    y = engine.apply(state, x, bias)
-    wide = replace(spec, dtype="float64", kernel_dtype="float64")
-    lift = lambda t: None if t is None else t.double()
-    expected = reference.apply(reference.prepare(wide, lift(kernel)), lift(x), lift(bias))
-    bound = (engine.error_bound(spec) + 2.0**-22) * (error_scale(spec, x, kernel) + 1)
-    assert tuple(y.shape) == spec.output_shape
-    assert float((y.double() - expected).abs().max()) <= bound
 
 
 def layer(batch: int, ins: int, outs: int, size: tuple[int, int], **options) -> ConvSpec:
