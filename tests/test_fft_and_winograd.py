@@ -1,10 +1,15 @@
 """The tiled engines at the edges of tiles, blocks and batches, on narrower vectors, odd layouts and many threads."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
 from convolith import ConvSpec
-from convolith.engines import fft
+from convolith.engines import fft, fft_tiles
+from convolith.engines.fft_tiles import LENGTHS, Tiling
+from convolith.engines.fft_transform import passes
 from convolith.engines.winograd import winograd_2x2, winograd_4x4
 from convolith.jit.target import host, widths
 from tests.oracle import compare
@@ -60,7 +65,7 @@ def test_layouts(engine, layout):
     compare(engine, spec, engine.prepare(spec, kernel), LAYOUTS[layout](x), kernel, bias)
 
 
-@pytest.mark.parametrize("room", [1, 20_000, 100_000, fft.WORKSPACE_BYTES])
+@pytest.mark.parametrize("room", [1, 20_000, 100_000, fft_tiles.WORKSPACE_BYTES])
 @pytest.mark.parametrize(
     "spec",
     [
@@ -77,7 +82,7 @@ def test_layouts(engine, layout):
     ids=["images", "groups", "signals", "volumes", "one to many"],
 )
 def test_fft_in_batches_of_any_size(spec, room, monkeypatch):
-    monkeypatch.setattr(fft, "WORKSPACE_BYTES", room)
+    monkeypatch.setattr(fft_tiles, "WORKSPACE_BYTES", room)
     x, kernel, _ = arrays_for(spec)
     compare(fft, spec, fft.prepare(spec, kernel), x, kernel, torch.randn(spec.out_channels))
 
@@ -90,3 +95,84 @@ def test_fft_fills_an_output_of_any_layout():
     for out in (torch.empty(spec.output_shape), torch.empty(spec.output_shape[::-1]).permute(3, 2, 1, 0)):
         assert fft.apply(state, x, None, out) is out
         assert torch.equal(out, expected)
+
+
+FOURIER = {
+    "image": ConvSpec(
+        batch=2, in_channels=1, out_channels=1, size=(61, 83), kernel_size=(9, 6), padding=((4, 0), (7, 3))
+    ),
+    "one to many": ConvSpec(in_channels=2, out_channels=6, size=(40, 33), kernel_size=7, groups=2, padding=3),
+    "channels meet": ConvSpec(batch=2, in_channels=6, out_channels=10, size=(37, 20), kernel_size=5, groups=2),
+    "signal": ConvSpec(batch=2, in_channels=1, out_channels=2, size=1000, kernel_size=40, padding=((30, 50),)),
+    "signals meet": ConvSpec(in_channels=3, out_channels=4, size=300, kernel_size=21, dilation=2),
+    "volume": ConvSpec(
+        in_channels=2, out_channels=3, size=(9, 20, 18), kernel_size=(3, 4, 5), padding=2, dilation=(2, 1, 1)
+    ),
+}
+
+
+@pytest.mark.parametrize("width", widths())
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("spec", FOURIER.values(), ids=FOURIER)
+def test_fft_on_every_vector_width(spec, dtype, width):
+    spec = replace(spec, dtype=dtype, kernel_dtype=dtype)
+    x, kernel, _ = arrays_for(spec)
+    bias = torch.randn(spec.out_channels, dtype=x.dtype)
+    compare(fft, spec, fft.prepare_for(host(width), spec, kernel), x, kernel, bias)
+
+
+@pytest.mark.parametrize("length", [n for n in LENGTHS if n <= 768])
+def test_every_length_of_a_tile(length, monkeypatch):
+    """Rows of one length and columns of another, and signals of both."""
+    other = 16 if length > 256 else 48
+    for rows, columns in ((length, other), (other, length)):
+        spec = ConvSpec(in_channels=1, out_channels=1, size=(rows + 5, columns + 3), kernel_size=(5, 4), padding=2)
+        steps = rows - 4, columns - 3
+        check_tiles(monkeypatch, spec, Tiling(rows, columns, *steps, *map(pieces, spec.output_size, steps)))
+        spec = ConvSpec(in_channels=1, out_channels=1, size=rows * columns + 70, kernel_size=17, padding=8)
+        step = (rows * columns - 16) // columns
+        down = pieces(pieces(spec.output_size[0], columns), step)
+        check_tiles(monkeypatch, spec, Tiling(rows, columns, step, columns, down, 1))
+
+
+def pieces(size: int, of: int) -> int:
+    return math.ceil(size / of)
+
+
+def check_tiles(monkeypatch, spec: ConvSpec, tiling: Tiling) -> None:
+    monkeypatch.setattr(fft, "tiling_of", lambda _: tiling)
+    x, kernel, bias = arrays_for(spec)
+    compare(fft, spec, fft.prepare(spec, kernel), x, kernel, bias)
+
+
+def test_lengths_without_fast_passes_are_not_used():
+    assert passes(7 * 16) is None
+    assert passes(12) is None
+    assert all(n % 16 == 0 for n in LENGTHS)
+
+
+def test_signals_that_begin_and_end_anywhere_in_a_row():
+    for size in (1, 5, 15, 16, 17, 31, 240, 241, 255, 256, 257, 1023):
+        for before, after in ((0, 0), (1, 0), (0, 1), (15, 17), (16, 16), (40, 3)):
+            taps = min(13, size + before + after)
+            spec = ConvSpec(in_channels=1, out_channels=1, size=size, kernel_size=taps, padding=((before, after),))
+            if taps > 1:
+                x, kernel, bias = arrays_for(spec)
+                compare(fft, spec, fft.prepare(spec, kernel), x, kernel, bias)
+
+
+def test_an_image_does_not_touch_the_other_ones_of_its_batch():
+    """Two tiles share a transform, but only tiles of one image: a dark image beside a bright one keeps its digits."""
+    spec = ConvSpec(batch=2, in_channels=1, out_channels=1, size=(30, 30), kernel_size=9, padding=4)
+    x, kernel, _ = arrays_for(spec)
+    alone = fft.apply(fft.prepare(spec, kernel), x, None)
+    x[0] *= 1e20
+    x[0, 0, 3, 3] = float("nan")
+    assert torch.equal(fft.apply(fft.prepare(spec, kernel), x, None)[1], alone[1])
+
+
+def test_kernels_that_transforms_do_not_take_are_refused():
+    huge = ConvSpec(in_channels=1, out_channels=1, size=(10_000, 2), kernel_size=(9000, 2))
+    assert "longer than any tile" in fft.refuse(huge)
+    many = ConvSpec(in_channels=512, out_channels=512, size=(40, 40), kernel_size=15)
+    assert "spectra take" in fft.refuse(many)

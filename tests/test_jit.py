@@ -101,22 +101,25 @@ def test_an_unknown_width_is_refused():
         host("mmx")
 
 
-@pytest.mark.parametrize("spec", [SPEC, DEEP], ids=["direct", "winograd"])
-def test_threads_of_python_serve_where_openmp_is_missing(spec, monkeypatch):
+GENERATED = [("direct", SPEC), ("winograd_4x4", DEEP), ("fft", SPEC), ("fft", DEEP)]
+
+
+@pytest.mark.parametrize(("engine", "spec"), GENERATED)
+def test_threads_of_python_serve_where_openmp_is_missing(engine, spec, monkeypatch):
     x, kernel, _ = arrays_for(spec)
-    expected = cl.plan(spec)(x, kernel)
+    expected = cl.plan(spec, engine=engine)(x, kernel)
     monkeypatch.setattr(threads, "openmp", lambda: None)
-    assert torch.equal(cl.plan(spec)(x, kernel), expected)
+    assert torch.equal(cl.plan(spec, engine=engine)(x, kernel), expected)
 
 
-@pytest.mark.parametrize("spec", [SPEC, DEEP], ids=["direct", "winograd"])
-def test_one_thread_gives_the_same(spec):
+@pytest.mark.parametrize(("engine", "spec"), GENERATED)
+def test_one_thread_gives_the_same(engine, spec):
     x, kernel, _ = arrays_for(spec)
-    expected = cl.plan(spec)(x, kernel)
+    expected = cl.plan(spec, engine=engine)(x, kernel)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        torch.testing.assert_close(cl.plan(spec)(x, kernel), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(cl.plan(spec, engine=engine)(x, kernel), expected, rtol=1e-5, atol=1e-5)
     finally:
         torch.set_num_threads(before)
 
@@ -125,7 +128,12 @@ FORK = """
 import os, sys, torch, convolith as cl
 x, k = torch.randn(1, 16, 60, 60), torch.randn(16, 16, 3, 3)
 image, box = torch.randn(1, 1, 700, 700), torch.randn(1, 1, 5, 5)
-run = lambda: [cl.correlate(x, k, engine="winograd_4x4"), cl.correlate(image, box, engine="direct")]
+run = lambda: [
+    cl.correlate(x, k, engine="winograd_4x4"),
+    cl.correlate(image, box, engine="direct"),
+    cl.correlate(image, box, engine="fft"),
+    cl.correlate(x, k, engine="fft"),
+]
 expected = run()
 child = os.fork()
 if child == 0:

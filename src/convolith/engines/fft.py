@@ -1,57 +1,61 @@
-"""Large kernels by the Fourier transform: overlap-save tiles, the kernel's spectrum prepared once.
+"""Large kernels by the Fourier transform: overlap-save tiles in generated code, the kernel's spectrum prepared once.
 
-A tile of T inputs gives T - extent + 1 outputs: `irfft(rfft(tile) * conj(rfft(kernel)))` without the part that wraps
-around (Stockham 1966; Oppenheim and Schafer, Discrete-Time Signal Processing, section 8.7.3). Tiles are transformed in
-batches that fit a fixed workspace, whatever the size of the image; channels meet in a complex matrix product.
+A tile of T inputs gives T - extent + 1 outputs: transformed, multiplied by the conjugate spectrum of the kernel and
+transformed back, without the part that wraps around (Stockham 1966; Oppenheim and Schafer, Discrete-Time Signal
+Processing, section 8.7.3). `fft_tiles` chooses the tiles, `fft_transform` and `fft_code` hold the transforms, and
+`fft_products` lets channels meet. The workspace is bounded, whatever the size of the image.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
-from itertools import product
-from math import ceil, log2, prod
+from array import array
+from math import ceil, prod
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from convolith.dtypes import COMPLEX, HALVES, half_ulp, is_float
+from convolith.engines import fft_code, fft_products
+from convolith.engines.fft_tiles import Tiling, fits, operations, tiling_of, together_of, work_bytes
+from convolith.engines.fft_transform import passes, rotations
 from convolith.engines.limits import Limits, sum_dtype_name
 from convolith.engines.memory import empty
 from convolith.engines.padding import pad
 from convolith.engines.protocol import deliver, to_working, torch_dtype, working_dtype
-from convolith.geometry import Pairs
+from convolith.jit import Routine, Target, host, routine, scratch, thread_count
+from convolith.jit.build import itemsize
+from convolith.jit.numbers import STORED
 from convolith.spec import ConvSpec
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 
 name = "fft"
 
-WORKSPACE_BYTES = 24 << 20
-"""What a batch of tiles may take: large enough to keep the threads busy, small beside an image."""
-LARGEST_TILE = 1024
-"""Elements of a tile along one axis (more where the kernel needs them, and for signals)."""
-LARGEST_SIGNAL_TILE = 1 << 16
-LARGEST_TILE_BYTES = 28 << 20
-"""What one tile of all channels may take, if any tile is that small."""
-COPIES = 3
-"""Copies of the transformed tiles that live at once: before, during and after a transform."""
-FACTORS = (2, 3, 5)
-"""Primes of the lengths for which transforms are fast."""
-PRODUCT_SHARE = {True: 0.1, False: 0.15}
-"""The share of the machine's products that small complex matrices reach, and rows of complex numbers."""
-TURNED = 12.0
-"""How many times as long as a copy it takes to turn frequencies outside for the matrices, there and back."""
-CALLS = 10
-"""Calls of torch's operators for a batch of tiles."""
-OPERATIONS_PER_POINT = 2.5
-"""Additions and multiplications of a real transform of N points, over N log2 N (half of a complex one's 5)."""
+PRODUCT_SHARE = 0.75
+"""The share of the machine's products that complex products reach where channels meet."""
+SETUP_SECONDS = 6e-6
+"""What filling in the arguments takes beside a call."""
+LARGEST_SPECTRA = 1 << 28
+"""Bytes of a kernel's spectra from which it is not worth its memory."""
+AT = {name: number for number, name in enumerate(fft_code.SLOTS)}
+PRODUCTS_AT = {name: number for number, name in enumerate(fft_products.SLOTS)}
 
 
 class State(NamedTuple):
-    """The spec, its tile and the conjugate spectrum, ready for the kind of product that the channels need."""
+    """All that is ready before an input comes."""
 
     spec: ConvSpec
-    tile: tuple[int, ...]
-    spectrum: torch.Tensor
+    tiling: Tiling
+    lanes: int
+    spectra: torch.Tensor
+    tables: dict[str, torch.Tensor]
+    """Passes, rotations and zeros, by the names of the arguments."""
+    no_bias: torch.Tensor
+    template: array[int]
+    region: Routine
+    products: Routine | None
+    """Where channels meet."""
+    threads: int
 
 
 def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
@@ -66,242 +70,271 @@ def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
         return "stride: most of what it computes would be thrown away"
     if spec.taps == 1:
         return "a single tap"
+    if not fits(spec):
+        return "the kernel is longer than any tile"
+    needed = _spectra_bytes(spec)
+    if needed > LARGEST_SPECTRA:
+        return f"the kernel's spectra take {needed / 1e9:.1f} GB"
     return None
 
 
 def sums_directly(spec: ConvSpec) -> bool:
-    """It does not: a NaN or an infinity spreads over its tile."""
+    """It does not: a NaN or an infinity spreads over two tiles."""
     return False
 
 
 def note(spec: ConvSpec) -> str:
     """The tile."""
-    return f"tiles of {'x'.join(map(str, tile_of(spec)))}; spreads NaN and infinity"
+    tiling = tiling_of(spec)
+    shape = f"{tiling.rows * tiling.columns}" if spec.axes == 1 else f"{tiling.rows}x{tiling.columns}"
+    return f"tiles of {shape}, two at a time; spreads NaN and infinity"
 
 
-def tile_of(spec: ConvSpec) -> tuple[int, ...]:
-    """The tile that takes the fewest operations."""
-    item = working_dtype(spec).itemsize
-    return _best_tile(spec.extent, spec.output_size, spec.in_channels, spec.out_channels, spec.groups, item)
-
-
-@lru_cache(maxsize=4096)
-def _best_tile(
-    extent: tuple[int, ...], output: tuple[int, ...], ins: int, outs: int, groups: int, item: int
-) -> tuple[int, ...]:
-    choices = [_lengths(e, n, len(extent)) for e, n in zip(extent, output, strict=True)]
-    tiles = list(product(*choices))
-    small = [tile for tile in tiles if (ins + outs) * prod(tile) * item * COPIES <= LARGEST_TILE_BYTES]
-    return min(small or [min(tiles)], key=lambda tile: sum(_operations(tile, extent, output, ins, outs, groups)))
-
-
-def _lengths(extent: int, output: int, axes: int) -> list[int]:
-    """Fast lengths of tiles on one axis, from twice the kernel to all that there is."""
-    whole = output + extent - 1
-    limit = LARGEST_SIGNAL_TILE if axes == 1 else LARGEST_TILE
-    longest = min(whole, max(4 * extent, limit))
-    wanted = {longest} | {n for n in (2**b * m for b in range(20) for m in (16, 20, 24, 30)) if n < longest}
-    found = sorted({_fast_length(n) for n in wanted if n >= min(longest, extent + max(extent // 4, 1))})
-    return found if axes < 3 else found[-4:]
-
-
-@lru_cache(maxsize=4096)
-def _fast_length(n: int) -> int:
-    """The smallest even number from n on without other primes than the fast ones (halves of it are transformed)."""
-    while True:
-        rest = n
-        for factor in FACTORS:
-            while rest % factor == 0:
-                rest //= factor
-        if rest == 1 and n % 2 == 0:
-            return n
-        n += 1
-
-
-def _operations(
-    tile: tuple[int, ...], extent: tuple[int, ...], output: tuple[int, ...], ins: int, outs: int, groups: int
-) -> tuple[float, float]:
-    """Of the transforms and of the products with the spectrum, for one image."""
-    points = prod(tile)
-    tiles = prod(ceil(n / (t - e + 1)) for n, t, e in zip(output, tile, extent, strict=True))
-    transforms = tiles * (ins + outs) * OPERATIONS_PER_POINT * points * log2(points)
-    return transforms, tiles * (points / 2 + points / tile[-1]) * 8 * ins * outs / groups
+def _spectra_bytes(spec: ConvSpec) -> int:
+    return prod(spec.kernel_shape[: max(2, spec.axes)]) * tiling_of(spec).points * 2 * working_dtype(spec).itemsize
 
 
 def work(spec: ConvSpec) -> Work:
-    """Transforms and spectral products, half of them multiplications; the tiles are copied in and out."""
-    memory = layer_work(spec).memory.forward
-    tile = tile_of(spec)
-    transforms, products = _operations(
-        tile, spec.extent, spec.output_size, spec.in_channels, spec.out_channels, spec.groups
-    )
-    half = ceil(spec.batch * (transforms + products) / 2)
-    step = [t - e + 1 for t, e in zip(tile, spec.extent, strict=True)]
-    tiles = spec.batch * prod(ceil(n / s) for n, s in zip(spec.output_size, step, strict=True))
-    item = working_dtype(spec).itemsize
-    copied = tiles * (spec.in_channels + spec.out_channels) * prod(tile) * item * COPIES
-    forward = Count(half, half, memory.bytes + copied)
-    workspace = min(copied, max(WORKSPACE_BYTES, _tile_bytes(spec, tile)))
-    terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace)
+    """Transforms and spectral products, half of them multiplications; spectra and what lies between are moved."""
+    memory, item = layer_work(spec).memory.forward, working_dtype(spec).itemsize
+    half = ceil(sum(operations(spec, tiling_of(spec))) / 2)
+    copied = 0 if working_dtype(spec) is torch_dtype(spec.dtype) else 2 * prod(spec.input_shape) * item
+    moved, workspace = work_bytes(spec, tiling_of(spec))
+    forward = Count(half, half, memory.bytes + copied + _spectra_bytes(spec) + moved)
+    terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace + _spectra_bytes(spec))
     return Work(forward=forward, memory=Memory(terms))
 
 
 def seconds(spec: ConvSpec, limits: Limits) -> float:
-    """Transforms and copies, the products at the rate of complex matrices, and a call for every batch of tiles."""
-    tile = tile_of(spec)
-    transforms, products = _operations(
-        tile, spec.extent, spec.output_size, spec.in_channels, spec.out_channels, spec.groups
-    )
-    forward = work(spec).forward
-    meeting = spec.in_channels > spec.groups
-    rate = 2 * PRODUCT_SHARE[meeting] * limits.products_per_second(sum_dtype_name(spec))
+    """Transforms and products at the machine's rate, threads that wait counted, or what is moved, if that is longer."""
+    tiling = tiling_of(spec)
+    transforms, products = operations(spec, tiling)
+    rate, threads = limits.products_per_second(sum_dtype_name(spec)), thread_count()
+    tasks = spec.batch * spec.groups * tiling.pairs if spec.in_channels == spec.groups and spec.axes < 3 else 0
+    waiting = ceil(tasks / threads) * threads / tasks if tasks else 1
     slower = 1 if sum_dtype_name(spec) == "float32" else 2
-    batches = ceil(forward.bytes / COPIES / WORKSPACE_BYTES)
-    computing = spec.batch * (transforms * slower / limits.fft_operations_per_second + products / rate)
-    moved = forward.bytes * (TURNED if meeting else 1)
-    return batches * CALLS * limits.call_seconds + computing + limits.moving_seconds(moved)
-
-
-def _tile_bytes(spec: ConvSpec, tile: tuple[int, ...]) -> int:
-    return (spec.in_channels + spec.out_channels) * prod(tile) * working_dtype(spec).itemsize * COPIES
+    computing = transforms * waiting * slower / limits.fft_operations_per_second + products / (2 * rate * PRODUCT_SHARE)
+    moving = limits.moving_seconds(work(spec).forward.bytes)
+    taken = computing + moving if _channels_meet(spec) else max(computing, moving)  # stage by stage, or all at once
+    return limits.call_seconds + SETUP_SECONDS + taken
 
 
 def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
     """Each step of a transform loses half a unit of its norm (Schatzman 1996); channels add up as direct sums do."""
     wide = "float32" if spec.out_dtype in HALVES else spec.out_dtype
-    return half_ulp(wide) * (4 + 2 * log2(prod(tile_of(spec))) + spec.in_channels / spec.groups / 4)
-
-
-def _is_single(spec: ConvSpec, tile: tuple[int, ...]) -> bool:
-    """Whether one tile holds an image, what is padded around it included."""
-    return all(t >= n + e - 1 for t, n, e in zip(tile, spec.output_size, spec.extent, strict=True))
-
-
-def _own_padding(spec: ConvSpec) -> Pairs:
-    """The zeros that it pads by itself; other modes are padded first."""
-    return spec.padding if spec.padding_mode == "zeros" else ((0, 0),) * spec.axes
+    summed = spec.in_channels / spec.groups * (spec.kernel_size[0] if spec.axes == 3 else 1)
+    return half_ulp(wide) * (4 + 2 * (tiling_of(spec).points - 1).bit_length() + summed / 4)
 
 
 def prepare(spec: ConvSpec, kernel: torch.Tensor) -> State:
-    """The conjugate spectrum of the kernel, spread by its dilation, at the tile's frequencies."""
-    tile, axes = tile_of(spec), tuple(range(2, 2 + spec.axes))
-    kernel = to_working(kernel, working_dtype(spec))
-    if max(spec.dilation) > 1:
-        spread = kernel.new_zeros(*kernel.shape[:2], *spec.extent)
-        taken = spread
-        for axis, dilation in enumerate(spec.dilation, start=2):
-            taken = taken[(slice(None),) * axis + (slice(None, None, dilation),)]
-        taken.copy_(kernel)
-        kernel = spread
-    if _is_single(
-        spec, tile
-    ):  # placed so that outputs begin where inputs do, and the zeros behind them serve both ends
-        amounts = [amount for t, e in zip(reversed(tile), reversed(spec.extent), strict=True) for amount in (0, t - e)]
-        shifts = [-before for before, _ in _own_padding(spec)]
-        kernel = torch.nn.functional.pad(kernel, amounts).roll(shifts, axes)
-    spectrum = torch.fft.rfftn(kernel, tile, dim=axes).conj().resolve_conj()
-    ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
-    spectrum = spectrum.reshape(spec.groups, outs, ins, -1)
-    if ins > 1:  # (frequencies, groups, ins, outs), for products of matrices
-        spectrum = spectrum.permute(3, 0, 2, 1).contiguous()
-    return State(spec, tile, spectrum)
+    """The code, the tables and the conjugate spectra of the kernel."""
+    return prepare_for(host(), spec, kernel)
+
+
+def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor) -> State:
+    """The same for any processor."""
+    working = working_dtype(spec)
+    dtype, tiling = str(working).removeprefix("torch."), tiling_of(spec)
+    plain = np.dtype(dtype)
+    lanes = target.lanes(itemsize(STORED[dtype]))
+    tables: dict[str, np.ndarray] = {}
+    counts: dict[str, int] = {}
+    for axis, length in (("column", tiling.rows), ("row", tiling.columns)):
+        factors, starts = rotations(length)
+        steps = passes(length) or ()
+        tables[f"{axis}_rotations"] = factors.astype(plain)
+        tables[f"{axis}_passes"] = np.array([(*p, s) for p, s in zip(steps, starts, strict=True)], np.int64)
+        counts[f"{axis}_count"] = len(steps)
+    tables["zeros"] = np.zeros(tiling.columns + lanes, plain)
+    if spec.axes == 1:
+        tables["between"] = _between(tiling, lanes).astype(plain)
+    slots = dict.fromkeys(fft_code.SLOTS, 0) | counts | _slots(spec, tiling, lanes, plain.itemsize)
+    template = array("q", [slots[name] for name in fft_code.SLOTS])
+    shared = {name: torch.from_numpy(table) for name, table in tables.items()}
+    meet = _channels_meet(spec)
+    region = routine(fft_code.write, target, dtype)
+    panel = fft_products.panel_of(target) if meet else 1
+    spectra = _spectra(
+        spec, tiling, _at_addresses(template, shared), region, to_working(kernel, working).numpy(), panel
+    )
+    products = routine(fft_products.write, target, dtype) if meet else None
+    no_bias = torch.zeros(spec.out_channels, dtype=working)
+    return State(spec, tiling, lanes, spectra, shared, no_bias, template, region, products, thread_count())
+
+
+def _at_addresses(template: array[int], tables: dict[str, torch.Tensor]) -> array[int]:
+    """The arguments with the addresses of the tables."""
+    slots = template[:]
+    for key, table in tables.items():
+        slots[AT[key]] = table.data_ptr()
+    return slots
+
+
+def _channels_meet(spec: ConvSpec) -> bool:
+    """Whether several channels, or slices, are summed in the frequency domain."""
+    return spec.in_channels > spec.groups or spec.axes == 3
+
+
+def _between(tiling: Tiling, lanes: int) -> np.ndarray:
+    """The rotations between the axes of a signal, as V lies: (vector of rows, column, part, lane)."""
+    turns = np.outer(np.arange(tiling.rows), np.arange(tiling.columns)) % tiling.points
+    angles = -2 * np.pi * turns[_frequency_order(tiling.rows)] / tiling.points
+    blocks = angles.reshape(-1, lanes, tiling.columns).swapaxes(1, 2)
+    return np.ascontiguousarray(np.stack([np.cos(blocks), np.sin(blocks)], 2))
+
+
+def _frequency_order(length: int) -> np.ndarray:
+    """Which frequency a forward transform leaves at each place."""
+    order = np.zeros(1, np.int64)
+    done = 1
+    for radix, _, _ in passes(length) or ():
+        order = (order[:, None] + done * np.arange(radix)).reshape(-1)
+        done *= radix
+    return order
+
+
+def _slots(spec: ConvSpec, tiling: Tiling, lanes: int, item: int) -> dict[str, int]:
+    """The sizes among a region's arguments, for a contiguous y."""
+    flat = spec.axes == 1
+    depth, height, width = (1,) * (3 - spec.axes) + _grown(spec)
+    out_depth, out_height, out_width = (1,) * (3 - spec.axes) + spec.output_size
+    pads = (0,) * (3 - spec.axes) + tuple(before if spec.padding_mode == "zeros" else 0 for before, _ in spec.padding)
+    outs = out_depth * out_height * out_width
+    tile = tiling.points * 2 + 2 * lanes  # no two buffers begin in one set of a cache
+    offsets = {"v_offset": tile, "m_offset": 2 * tile}
+    offsets["table_offset"] = offsets["m_offset"] + ceil(2 * lanes * tiling.columns / lanes) * lanes
+    offsets["edge_offset"] = offsets["table_offset"] + 2 * tiling.rows * 8 // item
+    per_thread = ceil((offsets["edge_offset"] + 7 * tiling.columns + lanes) / 64) * 64
+    return offsets | {
+        "groups": spec.groups,
+        "in_channels": spec.in_channels // spec.groups,
+        "out_channels": spec.out_channels // spec.groups,
+        "depth": depth,
+        "height": height,
+        "width": width,
+        "out_depth": out_depth,
+        "out_height": ceil(out_width / tiling.columns) if flat else out_height,
+        "out_width": out_width,
+        "pad_depth": pads[0],
+        "pad_height": pads[1],
+        "pad_width": pads[2],
+        "y_image": spec.out_channels * outs,
+        "y_channel": outs,
+        "y_plane": out_height * out_width,
+        "y_row": out_width,
+        "slices": out_depth + (spec.extent[0] - 1 if spec.axes == 3 else 0),
+        "rows": tiling.rows,
+        "columns": tiling.columns,
+        "step_rows": tiling.step_rows,
+        "step_columns": tiling.step_columns,
+        "tiles": tiling.down * tiling.across,
+        "tiles_across": tiling.across,
+        "pairs": tiling.pairs,
+        "turned": int(flat),
+        "chunk": 1,
+        "thread_elements": per_thread,
+    }
+
+
+def _grown(spec: ConvSpec) -> tuple[int, ...]:
+    """The size of what the code reads: padded first in modes other than zeros."""
+    if spec.padding_mode == "zeros":
+        return spec.size
+    return tuple(n + sum(pair) for n, pair in zip(spec.size, spec.padding, strict=True))
+
+
+def _spectra(
+    spec: ConvSpec, tiling: Tiling, slots: array[int], region: Routine, kernel: np.ndarray, panel: int
+) -> torch.Tensor:
+    """The conjugate spectra of every plane of a kernel, spread by its dilation (but not along the depth)."""
+    spread = spec.dilation[1:] if spec.axes == 3 else spec.dilation
+    planes = kernel.reshape(-1, *kernel.shape[-len(spread) :])
+    extent = tuple((k - 1) * d + 1 for k, d in zip(planes.shape[1:], spread, strict=True))
+    wide = np.zeros((len(planes), *extent), kernel.dtype)
+    wide[(slice(None), *(slice(None, None, d) for d in spread))] = planes
+    spectra = np.empty(len(planes) * tiling.points * 2, kernel.dtype)
+    scale = np.array([1 / tiling.points], kernel.dtype)
+    taps = spec.kernel_size[0] if spec.axes == 3 else 1
+    height, width = (1, *extent)[-2:]
+    sizes = {"x": wide.ctypes.data, "y": spectra.ctypes.data, "bias": scale.ctypes.data, "panel": panel}
+    sizes |= {"height": height, "width": width, "in_channels": spec.in_channels // spec.groups * taps}
+    if not _channels_meet(spec):  # each plane by itself
+        sizes |= {"in_channels": 1, "out_channels": 1}
+    sizes |= {"pad_height": 0, "pad_width": 0, "x_row": width, "x_channel": height * width}
+    sizes |= {"tiles": 1, "tiles_across": 1}
+    for key, value in sizes.items():
+        slots[AT[key]] = value
+    _run(region, slots, fft_code.SPECTRA, len(planes), thread_count())
+    return torch.from_numpy(spectra)
+
+
+def _run(region: Routine, slots: array[int], stage: int, tasks: int, threads: int) -> None:
+    """One stage of the region, with scratch and counters of its own."""
+    counters = array("q", bytes(192))
+    threads = min(threads, tasks)
+    room = scratch(slots[AT["thread_elements"]] * threads * 8)
+    slots[AT["scratch"]], slots[AT["counters"]] = room.data_ptr(), counters.buffer_info()[0]
+    slots[AT["stage"]], slots[AT["tasks"]] = stage, tasks
+    region.run(slots.buffer_info()[0], threads)
 
 
 def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Batch after batch of tiles, cut out of x and written into the result."""
-    spec, tile, spectrum = state
-    working = working_dtype(spec)
+    """All pairs of tiles, each by itself, or block after block where channels meet."""
+    spec, working = state.spec, state.no_bias.dtype
     x = to_working(x, working)
-    padding, axes = _own_padding(spec), tuple(range(-spec.axes, 0))
     if spec.padding_mode != "zeros":
         x = pad(x, spec.padding, spec.padding_mode)
+    if x.stride(-1) != 1:
+        x = x.contiguous()
     straight = out is not None and out.dtype is working and out.is_contiguous()
     y = out if straight and out is not None else empty(spec.output_shape, working)
-    step = tuple(t - e + 1 for t, e in zip(tile, spec.extent, strict=True))
-    counts = tuple(ceil(n / s) for n, s in zip(spec.output_size, step, strict=True))
-    images, block = _batch(spec, tile, counts)
-    for first in range(0, spec.batch, images):
-        if _is_single(spec, tile):
-            transformed = torch.fft.rfftn(x[first : first + images], tile, dim=axes)
-            _multiply_back(transformed, counts, spectrum, spec, tile, spec.output_size, y[first : first + images])
-            continue
-        for corner in product(*(range(0, n, b) for n, b in zip(counts, block, strict=True))):
-            taken = [min(b, n - c) for b, n, c in zip(block, counts, corner, strict=True)]
-            begin = [c * s for c, s in zip(corner, step, strict=True)]
-            region = _region(x[first : first + images], begin, taken, step, tile, padding)
-            goal = y[first : first + images]
-            for axis, (b, n, s) in enumerate(zip(begin, taken, step, strict=True), start=2):
-                goal = goal.narrow(axis, b, min(n * s, y.shape[axis] - b))
-            _multiply_back(torch.fft.rfftn(region, dim=axes), tuple(taken), spectrum, spec, tile, step, goal)
-    if bias is not None:
-        y += to_working(bias, working).reshape(-1, *[1] * spec.axes)
+    added = state.no_bias if bias is None else to_working(bias, working).contiguous()
+    slots = _at_addresses(state.template, state.tables)
+    image, channel, *rest = x.stride()
+    plane, row, _ = (0,) * (3 - len(rest)) + tuple(rest)
+    places = {"x": x.data_ptr(), "y": y.data_ptr(), "bias": added.data_ptr(), "spectrum": state.spectra.data_ptr()}
+    places |= {"x_image": image, "x_channel": channel, "x_plane": plane, "x_row": row}
+    for key, value in places.items():
+        slots[AT[key]] = value
+    if state.products is None:
+        _run(state.region, slots, fft_code.FILTER, spec.batch * spec.groups * state.tiling.pairs, state.threads)
+    else:
+        _in_blocks(state, state.products, slots)
     if straight or (out is None and working is torch_dtype(spec.out_dtype)):
         return y
     return deliver(y, None, spec, out)
 
 
-def _batch(spec: ConvSpec, tile: tuple[int, ...], counts: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
-    """How many images, and tiles along each axis, are transformed at once: the last axis grows first."""
-    room = max(1, WORKSPACE_BYTES // _tile_bytes(spec, tile))
-    block = [1] * len(counts)
-    for axis in reversed(range(len(counts))):
-        block[axis] = min(counts[axis], room)
-        room //= block[axis]
-        if block[axis] < counts[axis]:
-            room = 1
-    return min(max(spec.batch, 1), max(room, 1)), tuple(block)
+def _in_blocks(state: State, products: Routine, slots: array[int]) -> None:
+    """Transform a block of pairs of tiles, multiply, and transform back."""
+    spec, tiling, item = state.spec, state.tiling, state.spectra.element_size()
+    slices, out_slices = slots[AT["slices"]], slots[AT["out_depth"]]
+    number = spec.batch * tiling.pairs
+    together = together_of(spec, tiling)
+    tile_bytes = tiling.points * 2 * item
+    v, m = (
+        empty((together * planes * tile_bytes + 64,), torch.uint8)
+        for planes in (slices * spec.in_channels, out_slices * spec.out_channels)
+    )
+    frequencies = tiling.points // state.lanes
+    for first in range(0, number, together):
+        block = min(together, number - first)
+        slots[AT["first_pair"]], slots[AT["block_pairs"]] = first, block
+        slots[AT["v"]], slots[AT["m"]] = _aligned(v), _aligned(m)
+        _run(state.region, slots, fft_code.FORWARD, block * slices * spec.in_channels, state.threads)
+        tasks = spec.groups * frequencies
+        counters = array("q", bytes(192))
+        given = {"u": state.spectra.data_ptr(), "v": _aligned(v), "m": _aligned(m), "tasks": tasks}
+        given |= {"counters": counters.buffer_info()[0], "chunk": max(1, tasks // (state.threads * 16))}
+        given |= {"frequencies": frequencies, "pairs": block, "slices": slices, "out_slices": out_slices}
+        given |= {key: slots[AT[key]] for key in ("in_channels", "out_channels")}
+        given |= {"taps": spec.kernel_size[0] if spec.axes == 3 else 1}
+        given |= {"dilation": spec.dilation[0] if spec.axes == 3 else 1}
+        arguments = array("q", [given[key] for key in fft_products.SLOTS])
+        products.run(arguments.buffer_info()[0], min(state.threads, tasks))
+        _run(state.region, slots, fft_code.BACK, block * out_slices * spec.out_channels, state.threads)
 
 
-def _region(
-    x: torch.Tensor,
-    begin: list[int],
-    taken: list[int],
-    step: tuple[int, ...],
-    tile: tuple[int, ...],
-    padding: tuple[tuple[int, int], ...],
-) -> torch.Tensor:
-    """The overlapping tiles of a block, (images, channels, *tiles, *tile), zero beyond the image."""
-    around = []
-    for axis, (b, n, s, t, (before, _)) in enumerate(zip(begin, taken, step, tile, padding, strict=True), start=2):
-        start, stop = b - before, b - before + (n - 1) * s + t
-        low, high = max(start, 0), min(stop, x.shape[axis])
-        x = x.narrow(axis, min(low, x.shape[axis]), max(high - low, 0))
-        if high <= low:
-            around.append((stop - start, 0))
-        else:
-            around.append((low - start, stop - high))
-    x = pad(x, tuple(around), "zeros")
-    for axis, (t, s) in enumerate(zip(tile, step, strict=True), start=2):
-        x = x.unfold(axis, t, s)
-    return x
-
-
-def _multiply_back(
-    transformed: torch.Tensor,
-    counts: tuple[int, ...],
-    spectrum: torch.Tensor,
-    spec: ConvSpec,
-    tile: tuple[int, ...],
-    step: tuple[int, ...],
-    goal: torch.Tensor,
-) -> None:
-    """Multiply, transform back; what did not wrap around goes to its place in the result."""
-    images, axes = transformed.shape[0], tuple(range(-spec.axes, 0))
-    shape = transformed.shape[-spec.axes :]
-    ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
-    number = prod(counts)
-    if ins == 1:
-        flat = transformed.reshape(images, spec.groups, 1, number, -1)
-        mixed = flat * spectrum.reshape(spec.groups, outs, 1, -1)
-    else:
-        flat = transformed.reshape(images, spec.groups, ins, number, -1)
-        rows = flat.permute(4, 1, 0, 3, 2).reshape(-1, spec.groups, images * number, ins)
-        made = torch.matmul(rows, spectrum)
-        mixed = made.reshape(-1, spec.groups, images, number, outs).permute(2, 1, 4, 3, 0)
-    mixed = mixed.reshape(images, spec.out_channels, *counts, *shape)
-    found = torch.fft.irfftn(mixed, tile, dim=axes)
-    kept = found[(..., *(slice(0, s) for s in step))]
-    order = [0, 1, *(axis + 2 + half * spec.axes for axis in range(spec.axes) for half in range(2))]
-    sizes = [c * s for c, s in zip(counts, step, strict=True)]
-    whole = kept.permute(order).reshape(images, spec.out_channels, *sizes)
-    goal.copy_(whole[(..., *(slice(0, n) for n in goal.shape[2:]))])
+def _aligned(buffer: torch.Tensor) -> int:
+    """The first address of a cache line in it."""
+    return -(-buffer.data_ptr() // 64) * 64

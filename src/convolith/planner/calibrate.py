@@ -10,11 +10,14 @@ from statistics import median
 import torch
 from llvmlite import ir
 
+from convolith.engines import fft
+from convolith.engines.fft_tiles import operations
 from convolith.engines.limits import Limits
 from convolith.jit import Target, host, routine, thread_count
 from convolith.jit.build import I64, POINTER, Code, constant, itemsize
 from convolith.jit.numbers import STORED
 from convolith.planner import machine
+from convolith.spec import ConvSpec
 
 TURNS = 20_000
 """Turns of the loop of products: about a millisecond."""
@@ -22,7 +25,8 @@ ROUNDS = 7
 LARGE_BYTES = 1 << 26
 """Of an array that no cache holds."""
 SMALL_BYTES = 1 << 20
-TILE = 256
+IMAGE = ConvSpec(in_channels=1, out_channels=1, size=(512, 512), kernel_size=31, padding=15)
+"""What transforms are measured on."""
 
 
 def calibrate() -> Limits:
@@ -75,10 +79,9 @@ def _copied(size: int) -> float:
 
 
 def _transformed() -> float:
-    tiles = torch.randn(32, TILE, TILE)
-    points = TILE * TILE
-    operations = 2 * len(tiles) * 2.5 * points * (points.bit_length() - 1)
-    return operations / _median(lambda: torch.fft.irfft2(torch.fft.rfft2(tiles), (TILE, TILE)))
+    state = fft.prepare(IMAGE, torch.ones(IMAGE.kernel_shape))
+    x = torch.zeros(IMAGE.input_shape)
+    return operations(IMAGE, state.tiling)[0] / _median(lambda: fft.apply(state, x, None))
 
 
 def _median(function: Callable[[], object]) -> float:
