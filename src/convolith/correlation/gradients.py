@@ -17,6 +17,10 @@ from convolith.planner.plan import compute
 from convolith.spec import ConvSpec
 
 
+TRANSFORMED_TOO = 2.0
+"""By how much longer an engine takes whose kernel does not come again, and is transformed as its input is."""
+
+
 def run(
     chosen: Plan, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, *, by_kernel: bool = False
 ) -> torch.Tensor:
@@ -142,7 +146,7 @@ def _planned_by_k(grad: torch.Tensor, x: torch.Tensor, spec: ConvSpec) -> torch.
     seconds = {c.engine: c.seconds for c in plan(swapped).candidates if c.reason is None}
     usual = next(c.seconds for c in plan(spec).candidates if c.engine == aten.contiguous.name)
     transform = seconds.get("fft")
-    if transform is None or usual is None or transform > usual:
+    if transform is None or usual is None or TRANSFORMED_TOO * transform > usual:
         return None
     return _once(plan(swapped, engine="fft"), x.transpose(0, 1), grad.transpose(0, 1)).transpose(0, 1)
 

@@ -27,6 +27,10 @@ OPERATIONS_PER_POINT = 5.0
 """Additions and multiplications of a complex transform of N points, over N log2 N."""
 WORKSPACE_BYTES = 8 << 20
 """What a block of transformed tiles may take where channels meet."""
+SCRATCH_BYTES = 48 << 20
+"""What all threads may take for their tiles, with one spectrum, if any tile is that small."""
+TILE_COPIES = 5
+"""Numbers of scratch for each point of a pair of tiles: before and after the transposition, and what belongs to rows."""
 SPECTRUM_MOVES = 6.0
 """Operations in the time that one number of a spectrum takes to come from a cache that is shared."""
 
@@ -84,7 +88,9 @@ def _best(
         spectra = 2 * tiling.points * groups * ins * outs * taps * SPECTRUM_MOVES
         return transforms * waiting + products / 2 + (spectra if ins > 1 or taps > 1 else 0)
 
-    return min(_tilings(extent, output), key=cost)
+    tilings = _tilings(extent, output)
+    small = [t for t in tilings if t.points * (TILE_COPIES * threads + 2) * item <= SCRATCH_BYTES]
+    return min(small or [min(tilings, key=lambda t: t.points)], key=cost)
 
 
 def _tilings(extent: tuple[int, ...], output: tuple[int, ...]) -> list[Tiling]:
@@ -153,7 +159,7 @@ def _pair_bytes(spec: ConvSpec, tiling: Tiling) -> int:
 def work_bytes(spec: ConvSpec, tiling: Tiling) -> tuple[int, int]:
     """Bytes moved between the stages, and the workspace."""
     item = working_dtype(spec).itemsize
-    scratch = 5 * tiling.points * item * thread_count()
+    scratch = TILE_COPIES * tiling.points * item * thread_count()
     if spec.in_channels == spec.groups and spec.axes < 3:
         return 0, scratch
     pair = _pair_bytes(spec, tiling)
