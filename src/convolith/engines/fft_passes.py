@@ -107,10 +107,10 @@ def _gather(module: ir.Module, element: ir.Type, lanes: int) -> Code:
         values = []
         for q in range(FIRST):
             number = j.index + distance * q
-            parts = [
-                _at(code, rows, number, offset, element).masked_vector(lanes, mask)
-                for rows, mask in zip((one, other), masks, strict=True)
-            ]
+            places = [_at(code, rows, number, offset, element) for rows in (one, other)]
+            for place in places:
+                (place + 2 * lanes).prefetch()
+            parts = [place.masked_vector(lanes, mask) for place, mask in zip(places, masks, strict=True)]
             values.append(Complex(*parts))
         values = transform(code, values, -1)
         factors = _rotations(code, table, j.index, FIRST, lanes)
