@@ -140,7 +140,9 @@ def _scatter(module: ir.Module, element: ir.Type, lanes: int) -> Code:
         for q, value in enumerate(transform(code, values, 1)):
             number = j.index + distance * q
             for rows, part, mask in zip((one, other), value, masks, strict=True):
-                _at(code, rows, number, offset, element).masked_store(code.ir.fadd(part, bias), mask)
+                place = _at(code, rows, number, offset, element)
+                (place + lanes).prefetch(write=True)
+                place.masked_store(code.ir.fadd(part, bias), mask)
     code.finish()
     return code
 
