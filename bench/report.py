@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 
 import convolith as cl
 from bench.peers import PEERS
+from convolith import ConvSpec
 from convolith.jit import host
 from convolith.planner import machine
 from convolith.report.table import Table
@@ -28,6 +29,25 @@ LEVEL = 1 / 1.05
 """A row counts as held if Convolith takes at most 1.05 times as long as the fastest peer."""
 NEAR = 1.15
 """An estimate counts as good if its engine takes at most this many times the measured choice's time."""
+
+TORCH = ("torch", "torch channels_last")
+CLAIMS: dict[str, tuple[Callable[[ConvSpec], bool], tuple[str, ...]]] = {
+    "least over OpenCV, images with k <= 15": (
+        lambda spec: spec.in_channels == spec.out_channels == 1 and max(spec.kernel_size) <= 15,
+        ("OpenCV filter2D",),
+    ),
+    "least over the better torch format, depthwise": (lambda spec: spec.groups == spec.in_channels > 1, TORCH),
+    "least over the better torch format, 3x3 with 16 channels and more from 14x14 on": (
+        lambda spec: (
+            spec.kernel_size == (3, 3)
+            and max(spec.stride) == spec.groups == 1
+            and min(spec.in_channels, spec.out_channels) >= 16
+            and min(spec.size) >= 14
+        ),
+        TORCH,
+    ),
+}
+"""What is claimed of every row of a kind: which rows, and which peers it is measured against."""
 
 
 def table(outcomes: Sequence[Outcome]) -> Table:
@@ -73,6 +93,10 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, float]:
         held = sum(o.best is not None and o.best >= LEVEL for o in contested)
         figures["rows at most 1.05x the fastest peer"] = held / len(contested)
     figures["rows whose estimate is within 1.15x"] = sum(o.estimate <= NEAR for o in outcomes) / len(outcomes)
+    for name, (wanted, peers) in CLAIMS.items():
+        rows = [min(o.ratios[p] for p in peers) for o in outcomes if wanted(o.spec) and set(peers) <= set(o.ratios)]
+        if rows:
+            figures[name] = min(rows)
     direct = [o.roofline for o in outcomes if o.engine == "direct"]
     if direct:
         figures["median share of the limit, direct"] = median(direct)

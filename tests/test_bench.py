@@ -9,6 +9,7 @@ from bench import grid as bench_grid
 from bench import machine as bench_machine
 from bench import timing
 from bench.peers import PEERS, Peer
+from bench.report import CLAIMS
 from bench.rows import GRID, RANDOM, drawn
 from convolith import ConvSpec
 
@@ -99,3 +100,10 @@ def test_the_rows_are_drawn_the_same_every_time():
     assert drawn(8) == {name: RANDOM[name] for name in list(RANDOM)[:8]}
     assert len(RANDOM) >= 30
     assert len(GRID) >= 45
+
+
+def test_every_claim_has_rows_and_peers():
+    peers = {peer.name for peer in PEERS}
+    for wanted, against in CLAIMS.values():
+        assert any(map(wanted, GRID.values()))
+        assert set(against) <= peers

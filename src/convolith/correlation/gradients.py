@@ -16,7 +16,6 @@ from convolith.planner.kept import prepared
 from convolith.planner.plan import compute
 from convolith.spec import ConvSpec
 
-
 TRANSFORMED_TOO = 2.0
 """By how much longer an engine takes whose kernel does not come again, and is transformed as its input is."""
 

@@ -30,7 +30,7 @@ WORKSPACE_BYTES = 8 << 20
 SCRATCH_BYTES = 48 << 20
 """What all threads may take for their tiles, with one spectrum, if any tile is that small."""
 TILE_COPIES = 5
-"""Numbers of scratch for each point of a pair of tiles: before and after the transposition, and what belongs to rows."""
+"""Numbers of scratch for each point of a pair of tiles: before and after it is transposed, and what rows need."""
 SPECTRUM_MOVES = 6.0
 """Operations in the time that one number of a spectrum takes to come from a cache that is shared."""
 
