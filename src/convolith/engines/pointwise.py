@@ -40,17 +40,37 @@ FULL_TAIL = 9
 """Sixteenths of a vector of positions from which it is cheaper computed in full than by its positions."""
 TASKS_PER_THREAD = 32
 """Parts that the work of a thread is cut into, so that all are done at once."""
+PACKED_BYTES = 1 << 14
+"""Of the packed tiles of a block, which share a first-level cache with the weights: with few channels, outputs are then
+written in long rows."""
+FEWEST_BLOCKS = 8
+"""For each thread."""
 BLOCK_BYTES = 1 << 17
 """Of positions whose channels lie side by side: they stay in a second-level cache while the output channels go by."""
 SERIAL_PRODUCTS = 200_000
 """Products below which one thread is done before a second one has started."""
 AT = {name: number for number, name in enumerate(SLOTS)}
+X, WEIGHT, BIAS, Y, SCRATCH, COUNTERS = (AT[n] for n in ("x", "weight", "bias", "y", "scratch", "counters"))
+
+
+class ChannelsLast(NamedTuple):
+    """What is known for inputs whose channels lie side by side: as they do, too, where there is but one position."""
+
+    strides: tuple[int, ...]
+    """Of x where it comes so."""
+    shape: tuple[int, ...]
+    """Of the result, with the channels last."""
+    template: array[int]
+    scratch_bytes: int
 
 
 class Generated(NamedTuple):
     """The spec, the weights in panels, and the code for positions side by side; for channels it is made when needed."""
 
     spec: ConvSpec
+    shape: tuple[int, ...]
+    """Of the result."""
+    last: ChannelsLast
     target: Target
     recipe: Recipe
     weight: torch.Tensor
@@ -149,6 +169,8 @@ def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor) -> Generat
     template = array("q", [slots.get(name, 0) for name in SLOTS])
     return Generated(
         spec,
+        spec.output_shape,
+        _channels_last(spec, target, recipe, template, threads),
         target,
         recipe,
         _packed(kernel, spec.groups, rows, shape.panels),
@@ -186,14 +208,19 @@ def _slots(spec: ConvSpec, target: Target, recipe: Recipe, threads: int) -> dict
     twos = left // 2
     tiles = threes + twos + left % 2
     panels = ceil(outs / rows)
-    units = spec.groups * spec.batch * tiles
     wanted = threads * TASKS_PER_THREAD
+    packed_bytes = ins * VECTORS * lanes * torch_dtype(spec.dtype).itemsize
+    block_tiles = max(
+        1, min(PACKED_BYTES // packed_bytes, spec.groups * spec.batch * tiles // (threads * FEWEST_BLOCKS))
+    )
+    blocks = ceil(tiles / block_tiles)
+    units = spec.groups * spec.batch * blocks
     splits = max(1, min(ceil(wanted / max(units, 1)), panels // 2))
     rest_tiles = ceil(spec.batch * rest / shape.positions)
     rest_units = spec.groups * rest_tiles
-    blocks = ceil(outs / (shape.vectors * lanes))
-    rest_splits = max(1, min(ceil(wanted / 4 / max(rest_units, 1)), blocks))
-    room = ins * VECTORS * lanes + shape.positions * shape.vectors * lanes
+    most = ceil(outs / (shape.vectors * lanes))
+    rest_splits = max(1, min(ceil(wanted / 4 / max(rest_units, 1)), most))
+    room = ins * VECTORS * lanes * block_tiles + shape.positions * shape.vectors * lanes
     return {
         "threads": threads,
         "batch": spec.batch,
@@ -207,6 +234,8 @@ def _slots(spec: ConvSpec, target: Target, recipe: Recipe, threads: int) -> dict
         "threes": threes,
         "twos": twos,
         "tiles": max(tiles, 1),
+        "blocks": max(blocks, 1),
+        "block_tiles": block_tiles,
         "splits": splits,
         "tasks": units * splits,
         "chunk": max(1, units * splits // (4 * wanted)),
@@ -254,41 +283,48 @@ def apply(
     """Multiply."""
     if isinstance(state, Multiplied):
         return _multiplied(state, x, bias, out)
-    spec, slots = state.spec, state.template[:]
-    if channels_are_side_by_side(x, spec):
-        return _channels_last(state, x, bias, out)
+    if x.stride() == state.last.strides or (max(state.spec.stride) == 1 and channels_are_last(x)):
+        return _apply_last(state, x, bias, out)
+    slots = state.template[:]
     if not x.is_contiguous():
-        _set(slots, _layout(spec, x.stride(), slots[AT["panels"]]))
-    y = out if out is not None and out.is_contiguous() else empty(spec.output_shape, x.dtype)
+        _set(slots, _layout(state.spec, x.stride(), slots[AT["panels"]]))
+    y = out if out is not None and out.is_contiguous() else empty(state.shape, x.dtype)
     _run(state, state.region, slots, x, bias, y, state.scratch_bytes)
     return y if out is None or out is y else out.copy_(y)
 
 
-def _channels_last(
-    state: Generated, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None
-) -> torch.Tensor:
+def _apply_last(state: Generated, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None) -> torch.Tensor:
     """The same where the channels of a position lie side by side; the result's do too."""
-    spec, recipe, slots = state.spec, state.recipe, state.template[:]
-    outs = channel_tile(state.target, recipe.lanes(state.target)).vectors * recipe.lanes(state.target)
-    most = channel_tile(state.target, recipe.lanes(state.target)).positions
-    positions, row_bytes = spec.batch * prod(spec.output_size), slots[AT["in_channels"]] * x.element_size()
-    wanted = state.threads * TASKS_PER_THREAD
-    block = max(1, min(BLOCK_BYTES // (row_bytes * most), positions // (most * wanted))) * most
+    last = state.last
+    region = routine(write_last, state.target, state.recipe)
+    y = empty(last.shape, x.dtype) if out is None or not out.movedim(1, -1).is_contiguous() else out
+    _run(state, region, last.template[:], x, bias, y, last.scratch_bytes)
+    if out is y:
+        return y
+    y = y.movedim(-1, 1)
+    return y if out is None else out.copy_(y)
+
+
+def _channels_last(spec: ConvSpec, target: Target, recipe: Recipe, template: array[int], threads: int) -> ChannelsLast:
+    """The blocks of positions whose channels lie side by side."""
+    lanes, slots, item = recipe.lanes(target), template[:], torch_dtype(spec.dtype).itemsize
+    shape = channel_tile(target, lanes)
+    outs, most = shape.vectors * lanes, shape.positions
+    positions, tile_bytes = spec.batch * prod(spec.output_size), slots[AT["in_channels"]] * item * most
+    wanted = threads * TASKS_PER_THREAD
+    block = max(1, min(BLOCK_BYTES // tile_bytes, positions // (most * wanted))) * most
     units = ceil(positions / block) * spec.groups
     splits = max(1, min(ceil(wanted / units), ceil(slots[AT["out_channels"]] / outs)))
     room = ceil(block * outs / 1024) * 1024
     sizes = {"positions": positions, "tiles": ceil(positions / block), "splits": splits, "tasks": units * splits}
     sizes |= {"block_positions": block, "x_column": spec.in_channels, "y_image": spec.out_channels, "chunk": 1}
     _set(slots, sizes | {"thread_elements": room})
-    y = out.movedim(1, -1) if out is not None else empty((spec.batch, *spec.output_size, spec.out_channels), x.dtype)
-    given = y.is_contiguous()
-    if not given:
-        y = torch.empty_like(y, memory_format=torch.contiguous_format)
-    region = routine(write_last, state.target, recipe)
-    _run(state, region, slots, x, bias, y, room * x.element_size() * state.threads)
-    if out is None:
-        return y.movedim(-1, 1)
-    return out if given else out.copy_(y.movedim(-1, 1))
+    strides: tuple[int, ...] = ()
+    if prod(spec.size) == 1:
+        strides = torch.empty(spec.input_shape, device="meta").stride()
+    elif max(spec.stride) == 1 and spec.in_channels > 1:  # one channel is both layouts at once, and counts as the other
+        strides = torch.empty((spec.batch, *spec.size, spec.in_channels), device="meta").movedim(-1, 1).stride()
+    return ChannelsLast(strides, (spec.batch, *spec.output_size, spec.out_channels), slots, room * item * threads)
 
 
 def _set(slots: array[int], values: dict[str, int]) -> None:
@@ -313,8 +349,8 @@ def _run(
     counters = array("q", bytes(8 * COUNTER_SLOTS * (state.threads + 2)))
     for thread in range(1, state.threads):
         counters[(thread + 2) * COUNTER_SLOTS] = slots[AT["tasks"]] * thread // state.threads
-    places = (x, state.weight, added, y, room)
-    slots[: len(places) + 1] = array("q", [*(t.data_ptr() for t in places), counters.buffer_info()[0]])
+    slots[X], slots[WEIGHT], slots[BIAS] = x.data_ptr(), state.weight.data_ptr(), added.data_ptr()
+    slots[Y], slots[SCRATCH], slots[COUNTERS] = y.data_ptr(), room.data_ptr(), counters.buffer_info()[0]
     region.run(slots.buffer_info()[0], state.threads)
 
 
@@ -335,10 +371,3 @@ def _multiplied(
 def channels_are_last(x: torch.Tensor) -> bool:
     """Whether the channels of one position lie side by side in memory, and nothing else would be contiguous too."""
     return not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
-
-
-def channels_are_side_by_side(x: torch.Tensor, spec: ConvSpec) -> bool:
-    """The same, or there is but one position, where every layout is that."""
-    if x.is_contiguous():
-        return prod(spec.size) == 1
-    return max(spec.stride) == 1 and channels_are_last(x)

@@ -7,11 +7,12 @@ so that both tiles read them in one stream.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 from llvmlite import ir
 
-from convolith.jit.build import I64, POINTER, Code, Int, Number, itemsize
+from convolith.jit.build import I64, POINTER, Code, Int, Number, itemsize, zero
 from convolith.jit.numbers import STORED
 from convolith.jit.target import Target
 
@@ -19,6 +20,9 @@ VECTORS = 3
 """Vectors of positions in the widest tile: with a panel of output channels, they fill the registers."""
 TOGETHER = 4
 """Channels that are written out together, so that the loop itself costs nothing."""
+
+FEWEST_SUMS = 8
+"""Sums that grow side by side, so that none waits for the product before: two products a cycle that take four."""
 
 
 class Recipe(NamedTuple):
@@ -79,11 +83,10 @@ def write_position_tile(
     offsets = [*(q * lanes for q in range(vectors - 1)), last]
     sources = [*offsets[:-1], x_last]
     for r in range(rows):
-        for offset in offsets:
+        for offset in [*offsets, last + (lanes - 1)]:
             (y + y_pitch * r + offset).prefetch(write=True)
-        (y + y_pitch * r + (last + (lanes - 1))).prefetch(write=True)
 
-    def step(channel: Number, sums: Sequence[ir.Value]) -> list[ir.Value]:
+    def step(channel: Number, sums: Sequence[ir.Value], _: int) -> list[ir.Value]:
         """The products of one channel."""
         here, weights = x + x_pitch * channel, weight + channel * panel
         made = list(sums)
@@ -105,15 +108,14 @@ def write_position_tile(
     return code
 
 
-def write_channel_tile(module: ir.Module, target: Target, recipe: Recipe, positions: int) -> Code:
-    """Vectors of output channels by some positions: D = bias + K X over all channels, one row per position.
+def write_channel_tile(module: ir.Module, target: Target, recipe: Recipe, positions: int, vectors: int) -> Code:
+    """Some vectors of output channels by some positions: D = bias + K X over all channels, one row per position.
 
     Arguments: X, weights, biases, D; channels, the pitches of X from position to position and from channel to channel,
     of panels of weights and of D.
     """
     lanes, element, rows = recipe.lanes(target), recipe.element, panel_rows(target)
-    vectors = channel_tile(target, lanes).vectors
-    code = Code(module, f"channels_{positions}", [POINTER] * 4 + [I64] * 5, internal=True)
+    code = Code(module, f"channels_{positions}_{vectors}", [POINTER] * 4 + [I64] * 5, internal=True)
     x, weight, bias, d = (code.argument(n, element) for n in range(4))
     channels, x_pitch, x_channel, panel_pitch, d_pitch = (code.argument(n) for n in range(4, 9))
 
@@ -124,33 +126,40 @@ def write_channel_tile(module: ir.Module, target: Target, recipe: Recipe, positi
             return (panel + vector * lanes % rows).vector(lanes)
         return code.shuffle(panel.vector(rows), (panel + panel_pitch).vector(rows), range(lanes))
 
-    def step(channel: Number, sums: Sequence[ir.Value]) -> list[ir.Value]:
+    chains = max(1, min(TOGETHER, FEWEST_SUMS // (positions * vectors)))
+
+    def step(channel: Number, sums: Sequence[ir.Value], turn: int) -> list[ir.Value]:
         """The products of one channel."""
         made, taken = list(sums), [weights(channel, v) for v in range(vectors)]
         for p in range(positions):
             factor = code.splat((x + x_pitch * p + x_channel * channel).load(), lanes)
             for v in range(vectors):
-                at = p * vectors + v
+                at = (turn % chains * positions + p) * vectors + v
                 made[at] = code.multiply_add(taken[v], factor, made[at])
         return made
 
     start = [(bias + v * lanes).vector(lanes) for _ in range(positions) for v in range(vectors)]
-    for at, value in enumerate(_over_channels(code, channels, start, step)):
+    start += [zero(start[0].type)] * (len(start) * (chains - 1))
+    made = _over_channels(code, channels, start, step)
+    for at in range(positions * vectors):
+        value = reduce(code.add, made[at :: positions * vectors])
         (d + d_pitch * (at // vectors) + at % vectors * lanes).store(value)
     code.finish()
     return code
 
 
-def _over_channels(
-    code: Code, channels: Int, sums: list[ir.Value], step: Callable[[Number, Sequence[ir.Value]], list[ir.Value]]
-) -> list[ir.Value]:
+Step = Callable[[Number, Sequence[ir.Value], int], list[ir.Value]]
+"""What one channel adds to the sums, as one of several that are written out together."""
+
+
+def _over_channels(code: Code, channels: Int, sums: list[ir.Value], step: Step) -> list[ir.Value]:
     """The sums after all channels, several of which are written out together."""
     whole = channels // TOGETHER * TOGETHER
     for start, stop, together in ((0, whole, TOGETHER), (whole, channels, 1)):
         with code.loop(start, stop, together, values=sums) as channel:
             made = channel.values
             for n in range(together):
-                made = step(channel.index + n, made)
+                made = step(channel.index + n, made, n)
             channel.hand_on(made)
         sums = channel.values
     return sums
