@@ -128,8 +128,10 @@ FORK = """
 import os, sys, torch, convolith as cl
 x, k = torch.randn(1, 16, 60, 60), torch.randn(16, 16, 3, 3)
 image, box = torch.randn(1, 1, 700, 700), torch.randn(1, 1, 5, 5)
+single, last = torch.randn(32, 16, 1, 1), x.to(memory_format=torch.channels_last)
 run = lambda: [
     cl.correlate(x, k, engine="winograd_4x4"),
+    *(cl.correlate(given, single, engine="pointwise", stride=s) for given in (x, last) for s in (1, 2)),
     cl.correlate(image, box, engine="direct"),
     cl.correlate(image, box, engine="fft"),
     cl.correlate(x, k, engine="fft"),

@@ -97,7 +97,8 @@ def name_of(recipe: Recipe, target: Target, parameters: Any) -> str:
     The IR is a function of the recipe's source, the target and the parameters; they stand for it, since writing it out
     takes longer than loading the object.
     """
-    parts = [source_digest(recipe), repr(target), repr(parameters), llvmlite.__version__, str(llvm.llvm_version_info)]
+    asked = [recipe.__qualname__, repr(target), repr(parameters)]
+    parts = [source_digest(recipe), *asked, llvmlite.__version__, str(llvm.llvm_version_info)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
