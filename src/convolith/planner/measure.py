@@ -19,7 +19,10 @@ from convolith.spec import ConvSpec
 HOPELESS = 30.0
 """Engines whose estimate is this many times the best measured time are not tried."""
 BEATEN = 3.0
-"""Engines whose first run takes this many times the best are not run again."""
+"""Engines whose first runs and whose estimate are this many times the best are not run again.
+
+First runs alone say little: for some ten milliseconds, both threads may find themselves on one core.
+"""
 BLOCK_SECONDS = 0.01
 """Of repeated calls between two looks at the clock: long beside its resolution, and beside a pause of the system."""
 TRIES, LONG_SECONDS = 4, 0.1
@@ -60,13 +63,14 @@ def times(spec: ConvSpec, candidates: list[Candidate], kernel: torch.Tensor | No
         deadline += time.perf_counter() - start
         first[candidate.engine] = _tried(candidate.engine, states[candidate.engine], x)
     best = min(first.values())
-    racing = {name: [seconds] for name, seconds in first.items() if seconds <= BEATEN * best}
+    estimates = {candidate.engine: candidate.seconds or 0.0 for candidate in candidates}
+    racing = {name: [seconds] for name, seconds in first.items() if min(seconds, estimates[name]) <= BEATEN * best}
     repeats = {name: max(1, round(BLOCK_SECONDS / seconds)) for name, seconds in first.items()}
     for number in _rounds(deadline, budget):
         order = list(racing)
         for name in order[number % len(order) :] + order[: number % len(order)]:
             racing[name].append(_timed(name, states[name], x, repeats[name]))
-    return first | {name: min(found[1:] or found) for name, found in racing.items()}
+    return first | {name: min(found) for name, found in racing.items()}
 
 
 def _rounds(deadline: float, budget: float) -> Iterator[int]:
