@@ -36,6 +36,8 @@ from convolith.spec import ConvSpec
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 
 AT = {name: number for number, name in enumerate(SLOTS)}
+X, U, BIAS, Y, SCRATCH, V, FIRST, LAST, ZEROS, COUNTERS = range(10)
+"""The slots of addresses, which come first."""
 BLOCK_BYTES = 1 << 18
 """What a block's transformed inputs may take: half of a second-level cache of 512 KiB."""
 PRODUCT_BYTES = 160 << 10
@@ -47,6 +49,8 @@ PRODUCT_SHARE, NARROW_SHARE = 0.85, 0.8
 """The share of the machine's products that register tiles of three vectors and of fewer reach."""
 TRANSFORM_STEPS = 7
 """Steps of a transform, as products of the machine, for each point of a tile."""
+SERIAL_STEPS = 500_000
+"""Products and steps of transforms below which one thread is done before a second one has started."""
 GAIN = {2: 6.0, 4: 40.0}
 """By how much the transforms enlarge a rounding error, found on the data of the tests."""
 
@@ -55,6 +59,7 @@ class State(NamedTuple):
     """All that is ready before an input comes."""
 
     spec: ConvSpec
+    shape: tuple[int, ...]
     u: torch.Tensor
     no_bias: torch.Tensor
     first: torch.Tensor
@@ -127,8 +132,8 @@ class Winograd:
         products = tiles * points * spec.in_channels * ceil(spec.out_channels / 8) * 8 / (rate * share)
         transforms = tiles * points * TRANSFORM_STEPS * (spec.in_channels + spec.out_channels) / rate
         weights = points * spec.in_channels * spec.out_channels * torch_dtype(spec.dtype).itemsize
-        moving = limits.moving_seconds(layer_work(spec).memory.forward.bytes) / 2
-        return 2 * limits.call_seconds + products + transforms + limits.moving_seconds(weights) + moving
+        moving = limits.moving_seconds(weights) + limits.moving_seconds(layer_work(spec).memory.forward.bytes)
+        return limits.call_seconds + products + transforms + moving / 2  # half of it in the shadow of the products
 
     def _recipe(self, spec: ConvSpec) -> Recipe:
         return Recipe(self.outputs, spec.dtype)
@@ -151,19 +156,24 @@ class Winograd:
     def prepare_for(self, target: Target, spec: ConvSpec, kernel: torch.Tensor) -> State:
         """The same for any processor."""
         down, across = self._tiles(spec)
-        lanes, threads, dtype = self._recipe(spec).lanes(target), thread_count(), torch_dtype(spec.dtype)
+        lanes, dtype = self._recipe(spec).lanes(target), torch_dtype(spec.dtype)
         tiles = spec.batch * down * across
-        slots = self._slots(spec, target, tiles, down, across)
+        steps = tiles * (
+            spec.in_channels * spec.out_channels + TRANSFORM_STEPS * (spec.in_channels + spec.out_channels)
+        )
+        threads = 1 if steps * (self.outputs + 2) ** 2 < SERIAL_STEPS else thread_count()
+        slots = self._slots(spec, target, threads, tiles, down, across)
         vectors = slots["vectors"]
         flat = torch.arange(vectors * lanes) % across
         first, last = ((flat == place).to(torch.int32).neg() for place in (0, across - 1))
         stages = [(WHOLE, slots["blocks"])]
-        if slots["blocks"] < 2 * threads:
+        if slots["blocks"] < slots["fewest_blocks"]:
             halves = ((INPUTS, slots["channel_chunks"]), (PRODUCTS, slots["panel_blocks"]))
             stages = [(stage, slots["blocks"] * parts) for stage, parts in halves]
         v_elements = 0 if len(stages) == 1 else slots["blocks"] * slots["v_block"]
         return State(
             spec,
+            spec.output_shape,
             self._packed(kernel, slots, panel_rows(target)),
             torch.zeros(spec.out_channels, dtype=dtype),
             first,
@@ -177,9 +187,11 @@ class Winograd:
             dtype.itemsize * v_elements,
         )
 
-    def _slots(self, spec: ConvSpec, target: Target, tiles: int, down: int, across: int) -> dict[str, int]:
+    def _slots(
+        self, spec: ConvSpec, target: Target, threads: int, tiles: int, down: int, across: int
+    ) -> dict[str, int]:
         """The sizes among a region's arguments."""
-        lanes, rows, threads = self._recipe(spec).lanes(target), panel_rows(target), thread_count()
+        lanes, rows = self._recipe(spec).lanes(target), panel_rows(target)
         item = torch_dtype(spec.dtype).itemsize
         points, m = self.outputs + 2, self.outputs
         vectors = ceil(tiles / lanes)
@@ -188,11 +200,15 @@ class Winograd:
         blocks = ceil(vectors / widest)
         if blocks > threads:  # every thread the same number of blocks
             blocks = ceil(blocks / threads) * threads
+        panels = ceil(spec.out_channels / (2 * rows)) * 2
+        fewest_blocks = 2 * threads
+        if blocks < fewest_blocks and points**2 * spec.in_channels * panels * rows * item <= BLOCK_BYTES:
+            fewest_blocks = threads  # every thread has the weights at hand
+            blocks = max(blocks, threads)
         blocks = min(blocks, vectors)
         block_vectors = ceil(vectors / blocks)
-        panels = ceil(spec.out_channels / (2 * rows)) * 2
         panel_block = max(2, PRODUCT_BYTES // (points**2 * rows * block_vectors * lanes * item) // 2 * 2)
-        if blocks < 2 * threads:
+        if blocks < fewest_blocks:
             panel_block = min(panel_block, max(2, panels * blocks // (threads * TASKS_PER_THREAD) // 2 * 2))
         panel_block = min(panel_block, panels)
         tile_rows_touched = (block_vectors * lanes + across - 2) // across + 1
@@ -204,6 +220,7 @@ class Winograd:
         m_offset = out_offset + points * strip
         chunk = max(1, spec.in_channels // (threads * TASKS_PER_THREAD))
         return {
+            "fewest_blocks": fewest_blocks,
             "in_channels": spec.in_channels,
             "out_channels": spec.out_channels,
             "height": spec.size[0],
@@ -260,16 +277,15 @@ class Winograd:
             x = pad(x, spec.padding, spec.padding_mode)
         if x.stride(-1) != 1:
             x = x.contiguous()
-        y = out if out is not None and out.is_contiguous() else empty(spec.output_shape, x.dtype)
+        y = out if out is not None and out.is_contiguous() else empty(state.shape, x.dtype)
         room = scratch(state.scratch_bytes + state.v_bytes + 64)
         added = state.no_bias if bias is None else bias.contiguous()
         slots = state.template[:]
         counters = array("q", bytes(192))
-        places = {"x": x, "u": state.u, "bias": added, "y": y, "first": state.first, "last": state.last}
-        places |= {"zeros": state.zeros, "v": room, "scratch": room[state.v_bytes :]}
-        for name, tensor in places.items():
-            slots[AT[name]] = tensor.data_ptr()
-        slots[AT["counters"]] = counters.buffer_info()[0]
+        slots[X], slots[U], slots[BIAS], slots[Y] = (t.data_ptr() for t in (x, state.u, added, y))
+        slots[FIRST], slots[LAST], slots[ZEROS] = (t.data_ptr() for t in (state.first, state.last, state.zeros))
+        slots[V] = room.data_ptr()
+        slots[SCRATCH], slots[COUNTERS] = slots[V] + state.v_bytes, counters.buffer_info()[0]
         slots[AT["x_image"]], slots[AT["x_channel"]], slots[AT["x_row"]], _ = x.stride()
         if spec.padding_mode != "zeros":
             slots[AT["height"]], slots[AT["width"]] = x.shape[2:]

@@ -14,6 +14,7 @@ output channels too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -38,6 +39,11 @@ WHOLE, INPUTS, PRODUCTS = range(3)
 """Stages of a region: everything of a block at once, or the two halves by themselves."""
 SUMMED_AT_ONCE = 64
 """Channels that are summed from zero before they are added to the rest: shorter sums round less."""
+TOGETHER = 4
+"""Channels that are written out together, so that the loop itself costs nothing."""
+AHEAD_BYTES = 4096
+"""How far ahead weights are fetched into a second-level cache: with few tiles, they come from memory all the time."""
+LINE_BYTES = 64
 VECTORS = 3
 """Vectors of tiles in the widest register tile."""
 
@@ -111,19 +117,27 @@ def _products(module: ir.Module, target: Target, recipe: Recipe, vectors: int) -
     u, v, m = (code.argument(n, recipe.element) for n in range(3))
     channels, adding, u_pitch, v_pitch, m_pitch = (code.argument(n) for n in range(3, 8))
     kind = ir.VectorType(recipe.element, lanes)
-    with code.loop(0, channels, values=[zero(kind)] * (panels * rows * vectors)) as channel:
-        sums = list(channel.values)
-        taken = [(v + v_pitch * q + channel.index * lanes).vector(lanes) for q in range(vectors)]
-        for r in range(panels * rows):
-            weight = (u + u_pitch * (r // rows) + channel.index * rows + r % rows).load()
-            weight = code.splat(weight, lanes)
-            for q in range(vectors):
-                sums[r * vectors + q] = code.multiply_add(taken[q], weight, sums[r * vectors + q])
-        channel.hand_on(sums)
+    made: Sequence[ir.Value] = [zero(kind)] * (panels * rows * vectors)
+    whole = channels // TOGETHER * TOGETHER
+    for start, stop, together in ((0, whole, TOGETHER), (whole, channels, 1)):
+        with code.loop(start, stop, together, values=made) as channel:
+            sums = list(channel.values)
+            for n in range(together):
+                weights = [u + u_pitch * p + (channel.index + n) * rows for p in range(panels)]
+                taken = [(v + v_pitch * q + (channel.index + n) * lanes).vector(lanes) for q in range(vectors)]
+                if n * rows * itemsize(recipe.element) % LINE_BYTES == 0:
+                    for place in weights:
+                        (place + AHEAD_BYTES // itemsize(recipe.element)).prefetch(level=2)
+                for r in range(panels * rows):
+                    weight = code.splat((weights[r // rows] + r % rows).load(), lanes)
+                    for q in range(vectors):
+                        sums[r * vectors + q] = code.multiply_add(taken[q], weight, sums[r * vectors + q])
+            channel.hand_on(sums)
+        made = channel.values
     with code.ir.if_else(adding >= 1) as (again, anew):
         for branch, extend in ((again, True), (anew, False)):
             with branch:
-                for at, value in enumerate(channel.values):
+                for at, value in enumerate(made):
                     place = m + m_pitch * (at // vectors) + (at % vectors) * lanes
                     place.store(code.ir.fadd(value, place.vector(lanes)) if extend else value)
     code.finish()

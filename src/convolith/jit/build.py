@@ -118,10 +118,10 @@ class Pointer:
         arguments = [value, self.value, ir.Constant(I32, itemsize(self.element)), mask]
         self.code.intrinsic(f"llvm.masked.store.{suffix(value.type)}.p0", VOID, arguments)
 
-    def prefetch(self, *, write: bool = False) -> None:
-        """Ask for the cache line there; any address may be asked for."""
-        arguments = [self.value, *(ir.Constant(I32, number) for number in (int(write), 3, 1))]
-        self.code.intrinsic("llvm.prefetch.p0", VOID, arguments)
+    def prefetch(self, *, write: bool = False, level: int = 1) -> None:
+        """Ask for the cache line there in a level of the caches, to be used soon; the address need not exist."""
+        hints = [ir.Constant(I32, number) for number in (int(write), 4 - level, 1)]
+        self.code.intrinsic("llvm.prefetch.p0", VOID, [self.value, *hints])
 
     def cast(self, element: ir.Type) -> Pointer:
         """The same address of elements of another type."""
