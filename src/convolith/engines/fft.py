@@ -3,21 +3,33 @@
 A tile of T inputs gives T - extent + 1 outputs: transformed, multiplied by the conjugate spectrum of the kernel and
 transformed back, without the part that wraps around (Stockham 1966; Oppenheim and Schafer, Discrete-Time Signal
 Processing, section 8.7.3). `fft_tiles` chooses the tiles, `fft_transform` and `fft_code` hold the transforms, and
-`fft_products` lets channels meet. The workspace is bounded, whatever the size of the image.
+`fft_products` lets channels meet. The workspace is bounded by a few tiles, whatever the size of the image; where
+channels meet, by a pair of tiles of all channels (and of all slices of a volume).
 """
 
 from __future__ import annotations
 
 from array import array
-from math import ceil, prod
+from math import ceil, frexp, prod
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from convolith.dtypes import COMPLEX, HALVES, half_ulp, is_float
-from convolith.engines import fft_code, fft_products
-from convolith.engines.fft_tiles import Tiling, fits, operations, tiling_of, together_of, work_bytes
+from convolith.engines import fft_code
+from convolith.engines.fft_products import panel_of
+from convolith.engines.fft_tiles import (
+    Tiling,
+    block_of,
+    collapsed,
+    fits,
+    meeting,
+    operations,
+    pair_numbers,
+    tiling_of,
+    work_bytes,
+)
 from convolith.engines.fft_transform import passes, rotations
 from convolith.engines.limits import Limits, sum_dtype_name
 from convolith.engines.memory import empty
@@ -37,14 +49,18 @@ SETUP_SECONDS = 6e-6
 """What filling in the arguments takes beside a call."""
 LARGEST_SPECTRA = 1 << 28
 """Bytes of a kernel's spectra from which it is not worth its memory."""
+CHUNKS = 16
+"""Pieces that a thread's share of the products is taken in."""
 AT = {name: number for number, name in enumerate(fft_code.SLOTS)}
-PRODUCTS_AT = {name: number for number, name in enumerate(fft_products.SLOTS)}
+X, Y, BIAS, SPECTRUM = (AT[slot] for slot in ("x", "y", "bias", "spectrum"))
 
 
 class State(NamedTuple):
     """All that is ready before an input comes."""
 
     spec: ConvSpec
+    inner: ConvSpec
+    """Without axes that have one place only."""
     tiling: Tiling
     lanes: int
     spectra: torch.Tensor
@@ -53,9 +69,6 @@ class State(NamedTuple):
     no_bias: torch.Tensor
     template: array[int]
     region: Routine
-    products: Routine | None
-    """Where channels meet."""
-    threads: int
 
 
 def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
@@ -70,6 +83,7 @@ def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
         return "stride: most of what it computes would be thrown away"
     if spec.taps == 1:
         return "a single tap"
+    spec = collapsed(spec)
     if not fits(spec):
         return "the kernel is longer than any tile"
     needed = _spectra_bytes(spec)
@@ -79,15 +93,18 @@ def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
 
 
 def sums_directly(spec: ConvSpec) -> bool:
-    """It does not: a NaN or an infinity spreads over two tiles."""
+    """It does not: a NaN or an infinity spreads over the tiles that read it, and those that share their transform."""
     return False
 
 
 def note(spec: ConvSpec) -> str:
-    """The tile."""
+    """The tile, and what it does not keep to itself."""
+    spec = collapsed(spec)
     tiling = tiling_of(spec)
-    shape = f"{tiling.rows * tiling.columns}" if spec.axes == 1 else f"{tiling.rows}x{tiling.columns}"
-    return f"tiles of {shape}, two at a time; spreads NaN and infinity"
+    shape = f"{tiling.points}" if spec.axes == 1 else f"{tiling.rows}x{tiling.columns}"
+    wide = "float32" if spec.out_dtype in HALVES else spec.out_dtype
+    largest = torch.finfo(torch_dtype(wide)).max / tiling.points
+    return f"tiles of {shape}, two at a time; spreads NaN, infinity and values over {largest:.0e}"
 
 
 def _spectra_bytes(spec: ConvSpec) -> int:
@@ -96,32 +113,47 @@ def _spectra_bytes(spec: ConvSpec) -> int:
 
 def work(spec: ConvSpec) -> Work:
     """Transforms and spectral products, half of them multiplications; spectra and what lies between are moved."""
-    memory, item = layer_work(spec).memory.forward, working_dtype(spec).itemsize
+    spec = collapsed(spec)
+    memory = layer_work(spec).memory.forward
     half = ceil(sum(operations(spec, tiling_of(spec))) / 2)
-    copied = 0 if working_dtype(spec) is torch_dtype(spec.dtype) else 2 * prod(spec.input_shape) * item
+    copied = _copied_bytes(spec)
     moved, workspace = work_bytes(spec, tiling_of(spec))
-    forward = Count(half, half, memory.bytes + copied + _spectra_bytes(spec) + moved)
-    terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace + _spectra_bytes(spec))
+    spectra = _spectra_bytes(spec)
+    forward = Count(half, half, memory.bytes + 2 * copied + spectra + moved)
+    terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace + copied + spectra)
     return Work(forward=forward, memory=Memory(terms))
+
+
+def _copied_bytes(spec: ConvSpec) -> int:
+    """Copies in the working dtype: of inputs and outputs of other types, and of inputs padded in other modes."""
+    item, converted = working_dtype(spec).itemsize, working_dtype(spec) is not torch_dtype(spec.out_dtype)
+    copied = converted * (prod(spec.input_shape) + prod(spec.output_shape))
+    if spec.padding_mode != "zeros":
+        copied += spec.batch * spec.in_channels * prod(_grown(spec))
+    return copied * item
 
 
 def seconds(spec: ConvSpec, limits: Limits) -> float:
     """Transforms and products at the machine's rate, threads that wait counted, or what is moved, if that is longer."""
+    spec = collapsed(spec)
     tiling = tiling_of(spec)
     transforms, products = operations(spec, tiling)
     rate, threads = limits.products_per_second(sum_dtype_name(spec)), thread_count()
-    tasks = spec.batch * spec.groups * tiling.pairs if spec.in_channels == spec.groups and spec.axes < 3 else 0
+    tasks = 0 if meeting(spec) else spec.batch * spec.groups * tiling.pairs
     waiting = ceil(tasks / threads) * threads / tasks if tasks else 1
     slower = 1 if sum_dtype_name(spec) == "float32" else 2
     computing = transforms * waiting * slower / limits.fft_operations_per_second + products / (2 * rate * PRODUCT_SHARE)
-    moving = limits.moving_seconds(work(spec).forward.bytes)
-    taken = computing + moving if _channels_meet(spec) else max(computing, moving)  # stage by stage, or all at once
-    return limits.call_seconds + SETUP_SECONDS + taken
+    between = work_bytes(spec, tiling)[0]  # blocks of tiles stay in a cache
+    moving = limits.moving_seconds(work(spec).forward.bytes - between) + between / limits.cache_bytes_per_second
+    taken = computing + moving if meeting(spec) else max(computing, moving)  # stage by stage, or all at once
+    copying = limits.moving_seconds(2 * spec.axes * _copied_bytes(spec))  # axis by axis
+    return limits.call_seconds + SETUP_SECONDS + taken + copying
 
 
 def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
     """Each step of a transform loses half a unit of its norm (Schatzman 1996); channels add up as direct sums do."""
     wide = "float32" if spec.out_dtype in HALVES else spec.out_dtype
+    spec = collapsed(spec)
     summed = spec.in_channels / spec.groups * (spec.kernel_size[0] if spec.axes == 3 else 1)
     return half_ulp(wide) * (4 + 2 * (tiling_of(spec).points - 1).bit_length() + summed / 4)
 
@@ -133,7 +165,7 @@ def prepare(spec: ConvSpec, kernel: torch.Tensor) -> State:
 
 def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor) -> State:
     """The same for any processor."""
-    working = working_dtype(spec)
+    given, spec, working = spec, collapsed(spec), working_dtype(spec)
     dtype, tiling = str(working).removeprefix("torch."), tiling_of(spec)
     plain = np.dtype(dtype)
     lanes = target.lanes(itemsize(STORED[dtype]))
@@ -151,15 +183,23 @@ def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor) -> State:
     slots = dict.fromkeys(fft_code.SLOTS, 0) | counts | _slots(spec, tiling, lanes, plain.itemsize)
     template = array("q", [slots[name] for name in fft_code.SLOTS])
     shared = {name: torch.from_numpy(table) for name, table in tables.items()}
-    meet = _channels_meet(spec)
-    region = routine(fft_code.write, target, dtype)
-    panel = fft_products.panel_of(target) if meet else 1
-    spectra = _spectra(
-        spec, tiling, _at_addresses(template, shared), region, to_working(kernel, working).numpy(), panel
-    )
-    products = routine(fft_products.write, target, dtype) if meet else None
+    region = routine(fft_code.write, target, fft_code.Recipe(dtype, meeting(spec)))
+    weights = to_working(kernel, working).numpy().reshape(spec.kernel_shape)
+    weights, power = _normalised(weights)
+    shared["scale"] = torch.tensor([1 / tiling.points, 2.0**power], dtype=working)
+    panel = panel_of(target) if meeting(spec) else 1
+    spectra = _spectra(spec, tiling, _at_addresses(template, shared), region, weights, panel)
     no_bias = torch.zeros(spec.out_channels, dtype=working)
-    return State(spec, tiling, lanes, spectra, shared, no_bias, template, region, products, thread_count())
+    return State(given, spec, tiling, lanes, spectra, shared, no_bias, template, region)
+
+
+def _normalised(kernel: np.ndarray) -> tuple[np.ndarray, int]:
+    """The kernel over a power of two, and the power: spectra of about one neither overflow nor vanish."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        size = float(np.abs(kernel).reshape(len(kernel), -1).sum(1, dtype=np.float64).max())
+    limits = np.finfo(kernel.dtype)
+    power = min(max(frexp(size)[1], limits.minexp + 1), limits.maxexp - 2) if 0 < size < np.inf else 0
+    return np.ldexp(kernel, -power), power
 
 
 def _at_addresses(template: array[int], tables: dict[str, torch.Tensor]) -> array[int]:
@@ -168,11 +208,6 @@ def _at_addresses(template: array[int], tables: dict[str, torch.Tensor]) -> arra
     for key, table in tables.items():
         slots[AT[key]] = table.data_ptr()
     return slots
-
-
-def _channels_meet(spec: ConvSpec) -> bool:
-    """Whether several channels, or slices, are summed in the frequency domain."""
-    return spec.in_channels > spec.groups or spec.axes == 3
 
 
 def _between(tiling: Tiling, lanes: int) -> np.ndarray:
@@ -202,9 +237,11 @@ def _slots(spec: ConvSpec, tiling: Tiling, lanes: int, item: int) -> dict[str, i
     outs = out_depth * out_height * out_width
     tile = tiling.points * 2 + 2 * lanes  # no two buffers begin in one set of a cache
     offsets = {"v_offset": tile, "m_offset": 2 * tile}
-    offsets["table_offset"] = offsets["m_offset"] + ceil(2 * lanes * tiling.columns / lanes) * lanes
+    offsets["table_offset"] = offsets["m_offset"] + 2 * lanes * tiling.columns
     offsets["edge_offset"] = offsets["table_offset"] + 2 * tiling.rows * 8 // item
-    per_thread = ceil((offsets["edge_offset"] + 7 * tiling.columns + lanes) / 64) * 64
+    offsets["meet_offset"] = ceil((offsets["edge_offset"] + 7 * tiling.columns + lanes) / 64) * 64
+    block, alone = block_of(spec, tiling)
+    per_thread = offsets["meet_offset"] + alone * block * pair_numbers(spec, tiling)
     return offsets | {
         "groups": spec.groups,
         "in_channels": spec.in_channels // spec.groups,
@@ -230,9 +267,13 @@ def _slots(spec: ConvSpec, tiling: Tiling, lanes: int, item: int) -> dict[str, i
         "tiles": tiling.down * tiling.across,
         "tiles_across": tiling.across,
         "pairs": tiling.pairs,
+        "all_pairs": spec.batch * tiling.pairs,
+        "block_pairs": block,
+        "taps": spec.kernel_size[0] if spec.axes == 3 else 1,
+        "dilation": spec.dilation[0] if spec.axes == 3 else 1,
         "turned": int(flat),
         "chunk": 1,
-        "thread_elements": per_thread,
+        "thread_elements": ceil(per_thread / 64) * 64,
     }
 
 
@@ -253,37 +294,38 @@ def _spectra(
     wide = np.zeros((len(planes), *extent), kernel.dtype)
     wide[(slice(None), *(slice(None, None, d) for d in spread))] = planes
     spectra = np.empty(len(planes) * tiling.points * 2, kernel.dtype)
-    scale = np.array([1 / tiling.points], kernel.dtype)
     taps = spec.kernel_size[0] if spec.axes == 3 else 1
     height, width = (1, *extent)[-2:]
-    sizes = {"x": wide.ctypes.data, "y": spectra.ctypes.data, "bias": scale.ctypes.data, "panel": panel}
+    sizes = {"x": wide.ctypes.data, "y": spectra.ctypes.data, "panel": panel}
     sizes |= {"height": height, "width": width, "in_channels": spec.in_channels // spec.groups * taps}
-    if not _channels_meet(spec):  # each plane by itself
+    if not meeting(spec):  # each plane by itself
         sizes |= {"in_channels": 1, "out_channels": 1}
     sizes |= {"pad_height": 0, "pad_width": 0, "x_row": width, "x_channel": height * width}
     sizes |= {"tiles": 1, "tiles_across": 1}
     for key, value in sizes.items():
         slots[AT[key]] = value
-    _run(region, slots, fft_code.SPECTRA, len(planes), thread_count())
+    _run(region, slots, fft_code.SPECTRA, len(planes), kernel.itemsize)
     return torch.from_numpy(spectra)
 
 
-def _run(region: Routine, slots: array[int], stage: int, tasks: int, threads: int) -> None:
+def _run(region: Routine, slots: array[int], stage: int, tasks: int, item: int) -> None:
     """One stage of the region, with scratch and counters of its own."""
     counters = array("q", bytes(192))
-    threads = min(threads, tasks)
-    room = scratch(slots[AT["thread_elements"]] * threads * 8)
+    threads = min(thread_count(), tasks)
+    room = scratch(slots[AT["thread_elements"]] * threads * item)
     slots[AT["scratch"]], slots[AT["counters"]] = room.data_ptr(), counters.buffer_info()[0]
     slots[AT["stage"]], slots[AT["tasks"]] = stage, tasks
+    slots[AT["chunk"]] = max(1, tasks // (threads * CHUNKS)) if stage == fft_code.PRODUCTS else 1
     region.run(slots.buffer_info()[0], threads)
 
 
 def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None) -> torch.Tensor:
     """All pairs of tiles, each by itself, or block after block where channels meet."""
-    spec, working = state.spec, state.no_bias.dtype
+    spec, inner, working = state.spec, state.inner, state.no_bias.dtype
     x = to_working(x, working)
     if spec.padding_mode != "zeros":
         x = pad(x, spec.padding, spec.padding_mode)
+    x = x.reshape(inner.batch, inner.in_channels, *_grown(inner)) if inner is not spec else x
     if x.stride(-1) != 1:
         x = x.contiguous()
     straight = out is not None and out.dtype is working and out.is_contiguous()
@@ -292,47 +334,35 @@ def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.T
     slots = _at_addresses(state.template, state.tables)
     image, channel, *rest = x.stride()
     plane, row, _ = (0,) * (3 - len(rest)) + tuple(rest)
-    places = {"x": x.data_ptr(), "y": y.data_ptr(), "bias": added.data_ptr(), "spectrum": state.spectra.data_ptr()}
-    places |= {"x_image": image, "x_channel": channel, "x_plane": plane, "x_row": row}
-    for key, value in places.items():
-        slots[AT[key]] = value
-    if state.products is None:
-        _run(state.region, slots, fft_code.FILTER, spec.batch * spec.groups * state.tiling.pairs, state.threads)
+    slots[X], slots[Y], slots[BIAS], slots[SPECTRUM] = (t.data_ptr() for t in (x, y, added, state.spectra))
+    slots[AT["x_image"]], slots[AT["x_channel"]], slots[AT["x_plane"]], slots[AT["x_row"]] = image, channel, plane, row
+    if not meeting(inner):
+        tasks = inner.batch * inner.groups * state.tiling.pairs
+        _run(state.region, slots, fft_code.FILTER, tasks, working.itemsize)
     else:
-        _in_blocks(state, state.products, slots)
+        _in_blocks(state, slots)
     if straight or (out is None and working is torch_dtype(spec.out_dtype)):
         return y
     return deliver(y, None, spec, out)
 
 
-def _in_blocks(state: State, products: Routine, slots: array[int]) -> None:
-    """Transform a block of pairs of tiles, multiply, and transform back."""
-    spec, tiling, item = state.spec, state.tiling, state.spectra.element_size()
-    slices, out_slices = slots[AT["slices"]], slots[AT["out_depth"]]
-    number = spec.batch * tiling.pairs
-    together = together_of(spec, tiling)
-    tile_bytes = tiling.points * 2 * item
-    v, m = (
-        empty((together * planes * tile_bytes + 64,), torch.uint8)
-        for planes in (slices * spec.in_channels, out_slices * spec.out_channels)
-    )
-    frequencies = tiling.points // state.lanes
-    for first in range(0, number, together):
-        block = min(together, number - first)
+def _in_blocks(state: State, slots: array[int]) -> None:
+    """A block of pairs of tiles for each thread, or one after the other for all threads together."""
+    spec, tiling, item, region = state.inner, state.tiling, state.no_bias.itemsize, state.region
+    slices, out_slices, number = slots[AT["slices"]], slots[AT["out_depth"]], slots[AT["all_pairs"]]
+    most, alone = slots[AT["block_pairs"]], slots[AT["thread_elements"]] > slots[AT["meet_offset"]]
+    if alone:
+        _run(region, slots, fft_code.TOGETHER, ceil(number / most), item)
+        return
+    ins, outs = slices * spec.in_channels, out_slices * spec.out_channels
+    v, m = (empty((most * planes * tiling.points * 2 * item + 64,), torch.uint8) for planes in (ins, outs))
+    slots[AT["v"]], slots[AT["m"]] = _aligned(v), _aligned(m)
+    for first in range(0, number, most):
+        block = min(most, number - first)
         slots[AT["first_pair"]], slots[AT["block_pairs"]] = first, block
-        slots[AT["v"]], slots[AT["m"]] = _aligned(v), _aligned(m)
-        _run(state.region, slots, fft_code.FORWARD, block * slices * spec.in_channels, state.threads)
-        tasks = spec.groups * frequencies
-        counters = array("q", bytes(192))
-        given = {"u": state.spectra.data_ptr(), "v": _aligned(v), "m": _aligned(m), "tasks": tasks}
-        given |= {"counters": counters.buffer_info()[0], "chunk": max(1, tasks // (state.threads * 16))}
-        given |= {"frequencies": frequencies, "pairs": block, "slices": slices, "out_slices": out_slices}
-        given |= {key: slots[AT[key]] for key in ("in_channels", "out_channels")}
-        given |= {"taps": spec.kernel_size[0] if spec.axes == 3 else 1}
-        given |= {"dilation": spec.dilation[0] if spec.axes == 3 else 1}
-        arguments = array("q", [given[key] for key in fft_products.SLOTS])
-        products.run(arguments.buffer_info()[0], min(state.threads, tasks))
-        _run(state.region, slots, fft_code.BACK, block * out_slices * spec.out_channels, state.threads)
+        _run(region, slots, fft_code.FORWARD, block * ins, item)
+        _run(region, slots, fft_code.PRODUCTS, spec.groups * tiling.points // state.lanes, item)
+        _run(region, slots, fft_code.BACK, block * outs, item)
 
 
 def _aligned(buffer: torch.Tensor) -> int:

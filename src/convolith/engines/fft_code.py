@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from llvmlite import ir
 
 from convolith.engines.fft_passes import Kernels, kernels_of, lanes_between, load, store
+from convolith.engines.fft_products import Products, Sizes, products_of
 from convolith.engines.fft_transform import Complex, multiply
 from convolith.jit.build import I64, POINTER, Code, Int, Number, Pointer, itemsize
 from convolith.jit.control import flush_denormals, restore_control
@@ -30,37 +31,62 @@ from convolith.jit.target import Target
 
 SLOTS = (
     *("x", "y", "spectrum", "bias", "zeros", "scratch", "column_passes", "row_passes"),
-    *("column_rotations", "row_rotations", "between", "counters"),
+    *("column_rotations", "row_rotations", "between", "scale", "counters"),
     *("stage", "tasks", "chunk", "in_channels", "out_channels", "groups"),
     *("depth", "height", "width", "out_depth", "out_height", "out_width", "pad_depth", "pad_height", "pad_width"),
     *("x_image", "x_channel", "x_plane", "x_row", "y_image", "y_channel", "y_plane", "y_row", "slices"),
     *("rows", "columns", "step_rows", "step_columns", "tiles", "tiles_across", "pairs", "turned"),
-    *("column_count", "row_count", "first_pair", "block_pairs", "panel", "v", "m"),
-    *("thread_elements", "v_offset", "m_offset", "table_offset", "edge_offset"),
+    *("column_count", "row_count", "first_pair", "block_pairs", "all_pairs", "panel", "taps", "dilation", "v", "m"),
+    *("thread_elements", "v_offset", "meet_offset", "m_offset", "table_offset", "edge_offset"),
 )
 """The arguments of a region, one 8-byte slot each; channels are per group."""
-POINTERS = ("x", "y", "spectrum", "bias", "zeros", "scratch", "column_rotations", "row_rotations", "between", "v", "m")
-FILTER, SPECTRA, FORWARD, BACK = range(4)
-"""Stages: all of a pair of tiles at once, where no channels meet; kernels into spectra; and what comes before and after
-the products where channels meet."""
+POINTERS = (
+    "x",
+    "y",
+    "spectrum",
+    "bias",
+    "zeros",
+    "scratch",
+    "column_rotations",
+    "row_rotations",
+    "between",
+    "scale",
+    "v",
+    "m",
+)
+FILTER, SPECTRA, FORWARD, PRODUCTS, BACK, TOGETHER = range(6)
+"""Stages: all of a pair of tiles at once, where no channels meet; kernels into spectra; where channels meet, what comes
+before the products, they themselves and what comes after, or all three for a block of pairs at once."""
 PASS_FIELDS = 4
 """Numbers of a pass in its table: radix, distance, blocks, and where its rotations begin."""
 
 
-def write(module: ir.Module, target: Target, dtype: str) -> None:
+class Recipe(NamedTuple):
+    """What the code is specialised on: float32 or float64, and whether channels (or slices) meet."""
+
+    dtype: str
+    meet: bool
+
+
+def write(module: ir.Module, target: Target, recipe: Recipe) -> None:
     """The region: a stage's tasks until none is left."""
-    element = STORED[dtype]
+    element = STORED[recipe.dtype]
     lanes = target.lanes(itemsize(element))
     kernels = kernels_of(module, element, lanes)
+    products = products_of(module, target, element) if recipe.meet else None
     code = Code(module, "region", [POINTER])
     kinds: dict[str, Any] = dict.fromkeys(POINTERS, element)
     kinds |= dict.fromkeys(("column_passes", "row_passes", "counters"), I64)
     s = dict(zip(SLOTS, code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS]), strict=True))
     before = flush_denormals(code, target)
     scratch = s["scratch"] + code.take(s["counters"] + 8) * s["thread_elements"]
-    work = _Tiles(code, lanes, s, scratch, kernels)
+    work = _Tiles(code, lanes, s, scratch, kernels, products)
+    stages: dict[int, Callable[[Int], None]] = {FILTER: work.filter}
+    if recipe.meet:
+        stages = {FORWARD: work.forward, PRODUCTS: work.product, BACK: work.back, TOGETHER: work.together}
+    stages[SPECTRA] = work.spectrum
     with code.tasks(s["counters"], s["tasks"], s["chunk"]) as task:
-        for stage, write_stage in enumerate((work.filter, work.spectrum, work.forward, work.back)):
+        for stage, write_stage in stages.items():
             with code.when(s["stage"].equals(stage)):
                 write_stage(task)
     restore_control(code, before)
@@ -75,6 +101,7 @@ class _Tiles(NamedTuple):
     s: dict[str, Any]
     scratch: Pointer
     kernels: Kernels
+    products: Products | None
 
     def filter(self, task: Int) -> None:
         """One pair of tiles of one channel, for all the outputs that it has a part in."""
@@ -92,7 +119,7 @@ class _Tiles(NamedTuple):
             self.columns_back(y + out.index * s["y_channel"], pair, s["bias"] + group * s["out_channels"] + out.index)
 
     def spectrum(self, task: Int) -> None:
-        """One plane of a kernel, which is the only tile of itself, into its spectrum: its conjugate over the points.
+        """One plane of a kernel, which is the only tile of itself, into its conjugate spectrum.
 
         Spectra lie side by side, or, frequency by frequency, in panels of output channels.
         """
@@ -105,41 +132,73 @@ class _Tiles(NamedTuple):
         first = out // panel * panel
         width = code.minimum(panel, outs - first)
         place = group * ins * outs * self.points() + (first * ins + channel * width + out - first) * (2 * lanes)
-        scale = code.splat(s["bias"].load(), lanes)
-        conjugate = Complex(scale, code.ir.fneg(scale))
         with code.loop(0, self.frequencies()) as f:
             value = load(v, lanes, f.index)
-            made = Complex(*(code.ir.fmul(a, b) for a, b in zip(value, conjugate, strict=True)))
-            store(s["y"] + place, lanes, made, f.index * ins * outs)
+            conjugate = Complex(value.real, code.ir.fneg(value.imag))
+            store(s["y"] + place, lanes, conjugate, f.index * ins * outs)
 
     def forward(self, task: Int) -> None:
-        """One pair of tiles of one slice and channel, transformed, beside the others of its frequencies."""
-        code, s, lanes = self.code, self.s, self.lanes
-        pair, rest = task % s["block_pairs"], task // s["block_pairs"]
-        number = pair + s["first_pair"]
-        plane, channel = rest % s["slices"], rest // s["slices"]
-        z = plane - s["pad_depth"]
-        exists = code.every(z >= 0, z < s["depth"])
-        x = s["x"] + number // s["pairs"] * s["x_image"] + channel * s["x_channel"] + z * s["x_plane"]
-        v = self.scratch + s["v_offset"]
-        self.columns(x, code.choose(exists, number % s["pairs"], s["tiles"]))
-        self.rows(v)
-        ins, together = s["in_channels"], s["slices"] * s["block_pairs"]
-        place = channel // ins * ins * together * self.points()
-        place = place + ((channel % ins * s["slices"] + plane) * s["block_pairs"] + pair) * (2 * lanes)
-        with code.loop(0, self.frequencies()) as f:
-            store(s["v"] + place, lanes, load(v, lanes, f.index), f.index * ins * together)
-
-    def back(self, task: Int) -> None:
-        """One pair of tiles of one slice and output channel, transformed back."""
+        """One pair of tiles of one slice and channel of a block, transformed."""
         s = self.s
         pair, rest = task % s["block_pairs"], task // s["block_pairs"]
-        number = pair + s["first_pair"]
+        self.enter(s["v"], s["first_pair"], s["block_pairs"], pair, rest % s["slices"], rest // s["slices"])
+
+    def enter(self, v: Pointer, first: Int, block: Int, pair: Int, plane: Int, channel: Int) -> None:
+        """A pair of a block, of one slice and channel, transformed, beside the others of its frequencies."""
+        code, s, lanes = self.code, self.s, self.lanes
+        number, z = first + pair, plane - s["pad_depth"]
+        exists = code.every(z >= 0, z < s["depth"])
+        x = s["x"] + number // s["pairs"] * s["x_image"] + channel * s["x_channel"] + z * s["x_plane"]
+        made = self.scratch + s["v_offset"]
+        self.columns(x, code.choose(exists, number % s["pairs"], s["tiles"]))
+        self.rows(made)
+        ins, all_ = s["in_channels"], s["slices"] * block
+        place = channel // ins * ins * all_ * self.points()
+        place = place + ((channel % ins * s["slices"] + plane) * block + pair) * (2 * lanes)
+        with code.loop(0, self.frequencies()) as f:
+            store(v + place, lanes, load(made, lanes, f.index), f.index * ins * all_)
+
+    def product(self, task: Int) -> None:
+        """One vector of frequencies of one group of a block."""
+        self.multiply(task, self.s["v"], self.s["m"], self.s["block_pairs"])
+
+    def multiply(self, task: Int, v: Pointer, m: Pointer, block: Int) -> None:
+        """The products of a vector of frequencies of one group."""
+        s = self.s
+        channels = s["in_channels"], s["out_channels"]
+        size = Sizes(*channels, block, s["slices"], s["out_depth"], s["taps"], s["dilation"], self.frequencies())
+        assert self.products is not None  # noqa: S101 - written only where channels meet
+        self.products.frequency(self.code, size, task, s["spectrum"], v, m)
+
+    def back(self, task: Int) -> None:
+        """One pair of tiles of one slice and output channel of a block, transformed back."""
+        s = self.s
+        self.leave(s["m"], s["first_pair"], s["block_pairs"], task)
+
+    def leave(self, m: Pointer, first: Int, block: Int, task: Int) -> None:
+        """A pair of a block, of one slice and output channel, out of the products into the image."""
+        s = self.s
+        number, rest = first + task % block, task // block
         plane, channel = rest % s["out_depth"], rest // s["out_depth"]
-        m = s["m"] + task * self.points()
-        self.rows_back(lambda at: load(m + at, self.lanes))
+        place = m + task * self.points()
+        self.rows_back(lambda at: load(place + at, self.lanes))
         y = s["y"] + number // s["pairs"] * s["y_image"] + channel * s["y_channel"] + plane * s["y_plane"]
         self.columns_back(y, number % s["pairs"], s["bias"] + channel)
+
+    def together(self, task: Int) -> None:
+        """A block of pairs by one thread alone: nothing goes from one processor's cache to another's."""
+        code, s = self.code, self.s
+        first = task * s["block_pairs"]
+        block = code.minimum(s["block_pairs"], s["all_pairs"] - first)
+        v = self.scratch + s["meet_offset"]
+        ins, outs = s["groups"] * s["in_channels"], s["groups"] * s["out_channels"]
+        m = v + ins * s["slices"] * s["block_pairs"] * self.points()
+        with code.loop(0, ins) as channel, code.loop(0, s["slices"]) as plane, code.loop(0, block) as pair:
+            self.enter(v, first, block, pair.index, plane.index, channel.index)
+        with code.loop(0, s["groups"] * self.frequencies()) as frequency:
+            self.multiply(frequency.index, v, m, block)
+        with code.loop(0, outs * s["out_depth"] * block) as made:
+            self.leave(m, first, block, made.index)
 
     def frequencies(self) -> Number:
         """Complex vectors of a tile."""
@@ -302,7 +361,7 @@ class _Tiles(NamedTuple):
             code.call(
                 self.kernels.scatter,
                 *(z, self.table(0), self.table(1), column.index * itemsize(z.element), *left),
-                *(first, s["column_rotations"], bias),
+                *(first, s["column_rotations"], bias, s["scale"]),
             )
         for side in range(2):
             self.finish_signal(y, pair * 2 + side, side)

@@ -125,13 +125,14 @@ def _scatter(module: ir.Module, element: ir.Type, lanes: int) -> Code:
     """The last pass back, into the rows of two tiles.
 
     Arguments: Z, the tables of both tiles, the bytes before the column, the columns left in each tile, distance,
-    rotations, the bias.
+    rotations, the bias, and two numbers that everything is multiplied by before.
     """
-    code = Code(module, "scatter", [POINTER] * 3 + [I64] * 4 + [POINTER, POINTER], internal=True)
+    code = Code(module, "scatter", [POINTER] * 3 + [I64] * 4 + [POINTER] * 3, internal=True)
     z, one, other = (code.argument(n, kind) for n, kind in enumerate((element, I64, I64)))
     offset, *left, distance = (code.argument(n) for n in range(3, 7))
     table = code.argument(7, element)
-    bias = code.splat(code.argument(8, element).load(), lanes)
+    places = (code.argument(8, element), code.argument(9, element), code.argument(9, element) + 1)
+    bias, first, second = (code.splat(place.load(), lanes) for place in places)
     masks = [code.lanes_below(columns, lanes) for columns in left]
     with code.loop(0, distance) as j:
         values = [load(z + j.index * (2 * lanes), lanes, distance * q) for q in range(FIRST)]
@@ -142,7 +143,7 @@ def _scatter(module: ir.Module, element: ir.Type, lanes: int) -> Code:
             for rows, part, mask in zip((one, other), value, masks, strict=True):
                 place = _at(code, rows, number, offset, element)
                 (place + lanes).prefetch(write=True)
-                place.masked_store(code.ir.fadd(part, bias), mask)
+                place.masked_store(code.multiply_add(code.ir.fmul(part, first), second, bias), mask)
     code.finish()
     return code
 

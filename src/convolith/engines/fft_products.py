@@ -7,21 +7,13 @@ taps along the depth too, each of which meets the tiles of another slice.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 from llvmlite import ir
 
-from convolith.engines.fft_transform import Complex
-from convolith.jit.build import I64, POINTER, Code, Pointer, itemsize, zero
-from convolith.jit.control import flush_denormals, restore_control
-from convolith.jit.numbers import STORED
+from convolith.engines.fft_passes import load
+from convolith.jit.build import I64, POINTER, Code, Int, Number, Pointer, itemsize, zero
 from convolith.jit.target import Target
-
-SLOTS = (
-    *("u", "v", "m", "counters", "tasks", "chunk"),
-    *("frequencies", "in_channels", "out_channels", "pairs", "slices", "out_slices", "taps", "dilation"),
-)
-"""The arguments of a region, one 8-byte slot each; channels are per group, a task is a vector of frequencies of one."""
 
 
 def panel_of(target: Target) -> int:
@@ -29,38 +21,52 @@ def panel_of(target: Target) -> int:
     return 3 if target.vector_registers > 16 else 2
 
 
-def write(module: ir.Module, target: Target, dtype: str) -> None:
-    """The region: frequencies until none is left."""
-    element = STORED[dtype]
-    lanes, most = target.lanes(itemsize(element)), panel_of(target)
-    functions = {
-        (outs, pairs): _products(module, element, lanes, outs, pairs)
-        for outs in range(1, most + 1)
-        for pairs in range(1, most + 1)
-    }
-    code = Code(module, "region", [POINTER])
-    kinds: dict[str, Any] = dict.fromkeys(("u", "v", "m"), element) | {"counters": I64}
-    s = dict(zip(SLOTS, code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS]), strict=True))
-    before = flush_denormals(code, target)
-    outs, pairs, size = s["out_channels"], s["out_slices"] * s["pairs"], 2 * lanes
-    u_size, v_size = s["in_channels"] * s["taps"], s["in_channels"] * s["slices"] * s["pairs"]
-    with code.tasks(s["counters"], s["tasks"], s["chunk"]) as task:
-        group, f = task // s["frequencies"], task % s["frequencies"]
-        u, v = s["u"] + task * outs * u_size * size, s["v"] + task * v_size * size
-        m = s["m"] + (group * outs * pairs * s["frequencies"] + f) * size
-        with code.loop(0, outs, most) as out, code.loop(0, pairs, most) as pair:
-            high, wide = (code.minimum(all_ - at, most) for all_, at in ((outs, out.index), (pairs, pair.index)))
-            goal = m + (out.index * pairs + pair.index) * s["frequencies"] * size
-            for (rows, columns), function in functions.items():
+class Sizes(NamedTuple):
+    """Of the matrices of a frequency: channels per group, pairs of tiles in each slice, slices and taps of a volume."""
+
+    in_channels: Number
+    out_channels: Number
+    pairs: Number
+    slices: Number
+    out_slices: Number
+    taps: Number
+    dilation: Number
+    frequencies: Number
+
+
+class Products(NamedTuple):
+    """The functions of register tiles, by output channels and pairs."""
+
+    functions: dict[tuple[int, int], Code]
+    most: int
+    lanes: int
+
+    def frequency(self, code: Code, size: Sizes, number: Int, u: Pointer, v: Pointer, m: Pointer) -> None:
+        """All products of one vector of frequencies of one group, by its number among all of them."""
+        ins, outs, taps, vector = size.in_channels, size.out_channels, size.taps, 2 * self.lanes
+        group, f = number // size.frequencies, number % size.frequencies
+        pairs, together = size.out_slices * size.pairs, size.slices * size.pairs
+        u, v = u + number * outs * ins * taps * vector, v + number * ins * together * vector
+        m = m + (group * outs * pairs * size.frequencies + f) * vector
+        with code.loop(0, outs, self.most) as out, code.loop(0, pairs, self.most) as pair:
+            high, wide = code.minimum(outs - out.index, self.most), code.minimum(pairs - pair.index, self.most)
+            goal = m + (out.index * pairs + pair.index) * size.frequencies * vector
+            for (rows, columns), function in self.functions.items():
                 with code.when(code.every(high.equals(rows), wide.equals(columns))):
                     code.call(
                         function,
-                        *(u + out.index * u_size * size, v + pair.index * size, goal, s["in_channels"], s["taps"]),
-                        *(s["slices"] * s["pairs"] * size, s["dilation"] * s["pairs"] * size),
-                        *(s["frequencies"] * size, pairs * s["frequencies"] * size),
+                        *(u + out.index * ins * taps * vector, v + pair.index * vector, goal, ins, taps),
+                        *(together * vector, size.dilation * size.pairs * vector),
+                        *(size.frequencies * vector, pairs * size.frequencies * vector),
                     )
-    restore_control(code, before)
-    code.finish()
+
+
+def products_of(module: ir.Module, target: Target, element: ir.Type) -> Products:
+    """All of them, written into a module."""
+    lanes, most = target.lanes(itemsize(element)), panel_of(target)
+    numbers = range(1, most + 1)
+    functions = {(o, p): _products(module, element, lanes, o, p) for o in numbers for p in numbers}
+    return Products(functions, most, lanes)
 
 
 def _products(module: ir.Module, element: ir.Type, lanes: int, outs: int, pairs: int) -> Code:
@@ -77,9 +83,9 @@ def _products(module: ir.Module, element: ir.Type, lanes: int, outs: int, pairs:
         with code.loop(0, taps, values=channel.values) as tap:
             sums = list(tap.values)
             here = v + channel.index * v_pitch + tap.index * tap_pitch
-            taken = [_load(here + q * 2 * lanes, lanes) for q in range(pairs)]
+            taken = [load(here + q * 2 * lanes, lanes) for q in range(pairs)]
             for o in range(outs):
-                weight = _load(u + ((channel.index * taps + tap.index) * outs + o) * (2 * lanes), lanes)
+                weight = load(u + ((channel.index * taps + tap.index) * outs + o) * (2 * lanes), lanes)
                 less = code.ir.fneg(weight.imag)
                 for q, value in enumerate(taken):
                     at = 2 * (o * pairs + q)
@@ -97,7 +103,3 @@ def _products(module: ir.Module, element: ir.Type, lanes: int, outs: int, pairs:
             (place + lanes).store(channel.values[at + 1])
     code.finish()
     return code
-
-
-def _load(place: Pointer, lanes: int) -> Complex:
-    return Complex(place.vector(lanes), (place + lanes).vector(lanes))

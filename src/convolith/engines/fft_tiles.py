@@ -6,9 +6,10 @@ outputs. Volumes are tiled slice by slice.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from math import ceil, log2
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from convolith.engines.fft_transform import passes
 from convolith.engines.protocol import working_dtype
@@ -28,7 +29,15 @@ OPERATIONS_PER_POINT = 5.0
 WORKSPACE_BYTES = 8 << 20
 """What a block of transformed tiles may take where channels meet."""
 SCRATCH_BYTES = 48 << 20
-"""What all threads may take for their tiles, with one spectrum, if any tile is that small."""
+"""What all threads may take for their tiles, with one spectrum."""
+WORTH_MEMORY = 2.0
+"""Times as long as with larger tiles that it may take to stay under it."""
+LARGE_TILE_BYTES, LARGE_TILE_COST = 4 << 20, 1.4
+"""Transformed tiles that leave the cache of a core, and how much longer they take."""
+MOST_WAITING = 1.25
+"""Times as long as evenly shared that blocks of their own may take: what goes between caches takes as long."""
+OFTEN = 4
+"""Times the size of a block's tiles that spectra may have which every thread reads for itself."""
 TILE_COPIES = 5
 """Numbers of scratch for each point of a pair of tiles: before and after it is transposed, and what rows need."""
 SPECTRUM_MOVES = 6.0
@@ -58,14 +67,12 @@ class Tiling(NamedTuple):
 
 def tiling_of(spec: ConvSpec) -> Tiling:
     """The tiles that take the least time."""
-    single = spec.in_channels == spec.groups and spec.axes < 3
-    taps = spec.kernel_size[0] if spec.axes == 3 else 1
     return _best(
         spec.extent[-2:],
         spec.output_size[-2:],
         *(spec.batch * (1 if spec.axes < 3 else spec.output_size[0]), spec.groups),
-        *(spec.in_channels // spec.groups, spec.out_channels // spec.groups, taps, thread_count() if single else 1),
-        working_dtype(spec).itemsize,
+        *(spec.in_channels // spec.groups, spec.out_channels // spec.groups, _taps(spec)),
+        *(thread_count(), working_dtype(spec).itemsize),
     )
 
 
@@ -83,14 +90,18 @@ def _best(
 ) -> Tiling:
     def cost(tiling: Tiling) -> float:
         transforms, products = _operations(tiling, images, groups, ins, outs, taps)
+        if 2 * tiling.points * item > LARGE_TILE_BYTES:
+            transforms *= LARGE_TILE_COST
+        if ins > 1 or taps > 1:
+            return transforms + products / 2 + 2 * tiling.points * groups * ins * outs * taps * SPECTRUM_MOVES
         tasks = images * groups * tiling.pairs
-        waiting = ceil(tasks / threads) * threads / max(tasks, 1)
-        spectra = 2 * tiling.points * groups * ins * outs * taps * SPECTRUM_MOVES
-        return transforms * waiting + products / 2 + (spectra if ins > 1 or taps > 1 else 0)
+        return transforms * ceil(tasks / threads) * threads / max(tasks, 1)
 
     tilings = _tilings(extent, output)
+    best = min(tilings, key=cost)
     small = [t for t in tilings if t.points * (TILE_COPIES * threads + 2) * item <= SCRATCH_BYTES]
-    return min(small or [min(tilings, key=lambda t: t.points)], key=cost)
+    bounded = min(small, key=cost, default=best)
+    return bounded if cost(bounded) <= WORTH_MEMORY * cost(best) else best
 
 
 def _tilings(extent: tuple[int, ...], output: tuple[int, ...]) -> list[Tiling]:
@@ -132,9 +143,8 @@ def fits(spec: ConvSpec) -> bool:
 def operations(spec: ConvSpec, tiling: Tiling) -> tuple[float, float]:
     """Of the transforms, and of the products where channels meet."""
     images = spec.batch * (1 if spec.axes < 3 else spec.output_size[0])
-    taps = spec.kernel_size[0] if spec.axes == 3 else 1
     ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
-    return _operations(tiling, images, spec.groups, ins, outs, taps)
+    return _operations(tiling, images, spec.groups, ins, outs, _taps(spec))
 
 
 def _operations(tiling: Tiling, images: int, groups: int, ins: int, outs: int, taps: int) -> tuple[float, float]:
@@ -143,24 +153,61 @@ def _operations(tiling: Tiling, images: int, groups: int, ins: int, outs: int, t
     return transforms, pairs * points * 8.0 * ins * outs * taps
 
 
-def together_of(spec: ConvSpec, tiling: Tiling) -> int:
-    """Pairs of tiles (of all slices of a volume) in a block, where channels meet: as many as the workspace holds."""
-    return max(1, min(spec.batch * tiling.pairs, WORKSPACE_BYTES // _pair_bytes(spec, tiling)))
+def block_of(spec: ConvSpec, tiling: Tiling) -> tuple[int, bool]:
+    """How many pairs of tiles meet at a time where channels do, and whether one thread has a block for itself.
+
+    It has where that does not make the threads wait for each other, nor the spectra go by more often than they are
+    small: then nothing that one thread writes is read by another.
+    """
+    pairs, threads, item = spec.batch * tiling.pairs, thread_count(), working_dtype(spec).itemsize
+    if not meeting(spec) or not pairs:
+        return 0, False
+    pair_bytes = pair_numbers(spec, tiling) * item
+    most = max(1, min(pairs, WORKSPACE_BYTES // pair_bytes))
+    own = max(1, min(ceil(pairs / threads), most // threads))
+    rounds = ceil(ceil(pairs / own) / threads)
+    spectra = spec.out_channels * spec.in_channels // spec.groups * _taps(spec) * tiling.points * 2 * item
+    waiting = rounds * own * threads / pairs
+    if waiting <= MOST_WAITING and spectra <= OFTEN * own * pair_bytes:
+        return own, True
+    return most, False
 
 
-def _pair_bytes(spec: ConvSpec, tiling: Tiling) -> int:
+def meeting(spec: ConvSpec) -> bool:
+    """Whether several channels, or slices, are summed in the frequency domain."""
+    return spec.in_channels > spec.groups or spec.axes == 3
+
+
+def pair_numbers(spec: ConvSpec, tiling: Tiling) -> int:
     """Transformed inputs and outputs of a pair of tiles, all channels and slices."""
     out_slices = spec.output_size[0] if spec.axes == 3 else 1
     slices = out_slices + (spec.extent[0] - 1 if spec.axes == 3 else 0)
-    numbers = 2 * tiling.points * (spec.in_channels * slices + spec.out_channels * out_slices)
-    return int(numbers * working_dtype(spec).itemsize)
+    return 2 * tiling.points * (spec.in_channels * slices + spec.out_channels * out_slices)
 
 
 def work_bytes(spec: ConvSpec, tiling: Tiling) -> tuple[int, int]:
     """Bytes moved between the stages, and the workspace."""
-    item = working_dtype(spec).itemsize
-    scratch = TILE_COPIES * tiling.points * item * thread_count()
-    if spec.in_channels == spec.groups and spec.axes < 3:
+    item, threads = working_dtype(spec).itemsize, thread_count()
+    scratch = TILE_COPIES * tiling.points * item * threads
+    if not meeting(spec):
         return 0, scratch
-    pair = _pair_bytes(spec, tiling)
-    return 2 * pair * spec.batch * tiling.pairs, scratch + pair * together_of(spec, tiling)
+    block, alone = block_of(spec, tiling)
+    pair = pair_numbers(spec, tiling) * item
+    return 2 * pair * spec.batch * tiling.pairs, scratch + pair * block * (threads if alone else 1)
+
+
+def _taps(spec: ConvSpec) -> int:
+    """Taps along the depth, which are summed like channels."""
+    return spec.kernel_size[0] if spec.axes == 3 else 1
+
+
+@lru_cache(maxsize=4096)
+def collapsed(spec: ConvSpec) -> ConvSpec:
+    """The spec without axes that have one place only; at least one is left."""
+    places = zip(spec.size, spec.extent, spec.padding, strict=True)
+    kept = [axis for axis, (n, e, pair) in enumerate(places) if n > 1 or e > 1 or any(pair)] or [0]
+    if len(kept) == spec.axes or spec.transposed:
+        return spec
+    names = ("size", "kernel_size", "stride", "padding", "dilation", "output_padding")
+    changes: dict[str, Any] = {name: tuple(getattr(spec, name)[axis] for axis in kept) for name in names}
+    return replace(spec, **changes)

@@ -38,7 +38,8 @@ class Routine:
         self._alone = threads.Region(self._address)
 
     def run(self, arguments: int, count: int) -> None:
-        """Let `count` threads call the code with the address of its arguments; returns when all are done."""
+        """Let `count` threads, or as many as torch has now, call the code with the address of its arguments."""
+        count = min(count, threads.thread_count())
         if count == 1:
             self._alone(arguments)
         else:
