@@ -57,6 +57,21 @@ def test_winograd_on_every_vector_width(engine, dtype, width):
         compare(engine, spec, engine.prepare_for(host(width), spec, kernel), x, kernel, bias)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+@pytest.mark.parametrize("engine", BOTH)
+def test_winograd_shared_by_any_number_of_threads(engine, threads):
+    """In one stage for each block or in two for all, and by one thread alone where it is soon done."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for batch, ins, outs, size in ((1, 16, 16, 14), (3, 150, 9, 14), (1, 24, 40, 31), (2, 100, 70, 7)):
+            spec = layer(batch, ins, outs, (size, size), padding=1)
+            x, kernel, bias = arrays_for(spec)
+            compare(engine, spec, engine.prepare(spec, kernel), x, kernel, bias)
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("engine", [*BOTH, pytest.param(fft, id="fft")])
 def test_layouts(engine, layout):

@@ -202,8 +202,9 @@ class Winograd:
             blocks = ceil(blocks / threads) * threads
         panels = ceil(spec.out_channels / (2 * rows)) * 2
         fewest_blocks = 2 * threads
-        if blocks < fewest_blocks and points**2 * spec.in_channels * panels * rows * item <= BLOCK_BYTES:
-            fewest_blocks = threads  # every thread has the weights at hand
+        weight_bytes = points**2 * spec.in_channels * panels * rows * item
+        if blocks < fewest_blocks and (weight_bytes <= BLOCK_BYTES or blocks * panels < 2 * fewest_blocks):
+            fewest_blocks = threads  # every thread has the weights at hand, or there are too few of them to share
             blocks = max(blocks, threads)
         blocks = min(blocks, vectors)
         block_vectors = ceil(vectors / blocks)

@@ -219,6 +219,8 @@ class _Block(NamedTuple):
         whole = lowest + (highest - lowest) // lanes * lanes
         whole = code.choose(highest >= lowest, whole, lowest)
         with code.loop(lowest, whole, lanes) as column:
+            for source in sources[1 : m + 1]:  # the next channel's rows; tiles share the outer two
+                (source + s["x_channel"] + column.index).prefetch()
             deliver(column.index, [(source + column.index).vector(lanes) for source in sources])
         with code.when(whole < highest):
             mask = code.lanes_below(highest - whole, lanes)
@@ -331,6 +333,7 @@ class _Block(NamedTuple):
             with code.loop(0, code.choose(columns >= lanes, columns, 0), lanes) as column:
                 for place, value in rows_at(code.minimum(column.index, columns - lanes)):
                     place.store(value)
+                    (place + s["y_channel"]).prefetch(write=True)
             with code.when(columns < lanes):
                 mask = code.lanes_below(columns, lanes)
                 for place, value in rows_at(code.integer(0)):
