@@ -235,6 +235,7 @@ def nest_of(spec: ConvSpec, target: Target) -> Nest:
         many_outputs=spec.out_channels > spec.groups,
         deep=deep,
         flat=spec.axes == 1,
+        masked=target.masks and spec.dtype == sum_dtype(spec) and stride[2] == 1,
     )
 
 
@@ -313,7 +314,8 @@ def _slots(spec: ConvSpec, nest: Nest, target: Target) -> tuple[dict[str, int], 
     row_blocks, column_blocks = ceil(out_height / rows), ceil(out_width / columns)
     phase, row, plane, channel = pitches(rows, columns)
     line = row * 1 + nest.stride[2] * (phase + 4 * lanes)
-    per_thread = ceil((ins * channel + line + direct_blocks.slack(nest, target)) / 64) * 64
+    zeros = direct_blocks.zeros(nest, target) if nest.masked else 0
+    per_thread = ceil((ins * channel + line + direct_blocks.slack(nest, target)) / 64) * 64 + zeros
     slots = {
         "tasks": planes * row_blocks * column_blocks,
         "chunk": max(1, planes * row_blocks * column_blocks // (tasks * 2)),
@@ -336,6 +338,7 @@ def _slots(spec: ConvSpec, nest: Nest, target: Target) -> tuple[dict[str, int], 
         "row_blocks": row_blocks,
         "column_blocks": column_blocks,
         "thread_elements": per_thread,
+        "zeros": zeros,
         "phase_pitch": phase,
         "row_pitch": row,
         "plane_pitch": plane,

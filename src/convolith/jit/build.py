@@ -62,6 +62,10 @@ class Int:
     def __ge__(self, other: Number) -> ir.Value:
         return self.code.ir.icmp_signed(">=", self.value, self.code.integer(other).value)
 
+    def below(self, other: Number) -> ir.Value:
+        """Whether it is at least 0 and less than `other`, which is not negative."""
+        return self.code.ir.icmp_unsigned("<", self.value, self.code.integer(other).value)
+
     def equals(self, other: Number) -> ir.Value:
         """Whether both are the same number."""
         return self.code.ir.icmp_signed("==", self.value, self.code.integer(other).value)
@@ -204,6 +208,18 @@ class Code:
         numbers = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
         return self.ir.icmp_signed("<", numbers, self.splat(bounded, lanes))
 
+    def lanes_between(self, low: Number, high: Number, lanes: int) -> ir.Value:
+        """A mask of the lanes whose number is at least `low` and less than `high`."""
+        kind = ir.IntType(lanes)
+
+        def below(count: Number) -> ir.Value:  # in bits of an integer, which costs no vector register
+            bounded = self.maximum(self.minimum(count, lanes), 0).value
+            ones = self.ir.sub(self.ir.shl(ir.Constant(I64, 1), bounded), ir.Constant(I64, 1))
+            return self.ir.trunc(ones, kind)
+
+        chosen = self.ir.and_(below(high), self.ir.not_(below(low)))
+        return self.ir.bitcast(chosen, ir.VectorType(ir.IntType(1), lanes))
+
     def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         """`a * b + c`, rounded once where the processor can."""
         if is_integer(a.type):
@@ -225,6 +241,10 @@ class Code:
         """Call another function of the module."""
         values = [a.value if isinstance(a, Int | Pointer) else self.integer(a).value for a in arguments]
         self.ir.call(callee.function, values)
+
+    def keep_order(self) -> None:
+        """Keep the compiler from moving loads and stores across this point; no instruction comes of it."""
+        self.ir.fence("seq_cst", "singlethread")
 
     def take(self, counter: Pointer) -> Int:
         """Fetch the counter and add one to it, atomically: each thread gets a number of its own."""

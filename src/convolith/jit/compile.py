@@ -6,7 +6,8 @@ import hashlib
 import inspect
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -75,12 +76,27 @@ def _load(recipe: Recipe, target: Target, parameters: Any) -> Any:
     if code is None:
         module = llvm.parse_assembly(written(recipe, target, parameters))
         module.verify()
-        code = machine.emit_object(module)
+        with _in_written_order():
+            code = machine.emit_object(module)
         disk.write(key, code)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     return engine
+
+
+@contextmanager
+def _in_written_order() -> Iterator[None]:
+    """Instructions stay in the order in which they were written: recipes count their registers.
+
+    LLVM's scheduler would move loads up until a tile that fills the registers spills: a quarter of its instructions
+    were then spills. The option is LLVM's own and the process's, so it is put back.
+    """
+    llvm.set_option("", "-enable-misched=false")
+    try:
+        yield
+    finally:
+        llvm.set_option("", "-enable-misched=true")
 
 
 def written(recipe: Recipe, target: Target, parameters: Any) -> str:
