@@ -33,13 +33,11 @@ SLOTS = (
     *("tasks", "groups", "in_channels", "out_channels", "depth", "height", "width"),
     *("out_depth", "out_height", "out_width", "pad_depth", "pad_height", "pad_width"),
     *("x_image", "x_channel", "x_plane", "x_row", "y_image", "y_channel"),
-    *("chunk", "block_rows", "block_columns", "row_blocks", "column_blocks", "direct"),
-    *("thread_elements", "zeros", "phase_pitch", "row_pitch", "plane_pitch", "channel_pitch"),
+    *("shares", "share", "chunk", "block_rows", "block_columns", "row_blocks", "column_blocks", "direct"),
+    *("thread_elements", "phase_pitch", "row_pitch", "plane_pitch", "channel_pitch"),
 )
 """The arguments of a region, one 8-byte slot each: addresses, counts, strides in elements. Channels are per group."""
 NOWHERE = -(1 << 62)
-EVERYWHERE = 1 << 62
-"""The size of an image whose every column exists, as that of a packed block."""
 
 
 def slack(nest: Nest, target: Target) -> int:
@@ -47,15 +45,9 @@ def slack(nest: Nest, target: Target) -> int:
     return (max(nest.tiles(target)) + 1) * target.lanes(4)
 
 
-def zeros(nest: Nest, target: Target) -> int:
-    """Elements of the row of zeros that stands for rows outside the image."""
-    reach = max(nest.tiles(target)) * lanes_of(nest, target) + (nest.kernel_size[2] - 1) * nest.dilation[2]
-    return -(-reach // 64) * 64
-
-
 def write(module: ir.Module, target: Target, nest: Nest) -> None:
     """The region: take blocks until none is left."""
-    pack = _pack(module, target, nest)
+    pack = None if nest.masked else _pack(module, target, nest)
     code = Code(module, "region", [POINTER])
     element, wide, delivered = STORED[nest.x_dtype], STORED[nest.sum_dtype], STORED[nest.out_dtype]
     kinds: dict[str, ir.Type] = {
@@ -71,14 +63,15 @@ def write(module: ir.Module, target: Target, nest: Nest) -> None:
     before = flush_denormals(code, target)
     scratch = s["scratch"] + code.take(s["counters"] + 8) * s["thread_elements"]
     seen = Pointer(code, code.ir.alloca(ir.IntType(64), size=5), ir.IntType(64))  # where the last packed block began
-    for number in range(5):
-        (seen + number).store(code.integer(NOWHERE).value)
-    zeros = scratch + (s["thread_elements"] - s["zeros"])
     if nest.masked:
-        with code.loop(0, s["zeros"], lanes_of(nest, target)) as t:
-            (zeros + t.index).store(zero(ir.VectorType(wide, lanes_of(nest, target))))
-    with code.tasks(s["counters"], s["tasks"], s["chunk"]) as task:
-        _block(code, target, nest, s, task, scratch, seen, pack, zeros)
+        none = zero(ir.VectorType(wide, lanes_of(nest, target)))
+        with code.loop(0, s["thread_elements"], none.type.count) as t:
+            (scratch + t.index).store(none)
+    else:
+        for number in range(5):
+            (seen + number).store(code.integer(NOWHERE).value)
+    with code.tasks(s["counters"], s["tasks"], s["chunk"], shares=s["shares"], share=s["share"]) as task:
+        _block(code, target, nest, s, task, scratch, seen, pack)
     restore_control(code, before)
     code.finish()
 
@@ -89,10 +82,9 @@ def _block(
     nest: Nest,
     s: dict[str, Any],
     task: Int,
-    packed: Pointer,
+    scratch: Pointer,
     seen: Pointer,
-    pack: Code,
-    zeros: Pointer,
+    pack: Code | None,
 ) -> None:
     lanes = lanes_of(nest, target)
     column_block, rest = task % s["column_blocks"], task // s["column_blocks"]
@@ -110,23 +102,19 @@ def _block(
     y = y + (plane * s["out_height"] + row) * s["out_width"] + column
     weight = s["weight"] + group * s["out_channels"] * s["in_channels"] * taps_of(nest)
     bias = s["bias"] + group * s["out_channels"]
-    where = s["direct"] >= 1
-    if not nest.masked:
-        where = code.every(where, *_inside(code, target, nest, s, (front, top, left), rows, columns))
-    packed = packed + (0 - code.maximum(0 - left, 0)) % line_of(nest)  # a row's inputs begin at a cache line
-    with code.when(code.ir.not_(where)):
-        code.call(pack, code.argument(0, ir.IntType(64)), x, packed, seen, front, top, left, rows, columns)
-    if nest.x_dtype == nest.sum_dtype and nest.stride[2] == 1:
-        source = code.choose(where, x + front * s["x_plane"] + top * s["x_row"] + left, packed)
-        row_pitch = code.choose(where, s["x_row"], s["row_pitch"])
-        plane_pitch = code.choose(where, s["x_plane"] * nest.dilation[0], s["plane_pitch"])
-        channel_pitch = code.choose(where, s["x_channel"], s["channel_pitch"])
-    else:
-        source, row_pitch, plane_pitch, channel_pitch = packed, s["row_pitch"], s["plane_pitch"], s["channel_pitch"]
-    parts = {"row": row_pitch, "plane": plane_pitch, "channel": channel_pitch}
-    if nest.masked:
-        depth, height, width = (code.choose(where, s[name], EVERYWHERE) for name in ("depth", "height", "width"))
-        front, top, left = (code.choose(where, start, 0) for start in (front, top, left))
+    source = x + front * s["x_plane"] + top * s["x_row"] + left
+    parts = {"row": s["x_row"], "plane": s["x_plane"] * nest.dilation[0], "channel": s["x_channel"]}
+    if pack is not None:
+        packed = scratch + (0 - code.maximum(0 - left, 0)) % line_of(nest)  # a row's inputs begin at a cache line
+        inside = code.every(s["direct"] >= 1, *_inside(code, target, nest, s, (front, top, left), rows, columns))
+        with code.when(code.ir.not_(inside)):
+            code.call(pack, code.argument(0, ir.IntType(64)), x, packed, seen, front, top, left, rows, columns)
+        pitches = {"row": s["row_pitch"], "plane": s["plane_pitch"], "channel": s["channel_pitch"]}
+        if nest.x_dtype == nest.sum_dtype and nest.stride[2] == 1:
+            source = code.choose(inside, source, packed)
+            parts = {part: code.choose(inside, parts[part], pitch) for part, pitch in pitches.items()}
+        else:
+            source, parts = packed, pitches
 
     def one(tile: Tile, column: Number, begin: Int, channel: Number) -> None:
         """The tile at a row and a column of the block, of some output channels."""
@@ -135,16 +123,18 @@ def _block(
             column = code.maximum(code.minimum(column, columns - lanes), 0)
         else:
             last = code.minimum(column + (tile.vectors - 1) * lanes, columns - lanes) - column
-        origin = source + begin * nest.stride[1] * row_pitch + column
+        origin = source + begin * nest.stride[1] * parts["row"] + column
         first = y + begin * s["out_width"] + column
         place = Place(origin, weight, bias, first, code.integer(last), rows - begin, columns, None, edge=False)
         if not nest.masked:
             write_tile(code, nest, tile, lanes, place, channel, s | parts)
             return
         line, start = begin * nest.stride[1] + top, code.integer(column) + left
-        place = place._replace(bounds=Bounds(front, line, start, depth, height, width, zeros))
+        sizes = (s["depth"], s["height"], s["width"])
+        bounds = Bounds(front, line, start, *sizes, scratch.cast(STORED[nest.x_dtype]))
+        place = place._replace(bounds=bounds)
         reach = start + last + (lanes + (nest.kernel_size[2] - 1) * nest.dilation[2])
-        with code.ir.if_else(code.every(start >= 0, reach <= width)) as (inner, edge):
+        with code.ir.if_else(code.every(start >= 0, reach <= s["width"])) as (inner, edge):
             with inner:
                 write_tile(code, nest, tile, lanes, place, channel, s | parts)
             with edge:

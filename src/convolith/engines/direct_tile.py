@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from llvmlite import ir
 
 from convolith.jit.build import Code, Int, Number, Pointer, itemsize, zero
-from convolith.jit.numbers import STORED, from_sum
+from convolith.jit.numbers import STORED, from_sum, to_sum
 from convolith.jit.target import Target
 
 UNROLLED_TAPS = 9
@@ -24,6 +24,10 @@ UNROLLED_CHANNELS = 4
 """Channels that are written out together for a single tap, whose loop would be as long as its products."""
 UNROLLED_ROWS = 8
 """Kernel rows that are written out at most: with 8 rows, a loaded vector serves nearly as many products as with all."""
+SUMS_AT_ONCE = 8
+"""Sums that are worked on in turn: two units whose products take four cycles."""
+ROW_MULTIPLE = 7
+"""Rows of tall tiles are a multiple of it: the layers of most networks have 7 x 2^n rows."""
 VECTORS = 3
 """Vectors of columns in the widest tile."""
 
@@ -73,6 +77,8 @@ class Nest:
         found = {}
         for n in range(VECTORS, 0, -1):
             rows = (registers - n) // (channels * (n + 1))
+            if rows > ROW_MULTIPLE:
+                rows -= rows % ROW_MULTIPLE
             found[n] = Tile(channels, max(1, rows), n)
         return found
 
@@ -221,15 +227,12 @@ class _Taps:
     def columns(
         self, origins: dict[int, Pointer], weights: list[Pointer], rows: int, sums: Sequence[ir.Value]
     ) -> list[ir.Value]:
-        """The taps of some kernel rows, column after column."""
+        """The taps of some kernel rows: few columns at once, many one after the other."""
         _, height, width = self.nest.kernel_size
         if height * width <= UNROLLED_TAPS:
-            for v in range(width):
-                sums = self.column(origins, self.shift(v), [w + v for w in weights], rows, sums)
-            return list(sums)
+            return self.products(origins, weights, rows, range(width), sums)
         with self.code.loop(0, width, values=sums) as column:
-            here = [w + column.index for w in weights]
-            column.hand_on(self.column(origins, self.shift(column.index), here, rows, column.values))
+            column.hand_on(self.products(origins, weights, rows, [column.index], column.values))
         return column.values
 
     def shift(self, column: Number) -> Number:
@@ -237,36 +240,52 @@ class _Taps:
         reach, stride = column * self.nest.dilation[2], self.nest.stride[2]
         return reach if stride == 1 else reach // stride + self.phase_pitch * (reach % stride)
 
-    def column(
+    def products(
         self,
         origins: dict[int, Pointer],
-        shift: Number,
         weights: list[Pointer],
         rows: int,
+        columns: Sequence[Number],
         sums: Sequence[ir.Value],
     ) -> list[ir.Value]:
-        """Some taps of one kernel column: each input row is loaded once, for all that need it."""
+        """Some kernel rows of some columns: each input row is loaded once a column, for all that need it."""
         width = self.nest.kernel_size[2]
         code, tile, sums, users = self.code, self.tile, list(sums), self.users(rows)
         offsets = [q * self.lanes for q in range(tile.vectors - 1)] + [self.place.last]
-        masks = self.masks(offsets, shift)
-        kept: dict[tuple[int, int], ir.Value] = {}
-        for row, origin in origins.items():
+        wide, stored = STORED[self.nest.sum_dtype], self.nest.x_dtype if self.nest.masked else self.nest.sum_dtype
+        masks: dict[int, list[ir.Value] | None] = {}
+        kept: dict[tuple[int, int, int], ir.Value] = {}
+        for v, row in self.order(sorted(origins), len(columns), rows):
             code.keep_order()
-            places = [origin + shift + offset for offset in offsets]
-            if masks is None:
-                vectors = [place.vector(self.lanes) for place in places]
+            shift = self.shift(columns[v])
+            if v not in masks:
+                masks[v] = self.masks(offsets, shift)
+            places = [origins[row] + shift + offset for offset in offsets]
+            chosen = masks[v]
+            if chosen is None:
+                loaded = [place.vector(self.lanes) for place in places]
             else:
-                vectors = [place.masked_vector(self.lanes, m) for place, m in zip(places, masks, strict=True)]
+                loaded = [place.masked_vector(self.lanes, m) for place, m in zip(places, chosen, strict=True)]
+            vectors = [to_sum(code, value, stored, wide) for value in loaded]
             for r, u in users[row]:
                 for o, pointer in enumerate(weights):
-                    if (o, u) not in kept:
-                        kept[o, u] = code.splat((pointer + u * width).load(), self.lanes)
-                    weight = kept[o, u]
+                    if (o, u, v) not in kept:
+                        kept[o, u, v] = code.splat((pointer + columns[v] + u * width).load(), self.lanes)
                     for q in range(tile.vectors):
                         at = (o * tile.rows + r) * tile.vectors + q
-                        sums[at] = code.multiply_add(vectors[q], weight, sums[at])
+                        sums[at] = code.multiply_add(vectors[q], kept[o, u, v], sums[at])
         return sums
+
+    def order(self, origins: Sequence[int], columns: int, taps: int) -> list[tuple[int, int]]:
+        """The columns and input rows in the order in which they are worked on.
+
+        A sum waits for its last product. Where an input row meets too few sums to fill the wait, each column starts
+        when the rows of the one before have gone on to other sums; otherwise when it is done.
+        """
+        sums = min(self.tile.rows, taps) * self.tile.vectors * self.tile.channels
+        behind = taps + 1 if sums < SUMS_AT_ONCE else len(origins)
+        steps = [(number + v * behind, v, row) for v in range(columns) for number, row in enumerate(origins)]
+        return [(v, row) for _, v, row in sorted(steps)]
 
     def masks(self, offsets: Sequence[Number], shift: Number) -> list[ir.Value] | None:
         """The columns that exist of each vector of a tile at the left or right."""
@@ -274,7 +293,12 @@ class _Taps:
         if bounds is None or not self.place.edge:
             return None
         starts = [self.code.integer(bounds.column) + shift + offset for offset in offsets]
-        return [self.code.lanes_between(0 - start, bounds.width - start, self.lanes) for start in starts]
+        width = self.nest.kernel_size[2]
+        if self.tile.vectors * self.lanes + (width - 1) * self.nest.dilation[2] > 64:
+            return [self.code.lanes_between(0 - start, bounds.width - start, self.lanes) for start in starts]
+        # all columns that a tile reads, one bit each: LLVM finds it once
+        bits = self.code.bits_between(0 - bounds.column, bounds.width - bounds.column)
+        return [self.code.lanes_of_bits(bits, self.code.integer(shift) + offset, self.lanes) for offset in offsets]
 
 
 def _deliver(

@@ -208,17 +208,24 @@ class Code:
         numbers = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
         return self.ir.icmp_signed("<", numbers, self.splat(bounded, lanes))
 
+    def bits_between(self, low: Number, high: Number) -> Int:
+        """An integer whose bits are set where their number, of 0 to 63, is at least `low` and less than `high`."""
+
+        def below(count: Number) -> ir.Value:  # by 1 and up to 63 more, since 64 is too far for a shift
+            bounded = self.maximum(self.minimum(count, 64), 0)
+            some = self.ir.lshr(ir.Constant(I64, -1), (64 - self.maximum(bounded, 1)).value)
+            return self.ir.select(bounded >= 1, some, ir.Constant(I64, 0))
+
+        return Int(self, self.ir.and_(below(high), self.ir.not_(below(low))))
+
+    def lanes_of_bits(self, bits: Int, first: Number, lanes: int) -> ir.Value:
+        """A mask of the lanes whose bit is set, from a bit's number on."""
+        chosen = self.ir.trunc(self.ir.lshr(bits.value, self.integer(first).value), ir.IntType(lanes))
+        return self.ir.bitcast(chosen, ir.VectorType(ir.IntType(1), lanes))
+
     def lanes_between(self, low: Number, high: Number, lanes: int) -> ir.Value:
         """A mask of the lanes whose number is at least `low` and less than `high`."""
-        kind = ir.IntType(lanes)
-
-        def below(count: Number) -> ir.Value:  # in bits of an integer, which costs no vector register
-            bounded = self.maximum(self.minimum(count, lanes), 0).value
-            ones = self.ir.sub(self.ir.shl(ir.Constant(I64, 1), bounded), ir.Constant(I64, 1))
-            return self.ir.trunc(ones, kind)
-
-        chosen = self.ir.and_(below(high), self.ir.not_(below(low)))
-        return self.ir.bitcast(chosen, ir.VectorType(ir.IntType(1), lanes))
+        return self.lanes_of_bits(self.bits_between(low, high), 0, lanes)
 
     def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         """`a * b + c`, rounded once where the processor can."""
@@ -280,15 +287,23 @@ class Code:
             yield
 
     @contextmanager
-    def tasks(self, counter: Pointer, count: Number, chunk: Number) -> Iterator[Int]:
-        """Take numbers from a shared counter, `chunk` at a time, until all `count` are taken by some thread."""
+    def tasks(
+        self, counter: Pointer, count: Number, chunk: Number, *, shares: Number = 0, share: Number = 0
+    ) -> Iterator[Int]:
+        """Take numbers below `count` from a shared counter, until all are taken by some thread.
+
+        The first ones go in `shares` pieces of `share` numbers, so that threads that come in the same order take the
+        same numbers in every call; the others `chunk` at a time.
+        """
         head, body, after = (self.ir.append_basic_block(part) for part in ("next", "task", "done"))
         self.ir.branch(head)
         self.ir.position_at_end(head)
-        first = Int(self, self.ir.atomic_rmw("add", counter.value, self.integer(chunk).value, "monotonic"))
+        ticket = self.take(counter)
+        late = ticket >= shares
+        first = self.choose(late, (ticket - shares) * chunk + self.integer(shares) * share, ticket * share)
         self.ir.cbranch(first < count, body, after)
         self.ir.position_at_end(body)
-        with self.loop(first, self.minimum(first + chunk, count)) as task:
+        with self.loop(first, self.minimum(first + self.choose(late, chunk, share), count)) as task:
             yield task.index
         self.ir.branch(head)
         self.ir.position_at_end(after)
