@@ -143,7 +143,7 @@ def seconds(spec: ConvSpec, limits: Limits) -> float:
 def _unpacked(spec: ConvSpec, nest: Nest) -> bool:
     """Whether most blocks are read where they are."""
     padded = any(spec.padding[-1]) and spec.output_size[-1] < geometry.FEW_BLOCKS * geometry.SHORT_PACKED_ROW
-    return nest.x_dtype == nest.sum_dtype and nest.stride[2] == 1 and not padded
+    return nest.masked or (nest.x_dtype == nest.sum_dtype and nest.stride[2] == 1 and not padded)
 
 
 def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -24,8 +25,6 @@ UNROLLED_CHANNELS = 4
 """Channels that are written out together for a single tap, whose loop would be as long as its products."""
 UNROLLED_ROWS = 8
 """Kernel rows that are written out at most: with 8 rows, a loaded vector serves nearly as many products as with all."""
-SUMS_AT_ONCE = 8
-"""Sums that are worked on in turn: two units whose products take four cycles."""
 ROW_MULTIPLE = 7
 """Rows of tall tiles are a multiple of it: the layers of most networks have 7 x 2^n rows."""
 VECTORS = 3
@@ -255,7 +254,7 @@ class _Taps:
         wide, stored = STORED[self.nest.sum_dtype], self.nest.x_dtype if self.nest.masked else self.nest.sum_dtype
         masks: dict[int, list[ir.Value] | None] = {}
         kept: dict[tuple[int, int, int], ir.Value] = {}
-        for v, row in self.order(sorted(origins), len(columns), rows):
+        for v, row in product(range(len(columns)), sorted(origins)):
             code.keep_order()
             shift = self.shift(columns[v])
             if v not in masks:
@@ -275,17 +274,6 @@ class _Taps:
                         at = (o * tile.rows + r) * tile.vectors + q
                         sums[at] = code.multiply_add(vectors[q], kept[o, u, v], sums[at])
         return sums
-
-    def order(self, origins: Sequence[int], columns: int, taps: int) -> list[tuple[int, int]]:
-        """The columns and input rows in the order in which they are worked on.
-
-        A sum waits for its last product. Where an input row meets too few sums to fill the wait, each column starts
-        when the rows of the one before have gone on to other sums; otherwise when it is done.
-        """
-        sums = min(self.tile.rows, taps) * self.tile.vectors * self.tile.channels
-        behind = taps + 1 if sums < SUMS_AT_ONCE else len(origins)
-        steps = [(number + v * behind, v, row) for v in range(columns) for number, row in enumerate(origins)]
-        return [(v, row) for _, v, row in sorted(steps)]
 
     def masks(self, offsets: Sequence[Number], shift: Number) -> list[ir.Value] | None:
         """The columns that exist of each vector of a tile at the left or right."""
