@@ -54,6 +54,36 @@ def test_signals_around_the_tiles(size, channels):
     compare(direct, spec, direct.prepare(spec, kernel), x, kernel, bias)
 
 
+BORDERS = {
+    "wider than the kernel": ((5, 7), (9, 4)),
+    "wider than a vector": ((1, 1), (40, 70)),
+    "before only": ((2, 0), (2, 0)),
+    "behind only": ((0, 3), (0, 3)),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8", "int16"])
+@pytest.mark.parametrize("padding", BORDERS)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_borders_of_every_shape(width, padding, dtype):
+    """Read in place under masks or copied first, as the processor and the dtype have it."""
+    target = host(width)
+    for number, size in enumerate([(1, 1), (2, 3), (7, 15), (15, 16), (14, 33), (30, 100)]):
+        spec = ConvSpec(
+            in_channels=2,
+            out_channels=2,
+            groups=1 + number % 2,
+            size=size,
+            kernel_size=(3, 1 + 2 * (number % 2)),
+            dilation=(1, 1 + number // 3),
+            padding=BORDERS[padding],
+            dtype=dtype,
+            kernel_dtype="float32" if "int" in dtype else dtype,
+        )
+        x, kernel, bias = arrays_for(spec, number)
+        compare(direct, spec, direct.prepare_for(target, spec, kernel), x, kernel, bias)
+
+
 LAYOUTS = {
     "channels_last": lambda x: x.to(memory_format=torch.channels_last),
     "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),

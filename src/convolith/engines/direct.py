@@ -11,6 +11,7 @@ import torch
 
 from convolith.dtypes import COMPLEX, HALVES, ITEMSIZE, integer_bits, is_float
 from convolith.engines import direct_blocks
+from convolith.engines import direct_geometry as geometry
 from convolith.engines.direct_blocks import SLOTS
 from convolith.engines.direct_tile import VECTORS, Nest
 from convolith.engines.limits import Limits
@@ -23,18 +24,8 @@ from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 
 name = "direct"
 
-SCRATCH_BYTES = 1 << 17
-"""What a block's packed inputs may take: a quarter of a second-level cache of 512 KiB, which its outputs share."""
-WIDE, LONG_ROW, SHORT_ROW = 1500, 384, 72
-"""Columns of a block: long in wide images, for the memory's prefetching; short in others, for only the blocks that
-touch a border are copied."""
 LARGEST_SCRATCH = 1 << 23
 """Bytes of a block's packed inputs above which nothing is gained by packing."""
-FEW_BLOCKS = 3
-"""Blocks across an image up to which it is not divided."""
-TALL_BLOCK = 64
-"""Rows of a block: whole planes where they are small, so that the zeros around them are written once."""
-TASKS_PER_THREAD = 4
 DENSE_SHARE, PLANE_SHARE, SIGNAL_SHARE = 0.92, 0.95, 0.6
 """The share of the machine's products that tiles of several channels, of one, and of one row reach with many taps."""
 STARTING_TAPS = {True: 5.0, False: 10.0}
@@ -45,18 +36,8 @@ INT64_SHARE = 0.15
 """Products of 64-bit integers are put together from 32-bit ones."""
 LARGEST_STRIDE = 16
 """From here on, windows hardly overlap, and what a block copies would be mostly what it does not need."""
-WINDOW_BYTES = 20 << 10
-"""Inputs of a row of tiles that stay in a first-level cache of 32 KiB while the output channels go by."""
 SERIAL_PRODUCTS = 200_000
 """Products below which one thread is done before a second one has started."""
-CROWDED_ROWS = 6
-"""Rows that one set of a first-level cache of eight ways may hold beside the outputs."""
-PACKED_FOR = 8
-"""Times that a tile is read, from which packing it pays."""
-MANY_ROWS = 64
-"""Rows of inputs, each on a page of its own, above which a tile is packed: first-level TLBs have 64 entries."""
-CACHE_PERIOD = 4096
-"""Bytes after which addresses fall into the same set of a first-level cache again."""
 
 
 class State(NamedTuple):
@@ -98,7 +79,7 @@ def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
     if spec.dtype == "float16" and not host().halves:
         return "this processor does not convert float16"
     target = host()
-    needed = _slots(spec, nest_of(spec, target), target)[0]["thread_elements"] * 8
+    needed = geometry.of(spec, nest_of(spec, target), target)[0]["thread_elements"] * 8
     if needed > LARGEST_SCRATCH:
         return f"a block of its inputs takes {needed / 1e6:.0f} MB"
     return None
@@ -126,7 +107,9 @@ def work(spec: ConvSpec) -> Work:
         grown = prod(n + sum(pair) for n, pair in zip(spec.size, spec.padding, strict=True))
         copied = spec.batch * spec.in_channels * grown * ITEMSIZE[spec.dtype]
     forward = Count(layer.forward.multiplications, layer.forward.additions, memory.bytes + 2 * copied)
-    terms = ForwardMemory(memory.input, memory.parameters, memory.output, copied + thread_count() * SCRATCH_BYTES)
+    terms = ForwardMemory(
+        memory.input, memory.parameters, memory.output, copied + thread_count() * geometry.PACKED_BYTES
+    )
     return Work(forward=forward, memory=Memory(terms))
 
 
@@ -159,8 +142,8 @@ def seconds(spec: ConvSpec, limits: Limits) -> float:
 
 def _unpacked(spec: ConvSpec, nest: Nest) -> bool:
     """Whether most blocks are read where they are."""
-    padded = any(spec.padding[-1]) and spec.output_size[-1] < FEW_BLOCKS * SHORT_ROW
-    return nest.x_dtype == nest.sum_dtype and nest.stride[2] == 1 and not padded
+    padded = any(spec.padding[-1]) and spec.output_size[-1] < geometry.FEW_BLOCKS * geometry.SHORT_PACKED_ROW
+    return nest.masked or (nest.x_dtype == nest.sum_dtype and nest.stride[2] == 1 and not padded)
 
 
 def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
@@ -180,7 +163,7 @@ def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor) -> State:
     wide = torch_dtype(nest.sum_dtype)
     kernel = to_working(kernel, wide).contiguous()
     no_bias = torch.zeros(spec.out_channels, dtype=bias_dtype(nest))
-    slots, scratch_elements = _slots(spec, nest, target)
+    slots, scratch_elements = geometry.of(spec, nest, target)
     products = prod(spec.output_shape) * spec.products_per_output
     threads = 1 if products < SERIAL_PRODUCTS else min(thread_count(), slots["tasks"])
     size = spec.size
@@ -189,7 +172,7 @@ def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor) -> State:
     strides = torch.empty((1, spec.in_channels, *size), device="meta").stride()
     template = array("q", [slots.get(name, 0) for name in SLOTS] + [0] * COUNTERS)
     _describe(template, nest, strides, torch_dtype(spec.dtype).itemsize)
-    region = routine(direct_blocks.write, target, nest)
+    region = routine(direct_blocks.write, target, nest, ordered=True)
     scratch_bytes = scratch_elements * wide.itemsize
     return State(
         spec, nest, shape, kernel, no_bias, template, region, threads, scratch_bytes, torch_dtype(spec.out_dtype)
@@ -222,8 +205,8 @@ def nest_of(spec: ConvSpec, target: Target) -> Nest:
     stride = _three(tuple(s if n > 1 else 1 for s, n in zip(spec.stride, spec.output_size, strict=True)))
     dilation = _three(tuple(d if k > 1 else 1 for d, k in zip(spec.dilation, spec.kernel_size, strict=True)))
     kernel_size = _three(spec.kernel_size)
-    deep = _window_bytes(spec) > WINDOW_BYTES
-    return Nest(
+    deep = _window_bytes(spec) > geometry.WINDOW_BYTES
+    nest = Nest(
         spec.dtype,
         sum_dtype(spec),
         spec.out_dtype,
@@ -235,12 +218,10 @@ def nest_of(spec: ConvSpec, target: Target) -> Nest:
         many_outputs=spec.out_channels > spec.groups,
         deep=deep,
         flat=spec.axes == 1,
+        masked=False,
     )
-
-
-def _even(size: int, wanted: int, multiple: int) -> int:
-    """The length of pieces of a size, as near the wanted one as equal pieces of a multiple of a number come."""
-    return ceil(size / max(1, round(size / wanted)) / multiple) * multiple
+    ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+    return replace(nest, masked=geometry.masked(nest, target, ins, outs))
 
 
 def _window_bytes(spec: ConvSpec) -> int:
@@ -249,7 +230,7 @@ def _window_bytes(spec: ConvSpec) -> int:
         spec.in_channels
         // spec.groups
         * prod(spec.kernel_size[:-1])
-        * SHORT_ROW
+        * geometry.SHORT_PACKED_ROW
         * torch_dtype(sum_dtype(spec)).itemsize
     )
 
@@ -263,85 +244,6 @@ def _channels(outs: int, target: Target, vectors: int) -> int:
     """Output channels of a tile: as many as the registers allow, unless fewer divide them better."""
     most = min(outs, target.accumulators // vectors)
     return min(range(most, 0, -1), key=lambda n: ceil(outs / n) * n * (1 + 0.15 * (most - n)))
-
-
-def _slots(spec: ConvSpec, nest: Nest, target: Target) -> tuple[dict[str, int], int]:
-    """The sizes among a region's arguments, and the elements of scratch for all threads."""
-    ones = (1,) * (3 - spec.axes)
-    padding = ((0, 0),) * (3 - spec.axes) + (spec.padding if spec.padding_mode == "zeros" else ((0, 0),) * spec.axes)
-    grown = spec.size
-    if spec.padding_mode != "zeros":
-        grown = tuple(n + sum(pair) for n, pair in zip(spec.size, spec.padding, strict=True))
-    depth, height, width = (*ones, *grown)
-    out_depth, out_height, out_width = (*ones, *spec.output_size)
-    ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
-    lanes = target.lanes(torch_dtype(nest.sum_dtype).itemsize)
-    most_rows = max(tile.rows for tile in nest.tiles(target).values())
-
-    def pitches(rows: int, columns: int) -> tuple[int, int, int, int]:
-        """Of phases, rows, planes and channels in the scratch of a block."""
-        reach = (columns - 1) * nest.stride[2] + (nest.kernel_size[2] - 1) * nest.dilation[2] + 1
-        line = 64 // torch_dtype(nest.sum_dtype).itemsize
-        phase = ceil((ceil(reach / nest.stride[2]) + lanes) / line) * line
-        row = phase * nest.stride[2] + (line if phase * nest.stride[2] // line % 2 == 0 else 0)  # no rows in one set
-        tall = (max(rows, most_rows) - 1) * nest.stride[1] + (nest.kernel_size[1] - 1) * nest.dilation[1] + 1
-        return phase, row, row * tall, row * tall * nest.kernel_size[0]
-
-    budget = SCRATCH_BYTES // torch_dtype(nest.sum_dtype).itemsize
-    rows = min(out_height, TALL_BLOCK)
-    narrowest = max(nest.tiles(target)) * lanes
-    wanted = LONG_ROW if out_width >= WIDE else SHORT_ROW
-    if any(padding[2]) and out_width < FEW_BLOCKS * SHORT_ROW:  # most blocks would touch a border
-        wanted = out_width
-    if nest.many_outputs and not nest.deep:  # long rows of every output, as long as the inputs of one stay in the cache
-        row_bytes = (
-            ins * nest.kernel_size[0] * nest.kernel_size[1] * nest.stride[2] * torch_dtype(nest.sum_dtype).itemsize
-        )
-        wanted = max(narrowest, WINDOW_BYTES // row_bytes)
-    columns = _even(out_width, wanted, lanes)
-    while ins * pitches(rows, columns)[3] > budget and (rows > most_rows or columns > narrowest):
-        if rows > most_rows:
-            rows = max(most_rows, rows // 2)
-        else:
-            columns = max(narrowest, ceil(columns / 2 / lanes) * lanes)
-    planes = spec.batch * spec.groups * out_depth
-    tasks = thread_count() * TASKS_PER_THREAD
-    while rows > most_rows and planes * ceil(out_height / rows) * ceil(out_width / columns) < tasks:
-        rows = max(most_rows, rows // 2)
-    while columns > narrowest and planes * ceil(out_height / rows) * ceil(out_width / columns) < tasks:
-        columns = max(narrowest, ceil(columns / 2 / lanes) * lanes)
-    row_blocks, column_blocks = ceil(out_height / rows), ceil(out_width / columns)
-    phase, row, plane, channel = pitches(rows, columns)
-    line = row * 1 + nest.stride[2] * (phase + 4 * lanes)
-    per_thread = ceil((ins * channel + line + direct_blocks.slack(nest, target)) / 64) * 64
-    slots = {
-        "tasks": planes * row_blocks * column_blocks,
-        "chunk": max(1, planes * row_blocks * column_blocks // (tasks * 2)),
-        "groups": spec.groups,
-        "in_channels": ins,
-        "out_channels": outs,
-        "depth": depth,
-        "height": height,
-        "width": width,
-        "out_depth": out_depth,
-        "out_height": out_height,
-        "out_width": out_width,
-        "pad_depth": padding[0][0],
-        "pad_height": padding[1][0],
-        "pad_width": padding[2][0],
-        "y_image": spec.out_channels * prod(spec.output_size),
-        "y_channel": prod(spec.output_size),
-        "block_rows": rows,
-        "block_columns": columns,
-        "row_blocks": row_blocks,
-        "column_blocks": column_blocks,
-        "thread_elements": per_thread,
-        "phase_pitch": phase,
-        "row_pitch": row,
-        "plane_pitch": plane,
-        "channel_pitch": channel,
-    }
-    return slots, per_thread * thread_count()
 
 
 AT = {name: number for number, name in enumerate(SLOTS)}
@@ -377,18 +279,6 @@ def _describe(slots: array[int], nest: Nest, strides: tuple[int, ...], itemsize:
     slots[AT["x_image"]], slots[AT["x_channel"]], *rest = strides
     slots[AT["x_plane"]] = rest[0] if len(rest) == 3 else 0
     slots[AT["x_row"]] = rest[-2] if len(rest) > 1 else 0
-    slots[AT["direct"]] = _reads_in_place(nest, slots, itemsize)
-
-
-def _reads_in_place(nest: Nest, slots: array[int], itemsize: int) -> bool:
-    """Whether inner blocks are read where they are: no conversion, no stride, and rows that do not evict each other."""
-    if nest.x_dtype != nest.sum_dtype or nest.stride[2] > 1:
-        return False
-    again = slots[AT["out_channels"]] / nest.channels  # how often a packed tile is read
-    if again >= PACKED_FOR and slots[AT["in_channels"]] * nest.kernel_size[0] * nest.kernel_size[1] > MANY_ROWS:
-        return False
-    pitch = slots[AT["x_row"]] * itemsize
-    sets = 1
-    while pitch % CACHE_PERIOD and sets < 8:
-        pitch, sets = 2 * pitch, 2 * sets
-    return (nest.kernel_size[1] + 3) / sets <= CROWDED_ROWS
+    slots[AT["direct"]] = geometry.reads_in_place(
+        nest, slots[AT["in_channels"]], slots[AT["out_channels"]], slots[AT["x_row"]] * itemsize
+    )

@@ -1,8 +1,8 @@
 """Writes the machine code of the direct engine: one loop nest, specialised on the kernel, generic in the sizes.
 
-A task is a block of output rows and columns of one image and group. Its inputs are read where they are if the block
-lies inside the image, and otherwise (or where they must be converted, or strides split) copied first into a scratch
-with zeros around. Then register tiles run over the block.
+A task is a block of output rows and columns of one image and group. Its inputs are read where they are, at borders
+under masks; where the processor has none, and where inputs must be converted or strides split, they are copied first
+into a scratch with zeros around. Then register tiles run over the block.
 """
 
 from __future__ import annotations
@@ -11,7 +11,18 @@ from typing import Any
 
 from llvmlite import ir
 
-from convolith.engines.direct_tile import VECTORS, Nest, Place, Tile, bias_kind, lanes_of, line_of, taps_of, write_tile
+from convolith.engines.direct_tile import (
+    VECTORS,
+    Bounds,
+    Nest,
+    Place,
+    Tile,
+    bias_kind,
+    lanes_of,
+    line_of,
+    taps_of,
+    write_tile,
+)
 from convolith.jit.build import POINTER, Code, Int, Number, Pointer, zero
 from convolith.jit.control import flush_denormals, restore_control
 from convolith.jit.numbers import STORED, to_sum
@@ -22,7 +33,7 @@ SLOTS = (
     *("tasks", "groups", "in_channels", "out_channels", "depth", "height", "width"),
     *("out_depth", "out_height", "out_width", "pad_depth", "pad_height", "pad_width"),
     *("x_image", "x_channel", "x_plane", "x_row", "y_image", "y_channel"),
-    *("chunk", "block_rows", "block_columns", "row_blocks", "column_blocks", "direct"),
+    *("shares", "share", "chunk", "block_rows", "block_columns", "row_blocks", "column_blocks", "direct"),
     *("thread_elements", "phase_pitch", "row_pitch", "plane_pitch", "channel_pitch"),
 )
 """The arguments of a region, one 8-byte slot each: addresses, counts, strides in elements. Channels are per group."""
@@ -36,7 +47,7 @@ def slack(nest: Nest, target: Target) -> int:
 
 def write(module: ir.Module, target: Target, nest: Nest) -> None:
     """The region: take blocks until none is left."""
-    pack = _pack(module, target, nest)
+    pack = None if nest.masked else _pack(module, target, nest)
     code = Code(module, "region", [POINTER])
     element, wide, delivered = STORED[nest.x_dtype], STORED[nest.sum_dtype], STORED[nest.out_dtype]
     kinds: dict[str, ir.Type] = {
@@ -52,16 +63,28 @@ def write(module: ir.Module, target: Target, nest: Nest) -> None:
     before = flush_denormals(code, target)
     scratch = s["scratch"] + code.take(s["counters"] + 8) * s["thread_elements"]
     seen = Pointer(code, code.ir.alloca(ir.IntType(64), size=5), ir.IntType(64))  # where the last packed block began
-    for number in range(5):
-        (seen + number).store(code.integer(NOWHERE).value)
-    with code.tasks(s["counters"], s["tasks"], s["chunk"]) as task:
+    if nest.masked:
+        none = zero(ir.VectorType(wide, lanes_of(nest, target)))
+        with code.loop(0, s["thread_elements"], none.type.count) as t:
+            (scratch + t.index).store(none)
+    else:
+        for number in range(5):
+            (seen + number).store(code.integer(NOWHERE).value)
+    with code.tasks(s["counters"], s["tasks"], s["chunk"], shares=s["shares"], share=s["share"]) as task:
         _block(code, target, nest, s, task, scratch, seen, pack)
     restore_control(code, before)
     code.finish()
 
 
 def _block(
-    code: Code, target: Target, nest: Nest, s: dict[str, Any], task: Int, packed: Pointer, seen: Pointer, pack: Code
+    code: Code,
+    target: Target,
+    nest: Nest,
+    s: dict[str, Any],
+    task: Int,
+    scratch: Pointer,
+    seen: Pointer,
+    pack: Code | None,
 ) -> None:
     lanes = lanes_of(nest, target)
     column_block, rest = task % s["column_blocks"], task // s["column_blocks"]
@@ -79,32 +102,43 @@ def _block(
     y = y + (plane * s["out_height"] + row) * s["out_width"] + column
     weight = s["weight"] + group * s["out_channels"] * s["in_channels"] * taps_of(nest)
     bias = s["bias"] + group * s["out_channels"]
-    most_rows = max(tile.rows for tile in nest.tiles(target).values())
-    conditions = [rows >= most_rows, columns >= lanes, s["direct"] >= 1]
-    for axis, (start, size, count) in enumerate(((front, "depth", 1), (top, "height", rows), (left, "width", columns))):
-        reach = (code.integer(count) - 1) * nest.stride[axis] + (nest.kernel_size[axis] - 1) * nest.dilation[axis] + 1
-        conditions += [code.integer(start) >= 0, code.integer(start) + reach <= s[size]]
-    where = code.every(*conditions)
-    packed = packed + (0 - code.maximum(0 - left, 0)) % line_of(nest)  # a row's inputs begin at a cache line
-    with code.when(code.ir.not_(where)):
-        code.call(pack, code.argument(0, ir.IntType(64)), x, packed, seen, front, top, left, rows, columns)
-    if nest.x_dtype == nest.sum_dtype and nest.stride[2] == 1:
-        source = code.choose(where, x + front * s["x_plane"] + top * s["x_row"] + left, packed)
-        row_pitch = code.choose(where, s["x_row"], s["row_pitch"])
-        plane_pitch = code.choose(where, s["x_plane"] * nest.dilation[0], s["plane_pitch"])
-        channel_pitch = code.choose(where, s["x_channel"], s["channel_pitch"])
-    else:
-        source, row_pitch, plane_pitch, channel_pitch = packed, s["row_pitch"], s["plane_pitch"], s["channel_pitch"]
-    parts = {"row": row_pitch, "plane": plane_pitch, "channel": channel_pitch}
+    source = x + front * s["x_plane"] + top * s["x_row"] + left
+    parts = {"row": s["x_row"], "plane": s["x_plane"] * nest.dilation[0], "channel": s["x_channel"]}
+    if pack is not None:
+        packed = scratch + (0 - code.maximum(0 - left, 0)) % line_of(nest)  # a row's inputs begin at a cache line
+        inside = code.every(s["direct"] >= 1, *_inside(code, target, nest, s, (front, top, left), rows, columns))
+        with code.when(code.ir.not_(inside)):
+            code.call(pack, code.argument(0, ir.IntType(64)), x, packed, seen, front, top, left, rows, columns)
+        pitches = {"row": s["row_pitch"], "plane": s["plane_pitch"], "channel": s["channel_pitch"]}
+        if nest.x_dtype == nest.sum_dtype and nest.stride[2] == 1:
+            source = code.choose(inside, source, packed)
+            parts = {part: code.choose(inside, parts[part], pitch) for part, pitch in pitches.items()}
+        else:
+            source, parts = packed, pitches
 
     def one(tile: Tile, column: Number, begin: Int, channel: Number) -> None:
         """The tile at a row and a column of the block, of some output channels."""
-        last = code.minimum(column + (tile.vectors - 1) * lanes, columns - lanes) - column
-        last = code.maximum(last, 0 - column)  # fewer columns than one vector: stored under a mask
-        origin = source + begin * nest.stride[1] * row_pitch + column
+        last: Number = 0
+        if tile.vectors == 1:  # fewer columns than one vector are stored under a mask
+            column = code.maximum(code.minimum(column, columns - lanes), 0)
+        else:
+            last = code.minimum(column + (tile.vectors - 1) * lanes, columns - lanes) - column
+        origin = source + begin * nest.stride[1] * parts["row"] + column
         first = y + begin * s["out_width"] + column
-        place = Place(origin, weight, bias, first, last, rows - begin, columns)
-        write_tile(code, nest, tile, lanes, place, channel, s | parts)
+        place = Place(origin, weight, bias, first, code.integer(last), rows - begin, columns, None, edge=False)
+        if not nest.masked:
+            write_tile(code, nest, tile, lanes, place, channel, s | parts)
+            return
+        line, start = begin * nest.stride[1] + top, code.integer(column) + left
+        sizes = (s["depth"], s["height"], s["width"])
+        bounds = Bounds(front, line, start, *sizes, scratch.cast(STORED[nest.x_dtype]))
+        place = place._replace(bounds=bounds)
+        reach = start + last + (lanes + (nest.kernel_size[2] - 1) * nest.dilation[2])
+        with code.ir.if_else(code.every(start >= 0, reach <= s["width"])) as (inner, edge):
+            with inner:
+                write_tile(code, nest, tile, lanes, place, channel, s | parts)
+            with edge:
+                write_tile(code, nest, tile, lanes, place._replace(edge=True), channel, s | parts)
 
     def run(tile: Tile, start: Number, count: Number) -> None:
         """The tiles of one width, row by row to the bottom of the block, all output channels of each row or tile."""
@@ -132,6 +166,26 @@ def _block(
             count = code.choose((left_over % VECTORS).equals(1), code.maximum(count - 1, 0), count)
         run(tile, code.integer(done) * lanes, count)
         done = count * number + done
+
+
+def _inside(
+    code: Code,
+    target: Target,
+    nest: Nest,
+    s: dict[str, Any],
+    starts: tuple[Number, Number, Number],
+    rows: Int,
+    columns: Int,
+) -> list[ir.Value]:
+    """The conditions under which all that the tiles of a block read lies inside the image."""
+    most_rows = max(tile.rows for tile in nest.tiles(target).values())
+    conditions = [rows >= most_rows, columns >= lanes_of(nest, target)]
+    for axis, (start, name, count) in enumerate(
+        zip(starts, ("depth", "height", "width"), (1, rows, columns), strict=True)
+    ):
+        reach = (code.integer(count) - 1) * nest.stride[axis] + (nest.kernel_size[axis] - 1) * nest.dilation[axis] + 1
+        conditions += [code.integer(start) >= 0, code.integer(start) + reach <= s[name]]
+    return conditions
 
 
 def _pack(module: ir.Module, target: Target, nest: Nest) -> Code:

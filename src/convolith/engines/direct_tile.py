@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import product
 from typing import Any, NamedTuple
 
 from llvmlite import ir
 
 from convolith.jit.build import Code, Int, Number, Pointer, itemsize, zero
-from convolith.jit.numbers import STORED, from_sum
+from convolith.jit.numbers import STORED, from_sum, to_sum
 from convolith.jit.target import Target
 
 UNROLLED_TAPS = 9
@@ -25,6 +25,8 @@ UNROLLED_CHANNELS = 4
 """Channels that are written out together for a single tap, whose loop would be as long as its products."""
 UNROLLED_ROWS = 8
 """Kernel rows that are written out at most: with 8 rows, a loaded vector serves nearly as many products as with all."""
+ROW_MULTIPLE = 7
+"""Rows of tall tiles are a multiple of it: the layers of most networks have 7 x 2^n rows."""
 VECTORS = 3
 """Vectors of columns in the widest tile."""
 
@@ -56,6 +58,8 @@ class Nest:
     """Whether a row of inputs outgrows a first-level cache: each tile is then done for all outputs before the next."""
     flat: bool
     """Whether the output has one row, so that tiles can only grow along it."""
+    masked: bool
+    """Whether borders are read in place: columns that do not exist under masks, rows from a row of zeros."""
 
     def tiles(self, target: Target) -> dict[int, Tile]:
         """The tile for each number of vectors, the widest first: as many rows as there are registers.
@@ -72,8 +76,24 @@ class Nest:
         found = {}
         for n in range(VECTORS, 0, -1):
             rows = (registers - n) // (channels * (n + 1))
+            if rows > ROW_MULTIPLE:
+                rows -= rows % ROW_MULTIPLE
             found[n] = Tile(channels, max(1, rows), n)
         return found
+
+
+class Bounds(NamedTuple):
+    """What of the inputs exists, where borders are read in place; what does not counts as zero."""
+
+    plane: Number
+    """The number of the first input's plane, which may be negative, as those of its row and column may."""
+    row: Number
+    column: Number
+    depth: Int
+    height: Int
+    width: Int
+    zeros: Pointer
+    """As many as a tile reads of a row."""
 
 
 class Place(NamedTuple):
@@ -88,6 +108,9 @@ class Place(NamedTuple):
     last: Int
     rows: Int
     columns: Int
+    bounds: Bounds | None
+    edge: bool
+    """Whether columns may be missing on its left or right."""
 
 
 def write_tile(
@@ -106,7 +129,7 @@ def write_tile(
     vector = ir.VectorType(STORED[nest.sum_dtype], lanes)
     biased = biases[0].type == vector
     sums = [bias if biased else zero(vector) for bias in biases for _ in range(tile.rows * tile.vectors)]
-    writer = _Taps(code, nest, tile, lanes, place.last, s["row"], s["phase_pitch"])
+    writer = _Taps(code, nest, tile, lanes, place, s["row"], s["phase_pitch"])
     if nest.many_channels:
         together = UNROLLED_CHANNELS if taps_of(nest) == 1 else 1
         whole = s["in_channels"] // together * together
@@ -136,7 +159,7 @@ class _Taps:
     nest: Nest
     tile: Tile
     lanes: int
-    last: Int
+    place: Place
     row_pitch: Int
     phase_pitch: Int
 
@@ -144,44 +167,71 @@ class _Taps:
         """All taps, plane after plane."""
         depth, height, width = self.nest.kernel_size
         if depth == 1:
-            return self.plane(x, weights, sums)
+            return self.plane(x, weights, self.height(0), sums)
         with self.code.loop(0, depth, values=sums) as plane:
             here = [w + plane.index * (height * width) for w in weights]
-            plane.hand_on(self.plane(x + plane.index * pitch, here, plane.values))
+            there = self.height(plane.index * self.nest.dilation[0])
+            plane.hand_on(self.plane(x + plane.index * pitch, here, there, plane.values))
         return plane.values
 
-    def plane(self, x: Pointer, weights: list[Pointer], sums: Sequence[ir.Value]) -> list[ir.Value]:
+    def height(self, plane: Number) -> Int | None:
+        """The rows of a plane: none of one that does not exist; None where all that is read exists."""
+        bounds = self.place.bounds
+        if bounds is None:
+            return None
+        exists = (self.code.integer(bounds.plane) + plane).below(bounds.depth)
+        return self.code.choose(exists, bounds.height, 0)  # type: ignore[no-any-return]  # an Int
+
+    def plane(self, x: Pointer, weights: list[Pointer], height: Int | None, sums: Sequence[ir.Value]) -> list[ir.Value]:
         """The taps of one plane: kernel rows in blocks that are written out."""
-        _, height, width = self.nest.kernel_size
-        blocks = -(-height // UNROLLED_ROWS)
-        size, larger = divmod(height, blocks)
+        _, taps, width = self.nest.kernel_size
+        blocks = -(-taps // UNROLLED_ROWS)
+        size, larger = divmod(taps, blocks)
         done = 0
         for rows, count in ((size + 1, larger), (size, blocks - larger)):
             if not count or not rows:
                 continue
-            step = self.row_pitch * (rows * self.nest.dilation[1])
-            origin = x + self.row_pitch * (done * self.nest.dilation[1])
+            step, start = rows * self.nest.dilation[1], done * self.nest.dilation[1]
             here = [w + done * width for w in weights]
             if count == 1:
-                sums = self.columns(origin, here, rows, sums)
+                sums = self.columns(self.rows(x, start, rows, height), here, rows, sums)
             else:
                 with self.code.loop(0, count, values=sums) as block:
                     moved = [w + block.index * (rows * width) for w in here]
-                    block.hand_on(self.columns(origin + block.index * step, moved, rows, block.values))
+                    origins = self.rows(x, block.index * step + start, rows, height)
+                    block.hand_on(self.columns(origins, moved, rows, block.values))
                 sums = block.values
             done += rows * count
         return list(sums)
 
-    def columns(self, x: Pointer, weights: list[Pointer], rows: int, sums: Sequence[ir.Value]) -> list[ir.Value]:
-        """The taps of some kernel rows, column after column."""
+    def rows(self, x: Pointer, start: Number, taps: int, height: Int | None) -> dict[int, Pointer]:
+        """Where the input rows begin that some kernel rows meet, by their distance from the first."""
+        first = x + self.row_pitch * start
+        found = {}
+        for row in sorted(set(self.users(taps))):
+            found[row] = first + self.row_pitch * row
+            if height is not None and self.place.bounds is not None:
+                exists = (self.code.integer(self.place.bounds.row) + start + row).below(height)
+                found[row] = self.code.choose(exists, found[row], self.place.bounds.zeros)
+        return found
+
+    def users(self, taps: int) -> dict[int, list[tuple[int, int]]]:
+        """The rows of the tile and of the kernel that meet in each input row."""
+        found: dict[int, list[tuple[int, int]]] = {}
+        for u in range(taps):
+            for r in range(self.tile.rows):
+                found.setdefault(r * self.nest.stride[1] + u * self.nest.dilation[1], []).append((r, u))
+        return found
+
+    def columns(
+        self, origins: dict[int, Pointer], weights: list[Pointer], rows: int, sums: Sequence[ir.Value]
+    ) -> list[ir.Value]:
+        """The taps of some kernel rows: few columns at once, many one after the other."""
         _, height, width = self.nest.kernel_size
         if height * width <= UNROLLED_TAPS:
-            for v in range(width):
-                sums = self.column(x + self.shift(v), [w + v for w in weights], rows, sums)
-            return list(sums)
+            return self.products(origins, weights, rows, range(width), sums)
         with self.code.loop(0, width, values=sums) as column:
-            here = [w + column.index for w in weights]
-            column.hand_on(self.column(x + self.shift(column.index), here, rows, column.values))
+            column.hand_on(self.products(origins, weights, rows, [column.index], column.values))
         return column.values
 
     def shift(self, column: Number) -> Number:
@@ -189,26 +239,54 @@ class _Taps:
         reach, stride = column * self.nest.dilation[2], self.nest.stride[2]
         return reach if stride == 1 else reach // stride + self.phase_pitch * (reach % stride)
 
-    def column(self, x: Pointer, weights: list[Pointer], rows: int, sums: Sequence[ir.Value]) -> list[ir.Value]:
-        """Some taps of one kernel column: each input row is loaded once, for all that need it."""
+    def products(
+        self,
+        origins: dict[int, Pointer],
+        weights: list[Pointer],
+        rows: int,
+        columns: Sequence[Number],
+        sums: Sequence[ir.Value],
+    ) -> list[ir.Value]:
+        """Some kernel rows of some columns: each input row is loaded once a column, for all that need it."""
         width = self.nest.kernel_size[2]
-        code, tile, sums = self.code, self.tile, list(sums)
-        users: dict[int, list[tuple[int, int]]] = {}
-        for u in range(rows):
-            for r in range(tile.rows):
-                users.setdefault(r * self.nest.stride[1] + u * self.nest.dilation[1], []).append((r, u))
-        order = sorted(users)
-        for row, following in pairwise([*order, order[-1]]):
-            vectors = [(x + q * self.lanes).vector(self.lanes) for q in range(tile.vectors - 1)]
-            vectors.append((x + self.last).vector(self.lanes))
+        code, tile, sums, users = self.code, self.tile, list(sums), self.users(rows)
+        offsets = [q * self.lanes for q in range(tile.vectors - 1)] + [self.place.last]
+        wide, stored = STORED[self.nest.sum_dtype], self.nest.x_dtype if self.nest.masked else self.nest.sum_dtype
+        masks: dict[int, list[ir.Value] | None] = {}
+        kept: dict[tuple[int, int, int], ir.Value] = {}
+        for v, row in product(range(len(columns)), sorted(origins)):
+            code.keep_order()
+            shift = self.shift(columns[v])
+            if v not in masks:
+                masks[v] = self.masks(offsets, shift)
+            places = [origins[row] + shift + offset for offset in offsets]
+            chosen = masks[v]
+            if chosen is None:
+                loaded = [place.vector(self.lanes) for place in places]
+            else:
+                loaded = [place.masked_vector(self.lanes, m) for place, m in zip(places, chosen, strict=True)]
+            vectors = [to_sum(code, value, stored, wide) for value in loaded]
             for r, u in users[row]:
                 for o, pointer in enumerate(weights):
-                    weight = code.splat((pointer + u * width).load(), self.lanes)
+                    if (o, u, v) not in kept:
+                        kept[o, u, v] = code.splat((pointer + columns[v] + u * width).load(), self.lanes)
                     for q in range(tile.vectors):
                         at = (o * tile.rows + r) * tile.vectors + q
-                        sums[at] = code.multiply_add(vectors[q], weight, sums[at])
-            x = x + self.row_pitch * (following - row)
+                        sums[at] = code.multiply_add(vectors[q], kept[o, u, v], sums[at])
         return sums
+
+    def masks(self, offsets: Sequence[Number], shift: Number) -> list[ir.Value] | None:
+        """The columns that exist of each vector of a tile at the left or right."""
+        bounds = self.place.bounds
+        if bounds is None or not self.place.edge:
+            return None
+        starts = [self.code.integer(bounds.column) + shift + offset for offset in offsets]
+        width = self.nest.kernel_size[2]
+        if self.tile.vectors * self.lanes + (width - 1) * self.nest.dilation[2] > 64:
+            return [self.code.lanes_between(0 - start, bounds.width - start, self.lanes) for start in starts]
+        # all columns that a tile reads, one bit each: LLVM finds it once
+        bits = self.code.bits_between(0 - bounds.column, bounds.width - bounds.column)
+        return [self.code.lanes_of_bits(bits, self.code.integer(shift) + offset, self.lanes) for offset in offsets]
 
 
 def _deliver(

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from llvmlite import ir
 
-from convolith.engines.fft_passes import Kernels, kernels_of, lanes_between, load, store
+from convolith.engines.fft_passes import Kernels, kernels_of, load, store
 from convolith.engines.fft_products import Products, Sizes, products_of
 from convolith.engines.fft_transform import Complex, multiply
 from convolith.jit.build import I64, POINTER, Code, Int, Number, Pointer, itemsize
@@ -270,7 +270,7 @@ class _Tiles(NamedTuple):
         """A row of a tile from place `low` to before `high`, and zeros elsewhere."""
         code, lanes = self.code, self.lanes
         with code.loop(0, self.s["columns"], lanes) as column:
-            mask = lanes_between(code, low - column.index, high - column.index, lanes)
+            mask = code.lanes_between(low - column.index, high - column.index, lanes)
             (goal + column.index).store((source + column.index).masked_vector(lanes, mask))
 
     def write_to(self, y: Pointer, tile: Int, side: int) -> Int:

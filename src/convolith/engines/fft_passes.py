@@ -81,11 +81,6 @@ def _pass(module: ir.Module, element: ir.Type, lanes: int, radix: int, *, forwar
     return code
 
 
-def lanes_between(code: Code, low: Number, high: Number, lanes: int) -> ir.Value:
-    """A mask of the lanes from `low` to before `high`."""
-    return code.ir.and_(code.lanes_below(high, lanes), code.ir.not_(code.lanes_below(low, lanes)))
-
-
 def _at(code: Code, table: Pointer, number: Number, offset: Int, element: ir.Type) -> Pointer:
     """An address out of a table, moved by bytes."""
     address = (table + number).integer() + offset
@@ -102,7 +97,7 @@ def _gather(module: ir.Module, element: ir.Type, lanes: int) -> Code:
     z, one, other = (code.argument(n, kind) for n, kind in enumerate((element, I64, I64)))
     offset, *bounds, distance = (code.argument(n) for n in range(3, 9))
     table = code.argument(9, element)
-    masks = [lanes_between(code, low, high, lanes) for low, high in (bounds[:2], bounds[2:])]
+    masks = [code.lanes_between(low, high, lanes) for low, high in (bounds[:2], bounds[2:])]
     with code.loop(0, distance) as j:
         values = []
         for q in range(FIRST):

@@ -62,6 +62,10 @@ class Int:
     def __ge__(self, other: Number) -> ir.Value:
         return self.code.ir.icmp_signed(">=", self.value, self.code.integer(other).value)
 
+    def below(self, other: Number) -> ir.Value:
+        """Whether it is at least 0 and less than `other`, which is not negative."""
+        return self.code.ir.icmp_unsigned("<", self.value, self.code.integer(other).value)
+
     def equals(self, other: Number) -> ir.Value:
         """Whether both are the same number."""
         return self.code.ir.icmp_signed("==", self.value, self.code.integer(other).value)
@@ -209,6 +213,25 @@ class Code:
         numbers = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
         return self.ir.icmp_signed("<", numbers, self.splat(bounded, lanes))
 
+    def bits_between(self, low: Number, high: Number) -> Int:
+        """An integer whose bits are set where their number, of 0 to 63, is at least `low` and less than `high`."""
+
+        def below(count: Number) -> ir.Value:  # by 1 and up to 63 more, since 64 is too far for a shift
+            bounded = self.maximum(self.minimum(count, 64), 0)
+            some = self.ir.lshr(ir.Constant(I64, -1), (64 - self.maximum(bounded, 1)).value)
+            return self.ir.select(bounded >= 1, some, ir.Constant(I64, 0))
+
+        return Int(self, self.ir.and_(below(high), self.ir.not_(below(low))))
+
+    def lanes_of_bits(self, bits: Int, first: Number, lanes: int) -> ir.Value:
+        """A mask of the lanes whose bit is set, from a bit's number on."""
+        chosen = self.ir.trunc(self.ir.lshr(bits.value, self.integer(first).value), ir.IntType(lanes))
+        return self.ir.bitcast(chosen, ir.VectorType(ir.IntType(1), lanes))
+
+    def lanes_between(self, low: Number, high: Number, lanes: int) -> ir.Value:
+        """A mask of the lanes whose number is at least `low` and less than `high`."""
+        return self.lanes_of_bits(self.bits_between(low, high), 0, lanes)
+
     def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         """`a * b + c`, rounded once where the processor can."""
         if is_integer(a.type):
@@ -230,6 +253,10 @@ class Code:
         """Call another function of the module."""
         values = [a.value if isinstance(a, Int | Pointer) else self.integer(a).value for a in arguments]
         self.ir.call(callee.function, values)
+
+    def keep_order(self) -> None:
+        """Keep the compiler from moving loads and stores across this point; no instruction comes of it."""
+        self.ir.fence("seq_cst", "singlethread")
 
     def take(self, counter: Pointer) -> Int:
         """Fetch the counter and add one to it, atomically: each thread gets a number of its own."""
@@ -265,15 +292,23 @@ class Code:
             yield
 
     @contextmanager
-    def tasks(self, counter: Pointer, count: Number, chunk: Number) -> Iterator[Int]:
-        """Take numbers from a shared counter, `chunk` at a time, until all `count` are taken by some thread."""
+    def tasks(
+        self, counter: Pointer, count: Number, chunk: Number, *, shares: Number = 0, share: Number = 0
+    ) -> Iterator[Int]:
+        """Take numbers below `count` from a shared counter, until all are taken by some thread.
+
+        The first ones go in `shares` pieces of `share` numbers, so that threads that come in the same order take the
+        same numbers in every call; the others `chunk` at a time.
+        """
         head, body, after = (self.ir.append_basic_block(part) for part in ("next", "task", "done"))
         self.ir.branch(head)
         self.ir.position_at_end(head)
-        first = Int(self, self.ir.atomic_rmw("add", counter.value, self.integer(chunk).value, "monotonic"))
+        ticket = self.take(counter)
+        late = ticket >= shares
+        first = self.choose(late, (ticket - shares) * chunk + self.integer(shares) * share, ticket * share)
         self.ir.cbranch(first < count, body, after)
         self.ir.position_at_end(body)
-        with self.loop(first, self.minimum(first + chunk, count)) as task:
+        with self.loop(first, self.minimum(first + self.choose(late, chunk, share), count)) as task:
             yield task.index
         self.ir.branch(head)
         self.ir.position_at_end(after)

@@ -6,9 +6,10 @@ import hashlib
 import inspect
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite
 import llvmlite.binding as llvm
@@ -24,16 +25,27 @@ ENTRY = "region"
 Recipe = Callable[[ir.Module, Target, Any], None]
 """Writes functions into a module for a target, from parameters whose repr tells them apart."""
 
-_routines: dict[tuple[Recipe, Target, Any], Routine] = {}
+
+class Asked(NamedTuple):
+    """All that a routine is made from."""
+
+    recipe: Recipe
+    target: Target
+    parameters: Any
+    ordered: bool
+    """Whether instructions stay in the order in which they were written."""
+
+
+_routines: dict[Asked, Routine] = {}
 _lock = threading.Lock()
 
 
 class Routine:
     """Compiled code that threads run together; pickled as its recipe, since addresses belong to one process."""
 
-    def __init__(self, recipe: Recipe, target: Target, parameters: Any) -> None:
-        self._made_of = (recipe, target, parameters)
-        self._engine = _load(*self._made_of)  # owns the machine code
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+        self._engine = _load(asked)  # owns the machine code
         self._address = int(self._engine.get_function_address(ENTRY))
         self._alone = threads.Region(self._address)
 
@@ -46,42 +58,62 @@ class Routine:
             threads.run(self._address, arguments, count)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return routine, self._made_of
+        return _routine, (self._asked,)
 
 
-def routine(recipe: Recipe, target: Target, parameters: Any) -> Routine:
+def routine(recipe: Recipe, target: Target, parameters: Any, *, ordered: bool = False) -> Routine:
     """The code that a recipe writes; compiled at most once, and not at all where it is kept on disk.
 
     Args:
         recipe: a module's function, which writes `region` from the parameters.
         target: the processor.
         parameters: a hashable value with a complete repr.
+        ordered: whether instructions stay in the order in which they were written.
     """
-    key = (recipe, target, parameters)
+    return _routine(Asked(recipe, target, parameters, ordered))
+
+
+def _routine(key: Asked) -> Routine:
     known = _routines.get(key)
     if known is not None:
         return known
     with _lock:
         known = _routines.get(key)
         if known is None:
-            known = _routines[key] = Routine(*key)
+            known = _routines[key] = Routine(key)
     return known
 
 
-def _load(recipe: Recipe, target: Target, parameters: Any) -> Any:
+def _load(asked: Asked) -> Any:
     """The engine that holds the code, from the disk or from the compiler."""
-    key = name_of(recipe, target, parameters)
+    recipe, target, parameters, ordered = asked
+    key = name_of(recipe, target, parameters, ordered=ordered)
     code = disk.read(key)
     machine = _machine(target)
     if code is None:
         module = llvm.parse_assembly(written(recipe, target, parameters))
         module.verify()
-        code = machine.emit_object(module)
+        with _in_written_order() if ordered else nullcontext():
+            code = machine.emit_object(module)
         disk.write(key, code)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     return engine
+
+
+@contextmanager
+def _in_written_order() -> Iterator[None]:
+    """Instructions stay in the order in which they were written, for recipes that count their registers.
+
+    LLVM's scheduler would move loads up until a tile that fills the registers spills: a quarter of its instructions
+    were then spills. The option is LLVM's own and the process's, so it is put back.
+    """
+    llvm.set_option("", "-enable-misched=false")
+    try:
+        yield
+    finally:
+        llvm.set_option("", "-enable-misched=true")
 
 
 def written(recipe: Recipe, target: Target, parameters: Any) -> str:
@@ -92,13 +124,13 @@ def written(recipe: Recipe, target: Target, parameters: Any) -> str:
     return str(module)
 
 
-def name_of(recipe: Recipe, target: Target, parameters: Any) -> str:
+def name_of(recipe: Recipe, target: Target, parameters: Any, *, ordered: bool = False) -> str:
     """What a kept object is filed under: all that its IR and its compilation depend on.
 
     The IR is a function of the recipe's source, the target and the parameters; they stand for it, since writing it out
     takes longer than loading the object.
     """
-    asked = [recipe.__qualname__, repr(target), repr(parameters)]
+    asked = [recipe.__qualname__, repr(target), repr(parameters), str(ordered)]
     parts = [source_digest(recipe), *asked, llvmlite.__version__, str(llvm.llvm_version_info)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

@@ -25,6 +25,8 @@ class Target:
     """Whether a multiplication and an addition are one instruction, rounded once."""
     halves: bool
     """Whether float16 is converted in hardware."""
+    masked_bytes: int = 1 << 10
+    """The smallest element whose vectors are loaded under a mask by an instruction of their own."""
 
     def lanes(self, itemsize: int) -> int:
         """How many elements of a size one vector holds."""
@@ -37,11 +39,11 @@ class Target:
 
 
 X86 = {
-    "avx512": (64, 32, True, True, ("avx512f", "avx512vl", "avx512dq", "avx512bw", "fma", "f16c")),
-    "avx2": (32, 16, True, True, ("avx2", "fma", "f16c")),
-    "sse2": (16, 16, False, False, ("sse2",)),
+    "avx512": (64, 32, True, True, 1, ("avx512f", "avx512vl", "avx512dq", "avx512bw", "fma", "f16c")),
+    "avx2": (32, 16, True, True, 4, ("avx2", "fma", "f16c")),
+    "sse2": (16, 16, False, False, 1 << 10, ("sse2",)),
 }
-"""Widths of x86-64, the widest first: bytes, registers, fused, halves, and the features that it needs."""
+"""Widths of x86-64, the widest first: bytes, registers, fused, halves, masked_bytes, and the features that it needs."""
 WIDER = {"avx2": "-avx512f", "sse2": "-avx,-avx2,-fma,-f16c,-avx512f"}
 """What is switched off so that a wider host runs code for a narrower vector."""
 
@@ -60,11 +62,11 @@ def host(width: str = "") -> Target:
     flat = features.flatten()
     if platform.machine().lower() in ("arm64", "aarch64"):
         return Target("neon", triple, cpu, flat, 16, 32, fused=True, halves=True)
-    for name, (vector_bytes, registers, fused, halves, needed) in X86.items():
+    for name, (vector_bytes, registers, fused, halves, masked, needed) in X86.items():
         if width in ("", name) and all(features.get(feature) for feature in needed):
             off = f"{flat},{WIDER[name]}" if width and name in WIDER else flat
             wide = off + ",-prefer-256-bit" if name == "avx512" else off
-            return Target(name, triple, cpu, wide, vector_bytes, registers, fused=fused, halves=halves)
+            return Target(name, triple, cpu, wide, vector_bytes, registers, fused, halves, masked)
     raise ConvolithError(f"width is {width!r}; this processor has {', '.join(widths())}")
 
 
