@@ -153,3 +153,10 @@ def test_a_changed_size_compiles_nothing():
     specs = [layer(ins, outs, (n, n)) for ins, outs, n in ((3, 8, 7), (64, 64, 56), (1024, 256, 14))]
     states = [pointwise.prepare(spec, arrays_for(spec)[1]) for spec in specs]
     assert len({id(state.region) for state in states}) == 1
+
+
+def test_every_task_is_done_by_some_thread():
+    """Many tasks, which two threads divide and then take from each other."""
+    spec = ConvSpec(batch=5, in_channels=40, out_channels=70, size=(56, 57), kernel_size=1)
+    x, kernel, bias = arrays_for(spec)
+    compare(pointwise, spec, pointwise.prepare(spec, kernel), x, kernel, bias)

@@ -341,14 +341,12 @@ def _run(
     y: torch.Tensor,
     scratch_bytes: int,
 ) -> None:
-    """Fill in the addresses, give every thread its own part of the tasks, and let them run."""
+    """Fill in the addresses and let the threads run."""
     added, room = state.no_bias, scratch(scratch_bytes)
     if bias is not None:
         added = added.clone()
         added[: state.spec.out_channels] = bias
     counters = array("q", bytes(8 * COUNTER_SLOTS * (state.threads + 2)))
-    for thread in range(1, state.threads):
-        counters[(thread + 2) * COUNTER_SLOTS] = slots[AT["tasks"]] * thread // state.threads
     slots[X], slots[WEIGHT], slots[BIAS] = x.data_ptr(), state.weight.data_ptr(), added.data_ptr()
     slots[Y], slots[SCRATCH], slots[COUNTERS] = y.data_ptr(), room.data_ptr(), counters.buffer_info()[0]
     region.run(slots.buffer_info()[0], state.threads)

@@ -54,7 +54,8 @@ def write(module: ir.Module, target: Target, recipe: Recipe) -> None:
     with code.loop(0, s["threads"]) as turn:
         owner = (me + turn.index) % s["threads"]
         counter = s["counters"] + (owner + 2) * COUNTER_SLOTS
-        with code.tasks(counter, s["tasks"] * (owner + 1) // s["threads"], s["chunk"]) as task:
+        first, end = (s["tasks"] * number // s["threads"] for number in (owner, owner + 1))
+        with code.tasks(counter, end, s["chunk"], start=first) as task:
             work.block(tiles, task // s["splits"], task % s["splits"])
     work.forget()
     with code.tasks(s["counters"] + COUNTER_SLOTS, s["rest_tasks"], 1) as task:

@@ -293,9 +293,16 @@ class Code:
 
     @contextmanager
     def tasks(
-        self, counter: Pointer, count: Number, chunk: Number, *, shares: Number = 0, share: Number = 0
+        self,
+        counter: Pointer,
+        count: Number,
+        chunk: Number,
+        *,
+        start: Number = 0,
+        shares: Number = 0,
+        share: Number = 0,
     ) -> Iterator[Int]:
-        """Take numbers below `count` from a shared counter, until all are taken by some thread.
+        """Take numbers from `start` to below `count` from a shared counter (zero before), until all are taken.
 
         The first ones go in `shares` pieces of `share` numbers, so that threads that come in the same order take the
         same numbers in every call; the others `chunk` at a time.
@@ -305,7 +312,7 @@ class Code:
         self.ir.position_at_end(head)
         ticket = self.take(counter)
         late = ticket >= shares
-        first = self.choose(late, (ticket - shares) * chunk + self.integer(shares) * share, ticket * share)
+        first = self.choose(late, (ticket - shares) * chunk + self.integer(shares) * share, ticket * share) + start
         self.ir.cbranch(first < count, body, after)
         self.ir.position_at_end(body)
         with self.loop(first, self.minimum(first + self.choose(late, chunk, share), count)) as task:

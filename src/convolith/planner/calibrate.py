@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Callable
-from statistics import median
 
 import torch
 from llvmlite import ir
@@ -21,7 +20,9 @@ from convolith.spec import ConvSpec
 
 TURNS = 20_000
 """Turns of the loop of products: about a millisecond."""
-ROUNDS = 7
+ROUNDS = 15
+PAUSE_SECONDS = 0.05
+"""Before anything is timed: threads of whatever ran before may go on spinning for a while."""
 LARGE_BYTES = 1 << 26
 """Of an array that no cache holds."""
 SMALL_BYTES = 1 << 20
@@ -50,7 +51,7 @@ def products_per_second(dtype: str) -> float:
     target, threads = host(), thread_count()
     region = routine(write, target, dtype)
     arguments = array("q", [0])
-    seconds = _median(lambda: region.run(arguments.buffer_info()[0], threads))
+    seconds = _least(lambda: region.run(arguments.buffer_info()[0], threads))
     return threads * TURNS * target.accumulators * target.lanes(itemsize(STORED[dtype])) / seconds
 
 
@@ -75,20 +76,22 @@ def write(module: ir.Module, target: Target, dtype: str) -> None:
 
 def _copied(size: int) -> float:
     source, goal = torch.ones(size // 4), torch.zeros(size // 4)
-    return 2 * size / _median(lambda: goal.copy_(source))
+    return 2 * size / _least(lambda: goal.copy_(source))
 
 
 def _transformed() -> float:
     state = fft.prepare(IMAGE, torch.ones(IMAGE.kernel_shape))
     x = torch.zeros(IMAGE.input_shape)
-    return operations(IMAGE, state.tiling)[0] / _median(lambda: fft.apply(state, x, None))
+    return operations(IMAGE, state.tiling)[0] / _least(lambda: fft.apply(state, x, None))
 
 
-def _median(function: Callable[[], object]) -> float:
+def _least(function: Callable[[], object]) -> float:
+    """Seconds of a call, when nothing else disturbs it."""
+    time.sleep(PAUSE_SECONDS)
     function()
     times = []
     for _ in range(ROUNDS):
         start = time.perf_counter()
         function()
         times.append(time.perf_counter() - start)
-    return median(times)
+    return min(times)

@@ -28,8 +28,6 @@ BLOCK_SECONDS = 0.01
 TRIES, LONG_SECONDS = 4, 0.1
 """More calls before an engine can be dropped, unless they take this long."""
 MOST_ROUNDS = 15
-PAUSE_SECONDS = 0.05
-"""Before anything is timed: threads of whatever ran before may go on spinning for a while."""
 LONG_BAR_SECONDS = 1.0
 """Budgets from which progress is shown, on a terminal."""
 
@@ -49,7 +47,7 @@ def times(spec: ConvSpec, candidates: list[Candidate], kernel: torch.Tensor | No
         calibrate.calibrate()
     x = _random(spec.input_shape, spec.dtype)
     weights = _random(spec.kernel_shape, spec.kernel_dtype) if kernel is None else kernel
-    time.sleep(PAUSE_SECONDS)
+    time.sleep(calibrate.PAUSE_SECONDS)
     deadline = time.perf_counter() + budget
     first: dict[str, float] = {}
     states: dict[str, Any] = {}
