@@ -8,24 +8,38 @@ one, up to a bound, and comes in huge pages where the system has them (as NumPy 
 from __future__ import annotations
 
 import mmap
-import os
-import weakref
 from collections import OrderedDict
 from math import prod
 from threading import RLock
+from typing import Any
 
 import numpy as np
 import torch
+
+from convolith.dtypes import ITEMSIZE
 
 HUGE_PAGE = 1 << 21
 LARGE = 1 << 20
 """Bytes from which memory is kept; below, the allocator of the process keeps it by itself."""
 KEPT_BYTES = 1 << 27
 """What is kept at most: the longest unused goes back to the system first."""
+NUMPY: dict[torch.dtype, Any] = {getattr(torch, name): np.dtype(name) for name in ITEMSIZE if name != "bfloat16"}
+"""The dtypes that NumPy has too; bfloat16 is made of as many bits."""
 
 _kept: OrderedDict[int, list[mmap.mmap]] = OrderedDict()  # by size, the longest unused first
 _lock = RLock()  # a tensor may be collected, and its memory come back, while memory is taken
 _total = 0
+
+
+class _Lent(np.ndarray):
+    """Memory that is given back when the last tensor or view that refers to it is gone."""
+
+    block: mmap.mmap
+
+    def __del__(self) -> None:
+        block = self.__dict__.get("block")  # views have none
+        if block is not None and _give_back is not None:  # None: the interpreter ends
+            _give_back(block)
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -35,10 +49,10 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype)
     size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
     block = _take(size) or _fresh(size)
-    array = np.frombuffer(block, np.uint8)
-    ending = weakref.finalize(array, _give_back, block, os.getpid())  # the tensor refers to the array while it lives
-    ending.atexit = False
-    return torch.from_numpy(array)[: prod(shape) * dtype.itemsize].view(dtype).view(shape)
+    array = _Lent(shape, NUMPY.get(dtype, np.uint16), block)
+    array.block = block
+    made = torch.from_numpy(array)  # the tensor refers to the array while it lives
+    return made if dtype in NUMPY else made.view(dtype)
 
 
 def _fresh(size: int) -> mmap.mmap:
@@ -66,11 +80,9 @@ def _take(size: int) -> mmap.mmap | None:
         return block
 
 
-def _give_back(block: mmap.mmap, process: int) -> None:
+def _give_back(block: mmap.mmap) -> None:
     """Keep memory that nobody refers to; what is too much goes back to the system."""
     global _total
-    if process != os.getpid():
-        return
     with _lock:
         _kept.setdefault(len(block), []).append(block)
         _kept.move_to_end(len(block))
