@@ -49,7 +49,7 @@ def test_what_is_kept_is_bounded(monkeypatch):
     tensors = [memory.empty((n, 1 << 18), torch.float32) for n in (1, 2, 3, 4, 5)]
     del tensors
     assert 0 < memory._total <= 8 << 20
-    assert memory._total == sum(len(block) for blocks in memory._kept.values() for block in blocks)
+    assert memory._total == sum(block.size for blocks in memory._kept.values() for block in blocks)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint64])

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import mmap
 from collections import OrderedDict
+from contextlib import suppress
 from math import prod
 from threading import RLock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,12 +22,23 @@ from convolith.dtypes import ITEMSIZE
 HUGE_PAGE = 1 << 21
 LARGE = 1 << 20
 """Bytes from which memory is kept; below, the allocator of the process keeps it by itself."""
+MOST_WASTE = 1.3
+"""Times what is needed that huge pages may take."""
 KEPT_BYTES = 1 << 27
 """What is kept at most: the longest unused goes back to the system first."""
 NUMPY: dict[torch.dtype, Any] = {getattr(torch, name): np.dtype(name) for name in ITEMSIZE if name != "bfloat16"}
 """The dtypes that NumPy has too; bfloat16 is made of as many bits."""
 
-_kept: OrderedDict[int, list[mmap.mmap]] = OrderedDict()  # by size, the longest unused first
+
+class Block(NamedTuple):
+    """Memory from the system, of which `size` bytes from `offset` on are used."""
+
+    memory: mmap.mmap
+    offset: int
+    size: int
+
+
+_kept: OrderedDict[int, list[Block]] = OrderedDict()  # by size, the longest unused first
 _lock = RLock()  # a tensor may be collected, and its memory come back, while memory is taken
 _total = 0
 
@@ -34,7 +46,7 @@ _total = 0
 class _Lent(np.ndarray):
     """Memory that is given back when the last tensor or view that refers to it is gone."""
 
-    block: mmap.mmap
+    block: Block
 
     def __del__(self) -> None:
         block = self.__dict__.get("block")  # views have none
@@ -47,26 +59,28 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     size = prod(shape) * dtype.itemsize
     if size < LARGE or not hasattr(mmap, "MAP_ANONYMOUS"):
         return torch.empty(shape, dtype=dtype)
-    size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    huge = -(-size // HUGE_PAGE) * HUGE_PAGE
+    size = huge if huge <= MOST_WASTE * size else -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
     block = _take(size) or _fresh(size)
-    array = _Lent(shape, NUMPY.get(dtype, np.uint16), block)
+    array = _Lent(shape, NUMPY.get(dtype, np.uint16), block.memory, block.offset)
     array.block = block
     made = torch.from_numpy(array)  # the tensor refers to the array while it lives
     return made if dtype in NUMPY else made.view(dtype)
 
 
-def _fresh(size: int) -> mmap.mmap:
-    """Memory from the system, private to this process and its children."""
-    block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if size >= 2 * HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
-            block.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:  # a kernel without them
-            return block
-    return block
+def _fresh(size: int) -> Block:
+    """Memory from the system, private to this process and its children; whole huge pages begin where those do."""
+    huge = size % HUGE_PAGE == 0 and hasattr(mmap, "MADV_HUGEPAGE")
+    memory = mmap.mmap(-1, size + huge * HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if not huge:
+        return Block(memory, 0, size)
+    offset = -np.frombuffer(memory, np.uint8).ctypes.data % HUGE_PAGE
+    with suppress(OSError):  # a kernel without them
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return Block(memory, offset, size)
 
 
-def _take(size: int) -> mmap.mmap | None:
+def _take(size: int) -> Block | None:
     """Memory of exactly this size that was given back, if there is any."""
     global _total
     with _lock:
@@ -80,13 +94,13 @@ def _take(size: int) -> mmap.mmap | None:
         return block
 
 
-def _give_back(block: mmap.mmap) -> None:
+def _give_back(block: Block) -> None:
     """Keep memory that nobody refers to; what is too much goes back to the system."""
     global _total
     with _lock:
-        _kept.setdefault(len(block), []).append(block)
-        _kept.move_to_end(len(block))
-        _total += len(block)
+        _kept.setdefault(block.size, []).append(block)
+        _kept.move_to_end(block.size)
+        _total += block.size
         while _total > KEPT_BYTES:
             size, blocks = next(iter(_kept.items()))
             blocks.pop(0)  # unmapped when its array is gone
