@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from convolith import ConvSpec
-from convolith.engines import fft, fft_tiles
+from convolith.engines import fft, fft_tiles, reference
 from convolith.engines.fft_tiles import LENGTHS, Tiling
 from convolith.engines.fft_transform import passes
+from convolith.engines.protocol import error_scale
 from convolith.engines.winograd import winograd_2x2, winograd_4x4
 from convolith.jit.target import host, widths
 from tests.oracle import compare
@@ -191,3 +192,65 @@ def test_kernels_that_transforms_do_not_take_are_refused():
     assert "longer than any tile" in fft.refuse(huge)
     many = ConvSpec(in_channels=512, out_channels=512, size=(40, 40), kernel_size=15)
     assert "spectra take" in fft.refuse(many)
+
+
+@pytest.mark.parametrize(("of_x", "of_k"), [(1e10, 1e-34), (1e-20, 1e-9), (1e25, 1e-30), (1e-30, 1e30), (1.0, 1e30)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_fft_keeps_its_bound_with_tiny_and_with_huge_kernels(of_x, of_k, channels):
+    spec = ConvSpec(in_channels=channels, out_channels=2, size=(90, 80), kernel_size=15)
+    x, kernel, _ = arrays_for(spec)
+    x, kernel = x * of_x, kernel * of_k
+    y = fft.apply(fft.prepare(spec, kernel), x, None)
+    wide = replace(spec, dtype="float64", kernel_dtype="float64")
+    expected = reference.apply(reference.prepare(wide, kernel.double()), x.double(), None)
+    error = float((y.double() - expected).abs().max())
+    assert error <= fft.error_bound(spec) * error_scale(spec, x, kernel)
+
+
+def test_a_kernel_of_zeros_and_one_that_is_not_finite():
+    spec = ConvSpec(in_channels=1, out_channels=1, size=(30, 30), kernel_size=5)
+    x, kernel, _ = arrays_for(spec)
+    assert not fft.apply(fft.prepare(spec, kernel * 0), x, None).any()
+    kernel[0, 0, 2, 2] = float("inf")
+    assert not fft.apply(fft.prepare(spec, kernel), x, None).isfinite().any()
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel_size"),
+    [((1, 700), (1, 41)), ((700, 1), (41, 1)), ((1, 60, 50), (1, 7, 9)), ((40, 1, 1), (5, 1, 1))],
+)
+def test_axes_with_one_place_are_left_out(size, kernel_size):
+    spec = ConvSpec(batch=2, in_channels=2, out_channels=3, size=size, kernel_size=kernel_size)
+    x, kernel, _ = arrays_for(spec)
+    compare(fft, spec, fft.prepare(spec, kernel), x, kernel, torch.randn(3))
+    many = [axis for axis, n in enumerate(size) if n > 1]
+    less = replace(
+        spec,
+        **{
+            name: tuple(getattr(spec, name)[axis] for axis in many)
+            for name in ("size", "kernel_size", "stride", "padding", "dilation", "output_padding")
+        },
+    )
+    assert fft.note(spec) == fft.note(less)
+
+
+@pytest.mark.parametrize("engine", [pytest.param(fft, id="fft"), *BOTH])
+def test_threads_may_change_after_the_preparation(engine):
+    spec = layer(4, 3, 5, (40, 41), padding=1)
+    x, kernel, bias = arrays_for(spec)
+    state, before = engine.prepare(spec, kernel), torch.get_num_threads()
+    expected = engine.apply(state, x, bias)
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            assert torch.equal(engine.apply(state, x, bias), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_fft_cannot_hold_is_named():
+    spec = ConvSpec(in_channels=1, out_channels=1, size=(256, 256), kernel_size=31, padding=15)
+    named = float(fft.note(spec).split()[-1])
+    x, kernel = torch.full(spec.input_shape, named / 4), torch.full(spec.kernel_shape, 1 / 961)
+    assert fft.apply(fft.prepare(spec, kernel), x, None).isfinite().all()
+    assert not fft.apply(fft.prepare(spec, kernel), x * 8, None).isfinite().all()
