@@ -133,3 +133,21 @@ def test_long_steps_are_refused_with_a_reason():
     assert direct.refuse(ConvSpec(**one, size=500, kernel_size=3, stride=10**6)) is None  # one output: never taken
     far = ConvSpec(**one, size=2_000_000, kernel_size=3, dilation=900_000)
     assert direct.refuse(far).startswith("a block of its inputs takes")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+@pytest.mark.parametrize(
+    ("size", "kernel_size"),
+    [((1, 700), (1, 41)), ((700, 1), (41, 1)), ((1, 30, 50), (1, 3, 9)), ((40, 1, 1), (5, 1, 1))],
+)
+def test_axes_with_one_place_are_left_out(size, kernel_size, dtype):
+    spec = ConvSpec(
+        batch=2, in_channels=2, out_channels=3, size=size, kernel_size=kernel_size, dtype=dtype, kernel_dtype="float32"
+    )
+    x, kernel, _ = arrays_for(spec)
+    for given in (
+        x,
+        x.transpose(0, 1).contiguous().transpose(0, 1),
+        x.transpose(-1, -2).contiguous().transpose(-1, -2),
+    ):
+        compare(direct, spec, direct.prepare(spec, kernel), given, kernel, torch.randn(3))

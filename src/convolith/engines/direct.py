@@ -12,6 +12,7 @@ import torch
 from convolith.dtypes import COMPLEX, HALVES, ITEMSIZE, integer_bits, is_float
 from convolith.engines import direct_blocks
 from convolith.engines import direct_geometry as geometry
+from convolith.engines.collapse import collapsed
 from convolith.engines.direct_blocks import SLOTS
 from convolith.engines.direct_tile import VECTORS, Nest
 from convolith.engines.limits import Limits
@@ -78,7 +79,7 @@ def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
         return f"stride {max(steps)} is over {LARGEST_STRIDE}"
     if spec.dtype == "float16" and not host().halves:
         return "this processor does not convert float16"
-    target = host()
+    spec, target = _as_signal(spec), host()
     needed = geometry.of(spec, nest_of(spec, target), target)[0]["thread_elements"] * 8
     if needed > LARGEST_SCRATCH:
         return f"a block of its inputs takes {needed / 1e6:.0f} MB"
@@ -115,7 +116,7 @@ def work(spec: ConvSpec) -> Work:
 
 def seconds(spec: ConvSpec, limits: Limits) -> float:
     """Products at the rate that the tile allows, or the memory's time if that is longer; blocks that are copied."""
-    target, threads = host(), thread_count()
+    spec, target, threads = _as_signal(spec), host(), thread_count()
     nest = nest_of(spec, target)
     lanes = target.lanes(torch_dtype(nest.sum_dtype).itemsize)
     width = spec.output_size[-1]
@@ -158,7 +159,7 @@ def prepare(spec: ConvSpec, kernel: torch.Tensor) -> State:
 
 def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor) -> State:
     """The same for any processor."""
-    shape, spec = spec.output_shape, _flattened(spec)
+    shape, spec = spec.output_shape, _flattened(_as_signal(spec))
     nest = nest_of(spec, target)
     wide = torch_dtype(nest.sum_dtype)
     kernel = to_working(kernel, wide).contiguous()
@@ -177,6 +178,11 @@ def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor) -> State:
     return State(
         spec, nest, shape, kernel, no_bias, template, region, threads, scratch_bytes, torch_dtype(spec.out_dtype)
     )
+
+
+def _as_signal(spec: ConvSpec) -> ConvSpec:
+    """Without axes of one place, along which tiles would grow in vain; other modes pad x as it comes."""
+    return collapsed(spec) if spec.padding_mode == "zeros" else spec
 
 
 def _flattened(spec: ConvSpec) -> ConvSpec:

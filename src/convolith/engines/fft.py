@@ -18,11 +18,11 @@ import torch
 
 from convolith.dtypes import COMPLEX, HALVES, half_ulp, is_float
 from convolith.engines import fft_code
+from convolith.engines.collapse import collapsed
 from convolith.engines.fft_products import panel_of
 from convolith.engines.fft_tiles import (
     Tiling,
     block_of,
-    collapsed,
     fits,
     meeting,
     operations,

@@ -6,10 +6,9 @@ outputs. Volumes are tiled slice by slice.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 from math import ceil, log2
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from convolith.engines.fft_transform import passes
 from convolith.engines.protocol import working_dtype
@@ -199,15 +198,3 @@ def work_bytes(spec: ConvSpec, tiling: Tiling) -> tuple[int, int]:
 def _taps(spec: ConvSpec) -> int:
     """Taps along the depth, which are summed like channels."""
     return spec.kernel_size[0] if spec.axes == 3 else 1
-
-
-@lru_cache(maxsize=4096)
-def collapsed(spec: ConvSpec) -> ConvSpec:
-    """The spec without axes that have one place only; at least one is left."""
-    places = zip(spec.size, spec.extent, spec.padding, strict=True)
-    kept = [axis for axis, (n, e, pair) in enumerate(places) if n > 1 or e > 1 or any(pair)] or [0]
-    if len(kept) == spec.axes or spec.transposed:
-        return spec
-    names = ("size", "kernel_size", "stride", "padding", "dilation", "output_padding")
-    changes: dict[str, Any] = {name: tuple(getattr(spec, name)[axis] for axis in kept) for name in names}
-    return replace(spec, **changes)
