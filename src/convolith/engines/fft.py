@@ -23,6 +23,7 @@ from convolith.engines.fft_products import panel_of
 from convolith.engines.fft_tiles import (
     Tiling,
     block_of,
+    depth_taps,
     fits,
     meeting,
     operations,
@@ -154,7 +155,7 @@ def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
     """Each step of a transform loses half a unit of its norm (Schatzman 1996); channels add up as direct sums do."""
     wide = "float32" if spec.out_dtype in HALVES else spec.out_dtype
     spec = collapsed(spec)
-    summed = spec.in_channels / spec.groups * (spec.kernel_size[0] if spec.axes == 3 else 1)
+    summed = spec.in_channels / spec.groups * depth_taps(spec)
     return half_ulp(wide) * (4 + 2 * (tiling_of(spec).points - 1).bit_length() + summed / 4)
 
 
@@ -269,7 +270,7 @@ def _slots(spec: ConvSpec, tiling: Tiling, lanes: int, item: int) -> dict[str, i
         "pairs": tiling.pairs,
         "all_pairs": spec.batch * tiling.pairs,
         "block_pairs": block,
-        "taps": spec.kernel_size[0] if spec.axes == 3 else 1,
+        "taps": depth_taps(spec),
         "dilation": spec.dilation[0] if spec.axes == 3 else 1,
         "turned": int(flat),
         "chunk": 1,
@@ -294,7 +295,7 @@ def _spectra(
     wide = np.zeros((len(planes), *extent), kernel.dtype)
     wide[(slice(None), *(slice(None, None, d) for d in spread))] = planes
     spectra = np.empty(len(planes) * tiling.points * 2, kernel.dtype)
-    taps = spec.kernel_size[0] if spec.axes == 3 else 1
+    taps = depth_taps(spec)
     height, width = (1, *extent)[-2:]
     sizes = {"x": wide.ctypes.data, "y": spectra.ctypes.data, "panel": panel}
     sizes |= {"height": height, "width": width, "in_channels": spec.in_channels // spec.groups * taps}

@@ -70,7 +70,7 @@ def tiling_of(spec: ConvSpec) -> Tiling:
         spec.extent[-2:],
         spec.output_size[-2:],
         *(spec.batch * (1 if spec.axes < 3 else spec.output_size[0]), spec.groups),
-        *(spec.in_channels // spec.groups, spec.out_channels // spec.groups, _taps(spec)),
+        *(spec.in_channels // spec.groups, spec.out_channels // spec.groups, depth_taps(spec)),
         *(thread_count(), working_dtype(spec).itemsize),
     )
 
@@ -143,7 +143,7 @@ def operations(spec: ConvSpec, tiling: Tiling) -> tuple[float, float]:
     """Of the transforms, and of the products where channels meet."""
     images = spec.batch * (1 if spec.axes < 3 else spec.output_size[0])
     ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
-    return _operations(tiling, images, spec.groups, ins, outs, _taps(spec))
+    return _operations(tiling, images, spec.groups, ins, outs, depth_taps(spec))
 
 
 def _operations(tiling: Tiling, images: int, groups: int, ins: int, outs: int, taps: int) -> tuple[float, float]:
@@ -165,7 +165,7 @@ def block_of(spec: ConvSpec, tiling: Tiling) -> tuple[int, bool]:
     most = max(1, min(pairs, WORKSPACE_BYTES // pair_bytes))
     own = max(1, min(ceil(pairs / threads), most // threads))
     rounds = ceil(ceil(pairs / own) / threads)
-    spectra = spec.out_channels * spec.in_channels // spec.groups * _taps(spec) * tiling.points * 2 * item
+    spectra = spec.out_channels * spec.in_channels // spec.groups * depth_taps(spec) * tiling.points * 2 * item
     waiting = rounds * own * threads / pairs
     if waiting <= MOST_WAITING and spectra <= OFTEN * own * pair_bytes:
         return own, True
@@ -195,6 +195,6 @@ def work_bytes(spec: ConvSpec, tiling: Tiling) -> tuple[int, int]:
     return 2 * pair * spec.batch * tiling.pairs, scratch + pair * block * (threads if alone else 1)
 
 
-def _taps(spec: ConvSpec) -> int:
+def depth_taps(spec: ConvSpec) -> int:
     """Taps along the depth, which are summed like channels."""
     return spec.kernel_size[0] if spec.axes == 3 else 1
