@@ -1,8 +1,9 @@
-"""One hypothesis profile for all tests: seeded, so that a red run is red again, and without deadlines."""
+"""Every test is seeded, so that a red run is red again; one hypothesis profile for all, without deadlines."""
 
 import os
 
 import hypothesis
+import pytest
 import torch
 
 hypothesis.settings.register_profile(
@@ -11,4 +12,8 @@ hypothesis.settings.register_profile(
 hypothesis.settings.register_profile("search", hypothesis.settings.get_profile("default"), derandomize=False)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
-torch.manual_seed(0)
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Seeded before each test and not once: a test draws the same numbers alone, in its file and in the whole suite."""
+    torch.manual_seed(0)

@@ -65,8 +65,10 @@ def test_planned_gradients_are_torchs(layer):
     run = {3: functional.conv1d, 4: functional.conv2d, 5: functional.conv3d}[x.ndim]
     wide = [t.detach().double().requires_grad_() for t in (x, k, b)]
     theirs = torch.autograd.grad((run(*wide, **options) * weights.double()).sum(), wide)
-    for a, c in zip(ours, theirs):
-        assert float((a - c).abs().max()) < 3e-5 * float(c.abs().max())
+    sizes = [t.detach().abs().requires_grad_() for t in wide]
+    summed = torch.autograd.grad((run(*sizes, **options) * weights.double().abs()).sum(), sizes)
+    for a, c, size in zip(ours, theirs, summed):  # a sum may cancel to nothing: its terms say what rounding may cost
+        assert float(((a - c).abs() / size).max()) < 2e-6
 
 
 def test_exact_gradients_are_direct_sums_and_nothing_of_them_is_kept():
