@@ -1,11 +1,14 @@
 """The generated direct sums at the edges of their tiles and blocks, on narrower vectors, and on odd layouts."""
 
+from math import prod
+
 import numpy as np
 import pytest
 import torch
 
 from convolith import ConvSpec
-from convolith.engines import direct
+from convolith.engines import direct, direct_geometry
+from convolith.engines.protocol import error_scale
 from convolith.jit.target import host, widths
 from tests.oracle import compare
 from tests.strategies import arrays_for
@@ -14,6 +17,14 @@ WIDTHS = [pytest.param(width, id=width) for width in widths()]
 LAYERS = {
     "3x3 on one channel": {"in_channels": 1, "out_channels": 1, "kernel_size": 3, "padding": 1},
     "depthwise, tall": {"in_channels": 3, "out_channels": 3, "groups": 3, "kernel_size": (11, 2), "padding": (5, 1)},
+    "sums that roll": {"in_channels": 2, "out_channels": 2, "groups": 2, "kernel_size": (4, 7), "padding": (2, 3)},
+    "sums that roll, dilated": {
+        "in_channels": 1,
+        "out_channels": 1,
+        "kernel_size": (7, 4),
+        "padding": 6,
+        "dilation": (1, 3),
+    },
     "several channels": {"in_channels": 3, "out_channels": 7, "kernel_size": (2, 5), "padding": (1, 2)},
     "strides and dilation": {
         "in_channels": 2,
@@ -44,6 +55,39 @@ def test_heights_around_the_blocks(height):
     spec = ConvSpec(in_channels=1, out_channels=1, size=(height, 150), kernel_size=3, padding=1)
     x, kernel, bias = arrays_for(spec, height)
     compare(direct, spec, direct.prepare(spec, kernel), x, kernel, bias)
+
+
+@pytest.mark.parametrize("misaligned", [0, 1])
+@pytest.mark.parametrize("kernel_size", [2, 3, 5, 7])
+def test_large_results_pass_the_caches_by_wherever_they_lie(kernel_size, misaligned):
+    padding = (((kernel_size - 1) // 2, kernel_size // 2),) * 2
+    spec = ConvSpec(in_channels=1, out_channels=1, size=(2050, 2048), kernel_size=kernel_size, padding=padding)
+    count = prod(spec.output_shape)
+    assert 4 * count >= direct_geometry.LARGE_BYTES
+    x, kernel, bias = arrays_for(spec, kernel_size)
+    room = torch.full((count + 32,), torch.nan)
+    out = room[-(room.data_ptr() // 4) % 16 + misaligned :][:count].view(spec.output_shape)
+    direct.apply(direct.prepare(spec, kernel), x, bias, out)
+    expected = torch.nn.functional.conv2d(torch.nn.functional.pad(x, padding[1] + padding[0]), kernel, bias)
+    assert float((out - expected).abs().max()) < direct.error_bound(spec) * float(error_scale(spec, x, kernel) + 1)
+
+
+VOLUMES = {
+    "planes of zeros alone": {"kernel_size": (1, 4, 3), "padding": ((2, 1), (1, 2), (1, 6))},
+    "planes beside the volume": {"kernel_size": (3, 3, 5), "padding": ((3, 4), (1, 1), (2, 2))},
+    "planes apart": {"kernel_size": (3, 2, 2), "padding": (3, 1, 1), "dilation": (3, 1, 1), "stride": (2, 1, 1)},
+}
+
+
+@pytest.mark.parametrize("layer", VOLUMES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_volumes_whose_sums_roll(layer, width):
+    target = host(width)
+    for number, size in enumerate([(1, 5, 9), (4, 17, 40), (7, 9, 130)]):
+        spec = ConvSpec(in_channels=2, out_channels=2, groups=2, size=size, **VOLUMES[layer])
+        assert direct.nest_of(spec, target).rolled
+        x, kernel, bias = arrays_for(spec, number)
+        compare(direct, spec, direct.prepare_for(target, spec, kernel), x, kernel, bias)
 
 
 @pytest.mark.parametrize("size", [1, 2, 9, 95, 96, 97, 103, 104, 105, 1000, 5000])

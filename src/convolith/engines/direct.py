@@ -14,7 +14,7 @@ from convolith.engines import direct_blocks
 from convolith.engines import direct_geometry as geometry
 from convolith.engines.collapse import collapsed
 from convolith.engines.direct_blocks import SLOTS
-from convolith.engines.direct_tile import VECTORS, Nest
+from convolith.engines.direct_tile import VECTORS, Nest, rolls
 from convolith.engines.limits import Limits
 from convolith.engines.memory import empty
 from convolith.engines.padding import pad
@@ -29,8 +29,9 @@ LARGEST_SCRATCH = 1 << 23
 """Bytes of a block's packed inputs above which nothing is gained by packing."""
 DENSE_SHARE, PLANE_SHARE, SIGNAL_SHARE = 0.92, 0.95, 0.6
 """The share of the machine's products that tiles of several channels, of one, and of one row reach with many taps."""
-STARTING_TAPS = {True: 5.0, False: 10.0}
-"""Products of an output whose time a tile needs to begin and end, with several channels and with one."""
+STARTING_TAPS, ROLLED_STARTING_TAPS = {True: 5.0, False: 10.0}, 1.5
+"""Products of an output whose time a tile needs to begin and end, with several channels and with one; and a row of a
+strip of rolling sums."""
 NARROW_SHARE = 0.7
 """What is left of it where the output has fewer columns than two vectors."""
 INT64_SHARE = 0.15
@@ -128,7 +129,8 @@ def seconds(spec: ConvSpec, limits: Limits) -> float:
         share = SIGNAL_SHARE
     else:
         share = PLANE_SHARE
-    share *= spec.products_per_output / (spec.products_per_output + STARTING_TAPS[nest.channels > 1])
+    starting = ROLLED_STARTING_TAPS if nest.rolled else STARTING_TAPS[nest.channels > 1]
+    share *= spec.products_per_output / (spec.products_per_output + starting)
     if width < 2 * lanes:
         share *= NARROW_SHARE
     if nest.sum_dtype == "int64":
@@ -227,6 +229,7 @@ def nest_of(spec: ConvSpec, target: Target) -> Nest:
         masked=False,
     )
     ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+    nest = replace(nest, rolled=rolls(nest, target))
     return replace(nest, masked=geometry.masked(nest, target, ins, outs))
 
 
@@ -254,6 +257,7 @@ def _channels(outs: int, target: Target, vectors: int) -> int:
 
 AT = {name: number for number, name in enumerate(SLOTS)}
 X, WEIGHT, BIAS, Y, SCRATCH, COUNTER = (AT[n] for n in ("x", "weight", "bias", "y", "scratch", "counters"))
+STREAMS = AT["streams"]
 COUNTERS = 24
 """Slots for the two counters, each in a cache line of its own."""
 
@@ -275,6 +279,8 @@ def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.T
     room = scratch(state.scratch_bytes)
     base, length = slots.buffer_info()
     slots[X], slots[WEIGHT], slots[BIAS], slots[Y] = (t.data_ptr() for t in (x, state.kernel, added, y))
+    if slots[STREAMS] and slots[Y] % 64:
+        slots[STREAMS] = 0
     slots[SCRATCH], slots[COUNTER] = room.data_ptr(), base + (length - COUNTERS + 7) * 8
     state.region.run(base, state.threads)
     return y if out is None or out is y else out.copy_(y)

@@ -7,12 +7,14 @@ into a scratch with zeros around. Then register tiles run over the block.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
 
+from convolith.engines.direct_roll import write_strip
 from convolith.engines.direct_tile import (
-    VECTORS,
     Bounds,
     Nest,
     Place,
@@ -34,6 +36,7 @@ SLOTS = (
     *("out_depth", "out_height", "out_width", "pad_depth", "pad_height", "pad_width"),
     *("x_image", "x_channel", "x_plane", "x_row", "y_image", "y_channel"),
     *("shares", "share", "chunk", "block_rows", "block_columns", "row_blocks", "column_blocks", "direct"),
+    "streams",
     *("thread_elements", "phase_pitch", "row_pitch", "plane_pitch", "channel_pitch"),
 )
 """The arguments of a region, one 8-byte slot each: addresses, counts, strides in elements. Channels are per group."""
@@ -72,6 +75,8 @@ def write(module: ir.Module, target: Target, nest: Nest) -> None:
             (seen + number).store(code.integer(NOWHERE).value)
     with code.tasks(s["counters"], s["tasks"], s["chunk"], shares=s["shares"], share=s["share"]) as task:
         _block(code, target, nest, s, task, scratch, seen, pack)
+    if nest.rolled:
+        code.fence()
     restore_control(code, before)
     code.finish()
 
@@ -126,23 +131,27 @@ def _block(
         origin = source + begin * nest.stride[1] * parts["row"] + column
         first = y + begin * s["out_width"] + column
         place = Place(origin, weight, bias, first, code.integer(last), rows - begin, columns, None, edge=False)
+        write: Callable[[Place], None]
+        if nest.rolled:
+            write = partial(write_strip, code, target, nest, tile.vectors, s=s | parts)
+        else:
+            write = partial(write_tile, code, nest, tile, lanes, channel=channel, s=s | parts)
         if not nest.masked:
-            write_tile(code, nest, tile, lanes, place, channel, s | parts)
+            write(place)
             return
         line, start = begin * nest.stride[1] + top, code.integer(column) + left
         sizes = (s["depth"], s["height"], s["width"])
         bounds = Bounds(front, line, start, *sizes, scratch.cast(STORED[nest.x_dtype]))
-        place = place._replace(bounds=bounds)
-        reach = start + last + (lanes + (nest.kernel_size[2] - 1) * nest.dilation[2])
-        with code.ir.if_else(code.every(start >= 0, reach <= s["width"])) as (inner, edge):
-            with inner:
-                write_tile(code, nest, tile, lanes, place, channel, s | parts)
-            with edge:
-                write_tile(code, nest, tile, lanes, place._replace(edge=True), channel, s | parts)
+        single = partial(one, tile._replace(vectors=1), begin=begin, channel=channel)
+        _at_borders(code, nest, tile, lanes, place, bounds, write, lambda moved: single(column + moved))
 
     def run(tile: Tile, start: Number, count: Number) -> None:
         """The tiles of one width, row by row to the bottom of the block, all output channels of each row or tile."""
         width = tile.vectors * lanes
+        if nest.rolled:
+            with code.loop(0, count) as across:
+                one(tile, across.index * width + start, code.integer(0), 0)
+            return
         with code.loop(0, rows, tile.rows) as down:
             begin = code.maximum(code.minimum(down.index, rows - tile.rows), 0)
             if not nest.many_outputs:
@@ -155,17 +164,53 @@ def _block(
                 with code.loop(0, s["out_channels"], nest.channels) as out, code.loop(0, count) as across:
                     one(tile, across.index * width + start, begin, out.index)
 
-    done: Number = 0
-    vectors = (columns + (lanes - 1)) // lanes
-    for number, tile in nest.tiles(target).items():
+    for tile, start, count in _across(code, target, nest, columns):
+        run(tile, start, count)
+
+
+def _across(code: Code, target: Target, nest: Nest, columns: Int) -> Iterator[tuple[Tile, Number, Number]]:
+    """The tiles that lie side by side in a block, the widest first: the first column and the number of each width."""
+    lanes, tiles = lanes_of(nest, target), nest.tiles(target)
+    vectors, done = (columns + (lanes - 1)) // lanes, code.integer(0)
+    for number, tile in tiles.items():
         left_over = vectors - done
         count = left_over // number
-        if (
-            number == VECTORS and not nest.flat and not nest.deep
-        ):  # two tiles of two rather than one of three and one of one
-            count = code.choose((left_over % VECTORS).equals(1), code.maximum(count - 1, 0), count)
-        run(tile, code.integer(done) * lanes, count)
+        if number == max(tiles) > 1 and not (nest.flat or nest.deep):  # no single vector is left if it can be helped
+            count = code.choose((left_over % number).equals(1), code.maximum(count - 1, 0), count)
+        yield tile, done * lanes, count
         done = count * number + done
+
+
+def _at_borders(
+    code: Code,
+    nest: Nest,
+    tile: Tile,
+    lanes: int,
+    place: Place,
+    bounds: Bounds,
+    write: Callable[[Place], None],
+    single: Callable[[Number], None],
+) -> None:
+    """A tile whose columns may be missing: the code for those that are all there, or the code under masks.
+
+    A strip of rolling sums masks its first and last vector; where others miss columns too, vectors go one by one.
+    """
+    start, width = code.integer(bounds.column), bounds.width
+    place = place._replace(bounds=bounds)
+    reach = lanes + (nest.kernel_size[2] - 1) * nest.dilation[2]
+    with code.ir.if_else(code.every(start >= 0, start + place.last + reach <= width)) as (inner, edge):
+        with inner:
+            write(place)
+        with edge:
+            if not nest.rolled or tile.vectors < 3:
+                write(place._replace(edge=True))
+                return
+            at_ends = code.every(start + lanes >= 0, start + (tile.vectors - 2) * lanes + reach <= width)
+            with code.ir.if_else(at_ends) as (ends, anywhere):
+                with ends:
+                    write(place._replace(edge=True))
+                with anywhere, code.loop(0, tile.vectors * lanes, lanes) as column:
+                    single(column.index)
 
 
 def _inside(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from convolith.dtypes import ITEMSIZE
 from convolith.engines import direct_blocks
-from convolith.engines.direct_tile import Nest, lanes_of, line_of
+from convolith.engines.direct_tile import UNROLLED_TAPS, Nest, lanes_of, line_of, taps_of
 from convolith.jit import Target, thread_count
 from convolith.spec import ConvSpec
 
@@ -24,6 +24,15 @@ FEW_BLOCKS = 3
 TALL_BLOCK = 64
 """Rows of a block that is packed: whole planes where they are small, so that the zeros around are written once."""
 TASKS_PER_THREAD = 4
+STRIP_ROWS = 128
+"""Rows up to which strips of rolling sums are not divided but for the threads."""
+ROWS_PER_WAITING = 8
+"""Rows of such a strip at least for each that waits: the strip below reads the inputs of those again."""
+FOLLOWED_PAGES = 60
+"""Pages of inputs and outputs that a strip of a large image may run through: the memory's prefetching follows about as
+many. Where a row has few products, the processor looks ahead by itself."""
+LARGE_BYTES = 1 << 24
+"""Outputs from which on whoever reads them next finds few in a cache."""
 STATIC_SHARE = 0.75
 """The part of the tasks that is divided beforehand, so that a thread finds in its caches what it worked on in the
 last call; the rest goes to whoever is free."""
@@ -35,6 +44,7 @@ CONVERTED_FOR = 2
 """Products for a loaded vector from which converting it at every load is cheaper than copying it converted."""
 MANY_ROWS = 64
 """Rows of inputs, each on a page of its own, above which a tile is packed: first-level TLBs have 64 entries."""
+PAGE = 4096
 CACHE_PERIOD = 4096
 """Bytes after which addresses fall into the same set of a first-level cache again."""
 WINDOW_BYTES = 20 << 10
@@ -66,7 +76,8 @@ class Block(NamedTuple):
 def of(spec: ConvSpec, nest: Nest, target: Target) -> tuple[dict[str, int], int]:
     """The sizes among a region's arguments, and the elements of scratch for all threads."""
     layer = _layer(spec)
-    block = _block(layer, nest, target)
+    large = prod(spec.output_shape) * ITEMSIZE[spec.out_dtype] >= LARGE_BYTES
+    block = _strips(layer, nest, large=large) if nest.rolled and nest.masked else _block(layer, nest, target)
     row_blocks, column_blocks = (ceil(n / b) for n, b in zip(layer.output_size[1:], block, strict=True))
     tasks = layer.planes * row_blocks * column_blocks
     threads = thread_count()
@@ -88,6 +99,7 @@ def of(spec: ConvSpec, nest: Nest, target: Target) -> tuple[dict[str, int], int]
         "row_blocks": row_blocks,
         "column_blocks": column_blocks,
         "thread_elements": per_thread,
+        "streams": int(nest.rolled and large and _whole_vectors(spec, nest, target)),
     }
     for axis, one in enumerate(("depth", "height", "width")):
         slots |= {one: layer.size[axis], f"out_{one}": layer.output_size[axis], f"pad_{one}": layer.before[axis]}
@@ -138,6 +150,24 @@ def _block(layer: Layer, nest: Nest, target: Target) -> Block:
     ):
         block = smaller
     return block
+
+
+def _strips(layer: Layer, nest: Nest, *, large: bool) -> Block:
+    """Whole rows, divided so that each thread has some blocks."""
+    _, out_height, out_width = layer.output_size
+    waiting, most = nest.kernel_size[1] - 1, STRIP_ROWS
+    if large and taps_of(nest) > UNROLLED_TAPS:
+        row_bytes = layer.size[2] * ITEMSIZE[nest.x_dtype]
+        most = min(most, (FOLLOWED_PAGES * max(1, PAGE // row_bytes) - waiting) // 2)
+    least = ceil(thread_count() * TASKS_PER_THREAD / max(1, layer.planes))  # blocks
+    blocks = max(ceil(out_height / most), min(least, out_height // (ROWS_PER_WAITING * waiting)))
+    return Block(ceil(out_height / blocks), out_width)
+
+
+def _whole_vectors(spec: ConvSpec, nest: Nest, target: Target) -> bool:
+    """Whether every output row begins at a multiple of a vector's bytes, as stores past the caches must."""
+    size = ITEMSIZE[spec.out_dtype]
+    return spec.output_size[-1] * size % min(64, lanes_of(nest, target) * size) == 0
 
 
 def _columns(layer: Layer, nest: Nest, narrowest: int) -> int:
@@ -197,7 +227,7 @@ def masked(nest: Nest, target: Target, ins: int, outs: int) -> bool:
     if ITEMSIZE[nest.x_dtype] < target.masked_bytes or nest.stride[2] > 1 or _read_often(nest, ins, outs):
         return False
     tile, taps = next(iter(nest.tiles(target).values())), nest.kernel_size[1]
-    products = tile.channels * tile.rows * taps / (tile.rows + taps - 1)
+    products = taps if nest.rolled else tile.channels * tile.rows * taps / (tile.rows + taps - 1)
     return nest.x_dtype == nest.sum_dtype or products >= CONVERTED_FOR
 
 

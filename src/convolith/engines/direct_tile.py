@@ -27,6 +27,8 @@ UNROLLED_ROWS = 8
 """Kernel rows that are written out at most: with 8 rows, a loaded vector serves nearly as many products as with all."""
 ROW_MULTIPLE = 7
 """Rows of tall tiles are a multiple of it: the layers of most networks have 7 x 2^n rows."""
+ROLLED_TAPS = 7
+"""The highest kernel whose sums roll."""
 VECTORS = 3
 """Vectors of columns in the widest tile."""
 
@@ -60,6 +62,13 @@ class Nest:
     """Whether the output has one row, so that tiles can only grow along it."""
     masked: bool
     """Whether borders are read in place: columns that do not exist under masks, rows from a row of zeros."""
+    rolled: bool = False
+    """Whether sums roll down strips of columns instead, `rows` being one."""
+
+    def shift(self, column: Number, phase_pitch: Number) -> Number:
+        """Where a kernel column begins in a row, which may have been split by the stride."""
+        reach, stride = column * self.dilation[2], self.stride[2]
+        return reach if stride == 1 else reach // stride + phase_pitch * (reach % stride)
 
     def tiles(self, target: Target) -> dict[int, Tile]:
         """The tile for each number of vectors, the widest first: as many rows as there are registers.
@@ -68,6 +77,9 @@ class Nest:
         it (LLVM keeps them there, since they are met again in the next row).
         """
         registers, channels = target.vector_registers - 1, self.channels
+        if self.rolled:
+            widest = rolled_vectors(self.kernel_size, registers)
+            return {n: Tile(1, 1, n) for n in sorted({widest, *(n for n in (4, 2, 1) if n < widest)}, reverse=True)}
         if self.deep and self.many_outputs:  # two vectors of a channel are a cache line or two, three would be cut
             return {n: Tile(channels, 1, n) for n in (2, 1)}
         if self.flat:
@@ -148,7 +160,7 @@ def write_tile(
         for r in reversed(range(tile.rows)):
             row = y + code.minimum(r, place.rows - 1) * s["out_width"] if r else y
             at = (o * tile.rows + r) * tile.vectors
-            _deliver(code, nest, sums[at : at + tile.vectors], row, None if biased else biases[o], place)
+            deliver(code, nest, sums[at : at + tile.vectors], row, None if biased else biases[o], place)
 
 
 @dataclass(frozen=True)
@@ -234,11 +246,6 @@ class _Taps:
             column.hand_on(self.products(origins, weights, rows, [column.index], column.values))
         return column.values
 
-    def shift(self, column: Number) -> Number:
-        """Where a kernel column begins in a row that was split by the stride."""
-        reach, stride = column * self.nest.dilation[2], self.nest.stride[2]
-        return reach if stride == 1 else reach // stride + self.phase_pitch * (reach % stride)
-
     def products(
         self,
         origins: dict[int, Pointer],
@@ -249,14 +256,14 @@ class _Taps:
     ) -> list[ir.Value]:
         """Some kernel rows of some columns: each input row is loaded once a column, for all that need it."""
         width = self.nest.kernel_size[2]
-        code, tile, sums, users = self.code, self.tile, list(sums), self.users(rows)
+        code, nest, tile, sums, users = self.code, self.nest, self.tile, list(sums), self.users(rows)
         offsets = [q * self.lanes for q in range(tile.vectors - 1)] + [self.place.last]
         wide, stored = STORED[self.nest.sum_dtype], self.nest.x_dtype if self.nest.masked else self.nest.sum_dtype
         masks: dict[int, list[ir.Value] | None] = {}
         kept: dict[tuple[int, int, int], ir.Value] = {}
         for v, row in product(range(len(columns)), sorted(origins)):
             code.keep_order()
-            shift = self.shift(columns[v])
+            shift = nest.shift(columns[v], self.phase_pitch)
             if v not in masks:
                 masks[v] = self.masks(offsets, shift)
             places = [origins[row] + shift + offset for offset in offsets]
@@ -289,8 +296,15 @@ class _Taps:
         return [self.code.lanes_of_bits(bits, self.code.integer(shift) + offset, self.lanes) for offset in offsets]
 
 
-def _deliver(
-    code: Code, nest: Nest, sums: Sequence[ir.Value], row: Pointer, bias: ir.Value | None, place: Place
+def deliver(
+    code: Code,
+    nest: Nest,
+    sums: Sequence[ir.Value],
+    row: Pointer,
+    bias: ir.Value | None,
+    place: Place,
+    *,
+    past_caches: bool = False,
 ) -> None:
     """Convert, add a bias that is not in the sums, and store; under a mask where there are fewer columns than lanes."""
     lanes = sums[0].type.count
@@ -299,7 +313,9 @@ def _deliver(
         if bias is not None:
             made = code.add(made, bias)
         where = row + (place.last if q == len(sums) - 1 else q * lanes)
-        if len(sums) > 1:
+        if past_caches:
+            where.store_past_caches(made)
+        elif len(sums) > 1:
             where.store(made)
         else:
             _store_columns(code, where, made, place.columns, lanes)
@@ -311,6 +327,28 @@ def _store_columns(code: Code, where: Pointer, value: ir.Value, columns: Int, la
             where.masked_store(value, code.lanes_below(columns, lanes))
         with enough:
             where.store(value)
+
+
+def rolls(nest: Nest, target: Target) -> bool:
+    """Whether one channel goes to one, down rows in turn, and strips of two vectors fit the registers."""
+    alone = not (nest.many_channels or nest.many_outputs or nest.flat)
+    in_turn = nest.stride[1] == nest.dilation[1] == 1 and 2 <= nest.kernel_size[1] <= ROLLED_TAPS
+    return alone and in_turn and rolled_vectors(nest.kernel_size, target.vector_registers - 1) > 1
+
+
+def rolled_vectors(kernel_size: tuple[int, int, int], registers: int) -> int:
+    """The widest strip whose sums, a row of inputs and a weight fit the registers; all weights if there are few."""
+    return max((registers - 1) // (kernel_size[1] + 1), _beside_weights(kernel_size, registers))
+
+
+def keeps_weights(kernel_size: tuple[int, int, int], vectors: int, registers: int) -> bool:
+    """Whether all weights stay in registers beside the sums of a strip and one vector of inputs."""
+    return vectors <= _beside_weights(kernel_size, registers)
+
+
+def _beside_weights(kernel_size: tuple[int, int, int], registers: int) -> int:
+    depth, height, width = kernel_size
+    return (registers - 1 - height * width) // height if depth == 1 and height * width <= UNROLLED_TAPS else 0
 
 
 def line_of(nest: Nest) -> int:

@@ -111,6 +111,14 @@ class Pointer:
         """Write an element, or a vector of them."""
         self.code.ir.store(value, self.value, align=itemsize(self.element))
 
+    def store_past_caches(self, value: ir.Value) -> None:
+        """Write a vector at a multiple of its bytes (of 64 at most), not to be read soon: no cache takes it up.
+
+        Other threads see it in order only after a fence.
+        """
+        stored = self.code.ir.store(value, self.value, align=min(64, itemsize(self.element) * value.type.count))
+        stored.set_metadata("nontemporal", self.code.module.add_metadata([ir.Constant(I32, 1)]))
+
     def masked_vector(self, lanes: int, mask: ir.Value) -> ir.Value:
         """The elements whose lane of the mask is set, and zero in the others, which are not read."""
         kind = ir.VectorType(self.element, lanes)
@@ -257,6 +265,10 @@ class Code:
     def keep_order(self) -> None:
         """Keep the compiler from moving loads and stores across this point; no instruction comes of it."""
         self.ir.fence("seq_cst", "singlethread")
+
+    def fence(self) -> None:
+        """What was written before, past caches too, is seen before what is written after."""
+        self.ir.fence("seq_cst")
 
     def take(self, counter: Pointer) -> Int:
         """Fetch the counter and add one to it, atomically: each thread gets a number of its own."""
