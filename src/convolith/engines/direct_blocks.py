@@ -164,14 +164,14 @@ def _block(
                 with code.loop(0, s["out_channels"], nest.channels) as out, code.loop(0, count) as across:
                     one(tile, across.index * width + start, begin, out.index)
 
-    for tile, start, count in _across(code, target, nest, columns):
+    vectors = (columns + (lanes - 1)) // lanes
+    for tile, start, count in _across(code, target, nest, vectors):
         run(tile, start, count)
 
 
-def _across(code: Code, target: Target, nest: Nest, columns: Int) -> Iterator[tuple[Tile, Number, Number]]:
+def _across(code: Code, target: Target, nest: Nest, vectors: Int) -> Iterator[tuple[Tile, Number, Number]]:
     """The tiles that lie side by side in a block, the widest first: the first column and the number of each width."""
-    lanes, tiles = lanes_of(nest, target), nest.tiles(target)
-    vectors, done = (columns + (lanes - 1)) // lanes, code.integer(0)
+    lanes, tiles, done = lanes_of(nest, target), nest.tiles(target), code.integer(0)
     for number, tile in tiles.items():
         left_over = vectors - done
         count = left_over // number

@@ -27,6 +27,18 @@ from convolith.jit.build import Code, Int, Number, Pointer, zero
 from convolith.jit.numbers import STORED, to_sum
 from convolith.jit.target import Target
 
+CHAINS = 8
+"""Multiply-adds that a processor has under way at once: two per cycle that take four."""
+
+
+def waits_for_itself(nest: Nest, vectors: int) -> bool:
+    """Whether a row's products outlast the multiply-adds if each is added to what the row before left.
+
+    They are then summed from zero, whatever the rows before are doing, and added at once.
+    """
+    _, height, width = nest.kernel_size
+    return vectors * height * (width + 1) < CHAINS * width
+
 
 def write_strip(code: Code, target: Target, nest: Nest, vectors: int, place: Place, s: dict[str, Any]) -> None:
     """All outputs of a strip of some vectors of columns, `place.rows` rows high."""
@@ -38,18 +50,23 @@ def write_strip(code: Code, target: Target, nest: Nest, vectors: int, place: Pla
     strip = _Strip(code, nest, vectors, lanes, place, s, kept, late_bias)
     steps = place.rows + waiting
     begin, end = strip.existing(steps)
-    sums: Sequence[ir.Value] = [bias] * (waiting * vectors)
+    first = place.y - waiting * s["out_width"]
+    values = [place.x.value, first.value, *[bias] * (waiting * vectors)]
     for start, stop, exists in ((0, begin, False), (begin, end, True), (end, steps, False)):
         if isinstance(start, int) and isinstance(stop, int) and start == stop:
             continue
-        with code.loop(start, stop, values=sums) as row:
-            made = [bias] * vectors + row.values
-            if exists:
-                made = strip.row(row.index, made)
+        with code.loop(start, stop, values=values) as row:
+            x, y = Pointer(code, row.values[0], place.x.element), Pointer(code, row.values[1], place.y.element)
+            made = [bias] * vectors + row.values[2:]
+            if exists and waits_for_itself(nest, vectors):
+                apart = strip.row(x, [zero(bias.type)] * len(made))
+                made = [code.add(a, b) for a, b in zip(made, apart, strict=True)]
+            elif exists:
+                made = strip.row(x, made)
             with code.when(row.index >= waiting):
-                strip.store(made[waiting * vectors :], row.index - waiting)
-            row.hand_on(made[: waiting * vectors])
-        sums = row.values
+                strip.store(made[waiting * vectors :], y)
+            row.hand_on([(x + s["row"]).value, (y + s["out_width"]).value, *made[: waiting * vectors]])
+        values = row.values
 
 
 @dataclass
@@ -97,10 +114,9 @@ class _Strip:
         end = self.code.minimum(height - bounds.row, steps)
         return begin, self.code.maximum(end, begin)
 
-    def row(self, index: Int, sums: list[ir.Value]) -> list[ir.Value]:
+    def row(self, x: Pointer, sums: list[ir.Value]) -> list[ir.Value]:
         """The products of one input row, in every plane."""
         depth, height, width = self.nest.kernel_size
-        x = self.place.x + index * self.s["row"]
         if depth == 1:
             return self.columns(x, self.place.weight, sums)
         begin, end = self.planes()
@@ -164,9 +180,8 @@ class _Strip:
             value = at.masked_vector(self.lanes, self.code.lanes_between(0 - start, bounds.width - start, self.lanes))
         return to_sum(self.code, value, stored, STORED[nest.sum_dtype])
 
-    def store(self, sums: Sequence[ir.Value], row: Number) -> None:
+    def store(self, sums: Sequence[ir.Value], y: Pointer) -> None:
         """Deliver a complete row."""
-        y = self.place.y + row * self.s["out_width"]
         with self.code.ir.if_else(self.s["streams"] >= 1) as (past, through):
             for way, past_caches in ((past, True), (through, False)):
                 with way:

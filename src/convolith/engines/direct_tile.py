@@ -79,7 +79,7 @@ class Nest:
         registers, channels = target.vector_registers - 1, self.channels
         if self.rolled:
             widest = rolled_vectors(self.kernel_size, registers)
-            return {n: Tile(1, 1, n) for n in sorted({widest, *(n for n in (4, 2, 1) if n < widest)}, reverse=True)}
+            return {n: Tile(1, 1, n) for n in sorted({widest, *(n for n in (4, 3, 2, 1) if n < widest)}, reverse=True)}
         if self.deep and self.many_outputs:  # two vectors of a channel are a cache line or two, three would be cut
             return {n: Tile(channels, 1, n) for n in (2, 1)}
         if self.flat:
