@@ -38,6 +38,10 @@ PLANE_SHARE = {False: 0.03, True: 0.08}
 """With one channel in all."""
 FALLBACK_SHARE = 0.012
 """Of the plain loops."""
+CALLS, ONEDNN_CALLS = 0.5, 4.0
+"""What torch's own code costs beside its work, in calls of ours, and what its way to oneDNN does."""
+NATIVE_ELEMENTS, NATIVE_KERNEL = 20480, 3
+"""Inputs, and the kernel's size on either axis, up to which torch's own code takes a float32 layer."""
 UNFOLDED_SHARE = 0.5
 """Of the matrix product where windows are written out first."""
 
@@ -104,7 +108,9 @@ class Aten:
         """Products at the share that torch's code for such a layer reaches, and the copies."""
         forward = self.work(spec).forward
         rate = limits.products_per_second(sum_dtype_name(spec)) * self._share(spec)
-        calls = 2 if self.last or any(map(any, split_padding(spec)[1])) else 0.5  # torch's own is the shortest way
+        calls = ONEDNN_CALLS if through_onednn(spec) else CALLS
+        if self.last or any(map(any, split_padding(spec)[1])):
+            calls += 1.5  # copies
         return calls * limits.call_seconds + forward.multiplications / rate + limits.moving_seconds(forward.bytes)
 
     def _share(self, spec: ConvSpec) -> float:
@@ -172,6 +178,13 @@ def unfolded(spec: ConvSpec) -> tuple[int, int]:
     channels = spec.out_channels if spec.transposed else spec.in_channels
     written = spec.batch * channels * spec.taps * positions * working.itemsize
     return written, written // spec.groups
+
+
+def through_onednn(spec: ConvSpec) -> bool:
+    """Whether torch hands a layer to oneDNN: float32 ones but for small single images (`use_mkldnn` in its source)."""
+    large = spec.batch > 1 or prod(spec.input_shape) > NATIVE_ELEMENTS
+    square = spec.axes > 1 and min(spec.kernel_size[-2:]) > NATIVE_KERNEL
+    return working_dtype(spec) is torch.float32 and (large or square or spec.groups > 1)
 
 
 def straight_operator(spec: ConvSpec) -> Callable[..., torch.Tensor] | None:

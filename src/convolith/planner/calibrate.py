@@ -20,9 +20,10 @@ from convolith.spec import ConvSpec
 
 TURNS = 20_000
 """Turns of the loop of products: about a millisecond."""
-ROUNDS = 15
-PAUSE_SECONDS = 0.05
-"""Before anything is timed: threads of whatever ran before may go on spinning for a while."""
+BLOCKS, ROUNDS = 6, 6
+"""Timed calls, in blocks apart from each other: a system may run all threads on one core for tens of milliseconds."""
+PAUSE_SECONDS = 0.03
+"""Before each block: threads of whatever ran before may go on spinning for a while."""
 LARGE_BYTES = 1 << 26
 """Of an array that no cache holds."""
 SMALL_BYTES = 1 << 20
@@ -87,11 +88,12 @@ def _transformed() -> float:
 
 def _least(function: Callable[[], object]) -> float:
     """Seconds of a call, when nothing else disturbs it."""
-    time.sleep(PAUSE_SECONDS)
-    function()
     times = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
+    for _ in range(BLOCKS):
+        time.sleep(PAUSE_SECONDS)
         function()
-        times.append(time.perf_counter() - start)
+        for _ in range(ROUNDS):
+            start = time.perf_counter()
+            function()
+            times.append(time.perf_counter() - start)
     return min(times)
