@@ -13,8 +13,10 @@ from statistics import median
 
 PAUSE = 0.05
 """Seconds before each timed block: OpenMP's threads spin for some milliseconds, OpenCV's likewise."""
-BLOCK = 0.02
-"""Seconds that a timed block lasts at least, as often as it repeats its call."""
+BLOCK, CHUNK = 0.02, 0.001
+"""Seconds that a timed block lasts at least, and those of the repeated calls between two looks at the clock: the median
+of them counts, since a system may run both threads on one core for a while and let one call take a thousand times as
+long."""
 BEATEN = 5.0
 """Runners that take this many times the fastest are timed in two blocks only: they decide nothing."""
 SLOW = 0.5
@@ -30,7 +32,7 @@ def race(runners: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, 
     gc.disable()
     try:
         first = {name: _once(run) for name, run in runners.items()}
-        repeats = {name: max(1, round(BLOCK / max(seconds, 1e-7))) for name, seconds in first.items()}
+        repeats = {name: max(1, round(CHUNK / max(seconds, 1e-7))) for name, seconds in first.items()}
         best = min(first.values(), default=0.0)
         for name, seconds in first.items():
             if seconds > max(SLOW, BEATEN * best):
@@ -60,9 +62,12 @@ def _once(run: Callable[[], object]) -> float:
 def _block(run: Callable[[], object], repeats: int) -> float:
     """Seconds per call of one block."""
     time.sleep(PAUSE)
-    if repeats > 1:
-        run()
-    start = time.perf_counter()
-    for _ in range(repeats):
-        run()
-    return (time.perf_counter() - start) / repeats
+    run()
+    found: list[float] = []
+    end = time.perf_counter() + BLOCK
+    while not found or time.perf_counter() < end:
+        start = time.perf_counter()
+        for _ in range(repeats):
+            run()
+        found.append((time.perf_counter() - start) / repeats)
+    return median(found)

@@ -23,8 +23,11 @@ BEATEN = 3.0
 
 First runs alone say little: for some ten milliseconds, both threads may find themselves on one core.
 """
-BLOCK_SECONDS = 0.01
-"""Of repeated calls between two looks at the clock: long beside its resolution, and beside a pause of the system."""
+BLOCK_SECONDS, CHUNK_SECONDS = 0.01, 0.001
+"""An engine's turn, and the repeated calls between two looks at the clock: the least of them counts. A turn ends by the
+clock: while both threads are on one core, a call may take a thousand times as long."""
+TURN_PAUSE_SECONDS = 0.003
+"""Before a turn of short calls: threads that wait go to sleep, and may wake on a core of their own."""
 TRIES, LONG_SECONDS = 4, 0.1
 """More calls before an engine can be dropped, unless they take this long."""
 MOST_ROUNDS = 15
@@ -63,11 +66,11 @@ def times(spec: ConvSpec, candidates: list[Candidate], kernel: torch.Tensor | No
     best = min(first.values())
     estimates = {candidate.engine: candidate.seconds or 0.0 for candidate in candidates}
     racing = {name: [seconds] for name, seconds in first.items() if min(seconds, estimates[name]) <= BEATEN * best}
-    repeats = {name: max(1, round(BLOCK_SECONDS / seconds)) for name, seconds in first.items()}
+    repeats = {name: max(1, round(CHUNK_SECONDS / seconds)) for name, seconds in first.items()}
     for number in _rounds(deadline, budget):
         order = list(racing)
         for name in order[number % len(order) :] + order[: number % len(order)]:
-            racing[name].append(_timed(name, states[name], x, repeats[name]))
+            racing[name].append(_turn(name, states[name], x, repeats[name]))
     return first | {name: min(found) for name, found in racing.items()}
 
 
@@ -85,11 +88,21 @@ def _tried(name: str, state: Any, x: torch.Tensor) -> float:
     return first if first > LONG_SECONDS else min(first, *(_timed(name, state, x, 1) for _ in range(TRIES)))
 
 
-def _timed(name: str, state: Any, x: torch.Tensor, repeats: int) -> float:
-    """Seconds of one call, over some in a row after one that does not count."""
-    apply = BY_NAME[name].apply
+def _turn(name: str, state: Any, x: torch.Tensor, repeats: int) -> float:
+    """The least time of a call in an engine's turn, after a pause and a call that does not count."""
     if repeats > 1:
-        apply(state, x, None)
+        time.sleep(TURN_PAUSE_SECONDS)
+        _timed(name, state, x, 1)
+    end = time.perf_counter() + BLOCK_SECONDS
+    least = _timed(name, state, x, repeats)
+    while time.perf_counter() < end:
+        least = min(least, _timed(name, state, x, repeats))
+    return least
+
+
+def _timed(name: str, state: Any, x: torch.Tensor, repeats: int) -> float:
+    """Seconds of one call, over some in a row."""
+    apply = BY_NAME[name].apply
     start = time.perf_counter()
     for _ in range(repeats):
         apply(state, x, None)
