@@ -138,3 +138,81 @@ def pairs_of_convs(draw, modes=PADDING_MODES) -> tuple[Conv, Conv]:
     axes, hidden = draw(st.integers(1, 2)), draw(st.sampled_from((1, 2, 4)))
     first = draw(convs(draw(st.sampled_from((1, 2, 4))), hidden, axes, modes))
     return first, draw(convs(hidden, draw(st.sampled_from((1, 2, 4))), axes, modes))
+
+
+@st.composite
+def transposed_convs(draw, in_channels: int, out_channels: int, axes: int) -> Conv:
+    """Transposed convolutions with random weights, some of them without bias or cropping."""
+    groups = draw(st.sampled_from([g for g in (1, 2) if in_channels % g == 0 and out_channels % g == 0]))
+    numbers = lambda low, high: draw(st.tuples(*[st.integers(low, high)] * axes))
+    kernel_size, stride, dilation = numbers(1, 4), numbers(1, 3), numbers(1, 2)
+    padding = draw(st.sampled_from(((0,) * axes, numbers(0, 2))))
+    output_padding = tuple(draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    weight = rng.normal(size=(in_channels, out_channels // groups, *kernel_size))
+    bias = draw(st.sampled_from((None, None, rng.normal(size=out_channels), np.zeros(out_channels))))
+    return Conv(
+        weight,
+        bias,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        output_padding=output_padding,
+        transposed=True,
+    )
+
+
+@st.composite
+def pairs_with_transposed(draw) -> tuple[Conv, Conv]:
+    """Two convolutions in a row, at least one of them transposed."""
+    axes, hidden, ends = (
+        draw(st.integers(1, 2)),
+        draw(st.sampled_from((1, 2))),
+        draw(st.tuples(*[st.integers(1, 2)] * 2)),
+    )
+    first_transposed = draw(st.booleans())
+    if first_transposed:
+        first = draw(transposed_convs(ends[0], hidden, axes))
+    else:
+        bias = draw(st.sampled_from((None, np.zeros(hidden))))
+        first = Conv(np.random.default_rng(0).normal(size=(hidden, ends[0], *(1,) * axes)), bias)
+    if first_transposed and draw(st.booleans()):
+        second = draw(convs(hidden, ends[1], axes))
+        return first, Conv(second.weight, second.bias, **{**second.options, "stride": 1})
+    return first, draw(transposed_convs(hidden, ends[1], axes))
+
+
+@st.composite
+def branches(draw) -> list[Conv]:
+    """Convolutions of one input whose outputs are of one size: strides shared, padding that makes up for the kernel."""
+    axes, ends = draw(st.integers(1, 2)), draw(st.tuples(*[st.sampled_from((2, 4))] * 2))
+    stride = draw(st.tuples(*[st.integers(1, 3)] * axes))
+    grown = draw(st.tuples(*[st.integers(-3, 2)] * axes))
+    mode = draw(st.sampled_from(PADDING_MODES))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    found = []
+    for _ in range(draw(st.integers(1, 4))):
+        kernel_size, dilation, padding = [], [], []
+        for more in grown:
+            step, taps = draw(st.integers(1, 3)), draw(st.integers(1, 4))
+            taps = max(taps, 1 + -(-max(-more, 0) // step))  # what is cropped must be within the kernel's reach
+            total = more + step * (taps - 1)
+            before = draw(st.integers(0, total))
+            kernel_size.append(taps)
+            dilation.append(step)
+            padding.append((before, total - before))
+        groups = draw(st.sampled_from((1, 2)))
+        bias = draw(st.sampled_from((None, rng.normal(size=ends[1]))))
+        found.append(
+            Conv(
+                rng.normal(size=(ends[1], ends[0] // groups, *kernel_size)),
+                bias,
+                stride=stride,
+                padding=padding,
+                dilation=dilation,
+                groups=groups,
+                padding_mode=mode,
+            )
+        )
+    return found

@@ -1,5 +1,22 @@
 """Convolutions as an algebra: plain functions over `Conv` values."""
 
+from convolith.algebra.branches import add, concatenate, scale, subtract
 from convolith.algebra.chain import Composition, compose
+from convolith.algebra.operators import average_pool, batch_norm, identity, linear, pad, rescale, select, upsample
 
-__all__ = ["Composition", "compose"]
+__all__ = [
+    "Composition",
+    "add",
+    "average_pool",
+    "batch_norm",
+    "compose",
+    "concatenate",
+    "identity",
+    "linear",
+    "pad",
+    "rescale",
+    "scale",
+    "select",
+    "subtract",
+    "upsample",
+]

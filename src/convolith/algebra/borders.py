@@ -82,6 +82,8 @@ def apply(first: Conv, second: Conv, conv: Conv, exact: str, x: Any, **options: 
     if exact == "everywhere":
         return correlate(x, conv, **options)
     modes = {c.padding_mode for c in (first, second) if is_padded(c)}
+    if first.transposed or second.transposed:
+        modes = set()
     strips = _strips(first, second, inner.size, inner.output_size, outer.output_size) if modes == {"zeros"} else None
     if strips is None:
         return correlate(correlate(x, first, **options), second, **options)

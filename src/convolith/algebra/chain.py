@@ -13,8 +13,8 @@ from functools import reduce
 from math import gcd
 from typing import Any
 
-from convolith.algebra import borders
-from convolith.algebra.kernels import composed, grouped, largest
+from convolith.algebra import borders, transposed
+from convolith.algebra.kernels import Factor, composed, grouped, largest
 from convolith.algebra.ranges import bias_dtype, check_range, weight_dtype, working_dtype
 from convolith.arrays import check_same_kind, like
 from convolith.conv import Conv
@@ -61,12 +61,15 @@ def compose(first: Conv, second: Conv) -> Composition:
     their correlation. Weights are multiplied in float64 (integers in int64) and rounded once; those of torch keep their
     gradients.
 
+    A transposed convolution and a plain one of stride 1 after it, two transposed ones, and a transposed one after a
+    single tap are one transposed convolution: see `transposed`. Nearest-neighbour upsampling is one too (`upsample`).
+
     Args:
-        first, second: plain convolutions on the same number of axes; `second` takes the channels that `first` gives.
+        first, second: convolutions on the same number of axes; `second` takes the channels that `first` gives.
 
     Raises:
-        ConvolithError: channels or axes that do not fit, transposed convolutions, two float dtypes, weights that leave
-            the range of their dtype.
+        ConvolithError: channels or axes that do not fit, transposed convolutions in rows that are none, two float
+            dtypes, weights that leave the range of their dtype.
 
     Example:
         >>> import numpy as np
@@ -80,6 +83,8 @@ def compose(first: Conv, second: Conv) -> Composition:
         True
     """
     _check(first, second)
+    if first.transposed or second.transposed:
+        return _transposed(first, second)
     stride = tuple(a * b for a, b in zip(first.stride, second.stride, strict=True))
     padding = tuple(
         (p1[0] + s1 * p2[0], p1[1] + s1 * p2[1])
@@ -93,18 +98,30 @@ def compose(first: Conv, second: Conv) -> Composition:
     name = weight_dtype(first.dtype, second.dtype)
     product = composed(first, second, working_dtype(name), steps, dilation)
     check_range(product, largest(first, second, steps, dilation), name)
-    groups = gcd(first.groups, second.groups)
     exact, reason = borders.exactness(first, second)
-    conv = Conv(
-        like(from_working(grouped(product.weight, groups), name), first.weight),
-        None if product.bias is None else like(from_working(product.bias, bias_dtype(name)), first.weight),
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        padding_mode=first.padding_mode if borders.is_padded(first) else second.padding_mode,
-    )
-    return Composition(first, second, conv, exact, reason)
+    mode = first.padding_mode if borders.is_padded(first) else second.padding_mode
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "padding_mode": mode}
+    return Composition(first, second, _delivered(first, second, product, name, options), exact, reason)
+
+
+def _transposed(first: Conv, second: Conv) -> Composition:
+    """The same where transposed convolutions stand in the row."""
+    name = weight_dtype(first.dtype, second.dtype)
+    if not is_float(name):
+        raise ConvolithError("first or second is transposed and has integer weights; convert them to float")
+    found = transposed.rule(first, second)
+    product = transposed.composed(first, second, working_dtype(name), found)
+    check_range(product, product, name)
+    options = {name: getattr(found, name) for name in ("stride", "padding", "dilation", "output_padding")}
+    conv = _delivered(first, second, product, name, {**options, "transposed": True})
+    return Composition(first, second, conv, found.exact, found.reason)
+
+
+def _delivered(first: Conv, second: Conv, product: Factor, name: str, options: dict[str, Any]) -> Conv:
+    """The one convolution, rounded once to its dtype, of as many groups as the two share."""
+    groups = gcd(first.groups, second.groups)
+    bias = None if product.bias is None else like(from_working(product.bias, bias_dtype(name)), first.weight)
+    return Conv(like(from_working(grouped(product.weight, groups), name), first.weight), bias, groups=groups, **options)
 
 
 def _check(first: Conv, second: Conv) -> None:
@@ -114,8 +131,6 @@ def _check(first: Conv, second: Conv) -> None:
                 f"{argument} is a {type(conv).__name__}; expected a Conv; pass Conv.from_module(module) for a torch "
                 "module, composition.conv for a composition, or Conv(weight, bias, ...)"
             )
-        if conv.transposed:
-            raise ConvolithError(f"{argument} is transposed; compose takes plain convolutions")
         if getattr(conv.weight, "is_meta", False):
             raise ConvolithError(f"{argument} has weights on the meta device, which have no values; move them first")
         if conv.bias is not None and not is_float(conv.dtype) and is_float(dtype_name(conv.bias.dtype)):

@@ -20,10 +20,13 @@ class Factor(NamedTuple):
 
 
 def dense(conv: Conv, working: torch.dtype) -> Factor:
-    """A convolution's weight and bias, zero between groups, in a working dtype."""
+    """A weight and bias in a working dtype, zeros written between groups; (in, out, ...) if it is transposed."""
     weight = to_working(as_tensor("weight", conv.weight), working)
-    rows, columns = conv.out_channels // conv.groups, conv.in_channels // conv.groups
-    full = weight.new_zeros((conv.out_channels, conv.in_channels, *conv.kernel_size))
+    channels = (conv.out_channels, conv.in_channels)
+    if conv.transposed:
+        channels = (conv.in_channels, conv.out_channels)
+    rows, columns = (count // conv.groups for count in channels)
+    full = weight.new_zeros((*channels, *conv.kernel_size))
     for group in range(conv.groups):
         out = slice(group * rows, (group + 1) * rows)
         full[out, group * columns : (group + 1) * columns] = weight[out]
@@ -60,16 +63,38 @@ def _product(
 ) -> Factor:
     """`K[t] = sum over steps*j + d1*i = t of W2[j] @ W1[i]`, and `b2 + sum over j of W2[j] @ b1`."""
     (W1, b1), (W2, b2) = first, second
+    K = crossed(W1, W2, d1, steps, dilation, "hc...,oh->oc...", (W2.shape[0], W1.shape[1]))
+    bias = b2 if b1 is None else W2.flatten(2).sum(2) @ b1 + (0 if b2 is None else b2)
+    return Factor(K, bias)
+
+
+def crossed(
+    W1: torch.Tensor,
+    W2: torch.Tensor,
+    d1: tuple[int, ...],
+    d2: tuple[int, ...],
+    dilation: tuple[int, ...],
+    contraction: str,
+    channels: tuple[int, int],
+) -> torch.Tensor:
+    """The taps of two dense kernels in a row: tap `d1*i + d2*j` of their common grid gets the product of `i` and `j`.
+
+    Args:
+        W1, W2: dense kernels, two axes of channels before the taps.
+        d1, d2: how far their taps lie apart.
+        dilation: of the common grid.
+        contraction: what of the channels is summed, as `torch.einsum` has it, for all taps of W1 and one of W2.
+        channels: the first two axes of what is left.
+    """
     near = [max(d // D, 1) for d, D in zip(d1, dilation, strict=True)]  # a single tap's dilation may be below D
-    far = [max(step // D, 1) for step, D in zip(steps, dilation, strict=True)]
+    far = [max(d // D, 1) for d, D in zip(d2, dilation, strict=True)]
     k1, k2 = W1.shape[2:], W2.shape[2:]
     size = [a * (n - 1) + b * (m - 1) + 1 for a, n, b, m in zip(near, k1, far, k2, strict=True)]
-    K = W1.new_zeros((W2.shape[0], W1.shape[1], *size))
+    K = W1.new_zeros((*channels, *size))
     for tap in product(*map(range, k2)):
         index: tuple[Any, ...] = (slice(None), slice(None), *tap)
         place: list[Any] = [
             slice(b * i, b * i + a * (n - 1) + 1, a) for i, a, b, n in zip(tap, near, far, k1, strict=True)
         ]
-        K[:, :, *place] += torch.einsum("oh,hc...->oc...", W2[index], W1)
-    bias = b2 if b1 is None else W2.flatten(2).sum(2) @ b1 + (0 if b2 is None else b2)
-    return Factor(K, bias)
+        K[:, :, *place] += torch.einsum(contraction, W1, W2[index])
+    return K

@@ -1,0 +1,233 @@
+"""Convolutions side by side as one: their sum, their difference, their outputs one after the other.
+
+Branches that read the same x are one convolution where their windows step together: with equal strides, tap `i` of a
+branch reads position `p*stride + i*dilation - padding`, so that `i*dilation - padding` is its place on a grid that all
+branches share. Places that a branch does not have hold zeros, and zeros of the padding are read by none: the sum is
+exact everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from math import gcd
+from typing import Any
+
+import torch
+
+from convolith.algebra.kernels import Factor, dense, grouped
+from convolith.algebra.ranges import bias_dtype, weight_dtype, working_dtype
+from convolith.arrays import as_tensor, check_same_kind, like
+from convolith.conv import Conv
+from convolith.engines.protocol import from_working
+from convolith.errors import ConvolithError
+from convolith.geometry import Pairs
+
+
+def add(*convs: Conv) -> Conv:
+    """The one convolution that gives the sum of what each gives.
+
+    Kernels are aligned on the positions that they read, dilations re-expressed on their common grid, groups on the
+    greatest common divisor. Exact everywhere, borders included.
+
+    Args:
+        convs: of the same channels, axes and strides, which pad alike and give outputs of the same size at every input
+            size. Transposed ones must all be transposed, with equal dilation, padding and kernel size.
+
+    Raises:
+        ConvolithError: convolutions whose outputs cannot be added, or whose sum is no single convolution.
+
+    Example:
+        >>> import numpy as np
+        >>> from convolith import correlate
+        >>> rng = np.random.default_rng(0)
+        >>> wide, narrow = (Conv(rng.normal(size=(2, 3, k, k)), padding="same") for k in (5, 1))
+        >>> x = rng.normal(size=(3, 9, 9))
+        >>> np.allclose(correlate(x, add(wide, narrow)), correlate(x, wide) + correlate(x, narrow))
+        True
+    """
+    return _together(convs, "added", _sum)
+
+
+def subtract(a: Conv, b: Conv) -> Conv:
+    """The one convolution that gives `a(x) - b(x)`; see `add`.
+
+    Example:
+        >>> import numpy as np
+        >>> a = Conv(np.full((1, 1, 3), 3.0))
+        >>> subtract(a, a).weight.tolist()
+        [[[0.0, 0.0, 0.0]]]
+    """
+    return add(a, scale(b, -1))
+
+
+def concatenate(*convs: Conv) -> Conv:
+    """The one convolution that gives the outputs of all, one after the other along the channels; see `add`.
+
+    Example:
+        >>> import numpy as np
+        >>> concatenate(Conv(np.ones((2, 3, 3)), padding=1), Conv(np.ones((5, 3, 1)))).weight.shape
+        (7, 3, 3)
+    """
+    return _together(convs, "concatenated", _stack)
+
+
+def scale(conv: Conv, factors: Any) -> Conv:
+    """The convolution that gives `factors * conv(x)`: one number, or one for each output channel.
+
+    Example:
+        >>> import numpy as np
+        >>> scale(Conv(np.ones((2, 1, 3)), np.ones(2)), np.array([2.0, 3.0])).bias.tolist()
+        [2.0, 3.0]
+    """
+    working = working_dtype(conv.dtype)
+    weight = as_tensor("weight", conv.weight).to(working)
+    by = torch.as_tensor(factors).to(working).reshape(-1)
+    if by.numel() not in (1, conv.out_channels):
+        raise ConvolithError(
+            f"factors has {by.numel()} numbers; expected one, or one for each of {conv.out_channels} output channels"
+        )
+    by = by.expand(conv.out_channels)
+    if conv.transposed:  # (in_channels, out_channels / groups, ...): the scale runs along axis 1, group by group
+        rows = conv.in_channels // conv.groups
+        along = by.reshape(conv.groups, 1, -1).expand(-1, rows, -1).reshape(conv.in_channels, -1)
+        weight = weight * along[(..., *(None,) * len(conv.kernel_size))]
+    else:
+        weight = weight * by.reshape(-1, *(1,) * (weight.ndim - 1))
+    bias = None if conv.bias is None else as_tensor("bias", conv.bias).to(working) * by
+    return _delivered(Factor(weight, bias), conv.weight, conv.dtype, conv.options)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The places that all branches' taps have in common, along each axis."""
+
+    dilation: tuple[int, ...]
+    kernel_size: tuple[int, ...]
+    padding: Pairs
+
+    def place(self, conv: Conv) -> tuple[slice, ...]:
+        """Where a branch's taps lie."""
+        found = []
+        for k, d, (before, _), step, (most, _) in zip(
+            conv.kernel_size, conv.dilation, conv.padding, self.dilation, self.padding, strict=True
+        ):
+            start, stride = (most - before) // step, max(d // step, 1)
+            found.append(slice(start, start + stride * (k - 1) + 1, stride))
+        return tuple(found)
+
+
+def _grid(convs: tuple[Conv, ...]) -> _Grid:
+    dilation, kernel_size, padding = [], [], []
+    for axis in range(len(convs[0].kernel_size)):
+        taps = [(c.kernel_size[axis], c.dilation[axis], c.padding[axis]) for c in convs]
+        most = max(before for _, _, (before, _) in taps)
+        steps = [d for k, d, _ in taps if k > 1] + [most - before for _, _, (before, _) in taps]
+        step = reduce(gcd, steps, 0) or 1
+        reach = max(most - before + d * (k - 1) for k, d, (before, _) in taps)
+        dilation.append(step)
+        kernel_size.append(reach // step + 1)
+        padding.append((most, max(after for _, _, (_, after) in taps)))
+    return _Grid(tuple(dilation), tuple(kernel_size), tuple(padding))
+
+
+def _together(
+    convs: tuple[Conv, ...], done: str, join: Callable[[list[torch.Tensor], list[torch.Tensor | None]], Factor]
+) -> Conv:
+    """The one convolution of aligned branches."""
+    _check(convs, done)
+    name = reduce(weight_dtype, [c.dtype for c in convs])
+    working, first = working_dtype(name), convs[0]
+    padded = [c for c in convs if any(map(any, c.padding))]
+    mode = padded[0].padding_mode if padded else first.padding_mode
+    if first.transposed:
+        factors = [Factor(as_tensor("weight", c.weight).to(working), _bias(c, working)) for c in convs]
+        joined = join([f.weight for f in factors], [f.bias for f in factors])
+        return _delivered(joined, first.weight, name, first.options)
+    grid = _grid(convs)
+    weights, biases = [], []
+    for conv in convs:
+        weight, bias = dense(conv, working)
+        wide = weight.new_zeros((*weight.shape[:2], *grid.kernel_size))
+        where: tuple[Any, ...] = (..., *grid.place(conv))
+        wide[where] = weight
+        weights.append(wide)
+        biases.append(bias)
+    joined = join(weights, biases)
+    groups = reduce(gcd, [c.groups for c in convs]) if done == "added" else 1
+    options = {
+        "stride": first.stride,
+        "padding": grid.padding,
+        "dilation": grid.dilation,
+        "groups": groups,
+        "padding_mode": mode,
+    }
+    return _delivered(Factor(grouped(joined.weight, groups), joined.bias), first.weight, name, options)
+
+
+def _sum(weights: list[torch.Tensor], biases: list[torch.Tensor | None]) -> Factor:
+    given = [bias for bias in biases if bias is not None]
+    return Factor(torch.stack(weights).sum(0), torch.stack(given).sum(0) if given else None)
+
+
+def _stack(weights: list[torch.Tensor], biases: list[torch.Tensor | None]) -> Factor:
+    if all(bias is None for bias in biases):
+        return Factor(torch.cat(weights), None)
+    filled = [w.new_zeros(w.shape[0]) if b is None else b for w, b in zip(weights, biases, strict=True)]
+    return Factor(torch.cat(weights), torch.cat(filled))
+
+
+def _bias(conv: Conv, working: torch.dtype) -> torch.Tensor | None:
+    return None if conv.bias is None else as_tensor("bias", conv.bias).to(working)
+
+
+def _delivered(factor: Factor, sample: Any, name: str, options: dict[str, Any]) -> Conv:
+    """A convolution of the sample's kind, rounded once to a dtype."""
+    bias = None if factor.bias is None else like(from_working(factor.bias, bias_dtype(name)), sample)
+    return Conv(like(from_working(factor.weight, name), sample), bias, **options)
+
+
+def _check(convs: tuple[Conv, ...], done: str) -> None:
+    """Refuse branches that are not one convolution, and say why."""
+    if not convs:
+        raise ConvolithError(f"no convolution is given; expected those that are {done}")
+    for number, conv in enumerate(convs):
+        if not isinstance(conv, Conv):
+            raise ConvolithError(f"argument {number} is a {type(conv).__name__}; expected a Conv")
+    check_same_kind(**{f"conv{number}": conv.weight for number, conv in enumerate(convs)})
+    first = convs[0]
+    wanted = {"in_channels", "stride", "transposed"} | ({"out_channels"} if done == "added" else set())
+    wanted_words = {"in_channels": "input channels", "out_channels": "output channels", "transposed": "transposed"}
+    axes = {len(c.kernel_size) for c in convs}
+    if len(axes) > 1:
+        raise ConvolithError(f"the convolutions have {sorted(axes)} spatial axes; those that are {done} have the same")
+    for name in sorted(wanted):
+        values = [getattr(c, name) for c in convs]
+        if any(value != values[0] for value in values):
+            what = wanted_words.get(name, name)
+            raise ConvolithError(f"the convolutions differ in {what} ({values}); those that are {done} have the same")
+    if first.transposed:
+        _check_transposed(convs, done)
+        return
+    for axis in range(len(first.kernel_size)):
+        grown = [sum(c.padding[axis]) - c.dilation[axis] * (c.kernel_size[axis] - 1) for c in convs]
+        if any(value != grown[0] for value in grown):
+            sizes = " and ".join(dict.fromkeys(f"n{value:+d}" if value else "n" for value in grown))
+            raise ConvolithError(
+                f"the convolutions give outputs of different sizes ({sizes} along spatial axis {axis}, before the "
+                f"stride); those that are {done} pad so that they agree"
+            )
+    modes = {c.padding_mode for c in convs if any(map(any, c.padding))}
+    if len(modes) > 1:
+        raise ConvolithError(f"the convolutions pad with {sorted(modes)}; those that are {done} pad alike")
+
+
+def _check_transposed(convs: tuple[Conv, ...], done: str) -> None:
+    first = convs[0]
+    if done != "added":
+        raise ConvolithError("the convolutions are transposed; only plain ones are concatenated")
+    for name in ("kernel_size", "dilation", "padding", "output_padding", "groups"):
+        values = [getattr(c, name) for c in convs]
+        if any(value != getattr(first, name) for value in values):
+            raise ConvolithError(f"the transposed convolutions differ in {name} ({values}); expected the same")
