@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -21,7 +23,14 @@ class Factor(NamedTuple):
 
 def dense(conv: Conv, working: torch.dtype) -> Factor:
     """A weight and bias in a working dtype, zeros written between groups; (in, out, ...) if it is transposed."""
-    weight = to_working(as_tensor("weight", conv.weight), working)
+    bias = None if conv.bias is None else to_working(as_tensor("bias", conv.bias), working)
+    return Factor(written_out(to_working(as_tensor("weight", conv.weight), working), conv), bias)
+
+
+def written_out(weight: torch.Tensor, conv: Conv) -> torch.Tensor:
+    """A convolution's weight, or one like it, with the zeros between its groups."""
+    if conv.groups == 1:
+        return weight
     channels = (conv.out_channels, conv.in_channels)
     if conv.transposed:
         channels = (conv.in_channels, conv.out_channels)
@@ -30,7 +39,7 @@ def dense(conv: Conv, working: torch.dtype) -> Factor:
     for group in range(conv.groups):
         out = slice(group * rows, (group + 1) * rows)
         full[out, group * columns : (group + 1) * columns] = weight[out]
-    return Factor(full, None if conv.bias is None else to_working(as_tensor("bias", conv.bias), working))
+    return full
 
 
 def grouped(full: torch.Tensor, groups: int) -> torch.Tensor:
@@ -44,28 +53,52 @@ def composed(
     first: Conv, second: Conv, working: torch.dtype, steps: tuple[int, ...], dilation: tuple[int, ...]
 ) -> Factor:
     """The dense weight and bias of two convolutions in a row, on the grid of the common dilation."""
-    return _product(dense(first, working), dense(second, working), first.dilation, steps, dilation)
+    return _product(first, second, partial(_lifted, working=working), steps, dilation)
 
 
 def largest(first: Conv, second: Conv, steps: tuple[int, ...], dilation: tuple[int, ...]) -> Factor:
     """What each number of the composition is at most in size, in float64: the same with absolute values."""
-    return _product(_sizes(first), _sizes(second), first.dilation, steps, dilation)
+    return _product(first, second, _size, steps, dilation)
 
 
-def _sizes(conv: Conv) -> Factor:
-    wide = torch.complex128 if as_tensor("weight", conv.weight).is_complex() else torch.float64
-    weight, bias = dense(conv, wide)
-    return Factor(weight.detach().abs(), None if bias is None else bias.detach().abs())
+def _lifted(array: Any, working: torch.dtype) -> torch.Tensor:
+    return to_working(as_tensor("weight", array), working)
+
+
+def _size(array: Any) -> torch.Tensor:
+    """Absolute values in float64."""
+    tensor = as_tensor("weight", array).detach()
+    return to_working(tensor, torch.complex128 if tensor.is_complex() else torch.float64).abs()
 
 
 def _product(
-    first: Factor, second: Factor, d1: tuple[int, ...], steps: tuple[int, ...], dilation: tuple[int, ...]
+    first: Conv,
+    second: Conv,
+    lift: Callable[[Any], torch.Tensor],
+    steps: tuple[int, ...],
+    dilation: tuple[int, ...],
 ) -> Factor:
     """`K[t] = sum over steps*j + d1*i = t of W2[j] @ W1[i]`, and `b2 + sum over j of W2[j] @ b1`."""
-    (W1, b1), (W2, b2) = first, second
-    K = crossed(W1, W2, d1, steps, dilation, "hc...,oh->oc...", (W2.shape[0], W1.shape[1]))
-    bias = b2 if b1 is None else W2.flatten(2).sum(2) @ b1 + (0 if b2 is None else b2)
-    return Factor(K, bias)
+    b1, b2 = (None if c.bias is None else lift(c.bias) for c in (first, second))
+    if rescales(second):  # as norms do: a factor for each output, without a product of matrices
+        by = lift(second.weight).flatten()
+        K = written_out(lift(first.weight), first) * by.reshape(-1, *(1,) * (len(first.kernel_size) + 1))
+        return Factor(K, b2 if b1 is None else by * b1 + (0 if b2 is None else b2))
+    W2 = written_out(lift(second.weight), second)
+    if rescales(first):
+        K = W2 * lift(first.weight).reshape(1, -1, *(1,) * len(second.kernel_size))
+    else:
+        W1 = written_out(lift(first.weight), first)
+        channels = (second.out_channels, first.in_channels)
+        K = crossed(W1, W2, first.dilation, steps, dilation, "hc...,oh->oc...", channels)
+    return Factor(K, b2 if b1 is None else W2.flatten(2).sum(2) @ b1 + (0 if b2 is None else b2))
+
+
+def rescales(conv: Conv) -> bool:
+    """Whether it only multiplies each channel by a number, and adds one."""
+    alone = conv.groups == conv.in_channels == conv.out_channels and not conv.transposed
+    plain = set(conv.kernel_size) == set(conv.stride) == {1} and not any(map(any, conv.padding))
+    return alone and plain
 
 
 def crossed(
