@@ -207,6 +207,18 @@ def test_two_layers_come_apart():
         assert (found.method, found.multiplications_after) == ("reducible", 18)
 
 
+@pytest.mark.parametrize("sizes", [((2, 2), (4, 4)), ((3, 3), (7, 7)), ((5, 4), (4, 5)), ((3, 3), (3, 3), (3, 3))])
+def test_factors_of_every_size_are_found(sizes):
+    rng = np.random.default_rng(0)
+    for groups in (1, 3):
+        convs = [Conv(rng.normal(size=(groups, 1, *size)), groups=groups) for size in sizes]
+        whole = composed(convs)
+        found = decompose(whole)
+        assert found.method == "reducible", found.reason
+        assert found.relative <= 1e-12
+        assert np.abs(composed(found.parts).weight - whole.weight).max() <= 1e-12 * np.abs(whole.weight).max()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_dtypes_and_torch(dtype):
     column = torch.linspace(0.1, 1, 7, dtype=torch.float64).exp()
@@ -248,7 +260,15 @@ def test_what_is_small_already():
 
 
 def test_the_table_of_methods():
-    assert [name for name, _ in METHODS] == ["polynomial", "low rank", "depthwise", "tucker", "reducible", "cp"]
+    assert [name for name, _ in METHODS] == [
+        "polynomial",
+        "low rank",
+        "depthwise",
+        "tucker",
+        "factors",
+        "reducible",
+        "cp",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -260,7 +280,7 @@ def test_the_table_of_methods():
         (Conv(np.ones((1, 1, 3))), {"tolerance": float("inf")}, "tolerance is inf"),
         (Conv(np.ones((1, 1, 3))), {"tolerance": "much"}, "tolerance is 'much'"),
         (Conv(np.ones((1, 1, 3))), {"tolerance": True}, "tolerance is True"),
-        (Conv(np.ones((1, 1, 3)), transposed=True), {}, "conv is transposed; .* take the parts in reverse"),
+        (Conv(np.ones((1, 1, 3)), transposed=True), {}, "conv is transposed; .* parts transposed, the last first"),
         (Conv(np.ones((1, 1, 3), complex)), {}, "conv has complex128 weights; .* decompose the real and imaginary"),
         (Conv(np.ones((1, 1, 3), int)), {}, "conv has int64 weights, .* convert them to float64 first"),
         (Conv(np.full((1, 1, 3), np.nan)), {}, "conv has weights that are NaN or infinite"),

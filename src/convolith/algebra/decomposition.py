@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from convolith.algebra import canonical, depthwise, lowrank, polynomial, reducible, tucker
+from convolith.algebra import bivariate, canonical, depthwise, lowrank, polynomial, reducible, tucker
 from convolith.algebra.blocks import Kernel, Ladder, blocks_of, multiplications, padding_homes, stride_homes
 from convolith.algebra.certificate import chain_bounds, chain_sketch, norm_bounds, padding_gain
 from convolith.arrays import as_tensor, is_numpy
@@ -26,6 +26,7 @@ METHODS: tuple[tuple[str, Callable[[Kernel], list[Ladder] | str]], ...] = (
     ("low rank", lowrank.propose),
     ("depthwise", depthwise.propose),
     ("tucker", tucker.propose),
+    ("factors", bivariate.propose),
     ("reducible", reducible.propose),
     ("cp", canonical.propose),
 )
@@ -273,8 +274,8 @@ def _check(conv: Any, tolerance: Any) -> None:
         )
     if conv.transposed:
         raise ConvolithError(
-            "conv is transposed; decompose takes plain convolutions; decompose Conv(weight, ...) with the same weight, "
-            "whose adjoint it is, and take the parts in reverse"
+            "conv is transposed; decompose takes plain convolutions; decompose the plain Conv with the same weight and "
+            "options, whose adjoint it is, and apply its parts transposed, the last first"
         )
     if conv.dtype in COMPLEX:
         raise ConvolithError(

@@ -1,7 +1,8 @@
 """Kernels that are two smaller ones in a row: the bilinear equations of their taps, solved by least squares.
 
 `K[t] = sum over i + j = t of B[j] @ A[i]` is linear in A and in B. Polynomials in two variables are irreducible but for
-exceptions, so that most kernels are not of this form; those that are (or nearly) are found by Levenberg and Marquardt's
+exceptions, so that most kernels are not of this form (`bivariate` finds those that are, where no factor comes twice);
+those that nearly are, or have several channels, are sought by Levenberg and Marquardt's
 damped Gauss-Newton steps from several starts (Marquardt, J. SIAM 11, 1963). The answer is checked, the search is not
 exhaustive: what it does not find may still exist.
 """
@@ -17,6 +18,8 @@ import numpy as np
 
 from convolith.algebra.blocks import Kernel, Ladder, Shape, multiplications
 
+NEARLY = 1e-3
+"""The relative residual below which a given first part is worth polishing."""
 STARTS = 12
 """Random beginnings; products of two random 3x3 kernels are found from about half of them."""
 STEPS = 150
@@ -27,7 +30,7 @@ SOLVED = 1e-15
 """The residual, relative to the kernel, at which the search ends."""
 LARGEST = 400
 """Unknown numbers at most; each step solves a dense system of them."""
-WORK = 3e9
+WORK = 1e9
 """Operations that all searches for one kernel may take at most; the cheapest chains are sought first."""
 
 
@@ -107,7 +110,20 @@ def _places(out: int, into: int, split: Split) -> tuple[np.ndarray, np.ndarray, 
     return (o * into + i) * prod(taps) + tap, (h * into + i) * n + a, (o * split.hidden + h) * m + b
 
 
-def _searched(block: np.ndarray, split: Split) -> tuple[np.ndarray, np.ndarray]:
+def polished(plane: np.ndarray, split: Split, first: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """The two parts of a kernel of one channel from a first part that is nearly right; None if it was not."""
+    rows, columns, others = _places(1, 1, split)
+    design = np.zeros((plane.size, prod(split.second)))
+    design[rows, others] = first.ravel()[columns]
+    second = np.linalg.lstsq(design, plane.ravel(), rcond=None)[0]
+    if np.linalg.norm(design @ second - plane.ravel()) > NEARLY * np.linalg.norm(plane):
+        return None
+    sizes = np.linalg.norm(first), np.linalg.norm(second)
+    start = np.concatenate([first.ravel() / sizes[0], second / sizes[1]])
+    return _searched(plane[None, None], split, start[None])
+
+
+def _searched(block: np.ndarray, split: Split, starts: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """A and B, flat and of the same size, from the best of all starts."""
     out, into = block.shape[:2]
     rows, columns, others = _places(out, into, split)
@@ -117,9 +133,9 @@ def _searched(block: np.ndarray, split: Split) -> tuple[np.ndarray, np.ndarray]:
     if scale == 0:
         return np.zeros(few), np.zeros(count - few)
     target = target / scale
-    x = np.random.default_rng(0).normal(size=(STARTS, count))
-    x /= np.linalg.norm(x, axis=1, keepdims=True) / np.sqrt(2)
-    damping = np.full(STARTS, 1e-2)
+    x = np.random.default_rng(0).normal(size=(STARTS, count)) if starts is None else starts
+    x = x / (np.linalg.norm(x, axis=1, keepdims=True) / np.sqrt(2))
+    damping = np.full(len(x), 1e-2 if starts is None else LEAST_DAMPING)
     jacobian, rest = _equations(x, target, rows, columns, others, few)
     error = (rest**2).sum(1)
     for _ in range(STEPS):
