@@ -15,7 +15,7 @@ import numpy as np
 
 from convolith.algebra.blocks import Kernel, Ladder, Shape
 
-MOST_TERMS = 64
+MOST_TERMS = 32
 """Terms that are tried at most; the least-squares systems grow with their square."""
 LARGEST = 1 << 16
 """Weights of a group at most; each round reads all of them once for each axis."""

@@ -21,7 +21,7 @@ from convolith.algebra.blocks import as_integers, chained, exactly_chained, wide
 
 OVERSAMPLING = (16, 8, 4, 2)
 """Grid points per (k - 1), finest first: the certificate is loose by 0.5%, 2%, 8% or 41% for each axis."""
-BUDGET = 2e9
+BUDGET = 1e10
 """Operations that the eigenvalues over a grid may take; the finest grid that stays below is taken."""
 EXACT_PRODUCTS = 1 << 18
 """Up to so many products a chain is multiplied out in whole numbers; beyond, its rounding is bounded."""
