@@ -216,3 +216,42 @@ def branches(draw) -> list[Conv]:
             )
         )
     return found
+
+
+@st.composite
+def decomposable_convs(draw) -> Conv:
+    """Convolutions that are several smaller ones by construction, over all plain options."""
+    kind = draw(st.sampled_from(("one axis", "separable", "low rank", "reducible", "depthwise", "few channels")))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    groups = draw(st.sampled_from((1, 1, 2, 3)))
+    if kind == "one axis":
+        taps = draw(st.integers(1, 24))
+        shape = draw(st.sampled_from(((taps,), (taps, 1), (1, taps))))
+        blocks = rng.normal(size=(groups, 1, 1, *shape))
+    elif kind in ("separable", "low rank"):
+        rank = 1 if kind == "separable" else 2
+        n, m = draw(st.tuples(*[st.integers(3 + 2 * rank, 9)] * 2))
+        blocks = (rng.normal(size=(groups, n, rank)) @ rng.normal(size=(groups, rank, m)))[:, None, None]
+    elif kind == "reducible":
+        blocks = np.stack([_product(rng.normal(size=(3, 3)), rng.normal(size=(3, 3))) for _ in range(groups)])
+        blocks = blocks[:, None, None]
+    elif kind == "depthwise":
+        blocks = rng.normal(size=(groups, 5, 4, 1, 1)) * rng.normal(size=(groups, 1, 4, 3, 2))
+    else:
+        blocks = np.einsum("gop,gpqt,gqi->goit", *(rng.normal(size=(groups, *s)) for s in ((6, 2), (2, 2, 3), (2, 5))))
+    axes = blocks.ndim - 3
+    chosen = draw(options(axes))
+    if kind in ("low rank", "reducible"):  # their first part would run before the stride, which costs what they save
+        chosen["stride"] = 1
+    assume(chosen["padding"] != "same" or max(_numbers(chosen["stride"], axes)) == 1)
+    weight = blocks.reshape(-1, *blocks.shape[2:])
+    bias = rng.normal(size=len(weight)) if draw(st.booleans()) else None
+    return Conv(weight, bias, groups=groups, **chosen)
+
+
+def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The full convolution of two kernels."""
+    full = np.zeros([n + m - 1 for n, m in zip(a.shape, b.shape)])
+    for (i, j), value in np.ndenumerate(a):
+        full[i : i + b.shape[0], j : j + b.shape[1]] += value * b
+    return full

@@ -155,6 +155,29 @@ def test_compose_fit_and_correlate_understand_each_other(picture, tmp_path):
     )
 
 
+def test_decompose_writes_parts_that_are_read_again(picture, tmp_path):
+    parts, whole = tmp_path / "parts.npz", tmp_path / "whole.npz"
+    blur = "[[1,4,6,4,1],[4,16,24,16,4],[6,24,36,24,6],[4,16,24,16,4],[1,4,6,4,1]]"
+    options = ("--padding", "same", "--padding-mode", "reflect")
+    data = json.loads(run("decompose", blur, *options, "-o", parts, "--json").output)
+    assert (data["method"], data["multiplications_after"], len(data["parts"])) == ("separable", 10, 2)
+    run("compose", f"{parts}:0", f"{parts}:1", "-o", whole)
+    both = np.load(whole)
+    np.testing.assert_allclose(both["weight"][0, 0], json.loads(blur), atol=1e-12)
+    assert both["padding"].tolist() == [[2, 2], [2, 2]]
+    assert "separable" in run("decompose", whole).output
+    assert "name one: " in refused("correlate", picture, parts)
+    assert "and no 7; name one: " in refused("correlate", picture, f"{parts}:7")
+    assert "padding was given" in refused("decompose", whole, "--padding", "1")
+    generic = tmp_path / "generic.npy"
+    np.save(generic, np.random.default_rng(0).normal(size=(5, 5)))
+    shown = run("decompose", generic, "-o", tmp_path / "none.npz", code=1).output
+    assert "does not decompose: the nearest that does is" in shown
+    assert not (tmp_path / "none.npz").exists()
+    run("decompose", generic, "--tolerance", "0.9")
+    assert "tolerance is -1.0" in refused("decompose", generic, "--tolerance", "-1")
+
+
 def test_fit_takes_the_channels_of_a_picture_together(picture, tmp_path):
     x = np.moveaxis(imageio.imread(picture), -1, 0)
     kernel = np.random.default_rng(1).normal(size=(1, 3, 2, 2))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from convolith import d2l, nn
-    from convolith.algebra import Composition, compose
+    from convolith.algebra import Composition, Decomposition, compose, decompose
     from convolith.conv import Conv
     from convolith.correlation import convolve, correlate, filter_image
     from convolith.costing import cost
@@ -26,12 +26,14 @@ _HOMES = {
     "Conv": "conv",
     "ConvSpec": "spec",
     "ConvolithError": "errors",
+    "Decomposition": "algebra",
     "Fit": "fitting",
     "Plan": "planner",
     "compose": "algebra",
     "convolve": "correlation",
     "correlate": "correlation",
     "cost": "costing",
+    "decompose": "algebra",
     "filter_image": "correlation",
     "fit": "fitting",
     "plan": "planner",
@@ -43,6 +45,7 @@ __all__ = [
     "Conv",
     "ConvSpec",
     "ConvolithError",
+    "Decomposition",
     "Fit",
     "Plan",
     "compose",
@@ -50,6 +53,7 @@ __all__ = [
     "correlate",
     "cost",
     "d2l",
+    "decompose",
     "filter_image",
     "fit",
     "nn",

@@ -15,6 +15,7 @@ COMMANDS = {
     "correlate": "Correlate an image or an array with a kernel.",
     "plan": "Show which engine computes a layer, and why.",
     "compose": "Make two convolutions one.",
+    "decompose": "Make one convolution several smaller ones.",
     "fit": "Find the kernel that turned BEFORE into AFTER.",
     "cost": "Count a layer's operations and bytes, forward and backward.",
     "doctor": "Check this installation.",

@@ -62,7 +62,8 @@ def command(*, first: str, second: str, output: str | None, as_json: bool, **opt
     error = check(both)
     if target:
         target.write(lambda file: np.savez(file, **conv_arrays(both.conv)))
-    rows = [_row("first", both.first), _row("second", both.second), _row("both", both.conv)]
+    named = {"first": both.first, "second": both.second, "both": both.conv}
+    rows = [convolution_row(name, conv) for name, conv in named.items()]
     data = {
         "exact": both.exact,
         "reason": both.reason,
@@ -79,7 +80,8 @@ def command(*, first: str, second: str, output: str | None, as_json: bool, **opt
         raise click.exceptions.Exit(1)
 
 
-def _row(name: str, conv: Conv) -> dict[str, Any]:
+def convolution_row(name: str, conv: Conv) -> dict[str, Any]:
+    """What a table says of a convolution."""
     across = ",".join
     return {
         "convolution": name,

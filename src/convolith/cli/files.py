@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -52,7 +52,9 @@ def read_array(argument: str, path: str) -> np.ndarray:
 
 
 def read_kernel(argument: str, text: str, options: Mapping[str, Any]) -> np.ndarray | Conv:
-    """A kernel: a Conv from a file that `fit` or `compose` wrote, or a bare weight from another file or a JSON list.
+    """A kernel: a Conv from a file that a command wrote, or a bare weight from another file or a JSON list.
+
+    FILE.npz:0 is the first part of a chain that `decompose` wrote.
 
     A two-dimensional array means one channel: (height, width) becomes (1, 1, height, width).
 
@@ -70,10 +72,13 @@ def read_kernel(argument: str, text: str, options: Mapping[str, Any]) -> np.ndar
             ) from None
     else:
         arrays = _load(argument, Path(text)) if text.lower().endswith(".npz") and _is_file(text) else {}
+        arrays = arrays or _part(argument, text)
         if "weight" in arrays:
             if options:
                 raise ConvolithError(f"{next(iter(options))} was given, but {text} holds a kernel with its own options")
             return _as_conv(argument, arrays)
+        if "0.weight" in arrays:
+            raise ConvolithError(f"{argument} is {text}, which holds several convolutions; name one: {text}:0")
         if is_image(text):
             raise ConvolithError(f"{argument} is {text}, a picture; expected a .npy or .npz file or a list")
         weight = read_array(argument, text)
@@ -84,6 +89,20 @@ def conv_arrays(conv: Conv) -> dict[str, Any]:
     """A Conv as named arrays for a .npz file."""
     arrays = {"weight": np.asarray(conv.weight), **{name: np.asarray(getattr(conv, name)) for name in CONV_OPTIONS}}
     return arrays if conv.bias is None else arrays | {"bias": np.asarray(conv.bias)}
+
+
+def chain_arrays(parts: Sequence[Conv]) -> dict[str, Any]:
+    """Several Convs as named arrays for a .npz file: 0.weight, 0.stride, ..., 1.weight, ..."""
+    return {f"{at}.{name}": array for at, part in enumerate(parts) for name, array in conv_arrays(part).items()}
+
+
+def _part(argument: str, text: str) -> dict[str, Any]:
+    """The arrays of one part of a chain, FILE.npz:0, without their number; none if the text names no such thing."""
+    path, _, number = text.rpartition(":")
+    if not (number.isdigit() and path.lower().endswith(".npz") and _is_file(path)) or _is_file(text):
+        return {}
+    arrays = _load(argument, Path(path))
+    return {name.removeprefix(f"{number}."): arrays[name] for name in arrays if name.startswith(f"{number}.")}
 
 
 def _as_conv(argument: str, arrays: Any) -> Conv:

@@ -1,0 +1,73 @@
+"""`convolith decompose`: one convolution as several smaller ones in a row, with a certified error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import numpy as np
+
+from convolith.algebra import Decomposition, decompose
+from convolith.cli.compose import convolution_row
+from convolith.cli.files import Output, chain_arrays, read_kernel
+from convolith.cli.options import emit, json_option, numbers, padding
+from convolith.conv import Conv
+from convolith.geometry import PADDING_MODES
+from convolith.report.table import Table
+
+
+@click.command()
+@click.argument("kernel", type=click.Path())
+@click.option("--tolerance", type=float, default=0.0, show_default=True, help="Largest relative error to admit.")
+@click.option("--stride", type=numbers, help="One number, or one per axis.")
+@click.option("--padding", type=padding, help="same, valid, full, 1 or 1:2,0:0; none by default.")
+@click.option("--dilation", type=numbers, help="One number, or one per axis.")
+@click.option("--groups", type=int, help="Groups of channels.")
+@click.option("--padding-mode", type=click.Choice(PADDING_MODES), help="What to pad with; zeros by default.")
+@click.option("-o", "--output", type=click.Path(), metavar="FILE.npz", help="Where to write the parts.")
+@json_option
+def command(*, kernel: str, tolerance: float, output: str | None, as_json: bool, **options: Any) -> None:
+    """Smaller convolutions that equal KERNEL in a row, or come within a tolerance, with a certified error.
+
+    KERNEL is a file (.npz from `fit` or `compose`, or a bare array) or a list such as "[[1,2,1],[2,4,2],[1,2,1]]". The
+    parts are written as FILE.npz with 0.weight, 0.stride and so on, which `compose` and `correlate` read one by one as
+    FILE.npz:0, FILE.npz:1. Exit code 1 if it does not decompose.
+
+    Example: convolith decompose "[[1,2,1],[2,4,2],[1,2,1]]" --padding same -o parts.npz
+    """
+    target = None if output is None else Output(output, (".npz",))
+    given = {name: value for name, value in options.items() if value is not None}
+    read = read_kernel("KERNEL", kernel, given)
+    if isinstance(read, np.ndarray) and read.dtype.kind in "iu":
+        read = read.astype(np.float64)  # a list of whole numbers, or a file of them
+    found = decompose(read if isinstance(read, Conv) else Conv(read, **given), tolerance=tolerance)
+    if target and found.parts:
+        target.write(lambda file: np.savez(file, **chain_arrays(found.parts)))
+    emit(as_json=as_json, data=_data(found), tables=_tables(found, output if found.parts else None))
+    if not found.parts:
+        raise click.exceptions.Exit(1)
+
+
+def _data(found: Decomposition) -> dict[str, Any]:
+    return {
+        "method": found.method,
+        "reason": found.reason,
+        "bound": found.bound,
+        "relative": found.relative,
+        "multiplications_before": found.multiplications_before,
+        "multiplications_after": found.multiplications_after,
+        "parts": [{"weight": np.asarray(part.weight), "bias": part.bias, **part.options} for part in found.parts],
+    }
+
+
+def _tables(found: Decomposition, output: str | None) -> list[Table]:
+    rows = [convolution_row("given", found.conv)]
+    rows += [convolution_row(str(at), part) for at, part in enumerate(found.parts)]
+    summary = {
+        "method": found.method,
+        "because": found.reason,
+        "error over input, at most": found.bound,
+        "relative": found.relative,
+        "written to": output or "-",
+    }
+    return [Table("One convolution as several", rows), Table("", [summary])]
