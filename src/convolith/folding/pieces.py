@@ -1,64 +1,83 @@
-"""What a node of a captured graph does, as a `Conv` in float64: one row of the table for each operator that is one."""
+"""What a node of a captured graph does, as a `Conv` in float64: one row of `READERS` for each operator that is one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.fx import Node
 
-from convolith.algebra import average_pool, batch_norm, pad, rescale, upsample
+from convolith.algebra import average_pool, batch_norm, identity, linear, pad, rescale, select, upsample
 from convolith.conv import Conv
+from convolith.errors import ConvolithError
 
 aten = torch.ops.aten
-Read = Callable[..., Conv | None]
+Read = Callable[..., "Conv | str | None"]
+"""From the input's shape, its place among the arguments, the arguments and the keywords: the convolution that the node
+is, or why it is none although it looks like one, or None."""
 Values = dict[Node, Any]
 """The constants of a graph in float64, by node."""
 SAMPLE = torch.zeros(1, dtype=torch.float64)
 
 
-class Piece:
+class Piece(NamedTuple):
     """A node that applies a convolution to another node's tensor."""
 
-    def __init__(self, source: Node, conv: Conv) -> None:
-        self.source, self.conv = source, conv
+    source: Node
+    conv: Conv
+    multiplies: bool
+    """False for those that only move values: padding, slices, enlargement."""
 
 
-def piece_of(node: Node, values: Values) -> Piece | None:
-    """What a node does to its one tensor, if that is a convolution at every input size."""
+def piece_of(node: Node, values: Values) -> Piece | str | None:
+    """What a node does to its one tensor, if that is a convolution at every input size; or why it is none."""
     read = READERS.get(node.target)
     if read is None or node.op != "call_function":
         return None
     moving = [a for a in node.all_input_nodes if a not in values]
-    if len(moving) != 1 or not isinstance(shape_of(moving[0]), tuple):
-        return None
-    settled = [values[a] if isinstance(a, Node) and a in values else a for a in node.args]
-    if any(isinstance(a, torch.Tensor) and a.is_complex() for a in settled):
+    if len(moving) != 1 or moving[0] not in node.args:
         return None
     shape = shape_of(moving[0])
-    conv = read(shape, node.args.index(moving[0]), settled, node.kwargs)
-    if conv is None or conv.in_channels != shape[1]:
+    settled = [values[a] if isinstance(a, Node) and a in values else a for a in node.args]
+    if shape is None or any(isinstance(a, torch.Tensor) and a.is_complex() for a in settled):
         return None
-    return Piece(moving[0], conv)
+    if node.kwargs:
+        return f"{node.target} is called with keywords that are not read" if any(node.kwargs.values()) else None
+    try:
+        conv = read(shape, node.args.index(moving[0]), settled)
+    except ConvolithError as refusal:
+        return str(refusal)
+    if not isinstance(conv, Conv):
+        return conv
+    if len(conv.kernel_size) != axes_of(shape) or (len(shape) == 2 and node.target not in FLAT):
+        return None  # an image without a batch
+    if conv.in_channels != shape[1]:
+        return f"it takes {conv.in_channels} channels and gets {shape[1]}"
+    return Piece(moving[0], conv, node.target not in MOVES)
 
 
 def shape_of(node: Node) -> tuple[int, ...] | None:
-    """The shape of a node's tensor on the example."""
+    """The shape of a node's tensor on the example, if it is (N, channels, *size)."""
     found = node.meta.get("example_shape")
-    return found if isinstance(found, tuple) and len(found) in (3, 4, 5) else None
+    return found if isinstance(found, tuple) and len(found) in (2, 3, 4, 5) else None
 
 
-def _conv(shape: tuple[int, ...], at: int, args: list[Any], kwargs: dict[str, Any]) -> Conv | None:
-    if at != 0 or kwargs:
+def axes_of(shape: tuple[int, ...]) -> int:
+    """How many spatial axes a convolution of such a tensor has; (N, channels) counts as maps of one pixel."""
+    return max(axes_of(shape), 1)
+
+
+def _conv(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:
+    if at != 0:
         return None
     _, weight, bias, stride, padding, dilation, groups = (args + [None, 1, 0, 1, 1][len(args) - 2 :])[:7]
     return Conv(weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
 
 
-def _transposed(shape: tuple[int, ...], at: int, args: list[Any], kwargs: dict[str, Any]) -> Conv | None:
-    if at != 0 or kwargs:
+def _transposed(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:
+    if at != 0:
         return None
     defaults = [None, 1, 0, 0, 1, 1]
     _, weight, bias, stride, padding, output_padding, groups, dilation = (args + defaults[len(args) - 2 :])[:8]
@@ -74,52 +93,59 @@ def _transposed(shape: tuple[int, ...], at: int, args: list[Any], kwargs: dict[s
     )
 
 
-def _norm(shape: tuple[int, ...], at: int, args: list[Any], kwargs: dict[str, Any]) -> Conv | None:
+def _norm(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:
     _, weight, bias, mean, variance, training, _, eps, _ = args
-    if at != 0 or training or mean is None or variance is None:
+    if at != 0:
         return None
-    return batch_norm(mean, variance, weight, bias, eps=eps, axes=len(shape) - 2)
+    if training or mean is None or variance is None:
+        return "the norm takes its statistics from the batch; only tracked ones are numbers"
+    return batch_norm(mean, variance, weight, bias, eps=eps, axes=axes_of(shape))
 
 
-def _pooled(shape: tuple[int, ...], at: int, args: list[Any], kwargs: dict[str, Any]) -> Conv | None:
+def _pooled(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:
     _, size, stride, padding, ceil_mode, counted, divisor = (args + [[], 0, False, True, None][len(args) - 2 :])[:7]
     padded = any(padding) if isinstance(padding, list | tuple) else bool(padding)
-    if at != 0 or kwargs or ceil_mode or divisor is not None or (padded and not counted):
+    if at != 0:
         return None
-    axes = len(shape) - 2
+    if ceil_mode or divisor is not None or (padded and not counted):
+        return "the pooling divides by another number at the border (count_include_pad, ceil_mode, divisor_override)"
+    axes = axes_of(shape)
     return average_pool(shape[1], size, stride=stride or None, padding=padding, axes=axes, sample=SAMPLE)
 
 
-def _padded(shape: tuple[int, ...], at: int, args: list[Any], kwargs: dict[str, Any]) -> Conv | None:
+def _padded(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:
     _, amounts, mode, value = (args + ["constant", None][len(args) - 2 :])[:4]
-    axes = len(shape) - 2
-    if at != 0 or kwargs or mode != "constant" or value or len(amounts) > 2 * axes or min(amounts) < 0:
+    axes = axes_of(shape)
+    if at != 0 or len(amounts) > 2 * axes:
         return None
+    if value or min(amounts) < 0:
+        return "the padding crops" if min(amounts) < 0 else f"the padding is {value}, not zero"
     pairs = [(0, 0)] * (axes - len(amounts) // 2) + [
         (amounts[i], amounts[i + 1]) for i in range(len(amounts) - 2, -1, -2)
     ]
-    return pad(shape[1], pairs, axes=axes, sample=SAMPLE)
+    named = "zeros" if mode == "constant" else mode
+    return pad(shape[1], pairs, axes=axes, padding_mode=named, sample=SAMPLE)
 
 
-def _scaled(shape: tuple[int, ...], at: int, args: list[Any], kwargs: dict[str, Any]) -> Conv | None:
+def _scaled(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:
     factors = _per_channel(shape, args[1 - at])
-    return None if factors is None or kwargs else rescale(factors, axes=len(shape) - 2)
+    return None if factors is None else rescale(factors, axes=axes_of(shape))
 
 
-def _divided(shape: tuple[int, ...], at: int, args: list[Any], kwargs: dict[str, Any]) -> Conv | None:
+def _divided(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:
     factors = _per_channel(shape, args[1])
-    return None if at or factors is None or kwargs else rescale(1 / factors, axes=len(shape) - 2)
+    return None if at or factors is None else rescale(1 / factors, axes=axes_of(shape))
 
 
 def _shifted(sign: int) -> Read:
-    def read(shape: tuple[int, ...], at: int, args: list[Any], kwargs: dict[str, Any]) -> Conv | None:
+    def read(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:
         shift = _per_channel(shape, args[1 - at])
-        if shift is None or kwargs:
+        if shift is None:
             return None
         factors = torch.ones_like(shift)
         if sign < 0 and at == 1:  # a constant less the tensor
-            return rescale(-factors, shift, axes=len(shape) - 2)
-        return rescale(factors, sign * shift, axes=len(shape) - 2)
+            return rescale(-factors, shift, axes=axes_of(shape))
+        return rescale(factors, sign * shift, axes=axes_of(shape))
 
     return read
 
@@ -135,13 +161,38 @@ def _per_channel(shape: tuple[int, ...], value: Any) -> torch.Tensor | None:
     return tensor.reshape(-1).expand(shape[1]).clone()
 
 
-def _repeated(shape: tuple[int, ...], at: int, args: list[Any], kwargs: dict[str, Any]) -> Conv | None:
+def _repeated(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:
     _, size, factors = (args + [None, None])[:3]
-    if at != 0 or kwargs or factors is None or size is not None or any(f != int(f) or f < 1 for f in factors):
-        return None
-    return upsample(shape[1], [int(f) for f in factors], axes=len(shape) - 2, sample=SAMPLE)
+    if at != 0 or factors is None or size is not None or any(f != int(f) or f < 1 for f in factors):
+        return "the enlargement is by no whole factor, or to a size"
+    return upsample(shape[1], [int(f) for f in factors], axes=axes_of(shape), sample=SAMPLE)
 
 
+def _linear(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:
+    return linear(args[1], *args[2:3], axes=1) if at == 0 and len(shape) == 2 else None
+
+
+def _sliced(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:
+    _, axis, start, stop, step = (args + [0, None, None, 1][len(args) - 1 :])[:5]
+    if axis == 1:
+        return select(shape[1], range(shape[1])[start:stop:step], axes=axes_of(shape), sample=SAMPLE)
+    return _same(shape, at, args[:1]) if not start and stop in (None, FAR) and step == 1 else None
+
+
+def _same(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:
+    return identity(shape[1], axes=axes_of(shape), sample=SAMPLE) if at == 0 and len(args) == 1 else None
+
+
+def _dropped(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:
+    return None if args[2] else _same(shape, at, args[:1])
+
+
+def _negated(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:
+    return rescale(-torch.ones(shape[1], dtype=torch.float64), axes=axes_of(shape))
+
+
+FAR = 2**63 - 1
+"""Where a slice without an end ends."""
 READERS: dict[Any, Read] = {
     aten.conv1d.default: _conv,
     aten.conv2d.default: _conv,
@@ -161,9 +212,24 @@ READERS: dict[Any, Read] = {
     aten.upsample_nearest1d.vec: _repeated,
     aten.upsample_nearest2d.vec: _repeated,
     aten.upsample_nearest3d.vec: _repeated,
+    aten.linear.default: _linear,
+    aten.slice.Tensor: _sliced,
+    aten.dropout.default: _dropped,
+    aten.contiguous.default: _same,
+    aten.clone.default: _same,
+    aten.neg.default: _negated,
     aten.mul.Tensor: _scaled,
+    aten.mul_.Tensor: _scaled,
     aten.div.Tensor: _divided,
+    aten.div_.Tensor: _divided,
     aten.add.Tensor: _shifted(1),
+    aten.add_.Tensor: _shifted(1),
     aten.sub.Tensor: _shifted(-1),
+    aten.sub_.Tensor: _shifted(-1),
 }
 """How each operator's arguments are read."""
+MOVES = {row for row, read in READERS.items() if read in (_padded, _repeated, _sliced, _dropped, _same)}
+"""Those that form no products."""
+FLAT = {row for row, read in READERS.items() if read in (_linear, _norm, _scaled, _divided, _sliced, _dropped, _same)}
+FLAT |= {aten.neg.default, aten.add.Tensor, aten.add_.Tensor, aten.sub.Tensor, aten.sub_.Tensor}
+"""Those that take (N, channels) as well."""

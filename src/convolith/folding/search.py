@@ -1,42 +1,68 @@
 """Which nodes of a graph become one convolution: the cheapest way to compute each, from what others must have anyway.
 
-Every node that is a convolution of another's tensor, or a sum of such, may be computed as it stands or by one
-convolution from farther back. Ways are compared by their multiplications on the example. A node that several others
-need is computed once and is where ways begin anew.
+Every node that is a convolution of another's tensor, or a sum or a row of such, may be computed as it stands or by one
+convolution from farther back. Ways are compared by their products on the example, then by the numbers that they move. A
+node that several others need is computed once and is where ways begin anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from math import prod
+from typing import Any, NamedTuple
 
 import torch
 from torch.fx import Graph, Node
 
-from convolith.algebra import add, compose, identity, subtract
+from convolith.algebra import add, concatenate, identity, subtract
+from convolith.algebra.affine import Affine, affine, follow, together
+from convolith.algebra.kernels import written_out
 from convolith.conv import Conv
 from convolith.errors import ConvolithError
-from convolith.folding.pieces import SAMPLE, Piece, Values, piece_of, shape_of
+from convolith.folding.pieces import SAMPLE, Piece, Values, axes_of, piece_of, shape_of
 
 aten = torch.ops.aten
-SUMS = {aten.add.Tensor: add, aten.add_.Tensor: add, aten.sub.Tensor: subtract, aten.sub_.Tensor: subtract}
-NEGLIGIBLE = 1e-7
-"""A bias that is this small beside the terms that it is left over from is their rounding, and counts as zero."""
+JOINS: dict[Any, Callable[..., Conv]] = {
+    aten.add.Tensor: add,
+    aten.add_.Tensor: add,
+    aten.sub.Tensor: subtract,
+    aten.sub_.Tensor: subtract,
+    aten.cat.default: concatenate,
+}
+"""Operators that join branches."""
+
+
+class Cost(NamedTuple):
+    """Products first, then numbers read and written."""
+
+    multiplications: float
+    moved: float
+
+    def plus(self, other: Cost) -> Cost:
+        """Both."""
+        return Cost(self.multiplications + other.multiplications, self.moved + other.moved)
+
+
+FREE = Cost(0.0, 0.0)
 
 
 @dataclass(frozen=True)
 class Way:
-    """One convolution that gives a node's tensor from a source's."""
+    """One convolution that gives a node's tensor from a source's.
+
+    Attributes:
+        source: what it reads.
+        affine: what it computes.
+        cost: on the example.
+        nodes: what it takes the place of, in order.
+    """
 
     source: Node
-    conv: Conv
-    multiplications: float
+    affine: Affine
+    cost: Cost
     nodes: tuple[Node, ...]
-    """What it takes the place of, in order."""
-    largest: torch.Tensor
-    """Of the terms that each number of the bias is the sum of."""
 
     @property
     def folded(self) -> bool:
@@ -45,114 +71,142 @@ class Way:
 
 
 @dataclass
-class Found:
-    """The ways to compute the nodes of a graph, and why some rows are none."""
+class Options:
+    """Every way to compute each node, what the node costs by itself, and why some rows are none."""
 
-    best: dict[Node, Way] = field(default_factory=dict)
-    costs: dict[Node, float] = field(default_factory=dict)
+    ways: dict[Node, list[Way]] = field(default_factory=dict)
+    alone: dict[Node, Cost] = field(default_factory=dict)
     refusals: dict[Node, str] = field(default_factory=dict)
 
 
-def search(graph: Graph, values: Values, *, everything: bool) -> Found:
-    """The cheapest way for every node; `everything`: the one that goes back farthest, whatever it costs."""
-    found = Found()
-    ways: dict[Node, list[Way]] = {}
+@dataclass
+class Choice:
+    """The way taken for each node, its cost with all that only it needs, and the longer ways that did not pay."""
+
+    best: dict[Node, Way] = field(default_factory=dict)
+    costs: dict[Node, Cost] = field(default_factory=dict)
+    declined: dict[Node, str] = field(default_factory=dict)
+
+
+def options(graph: Graph, values: Values, untouchable: set[Node]) -> Options:
+    """The ways to compute the nodes of a graph that do not depend on values alone, nor on what is written over."""
+    found = Options()
     for node in graph.nodes:
-        if node in values or shape_of(node) is None:
+        if node in values or shape_of(node) is None or node in untouchable:
             continue
-        options = ways[node] = list(_ways(node, values, ways, found))
-        kept = sum(found.costs.get(a, 0.0) for a in node.all_input_nodes if a not in values and _private(a))
-        found.costs[node] = kept if piece_of(node, values) is None else float("inf")
-        for way in options:  # among equals the one that takes the place of most nodes: less is moved
-            cost = way.multiplications + found.costs.get(way.source, 0.0) * _private(way.source)
-            before = found.best.get(node)
-            farther = before is None or len(way.nodes) > len(before.nodes)
-            if cost < found.costs[node] or (farther and (everything or cost <= found.costs[node])):
-                found.best[node], found.costs[node] = way, cost
+        piece = piece_of(node, values)
+        if isinstance(piece, str):
+            found.refusals[node] = piece
+        elif piece is not None and piece.source not in untouchable:
+            own = _cost(affine(piece.conv), piece.source, node)
+            found.alone[node] = own if piece.multiplies else Cost(0.0, own.moved)
+            found.ways[node] = list(_rows(node, piece, found))
+        elif node.target in JOINS:
+            branches = _branches(node, values)
+            if branches and not untouchable.intersection(branches):
+                found.alone[node] = Cost(0.0, float(sum(map(_elements, (*branches, node)))))
+                found.ways[node] = list(_joined(node, branches, found))
     return found
 
 
-def _private(node: Node) -> bool:
+def choose(graph: Graph, found: Options, barred: set[tuple[Node, Node]], *, everything: bool) -> Choice:
+    """The cheapest way for every node; `everything`: the one that takes the place of most, whatever it costs.
+
+    Args:
+        barred: (source, node) of ways that are not taken.
+    """
+    taken = Choice()
+    for node in graph.nodes:
+        inputs = [a for a in node.all_input_nodes if private(a)]
+        behind = _total([taken.costs.get(a, FREE) for a in inputs])
+        taken.costs[node] = found.alone.get(node, FREE).plus(behind)
+        for way in found.ways.get(node, []):
+            if not way.folded or (way.source, node) in barred:
+                continue
+            cost = way.cost.plus(taken.costs.get(way.source, FREE) if private(way.source) else FREE)
+            before = taken.best.get(node)
+            farther = before is None or len(way.nodes) > len(before.nodes)
+            if farther if everything else cost < taken.costs[node]:
+                taken.best[node], taken.costs[node] = way, cost
+                taken.declined.pop(node, None)
+            elif farther:
+                taken.declined[node] = (
+                    f"as one convolution from {way.source.name} it would take {cost.multiplications:,.0f} "
+                    f"multiplications instead of {taken.costs[node].multiplications:,.0f}"
+                )
+    return taken
+
+
+def private(node: Node) -> bool:
     """Whether only one other node needs it."""
     return len(node.users) == 1
 
 
-def _ways(node: Node, values: Values, ways: dict[Node, list[Way]], found: Found) -> Iterator[Way]:
-    piece = piece_of(node, values)
-    if piece is not None:
-        yield from _rows(node, piece, ways, found)
-    elif node.target in SUMS and not node.kwargs and len(node.all_input_nodes) == 2:
-        yield from _sums(node, ways, found)
-
-
-def _rows(node: Node, piece: Piece, ways: dict[Node, list[Way]], found: Found) -> Iterator[Way]:
+def _rows(node: Node, piece: Piece, found: Options) -> Iterator[Way]:
     """The piece by itself, and behind each way to compute what it reads."""
-    size = _largest(piece.conv)
-    yield Way(piece.source, piece.conv, _multiplications(piece.conv, piece.source, node), (node,), size)
-    if not _private(piece.source):
+    yield Way(piece.source, affine(piece.conv), found.alone[node], (node,))
+    if not private(piece.source):
         return
-    for way in ways.get(piece.source, []):
+    for way in found.ways.get(piece.source, []):
         try:
-            both = compose(way.conv, piece.conv)
+            both = follow(way.affine, piece.conv)
         except ConvolithError as refusal:
             found.refusals[node] = str(refusal)
             continue
-        carried = compose(_sizes(way.conv, way.largest), _sizes(piece.conv, size)).conv.bias
-        largest = torch.zeros(both.conv.out_channels, dtype=torch.float64) if carried is None else carried
-        conv = _cleared(both.conv, largest)
-        if both.exact != "everywhere":
-            found.refusals[node] = both.reason
-            continue
-        yield Way(way.source, conv, _multiplications(conv, way.source, node), (*way.nodes, node), largest)
+        yield Way(way.source, both, _cost(both, way.source, node), (*way.nodes, node))
 
 
-def _sums(node: Node, ways: dict[Node, list[Way]], found: Found) -> Iterator[Way]:
-    """Two branches that begin at the same node."""
-    join, (a, b) = SUMS[node.target], node.args
-    for first, second in product(_from(a, ways), _from(b, ways)):
-        if first.source is not second.source:
-            continue
-        try:
-            conv = join(first.conv, second.conv)
-        except ConvolithError as refusal:
-            found.refusals[node] = str(refusal)
-            continue
-        largest = first.largest + second.largest
-        conv = _cleared(conv, largest)
-        nodes = (*first.nodes, *second.nodes, node)
-        yield Way(first.source, conv, _multiplications(conv, first.source, node), nodes, largest)
+def _branches(node: Node, values: Values) -> list[Node]:
+    """What a node joins, or nothing where it joins in no way that is read."""
+    if node.target is aten.cat.default:
+        joined, axis = (*node.args, 0)[:2]
+        shape = shape_of(node)
+        if not isinstance(joined, Sequence) or shape is None or axis not in (1, 1 - len(shape)):
+            return []
+    else:
+        joined = node.args
+    branches = [a for a in joined if isinstance(a, Node) and a not in values]
+    if node.kwargs or len(branches) != len(joined) or any(shape_of(a) is None for a in branches):
+        return []
+    alike = {(shape_of(a) or ())[:1] + (shape_of(a) or ())[2:] for a in (*branches, node)}
+    channels = {(shape_of(a) or ())[1] for a in (*branches, node)}
+    return branches if len(alike) == 1 and (node.target is aten.cat.default or len(channels) == 1) else []
 
 
-def _from(node: Node, ways: dict[Node, list[Way]]) -> Iterator[Way]:
+def _joined(node: Node, branches: list[Node], found: Options) -> Iterator[Way]:
+    """Branches that begin at the same node."""
+    each = [list(_from(a, found)) for a in branches]
+    for source in dict.fromkeys(way.source for way in each[0]):
+        for ways in product(*([way for way in own if way.source is source] for own in each)):
+            try:
+                one = together(JOINS[node.target], *(way.affine for way in ways))
+            except ConvolithError as refusal:
+                found.refusals[node] = str(refusal)
+                continue
+            nodes = tuple(dict.fromkeys(n for way in ways for n in way.nodes))
+            yield Way(source, one, _cost(one, source, node), (*nodes, node))
+
+
+def _from(node: Node, found: Options) -> Iterator[Way]:
     """The ways to compute a branch, and the branch that is the tensor itself."""
-    shape = shape_of(node)
-    if shape is None:
-        return
-    one = identity(shape[1], axes=len(shape) - 2, sample=SAMPLE)
-    yield Way(node, one, 0.0, (), torch.zeros(shape[1], dtype=torch.float64))
-    if _private(node):
-        yield from ways.get(node, [])
+    shape = shape_of(node) or ()
+    yield Way(node, affine(identity(shape[1], axes=axes_of(shape), sample=SAMPLE)), FREE, ())
+    if private(node):
+        yield from found.ways.get(node, [])
 
 
-def _multiplications(conv: Conv, source: Node, node: Node) -> float:
-    """Products on the example."""
-    inputs, result = shape_of(source), shape_of(node)
+def _cost(one: Affine, source: Node, node: Node) -> Cost:
+    """Products on the example, and numbers read and written."""
+    conv, inputs, result = one.conv, shape_of(source) or (), shape_of(node) or ()
+    weight = written_out(conv.weight, conv) if len(inputs) == 2 else conv.weight  # a linear layer has no groups
     positions = prod(inputs[2:] if conv.transposed else result[2:]) * result[0]
-    return float(positions * prod(conv.weight.shape))
+    corrected = 2 * _elements(node) if one.edge is not None else 0
+    return Cost(float(positions * prod(weight.shape)), float(_elements(source) + _elements(node) + corrected))
 
 
-def _largest(conv: Conv) -> torch.Tensor:
-    return torch.zeros(conv.out_channels, dtype=torch.float64) if conv.bias is None else conv.bias.abs()
+def _elements(node: Node) -> int:
+    return prod(shape_of(node) or ())
 
 
-def _sizes(conv: Conv, largest: torch.Tensor) -> Conv:
-    """The same with absolute values, and what its bias is the sum of."""
-    return Conv(conv.weight.abs(), largest, **conv.options)
-
-
-def _cleared(conv: Conv, largest: torch.Tensor) -> Conv:
-    """The same with zero where the bias is but rounding."""
-    if conv.bias is None:
-        return conv
-    bias = torch.where(conv.bias.abs() <= NEGLIGIBLE * largest, torch.zeros_like(conv.bias), conv.bias)
-    return Conv(conv.weight, bias if bias.any() else None, **conv.options)
+def _total(costs: list[Cost]) -> Cost:
+    return Cost(sum(c.multiplications for c in costs), sum(c.moved for c in costs))

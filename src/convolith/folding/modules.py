@@ -1,0 +1,116 @@
+"""A convolution of the algebra as a torch module, made of nothing but torch's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from convolith.algebra.affine import Affine
+from convolith.algebra.kernels import written_out
+from convolith.conv import Conv
+
+PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+PADS: dict[str, tuple[Any, ...]] = {
+    "zeros": (nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d),
+    "reflect": (nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d),
+    "replicate": (nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d),
+    "circular": (nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d),
+}
+"""Modules that pad each side by itself, by the number of axes."""
+
+
+def module_of(one: Affine, *, flat: bool) -> nn.Module:
+    """The module of a convolution in float64, with its border correction if it has one.
+
+    Args:
+        flat: for (N, channels): a linear layer.
+    """
+    if flat:
+        return _linear(one.conv)
+    if one.edge is None:
+        return _convolution(one.conv)
+    return torch.fx.symbolic_trace(_Bordered(one.conv, one.edge))
+
+
+def _linear(conv: Conv) -> nn.Module:
+    made = nn.Linear(conv.in_channels, conv.out_channels, bias=conv.bias is not None, dtype=torch.float64).eval()
+    _fill(made, written_out(conv.weight, conv).flatten(1), conv.bias)
+    return made
+
+
+def _convolution(conv: Conv) -> nn.Module:
+    """Padding that differs by side is put in front (what a transposed one crops, behind)."""
+    axes = len(conv.kernel_size)
+    even = all(before == after for before, after in conv.padding)
+    options: dict[str, Any] = {name: getattr(conv, name) for name in ("stride", "dilation", "groups")}
+    if conv.transposed:
+        options["output_padding"] = conv.output_padding
+        options["padding"] = tuple(min(pair) for pair in conv.padding)
+    else:
+        options["padding_mode"] = conv.padding_mode if even else "zeros"
+        options["padding"] = tuple(before for before, _ in conv.padding) if even else 0
+    kind = (TRANSPOSED if conv.transposed else PLAIN)[axes - 1]
+    made = kind(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        bias=conv.bias is not None,
+        dtype=torch.float64,
+        **options,
+    ).eval()
+    _fill(made, conv.weight, conv.bias)
+    if even:
+        return made
+    if conv.transposed:
+        amounts = [min(pair) - amount for pair in reversed(conv.padding) for amount in pair]
+        return nn.Sequential(made, PADS["zeros"][axes - 1](tuple(amounts)))
+    amounts = [amount for pair in reversed(conv.padding) for amount in pair]
+    return nn.Sequential(PADS[conv.padding_mode][axes - 1](tuple(amounts)), made)
+
+
+def _fill(made: Any, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    with torch.no_grad():
+        made.weight.copy_(weight)
+        if bias is not None:
+            made.bias.copy_(bias)
+
+
+class _Bordered(nn.Module):
+    """`conv(x) + edge(ones)`, the second on a small image whose middle is repeated; traced, it leaves torch's modules."""
+
+    def __init__(self, conv: Conv, edge: Conv) -> None:
+        super().__init__()
+        self.conv, self.edge = _convolution(conv), _convolution(edge)
+        self.plan = [_middle(edge, axis) for axis in range(len(edge.kernel_size))]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Its shapes may be symbols."""
+        y = self.conv(x)
+        sizes = [
+            torch.sym_min(x.shape[axis + 2], least + (x.shape[axis + 2] - least) % step)
+            for axis, (least, step, _, _, _) in enumerate(self.plan)
+        ]
+        border = self.edge(x.new_ones((1, 1, *sizes)))
+        for axis, (_, _, low, high, period) in enumerate(self.plan):
+            wide, narrow = y.shape[axis + 2], border.shape[axis + 2]
+            at = torch.arange(wide, device=x.device)
+            middle = torch.where(at < wide - high, low + (at - low) % period, at - wide + narrow)
+            border = border.index_select(axis + 2, torch.where(at < low, at, middle))
+        return y + border
+
+
+def _middle(edge: Conv, axis: int) -> tuple[int, int, int, int, int]:
+    """Of one axis: the least input that has a middle, in which steps inputs grow, the borders, the middle's period."""
+    k, d, s = edge.kernel_size[axis], edge.dilation[axis], edge.stride[axis]
+    before, after = edge.padding[axis]
+    reach = d * (k - 1)
+    if not edge.transposed:
+        low, high = -(-before // s), -(-after // s)
+        return max((low + high) * s + reach + 1 - before - after, 1), s, low, high, 1
+    more = edge.output_padding[axis]
+    low, high = max(reach - before, 0), max(reach - after + more, 0)
+    least = -(-(low + high + s - reach - 1 + before + after - more) // s) + 1
+    return max(least, 1), 1, low, high, s
