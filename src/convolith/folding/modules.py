@@ -79,38 +79,31 @@ def _fill(made: Any, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
 
 
 class _Bordered(nn.Module):
-    """`conv(x) + edge(ones)`, the second on a small image whose middle is repeated; traced, it leaves torch's modules."""
+    """`conv(x) + edge(ones)`, the second from how many of its taps lie on the image; traced, it leaves torch's own."""
 
     def __init__(self, conv: Conv, edge: Conv) -> None:
         super().__init__()
-        self.conv, self.edge = _convolution(conv), _convolution(edge)
-        self.plan = [_middle(edge, axis) for axis in range(len(edge.kernel_size))]
+        self.conv = _convolution(conv)
+        self.edge = nn.Parameter((edge.weight[0] if edge.transposed else edge.weight[:, 0]).clone())
+        self.geometry = edge
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Its shapes may be symbols."""
-        y = self.conv(x)
-        sizes = [
-            torch.sym_min(x.shape[axis + 2], least + (x.shape[axis + 2] - least) % step)
-            for axis, (least, step, _, _, _) in enumerate(self.plan)
-        ]
-        border = self.edge(x.new_ones((1, 1, *sizes)))
-        for axis, (_, _, low, high, period) in enumerate(self.plan):
-            wide, narrow = y.shape[axis + 2], border.shape[axis + 2]
-            at = torch.arange(wide, device=x.device)
-            middle = torch.where(at < wide - high, low + (at - low) % period, at - wide + narrow)
-            border = border.index_select(axis + 2, torch.where(at < low, at, middle))
+        y, border = self.conv(x), self.edge
+        for axis in range(len(self.geometry.kernel_size)):
+            on_image = _on_image(self.geometry, axis, x.shape[axis + 2], y.shape[axis + 2], x.device)
+            border = torch.tensordot(border, on_image.to(x.dtype), ([1], [1]))  # the next axis of taps comes first
         return y + border
 
 
-def _middle(edge: Conv, axis: int) -> tuple[int, int, int, int, int]:
-    """Of one axis: the least input that has a middle, in which steps inputs grow, the borders, the middle's period."""
-    k, d, s = edge.kernel_size[axis], edge.dilation[axis], edge.stride[axis]
-    before, after = edge.padding[axis]
-    reach = d * (k - 1)
-    if not edge.transposed:
-        low, high = -(-before // s), -(-after // s)
-        return max((low + high) * s + reach + 1 - before - after, 1), s, low, high, 1
-    more = edge.output_padding[axis]
-    low, high = max(reach - before, 0), max(reach - after + more, 0)
-    least = -(-(low + high + s - reach - 1 + before + after - more) // s) + 1
-    return max(least, 1), 1, low, high, s
+def _on_image(conv: Conv, axis: int, size: Any, outputs: Any, device: Any) -> torch.Tensor:
+    """(outputs, taps): whether a tap of an output lies on an image of a size."""
+    k, d, s = conv.kernel_size[axis], conv.dilation[axis], conv.stride[axis]
+    before = conv.padding[axis][0]
+    taps = torch.arange(k, device=device) * d
+    at = torch.arange(outputs, device=device)
+    if not conv.transposed:
+        place = at[:, None] * s + taps[None] - before
+        return (place >= 0) & (place < size)
+    place = at[:, None] + before - taps[None]
+    return (place >= 0) & (place < size * s) & (place % s == 0)

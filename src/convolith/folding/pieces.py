@@ -66,7 +66,7 @@ def shape_of(node: Node) -> tuple[int, ...] | None:
 
 def axes_of(shape: tuple[int, ...]) -> int:
     """How many spatial axes a convolution of such a tensor has; (N, channels) counts as maps of one pixel."""
-    return max(axes_of(shape), 1)
+    return max(len(shape) - 2, 1)
 
 
 def _conv(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:

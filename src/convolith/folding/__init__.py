@@ -1,0 +1,6 @@
+"""Whole models folded: many convolutions made one, exactly; and the other direction, for training."""
+
+from convolith.folding.model import Folded, fold
+from convolith.folding.report import Report, Rewrite, Skipped
+
+__all__ = ["Folded", "Report", "Rewrite", "Skipped", "fold"]

@@ -1,0 +1,91 @@
+"""Whether a rewrite is faster on this machine: the nodes and the one convolution, timed in turn on the example."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import Graph, GraphModule, Interpreter, Node
+
+from convolith.folding.modules import module_of
+from convolith.folding.pieces import Values, shape_of
+from convolith.folding.search import Way
+
+ROUNDS = 9
+"""Calls of each at the least; the median of an odd number is one of them."""
+SECONDS = 0.1
+"""For a pair at the least."""
+
+Times = tuple[float, float]
+"""Seconds before and after."""
+
+
+def measured(captured: GraphModule, values: Values, ways: list[Way], inputs: Any) -> Iterator[tuple[Way, Times]]:
+    """Median seconds of a call, of the nodes and of the convolution, for each way, in the inputs' dtype.
+
+    Args:
+        captured: in float64.
+        values: its constants.
+    """
+    sources = _Sources(captured, {way.source for way in ways})
+    with torch.no_grad():
+        sources.run(*(x.double() for x in inputs))
+        for way in ways:
+            x = sources.found[way.source].to(inputs[0].dtype)
+            flat = len(shape_of(way.source) or ()) == 2
+            new = module_of(way.affine, flat=flat).to(x.dtype)
+            yield way, _times(part(captured, values, way).to(x.dtype), new, x)
+
+
+def part(captured: GraphModule, values: Values, way: Way) -> GraphModule:
+    """The nodes that a way takes the place of, as a module of their own."""
+    graph = Graph()
+    env: dict[Node, Node] = {way.source: graph.placeholder("x")}
+    root: dict[str, torch.Tensor] = {}
+
+    def argument(node: Node) -> Node:
+        if node not in env:
+            root[node.name] = values[node]
+            env[node] = graph.get_attr(node.name)
+        return env[node]
+
+    for node in sorted(way.nodes):
+        env[node] = graph.node_copy(node, argument)
+    graph.output(env[way.nodes[-1]])
+    holder = nn.Module()
+    for name, value in root.items():
+        holder.register_buffer(name, value)
+    return GraphModule(holder, graph)
+
+
+class _Sources(Interpreter):
+    """Keeps what some nodes give."""
+
+    def __init__(self, captured: GraphModule, wanted: set[Node]) -> None:
+        super().__init__(captured)
+        self.wanted = wanted
+        self.found: dict[Node, torch.Tensor] = {}
+
+    def run_node(self, n: Node) -> Any:
+        """As fx has it."""
+        result = super().run_node(n)
+        if n in self.wanted:
+            self.found[n] = result.clone()  # what comes after may write over it
+        return result
+
+
+def _times(old: nn.Module, new: nn.Module, x: torch.Tensor) -> Times:
+    pair: tuple[list[float], list[float]] = ([], [])
+    old(x), new(x)
+    start = perf_counter()
+    while len(pair[0]) < ROUNDS or perf_counter() - start < SECONDS:
+        turns = [(old, pair[0]), (new, pair[1])]
+        for module, times in turns if len(pair[0]) % 2 else turns[::-1]:
+            before = perf_counter()
+            module(x)
+            times.append(perf_counter() - before)
+    return median(pair[0]), median(pair[1])

@@ -1,0 +1,146 @@
+"""`fold`: every chain and every set of branches of a model that is one convolution, made one, and proved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from convolith.errors import ConvolithError
+from convolith.folding.capture import Inputs, capture, hooks_of, inputs_of_other_sizes, outputs
+from convolith.folding.report import Report
+from convolith.folding.rewriting import own_copy, rewrite
+
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+"""Largest error of a folded model, relative to the largest output; half types round every layer on both sides."""
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A folded model, a plain torch module, and the report of how it came about."""
+
+    model: torch.nn.Module
+    report: Report
+
+
+def fold(
+    model: torch.nn.Module,
+    example_input: torch.Tensor | Sequence[torch.Tensor],
+    *,
+    measure: bool = False,
+    everything: bool = False,
+) -> Folded:
+    """Find every chain and every set of branches that is one convolution, and make it one, in a copy of the model.
+
+    The model is captured as a graph of operators. Convolutions, norms, poolings, scales, shifts, padding, slices,
+    enlargement by whole factors and linear layers are convolutions all, whoever wrote them as whatever module: rows of
+    them are composed, and sums, differences and concatenations of those that begin at the same tensor are joined.
+    Each rewrite is exact at every batch and image size, borders included (with a border correction where a bias meets
+    zero padding), and kept where it takes fewer products, or as many and less memory traffic. The result is compared
+    with the model on the example and on random inputs of two sizes, in float64 and in its own dtype, before it is
+    returned. Hooks of the model run in this too.
+
+    Rules: see `compose`, `convolith.algebra`; RepVGG (Ding et al. 2021), Diverse Branch Block (Ding et al. 2021),
+    MobileOne (Vasu et al. 2023) and their kin are instances.
+
+    Args:
+        model: in evaluation mode.
+        example_input: (N, channels, *size), as the model takes it; several in a row if it takes several.
+        measure: keep a rewrite only if it is measured faster on this machine, on the example's shape, as well.
+        everything: make every rewrite, even where it does not pay.
+
+    Returns:
+        `model`: a `torch.fx.GraphModule` of torch's own modules, with parameters of its own, which can be saved,
+        exported, compiled and trained on; a model whose own code depends on the data comes back as a copy with its
+        parts folded. `report`: see `Report`; print it.
+
+    Raises:
+        ConvolithError: a model in training mode, with quantised modules, or one that cannot be captured (with the line
+            that stands in the way); an example that it does not take.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU()).eval()
+        >>> folded = fold(model, torch.zeros(1, 3, 16, 16))
+        >>> [rewrite.nodes for rewrite in folded.report.rewrites]
+        [('conv2d', 'batch_norm')]
+    """
+    inputs = _checked(model, example_input)
+    captured = capture(model, inputs)
+    folded, report = rewrite(captured, inputs, measure=measure, everything=everything)
+    dtype = inputs[0].dtype
+    tried = [*inputs_of_other_sizes(model, inputs), *_random(inputs_of_other_sizes(model, inputs))]
+    errors = {}
+    if dtype != torch.float64:
+        reference = own_copy(captured.module, torch.float64)
+        errors["float64"] = _error(reference, folded, [tuple(x.double() for x in xs) for xs in tried], torch.float64)
+        folded = folded.to(dtype)
+    errors[str(dtype).removeprefix("torch.")] = _error(model, folded, tried, dtype)
+    for name in ("_forward_hooks", "_forward_pre_hooks"):
+        getattr(folded, name).update(getattr(model, name))
+    return Folded(folded, replace(report, error=errors))
+
+
+def _checked(model: Any, example: Any) -> Inputs:
+    if not isinstance(model, torch.nn.Module):
+        raise ConvolithError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    training = [name or "the model" for name, module in model.named_modules() if module.training]
+    if training:
+        raise ConvolithError(
+            f"model is in training mode ({training[0]}), where batch norms depend on the batch; call model.eval() first"
+        )
+    for name, module in model.named_modules():
+        if ".quantized" in type(module).__module__ or "quantized" in type(module).__module__.split(".")[-1]:
+            raise ConvolithError(
+                f"model has a quantised module ({name or 'itself'}, {type(module).__name__}), whose integer weights "
+                "cannot be composed exactly; fold the float model, then quantise it"
+            )
+    inputs = (example,) if isinstance(example, torch.Tensor) else example
+    if not isinstance(inputs, Sequence) or not inputs or not all(map(_is_input, inputs)):
+        raise ConvolithError(
+            "example_input is no float tensor of (N, channels, *size), nor a row of them; pass what the model takes"
+        )
+    try:
+        with torch.no_grad():
+            model(*inputs)
+    except Exception as problem:
+        shapes = [tuple(x.shape) for x in inputs]
+        raise ConvolithError(
+            f"model does not take example_input of shape {shapes[0] if len(shapes) == 1 else shapes}: {problem}"
+        ) from problem
+    return tuple(inputs)
+
+
+def _is_input(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and 2 <= value.ndim <= 5 and value.is_floating_point() and value.numel() > 0
+
+
+def _random(tried: list[Inputs]) -> list[Inputs]:
+    """Random inputs of the same shapes, from the same numbers each time."""
+    generator = torch.Generator().manual_seed(0)
+    return [
+        tuple(torch.randn(x.shape, generator=generator).to(dtype=x.dtype, device=x.device) for x in inputs)
+        for inputs in tried
+    ]
+
+
+def _error(model: torch.nn.Module, folded: torch.nn.Module, tried: list[Inputs], dtype: torch.dtype) -> float:
+    """The largest relative error of any output on any input; refused where it is more than rounding."""
+    worst = 0.0
+    for inputs in tried:
+        with torch.no_grad():
+            pairs = list(zip(outputs(model(*inputs)), outputs(folded(*inputs)), strict=True))
+        for a, b in pairs:
+            if a.shape != b.shape or not a.is_floating_point():
+                raise_if = a.shape != b.shape or not torch.equal(a, b)
+                if raise_if:
+                    raise ConvolithError("the folded model gives other outputs; please report the model")
+                continue
+            if a.numel():
+                size = a.double().abs().max().clamp_min(torch.finfo(torch.float64).tiny)
+                worst = max(worst, float((a.double() - b.double()).abs().max() / size))
+    if not worst <= TOLERANCE[dtype]:
+        raise ConvolithError(f"the folded model is {worst:.1e} off in {dtype}; please report the model")
+    return worst

@@ -1,0 +1,228 @@
+"""A captured model folded: a copy of its graph in float64, with a module for each convolution that replaces several."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import Graph, GraphModule, Interpreter, Node
+
+from convolith.folding.capture import Captured, Inputs
+from convolith.folding.gate import Times, measured
+from convolith.folding.modules import module_of
+from convolith.folding.mutations import settle
+from convolith.folding.pieces import Values, shape_of
+from convolith.folding.report import Report, Rewrite, Skipped, ranges
+from convolith.folding.search import FREE, Choice, Cost, Options, Way, choose, options
+
+COUNTED = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+"""Operators that compute a convolution."""
+Place = tuple[Node, Node]
+"""Where a way begins and ends."""
+
+
+def own_copy(captured: GraphModule, dtype: torch.dtype) -> GraphModule:
+    """A captured graph with parameters of its own, in a dtype."""
+    root = nn.Module()
+    for node in captured.graph.nodes:
+        if node.op == "get_attr":
+            value = operator.attrgetter(node.target)(captured)
+            if isinstance(value, torch.Tensor):
+                value = value.detach().to(dtype if value.is_floating_point() else value.dtype, copy=True)
+            _put(root, node.target, value)
+        elif node.op == "call_module":
+            _put(root, node.target, copy.deepcopy(captured.get_submodule(node.target)).to(dtype))
+    graph = Graph()
+    graph.output(graph.graph_copy(captured.graph, {}))
+    graph.set_codegen(copy.copy(captured.graph._codegen))  # how inputs and outputs are packed
+    return GraphModule(root, graph).eval()
+
+
+def _put(root: nn.Module, target: str, value: Any) -> None:
+    *path, name = target.split(".")
+    for step in path:
+        if not hasattr(root, step):
+            root.add_module(step, nn.Module())
+        root = getattr(root, step)
+    if isinstance(value, torch.Tensor):
+        parameter = value.is_floating_point() or value.is_complex()
+        setattr(root, name, nn.Parameter(value) if parameter else value)
+    else:
+        setattr(root, name, value)
+
+
+def rewrite(captured: Captured, inputs: Inputs, *, measure: bool, everything: bool) -> tuple[GraphModule, Report]:
+    """The folded copy in float64, and what it came about by; its errors are not known yet.
+
+    Args:
+        inputs: of the model, in its dtype.
+        measure: whether each rewrite must be faster here as well.
+        everything: whether rewrites are made even where they do not pay.
+    """
+    working = own_copy(captured.module, torch.float64)
+    _record_shapes(captured.module, working, inputs)
+    values = _constants(working)
+    found = options(working.graph, values, settle(working, values))
+    seconds: dict[Place, Times] = {}
+    while True:
+        barred = {place for place, (before, after) in seconds.items() if after >= before and not everything}
+        choice = choose(working.graph, found, barred, everything=everything)
+        taken = _taken(working.graph, choice)
+        unknown = [way for way in taken if _place(way) not in seconds] if measure else []
+        if not unknown:
+            break
+        seconds |= {_place(way): times for way, times in measured(working, values, unknown, inputs)}
+    item = inputs[0].element_size()
+    before, after = _total(found, []), _total(found, taken)
+    skipped = _skipped(found, choice, taken, seconds, captured.kept)
+    rewrites = tuple(_described(found, way, seconds.get(_place(way)), item) for way in taken)
+    counted = count_convolutions(working)
+    for way in reversed(taken):
+        _replace(working, way)
+    working.graph.eliminate_dead_code()
+    working.delete_all_unused_submodules()
+    working.recompile()
+    report = Report(
+        rewrites,
+        skipped,
+        counted,
+        count_convolutions(working),
+        before.multiplications,
+        after.multiplications,
+        before.moved * item,
+        after.moved * item,
+    )
+    return working, report
+
+
+def count_convolutions(model: GraphModule) -> int:
+    """How many convolutions one pass computes."""
+    operators = sum(str(n.target).split(".")[1:2] == [name] for n in model.graph.nodes for name in COUNTED)
+    called = [model.get_submodule(n.target) for n in model.graph.nodes if n.op == "call_module"]
+    return operators + sum(isinstance(m, nn.modules.conv._ConvNd) for made in called for m in made.modules())
+
+
+def _record_shapes(captured: GraphModule, working: GraphModule, inputs: Inputs) -> None:
+    """On each node of the copy, the shape that it has for the example."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    class Recorder(Interpreter):
+        def run_node(self, n: Node) -> Any:
+            result = super().run_node(n)
+            if isinstance(result, torch.Tensor):
+                shapes[n.name] = tuple(result.shape)
+            return result
+
+    with torch.no_grad():
+        Recorder(captured).run(*inputs)
+    for old, new in zip(captured.graph.nodes, working.graph.nodes, strict=True):
+        new.meta["example_shape"] = shapes.get(old.name)
+
+
+def _constants(captured: GraphModule) -> Values:
+    """What does not depend on the input, computed in float64."""
+    values: Values = {}
+    for node in captured.graph.nodes:
+        if node.op == "get_attr":
+            found = operator.attrgetter(node.target)(captured)
+            if isinstance(found, torch.Tensor):
+                values[node] = found.detach()
+        elif node.op == "call_function" and node.all_input_nodes and all(a in values for a in node.all_input_nodes):
+            arguments, keywords = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: values[n])
+            values[node] = node.target(*arguments, **keywords)
+    return values
+
+
+def _taken(graph: Graph, choice: Choice) -> list[Way]:
+    """The ways that the output needs, in the order of the nodes that they end in."""
+    needed: set[Node] = set()
+    taken = []
+    for node in reversed(list(graph.nodes)):
+        if node not in needed and (node.users or not node.is_impure()):
+            continue
+        way = choice.best.get(node)
+        if way is None:
+            needed.update(node.all_input_nodes)
+        else:
+            taken.append(way)
+            needed.add(way.source)
+    return taken[::-1]
+
+
+def _replace(working: GraphModule, way: Way) -> None:
+    graph, node = working.graph, way.nodes[-1]
+    name = f"folded_{node.name}"
+    working.add_module(name, module_of(way.affine, flat=len(shape_of(way.source) or ()) == 2))
+    with graph.inserting_before(node):
+        made = graph.call_module(name, (way.source,))
+    made.meta = dict(node.meta)
+    node.replace_all_uses_with(made)
+    for old in sorted(way.nodes, reverse=True):  # those that write in place are no dead code to fx
+        if not old.users:
+            graph.erase_node(old)
+
+
+def _place(way: Way) -> Place:
+    return way.source, way.nodes[-1]
+
+
+def _total(found: Options, taken: list[Way]) -> Cost:
+    """Of all nodes that folding reads, some of them replaced."""
+    gone = {node for way in taken for node in way.nodes}
+    costs = [cost for node, cost in found.alone.items() if node not in gone] + [way.cost for way in taken]
+    return Cost(sum(c.multiplications for c in costs), sum(c.moved for c in costs))
+
+
+def _described(found: Options, way: Way, times: Times | None, item: int) -> Rewrite:
+    conv, one = way.affine.conv, way.affine
+    before = [found.alone.get(node, FREE) for node in way.nodes]
+    if conv.transposed:
+        by_channel = conv.weight.unflatten(0, (conv.groups, -1)).transpose(1, 2).flatten(0, 1).flatten(1)
+    else:
+        by_channel = conv.weight.flatten(1)
+    least, largest, warning = ranges(by_channel)
+    return Rewrite(
+        name=f"folded_{way.nodes[-1].name}",
+        modules=tuple(dict.fromkeys(filter(None, map(module_path, sorted(way.nodes))))),
+        nodes=tuple(node.name for node in way.nodes),
+        conv=repr(conv),
+        kind="exact" if one.edge is None else "exact with border correction",
+        multiplications_before=sum(c.multiplications for c in before),
+        multiplications_after=way.cost.multiplications,
+        bytes_before=sum(c.moved for c in before) * item,
+        bytes_after=way.cost.moved * item,
+        least_range=least,
+        largest_range=largest,
+        warning=warning,
+        seconds_before=None if times is None else times[0],
+        seconds_after=None if times is None else times[1],
+    )
+
+
+def _skipped(
+    found: Options, choice: Choice, taken: list[Way], seconds: dict[Place, Times], kept: dict[str, str]
+) -> tuple[Skipped, ...]:
+    """What looked as if it might be folded and is none of the rewrites' own nodes."""
+    inside = {node for way in taken for node in way.nodes[:-1]}
+    skipped = [Skipped("-", name, reason, "kept") for name, reason in kept.items()]
+    for node, reason in found.refusals.items():
+        if node not in inside and not any(way.nodes[-1] is node for way in taken):
+            skipped.append(Skipped(node.name, module_path(node), reason, "refused"))
+    for node, reason in choice.declined.items():
+        if node not in inside:
+            skipped.append(Skipped(node.name, module_path(node), reason, "does not pay"))
+    for (source, node), (before, after) in seconds.items():
+        if after >= before and not any(_place(way) == (source, node) for way in taken):
+            reason = f"as one convolution from {source.name} it takes {after:.3g} s instead of {before:.3g} s here"
+            skipped.append(Skipped(node.name, module_path(node), reason, "does not pay"))
+    return tuple(skipped)
+
+
+def module_path(node: Node) -> str:
+    """Where a node stands in the model, or nothing."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path = str(list(stack.values())[-1][0]) if stack else ""
+    return path.removeprefix("L['self'].").removeprefix("L['self']")
