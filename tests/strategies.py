@@ -133,6 +133,13 @@ def convs(draw, in_channels: int, out_channels: int, axes: int, modes=PADDING_MO
 
 
 @st.composite
+def convs_of_all_axes(draw) -> Conv:
+    """Convolutions on one to three axes, of few channels."""
+    ends = st.sampled_from((1, 2, 4))
+    return draw(convs(draw(ends), draw(ends), draw(st.integers(1, 3))))
+
+
+@st.composite
 def pairs_of_convs(draw, modes=PADDING_MODES) -> tuple[Conv, Conv]:
     """Two convolutions, the second of which takes what the first gives."""
     axes, hidden = draw(st.integers(1, 2)), draw(st.sampled_from((1, 2, 4)))
