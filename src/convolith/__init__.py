@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from convolith.costing import cost
     from convolith.errors import ConvolithError
     from convolith.fitting import Fit, fit
+    from convolith.folding import Folded, expand, fold
     from convolith.planner import Plan, plan
     from convolith.spec import ConvSpec
 
@@ -28,14 +29,17 @@ _HOMES = {
     "ConvolithError": "errors",
     "Decomposition": "algebra",
     "Fit": "fitting",
+    "Folded": "folding",
     "Plan": "planner",
     "compose": "algebra",
     "convolve": "correlation",
     "correlate": "correlation",
     "cost": "costing",
     "decompose": "algebra",
+    "expand": "folding",
     "filter_image": "correlation",
     "fit": "fitting",
+    "fold": "folding",
     "plan": "planner",
 }
 _ROOMS = ("d2l", "nn")
@@ -47,6 +51,7 @@ __all__ = [
     "ConvolithError",
     "Decomposition",
     "Fit",
+    "Folded",
     "Plan",
     "compose",
     "convolve",
@@ -54,8 +59,10 @@ __all__ = [
     "cost",
     "d2l",
     "decompose",
+    "expand",
     "filter_image",
     "fit",
+    "fold",
     "nn",
     "plan",
 ]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from convolith.algebra import borders, transposed
-from convolith.algebra.branches import add, concatenate, subtract
+from convolith.algebra.branches import add, concatenate
 from convolith.algebra.chain import compose
 from convolith.conv import Conv
 from convolith.errors import ConvolithError
@@ -73,7 +73,6 @@ def together(join: Callable[..., Conv], *parts: Affine) -> Affine:
         return Affine(_cleared(join(*(part.conv for part in parts)), size), None, size)
     conv = join(*(bare(part.conv) for part in parts))
     return Affine(conv, join(*(part.edge or constant(part.conv, part.conv.bias) for part in parts)), size)
-
 
 
 def bare(conv: Conv) -> Conv:

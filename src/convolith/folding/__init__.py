@@ -2,5 +2,6 @@
 
 from convolith.folding.model import Folded, fold
 from convolith.folding.report import Report, Rewrite, Skipped
+from convolith.folding.training_forms import expand
 
-__all__ = ["Folded", "Report", "Rewrite", "Skipped", "fold"]
+__all__ = ["Folded", "Report", "Rewrite", "Skipped", "expand", "fold"]

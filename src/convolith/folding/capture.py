@@ -154,13 +154,12 @@ def _first_line(problem: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's warnings about sizes that it settled: what is captured is tried at several."""
-    log = logging.getLogger("torch")
-    before = log.level
-    log.setLevel(logging.ERROR)
+    """Without torch's warnings about sizes that it settled and its listings of what failed: the reason is kept."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(before)
+        logging.disable(before)

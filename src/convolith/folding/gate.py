@@ -38,10 +38,10 @@ def measured(captured: GraphModule, values: Values, ways: list[Way], inputs: Any
             x = sources.found[way.source].to(inputs[0].dtype)
             flat = len(shape_of(way.source) or ()) == 2
             new = module_of(way.affine, flat=flat).to(x.dtype)
-            yield way, _times(part(captured, values, way).to(x.dtype), new, x)
+            yield way, _times(part(values, way).to(x.dtype), new, x)
 
 
-def part(captured: GraphModule, values: Values, way: Way) -> GraphModule:
+def part(values: Values, way: Way) -> GraphModule:
     """The nodes that a way takes the place of, as a module of their own."""
     graph = Graph()
     env: dict[Node, Node] = {way.source: graph.placeholder("x")}

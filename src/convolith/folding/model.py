@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,12 +10,11 @@ from typing import Any
 import torch
 
 from convolith.errors import ConvolithError
-from convolith.folding.capture import Inputs, capture, hooks_of, inputs_of_other_sizes, outputs
+from convolith.folding.capture import Inputs, capture
+from convolith.folding.parts import fold_parts
 from convolith.folding.report import Report
 from convolith.folding.rewriting import own_copy, rewrite
-
-TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5, torch.float16: 5e-2, torch.bfloat16: 2e-1}
-"""Largest error of a folded model, relative to the largest output; half types round every layer on both sides."""
+from convolith.folding.verification import verify
 
 
 @dataclass(frozen=True)
@@ -68,18 +68,21 @@ def fold(
         [('conv2d', 'batch_norm')]
     """
     inputs = _checked(model, example_input)
-    captured = capture(model, inputs)
-    folded, report = rewrite(captured, inputs, measure=measure, everything=everything)
-    dtype = inputs[0].dtype
-    tried = [*inputs_of_other_sizes(model, inputs), *_random(inputs_of_other_sizes(model, inputs))]
-    errors = {}
-    if dtype != torch.float64:
+    options = {"measure": measure, "everything": everything}
+    wide: torch.nn.Module
+    folded: torch.nn.Module
+    try:
+        captured = capture(model, inputs)
+    except ConvolithError as refusal:
+        wide, folded, report = fold_parts(model, inputs, refusal, **options)
+        reference = copy.deepcopy(model).double()
+    else:
+        wide, report = graph, _ = rewrite(captured, inputs, **options)
+        folded = own_copy(graph, inputs[0].dtype, like=captured.module)
         reference = own_copy(captured.module, torch.float64)
-        errors["float64"] = _error(reference, folded, [tuple(x.double() for x in xs) for xs in tried], torch.float64)
-        folded = folded.to(dtype)
-    errors[str(dtype).removeprefix("torch.")] = _error(model, folded, tried, dtype)
-    for name in ("_forward_hooks", "_forward_pre_hooks"):
-        getattr(folded, name).update(getattr(model, name))
+        for name in ("_forward_hooks", "_forward_pre_hooks"):
+            getattr(folded, name).update(getattr(model, name))
+    errors = verify(reference, wide, model, folded, inputs)
     return Folded(folded, replace(report, error=errors))
 
 
@@ -115,32 +118,3 @@ def _checked(model: Any, example: Any) -> Inputs:
 
 def _is_input(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and 2 <= value.ndim <= 5 and value.is_floating_point() and value.numel() > 0
-
-
-def _random(tried: list[Inputs]) -> list[Inputs]:
-    """Random inputs of the same shapes, from the same numbers each time."""
-    generator = torch.Generator().manual_seed(0)
-    return [
-        tuple(torch.randn(x.shape, generator=generator).to(dtype=x.dtype, device=x.device) for x in inputs)
-        for inputs in tried
-    ]
-
-
-def _error(model: torch.nn.Module, folded: torch.nn.Module, tried: list[Inputs], dtype: torch.dtype) -> float:
-    """The largest relative error of any output on any input; refused where it is more than rounding."""
-    worst = 0.0
-    for inputs in tried:
-        with torch.no_grad():
-            pairs = list(zip(outputs(model(*inputs)), outputs(folded(*inputs)), strict=True))
-        for a, b in pairs:
-            if a.shape != b.shape or not a.is_floating_point():
-                raise_if = a.shape != b.shape or not torch.equal(a, b)
-                if raise_if:
-                    raise ConvolithError("the folded model gives other outputs; please report the model")
-                continue
-            if a.numel():
-                size = a.double().abs().max().clamp_min(torch.finfo(torch.float64).tiny)
-                worst = max(worst, float((a.double() - b.double()).abs().max() / size))
-    if not worst <= TOLERANCE[dtype]:
-        raise ConvolithError(f"the folded model is {worst:.1e} off in {dtype}; please report the model")
-    return worst

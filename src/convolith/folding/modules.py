@@ -52,8 +52,8 @@ def _convolution(conv: Conv) -> nn.Module:
     else:
         options["padding_mode"] = conv.padding_mode if even else "zeros"
         options["padding"] = tuple(before for before, _ in conv.padding) if even else 0
-    kind = (TRANSPOSED if conv.transposed else PLAIN)[axes - 1]
-    made = kind(
+    kind: Any = (TRANSPOSED if conv.transposed else PLAIN)[axes - 1]
+    made: nn.Module = kind(
         conv.in_channels,
         conv.out_channels,
         conv.kernel_size,
@@ -89,7 +89,8 @@ class _Bordered(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Its shapes may be symbols."""
-        y, border = self.conv(x), self.edge
+        y: torch.Tensor = self.conv(x)
+        border: torch.Tensor = self.edge
         for axis in range(len(self.geometry.kernel_size)):
             on_image = _on_image(self.geometry, axis, x.shape[axis + 2], y.shape[axis + 2], x.device)
             border = torch.tensordot(border, on_image.to(x.dtype), ([1], [1]))  # the next axis of taps comes first
@@ -104,6 +105,8 @@ def _on_image(conv: Conv, axis: int, size: Any, outputs: Any, device: Any) -> to
     at = torch.arange(outputs, device=device)
     if not conv.transposed:
         place = at[:, None] * s + taps[None] - before
-        return (place >= 0) & (place < size)
-    place = at[:, None] + before - taps[None]
-    return (place >= 0) & (place < size * s) & (place % s == 0)
+        inside: torch.Tensor = (place >= 0) & (place < size)
+    else:
+        place = at[:, None] + before - taps[None]
+        inside = (place >= 0) & (place < size * s) & (place % s == 0)
+    return inside

@@ -46,7 +46,7 @@ def settle(captured: GraphModule, values: Values) -> set[Node]:
     for node in list(graph.nodes):
         if not _writes(node):
             continue
-        written = node.args[0]
+        written: Any = node.args[0]
         sharing = [n for n, owner in memory.items() if owner is memory[written] and n is not node]
         if sharing == [written] and written.op == "call_function":
             if len(written.users) > 1 and node.target in FUNCTIONAL:
@@ -71,8 +71,9 @@ def _memory(graph: Graph) -> dict[Node, Node]:
         schema = getattr(node.target, "_schema", None)
         shares = node.target in SHARES or (schema is not None and any(r.alias_info for r in schema.returns))
         first = node.args[0] if node.args else None
-        fresh = node.op != "call_function" or not shares or not isinstance(first, Node)
-        owner[node] = node if fresh else owner[first]
+        owner[node] = node
+        if node.op == "call_function" and shares and isinstance(first, Node):
+            owner[node] = owner[first]
     return owner
 
 
@@ -95,7 +96,7 @@ def _unassign(captured: GraphModule, padded: Node, values: Values) -> None:
     graph = captured.graph
     name = f"border_{padded.name}"
     captured.register_buffer(name, first.reshape(1, -1, *(1,) * (len(shape) - 2)).clone())
-    source = padded.args[0]
+    source: Any = padded.args[0]
     with graph.inserting_before(padded):
         border = graph.get_attr(name)
         inner = graph.call_function(aten.sub.Tensor, (source, border))
@@ -139,10 +140,11 @@ def _base(node: Any, values: Values) -> torch.Tensor | None:
 
 def _covers_border(padded: Node, chains: list[tuple[list[Node], Node]], ndim: int) -> bool:
     """Whether the slices are all of the border and nothing but it, tried on two small tensors."""
+    amounts: Any = padded.args[1]
     for size in (5, 8):
         inside = torch.zeros((1, 1, *range(size, size + ndim - 2)))
-        wanted = torch.nn.functional.pad(inside, padded.args[1], value=1.0)
-        tried = torch.nn.functional.pad(inside, padded.args[1])
+        wanted = torch.nn.functional.pad(inside, amounts, value=1.0)
+        tried = torch.nn.functional.pad(inside, amounts)
         for slices, _ in chains:
             part = tried
             for view in slices:

@@ -14,9 +14,18 @@ from convolith.conv import Conv
 from convolith.errors import ConvolithError
 
 aten = torch.ops.aten
-Read = Callable[..., "Conv | str | None"]
-"""From the input's shape, its place among the arguments, the arguments and the keywords: the convolution that the node
-is, or why it is none although it looks like one, or None."""
+
+
+class Call(NamedTuple):
+    """How an operator is called: the shape of the one tensor that moves, its place among the arguments, all of them."""
+
+    shape: tuple[int, ...]
+    at: int
+    args: list[Any]
+
+
+Read = Callable[[Call], "Conv | str | None"]
+"""The convolution that a call is, or why it is none although it looks like one, or None."""
 Values = dict[Node, Any]
 """The constants of a graph in float64, by node."""
 SAMPLE = torch.zeros(1, dtype=torch.float64)
@@ -46,7 +55,7 @@ def piece_of(node: Node, values: Values) -> Piece | str | None:
     if node.kwargs:
         return f"{node.target} is called with keywords that are not read" if any(node.kwargs.values()) else None
     try:
-        conv = read(shape, node.args.index(moving[0]), settled)
+        conv = read(Call(shape, node.args.index(moving[0]), settled))
     except ConvolithError as refusal:
         return str(refusal)
     if not isinstance(conv, Conv):
@@ -69,18 +78,20 @@ def axes_of(shape: tuple[int, ...]) -> int:
     return max(len(shape) - 2, 1)
 
 
-def _conv(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:
-    if at != 0:
+def _conv(call: Call) -> Conv | str | None:
+    if call.at != 0:
         return None
-    _, weight, bias, stride, padding, dilation, groups = (args + [None, 1, 0, 1, 1][len(args) - 2 :])[:7]
+    _, weight, bias, stride, padding, dilation, groups = (call.args + [None, 1, 0, 1, 1][len(call.args) - 2 :])[:7]
     return Conv(weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
 
 
-def _transposed(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:
-    if at != 0:
+def _transposed(call: Call) -> Conv | str | None:
+    if call.at != 0:
         return None
     defaults = [None, 1, 0, 0, 1, 1]
-    _, weight, bias, stride, padding, output_padding, groups, dilation = (args + defaults[len(args) - 2 :])[:8]
+    _, weight, bias, stride, padding, output_padding, groups, dilation = (call.args + defaults[len(call.args) - 2 :])[
+        :8
+    ]
     return Conv(
         weight,
         bias,
@@ -93,30 +104,32 @@ def _transposed(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str 
     )
 
 
-def _norm(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:
-    _, weight, bias, mean, variance, training, _, eps, _ = args
-    if at != 0:
+def _norm(call: Call) -> Conv | str | None:
+    _, weight, bias, mean, variance, training, _, eps, _ = call.args
+    if call.at != 0:
         return None
     if training or mean is None or variance is None:
         return "the norm takes its statistics from the batch; only tracked ones are numbers"
-    return batch_norm(mean, variance, weight, bias, eps=eps, axes=axes_of(shape))
+    return batch_norm(mean, variance, weight, bias, eps=eps, axes=axes_of(call.shape))
 
 
-def _pooled(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:
-    _, size, stride, padding, ceil_mode, counted, divisor = (args + [[], 0, False, True, None][len(args) - 2 :])[:7]
+def _pooled(call: Call) -> Conv | str | None:
+    _, size, stride, padding, ceil_mode, counted, divisor = (
+        call.args + [[], 0, False, True, None][len(call.args) - 2 :]
+    )[:7]
     padded = any(padding) if isinstance(padding, list | tuple) else bool(padding)
-    if at != 0:
+    if call.at != 0:
         return None
     if ceil_mode or divisor is not None or (padded and not counted):
         return "the pooling divides by another number at the border (count_include_pad, ceil_mode, divisor_override)"
-    axes = axes_of(shape)
-    return average_pool(shape[1], size, stride=stride or None, padding=padding, axes=axes, sample=SAMPLE)
+    axes = axes_of(call.shape)
+    return average_pool(call.shape[1], size, stride=stride or None, padding=padding, axes=axes, sample=SAMPLE)
 
 
-def _padded(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:
-    _, amounts, mode, value = (args + ["constant", None][len(args) - 2 :])[:4]
-    axes = axes_of(shape)
-    if at != 0 or len(amounts) > 2 * axes:
+def _padded(call: Call) -> Conv | str | None:
+    _, amounts, mode, value = (call.args + ["constant", None][len(call.args) - 2 :])[:4]
+    axes = axes_of(call.shape)
+    if call.at != 0 or len(amounts) > 2 * axes:
         return None
     if value or min(amounts) < 0:
         return "the padding crops" if min(amounts) < 0 else f"the padding is {value}, not zero"
@@ -124,28 +137,28 @@ def _padded(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | No
         (amounts[i], amounts[i + 1]) for i in range(len(amounts) - 2, -1, -2)
     ]
     named = "zeros" if mode == "constant" else mode
-    return pad(shape[1], pairs, axes=axes, padding_mode=named, sample=SAMPLE)
+    return pad(call.shape[1], pairs, axes=axes, padding_mode=named, sample=SAMPLE)
 
 
-def _scaled(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:
-    factors = _per_channel(shape, args[1 - at])
-    return None if factors is None else rescale(factors, axes=axes_of(shape))
+def _scaled(call: Call) -> Conv | str | None:
+    factors = _per_channel(call.shape, call.args[1 - call.at])
+    return None if factors is None else rescale(factors, axes=axes_of(call.shape))
 
 
-def _divided(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:
-    factors = _per_channel(shape, args[1])
-    return None if at or factors is None else rescale(1 / factors, axes=axes_of(shape))
+def _divided(call: Call) -> Conv | str | None:
+    factors = _per_channel(call.shape, call.args[1])
+    return None if call.at or factors is None else rescale(1 / factors, axes=axes_of(call.shape))
 
 
 def _shifted(sign: int) -> Read:
-    def read(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:
-        shift = _per_channel(shape, args[1 - at])
+    def read(call: Call) -> Conv | str | None:
+        shift = _per_channel(call.shape, call.args[1 - call.at])
         if shift is None:
             return None
         factors = torch.ones_like(shift)
-        if sign < 0 and at == 1:  # a constant less the tensor
-            return rescale(-factors, shift, axes=axes_of(shape))
-        return rescale(factors, sign * shift, axes=axes_of(shape))
+        if sign < 0 and call.at == 1:  # a constant less the tensor
+            return rescale(-factors, shift, axes=axes_of(call.shape))
+        return rescale(factors, sign * shift, axes=axes_of(call.shape))
 
     return read
 
@@ -161,34 +174,38 @@ def _per_channel(shape: tuple[int, ...], value: Any) -> torch.Tensor | None:
     return tensor.reshape(-1).expand(shape[1]).clone()
 
 
-def _repeated(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:
-    _, size, factors = (args + [None, None])[:3]
-    if at != 0 or factors is None or size is not None or any(f != int(f) or f < 1 for f in factors):
+def _repeated(call: Call) -> Conv | str | None:
+    _, size, factors = [*call.args, None, None][:3]
+    if call.at != 0 or factors is None or size is not None or any(f != int(f) or f < 1 for f in factors):
         return "the enlargement is by no whole factor, or to a size"
-    return upsample(shape[1], [int(f) for f in factors], axes=axes_of(shape), sample=SAMPLE)
+    return upsample(call.shape[1], [int(f) for f in factors], axes=axes_of(call.shape), sample=SAMPLE)
 
 
-def _linear(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:
-    return linear(args[1], *args[2:3], axes=1) if at == 0 and len(shape) == 2 else None
+def _linear(call: Call) -> Conv | str | None:
+    return linear(call.args[1], *call.args[2:3], axes=1) if call.at == 0 and len(call.shape) == 2 else None
 
 
-def _sliced(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:
-    _, axis, start, stop, step = (args + [0, None, None, 1][len(args) - 1 :])[:5]
+def _sliced(call: Call) -> Conv | str | None:
+    _, axis, start, stop, step = (call.args + [0, None, None, 1][len(call.args) - 1 :])[:5]
     if axis == 1:
-        return select(shape[1], range(shape[1])[start:stop:step], axes=axes_of(shape), sample=SAMPLE)
-    return _same(shape, at, args[:1]) if not start and stop in (None, FAR) and step == 1 else None
+        return select(call.shape[1], range(call.shape[1])[start:stop:step], axes=axes_of(call.shape), sample=SAMPLE)
+    return _same(Call(call.shape, call.at, call.args[:1])) if not start and stop in (None, FAR) and step == 1 else None
 
 
-def _same(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:
-    return identity(shape[1], axes=axes_of(shape), sample=SAMPLE) if at == 0 and len(args) == 1 else None
+def _same(call: Call) -> Conv | str | None:
+    return (
+        identity(call.shape[1], axes=axes_of(call.shape), sample=SAMPLE)
+        if call.at == 0 and len(call.args) == 1
+        else None
+    )
 
 
-def _dropped(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:
-    return None if args[2] else _same(shape, at, args[:1])
+def _dropped(call: Call) -> Conv | str | None:
+    return None if call.args[2] else _same(Call(call.shape, call.at, call.args[:1]))
 
 
-def _negated(shape: tuple[int, ...], at: int, args: list[Any]) -> Conv | str | None:
-    return rescale(-torch.ones(shape[1], dtype=torch.float64), axes=axes_of(shape))
+def _negated(call: Call) -> Conv | str | None:
+    return rescale(-torch.ones(call.shape[1], dtype=torch.float64), axes=axes_of(call.shape))
 
 
 FAR = 2**63 - 1

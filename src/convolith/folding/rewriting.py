@@ -24,14 +24,16 @@ Place = tuple[Node, Node]
 """Where a way begins and ends."""
 
 
-def own_copy(captured: GraphModule, dtype: torch.dtype) -> GraphModule:
-    """A captured graph with parameters of its own, in a dtype."""
+def own_copy(captured: GraphModule, dtype: torch.dtype, like: GraphModule | None = None) -> GraphModule:
+    """A captured graph with parameters of its own, in a dtype; those that `like` has too, in that one's."""
     root = nn.Module()
+    theirs = {} if like is None else {name: t.dtype for name, t in [*like.named_parameters(), *like.named_buffers()]}
     for node in captured.graph.nodes:
         if node.op == "get_attr":
             value = operator.attrgetter(node.target)(captured)
             if isinstance(value, torch.Tensor):
-                value = value.detach().to(dtype if value.is_floating_point() else value.dtype, copy=True)
+                kind = theirs.get(node.target, dtype) if value.is_floating_point() else value.dtype
+                value = value.detach().to(kind, copy=True)
             _put(root, node.target, value)
         elif node.op == "call_module":
             _put(root, node.target, copy.deepcopy(captured.get_submodule(node.target)).to(dtype))
@@ -225,4 +227,4 @@ def module_path(node: Node) -> str:
     """Where a node stands in the model, or nothing."""
     stack = node.meta.get("nn_module_stack") or {}
     path = str(list(stack.values())[-1][0]) if stack else ""
-    return path.removeprefix("L['self'].").removeprefix("L['self']")
+    return path.removeprefix("L['self'].").removeprefix("L['self']") or "the model"

@@ -120,21 +120,27 @@ def choose(graph: Graph, found: Options, barred: set[tuple[Node, Node]], *, ever
         inputs = [a for a in node.all_input_nodes if private(a)]
         behind = _total([taken.costs.get(a, FREE) for a in inputs])
         taken.costs[node] = found.alone.get(node, FREE).plus(behind)
-        for way in found.ways.get(node, []):
-            if not way.folded or (way.source, node) in barred:
-                continue
-            cost = way.cost.plus(taken.costs.get(way.source, FREE) if private(way.source) else FREE)
+        open_ways = [way for way in found.ways.get(node, []) if way.folded and (way.source, node) not in barred]
+        costs = {id(way): way.cost.plus(_behind(way, taken)) for way in open_ways}
+        for way in open_ways:
             before = taken.best.get(node)
             farther = before is None or len(way.nodes) > len(before.nodes)
-            if farther if everything else cost < taken.costs[node]:
-                taken.best[node], taken.costs[node] = way, cost
-                taken.declined.pop(node, None)
-            elif farther:
-                taken.declined[node] = (
-                    f"as one convolution from {way.source.name} it would take {cost.multiplications:,.0f} "
-                    f"multiplications instead of {taken.costs[node].multiplications:,.0f}"
-                )
+            if farther if everything else costs[id(way)] < taken.costs[node]:
+                taken.best[node], taken.costs[node] = way, costs[id(way)]
+        longest = max(open_ways, key=lambda way: len(way.nodes), default=None)
+        reached = taken.best.get(node)
+        if longest is not None and (reached is None or len(longest.nodes) > len(reached.nodes)):
+            taken.declined[node] = (
+                f"as one convolution from {longest.source.name} it would take "
+                f"{costs[id(longest)].multiplications:,.0f} multiplications instead of "
+                f"{taken.costs[node].multiplications:,.0f}"
+            )
     return taken
+
+
+def _behind(way: Way, taken: Choice) -> Cost:
+    """What a way's source costs, if only the way needs it."""
+    return taken.costs.get(way.source, FREE) if private(way.source) else FREE
 
 
 def private(node: Node) -> bool:
@@ -200,8 +206,11 @@ def _cost(one: Affine, source: Node, node: Node) -> Cost:
     conv, inputs, result = one.conv, shape_of(source) or (), shape_of(node) or ()
     weight = written_out(conv.weight, conv) if len(inputs) == 2 else conv.weight  # a linear layer has no groups
     positions = prod(inputs[2:] if conv.transposed else result[2:]) * result[0]
-    corrected = 2 * _elements(node) if one.edge is not None else 0
-    return Cost(float(positions * prod(weight.shape)), float(_elements(source) + _elements(node) + corrected))
+    products, moved = positions * prod(weight.shape), _elements(source) + _elements(node)
+    if one.edge is not None:  # a map for one image, by a product of matrices for each axis, and its sum with the rest
+        products += _elements(node) // result[0] * conv.kernel_size[-1]
+        moved += 2 * _elements(node)
+    return Cost(float(products), float(moved))
 
 
 def _elements(node: Node) -> int:

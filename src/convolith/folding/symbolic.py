@@ -70,37 +70,73 @@ def _lowered(traced: GraphModule, kept: dict[str, str]) -> GraphModule:
 
 
 def _module(graph: Graph, node: Node, traced: GraphModule, kept: dict[str, str]) -> Node | None:
-    module, x = traced.get_submodule(node.target), node.args[0] if len(node.args) == 1 and not node.kwargs else None
-    if node.target in kept or not isinstance(x, Node):
+    name = str(node.target)
+    module: Any = traced.get_submodule(name)
+    x = node.args[0] if len(node.args) == 1 and not node.kwargs else None
+    lower = MODULES.get(type(module))
+    if name in kept or lower is None or not isinstance(x, Node):
         return None
-    attribute = lambda name: (  # noqa: E731 - a node for each parameter that is there
-        graph.get_attr(f"{node.target}.{name}") if getattr(module, name, None) is not None else None
-    )
-    kind = type(module)
-    if kind in (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d):
-        return x
-    if kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d) and module.padding_mode == "zeros":
-        axes = module.weight.ndim - 2
-        named = isinstance(module.padding, str)
-        overload = getattr(getattr(aten, f"conv{axes}d"), "padding" if named else "default")
-        options = (module.stride, module.padding, module.dilation, module.groups)
-        return graph.call_function(overload, (x, attribute("weight"), attribute("bias"), *options))
-    if kind in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d):
-        axes = module.weight.ndim - 2
-        overload = getattr(getattr(aten, f"conv_transpose{axes}d"), "default" if axes == 1 else "input")
-        options = (module.stride, module.padding, module.output_padding, module.groups, module.dilation)
-        return graph.call_function(overload, (x, attribute("weight"), attribute("bias"), *options))
-    if kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) and module.running_mean is not None:
-        given = [attribute(name) for name in ("weight", "bias", "running_mean", "running_var")]
-        return graph.call_function(aten.batch_norm.default, (x, *given, False, 0.1, module.eps, False))
-    if kind is nn.Linear:
-        return graph.call_function(aten.linear.default, (x, attribute("weight"), attribute("bias")))
-    if kind is nn.AvgPool2d:
-        names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
-        size, stride, padding, *rest = (getattr(module, name) for name in names)
-        pairs = [[v, v] if isinstance(v, int) else list(v) for v in (size, stride, padding)]
-        return graph.call_function(aten.avg_pool2d.default, (x, *pairs, *rest))
-    return None
+
+    def parameter(which: str) -> Node | None:
+        return graph.get_attr(f"{name}.{which}") if getattr(module, which) is not None else None
+
+    found = lower(module, parameter)
+    if found is None:
+        return None
+    target, arguments = found
+    return x if target is None else graph.call_function(target, (x, *arguments))
+
+
+Lowered = tuple[Any, tuple[Any, ...]]
+"""An operator and what follows the tensor in its arguments; no operator where the module does nothing."""
+Parameter = Callable[[str], Node | None]
+
+
+def _conv(module: Any, parameter: Parameter) -> Lowered | None:
+    if module.padding_mode != "zeros":
+        return None
+    operators = getattr(aten, f"conv{module.weight.ndim - 2}d")
+    overload = operators.padding if isinstance(module.padding, str) else operators.default
+    options = (module.stride, module.padding, module.dilation, module.groups)
+    return overload, (parameter("weight"), parameter("bias"), *options)
+
+
+def _transposed(module: Any, parameter: Parameter) -> Lowered | None:
+    axes = module.weight.ndim - 2
+    overload = getattr(getattr(aten, f"conv_transpose{axes}d"), "default" if axes == 1 else "input")
+    options = (module.stride, module.padding, module.output_padding, module.groups, module.dilation)
+    return overload, (parameter("weight"), parameter("bias"), *options)
+
+
+def _norm(module: Any, parameter: Parameter) -> Lowered | None:
+    if module.running_mean is None:
+        return None
+    given = [parameter(name) for name in ("weight", "bias", "running_mean", "running_var")]
+    return aten.batch_norm.default, (*given, False, 0.1, module.eps, False)
+
+
+def _linear(module: Any, parameter: Parameter) -> Lowered | None:  # noqa: ARG001 - all rows are called alike
+    return aten.linear.default, (parameter("weight"), parameter("bias"))
+
+
+def _pooled(module: Any, parameter: Parameter) -> Lowered | None:  # noqa: ARG001 - all rows are called alike
+    pairs = [[v, v] if isinstance(v, int) else list(v) for v in (module.kernel_size, module.stride, module.padding)]
+    return aten.avg_pool2d.default, (*pairs, module.ceil_mode, module.count_include_pad, module.divisor_override)
+
+
+def _nothing(module: Any, parameter: Parameter) -> Lowered | None:  # noqa: ARG001 - all rows are called alike
+    return None, ()
+
+
+MODULES: dict[type, Callable[[Any, Parameter], Lowered | None]] = {
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _conv),
+    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _transposed),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _norm),
+    **dict.fromkeys((nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), _nothing),
+    nn.Linear: _linear,
+    nn.AvgPool2d: _pooled,
+}
+"""What torch's own modules come to; a subclass may do anything, and is traced into or left as it is."""
 
 
 def _function(graph: Graph, node: Node) -> Node | None:
@@ -115,7 +151,7 @@ def _function(graph: Graph, node: Node) -> Node | None:
     named = {functional.conv1d: "conv1d", functional.conv2d: "conv2d", functional.conv3d: "conv3d"}
     if node.target in named:
         names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-        settings = dict(zip(names, (None, None, None, 1, 0, 1, 1), strict=True))
+        settings: dict[str, Any] = dict(zip(names, (None, None, None, 1, 0, 1, 1), strict=True))
         settings |= dict(zip(names, node.args, strict=False)) | node.kwargs
         overload = "padding" if isinstance(settings["padding"], str) else "default"
         axes = int(named[node.target][4])
