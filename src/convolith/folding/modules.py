@@ -86,27 +86,23 @@ class _Bordered(nn.Module):
         self.conv = _convolution(conv)
         self.edge = nn.Parameter((edge.weight[0] if edge.transposed else edge.weight[:, 0]).clone())
         self.geometry = edge
+        for axis, (k, d) in enumerate(zip(edge.kernel_size, edge.dilation, strict=True)):
+            places = torch.arange(k)[:, None] * d - edge.padding[axis][0]
+            self.register_buffer(f"places_{axis}", -places if edge.transposed else places)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Its shapes may be symbols."""
         y: torch.Tensor = self.conv(x)
         border: torch.Tensor = self.edge
-        for axis in range(len(self.geometry.kernel_size)):
-            on_image = _on_image(self.geometry, axis, x.shape[axis + 2], y.shape[axis + 2], x.device)
-            border = torch.tensordot(border, on_image.to(x.dtype), ([1], [1]))  # the next axis of taps comes first
+        for axis, stride in enumerate(self.geometry.stride):
+            places, size, outputs = getattr(self, f"places_{axis}"), x.shape[axis + 2], y.shape[axis + 2]
+            if self.geometry.transposed:  # an output lies on pixels at every stride-th place
+                place = torch.arange(outputs, device=x.device) + places
+                on_image = place.clamp(0, (size - 1) * stride) == place
+                if stride > 1:
+                    on_image = on_image & (place % stride == 0)
+            else:
+                place = torch.arange(0, outputs * stride, stride, device=x.device) + places
+                on_image = place.clamp(0, size - 1) == place
+            border = torch.matmul(border.movedim(axis + 1, -1), on_image.to(x.dtype)).movedim(-1, axis + 1)
         return y + border
-
-
-def _on_image(conv: Conv, axis: int, size: Any, outputs: Any, device: Any) -> torch.Tensor:
-    """(outputs, taps): whether a tap of an output lies on an image of a size."""
-    k, d, s = conv.kernel_size[axis], conv.dilation[axis], conv.stride[axis]
-    before = conv.padding[axis][0]
-    taps = torch.arange(k, device=device) * d
-    at = torch.arange(outputs, device=device)
-    if not conv.transposed:
-        place = at[:, None] * s + taps[None] - before
-        inside: torch.Tensor = (place >= 0) & (place < size)
-    else:
-        place = at[:, None] + before - taps[None]
-        inside = (place >= 0) & (place < size * s) & (place % s == 0)
-    return inside

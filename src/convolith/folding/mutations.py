@@ -59,6 +59,29 @@ def settle(captured: GraphModule, values: Values) -> set[Node]:
     return untouchable
 
 
+def write_in_place(model: GraphModule) -> None:
+    """Let activations and sums of a folded graph overwrite a convolution's output that nothing else reads.
+
+    A convolution keeps its output for no gradient, so that training stays right.
+    """
+    back = {plain: own for own, plain in FUNCTIONAL.items() if plain in OVERWRITE}
+    for node in model.graph.nodes:
+        first = node.args[0] if node.args else None
+        if node.target not in back or not isinstance(first, Node) or len(first.users) > 1 or node.kwargs:
+            continue
+        if shape_of(first) == shape_of(node) and _is_convolution(first):
+            node.target = back[node.target]
+
+
+OVERWRITE = (aten.relu.default, aten.hardtanh.default, aten.add.Tensor)
+
+
+def _is_convolution(node: Node) -> bool:
+    if node.op == "call_module":
+        return str(node.target).startswith("folded_")
+    return str(node.target).startswith(("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.conv_transpose"))
+
+
 def _writes(node: Node) -> bool:
     schema = getattr(node.target, "_schema", None)
     return bool(node.op == "call_function" and schema is not None and schema.is_mutable and node.all_input_nodes)

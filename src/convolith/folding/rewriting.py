@@ -13,7 +13,7 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 from convolith.folding.capture import Captured, Inputs
 from convolith.folding.gate import Times, measured
 from convolith.folding.modules import module_of
-from convolith.folding.mutations import settle
+from convolith.folding.mutations import settle, write_in_place
 from convolith.folding.pieces import Values, shape_of
 from convolith.folding.report import Report, Rewrite, Skipped, ranges
 from convolith.folding.search import FREE, Choice, Cost, Options, Way, choose, options
@@ -85,6 +85,7 @@ def rewrite(captured: Captured, inputs: Inputs, *, measure: bool, everything: bo
     for way in reversed(taken):
         _replace(working, way)
     working.graph.eliminate_dead_code()
+    write_in_place(working)
     working.delete_all_unused_submodules()
     working.recompile()
     report = Report(

@@ -1,0 +1,115 @@
+"""`python -m bench fold`: networks in the form in which they are trained, before and after folding, in turn."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import torch
+from torch import nn
+from torch.fx.experimental.optimization import fuse
+
+import convolith as cl
+from bench.timing import CONTROL_TOLERANCE, race
+from convolith.report.plain import to_json
+from convolith.report.progress import track
+from convolith.report.table import Table
+from tests.networks import NETWORKS
+from tests.networks.depth import DepthNeck, reassembled
+from tests.networks.randomise import randomised
+from tests.networks.vae import Upsample
+
+Shape = tuple[int, ...]
+
+
+class Row(NamedTuple):
+    """A network, the input that it is timed on, and how many times faster it is to be at least."""
+
+    factory: Callable[[], nn.Module]
+    shape: Shape
+    target: float = 0.98
+
+
+CLAIMED = {"repvgg_a0": 1.5}
+WIDE = {
+    "vae upsampler, 128 channels": Row(lambda: randomised(Upsample(128)), (1, 128, 64, 64), 1.3),
+    "vae upsampler, 512 channels": Row(lambda: randomised(Upsample(512)), (1, 512, 32, 32), 1.3),
+    "depth neck, times 4": Row(lambda: randomised(reassembled(384, 48, 64, 4)), (1, 384, 24, 32), 1.3),
+    "depth neck, times 2": Row(lambda: randomised(reassembled(384, 96, 64, 2)), (1, 384, 24, 32), 1.3),
+    "depth neck, fusions and head too": Row(
+        lambda: randomised(DepthNeck(384, (48, 96, 192, 384), 64)), (1, 384, 24, 32)
+    ),
+}
+"""Stages at the widths that published models have."""
+SIZES: dict[str, Shape] = {"ecbsr": (1, 1, 128, 128), "ecbsr_zeros_between": (1, 1, 128, 128)}
+
+
+def rows() -> dict[str, Row]:
+    """Every network of the tests at the size that it is made for, and the wide stages."""
+    found = {}
+    for name, network in NETWORKS.items():
+        shape = SIZES.get(name, (1, 3, 224, 224) if network.input_shape[1] == 3 else network.input_shape)
+        found[name] = Row(network.factory, shape, CLAIMED.get(name, 0.98))
+    return found | WIDE
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@click.option("--rounds", default=9, show_default=True, help="Timed blocks of each.")
+@click.option("--measure", is_flag=True, help="Let fold measure each rewrite too.")
+@click.option("--json", "path", type=click.Path(path_type=Path), help="Where to keep the run.")
+def fold(names: tuple[str, ...], rounds: int, path: Path | None, *, measure: bool) -> None:
+    """Time networks as they are trained over the same folded, and over torch.fx's own fusion of norms."""
+    table = rows()
+    if set(names) - set(table):
+        raise click.UsageError(f"no network {', '.join(set(names) - set(table))}; there are {', '.join(table)}")
+    wanted = list(names or table)
+    steps = track(range(len(wanted)), "networks", len(wanted), shown=True)
+    found = [measured(wanted[at], table[wanted[at]], rounds, measure=measure) for at in steps]
+    click.echo(Table("Seconds before over seconds after (above 1: faster folded)", found).text())
+    slow = [row["network"] for row in found if row["before / after"] < row["target"]]
+    click.echo(f"rows below their target: {', '.join(slow) or 'none'}")
+    controls = [row["control"] for row in found]
+    click.echo(f"controls (the same network under two names): {min(controls):.3f} to {max(controls):.3f}")
+    far = sum(abs(c - 1) > CONTROL_TOLERANCE for c in controls)
+    if far:
+        click.echo(
+            f"{far} of {len(controls)} controls are more than {CONTROL_TOLERANCE} off: the machine was not quiet"
+        )
+    if path:
+        path.write_text(to_json({"rows": found, "threads": torch.get_num_threads(), "torch": torch.__version__}))
+
+
+def measured(name: str, row: Row, rounds: int, *, measure: bool) -> dict[str, Any]:
+    """One network: its convolutions, the seconds that folding took, and the ratios."""
+    model = row.factory()
+    x = torch.randn(row.shape, generator=torch.Generator().manual_seed(0))
+    start = time.perf_counter()
+    folded = cl.fold(model, x, measure=measure)
+    seconds = time.perf_counter() - start
+    runners: dict[str, nn.Module] = {"before": model, "after": folded.model, "control": row.factory()}
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            runners["torch.fx fuse"] = fuse(model)
+            runners["torch.fx fuse"](x)
+        except Exception:  # noqa: BLE001 - it raises whatever tracing meets
+            runners.pop("torch.fx fuse", None)
+        times = race({which: partial(runner, x) for which, runner in runners.items()}, rounds)
+    return {
+        "network": name,
+        "convolutions": folded.report.convolutions_before,
+        "then": folded.report.convolutions_after,
+        "ms before": 1e3 * times["before"],
+        "before / after": times["before"] / times["after"],
+        "target": row.target,
+        "torch.fx fuse / after": times["torch.fx fuse"] / times["after"] if "torch.fx fuse" in times else None,
+        "control": times["before"] / times["control"],
+        "error": max(folded.report.error.values()),
+        "seconds to fold": seconds,
+    }
