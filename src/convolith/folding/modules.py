@@ -32,7 +32,11 @@ def module_of(one: Affine, *, flat: bool) -> nn.Module:
         return _linear(one.conv)
     if one.edge is None:
         return _convolution(one.conv)
-    return torch.fx.symbolic_trace(_Bordered(one.conv, one.edge))
+    traced = torch.fx.symbolic_trace(_Bordered(one.conv, one.edge))
+    for node in traced.graph.nodes:
+        node.type = None  # annotations are text here, which fx cannot pickle
+    traced.recompile()
+    return traced
 
 
 def _linear(conv: Conv) -> nn.Module:
@@ -105,4 +109,4 @@ class _Bordered(nn.Module):
                 place = torch.arange(0, outputs * stride, stride, device=x.device) + places
                 on_image = place.clamp(0, size - 1) == place
             border = torch.matmul(border.movedim(axis + 1, -1), on_image.to(x.dtype)).movedim(-1, axis + 1)
-        return y + border
+        return y.add_(border)  # a convolution keeps its output for no gradient

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import operator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.fx import Graph, GraphModule, Interpreter, Node
+from torch.fx.graph import CodeGen
+from torch.utils._pytree import tree_unflatten
 
 from convolith.folding.capture import Captured, Inputs
 from convolith.folding.gate import Times, measured
@@ -38,9 +40,26 @@ def own_copy(captured: GraphModule, dtype: torch.dtype, like: GraphModule | None
         elif node.op == "call_module":
             _put(root, node.target, copy.deepcopy(captured.get_submodule(node.target)).to(dtype))
     graph = Graph()
-    graph.output(graph.graph_copy(captured.graph, {}))
-    graph.set_codegen(copy.copy(captured.graph._codegen))  # how inputs and outputs are packed
+    result = graph.graph_copy(captured.graph, {})
+    codegen: CodeGen | None = captured.graph._codegen
+    packing = getattr(codegen, "pytree_info", None)
+    if packing is not None and packing.out_spec is not None:
+        packed = tree_unflatten(list(cast("Any", result)), packing.out_spec)
+        if _is_plain(packed):  # then fx packs it without the help of torch.export, and copies and pickles stay simple
+            result, codegen = packed, None
+    graph.output(result)
+    if codegen is not None:
+        graph.set_codegen(copy.copy(codegen))
     return GraphModule(root, graph).eval()
+
+
+def _is_plain(packed: Any) -> bool:
+    """Whether a result consists of tuples, lists, dicts and single values only."""
+    if type(packed) in (tuple, list):
+        return all(map(_is_plain, packed))
+    if type(packed) is dict:
+        return all(map(_is_plain, packed.values()))
+    return packed is None or isinstance(packed, Node | int | float | str)
 
 
 def _put(root: nn.Module, target: str, value: Any) -> None:
