@@ -262,3 +262,69 @@ def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     for (i, j), value in np.ndenumerate(a):
         full[i : i + b.shape[0], j : j + b.shape[1]] += value * b
     return full
+
+
+class Branches(torch.nn.ModuleList):
+    """Modules that read the same tensor, their results added or put one after the other."""
+
+    def __init__(self, modules, *, added: bool) -> None:
+        super().__init__(modules)
+        self.added = added
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        results = [module(x) for module in self]
+        return sum(results[1:], results[0]) if self.added else torch.cat(results, 1)
+
+
+def _norm(channels: int) -> torch.nn.Module:
+    norm = torch.nn.BatchNorm2d(channels)
+    torch.nn.init.normal_(norm.running_mean)
+    torch.nn.init.uniform_(norm.running_var, 0.5, 2)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    return norm
+
+
+@st.composite
+def layers(draw, channels: int) -> tuple[torch.nn.Module, int]:
+    """A layer of images, and how many channels it gives."""
+    nn, wanted = torch.nn, draw(st.sampled_from((2, 4)))
+    kind = draw(
+        st.sampled_from(("conv", "conv", "conv", "transposed", "norm", "pool", "pad", "up", "relu", "branches"))
+    )
+    bias = draw(st.booleans())
+    k, padding, stride = draw(st.integers(1, 3)), draw(st.integers(0, 2)), draw(st.sampled_from((1, 1, 2)))
+    if kind == "conv":
+        groups, dilation = draw(st.sampled_from((1, 1, 2))), draw(st.integers(1, 2))
+        mode = draw(st.sampled_from(("zeros", "zeros", "zeros", "circular", "replicate")))
+        return nn.Conv2d(channels, wanted, k, stride, padding, dilation, groups, bias, mode), wanted
+    if kind == "transposed":
+        padding = min(padding, k - 1)
+        return nn.ConvTranspose2d(channels, wanted, k, stride, padding, bias=bias), wanted
+    if kind == "branches":
+        added, width = draw(st.booleans()), draw(st.sampled_from((1, 3, 5)))
+        parts = [
+            nn.Sequential(nn.Conv2d(channels, channels, width, padding=width // 2, bias=bias), _norm(channels)),
+            nn.Sequential(nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, channels, 3, padding=1, bias=bias)),
+            draw(st.sampled_from((nn.Identity(), _norm(channels), nn.AvgPool2d(3, 1, 1)))),
+        ][: draw(st.integers(2, 3))]
+        return Branches(parts, added=added), channels if added else channels * len(parts)
+    others = {
+        "norm": _norm(channels),
+        "pool": nn.AvgPool2d(k, stride, padding=k // 2),
+        "pad": nn.ZeroPad2d((padding, 1, 0, padding)),
+        "up": nn.Upsample(scale_factor=2),
+        "relu": nn.ReLU(),
+    }
+    return others[kind], channels
+
+
+@st.composite
+def image_models(draw) -> torch.nn.Module:
+    """A model of images of two channels in evaluation, in float64: a row of layers, most of which fold."""
+    torch.manual_seed(draw(st.integers(0, 99)))
+    channels, row = 2, []
+    for _ in range(draw(st.integers(1, 5))):
+        layer, channels = draw(layers(channels))
+        row.append(layer)
+    return torch.nn.Sequential(*row).eval().double()

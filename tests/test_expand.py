@@ -6,7 +6,6 @@ from functools import reduce
 import numpy as np
 import pytest
 import torch
-from convolith.folding.fold import fold
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -14,6 +13,7 @@ from torch import nn
 from convolith import Conv, ConvolithError, compose, correlate
 from convolith.algebra import add, average_pool, batch_norm, identity, pad
 from convolith.arrays import as_tensor
+from convolith.folding import fold
 from convolith.folding.training_forms import FORMS, expand
 from tests.strategies import convs_of_all_axes
 

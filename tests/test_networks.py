@@ -24,7 +24,14 @@ from tests.networks.vae import Upsample
 
 SINGLE = 2e-5  # relative to the largest value: ten times the worst seen, of the depth neck
 DOUBLE = 1e-12  # relative to the largest value
-ALIKE = {"resnet18", "resnet50", "mobilenet_v2", "rtdetr_backbone", "vae_decoder"}  # as many convolutions once deployed
+ALIKE = {
+    "resnet18",
+    "resnet50",
+    "mobilenet_v2",
+    "rtdetr_backbone",
+    "vae_decoder",
+    "vae_decoder_quantised",
+}  # as many convolutions once deployed
 
 
 def built(network: Network) -> nn.Module:

@@ -83,9 +83,10 @@ NETWORKS: dict[str, Network] = {
     # fusion's 1x1 with the head's first 3x3. Each has a bias before zero padding, so none is exact at the borders.
     "depth_neck": Network(depth_neck, (1, 48, 6, 8), 28, False, DPT),
     # The paper deploys what it trains. Enlargement and 3x3 become one transposed convolution, so that no fewer are
-    # left: 1 + 2 + (2 + 1) + (3 + 1) + 2 + 1. The 1x1 after the codebook goes into the 3x3 that follows, bias and all.
+    # left: 1 + 2 + (2 + 1) + (3 + 1) + 2 + 1. The 1x1 after the codebook could go into the 3x3 that follows, but its bias
+    # meets zero padding there, and the border correction of 64 channels takes more products than a 1x1 of 4 has.
     "vae_decoder": Network(vae_decoder, (1, 4, 16, 16), 13, True, LATENT),
-    "vae_decoder_quantised": Network(partial(vae_decoder, quantised=True), (1, 4, 16, 16), 13, False, LATENT),
+    "vae_decoder_quantised": Network(partial(vae_decoder, quantised=True), (1, 4, 16, 16), 14, False, LATENT),
     # One.
     "rtdetr_block": Network(published.rtdetr_block, (1, 32, 16, 16), 1, True, RTDETR, "transformers"),
     # Two 1x1, three blocks, a last 1x1.

@@ -50,6 +50,10 @@ def follow(first: Affine, second: Conv) -> Affine:
     Raises:
         ConvolithError: two whose linear parts are no one convolution, or not at the borders, with the reason.
     """
+    if second.padding_mode != "zeros" and borders.is_padded(first.conv) and borders.is_padded(second):
+        raise ConvolithError(
+            f"both pad with {second.padding_mode}: the one convolution would pad by more than small images have pixels"
+        )
     carried = _carried(first, second)
     bare_first, bare_second = bare(first.conv), bare(second)
     if first.edge is None and not _ends(first.conv, second):

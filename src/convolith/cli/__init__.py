@@ -16,6 +16,7 @@ COMMANDS = {
     "plan": "Show which engine computes a layer, and why.",
     "compose": "Make two convolutions one.",
     "decompose": "Make one convolution several smaller ones.",
+    "fold": "Fold a model's chains and branches of convolutions into one each.",
     "fit": "Find the kernel that turned BEFORE into AFTER.",
     "cost": "Count a layer's operations and bytes, forward and backward.",
     "doctor": "Check this installation.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -72,7 +73,7 @@ def fold(
     wide: torch.nn.Module
     folded: torch.nn.Module
     try:
-        captured = capture(model, inputs)
+        captured = capture(_without_hooks(model), inputs)
     except ConvolithError as refusal:
         wide, folded, report = fold_parts(model, inputs, refusal, **options)
         reference = copy.deepcopy(model).double()
@@ -80,10 +81,28 @@ def fold(
         wide, report = graph, _ = rewrite(captured, inputs, **options)
         folded = own_copy(graph, inputs[0].dtype, like=captured.module)
         reference = own_copy(captured.module, torch.float64)
-        for name in ("_forward_hooks", "_forward_pre_hooks"):
+        for name in HOOKS:
             getattr(folded, name).update(getattr(model, name))
     errors = verify(reference, wide, model, folded, inputs)
     return Folded(folded, replace(report, error=errors))
+
+
+HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
+"""Where a module keeps what is called before and after it."""
+
+
+def _without_hooks(model: torch.nn.Module) -> torch.nn.Module:
+    """The same module without its own hooks, which the folded model gets; those of its parts stay."""
+    bare = copy.copy(model)
+    for name in HOOKS:
+        setattr(bare, name, OrderedDict())
+    return bare
 
 
 def _checked(model: Any, example: Any) -> Inputs:

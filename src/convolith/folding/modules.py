@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import skip_init
 
 from convolith.algebra.affine import Affine
 from convolith.algebra.kernels import written_out
@@ -29,18 +30,24 @@ def module_of(one: Affine, *, flat: bool) -> nn.Module:
         flat: for (N, channels): a linear layer.
     """
     if flat:
-        return _linear(one.conv)
+        return _linear(one.conv).eval()
     if one.edge is None:
-        return _convolution(one.conv)
+        return _convolution(one.conv).eval()
     traced = torch.fx.symbolic_trace(_Bordered(one.conv, one.edge))
     for node in traced.graph.nodes:
         node.type = None  # annotations are text here, which fx cannot pickle
     traced.recompile()
-    return traced
+    return traced.eval()
+
+
+def _made(kind: Any, *args: Any, **options: Any) -> nn.Module:
+    """A module that was not filled with random numbers first."""
+    made: nn.Module = skip_init(kind, *args, dtype=torch.float64, **options)  # type: ignore[no-untyped-call]
+    return made
 
 
 def _linear(conv: Conv) -> nn.Module:
-    made = nn.Linear(conv.in_channels, conv.out_channels, bias=conv.bias is not None, dtype=torch.float64).eval()
+    made = _made(nn.Linear, conv.in_channels, conv.out_channels, bias=conv.bias is not None)
     _fill(made, written_out(conv.weight, conv).flatten(1), conv.bias)
     return made
 
@@ -57,14 +64,14 @@ def _convolution(conv: Conv) -> nn.Module:
         options["padding_mode"] = conv.padding_mode if even else "zeros"
         options["padding"] = tuple(before for before, _ in conv.padding) if even else 0
     kind: Any = (TRANSPOSED if conv.transposed else PLAIN)[axes - 1]
-    made: nn.Module = kind(
+    made = _made(
+        kind,
         conv.in_channels,
         conv.out_channels,
         conv.kernel_size,
         bias=conv.bias is not None,
-        dtype=torch.float64,
         **options,
-    ).eval()
+    )
     _fill(made, conv.weight, conv.bias)
     if even:
         return made

@@ -116,7 +116,7 @@ def _row(rewrite: Rewrite) -> dict[str, Any]:
         "new module": rewrite.name,
         "in place of": ", ".join(rewrite.modules),
         "nodes": len(rewrite.nodes),
-        "convolution": rewrite.conv.removeprefix("Conv(").removesuffix(", dtype=float64)"),
+        "convolution": rewrite.conv.removeprefix("Conv(").removesuffix(")"),
         "kind": rewrite.kind,
         "multiplications before": rewrite.multiplications_before,
         "after": rewrite.multiplications_after,

@@ -35,7 +35,9 @@ def own_copy(captured: GraphModule, dtype: torch.dtype, like: GraphModule | None
             value = operator.attrgetter(node.target)(captured)
             if isinstance(value, torch.Tensor):
                 kind = theirs.get(node.target, dtype) if value.is_floating_point() else value.dtype
-                value = value.detach().to(kind, copy=True)
+                own = value.detach().to(kind, copy=True)
+                learns = value.requires_grad
+                value = nn.Parameter(own, requires_grad=learns) if isinstance(value, nn.Parameter) else own
             _put(root, node.target, value)
         elif node.op == "call_module":
             _put(root, node.target, copy.deepcopy(captured.get_submodule(node.target)).to(dtype))
@@ -68,9 +70,8 @@ def _put(root: nn.Module, target: str, value: Any) -> None:
         if not hasattr(root, step):
             root.add_module(step, nn.Module())
         root = getattr(root, step)
-    if isinstance(value, torch.Tensor):
-        parameter = value.is_floating_point() or value.is_complex()
-        setattr(root, name, nn.Parameter(value) if parameter else value)
+    if isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter):
+        root.register_buffer(name, value)
     else:
         setattr(root, name, value)
 
@@ -210,7 +211,7 @@ def _described(found: Options, way: Way, times: Times | None, item: int) -> Rewr
         name=f"folded_{way.nodes[-1].name}",
         modules=tuple(dict.fromkeys(filter(None, map(module_path, sorted(way.nodes))))),
         nodes=tuple(node.name for node in way.nodes),
-        conv=repr(conv),
+        conv=repr(conv).replace(", dtype=float64", ""),
         kind="exact" if one.edge is None else "exact with border correction",
         multiplications_before=sum(c.multiplications for c in before),
         multiplications_after=way.cost.multiplications,

@@ -1,0 +1,143 @@
+"""Rows and branches whose constant part is kept apart: exact through zero padding."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from convolith import Conv, ConvolithError, correlate
+from convolith.algebra import add, concatenate, rescale, subtract
+from convolith.algebra.affine import Affine, affine, constant, follow, together
+from convolith.folding.modules import module_of
+from tests.strategies import branches, pairs_of_convs, pairs_with_transposed
+
+
+def in_torch(conv):
+    bias = None if conv.bias is None else torch.tensor(np.array(conv.bias), dtype=torch.float64)
+    return Conv(torch.tensor(np.array(conv.weight), dtype=torch.float64), bias, **conv.options)
+
+
+def apply(x, conv):
+    return correlate(x, conv, engine="reference")
+
+
+def computed(one: Affine, x):
+    with torch.no_grad():
+        return module_of(one, flat=False)(x)
+
+
+def near(found, expected):
+    assert found.shape == expected.shape
+    if expected.numel():
+        assert (found - expected).abs().max() <= 1e-12 * max(float(expected.abs().max()), 1.0)
+
+
+REASONS = (
+    "by more than small images have pixels",
+    "is not what the first computes beyond its border",
+    "is not what lies beyond its border",
+    "the first convolution pads with",
+    "none of its taps reads a pixel",
+    "zeros where the first crops",
+    "would spread what the first crops",
+    "reads more than one position",
+    "after a transposed convolution; expected 1",
+    "more than its kernel reaches",
+    "output_padding",
+)
+
+
+@settings(max_examples=400)
+@given(
+    st.one_of(pairs_of_convs(), pairs_of_convs(modes=("zeros",)), pairs_with_transposed()),
+    st.lists(st.integers(1, 12), min_size=2, max_size=2),
+    st.integers(0, 9),
+)
+def test_drawn_rows(pair, size, seed):
+    first, second = map(in_torch, pair)
+    try:
+        one = follow(affine(first), second)
+    except ConvolithError as refusal:
+        assert any(reason in str(refusal) for reason in REASONS)  # noqa: PT017 - most pairs are not refused
+        return
+    x = torch.randn(2, first.in_channels, *size[: len(first.kernel_size)], dtype=torch.float64)
+    try:
+        expected = apply(apply(x, first), second)
+    except ConvolithError:  # smaller than a kernel, or than what a padding mode needs
+        return
+    near(computed(one, x), expected)
+
+
+@settings(max_examples=300)
+@given(branches(), st.lists(st.integers(8, 14), min_size=2, max_size=2), st.integers(0, 9))
+def test_drawn_branches_behind_a_shift(convs, size, seed):
+    """Every branch behind the same scale and shift, whose constant meets the padding of each."""
+    convs = [in_torch(conv) for conv in convs]
+    generator = torch.Generator().manual_seed(seed)
+    channels, axes = convs[0].in_channels, len(convs[0].kernel_size)
+    factors, shift = torch.randn(2, channels, generator=generator, dtype=torch.float64)
+    before = rescale(factors, shift, axes=axes)
+    x = torch.randn(2, channels, *size[:axes], generator=generator, dtype=torch.float64)
+    try:
+        parts = [follow(affine(before), conv) for conv in convs]
+        total, stacked = together(add, *parts), together(concatenate, *parts)
+        difference = together(subtract, parts[0], parts[-1])
+    except ConvolithError as refusal:
+        assert any(reason in str(refusal) for reason in REASONS)  # noqa: PT017 - most are not refused
+        return
+    try:
+        expected = [apply(apply(x, before), conv) for conv in convs]
+    except ConvolithError:
+        return
+    near(computed(total, x), sum(expected))
+    near(computed(stacked, x), torch.cat(expected, 1))
+    near(computed(difference, x), expected[0] - expected[-1])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (7, 3), (16, 16)])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_a_1x1_with_a_bias_before_a_padded_3x3(size, stride):
+    first = Conv(torch.randn(8, 3, 1, 1).double(), torch.randn(8).double())
+    second = Conv(torch.randn(5, 8, 3, 3).double(), torch.randn(5).double(), padding=1, stride=stride)
+    one = follow(affine(first), second)
+    assert one.edge is not None
+    assert one.conv.bias is None
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    near(computed(one, x), apply(apply(x, first), second))
+
+
+def test_a_correction_goes_through_more_layers():
+    row = [
+        Conv(torch.randn(6, 2, 1, 1).double(), torch.randn(6).double()),
+        Conv(torch.randn(6, 4, 2, 2).double(), torch.randn(4).double(), stride=2, transposed=True),
+        Conv(torch.randn(3, 4, 3, 3).double(), torch.randn(3).double(), padding=1),
+        Conv(torch.randn(5, 3, 1, 1).double(), torch.randn(5).double()),
+    ]
+    one = affine(row[0])
+    for conv in row[1:]:
+        one = follow(one, conv)
+    assert one.conv.transposed
+    assert one.conv.kernel_size == (4, 4)
+    for size in [(1, 1), (2, 3), (9, 8)]:
+        x = expected = torch.randn(1, 2, *size, dtype=torch.float64)
+        for conv in row:
+            expected = apply(expected, conv)
+        near(computed(one, x), expected)
+
+
+def test_a_bias_that_cancels_needs_no_correction():
+    shift = torch.randn(3).double()
+    row = [
+        rescale(torch.ones(3).double(), -shift),
+        rescale(torch.ones(3).double(), shift),
+        Conv(torch.randn(2, 3, 3, 3).double(), padding=1),
+    ]
+    one = follow(follow(affine(row[0]), row[1]), row[2])
+    assert one.edge is None
+    assert one.conv.bias is None
+
+
+def test_a_constant_needs_a_tap_that_always_reads_a_pixel():
+    with pytest.raises(ConvolithError, match="none of its taps reads a pixel for every output"):
+        constant(Conv(torch.ones(1, 1, 1, 1).double(), padding=1), torch.ones(1).double())
