@@ -70,7 +70,7 @@ def test_drawn_rows(pair, size, seed):
 
 
 @settings(max_examples=300)
-@given(branches(), st.lists(st.integers(8, 14), min_size=2, max_size=2), st.integers(0, 9))
+@given(branches(), st.lists(st.integers(12, 16), min_size=2, max_size=2), st.integers(0, 9))
 def test_drawn_branches_behind_a_shift(convs, size, seed):
     """Every branch behind the same scale and shift, whose constant meets the padding of each."""
     convs = [in_torch(conv) for conv in convs]

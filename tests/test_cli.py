@@ -410,3 +410,80 @@ def test_a_result_that_is_no_picture(tmp_path):
     np.save(tmp_path / "k.npy", np.ones((2, 3, 2, 2)))
     message = refused("correlate", tmp_path / "x.npy", tmp_path / "k.npy", "-o", tmp_path / "y.png")
     assert "the result has shape (2, 2, 8, 8), which is no picture; write y.npy instead" in message
+
+
+MODELS = """
+import torch
+
+def net():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 2, 1))
+
+def broken():
+    raise RuntimeError("no weights here")
+
+def number():
+    return 3
+
+plain = net().eval()
+"""
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    """A folder with a module of models, and the current one."""
+    (tmp_path / "some_models.py").write_text(MODELS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "some_models", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("ending", [".pt", ".pt2"])
+def test_fold_writes_a_model_that_torch_reads(models, ending):
+    result = run("fold", "some_models:net", "--input", "1,3,12,12", "-o", f"folded{ending}", "--html", "report.html")
+    assert result.exit_code == 0, result.output
+    assert "training mode" in result.stderr
+    assert "Rewrites" in result.stdout
+    page = (models / "report.html").read_text()
+    assert "<table>" in page
+    assert "2 convolutions became 1" in page
+    if ending == ".pt":
+        folded = torch.load(models / "folded.pt", weights_only=False)
+    else:
+        folded = torch.export.load(models / "folded.pt2").module()
+    import some_models
+
+    x = torch.randn(3, 3, 20, 9)
+    assert torch.allclose(folded(x), some_models.net().eval()(x), atol=1e-5)
+
+
+def test_fold_as_json_of_a_model_that_is_there(models):
+    result = run("fold", "some_models:plain", "--input", "1,3,12,12", "--all", "--measure", "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["convolutions_after"] == 1
+    assert report["rewrites"][0]["seconds_after"] > 0
+    assert report["error"]["float64"] <= 1e-11
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["some_models:nothing", "--input", "1,3,8,8"], "has no attribute 'nothing'"),
+        (["no_such_module:net", "--input", "1,3,8,8"], "No module named 'no_such_module'"),
+        (["some_models", "--input", "1,3,8,8"], "expected package.module:factory"),
+        (["some_models:broken", "--input", "1,3,8,8"], "no weights here"),
+        (["some_models:number", "--input", "1,3,8,8"], "gives a int; expected a torch.nn.Module"),
+        (["some_models:net", "--input", "1,4,8,8"], "does not take example_input of shape (1, 4, 8, 8)"),
+        (["some_models:net", "--input", "5"], "expected a shape"),
+        (["some_models:net"], "Missing option '--input'"),
+        (["some_models:net", "--input", "1,3,8,8", "-o", "model.onnx"], "ends in .pt, .pth, .pt2"),
+        (["some_models:net", "--input", "1,3,8,8", "-o", "nowhere/model.pt"], "no folder"),
+        (["some_models:net", "--input", "1,0,8,8"], "(1, 0, 8, 8)"),
+    ],
+)
+def test_fold_refuses(models, arguments, message):
+    result = run("fold", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.output

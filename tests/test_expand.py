@@ -20,7 +20,6 @@ from tests.strategies import convs_of_all_axes
 SIZES = {1: (12,), 2: (9, 8), 3: (7, 8, 7)}
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),  # torch's own layer says so
-    pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning"),  # copies of torch's exports
 ]
 ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-12}
 

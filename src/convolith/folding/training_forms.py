@@ -83,8 +83,7 @@ def expand(
 
     Returns:
         A module of (N, in_channels, *size), in training mode as all new torch modules are, with the dtype and device of
-        the weights. `fold` makes its eval form one convolution again where it pads with zeros; with other padding
-        modes it is one too, but `fold` does not read those yet.
+        the weights. `fold` makes its eval form one convolution again.
 
     Raises:
         ConvolithError: a form that has no second branch for this convolution, transposed convolutions, dtypes that are
