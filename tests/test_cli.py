@@ -11,6 +11,7 @@ from pathlib import Path
 import imageio.v3 as imageio
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
@@ -441,7 +442,6 @@ def models(tmp_path, monkeypatch):
 @pytest.mark.parametrize("ending", [".pt", ".pt2"])
 def test_fold_writes_a_model_that_torch_reads(models, ending):
     result = run("fold", "some_models:net", "--input", "1,3,12,12", "-o", f"folded{ending}", "--html", "report.html")
-    assert result.exit_code == 0, result.output
     assert "training mode" in result.stderr
     assert "Rewrites" in result.stdout
     page = (models / "report.html").read_text()
@@ -459,7 +459,6 @@ def test_fold_writes_a_model_that_torch_reads(models, ending):
 
 def test_fold_as_json_of_a_model_that_is_there(models):
     result = run("fold", "some_models:plain", "--input", "1,3,12,12", "--all", "--measure", "--json")
-    assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report["convolutions_after"] == 1
     assert report["rewrites"][0]["seconds_after"] > 0
@@ -479,11 +478,11 @@ def test_fold_as_json_of_a_model_that_is_there(models):
         (["some_models:net"], "Missing option '--input'"),
         (["some_models:net", "--input", "1,3,8,8", "-o", "model.onnx"], "ends in .pt, .pth, .pt2"),
         (["some_models:net", "--input", "1,3,8,8", "-o", "nowhere/model.pt"], "no folder"),
-        (["some_models:net", "--input", "1,0,8,8"], "(1, 0, 8, 8)"),
+        (["some_models:net", "--input", "1,0,8,8"], "expected positive numbers"),
+        (["some_models:net", "--input", "1,-3,8,8"], "expected positive numbers"),
     ],
 )
 def test_fold_refuses(models, arguments, message):
-    result = run("fold", *arguments)
-    assert result.exit_code == 2
+    result = run("fold", *arguments, code=2)
     assert message in result.stderr
     assert "Traceback" not in result.output

@@ -440,9 +440,9 @@ REFUSALS = {
     "partly training": (partly_training, X, r"training mode \(1\)"),
     "channels": (net, torch.zeros(1, 4, 9, 9), r"does not take example_input of shape \(1, 4, 9, 9\)"),
     "size": (net, torch.zeros(1, 3, 2, 2), r"does not take example_input of shape \(1, 3, 2, 2\)"),
-    "integers": (net, torch.zeros(1, 3, 9, 9, dtype=torch.int64), "no float tensor"),
-    "text": (net, "image", "no float tensor"),
-    "nothing": (net, (), "no float tensor"),
+    "integers": (net, torch.zeros(1, 3, 9, 9, dtype=torch.int64), "expected a float tensor"),
+    "text": (net, "image", "expected a float tensor"),
+    "nothing": (net, (), "expected a float tensor"),
     "a function": (lambda: net, X, r"is a function; expected a torch\.nn\.Module"),
     "quantised": (quantised, X, "quantised module"),
 }

@@ -48,6 +48,9 @@ def command(
     """
     target = None if output is None else Output(output, ENDINGS)
     page = None if html is None else Output(html, (".html",))
+    for wanted in shapes:
+        if min(wanted) < 1:
+            raise ConvolithError(f"--input is {','.join(map(str, wanted))}; expected positive numbers")
     import torch
 
     from convolith.folding import fold

@@ -121,8 +121,12 @@ def _checked(model: Any, example: Any) -> Inputs:
             )
     inputs = (example,) if isinstance(example, torch.Tensor) else example
     if not isinstance(inputs, Sequence) or not inputs or not all(map(_is_input, inputs)):
+        came = (
+            f"of {tuple(example.shape)}, {example.dtype}" if isinstance(example, torch.Tensor) else repr(example)[:60]
+        )
         raise ConvolithError(
-            "example_input is no float tensor of (N, channels, *size), nor a row of them; pass what the model takes"
+            f"example_input is {came}; expected a float tensor of (N, channels, *size), not empty, as the model takes "
+            "it, or several in a row"
         )
     try:
         with torch.no_grad():
