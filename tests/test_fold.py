@@ -14,7 +14,7 @@ from torch.nn import functional
 
 import convolith as cl
 from convolith import ConvolithError
-from convolith.folding.capture import outputs
+from convolith.folding.sizes import outputs
 from tests.networks import NETWORKS
 from tests.networks.depth import reassembled
 from tests.networks.mobilenet import mobilenet_v2
@@ -27,7 +27,7 @@ LIMIT = {torch.float32: 1e-5, torch.float64: 1e-11}
 
 def check_same(model, folded, x):
     with torch.no_grad():
-        pairs = list(zip(outputs(model(x)), outputs(folded(x)), strict=True))
+        pairs = list(zip(outputs(model, (x,)), outputs(folded, (x,)), strict=True))
     for expected, found in pairs:
         assert found.shape == expected.shape
         assert (found - expected).abs().max() <= LIMIT[x.dtype] * expected.abs().max()
@@ -289,7 +289,7 @@ def test_a_folded_model_is_a_plain_torch_module(name, tmp_path):
     model, x = network.factory(), torch.randn(network.input_shape)
     folded = cl.fold(model, x).model
     torch.save(folded, tmp_path / "folded.pt")
-    torch.save((x, outputs(folded(x))[0].detach()), tmp_path / "pair.pt")
+    torch.save((x, outputs(folded, (x,))[0].detach()), tmp_path / "pair.pt")
     code = (
         "import sys; sys.modules['convolith'] = None; import torch; folder = sys.argv[1]; "
         "model = torch.load(folder + '/folded.pt', weights_only=False); x, y = torch.load(folder + '/pair.pt'); "

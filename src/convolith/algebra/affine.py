@@ -19,7 +19,7 @@ from convolith.algebra.chain import compose
 from convolith.conv import Conv
 from convolith.errors import ConvolithError
 
-NEGLIGIBLE = 1e-7
+NEGLIGIBLE = 1e-13
 """A bias that is this small beside the terms that it is left over from is their rounding, and counts as zero."""
 
 

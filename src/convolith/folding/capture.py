@@ -7,7 +7,7 @@ import io
 import logging
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,16 +17,22 @@ from torch.export import Dim, export
 from torch.fx import GraphModule
 
 from convolith.errors import ConvolithError
+from convolith.folding.sizes import Inputs, outputs, sizes_outside, usual_sizes
 from convolith.folding.symbolic import symbolic
-
-Inputs = tuple[torch.Tensor, ...]
 
 
 class Captured(NamedTuple):
-    """A graph that shares the model's parameters, and the modules that stand in it as they are, with the reason."""
+    """A graph that shares the model's parameters.
+
+    Attributes:
+        module: the graph.
+        kept: modules that stand in it as they are, with the reason.
+        tried: inputs for which it gives the model's own outputs, bit for bit.
+    """
 
     module: GraphModule
     kept: dict[str, str]
+    tried: list[Inputs]
 
 
 def capture(model: torch.nn.Module, inputs: Inputs) -> Captured:
@@ -40,17 +46,18 @@ def capture(model: torch.nn.Module, inputs: Inputs) -> Captured:
         ConvolithError: a model that none of them captures, with the line that stands in the way.
     """
     hooked = {name: "it has hooks, which a rewrite would drop" for name in hooks_of(model) if name}
-    tried = inputs_of_other_sizes(model, inputs)
+    tried = usual_sizes(model, inputs)
     problems: list[Exception] = []
     for strict in () if hooked else (False, True):
         try:
             with _quiet(), torch.no_grad():
-                found = _exported(model, tried[1], strict=strict)
-                check_alike(model, found, tried)
+                found, holds = _exported(model, inputs, strict=strict)
+                outside = [] if holds is None else sizes_outside(model, inputs, holds)
+                check_alike(model, found, [*tried, *outside])
         except Exception as problem:  # noqa: BLE001 - torch raises whatever the model's own code does, and more
             problems.append(problem)
         else:
-            return Captured(found, {})
+            return Captured(found, {}, [*tried, *outside])
     try:
         with _quiet(), torch.no_grad():
             found, kept = symbolic(model, hooked)
@@ -58,7 +65,7 @@ def capture(model: torch.nn.Module, inputs: Inputs) -> Captured:
     except Exception as problem:  # noqa: BLE001 - as above
         problems.append(problem)
     else:
-        return Captured(found, kept)
+        return Captured(found, kept, tried)
     where = next(filter(None, map(line_of, problems)), None)
     raise ConvolithError(
         f"model cannot be captured: {_first_line(problems[0])}"
@@ -77,37 +84,10 @@ def hooks_of(model: torch.nn.Module) -> list[str]:
     ]
 
 
-def inputs_of_other_sizes(model: torch.nn.Module, inputs: Inputs) -> list[Inputs]:
-    """The inputs, the same with twice the batch, and with images of another size where the model takes them."""
-    doubled = tuple(torch.cat([x, x]) for x in inputs)
-    found = [inputs, doubled]
-    for wanted in (_wider(inputs, 0.5), _wider(inputs, 2.0)):
-        try:
-            with torch.no_grad():
-                model(*wanted)
-        except Exception:  # noqa: BLE001, S112 - whatever the model's code raises: it does not take this size
-            continue
-        return [*found, wanted]
-    return found
-
-
-def _wider(inputs: Inputs, factor: float) -> Inputs:
-    """The first rows of the inputs, or the inputs with more rows."""
-    changed = []
-    for x in inputs:
-        if x.ndim < 3:
-            changed.append(x)
-        elif factor < 1:
-            changed.append(x[:, :, : max(x.shape[2] // 2, 1)])
-        else:
-            changed.append(torch.cat([x, x], 2))
-    return tuple(changed)
-
-
 def check_alike(model: torch.nn.Module, found: torch.nn.Module, tried: list[Inputs]) -> None:
     """Refuse a graph that gives anything else than the model."""
     for inputs in tried:
-        first, second = outputs(model(*inputs)), outputs(found(*inputs))
+        first, second = outputs(model, inputs), outputs(found, inputs)
         if len(first) != len(second) or not all(_same(a, b) for a, b in zip(first, second, strict=True)):
             raise ConvolithError(
                 f"what was captured gives other outputs than the model for inputs of {[tuple(x.shape) for x in inputs]}"
@@ -118,11 +98,6 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and bool(torch.isclose(a, b, rtol=0, atol=0, equal_nan=True).all())
 
 
-def outputs(result: Any) -> list[torch.Tensor]:
-    """The tensors of a model's result, in order."""
-    return [leaf for leaf in torch.utils._pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
-
-
 def line_of(problem: BaseException) -> str | None:
     """The last line of code outside of torch and of this package that a problem came through."""
     own = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
@@ -130,16 +105,26 @@ def line_of(problem: BaseException) -> str | None:
     return f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else None
 
 
-def _exported(model: torch.nn.Module, inputs: Inputs, *, strict: bool) -> GraphModule:
+def _exported(model: torch.nn.Module, inputs: Inputs, *, strict: bool) -> tuple[GraphModule, Callable[..., Any] | None]:
+    """The graph, and a function that raises for sizes at which it might be another one.
+
+    Those are more than need be (sizes of one pixel are among them, always), so that the graph is tried there.
+    """
+    doubled = tuple(torch.cat([x, x]) for x in inputs)
     sizes = tuple({axis: Dim.AUTO for axis in range(x.ndim) if axis != 1} for x in inputs)
-    found = export(model, inputs, dynamic_shapes=(sizes,) if _takes_any(model) else sizes, strict=strict).module()
+    shapes = (sizes,) if _takes_any(model) else sizes
+    found = export(model, doubled, dynamic_shapes=shapes, strict=strict).module()
     if not isinstance(found, GraphModule):
         raise ConvolithError(f"torch.export gave a {type(found).__name__}")
+    holds = None
     for node in list(found.graph.nodes):
-        if node.op == "call_module" and str(node.target).startswith("_guards"):  # they hold sizes to the example's
+        if node.op == "call_module" and str(node.target).startswith("_guards"):
+            holds = found.get_submodule(str(node.target))
+            found.graph.erase_node(node)
+        elif node.target is torch.ops.aten._assert_tensor_metadata.default:  # of dtypes, which copies change
             found.graph.erase_node(node)
     found.recompile()
-    return found
+    return found, holds
 
 
 def _takes_any(model: torch.nn.Module) -> bool:

@@ -33,7 +33,7 @@ def measured(captured: GraphModule, values: Values, ways: list[Way], inputs: Any
     """
     sources = _Sources(captured, {way.source for way in ways})
     with torch.no_grad():
-        sources.run(*(x.double() for x in inputs))
+        sources.run(*(x.double().clone() for x in inputs))
         for way in ways:
             x = sources.found[way.source].to(inputs[0].dtype)
             flat = len(shape_of(way.source) or ()) == 2

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from convolith.errors import ConvolithError
-from convolith.folding.capture import Inputs, capture
+from convolith.folding.capture import capture
 from convolith.folding.parts import fold_parts
 from convolith.folding.report import Report
 from convolith.folding.rewriting import own_copy, rewrite
+from convolith.folding.sizes import Inputs, outputs, usual_sizes
 from convolith.folding.verification import verify
 
 
@@ -76,14 +77,14 @@ def fold(
         captured = capture(_without_hooks(model), inputs)
     except ConvolithError as refusal:
         wide, folded, report = fold_parts(model, inputs, refusal, **options)
-        reference = copy.deepcopy(model).double()
+        reference, tried = copy.deepcopy(model).double(), usual_sizes(model, inputs)
     else:
         wide, report = graph, _ = rewrite(captured, inputs, **options)
         folded = own_copy(graph, inputs[0].dtype, like=captured.module)
-        reference = own_copy(captured.module, torch.float64)
+        reference, tried = own_copy(captured.module, torch.float64), captured.tried
         for name in HOOKS:
             getattr(folded, name).update(getattr(model, name))
-    errors = verify(reference, wide, model, folded, inputs)
+    errors = verify((reference, wide), (model, folded), tried)
     return Folded(folded, replace(report, error=errors))
 
 
@@ -130,7 +131,7 @@ def _checked(model: Any, example: Any) -> Inputs:
         )
     try:
         with torch.no_grad():
-            model(*inputs)
+            outputs(model, tuple(inputs))
     except Exception as problem:
         shapes = [tuple(x.shape) for x in inputs]
         raise ConvolithError(

@@ -60,7 +60,7 @@ def settle(captured: GraphModule, values: Values) -> set[Node]:
 
 
 def write_in_place(model: GraphModule) -> None:
-    """Let activations and sums of a folded graph overwrite a convolution's output that nothing else reads.
+    """Let activations of a folded graph overwrite a convolution's output that nothing else reads.
 
     A convolution keeps its output for no gradient, so that training stays right.
     """
@@ -73,7 +73,7 @@ def write_in_place(model: GraphModule) -> None:
             node.target = back[node.target]
 
 
-OVERWRITE = (aten.relu.default, aten.hardtanh.default, aten.add.Tensor)
+OVERWRITE = (aten.relu.default, aten.hardtanh.default)
 
 
 def _is_convolution(node: Node) -> bool:

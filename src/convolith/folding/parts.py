@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from convolith.errors import ConvolithError
-from convolith.folding.capture import Inputs, capture
+from convolith.folding.capture import capture
 from convolith.folding.report import Report, Rewrite, Skipped
 from convolith.folding.rewriting import own_copy, rewrite
+from convolith.folding.sizes import Inputs, outputs
 
 
 def fold_parts(
@@ -70,7 +71,7 @@ def _calls(model: nn.Module, inputs: Inputs) -> dict[str, Inputs]:
     handles = [m.register_forward_pre_hook(keep(name), with_kwargs=True) for name, m in model.named_modules() if name]
     try:
         with torch.no_grad():
-            model(*inputs)
+            outputs(model, inputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -87,7 +88,7 @@ def _replaced(result: nn.Module, name: str, folded: nn.Module, inputs: Inputs) -
     result.set_submodule(name, folded)
     try:
         with torch.no_grad():
-            result(*inputs)
+            outputs(result, inputs)
     except Exception:  # noqa: BLE001 - whatever the model's own code raises
         result.set_submodule(name, before)
         return False

@@ -140,6 +140,10 @@ def _padded(call: Call) -> Conv | str | None:
     return pad(call.shape[1], pairs, axes=axes, padding_mode=named, sample=SAMPLE)
 
 
+def _padded_with(call: Call) -> Conv | str | None:
+    return _padded(call._replace(args=[*call.args[:2], "constant", *call.args[2:]]))
+
+
 def _scaled(call: Call) -> Conv | str | None:
     factors = _per_channel(call.shape, call.args[1 - call.at])
     return None if factors is None else rescale(factors, axes=axes_of(call.shape))
@@ -225,7 +229,9 @@ READERS: dict[Any, Read] = {
     aten.avg_pool2d.default: _pooled,
     aten.avg_pool3d.default: _pooled,
     aten.pad.default: _padded,
-    aten.constant_pad_nd.default: _padded,
+    aten.constant_pad_nd.default: lambda call: _padded(
+        call._replace(args=[*call.args[:2], "constant", *call.args[2:]])
+    ),
     aten.upsample_nearest1d.vec: _repeated,
     aten.upsample_nearest2d.vec: _repeated,
     aten.upsample_nearest3d.vec: _repeated,
@@ -245,7 +251,7 @@ READERS: dict[Any, Read] = {
     aten.sub_.Tensor: _shifted(-1),
 }
 """How each operator's arguments are read."""
-MOVES = {row for row, read in READERS.items() if read in (_padded, _repeated, _sliced, _dropped, _same)}
+MOVES = {row for row, read in READERS.items() if read in (_padded, _padded_with, _repeated, _sliced, _dropped, _same)}
 """Those that form no products."""
 FLAT = {row for row, read in READERS.items() if read in (_linear, _norm, _scaled, _divided, _sliced, _dropped, _same)}
 FLAT |= {aten.neg.default, aten.add.Tensor, aten.add_.Tensor, aten.sub.Tensor, aten.sub_.Tensor}

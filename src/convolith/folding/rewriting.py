@@ -10,15 +10,16 @@ import torch
 from torch import nn
 from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.graph import CodeGen
-from torch.utils._pytree import tree_unflatten
+from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 
-from convolith.folding.capture import Captured, Inputs
+from convolith.folding.capture import Captured
 from convolith.folding.gate import Times, measured
 from convolith.folding.modules import module_of
 from convolith.folding.mutations import settle, write_in_place
 from convolith.folding.pieces import Values, shape_of
 from convolith.folding.report import Report, Rewrite, Skipped, ranges
 from convolith.folding.search import FREE, Choice, Cost, Options, Way, choose, options
+from convolith.folding.sizes import Inputs
 
 COUNTED = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 """Operators that compute a convolution."""
@@ -50,9 +51,29 @@ def own_copy(captured: GraphModule, dtype: torch.dtype, like: GraphModule | None
         if _is_plain(packed):  # then fx packs it without the help of torch.export, and copies and pickles stay simple
             result, codegen = packed, None
     graph.output(result)
+    _cast(graph, dtype, back=like is not None)
     if codegen is not None:
         graph.set_codegen(copy.copy(codegen))
     return GraphModule(root, graph).eval()
+
+
+def _cast(graph: Graph, dtype: torch.dtype, *, back: bool) -> None:
+    """Float dtypes that a graph names, such as those it casts to, in another; `back`: as they were."""
+    for node in graph.nodes:
+        if node.op != "call_function":
+            continue
+        named = [a for a in tree_leaves((node.args, node.kwargs)) if isinstance(a, torch.dtype)]
+        if not named:
+            continue
+        own = iter(node.meta.setdefault("own_dtypes", named))
+        change = lambda a, own=own: _other(a, next(own), dtype, back=back) if isinstance(a, torch.dtype) else a  # noqa: E731
+        node.args, node.kwargs = (tree_map(change, part) for part in (node.args, node.kwargs))
+
+
+def _other(found: torch.dtype, own: torch.dtype, dtype: torch.dtype, *, back: bool) -> torch.dtype:
+    if back:
+        return own
+    return dtype if found.is_floating_point and dtype == torch.float64 else found
 
 
 def _is_plain(packed: Any) -> bool:
@@ -87,7 +108,7 @@ def rewrite(captured: Captured, inputs: Inputs, *, measure: bool, everything: bo
     working = own_copy(captured.module, torch.float64)
     _record_shapes(captured.module, working, inputs)
     values = _constants(working)
-    found = options(working.graph, values, settle(working, values))
+    found = options(working.graph, values, settle(working, values), everything=everything)
     seconds: dict[Place, Times] = {}
     while True:
         barred = {place for place, (before, after) in seconds.items() if after >= before and not everything}
@@ -129,18 +150,18 @@ def count_convolutions(model: GraphModule) -> int:
 
 
 def _record_shapes(captured: GraphModule, working: GraphModule, inputs: Inputs) -> None:
-    """On each node of the copy, the shape that it has for the example."""
+    """On each node of the copy, the shape that it has for the example, if it is a real float tensor."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     class Recorder(Interpreter):
         def run_node(self, n: Node) -> Any:
             result = super().run_node(n)
-            if isinstance(result, torch.Tensor):
+            if isinstance(result, torch.Tensor) and result.is_floating_point():
                 shapes[n.name] = tuple(result.shape)
             return result
 
     with torch.no_grad():
-        Recorder(captured).run(*inputs)
+        Recorder(captured).run(*(x.clone() for x in inputs))
     for old, new in zip(captured.graph.nodes, working.graph.nodes, strict=True):
         new.meta["example_shape"] = shapes.get(old.name)
 
@@ -178,14 +199,31 @@ def _taken(graph: Graph, choice: Choice) -> list[Way]:
 def _replace(working: GraphModule, way: Way) -> None:
     graph, node = working.graph, way.nodes[-1]
     name = f"folded_{node.name}"
-    working.add_module(name, module_of(way.affine, flat=len(shape_of(way.source) or ()) == 2))
+    made = module_of(way.affine, flat=len(shape_of(way.source) or ()) == 2)
+    working.add_module(name, made.requires_grad_(_learns(working, way)))
     with graph.inserting_before(node):
-        made = graph.call_module(name, (way.source,))
-    made.meta = dict(node.meta)
-    node.replace_all_uses_with(made)
+        call = graph.call_module(name, (way.source,))
+    call.meta = dict(node.meta)
+    node.replace_all_uses_with(call)
     for old in sorted(way.nodes, reverse=True):  # those that write in place are no dead code to fx
         if not old.users:
             graph.erase_node(old)
+
+
+def _learns(working: GraphModule, way: Way) -> bool:
+    """Whether any parameter that a way takes the place of does; without one there is nothing to freeze."""
+    waiting = [a for node in way.nodes for a in node.all_input_nodes if a is not way.source]
+    seen: set[Node] = {*way.nodes}
+    found = []
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.op == "get_attr":
+            found.append(operator.attrgetter(str(node.target))(working).requires_grad)
+        waiting += node.all_input_nodes
+    return any(found) or not found
 
 
 def _place(way: Way) -> Place:
@@ -234,7 +272,7 @@ def _skipped(
     for node, reason in found.refusals.items():
         if node not in inside and not any(way.nodes[-1] is node for way in taken):
             skipped.append(Skipped(node.name, module_path(node), reason, "refused"))
-    for node, reason in choice.declined.items():
+    for node, reason in (found.hopeless | choice.declined).items():
         if node not in inside:
             skipped.append(Skipped(node.name, module_path(node), reason, "does not pay"))
     for (source, node), (before, after) in seconds.items():

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import product
-from math import prod
+from math import gcd, prod
 from typing import Any, NamedTuple
 
 import torch
@@ -72,11 +73,14 @@ class Way:
 
 @dataclass
 class Options:
-    """Every way to compute each node, what the node costs by itself, and why some rows are none."""
+    """Every way to compute each node, its cost and weights by itself, and why some rows are none."""
 
     ways: dict[Node, list[Way]] = field(default_factory=dict)
     alone: dict[Node, Cost] = field(default_factory=dict)
+    weights: dict[Node, int] = field(default_factory=dict)
     refusals: dict[Node, str] = field(default_factory=dict)
+    hopeless: dict[Node, str] = field(default_factory=dict)
+    """Rows so much larger than their parts that they were not even composed."""
 
 
 @dataclass
@@ -88,23 +92,25 @@ class Choice:
     declined: dict[Node, str] = field(default_factory=dict)
 
 
-def options(graph: Graph, values: Values, untouchable: set[Node]) -> Options:
+def options(graph: Graph, values: Values, untouchable: set[Node], *, everything: bool) -> Options:
     """The ways to compute the nodes of a graph that do not depend on values alone, nor on what is written over."""
     found = Options()
     for node in graph.nodes:
-        if node in values or shape_of(node) is None or node in untouchable:
+        if node in values or shape_of(node) is None:
             continue
         piece = piece_of(node, values)
         if isinstance(piece, str):
             found.refusals[node] = piece
-        elif piece is not None and piece.source not in untouchable:
+        elif piece is not None:
             own = _cost(affine(piece.conv), piece.source, node)
             found.alone[node] = own if piece.multiplies else Cost(0.0, own.moved)
-            found.ways[node] = list(_rows(node, piece, found))
+            if untouchable.isdisjoint((node, piece.source)):
+                found.ways[node] = list(_rows(node, piece, found, everything=everything))
         elif node.target in JOINS:
             branches = _branches(node, values)
-            if branches and not untouchable.intersection(branches):
+            if branches:
                 found.alone[node] = Cost(0.0, float(sum(map(_elements, (*branches, node)))))
+            if branches and untouchable.isdisjoint((node, *branches)):
                 found.ways[node] = list(_joined(node, branches, found))
     return found
 
@@ -148,18 +154,42 @@ def private(node: Node) -> bool:
     return len(node.users) == 1
 
 
-def _rows(node: Node, piece: Piece, found: Options) -> Iterator[Way]:
+def _rows(node: Node, piece: Piece, found: Options, *, everything: bool) -> Iterator[Way]:
     """The piece by itself, and behind each way to compute what it reads."""
+    found.weights[node] = prod(piece.conv.weight.shape)
     yield Way(piece.source, affine(piece.conv), found.alone[node], (node,))
     if not private(piece.source):
         return
     for way in found.ways.get(piece.source, []):
+        weights = _weights(way.affine.conv, piece.conv)
+        parts = sum(found.weights.get(part, 0) for part in (*way.nodes, node))
+        if weights > LARGEST or (not everything and weights > parts * (HOPE if weights < LARGE else HOPE_OF_LARGE)):
+            found.hopeless[node] = f"as one convolution from {way.source.name} it would have {weights:,} weights"
+            continue
         try:
             both = follow(way.affine, piece.conv)
         except ConvolithError as refusal:
             found.refusals[node] = str(refusal)
             continue
         yield Way(way.source, both, _cost(both, way.source, node), (*way.nodes, node))
+
+
+HOPE, LARGE, HOPE_OF_LARGE, LARGEST = 64, 500_000, 3, 50_000_000
+"""How many times the weights of its parts a row may have to be composed, since what follows may make it pay again; from
+how many weights on less, since composing it takes long; and how many it may have at all."""
+
+
+def _weights(first: Conv, second: Conv) -> int:
+    """How many weights the two in a row have as one."""
+    count = first.in_channels * second.out_channels // gcd(first.groups, second.groups)
+    for k1, d1, s1, k2, d2, s2 in zip(
+        first.kernel_size, first.dilation, first.stride, second.kernel_size, second.dilation, second.stride, strict=True
+    ):
+        near = d1 * (s2 if second.transposed else 1)
+        far = d2 * (1 if first.transposed or second.transposed else s1)
+        step = reduce(gcd, [near] * (k1 > 1) + [far] * (k2 > 1), 0) or 1
+        count *= (near * (k1 - 1) + far * (k2 - 1)) // step + 1
+    return count
 
 
 def _branches(node: Node, values: Values) -> list[Node]:

@@ -11,6 +11,8 @@ from torch import nn
 from torch.fx import Graph, GraphModule, Node, Tracer
 from torch.nn import functional
 
+from convolith.errors import ConvolithError
+
 aten = torch.ops.aten
 
 
@@ -61,12 +63,27 @@ def _lowered(traced: GraphModule, kept: dict[str, str]) -> GraphModule:
     for node in list(graph.nodes):
         with graph.inserting_before(node):
             made = _module(graph, node, traced, kept) if node.op == "call_module" else _function(graph, node)
+        if made is None and _writes(node, traced):
+            raise ConvolithError(f"{node.target} writes in place, which torch.fx does not follow")
         if made is not None:
             node.replace_all_uses_with(made)
             made.meta = {**node.meta, **made.meta}
             graph.erase_node(node)
     traced.recompile()
     return traced
+
+
+def _writes(node: Node, traced: GraphModule) -> bool:
+    """Whether a node that is left as it is may write over its tensor."""
+    if node.op == "call_module":
+        module = traced.get_submodule(str(node.target))
+        return any(getattr(part, "inplace", False) for part in module.modules())
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    named = node.op in ("call_method", "call_function") and name.endswith("_") and not name.endswith("__")
+    return named or node.target in IN_PLACE or bool(node.kwargs.get("inplace"))
+
+
+IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem)
 
 
 def _module(graph: Graph, node: Node, traced: GraphModule, kept: dict[str, str]) -> Node | None:
@@ -128,12 +145,17 @@ def _nothing(module: Any, parameter: Parameter) -> Lowered | None:  # noqa: ARG0
     return None, ()
 
 
+def _rectified(module: Any, parameter: Parameter) -> Lowered | None:  # noqa: ARG001 - all rows are called alike
+    return (aten.relu_.default if module.inplace else aten.relu.default), ()
+
+
 MODULES: dict[type, Callable[[Any, Parameter], Lowered | None]] = {
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _conv),
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _transposed),
     **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _norm),
     **dict.fromkeys((nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), _nothing),
     nn.Linear: _linear,
+    nn.ReLU: _rectified,
     nn.AvgPool2d: _pooled,
 }
 """What torch's own modules come to; a subclass may do anything, and is traced into or left as it is."""
