@@ -219,6 +219,28 @@ def test_factors_of_every_size_are_found(sizes):
         assert np.abs(composed(found.parts).weight - whole.weight).max() <= 1e-12 * np.abs(whole.weight).max()
 
 
+@pytest.mark.parametrize(
+    ("channels", "first", "second"),
+    [
+        ((6, 2, 6), (3, 3), (3, 3)),
+        ((3, 1, 3), (5, 5), (3, 3)),
+        ((16, 4, 8), (3, 3), (3, 3)),
+        ((4, 4, 32), (2, 3), (3, 1)),
+        ((8, 3, 8), (5,), (5,)),
+        ((6, 2, 6), (2, 2, 2), (2, 2, 2)),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_two_layers_through_few_channels_come_apart(channels, first, second, dtype):
+    rng = np.random.default_rng(0)
+    into, hidden, out = channels
+    halves = Conv(rng.normal(size=(hidden, into, *first))), Conv(rng.normal(size=(out, hidden, *second)))
+    whole = Conv(compose(*halves).conv.weight.astype(dtype))
+    found = decompose(whole)
+    assert [part.weight.shape for part in found.parts] == [half.weight.shape for half in halves], found.reason
+    assert found.relative <= (1e-10 if dtype is np.float64 else 1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_dtypes_and_torch(dtype):
     column = torch.linspace(0.1, 1, 7, dtype=torch.float64).exp()
@@ -266,6 +288,7 @@ def test_the_table_of_methods():
         "depthwise",
         "tucker",
         "factors",
+        "hidden channels",
         "reducible",
         "cp",
     ]

@@ -21,10 +21,17 @@ Shape = tuple[int, ...]
 
 
 class Kernel(NamedTuple):
-    """What is to be decomposed: blocks whose largest number is 1 in size, and the stride that goes with them."""
+    """What is to be decomposed: blocks whose largest number is 1 in size, and what goes with them.
+
+    Attributes:
+        blocks: (groups, out, in, *taps).
+        stride: one number per axis.
+        rounding: half a unit in the last place of the dtype that the weights came in, relative.
+    """
 
     blocks: np.ndarray
     stride: tuple[int, ...]
+    rounding: float
 
     @property
     def taps(self) -> tuple[int, ...]:

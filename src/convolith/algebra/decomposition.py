@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from convolith.algebra import bivariate, canonical, depthwise, lowrank, polynomial, reducible, tucker
+from convolith.algebra import bivariate, canonical, depthwise, hidden, lowrank, polynomial, reducible, tucker
 from convolith.algebra.blocks import Kernel, Ladder, blocks_of, multiplications, padding_homes, stride_homes
 from convolith.algebra.certificate import chain_bounds, chain_sketch, norm_bounds, padding_gain
 from convolith.arrays import as_tensor, is_numpy
@@ -27,6 +27,7 @@ METHODS: tuple[tuple[str, Callable[[Kernel], list[Ladder] | str]], ...] = (
     ("depthwise", depthwise.propose),
     ("tucker", tucker.propose),
     ("factors", bivariate.propose),
+    ("hidden channels", hidden.propose),
     ("reducible", reducible.propose),
     ("cp", canonical.propose),
 )
@@ -116,7 +117,7 @@ def decompose(conv: Conv, *, tolerance: float = 0.0) -> Decomposition:
     _check(conv, tolerance)
     blocks = blocks_of(conv)
     scale = float(np.abs(blocks).max())
-    kernel = Kernel(blocks / (scale or 1.0), conv.stride)
+    kernel = Kernel(blocks / (scale or 1.0), conv.stride, half_ulp(conv.dtype))
     size = norm_bounds(kernel.blocks)[0]
     if kernel.one_to_one and len(kernel.wide_axes) < 2 and max(kernel.taps) <= polynomial.PIECE:
         reason = f"it is one piece of at most {polynomial.PIECE} taps already"

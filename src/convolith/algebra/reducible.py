@@ -1,10 +1,10 @@
 """Kernels that are two smaller ones in a row: the bilinear equations of their taps, solved by least squares.
 
 `K[t] = sum over i + j = t of B[j] @ A[i]` is linear in A and in B. Polynomials in two variables are irreducible but for
-exceptions, so that most kernels are not of this form (`bivariate` finds those that are, where no factor comes twice);
-those that nearly are, or have several channels, are sought by Levenberg and Marquardt's
-damped Gauss-Newton steps from several starts (Marquardt, J. SIAM 11, 1963). The answer is checked, the search is not
-exhaustive: what it does not find may still exist.
+exceptions, so that most kernels are not of this form (`bivariate` finds those that are, where no factor comes twice,
+and `hidden` those that pass through few channels). Those that nearly are, or have other channels, are sought by
+Levenberg and Marquardt's damped Gauss-Newton steps from several starts (Marquardt, J. SIAM 11, 1963). The answer is
+checked, the search is not exhaustive: what it does not find may still exist.
 """
 
 from __future__ import annotations
