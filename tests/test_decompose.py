@@ -44,7 +44,7 @@ def test_round_trips(conv, size, seed):
 
 
 @pytest.mark.parametrize("taps", [2, 3, 4, 9, 31, 64, 101])
-@pytest.mark.parametrize("kind", ["random", "gauss", "box", "binomial", "zeros", "wide"])
+@pytest.mark.parametrize("kind", ["random", "gauss", "box", "binomial", "zeros", "wide", "steep"])
 def test_one_axis_always_decomposes(taps, kind):
     rng = np.random.default_rng(taps)
     kernel = {
@@ -54,6 +54,7 @@ def test_one_axis_always_decomposes(taps, kind):
         "binomial": np.poly(-np.ones(taps - 1)),
         "zeros": np.where(np.arange(taps) % 3 == 1, rng.normal(size=taps), 0),
         "wide": 10 ** rng.normal(size=taps, scale=3),
+        "steep": 10 ** rng.normal(size=taps, scale=50),
     }[kind]
     found = decompose(Conv(kernel[None, None]))
     assert found.method == "polynomial"
@@ -62,6 +63,12 @@ def test_one_axis_always_decomposes(taps, kind):
     if taps > 3:
         assert "saves nothing" in found.reason
         assert np.abs(composed(found.parts).weight - kernel).max() <= 1e-10 * np.abs(kernel).max()
+
+
+def test_long_kernels_decompose_too():
+    """Hundreds of pieces, whose product and rounding would leave the range of floats if nothing kept them in it."""
+    found = decompose(Conv(np.random.default_rng(0).normal(size=(1, 1, 600))))
+    assert (len(found.parts), found.relative <= 1e-10) == (300, True)
 
 
 def test_the_gain_of_strides_is_counted():

@@ -23,8 +23,10 @@ OVERSAMPLING = (16, 8, 4, 2)
 """Grid points per (k - 1), finest first: the certificate is loose by 0.5%, 2%, 8% or 41% for each axis."""
 BUDGET = 1e10
 """Operations that the eigenvalues over a grid may take; the finest grid that stays below is taken."""
-EXACT_PRODUCTS = 1 << 18
+EXACT_PRODUCTS = 1 << 20
 """Up to so many products a chain is multiplied out in whole numbers; beyond, its rounding is bounded."""
+SHORT = 8
+"""Parts of a chain beyond which that bound, which grows with every part, would tell nothing."""
 SMALL = 8
 """Channels on one side up to which the spectral norm is computed at once."""
 ROUNDS = 12
@@ -36,8 +38,7 @@ UNIT = 2.0**-53
 def difference(blocks: np.ndarray, parts: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
     """Chain minus kernel as blocks, and a bound of the norm of what rounding may have added to it."""
     groups = blocks.shape[0]
-    products = blocks.size * sum(prod(part.shape[1:]) for part in parts)
-    if products <= EXACT_PRODUCTS:
+    if len(parts) > SHORT or _products(parts, groups) <= EXACT_PRODUCTS:
         (whole, power), (given, shift) = exactly_chained(parts, groups), as_integers(blocks)
         low = min(power, shift)
         gaps = whole * 2 ** (power - low) - given * 2 ** (shift - low)
@@ -49,6 +50,16 @@ def difference(blocks: np.ndarray, parts: Sequence[np.ndarray]) -> tuple[np.ndar
     roundings = sum(size.shape[2] * prod(part.shape[3:]) + 2 for size, part in zip(sizes, parts, strict=True))
     largest = np.linalg.norm(reach + np.abs(blocks).reshape(*reach.shape, -1).sum(-1), axis=(1, 2)).max()
     return chained(parts, groups) - blocks, float(roundings * UNIT * largest)
+
+
+def _products(parts: Sequence[np.ndarray], groups: int) -> int:
+    """How many it takes to multiply a chain out."""
+    total, taps = 0, parts[0].shape[3:]
+    for part in parts[1:]:
+        into = parts[0].shape[0] // groups * parts[0].shape[2]
+        total += groups * into * prod(taps) * prod(_matrix(part, groups)) * prod(part.shape[3:])
+        taps = tuple(n + m - 1 for n, m in zip(taps, part.shape[3:], strict=True))
+    return total
 
 
 def _matrix(part: np.ndarray, groups: int) -> tuple[int, int]:
