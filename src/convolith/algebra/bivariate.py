@@ -30,7 +30,7 @@ SAME = 1e-5
 
 
 def propose(kernel: Kernel) -> list[Ladder] | str:
-    """The splits into two parts that every group has, the cheapest first, where those save products."""
+    """The splits into two parts that every group has, the cheapest first."""
     wide = kernel.wide_axes
     if not kernel.one_to_one or len(wide) != 2:
         return "factors of polynomials in two variables need two axes, one channel per group"
@@ -51,9 +51,7 @@ def propose(kernel: Kernel) -> list[Ladder] | str:
     ladders = []
     for first in shared:
         second = tuple(n - a + 1 for n, a in zip(sizes, first, strict=True))
-        parts = [shape(first), shape(second)]
-        if multiplications(parts, kernel.stride) < kernel.blocks.size:
-            ladders.append(_ladder([group[first] for group in found], parts))
+        ladders.append(_ladder([group[first] for group in found], [shape(first), shape(second)]))
     return sorted(ladders, key=lambda ladder: multiplications(ladder.shapes(0), kernel.stride)) or "irreducible"
 
 

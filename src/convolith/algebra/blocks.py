@@ -140,6 +140,11 @@ def padding_homes(shapes: Sequence[Shape]) -> list[int]:
     return [min((j for j, shape in enumerate(shapes) if shape[axis] > 1), default=0) for axis in axes]
 
 
+def is_factored(shapes: Sequence[Shape]) -> bool:
+    """Whether a chain has one channel per group throughout: a product of kernels, not a sum over hidden channels."""
+    return all(shape[1:3] == (1, 1) for shape in shapes)
+
+
 def multiplications(shapes: Sequence[Shape], stride: Sequence[int]) -> int:
     """Products that a chain forms per output position, all channels together; parts before a stride run more often."""
     homes = stride_homes(shapes)

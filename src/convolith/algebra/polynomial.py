@@ -118,7 +118,7 @@ def refined(taps: np.ndarray, factors: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def _fitted(taps: np.ndarray, factors: list[np.ndarray]) -> tuple[float, list[np.ndarray]]:
-    """The factors made equally large, their product of norm one, and the gain with which it comes nearest to the taps."""
+    """The gain with which the product of the factors comes nearest to the taps, and they, their product of norm one."""
     factors = [factor / np.linalg.norm(factor) for factor in factors]
     product, size = np.ones(1), 0.0
     for factor in factors:  # the product of a thousand may be below the range of floats
