@@ -87,7 +87,7 @@ class Decomposition:
 
 
 class _Chain(NamedTuple):
-    """A chain that was built: its method, its parts as blocks, its cost, and how far it is and may be away, relative."""
+    """A chain that was built: its method, parts as blocks and cost, and how far it is and may be away, relative."""
 
     method: str
     parts: list[np.ndarray]
@@ -109,12 +109,13 @@ class _Limits(NamedTuple):
 def decompose(conv: Conv, *, tolerance: float = 0.0) -> Decomposition:
     """Smaller convolutions that equal `conv` when applied in a row, borders included, or come within a tolerance.
 
-    `K = K_n * ... * K_1`, the full convolution of the parts' taps with matrix products over their channels. Of all chains
-    that were found, the one that forms the fewest products is taken. One axis and one channel always decompose, into
-    pieces of at most 3 taps, though at no saving; so do exact factors of one channel per group. Chains through hidden
-    channels and those that are not exact count only where they save products. Each axis is padded by the first part with
-    several taps along it and strided by the last; every part keeps the dilation; the last adds the bias. The sources of
-    the methods stand in their files, that of the bound in `certificate`.
+    `K = K_n * ... * K_1`, the full convolution of the parts' taps with matrix products over their channels. Of all
+    chains that were found, the one that forms the fewest products is taken. One axis and one channel always decompose,
+    into pieces of at most 3 taps, though at no saving; so do exact factors of one channel per group. Chains through
+    hidden channels, and those that are not exact, count only where they save products. "The nearest that does" is the
+    nearest of those that the methods build: another may be nearer. Each axis is padded by the first part with several
+    taps along it and strided by the last; every part keeps the dilation; the last adds the bias. The sources of the
+    methods stand in their files, that of the bound in `certificate`.
 
     Args:
         conv: a plain convolution with real float weights. Gradients do not pass through the decomposition.
