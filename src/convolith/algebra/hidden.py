@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convolith.algebra.blocks import Kernel, Ladder, Shape, multiplications
-from convolith.algebra.reducible import Split
+from convolith.algebra.reducible import Split, rank
 
 WORK = 1e11
 """Operations on the shifted rows of one group at most, all shifts together; more shifts than that are not tried."""
@@ -69,7 +69,7 @@ def pairs(block: np.ndarray, noise: float) -> dict[Taps, Pair]:
         turned = pairs(block.swapaxes(0, 1), noise).values()
         swapped = [Pair(pair.second.swapaxes(0, 1), pair.first.swapaxes(0, 1), pair.distance) for pair in turned]
         return {pair.first.shape[2:]: pair for pair in swapped}
-    hidden = _rank(block, noise)
+    hidden = rank(block, noise)
     found: dict[Taps, Pair] = {}
     if not 0 < hidden < out:
         return found
@@ -112,16 +112,6 @@ def _spans(steps: int, out: int, hidden: int, second: Taps) -> bool:
     """Whether so many shifts along each axis give as many rows of the block as there are of the first part in them."""
     wide = [n for n in second if n > 1]
     return steps > 0 and out * steps ** len(wide) >= hidden * prod(steps + n - 1 for n in wide)
-
-
-def _rank(block: np.ndarray, noise: float) -> int:
-    """Of the matrix of responses at a random frequency: the least number of hidden channels."""
-    angles = np.random.default_rng(0).uniform(0, 2 * np.pi, block.ndim - 2)
-    response = block
-    for angle in angles:
-        response = np.tensordot(response, np.exp(1j * angle * np.arange(response.shape[2])), (2, 0))
-    values = np.linalg.svd(response, compute_uv=False)
-    return int((values > noise * values[0]).sum()) if values[0] > 0 else 0
 
 
 def _shifted(block: np.ndarray, shifts: Taps) -> np.ndarray:
