@@ -19,7 +19,7 @@ def composed(parts) -> Conv:
     return reduce(lambda first, second: compose(first, second).conv, parts)
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(decomposable_convs(), st.lists(st.integers(12, 40), min_size=2, max_size=2), st.integers(0, 9))
 def test_round_trips(conv, size, seed):
     """What is built of smaller ones is found, composes to itself, and gives the same outputs, borders included."""
@@ -206,6 +206,24 @@ def test_tolerance_admits_low_rank():
     assert "within" in found.reason
 
 
+def test_two_layers_of_as_many_channels_come_apart():
+    rng = np.random.default_rng(1)
+    found = decompose(compose(*(Conv(rng.normal(size=(2, 2, 3, 3))) for _ in range(2))).conv)
+    assert (found.method, found.multiplications_after) == ("reducible", 72)
+
+
+def test_exact_factors_are_given_where_they_save_nothing():
+    rng = np.random.default_rng(0)
+    outer = decompose(Conv(np.outer([1.0, 2], [3.0, 4])[None, None]))
+    assert (outer.method, outer.multiplications_after) == ("separable", 4)
+    both = compose(*(Conv(rng.normal(size=(1, 1, 3, 3))) for _ in range(2))).conv
+    found = decompose(Conv(both.weight, stride=2))  # the first part runs at four positions for each output
+    assert (found.method, found.multiplications_after) == ("reducible", 45)
+    assert "which saves nothing" in found.reason
+    near = Conv(np.array([[1.0, 2], [3, 6.1]])[None, None])
+    assert decompose(near, tolerance=0.5).parts == ()
+
+
 def test_two_layers_come_apart():
     rng = np.random.default_rng(3)
     first, second = (Conv(rng.normal(size=(1, 1, 3, 3))) for _ in range(2))
@@ -257,6 +275,13 @@ def test_two_layers_through_few_channels_come_apart(channels, first, second, dty
     assert found.relative <= (1e-10 if dtype is np.float64 else 1e-6)
 
 
+def test_two_layers_through_few_channels_are_near():
+    rng = np.random.default_rng(0)
+    weight = compose(Conv(rng.normal(size=(2, 6, 3, 3))), Conv(rng.normal(size=(6, 2, 3, 3)))).conv.weight
+    found = decompose(Conv(weight + 1e-3 * rng.normal(size=weight.shape)), tolerance=0.01)
+    assert (found.method, found.multiplications_after) == ("reducible", 216)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_dtypes_and_torch(dtype):
     column = torch.linspace(0.1, 1, 7, dtype=torch.float64).exp()
@@ -287,6 +312,11 @@ def test_tiny_huge_and_zero_kernels():
         assert found.relative <= 1e-14
         assert np.abs(composed(found.parts).weight[0, 0] - kernel).max() <= 1e-14 * np.abs(kernel).max()
     assert all(part.weight.max() == 0 for part in decompose(Conv(np.zeros((1, 1, 8)))).parts)
+
+
+def test_parts_of_positive_kernels_are_positive():
+    for weight in (np.outer([1.0, 2, 1], [1.0, 2, 1]), np.array([1.0, 4, 6, 4, 1])):
+        assert all((part.weight > 0).all() for part in decompose(Conv(weight[None, None])).parts)
 
 
 def test_what_is_small_already():

@@ -23,7 +23,7 @@ OVERSAMPLING = (16, 8, 4, 2)
 """Grid points per (k - 1), finest first: the certificate is loose by 0.5%, 2%, 8% or 41% for each axis."""
 BUDGET = 7e10
 """Operations that the eigenvalues over a grid may take; the finest grid that stays below is taken."""
-EXACT_PRODUCTS = 1 << 20
+EXACT_PRODUCTS = 1 << 18
 """Up to so many products a chain is multiplied out in whole numbers; beyond, its rounding is bounded."""
 SHORT = 8
 """Parts of a chain beyond which that bound, which grows with every part, would tell nothing."""

@@ -273,11 +273,15 @@ def _convs(conv: Conv, parts: Sequence[np.ndarray], scale: float) -> tuple[Conv,
     strided, padded = stride_homes(shapes), padding_homes(shapes)
     sizes = [float(np.abs(part).max()) for part in parts]
     even = prod(size ** (1 / len(sizes)) for size in sizes)
+    signs = [
+        np.sign(part.flat[np.abs(part).argmax()]) or 1.0 for part in parts[:-1]
+    ]  # all but the last mostly positive
+    signs.append(prod(signs))
     share = scale ** (1 / len(parts))
     weight = as_tensor("weight", conv.weight).detach()
     convs = []
-    for j, (part, size) in enumerate(zip(parts, sizes, strict=True)):
-        values = part * (even / size if even else 1.0) * share
+    for j, (part, size, sign) in enumerate(zip(parts, sizes, signs, strict=True)):
+        values = part * (even / size if even else 1.0) * share * sign
         rounded = torch.from_numpy(np.ascontiguousarray(values)).to(torch_dtype(conv.dtype)).to(weight.device)
         rounded = rounded.reshape(-1, *part.shape[2:])
         last = j == len(parts) - 1

@@ -18,14 +18,14 @@ import numpy as np
 from convolith.algebra.blocks import Kernel, Ladder, Shape, multiplications
 from convolith.algebra.reducible import Split, rank
 
-WORK = 1e11
-"""Operations on the shifted rows of one group at most, all shifts together; more shifts than that are not tried."""
+WORK = 5e10
+"""Operations on the shifted rows of all groups at most; more shifts than that are not tried. About two seconds."""
 NOISE = 1e-7
 """Singular values below this, relative to the largest, count as zero; the Gram matrices tell no smaller ones."""
 ROUNDINGS = 30
 """Roundings of the weights' dtype below which they do too."""
-OUTSIDE = 1e-8
-"""The part of a row's energy outside of a window up to which it counts as inside; the least squares mend the rest."""
+COARSE = 1e-2
+"""The same in a second search, for kernels that are only nearly so."""
 TRIES = 2
 """Numbers of shifts that are tried for each split, from the least that may do: at that one, little is left over."""
 ROUNDS = 20
@@ -43,18 +43,21 @@ class Pair(NamedTuple):
 
 
 def propose(kernel: Kernel) -> list[Ladder] | str:
-    """The splits into two parts of several taps each that every group has, the cheapest first, where those save."""
+    """The splits into two parts of several taps each that every group has, where those save products."""
     groups, out, into = kernel.blocks.shape[:3]
     if out == into == 1 or prod(kernel.taps) == 1:
         return "hidden channels between two smaller kernels need several channels and several taps"
-    found = [pairs(block, max(NOISE, ROUNDINGS * kernel.rounding)) for block in kernel.blocks]
-    ladders = []
-    for size, pair in found[0].items():
-        shapes = [(groups, *part.shape) for part in pair[:2]]
-        same = all(size in other and other[size].first.shape == pair.first.shape for other in found)
-        if same and multiplications(shapes, kernel.stride) < kernel.blocks.size:
-            ladders.append(_ladder([group[size] for group in found], shapes))
-    return ladders or "no two smaller kernels with fewer channels between them were found"
+    for noise in (max(NOISE, ROUNDINGS * kernel.rounding), COARSE):
+        found = [pairs(block, noise, WORK / groups) for block in kernel.blocks]
+        ladders = []
+        for size, pair in found[0].items():
+            shapes = [(groups, *part.shape) for part in pair[:2]]
+            same = all(size in other and other[size].first.shape == pair.first.shape for other in found)
+            if same and multiplications(shapes, kernel.stride) < kernel.blocks.size:
+                ladders.append(_ladder([group[size] for group in found], shapes))
+        if ladders:
+            return ladders
+    return "no two smaller kernels with fewer channels between them were found"
 
 
 def _ladder(found: list[Pair], shapes: list[Shape]) -> Ladder:
@@ -62,11 +65,11 @@ def _ladder(found: list[Pair], shapes: list[Shape]) -> Ladder:
     return Ladder("reducible", 1, lambda _level: shapes, lambda _level: parts)
 
 
-def pairs(block: np.ndarray, noise: float) -> dict[Taps, Pair]:
+def pairs(block: np.ndarray, noise: float, work: float) -> dict[Taps, Pair]:
     """Two parts whose product is (nearly) the block and forms fewer products, by the taps of the first."""
     out, into = block.shape[:2]
     if into > out:  # rows are shorter than columns: the second part, turned, is the first of the turned kernel
-        turned = pairs(block.swapaxes(0, 1), noise).values()
+        turned = pairs(block.swapaxes(0, 1), noise, work).values()
         swapped = [Pair(pair.second.swapaxes(0, 1), pair.first.swapaxes(0, 1), pair.distance) for pair in turned]
         return {pair.first.shape[2:]: pair for pair in swapped}
     hidden = rank(block, noise)
@@ -84,12 +87,12 @@ def pairs(block: np.ndarray, noise: float) -> dict[Taps, Pair]:
         shifts = tuple(steps if n > 1 else 1 for n in block.shape[2:])
         length = into * prod(n + s - 1 for n, s in zip(block.shape[2:], shifts, strict=True))
         spent += (out * prod(shifts)) ** 2 * (length + 10 * out * prod(shifts) * (1 + len(ready)))
-        if spent > WORK:
+        if spent > work:
             break
         rows = _shifted(block, shifts)
         basis = _row_space(rows.reshape(len(rows), -1), noise).reshape(-1, *rows.shape[1:])
         for split in ready:
-            first = _inside(basis, split.first, hidden)
+            first = _inside(basis, split.first, hidden, noise)
             pair = None if first is None else _matched(block, first, noise)
             if pair is not None and (split.first not in found or pair.distance < found[split.first].distance):
                 found[split.first] = pair
@@ -132,14 +135,14 @@ def _row_space(rows: np.ndarray, noise: float) -> np.ndarray:
     return basis
 
 
-def _inside(basis: np.ndarray, taps: Taps, hidden: int) -> np.ndarray | None:
-    """The `hidden` members of a space that are zero outside of the first taps; None if there are fewer or more."""
+def _inside(basis: np.ndarray, taps: Taps, hidden: int, noise: float) -> np.ndarray | None:
+    """The `hidden` members of a space that are (nearly) zero outside of the first taps; None if fewer or more are."""
     window = basis[(slice(None), slice(None), *(slice(n) for n in taps))]
     flat = window.reshape(len(basis), -1)
     if min(flat.shape) < hidden:
         return None
     values, vectors = np.linalg.eigh(flat @ flat.T)  # the part of the energy that is inside, from 0 to 1
-    inside = 1 - values < OUTSIDE
+    inside = 1 - values < noise
     if inside.sum() != hidden:
         return None
     members: np.ndarray = np.tensordot(vectors[:, inside], window, (0, 0))

@@ -92,13 +92,13 @@ def _alternated(blocks: np.ndarray, U: np.ndarray, V: np.ndarray) -> list[np.nda
     """Orthogonal iteration: each side's best basis given the other's, then the core between them."""
     ones = (1,) * (blocks.ndim - 3)
     p, q = U.shape[2], V.shape[2]
-    whole, before = np.linalg.norm(blocks) ** 2, 0.0
+    whole, before = float((blocks**2).sum()), 0.0
     for _ in range(ROUNDS):
         U = np.linalg.svd(unfolded(_mixed(blocks, V), "in"), full_matrices=False)[0][:, :, :p]
         outer = _mixed(blocks.swapaxes(1, 2), U).swapaxes(1, 2)
         V = np.linalg.svd(unfolded(outer, "out"), full_matrices=False)[0][:, :, :q]
         core = _mixed(outer, V)
-        kept = np.linalg.norm(core) ** 2
+        kept = float((core**2).sum())
         if kept - before <= max(GAIN * (whole - before), 1e-26 * whole):
             break
         before = kept
@@ -108,5 +108,5 @@ def _alternated(blocks: np.ndarray, U: np.ndarray, V: np.ndarray) -> list[np.nda
 
 def _mixed(blocks: np.ndarray, basis: np.ndarray) -> np.ndarray:
     """The blocks with their output channels in a basis, (groups, channels, columns)."""
-    mixed = basis.swapaxes(1, 2) @ blocks.reshape(*blocks.shape[:2], -1)
+    mixed: np.ndarray = basis.swapaxes(1, 2) @ blocks.reshape(*blocks.shape[:2], -1)
     return mixed.reshape(*mixed.shape[:2], *blocks.shape[2:])
