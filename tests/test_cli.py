@@ -176,6 +176,7 @@ def test_decompose_writes_parts_that_are_read_again(picture, tmp_path):
     assert "does not decompose: the nearest that does is" in shown
     assert not (tmp_path / "none.npz").exists()
     run("decompose", generic, "--tolerance", "0.9")
+    assert "polynomial" in run("decompose", "[1,4,6,4,1]").output
     assert "tolerance is -1.0" in refused("decompose", generic, "--tolerance", "-1")
 
 

@@ -17,12 +17,12 @@ import numpy as np
 from convolith.algebra.blocks import Kernel, Ladder, Shape, multiplications
 from convolith.algebra.reducible import Split, polished
 
-LARGEST = 260
-"""Taps less one along both axes, multiplied: the equations are four times as many, the unknowns twice."""
+WORK = 900**3
+"""The cube of the taps less one along both axes, multiplied, over all groups at most; 31x31 take three seconds."""
 MOST_FACTORS = 6
 """Irreducible factors whose products are tried in all ways."""
 NEGLIGIBLE = 1e-9
-"""Singular values below this, relative to the largest, count as zero."""
+"""Singular values below this, relative to the largest, count as zero, and those below the weights' own rounding."""
 Pair = tuple[np.ndarray, np.ndarray]
 """Two kernels, flat."""
 SAME = 1e-5
@@ -30,14 +30,18 @@ SAME = 1e-5
 
 
 def propose(kernel: Kernel) -> list[Ladder] | str:
-    """The splits into two parts that every group has, the cheapest first, where those save products."""
+    """The splits into two parts that every group has, the cheapest first."""
     wide = kernel.wide_axes
     if not kernel.one_to_one or len(wide) != 2:
         return "factors of polynomials in two variables need two axes, one channel per group"
     sizes = [kernel.taps[axis] for axis in wide]
-    if prod(n - 1 for n in sizes) > LARGEST:
-        return f"more than {LARGEST} equations"
-    found = [factors(block.reshape(sizes)) for block in kernel.blocks]
+    if len(kernel.blocks) * prod(n - 1 for n in sizes) ** 3 > WORK:
+        return "not sought: the equations are too many"
+    found = []
+    for block in kernel.blocks:
+        found.append(factors(block.reshape(sizes), kernel.rounding))
+        if not found[-1]:
+            return "irreducible"
     shared = [size for size in found[0] if all(size in others for others in found)]
 
     def shape(size: tuple[int, ...]) -> Shape:
@@ -47,9 +51,7 @@ def propose(kernel: Kernel) -> list[Ladder] | str:
     ladders = []
     for first in shared:
         second = tuple(n - a + 1 for n, a in zip(sizes, first, strict=True))
-        parts = [shape(first), shape(second)]
-        if multiplications(parts, kernel.stride) < kernel.blocks.size:
-            ladders.append(_ladder([group[first] for group in found], parts))
+        ladders.append(_ladder([group[first] for group in found], [shape(first), shape(second)]))
     return sorted(ladders, key=lambda ladder: multiplications(ladder.shapes(0), kernel.stride)) or "irreducible"
 
 
@@ -59,13 +61,13 @@ def _ladder(pairs: list[Pair], shapes: list[Shape]) -> Ladder:
     return Ladder("reducible", 1, lambda _level: shapes, lambda _level: parts)
 
 
-def factors(plane: np.ndarray) -> dict[tuple[int, ...], Pair]:
-    """Pairs of real kernels whose full convolution is `plane`, by the size of the first."""
+def factors(plane: np.ndarray, rounding: float) -> dict[tuple[int, ...], Pair]:
+    """Pairs of real kernels whose full convolution is `plane` but for its rounding, by the size of the first."""
     m, n = (size - 1 for size in plane.shape)
     scale = np.abs(plane).max()
     if scale == 0:
         return {}
-    space = solutions(plane / scale)
+    space = solutions(plane / scale, max(NEGLIGIBLE, rounding))
     if not 2 <= len(space) <= MOST_FACTORS:
         return {}
     g = np.tensordot(np.random.default_rng(0).normal(size=len(space)), space, 1)
@@ -74,7 +76,8 @@ def factors(plane: np.ndarray) -> dict[tuple[int, ...], Pair]:
     pairs: dict[tuple[int, ...], Pair] = {}
     if not 2 <= len(centres) <= MOST_FACTORS:
         return pairs
-    for chosen in (some for count in range(1, len(centres)) for some in combinations(range(len(centres)), count)):
+    most = len(centres) // 2  # of two parts, that with fewer factors; the other is what it leaves
+    for chosen in (some for count in range(1, most + 1) for some in combinations(range(len(centres)), count)):
         curve = [
             (x, y)
             for y, roots, values in points
@@ -88,6 +91,7 @@ def factors(plane: np.ndarray) -> dict[tuple[int, ...], Pair]:
         pair = polished(plane, Split(first.shape, second, 1), first)
         if pair is not None:
             pairs[first.shape] = pair
+            pairs.setdefault(second, pair[::-1])
     return pairs
 
 
@@ -100,7 +104,7 @@ def _distinct(values: np.ndarray) -> list[complex]:
     return kept
 
 
-def solutions(plane: np.ndarray) -> np.ndarray:
+def solutions(plane: np.ndarray, negligible: float) -> np.ndarray:
     """A basis of the g of all solutions, (solutions, m, n + 1): the null space of the equations."""
     m, n = (size - 1 for size in plane.shape)
     columns = []
@@ -119,8 +123,9 @@ def solutions(plane: np.ndarray) -> np.ndarray:
                         equation[a - 1 : a + m, b : b + n + 1] -= a * plane
                     equation[a : a + m, b : b + n + 1] += fx
                 columns.append(equation.ravel())
-    _, values, right = np.linalg.svd(np.stack(columns, 1))
-    null = right[(values > NEGLIGIBLE * values[0]).sum() :]
+    triangle = np.linalg.qr(np.stack(columns, 1), mode="r")  # has the same null space, and fewer rows
+    _, values, right = np.linalg.svd(triangle)
+    null = right[(values > negligible * values[0]).sum() :]
     return null[:, : m * (n + 1)].reshape(len(null), m, n + 1)
 
 
@@ -141,7 +146,7 @@ def _vanishing(curve: list[tuple[complex, complex]], degree: int, most: int) -> 
     for other in range(most + 1):
         powers = [x**a * y**b for a in range(degree + 1) for b in range(other + 1)]
         table = np.stack(powers, 1) / np.maximum(1, np.abs(x))[:, None] ** degree
-        _, values, right = np.linalg.svd(np.concatenate([table.real, table.imag]))
+        _, values, right = np.linalg.svd(np.linalg.qr(np.concatenate([table.real, table.imag]), mode="r"))
         if len(values) > 1 and values[-1] <= SAME * values[0]:
             found: np.ndarray = right[-1].reshape(degree + 1, other + 1)
             return found

@@ -21,10 +21,17 @@ Shape = tuple[int, ...]
 
 
 class Kernel(NamedTuple):
-    """What is to be decomposed: blocks whose largest number is 1 in size, and the stride that goes with them."""
+    """What is to be decomposed: blocks whose largest number is 1 in size, and what goes with them.
+
+    Attributes:
+        blocks: (groups, out, in, *taps).
+        stride: one number per axis.
+        rounding: half a unit in the last place of the dtype that the weights came in, relative.
+    """
 
     blocks: np.ndarray
     stride: tuple[int, ...]
+    rounding: float
 
     @property
     def taps(self) -> tuple[int, ...]:
@@ -131,6 +138,11 @@ def padding_homes(shapes: Sequence[Shape]) -> list[int]:
     """
     axes = range(3, len(shapes[0]))
     return [min((j for j, shape in enumerate(shapes) if shape[axis] > 1), default=0) for axis in axes]
+
+
+def is_factored(shapes: Sequence[Shape]) -> bool:
+    """Whether a chain has one channel per group throughout: a product of kernels, not a sum over hidden channels."""
+    return all(shape[1:3] == (1, 1) for shape in shapes)
 
 
 def multiplications(shapes: Sequence[Shape], stride: Sequence[int]) -> int:

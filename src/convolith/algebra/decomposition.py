@@ -11,8 +11,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from convolith.algebra import bivariate, canonical, depthwise, lowrank, polynomial, reducible, tucker
-from convolith.algebra.blocks import Kernel, Ladder, blocks_of, multiplications, padding_homes, stride_homes
+from convolith.algebra import bivariate, canonical, depthwise, hidden, lowrank, polynomial, reducible, tucker
+from convolith.algebra.blocks import (
+    Kernel,
+    Ladder,
+    blocks_of,
+    is_factored,
+    multiplications,
+    padding_homes,
+    stride_homes,
+)
 from convolith.algebra.certificate import chain_bounds, chain_sketch, norm_bounds, padding_gain
 from convolith.arrays import as_tensor, is_numpy
 from convolith.conv import Conv
@@ -27,6 +35,7 @@ METHODS: tuple[tuple[str, Callable[[Kernel], list[Ladder] | str]], ...] = (
     ("depthwise", depthwise.propose),
     ("tucker", tucker.propose),
     ("factors", bivariate.propose),
+    ("hidden channels", hidden.propose),
     ("reducible", reducible.propose),
     ("cp", canonical.propose),
 )
@@ -78,22 +87,35 @@ class Decomposition:
 
 
 class _Chain(NamedTuple):
-    """A chain that was built: its method, its parts as blocks, its cost and how far it is away, relative."""
+    """A chain that was built: its method, parts as blocks and cost, and how far it is and may be away, relative."""
 
     method: str
     parts: list[np.ndarray]
     cost: int
     distance: float
+    limit: float
+
+
+class _Limits(NamedTuple):
+    """How far chains that save products, and others, may be away, relative: what saves nothing has to be exact.
+
+    Kernels along one axis never save anything, and may be as far away as others.
+    """
+
+    saving: float
+    other: float
 
 
 def decompose(conv: Conv, *, tolerance: float = 0.0) -> Decomposition:
     """Smaller convolutions that equal `conv` when applied in a row, borders included, or come within a tolerance.
 
-    `K = K_n * ... * K_1`, the full convolution of the parts' taps with matrix products over their channels. One axis
-    and one channel always decompose, into pieces of at most 3 taps, though at no saving; everything else is decomposed
-    only where that saves products, into whichever chain forms the fewest. Each axis is padded by the first part with
-    several taps along it and strided by the last; every part keeps the dilation; the last adds the bias. The sources of
-    the methods stand in their files, that of the bound in `certificate`.
+    `K = K_n * ... * K_1`, the full convolution of the parts' taps with matrix products over their channels. Of all
+    chains that were found, the one that forms the fewest products is taken. One axis and one channel always decompose,
+    into pieces of at most 3 taps, though at no saving; so do exact factors of one channel per group. Chains through
+    hidden channels, and those that are not exact, count only where they save products. "The nearest that does" is the
+    nearest of those that the methods build: another may be nearer. Each axis is padded by the first part with several
+    taps along it and strided by the last; every part keeps the dilation; the last adds the bias. The sources of the
+    methods stand in their files, that of the bound in `certificate`.
 
     Args:
         conv: a plain convolution with real float weights. Gradients do not pass through the decomposition.
@@ -116,52 +138,62 @@ def decompose(conv: Conv, *, tolerance: float = 0.0) -> Decomposition:
     _check(conv, tolerance)
     blocks = blocks_of(conv)
     scale = float(np.abs(blocks).max())
-    kernel = Kernel(blocks / (scale or 1.0), conv.stride)
+    kernel = Kernel(blocks / (scale or 1.0), conv.stride, half_ulp(conv.dtype))
     size = norm_bounds(kernel.blocks)[0]
     if kernel.one_to_one and len(kernel.wide_axes) < 2 and max(kernel.taps) <= polynomial.PIECE:
         reason = f"it is one piece of at most {polynomial.PIECE} taps already"
         return Decomposition(conv, (conv,), "polynomial", 0.0, 0.0, blocks.size, blocks.size, reason)
     exact = max(EXACT, ROUNDINGS * half_ulp(conv.dtype))
     limit = max(float(tolerance), exact)
+    limits = _Limits(limit, limit if len(kernel.wide_axes) < 2 else exact)
     found: list[_Chain] = []
-    reasons, fewest = [], blocks.size
+    reasons, fewest = [], inf
     for name, propose in METHODS:
         ladders = propose(kernel)
         if isinstance(ladders, str):
             reasons.append(f"{name}: {ladders}")
             continue
         for ladder in ladders:
-            chain = _climbed(kernel, ladder, size, limit, fewest)
+            chain = _climbed(kernel, ladder, size, limits, fewest)
             if chain is None:
                 continue
             found.append(chain)
-            if chain.distance <= limit:
+            if chain.distance <= chain.limit:
                 fewest = min(fewest, chain.cost)
     return _chosen(conv, kernel, scale, size, found, reasons, limit, exact)
 
 
-def _climbed(kernel: Kernel, ladder: Ladder, size: float, limit: float, fewest: int) -> _Chain | None:
-    """The cheapest level within the limit, of those that form fewer products than `fewest`; else the last of them."""
-    top = ladder.levels - 1
-    if ladder.method != "polynomial":  # exactness goes first there: it never saves
-        top = _last(lambda level: multiplications(ladder.shapes(level), kernel.stride) < fewest, ladder.levels)
+def _climbed(kernel: Kernel, ladder: Ladder, size: float, limits: _Limits, fewest: float) -> _Chain | None:
+    """The cheapest level within its limit, of those that form fewer products than `fewest`; else the last of them.
+
+    Hidden channels are worth their products only where they save some: with enough of them, everything is a chain.
+    """
+
+    def counts(level: int) -> bool:
+        shapes = ladder.shapes(level)
+        return multiplications(shapes, kernel.stride) < (
+            fewest if is_factored(shapes) else min(fewest, kernel.blocks.size)
+        )
+
+    top = _last(counts, ladder.levels)
     if top < 0:
         return None
 
     def chain(level: int) -> _Chain:
         parts = ladder.build(level)
+        cost = multiplications([part.shape for part in parts], kernel.stride)
+        limit = limits.saving if cost < kernel.blocks.size else limits.other
         low, high = chain_sketch(kernel.blocks, parts)
         if low <= limit * size < high:  # the sketch does not tell
             high = chain_bounds(kernel.blocks, parts)[1]
-        cost = multiplications([part.shape for part in parts], kernel.stride)
-        return _Chain(ladder.method, parts, cost, _relative(low if low > limit * size else high, size))
+        return _Chain(ladder.method, parts, cost, _relative(low if low > limit * size else high, size), limit)
 
     best = chain(top)
     low, high = 0, top
-    while best.distance <= limit and low < high:
+    while best.distance <= best.limit and low < high:
         middle = (low + high) // 2
         tried = chain(middle)
-        if tried.distance <= limit:
+        if tried.distance <= tried.limit:
             best, high = tried, middle
         else:
             low = middle + 1
@@ -198,7 +230,7 @@ def _chosen(
     whole = max(scale, np.finfo(float).tiny)
     coarse = None
     for chain in sorted(found, key=lambda chain: chain.cost):
-        if chain.distance > limit:
+        if chain.distance > chain.limit:
             continue
         parts = _convs(conv, chain.parts, scale)
         apart = chain_bounds(blocks_of(conv) / whole, _rescaled([blocks_of(part) for part in parts], whole))[1]
@@ -223,7 +255,10 @@ def _chosen(
         return Decomposition(conv, (), "none", inf, inf, before, before, words)
     apart = chain_bounds(kernel.blocks, nearest.parts)[1]
     relative = _relative(apart, size)
-    words = f"does not decompose: the nearest that does is {relative:.2g} away ({nearest.method})"
+    words = (
+        f"does not decompose: the nearest that does is {relative:.2g} away ({nearest.method}: {before:,} products per "
+    )
+    words += f"output position would become {nearest.cost:,})"
     return Decomposition(conv, (), nearest.method, apart * scale * gain, relative, before, before, words)
 
 
@@ -238,11 +273,15 @@ def _convs(conv: Conv, parts: Sequence[np.ndarray], scale: float) -> tuple[Conv,
     strided, padded = stride_homes(shapes), padding_homes(shapes)
     sizes = [float(np.abs(part).max()) for part in parts]
     even = prod(size ** (1 / len(sizes)) for size in sizes)
+    signs = [
+        np.sign(part.flat[np.abs(part).argmax()]) or 1.0 for part in parts[:-1]
+    ]  # all but the last mostly positive
+    signs.append(prod(signs))
     share = scale ** (1 / len(parts))
     weight = as_tensor("weight", conv.weight).detach()
     convs = []
-    for j, (part, size) in enumerate(zip(parts, sizes, strict=True)):
-        values = part * (even / size if even else 1.0) * share
+    for j, (part, size, sign) in enumerate(zip(parts, sizes, signs, strict=True)):
+        values = part * (even / size if even else 1.0) * share * sign
         rounded = torch.from_numpy(np.ascontiguousarray(values)).to(torch_dtype(conv.dtype)).to(weight.device)
         rounded = rounded.reshape(-1, *part.shape[2:])
         last = j == len(parts) - 1

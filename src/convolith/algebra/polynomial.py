@@ -16,6 +16,12 @@ PIECE = 3
 """Taps of a piece: degree 2, which real factors cannot always go below."""
 STEPS = 6
 """Newton steps on the factors at most; two or three do."""
+ROUNDED = 1e-12
+"""An error, relative to the largest tap, that may be rounding."""
+NOTHING = 2.0**-500
+"""Taps below this, relative to the largest, count as zero at the ends: their roots are beyond the range of floats."""
+LOST = 2.0**-60
+"""Taps below this, relative to the largest, count as zero at the ends where the factors are not good otherwise."""
 GRID = 8
 """Frequencies per tap at which the size of partial products is watched."""
 
@@ -41,9 +47,19 @@ def propose(kernel: Kernel) -> list[Ladder] | str:
 
 def pieces(taps: np.ndarray) -> list[np.ndarray]:
     """Factors of three taps (one of two, the last, if the number of taps is even) whose full convolution is `taps`."""
-    filled = np.flatnonzero(taps)
-    if not len(filled):
+    sizes = np.abs(taps)
+    if not sizes.any():
         return [np.zeros(min(PIECE, len(taps) - at)) for at in range(0, max(len(taps) - 1, 1), 2)]
+    found = _factored(taps, np.flatnonzero(sizes > NOTHING * sizes.max()))
+    if _error(taps, found, 1.0) <= ROUNDED * sizes.max():
+        return found
+    # ends that are lost beside the largest tap put roots far out or near to zero, which spoils all others
+    cut = _factored(taps, np.flatnonzero(sizes > LOST * sizes.max()))
+    return min(found, cut, key=lambda factors: _error(taps, factors, 1.0))
+
+
+def _factored(taps: np.ndarray, filled: np.ndarray) -> list[np.ndarray]:
+    """The same from the roots of the taps between the first and the last of `filled`."""
     low, high = filled[0], len(taps) - 1 - filled[-1]
     roots = np.roots(taps[low : filled[-1] + 1][::-1])
     real = sorted((root.real for root in roots if root.imag == 0), key=abs)
@@ -102,10 +118,15 @@ def refined(taps: np.ndarray, factors: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def _fitted(taps: np.ndarray, factors: list[np.ndarray]) -> tuple[float, list[np.ndarray]]:
-    """The gain with which the product of the factors, made of norm one, comes nearest to the taps."""
+    """The gain with which the product of the factors comes nearest to the taps, and they, their product of norm one."""
     factors = [factor / np.linalg.norm(factor) for factor in factors]
-    product = _product(factors)
-    return float(taps @ product / (product @ product)), factors
+    product, size = np.ones(1), 0.0
+    for factor in factors:  # the product of a thousand may be below the range of floats
+        product = np.convolve(product, factor)
+        norm = np.linalg.norm(product)
+        product, size = product / norm, size + np.log(norm)
+    even = np.exp(-size / len(factors))
+    return float(taps @ product), [factor * even for factor in factors]
 
 
 def _product(factors: list[np.ndarray]) -> np.ndarray:

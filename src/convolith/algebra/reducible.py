@@ -1,10 +1,10 @@
 """Kernels that are two smaller ones in a row: the bilinear equations of their taps, solved by least squares.
 
 `K[t] = sum over i + j = t of B[j] @ A[i]` is linear in A and in B. Polynomials in two variables are irreducible but for
-exceptions, so that most kernels are not of this form (`bivariate` finds those that are, where no factor comes twice);
-those that nearly are, or have several channels, are sought by Levenberg and Marquardt's
-damped Gauss-Newton steps from several starts (Marquardt, J. SIAM 11, 1963). The answer is checked, the search is not
-exhaustive: what it does not find may still exist.
+exceptions, so that most kernels are not of this form (`bivariate` finds those that are, where no factor comes twice,
+and `hidden` those that pass through few channels). Those that nearly are, or have other channels, are sought by
+Levenberg and Marquardt's damped Gauss-Newton steps from several starts (Marquardt, J. SIAM 11, 1963). The answer is
+checked, the search is not exhaustive: what it does not find may still exist.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ STEPS = 150
 """Damped steps at most."""
 LEAST_DAMPING = 1e-12
 """Keeps the systems regular along the scales (and mixtures of hidden channels) that leave the product as it is."""
+RANK = 0.05
+"""Singular values below this, relative to the largest, ask for no hidden channel of their own."""
 SOLVED = 1e-15
 """The residual, relative to the kernel, at which the search ends."""
 LARGEST = 400
 """Unknown numbers at most; each step solves a dense system of them."""
-WORK = 1e9
+WORK = 4e9
 """Operations that all searches for one kernel may take at most; the cheapest chains are sought first."""
 
 
@@ -59,14 +61,23 @@ def propose(kernel: Kernel) -> list[Ladder] | str:
 
 
 def _splits(kernel: Kernel) -> list[Split]:
-    _, out, into = kernel.blocks.shape[:3]
-    widths = {1} if kernel.one_to_one else {1, min(out, into), max(min(out, into) // 2, 1)}
+    width = max(rank(block, RANK) for block in kernel.blocks)
     splits = []
     for first in product(*(range(1, n + 1) for n in kernel.taps)):
         second = tuple(n - a + 1 for n, a in zip(kernel.taps, first, strict=True))
-        if prod(first) > 1 and prod(second) > 1 and not (kernel.one_to_one and first > second and _plain(kernel)):
-            splits += [Split(first, second, hidden) for hidden in widths]
+        apart = all(min(a, b) == 1 for a, b in zip(first, second, strict=True))  # then `lowrank` has the best
+        if not apart and not (kernel.one_to_one and first > second and _plain(kernel)):
+            splits.append(Split(first, second, max(width, 1)))
     return splits
+
+
+def rank(block: np.ndarray, negligible: float) -> int:
+    """Of the matrix of responses at a random frequency: the least number of hidden channels."""
+    response = block
+    for angle in np.random.default_rng(0).uniform(0, 2 * np.pi, block.ndim - 2):
+        response = np.tensordot(response, np.exp(1j * angle * np.arange(response.shape[2])), (2, 0))
+    values = np.linalg.svd(response, compute_uv=False)
+    return int((values > negligible * values[0]).sum()) if values[0] > 0 else 0
 
 
 def _plain(kernel: Kernel) -> bool:

@@ -29,17 +29,18 @@ from convolith.report.table import Table
 def command(*, kernel: str, tolerance: float, output: str | None, as_json: bool, **options: Any) -> None:
     """Smaller convolutions that equal KERNEL in a row, or come within a tolerance, with a certified error.
 
-    KERNEL is a file (.npz from `fit` or `compose`, or a bare array) or a list such as "[[1,2,1],[2,4,2],[1,2,1]]". The
-    parts are written as FILE.npz with 0.weight, 0.stride and so on, which `compose` and `correlate` read one by one as
-    FILE.npz:0, FILE.npz:1. Exit code 1 if it does not decompose.
+    KERNEL is a file (.npz from `fit` or `compose`, or a bare array) or a list such as "[[1,2,1],[2,4,2],[1,2,1]]" or
+    "[1,4,6,4,1]". The parts are written as FILE.npz with 0.weight, 0.stride and so on, which `compose` and `correlate`
+    read one by one as FILE.npz:0, FILE.npz:1. Exit code 1 if it does not decompose.
 
     Example: convolith decompose "[[1,2,1],[2,4,2],[1,2,1]]" --padding same -o parts.npz
     """
     target = None if output is None else Output(output, (".npz",))
     given = {name: value for name, value in options.items() if value is not None}
     read = read_kernel("KERNEL", kernel, given)
-    if isinstance(read, np.ndarray) and read.dtype.kind in "iu":
-        read = read.astype(np.float64)  # a list of whole numbers, or a file of them
+    if isinstance(read, np.ndarray):
+        read = read[None, None] if read.ndim == 1 else read
+        read = read.astype(np.float64) if read.dtype.kind in "iu" else read  # whole numbers in a list or a file
     found = decompose(read if isinstance(read, Conv) else Conv(read, **given), tolerance=tolerance)
     if target and found.parts:
         target.write(lambda file: np.savez(file, **chain_arrays(found.parts)))
