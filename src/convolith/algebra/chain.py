@@ -110,7 +110,8 @@ def _transposed(first: Conv, second: Conv) -> Composition:
     if not is_float(name):
         raise ConvolithError("first or second is transposed and has integer weights; convert them to float")
     found = transposed.rule(first, second)
-    product = transposed.composed(first, second, working_dtype(name), found)
+    dense = transposed.composed(first, second, working_dtype(name), found)
+    product = dense._replace(weight=grouped(dense.weight, gcd(first.groups, second.groups)))
     check_range(product, product, name)
     options = {name: getattr(found, name) for name in ("stride", "padding", "dilation", "output_padding")}
     conv = _delivered(first, second, product, name, {**options, "transposed": True})
@@ -121,7 +122,7 @@ def _delivered(first: Conv, second: Conv, product: Factor, name: str, options: d
     """The one convolution, rounded once to its dtype, of as many groups as the two share."""
     groups = gcd(first.groups, second.groups)
     bias = None if product.bias is None else like(from_working(product.bias, bias_dtype(name)), first.weight)
-    return Conv(like(from_working(grouped(product.weight, groups), name), first.weight), bias, groups=groups, **options)
+    return Conv(like(from_working(product.weight, name), first.weight), bias, groups=groups, **options)
 
 
 def _check(first: Conv, second: Conv) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import product
+from math import gcd
 from typing import Any, NamedTuple
 
 import torch
@@ -52,7 +53,7 @@ def grouped(full: torch.Tensor, groups: int) -> torch.Tensor:
 def composed(
     first: Conv, second: Conv, working: torch.dtype, steps: tuple[int, ...], dilation: tuple[int, ...]
 ) -> Factor:
-    """The dense weight and bias of two convolutions in a row, on the grid of the common dilation."""
+    """The weight and bias of two convolutions in a row, in the groups that they share, on their common grid."""
     return _product(first, second, partial(_lifted, working=working), steps, dilation)
 
 
@@ -78,20 +79,34 @@ def _product(
     steps: tuple[int, ...],
     dilation: tuple[int, ...],
 ) -> Factor:
-    """`K[t] = sum over steps*j + d1*i = t of W2[j] @ W1[i]`, and `b2 + sum over j of W2[j] @ b1`."""
+    """`K[t] = sum over steps*j + d1*i = t of W2[j] @ W1[i]`, and `b2 + sum over j of W2[j] @ b1`, by shared groups."""
     b1, b2 = (None if c.bias is None else lift(c.bias) for c in (first, second))
+    shared, taps = gcd(first.groups, second.groups), len(first.kernel_size)
+    W1, W2 = _blocks(lift(first.weight), first, shared), _blocks(lift(second.weight), second, shared)
     if rescales(second):  # as norms do: a factor for each output, without a product of matrices
-        by = lift(second.weight).flatten()
-        K = written_out(lift(first.weight), first) * by.reshape(-1, *(1,) * (len(first.kernel_size) + 1))
-        return Factor(K, b2 if b1 is None else by * b1 + (0 if b2 is None else b2))
-    W2 = written_out(lift(second.weight), second)
-    if rescales(first):
-        K = W2 * lift(first.weight).reshape(1, -1, *(1,) * len(second.kernel_size))
+        K = W1 * lift(second.weight).reshape(shared, -1, *(1,) * (taps + 1))
+    elif rescales(first):
+        K = W2 * lift(first.weight).reshape(shared, 1, -1, *(1,) * taps)
     else:
-        W1 = written_out(lift(first.weight), first)
-        channels = (second.out_channels, first.in_channels)
-        K = crossed(W1, W2, first.dilation, steps, dilation, "hc...,oh->oc...", channels)
-    return Factor(K, b2 if b1 is None else W2.flatten(2).sum(2) @ b1 + (0 if b2 is None else b2))
+        channels = (shared, W2.shape[1], W1.shape[2])
+        K = crossed(W1, W2, first.dilation, steps, dilation, "ghc...,goh->goc...", channels)
+    if b1 is not None:
+        carried = torch.einsum("goh,gh->go", W2.flatten(3).sum(3), b1.reshape(shared, -1)).flatten()
+        b2 = carried if b2 is None else carried + b2
+    return Factor(K.flatten(0, 1), b2)
+
+
+def _blocks(weight: torch.Tensor, conv: Conv, shared: int) -> torch.Tensor:
+    """(shared, out_channels/shared, in_channels/shared, *kernel_size): zeros between the groups within shared ones."""
+    within, rows, columns = conv.groups // shared, conv.out_channels // conv.groups, conv.in_channels // conv.groups
+    parts = weight.reshape(shared, within, rows, columns, *conv.kernel_size)
+    if within == 1:
+        return parts[:, 0]
+    full = weight.new_zeros((shared, within * rows, within * columns, *conv.kernel_size))
+    for group in range(within):
+        out = slice(group * rows, (group + 1) * rows)
+        full[:, out, group * columns : (group + 1) * columns] = parts[:, group]
+    return full
 
 
 def rescales(conv: Conv) -> bool:
@@ -113,21 +128,21 @@ def crossed(
     """The taps of two dense kernels in a row: tap `d1*i + d2*j` of their common grid gets the product of `i` and `j`.
 
     Args:
-        W1, W2: dense kernels, two axes of channels before the taps.
+        W1, W2: dense kernels, axes of channels before the taps.
         d1, d2: how far their taps lie apart.
         dilation: of the common grid.
         contraction: what of the channels is summed, as `torch.einsum` has it, for all taps of W1 and one of W2.
-        channels: the first two axes of what is left.
+        channels: the axes of channels of what is left.
     """
     near = [max(d // D, 1) for d, D in zip(d1, dilation, strict=True)]  # a single tap's dilation may be below D
     far = [max(d // D, 1) for d, D in zip(d2, dilation, strict=True)]
-    k1, k2 = W1.shape[2:], W2.shape[2:]
+    k1, k2 = W1.shape[len(channels) :], W2.shape[len(channels) :]
     size = [a * (n - 1) + b * (m - 1) + 1 for a, n, b, m in zip(near, k1, far, k2, strict=True)]
     K = W1.new_zeros((*channels, *size))
     for tap in product(*map(range, k2)):
-        index: tuple[Any, ...] = (slice(None), slice(None), *tap)
+        index: tuple[Any, ...] = (*(slice(None),) * len(channels), *tap)
         place: list[Any] = [
             slice(b * i, b * i + a * (n - 1) + 1, a) for i, a, b, n in zip(tap, near, far, k1, strict=True)
         ]
-        K[:, :, *place] += torch.einsum(contraction, W1, W2[index])
+        K[..., *place] += torch.einsum(contraction, W1, W2[index])
     return K

@@ -272,7 +272,7 @@ def _skipped(
     for node, reason in found.refusals.items():
         if node not in inside and not any(way.nodes[-1] is node for way in taken):
             skipped.append(Skipped(node.name, module_path(node), reason, "refused"))
-    for node, reason in (found.hopeless | choice.declined).items():
+    for node, reason in (choice.declined | found.hopeless).items():
         if node not in inside:
             skipped.append(Skipped(node.name, module_path(node), reason, "does not pay"))
     for (source, node), (before, after) in seconds.items():
