@@ -123,7 +123,7 @@ def crossed(
     d2: tuple[int, ...],
     dilation: tuple[int, ...],
     contraction: str,
-    channels: tuple[int, int],
+    channels: tuple[int, ...],
 ) -> torch.Tensor:
     """The taps of two dense kernels in a row: tap `d1*i + d2*j` of their common grid gets the product of `i` and `j`.
 
