@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from collections.abc import Callable
@@ -55,6 +56,7 @@ def rows() -> dict[str, Row]:
     for name, network in NETWORKS.items():
         shape = SIZES.get(name, (1, 3, 224, 224) if network.input_shape[1] == 3 else network.input_shape)
         found[name] = Row(network.factory, shape, CLAIMED.get(name, 0.98))
+    found["repvgg_a0, batch 8"] = Row(NETWORKS["repvgg_a0"].factory, (8, 3, 224, 224), 1.5)
     return found | WIDE
 
 
@@ -64,7 +66,7 @@ def rows() -> dict[str, Row]:
 @click.option("--measure", is_flag=True, help="Let fold measure each rewrite too.")
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Where to keep the run.")
 def fold(names: tuple[str, ...], rounds: int, path: Path | None, *, measure: bool) -> None:
-    """Time networks as they are trained over the same folded, and over torch.fx's own fusion of norms."""
+    """Time networks as they are trained, folded, folded with Convolith's layers, and with torch.fx's fusion of norms."""
     table = rows()
     if set(names) - set(table):
         raise click.UsageError(f"no network {', '.join(set(names) - set(table))}; there are {', '.join(table)}")
@@ -93,6 +95,7 @@ def measured(name: str, row: Row, rounds: int, *, measure: bool) -> dict[str, An
     folded = cl.fold(model, x, measure=measure)
     seconds = time.perf_counter() - start
     runners: dict[str, nn.Module] = {"before": model, "after": folded.model, "control": row.factory()}
+    runners["converted"] = cl.nn.convert(copy.deepcopy(folded.model))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -108,6 +111,7 @@ def measured(name: str, row: Row, rounds: int, *, measure: bool) -> dict[str, An
         "ms before": 1e3 * times["before"],
         "before / after": times["before"] / times["after"],
         "target": row.target,
+        "before / converted": times["before"] / times["converted"],
         "torch.fx fuse / after": times["torch.fx fuse"] / times["after"] if "torch.fx fuse" in times else None,
         "control": times["before"] / times["control"],
         "error": max(folded.report.error.values()),

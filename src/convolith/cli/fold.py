@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -127,5 +127,8 @@ def _page(factory: str, shapes: tuple[tuple[int, ...], ...], report: Any) -> str
         "Rewrites": "One row for each new convolution, and what it takes the place of.",
         "Left as it is": "What looked as if it might be one convolution, and why it was left.",
     }
-    sections = [Section(table.title, proses.get(table.title, ""), tables=(table,)) for table in report.tables()]
+    sections = [
+        Section(table.title, proses.get(table.title, ""), tables=(replace(table, title=""),))
+        for table in report.tables()
+    ]
     return page(f"Convolith: {factory} folded", introduction, sections)

@@ -41,7 +41,7 @@ def fold(
     them are composed, and sums, differences and concatenations of those that begin at the same tensor are joined.
     Each rewrite is exact at every batch and image size, borders included (with a border correction where a bias meets
     zero padding), and kept where it takes fewer products, or as many and less memory traffic. The result is compared
-    with the model on the example and on random inputs of two sizes, in float64 and in its own dtype, before it is
+    with the model on the example and on random inputs of several sizes, in float64 and in its own dtype, before it is
     returned. Hooks of the model run in this too.
 
     Rules: see `compose`, `convolith.algebra`; RepVGG (Ding et al. 2021), Diverse Branch Block (Ding et al. 2021),
@@ -79,8 +79,8 @@ def fold(
         wide, folded, report = fold_parts(model, inputs, refusal, **options)
         reference, tried = copy.deepcopy(model).double(), usual_sizes(model, inputs)
     else:
-        wide, report = graph, _ = rewrite(captured, inputs, **options)
-        folded = own_copy(graph, inputs[0].dtype, like=captured.module)
+        graph, report = rewrite(captured, inputs, **options)
+        wide, folded = graph, own_copy(graph, inputs[0].dtype, like=captured.module)
         reference, tried = own_copy(captured.module, torch.float64), captured.tried
         for name in HOOKS:
             getattr(folded, name).update(getattr(model, name))

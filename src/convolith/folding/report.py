@@ -116,12 +116,12 @@ def _row(rewrite: Rewrite) -> dict[str, Any]:
         "new module": rewrite.name,
         "in place of": ", ".join(rewrite.modules),
         "nodes": len(rewrite.nodes),
-        "convolution": rewrite.conv.removeprefix("Conv(").removesuffix(")"),
+        "convolution": rewrite.conv,
         "kind": rewrite.kind,
         "multiplications before": rewrite.multiplications_before,
-        "after": rewrite.multiplications_after,
+        "multiplications after": rewrite.multiplications_after,
         "bytes before": rewrite.bytes_before,
-        "then": rewrite.bytes_after,
+        "bytes after": rewrite.bytes_after,
         "weights up to": f"{rewrite.least_range:.3g} to {rewrite.largest_range:.3g}",
     }
     if rewrite.seconds_before is not None and rewrite.seconds_after is not None:

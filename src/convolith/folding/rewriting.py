@@ -12,6 +12,7 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.graph import CodeGen
 from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 
+from convolith.conv import Conv
 from convolith.folding.capture import Captured
 from convolith.folding.gate import Times, measured
 from convolith.folding.modules import module_of
@@ -249,7 +250,7 @@ def _described(found: Options, way: Way, times: Times | None, item: int) -> Rewr
         name=f"folded_{way.nodes[-1].name}",
         modules=tuple(dict.fromkeys(filter(None, map(module_path, sorted(way.nodes))))),
         nodes=tuple(node.name for node in way.nodes),
-        conv=repr(conv).replace(", dtype=float64", ""),
+        conv=_words(conv),
         kind="exact" if one.edge is None else "exact with border correction",
         multiplications_before=sum(c.multiplications for c in before),
         multiplications_after=way.cost.multiplications,
@@ -261,6 +262,21 @@ def _described(found: Options, way: Way, times: Times | None, item: int) -> Rewr
         seconds_before=None if times is None else times[0],
         seconds_after=None if times is None else times[1],
     )
+
+
+def _words(conv: Conv) -> str:
+    """A convolution in a few words: 16 -> 32, 3x3, stride 2, padding 1, bias."""
+    axes = len(conv.kernel_size)
+    usual = Conv(torch.ones((1, 1) + (1,) * axes)).options
+    words = [f"{conv.in_channels} -> {conv.out_channels}", "x".join(map(str, conv.kernel_size))]
+    for name, value in conv.options.items():
+        if value == usual[name]:
+            continue
+        if isinstance(value, tuple):
+            entries = {entry for pair in value for entry in (pair if isinstance(pair, tuple) else (pair,))}
+            value = entries.pop() if len(entries) == 1 else value
+        words.append("transposed" if name == "transposed" else f"{name.replace('_', ' ')} {value}")
+    return ", ".join([*words, *["bias"] * (conv.bias is not None)])
 
 
 def _skipped(
