@@ -66,7 +66,7 @@ def rows() -> dict[str, Row]:
 @click.option("--measure", is_flag=True, help="Let fold measure each rewrite too.")
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Where to keep the run.")
 def fold(names: tuple[str, ...], rounds: int, path: Path | None, *, measure: bool) -> None:
-    """Time networks as they are trained, folded, folded with Convolith's layers, and with torch.fx's fusion of norms."""
+    """Time networks as they are trained, folded, with Convolith's layers too, and with torch.fx's fusion of norms."""
     table = rows()
     if set(names) - set(table):
         raise click.UsageError(f"no network {', '.join(set(names) - set(table))}; there are {', '.join(table)}")
