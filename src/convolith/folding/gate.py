@@ -12,7 +12,7 @@ from torch import nn
 from torch.fx import Graph, GraphModule, Interpreter, Node
 
 from convolith.folding.modules import module_of
-from convolith.folding.pieces import Values, shape_of
+from convolith.folding.pieces import Values
 from convolith.folding.search import Way
 
 ROUNDS = 9
@@ -36,8 +36,7 @@ def measured(captured: GraphModule, values: Values, ways: list[Way], inputs: Any
         sources.run(*(x.double().clone() for x in inputs))
         for way in ways:
             x = sources.found[way.source].to(inputs[0].dtype)
-            flat = len(shape_of(way.source) or ()) == 2
-            new = module_of(way.affine, flat=flat).to(x.dtype)
+            new = module_of(way.affine, flat=x.ndim == 2, by_channel=way.by_channel).to(x.dtype)
             yield way, _times(part(values, way).to(x.dtype), new, x)
 
 

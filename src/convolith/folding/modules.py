@@ -23,21 +23,33 @@ PADS: dict[str, tuple[Any, ...]] = {
 """Modules that pad each side by itself, by the number of axes."""
 
 
-def module_of(one: Affine, *, flat: bool) -> nn.Module:
+def module_of(one: Affine, *, flat: bool, by_channel: bool) -> nn.Module:
     """The module of a convolution in float64, with its border correction if it has one.
 
     Args:
         flat: for (N, channels): a linear layer.
+        by_channel: correct the border by a channel of ones; by a map that is added, if not.
     """
     if flat:
         return _linear(one.conv).eval()
     if one.edge is None:
         return _convolution(one.conv).eval()
+    if by_channel:
+        return _with_ones(one.conv, one.edge).eval()
     traced = torch.fx.symbolic_trace(_Bordered(one.conv, one.edge))
     for node in traced.graph.nodes:
         node.type = None  # annotations are text here, which fx cannot pickle
     traced.recompile()
     return traced.eval()
+
+
+def _with_ones(conv: Conv, edge: Conv) -> nn.Module:
+    """The convolution of x with one more channel, of ones."""
+    axes = len(conv.kernel_size)
+    pad = nn.ConstantPad3d if axes == 2 else nn.ConstantPad2d
+    amounts: Any = (0, 0) * axes + (0, 1)
+    weight = torch.cat([conv.weight, edge.weight], 0 if conv.transposed else 1)
+    return nn.Sequential(pad(amounts, 1.0), _convolution(Conv(weight, None, **conv.options)))
 
 
 def _made(kind: Any, *args: Any, **options: Any) -> nn.Module:

@@ -253,6 +253,8 @@ READERS: dict[Any, Read] = {
 """How each operator's arguments are read."""
 MOVES = {row for row, read in READERS.items() if read in (_padded, _padded_with, _repeated, _sliced, _dropped, _same)}
 """Those that form no products."""
+IDLE = {row for row, read in READERS.items() if read in (_dropped, _same)}
+"""Those that do nothing at all."""
 FLAT = {row for row, read in READERS.items() if read in (_linear, _norm, _scaled, _divided, _sliced, _dropped, _same)}
 FLAT |= {aten.neg.default, aten.add.Tensor, aten.add_.Tensor, aten.sub.Tensor, aten.sub_.Tensor}
 """Those that take (N, channels) as well."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from functools import reduce
 from typing import Any, cast
 
 import torch
@@ -107,7 +108,7 @@ def rewrite(captured: Captured, inputs: Inputs, *, measure: bool, everything: bo
         everything: whether rewrites are made even where they do not pay.
     """
     working = own_copy(captured.module, torch.float64)
-    _record_shapes(captured.module, working, inputs)
+    _record_shapes(captured, working)
     values = _constants(working)
     found = options(working.graph, values, settle(working, values), everything=everything)
     seconds: dict[Place, Times] = {}
@@ -150,8 +151,20 @@ def count_convolutions(model: GraphModule) -> int:
     return operators + sum(isinstance(m, nn.modules.conv._ConvNd) for made in called for m in made.modules())
 
 
-def _record_shapes(captured: GraphModule, working: GraphModule, inputs: Inputs) -> None:
-    """On each node of the copy, the shape that it has for the example, if it is a real float tensor."""
+def _record_shapes(captured: Captured, working: GraphModule) -> None:
+    """On each node of the copy, its shape for the example, if it is a real float tensor of as many channels always."""
+    runs = [_shapes(captured.module, inputs) for inputs in captured.tried[:USUAL]]
+    for old, new in zip(captured.module.graph.nodes, working.graph.nodes, strict=True):
+        shapes = [found.get(old.name) for found in runs]
+        alike = {shape and (len(shape), *shape[1:2]) for shape in shapes}
+        new.meta["example_shape"] = shapes[0] if len(alike) == 1 else None
+
+
+USUAL = 4
+"""Inputs whose shapes are compared: the example, another batch, other rows, other columns."""
+
+
+def _shapes(captured: GraphModule, inputs: Inputs) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
 
     class Recorder(Interpreter):
@@ -163,8 +176,7 @@ def _record_shapes(captured: GraphModule, working: GraphModule, inputs: Inputs) 
 
     with torch.no_grad():
         Recorder(captured).run(*(x.clone() for x in inputs))
-    for old, new in zip(captured.graph.nodes, working.graph.nodes, strict=True):
-        new.meta["example_shape"] = shapes.get(old.name)
+    return shapes
 
 
 def _constants(captured: GraphModule) -> Values:
@@ -200,7 +212,7 @@ def _taken(graph: Graph, choice: Choice) -> list[Way]:
 def _replace(working: GraphModule, way: Way) -> None:
     graph, node = working.graph, way.nodes[-1]
     name = f"folded_{node.name}"
-    made = module_of(way.affine, flat=len(shape_of(way.source) or ()) == 2)
+    made = module_of(way.affine, flat=len(shape_of(way.source) or ()) == 2, by_channel=way.by_channel)
     working.add_module(name, made.requires_grad_(_learns(working, way)))
     with graph.inserting_before(node):
         call = graph.call_module(name, (way.source,))
@@ -235,7 +247,7 @@ def _total(found: Options, taken: list[Way]) -> Cost:
     """Of all nodes that folding reads, some of them replaced."""
     gone = {node for way in taken for node in way.nodes}
     costs = [cost for node, cost in found.alone.items() if node not in gone] + [way.cost for way in taken]
-    return Cost(sum(c.multiplications for c in costs), sum(c.moved for c in costs))
+    return reduce(Cost.plus, costs, FREE)
 
 
 def _described(found: Options, way: Way, times: Times | None, item: int) -> Rewrite:

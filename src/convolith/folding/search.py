@@ -22,7 +22,8 @@ from convolith.algebra.affine import Affine, affine, follow, together
 from convolith.algebra.kernels import written_out
 from convolith.conv import Conv
 from convolith.errors import ConvolithError
-from convolith.folding.pieces import SAMPLE, Piece, Values, axes_of, piece_of, shape_of
+from convolith.folding.corrections import CALL, correction
+from convolith.folding.pieces import IDLE, SAMPLE, Piece, Values, axes_of, piece_of, shape_of
 
 aten = torch.ops.aten
 JOINS: dict[Any, Callable[..., Conv]] = {
@@ -36,17 +37,24 @@ JOINS: dict[Any, Callable[..., Conv]] = {
 
 
 class Cost(NamedTuple):
-    """Products first, then numbers read and written."""
+    """What a node costs on the example; compared from left to right.
 
-    multiplications: float
+    Attributes:
+        weighed: products, and what calls and border corrections take in the time of products.
+        moved: numbers read and written.
+        multiplications: products.
+    """
+
+    weighed: float
     moved: float
+    multiplications: float
 
     def plus(self, other: Cost) -> Cost:
         """Both."""
-        return Cost(self.multiplications + other.multiplications, self.moved + other.moved)
+        return Cost(*(a + b for a, b in zip(self, other, strict=True)))
 
 
-FREE = Cost(0.0, 0.0)
+FREE = Cost(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -58,12 +66,14 @@ class Way:
         affine: what it computes.
         cost: on the example.
         nodes: what it takes the place of, in order.
+        by_channel: how its border is corrected, if it is.
     """
 
     source: Node
     affine: Affine
     cost: Cost
     nodes: tuple[Node, ...]
+    by_channel: bool = False
 
     @property
     def folded(self) -> bool:
@@ -102,14 +112,15 @@ def options(graph: Graph, values: Values, untouchable: set[Node], *, everything:
         if isinstance(piece, str):
             found.refusals[node] = piece
         elif piece is not None:
-            own = _cost(affine(piece.conv), piece.source, node)
-            found.alone[node] = own if piece.multiplies else Cost(0.0, own.moved)
+            own = _way(affine(piece.conv), piece.source, (node,)).cost
+            idle = FREE if node.target in IDLE else Cost(CALL, own.moved, 0.0)
+            found.alone[node] = own if piece.multiplies else idle
             if untouchable.isdisjoint((node, piece.source)):
                 found.ways[node] = list(_rows(node, piece, found, everything=everything))
         elif node.target in JOINS:
             branches = _branches(node, values)
             if branches:
-                found.alone[node] = Cost(0.0, float(sum(map(_elements, (*branches, node)))))
+                found.alone[node] = Cost(CALL, float(sum(map(_elements, (*branches, node)))), 0.0)
             if branches and untouchable.isdisjoint((node, *branches)):
                 found.ways[node] = list(_joined(node, branches, found))
     return found
@@ -136,10 +147,12 @@ def choose(graph: Graph, found: Options, barred: set[tuple[Node, Node]], *, ever
         longest = max(open_ways, key=lambda way: len(way.nodes), default=None)
         reached = taken.best.get(node)
         if longest is not None and (reached is None or len(longest.nodes) > len(reached.nodes)):
+            own, instead = costs[id(longest)], taken.costs[node]
+            corrected = "" if longest.affine.edge is None else ", and more time for the border correction than it saves"
             taken.declined[node] = (
-                f"as one convolution from {longest.source.name} it would take "
-                f"{costs[id(longest)].multiplications:,.0f} multiplications instead of "
-                f"{taken.costs[node].multiplications:,.0f}"
+                f"as one convolution from {longest.source.name} it would take {own.multiplications:,.0f} "
+                f"multiplications instead of {instead.multiplications:,.0f}"
+                + (corrected if own.multiplications <= instead.multiplications else "")
             )
     return taken
 
@@ -171,7 +184,7 @@ def _rows(node: Node, piece: Piece, found: Options, *, everything: bool) -> Iter
         except ConvolithError as refusal:
             found.refusals[node] = str(refusal)
             continue
-        yield Way(way.source, both, _cost(both, way.source, node), (*way.nodes, node))
+        yield _way(both, way.source, (*way.nodes, node))
 
 
 HOPE, LARGE, HOPE_OF_LARGE, LARGEST = 64, 500_000, 3, 50_000_000
@@ -220,7 +233,7 @@ def _joined(node: Node, branches: list[Node], found: Options) -> Iterator[Way]:
                 found.refusals[node] = str(refusal)
                 continue
             nodes = tuple(dict.fromkeys(n for way in ways for n in way.nodes))
-            yield Way(source, one, _cost(one, source, node), (*nodes, node))
+            yield _way(one, source, (*nodes, node))
 
 
 def _from(node: Node, found: Options) -> Iterator[Way]:
@@ -231,16 +244,17 @@ def _from(node: Node, found: Options) -> Iterator[Way]:
         yield from found.ways.get(node, [])
 
 
-def _cost(one: Affine, source: Node, node: Node) -> Cost:
-    """Products on the example, and numbers read and written."""
-    conv, inputs, result = one.conv, shape_of(source) or (), shape_of(node) or ()
+def _way(one: Affine, source: Node, nodes: tuple[Node, ...]) -> Way:
+    """A way with its cost."""
+    conv, inputs, result = one.conv, shape_of(source) or (), shape_of(nodes[-1]) or ()
     weight = written_out(conv.weight, conv) if len(inputs) == 2 else conv.weight  # a linear layer has no groups
     positions = prod(inputs[2:] if conv.transposed else result[2:]) * result[0]
-    products, moved = positions * prod(weight.shape), _elements(source) + _elements(node)
-    if one.edge is not None:  # a map for one image, by a product of matrices for each axis, and its sum with the rest
-        products += _elements(node) // result[0] * conv.kernel_size[-1]
-        moved += 2 * _elements(node)
-    return Cost(float(products), float(moved))
+    products, moved = float(positions * prod(weight.shape)), float(prod(inputs) + prod(result))
+    added = correction(one, inputs, result, products)
+    if one.edge is not None:
+        moved += 2.0 * prod(inputs if added.by_channel else result)
+    cost = Cost(CALL + products + added.weighed, moved, products + added.multiplications)
+    return Way(source, one, cost, nodes, added.by_channel)
 
 
 def _elements(node: Node) -> int:
@@ -248,4 +262,4 @@ def _elements(node: Node) -> int:
 
 
 def _total(costs: list[Cost]) -> Cost:
-    return Cost(sum(c.multiplications for c in costs), sum(c.moved for c in costs))
+    return reduce(Cost.plus, costs, FREE)
