@@ -15,8 +15,6 @@ LANES = 16
 """Channels that a convolution computes together: one more may take as long as sixteen more."""
 MOVED = 10
 """Products in whose time a number is read or written."""
-CHANNEL_AXES = (1, 2)
-"""Numbers of spatial axes for which torch has a module that pads channels too."""
 
 
 class Correction(NamedTuple):
@@ -44,7 +42,7 @@ def correction(one: Affine, inputs: tuple[int, ...], result: tuple[int, ...], pr
     by_map = Correction(
         by_channel=False, multiplications=along, weighed=along + MAP_CALLS * CALL + 2 * MOVED * prod(result)
     )
-    if one.conv.groups > 1 or len(inputs) - 2 not in CHANNEL_AXES:
+    if one.conv.groups > 1:
         return by_map
     lanes = ceil((channels + 1) / LANES) / ceil(channels / LANES) - 1
     weighed = products * lanes + CALL + 2 * MOVED * prod(inputs)

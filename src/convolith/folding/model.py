@@ -40,9 +40,9 @@ def fold(
     enlargement by whole factors and linear layers are convolutions all, whoever wrote them as whatever module: rows of
     them are composed, and sums, differences and concatenations of those that begin at the same tensor are joined.
     Each rewrite is exact at every batch and image size, borders included (with a border correction where a bias meets
-    zero padding), and kept where it takes fewer products, or as many and less memory traffic. The result is compared
-    with the model on the example and on random inputs of several sizes, in float64 and in its own dtype, before it is
-    returned. Hooks of the model run in this too.
+    zero padding), and kept where its products and calls take less time than before. The result is compared with the
+    model on the example and on random inputs of several sizes, in float64 and in its own dtype, before it is returned.
+    Hooks of the model run in this too.
 
     Rules: see `compose`, `convolith.algebra`; RepVGG (Ding et al. 2021), Diverse Branch Block (Ding et al. 2021),
     MobileOne (Vasu et al. 2023) and their kin are instances.

@@ -46,7 +46,7 @@ def module_of(one: Affine, *, flat: bool, by_channel: bool) -> nn.Module:
 def _with_ones(conv: Conv, edge: Conv) -> nn.Module:
     """The convolution of x with one more channel, of ones."""
     axes = len(conv.kernel_size)
-    pad = nn.ConstantPad3d if axes == 2 else nn.ConstantPad2d
+    pad = nn.ConstantPad3d if axes > 1 else nn.ConstantPad2d  # they hand on whatever axes they are given
     amounts: Any = (0, 0) * axes + (0, 1)
     weight = torch.cat([conv.weight, edge.weight], 0 if conv.transposed else 1)
     return nn.Sequential(pad(amounts, 1.0), _convolution(Conv(weight, None, **conv.options)))

@@ -1,8 +1,8 @@
 """Which nodes of a graph become one convolution: the cheapest way to compute each, from what others must have anyway.
 
 Every node that is a convolution of another's tensor, or a sum or a row of such, may be computed as it stands or by one
-convolution from farther back. Ways are compared by their products on the example, then by the numbers that they move. A
-node that several others need is computed once and is where ways begin anew.
+convolution from farther back. Ways are compared by their products on the example and the calls that they take, then by
+the numbers that they move. A node that several others need is computed once and is where ways begin anew.
 """
 
 from __future__ import annotations
@@ -80,6 +80,11 @@ class Way:
         """Whether it takes the place of more than one node."""
         return len(self.nodes) > 1
 
+    @property
+    def busy(self) -> int:
+        """How many nodes that do anything it takes the place of."""
+        return sum(node.target not in IDLE for node in self.nodes)
+
 
 @dataclass
 class Options:
@@ -146,7 +151,7 @@ def choose(graph: Graph, found: Options, barred: set[tuple[Node, Node]], *, ever
                 taken.best[node], taken.costs[node] = way, costs[id(way)]
         longest = max(open_ways, key=lambda way: len(way.nodes), default=None)
         reached = taken.best.get(node)
-        if longest is not None and (reached is None or len(longest.nodes) > len(reached.nodes)):
+        if longest is not None and longest.busy > (1 if reached is None else reached.busy):
             own, instead = costs[id(longest)], taken.costs[node]
             corrected = "" if longest.affine.edge is None else ", and more time for the border correction than it saves"
             taken.declined[node] = (
