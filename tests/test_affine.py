@@ -24,6 +24,9 @@ def apply(x, conv):
 
 def check(one: Affine, x, expected):
     """The same with the border corrected either way."""
+    sizes = zip(one.conv.padding, x.shape[2:], strict=True)
+    if one.conv.padding_mode != "zeros" and any(max(pair) >= n for pair, n in sizes):
+        return  # torch's own padding wants more pixels than ours
     by_channel = one.edge is not None and one.conv.groups == 1
     for ones in {False, by_channel}:
         with torch.no_grad():
