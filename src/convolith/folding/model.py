@@ -12,9 +12,10 @@ import torch
 
 from convolith.errors import ConvolithError
 from convolith.folding.capture import capture
+from convolith.folding.copies import own_copy
 from convolith.folding.parts import fold_parts
 from convolith.folding.report import Report
-from convolith.folding.rewriting import own_copy, rewrite
+from convolith.folding.rewriting import rewrite
 from convolith.folding.sizes import Inputs, outputs, usual_sizes
 from convolith.folding.verification import verify
 

@@ -11,8 +11,9 @@ from torch import nn
 
 from convolith.errors import ConvolithError
 from convolith.folding.capture import capture
+from convolith.folding.copies import own_copy
 from convolith.folding.report import Report, Rewrite, Skipped
-from convolith.folding.rewriting import own_copy, rewrite
+from convolith.folding.rewriting import rewrite
 from convolith.folding.sizes import Inputs, outputs
 
 
