@@ -421,6 +421,19 @@ def net():
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 2, 1))
 
+def talking():
+    print("hello")
+    return net()
+
+class Asking(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.part = net()
+
+    def forward(self, x):
+        y = self.part(x)
+        return y * 2 if y.sum() > 0 else y
+
 def broken():
     raise RuntimeError("no weights here")
 
@@ -447,7 +460,7 @@ def test_fold_writes_a_model_that_torch_reads(models, ending):
     assert "Rewrites" in result.stdout
     page = (models / "report.html").read_text()
     assert "<table>" in page
-    assert "2 convolutions became 1" in page
+    assert "2 convolutions are 1" in page
     if ending == ".pt":
         folded = torch.load(models / "folded.pt", weights_only=False)
     else:
@@ -473,7 +486,7 @@ def test_fold_as_json_of_a_model_that_is_there(models):
         (["no_such_module:net", "--input", "1,3,8,8"], "No module named 'no_such_module'"),
         (["some_models", "--input", "1,3,8,8"], "expected package.module:factory"),
         (["some_models:broken", "--input", "1,3,8,8"], "no weights here"),
-        (["some_models:number", "--input", "1,3,8,8"], "gives a int; expected a torch.nn.Module"),
+        (["some_models:number", "--input", "1,3,8,8"], "gives int; expected a torch.nn.Module"),
         (["some_models:net", "--input", "1,4,8,8"], "does not take example_input of shape (1, 4, 8, 8)"),
         (["some_models:net", "--input", "5"], "expected a shape"),
         (["some_models:net"], "Missing option '--input'"),
@@ -487,3 +500,13 @@ def test_fold_refuses(models, arguments, message):
     result = run("fold", *arguments, code=2)
     assert message in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_fold_of_models_that_print_or_ask(models):
+    result = run("fold", "some_models:talking", "--input", "1,3,12,12", "--json")
+    assert json.loads(result.stdout)["convolutions_after"] == 1
+    assert "hello" in result.stderr
+    result = run("fold", "some_models:Asking", "--input", "1,3,12,12", "-o", "asking.pt")
+    assert "if y.sum() > 0" in result.stdout
+    result = run("fold", "some_models:Asking", "--input", "1,3,12,12", "-o", "asking.pt2", code=2)
+    assert "write asking.pt" in result.stderr

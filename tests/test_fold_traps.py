@@ -237,3 +237,72 @@ def test_long_rows_are_left_without_composing_them_all():
     report = cl.fold(rows, torch.randn(1, 48, 32, 32)).report
     assert report.rewrites == ()
     assert any("weights" in entry.reason for entry in report.skipped)
+
+
+class Growing(nn.Module):
+    """Multiplies by a number that it raises at each call."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x):
+        return self.b(self.a(x)) * self.calls.add_(1)
+
+
+def test_a_buffer_that_is_written_is_no_constant():
+    model = randomised(Growing())
+    model.calls.zero_()
+    try:
+        folded = cl.fold(model, torch.randn(1, 3, 8, 8)).model
+    except ConvolithError:  # right as well: its outputs are others at each call
+        assert float(model.calls) == 0
+        return
+    assert float(model.calls) == float(folded.calls) == 0
+    x = torch.randn(2, 3, 8, 8)
+    for _ in range(3):
+        assert torch.allclose(folded(x), model(x), atol=1e-4)
+
+
+class Optional(nn.Module):
+    """Takes a second tensor, or none."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, x, mask=None):
+        y = self.b(self.a(x))
+        return y if mask is None else y * mask
+
+
+def test_arguments_that_the_example_leaves_out_are_named():
+    model = randomised(Optional())
+    x, mask = torch.randn(1, 3, 8, 8), torch.rand(1, 3, 8, 8)
+    (entry,) = cl.fold(model, x).report.skipped
+    assert (entry.kind, "mask" in entry.reason) == ("settled", True)
+    both = cl.fold(model, (x, mask))
+    assert both.report.skipped == ()
+    assert torch.allclose(both.model(x, mask), model(x, mask), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda m, x: (x - 0.5) * 2 / 3, lambda m, x: functional.relu(x)[:, :2] * 2, lambda m, x: m.b(m.b(x))],
+)
+def test_what_holds_no_convolution_is_left(function):
+    assert cl.fold(given(function), torch.randn(1, 4, 16, 16)).report.rewrites == ()
+
+
+def test_an_image_without_a_batch_is_named():
+    model = net(nn.Conv2d(4, 8, 1), nn.Conv2d(8, 4, 3))
+    report = cl.fold(model, torch.randn(4, 9, 9)).report
+    assert any("without a batch axis" in entry.reason for entry in report.skipped)
+
+
+def test_operators_that_are_not_read_are_counted():
+    model = net(nn.Conv2d(4, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU())
+    report = cl.fold(model, torch.randn(1, 4, 9, 9)).report
+    assert report.others == {"relu": 2, "group_norm": 1}
+    assert "group_norm" in str(report)

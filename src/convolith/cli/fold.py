@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import redirect_stdout
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
@@ -55,14 +56,16 @@ def command(
 
     from convolith.folding import fold
 
-    model = _model(factory)
+    with redirect_stdout(sys.stderr):  # whatever the model's own code prints
+        model = _model(factory)
     if any(module.training for module in model.modules()):
         click.echo(f"{factory} gives a model in training mode; it is folded as it is in evaluation", err=True)
         model.eval()
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     generator = torch.Generator().manual_seed(0)
     inputs = tuple(torch.randn(wanted, generator=generator).to(dtype) for wanted in shapes)
-    folded = fold(model, inputs, measure=measure, everything=everything)
+    with redirect_stdout(sys.stderr):
+        folded = fold(model, inputs, measure=measure, everything=everything)
     if target:
         _write(target, folded.model, inputs)
     report = folded.report
@@ -86,16 +89,25 @@ def _model(text: str) -> Any:
         found: Any = import_module(where)
         for step in name.split("."):
             found = getattr(found, step)
-        model = found if isinstance(found, torch.nn.Module) else found()
     except Exception as problem:  # the module's own code may raise anything
         raise ConvolithError(
-            f"FACTORY is {text}, which gives no model ({type(problem).__name__}: {problem}); expected a function "
-            "without arguments that can be imported from here"
+            f"FACTORY is {text}, which cannot be imported from here ({type(problem).__name__}: {problem}); expected "
+            "package.module:factory, such as my_models:repvgg"
         ) from problem
     finally:
         sys.path.remove(folder)
+    if isinstance(found, torch.nn.Module) or not callable(found):
+        model = found
+    else:
+        try:
+            model = found()
+        except Exception as problem:  # as above
+            raise ConvolithError(
+                f"FACTORY is {text}, whose call raised {type(problem).__name__}: {problem}; expected a function that "
+                "gives a model without arguments"
+            ) from problem
     if not isinstance(model, torch.nn.Module):
-        raise ConvolithError(f"FACTORY is {text}, which gives a {type(model).__name__}; expected a torch.nn.Module")
+        raise ConvolithError(f"FACTORY is {text}, which gives {type(model).__name__}; expected a torch.nn.Module")
     return model
 
 
@@ -106,7 +118,13 @@ def _write(target: Output, model: Any, inputs: tuple[Any, ...]) -> None:
     if target.path.suffix.lower() == ".pt2":
         doubled = tuple(torch.cat([x, x]) for x in inputs)
         sizes = tuple({axis: Dim.AUTO for axis in range(x.ndim) if axis != 1} for x in doubled)
-        program = torch.export.export(model, doubled, dynamic_shapes=sizes)
+        try:
+            program = torch.export.export(model, doubled, dynamic_shapes=sizes)
+        except Exception as problem:  # torch raises whatever the model's own code does, and more
+            raise ConvolithError(
+                f"output is {target.path}, but torch.export cannot take the folded model "
+                f"({str(problem).strip().splitlines()[0]}); write {target.path.stem}.pt"
+            ) from problem
         target.write(lambda file: torch.export.save(program, file))
     else:
         target.write(lambda file: torch.save(model, file))
@@ -118,13 +136,15 @@ def _page(factory: str, shapes: tuple[tuple[int, ...], ...], report: Any) -> str
     sized = " and ".join("x".join(map(str, wanted)) for wanted in shapes)
     saved = 1 - report.multiplications_after / report.multiplications_before if report.multiplications_before else 0
     introduction = (
-        f"{factory} on {sized}: {report.convolutions_before} convolutions became {report.convolutions_after}, with "
-        f"{100 * saved:.0f}% fewer multiplications. Each rewrite is exact at every batch and image size, borders "
-        "included; the largest errors against the original, on given and random inputs of several sizes, are below."
+        f"{factory} on {sized}: {len(report.rewrites)} rewrites, after which {report.convolutions_before} convolutions "
+        f"are {report.convolutions_after}, with {100 * saved:.0f}% fewer multiplications. Each rewrite is exact at "
+        "every batch and image size, borders included; the largest errors against the original, on given and random "
+        "inputs of several sizes, are below."
     )
     proses = {
         "Folded": "Multiplications and bytes of what folding reads: convolutions, norms, scales, pooling, sums.",
         "Rewrites": "One row for each new convolution, and what it takes the place of.",
+        "Other operators": "What is no convolution, and was not touched.",
         "Left as it is": "What looked as if it might be one convolution, and why it was left.",
     }
     sections = [

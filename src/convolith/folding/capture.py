@@ -7,7 +7,7 @@ import io
 import logging
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,17 +35,20 @@ class Captured(NamedTuple):
     tried: list[Inputs]
 
 
-def capture(model: torch.nn.Module, inputs: Inputs) -> Captured:
+def capture(model: torch.nn.Module, inputs: Inputs, hooks: Collection[str]) -> Captured:
     """The graph of a model in evaluation; what it computes is known to be the same, bit for bit, at several sizes.
 
     Every axis of the inputs but the channels may take other sizes. `torch.export` comes first, the plain and then the
     strict way, since either may settle sizes by itself; then `torch.fx`, which keeps a module whose code depends on
     the data as it is. A module with hooks is kept too, so that they still run.
 
+    Args:
+        hooks: the names of the modules that have some.
+
     Raises:
         ConvolithError: a model that none of them captures, with the line that stands in the way.
     """
-    hooked = {name: "it has hooks, which a rewrite would drop" for name in hooks_of(model) if name}
+    hooked = {name: "it has hooks, which a rewrite would drop" for name in hooks if name}
     tried = usual_sizes(model, inputs)
     problems: list[Exception] = []
     for strict in () if hooked else (False, True):
@@ -70,7 +73,7 @@ def capture(model: torch.nn.Module, inputs: Inputs) -> Captured:
     raise ConvolithError(
         f"model cannot be captured: {_first_line(problems[0])}"
         + (f" (at {where})" if where else "")
-        + "; fold its parts by themselves, or rewrite the line so that it does not depend on the data"
+        + "; fold its parts by themselves, or rewrite the line so that it asks for neither numbers nor sizes"
     )
 
 

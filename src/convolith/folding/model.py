@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,12 +12,12 @@ from typing import Any
 import torch
 
 from convolith.errors import ConvolithError
-from convolith.folding.capture import capture
+from convolith.folding.capture import capture, hooks_of
 from convolith.folding.copies import own_copy
 from convolith.folding.parts import fold_parts
-from convolith.folding.report import Report
+from convolith.folding.report import Report, Skipped
 from convolith.folding.rewriting import rewrite
-from convolith.folding.sizes import Inputs, outputs, usual_sizes
+from convolith.folding.sizes import Inputs, outputs, unchanged, usual_sizes
 from convolith.folding.verification import verify
 
 
@@ -70,23 +71,37 @@ def fold(
         >>> [rewrite.nodes for rewrite in folded.report.rewrites]
         [('conv2d', 'batch_norm')]
     """
+    kept = hooks_of(model) if isinstance(model, torch.nn.Module) else []  # before calls, which may add some
     inputs = _checked(model, example_input)
     options = {"measure": measure, "everything": everything}
     wide: torch.nn.Module
     folded: torch.nn.Module
     try:
-        captured = capture(_without_hooks(model), inputs)
+        with unchanged(model):
+            captured = capture(_without_hooks(model), inputs, kept)
     except ConvolithError as refusal:
-        wide, folded, report = fold_parts(model, inputs, refusal, **options)
+        with unchanged(model):
+            wide, folded, report = fold_parts(model, inputs, refusal, **options)
         reference, tried = copy.deepcopy(model).double(), usual_sizes(model, inputs)
     else:
-        graph, report = rewrite(captured, inputs, **options)
+        with unchanged(model):
+            graph, report = rewrite(captured, inputs, **options)
         wide, folded = graph, own_copy(graph, inputs[0].dtype, like=captured.module)
         reference, tried = own_copy(captured.module, torch.float64), captured.tried
         for name in HOOKS:
             getattr(folded, name).update(getattr(model, name))
-    errors = verify((reference, wide), (model, folded), tried)
-    return Folded(folded, replace(report, error=errors))
+    with unchanged(model), unchanged(folded):
+        errors = verify((reference, wide), (model, folded), tried)
+    skipped = (*report.skipped, *_settled_arguments(model, inputs))
+    return Folded(folded, replace(report, skipped=skipped, error=errors))
+
+
+def _settled_arguments(model: torch.nn.Module, inputs: Inputs) -> list[Skipped]:
+    """The arguments of `forward` that the example leaves at their defaults, and that the folded model has not."""
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    left = [p.name for p in parameters[len(inputs) :] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    reason = f"the example leaves {', '.join(left)} at the default, and so the folded model takes no such argument"
+    return [Skipped("-", "the model", reason, "settled")] if left else []
 
 
 HOOKS = (
@@ -131,7 +146,7 @@ def _checked(model: Any, example: Any) -> Inputs:
             "it, or several in a row"
         )
     try:
-        with torch.no_grad():
+        with torch.no_grad(), unchanged(model):
             outputs(model, tuple(inputs))
     except Exception as problem:
         shapes = [tuple(x.shape) for x in inputs]

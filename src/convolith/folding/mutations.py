@@ -35,6 +35,13 @@ SHARES = {
 """Operators that may return their argument's own memory without saying so."""
 
 
+def written_buffers(graph: Graph) -> set[str]:
+    """The buffers that a graph writes: they are no constants."""
+    memory = _memory(graph)
+    owners = [memory[node.args[0]] for node in graph.nodes if _writes(node) and isinstance(node.args[0], Node)]
+    return {str(owner.target) for owner in owners if owner.op == "get_attr"}
+
+
 def settle(captured: GraphModule, values: Values) -> set[Node]:
     """Undo in-place writing where that is known to be the same, and the nodes that no fold may touch for the rest."""
     graph = captured.graph

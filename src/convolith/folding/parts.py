@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from convolith.errors import ConvolithError
-from convolith.folding.capture import capture
+from convolith.folding.capture import capture, hooks_of
 from convolith.folding.copies import own_copy
 from convolith.folding.report import Report, Rewrite, Skipped
 from convolith.folding.rewriting import rewrite
@@ -34,7 +34,7 @@ def fold_parts(
         part, given = model.get_submodule(name), calls.get(name)
         if given is not None and not _has_hooks(part):
             try:
-                captured = capture(part, given)
+                captured = capture(part, given, hooks_of(part))
                 folded, report = rewrite(captured, given, measure=measure, everything=everything)
             except ConvolithError:
                 pass

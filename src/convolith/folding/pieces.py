@@ -61,7 +61,8 @@ def piece_of(node: Node, values: Values) -> Piece | str | None:
     if not isinstance(conv, Conv):
         return conv
     if len(conv.kernel_size) != axes_of(shape) or (len(shape) == 2 and node.target not in FLAT):
-        return None  # an image without a batch
+        unbatched = read in (_conv, _transposed, _pooled)
+        return "it reads an image without a batch axis; give the example one" if unbatched else None
     if conv.in_channels != shape[1]:
         return f"it takes {conv.in_channels} channels and gets {shape[1]}"
     return Piece(moving[0], conv, node.target not in MOVES)
@@ -253,6 +254,8 @@ READERS: dict[Any, Read] = {
 """How each operator's arguments are read."""
 MOVES = {row for row, read in READERS.items() if read in (_padded, _padded_with, _repeated, _sliced, _dropped, _same)}
 """Those that form no products."""
+CONVOLVE = {row for row, read in READERS.items() if read in (_conv, _transposed, _linear)}
+"""Those that sum over channels, as convolutions and linear layers do."""
 IDLE = {row for row, read in READERS.items() if read in (_dropped, _same)}
 """Those that do nothing at all."""
 FLAT = {row for row, read in READERS.items() if read in (_linear, _norm, _scaled, _divided, _sliced, _dropped, _same)}

@@ -54,7 +54,8 @@ class Skipped:
         node: its name in the captured graph.
         module: where it stands in the model.
         reason: in words.
-        kind: `"refused"` (it is no one convolution), `"does not pay"`, or `"kept"` (a module that stays as it is).
+        kind: `"refused"` (it is no one convolution), `"does not pay"`, `"kept"` (a module that stays as it is), or
+            `"settled"` (an argument that the folded model has not).
     """
 
     node: str
@@ -73,6 +74,7 @@ class Report:
         convolutions_before, convolutions_after: that one pass computes.
         multiplications_before, multiplications_after: of what folding reads (convolutions, norms, scales, pooling).
         bytes_before, bytes_after: that those read and write, without weights.
+        others: operators that folding does not read as convolutions, and how often each stands there.
         error: by dtype, the largest difference of any output, relative to the largest output.
     """
 
@@ -84,6 +86,7 @@ class Report:
     multiplications_after: float
     bytes_before: float
     bytes_after: float
+    others: dict[str, int] = field(default_factory=dict)
     error: dict[str, float] = field(default_factory=dict)
 
     def tables(self) -> list[Table]:
@@ -104,6 +107,10 @@ class Report:
             found.insert(1, Table("Rewrites", rewrites))
         if skipped:
             found.append(Table("Left as it is", skipped))
+        if self.others:
+            found.append(
+                Table("Other operators", [{"operator": n, "times": times} for n, times in self.others.items()])
+            )
         warned = [{"new module": r.name, "warning": r.warning} for r in self.rewrites if r.warning]
         return [*found, Table("Before int8 quantisation", warned)] if warned else found
 
@@ -114,18 +121,18 @@ class Report:
 def _row(rewrite: Rewrite) -> dict[str, Any]:
     row = {
         "new module": rewrite.name,
-        "in place of": ", ".join(rewrite.modules),
-        "nodes": len(rewrite.nodes),
         "convolution": rewrite.conv,
         "kind": rewrite.kind,
         "multiplications before": rewrite.multiplications_before,
         "multiplications after": rewrite.multiplications_after,
         "bytes before": rewrite.bytes_before,
         "bytes after": rewrite.bytes_after,
-        "weights up to": f"{rewrite.least_range:.3g} to {rewrite.largest_range:.3g}",
+        "largest weights": f"{rewrite.least_range:.3g} to {rewrite.largest_range:.3g}",
+        "in place of": ", ".join(rewrite.modules),
     }
     if rewrite.seconds_before is not None and rewrite.seconds_after is not None:
-        row |= {"seconds before": rewrite.seconds_before, "seconds after": rewrite.seconds_after}
+        measured = {"seconds before": rewrite.seconds_before, "seconds after": rewrite.seconds_after}
+        row = {**row, **measured, "in place of": row.pop("in place of")}
     return row
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from functools import reduce
 from typing import Any
 
@@ -15,10 +16,10 @@ from convolith.folding.capture import Captured
 from convolith.folding.copies import own_copy
 from convolith.folding.gate import Times, measured
 from convolith.folding.modules import module_of
-from convolith.folding.mutations import settle, write_in_place
-from convolith.folding.pieces import Values, shape_of
+from convolith.folding.mutations import settle, write_in_place, written_buffers
+from convolith.folding.pieces import READERS, Values, shape_of
 from convolith.folding.report import Report, Rewrite, Skipped, ranges
-from convolith.folding.search import FREE, Choice, Cost, Options, Way, choose, options
+from convolith.folding.search import FREE, JOINS, Choice, Cost, Options, Way, choose, options
 from convolith.folding.sizes import Inputs
 
 COUNTED = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
@@ -48,7 +49,7 @@ def rewrite(captured: Captured, inputs: Inputs, *, measure: bool, everything: bo
         if not unknown:
             break
         seconds |= {_place(way): times for way, times in measured(working, values, unknown, inputs)}
-    item = inputs[0].element_size()
+    item, others = inputs[0].element_size(), _others(working.graph, values)
     before, after = _total(found, []), _total(found, taken)
     skipped = _skipped(found, choice, taken, seconds, captured.kept)
     rewrites = tuple(_described(found, way, seconds.get(_place(way)), item) for way in taken)
@@ -68,8 +69,17 @@ def rewrite(captured: Captured, inputs: Inputs, *, measure: bool, everything: bo
         after.multiplications,
         before.moved * item,
         after.moved * item,
+        others,
     )
     return working, report
+
+
+def _others(graph: Graph, values: Values) -> dict[str, int]:
+    """Operators on what moves that are neither convolutions nor join branches, by name."""
+    read = {*READERS, *JOINS}
+    left = [n for n in graph.nodes if n.op == "call_function" and n not in values and n.target not in read]
+    names = [str(n.target).removeprefix("aten.").partition(".")[0] for n in left if shape_of(n) is not None]
+    return dict(Counter(names).most_common())
 
 
 def count_convolutions(model: GraphModule) -> int:
@@ -110,8 +120,9 @@ def _shapes(captured: GraphModule, inputs: Inputs) -> dict[str, tuple[int, ...]]
 def _constants(captured: GraphModule) -> Values:
     """What does not depend on the input, computed in float64."""
     values: Values = {}
+    written = written_buffers(captured.graph)
     for node in captured.graph.nodes:
-        if node.op == "get_attr":
+        if node.op == "get_attr" and node.target not in written:
             found = operator.attrgetter(node.target)(captured)
             if isinstance(found, torch.Tensor):
                 values[node] = found.detach()

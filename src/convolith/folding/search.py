@@ -23,7 +23,7 @@ from convolith.algebra.kernels import written_out
 from convolith.conv import Conv
 from convolith.errors import ConvolithError
 from convolith.folding.corrections import CALL, correction
-from convolith.folding.pieces import IDLE, SAMPLE, Piece, Values, axes_of, piece_of, shape_of
+from convolith.folding.pieces import CONVOLVE, IDLE, SAMPLE, Piece, Values, axes_of, piece_of, shape_of
 
 aten = torch.ops.aten
 JOINS: dict[Any, Callable[..., Conv]] = {
@@ -79,6 +79,11 @@ class Way:
     def folded(self) -> bool:
         """Whether it takes the place of more than one node."""
         return len(self.nodes) > 1
+
+    @property
+    def convolves(self) -> bool:
+        """Whether a node among them is a convolution or a linear layer: others are quicker as they stand."""
+        return any(node.target in CONVOLVE for node in self.nodes)
 
     @property
     def busy(self) -> int:
@@ -142,7 +147,8 @@ def choose(graph: Graph, found: Options, barred: set[tuple[Node, Node]], *, ever
         inputs = [a for a in node.all_input_nodes if private(a)]
         behind = _total([taken.costs.get(a, FREE) for a in inputs])
         taken.costs[node] = found.alone.get(node, FREE).plus(behind)
-        open_ways = [way for way in found.ways.get(node, []) if way.folded and (way.source, node) not in barred]
+        open_ways = [way for way in found.ways.get(node, []) if way.folded and way.convolves]
+        open_ways = [way for way in open_ways if (way.source, node) not in barred]
         costs = {id(way): way.cost.plus(_behind(way, taken)) for way in open_ways}
         for way in open_ways:
             before = taken.best.get(node)

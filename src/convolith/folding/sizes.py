@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +19,18 @@ def outputs(model: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
     """The tensors of a model's result, in order; the inputs stay as they are, whatever the model writes on them."""
     result = model(*(x.clone(memory_format=torch.preserve_format) for x in inputs))
     return [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+
+
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Whatever the model writes on its own buffers while it is called is taken back."""
+    kept = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in kept:
+                buffer.copy_(before)
 
 
 def usual_sizes(model: nn.Module, inputs: Inputs) -> list[Inputs]:
