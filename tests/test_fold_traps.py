@@ -265,6 +265,13 @@ def test_a_buffer_that_is_written_is_no_constant():
         assert torch.allclose(folded(x), model(x), atol=1e-4)
 
 
+def test_an_expanded_buffer_is_left_alone():
+    model = given(lambda m, x: m.b(m.c(x)) + m.shift)
+    model.register_buffer("shift", torch.randn(1, 1, 1, 1).expand(1, 4, 16, 16))
+    folded = cl.fold(model, torch.randn(1, 4, 16, 16)).model
+    check_same(model, folded, torch.randn(2, 4, 16, 16))
+
+
 class Optional(nn.Module):
     """Takes a second tensor, or none."""
 
