@@ -158,12 +158,12 @@ def choose(graph: Graph, found: Options, barred: set[tuple[Node, Node]], *, ever
         longest = max(open_ways, key=lambda way: len(way.nodes), default=None)
         reached = taken.best.get(node)
         if longest is not None and longest.busy > (1 if reached is None else reached.busy):
-            own, instead = costs[id(longest)], taken.costs[node]
+            own = longest.cost.multiplications
+            instead = taken.costs[node].multiplications - _behind(longest, taken).multiplications
             corrected = "" if longest.affine.edge is None else ", and more time for the border correction than it saves"
             taken.declined[node] = (
-                f"as one convolution from {longest.source.name} it would take {own.multiplications:,.0f} "
-                f"multiplications instead of {instead.multiplications:,.0f}"
-                + (corrected if own.multiplications <= instead.multiplications else "")
+                f"as one convolution from {longest.source.name} it would take {own:,.0f} "
+                f"multiplications instead of {instead:,.0f}" + (corrected if own <= instead else "")
             )
     return taken
 

@@ -20,8 +20,10 @@ pre { background: var(--soft); padding: .8rem 1rem; overflow-x: auto; border-rad
 .table { overflow-x: auto; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
-th, td { border-bottom: 1px solid var(--line); padding: .25rem .8rem .25rem 0; text-align: left; white-space: pre; }
-td.number, th.number { text-align: right; }
+th, td { border-bottom: 1px solid var(--line); padding: .25rem .8rem .25rem 0; text-align: left; white-space: pre-wrap;
+  vertical-align: top; }
+td.number { text-align: right; white-space: pre; }
+th.number { text-align: right; }
 figure { margin: 1rem 0; }
 figure img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
 figcaption { font-size: .9rem; }
