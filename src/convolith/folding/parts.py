@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -32,9 +33,10 @@ def fold_parts(
     while waiting:
         name = waiting.pop(0)
         part, given = model.get_submodule(name), calls.get(name)
-        if given is not None and not _has_hooks(part):
+        hooks = hooks_of(part)
+        if given is not None and "" not in hooks:  # hooks of the part itself would go with it
             try:
-                captured = capture(part, given, hooks_of(part))
+                captured = capture(part, given, hooks)
                 folded, report = rewrite(captured, given, measure=measure, everything=everything)
             except ConvolithError:
                 pass
@@ -53,8 +55,9 @@ def fold_parts(
     ]
     names = [name for name in Report.__dataclass_fields__ if name.endswith(("_before", "_after"))]
     sums: dict[str, Any] = {name: sum(getattr(report, name) for report in reports.values()) for name in names}
+    others = dict(sum((Counter(report.others) for report in reports.values()), Counter()))
     whole = Skipped("-", "the model", f"{refusal}; only parts are folded, and counted", "kept")
-    return wide, result, Report(tuple(rewrites), (whole, *skipped), **sums)
+    return wide, result, Report(tuple(rewrites), (whole, *skipped), others=others, **sums)
 
 
 def _calls(model: nn.Module, inputs: Inputs) -> dict[str, Inputs]:
@@ -77,10 +80,6 @@ def _calls(model: nn.Module, inputs: Inputs) -> dict[str, Inputs]:
         for handle in handles:
             handle.remove()
     return found
-
-
-def _has_hooks(part: nn.Module) -> bool:
-    return bool(part._forward_hooks or part._forward_pre_hooks)
 
 
 def _replaced(result: nn.Module, name: str, folded: nn.Module, inputs: Inputs) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
@@ -37,10 +38,10 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 def usual_sizes(model: nn.Module, inputs: Inputs) -> list[Inputs]:
     """The inputs, and those of twice the batch and of fewer rows and columns that the model takes (or of more)."""
     found = [inputs]
-    for smaller, larger in ((None, (2, 1, 1)), ((1, 0.5, 1), (1, 2, 1)), ((1, 1, 0.5), (1, 1, 2))):
-        taken = next((x for f in (smaller, larger) if f and (x := _scaled(inputs, f)) and takes(model, x)), None)
-        if taken is not None:
-            found.append(taken)
+    batch, rows, columns = [(2, 1, 1)], [(1, 0.5, 1), (1, 2, 1)], [(1, 1, 0.5), (1, 1, 2)]
+    for alternatives in (batch, rows, columns):
+        changed = (_scaled(inputs, factors) for factors in alternatives)
+        found += list(islice((other for other in changed if takes(model, other)), 1))
     return found
 
 

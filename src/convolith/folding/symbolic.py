@@ -34,7 +34,7 @@ class _Tracer(Tracer):
         """As fx has it; the innermost module that cannot be traced is remembered."""
         try:
             return super().call_module(m, forward, args, kwargs)
-        except Exception:
+        except Exception:  # whatever the module's own code raises under tracing goes on as it is
             self.failed = self.failed or self.path_of_module(m)
             raise
 
