@@ -24,6 +24,7 @@ from tests.networks import NETWORKS
 from tests.networks.depth import DepthNeck, reassembled
 from tests.networks.randomise import randomised
 from tests.networks.vae import Upsample
+from tests.networks.widened import widened
 
 Shape = tuple[int, ...]
 
@@ -45,6 +46,7 @@ WIDE = {
     "depth neck, fusions and head too": Row(
         lambda: randomised(DepthNeck(384, (48, 96, 192, 384), 64)), (1, 384, 24, 32)
     ),
+    "two padded 3x3, 16 -> 96 -> 16": Row(lambda: widened(16, 96), (1, 16, 128, 128)),
 }
 """Stages at the widths that published models have."""
 SIZES: dict[str, Shape] = {"ecbsr": (1, 1, 128, 128), "ecbsr_zeros_between": (1, 1, 128, 128)}

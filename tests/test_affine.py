@@ -48,6 +48,8 @@ REASONS = (
     "after a transposed convolution; expected 1",
     "more than its kernel reaches",
     "output_padding",
+    "for rows of stride 1 only",
+    "such rows are joined with nothing",
 )
 
 
@@ -127,6 +129,60 @@ def test_a_correction_goes_through_more_layers():
         for conv in row:
             expected = apply(expected, conv)
         check(one, x, expected)
+
+
+WIDE = {
+    "bias": Conv(torch.randn(8, 2, 3, 3).double(), torch.randn(8).double(), padding=1),
+    "groups and dilation": Conv(torch.randn(8, 1, 2, 3).double(), padding=((0, 3), (2, 1)), dilation=(3, 1), groups=2),
+    "padding beyond the kernel": Conv(torch.randn(8, 2, 1, 2).double(), torch.randn(8).double(), padding=2),
+    "no padding": Conv(torch.randn(8, 2, 2, 1).double()),
+}
+SMALL = [(1, 1), (1, 9), (2, 3), (5, 4), (12, 11)]
+
+
+@pytest.mark.parametrize("first", WIDE.values(), ids=WIDE)
+def test_a_row_that_differs_at_the_border_is_recomputed_there(first):
+    second = Conv(torch.randn(3, 8, 3, 5).double(), torch.randn(3).double(), padding=((1, 2), (0, 3)))
+    one = follow(affine(first), second)
+    assert one.row is not None
+    assert one.corrected
+    for size in SMALL:
+        x = torch.randn(2, 2, *size, dtype=torch.float64)
+        try:
+            expected = apply(apply(x, first), second)
+        except ConvolithError:  # smaller than a kernel
+            continue
+        check(one, x, expected)
+
+
+def test_what_follows_a_recomputed_row_joins_its_second():
+    row = [
+        WIDE["bias"],
+        Conv(torch.randn(8, 4, 3, 3).double(), torch.randn(8).double(), padding=1, groups=2),
+        rescale(torch.randn(8).double(), torch.randn(8).double(), axes=2),
+        Conv(torch.randn(3, 8, 2, 2).double(), torch.randn(3).double()),
+    ]
+    one = affine(row[0])
+    for conv in row[1:]:
+        one = follow(one, conv)
+    assert one.row is not None
+    assert one.conv.kernel_size == (6, 6)
+    for size in SMALL[2:]:
+        x = expected = torch.randn(1, 2, *size, dtype=torch.float64)
+        for conv in row:
+            expected = apply(expected, conv)
+        check(one, x, expected)
+    with pytest.raises(ConvolithError, match="a border correction of its own behind it"):
+        follow(one, Conv(torch.randn(1, 3, 3, 3).double(), padding=1))
+    with pytest.raises(ConvolithError, match="such rows are joined with nothing"):
+        together(add, one, one)
+
+
+def test_rows_with_strides_are_not_recomputed():
+    first, second = WIDE["bias"], Conv(torch.randn(3, 8, 3, 3).double(), padding=1)
+    for pair in [(Conv(first.weight, padding=1, stride=2), second), (first, Conv(second.weight, padding=1, stride=2))]:
+        with pytest.raises(ConvolithError, match="for rows of stride 1 only"):
+            follow(affine(pair[0]), pair[1])
 
 
 def test_a_bias_that_cancels_needs_no_correction():

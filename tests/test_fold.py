@@ -4,6 +4,7 @@ import copy
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from tests.networks.depth import reassembled
 from tests.networks.mobilenet import mobilenet_v2
 from tests.networks.randomise import randomised
 from tests.networks.vae import Upsample
+from tests.networks.widened import widened
 from tests.strategies import image_models
 
 LIMIT = {torch.float32: 1e-5, torch.float64: 1e-11}
@@ -255,6 +257,25 @@ def test_the_gate_of_the_depth_neck_and_of_enlargement():
     assert rewrite.multiplications_before == pytest.approx(9 / 4 * rewrite.multiplications_after)
 
 
+def test_two_padded_3x3_with_a_wide_middle_are_one_away_from_the_border():
+    model, x = widened(8, 64), torch.randn(1, 8, 48, 64)
+    folded = cl.fold(model, x)
+    (rewrite,) = folded.report.rewrites
+    assert rewrite.kind == "exact with border correction"
+    assert rewrite.modules == ("0", "1", "2", "3")
+    assert rewrite.multiplications_after > 25 * 8 * 8 * 48 * 64  # the strips count
+    assert folded.report.convolutions_after == 2
+    for size in [(1, 1), (1, 7), (2, 2), (5, 3), (31, 64)]:
+        check_same(model, folded.model, torch.randn(2, 8, *size))
+    again = cl.fold(folded.model, x)
+    check_same(model, again.model, torch.randn(2, 8, 9, 5))
+    narrow = cl.fold(widened(8, 12), x).report
+    assert [rewrite.modules for rewrite in narrow.rewrites] == [("0", "1"), ("2", "3")]
+    assert "instead of" in reasons(narrow, "does not pay")[0]
+    small = cl.fold(model, torch.randn(1, 8, 6, 6)).report
+    assert "more time for the border correction than it saves" in reasons(small, "does not pay")[0]
+
+
 def test_everything_is_folded_whether_it_pays_or_not():
     model = randomised(reassembled(48, 40, 32, 1))
     x = torch.randn(1, 48, 6, 8)
@@ -282,10 +303,15 @@ def test_int8_is_warned_of_where_channels_differ():
     assert rewrite.least_range < 0.02 * rewrite.largest_range
 
 
-@pytest.mark.parametrize("name", ["repvgg_grouped", "ecbsr_zeros_between", "depth_neck"])
-def test_a_folded_model_is_a_plain_torch_module(name, tmp_path):
+PLAIN_CASES = {
+    **{name: NETWORKS[name] for name in ("repvgg_grouped", "ecbsr_zeros_between", "depth_neck")},
+    "recomputed border": SimpleNamespace(factory=lambda: widened(8, 64), input_shape=(1, 8, 48, 64)),
+}
+
+
+@pytest.mark.parametrize("network", PLAIN_CASES.values(), ids=PLAIN_CASES)
+def test_a_folded_model_is_a_plain_torch_module(network, tmp_path):
     """It pickles and runs without this package, copies, exports at any size, and learns."""
-    network = NETWORKS[name]
     model, x = network.factory(), torch.randn(network.input_shape)
     folded = cl.fold(model, x).model
     torch.save(folded, tmp_path / "folded.pt")

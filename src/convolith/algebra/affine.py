@@ -4,18 +4,23 @@ A convolution is linear but for its bias. Where another one pads its output with
 what reaches the outputs there is less than in the interior. It is what the row makes of an image of ones: one more
 input channel, whose kernel goes through the same rules as all others. `Affine` keeps that kernel beside the linear
 part, so that only the linear parts must fit.
+
+Where the linear part of two in a row differs at the border as well, `Affine` keeps the two: the one convolution gives
+`second(first(x))` for a first that does not end at its border, and what second reads beyond it, a few rows that first
+computes from the outermost pixels, is taken off again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from convolith.algebra import borders, transposed
 from convolith.algebra.branches import add, concatenate
-from convolith.algebra.chain import compose
+from convolith.algebra.chain import Composition, compose
 from convolith.conv import Conv
 from convolith.errors import ConvolithError
 
@@ -23,19 +28,33 @@ NEGLIGIBLE = 1e-13
 """A bias that is this small beside the terms that it is left over from is their rounding, and counts as zero."""
 
 
+class Row(NamedTuple):
+    """Two in a row, the first of stride 1, whose second reads zeros where the first would give something else."""
+
+    first: Conv
+    second: Conv
+
+
 @dataclass(frozen=True)
 class Affine:
-    """`y = conv(x) + edge(ones)`, in float64 torch tensors.
+    """`y = conv(x) + edge(ones)`, or `conv(x)` less what `row.second` reads beyond `row.first`'s border; in float64.
 
     Attributes:
-        conv: the linear part, and the bias if it is the same at every output.
+        conv: the linear part, and the bias if it is the same at every output; torch tensors.
         edge: from one channel of ones, as large as x; then `conv` has no bias. None where a bias does.
         largest: (out_channels,), of the terms that each number of the bias is the sum of.
+        row: the two that `conv` is away from the border only. None where it is that everywhere.
     """
 
     conv: Conv
     edge: Conv | None
     largest: torch.Tensor
+    row: Row | None = None
+
+    @property
+    def corrected(self) -> bool:
+        """Whether `conv` by itself is another one at the border."""
+        return self.edge is not None or self.row is not None
 
 
 def affine(conv: Conv) -> Affine:
@@ -55,22 +74,68 @@ def follow(first: Affine, second: Conv) -> Affine:
             f"both pad with {second.padding_mode}: the one convolution would pad by more than small images have pixels"
         )
     carried = _carried(first, second)
-    bare_first, bare_second = bare(first.conv), bare(second)
+    if first.row is not None:
+        return _continued(first.row, second, carried)
     if first.edge is None and not _ends(first.conv, second):
         both = compose(first.conv, second)
-        _check_exact(both.exact, both.reason)
+        if both.exact != "everywhere":
+            return _by_strips(first.conv, second, both.reason, carried)
         return Affine(_cleared(both.conv, carried), None, carried)
-    linear = compose(bare_first, bare_second)
-    _check_exact(linear.exact, linear.reason)
-    before = first.edge or constant(first.conv, first.conv.bias)
-    spread = compose(before, bare_second)
-    _check_exact(spread.exact, spread.reason)
-    edge = spread.conv if second.bias is None else add(spread.conv, constant(spread.conv, second.bias))
+    linear = compose(bare(first.conv), bare(second))
+    if first.edge is None and linear.exact != "everywhere":
+        return _by_strips(first.conv, second, linear.reason, carried)
+    _check_exact(linear)
+    try:
+        edge = _edge(first.edge or constant(first.conv, first.conv.bias), second)
+    except ConvolithError as refusal:
+        if first.edge is not None:
+            raise
+        return _by_strips(first.conv, second, str(refusal), carried)
     return Affine(linear.conv, edge, carried)
 
 
+def _edge(before: Conv, second: Conv) -> Conv:
+    """What second makes of a constant part, and its own bias."""
+    spread = compose(before, bare(second))
+    _check_exact(spread)
+    return spread.conv if second.bias is None else add(spread.conv, constant(spread.conv, second.bias))
+
+
+def _continued(row: Row, second: Conv, carried: torch.Tensor) -> Affine:
+    """One more after a row whose border is recomputed: it joins the row's second."""
+    behind = follow(affine(row.second), second)
+    if behind.corrected:
+        raise ConvolithError(
+            "what comes before is recomputed at the border by the two that it is made of, and this one would need a "
+            "border correction of its own behind it"
+        )
+    return _by_strips(row.first, behind.conv, borders.exactness(row.first, behind.conv)[1], carried)
+
+
+def _by_strips(first: Conv, second: Conv, reason: str, carried: torch.Tensor) -> Affine:
+    """Two that are one away from the border.
+
+    Raises:
+        ConvolithError: another geometry than plain convolutions of stride 1 with zero padding.
+    """
+    plain = not first.transposed and not second.transposed
+    zeros = second.padding_mode == "zeros" and (first.padding_mode == "zeros" or not borders.is_padded(first))
+    if not plain or not zeros:
+        raise ConvolithError(reason)
+    if {*first.stride, *second.stride} != {1}:
+        raise ConvolithError(f"{reason}, and borders are recomputed for rows of stride 1 only")
+    conv = compose(first, second).conv
+    return Affine(_cleared(conv, carried), None, carried, Row(first, second))
+
+
 def together(join: Callable[..., Conv], *parts: Affine) -> Affine:
-    """Branches that read the same x, joined by `add`, `subtract` or `concatenate`."""
+    """Branches that read the same x, joined by `add`, `subtract` or `concatenate`.
+
+    Raises:
+        ConvolithError: branches that are no one convolution, with the reason.
+    """
+    if any(part.row is not None for part in parts):
+        raise ConvolithError("a branch is a row that is recomputed at the border; such rows are joined with nothing")
     largest = [part.largest for part in parts]
     size = torch.cat(largest) if join is concatenate else torch.stack(largest).sum(0)
     if all(part.edge is None for part in parts):
@@ -141,9 +206,9 @@ def _carried(first: Affine, second: Conv) -> torch.Tensor:
     return by_group.flatten() + own
 
 
-def _check_exact(exact: str, reason: str) -> None:
-    if exact != "everywhere":
-        raise ConvolithError(reason)
+def _check_exact(both: Composition) -> None:
+    if both.exact != "everywhere":
+        raise ConvolithError(both.reason)
 
 
 def _cleared(conv: Conv, largest: torch.Tensor) -> Conv:

@@ -11,6 +11,7 @@ from torch.nn.utils import skip_init
 from convolith.algebra.affine import Affine
 from convolith.algebra.kernels import written_out
 from convolith.conv import Conv
+from convolith.folding.strips import Stripped
 
 PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -32,11 +33,18 @@ def module_of(one: Affine, *, flat: bool, by_channel: bool) -> nn.Module:
     """
     if flat:
         return _linear(one.conv).eval()
+    if one.row is not None:
+        return _traced(Stripped(_convolution(one.conv), one.row))
     if one.edge is None:
         return _convolution(one.conv).eval()
     if by_channel:
         return _with_ones(one.conv, one.edge).eval()
-    traced = torch.fx.symbolic_trace(_Bordered(one.conv, one.edge))
+    return _traced(_Bordered(one.conv, one.edge))
+
+
+def _traced(module: nn.Module) -> nn.Module:
+    """The same without a class of ours."""
+    traced = torch.fx.symbolic_trace(module)
     for node in traced.graph.nodes:
         node.type = None  # annotations are text here, which fx cannot pickle
     traced.recompile()

@@ -190,7 +190,7 @@ def _total(found: Options, taken: list[Way]) -> Cost:
 
 
 def _described(found: Options, way: Way, times: Times | None, item: int) -> Rewrite:
-    conv, one = way.affine.conv, way.affine
+    conv = way.affine.conv
     before = [found.alone.get(node, FREE) for node in way.nodes]
     if conv.transposed:
         by_channel = conv.weight.unflatten(0, (conv.groups, -1)).transpose(1, 2).flatten(0, 1).flatten(1)
@@ -202,7 +202,7 @@ def _described(found: Options, way: Way, times: Times | None, item: int) -> Rewr
         modules=tuple(dict.fromkeys(filter(None, map(module_path, sorted(way.nodes))))),
         nodes=tuple(node.name for node in way.nodes),
         conv=_words(conv),
-        kind="exact" if one.edge is None else "exact with border correction",
+        kind="exact with border correction" if way.affine.corrected else "exact",
         multiplications_before=sum(c.multiplications for c in before),
         multiplications_after=way.cost.multiplications,
         bytes_before=sum(c.moved for c in before) * item,

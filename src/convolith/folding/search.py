@@ -160,10 +160,10 @@ def choose(graph: Graph, found: Options, barred: set[tuple[Node, Node]], *, ever
         if longest is not None and longest.busy > (1 if reached is None else reached.busy):
             own = longest.cost.multiplications
             instead = taken.costs[node].multiplications - _behind(longest, taken).multiplications
-            corrected = "" if longest.affine.edge is None else ", and more time for the border correction than it saves"
+            over = ", and more time for the border correction than it saves"
             taken.declined[node] = (
                 f"as one convolution from {longest.source.name} it would take {own:,.0f} "
-                f"multiplications instead of {instead:,.0f}" + (corrected if own <= instead else "")
+                f"multiplications instead of {instead:,.0f}" + over * (longest.affine.corrected and own <= instead)
             )
     return taken
 
@@ -262,9 +262,7 @@ def _way(one: Affine, source: Node, nodes: tuple[Node, ...]) -> Way:
     positions = prod(inputs[2:] if conv.transposed else result[2:]) * result[0]
     products, moved = float(positions * prod(weight.shape)), float(prod(inputs) + prod(result))
     added = correction(one, inputs, result, products)
-    if one.edge is not None:
-        moved += 2.0 * prod(inputs if added.by_channel else result)
-    cost = Cost(CALL + products + added.weighed, moved, products + added.multiplications)
+    cost = Cost(CALL + products + added.weighed, moved + added.moved, products + added.multiplications)
     return Way(source, one, cost, nodes, added.by_channel)
 
 

@@ -1,0 +1,118 @@
+"""The border of a row of two that is one convolution away from it, by strips that are taken off the one's result.
+
+`conv` gives `second(first(x))` for a first whose output goes on beyond its border, computed from x and the zeros around
+it. The row's own second reads zeros there. The difference is second of what lies beyond the border alone: on each side
+of an axis as many positions of first's output as second pads by, which depend on the outermost pixels of x only, and
+which reach as many outputs. A strip goes along the whole of the axes after its own, corners included, and along the
+inside of those before, so that each position beyond the border is taken off once. It is right for every size: pixels
+that a small image lacks are the zeros around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.functional import conv1d, conv2d, conv3d, pad
+
+from convolith.algebra.affine import Row
+from convolith.algebra.borders import axis_is_exact
+
+aten = torch.ops.aten
+CONVOLUTIONS = (conv1d, conv2d, conv3d)
+
+
+class Strip(NamedTuple):
+    """One side of an axis of x, (N, channels, *size).
+
+    Attributes:
+        axis: of x.
+        near: whether it lies at the beginning of the axis.
+        reads: pixels of x that it depends on.
+        wide: positions beyond the border, and outputs that they reach.
+        own: zeros that first pads with itself.
+        spare: positions more that first gives there.
+        around_first, around_second: padding of each, as `torch.nn.functional.pad` takes it.
+    """
+
+    axis: int
+    near: bool
+    reads: int
+    wide: int
+    own: int
+    spare: int
+    around_first: tuple[int, ...]
+    around_second: tuple[int, ...]
+
+
+def strips_of(row: Row) -> list[Strip]:
+    """The strips of a row of stride 1, whose padding is zero."""
+    sides = [(axis, side) for axis, pair in enumerate(row.second.padding) for side in (0, 1) if pair[side]]
+    if row.first.bias is None:  # nothing but zeros lies beyond the border of some axes then
+        sides = [(axis, side) for axis, side in sides if not axis_is_exact(row.first, row.second, axis)]
+    return [_strip(row, axis, side) for axis, side in sides]
+
+
+def _strip(row: Row, axis: int, side: int) -> Strip:
+    first, second = row
+    reach, reach_of_second = (conv.dilation[axis] * (conv.kernel_size[axis] - 1) for conv in row)
+    wide, own = second.padding[axis][side], first.padding[axis][side]
+    reads = max(reach - own, 1)
+    lacking = reads if reads > 1 else 0  # an image has one pixel always
+    around_first = [*first.padding[:axis], _turned(wide + own, lacking, side)]
+    for (low, high), (lower, higher) in zip(first.padding[axis + 1 :], second.padding[axis + 1 :], strict=True):
+        around_first.append((low + lower, high + higher))
+    around_second = [
+        *second.padding[:axis],
+        _turned(0, reach_of_second, side),
+        *[(0, 0)] * (len(first.padding) - axis - 1),
+    ]
+    spare = reads + own - reach
+    return Strip(axis + 2, not side, reads, wide, own, spare, _flat(around_first), _flat(around_second))
+
+
+def _turned(outer: int, inner: int, side: int) -> tuple[int, int]:
+    return (inner, outer) if side else (outer, inner)
+
+
+def _flat(pairs: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    return tuple(amount for pair in reversed(pairs) for amount in pair)
+
+
+class Stripped(nn.Module):
+    """`second(first(x))` of a row, by its one convolution; traced, it leaves operators of torch's own."""
+
+    def __init__(self, conv: nn.Module, row: Row) -> None:
+        super().__init__()
+        self.conv = conv
+        self.first = nn.Parameter(row.first.weight.clone())
+        self.first_bias = None if row.first.bias is None else nn.Parameter(row.first.bias.clone())
+        self.second = nn.Parameter(row.second.weight.clone())
+        self.row, self.strips = row, strips_of(row)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Its shapes may be symbols."""
+        y: torch.Tensor = self.conv(x)
+        convolve = CONVOLUTIONS[len(self.row.first.kernel_size) - 1]
+        first, second = self.row
+        for strip in self.strips:
+            outermost = pad(_end(x, strip, strip.reads), strip.around_first)
+            if strip.reads > 1:
+                outermost = _end(outermost, strip, strip.wide + strip.own + strip.reads)
+            beyond = convolve(outermost, self.first, self.first_bias, 1, 0, first.dilation, first.groups)
+            if strip.spare:
+                beyond = _end(beyond, strip, strip.wide)
+            reached = convolve(
+                pad(beyond, strip.around_second), self.second, None, 1, 0, second.dilation, second.groups
+            )
+            reached = _end(reached, strip, y.shape[strip.axis])  # a small image has fewer outputs
+            aten.sub_.Tensor(_end(y, strip, strip.wide), reached)  # fx drops what writes but as such an overload
+        return y
+
+
+def _end(x: torch.Tensor, strip: Strip, count: int) -> torch.Tensor:
+    """As many positions at the strip's end of its axis, or all if there are no more."""
+    index = slice(None, count) if strip.near else slice(-count, None)
+    return x[(slice(None),) * strip.axis + (index,)]
