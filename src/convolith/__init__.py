@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from convolith.correlation import convolve, correlate, filter_image
     from convolith.costing import cost
     from convolith.errors import ConvolithError
-    from convolith.fitting import Fit, fit
+    from convolith.fitting import Fit, Gram, fit
     from convolith.folding import Folded, expand, fold
     from convolith.planner import Plan, plan
     from convolith.spec import ConvSpec
@@ -29,6 +29,7 @@ _HOMES = {
     "ConvolithError": "errors",
     "Decomposition": "algebra",
     "Fit": "fitting",
+    "Gram": "fitting",
     "Folded": "folding",
     "Plan": "planner",
     "compose": "algebra",
@@ -52,6 +53,7 @@ __all__ = [
     "Decomposition",
     "Fit",
     "Folded",
+    "Gram",
     "Plan",
     "compose",
     "convolve",

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from convolith.conv import Conv
 from convolith.errors import ConvolithError, missing_extra
+from convolith.replacing import replacing
 
 IMAGES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 ARRAYS = (".npy", ".npz")
@@ -143,7 +143,7 @@ class Output:
     def write(self, fill: Callable[[IO[bytes]], Any]) -> None:
         """Let `fill` write a temporary file beside the output, then put it in its place."""
         try:
-            with _beside(self.path) as file:
+            with replacing(self.path) as file:
                 fill(file)
         except OSError as error:
             raise ConvolithError(f"output is {self.path}, which could not be written ({error})") from None
@@ -265,23 +265,3 @@ def _read_image(argument: str, file: Path) -> np.ndarray:
             "channels); pass a stack of pages as a .npy array"
         )
     return picture
-
-
-@contextmanager
-def _beside(path: Path) -> Iterator[IO[bytes]]:
-    """A temporary file in the same folder, which takes the place of `path` if all goes well and vanishes if not."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-        os.chmod(name, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -11,8 +11,8 @@ import torch
 
 from convolith.correlation import correlate
 from convolith.errors import ConvolithError
+from convolith.fitting.gram import Gram
 from convolith.fitting.problem import Problem
-from convolith.fitting.solve import reduce
 from convolith.report.progress import track
 
 SAFE_SHARE = 0.9
@@ -36,6 +36,7 @@ class Descent(NamedTuple):
 
 def descend(
     problem: Problem,
+    largest: float,
     *,
     ridge: float,
     learning_rate: float | None,
@@ -48,9 +49,13 @@ def descend(
 
     The loss is `sum of w (correlate(x, kernel) + offset - y)^2 + ridge |kernel|^2`; each step subtracts the learning
     rate times its gradient. It converges if and only if the rate is below 1/lambda_max of the normal matrix.
+
+    Args:
+        problem: the equations.
+        largest: lambda_max, with the ridge: see `steepest`.
     """
     spec = problem.spec
-    rate = SAFE_SHARE / steepest(problem, ridge) if learning_rate is None else learning_rate
+    rate = SAFE_SHARE / largest if learning_rate is None else learning_rate
     generator = torch.Generator().manual_seed(seed)
     bound = (spec.in_channels * spec.taps) ** -0.5  # torch's own initialisation of a layer
     shape = (spec.out_channels, spec.in_channels, *spec.kernel_size)
@@ -72,7 +77,7 @@ def descend(
             loss = squares() + ridge * (kernel**2).sum()
             losses.append(loss.item())
             if blown_up(losses):
-                raise diverged(problem, ridge, rate, losses)
+                raise diverged(largest, rate, losses)
             gradients = torch.autograd.grad(loss, parameters)
             with torch.no_grad():
                 for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -82,8 +87,8 @@ def descend(
         last = squares().item()
         reached = [*losses, last + ridge * (kernel**2).sum().item()]
     rises = reached[-1] > 2 * min(reached) + NOISE_FLOOR * reached[0]
-    if blown_up(reached) or (rises and rate * steepest(problem, ridge) > 1):
-        raise diverged(problem, ridge, rate, reached)
+    if blown_up(reached) or (rises and rate * largest > 1):
+        raise diverged(largest, rate, reached)
     columns = [p.detach().reshape(spec.out_channels, -1) for p in parameters]
     return Descent(torch.cat(columns, dim=1).T.numpy(), last, losses, rate)
 
@@ -93,14 +98,16 @@ def blown_up(losses: list[float]) -> bool:
     return not isfinite(losses[-1]) or losses[-1] > BLOWN_UP * losses[0]
 
 
-def steepest(problem: Problem, ridge: float) -> float:
+def steepest(gram: Gram, ridge: float, *, offset: bool) -> float:
     """The largest eigenvalue of the normal matrix (with the ridge): 1 over it is where descent stops converging."""
-    return max(reduce(problem).largest_eigenvalue + ridge, np.finfo(float).tiny)
+    columns = gram.windows + offset
+    matrix = gram.moments[:columns, :columns]
+    return float(max(np.linalg.eigvalsh(matrix)[-1] + ridge, np.finfo(float).tiny))
 
 
-def diverged(problem: Problem, ridge: float, rate: float, losses: list[float]) -> ConvolithError:
+def diverged(steepest: float, rate: float, losses: list[float]) -> ConvolithError:
     """The refusal that names a rate which converges."""
-    largest = 1 / steepest(problem, ridge)
+    largest = 1 / steepest
     digits = 1 - floor(log10(SAFE_SHARE * largest))
     advised = floor(SAFE_SHARE * largest * 10**digits) / 10**digits
     return ConvolithError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,6 @@ from convolith.errors import ConvolithError
 from convolith.geometry import MAX_AXES, Axes, Padding, split_input_shape
 from convolith.spec import ConvSpec
 
-CHUNK_ELEMENTS = 2**22
-"""Elements of the window matrix that are formed at a time: 32 MiB in float64."""
-
 
 @dataclass(frozen=True)
 class Problem:
@@ -30,6 +27,7 @@ class Problem:
         y: (N, out_channels, *output_size), zero where it is left out.
         weights: (N, *output_size): 0 where a pixel of y is left out, 1 or the given weight elsewhere.
         offset: whether a constant per output channel is sought too.
+        dtypes: of x and y as they came.
     """
 
     spec: ConvSpec
@@ -37,36 +35,26 @@ class Problem:
     y: np.ndarray
     weights: np.ndarray
     offset: bool
+    dtypes: tuple[str, ...]
+
+    @property
+    def windows(self) -> int:
+        """Pixels of a window, which are as many as the kernel's weights for each output channel."""
+        return self.spec.in_channels * self.spec.taps
 
     @property
     def unknowns(self) -> int:
         """Numbers sought for each output channel."""
-        return self.spec.in_channels * self.spec.taps + self.offset
+        return self.windows + self.offset
+
+    def means(self) -> np.ndarray:
+        """(in_channels + out_channels,): the mean of each channel of x, padding and all, and of y."""
+        return np.concatenate([part.mean(axis=(0, *range(2, part.ndim))) for part in (self.padded, self.y)])
 
     @property
     def equations(self) -> int:
         """Pixels of y that count, per output channel."""
         return int(np.count_nonzero(self.weights))
-
-    def rows(self) -> Iterator[np.ndarray]:
-        """The weighted equations [windows of x, 1 if there is an offset, y], a chunk of rows at a time."""
-        axes, channels = self.spec.axes, self.spec.out_channels
-        spatial = tuple(range(2, 2 + axes))
-        windows = np.lib.stride_tricks.sliding_window_view(self.padded, self.spec.extent, axis=spatial)
-        steps = [slice(None, None, s) for s in self.spec.stride], [slice(None, None, d) for d in self.spec.dilation]
-        windows = windows[:, :, *steps[0], *steps[1]]
-        windows = np.moveaxis(windows, 1, 1 + axes)  # (N, *output_size, in_channels, *kernel_size)
-        targets = np.moveaxis(self.y, 1, -1)
-        lines = windows.shape[1]
-        per_line = int(np.prod(windows.shape[2:], dtype=np.int64))
-        step = max(1, CHUNK_ELEMENTS // per_line)
-        for image in range(windows.shape[0]):
-            for start in range(0, lines, step):
-                part = np.s_[image, start : start + step]
-                left = windows[part].reshape(-1, self.unknowns - self.offset)
-                columns = [left, np.ones((len(left), int(self.offset))), targets[part].reshape(-1, channels)]
-                root = np.sqrt(self.weights[part].reshape(-1, 1))
-                yield root * np.concatenate(columns, axis=1)
 
 
 def read(
@@ -121,10 +109,11 @@ def read(
         np.where(used, target, 0.0),
         counts,
         bool(offset),
+        tuple(dtype_name(tensor.dtype) for tensor in tensors.values()),
     )
 
 
-def spatial_axes(kernel_size: Any, dimensions: int) -> int:
+def spatial_axes(kernel_size: Any, dimensions: int | None = None) -> int:
     """How many spatial axes: as many as kernel_size has; for one number 3 if x has five axes, and 2 otherwise."""
     if isinstance(kernel_size, Sequence) and not isinstance(kernel_size, str):
         axes = len(kernel_size)
@@ -132,7 +121,7 @@ def spatial_axes(kernel_size: Any, dimensions: int) -> int:
         axes = 3 if dimensions == 5 else 2
     if not 1 <= axes <= MAX_AXES:
         raise ConvolithError(f"kernel_size has {axes} entries; expected 1 to {MAX_AXES}, one per spatial axis")
-    if dimensions not in (axes + 1, axes + 2):
+    if dimensions not in (None, axes + 1, axes + 2):
         raise ConvolithError(
             f"x has {dimensions} axes but kernel_size {kernel_size!r} means {axes} spatial ones; expected "
             "(N, in_channels, *size) or (in_channels, *size); for another number of axes give kernel_size as a tuple"

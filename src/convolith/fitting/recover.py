@@ -2,67 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import isfinite, sqrt
+from math import sqrt
 from typing import Any
 
-import numpy as np
 import torch
 
 from convolith.arrays import as_tensor, like
-from convolith.conv import Conv
 from convolith.dtypes import dtype_name, is_float
 from convolith.engines.protocol import torch_dtype
 from convolith.errors import ConvolithError
-from convolith.fitting.descent import Callback, descend
-from convolith.fitting.problem import Problem, read
+from convolith.fitting.descent import Callback, descend, steepest
+from convolith.fitting.gram import Gram
+from convolith.fitting.problem import read
+from convolith.fitting.refine import refined
+from convolith.fitting.result import Fit, check_ridge, is_number
 from convolith.fitting.solve import least_squares
 from convolith.geometry import Axes, Padding, check_whole
-from convolith.spec import ConvSpec
 
 METHODS = ("lstsq", "gd")
-
-
-@dataclass(frozen=True, eq=False)
-class Fit:
-    """A recovered kernel and what is known about it.
-
-    Attributes:
-        kernel: (out_channels, in_channels, *kernel_size), in the floating dtype of the data (float64 for integers).
-        offset: (out_channels,), or None where none was sought.
-        residual_rms: root mean square of what is left of y, weighted, over all channels.
-        loss: what was minimised, the weighted sum of squared errors plus the ridge's penalty: before each step of
-            gradient descent, or once, at its least, for the closed form.
-        stderr: standard errors of the kernel for white noise in y (a ridge's bias is not in them), in float64; NaN
-            where no equation is to spare; None for gradient descent.
-        condition: condition number of the (column-scaled) normal matrix; None for gradient descent.
-        method: "lstsq" or "gd".
-        learning_rate: of gradient descent, else None.
-        spec: the geometry that was fitted.
-    """
-
-    kernel: Any
-    offset: Any
-    residual_rms: float
-    loss: tuple[float, ...]
-    stderr: Any
-    condition: float | None
-    method: str
-    learning_rate: float | None
-    spec: ConvSpec
-
-    @property
-    def conv(self) -> Conv:
-        """The fit as an operator: `correlate(x, fit.conv)` predicts y."""
-        spec = self.spec
-        return Conv(
-            self.kernel,
-            self.offset,
-            stride=spec.stride,
-            padding=spec.padding,
-            dilation=spec.dilation,
-            padding_mode=spec.padding_mode,
-        )
 
 
 def fit(
@@ -120,24 +77,21 @@ def fit(
         True
     """
     _check_options(method, ridge, learning_rate, steps, seed, callback)
-    problem = read(
-        x,
-        y,
-        kernel_size=kernel_size,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        padding_mode=padding_mode,
-        offset=offset,
-        mask=mask,
-        weights=weights,
-    )
+    geometry: dict[str, Any] = {
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
+        "padding_mode": padding_mode,
+    }
+    problem = read(x, y, kernel_size=kernel_size, offset=offset, mask=mask, weights=weights, **geometry)
     if not problem.equations:
         raise ConvolithError("mask or weights leave no pixel of y to fit; expected at least one")
     stderr = condition = rate = None
+    gram = Gram(problem.spec.kernel_size, problem.spec.in_channels, problem.spec.out_channels, **geometry).add(problem)
     if method == "gd":
-        descent = descend(
+        coefficients, squares, losses, rate = descend(
             problem,
+            steepest(gram, ridge, offset=offset),
             ridge=ridge,
             learning_rate=learning_rate,
             steps=steps,
@@ -145,17 +99,18 @@ def fit(
             callback=callback,
             progress=progress,
         )
-        coefficients, squares, losses, rate = descent
+        kernel, constant = gram.kernel_of(coefficients), coefficients[-1].copy()
     else:
-        solution = least_squares(problem, ridge)
-        coefficients, squares, condition = solution.coefficients, solution.squares, solution.condition
-        losses = [solution.loss]
-        stderr = like(torch.from_numpy(_kernel_of(problem, solution.stderr)), x)
+        solution = least_squares(gram.system(offset=offset), ridge)
+        coefficients, squares = refined(problem, gram, solution, ridge)
+        kernel, constant, condition = gram.kernel_of(coefficients), coefficients[-1].copy(), solution.condition
+        losses = [squares + ridge * float((kernel**2).sum())]
+        stderr = like(torch.from_numpy(gram.kernel_of(solution.stderr)), x)
     dtype = torch_dtype(_kernel_dtype(x, y))
     share = squares / (problem.weights.sum() * problem.spec.out_channels)
     return Fit(
-        kernel=like(torch.from_numpy(_kernel_of(problem, coefficients)).to(dtype), x),
-        offset=like(torch.from_numpy(coefficients[-1].copy()).to(dtype), x) if offset else None,
+        kernel=like(torch.from_numpy(kernel).to(dtype), x),
+        offset=like(torch.from_numpy(constant).to(dtype), x) if offset else None,
         residual_rms=sqrt(max(share, 0.0)),
         loss=tuple(losses),
         stderr=stderr,
@@ -171,26 +126,14 @@ def _check_options(
 ) -> None:
     if method not in METHODS:
         raise ConvolithError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
-    if not _is_number(ridge) or ridge < 0:
-        raise ConvolithError(f"ridge is {ridge!r}; expected a finite number, 0 or more")
+    check_ridge(ridge)
     check_whole("steps", steps, 1)
     check_whole("seed", seed, 0)
-    if learning_rate is not None and not (_is_number(learning_rate) and learning_rate > 0):
+    if learning_rate is not None and not (is_number(learning_rate) and learning_rate > 0):
         raise ConvolithError(f"learning_rate is {learning_rate!r}; expected a positive number")
     if method == "lstsq" and (learning_rate is not None or callback is not None):
         name = "callback" if learning_rate is None else "learning_rate"
         raise ConvolithError(f'{name} was given, but method "lstsq" takes no steps; pass method="gd"')
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and isfinite(value)
-
-
-def _kernel_of(problem: Problem, coefficients: np.ndarray) -> np.ndarray:
-    """(unknowns, out_channels) without the offset, as (out_channels, in_channels, *kernel_size)."""
-    spec = problem.spec
-    rows = coefficients[: problem.unknowns - problem.offset]
-    return np.ascontiguousarray(rows.T).reshape(spec.out_channels, spec.in_channels, *spec.kernel_size)
 
 
 def _kernel_dtype(x: Any, y: Any) -> str:

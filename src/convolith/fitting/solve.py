@@ -1,122 +1,114 @@
-"""Least squares in closed form: the equations are reduced by QR a chunk at a time, and the small triangle is solved.
+"""The least-squares problem that moments hold, solved: Cholesky, or eigenvectors where the data leave something free.
 
-Working on the triangle R of the window matrix, and never on its normal matrix R'R, keeps the condition number unsquared
-(it is 1e3 to 1e4 on photographs where the normal matrix has 1e7 and more). Method: sequential QR, as in Golub and Van
-Loan, Matrix Computations, section 6.5.
+Columns are scaled to one length first, so that a channel of small numbers is not taken for a weak one. What the normal
+matrix loses beside the data themselves (its condition number is the square of theirs) `fit` wins back, for it has the
+data: it adds the solution for what the first one leaves (Bjoerck 1987, corrected semi-normal equations).
 """
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
-from math import sqrt
+from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from convolith.errors import ConvolithError
-from convolith.fitting.problem import Problem
+
+ROUNDING = 8 * np.finfo(float).eps
+"""Of the largest eigenvalue, for each unknown: what a zero eigenvalue may come out as."""
 
 
-@dataclass(frozen=True)
-class Triangle:
-    """The equations [A, y] reduced to [[R, Q'y], [0, rest]]: |A b - y|^2 = |R b - target|^2 + |rest|^2."""
+class System(NamedTuple):
+    """`|A b - y|^2 = b'Gb - 2 r'b + q`, with what an offset takes of it already taken away.
 
-    R: np.ndarray
-    target: np.ndarray
-    rest: np.ndarray
+    Attributes:
+        normal: G, (unknowns, unknowns).
+        cross: r, (unknowns, out_channels).
+        squares: q, (out_channels,).
+        equations: pixels of y that count.
+        used: unknowns of each output channel beside b.
+    """
 
-    @property
-    def largest_eigenvalue(self) -> float:
-        """Of the normal matrix A'A."""
-        return float(np.linalg.norm(self.R, 2) ** 2)
+    normal: np.ndarray
+    cross: np.ndarray
+    squares: np.ndarray
+    equations: int
+    used: int
 
-    def residual_squares(self, coefficients: np.ndarray) -> np.ndarray:
-        """What is left of y, squared and summed, per output channel."""
-        misfit = self.R @ coefficients - self.target
-        squares: np.ndarray = (misfit**2).sum(axis=0) + (self.rest**2).sum(axis=0)
-        return squares
-
-
-@dataclass(frozen=True)
-class Solution:
-    """Coefficients (unknowns, out_channels), residual squares, with the ridge's penalty, standard errors, condition."""
-
-    coefficients: np.ndarray
-    squares: float
-    loss: float
-    stderr: np.ndarray
-    condition: float
+    def residual(self, coefficients: np.ndarray) -> np.ndarray:
+        """What is left of y, squared and summed, per output channel; exact to 1e-16 of q."""
+        left = self.squares - (coefficients * (2 * self.cross - self.normal @ coefficients)).sum(0)
+        floored: np.ndarray = np.maximum(left, 0.0)
+        return floored
 
 
-def reduce(problem: Problem) -> Triangle:
-    """Pass over the data once."""
-    n = problem.unknowns
-    R = np.zeros((0, n + problem.spec.out_channels))
-    for rows in problem.rows():
-        R = np.asarray(np.linalg.qr(np.concatenate([R, rows]), mode="r"))
-    R = np.concatenate([R, np.zeros((max(n - len(R), 0), R.shape[1]))])
-    return Triangle(R[:n, :n], R[:n, n:], R[n:, n:])
-
-
-@dataclass(frozen=True)
-class Inverse:
-    """The pseudo-inverse of a matrix, its rank, and the condition number of its column-scaled normal matrix."""
+class Inverse(NamedTuple):
+    """The matrix that gives the smallest solution of `(G + penalty) b = r`, its rank, and G's scaled condition."""
 
     matrix: np.ndarray
     rank: int
     condition: float
 
 
-def pseudo_inverse(A: np.ndarray, equations: int) -> Inverse:
-    """The matrix that gives the smallest of the least-squares solutions.
-
-    The rank is judged with columns scaled to one length, so that a column of ones beside bright pixels is not taken for
-    a weak direction; what is left free is then set to the smallest solution in the columns' own units.
-    """
-    scale = np.linalg.norm(A, axis=0)
+def inverse(matrix: np.ndarray) -> Inverse:
+    """Of a symmetric matrix without negative eigenvalues."""
+    scale = np.sqrt(np.maximum(np.diag(matrix), 0.0))
     scale[scale == 0] = 1.0
-    left, singular, right = np.linalg.svd(A / scale, full_matrices=False)
-    kept = singular > singular[0] * max(equations, len(scale)) * np.finfo(float).eps
-    reciprocal = np.where(kept, 1 / np.where(kept, singular, 1.0), 0.0)
-    matrix = (right.T * reciprocal) @ left.T / scale[:, None]
-    if kept.all():
-        return Inverse(matrix, len(scale), float((singular[0] / singular[-1]) ** 2))
-    free = np.linalg.qr((right[~kept] / scale).T)[0]
-    return Inverse(matrix - free @ (free.T @ matrix), int(kept.sum()), float("inf"))
+    scaled = torch.from_numpy(matrix / scale / scale[:, None])
+    values = torch.linalg.eigvalsh(scaled)
+    least = float(values[-1]) * len(scale) * ROUNDING
+    if values[0] > least:
+        factor = torch.linalg.cholesky(scaled)
+        whole = torch.cholesky_inverse(factor).numpy() / scale / scale[:, None]
+        return Inverse(whole, len(scale), float(values[-1] / values[0]))
+    values, vectors = (part.numpy() for part in torch.linalg.eigh(scaled))
+    kept = values > least
+    partial = (vectors[:, kept] / values[kept]) @ vectors[:, kept].T / scale / scale[:, None]
+    free = np.linalg.qr(vectors[:, ~kept] / scale[:, None])[0]
+    return Inverse(partial - free @ (free.T @ partial), int(kept.sum()), float("inf"))
 
 
-def least_squares(problem: Problem, ridge: float) -> Solution:
-    """The coefficients that minimise sum of w (A b - y)^2 + ridge |kernel|^2, with their standard errors.
+class Solution(NamedTuple):
+    """Coefficients (unknowns, out_channels), what gives them, residual squares, standard errors, condition."""
+
+    coefficients: np.ndarray
+    inverse: np.ndarray
+    squares: np.ndarray
+    stderr: np.ndarray
+    condition: float
+
+
+def least_squares(system: System, ridge: float) -> Solution:
+    """The coefficients that minimise `b'Gb - 2 r'b + ridge |b|^2`.
 
     The variance of the noise is that of the unpenalised fit's residuals (a ridge biases its own); it is NaN where no
     equation is to spare.
+
+    Raises:
+        ConvolithError: fewer equations than unknowns.
     """
-    if problem.equations < problem.unknowns and not ridge:
+    n = len(system.normal)
+    if system.equations < n + system.used and not ridge:
         raise ConvolithError(
-            f"y has {problem.equations} pixels to fit but each output channel has {problem.unknowns} unknowns; "
-            "expected at least as many pixels; use a smaller kernel_size, more data, or ridge="
+            f"y has {system.equations} pixels to fit but each output channel has {n + system.used} unknowns; expected "
+            "at least as many pixels; use a smaller kernel_size, more data, or ridge="
         )
-    triangle = reduce(problem)
-    n, channels = problem.unknowns, problem.spec.out_channels
-    free = pseudo_inverse(triangle.R, problem.equations)
-    unpenalised = triangle.residual_squares(free.matrix @ triangle.target)
-    penalised = free
-    if ridge:
-        penalty = sqrt(ridge) * np.eye(n)[: n - problem.offset]
-        penalised = pseudo_inverse(np.concatenate([triangle.R, penalty]), problem.equations)
+    free = inverse(system.normal)
+    penalised = inverse(system.normal + ridge * np.eye(n)) if ridge else free
     if penalised.rank < n:
         warnings.warn(
-            f"the data determine only {penalised.rank} of {n} coefficients (flat or regular images repeat themselves); "
-            "of all solutions that explain y the smallest is given; add varied data, or choose with ridge=",
+            f"the data determine only {penalised.rank + system.used} of {n + system.used} coefficients (flat or "
+            "regular images repeat themselves); of all solutions that explain y the smallest is given; add varied data, "
+            "or choose with ridge=",
             RuntimeWarning,
             stacklevel=4,
         )
-    solve = penalised.matrix[:, :n]  # the rows of the penalty have targets of zero
-    coefficients = solve @ triangle.target
-    spare = problem.equations - free.rank
-    variance = unpenalised / spare if spare > 0 else np.full(channels, np.nan)
-    # Of (G + ridge)^-1 G (G + ridge)^-1 the diagonal: the rows of solve are those of (G + ridge)^-1 R'.
-    stderr = np.linalg.norm(solve, axis=1)[:, None] * np.sqrt(variance)
-    squares = float(triangle.residual_squares(coefficients).sum())
-    penalty_paid = ridge * float((coefficients[: n - problem.offset] ** 2).sum())
-    return Solution(coefficients, squares, squares + penalty_paid, stderr, penalised.condition)
+    coefficients = penalised.matrix @ system.cross
+    coefficients += penalised.matrix @ (system.cross - system.normal @ coefficients - ridge * coefficients)
+    unpenalised = system.residual(free.matrix @ system.cross) if ridge else system.residual(coefficients)
+    spare = system.equations - free.rank - system.used
+    variance = unpenalised / spare if spare > 0 else np.full(len(unpenalised), np.nan)
+    spread = np.einsum("ij,ji->i", penalised.matrix @ system.normal, penalised.matrix.T)
+    stderr = np.sqrt(np.maximum(spread, 0.0))[:, None] * np.sqrt(variance)
+    return Solution(coefficients, penalised.matrix, system.residual(coefficients), stderr, penalised.condition)

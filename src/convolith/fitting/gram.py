@@ -1,0 +1,306 @@
+"""`Gram`: what least squares needs to know of any amount of data, in a state that adds up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convolith.errors import ConvolithError
+from convolith.fitting import saved
+from convolith.fitting.moments import moments
+from convolith.fitting.problem import Problem, read, spatial_axes
+from convolith.fitting.result import Fit, check_ridge
+from convolith.fitting.solve import System, least_squares
+from convolith.geometry import Axes, Padding, explicit_padding, per_axis
+from convolith.spec import ConvSpec
+
+
+class Gram:
+    """Sums over the equations `y = correlate(x, kernel) + offset` of products of every two of their columns.
+
+    An equation, for one pixel of y, has the columns [window of x, 1, pixel of y]. The state is the matrix of their
+    products, which is all that least squares depends on: kernels of this size and of every smaller one, with an offset
+    or without, with any penalty, come from it without the data being read again. States of other data of the same
+    geometry are added by `merge`; however the data are cut up, the state comes out the same (to 1e-12).
+
+    The windows are not formed: their products depend on lags but for the borders (see `lags`), so that an image of N
+    pixels takes `O(N log N)` instead of `O(N taps^2)`. Sums are in float64, about the first image's means.
+
+    Args:
+        kernel_size: a number per spatial axis.
+        in_channels, out_channels: of x and y.
+        stride, padding, dilation, padding_mode: as for `correlate`.
+
+    Attributes:
+        equations: pixels of y that counted.
+        matrix: (columns, columns), about `shift`; `moments` gives it about zero.
+
+    Example:
+        >>> import numpy as np
+        >>> from convolith import correlate
+        >>> rng = np.random.default_rng(0)
+        >>> kernel, gram = rng.normal(size=(1, 1, 5, 5)), Gram((5, 5))
+        >>> for _ in range(3):
+        ...     x = rng.normal(size=(1, 32, 32))
+        ...     gram = gram.update(x, correlate(x, kernel))
+        >>> bool(np.abs(gram.solve().kernel - kernel).max() < 1e-12)
+        True
+    """
+
+    def __init__(
+        self,
+        kernel_size: Axes,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        *,
+        stride: Axes = 1,
+        padding: Padding = "valid",
+        dilation: Axes = 1,
+        padding_mode: str = "zeros",
+    ) -> None:
+        axes = spatial_axes(kernel_size)
+        size = per_axis("kernel_size", kernel_size, axes, 1)
+        self.options: dict[str, Any] = {
+            "stride": per_axis("stride", stride, axes, 1),
+            "padding": padding if isinstance(padding, str) else explicit_padding(padding, axes),
+            "dilation": per_axis("dilation", dilation, axes, 1),
+            "padding_mode": padding_mode,
+        }
+        self.kernel_size = size
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.spec_of([d * (k - 1) + 1 for k, d in zip(size, self.options["dilation"], strict=True)])  # or refuses
+        self.shift = np.zeros(in_channels + out_channels)
+        self.matrix = np.zeros((self.windows + 1 + out_channels,) * 2)
+        self.equations = 0
+        self.dtypes: tuple[str, ...] = ()
+        self.size: tuple[int, ...] = ()
+
+    @property
+    def windows(self) -> int:
+        """Pixels of a window: the kernel's weights for each output channel."""
+        return self.in_channels * int(np.prod(self.kernel_size))
+
+    @property
+    def moments(self) -> np.ndarray:
+        """(columns, columns): the sums of products of [window of x, 1, y] themselves."""
+        return self.about(np.zeros_like(self.shift))
+
+    def update(self, x: Any, y: Any, *, mask: Any = None, weights: Any = None) -> Gram:
+        """Take in the equations of an image, or of several; the state is as before if they are refused.
+
+        Args:
+            x: (N, in_channels, *size) or (in_channels, *size).
+            y: what `correlate` would give.
+            mask: booleans, True where a pixel of y is left out: (*output_size) or (N, *output_size).
+            weights: 0 or more per pixel of y, shaped as mask.
+
+        Returns:
+            The state itself.
+
+        Raises:
+            ConvolithError: shapes that cannot belong together, other channels or dtypes than before, pixels that are
+                not finite and not masked.
+        """
+        return self.add(self._read(x, y, mask, weights))
+
+    def downdate(self, x: Any, y: Any, *, mask: Any = None, weights: Any = None) -> Gram:
+        """Take equations out again; arguments and result as for `update`.
+
+        Raises:
+            ConvolithError: as `update`, and more equations than the state holds.
+        """
+        problem = self._read(x, y, mask, weights)
+        if problem.equations > self.equations:
+            raise ConvolithError(
+                f"x and y are {problem.equations} equations to take out of {self.equations}; expected some that were "
+                "taken in"
+            )
+        return self.add(problem, -1)
+
+    def merge(self, other: Gram) -> Gram:
+        """Take in what another state holds, and return the state itself.
+
+        Raises:
+            ConvolithError: another geometry, other channels or other dtypes.
+        """
+        if not isinstance(other, Gram):
+            raise ConvolithError(f"other is a {type(other).__name__}; expected a Gram")
+        for name in ("kernel_size", "in_channels", "out_channels", "options"):
+            ours, theirs = getattr(self, name), getattr(other, name)
+            if ours != theirs:
+                raise ConvolithError(f"other has {name} {theirs}, but this state {ours}; expected the same")
+        if other.equations:
+            self._check_dtypes("other", other.dtypes)
+            if not self.dtypes:
+                self.shift, self.dtypes, self.size = other.shift.copy(), other.dtypes, other.size
+            self.matrix = self.matrix + other.about(self.shift)
+            self.equations += other.equations
+        return self
+
+    def sub(self, kernel_size: Axes) -> Gram:
+        """The state of the same equations for a smaller kernel, which lies in the middle of this one's window.
+
+        Where sizes differ by an odd number, the smaller half is left out before it. Its padding is less by as much;
+        where there was none, `correlate` with the smaller kernel gives a larger y than this one's, which is its middle.
+
+        Raises:
+            ConvolithError: a kernel that is larger along an axis, "same" padding with a stride, which depends on the
+                size.
+        """
+        size = per_axis("kernel_size", kernel_size, len(self.kernel_size), 1)
+        if any(small > large for small, large in zip(size, self.kernel_size, strict=True)):
+            raise ConvolithError(f"kernel_size is {size}; expected none larger than the state's, {self.kernel_size}")
+        if self.options["padding"] == "same" and max(self.options["stride"]) > 1:
+            raise ConvolithError(
+                'the state has padding "same" with a stride, which is another one for every kernel_size'
+            )
+        places = np.arange(self.windows).reshape(self.in_channels, *self.kernel_size)
+        pairs = []
+        around = self.spec_of(self.size or self.kernel_size).padding
+        for axis, (small, large, d) in enumerate(zip(size, self.kernel_size, self.options["dilation"], strict=True)):
+            before = (large - small) // 2
+            places = places.take(range(before, before + small), axis=1 + axis)
+            low, high = around[axis]
+            pairs.append((max(low - d * before, 0), max(high - d * (large - small - before), 0)))
+        kept = np.concatenate([places.ravel(), np.arange(self.windows, len(self.matrix))])
+        found = Gram(size, self.in_channels, self.out_channels, **(self.options | {"padding": tuple(pairs)}))
+        found.matrix, found.shift = self.matrix[np.ix_(kept, kept)], self.shift.copy()
+        found.equations, found.dtypes, found.size = self.equations, self.dtypes, self.size
+        return found
+
+    def solve(self, *, offset: bool = False, ridge: float = 0.0) -> Fit:
+        """The kernel that comes nearest to y, from the state alone: see `fit`, which also looks at the data again.
+
+        Args:
+            offset: whether a constant per output channel is fitted too.
+            ridge: penalty on the squared kernel.
+
+        Returns:
+            A `Fit`, in float64. Its residuals are known to 1e-16 of y squared, its kernel to 1e-16 times `condition`.
+
+        Raises:
+            ConvolithError: a state without equations, fewer equations than unknowns, a ridge that is no number.
+        """
+        check_ridge(ridge)
+        solution = least_squares(self.system(offset=offset), ridge)
+        kernel, stderr = (self.kernel_of(found) for found in (solution.coefficients, solution.stderr))
+        squares = float(solution.squares.sum())
+        return Fit(
+            kernel=kernel,
+            offset=self.offset_of(solution.coefficients) if offset else None,
+            residual_rms=sqrt(squares / (self.matrix[self.windows, self.windows] * self.out_channels)),
+            loss=(squares + ridge * float((kernel**2).sum()),),
+            stderr=stderr,
+            condition=solution.condition,
+            method="lstsq",
+            learning_rate=None,
+            spec=self.spec_of(self.size),
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the state to a .npz file, which is replaced when it is complete.
+
+        Raises:
+            ConvolithError: another ending, a place that cannot be written.
+        """
+        names = ("kernel_size", "in_channels", "out_channels", "options", "equations", "dtypes", "size")
+        saved.write(path, {name: getattr(self, name) for name in names}, {"shift": self.shift, "matrix": self.matrix})
+
+    @staticmethod
+    def load(path: str | Path) -> Gram:
+        """A state that `save` wrote.
+
+        Raises:
+            ConvolithError: no such file, one that is damaged or truncated, or one of another version.
+        """
+        about, arrays = saved.read(path)
+        found = Gram(about["kernel_size"], about["in_channels"], about["out_channels"], **about["options"])
+        for name in ("shift", "matrix"):
+            if arrays[name].shape != getattr(found, name).shape:
+                raise ConvolithError(
+                    f"path is {path}, whose {name} has shape {arrays[name].shape}; expected "
+                    f"{getattr(found, name).shape} for its kernel_size"
+                )
+            setattr(found, name, arrays[name])
+        found.equations, found.dtypes, found.size = about["equations"], tuple(about["dtypes"]), tuple(about["size"])
+        return found
+
+    def spec_of(self, size: Sequence[int]) -> ConvSpec:
+        """The correlation that is sought, on an image of some size."""
+        return ConvSpec(
+            batch=1,
+            in_channels=self.in_channels,
+            out_channels=self.out_channels,
+            size=tuple(size),
+            kernel_size=self.kernel_size,
+            dtype="float64",
+            **self.options,
+        )
+
+    def system(self, *, offset: bool) -> System:
+        """The normal equations, about zero, or about the means where an offset takes them up.
+
+        Raises:
+            ConvolithError: a state without equations.
+        """
+        n = self.windows
+        if not self.equations:
+            raise ConvolithError("the state holds no equations; update it with data first, of which some pixels count")
+        M = self.matrix if offset else self.moments
+        used = np.outer(M[:, n], M[n]) / M[n, n] if offset else np.zeros_like(M)
+        left = M - used
+        squares = np.maximum(np.diag(left)[n + 1 :], 0.0)
+        return System(left[:n, :n], left[:n, n + 1 :], squares, self.equations, int(offset))
+
+    def kernel_of(self, coefficients: np.ndarray) -> np.ndarray:
+        """(windows, out_channels) as (out_channels, in_channels, *kernel_size)."""
+        rows = coefficients[: self.windows]
+        return np.ascontiguousarray(rows.T).reshape(self.out_channels, self.in_channels, *self.kernel_size)
+
+    def offset_of(self, coefficients: np.ndarray) -> np.ndarray:
+        """(out_channels,): the constant that goes with a kernel, (windows, out_channels)."""
+        n, M = self.windows, self.matrix
+        means: np.ndarray = (M[n, n + 1 :] - M[n, :n] @ coefficients) / M[n, n] + self.shift[self.in_channels :]
+        means -= np.repeat(self.shift[: self.in_channels], n // self.in_channels) @ coefficients
+        return means
+
+    def about(self, shift: np.ndarray) -> np.ndarray:
+        """The matrix about another shift."""
+        n = self.windows
+        change = self.shift - shift
+        T = np.eye(len(self.matrix))
+        T[n, :n] = np.repeat(change[: self.in_channels], n // self.in_channels)
+        T[n, n + 1 :] = change[self.in_channels :]
+        moved: np.ndarray = T.T @ self.matrix @ T
+        return moved
+
+    def _read(self, x: Any, y: Any, mask: Any, weights: Any) -> Problem:
+        kernel_size = self.kernel_size
+        problem = read(x, y, kernel_size=kernel_size, offset=False, mask=mask, weights=weights, **self.options)
+        for name, came, expected in (
+            ("x", problem.spec.in_channels, self.in_channels),
+            ("y", problem.spec.out_channels, self.out_channels),
+        ):
+            if came != expected:
+                raise ConvolithError(f"{name} has {came} channels, but this state is of {expected}; expected the same")
+        self._check_dtypes("x and y", problem.dtypes)
+        return problem
+
+    def _check_dtypes(self, argument: str, dtypes: tuple[str, ...]) -> None:
+        if self.dtypes and dtypes != self.dtypes:
+            raise ConvolithError(
+                f"{argument} come in {' and '.join(dtypes)}, but this state began with {' and '.join(self.dtypes)}; "
+                "convert them, so that no chunk differs by its rounding alone"
+            )
+
+    def add(self, problem: Problem, sign: int = 1) -> Gram:
+        """Take in equations that were checked, or out."""
+        if not self.dtypes:
+            self.dtypes, self.size, self.shift = problem.dtypes, problem.spec.size, problem.means()
+        matrix = self.matrix + sign * moments(problem, self.shift)
+        self.matrix, self.equations = matrix, self.equations + sign * problem.equations
+        return self

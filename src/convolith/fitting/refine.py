@@ -1,0 +1,61 @@
+"""A solution of the normal equations made as good as one of the data: what is left is fitted again.
+
+The normal matrix squares the condition number. The residual, computed from the data, does not, and solving for it with
+the same inverse brings the error down by as much again (Bjoerck, Stability analysis of the method of seminormal
+equations, 1987).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from convolith.correlation import correlate
+from convolith.fitting.gram import Gram
+from convolith.fitting.moments import gradient
+from convolith.fitting.problem import Problem
+from convolith.fitting.solve import Solution
+
+PASSES = 2
+"""The second one brings what the first one left at condition numbers from 1e12 on."""
+
+
+def refined(problem: Problem, gram: Gram, solution: Solution, ridge: float) -> tuple[np.ndarray, float]:
+    """Coefficients (unknowns, out_channels), the offset's row last if there is one, and the sum of squares that is left."""
+    n = gram.windows
+    coefficients = solution.coefficients
+    if problem.offset:
+        coefficients = np.concatenate([coefficients, gram.offset_of(coefficients)[None]])
+    sums = gram.about(np.zeros_like(gram.shift))[n, : n + 1]
+    residual = _residual(problem, gram, coefficients)
+    best, least = coefficients, _loss(problem, residual, coefficients[:n], ridge)
+    for _ in range(PASSES):
+        slope = gradient(problem, residual)
+        slope[:n] -= ridge * coefficients[:n]
+        if problem.offset:
+            slope[:n] -= np.outer(sums[:n], slope[n]) / sums[n]
+        change = solution.inverse @ slope[:n]
+        if problem.offset:
+            change = np.concatenate([change, (slope[n] - sums[:n] @ change)[None] / sums[n]])
+        coefficients = coefficients + change
+        residual = _residual(problem, gram, coefficients)
+        loss = _loss(problem, residual, coefficients[:n], ridge)
+        if loss < least:
+            best, least = coefficients, loss
+    return best, least - ridge * float((best[:n] ** 2).sum())
+
+
+def _residual(problem: Problem, gram: Gram, coefficients: np.ndarray) -> np.ndarray:
+    """What is left of y."""
+    kernel = torch.from_numpy(gram.kernel_of(coefficients))
+    bias = torch.from_numpy(coefficients[-1].copy()) if problem.offset else None
+    with torch.no_grad():
+        predicted = correlate(
+            torch.from_numpy(problem.padded), kernel, bias, stride=problem.spec.stride, dilation=problem.spec.dilation
+        )
+    left: np.ndarray = problem.y - predicted.numpy()
+    return left
+
+
+def _loss(problem: Problem, residual: np.ndarray, kernel: np.ndarray, ridge: float) -> float:
+    return float((problem.weights[:, None] * residual**2).sum() + ridge * (kernel**2).sum())

@@ -1,0 +1,66 @@
+"""What a fit found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+import numpy as np
+
+from convolith.conv import Conv
+from convolith.errors import ConvolithError
+from convolith.spec import ConvSpec
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A recovered kernel and what is known about it.
+
+    Attributes:
+        kernel: (out_channels, in_channels, *kernel_size), in the floating dtype of the data (float64 for integers).
+        offset: (out_channels,), or None where none was sought.
+        residual_rms: root mean square of what is left of y, weighted, over all channels.
+        loss: what was minimised, the weighted sum of squared errors plus the ridge's penalty: before each step of
+            gradient descent, or once, at its least, for the closed form.
+        stderr: standard errors of the kernel for white noise in y (a ridge's bias is not in them), in float64; NaN
+            where no equation is to spare; None for gradient descent.
+        condition: condition number of the (column-scaled) normal matrix; None for gradient descent.
+        method: "lstsq" or "gd".
+        learning_rate: of gradient descent, else None.
+        spec: the geometry that was fitted.
+    """
+
+    kernel: Any
+    offset: Any
+    residual_rms: float
+    loss: tuple[float, ...]
+    stderr: Any
+    condition: float | None
+    method: str
+    learning_rate: float | None
+    spec: ConvSpec
+
+    @property
+    def conv(self) -> Conv:
+        """The fit as an operator: `correlate(x, fit.conv)` predicts y."""
+        spec = self.spec
+        return Conv(
+            self.kernel,
+            self.offset,
+            stride=spec.stride,
+            padding=spec.padding,
+            dilation=spec.dilation,
+            padding_mode=spec.padding_mode,
+        )
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite real number."""
+    return isinstance(value, int | float | np.number) and isfinite(value)
+
+
+def check_ridge(ridge: Any) -> None:
+    """Refuse a penalty that is none."""
+    if not is_number(ridge) or ridge < 0:
+        raise ConvolithError(f"ridge is {ridge!r}; expected a finite number, 0 or more")

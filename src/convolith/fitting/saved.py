@@ -1,0 +1,56 @@
+"""States of a fit in files: every number of them, and the version of what they mean."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convolith.errors import ConvolithError
+from convolith.replacing import replacing
+
+VERSION = 1
+"""Of the files; another one is refused, for it may mean other numbers."""
+KIND = "convolith gram"
+
+
+def write(path: str | Path, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays and what they are to a .npz file, which is replaced when it is complete.
+
+    Raises:
+        ConvolithError: another ending, a place that cannot be written.
+    """
+    place = Path(path)
+    if place.suffix != ".npz":
+        raise ConvolithError(f"path is {path}; expected a name that ends in .npz")
+    described = json.dumps({"kind": KIND, "version": VERSION, **about})
+    try:
+        with replacing(place) as file:
+            np.savez(file, about=np.array(described), **arrays)  # type: ignore[arg-type] # NumPy's stubs take it for a flag
+    except OSError as problem:
+        raise ConvolithError(f"path is {path}, which cannot be written ({problem}); choose another place") from None
+
+
+def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What `write` wrote.
+
+    Raises:
+        ConvolithError: no such file, one that is damaged or truncated, or one of another version.
+    """
+    place = Path(path)
+    if not place.is_file():
+        raise ConvolithError(f"path is {path}; there is no such file")
+    try:
+        with place.open("rb") as stream:
+            arrays = dict(np.load(stream, allow_pickle=False))
+        about = json.loads(str(arrays.pop("about")))
+        named = about.pop("kind"), about.pop("version")
+    except Exception as problem:  # noqa: BLE001 - every layer of the format raises its own
+        raise ConvolithError(
+            f"path is {path}, which cannot be read as a state ({problem or type(problem).__name__}); is it complete?"
+        ) from None
+    if named != (KIND, VERSION):
+        raise ConvolithError(f"path is {path}, a {named[0]} of version {named[1]}; expected a {KIND} of {VERSION}")
+    return about, arrays
