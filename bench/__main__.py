@@ -2,6 +2,7 @@
 
 import click
 
+from bench.fit import fit
 from bench.fold import fold
 from bench.grid import grid
 from bench.machine import denormals, memory, overhead, scaling
@@ -13,6 +14,6 @@ def main() -> None:
     """Time Convolith against its peers, as ratios measured in turn in one run."""
 
 
-for command in (fold, grid, overhead, scaling, memory, denormals, markdown):
+for command in (fit, fold, grid, overhead, scaling, memory, denormals, markdown):
     main.add_command(command)
 main(prog_name="python -m bench")

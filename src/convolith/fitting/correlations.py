@@ -17,9 +17,9 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import pad
 
-TRANSFORM, PRODUCTS, MOVED = 1e10, 1e11, 1e9
-"""Operations a second of a transform (counted as 5 N log2 N), of a matrix product in float64, and numbers moved for it;
-measured on two cores with AVX-512; their ratios decide."""
+TRANSFORM, PRODUCTS, MOVED, RUNS = 3e10, 1e11, 1e9, 1.2e8
+"""A second's operations of a transform (counted as 5 N log2 N) and of a matrix product, numbers moved, and runs of numbers
+that are moved together, in float64; measured on two cores with AVX-512; their ratios decide."""
 BLOCK_BYTES = 1 << 22
 """Of what lies side by side: it stays in the cache that the cores share."""
 
@@ -59,9 +59,10 @@ def _transforms(planes: torch.Tensor, targets: torch.Tensor, taps: tuple[int, ..
     transforms = (forward + back) * 5 * points * log2(max(points, 2)) / TRANSFORM
     transforms += images * back * points * 4 / MOVED
     shifts = prod(taps)
-    lags = prod(2 * k - 1 for k in taps) / 2 if auto else 0
+    lags = max(prod(2 * k - 1 for k in taps) / 2 if auto else 0, shifts)
     products = 2 * pixels * channels * (channels * lags + others * shifts) / PRODUCTS
-    return transforms < products + pixels * channels * max(lags, shifts) / MOVED
+    runs = 2 * lags / max(2 * taps[-1] - 1, 1)
+    return transforms < products + pixels * (channels * lags / MOVED + runs / RUNS)
 
 
 def _by_transforms(planes: torch.Tensor, targets: torch.Tensor, taps: tuple[int, ...], *, auto: bool) -> Correlations:

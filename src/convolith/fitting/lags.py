@@ -1,11 +1,11 @@
 """Sums over all windows of products of two of their pixels, without forming the windows.
 
-`G[(c, u), (d, v)] = sum over positions p of X[c, p+u] X[d, p+v]` depends on the lag `v - u` alone, but for what lies at
-the border. With X zero outside itself, the sums over all pixels are its autocorrelation,
-`A[c, d, l] = sum over q of X[c, q] X[d, q+l]`, and what G has not of it are, along each axis, the pairs that start
-before u, which both lie in the first k - 1 pixels, and those that start after the last position, which both lie in the
-last k - 1. Axes are opened one after another: along an axis, lags become pairs (u, v), and what is taken off are the same
-sums of the two slabs of k - 1 pixels, whose pixels along that axis count as channels. All of it is exact.
+`G[(c, u), (d, v)] = sum over positions p of X[c, p+u] X[d, p+v]` depends on the lag `v - u` alone, but for what lies
+at the border. With X zero outside itself, the sums over all pixels are its autocorrelation, `A[c, d, l] = sum over q
+of X[c, q] X[d, q+l]`, and what G has not of it are, along each axis, the pairs that start before u, which both lie in
+the first k - 1 pixels, and those that start after the last position, which both lie in the last k - 1. Axes are
+opened one after another: along an axis, lags become pairs (u, v), and what is taken off are the same sums of the two
+slabs of k - 1 pixels, whose pixels along that axis count as channels. All of it is exact.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 An equation, for one pixel of y, has the columns [window of x, 1, pixels of y]. Where all weights are one the windows
 need not be formed: `lags` gives their sums. Strides and dilations become plain windows first: with g their common
-divisor, every d/g-th output reads every d-th pixel of x, which makes d/g images without dilation; in those, a stride of
-s/g makes s/g planes, as channels, of every s/g-th pixel. Pixels whose weight is not the usual one are added and taken off one by one.
+divisor, every d/g-th output reads every d-th pixel of x, which makes d/g images without dilation; in those, a stride
+of s/g makes s/g planes, as channels, of every s/g-th pixel. Pixels whose weight is not the usual one are added and
+taken off one by one.
 """
 
 from __future__ import annotations

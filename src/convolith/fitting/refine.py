@@ -21,7 +21,7 @@ PASSES = 2
 
 
 def refined(problem: Problem, gram: Gram, solution: Solution, ridge: float) -> tuple[np.ndarray, float]:
-    """Coefficients (unknowns, out_channels), the offset's row last if there is one, and the sum of squares that is left."""
+    """Coefficients (unknowns, out_channels), an offset's row last, and the sum of squares that is left."""
     n = gram.windows
     coefficients = solution.coefficients
     if problem.offset:

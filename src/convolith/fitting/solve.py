@@ -97,10 +97,10 @@ def least_squares(system: System, ridge: float) -> Solution:
     free = inverse(system.normal)
     penalised = inverse(system.normal + ridge * np.eye(n)) if ridge else free
     if penalised.rank < n:
+        known, unknowns = penalised.rank + system.used, n + system.used
         warnings.warn(
-            f"the data determine only {penalised.rank + system.used} of {n + system.used} coefficients (flat or "
-            "regular images repeat themselves); of all solutions that explain y the smallest is given; add varied data, "
-            "or choose with ridge=",
+            f"the data determine only {known} of {unknowns} coefficients (flat or regular images repeat themselves); "
+            "of all solutions that explain y the smallest is given; add varied data, or choose with ridge=",
             RuntimeWarning,
             stacklevel=4,
         )

@@ -1,0 +1,168 @@
+"""`python -m bench fit`: the state behind a fit against forming the windows, and the kernel against a dense solver."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from functools import partial
+from math import log
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+import convolith as cl
+from bench.timing import race
+from convolith.report.plain import to_json
+from convolith.report.table import Table
+
+TILE_ROWS = 32
+"""Rows of windows that im2col forms at a time: 112 MB at 1024x1024 and k = 21."""
+SIZES = (512, 1024, 2048, 4096)
+
+
+def smooth(size: int) -> np.ndarray:
+    """(1, size, size): a field with the spectrum of a photograph, of mean 0 and deviation 1."""
+    rng = np.random.default_rng(0)
+    frequencies = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size))
+    frequencies[0, 0] = np.inf
+    field = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((size, size))) / frequencies, (size, size))
+    return (field / field.std())[None]
+
+
+def blurred(x: np.ndarray, k: int) -> np.ndarray:
+    """What a random positive kernel makes of it, with noise of 1e-3."""
+    kernel = np.random.default_rng(1).random((1, 1, k, k))
+    y: np.ndarray = cl.correlate(x, kernel / kernel.sum())
+    return y + 1e-3 * np.random.default_rng(2).standard_normal(y.shape)
+
+
+def by_tiles(x: np.ndarray, y: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """`A.T @ A` and `A.T @ y` of the windows, some rows of them at a time."""
+    windows = np.lib.stride_tricks.sliding_window_view(x[0], (k, k))
+    gram, cross = np.zeros((k * k, k * k)), np.zeros(k * k)
+    for start in range(0, len(windows), TILE_ROWS):
+        rows = windows[start : start + TILE_ROWS].reshape(-1, k * k)
+        gram += rows.T @ rows
+        cross += rows.T @ y[0, start : start + TILE_ROWS].ravel()
+    return gram, cross
+
+
+def by_unfold(x: torch.Tensor, y: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same of several channels, by torch alone."""
+    rows = torch.nn.functional.unfold(x, k).transpose(1, 2).reshape(-1, x.shape[1] * k * k)
+    return rows.T @ rows, rows.T @ y.movedim(1, -1).reshape(-1, y.shape[1])
+
+
+def one_channel(size: int, k: int, rounds: int) -> dict[str, Any]:
+    """A state, a whole fit and tiled windows, in turn; the state's error first."""
+    x = smooth(size)
+    y = blurred(x, k)
+    expected = by_tiles(x, y, k)[0]
+    found = cl.Gram(k).update(x, y).moments[: k * k, : k * k]
+    runners = {
+        "state": lambda: cl.Gram(k).update(x, y),
+        "fit": lambda: cl.fit(x, y, kernel_size=k),
+        "tiled": lambda: by_tiles(x, y, k),
+        "control": lambda: cl.Gram(k).update(x, y),
+    }
+    times = race(runners, rounds)
+    return {
+        "problem": f"{size}x{size}, k = {k}",
+        "ms of a state": 1e3 * times["state"],
+        "tiled im2col / state": times["tiled"] / times["state"],
+        "tiled im2col / fit": times["tiled"] / times["fit"],
+        "control": times["state"] / times["control"],
+        "error of the state": float(np.abs(found - expected).max() / np.abs(expected).max()),
+    }
+
+
+def channels(rounds: int) -> dict[str, Any]:
+    """64 to 64 channels, 3x3, 16 images of 56x56."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((16, 64, 56, 56)), rng.standard_normal((16, 64, 54, 54))
+    tensors = torch.from_numpy(x), torch.from_numpy(y)
+    expected = by_unfold(*tensors, 3)[0].numpy()
+    found = cl.Gram(3, 64, 64).update(x, y).moments[:576, :576]
+    runners = {
+        "state": lambda: cl.Gram(3, 64, 64).update(x, y),
+        "unfold": partial(by_unfold, *tensors, 3),
+        "control": lambda: cl.Gram(3, 64, 64).update(x, y),
+    }
+    times = race(runners, rounds)
+    return {
+        "problem": "64 -> 64 channels, 3x3, 16 of 56x56",
+        "ms of a state": 1e3 * times["state"],
+        "tiled im2col / state": times["unfold"] / times["state"],
+        "control": times["state"] / times["control"],
+        "error of the state": float(np.abs(found - expected).max() / np.abs(expected).max()),
+    }
+
+
+def distance(size: int, k: int) -> dict[str, Any]:
+    """How far a fit is from scipy's dense least squares on the same data."""
+    import scipy.linalg
+
+    x = smooth(size)
+    y = blurred(x, k)
+    found = cl.fit(x, y, kernel_size=k)
+    rows = np.lib.stride_tricks.sliding_window_view(x[0], (k, k)).reshape(-1, k * k)
+    dense = scipy.linalg.lstsq(rows, y.ravel(), overwrite_a=True, lapack_driver="gelsy", check_finite=False)[0]
+    return {
+        "problem": f"{size}x{size}, k = {k}",
+        "largest difference from scipy.linalg.lstsq": float(np.abs(found.kernel.ravel() - dense).max()),
+        "largest weight": float(np.abs(dense).max()),
+        "condition": found.condition,
+    }
+
+
+MEMORY = """
+import numpy as np, convolith as cl
+def peak():
+    return int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) / 1024
+rng = np.random.default_rng(0)
+x, y = rng.standard_normal((1, {n}, {n})), rng.standard_normal((1, {n} - 20, {n} - 20))
+cl.fit(x[:, :64, :64], y[:, :44, :44], kernel_size=21)
+open("/proc/self/clear_refs", "w").write("5")
+before = peak()
+{call}
+print(peak() - before)
+"""
+"""What is loaded and generated once is there before."""
+
+
+def memory(size: int) -> dict[str, Any]:
+    """MiB more than the data that a state and a fit take, each in a process of its own."""
+    row: dict[str, Any] = {"problem": f"{size}x{size}, k = 21"}
+    for name, call in (("state", "cl.Gram(21).update(x, y)"), ("fit", "cl.fit(x, y, kernel_size=21)")):
+        code = MEMORY.format(n=size, call=call)
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+        row[f"MiB of a {name}"] = float(run.stdout)
+    return row
+
+
+@click.command()
+@click.option("--rounds", default=5, show_default=True, help="Timed blocks of each.")
+@click.option("--json", "path", type=click.Path(path_type=Path), help="Where to keep the run.")
+def fit(rounds: int, path: Path | None) -> None:
+    """Time the state behind a fit against tiled windows, and compare kernels with a dense solver."""
+    warnings.simplefilter("error")
+    timed = [one_channel(1024, k, rounds) for k in (5, 15, 21)] + [channels(rounds)]
+    click.echo(Table("Seconds over seconds (above 1: faster than the windows)", timed).text())
+    grown = {}
+    for size in SIZES:
+        x = smooth(size)
+        y = blurred(x, 21)
+        grown[size] = race({"state": partial(cl.Gram(21).update, x, y)}, rounds)["state"]
+    exponent = np.polyfit([log(n * n) for n in SIZES], [log(seconds) for seconds in grown.values()], 1)[0]
+    rows = [{"size": f"{n}x{n}", "ms of a state, k = 21": 1e3 * seconds} for n, seconds in grown.items()]
+    click.echo("\n" + Table("Growth", rows).text())
+    click.echo(f"time grows as pixels to the power of {exponent:.2f}")
+    far, most = [distance(1024, 21)], [memory(4096)]
+    click.echo("\n" + Table("The kernel", far).text() + "\n\n" + Table("Memory beside the data", most).text())
+    if path:
+        run = {"timed": timed, "growth": rows, "exponent": exponent, "distance": far, "memory": most}
+        path.write_text(to_json({**run, "threads": torch.get_num_threads(), "torch": torch.__version__}))
