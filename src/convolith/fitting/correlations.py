@@ -18,8 +18,8 @@ import torch
 from torch.nn.functional import pad
 
 TRANSFORM, PRODUCTS, MOVED, RUNS = 3e10, 1e11, 1e9, 1.2e8
-"""A second's operations of a transform (counted as 5 N log2 N) and of a matrix product, numbers moved, and runs of numbers
-that are moved together, in float64; measured on two cores with AVX-512; their ratios decide."""
+"""A second's operations of a transform (counted as 5 N log2 N) and of a matrix product, numbers moved, and runs of
+numbers that are moved together, in float64; measured on two cores with AVX-512; their ratios decide."""
 BLOCK_BYTES = 1 << 22
 """Of what lies side by side: it stays in the cache that the cores share."""
 

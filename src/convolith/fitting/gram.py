@@ -11,9 +11,10 @@ import numpy as np
 
 from convolith.errors import ConvolithError
 from convolith.fitting import saved
+from convolith.fitting.asked import Asked
 from convolith.fitting.moments import moments
 from convolith.fitting.problem import Problem, read, spatial_axes
-from convolith.fitting.result import Fit, check_ridge
+from convolith.fitting.result import Fit
 from convolith.fitting.solve import System, least_squares
 from convolith.geometry import Axes, Padding, explicit_padding, per_axis
 from convolith.spec import ConvSpec
@@ -172,33 +173,35 @@ class Gram:
         found.equations, found.dtypes, found.size = self.equations, self.dtypes, self.size
         return found
 
-    def solve(self, *, offset: bool = False, ridge: float = 0.0) -> Fit:
+    def solve(self, *, offset: bool = False, **options: Any) -> Fit:
         """The kernel that comes nearest to y, from the state alone: see `fit`, which also looks at the data again.
 
         Args:
             offset: whether a constant per output channel is fitted too.
-            ridge: penalty on the squared kernel.
+            options: `ridge`, `smoothness`, `basis` and `constraints`, as for `fit`.
 
         Returns:
             A `Fit`, in float64. Its residuals are known to 1e-16 of y squared, its kernel to 1e-16 times `condition`.
 
         Raises:
-            ConvolithError: a state without equations, fewer equations than unknowns, a ridge that is no number.
+            ConvolithError: a state without equations, fewer equations than unknowns, options that `fit` refuses.
         """
-        check_ridge(ridge)
-        solution = least_squares(self.system(offset=offset), ridge)
+        asked = Asked(**options)
+        penalty = asked.penalty(self.in_channels, self.kernel_size)
+        solution = least_squares(self.system(offset=offset), penalty)
         kernel, stderr = (self.kernel_of(found) for found in (solution.coefficients, solution.stderr))
         squares = float(solution.squares.sum())
         return Fit(
             kernel=kernel,
             offset=self.offset_of(solution.coefficients) if offset else None,
             residual_rms=sqrt(squares / (self.matrix[self.windows, self.windows] * self.out_channels)),
-            loss=(squares + ridge * float((kernel**2).sum()),),
+            loss=(squares + penalty.paid(solution.coefficients),),
             stderr=stderr,
             condition=solution.condition,
             method="lstsq",
             learning_rate=None,
             spec=self.spec_of(self.size),
+            coefficients=asked.coefficients(kernel),
         )
 
     def save(self, path: str | Path) -> None:

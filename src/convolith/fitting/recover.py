@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import sqrt
 from typing import Any
 
@@ -11,11 +12,12 @@ from convolith.arrays import as_tensor, like
 from convolith.dtypes import dtype_name, is_float
 from convolith.engines.protocol import torch_dtype
 from convolith.errors import ConvolithError
+from convolith.fitting.asked import Asked
 from convolith.fitting.descent import Callback, descend, steepest
 from convolith.fitting.gram import Gram
 from convolith.fitting.problem import read
 from convolith.fitting.refine import refined
-from convolith.fitting.result import Fit, check_ridge, is_number
+from convolith.fitting.result import Fit, is_number
 from convolith.fitting.solve import least_squares
 from convolith.geometry import Axes, Padding, check_whole
 
@@ -36,6 +38,9 @@ def fit(
     mask: Any = None,
     weights: Any = None,
     ridge: float = 0.0,
+    smoothness: float = 0.0,
+    basis: Any = None,
+    constraints: str | Sequence[str] = (),
     learning_rate: float | None = None,
     steps: int = 1000,
     seed: int = 0,
@@ -44,7 +49,8 @@ def fit(
 ) -> Fit:
     """Find the kernel for which `correlate(x, kernel, offset, ...)` comes nearest to y.
 
-    It minimises `sum over pixels of weight (correlate(x, kernel) + offset - y)^2 + ridge |kernel|^2`, in float64.
+    It minimises `sum over pixels of weight (correlate(x, kernel) + offset - y)^2 + ridge |kernel|^2` (and
+    what else is asked), in float64.
     `"lstsq"` solves this in closed form; `"gd"` walks down its gradient as the textbook loop does, which is the lesson
     and not the tool: it needs a learning rate below 1 over the largest eigenvalue of the normal matrix, and then as
     many steps as that matrix is badly conditioned.
@@ -58,6 +64,11 @@ def fit(
         mask: booleans, True where a pixel of y is left out (NumPy's convention): (*output_size) or (N, *output_size).
         weights: 0 or more per pixel of y, such as 1/variance; shaped as mask.
         ridge: penalty on the squared kernel (not on the offset).
+        smoothness: penalty on the squared differences of weights beside one another.
+        basis: kernels that the one sought is a combination of, for each input channel: arrays, (count, *kernel_size),
+            or `"gaussian-hermite"`, Gaussians times polynomials (Alard and Lupton 1998).
+        constraints: one or several of `"symmetric"` (its own mirror image), `"sum-to-one"` (over all input channels),
+            `"nonnegative"` and `"simplex"` (both of these); where weights may not be negative, the extra `fit` is used.
         learning_rate: of gradient descent; by default nine tenths of the largest that converges.
         steps, seed: of gradient descent; the seed draws the kernel that it starts from.
         callback: called as `callback(step, loss, kernel)` after each step of gradient descent.
@@ -76,7 +87,8 @@ def fit(
         >>> bool(np.abs(found.kernel - kernel).max() < 1e-12)
         True
     """
-    _check_options(method, ridge, learning_rate, steps, seed, callback)
+    asked = Asked(ridge, smoothness, basis, constraints)
+    _check_options(method, asked, learning_rate, steps, seed, callback)
     geometry: dict[str, Any] = {
         "stride": stride,
         "padding": padding,
@@ -101,10 +113,11 @@ def fit(
         )
         kernel, constant = gram.kernel_of(coefficients), coefficients[-1].copy()
     else:
-        solution = least_squares(gram.system(offset=offset), ridge)
-        coefficients, squares = refined(problem, gram, solution, ridge)
+        penalty = asked.penalty(gram.in_channels, gram.kernel_size)
+        solution = least_squares(gram.system(offset=offset), penalty)
+        coefficients, squares = refined(problem, gram, solution, penalty)
         kernel, constant, condition = gram.kernel_of(coefficients), coefficients[-1].copy(), solution.condition
-        losses = [squares + ridge * float((kernel**2).sum())]
+        losses = [squares + penalty.paid(coefficients[: gram.windows])]
         stderr = like(torch.from_numpy(gram.kernel_of(solution.stderr)), x)
     dtype = torch_dtype(_kernel_dtype(x, y))
     share = squares / (problem.weights.sum() * problem.spec.out_channels)
@@ -118,15 +131,17 @@ def fit(
         method=method,
         learning_rate=rate,
         spec=problem.spec,
+        coefficients=asked.coefficients(kernel),
     )
 
 
 def _check_options(
-    method: str, ridge: float, learning_rate: float | None, steps: int, seed: int, callback: Callback | None
+    method: str, asked: Asked, learning_rate: float | None, steps: int, seed: int, callback: Callback | None
 ) -> None:
     if method not in METHODS:
         raise ConvolithError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
-    check_ridge(ridge)
+    if method == "gd" and not asked.plain:
+        raise ConvolithError('smoothness, basis and constraints are solved in closed form; pass method="lstsq"')
     check_whole("steps", steps, 1)
     check_whole("seed", seed, 0)
     if learning_rate is not None and not (is_number(learning_rate) and learning_rate > 0):

@@ -14,13 +14,13 @@ from convolith.correlation import correlate
 from convolith.fitting.gram import Gram
 from convolith.fitting.moments import gradient
 from convolith.fitting.problem import Problem
-from convolith.fitting.solve import Solution
+from convolith.fitting.solve import Penalty, Solution
 
-PASSES = 2
-"""The second one brings what the first one left at condition numbers from 1e12 on."""
+WELL = 1e8
+"""A condition number up to which one pass leaves but rounding; beyond it two are made."""
 
 
-def refined(problem: Problem, gram: Gram, solution: Solution, ridge: float) -> tuple[np.ndarray, float]:
+def refined(problem: Problem, gram: Gram, solution: Solution, penalty: Penalty) -> tuple[np.ndarray, float]:
     """Coefficients (unknowns, out_channels), an offset's row last, and the sum of squares that is left."""
     n = gram.windows
     coefficients = solution.coefficients
@@ -28,21 +28,21 @@ def refined(problem: Problem, gram: Gram, solution: Solution, ridge: float) -> t
         coefficients = np.concatenate([coefficients, gram.offset_of(coefficients)[None]])
     sums = gram.about(np.zeros_like(gram.shift))[n, : n + 1]
     residual = _residual(problem, gram, coefficients)
-    best, least = coefficients, _loss(problem, residual, coefficients[:n], ridge)
-    for _ in range(PASSES):
+    best, least = coefficients, _loss(problem, residual, coefficients[:n], penalty)
+    for _ in range(1 if solution.condition < WELL else 2):
         slope = gradient(problem, residual)
-        slope[:n] -= ridge * coefficients[:n]
+        slope[:n] -= penalty.matrix @ coefficients[:n]
         if problem.offset:
             slope[:n] -= np.outer(sums[:n], slope[n]) / sums[n]
-        change = solution.inverse @ slope[:n]
+        change = solution.change(slope[:n])
         if problem.offset:
             change = np.concatenate([change, (slope[n] - sums[:n] @ change)[None] / sums[n]])
         coefficients = coefficients + change
         residual = _residual(problem, gram, coefficients)
-        loss = _loss(problem, residual, coefficients[:n], ridge)
+        loss = _loss(problem, residual, coefficients[:n], penalty)
         if loss < least:
             best, least = coefficients, loss
-    return best, least - ridge * float((best[:n] ** 2).sum())
+    return best, least - penalty.paid(best[:n])
 
 
 def _residual(problem: Problem, gram: Gram, coefficients: np.ndarray) -> np.ndarray:
@@ -57,5 +57,5 @@ def _residual(problem: Problem, gram: Gram, coefficients: np.ndarray) -> np.ndar
     return left
 
 
-def _loss(problem: Problem, residual: np.ndarray, kernel: np.ndarray, ridge: float) -> float:
-    return float((problem.weights[:, None] * residual**2).sum() + ridge * (kernel**2).sum())
+def _loss(problem: Problem, residual: np.ndarray, kernel: np.ndarray, penalty: Penalty) -> float:
+    return float((problem.weights[:, None] * residual**2).sum()) + penalty.paid(kernel)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from convolith.conv import Conv
-from convolith.errors import ConvolithError
 from convolith.spec import ConvSpec
 
 
@@ -29,6 +28,7 @@ class Fit:
         method: "lstsq" or "gd".
         learning_rate: of gradient descent, else None.
         spec: the geometry that was fitted.
+        coefficients: (out_channels, in_channels, count), of the kernels of a basis, in float64; None without one.
     """
 
     kernel: Any
@@ -40,6 +40,7 @@ class Fit:
     method: str
     learning_rate: float | None
     spec: ConvSpec
+    coefficients: Any = None
 
     @property
     def conv(self) -> Conv:
@@ -58,9 +59,3 @@ class Fit:
 def is_number(value: Any) -> bool:
     """Whether it is a finite real number."""
     return isinstance(value, int | float | np.number) and isfinite(value)
-
-
-def check_ridge(ridge: Any) -> None:
-    """Refuse a penalty that is none."""
-    if not is_number(ridge) or ridge < 0:
-        raise ConvolithError(f"ridge is {ridge!r}; expected a finite number, 0 or more")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from convolith.errors import ConvolithError
+from convolith.fitting.restrict import Space, without_negatives
 
 ROUNDING = 8 * np.finfo(float).eps
 """Of the largest eigenvalue, for each unknown: what a zero eigenvalue may come out as."""
@@ -69,46 +70,96 @@ def inverse(matrix: np.ndarray) -> Inverse:
     return Inverse(partial - free @ (free.T @ partial), int(kept.sum()), float("inf"))
 
 
+class Penalty(NamedTuple):
+    """What is asked of a kernel beside the data.
+
+    Attributes:
+        matrix: (n, n), P of `b'Pb`, which is added to what is minimised; zero where nothing is asked.
+        space: what equations on the weights leave, or None.
+        nonnegative: whether no weight may be negative.
+    """
+
+    matrix: np.ndarray
+    space: Space | None = None
+    nonnegative: bool = False
+
+    def paid(self, coefficients: np.ndarray) -> float:
+        """`b'Pb` of all output channels together."""
+        return float((coefficients * (self.matrix @ coefficients)).sum())
+
+
 class Solution(NamedTuple):
-    """Coefficients (unknowns, out_channels), what gives them, residual squares, standard errors, condition."""
+    """Coefficients (n, out_channels), for each what gives changes of it, residual squares, errors, condition."""
 
     coefficients: np.ndarray
-    inverse: np.ndarray
+    inverses: tuple[np.ndarray, ...]
     squares: np.ndarray
     stderr: np.ndarray
     condition: float
 
+    def change(self, slope: np.ndarray) -> np.ndarray:
+        """The change of the coefficients where the slope of the sum of squares, (n, out_channels), is not yet zero."""
+        return np.stack([own @ column for own, column in zip(self.inverses, slope.T, strict=True)], 1)
 
-def least_squares(system: System, ridge: float) -> Solution:
-    """The coefficients that minimise `b'Gb - 2 r'b + ridge |b|^2`.
 
-    The variance of the noise is that of the unpenalised fit's residuals (a ridge biases its own); it is NaN where no
-    equation is to spare.
+def least_squares(system: System, penalty: Penalty) -> Solution:
+    """The coefficients that minimise `b'Gb - 2 r'b + b'Pb` among those that are allowed.
+
+    The variance of the noise is that of the residuals of the fit without penalty and constraints (which bias their
+    own); it is NaN where no equation is to spare. Standard errors are those of kernels in the space that is left.
 
     Raises:
-        ConvolithError: fewer equations than unknowns.
+        ConvolithError: fewer equations than unknowns, constraints that no kernel meets.
     """
-    n = len(system.normal)
-    if system.equations < n + system.used and not ridge:
+    n, outputs = system.cross.shape
+    asked = bool(penalty.matrix.any())
+    space = penalty.space or Space(np.zeros(n), np.eye(n))
+    if system.equations < space.directions.shape[1] + system.used and not asked:
         raise ConvolithError(
-            f"y has {system.equations} pixels to fit but each output channel has {n + system.used} unknowns; expected "
-            "at least as many pixels; use a smaller kernel_size, more data, or ridge="
+            f"y has {system.equations} pixels to fit but each output channel has "
+            f"{space.directions.shape[1] + system.used} unknowns; expected at least as many pixels; use a smaller "
+            "kernel_size, more data, or ridge="
         )
     free = inverse(system.normal)
-    penalised = inverse(system.normal + ridge * np.eye(n)) if ridge else free
-    if penalised.rank < n:
-        known, unknowns = penalised.rank + system.used, n + system.used
-        warnings.warn(
-            f"the data determine only {known} of {unknowns} coefficients (flat or regular images repeat themselves); "
-            "of all solutions that explain y the smallest is given; add varied data, or choose with ridge=",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-    coefficients = penalised.matrix @ system.cross
-    coefficients += penalised.matrix @ (system.cross - system.normal @ coefficients - ridge * coefficients)
-    unpenalised = system.residual(free.matrix @ system.cross) if ridge else system.residual(coefficients)
+    total = system.normal + penalty.matrix
+    found = inverse(total) if asked else free
+    spaces = [penalty.space] * outputs
+    if penalty.nonnegative:
+        spaces = [without_negatives(total, cross, penalty.space) for cross in system.cross.T]
+    inverses, rank, condition = [], n, found.condition
+    for own in spaces:
+        within = found if own is None else _within(total, own)
+        inverses.append(within.matrix)
+        left = n if own is None else own.directions.shape[1]
+        rank = min(rank, n - (left - within.rank))
+        condition = max(condition, within.condition) if own is None else within.condition
+    if rank < n:
+        _warn_of(rank - n + space.directions.shape[1] + system.used, space.directions.shape[1] + system.used)
+    starts = np.stack([np.zeros(n) if own is None else own.start for own in spaces], 1)
+    solution = Solution(starts, tuple(inverses), np.zeros(outputs), starts, condition)
+    coefficients = starts
+    for _ in range(2):  # the second time for what the first one's rounding left
+        coefficients = coefficients + solution.change(system.cross - total @ coefficients)
+    unpenalised = system.residual(free.matrix @ system.cross)
     spare = system.equations - free.rank - system.used
-    variance = unpenalised / spare if spare > 0 else np.full(len(unpenalised), np.nan)
-    spread = np.einsum("ij,ji->i", penalised.matrix @ system.normal, penalised.matrix.T)
-    stderr = np.sqrt(np.maximum(spread, 0.0))[:, None] * np.sqrt(variance)
-    return Solution(coefficients, penalised.matrix, system.residual(coefficients), stderr, penalised.condition)
+    variance = unpenalised / spare if spare > 0 else np.full(outputs, np.nan)
+    spread = [np.einsum("ij,ij->i", own @ system.normal, own) for own in inverses]
+    stderr = np.sqrt(np.maximum(np.stack(spread, 1), 0.0) * variance)
+    return Solution(coefficients, tuple(inverses), system.residual(coefficients), stderr, condition)
+
+
+def _within(total: np.ndarray, space: Space) -> Inverse:
+    """The inverse on a space, in the coordinates of the weights."""
+    if not space.directions.shape[1]:
+        return Inverse(np.zeros_like(total), 0, 1.0)
+    inner = inverse(space.directions.T @ total @ space.directions)
+    return inner._replace(matrix=space.directions @ inner.matrix @ space.directions.T)
+
+
+def _warn_of(known: int, unknowns: int) -> None:
+    warnings.warn(
+        f"the data determine only {known} of {unknowns} coefficients (flat or regular images repeat themselves); "
+        "of all solutions that explain y the smallest is given; add varied data, or choose with ridge=",
+        RuntimeWarning,
+        stacklevel=5,
+    )
