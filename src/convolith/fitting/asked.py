@@ -23,12 +23,14 @@ class Asked:
         smoothness: of the squared differences of weights beside one another, along every axis.
         basis: arrays, (count, *kernel_size), or the name of one.
         constraints: names of them, or one name.
+        x_noise_variance: of white noise in x, one number or one for each input channel.
     """
 
     ridge: float = 0.0
     smoothness: float = 0.0
     basis: Any = None
     constraints: Any = ()
+    x_noise_variance: Any = 0.0
 
     def __post_init__(self) -> None:
         for name in ("ridge", "smoothness"):
@@ -36,11 +38,18 @@ class Asked:
             if not is_number(value) or value < 0:
                 raise ConvolithError(f"{name} is {value!r}; expected a finite number, 0 or more")
         check_constraints(self.constraints)
+        noise = np.asarray(self.x_noise_variance)
+        if noise.ndim > 1 or noise.dtype.kind not in "iuf" or not np.isfinite(noise).all() or (noise < 0).any():
+            raise ConvolithError(
+                f"x_noise_variance is {self.x_noise_variance!r}; expected a finite number, 0 or more, or one for each "
+                "input channel"
+            )
 
     @property
     def plain(self) -> bool:
         """Whether nothing but a ridge is asked."""
-        return not self.smoothness and self.basis is None and not check_constraints(self.constraints)
+        more = self.smoothness or self.basis is not None or np.any(self.x_noise_variance)
+        return not more and not check_constraints(self.constraints)
 
     def coefficients(self, kernel: np.ndarray) -> np.ndarray | None:
         """Of the basis' kernels in a kernel that is made of them, (out_channels, in_channels, count)."""
@@ -51,19 +60,30 @@ class Asked:
         found: np.ndarray = np.linalg.lstsq(basis.reshape(len(basis), -1).T, flat, rcond=None)[0]
         return found.T.reshape(*kernel.shape[:2], len(basis))
 
-    def penalty(self, in_channels: int, kernel_size: tuple[int, ...]) -> Penalty:
+    def penalty(self, in_channels: int, kernel_size: tuple[int, ...], weight: float) -> Penalty:
         """The same in matrices.
 
+        Args:
+            in_channels, kernel_size: of the kernel.
+            weight: the sum of the weights of all equations.
+
         Raises:
-            ConvolithError: a basis of another shape, constraints that no kernel of the basis meets.
+            ConvolithError: a basis of another shape, constraints that no kernel of the basis meets, another number of
+                variances than channels.
         """
+        variances = np.broadcast_to(self.x_noise_variance, np.shape(self.x_noise_variance) or in_channels)
+        if len(variances) != in_channels:
+            raise ConvolithError(
+                f"x_noise_variance has {len(variances)} numbers; expected one, or one for each of {in_channels} "
+                "channels"
+            )
         names = check_constraints(self.constraints)
         taps = int(np.prod(kernel_size))
         matrix = self.ridge * np.eye(in_channels * taps)
         if self.smoothness:
             matrix += self.smoothness * np.kron(np.eye(in_channels), _roughness(kernel_size))
         space = space_of(in_channels, kernel_size, basis_of(self.basis, kernel_size), names)
-        return Penalty(matrix, space, needs_solver(names))
+        return Penalty(matrix, weight * np.repeat(variances.astype(float), taps), space, needs_solver(names))
 
 
 def _roughness(kernel_size: tuple[int, ...]) -> np.ndarray:

@@ -15,7 +15,7 @@ from convolith.fitting.asked import Asked
 from convolith.fitting.moments import moments
 from convolith.fitting.problem import Problem, read, spatial_axes
 from convolith.fitting.result import Fit
-from convolith.fitting.solve import System, least_squares
+from convolith.fitting.solve import Penalty, System, least_squares
 from convolith.geometry import Axes, Padding, explicit_padding, per_axis
 from convolith.spec import ConvSpec
 
@@ -84,6 +84,16 @@ class Gram:
     def windows(self) -> int:
         """Pixels of a window: the kernel's weights for each output channel."""
         return self.in_channels * int(np.prod(self.kernel_size))
+
+    @property
+    def weight(self) -> float:
+        """The sum of the weights of all equations."""
+        return float(self.matrix[self.windows, self.windows])
+
+    @property
+    def unit(self) -> float:
+        """The mean over taps of the summed squares of x, about its shift: what a ridge compares with."""
+        return float(np.diag(self.matrix)[: self.windows].mean())
 
     @property
     def moments(self) -> np.ndarray:
@@ -178,7 +188,7 @@ class Gram:
 
         Args:
             offset: whether a constant per output channel is fitted too.
-            options: `ridge`, `smoothness`, `basis` and `constraints`, as for `fit`.
+            options: `ridge`, `smoothness`, `basis`, `constraints` and `x_noise_variance`, as for `fit`.
 
         Returns:
             A `Fit`, in float64. Its residuals are known to 1e-16 of y squared, its kernel to 1e-16 times `condition`.
@@ -187,7 +197,7 @@ class Gram:
             ConvolithError: a state without equations, fewer equations than unknowns, options that `fit` refuses.
         """
         asked = Asked(**options)
-        penalty = asked.penalty(self.in_channels, self.kernel_size)
+        penalty = self.penalty_of(asked)
         solution = least_squares(self.system(offset=offset), penalty)
         kernel, stderr = (self.kernel_of(found) for found in (solution.coefficients, solution.stderr))
         squares = float(solution.squares.sum())
@@ -232,6 +242,25 @@ class Gram:
         found.equations, found.dtypes, found.size = about["equations"], tuple(about["dtypes"]), tuple(about["size"])
         return found
 
+    def like(self) -> Gram:
+        """An empty state of the same geometry."""
+        return Gram(self.kernel_size, self.in_channels, self.out_channels, **self.options)
+
+    def subtract(self, other: Gram) -> Gram:
+        """Take out what another state holds, and return the state itself.
+
+        Raises:
+            ConvolithError: another geometry, other channels or other dtypes, more equations than the state holds.
+        """
+        if isinstance(other, Gram) and other.equations > self.equations:
+            raise ConvolithError(
+                f"other holds {other.equations} equations, more than the {self.equations} to take them out of; "
+                "expected a state that was merged in"
+            )
+        kept = self.like().merge(other)
+        kept.matrix, kept.equations = -kept.matrix, -kept.equations
+        return self.merge(kept)
+
     def spec_of(self, size: Sequence[int]) -> ConvSpec:
         """The correlation that is sought, on an image of some size."""
         return ConvSpec(
@@ -243,6 +272,19 @@ class Gram:
             dtype="float64",
             **self.options,
         )
+
+    def penalty_of(self, asked: Asked) -> Penalty:
+        """What is asked of the kernel, in matrices.
+
+        Raises:
+            ConvolithError: noise in an x that was padded, whose padding has none.
+        """
+        size = self.size or self.kernel_size
+        if np.any(asked.x_noise_variance) and any(map(any, self.spec_of(size).padding)):
+            raise ConvolithError(
+                'x_noise_variance was given, but x is padded, and its padding has no noise; pass padding="valid"'
+            )
+        return asked.penalty(self.in_channels, self.kernel_size, self.weight)
 
     def system(self, *, offset: bool) -> System:
         """The normal equations, about zero, or about the means where an offset takes them up.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import sqrt
 from typing import Any
 
@@ -17,18 +18,22 @@ from convolith.fitting.descent import Callback, descend, steepest
 from convolith.fitting.gram import Gram
 from convolith.fitting.problem import read
 from convolith.fitting.refine import refined
-from convolith.fitting.result import Fit, is_number
+from convolith.fitting.result import Candidate, Fit, is_number
+from convolith.fitting.select import RIDGES, candidates, choose_size, chosen
 from convolith.fitting.solve import least_squares
+from convolith.fitting.tiles import states_of_tiles
+from convolith.fitting.uncertainty import jackknife
 from convolith.geometry import Axes, Padding, check_whole
 
 METHODS = ("lstsq", "gd")
+ERRORS = ("white", "jackknife")
 
 
 def fit(
     x: Any,
     y: Any,
     *,
-    kernel_size: Axes,
+    kernel_size: Axes | str,
     method: str = "lstsq",
     stride: Axes = 1,
     padding: Padding = "valid",
@@ -37,10 +42,13 @@ def fit(
     offset: bool = False,
     mask: Any = None,
     weights: Any = None,
-    ridge: float = 0.0,
+    ridge: float | str = 0.0,
     smoothness: float = 0.0,
     basis: Any = None,
     constraints: str | Sequence[str] = (),
+    x_noise_variance: Any = 0.0,
+    max_size: int | None = None,
+    errors: str = "white",
     learning_rate: float | None = None,
     steps: int = 1000,
     seed: int = 0,
@@ -58,17 +66,23 @@ def fit(
     Args:
         x: (N, in_channels, *size) or (in_channels, *size).
         y: what `correlate` would give: (N, out_channels, *output_size), or without N where x has none.
-        kernel_size: a number per spatial axis; one number means two axes (three where x has five).
+        kernel_size: a number per spatial axis; one number means two axes (three where x has five). `"auto"`: the
+            smallest odd one that predicts tiles of y as well as any does, from the others (see `Fit.selection`); y is
+            then as large as x, and with padding "valid" its border is left out.
         stride, padding, dilation, padding_mode: as for `correlate`.
         offset: whether a constant per output channel (a background) is fitted too.
         mask: booleans, True where a pixel of y is left out (NumPy's convention): (*output_size) or (N, *output_size).
         weights: 0 or more per pixel of y, such as 1/variance; shaped as mask.
-        ridge: penalty on the squared kernel (not on the offset).
+        ridge: penalty on the squared kernel (not on the offset); `"auto"` by cross-validation over tiles of y.
         smoothness: penalty on the squared differences of weights beside one another.
         basis: kernels that the one sought is a combination of, for each input channel: arrays, (count, *kernel_size),
             or `"gaussian-hermite"`, Gaussians times polynomials (Alard and Lupton 1998).
         constraints: one or several of `"symmetric"` (its own mirror image), `"sum-to-one"` (over all input channels),
             `"nonnegative"` and `"simplex"` (both of these); where weights may not be negative, the extra `fit` is used.
+        x_noise_variance: of white noise in x, one number or one per input channel, which makes kernels too small else.
+        max_size: the largest that `kernel_size="auto"` looks at; by default 31, or a third of the image.
+        errors: what `stderr` is for: `"white"` noise in y, or noise that is alike in neighbouring pixels: the
+            `"jackknife"` leaves out a tile at a time.
         learning_rate: of gradient descent; by default nine tenths of the largest that converges.
         steps, seed: of gradient descent; the seed draws the kernel that it starts from.
         callback: called as `callback(step, loss, kernel)` after each step of gradient descent.
@@ -87,38 +101,57 @@ def fit(
         >>> bool(np.abs(found.kernel - kernel).max() < 1e-12)
         True
     """
-    asked = Asked(ridge, smoothness, basis, constraints)
-    _check_options(method, asked, learning_rate, steps, seed, callback)
     geometry: dict[str, Any] = {
         "stride": stride,
         "padding": padding,
         "dilation": dilation,
         "padding_mode": padding_mode,
     }
-    problem = read(x, y, kernel_size=kernel_size, offset=offset, mask=mask, weights=weights, **geometry)
+    data = {"mask": mask, "weights": weights, "offset": offset}
+    selection: tuple[Candidate, ...] = ()
+    size: Any = kernel_size
+    share: Any = ridge
+    asked = Asked(0.0 if share == "auto" else share, smoothness, basis, constraints, x_noise_variance)
+    _check_options(method, asked, learning_rate, steps, seed, callback)
+    _check_choice(method, asked, kernel_size, ridge, errors)
+    if size == "auto":
+        found = choose_size(x, y, max_size, RIDGES if share == "auto" else [share], data, geometry)
+        size, share, selection = found.kernel_size, found.ridge, found.selection
+        y, data = found.y, found.data
+    elif max_size is not None:
+        raise ConvolithError('max_size was given beside a kernel_size; it is of kernel_size="auto" only')
+    problem = read(x, y, kernel_size=size, **data, **geometry)
     if not problem.equations:
         raise ConvolithError("mask or weights leave no pixel of y to fit; expected at least one")
+    gram = Gram(problem.spec.kernel_size, problem.spec.in_channels, problem.spec.out_channels, **geometry)
+    tiles = states_of_tiles(problem, gram) if share == "auto" or errors == "jackknife" else []
+    for tile in tiles:
+        gram.merge(tile)
+    gram = gram if tiles else gram.add(problem)
+    if share == "auto":
+        selection = tuple(candidates(gram, tiles, [gram.kernel_size], RIDGES, offset=offset))
+        share = chosen(selection).ridge
+    asked = replace(asked, ridge=share)
     stderr = condition = rate = None
-    gram = Gram(problem.spec.kernel_size, problem.spec.in_channels, problem.spec.out_channels, **geometry).add(problem)
     if method == "gd":
         coefficients, squares, losses, rate = descend(
             problem,
-            steepest(gram, ridge, offset=offset),
-            ridge=ridge,
+            steepest(gram, asked.ridge, offset=offset),
+            ridge=asked.ridge,
             learning_rate=learning_rate,
             steps=steps,
             seed=seed,
             callback=callback,
             progress=progress,
         )
-        kernel, constant = gram.kernel_of(coefficients), coefficients[-1].copy()
     else:
-        penalty = asked.penalty(gram.in_channels, gram.kernel_size)
+        penalty = gram.penalty_of(asked)
         solution = least_squares(gram.system(offset=offset), penalty)
         coefficients, squares = refined(problem, gram, solution, penalty)
-        kernel, constant, condition = gram.kernel_of(coefficients), coefficients[-1].copy(), solution.condition
-        losses = [squares + penalty.paid(coefficients[: gram.windows])]
-        stderr = like(torch.from_numpy(gram.kernel_of(solution.stderr)), x)
+        condition, losses = solution.condition, [squares + penalty.paid(coefficients[: gram.windows])]
+        spread = jackknife(gram, tiles, asked, offset=offset) if errors == "jackknife" else solution.stderr
+        stderr = like(torch.from_numpy(gram.kernel_of(spread)), x)
+    kernel, constant = gram.kernel_of(coefficients), coefficients[-1].copy()
     dtype = torch_dtype(_kernel_dtype(x, y))
     share = squares / (problem.weights.sum() * problem.spec.out_channels)
     return Fit(
@@ -132,7 +165,24 @@ def fit(
         learning_rate=rate,
         spec=problem.spec,
         coefficients=asked.coefficients(kernel),
+        selection=selection,
     )
+
+
+def _check_choice(method: str, asked: Asked, kernel_size: Any, ridge: Any, errors: str) -> None:
+    if errors not in ERRORS:
+        raise ConvolithError(f"errors is {errors!r}; expected one of {', '.join(ERRORS)}")
+    automatic = [name for name, value in (("kernel_size", kernel_size), ("ridge", ridge)) if value == "auto"]
+    if isinstance(kernel_size, str) and kernel_size != "auto":
+        raise ConvolithError(f'kernel_size is {kernel_size!r}; expected a number, one per axis, or "auto"')
+    if automatic and not asked.plain:
+        raise ConvolithError(
+            f'{automatic[0]} is "auto", which is chosen for kernels without smoothness, basis, constraints and '
+            "x_noise_variance; choose it first, then fit with its value"
+        )
+    if method == "gd" and (automatic or errors != "white"):
+        name = f'{automatic[0]}="auto"' if automatic else f"errors={errors!r}"
+        raise ConvolithError(f'{name} was given, but method "gd" knows no closed form; pass method="lstsq"')
 
 
 def _check_options(
@@ -141,7 +191,9 @@ def _check_options(
     if method not in METHODS:
         raise ConvolithError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
     if method == "gd" and not asked.plain:
-        raise ConvolithError('smoothness, basis and constraints are solved in closed form; pass method="lstsq"')
+        raise ConvolithError(
+            'smoothness, basis, constraints and x_noise_variance are solved in closed form; pass method="lstsq"'
+        )
     check_whole("steps", steps, 1)
     check_whole("seed", seed, 0)
     if learning_rate is not None and not (is_number(learning_rate) and learning_rate > 0):

@@ -28,10 +28,14 @@ def refined(problem: Problem, gram: Gram, solution: Solution, penalty: Penalty) 
         coefficients = np.concatenate([coefficients, gram.offset_of(coefficients)[None]])
     sums = gram.about(np.zeros_like(gram.shift))[n, : n + 1]
     residual = _residual(problem, gram, coefficients)
-    best, least = coefficients, _loss(problem, residual, coefficients[:n], penalty)
+    best, squares, least = (
+        coefficients,
+        _squares(problem, residual),
+        _loss(problem, residual, coefficients[:n], penalty),
+    )
     for _ in range(1 if solution.condition < WELL else 2):
         slope = gradient(problem, residual)
-        slope[:n] -= penalty.matrix @ coefficients[:n]
+        slope[:n] -= penalty.whole @ coefficients[:n]
         if problem.offset:
             slope[:n] -= np.outer(sums[:n], slope[n]) / sums[n]
         change = solution.change(slope[:n])
@@ -41,8 +45,8 @@ def refined(problem: Problem, gram: Gram, solution: Solution, penalty: Penalty) 
         residual = _residual(problem, gram, coefficients)
         loss = _loss(problem, residual, coefficients[:n], penalty)
         if loss < least:
-            best, least = coefficients, loss
-    return best, least - penalty.paid(best[:n])
+            best, squares, least = coefficients, _squares(problem, residual), loss
+    return best, squares
 
 
 def _residual(problem: Problem, gram: Gram, coefficients: np.ndarray) -> np.ndarray:
@@ -58,4 +62,8 @@ def _residual(problem: Problem, gram: Gram, coefficients: np.ndarray) -> np.ndar
 
 
 def _loss(problem: Problem, residual: np.ndarray, kernel: np.ndarray, penalty: Penalty) -> float:
-    return float((problem.weights[:, None] * residual**2).sum()) + penalty.paid(kernel)
+    return _squares(problem, residual) + float((kernel * (penalty.whole @ kernel)).sum())
+
+
+def _squares(problem: Problem, residual: np.ndarray) -> float:
+    return float((problem.weights[:, None] * residual**2).sum())

@@ -4,12 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from convolith.conv import Conv
 from convolith.spec import ConvSpec
+
+
+class Candidate(NamedTuple):
+    """A kernel size and a ridge, and how well the kernels of other tiles predict a tile.
+
+    Attributes:
+        kernel_size: along each axis.
+        ridge: as `fit` takes it.
+        rms: root mean square of what is left of y.
+        worse: by how much the mean square is above the least, and
+        spread: the standard error of that difference.
+    """
+
+    kernel_size: tuple[int, ...]
+    ridge: float
+    rms: float
+    worse: float
+    spread: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +47,7 @@ class Fit:
         learning_rate: of gradient descent, else None.
         spec: the geometry that was fitted.
         coefficients: (out_channels, in_channels, count), of the kernels of a basis, in float64; None without one.
+        selection: every kernel size and ridge that was compared, with its error; empty where none was chosen.
     """
 
     kernel: Any
@@ -41,6 +60,7 @@ class Fit:
     learning_rate: float | None
     spec: ConvSpec
     coefficients: Any = None
+    selection: tuple[Candidate, ...] = ()
 
     @property
     def conv(self) -> Conv:

@@ -75,13 +75,20 @@ class Penalty(NamedTuple):
 
     Attributes:
         matrix: (n, n), P of `b'Pb`, which is added to what is minimised; zero where nothing is asked.
+        noise: (n,), what noise in x adds to the diagonal of G, and is taken off it.
         space: what equations on the weights leave, or None.
         nonnegative: whether no weight may be negative.
     """
 
     matrix: np.ndarray
+    noise: np.ndarray
     space: Space | None = None
     nonnegative: bool = False
+
+    @property
+    def whole(self) -> np.ndarray:
+        """(n, n): what is added to G."""
+        return self.matrix - np.diag(self.noise)
 
     def paid(self, coefficients: np.ndarray) -> float:
         """`b'Pb` of all output channels together."""
@@ -112,7 +119,7 @@ def least_squares(system: System, penalty: Penalty) -> Solution:
         ConvolithError: fewer equations than unknowns, constraints that no kernel meets.
     """
     n, outputs = system.cross.shape
-    asked = bool(penalty.matrix.any())
+    noisy, asked = bool(penalty.noise.any()), bool(penalty.matrix.any())
     space = penalty.space or Space(np.zeros(n), np.eye(n))
     if system.equations < space.directions.shape[1] + system.used and not asked:
         raise ConvolithError(
@@ -121,8 +128,13 @@ def least_squares(system: System, penalty: Penalty) -> Solution:
             "kernel_size, more data, or ridge="
         )
     free = inverse(system.normal)
-    total = system.normal + penalty.matrix
-    found = inverse(total) if asked else free
+    total = system.normal + penalty.whole
+    found = inverse(total) if asked or noisy else free
+    if noisy and found.rank < n:
+        raise ConvolithError(
+            "x_noise_variance is as much as x varies at all in some direction of its windows, or more; expected the "
+            "variance of x's noise alone; take a smaller one, a smaller kernel_size, or add ridge="
+        )
     spaces = [penalty.space] * outputs
     if penalty.nonnegative:
         spaces = [without_negatives(total, cross, penalty.space) for cross in system.cross.T]
@@ -140,7 +152,7 @@ def least_squares(system: System, penalty: Penalty) -> Solution:
     coefficients = starts
     for _ in range(2):  # the second time for what the first one's rounding left
         coefficients = coefficients + solution.change(system.cross - total @ coefficients)
-    unpenalised = system.residual(free.matrix @ system.cross)
+    unpenalised = system.residual(coefficients if noisy else free.matrix @ system.cross)
     spare = system.equations - free.rank - system.used
     variance = unpenalised / spare if spare > 0 else np.full(outputs, np.nan)
     spread = [np.einsum("ij,ij->i", own @ system.normal, own) for own in inverses]

@@ -1,0 +1,174 @@
+"""Kernel size and ridge by cross-validation, error bars by both ways, noise in x."""
+
+import numpy as np
+import pytest
+
+from convolith import ConvolithError, Gram, correlate, filter_image, fit
+
+STEPS = 500
+
+
+def covered(x, kernel, noise, **options):
+    """The share of weights, in 500 simulations, that lie within one standard error, and the relative bias."""
+    clean = correlate(x, kernel)
+    inside, total = 0, np.zeros_like(kernel)
+    for seed in range(STEPS):
+        found = fit(x, clean + noise(np.random.default_rng(seed), clean.shape), kernel_size=kernel.shape[2:], **options)
+        inside += int((np.abs(found.kernel - kernel) < found.stderr).sum())
+        total += found.kernel
+    return inside / kernel.size / STEPS
+
+
+def white(rng, shape):
+    return 0.1 * rng.normal(size=shape)
+
+
+def alike(rng, shape):
+    """Noise that is alike in neighbouring pixels."""
+    return filter_image(0.1 * rng.normal(size=shape[1:]), np.ones((3, 3)) / 3, padding_mode="circular")[None]
+
+
+def smooth_field(size):
+    return filter_image(np.random.default_rng(9).normal(size=size), np.ones((2, 2)), padding_mode="circular")[None]
+
+
+def test_two_thirds_of_the_weights_lie_within_a_standard_error():
+    kernel = np.random.default_rng(1).normal(size=(1, 1, 3, 3))
+    assert 0.65 <= covered(smooth_field((40, 40)), kernel, white) <= 0.71
+
+
+def test_the_jackknife_knows_noise_that_is_alike_nearby():
+    kernel = np.random.default_rng(1).normal(size=(1, 1, 3, 3))
+    x = smooth_field((72, 72))
+    assert 0.65 <= covered(x, kernel, alike, errors="jackknife") <= 0.71
+    assert not 0.6 <= covered(x, kernel, alike) <= 0.75  # as if it were white
+
+
+def test_noise_in_x_no_longer_shrinks_the_kernel():
+    kernel = np.random.default_rng(1).uniform(0.5, 1, size=(1, 1, 3, 3))
+    clean = filter_image(np.random.default_rng(2).normal(size=(64, 64)), [[1, 0.4], [0.3, 0.1]])[None]
+    y = correlate(clean, kernel)
+    plain, corrected = np.zeros_like(kernel), np.zeros_like(kernel)
+    for seed in range(200):
+        noisy = clean + 0.4 * np.random.default_rng(seed).normal(size=clean.shape)
+        plain += fit(noisy, y, kernel_size=3).kernel / 200
+        corrected += fit(noisy, y, kernel_size=3, x_noise_variance=0.16).kernel / 200
+    assert np.abs(plain / kernel - 1).max() > 0.05
+    assert np.abs(corrected / kernel - 1).max() < 0.01
+    state = Gram(3).update(noisy, y)
+    expected = fit(noisy, y, kernel_size=3, x_noise_variance=[0.16]).kernel
+    np.testing.assert_allclose(state.solve(x_noise_variance=0.16).kernel, expected, atol=1e-12)
+
+
+def blur(kind, k):
+    rng = np.random.default_rng(k)
+    u = np.arange(k) - (k - 1) / 2
+    r = np.hypot(u[:, None], u)
+    kernel = {
+        "disk": np.clip(k / 2 - r + 0.5, 0, 1),
+        "random": rng.random((k, k)),
+        "motion": np.clip(1 - np.abs(0.6 * u[:, None] - 0.8 * u), 0, 1) * (r <= k / 2),
+    }[kind]
+    return kernel / kernel.sum()
+
+
+@pytest.mark.parametrize("photo", ["camera", "coins", "brick", "moon"])
+def test_the_size_of_a_blur_is_found_on_photographs(photo):
+    """At 40 dB, within 2 taps in 9 of 10."""
+    data = pytest.importorskip("skimage.data")
+    image = getattr(data, photo)().astype(float)[:300, :300]
+    near = []
+    for number, (kind, k) in enumerate([("disk", 5), ("random", 9), ("motion", 13), ("random", 3), ("disk", 11)]):
+        rng = np.random.default_rng(number)
+        y = filter_image(image, blur(kind, k), padding_mode="reflect")
+        y = y + 0.01 * y.std() * rng.normal(size=y.shape)
+        found = fit(image[None], y[None], kernel_size="auto", max_size=21)
+        near.append(abs(found.kernel.shape[2] - k) <= 2)
+        assert len(found.selection) == 11
+        assert found.kernel.shape[2:] in [one.kernel_size for one in found.selection]
+    assert sum(near) >= 0.9 * len(near)
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_a_chosen_size_is_fitted_as_if_it_had_been_given(padding, axes):
+    rng = np.random.default_rng(0)
+    size = {1: (600,), 2: (60, 63), 3: (20, 21, 22)}[axes]
+    batch = (1,) if axes == 3 else ()  # without a batch, three axes are channels and two of space
+    x, kernel = rng.normal(size=(*batch, 2, *size)), rng.normal(size=(1, 2, *[3] * axes))
+    y = correlate(x, kernel, np.array([2.0]), padding="same")
+    y = y + 0.01 * rng.normal(size=y.shape)
+    mask, weights = rng.random(size) < 0.1, rng.uniform(0.5, 1, size=size)
+    largest = 7 if axes < 3 else 5
+    options = {"offset": True, "padding": padding}
+    found = fit(x, y, kernel_size="auto", max_size=largest, mask=mask, weights=weights, **options)
+    assert found.kernel.shape == kernel.shape
+    inner = (..., *[slice(1, -1)] * axes) if padding == "valid" else ...
+    expected = fit(x, y[inner], kernel_size=(3,) * axes, mask=mask[inner], weights=weights[inner], **options)
+    np.testing.assert_array_equal(found.kernel, expected.kernel)
+    np.testing.assert_allclose(found.kernel, kernel, atol=0.01)
+    rms = [one.rms for one in found.selection]
+    assert rms[0] > 10 * rms[1]
+
+
+def test_cross_validation_is_leaving_tiles_out():
+    """The error of a candidate is what kernels of the other tiles leave of each."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(25, 1, 9, 9))
+    y = correlate(x, rng.normal(size=(1, 1, 3, 3))) + 0.5 * rng.normal(size=(25, 1, 7, 7))
+    found = fit(x, y, kernel_size=3, ridge="auto")
+    assert len(found.selection) == 11
+    for one in found.selection[::3]:
+        squares = 0.0
+        for out in range(25):
+            rest = np.arange(25) != out
+            kernel = fit(x[rest], y[rest], kernel_size=3, ridge=max(one.ridge * 24 / 25, 0)).kernel
+            squares += ((correlate(x[~rest], kernel) - y[~rest]) ** 2).sum()
+        assert one.rms == pytest.approx(np.sqrt(squares / y.size), rel=1e-3)
+    assert found.loss[0] > fit(x, y, kernel_size=3).loss[0] or found.selection[0].rms == min(
+        one.rms for one in found.selection
+    )
+
+
+def test_a_ridge_is_chosen_where_it_helps():
+    rng = np.random.default_rng(0)
+    x = filter_image(rng.normal(size=(40, 40)), np.ones((7, 7)) / 7)[None]
+    kernel = np.ones((1, 1, 5, 5)) / 25
+    y = correlate(x, kernel) + 0.1 * rng.normal(size=(1, 36, 36))
+    chosen, plain = fit(x, y, kernel_size=5, ridge="auto"), fit(x, y, kernel_size=5)
+    assert np.abs(chosen.kernel - kernel).max() < 0.3 * np.abs(plain.kernel - kernel).max()
+
+
+x, y = np.random.default_rng(0).normal(size=(2, 1, 30, 30))
+REFUSED = {
+    "size": ({"kernel_size": "large"}, "kernel_size is 'large'; expected a number, one per axis, or \"auto\""),
+    "largest": ({"kernel_size": "auto", "max_size": 31}, "max_size is 31; expected 1 to 30"),
+    "largest of none": ({"kernel_size": 3, "max_size": 7}, "max_size was given beside a kernel_size"),
+    "stride": ({"kernel_size": "auto", "stride": 2}, 'kernel_size="auto" goes with stride 1'),
+    "padding": ({"kernel_size": "auto", "padding": 1}, 'padding "valid" or "same" alone'),
+    "basis": ({"kernel_size": "auto", "basis": "gaussian-hermite"}, 'kernel_size is "auto", which is chosen for'),
+    "constrained ridge": ({"ridge": "auto", "constraints": "simplex"}, 'ridge is "auto", which is chosen for kernels'),
+    "descent": ({"kernel_size": "auto", "method": "gd"}, 'kernel_size="auto" was given, but method "gd"'),
+    "errors of descent": ({"errors": "jackknife", "method": "gd"}, "errors='jackknife' was given, but method \"gd\""),
+    "errors": ({"errors": "bootstrap"}, "errors is 'bootstrap'; expected one of white, jackknife"),
+    "variance": ({"x_noise_variance": -1.0}, "x_noise_variance is -1.0; expected a finite number, 0 or more"),
+    "variances": ({"x_noise_variance": [1.0, 2.0]}, "x_noise_variance has 2 numbers; expected one"),
+    "too much noise": ({"x_noise_variance": 2.0}, "x_noise_variance is as much as x varies at all"),
+    "padded noise": ({"x_noise_variance": 0.1, "padding": "same"}, "and its padding has no noise"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED.values(), ids=REFUSED)
+def test_refusals(options, message):
+    target = y if options.get("kernel_size") == "auto" or options.get("padding") == "same" else y[:, 1:-1, 1:-1]
+    with pytest.raises(ConvolithError, match=message):
+        fit(x, target, **({"kernel_size": 3} | options))
+
+
+def test_sizes_that_differ_and_tiles_that_are_too_few():
+    with pytest.raises(ConvolithError, match='kernel_size="auto" expects both of one size'):
+        fit(x, y[:, 1:], kernel_size="auto")
+    mask = np.ones((28, 28), bool)
+    mask[:10, :10] = False
+    with pytest.raises(ConvolithError, match="y falls into 4 tiles with pixels that count; expected 8 or more"):
+        fit(x, y[:, 1:-1, 1:-1], kernel_size=3, errors="jackknife", mask=mask)
