@@ -188,6 +188,54 @@ def test_fit_takes_the_channels_of_a_picture_together(picture, tmp_path):
     np.testing.assert_allclose(data["kernel"], kernel, atol=1e-9)
 
 
+def test_fit_chooses_a_size_and_keeps_to_constraints(picture, tmp_path):
+    x = imageio.imread(picture)[..., 0].astype(float)
+    np.save(tmp_path / "x.npy", x)
+    run("correlate", tmp_path / "x.npy", "[[1,2,1],[2,4,2],[1,2,1]]", "-o", tmp_path / "y.npy")
+    noisy = np.load(tmp_path / "y.npy") + np.random.default_rng(0).normal(size=x.shape)
+    np.save(tmp_path / "y.npy", noisy)
+    arguments = ("fit", tmp_path / "x.npy", tmp_path / "y.npy", "--size")
+    shown = run(*arguments, "auto", "--max-size", "7", "--background", "-o", tmp_path / "k.npz")
+    assert "Cross-validation" in shown.stdout
+    assert np.load(tmp_path / "k.npz")["weight"].shape == (1, 1, 3, 3)
+    run("correlate", tmp_path / "x.npy", tmp_path / "k.npz", "-o", tmp_path / "again.npy")
+    assert np.abs(np.load(tmp_path / "again.npy") - noisy)[1:-1, 1:-1].max() < 6
+    data = json.loads(run(*arguments, "5", "--nonnegative", "--symmetric", "--errors", "jackknife", "--json").stdout)
+    kernel = np.array(data["kernel"])
+    assert kernel.min() >= 0
+    np.testing.assert_allclose(kernel, np.flip(kernel, (2, 3)), atol=1e-9)
+    data = json.loads(run(*arguments, "5", "--sum-to-one", "--ridge", "2", "--smoothness", "3", "--json").stdout)
+    assert np.sum(data["kernel"]) == pytest.approx(1)
+    data = json.loads(run(*arguments, "3", "--ridge", "auto", "--json").stdout)
+    assert len(data["selection"]) == 11
+    np.save(tmp_path / "basis.npy", np.ones((1, 3, 3)))
+    data = json.loads(run(*arguments, "3", "--basis", tmp_path / "basis.npy", "--json").stdout)
+    assert np.ptp(data["kernel"]) < 1e-12
+    assert data["coefficients"][0][0][0] == pytest.approx(data["kernel"][0][0][0][0])
+    assert np.shape(
+        json.loads(run(*arguments, "9", "--basis", "gaussian-hermite", "--json").stdout)["coefficients"]
+    ) == (1, 1, 49)
+    assert "is not a whole number" in refused(*arguments, "many")
+    assert "not a number, and not auto" in refused(*arguments, "3", "--ridge", "much")
+
+
+def test_the_page_of_a_fit(picture, tmp_path):
+    x = imageio.imread(picture)[..., 0].astype(float)
+    np.save(tmp_path / "x.npy", x)
+    run("correlate", tmp_path / "x.npy", "[[1,2,1],[2,4,2],[1,2,1]]", "-o", tmp_path / "y.npy")
+    for options, words in {
+        ("--size", "auto", "--max-size", "5"): ["Which size", "The size that was taken is 3"],
+        ("--size", "3", "--method", "gd", "--steps", "5"): ["Gradient descent", "away from the optimum"],
+        ("--size", "3", "--offset"): ["The kernel", "What is left"],
+    }.items():
+        page = tmp_path / "fit.html"
+        run("fit", tmp_path / "x.npy", tmp_path / "y.npy", *options, "--html", page)
+        text = page.read_text()
+        assert all(word in text for word in [*words, "data:image/png"])
+        assert "What is left" in text
+    assert "expected a name that ends in .html" in refused("fit", picture, picture, "--size", 3, "--html", "fit.txt")
+
+
 def test_fit_of_pictures_leaves_the_border_out(picture, tmp_path):
     """Whoever made AFTER made its border in some way that the pictures do not tell."""
     x = imageio.imread(picture).astype(np.float32)

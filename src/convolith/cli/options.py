@@ -24,6 +24,21 @@ def numbers(text: str) -> int | tuple[int, ...]:
     return entries[0] if len(entries) == 1 else entries
 
 
+def numbers_or_auto(text: str) -> int | tuple[int, ...] | str:
+    """The same, or `auto`."""
+    return "auto" if text == "auto" else numbers(text)
+
+
+def number_or_auto(text: str) -> float | str:
+    """A number, or `auto`."""
+    if text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a number, and not auto") from None
+
+
 def shape(text: str) -> tuple[int, ...]:
     """A shape: at least two whole numbers, such as `1,3,224,224`."""
     entries = numbers(text)

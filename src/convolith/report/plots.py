@@ -63,3 +63,17 @@ def loss_curves(curves: Mapping[str, Sequence[float]], floor: Mapping[str, float
     panel.grid(visible=True, alpha=0.3)
     panel.legend()
     return _source(figure, "svg")
+
+
+def curve(at: Sequence[float], values: Sequence[float], *, x: str, y: str, mark: float) -> str:
+    """A curve of positive values on a logarithmic axis, with a vertical line."""
+    figure = _figure(3.2)
+    panel = figure.subplots()
+    panel.plot(at, values, marker="o")
+    panel.axvline(mark, linestyle="--", color="0.4")
+    if min(values) > 0:
+        panel.set_yscale("log")
+    panel.set_xlabel(x)
+    panel.set_ylabel(y)
+    panel.grid(visible=True, alpha=0.3)
+    return _source(figure, "svg")

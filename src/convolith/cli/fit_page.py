@@ -1,0 +1,85 @@
+"""The page of `convolith fit`: the kernel, its standard errors, what is left, and how it was chosen or learned."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from convolith.conv import Conv
+from convolith.correlation import correlate
+from convolith.fitting import Fit
+from convolith.report.page import Figure, Section, page
+from convolith.report.plots import curve, image_row, loss_curves
+from convolith.report.table import Table
+
+
+def fit_page(found: Fit, solved: Fit, x: np.ndarray, y: np.ndarray, tables: list[Table]) -> str:
+    """The page as text.
+
+    Args:
+        found: the fit.
+        solved: the same in closed form, if it was learned; itself, if not.
+        x, y: as they were fitted, y perhaps with a border that the fit left out.
+        tables: what the terminal shows.
+    """
+    sections = [Section("The kernel", tables=tuple(tables), figures=_kernel(found))]
+    if found.kernel.ndim == 4:
+        sections.append(Section("What is left", prose=LEFT, figures=(_residual(found, x, y),)))
+    if len({one.kernel_size for one in found.selection}) > 1:
+        sections.append(Section("Which size", prose=SIZES, figures=(_sizes(found),)))
+    if found.method == "gd":
+        sections.append(_lesson(found, solved))
+    return page(
+        "Fit", "The kernel for which the first picture, correlated with it, comes nearest to the second.", sections
+    )
+
+
+LEFT = "The second picture, what the kernel makes of the first, and their difference, which has its own range of grey."
+SIZES = (
+    "Each size predicts every tile of the picture from all the others. The smallest one is taken whose error is not "
+    "above the least by more than the standard error of the difference."
+)
+
+
+def _kernel(found: Fit) -> tuple[Figure, ...]:
+    if found.kernel.ndim != 4:
+        return ()
+    shown = {"kernel": found.kernel[0, 0].astype(float)}
+    if found.stderr is not None:
+        shown["standard error"] = found.stderr[0, 0]
+    which = "" if found.kernel.shape[:2] == (1, 1) else " (of the first channel to the first)"
+    names = " and ".join(shown)
+    return (Figure(image_row(shown), f"{names} as grey pictures", f"The {names}{which}; white is the largest."),)
+
+
+def _residual(found: Fit, x: np.ndarray, y: np.ndarray) -> Figure:
+    images = x if x.ndim == 4 else x[None]
+    targets = (y if y.ndim == 4 else y[None])[:1].astype(float)
+    conv = found.conv
+    bias = None if conv.bias is None else conv.bias.astype(float)
+    wide = Conv(conv.weight.astype(float), bias, **conv.options)
+    predicted = correlate(images[:1].astype(float), wide)
+    border = [(n - m) // 2 for n, m in zip(targets.shape[2:], predicted.shape[2:], strict=True)]
+    inner = targets[:, :, border[0] : border[0] + predicted.shape[2], border[1] : border[1] + predicted.shape[3]]
+    shown = {"second picture": inner[0, 0], "predicted": predicted[0, 0], "difference": (inner - predicted)[0, 0]}
+    return Figure(image_row(shown), "the second picture, its prediction, and the difference", "The first channel.")
+
+
+def _sizes(found: Fit) -> Figure:
+    best: dict[int, float] = {}
+    for one in found.selection:
+        size = one.kernel_size[0]
+        best[size] = min(best.get(size, float("inf")), one.rms)
+    at = found.kernel.shape[2]
+    source = curve(list(best), list(best.values()), x="kernel size", y="rms of tiles left out", mark=at)
+    return Figure(source, "the error of each kernel size", f"The size that was taken is {at}.")
+
+
+def _lesson(found: Fit, solved: Fit) -> Section:
+    distance = float(np.linalg.norm(found.kernel - solved.kernel) / np.linalg.norm(solved.kernel))
+    prose = (
+        f"After {len(found.loss):,} steps of gradient descent the loss is {found.loss[-1]:.6g}; the closed form finds "
+        f"{solved.loss[0]:.6g} at once. The learned kernel is {distance:.1%} away from the optimum, relative to its size. "
+        f"The normal matrix has a condition number of {solved.condition:.2g}; about so many steps would be needed."
+    )
+    drawn = loss_curves({"gradient descent": found.loss}, {"closed form": solved.loss[0]})
+    return Section("Gradient descent", prose, figures=(Figure(drawn, "the loss of each step, and the optimum"),))
