@@ -78,8 +78,8 @@ def _lesson(found: Fit, solved: Fit) -> Section:
     distance = float(np.linalg.norm(found.kernel - solved.kernel) / np.linalg.norm(solved.kernel))
     prose = (
         f"After {len(found.loss):,} steps of gradient descent the loss is {found.loss[-1]:.6g}; the closed form finds "
-        f"{solved.loss[0]:.6g} at once. The learned kernel is {distance:.1%} away from the optimum, relative to its size. "
-        f"The normal matrix has a condition number of {solved.condition:.2g}; about so many steps would be needed."
+        f"{solved.loss[0]:.6g} at once. The learned kernel is {distance:.1%} away from the optimum, relative to its "
+        f"size. The normal matrix has a condition number of {solved.condition:.2g}; about so many steps are needed."
     )
     drawn = loss_curves({"gradient descent": found.loss}, {"closed form": solved.loss[0]})
     return Section("Gradient descent", prose, figures=(Figure(drawn, "the loss of each step, and the optimum"),))

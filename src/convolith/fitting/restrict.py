@@ -120,7 +120,7 @@ def without_negatives(normal: np.ndarray, cross: np.ndarray, space: Space | None
     inner = space.directions.T @ normal @ space.directions
     slope = space.directions.T @ (cross - normal @ space.start)
     scale = 1 / np.sqrt(np.maximum(np.diag(inner), np.finfo(float).tiny))
-    found, _, status, _ = _solver().solve(
+    steps, _, status, _ = _solver().solve(
         np.ascontiguousarray(inner * scale * scale[:, None]),
         np.ascontiguousarray(-slope * scale),
         np.ascontiguousarray(space.directions * scale),
@@ -132,9 +132,11 @@ def without_negatives(normal: np.ndarray, cross: np.ndarray, space: Space | None
     )
     if status < 1:
         raise ConvolithError("basis and constraints leave no kernel without negative weights; take others, or fewer")
-    weights = space.start + space.directions @ (scale * found)
-    held = np.eye(n)[weights <= ACTIVE * np.abs(weights).max()]
-    return space.where(held, np.zeros(len(held)))
+    weights = space.start + space.directions @ (scale * steps)
+    held = weights <= ACTIVE * np.abs(weights).max()
+    found = space.where(np.eye(n)[held], np.zeros(int(held.sum())))
+    free = ~held  # without the rounding of what is zero
+    return Space(found.start * free, found.directions * free[:, None])
 
 
 def _solver() -> Any:
