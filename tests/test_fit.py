@@ -113,6 +113,54 @@ def test_descent_minimises_the_same_sum():
     assert learned.stderr is None
 
 
+@pytest.mark.parametrize("offset", [False, True])
+@pytest.mark.parametrize(("method", "steps"), [("momentum", 800), ("adam", 3000), ("lbfgs", 60)])
+def test_every_optimiser_ends_where_the_closed_form_is(method, steps, offset):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1, 16, 16))
+    y = correlate(x, rng.normal(size=(1, 1, 3, 3))) + rng.normal(size=(1, 14, 14)) + 1
+    keywords = {"kernel_size": 3, "offset": offset, "ridge": 2.0, "weights": rng.uniform(0.5, 2, size=(14, 14))}
+    learned = fit(x, y, method=method, steps=steps, **keywords)
+    solved = fit(x, y, **keywords)
+    np.testing.assert_allclose(learned.kernel, solved.kernel, atol=1e-4)
+    assert len(learned.loss) == steps
+    assert learned.loss[-1] == pytest.approx(solved.loss[0], rel=1e-6)
+    assert learned.method == method
+
+
+def test_hubers_loss_does_not_mind_single_pixels():
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(1, 30, 30)), rng.normal(size=(1, 1, 3, 3))
+    y = correlate(x, kernel) + 0.01 * rng.normal(size=(1, 28, 28))
+    y[0, rng.random((28, 28)) < 0.05] += 50.0
+    robust = fit(x, y, kernel_size=3, method="lbfgs", loss="huber", huber_delta=0.02, steps=100)
+    np.testing.assert_allclose(robust.kernel, kernel, atol=0.01)
+    assert np.abs(fit(x, y, kernel_size=3).kernel - kernel).max() > 0.3
+    unguided = fit(x, y, kernel_size=3, offset=True, method="lbfgs", loss="huber", steps=100)
+    assert np.abs(unguided.kernel - kernel).max() < 0.3
+    far = fit(x, y, kernel_size=3, method="lbfgs", loss="huber", huber_delta=1e6, steps=60)
+    np.testing.assert_allclose(far.kernel, fit(x, y, kernel_size=3).kernel, atol=1e-6)
+
+
+@pytest.mark.parametrize("offset", [False, True])
+def test_counts_are_most_likely_under_the_kernel_that_is_found(offset):
+    rng = np.random.default_rng(0)
+    x, kernel = rng.uniform(1, 50, size=(1, 60, 60)), rng.uniform(0.5, 1, size=(1, 1, 3, 3))
+    y = rng.poisson(correlate(x, kernel) + 20 * offset).astype(float)
+    found = fit(x, y, kernel_size=3, method="lbfgs", loss="poisson", offset=offset, steps=200)
+    assert found.kernel.min() > 0
+    np.testing.assert_allclose(found.kernel, kernel, atol=0.08)
+
+    def negative(kernel):
+        mean = correlate(x, kernel, found.offset)
+        return (mean - y * np.log(mean)).sum()
+
+    assert found.loss[-1] == pytest.approx(negative(found.kernel), rel=1e-9)
+    for _ in range(20):
+        step = 1e-3 * rng.normal(size=kernel.shape)
+        assert negative(found.kernel + step) > negative(found.kernel)
+
+
 @pytest.mark.parametrize("ridge", [0.0, 30.0, 1e4])
 def test_standard_errors_are_the_spread_of_the_kernels(ridge):
     rng = np.random.default_rng(0)
@@ -222,7 +270,22 @@ REFUSED = {
     "kernel too large": ((x, y), {"kernel_size": 11}, "k spans 11 elements"),
     "complex": ((x + 0j, y), {}, "x has dtype complex128; fit works on real data"),
     "axes": ((x[0], y[0]), {}, "x has 2 axes but kernel_size 3 means 2 spatial ones"),
-    "method": ((x, y), {"method": "adam"}, "method is 'adam'; expected one of lstsq, gd"),
+    "method": ((x, y), {"method": "newton"}, "method is 'newton'; expected one of lstsq, gd, momentum, adam, lbfgs"),
+    "loss": ((x, y), {"loss": "l1", "method": "gd"}, "loss is 'l1'; expected one of squares, huber, poisson"),
+    "loss of lstsq": ((x, y), {"loss": "huber"}, 'loss is "huber", which has no closed form; pass method="lbfgs"'),
+    "delta": (
+        (x, y),
+        {"loss": "huber", "method": "gd", "huber_delta": 0},
+        "huber_delta is 0; expected a positive number",
+    ),
+    "delta of squares": ((x, y), {"method": "gd", "huber_delta": 1.0}, 'beside loss="huber" only'),
+    "counts": ((x, y), {"loss": "poisson", "method": "lbfgs"}, "x has a least value of .* is of counts, 0 or more"),
+    "rate of counts": (
+        (x**2, y),
+        {"loss": "poisson", "method": "gd"},
+        'has no rate that works for every loss "poisson"',
+    ),
+    "constraints of descent": ((x, y), {"method": "adam", "smoothness": 1.0}, "are solved in closed form"),
     "ridge": ((x, y), {"ridge": -1.0}, "ridge is -1.0; expected a finite number, 0 or more"),
     "steps": ((x, y), {"method": "gd", "steps": 0}, "steps is 0; expected 1 or more"),
     "learning rate": (

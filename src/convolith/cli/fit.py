@@ -26,7 +26,11 @@ from convolith.report.table import Table
     "--size", "kernel_size", type=numbers_or_auto, required=True, help="Kernel size: 5, or 5,7 (one per axis), or auto."
 )
 @click.option("--max-size", type=int, help="The largest that --size auto looks at.")
-@click.option("--method", default="lstsq", show_default=True, help="lstsq (closed form) or gd (gradient descent).")
+@click.option(
+    "--method", default="lstsq", show_default=True, help="lstsq (closed form), or descent: gd, momentum, adam, lbfgs."
+)
+@click.option("--loss", default="squares", show_default=True, help="squares; of descent huber and poisson too.")
+@click.option("--huber-delta", type=float, help="From where on Huber's loss is linear, in units of AFTER.")
 @click.option("--stride", type=numbers, default=1, show_default=True)
 @click.option("--padding", type=padding, default="valid", show_default=True, help="valid, same, full, 1 or 1:2,0:0.")
 @click.option("--padding-mode", type=click.Choice(PADDING_MODES), default="zeros", show_default=True)
@@ -118,7 +122,8 @@ def command(
     tables = _tables(found, output)
     if sheet:
         closed = options | {"method": "lstsq", "learning_rate": None}
-        solved = found if found.method == "lstsq" else fit(x, y, mask=mask, **closed)
+        learned = found.method != "lstsq" and options["loss"] == "squares"
+        solved = fit(x, y, mask=mask, **closed) if learned else None
         text = fit_page(found, solved, x, y, tables)
         sheet.write(lambda file: file.write(text.encode()))
     emit(as_json=as_json, data=_data(found), tables=tables)
@@ -172,7 +177,7 @@ def _tables(found: Fit, output: str | None) -> list[Table]:
         "method": found.method,
         "residual rms": found.residual_rms,
         "loss": found.loss[-1],
-        "steps": len(found.loss) if found.method == "gd" else None,
+        "steps": len(found.loss) if found.method != "lstsq" else None,
         "condition": found.condition,
         "sum of kernel": float(found.kernel.sum()),
         "largest standard error": None if found.stderr is None else float(np.max(found.stderr)),

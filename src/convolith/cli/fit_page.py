@@ -12,12 +12,12 @@ from convolith.report.plots import curve, image_row, loss_curves
 from convolith.report.table import Table
 
 
-def fit_page(found: Fit, solved: Fit, x: np.ndarray, y: np.ndarray, tables: list[Table]) -> str:
+def fit_page(found: Fit, solved: Fit | None, x: np.ndarray, y: np.ndarray, tables: list[Table]) -> str:
     """The page as text.
 
     Args:
         found: the fit.
-        solved: the same in closed form, if it was learned; itself, if not.
+        solved: the same in closed form, if it was learned and has one.
         x, y: as they were fitted, y perhaps with a border that the fit left out.
         tables: what the terminal shows.
     """
@@ -26,13 +26,14 @@ def fit_page(found: Fit, solved: Fit, x: np.ndarray, y: np.ndarray, tables: list
         sections.append(Section("What is left", prose=LEFT, figures=(_residual(found, x, y),)))
     if len({one.kernel_size for one in found.selection}) > 1:
         sections.append(Section("Which size", prose=SIZES, figures=(_sizes(found),)))
-    if found.method == "gd":
-        sections.append(_lesson(found, solved))
+    if found.method != "lstsq":
+        sections.append(_lesson(found, solved) if solved else _learned(found))
     return page(
         "Fit", "The kernel for which the first picture, correlated with it, comes nearest to the second.", sections
     )
 
 
+NAMES = {"gd": "gradient descent", "momentum": "descent with momentum", "adam": "Adam", "lbfgs": "L-BFGS"}
 LEFT = "The second picture, what the kernel makes of the first, and their difference, which has its own range of grey."
 SIZES = (
     "Each size predicts every tile of the picture from all the others. The smallest one is taken whose error is not "
@@ -74,12 +75,19 @@ def _sizes(found: Fit) -> Figure:
     return Figure(source, "the error of each kernel size", f"The size that was taken is {at}.")
 
 
+def _learned(found: Fit) -> Section:
+    drawn = loss_curves({found.method: found.loss}, {})
+    prose = f"After {len(found.loss):,} steps the loss is {found.loss[-1]:.6g}; it has no closed form."
+    return Section("Descent", prose, figures=(Figure(drawn, "the loss of each step"),))
+
+
 def _lesson(found: Fit, solved: Fit) -> Section:
     distance = float(np.linalg.norm(found.kernel - solved.kernel) / np.linalg.norm(solved.kernel))
     prose = (
-        f"After {len(found.loss):,} steps of gradient descent the loss is {found.loss[-1]:.6g}; the closed form finds "
-        f"{solved.loss[0]:.6g} at once. The learned kernel is {distance:.1%} away from the optimum, relative to its "
-        f"size. The normal matrix has a condition number of {solved.condition:.2g}; about so many steps are needed."
+        f"After {len(found.loss):,} steps of {NAMES[found.method]} the loss is {found.loss[-1]:.6g}; the closed form "
+        f"finds {solved.loss[0]:.6g} at once. The learned kernel is {distance:.1%} away from the optimum, relative to "
+        f"its size. The normal matrix has a condition number of {solved.condition:.2g}; plain descent needs about so "
+        "many steps."
     )
-    drawn = loss_curves({"gradient descent": found.loss}, {"closed form": solved.loss[0]})
+    drawn = loss_curves({NAMES[found.method]: found.loss}, {"closed form": solved.loss[0]})
     return Section("Gradient descent", prose, figures=(Figure(drawn, "the loss of each step, and the optimum"),))

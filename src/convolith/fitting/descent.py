@@ -1,4 +1,8 @@
-"""Gradient descent on the sum of squared errors: the chapter's loop, which learns what a closed form knows at once."""
+"""Kernels learned step by step: the chapter's loop, which learns what a closed form knows, and torch's optimisers.
+
+Where what is minimised is no sum of squares there is no closed form, and they are the tool: Huber's loss, which lets
+single pixels be far off, and the likelihood of counted photons.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +29,26 @@ NOISE_FLOOR = 1e-24
 Callback = Callable[[int, float, np.ndarray], Any]
 
 
+OPTIMIZERS: dict[str, Callable[[Any, float], torch.optim.Optimizer]] = {
+    "gd": lambda parameters, rate: torch.optim.SGD(parameters, lr=rate),
+    "momentum": lambda parameters, rate: torch.optim.SGD(parameters, lr=rate, momentum=0.9),
+    "adam": lambda parameters, rate: torch.optim.Adam(parameters, lr=rate),
+    "lbfgs": lambda parameters, rate: torch.optim.LBFGS(
+        parameters,
+        lr=rate,
+        max_iter=1,
+        max_eval=50,  # of a line search: torch allows for one if iterations are few
+        tolerance_grad=0,
+        tolerance_change=0,
+        line_search_fn="strong_wolfe",
+    ),
+}
+"""By the method's name; each step of theirs is one step here."""
+LOSSES = ("squares", "huber", "poisson")
+ADAM_SHARE = 0.05
+"""Of the largest first weight: Adam's rate, which is about how far a weight moves at a step."""
+
+
 class Descent(NamedTuple):
     """Coefficients (unknowns, out_channels), their sum of squares, the loss before each step, and the rate."""
 
@@ -34,11 +58,29 @@ class Descent(NamedTuple):
     learning_rate: float
 
 
+class Goal(NamedTuple):
+    """What is minimised: a loss by name, Huber's delta in the units of y (or 0), and a ridge."""
+
+    loss: str = "squares"
+    delta: float = 0.0
+    ridge: float = 0.0
+
+    def of(self, predicted: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The loss of each pixel."""
+        if self.loss == "huber":
+            return 2 * torch.nn.functional.huber_loss(predicted, y, reduction="none", delta=self.delta)
+        if self.loss == "poisson":
+            positive = predicted.clamp_min(torch.finfo(torch.float64).tiny)
+            return positive - y * positive.log()
+        return (predicted - y) ** 2
+
+
 def descend(
     problem: Problem,
     largest: float,
+    goal: Goal,
     *,
-    ridge: float,
+    method: str,
     learning_rate: float | None,
     steps: int,
     seed: int,
@@ -47,55 +89,85 @@ def descend(
 ) -> Descent:
     """Take the steps.
 
-    The loss is `sum of w (correlate(x, kernel) + offset - y)^2 + ridge |kernel|^2`; each step subtracts the learning
-    rate times its gradient. It converges if and only if the rate is below 1/lambda_max of the normal matrix.
+    Of squares the loss is `sum of w (correlate(x, kernel) + offset - y)^2 + ridge |kernel|^2`. Plain descent subtracts
+    the learning rate times its gradient, and converges if and only if the rate is below 1/lambda_max of the normal
+    matrix; so does Huber's, whose loss is nowhere steeper. For counts, kernel and offset are exponentials of what is
+    learned.
 
     Args:
         problem: the equations.
         largest: lambda_max, with the ridge: see `steepest`.
+        goal: what is minimised.
+        method: one of OPTIMIZERS.
     """
-    spec = problem.spec
-    rate = SAFE_SHARE / largest if learning_rate is None else learning_rate
-    generator = torch.Generator().manual_seed(seed)
+    spec, counts = problem.spec, goal.loss == "poisson"
     bound = (spec.in_channels * spec.taps) ** -0.5  # torch's own initialisation of a layer
-    shape = (spec.out_channels, spec.in_channels, *spec.kernel_size)
+    rate = _rate(method, goal, largest, bound) if learning_rate is None else learning_rate
     losses: list[float] = []
     with torch.inference_mode(mode=False), torch.enable_grad():
-        kernel = (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1) * bound
-        parameters = [kernel.requires_grad_()]
-        if problem.offset:
-            parameters.append(torch.zeros(spec.out_channels, dtype=torch.float64, requires_grad=True))
+        parameters = _first(problem, bound, seed, counts=counts)
+        optimizer = OPTIMIZERS[method](parameters, rate)
         x, y = torch.from_numpy(problem.padded), torch.from_numpy(problem.y)
         weights = torch.from_numpy(problem.weights)[:, None]
 
-        def squares() -> torch.Tensor:
-            predicted = correlate(x, *parameters, stride=spec.stride, dilation=spec.dilation)
-            total: torch.Tensor = (weights * (predicted - y) ** 2).sum()
-            return total
+        def found() -> list[torch.Tensor]:
+            return [p.exp() if counts else p for p in parameters]
+
+        def total() -> tuple[torch.Tensor, torch.Tensor]:
+            values = found()
+            predicted = correlate(x, *values, stride=spec.stride, dilation=spec.dilation)
+            loss = (weights * goal.of(predicted, y)).sum() + goal.ridge * (values[0] ** 2).sum()
+            return loss, (weights * (predicted - y) ** 2).sum()
+
+        def closure() -> float:
+            optimizer.zero_grad()
+            loss, _ = total()
+            torch.autograd.backward([loss])
+            return loss.item()
 
         for step in track(range(steps), "gradient descent", steps, shown=progress):
-            loss = squares() + ridge * (kernel**2).sum()
-            losses.append(loss.item())
+            losses.append(float(optimizer.step(closure)))
             if blown_up(losses):
-                raise diverged(largest, rate, losses)
-            gradients = torch.autograd.grad(loss, parameters)
-            with torch.no_grad():
-                for parameter, gradient in zip(parameters, gradients, strict=True):
-                    parameter -= rate * gradient
+                raise diverged(method, largest, rate, losses)
             if callback is not None:
-                callback(step, losses[-1], kernel.detach().numpy().copy())
-        last = squares().item()
-        reached = [*losses, last + ridge * (kernel**2).sum().item()]
-    rises = reached[-1] > 2 * min(reached) + NOISE_FLOOR * reached[0]
-    if blown_up(reached) or (rises and rate * largest > 1):
-        raise diverged(largest, rate, reached)
-    columns = [p.detach().reshape(spec.out_channels, -1) for p in parameters]
-    return Descent(torch.cat(columns, dim=1).T.numpy(), last, losses, rate)
+                callback(step, losses[-1], found()[0].detach().numpy().copy())
+        last, squares = (value.item() for value in total())
+    reached = [*losses, last]
+    rises = reached[-1] > 2 * min(reached) + NOISE_FLOOR * abs(reached[0])
+    if blown_up(reached) or (method == "gd" and not counts and rises and rate * largest > 1):
+        raise diverged(method, largest, rate, reached)
+    columns = [value.detach().reshape(spec.out_channels, -1) for value in found()]
+    return Descent(torch.cat(columns, dim=1).T.numpy(), squares, losses, rate)
+
+
+def _rate(method: str, goal: Goal, largest: float, bound: float) -> float:
+    if method == "lbfgs":
+        return 1.0
+    if method == "adam":
+        return ADAM_SHARE * (1.0 if goal.loss == "poisson" else bound)
+    if goal.loss == "poisson":
+        raise ConvolithError(
+            f'method "{method}" has no rate that works for every loss "poisson"; pass learning_rate=, or "lbfgs"'
+        )
+    return SAFE_SHARE / largest
+
+
+def _first(problem: Problem, bound: float, seed: int, *, counts: bool) -> list[torch.Tensor]:
+    """What the steps begin with: drawn weights and no offset; for counts, logarithms of what gives y's mean."""
+    spec = problem.spec
+    shape = (spec.out_channels, spec.in_channels, *spec.kernel_size)
+    drawn = torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    kernel, offset = (2 * drawn - 1) * bound, torch.zeros(spec.out_channels, dtype=torch.float64)
+    if counts:
+        share = max(problem.y.mean(), 1e-300) / max(problem.padded.mean() * spec.in_channels * spec.taps, 1e-300)
+        kernel = (share * (0.5 + drawn)).log()
+        offset = offset + float(np.log(max(0.1 * problem.y.mean(), 1e-300)))
+    return [p.requires_grad_() for p in ([kernel, offset] if problem.offset else [kernel])]
 
 
 def blown_up(losses: list[float]) -> bool:
     """Whether the last loss is no number any more, or far above the first."""
-    return not isfinite(losses[-1]) or losses[-1] > BLOWN_UP * losses[0]
+    return not isfinite(losses[-1]) or losses[-1] > losses[0] + BLOWN_UP * abs(losses[0])
 
 
 def steepest(gram: Gram, ridge: float, *, offset: bool) -> float:
@@ -105,9 +177,14 @@ def steepest(gram: Gram, ridge: float, *, offset: bool) -> float:
     return float(max(np.linalg.eigvalsh(matrix)[-1] + ridge, np.finfo(float).tiny))
 
 
-def diverged(steepest: float, rate: float, losses: list[float]) -> ConvolithError:
+def diverged(method: str, steepest: float, rate: float, losses: list[float]) -> ConvolithError:
     """The refusal that names a rate which converges."""
     largest = 1 / steepest
+    if method != "gd":
+        return ConvolithError(
+            f"learning_rate is {rate:g}: {method} diverges (the loss went from {losses[0]:.3g} to {losses[-1]:.3g} in "
+            f"{len(losses)} steps); expected a smaller one, such as {rate / 10:g}"
+        )
     digits = 1 - floor(log10(SAFE_SHARE * largest))
     advised = floor(SAFE_SHARE * largest * 10**digits) / 10**digits
     return ConvolithError(

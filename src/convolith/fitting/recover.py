@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import sqrt
 from typing import Any
 
+import numpy as np
 import torch
 
 from convolith.arrays import as_tensor, like
@@ -14,10 +15,10 @@ from convolith.dtypes import dtype_name, is_float
 from convolith.engines.protocol import torch_dtype
 from convolith.errors import ConvolithError
 from convolith.fitting.asked import Asked
-from convolith.fitting.descent import Callback, descend, steepest
+from convolith.fitting.descent import LOSSES, OPTIMIZERS, Callback, Goal, descend, steepest
 from convolith.fitting.gram import Gram
-from convolith.fitting.problem import read
-from convolith.fitting.refine import refined
+from convolith.fitting.problem import Problem, read
+from convolith.fitting.refine import refined, residual_of
 from convolith.fitting.result import Candidate, Fit, is_number
 from convolith.fitting.select import RIDGES, candidates, choose_size, chosen
 from convolith.fitting.solve import least_squares
@@ -25,7 +26,7 @@ from convolith.fitting.tiles import states_of_tiles
 from convolith.fitting.uncertainty import jackknife
 from convolith.geometry import Axes, Padding, check_whole
 
-METHODS = ("lstsq", "gd")
+METHODS = ("lstsq", *OPTIMIZERS)
 ERRORS = ("white", "jackknife")
 
 
@@ -49,6 +50,8 @@ def fit(
     x_noise_variance: Any = 0.0,
     max_size: int | None = None,
     errors: str = "white",
+    loss: str = "squares",
+    huber_delta: float | None = None,
     learning_rate: float | None = None,
     steps: int = 1000,
     seed: int = 0,
@@ -61,7 +64,8 @@ def fit(
     what else is asked), in float64.
     `"lstsq"` solves this in closed form; `"gd"` walks down its gradient as the textbook loop does, which is the lesson
     and not the tool: it needs a learning rate below 1 over the largest eigenvalue of the normal matrix, and then as
-    many steps as that matrix is badly conditioned.
+    many steps as that matrix is badly conditioned. `"momentum"`, `"adam"` and `"lbfgs"` are torch's, for losses that
+    have no closed form.
 
     Args:
         x: (N, in_channels, *size) or (in_channels, *size).
@@ -83,6 +87,10 @@ def fit(
         max_size: the largest that `kernel_size="auto"` looks at; by default 31, or a third of the image.
         errors: what `stderr` is for: `"white"` noise in y, or noise that is alike in neighbouring pixels: the
             `"jackknife"` leaves out a tile at a time.
+        loss: what is minimised over pixels: `"squares"`; `"huber"`, linear from `huber_delta` on, so that single pixels
+            may be far off; or `"poisson"`, the negative logarithm of the likelihood of counts, of kernels and
+            offsets above zero. Only squares have a closed form.
+        huber_delta: in the units of y; by default 1.345 deviations of what least squares leave, by their median.
         learning_rate: of gradient descent; by default nine tenths of the largest that converges.
         steps, seed: of gradient descent; the seed draws the kernel that it starts from.
         callback: called as `callback(step, loss, kernel)` after each step of gradient descent.
@@ -114,6 +122,7 @@ def fit(
     asked = Asked(0.0 if share == "auto" else share, smoothness, basis, constraints, x_noise_variance)
     _check_options(method, asked, learning_rate, steps, seed, callback)
     _check_choice(method, asked, kernel_size, ridge, errors)
+    _check_loss(method, loss, huber_delta, x, y)
     if size == "auto":
         found = choose_size(x, y, max_size, RIDGES if share == "auto" else [share], data, geometry)
         size, share, selection = found.kernel_size, found.ridge, found.selection
@@ -133,11 +142,13 @@ def fit(
         share = chosen(selection).ridge
     asked = replace(asked, ridge=share)
     stderr = condition = rate = None
-    if method == "gd":
+    if method != "lstsq":
+        goal = Goal(loss, _delta(problem, gram, huber_delta) if loss == "huber" else 0.0, asked.ridge)
         coefficients, squares, losses, rate = descend(
             problem,
             steepest(gram, asked.ridge, offset=offset),
-            ridge=asked.ridge,
+            goal,
+            method=method,
             learning_rate=learning_rate,
             steps=steps,
             seed=seed,
@@ -180,9 +191,39 @@ def _check_choice(method: str, asked: Asked, kernel_size: Any, ridge: Any, error
             f'{automatic[0]} is "auto", which is chosen for kernels without smoothness, basis, constraints and '
             "x_noise_variance; choose it first, then fit with its value"
         )
-    if method == "gd" and (automatic or errors != "white"):
+    if method != "lstsq" and (automatic or errors != "white"):
         name = f'{automatic[0]}="auto"' if automatic else f"errors={errors!r}"
-        raise ConvolithError(f'{name} was given, but method "gd" knows no closed form; pass method="lstsq"')
+        raise ConvolithError(f'{name} was given, but method "{method}" knows no closed form; pass method="lstsq"')
+
+
+def _check_loss(method: str, loss: str, huber_delta: float | None, x: Any, y: Any) -> None:
+    if loss not in LOSSES:
+        raise ConvolithError(f"loss is {loss!r}; expected one of {', '.join(LOSSES)}")
+    if loss != "squares" and method == "lstsq":
+        raise ConvolithError(f'loss is "{loss}", which has no closed form; pass method="lbfgs", or another of descent')
+    if huber_delta is not None and (loss != "huber" or not is_number(huber_delta) or huber_delta <= 0):
+        raise ConvolithError(f'huber_delta is {huber_delta!r}; expected a positive number, beside loss="huber" only')
+    if loss == "poisson":
+        for name, array in (("x", x), ("y", y)):
+            tensor = as_tensor(name, array)
+            if tensor.numel() and not tensor.is_complex() and bool((tensor < 0).any()):
+                raise ConvolithError(
+                    f'{name} has a least value of {tensor.min()}; loss="poisson" is of counts, 0 or more'
+                )
+
+
+def _delta(problem: Problem, gram: Gram, given: float | None) -> float:
+    """Where Huber's loss becomes linear: 1.345 deviations lose but 5% where noise is normal (Huber 1981)."""
+    if given is not None:
+        return given
+    solution = least_squares(gram.system(offset=problem.offset), gram.penalty_of(Asked()))
+    coefficients = solution.coefficients
+    if problem.offset:
+        coefficients = np.concatenate([coefficients, gram.offset_of(coefficients)[None]])
+    left = np.abs(residual_of(problem, gram, coefficients))[
+        np.broadcast_to(problem.weights[:, None] > 0, problem.y.shape)
+    ]
+    return float(max(1.345 * 1.4826 * np.median(left), np.finfo(float).tiny))
 
 
 def _check_options(
@@ -190,7 +231,7 @@ def _check_options(
 ) -> None:
     if method not in METHODS:
         raise ConvolithError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
-    if method == "gd" and not asked.plain:
+    if method != "lstsq" and not asked.plain:
         raise ConvolithError(
             'smoothness, basis, constraints and x_noise_variance are solved in closed form; pass method="lstsq"'
         )

@@ -27,7 +27,7 @@ def refined(problem: Problem, gram: Gram, solution: Solution, penalty: Penalty) 
     if problem.offset:
         coefficients = np.concatenate([coefficients, gram.offset_of(coefficients)[None]])
     sums = gram.about(np.zeros_like(gram.shift))[n, : n + 1]
-    residual = _residual(problem, gram, coefficients)
+    residual = residual_of(problem, gram, coefficients)
     best, squares, least = (
         coefficients,
         _squares(problem, residual),
@@ -42,14 +42,14 @@ def refined(problem: Problem, gram: Gram, solution: Solution, penalty: Penalty) 
         if problem.offset:
             change = np.concatenate([change, (slope[n] - sums[:n] @ change)[None] / sums[n]])
         coefficients = coefficients + change
-        residual = _residual(problem, gram, coefficients)
+        residual = residual_of(problem, gram, coefficients)
         loss = _loss(problem, residual, coefficients[:n], penalty)
         if loss < least:
             best, squares, least = coefficients, _squares(problem, residual), loss
     return best, squares
 
 
-def _residual(problem: Problem, gram: Gram, coefficients: np.ndarray) -> np.ndarray:
+def residual_of(problem: Problem, gram: Gram, coefficients: np.ndarray) -> np.ndarray:
     """What is left of y."""
     kernel = torch.from_numpy(gram.kernel_of(coefficients))
     bias = torch.from_numpy(coefficients[-1].copy()) if problem.offset else None

@@ -38,12 +38,12 @@ class Fit:
         kernel: (out_channels, in_channels, *kernel_size), in the floating dtype of the data (float64 for integers).
         offset: (out_channels,), or None where none was sought.
         residual_rms: root mean square of what is left of y, weighted, over all channels.
-        loss: what was minimised, the weighted sum of squared errors plus the ridge's penalty: before each step of
-            gradient descent, or once, at its least, for the closed form.
+        loss: what was minimised, the weighted sum of squared errors (or of another loss) plus the penalties: before
+            each step of descent, or once, at its least, for the closed form.
         stderr: standard errors of the kernel for white noise in y (a ridge's bias is not in them), in float64; NaN
             where no equation is to spare; None for gradient descent.
         condition: condition number of the (column-scaled) normal matrix; None for gradient descent.
-        method: "lstsq" or "gd".
+        method: as it was given.
         learning_rate: of gradient descent, else None.
         spec: the geometry that was fitted.
         coefficients: (out_channels, in_channels, count), of the kernels of a basis, in float64; None without one.
