@@ -227,6 +227,8 @@ def test_the_page_of_a_fit(picture, tmp_path):
         ("--size", "auto", "--max-size", "5"): ["Which size", "The size that was taken is 3"],
         ("--size", "3", "--method", "gd", "--steps", "5"): ["Gradient descent", "away from the optimum"],
         ("--size", "3", "--offset"): ["The kernel", "What is left"],
+        ("--size", "3", "--method", "lbfgs", "--loss", "poisson", "--steps", "5"): ["Descent", "it has no closed form"],
+        ("--size", "3", "--method", "adam", "--loss", "huber", "--steps", "5"): ["Descent", "it has no closed form"],
     }.items():
         page = tmp_path / "fit.html"
         run("fit", tmp_path / "x.npy", tmp_path / "y.npy", *options, "--html", page)

@@ -76,7 +76,7 @@ def _sizes(found: Fit) -> Figure:
 
 
 def _learned(found: Fit) -> Section:
-    drawn = loss_curves({found.method: found.loss}, {})
+    drawn = loss_curves({NAMES[found.method]: found.loss}, {}, label="loss")
     prose = f"After {len(found.loss):,} steps the loss is {found.loss[-1]:.6g}; it has no closed form."
     return Section("Descent", prose, figures=(Figure(drawn, "the loss of each step"),))
 

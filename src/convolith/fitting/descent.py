@@ -125,7 +125,7 @@ def descend(
             torch.autograd.backward([loss])
             return loss.item()
 
-        for step in track(range(steps), "gradient descent", steps, shown=progress):
+        for step in track(range(steps), "descent", steps, shown=progress):
             losses.append(float(optimizer.step(closure)))
             if blown_up(losses):
                 raise diverged(method, largest, rate, losses)

@@ -317,11 +317,11 @@ class Gram:
         """The matrix about another shift."""
         n = self.windows
         change = self.shift - shift
-        T = np.eye(len(self.matrix))
-        T[n, :n] = np.repeat(change[: self.in_channels], n // self.in_channels)
-        T[n, n + 1 :] = change[self.in_channels :]
-        moved: np.ndarray = T.T @ self.matrix @ T
-        return moved
+        moved = np.zeros(len(self.matrix))  # what each column grows by, in columns of ones
+        moved[:n] = np.repeat(change[: self.in_channels], n // self.in_channels)
+        moved[n + 1 :] = change[self.in_channels :]
+        both = np.outer(moved, self.matrix[n] + 0.5 * self.weight * moved)
+        return self.matrix + both + both.T
 
     def _read(self, x: Any, y: Any, mask: Any, weights: Any) -> Problem:
         kernel_size = self.kernel_size

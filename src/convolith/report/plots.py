@@ -48,8 +48,10 @@ def image_row(images: Mapping[str, np.ndarray]) -> str:
     return _source(figure, "png")
 
 
-def loss_curves(curves: Mapping[str, Sequence[float]], floor: Mapping[str, float]) -> str:
-    """Losses per step on logarithmic axes, and horizontal lines where closed forms end."""
+def loss_curves(
+    curves: Mapping[str, Sequence[float]], floor: Mapping[str, float], *, label: str = "sum of squared errors"
+) -> str:
+    """Losses per step on logarithmic axes (linear upwards if any is not above 0), and lines where closed forms end."""
     figure = _figure(3.6)
     panel = figure.subplots()
     for name, values in curves.items():
@@ -57,9 +59,10 @@ def loss_curves(curves: Mapping[str, Sequence[float]], floor: Mapping[str, float
     for name, value in floor.items():
         panel.axhline(value, linestyle="--", color="0.4", label=name)
     panel.set_xscale("log")
-    panel.set_yscale("log")
+    if min(map(min, curves.values())) > 0:
+        panel.set_yscale("log")
     panel.set_xlabel("step")
-    panel.set_ylabel("sum of squared errors")
+    panel.set_ylabel(label)
     panel.grid(visible=True, alpha=0.3)
     panel.legend()
     return _source(figure, "svg")
