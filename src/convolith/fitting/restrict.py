@@ -143,5 +143,5 @@ def _solver() -> Any:
     try:
         import daqp
     except ImportError:
-        raise missing_extra("daqp", "fit", "kernels without negative weights") from None
+        raise missing_extra("daqp", "fit", "a kernel without negative weights") from None
     return daqp
