@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from convolith.correlation import convolve, correlate, filter_image
     from convolith.costing import cost
     from convolith.errors import ConvolithError
-    from convolith.fitting import Fit, Gram, fit
+    from convolith.fitting import Fit, Gram, VaryingFit, VaryingGram, VaryingKernel, fit, fit_varying
     from convolith.folding import Folded, expand, fold
     from convolith.planner import Plan, plan
     from convolith.spec import ConvSpec
@@ -32,6 +32,9 @@ _HOMES = {
     "Gram": "fitting",
     "Folded": "folding",
     "Plan": "planner",
+    "VaryingFit": "fitting",
+    "VaryingGram": "fitting",
+    "VaryingKernel": "fitting",
     "compose": "algebra",
     "convolve": "correlation",
     "correlate": "correlation",
@@ -40,6 +43,7 @@ _HOMES = {
     "expand": "folding",
     "filter_image": "correlation",
     "fit": "fitting",
+    "fit_varying": "fitting",
     "fold": "folding",
     "plan": "planner",
 }
@@ -55,6 +59,9 @@ __all__ = [
     "Folded",
     "Gram",
     "Plan",
+    "VaryingFit",
+    "VaryingGram",
+    "VaryingKernel",
     "compose",
     "convolve",
     "correlate",
@@ -64,6 +71,7 @@ __all__ = [
     "expand",
     "filter_image",
     "fit",
+    "fit_varying",
     "fold",
     "nn",
     "plan",

@@ -12,6 +12,7 @@ from convolith.fitting.bases import basis_of
 from convolith.fitting.restrict import check_constraints, needs_solver, space_of
 from convolith.fitting.result import is_number
 from convolith.fitting.solve import Penalty
+from convolith.geometry import check_whole
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Asked:
         basis: arrays, (count, *kernel_size), or the name of one.
         constraints: names of them, or one name.
         x_noise_variance: of white noise in x, one number or one for each input channel.
+        constant: which of the basis' kernels have coefficients that do not vary with position.
     """
 
     ridge: float = 0.0
@@ -31,6 +33,7 @@ class Asked:
     basis: Any = None
     constraints: Any = ()
     x_noise_variance: Any = 0.0
+    constant: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("ridge", "smoothness"):
@@ -46,10 +49,15 @@ class Asked:
             )
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Of the constraints."""
+        return check_constraints(self.constraints)
+
+    @property
     def plain(self) -> bool:
         """Whether nothing but a ridge is asked."""
         more = self.smoothness or self.basis is not None or np.any(self.x_noise_variance)
-        return not more and not check_constraints(self.constraints)
+        return not more and not self.names
 
     def coefficients(self, kernel: np.ndarray) -> np.ndarray | None:
         """Of the basis' kernels in a kernel that is made of them, (out_channels, in_channels, count)."""
@@ -60,30 +68,49 @@ class Asked:
         found: np.ndarray = np.linalg.lstsq(basis.reshape(len(basis), -1).T, flat, rcond=None)[0]
         return found.T.reshape(*kernel.shape[:2], len(basis))
 
-    def penalty(self, in_channels: int, kernel_size: tuple[int, ...], weight: float) -> Penalty:
+    def _check_constant(self, basis: np.ndarray | None) -> None:
+        if basis is None:
+            raise ConvolithError(f"constant is {self.constant} without a basis, whose kernels it counts; pass basis=")
+        for number in self.constant:
+            if check_whole("constant", number, 0) >= len(basis):
+                raise ConvolithError(f"constant is {self.constant}; expected numbers below {len(basis)}, of the basis")
+
+    def variances(self, in_channels: int) -> np.ndarray:
+        """(in_channels,): of x's noise.
+
+        Raises:
+            ConvolithError: another number of them than channels.
+        """
+        found = np.broadcast_to(self.x_noise_variance, np.shape(self.x_noise_variance) or in_channels).astype(float)
+        if len(found) != in_channels:
+            raise ConvolithError(
+                f"x_noise_variance has {len(found)} numbers; expected one, or one for each of {in_channels} channels"
+            )
+        return found
+
+    def penalty(
+        self, in_channels: int, kernel_size: tuple[int, ...], noise: np.ndarray | None, terms: int = 1
+    ) -> Penalty:
         """The same in matrices.
 
         Args:
             in_channels, kernel_size: of the kernel.
-            weight: the sum of the weights of all equations.
+            noise: what noise in x adds to the normal matrix, if it has any.
+            terms: monomials of position, each with weights of its own.
 
         Raises:
-            ConvolithError: a basis of another shape, constraints that no kernel of the basis meets, another number of
-                variances than channels.
+            ConvolithError: a basis of another shape, constraints that no kernel of the basis meets.
         """
-        variances = np.broadcast_to(self.x_noise_variance, np.shape(self.x_noise_variance) or in_channels)
-        if len(variances) != in_channels:
-            raise ConvolithError(
-                f"x_noise_variance has {len(variances)} numbers; expected one, or one for each of {in_channels} "
-                "channels"
-            )
-        names = check_constraints(self.constraints)
-        taps = int(np.prod(kernel_size))
-        matrix = self.ridge * np.eye(in_channels * taps)
+        names = self.names
+        planes, taps = terms * in_channels, int(np.prod(kernel_size))
+        matrix = self.ridge * np.eye(planes * taps)
         if self.smoothness:
-            matrix += self.smoothness * np.kron(np.eye(in_channels), _roughness(kernel_size))
-        space = space_of(in_channels, kernel_size, basis_of(self.basis, kernel_size), names)
-        return Penalty(matrix, weight * np.repeat(variances.astype(float), taps), space, needs_solver(names))
+            matrix += self.smoothness * np.kron(np.eye(planes), _roughness(kernel_size))
+        basis = basis_of(self.basis, kernel_size)
+        if len(self.constant):
+            self._check_constant(basis)
+        space = space_of(in_channels, kernel_size, basis, names, terms, self.constant)
+        return Penalty(matrix, noise, space, needs_solver(names))
 
 
 def _roughness(kernel_size: tuple[int, ...]) -> np.ndarray:

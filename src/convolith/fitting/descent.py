@@ -162,7 +162,7 @@ def _first(problem: Problem, bound: float, seed: int, *, counts: bool) -> list[t
         share = max(problem.y.mean(), 1e-300) / max(problem.padded.mean() * spec.in_channels * spec.taps, 1e-300)
         kernel = (share * (0.5 + drawn)).log()
         offset = offset + float(np.log(max(0.1 * problem.y.mean(), 1e-300)))
-    return [p.requires_grad_() for p in ([kernel, offset] if problem.offset else [kernel])]
+    return [p.requires_grad_() for p in ([kernel, offset] if problem.used else [kernel])]
 
 
 def blown_up(losses: list[float]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import sqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -13,18 +13,21 @@ from convolith.errors import ConvolithError
 from convolith.fitting import saved
 from convolith.fitting.asked import Asked
 from convolith.fitting.moments import moments
+from convolith.fitting.polynomials import monomials
 from convolith.fitting.problem import Problem, read, spatial_axes
 from convolith.fitting.result import Fit
-from convolith.fitting.solve import Penalty, System, least_squares
+from convolith.fitting.solve import Penalty, least_squares
+from convolith.fitting.sums import Sums
 from convolith.geometry import Axes, Padding, explicit_padding, per_axis
 from convolith.spec import ConvSpec
 
 
-class Gram:
+class Gram(Sums):
     """Sums over the equations `y = correlate(x, kernel) + offset` of products of every two of their columns.
 
-    An equation, for one pixel of y, has the columns [window of x, 1, pixel of y]. The state is the matrix of their
-    products, which is all that least squares depends on: kernels of this size and of every smaller one, with an offset
+    An equation, for one pixel of y, has the columns [window of x, known, pixel of y], and what is known is 1. The state
+    is the matrix of their products, which is all that least squares depends on: kernels of this size and of every
+    smaller one, with an offset
     or without, with any penalty, come from it without the data being read again. States of other data of the same
     geometry are added by `merge`; however the data are cut up, the state comes out the same (to 1e-12).
 
@@ -39,6 +42,7 @@ class Gram:
     Attributes:
         equations: pixels of y that counted.
         matrix: (columns, columns), about `shift`; `moments` gives it about zero.
+        terms, known: monomials of position that multiply the windows and stand beside them: here the constant alone.
 
     Example:
         >>> import numpy as np
@@ -51,6 +55,9 @@ class Gram:
         >>> bool(np.abs(gram.solve().kernel - kernel).max() < 1e-12)
         True
     """
+
+    KIND = "convolith gram"
+    """Of its files."""
 
     def __init__(
         self,
@@ -73,34 +80,18 @@ class Gram:
         }
         self.kernel_size = size
         self.in_channels, self.out_channels = in_channels, out_channels
+        self.terms = self.known = monomials(axes, 0)
+        self._empty()
         self.spec_of([d * (k - 1) + 1 for k, d in zip(size, self.options["dilation"], strict=True)])  # or refuses
-        self.shift = np.zeros(in_channels + out_channels)
-        self.matrix = np.zeros((self.windows + 1 + out_channels,) * 2)
+
+    def _empty(self) -> None:
+        self.shift = np.zeros(self.in_channels + self.out_channels)
+        self.matrix = np.zeros((self.windows + len(self.known) + self.out_channels,) * 2)
         self.equations = 0
         self.dtypes: tuple[str, ...] = ()
         self.size: tuple[int, ...] = ()
 
-    @property
-    def windows(self) -> int:
-        """Pixels of a window: the kernel's weights for each output channel."""
-        return self.in_channels * int(np.prod(self.kernel_size))
-
-    @property
-    def weight(self) -> float:
-        """The sum of the weights of all equations."""
-        return float(self.matrix[self.windows, self.windows])
-
-    @property
-    def unit(self) -> float:
-        """The mean over taps of the summed squares of x, about its shift: what a ridge compares with."""
-        return float(np.diag(self.matrix)[: self.windows].mean())
-
-    @property
-    def moments(self) -> np.ndarray:
-        """(columns, columns): the sums of products of [window of x, 1, y] themselves."""
-        return self.about(np.zeros_like(self.shift))
-
-    def update(self, x: Any, y: Any, *, mask: Any = None, weights: Any = None) -> Gram:
+    def update(self, x: Any, y: Any, *, mask: Any = None, weights: Any = None) -> Self:
         """Take in the equations of an image, or of several; the state is as before if they are refused.
 
         Args:
@@ -118,21 +109,15 @@ class Gram:
         """
         return self.add(self._read(x, y, mask, weights))
 
-    def downdate(self, x: Any, y: Any, *, mask: Any = None, weights: Any = None) -> Gram:
+    def downdate(self, x: Any, y: Any, *, mask: Any = None, weights: Any = None) -> Self:
         """Take equations out again; arguments and result as for `update`.
 
         Raises:
             ConvolithError: as `update`, and more equations than the state holds.
         """
-        problem = self._read(x, y, mask, weights)
-        if problem.equations > self.equations:
-            raise ConvolithError(
-                f"x and y are {problem.equations} equations to take out of {self.equations}; expected some that were "
-                "taken in"
-            )
-        return self.add(problem, -1)
+        return self._take_out(self._read(x, y, mask, weights))
 
-    def merge(self, other: Gram) -> Gram:
+    def merge(self, other: Gram) -> Self:
         """Take in what another state holds, and return the state itself.
 
         Raises:
@@ -140,8 +125,9 @@ class Gram:
         """
         if not isinstance(other, Gram):
             raise ConvolithError(f"other is a {type(other).__name__}; expected a Gram")
-        for name in ("kernel_size", "in_channels", "out_channels", "options"):
-            ours, theirs = getattr(self, name), getattr(other, name)
+        if other.KIND != self.KIND:
+            raise ConvolithError(f"other is a {type(other).__name__}; expected a {type(self).__name__}")
+        for (name, ours), theirs in zip(self.geometry.items(), other.geometry.values(), strict=True):
             if ours != theirs:
                 raise ConvolithError(f"other has {name} {theirs}, but this state {ours}; expected the same")
         if other.equations:
@@ -152,7 +138,7 @@ class Gram:
             self.equations += other.equations
         return self
 
-    def sub(self, kernel_size: Axes) -> Gram:
+    def sub(self, kernel_size: Axes) -> Self:
         """The state of the same equations for a smaller kernel, which lies in the middle of this one's window.
 
         Where sizes differ by an odd number, the smaller half is left out before it. Its padding is less by as much;
@@ -169,7 +155,7 @@ class Gram:
             raise ConvolithError(
                 'the state has padding "same" with a stride, which is another one for every kernel_size'
             )
-        places = np.arange(self.windows).reshape(self.in_channels, *self.kernel_size)
+        places = np.arange(self.windows).reshape(-1, *self.kernel_size)
         pairs = []
         around = self.spec_of(self.size or self.kernel_size).padding
         for axis, (small, large, d) in enumerate(zip(size, self.kernel_size, self.options["dilation"], strict=True)):
@@ -178,7 +164,7 @@ class Gram:
             low, high = around[axis]
             pairs.append((max(low - d * before, 0), max(high - d * (large - small - before), 0)))
         kept = np.concatenate([places.ravel(), np.arange(self.windows, len(self.matrix))])
-        found = Gram(size, self.in_channels, self.out_channels, **(self.options | {"padding": tuple(pairs)}))
+        found = self.like(kernel_size=size, padding=tuple(pairs))
         found.matrix, found.shift = self.matrix[np.ix_(kept, kept)], self.shift.copy()
         found.equations, found.dtypes, found.size = self.equations, self.dtypes, self.size
         return found
@@ -198,13 +184,13 @@ class Gram:
         """
         asked = Asked(**options)
         penalty = self.penalty_of(asked)
-        solution = least_squares(self.system(offset=offset), penalty)
+        solution = least_squares(self.system(int(offset)), penalty)
         kernel, stderr = (self.kernel_of(found) for found in (solution.coefficients, solution.stderr))
         squares = float(solution.squares.sum())
         return Fit(
             kernel=kernel,
-            offset=self.offset_of(solution.coefficients) if offset else None,
-            residual_rms=sqrt(squares / (self.matrix[self.windows, self.windows] * self.out_channels)),
+            offset=self.known_of(solution.coefficients, 1)[0] if offset else None,
+            residual_rms=sqrt(squares / (self.weight * self.out_channels)),
             loss=(squares + penalty.paid(solution.coefficients),),
             stderr=stderr,
             condition=solution.condition,
@@ -220,18 +206,18 @@ class Gram:
         Raises:
             ConvolithError: another ending, a place that cannot be written.
         """
-        names = ("kernel_size", "in_channels", "out_channels", "options", "equations", "dtypes", "size")
-        saved.write(path, {name: getattr(self, name) for name in names}, {"shift": self.shift, "matrix": self.matrix})
+        about = {name: getattr(self, name) for name in ("geometry", "equations", "dtypes", "size")}
+        saved.write(path, self.KIND, about, {"shift": self.shift, "matrix": self.matrix})
 
-    @staticmethod
-    def load(path: str | Path) -> Gram:
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
         """A state that `save` wrote.
 
         Raises:
             ConvolithError: no such file, one that is damaged or truncated, or one of another version.
         """
-        about, arrays = saved.read(path)
-        found = Gram(about["kernel_size"], about["in_channels"], about["out_channels"], **about["options"])
+        about, arrays = saved.read(path, cls.KIND)
+        found = cls(**about["geometry"])
         for name in ("shift", "matrix"):
             if arrays[name].shape != getattr(found, name).shape:
                 raise ConvolithError(
@@ -242,11 +228,17 @@ class Gram:
         found.equations, found.dtypes, found.size = about["equations"], tuple(about["dtypes"]), tuple(about["size"])
         return found
 
-    def like(self) -> Gram:
-        """An empty state of the same geometry."""
-        return Gram(self.kernel_size, self.in_channels, self.out_channels, **self.options)
+    @property
+    def geometry(self) -> dict[str, Any]:
+        """What such a state is made with."""
+        names = ("kernel_size", "in_channels", "out_channels")
+        return {name: getattr(self, name) for name in names} | self.options
 
-    def subtract(self, other: Gram) -> Gram:
+    def like(self, **changes: Any) -> Self:
+        """An empty state of the same geometry, but for some changes."""
+        return type(self)(**(self.geometry | changes))
+
+    def subtract(self, other: Gram) -> Self:
         """Take out what another state holds, and return the state itself.
 
         Raises:
@@ -279,49 +271,18 @@ class Gram:
         Raises:
             ConvolithError: noise in an x that was padded, whose padding has none.
         """
-        size = self.size or self.kernel_size
-        if np.any(asked.x_noise_variance) and any(map(any, self.spec_of(size).padding)):
+        variances = asked.variances(self.in_channels)
+        if variances.any() and any(map(any, self.spec_of(self.size or self.kernel_size).padding)):
             raise ConvolithError(
                 'x_noise_variance was given, but x is padded, and its padding has no noise; pass padding="valid"'
             )
-        return asked.penalty(self.in_channels, self.kernel_size, self.weight)
-
-    def system(self, *, offset: bool) -> System:
-        """The normal equations, about zero, or about the means where an offset takes them up.
-
-        Raises:
-            ConvolithError: a state without equations.
-        """
-        n = self.windows
-        if not self.equations:
-            raise ConvolithError("the state holds no equations; update it with data first, of which some pixels count")
-        M = self.matrix if offset else self.moments
-        used = np.outer(M[:, n], M[n]) / M[n, n] if offset else np.zeros_like(M)
-        left = M - used
-        squares = np.maximum(np.diag(left)[n + 1 :], 0.0)
-        return System(left[:n, :n], left[:n, n + 1 :], squares, self.equations, int(offset))
+        noise = self.noise(variances) if variances.any() else None
+        return asked.penalty(self.in_channels, self.kernel_size, noise, len(self.terms))
 
     def kernel_of(self, coefficients: np.ndarray) -> np.ndarray:
         """(windows, out_channels) as (out_channels, in_channels, *kernel_size)."""
         rows = coefficients[: self.windows]
         return np.ascontiguousarray(rows.T).reshape(self.out_channels, self.in_channels, *self.kernel_size)
-
-    def offset_of(self, coefficients: np.ndarray) -> np.ndarray:
-        """(out_channels,): the constant that goes with a kernel, (windows, out_channels)."""
-        n, M = self.windows, self.matrix
-        means: np.ndarray = (M[n, n + 1 :] - M[n, :n] @ coefficients) / M[n, n] + self.shift[self.in_channels :]
-        means -= np.repeat(self.shift[: self.in_channels], n // self.in_channels) @ coefficients
-        return means
-
-    def about(self, shift: np.ndarray) -> np.ndarray:
-        """The matrix about another shift."""
-        n = self.windows
-        change = self.shift - shift
-        moved = np.zeros(len(self.matrix))  # what each column grows by, in columns of ones
-        moved[:n] = np.repeat(change[: self.in_channels], n // self.in_channels)
-        moved[n + 1 :] = change[self.in_channels :]
-        both = np.outer(moved, self.matrix[n] + 0.5 * self.weight * moved)
-        return self.matrix + both + both.T
 
     def _read(self, x: Any, y: Any, mask: Any, weights: Any) -> Problem:
         kernel_size = self.kernel_size
@@ -335,6 +296,14 @@ class Gram:
         self._check_dtypes("x and y", problem.dtypes)
         return problem
 
+    def _take_out(self, problem: Problem) -> Self:
+        if problem.equations > self.equations:
+            raise ConvolithError(
+                f"x and y are {problem.equations} equations to take out of {self.equations}; expected some that were "
+                "taken in"
+            )
+        return self.add(problem, -1)
+
     def _check_dtypes(self, argument: str, dtypes: tuple[str, ...]) -> None:
         if self.dtypes and dtypes != self.dtypes:
             raise ConvolithError(
@@ -342,7 +311,7 @@ class Gram:
                 "convert them, so that no chunk differs by its rounding alone"
             )
 
-    def add(self, problem: Problem, sign: int = 1) -> Gram:
+    def add(self, problem: Problem, sign: int = 1) -> Self:
         """Take in equations that were checked, or out."""
         if not self.dtypes:
             self.dtypes, self.size, self.shift = problem.dtypes, problem.spec.size, problem.means()

@@ -1,6 +1,7 @@
 """Sums over all equations of products of every two of their columns, `Z' W Z`: all that least squares needs to know.
 
-An equation, for one pixel of y, has the columns [window of x, 1, pixels of y]. Where all weights are one the windows
+An equation, for one pixel of y, has the columns [window of x, known, pixels of y]; what is known is one, or
+polynomials of position, which may multiply x too: each makes channels of its own. Where all weights are one the windows
 need not be formed: `lags` gives their sums. Strides and dilations become plain windows first: with g their common
 divisor, every d/g-th output reads every d-th pixel of x, which makes d/g images without dilation; in those, a stride
 of s/g makes s/g planes, as channels, of every s/g-th pixel. Pixels whose weight is not the usual one are added and
@@ -9,7 +10,8 @@ taken off one by one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 from math import gcd, prod
 from typing import Any
@@ -19,114 +21,126 @@ import torch
 from torch.nn.functional import pad
 
 from convolith.fitting.lags import window_sums
+from convolith.fitting.polynomials import Powers, values
+from convolith.fitting.power_sums import power_sums
 from convolith.fitting.problem import Problem
 
-TILE = 1 << 21
-"""Numbers of x that are taken at a time at most: what transforms need stays near 200 MB."""
+TILE, MODULATED = 1 << 21, 1 << 23
+"""Numbers of x that are taken at a time at most, before and after modulation: what transforms need stays near 200 MB,
+but where several terms share the work at the border of a tile."""
 CHUNK = 1 << 22
 """Numbers of windows that are formed at a time, 32 MiB."""
 
 
 def moments(problem: Problem, shift: np.ndarray) -> np.ndarray:
-    """`Z' W Z`, (columns, columns), for Z = [windows of x, 1, y], both less a shift.
+    """`Z' W Z`, (columns, columns), for Z = [windows of x, known, y], x and y less a shift.
 
     Args:
         problem: the equations.
         shift: (in_channels + out_channels,), what is subtracted from x (and from the zeros around it) and from y.
     """
     spec = problem.spec
-    x = problem.padded - _columns(shift[: spec.in_channels], spec.axes)
-    y = problem.y - _columns(shift[spec.in_channels :], spec.axes)
-    values, counts = np.unique(problem.weights, return_counts=True)
-    usual = float(values[counts.argmax()])
+    kinds, counts = np.unique(problem.weights, return_counts=True)
+    usual = float(kinds[counts.argmax()])
     if np.count_nonzero(problem.weights != usual) >= np.count_nonzero(problem.weights):
         usual = 0.0
-    found = np.zeros((problem.windows + 1 + spec.out_channels,) * 2)
-    if usual:
-        for part_x, part_y in _tiles(problem, x, y):
-            found += usual * _unweighted(problem, torch.from_numpy(part_x), torch.from_numpy(part_y))
-    for rows, weights in _chosen(problem, x, y, problem.weights - usual):
-        found += (rows * weights[:, None]).T @ rows
+    found = np.zeros((problem.windows + len(problem.known) + spec.out_channels,) * 2)
+    for part in tiles(problem):
+        x = part.modulated(shift[: spec.in_channels])
+        y = part.y - np.reshape(shift[spec.in_channels :], (-1, *(1,) * spec.axes))
+        if usual:
+            found += usual * _unweighted(part, torch.from_numpy(x), torch.from_numpy(y))
+        for rows, weights in _chosen(part, x, y, part.weights - usual):
+            found += (rows * weights[:, None]).T @ rows
     return found
 
 
 def gradient(problem: Problem, residual: np.ndarray) -> np.ndarray:
-    """`A' W residual`, (unknowns, out_channels), for A = [windows of x, 1 where an offset is sought].
+    """`A' W residual`, (unknowns, out_channels), for A = [windows of x, what of the known is sought].
 
     Args:
         problem: the equations.
         residual: shaped as y.
     """
-    weighted = residual * problem.weights[:, None]
-    found = np.zeros((problem.windows, problem.spec.out_channels))
-    for part_x, part_y in _tiles(problem, problem.padded, weighted):
-        found += _targets(problem, torch.from_numpy(part_x), torch.from_numpy(part_y))
-    sums = weighted.sum(axis=(0, *range(2, weighted.ndim)))
-    return np.concatenate([found, sums[None]]) if problem.offset else found
+    found = np.zeros((problem.unknowns, problem.spec.out_channels))
+    n, used = problem.windows, problem.known[: problem.used]
+    for part in tiles(replace(problem, y=residual * problem.weights[:, None])):
+        left = torch.from_numpy(part.y)
+        for planes, targets, _, taps in _plain(part, torch.from_numpy(part.modulated()), left):
+            _, cross = window_sums(planes, targets, taps, products=False)
+            found[:n] += _as_taps(part, cross).numpy()
+        if used:
+            found[n:] += _pixel_sums(left, part.centres(), used).T
+    return found
 
 
-def _columns(values: np.ndarray, axes: int) -> np.ndarray:
-    return values.reshape(-1, *(1,) * axes)
+def tiles(problem: Problem) -> Iterator[Problem]:
+    """The equations in pieces of a bounded size."""
+    images = max(1, TILE // prod(problem.padded.shape[1:]))
+    for start in range(0, len(problem.padded), images):
+        whole = [(0, n) for n in problem.y.shape[2:]]
+        yield from _halves(problem.cut(slice(start, start + images), whole))
 
 
-def _tiles(problem: Problem, x: np.ndarray, y: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pieces of y of a bounded size, each with the part of x that it is made of."""
-    spec = problem.spec
-    images = max(1, TILE // prod(x.shape[1:]))
-    for start in range(0, len(x), images):
-        yield from _halves(x[start : start + images], y[start : start + images], spec.stride, spec.extent)
-
-
-def _halves(
-    x: np.ndarray, y: np.ndarray, stride: tuple[int, ...], extent: tuple[int, ...]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    lengths = y.shape[2:]
+def _halves(problem: Problem) -> Iterator[Problem]:
+    stride, extent, lengths = problem.spec.stride, problem.spec.extent, problem.y.shape[2:]
     axis = max(range(len(lengths)), key=lambda a: lengths[a] * stride[a])
-    if x.size <= TILE or lengths[axis] * stride[axis] <= 4 * extent[axis]:
-        yield x, y
+    small = problem.padded.size <= TILE and problem.padded.size * len(problem.terms) <= MODULATED
+    if small or lengths[axis] * stride[axis] <= 4 * extent[axis]:
+        yield problem
         return
-    middle, n, s = lengths[axis] // 2, lengths[axis], stride[axis]
-    for start, stop in ((0, middle), (middle, n)):
-        of_x = (slice(None),) * (2 + axis) + (slice(start * s, (stop - 1) * s + extent[axis]),)
-        of_y = (slice(None),) * (2 + axis) + (slice(start, stop),)
-        yield from _halves(x[of_x], y[of_y], stride, extent)
+    for span in ((0, lengths[axis] // 2), (lengths[axis] // 2, lengths[axis])):
+        spans = [(0, n) for n in lengths]
+        spans[axis] = span
+        yield from _halves(problem.cut(slice(None), spans))
 
 
 def _unweighted(problem: Problem, x: torch.Tensor, y: torch.Tensor) -> np.ndarray:
     """The moments of plain windows."""
-    n, outputs = problem.windows, y.shape[1]
-    found = np.zeros((n + 1 + outputs,) * 2)
-    known = torch.cat([torch.ones_like(y[:, :1]), y], 1)
-    for planes, targets, taps in _plain(problem, x, known):
+    n, known, outputs = problem.windows, len(problem.known), y.shape[1]
+    found = np.zeros((n + known + outputs,) * 2)
+    for planes, targets, places, taps in _plain(problem, x, y):
         products, cross = window_sums(planes, targets, taps)
         rows = _as_taps(problem, products)
         found[:n, :n] += _as_taps(problem, rows.movedim(0, -1)).T.numpy()
-        found[:n, n:] += _as_taps(problem, cross).numpy()
+        found[:n, n + known :] += _as_taps(problem, cross).numpy()
+        found[:n, n : n + known] += _as_taps(problem, power_sums(planes, places, taps, problem.known)).numpy()
+    centres = problem.centres()
+    ones = torch.ones_like(y[:, :1])
+    twice = sorted({_times(first, second) for first, second in product(problem.known, repeat=2)})
+    sums = dict(zip(twice, _pixel_sums(ones, centres, tuple(twice))[0], strict=True))
+    found[n : n + known, n : n + known] = [[sums[_times(a, b)] for b in problem.known] for a in problem.known]
+    found[n : n + known, n + known :] = _pixel_sums(y, centres, problem.known).T
+    pixels = y.movedim(1, 0).flatten(1)
+    found[n + known :, n + known :] = (pixels @ pixels.T).numpy()
+    lower = np.tril_indices(known + outputs, -1)
     found[n:, :n] = found[:n, n:].T
-    tail = known.movedim(1, 0).flatten(1)
-    found[n:, n:] = (tail @ tail.T).numpy()
+    found[n:, n:][lower] = found[n:, n:].T[lower]
     return found
 
 
-def _targets(problem: Problem, x: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
-    """The sums of windows times targets, (windows, targets)."""
-    found = np.zeros((problem.windows, targets.shape[1]))
-    for planes, part, taps in _plain(problem, x, targets):
-        _, cross = window_sums(planes, part, taps, products=False)
-        found += _as_taps(problem, cross).numpy()
-    return found
+def _times(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(a + b for a, b in zip(first, second, strict=True))
+
+
+def _pixel_sums(planes: torch.Tensor, places: Sequence[np.ndarray], powers: Powers) -> np.ndarray:
+    """(channels, monomials): sums of pixels times monomials of their places."""
+    grids = [torch.from_numpy(place) for place in places]
+    sums: np.ndarray = power_sums(planes, grids, (1,) * len(grids), powers).flatten(1, -2).squeeze(1).numpy()
+    return sums
 
 
 def _plain(
     problem: Problem, x: torch.Tensor, y: torch.Tensor
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]]:
-    """Planes, targets and window of problems without stride or dilation, which together are this one."""
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], tuple[int, ...]]]:
+    """Planes, targets, their places and window of problems without stride or dilation, which together are this one."""
     spec, outputs = problem.spec, y.shape[2:]
     shared = [gcd(s, d) for s, d in zip(spec.stride, spec.dilation, strict=True)]
     apart = [d // g for d, g in zip(spec.dilation, shared, strict=True)]
     phases = [s // g for s, g in zip(spec.stride, shared, strict=True)]
     taps = tuple(-(-k // s) for k, s in zip(spec.kernel_size, phases, strict=True))
     index: Any
+    centres = problem.centres()
     for first in product(*(range(min(n, m)) for n, m in zip(apart, outputs, strict=True))):
         index = (..., *(slice(r, None, step) for r, step in zip(first, apart, strict=True)))
         targets = y[index]
@@ -139,7 +153,8 @@ def _plain(
         planes = x[index]
         lacking = [(0, length - n) for (_, length), n in zip(pieces, planes.shape[2:], strict=True)]
         planes = pad(planes, [amount for pair in reversed(lacking) for amount in pair])
-        yield _phases(planes, phases), targets, taps
+        places = [torch.from_numpy(c[:, r::step].copy()) for c, r, step in zip(centres, first, apart, strict=True)]
+        yield _phases(planes, phases), targets, places, taps
 
 
 def _phases(x: torch.Tensor, phases: list[int]) -> torch.Tensor:
@@ -158,7 +173,7 @@ def _as_taps(problem: Problem, sums: torch.Tensor) -> torch.Tensor:
     spec = problem.spec
     axes = spec.axes
     phases = [s // gcd(s, d) for s, d in zip(spec.stride, spec.dilation, strict=True)]
-    sums = sums.reshape(spec.in_channels, *phases, *sums.shape[1:])
+    sums = sums.reshape(problem.channels, *phases, *sums.shape[1:])
     order = [0, *(n for a in range(axes) for n in (1 + axes + a, 1 + a)), *range(1 + 2 * axes, sums.ndim)]
     sums = sums.permute(order)
     for axis, k in enumerate(spec.kernel_size):
@@ -169,7 +184,7 @@ def _as_taps(problem: Problem, sums: torch.Tensor) -> torch.Tensor:
 def _chosen(
     problem: Problem, x: np.ndarray, y: np.ndarray, weights: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """[windows of x, 1, y] and the weights of the pixels whose weight is not zero, some rows at a time."""
+    """[windows of x, known, y] and the weights of the pixels whose weight is not zero, some rows at a time."""
     spec = problem.spec
     places = np.nonzero(weights)
     spatial = tuple(range(2, 2 + spec.axes))
@@ -177,8 +192,10 @@ def _chosen(
     strides = tuple(slice(None, None, s) for s in spec.stride)
     windows = windows[(slice(None), slice(None), *strides, *(slice(None, None, d) for d in spec.dilation))]
     windows, targets = np.moveaxis(windows, 1, 1 + spec.axes), np.moveaxis(y, 1, -1)
+    beside = values(problem.centres(), problem.known)
+    known = np.moveaxis(np.broadcast_to(beside, (len(y), *beside.shape[1:])), 1, -1)
     step = max(1, CHUNK // problem.windows)
     for start in range(0, len(places[0]), step):
         part = tuple(place[start : start + step] for place in places)
         left = windows[part].reshape(-1, problem.windows)
-        yield np.concatenate([left, np.ones((len(left), 1)), targets[part]], axis=1), weights[part]
+        yield np.concatenate([left, known[part], targets[part]], axis=1), weights[part]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from convolith.arrays import as_tensor, check_same_kind
-from convolith.dtypes import dtype_name
+from convolith.dtypes import dtype_name, is_float
 from convolith.engines.padding import pad
 from convolith.errors import ConvolithError
+from convolith.fitting.polynomials import Powers, monomials, values
 from convolith.geometry import MAX_AXES, Axes, Padding, split_input_shape
 from convolith.spec import ConvSpec
 
@@ -26,26 +27,71 @@ class Problem:
         padded: x, padded: (N, in_channels, *padded size).
         y: (N, out_channels, *output_size), zero where it is left out.
         weights: (N, *output_size): 0 where a pixel of y is left out, 1 or the given weight elsewhere.
-        offset: whether a constant per output channel is sought too.
         dtypes: of x and y as they came.
+        places: the positions of the pixels of padded, for each axis (N, length), or (1, length) where they are alike.
+        terms: monomials of position that the kernel's weights are made of; each makes channels of its own.
+        known: monomials of position that stand beside the windows, the constant first.
+        used: how many of them are sought too: 0, 1 for a constant per output channel, or more.
     """
 
     spec: ConvSpec
     padded: np.ndarray
     y: np.ndarray
     weights: np.ndarray
-    offset: bool
     dtypes: tuple[str, ...]
+    places: tuple[np.ndarray, ...]
+    terms: Powers
+    known: Powers
+    used: int
+
+    @property
+    def channels(self) -> int:
+        """Of x, once for each of the terms."""
+        return len(self.terms) * self.spec.in_channels
 
     @property
     def windows(self) -> int:
         """Pixels of a window, which are as many as the kernel's weights for each output channel."""
-        return self.spec.in_channels * self.spec.taps
+        return self.channels * self.spec.taps
 
     @property
     def unknowns(self) -> int:
         """Numbers sought for each output channel."""
-        return self.windows + self.offset
+        return self.windows + self.used
+
+    def modulated(self, shift: np.ndarray | float = 0.0) -> np.ndarray:
+        """(N, channels, *padded size): x less a shift (of each channel), times each of the terms."""
+        x: np.ndarray = self.padded - np.reshape(shift, (-1, *(1,) * self.spec.axes))
+        if len(self.terms) == 1:
+            return x
+        wide: np.ndarray = values(self.places, self.terms)[:, :, None] * x[:, None]
+        return wide.reshape(len(x), self.channels, *x.shape[2:])
+
+    def centres(self) -> tuple[np.ndarray, ...]:
+        """For each axis (N or 1, output length): the positions of the middles of windows."""
+        found = []
+        for place, n, s, extent in zip(self.places, self.y.shape[2:], self.spec.stride, self.spec.extent, strict=True):
+            first = np.arange(n) * s
+            found.append((place[:, first] + place[:, first + extent - 1]) / 2)
+        return tuple(found)
+
+    def cut(self, images: slice, spans: Sequence[tuple[int, int]]) -> Problem:
+        """The equations of some images, and along each axis of the pixels of y from one number up to another."""
+        of_y = [slice(*span) for span in spans]
+        of_x = [
+            slice(start * s, (stop - 1) * s + extent)
+            for (start, stop), s, extent in zip(spans, self.spec.stride, self.spec.extent, strict=True)
+        ]
+        return replace(
+            self,
+            padded=self.padded[(images, slice(None), *of_x)],
+            y=self.y[(images, slice(None), *of_y)],
+            weights=self.weights[(images, *of_y)],
+            places=tuple(
+                place[images if len(place) > 1 else slice(None), span]
+                for place, span in zip(self.places, of_x, strict=True)
+            ),
+        )
 
     def means(self) -> np.ndarray:
         """(in_channels + out_channels,): the mean of each channel of x, padding and all, and of y."""
@@ -103,13 +149,18 @@ def read(
     used = np.broadcast_to(counts[:, None] > 0, target.shape)
     check_finite("x", wide["x"].numpy(), "repair them first: every pixel of y has many of x behind it")
     check_finite("y", np.where(used, target, 0.0), "repair them, or leave those pixels out with mask=")
+    padded = pad(wide["x"], spec.padding, spec.padding_mode).numpy()
+    constant = monomials(axes, 0)
     return Problem(
         spec,
-        pad(wide["x"], spec.padding, spec.padding_mode).numpy(),
+        padded,
         np.where(used, target, 0.0),
         counts,
-        bool(offset),
         tuple(dtype_name(tensor.dtype) for tensor in tensors.values()),
+        tuple(np.zeros((1, n)) for n in padded.shape[2:]),
+        constant,
+        constant,
+        int(offset),
     )
 
 
@@ -194,3 +245,9 @@ def check_finite(argument: str, values: np.ndarray, advice: str) -> None:
             f"{argument} has {int(bad.sum())} non-finite values, the first at {first}; expected finite numbers; "
             f"{advice}"
         )
+
+
+def floating_dtype(x: Any, y: Any) -> str:
+    """The floating dtype of the data, in which a kernel comes: that of x, else of y, else float64."""
+    names = [dtype_name(as_tensor(name, array).dtype) for name, array in (("x", x), ("y", y))]
+    return next((name for name in names if is_float(name)), "float64")

@@ -11,15 +11,14 @@ import numpy as np
 import torch
 
 from convolith.arrays import as_tensor, like
-from convolith.dtypes import dtype_name, is_float
 from convolith.engines.protocol import torch_dtype
 from convolith.errors import ConvolithError
 from convolith.fitting.asked import Asked
 from convolith.fitting.descent import LOSSES, OPTIMIZERS, Callback, Goal, descend, steepest
 from convolith.fitting.gram import Gram
-from convolith.fitting.problem import Problem, read
+from convolith.fitting.problem import Problem, floating_dtype, read
 from convolith.fitting.refine import refined, residual_of
-from convolith.fitting.result import Candidate, Fit, is_number
+from convolith.fitting.result import Candidate, Fit, check_errors, is_number
 from convolith.fitting.select import RIDGES, candidates, choose_size, chosen
 from convolith.fitting.solve import least_squares
 from convolith.fitting.tiles import states_of_tiles
@@ -27,7 +26,6 @@ from convolith.fitting.uncertainty import jackknife
 from convolith.geometry import Axes, Padding, check_whole
 
 METHODS = ("lstsq", *OPTIMIZERS)
-ERRORS = ("white", "jackknife")
 
 
 def fit(
@@ -157,13 +155,13 @@ def fit(
         )
     else:
         penalty = gram.penalty_of(asked)
-        solution = least_squares(gram.system(offset=offset), penalty)
+        solution = least_squares(gram.system(int(offset)), penalty)
         coefficients, squares = refined(problem, gram, solution, penalty)
         condition, losses = solution.condition, [squares + penalty.paid(coefficients[: gram.windows])]
-        spread = jackknife(gram, tiles, asked, offset=offset) if errors == "jackknife" else solution.stderr
+        spread = jackknife(gram, tiles, asked, int(offset)) if errors == "jackknife" else solution.stderr
         stderr = like(torch.from_numpy(gram.kernel_of(spread)), x)
     kernel, constant = gram.kernel_of(coefficients), coefficients[-1].copy()
-    dtype = torch_dtype(_kernel_dtype(x, y))
+    dtype = torch_dtype(floating_dtype(x, y))
     share = squares / (problem.weights.sum() * problem.spec.out_channels)
     return Fit(
         kernel=like(torch.from_numpy(kernel).to(dtype), x),
@@ -181,8 +179,7 @@ def fit(
 
 
 def _check_choice(method: str, asked: Asked, kernel_size: Any, ridge: Any, errors: str) -> None:
-    if errors not in ERRORS:
-        raise ConvolithError(f"errors is {errors!r}; expected one of {', '.join(ERRORS)}")
+    check_errors(errors)
     automatic = [name for name, value in (("kernel_size", kernel_size), ("ridge", ridge)) if value == "auto"]
     if isinstance(kernel_size, str) and kernel_size != "auto":
         raise ConvolithError(f'kernel_size is {kernel_size!r}; expected a number, one per axis, or "auto"')
@@ -216,10 +213,8 @@ def _delta(problem: Problem, gram: Gram, given: float | None) -> float:
     """Where Huber's loss becomes linear: 1.345 deviations lose but 5% where noise is normal (Huber 1981)."""
     if given is not None:
         return given
-    solution = least_squares(gram.system(offset=problem.offset), gram.penalty_of(Asked()))
-    coefficients = solution.coefficients
-    if problem.offset:
-        coefficients = np.concatenate([coefficients, gram.offset_of(coefficients)[None]])
+    solution = least_squares(gram.system(problem.used), gram.penalty_of(Asked()))
+    coefficients = np.concatenate([solution.coefficients, gram.known_of(solution.coefficients, problem.used)])
     left = np.abs(residual_of(problem, gram, coefficients))[
         np.broadcast_to(problem.weights[:, None] > 0, problem.y.shape)
     ]
@@ -242,9 +237,3 @@ def _check_options(
     if method == "lstsq" and (learning_rate is not None or callback is not None):
         name = "callback" if learning_rate is None else "learning_rate"
         raise ConvolithError(f'{name} was given, but method "lstsq" takes no steps; pass method="gd"')
-
-
-def _kernel_dtype(x: Any, y: Any) -> str:
-    """The floating dtype of the data: that of x, else of y, else float64."""
-    names = [dtype_name(as_tensor(name, array).dtype) for name, array in (("x", x), ("y", y))]
-    return next((name for name in names if is_float(name)), "float64")

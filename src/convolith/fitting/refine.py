@@ -7,26 +7,29 @@ equations, 1987).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from convolith.correlation import correlate
 from convolith.fitting.gram import Gram
-from convolith.fitting.moments import gradient
+from convolith.fitting.moments import gradient, tiles
+from convolith.fitting.polynomials import values
 from convolith.fitting.problem import Problem
 from convolith.fitting.solve import Penalty, Solution
+from convolith.fitting.sums import solved
 
 WELL = 1e8
 """A condition number up to which one pass leaves but rounding; beyond it two are made."""
 
 
 def refined(problem: Problem, gram: Gram, solution: Solution, penalty: Penalty) -> tuple[np.ndarray, float]:
-    """Coefficients (unknowns, out_channels), an offset's row last, and the sum of squares that is left."""
-    n = gram.windows
-    coefficients = solution.coefficients
-    if problem.offset:
-        coefficients = np.concatenate([coefficients, gram.offset_of(coefficients)[None]])
-    sums = gram.about(np.zeros_like(gram.shift))[n, : n + 1]
+    """Coefficients (unknowns, out_channels), those of known columns last, and the sum of squares that is left."""
+    n, used = gram.windows, problem.used
+    coefficients = np.concatenate([solution.coefficients, gram.known_of(solution.coefficients, used)])
+    sums = gram.moments[n : n + used, : n + used]
+    beside, own = gram.outward(sums[:, :n].T), sums[:, n:]
     residual = residual_of(problem, gram, coefficients)
     best, squares, least = (
         coefficients,
@@ -35,12 +38,9 @@ def refined(problem: Problem, gram: Gram, solution: Solution, penalty: Penalty) 
     )
     for _ in range(1 if solution.condition < WELL else 2):
         slope = gradient(problem, residual)
-        slope[:n] -= penalty.whole @ coefficients[:n]
-        if problem.offset:
-            slope[:n] -= np.outer(sums[:n], slope[n]) / sums[n]
-        change = solution.change(slope[:n])
-        if problem.offset:
-            change = np.concatenate([change, (slope[n] - sums[:n] @ change)[None] / sums[n]])
+        of_kernel = gram.outward(slope[:n]) - penalty.whole @ coefficients[:n] - beside @ solved(own, slope[n:])
+        change = solution.change(of_kernel)
+        change = np.concatenate([change, solved(own, slope[n:] - beside.T @ change)])
         coefficients = coefficients + change
         residual = residual_of(problem, gram, coefficients)
         loss = _loss(problem, residual, coefficients[:n], penalty)
@@ -51,13 +51,16 @@ def refined(problem: Problem, gram: Gram, solution: Solution, penalty: Penalty) 
 
 def residual_of(problem: Problem, gram: Gram, coefficients: np.ndarray) -> np.ndarray:
     """What is left of y."""
-    kernel = torch.from_numpy(gram.kernel_of(coefficients))
-    bias = torch.from_numpy(coefficients[-1].copy()) if problem.offset else None
-    with torch.no_grad():
-        predicted = correlate(
-            torch.from_numpy(problem.padded), kernel, bias, stride=problem.spec.stride, dilation=problem.spec.dilation
-        )
-    left: np.ndarray = problem.y - predicted.numpy()
+    n, spec = gram.windows, problem.spec
+    weights = np.ascontiguousarray(gram.inward(coefficients[:n]).T)
+    kernel = torch.from_numpy(weights.reshape(-1, problem.channels, *gram.kernel_size))
+    left = problem.y.copy()
+    for part in tiles(replace(problem, y=left)):
+        with torch.no_grad():
+            x = torch.from_numpy(part.modulated())
+            predicted = correlate(x, kernel, stride=spec.stride, dilation=spec.dilation).numpy()
+        beside = values(part.centres(), problem.known[: problem.used])
+        np.subtract(part.y, predicted + np.einsum("nm...,mo->no...", beside, coefficients[n:]), out=part.y)
     return left
 
 

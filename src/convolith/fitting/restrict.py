@@ -51,6 +51,8 @@ class Space(NamedTuple):
 
 def _spanned(columns: np.ndarray) -> np.ndarray:
     """(rows, rank): an orthonormal basis of what columns span."""
+    if not columns.size:
+        return columns
     left, singular, _ = np.linalg.svd(columns / np.linalg.norm(columns, axis=0), full_matrices=False)
     spanned: np.ndarray = left[:, singular > singular[0] * max(columns.shape) * np.finfo(float).eps]
     return spanned
@@ -77,7 +79,12 @@ def needs_solver(names: Sequence[str]) -> bool:
 
 
 def space_of(
-    in_channels: int, kernel_size: tuple[int, ...], basis: np.ndarray | None, names: Sequence[str]
+    in_channels: int,
+    kernel_size: tuple[int, ...],
+    basis: np.ndarray | None,
+    names: Sequence[str],
+    terms: int = 1,
+    constant: Sequence[int] = (),
 ) -> Space | None:
     """The kernels of one output channel that equations allow; None where all are allowed.
 
@@ -85,21 +92,38 @@ def space_of(
         in_channels, kernel_size: of the kernel.
         basis: (count, *kernel_size), the same for every input channel, or None.
         names: constraints.
+        terms: monomials of position, the constant first; for each there are weights, and the kernel is their sum.
+        constant: which of the basis' kernels are in that of the first term alone.
     """
     taps = int(np.prod(kernel_size))
-    n = in_channels * taps
+    planes = terms * in_channels
+    n = planes * taps
     adds_up = "sum-to-one" in names or "simplex" in names
     if basis is None and "symmetric" not in names and not adds_up:
         return None
-    columns = np.eye(taps) if basis is None else _spanned(basis.reshape(len(basis), taps).T)
-    found = Space(np.zeros(n), np.kron(np.eye(in_channels), columns))
+    found = Space(np.zeros(n), _columns(in_channels, taps, basis, terms, constant))
     if "symmetric" in names:
-        mirrored = np.arange(n).reshape(in_channels, taps)[:, ::-1].ravel()
+        mirrored = np.arange(n).reshape(planes, taps)[:, ::-1].ravel()
         differences = np.eye(n) - np.eye(n)[mirrored]
         half = np.arange(n) < mirrored
         found = found.where(differences[half], np.zeros(int(half.sum())))
-    if adds_up:
-        found = found.where(np.ones((1, n)), np.ones(1))
+    if adds_up:  # everywhere: what varies adds up to zero
+        sums = np.kron(np.eye(terms), np.ones((1, in_channels * taps)))
+        found = found.where(sums, np.eye(terms)[0])
+    return found
+
+
+def _columns(in_channels: int, taps: int, basis: np.ndarray | None, terms: int, constant: Sequence[int]) -> np.ndarray:
+    """(terms * in_channels * taps, free): an orthonormal basis of the weights."""
+    if basis is None:
+        return np.eye(terms * in_channels * taps)
+    flat = basis.reshape(len(basis), taps)
+    varying = np.delete(flat, list(constant), 0)
+    first = np.kron(np.eye(in_channels), _spanned(flat.T))
+    others = np.kron(np.eye((terms - 1) * in_channels), _spanned(varying.T))
+    found = np.zeros((terms * in_channels * taps, first.shape[1] + others.shape[1]))
+    found[: len(first), : first.shape[1]] = first
+    found[len(first) :, first.shape[1] :] = others
     return found
 
 

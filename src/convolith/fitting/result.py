@@ -9,7 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convolith.conv import Conv
+from convolith.errors import ConvolithError
 from convolith.spec import ConvSpec
+
+ERRORS = ("white", "jackknife")
+"""What noise standard errors are for."""
 
 
 class Candidate(NamedTuple):
@@ -79,3 +83,9 @@ class Fit:
 def is_number(value: Any) -> bool:
     """Whether it is a finite real number."""
     return isinstance(value, int | float | np.number) and isfinite(value)
+
+
+def check_errors(errors: str) -> None:
+    """Refuse standard errors of a kind that does not exist."""
+    if errors not in ERRORS:
+        raise ConvolithError(f"errors is {errors!r}; expected one of {', '.join(ERRORS)}")

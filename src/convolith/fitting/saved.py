@@ -11,12 +11,11 @@ import numpy as np
 from convolith.errors import ConvolithError
 from convolith.replacing import replacing
 
-VERSION = 1
+VERSION = 2
 """Of the files; another one is refused, for it may mean other numbers."""
-KIND = "convolith gram"
 
 
-def write(path: str | Path, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+def write(path: str | Path, kind: str, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     """Write arrays and what they are to a .npz file, which is replaced when it is complete.
 
     Raises:
@@ -25,7 +24,7 @@ def write(path: str | Path, about: dict[str, Any], arrays: dict[str, np.ndarray]
     place = Path(path)
     if place.suffix != ".npz":
         raise ConvolithError(f"path is {path}; expected a name that ends in .npz")
-    described = json.dumps({"kind": KIND, "version": VERSION, **about})
+    described = json.dumps({"kind": kind, "version": VERSION, **about})
     try:
         with replacing(place) as file:
             np.savez(file, about=np.array(described), **arrays)  # type: ignore[arg-type] # NumPy's stubs take it for a flag
@@ -33,7 +32,7 @@ def write(path: str | Path, about: dict[str, Any], arrays: dict[str, np.ndarray]
         raise ConvolithError(f"path is {path}, which cannot be written ({problem}); choose another place") from None
 
 
-def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What `write` wrote.
 
     Raises:
@@ -51,6 +50,6 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise ConvolithError(
             f"path is {path}, which cannot be read as a state ({problem or type(problem).__name__}); is it complete?"
         ) from None
-    if named != (KIND, VERSION):
-        raise ConvolithError(f"path is {path}, a {named[0]} of version {named[1]}; expected a {KIND} of {VERSION}")
+    if named != (kind, VERSION):
+        raise ConvolithError(f"path is {path}, a {named[0]} of version {named[1]}; expected a {kind} of {VERSION}")
     return about, arrays

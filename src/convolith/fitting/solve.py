@@ -75,20 +75,20 @@ class Penalty(NamedTuple):
 
     Attributes:
         matrix: (n, n), P of `b'Pb`, which is added to what is minimised; zero where nothing is asked.
-        noise: (n,), what noise in x adds to the diagonal of G, and is taken off it.
+        noise: (n, n), what noise in x adds to G, and is taken off it; None where it has none.
         space: what equations on the weights leave, or None.
         nonnegative: whether no weight may be negative.
     """
 
     matrix: np.ndarray
-    noise: np.ndarray
+    noise: np.ndarray | None = None
     space: Space | None = None
     nonnegative: bool = False
 
     @property
     def whole(self) -> np.ndarray:
         """(n, n): what is added to G."""
-        return self.matrix - np.diag(self.noise)
+        return self.matrix if self.noise is None else self.matrix - self.noise
 
     def paid(self, coefficients: np.ndarray) -> float:
         """`b'Pb` of all output channels together."""
@@ -119,7 +119,7 @@ def least_squares(system: System, penalty: Penalty) -> Solution:
         ConvolithError: fewer equations than unknowns, constraints that no kernel meets.
     """
     n, outputs = system.cross.shape
-    noisy, asked = bool(penalty.noise.any()), bool(penalty.matrix.any())
+    noisy, asked = penalty.noise is not None, bool(penalty.matrix.any())
     space = penalty.space or Space(np.zeros(n), np.eye(n))
     if system.equations < space.directions.shape[1] + system.used and not asked:
         raise ConvolithError(

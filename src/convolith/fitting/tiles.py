@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise, product
 from math import ceil
 
@@ -46,26 +45,12 @@ def states_of_tiles(problem: Problem, gram: Gram) -> list[Gram]:
 def _parts(problem: Problem) -> list[Problem]:
     """Images by themselves if they are many, cut along every axis if they are few."""
     images, *lengths = problem.weights.shape
-    spec = problem.spec
     groups = min(images, TILES)
     each = ceil((TILES / groups) ** (1 / len(lengths)))
     cuts = [np.linspace(0, n, min(each, n) + 1).astype(int) for n in lengths]
     batches = np.linspace(0, images, groups + 1).astype(int)
     found = []
     for batch in pairwise(batches):
-        for spans in product(*(pairwise(cut) for cut in cuts)):
-            of_y = [slice(*span) for span in spans]
-            of_x = [
-                slice(start * s, (stop - 1) * s + extent)
-                for (start, stop), s, extent in zip(spans, spec.stride, spec.extent, strict=True)
-            ]
-            rows = slice(*batch)
-            found.append(
-                replace(
-                    problem,
-                    padded=problem.padded[(rows, slice(None), *of_x)],
-                    y=problem.y[(rows, slice(None), *of_y)],
-                    weights=problem.weights[(rows, *of_y)],
-                )
-            )
+        spans = product(*(pairwise(cut) for cut in cuts))
+        found += [problem.cut(slice(*batch), part) for part in spans]
     return found

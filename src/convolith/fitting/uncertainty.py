@@ -17,21 +17,21 @@ from convolith.fitting.gram import Gram
 from convolith.fitting.solve import least_squares
 
 
-def jackknife(total: Gram, tiles: Sequence[Gram], asked: Asked, *, offset: bool) -> np.ndarray:
+def jackknife(total: Gram, tiles: Sequence[Gram], asked: Asked, used: int) -> np.ndarray:
     """(windows, out_channels): standard errors.
 
     Args:
         total: the state of all equations.
         tiles: states that together are the whole.
         asked: what else is asked of the kernel.
-        offset: whether a constant is fitted too.
+        used: how many known columns are sought too: 1 for a constant.
     """
     found = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the whole has said what the data do not determine
         for tile in tiles:
             rest = total.like().merge(total).subtract(tile)
-            found.append(least_squares(rest.system(offset=offset), rest.penalty_of(asked)).coefficients)
+            found.append(least_squares(rest.system(used), rest.penalty_of(asked)).coefficients)
     spread = np.stack(found)
     errors: np.ndarray = np.sqrt((len(found) - 1) / len(found) * ((spread - spread.mean(0)) ** 2).sum(0))
     return errors

@@ -1,0 +1,171 @@
+"""A kernel that varies with position, as a value: polynomials of position times weights, applied through plans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from convolith.arrays import as_tensor, like
+from convolith.conv import Conv
+from convolith.correlation import correlate
+from convolith.engines.padding import pad
+from convolith.errors import ConvolithError
+from convolith.fitting.polynomials import monomials, positions, values
+from convolith.geometry import Padding, per_axis
+from convolith.spec import ConvSpec
+
+MODULATIONS = ("output", "input", "update")
+"""Whose position counts: of the pixel that is made (the middle of the window), of each pixel that is read, or one that
+is given for a whole image."""
+
+
+@dataclass(frozen=True, eq=False)
+class VaryingKernel:
+    """Weights that are polynomials of position: `sum over t of phi_t(position) weights[t]`.
+
+    Positions run from -1, at the first pixel of a frame, to 1, at its last, along each axis; `phi_t` are the monomials
+    up to a total degree, in the order of `terms`.
+
+    Attributes:
+        weights: (terms, out_channels, in_channels, *kernel_size).
+        background: (monomials, out_channels), of a background that varies too, or None.
+        degree, background_degree: of the polynomials; the latter None without a background.
+        modulation: "output": a pixel that is made has the kernel of its own position; "input": a pixel that is read
+            spreads with the kernel of its own; "update": one position holds for a whole image.
+        frame: the pixels of the frame along each axis, or None if positions were given.
+        stride, padding, dilation, padding_mode: as for `correlate`.
+    """
+
+    weights: Any
+    background: Any
+    degree: int
+    background_degree: int | None
+    modulation: str
+    frame: tuple[int, ...] | None
+    stride: tuple[int, ...] = field(kw_only=True)
+    padding: Padding = field(kw_only=True)
+    dilation: tuple[int, ...] = field(kw_only=True)
+    padding_mode: str = field(kw_only=True, default="zeros")
+
+    @property
+    def axes(self) -> int:
+        """Spatial ones."""
+        return int(self.weights.ndim) - 3
+
+    @property
+    def terms(self) -> tuple[tuple[int, ...], ...]:
+        """Exponents along each axis of the monomials that weights belong to."""
+        return monomials(self.axes, self.degree)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those of `correlate`."""
+        return {name: getattr(self, name) for name in ("stride", "padding", "dilation", "padding_mode")}
+
+    def at(self, position: Sequence[float]) -> Conv:
+        """The kernel and background of one position, which may lie outside the frame, as an operator.
+
+        With "input" modulation it is how the pixel at that position spreads.
+
+        Args:
+            position: a number for each axis, from -1 to 1 across the frame.
+        """
+        place = [np.array([[value]]) for value in check_position(position, self.axes)]
+        weight = self._summed(self.weights, values(place, self.terms).reshape(-1))
+        bias = None
+        if self.background_degree is not None:
+            known = monomials(self.axes, self.background_degree)
+            bias = self._summed(self.background, values(place, known).reshape(-1))
+        return Conv(weight, bias, **self.options)
+
+    def apply(self, x: Any, *, origin: Sequence[int] | None = None, position: Sequence[float] | None = None) -> Any:
+        """What the kernel makes of an image: through the planned engines, one correlation of several channels.
+
+        Args:
+            x: (N, in_channels, *size) or (in_channels, *size).
+            origin: the pixel of the frame at which x begins; by default its first one.
+            position: for a kernel that was fitted at given positions, that of x; by default every pixel of x has the
+                kernel of its own position.
+
+        Returns:
+            (N, out_channels, *output_size), or without N, of the kind of x.
+
+        Raises:
+            ConvolithError: a position for a kernel with a frame, and what `correlate` refuses.
+        """
+        if position is not None:
+            if self.modulation != "update" or origin is not None:
+                raise ConvolithError(
+                    f'position was given beside modulation "{self.modulation}" and origin {origin}; expected it alone, '
+                    'for a kernel of modulation "update"'
+                )
+            return correlate(x, self.at(position))
+        tensor = as_tensor("x", x)
+        wide = tensor if tensor.ndim == self.axes + 2 else tensor[None]
+        size = tuple(wide.shape[2:])
+        if len(size) != self.axes:
+            raise ConvolithError(f"x has shape {tuple(tensor.shape)}; expected {self.axes} spatial axes")
+        first = per_axis("origin", 0 if origin is None else origin, self.axes, 0)
+        terms, outputs = self.weights.shape[:2]
+        weights = as_tensor("weights", self.weights).to(wide.device)
+        spec = ConvSpec.of(wide, weights[0], **self.options)
+        frame = self.frame or size
+        places = [
+            positions(start - before, n + before + after, whole)
+            for start, n, (before, after), whole in zip(first, size, spec.padding, frame, strict=True)
+        ]
+        centres = _middles(places, spec)
+        plain: dict[str, Any] = {"stride": self.stride, "dilation": self.dilation}
+        dtype = torch.promote_types(weights.dtype, wide.dtype) if wide.is_floating_point() else weights.dtype
+        padded = pad(wide, spec.padding, spec.padding_mode)
+        if self.modulation == "input":
+            factors = _factors(places, self.degree, padded, dtype)[:, None]
+            modulated = (factors * padded[:, None]).flatten(1, 2)
+            y = correlate(modulated, weights.to(dtype).transpose(0, 1).flatten(1, 2), **plain)
+        else:
+            made = correlate(padded, weights.flatten(0, 1), **plain).unflatten(1, (terms, outputs))
+            y = (made * _factors(centres, self.degree, padded, made.dtype)[:, None]).sum(1)
+        if self.background_degree is not None:
+            beside = _factors(centres, self.background_degree, padded, y.dtype)
+            sky = as_tensor("background", self.background).to(y)
+            y = y + torch.einsum("m...,mo->o...", beside, sky)
+        return like(y if tensor.ndim == self.axes + 2 else y[0], x)
+
+    @staticmethod
+    def _summed(parts: Any, factors: np.ndarray) -> Any:
+        """The sum over the first axis of parts times factors, in their dtype."""
+        tensor = as_tensor("weights", parts)
+        return like(torch.tensordot(torch.from_numpy(factors).to(tensor), tensor, 1), parts)
+
+
+def check_position(position: Any, axes: int) -> tuple[float, ...]:
+    """A finite number for each axis.
+
+    Raises:
+        ConvolithError: anything else.
+    """
+    found = np.asarray(position)
+    if found.shape != (axes,) or found.dtype.kind not in "iuf" or not np.isfinite(found).all():
+        raise ConvolithError(
+            f"position is {position!r}; expected a finite number for each of {axes} axes, from -1 to 1 across the frame"
+        )
+    return tuple(float(value) for value in found)
+
+
+def _middles(places: Sequence[np.ndarray], spec: ConvSpec) -> list[np.ndarray]:
+    """The positions of the middles of windows, for each axis, from those of the pixels of padded x."""
+    found = []
+    for place, n, s, extent in zip(places, spec.output_size, spec.stride, spec.extent, strict=True):
+        start = np.arange(n) * s
+        found.append((place[start] + place[start + extent - 1]) / 2)
+    return found
+
+
+def _factors(places: Sequence[np.ndarray], degree: int, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """(monomials, *lengths): at every place of a grid."""
+    found = values([place[None] for place in places], monomials(len(places), degree))[0]
+    return torch.from_numpy(found).to(device=like.device, dtype=dtype)
