@@ -103,8 +103,8 @@ class Asked:
         """
         names = self.names
         planes, taps = terms * in_channels, int(np.prod(kernel_size))
-        matrix = self.ridge * np.eye(planes * taps)
-        if self.smoothness:
+        matrix = self.ridge * np.eye(planes * taps) if self.ridge or self.smoothness else None
+        if matrix is not None and self.smoothness:
             matrix += self.smoothness * np.kron(np.eye(planes), _roughness(kernel_size))
         basis = basis_of(self.basis, kernel_size)
         if len(self.constant):

@@ -28,7 +28,7 @@ def refined(problem: Problem, gram: Gram, solution: Solution, penalty: Penalty) 
     """Coefficients (unknowns, out_channels), those of known columns last, and the sum of squares that is left."""
     n, used = gram.windows, problem.used
     coefficients = np.concatenate([solution.coefficients, gram.known_of(solution.coefficients, used)])
-    sums = gram.moments[n : n + used, : n + used]
+    sums = gram.known_sums()[:used, : n + used]
     beside, own = gram.outward(sums[:, :n].T), sums[:, n:]
     residual = residual_of(problem, gram, coefficients)
     best, squares, least = (
@@ -38,7 +38,7 @@ def refined(problem: Problem, gram: Gram, solution: Solution, penalty: Penalty) 
     )
     for _ in range(1 if solution.condition < WELL else 2):
         slope = gradient(problem, residual)
-        of_kernel = gram.outward(slope[:n]) - penalty.whole @ coefficients[:n] - beside @ solved(own, slope[n:])
+        of_kernel = gram.outward(slope[:n]) - penalty.of(coefficients[:n]) - beside @ solved(own, slope[n:])
         change = solution.change(of_kernel)
         change = np.concatenate([change, solved(own, slope[n:] - beside.T @ change)])
         coefficients = coefficients + change
@@ -65,7 +65,7 @@ def residual_of(problem: Problem, gram: Gram, coefficients: np.ndarray) -> np.nd
 
 
 def _loss(problem: Problem, residual: np.ndarray, kernel: np.ndarray, penalty: Penalty) -> float:
-    return _squares(problem, residual) + float((kernel * (penalty.whole @ kernel)).sum())
+    return _squares(problem, residual) + float((kernel * penalty.of(kernel)).sum())
 
 
 def _squares(problem: Problem, residual: np.ndarray) -> float:

@@ -18,6 +18,8 @@ from convolith.fitting.restrict import Space, without_negatives
 
 ROUNDING = 8 * np.finfo(float).eps
 """Of the largest eigenvalue, for each unknown: what a zero eigenvalue may come out as."""
+BLOCK, POWERS = 8, 6
+"""Columns that are multiplied together, and how often."""
 
 
 class System(NamedTuple):
@@ -57,42 +59,60 @@ def inverse(matrix: np.ndarray) -> Inverse:
     scale = np.sqrt(np.maximum(np.diag(matrix), 0.0))
     scale[scale == 0] = 1.0
     scaled = torch.from_numpy(matrix / scale / scale[:, None])
-    values = torch.linalg.eigvalsh(scaled)
-    least = float(values[-1]) * len(scale) * ROUNDING
-    if values[0] > least:
-        factor = torch.linalg.cholesky(scaled)
-        whole = torch.cholesky_inverse(factor).numpy() / scale / scale[:, None]
-        return Inverse(whole, len(scale), float(values[-1] / values[0]))
+    factor, failed = torch.linalg.cholesky_ex(scaled)
+    if not failed:
+        whole = torch.cholesky_inverse(factor)
+        condition = largest(scaled) * largest(whole)
+        if condition * len(scale) * ROUNDING < 1:
+            return Inverse(whole.numpy() / scale / scale[:, None], len(scale), condition)
     values, vectors = (part.numpy() for part in torch.linalg.eigh(scaled))
-    kept = values > least
+    kept = values > values[-1] * len(scale) * ROUNDING
     partial = (vectors[:, kept] / values[kept]) @ vectors[:, kept].T / scale / scale[:, None]
     free = np.linalg.qr(vectors[:, ~kept] / scale[:, None])[0]
     return Inverse(partial - free @ (free.T @ partial), int(kept.sum()), float("inf"))
+
+
+def largest(matrix: torch.Tensor) -> float:
+    """The largest eigenvalue, to about a percent (block Krylov, Musco and Musco 2015), exactly for small matrices."""
+    n = len(matrix)
+    block = torch.randn((n, min(n, BLOCK)), generator=torch.Generator().manual_seed(0), dtype=matrix.dtype)
+    blocks = [torch.linalg.qr(block).Q]
+    for _ in range(min(POWERS, -(-n // BLOCK) - 1)):
+        blocks.append(torch.linalg.qr(matrix @ blocks[-1]).Q)
+    basis = torch.linalg.qr(torch.cat(blocks, 1)).Q
+    return float(torch.linalg.eigvalsh(basis.T @ matrix @ basis)[-1])
 
 
 class Penalty(NamedTuple):
     """What is asked of a kernel beside the data.
 
     Attributes:
-        matrix: (n, n), P of `b'Pb`, which is added to what is minimised; zero where nothing is asked.
+        matrix: (n, n), P of `b'Pb`, which is added to what is minimised; None where nothing is asked.
         noise: (n, n), what noise in x adds to G, and is taken off it; None where it has none.
         space: what equations on the weights leave, or None.
         nonnegative: whether no weight may be negative.
     """
 
-    matrix: np.ndarray
+    matrix: np.ndarray | None = None
     noise: np.ndarray | None = None
     space: Space | None = None
     nonnegative: bool = False
 
-    @property
-    def whole(self) -> np.ndarray:
-        """(n, n): what is added to G."""
-        return self.matrix if self.noise is None else self.matrix - self.noise
+    def of(self, coefficients: np.ndarray) -> np.ndarray:
+        """(n, ...): half the slope of all that is added to `b'Gb`."""
+        found = np.zeros_like(coefficients)
+        if self.matrix is not None:
+            found += self.matrix @ coefficients
+        return found if self.noise is None else found - self.noise @ coefficients
+
+    def added_to(self, normal: np.ndarray) -> np.ndarray:
+        """(n, n): G with all that is added to it."""
+        found = normal if self.matrix is None else normal + self.matrix
+        return found if self.noise is None else found - self.noise
 
     def paid(self, coefficients: np.ndarray) -> float:
         """`b'Pb` of all output channels together."""
-        return float((coefficients * (self.matrix @ coefficients)).sum())
+        return 0.0 if self.matrix is None else float((coefficients * (self.matrix @ coefficients)).sum())
 
 
 class Solution(NamedTuple):
@@ -119,16 +139,15 @@ def least_squares(system: System, penalty: Penalty) -> Solution:
         ConvolithError: fewer equations than unknowns, constraints that no kernel meets.
     """
     n, outputs = system.cross.shape
-    noisy, asked = penalty.noise is not None, bool(penalty.matrix.any())
-    space = penalty.space or Space(np.zeros(n), np.eye(n))
-    if system.equations < space.directions.shape[1] + system.used and not asked:
+    noisy, asked = penalty.noise is not None, penalty.matrix is not None
+    sought = system.used + (n if penalty.space is None else penalty.space.directions.shape[1])
+    if system.equations < sought and not asked:
         raise ConvolithError(
-            f"y has {system.equations} pixels to fit but each output channel has "
-            f"{space.directions.shape[1] + system.used} unknowns; expected at least as many pixels; use a smaller "
-            "kernel_size, more data, or ridge="
+            f"y has {system.equations} pixels to fit but each output channel has {sought} unknowns; expected at least "
+            "as many pixels; use a smaller kernel_size, more data, or ridge="
         )
     free = inverse(system.normal)
-    total = system.normal + penalty.whole
+    total = penalty.added_to(system.normal)
     found = inverse(total) if asked or noisy else free
     if noisy and found.rank < n:
         raise ConvolithError(
@@ -146,7 +165,7 @@ def least_squares(system: System, penalty: Penalty) -> Solution:
         rank = min(rank, n - (left - within.rank))
         condition = max(condition, within.condition) if own is None else within.condition
     if rank < n:
-        _warn_of(rank - n + space.directions.shape[1] + system.used, space.directions.shape[1] + system.used)
+        _warn_of(rank - n + sought, sought)
     starts = np.stack([np.zeros(n) if own is None else own.start for own in spaces], 1)
     solution = Solution(starts, tuple(inverses), np.zeros(outputs), starts, condition)
     coefficients = starts
@@ -155,9 +174,14 @@ def least_squares(system: System, penalty: Penalty) -> Solution:
     unpenalised = system.residual(coefficients if noisy else free.matrix @ system.cross)
     spare = system.equations - free.rank - system.used
     variance = unpenalised / spare if spare > 0 else np.full(outputs, np.nan)
-    spread = [np.einsum("ij,ij->i", own @ system.normal, own) for own in inverses]
+    spread = [_spread(own, None if own is free.matrix else system.normal) for own in inverses]
     stderr = np.sqrt(np.maximum(np.stack(spread, 1), 0.0) * variance)
     return Solution(coefficients, tuple(inverses), system.residual(coefficients), stderr, condition)
+
+
+def _spread(own: np.ndarray, normal: np.ndarray | None) -> np.ndarray:
+    """(n,): the diagonal of `own normal own`, where own is no inverse of the normal matrix."""
+    return np.diag(own) if normal is None else np.einsum("ij,ij->i", own @ normal, own)
 
 
 def _within(total: np.ndarray, space: Space) -> Inverse:

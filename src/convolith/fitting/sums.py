@@ -71,6 +71,12 @@ class Sums:
         found: np.ndarray = self.matrix + both + both.T
         return found
 
+    def known_sums(self) -> np.ndarray:
+        """(known, windows + known): the rows of known columns in `moments`."""
+        n, m = self.windows, len(self.known)
+        own = self.matrix[n : n + m, n : n + m]
+        return np.concatenate([self.matrix[n : n + m, :n] + own @ self._of_constants(self.shift).T, own], 1)
+
     def steps(self) -> np.ndarray:
         """(taps, axes): how far from the middle of a window each of its pixels lies, as positions are counted."""
         return np.zeros((self.taps, len(self.kernel_size)))
