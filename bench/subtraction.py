@@ -61,7 +61,7 @@ def by_convolith(reference: np.ndarray, science: np.ndarray, k: int, degree: int
 
 
 def by_sfft(reference: np.ndarray, science: np.ndarray, k: int, degree: int) -> Difference:
-    """sfft's NumPy back end, its functions compiled before."""
+    """Sfft's NumPy back end, its functions compiled before."""
     import numba
     from sfft.sfftcore.SFFTConfigure import SingleSFFTConfigure_Numpy
     from sfft.sfftcore.SFFTSubtract import ElementalSFFTSubtract_Numpy
@@ -98,7 +98,7 @@ def by_sfft(reference: np.ndarray, science: np.ndarray, k: int, degree: int) -> 
 
 
 def by_stdpipe(reference: np.ndarray, science: np.ndarray, k: int, degree: int) -> Difference:
-    """stdpipe's sfft, one plain pass."""
+    """Stdpipe's sfft, one plain pass."""
     from stdpipe import sfft
 
     def run() -> np.ndarray:
@@ -133,7 +133,9 @@ def subtraction(size: int, k: int, degree: int, rounds: int) -> dict[str, Any]:
     reference, science = scene(size, degree)
     runners = {"convolith": by_convolith(reference, science, k, degree)}
     runners |= {
-        name: program(reference, science, k, degree) for name, program in PROGRAMS.items() if find_spec(name) is not None
+        name: program(reference, science, k, degree)
+        for name, program in PROGRAMS.items()
+        if find_spec(name) is not None
     }
     runners["control"] = by_convolith(reference, science, k, degree)
     left = {name: run()[k:-k, k:-k] for name, run in runners.items()}

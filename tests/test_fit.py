@@ -239,7 +239,11 @@ x, y = np.random.default_rng(0).normal(size=(1, 10, 10)), np.zeros((1, 8, 8))
 spotted = x.copy()
 spotted[0, 2, 3] = np.nan
 REFUSED = {
-    "non-finite x": ((spotted, y), {}, r"x has 1 non-finite values, the first at \(0, 0, 2, 3\).*repair them first"),
+    "non-finite x": (
+        (spotted, y),
+        {},
+        r"x has 1 non-finite values, the first at \(0, 0, 2, 3\).*repair them, or leave out with mask= the pixels of y that have them in their windows, 9 more",
+    ),
     "infinite weights": (
         (x, y),
         {"weights": np.full((8, 8), np.inf)},
@@ -317,3 +321,22 @@ def test_masked_pixels_may_be_anything():
     mask = np.zeros((10, 10), bool)
     spoiled[0, 3, 4], mask[3, 4] = np.nan, True
     np.testing.assert_allclose(cl.fit(image, spoiled, kernel_size=3, mask=mask).kernel, kernel, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "geometry", [{}, {"stride": 2}, {"dilation": 2}, {"padding": "same", "padding_mode": "replicate"}]
+)
+def test_pixels_of_x_that_no_counted_pixel_reads_may_be_anything(geometry):
+    kernel = np.arange(18.0).reshape(1, 2, 3, 3)
+    image = np.random.default_rng(0).normal(size=(2, 22, 23))
+    made = correlate(image, kernel, **geometry)
+    image[1, 9, 8] = np.inf
+    image[0, 0, 0] = np.nan
+    spoiled = correlate(np.where(np.isfinite(image), 0.0, 1.0), np.ones_like(kernel), **geometry)[0] > 0.5
+    found = cl.fit(image, made, kernel_size=3, mask=spoiled, **geometry)
+    np.testing.assert_allclose(found.kernel, kernel, atol=1e-10)
+    one_less = spoiled.copy()
+    one_less[tuple(np.argwhere(spoiled)[0])] = False
+    message = r"x has 2 non-finite values, the first at \(0, 0, 0, 0\).* the pixels of y that have them in their windows, 1 more"
+    with pytest.raises(ConvolithError, match=message):
+        cl.fit(image, made, kernel_size=3, mask=one_less, **geometry)

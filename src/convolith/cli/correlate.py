@@ -7,11 +7,13 @@ from typing import Any
 import click
 import numpy as np
 
-from convolith.cli.files import ARRAYS, IMAGES, Output, is_image, read_array, read_kernel
+from convolith.cli.files import READABLE, Output, is_image, read_array, read_kernel, read_varying
 from convolith.cli.options import emit, engine_options, geometry_options, json_option
 from convolith.conv import Conv
 from convolith.correlation import correlate
 from convolith.dtypes import is_float
+from convolith.errors import ConvolithError
+from convolith.fitting import VaryingKernel
 from convolith.report.table import Table
 
 
@@ -19,7 +21,11 @@ from convolith.report.table import Table
 @click.argument("source", metavar="INPUT", type=click.Path())
 @click.argument("kernel", type=click.Path())
 @click.option(
-    "-o", "--output", type=click.Path(), metavar="FILE", help="Where to write the result: a picture, .npy or .npz."
+    "-o",
+    "--output",
+    type=click.Path(),
+    metavar="FILE",
+    help="Where to write: a picture, .npy, .npz or .fits.",
 )
 @geometry_options
 @engine_options
@@ -29,7 +35,7 @@ from convolith.report.table import Table
 def command(
     ctx: click.Context, /, source: str, kernel: str, output: str | None, *, flip: bool, as_json: bool, **options: Any
 ) -> None:
-    """Correlate INPUT, a picture or an array (.npy, .npz), with KERNEL.
+    """Correlate INPUT, a picture or an array (.npy, .npz, FITS), with KERNEL.
 
     KERNEL is a file that `fit` or `compose` wrote, a bare array in a .npy or .npz file, or a list such as
     "[[0,1,0],[1,-4,1],[0,1,0]]". A kernel of two axes filters each channel of a picture by itself, with padding "same"
@@ -37,7 +43,7 @@ def command(
 
     Example: convolith correlate photo.png "[[-1,0,1],[-2,0,2],[-1,0,1]]" -o edges.tif
     """
-    target = None if output is None else Output(output, IMAGES + ARRAYS)
+    target = None if output is None else Output(output, READABLE)
     x = read_array("INPUT", source)
     if target:
         target.refuse_input(source)
@@ -46,13 +52,12 @@ def command(
     names = ("stride", "padding", "dilation", "groups", "padding_mode")
     given = {name: options[name] for name in names if _was_given(ctx, name)}
     engine = {"engine": options["engine"], "accuracy": options["accuracy"], "flip": flip}
-    k = _matched(read_kernel("KERNEL", kernel, given), x)
-    shape = (k.weight if isinstance(k, Conv) else k).shape
-    if len(shape) == 4 and shape[:2] == (1, 1) and (x.ndim == 2 or (x.ndim == 3 and is_image(source))):
-        usual = {} if isinstance(k, Conv) else {"padding": "same"}
-        y = _each_channel(x, k, usual | given | engine)
+    varying = read_varying("KERNEL", kernel, given)
+    if varying is not None:
+        _refuse_engine(ctx)
+        y = _varying(x, varying, channels_last=is_image(source))
     else:
-        y = _all_channels(x, k, given | engine, channels_last=is_image(source) and len(shape) == 4)
+        y = _through(x, read_kernel("KERNEL", kernel, given), given, engine, picture=is_image(source))
     clipped = target.write_array(y, x.dtype) if target else 0
     if clipped:
         click.echo(
@@ -67,6 +72,36 @@ def command(
     data = {"input": x.shape, "output": y.shape, **row, "clipped": clipped, "written_to": output}
     shapes = {name: " x ".join(map(str, shape)) for name, shape in (("input", x.shape), ("output", y.shape))}
     emit(as_json=as_json, data=data, tables=[Table("Correlated", [shapes | row | {"written to": output or "-"}])])
+
+
+def _through(
+    x: np.ndarray, kernel: np.ndarray | Conv, given: dict[str, Any], engine: dict[str, Any], *, picture: bool
+) -> np.ndarray:
+    """X through a kernel that is the same everywhere."""
+    k = _matched(kernel, x)
+    shape = (k.weight if isinstance(k, Conv) else k).shape
+    if len(shape) == 4 and shape[:2] == (1, 1) and (x.ndim == 2 or (x.ndim == 3 and picture)):
+        usual = {} if isinstance(k, Conv) else {"padding": "same"}
+        return _each_channel(x, k, usual | given | engine)
+    return _all_channels(x, k, given | engine, channels_last=picture and len(shape) == 4)
+
+
+def _varying(x: np.ndarray, kernel: VaryingKernel, *, channels_last: bool) -> np.ndarray:
+    """X through a kernel that varies with position: over x, if positions were given when it was fitted."""
+    dtype = np.float64 if x.dtype == np.float64 else kernel.weights.dtype
+    planes = np.moveaxis(x[..., None], -1, 0) if x.ndim == 2 else np.moveaxis(x, -1, 0) if channels_last else x
+    each = kernel.weights.shape[1:3] == (1, 1) and channels_last
+    y: np.ndarray = kernel.apply((planes[:, None] if each else planes).astype(dtype))
+    y = y[:, 0] if each else y
+    if x.ndim == 2:
+        return y[0] if len(y) == 1 else y
+    return np.moveaxis(y, 0, -1) if channels_last else y
+
+
+def _refuse_engine(ctx: click.Context) -> None:
+    for name in ("engine", "accuracy", "flip"):
+        if _was_given(ctx, name):
+            raise ConvolithError(f"--{name} was given, but the kernel varies with position and goes by its own plan")
 
 
 def _was_given(ctx: click.Context, name: str) -> bool:

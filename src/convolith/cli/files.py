@@ -11,12 +11,17 @@ from typing import IO, Any
 
 import numpy as np
 
+from convolith.cli.fits import encode_fits, read_fits
 from convolith.conv import Conv
 from convolith.errors import ConvolithError, missing_extra
+from convolith.fitting import VaryingKernel
 from convolith.replacing import replacing
 
 IMAGES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 ARRAYS = (".npy", ".npz")
+FITS = (".fits", ".fit", ".fts", ".fits.gz")
+READABLE = (*IMAGES, *ARRAYS, *FITS)
+VARYING = ("weights", "background", "degree", "background_degree", "modulation", "frame")
 CONV_OPTIONS = ("stride", "padding", "dilation", "groups", "padding_mode", "transposed", "output_padding")
 
 
@@ -25,8 +30,15 @@ def is_image(path: str) -> bool:
     return Path(path).suffix.lower() in IMAGES
 
 
+def is_fits(path: str) -> bool:
+    """Whether a path names a FITS file by its ending."""
+    return path.lower().endswith(FITS)
+
+
 def read_array(argument: str, path: str) -> np.ndarray:
-    """A picture, (H, W) or (H, W, channels), or the array in a .npy or .npz file (its only one, or FILE.npz:NAME).
+    """A picture, (H, W) or (H, W, channels), or the array in a .npy, .npz or FITS file.
+
+    Of several arrays one is named: FILE.npz:NAME, FILE.fits:NAME or FILE.fits:1; of a FITS file it is the first else.
 
     Raises:
         ConvolithError: no such file, another kind of file, one that is damaged or truncated.
@@ -34,9 +46,13 @@ def read_array(argument: str, path: str) -> np.ndarray:
     name = None
     if ".npz:" in path and not _is_file(path):
         path, _, name = path.rpartition(":")
+    if not _is_file(path) and is_fits(path.rpartition(":")[0]):
+        path, _, name = path.rpartition(":")
     file = _existing(argument, path)
     if is_image(path):
         return _read_image(argument, file)
+    if is_fits(path):
+        return read_fits(argument, file, name)
     arrays = _load(argument, file)
     if isinstance(arrays, np.ndarray):
         return arrays
@@ -73,6 +89,10 @@ def read_kernel(argument: str, text: str, options: Mapping[str, Any]) -> np.ndar
     else:
         arrays = _load(argument, Path(text)) if text.lower().endswith(".npz") and _is_file(text) else {}
         arrays = arrays or _part(argument, text)
+        if set(VARYING) <= set(arrays):
+            raise ConvolithError(
+                f"{argument} is {text}, which holds a kernel that varies with position; `correlate` alone applies it"
+            )
         if "weight" in arrays:
             if options:
                 raise ConvolithError(f"{next(iter(options))} was given, but {text} holds a kernel with its own options")
@@ -89,6 +109,39 @@ def conv_arrays(conv: Conv) -> dict[str, Any]:
     """A Conv as named arrays for a .npz file."""
     arrays = {"weight": np.asarray(conv.weight), **{name: np.asarray(getattr(conv, name)) for name in CONV_OPTIONS}}
     return arrays if conv.bias is None else arrays | {"bias": np.asarray(conv.bias)}
+
+
+def varying_arrays(kernel: VaryingKernel) -> dict[str, Any]:
+    """A kernel that varies as named arrays for a .npz file; what is None is an empty array."""
+    names = (*VARYING, "stride", "padding", "dilation", "padding_mode")
+    values = {name: getattr(kernel, name) for name in names}
+    return {name: np.asarray([] if value is None else value) for name, value in values.items()}
+
+
+def read_varying(argument: str, text: str, options: Mapping[str, Any]) -> VaryingKernel | None:
+    """A kernel that varies, from a file that `fit` wrote; None if there is none in it.
+
+    Args:
+        argument: the name of the argument, for messages.
+        text: the path.
+        options: stride, padding and the like that were given beside it, which it refuses.
+    """
+    if not (text.lower().endswith(".npz") and _is_file(text)):
+        return None
+    arrays = _load(argument, Path(text))
+    if not set(VARYING) <= set(arrays):
+        return None
+    if options:
+        raise ConvolithError(f"{next(iter(options))} was given, but {text} holds a kernel with its own options")
+    names = ("degree", "background_degree", "modulation", "frame", "stride", "padding", "dilation", "padding_mode")
+    try:
+        values: dict[str, Any] = {name: arrays[name].tolist() if arrays[name].size else None for name in names}
+    except KeyError as error:
+        raise ConvolithError(f"{argument} is {text}, which holds no {error}; write it with fit") from None
+    for name in ("frame", "stride", "dilation"):
+        values[name] = None if values[name] is None else tuple(values[name])
+    background = arrays["background"] if arrays["background"].size else None
+    return VaryingKernel(arrays["weights"], background, **values)
 
 
 def chain_arrays(parts: Sequence[Conv]) -> dict[str, Any]:
@@ -155,6 +208,10 @@ class Output:
         grey .png to 16 if the picture that it came from, of dtype `like`, has 16.
         """
         suffix, clipped = self.path.suffix.lower(), 0
+        if is_fits(str(self.path)):
+            encoded = encode_fits(array)
+            self.write(lambda file: file.write(encoded))
+            return 0
         if suffix == ".npy":
             self.write(lambda file: np.save(file, array))
             return 0
@@ -219,7 +276,7 @@ def _existing(argument: str, path: str) -> Path:
 def _load(argument: str, file: Path) -> Any:
     """The array of a .npy file, or the arrays of a .npz file by name; damage of any kind is one refusal."""
     if file.suffix.lower() not in ARRAYS:
-        raise ConvolithError(f"{argument} is {file}; expected one of {', '.join(IMAGES + ARRAYS)}")
+        raise ConvolithError(f"{argument} is {file}; expected one of {', '.join(READABLE)}")
     try:
         with file.open("rb") as stream:  # NumPy leaves a damaged file open
             loaded = np.load(stream, allow_pickle=False)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
 import numpy as np
 
-from convolith.cli.files import Output, conv_arrays, is_image, read_array
+from convolith.cli.files import Output, conv_arrays, read_array, varying_arrays
+from convolith.cli.fit_data import Pair, pairs_of
 from convolith.cli.fit_page import fit_page
+from convolith.cli.fit_run import Varying, run
 from convolith.cli.options import emit, json_option, number_or_auto, numbers, numbers_or_auto, padding
+from convolith.cli.varying_page import varying_page, varying_tables
 from convolith.conv import Conv
 from convolith.errors import ConvolithError
-from convolith.fitting import Fit, fit
-from convolith.fitting.problem import spatial_axes
-from convolith.geometry import PADDING_MODES, per_axis, same_padding
+from convolith.fitting import Fit, VaryingFit, fit
+from convolith.geometry import PADDING_MODES
 from convolith.report.plots import check_available
 from convolith.report.table import Table
 
@@ -60,6 +63,17 @@ from convolith.report.table import Table
     show_default=True,
     help="What noise standard errors are for: white, or alike in neighbouring pixels.",
 )
+@click.option("--degree", type=int, help="Of a kernel that is a polynomial of position; 1 or 2 are usual.")
+@click.option(
+    "--modulation",
+    type=click.Choice(["output", "input", "update"]),
+    help="Whose position counts: of pixels made (default), of pixels read, or one of --positions.",
+)
+@click.option("--background-degree", type=int, help="Fit a background that is a polynomial of position too.")
+@click.option("--constant", type=numbers, metavar="N,...", help="Kernels of --basis that do not vary.")
+@click.option(
+    "--positions", type=click.Path(), metavar="FILE", help="Of each image or pair, from -1 to 1 along each axis."
+)
 @click.option(
     "--learning-rate", type=float, help="Of gradient descent; by default nine tenths of the largest that works."
 )
@@ -82,6 +96,11 @@ def command(
     mix_channels: bool,
     output: str | None,
     basis: str | None,
+    degree: int | None,
+    modulation: str | None,
+    background_degree: int | None,
+    constant: Any,
+    positions: str | None,
     html: str | None,
     as_json: bool,
     **options: Any,
@@ -90,8 +109,10 @@ def command(
 
     Files are pictures or arrays of (in_channels, *size) or (N, in_channels, *size); two axes are one channel. Of two
     pictures one kernel is sought for all channels, each filtered by itself, unless --mix-channels asks for a kernel
-    from all channels to all. Where AFTER is as large as BEFORE, its border is left out, since nobody knows what was
-    beyond; --padding same takes it in, made as --padding-mode says.
+    from all channels to all. Patterns in quotes, such as "before*.fits", stand for many pairs, in the order of their
+    names, which are read one after another. Where AFTER is as large as BEFORE, its border is left out, since nobody
+    knows what was beyond; --padding same takes it in, made as --padding-mode says. With --degree the kernel varies with
+    position.
 
     Example: convolith fit before.png after.png --size 7 -o kernel.npz
     """
@@ -99,52 +120,53 @@ def command(
     sheet = None if html is None else Output(html, (".html",))
     if sheet:
         check_available()
-    mix = mix_channels or not (is_image(before) and is_image(after))
-    x, y = (_channels(name, path, mix=mix) for name, path in (("BEFORE", before), ("AFTER", after)))
     if basis is not None:
         options["basis"] = basis if basis == "gaussian-hermite" else read_array("--basis", basis)
-    mask = None if mask_file is None else read_array("--mask", mask_file) != 0
-    inside = None
-    chosen = options["kernel_size"] == "auto"
-    if not chosen and options["padding"] == "valid" and options["stride"] == 1 and x.ndim == y.ndim:
-        inside = inner_part(x, y, options["kernel_size"], options["dilation"])
-    if inside is not None:
-        mask = mask if mask is None or mask.shape[-len(inside) :] != y.shape[-len(inside) :] else crop(mask, inside)
-        y = crop(y, inside)
-        click.echo("AFTER is as large as BEFORE: its border is left out (--padding same takes it in)", err=True)
-    found = fit(x, y, mask=mask, progress=True, **options)
+    asked = _varying(degree, modulation, background_degree, constant, positions)
+    outcome = run(pairs_of(before, after, mask_file), options, asked, mix=mix_channels)
+    found, pair = outcome.found, outcome.pair
+    same = pair.cropped or options["kernel_size"] == "auto"
     if target:
-        same = inside is not None or chosen
-        arrays = conv_arrays(with_same_padding(found.conv) if same else found.conv)
-        if found.stderr is not None:
-            arrays["stderr"] = found.stderr
+        arrays = kernel_arrays(found, same=same)
         target.write(lambda file: np.savez(file, **arrays))
-    tables = _tables(found, output)
+    if isinstance(found, VaryingFit):
+        tables = varying_tables(found, outcome.pairs, output)
+    else:
+        tables = _tables(found, outcome.pairs, output)
     if sheet:
-        closed = options | {"method": "lstsq", "learning_rate": None}
-        learned = found.method != "lstsq" and options["loss"] == "squares"
-        solved = fit(x, y, mask=mask, **closed) if learned else None
-        text = fit_page(found, solved, x, y, tables)
+        text = (
+            varying_page(found, pair, tables) if isinstance(found, VaryingFit) else _page(found, pair, options, tables)
+        )
         sheet.write(lambda file: file.write(text.encode()))
     emit(as_json=as_json, data=_data(found), tables=tables)
 
 
-def inner_part(x: np.ndarray, y: np.ndarray, kernel_size: Any, dilation: Any) -> tuple[slice, ...] | None:
-    """The outputs of y that read no padding, if y is as large as x; None if it is not, or nothing would be left."""
-    axes = spatial_axes(kernel_size, x.ndim)
-    size = x.shape[-axes:]
-    if y.shape[-axes:] != size:
+def _varying(
+    degree: int | None,
+    modulation: str | None,
+    background_degree: int | None,
+    constant: Any,
+    positions: str | None,
+) -> Varying | None:
+    """What is asked of a kernel that varies, if anything is."""
+    if degree is None and background_degree is None:
+        for name, value in (("modulation", modulation), ("constant", constant), ("positions", positions)):
+            if value is not None:
+                raise ConvolithError(f"--{name} was given, but no --degree of a kernel that varies; pass --degree 1")
         return None
-    taps, steps = per_axis("kernel_size", kernel_size, axes, 1), per_axis("dilation", dilation, axes, 1)
-    pads = [same_padding(n, k, 1, d) for n, k, d in zip(size, taps, steps, strict=True)]
-    if not any(map(any, pads)) or any(sum(pair) >= n for pair, n in zip(pads, size, strict=True)):
-        return None
-    return tuple(slice(before, n - after) for (before, after), n in zip(pads, size, strict=True))
+    numbers = () if constant is None else (constant,) if isinstance(constant, int) else constant
+    places = None if positions is None else np.atleast_2d(read_array("--positions", positions))
+    usual = "output" if positions is None else "update"
+    return Varying(degree or 0, modulation or usual, background_degree, numbers, places)
 
 
-def crop(array: np.ndarray, inside: tuple[slice, ...]) -> np.ndarray:
-    """The last axes cut."""
-    return array[tuple([...] + list(inside))]  # noqa: RUF005 - NumPy's stubs know no tuple that begins with an ellipsis
+def kernel_arrays(found: Fit | VaryingFit, *, same: bool) -> dict[str, Any]:
+    """A kernel as named arrays for a .npz file; where it is applied to whole pictures, its result is as large."""
+    if isinstance(found, VaryingFit):
+        arrays = varying_arrays(replace(found.kernel, padding="same") if same else found.kernel)
+    else:
+        arrays = conv_arrays(with_same_padding(found.conv) if same else found.conv)
+    return arrays if found.stderr is None else arrays | {"stderr": found.stderr}
 
 
 def with_same_padding(conv: Conv) -> Conv:
@@ -152,28 +174,28 @@ def with_same_padding(conv: Conv) -> Conv:
     return Conv(conv.weight, conv.bias, **{**conv.options, "padding": "same"})
 
 
-def _channels(argument: str, path: str, *, mix: bool) -> np.ndarray:
-    """(channels, 1, H, W) of a picture, or (channels, H, W) to mix them; an array as it is."""
-    array = read_array(argument, path)
-    if array.ndim == 2:
-        return array[None]
-    if is_image(path):
-        planes = np.moveaxis(array, -1, 0)
-        return planes if mix else planes[:, None]
-    if array.ndim < 2:
-        raise ConvolithError(f"{argument} has shape {array.shape}; expected (in_channels, *size)")
-    return array
+def _page(found: Fit, pair: Pair, options: dict[str, Any], tables: list[Table]) -> str:
+    learned = found.method != "lstsq" and options["loss"] == "squares"
+    closed = options | {"method": "lstsq", "learning_rate": None}
+    solved = fit(pair.x, pair.y, mask=pair.mask, **closed) if learned else None
+    return fit_page(found, solved, pair.x, pair.y, tables)
 
 
-def _data(found: Fit) -> dict[str, Any]:
+def _data(found: Fit | VaryingFit) -> dict[str, Any]:
+    if isinstance(found, VaryingFit):
+        names: tuple[str, ...] = ("residual_rms", "condition", "loss", "stderr", "coefficients")
+        kernel = found.kernel
+        about = ("weights", "background", "terms", "background_degree", "modulation", "frame")
+        return {**{name: getattr(found, name) for name in names}, **{name: getattr(kernel, name) for name in about}}
     names = ("method", "residual_rms", "condition", "learning_rate", "kernel", "offset", "stderr", "loss")
     more = {"coefficients": found.coefficients, "selection": [one._asdict() for one in found.selection]}
     return {**{name: getattr(found, name) for name in names}, **more}
 
 
-def _tables(found: Fit, output: str | None) -> list[Table]:
+def _tables(found: Fit, pairs: int, output: str | None) -> list[Table]:
     summary = {
         "kernel size": "x".join(map(str, found.kernel.shape[2:])),
+        "pairs": pairs if pairs > 1 else None,
         "method": found.method,
         "residual rms": found.residual_rms,
         "loss": found.loss[-1],

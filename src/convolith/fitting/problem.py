@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from convolith.arrays import as_tensor, check_same_kind
+from convolith.correlation import correlate
 from convolith.dtypes import dtype_name, is_float
 from convolith.engines.padding import pad
 from convolith.errors import ConvolithError
@@ -147,9 +148,8 @@ def read(
     counts = pixel_weights(spec, mask, weights)
     target = wide["y"].numpy()
     used = np.broadcast_to(counts[:, None] > 0, target.shape)
-    check_finite("x", wide["x"].numpy(), "repair them first: every pixel of y has many of x behind it")
+    padded = without_blind(wide["x"], spec, counts)
     check_finite("y", np.where(used, target, 0.0), "repair them, or leave those pixels out with mask=")
-    padded = pad(wide["x"], spec.padding, spec.padding_mode).numpy()
     constant = monomials(axes, 0)
     return Problem(
         spec,
@@ -234,6 +234,26 @@ def _broadcast(argument: str, values: np.ndarray, shape: tuple[int, ...]) -> np.
             f"{argument} has shape {values.shape}; expected {shape[1:]} (the spatial size of y) or {shape} (with N)"
         )
     return np.broadcast_to(values, shape)
+
+
+def without_blind(x: torch.Tensor, spec: ConvSpec, counts: np.ndarray) -> np.ndarray:
+    """x, padded, with zeros for values that are not finite and that no pixel of y that counts has in its window.
+
+    Raises:
+        ConvolithError: others that are not finite.
+    """
+    padded = pad(x, spec.padding, spec.padding_mode)
+    blind = ~torch.isfinite(padded)
+    if not bool(blind.any()):
+        return padded.numpy()
+    marks = blind.any(1, keepdim=True).to(torch.float64)
+    ones = torch.ones((1, 1, *spec.kernel_size), dtype=torch.float64)
+    seen = correlate(marks, ones, stride=spec.stride, dilation=spec.dilation)[:, 0].numpy() > 0.5
+    reached = int(np.count_nonzero(seen & (counts > 0)))
+    if reached:
+        advice = f"repair them, or leave out with mask= the pixels of y that have them in their windows, {reached} more"
+        check_finite("x", x.numpy(), advice)
+    return padded.masked_fill(blind, 0.0).numpy()
 
 
 def check_finite(argument: str, values: np.ndarray, advice: str) -> None:
