@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 import convolith as cl
+from bench.subtraction import subtraction
 from bench.timing import race
 from convolith.report.plain import to_json
 from convolith.report.table import Table
@@ -119,6 +120,49 @@ def distance(size: int, k: int) -> dict[str, Any]:
     }
 
 
+def by_steps(x: np.ndarray, y: np.ndarray, k: int) -> np.ndarray:
+    """The textbook's loop: 1000 steps down the gradient, at nine tenths of the largest rate that converges."""
+    wide, target = torch.from_numpy(x)[None], torch.from_numpy(y)[None]
+    steepest = np.linalg.eigvalsh(cl.Gram(k).update(x, y).moments[: k * k, : k * k])[-1]
+    kernel = torch.zeros((1, 1, k, k), dtype=torch.float64, requires_grad=True)
+    for _ in range(1000):
+        loss = ((torch.nn.functional.conv2d(wide, kernel) - target) ** 2).sum()
+        (slope,) = torch.autograd.grad(loss, kernel)
+        kernel = (kernel - 0.9 / steepest * slope).detach().requires_grad_()
+    return kernel.detach().numpy()
+
+
+def whole(size: int, k: int, rounds: int) -> dict[str, Any]:
+    """A whole fit against solvers of the dense problem and gradient descent, windows formed outside the time."""
+    import scipy.linalg
+
+    x = smooth(size)
+    y = blurred(x, k)
+    rows = np.lib.stride_tricks.sliding_window_view(x[0], (k, k)).reshape(-1, k * k)
+    target = y.ravel()
+    runners = {
+        "fit": lambda: cl.fit(x, y, kernel_size=k),
+        "numpy": lambda: np.linalg.lstsq(rows, target, rcond=None)[0],
+        "scipy": lambda: scipy.linalg.lstsq(rows, target, lapack_driver="gelsy", check_finite=False)[0],
+        "steps": lambda: by_steps(x, y, k),
+        "control": lambda: cl.fit(x, y, kernel_size=k),
+    }
+    best = runners["fit"]().kernel
+    off = {name: np.linalg.norm(runners[name]().ravel() - best.ravel()) for name in ("numpy", "scipy", "steps")}
+    times = race(runners, rounds)
+    return {
+        "problem": f"{size}x{size}, k = {k}",
+        "ms of a fit": 1e3 * times["fit"],
+        "numpy.linalg.lstsq / fit": times["numpy"] / times["fit"],
+        "scipy.linalg.lstsq / fit": times["scipy"] / times["fit"],
+        "1000 steps of descent / fit": times["steps"] / times["fit"],
+        "control": times["fit"] / times["control"],
+        "numpy's distance": off["numpy"] / np.linalg.norm(best),
+        "scipy's": off["scipy"] / np.linalg.norm(best),
+        "that of 1000 steps": off["steps"] / np.linalg.norm(best),
+    }
+
+
 MEMORY = """
 import numpy as np, convolith as cl
 def peak():
@@ -152,6 +196,10 @@ def fit(rounds: int, path: Path | None) -> None:
     warnings.simplefilter("error")
     timed = [one_channel(1024, k, rounds) for k in (5, 15, 21)] + [channels(rounds)]
     click.echo(Table("Seconds over seconds (above 1: faster than the windows)", timed).text())
+    dense = [whole(256, 13, rounds)]
+    click.echo("\n" + Table("Seconds of other solvers over those of a whole fit", dense).text())
+    programs = [subtraction(1024, k, degree, rounds) for k in (15, 21) for degree in (0, 2)]
+    click.echo("\n" + Table("Programs that take images off one another", programs).text())
     grown = {}
     for size in SIZES:
         x = smooth(size)
@@ -164,5 +212,13 @@ def fit(rounds: int, path: Path | None) -> None:
     far, most = [distance(1024, 21)], [memory(4096)]
     click.echo("\n" + Table("The kernel", far).text() + "\n\n" + Table("Memory beside the data", most).text())
     if path:
-        run = {"timed": timed, "growth": rows, "exponent": exponent, "distance": far, "memory": most}
+        run = {
+            "timed": timed,
+            "dense": dense,
+            "programs": programs,
+            "growth": rows,
+            "exponent": exponent,
+            "distance": far,
+            "memory": most,
+        }
         path.write_text(to_json({**run, "threads": torch.get_num_threads(), "torch": torch.__version__}))

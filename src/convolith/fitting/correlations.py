@@ -71,14 +71,16 @@ def _by_transforms(planes: torch.Tensor, targets: torch.Tensor, taps: tuple[int,
     lengths = _lengths(planes, taps)
     spectra = [_spectrum(planes[:, c], lengths) for c in range(channels)]
     own = planes.new_empty((channels, channels, *(2 * k - 1 for k in taps)) if auto else 0)
+    around = [torch.arange(1 - k, k) % n for k, n in zip(taps, lengths, strict=True)]
     for c, d in combinations_with_replacement(range(channels if auto else 0), 2):
-        own[c, d] = _around(_back(spectra[c], spectra[d], lengths), taps)
+        own[c, d] = _back(spectra[c], spectra[d], lengths, around)
         own[d, c] = own[c, d].flip(axes)
     cross = planes.new_empty((channels, others, *taps))
+    ahead = [torch.arange(k) for k in taps]
     for o in range(others):
         at = _spectrum(targets[:, o], lengths)
         for c in range(channels):
-            cross[c, o] = _back(at, spectra[c], lengths)[tuple(slice(k) for k in taps)]
+            cross[c, o] = _back(at, spectra[c], lengths, ahead)
     return Correlations(own, cross)
 
 
@@ -108,21 +110,15 @@ def _spectrum(images: torch.Tensor, lengths: list[int]) -> torch.Tensor:
     return found
 
 
-def _back(first: torch.Tensor, second: torch.Tensor, lengths: list[int]) -> torch.Tensor:
-    """The correlation of two spectra, from lag 0 on, summed over images."""
+def _back(first: torch.Tensor, second: torch.Tensor, lengths: list[int], lags: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The correlation of two spectra at some lags along each axis, summed over images; others are left out early."""
     summed = first[0].conj() * second[0]
     for a, b in zip(first[1:], second[1:], strict=True):
         summed.addcmul_(a.conj(), b)
-    found: torch.Tensor = torch.fft.irfftn(summed, s=lengths)
+    for axis, wanted in enumerate(lags[:-1]):
+        summed = torch.fft.ifft(summed, dim=axis).index_select(axis, wanted)
+    found: torch.Tensor = torch.fft.irfft(summed, lengths[-1]).index_select(-1, lags[-1])
     return found
-
-
-def _around(circular: torch.Tensor, taps: tuple[int, ...]) -> torch.Tensor:
-    """Lags from 1 - k to k - 1 of what begins at lag 0 and ends at lag -1."""
-    for axis, k in enumerate(taps):
-        n = circular.shape[axis]
-        circular = torch.cat([circular.narrow(axis, n - k + 1, k - 1), circular.narrow(axis, 0, k)], axis)
-    return circular
 
 
 def _by_products(planes: torch.Tensor, targets: torch.Tensor, taps: tuple[int, ...], *, auto: bool) -> Correlations:

@@ -186,6 +186,8 @@ def _chosen(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """[windows of x, known, y] and the weights of the pixels whose weight is not zero, some rows at a time."""
     spec = problem.spec
+    if not weights.any():
+        return
     places = np.nonzero(weights)
     spatial = tuple(range(2, 2 + spec.axes))
     windows = np.lib.stride_tricks.sliding_window_view(x, spec.extent, axis=spatial)

@@ -24,7 +24,7 @@ def power_sums(
         taps: of a window along each axis.
         powers: exponents of the monomials.
     """
-    if all(len(place) == 1 for place in places):
+    if len(planes) > 1 and all(len(place) == 1 for place in places):
         planes = planes.sum(0, keepdim=True)
     degrees = [max(exponents[axis] for exponents in powers) for axis in range(len(taps))]
     for place, k, degree in zip(places, taps, degrees, strict=True):
