@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 import convolith as cl
 from convolith import ConvolithError, Gram, correlate, fit
-from convolith.fitting import correlations, moments
+from convolith.fitting import correlations, dots, moments
 from convolith.fitting.lags import window_sums
+from convolith.jit.target import host, widths
 
 
 def written_out(x, y, kernel_size, stride, dilation, weights):
@@ -61,10 +62,13 @@ def test_the_state_is_that_of_the_windows(geometry, batch, channels, outputs, ki
     assert np.abs((gram.moments - expected) / lengths / lengths[:, None]).max() < 1e-12
 
 
-@pytest.mark.parametrize("by", ["transforms", "products"])
+@pytest.mark.parametrize("by", ["transforms", "products", *(f"dots {width}" for width in widths())])
 @pytest.mark.parametrize(("channels", "taps"), [(1, (5, 7)), (3, (3, 2)), (2, (9,)), (1, (2, 3, 2)), (4, (1, 1))])
-def test_both_ways_to_correlate(monkeypatch, by, channels, taps):
-    monkeypatch.setattr(correlations, "_transforms", lambda *_, **__: by == "transforms")
+def test_every_way_to_correlate(monkeypatch, by, channels, taps):
+    way, *width = by.split()
+    monkeypatch.setattr(correlations, "WAYS", {way: correlations.WAYS[way]})
+    if width:
+        monkeypatch.setattr(dots, "host", lambda: host(*width))
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, channels, *(k + 6 for k in taps)))
     y = rng.normal(size=(2, 3, *[7] * len(taps)))
@@ -81,6 +85,20 @@ def test_both_ways_to_correlate(monkeypatch, by, channels, taps):
 def relative(gram, other):
     scale = np.sqrt(np.diag(other.moments))
     return np.abs((gram.moments - other.moments) / scale / scale[:, None]).max()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_sums_do_not_depend_on_threads(threads):
+    planes = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 2, 130, 90)))
+    line = dots.Line(planes, (3, 4), (130, 90))
+    expected = dots.auto(line, (3, 4))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        assert torch.equal(dots.auto(line, (3, 4)), expected)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(expected, expected.flip(2, 3).transpose(0, 1))  # to the last bit
 
 
 @settings(max_examples=60)

@@ -1,9 +1,10 @@
-"""Auto- and cross-correlations at few lags: by Fourier transforms, or by matrix products over channels.
+"""Auto- and cross-correlations at few lags: by Fourier transforms, by matrix products over channels, or lag by lag.
 
 Channels multiply the products, but not the transforms; so one channel and a large window go by transforms, many
-channels and a small window by products. Those read pixels as rows of channels, with gaps of zeros after each row, plane
-and image in which whatever a lag moves over an edge meets zero, so that every lag is an offset in the same memory. What
-lies at several lags from a block of rows is brought side by side: one product for all of them.
+channels and a small window by products, and one channel and a small window lag by lag (`dots`). Products read pixels as
+rows of channels, with gaps of zeros after each row, plane and image in which whatever a lag moves over an edge meets
+zero, so that every lag is an offset in the same memory. What lies at several lags from a block of rows is brought side
+by side: one product for all of them.
 """
 
 from __future__ import annotations
@@ -11,15 +12,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import combinations_with_replacement, groupby, product
-from math import log2, prod
+from math import ceil, log2, prod
 from typing import NamedTuple
 
 import torch
 from torch.nn.functional import pad
 
-TRANSFORM, PRODUCTS, MOVED, RUNS = 3e10, 1e11, 1e9, 1.2e8
-"""A second's operations of a transform (counted as 5 N log2 N) and of a matrix product, numbers moved, and runs of
-numbers that are moved together, in float64; measured on two cores with AVX-512; their ratios decide."""
+from convolith.fitting import dots
+from convolith.fitting.dots import CHUNK
+
+TRANSFORM, PRODUCTS, MOVED, RUNS, DOTS, CALL, PAIR = 6e10, 1e11, 4e9, 1.2e8, 1.1e11, 4e-5, 2e-7
+"""A second's operations of a transform (counted as 5 N log2 N) and of a matrix product, numbers moved, runs of numbers
+that are moved together, and products lag by lag; and the seconds of a call, and of two channels that meet in a chunk
+lag by lag. In float64, measured on two cores with AVX-512; their ratios decide."""
 BLOCK_BYTES = 1 << 22
 """Of what lies side by side: it stays in the cache that the cores share."""
 
@@ -47,22 +52,28 @@ def correlations(
         targets = planes.new_zeros((len(planes), 0, *(n - k + 1 for n, k in zip(planes.shape[2:], taps, strict=True))))
     if not taps:  # planes of a single pixel
         return Correlations(torch.einsum("nc,nd->cd", planes, planes), torch.einsum("nc,no->co", planes, targets))
-    by = _by_transforms if _transforms(planes, targets, taps, auto=auto) else _by_products
-    return by(planes, targets, taps, auto=auto)
+    seconds = _seconds(planes, targets, taps, auto=auto)
+    way = min(WAYS, key=lambda name: seconds[name])
+    return WAYS[way](planes, targets, taps, auto=auto)
 
 
-def _transforms(planes: torch.Tensor, targets: torch.Tensor, taps: tuple[int, ...], *, auto: bool) -> bool:
-    """Whether transforms take less time than products."""
+def _seconds(planes: torch.Tensor, targets: torch.Tensor, taps: tuple[int, ...], *, auto: bool) -> dict[str, float]:
+    """What each way takes, about."""
     images, channels, *size = planes.shape
     others, points, pixels = targets.shape[1], prod(_lengths(planes, taps)), images * prod(size)
     forward, back = images * (channels + others), channels * (channels + 1) / 2 * auto + channels * others
     transforms = (forward + back) * 5 * points * log2(max(points, 2)) / TRANSFORM
-    transforms += images * back * points * 4 / MOVED
+    transforms += images * back * points * 4 / MOVED + (forward + back) * CALL
     shifts = prod(taps)
-    lags = max(prod(2 * k - 1 for k in taps) / 2 if auto else 0, shifts)
+    lags = max((prod(2 * k - 1 for k in taps) + 1) / 2 * auto, shifts)
     products = 2 * pixels * channels * (channels * lags + others * shifts) / PRODUCTS
     runs = 2 * lags / max(2 * taps[-1] - 1, 1)
-    return transforms < products + pixels * (channels * lags / MOVED + runs / RUNS)
+    moved = pixels * (channels * lags / MOVED + runs / RUNS)
+    gapped = images * prod(n + k - 1 for n, k in zip(size, taps, strict=True))
+    rows, pairs = (prod(2 * k - 1 for k in taps[:-1]) + 1) / 2 * auto, channels * (channels * auto + others)
+    dots = gapped * channels * (channels * rows * (2 * taps[-1] - 1) + others * shifts) / DOTS
+    dots += gapped * 2 * (channels + others) / MOVED + ceil(gapped / CHUNK) * pairs * PAIR
+    return {"transforms": transforms, "products": products + moved, "dots": dots + 2 * CALL}
 
 
 def _by_transforms(planes: torch.Tensor, targets: torch.Tensor, taps: tuple[int, ...], *, auto: bool) -> Correlations:
@@ -171,3 +182,14 @@ def _runs(offsets: Sequence[int]) -> list[tuple[int, int]]:
         entries = [offset for _, offset in run]
         found.append((entries[0], len(entries)))
     return found
+
+
+def _by_dots(planes: torch.Tensor, targets: torch.Tensor, taps: tuple[int, ...], *, auto: bool) -> Correlations:
+    """Lag by lag, by generated code."""
+    size = planes.shape[2:]
+    line, at = dots.Line(planes, taps, size), dots.Line(targets, taps, size)
+    return Correlations(dots.auto(line, taps) if auto else planes.new_empty(0), dots.cross(line, at, taps))
+
+
+WAYS = {"transforms": _by_transforms, "products": _by_products, "dots": _by_dots}
+"""Each with the same result, to rounding."""

@@ -59,8 +59,11 @@ def residual_of(problem: Problem, gram: Gram, coefficients: np.ndarray) -> np.nd
         with torch.no_grad():
             x = torch.from_numpy(part.modulated())
             predicted = correlate(x, kernel, stride=spec.stride, dilation=spec.dilation).numpy()
-        beside = values(part.centres(), problem.known[: problem.used])
-        np.subtract(part.y, predicted + np.einsum("nm...,mo->no...", beside, coefficients[n:]), out=part.y)
+        np.subtract(part.y, predicted, out=part.y)
+        if problem.used:
+            beside = values(part.centres(), problem.known[: problem.used])
+            sky = coefficients[n:].T @ beside.reshape(*beside.shape[:2], -1)
+            np.subtract(part.y, sky.reshape(len(sky), -1, *part.y.shape[2:]), out=part.y)
     return left
 
 

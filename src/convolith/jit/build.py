@@ -250,6 +250,11 @@ class Code:
         """`a + b`, of floats or of integers modulo their width."""
         return self.ir.add(a, b) if is_integer(a.type) else self.ir.fadd(a, b)
 
+    def sum_of(self, vector: ir.Value) -> ir.Value:
+        """The sum of a vector's floats, from the first lane on."""
+        arguments = [ir.Constant(vector.type.element, 0.0), vector]
+        return self.intrinsic(f"llvm.vector.reduce.fadd.{suffix(vector.type)}", vector.type.element, arguments)
+
     def intrinsic(self, name: str, result: ir.Type, arguments: Sequence[ir.Value]) -> ir.Value:
         """Call one of LLVM's own functions, declared on its first use."""
         known = self.module.globals.get(name)

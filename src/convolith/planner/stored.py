@@ -36,13 +36,14 @@ def signature() -> dict[str, Any]:
         "processor": target.cpu,
         "features": sha256(target.features.encode()).hexdigest()[:16],
         "threads": thread_count(),
-        "versions": {"convolith": _version(), "torch": torch.__version__, "llvmlite": version("llvmlite")},
+        "versions": {"convolith": _of("convolith"), "torch": torch.__version__, "llvmlite": _of("llvmlite")},
     }
 
 
 @cache
-def _version() -> str:
-    return version("convolith")
+def _of(package: str) -> str:
+    """Its version, which is read from a file."""
+    return version(package)
 
 
 def path_of(kind: str) -> Path | None:
