@@ -14,6 +14,7 @@ from math import ceil, prod
 
 import torch
 
+from convolith.engines import memory
 from convolith.fitting import dot_code
 from convolith.fitting.dot_code import SLOTS, Recipe
 from convolith.jit import Target, host, routine, thread_count
@@ -38,7 +39,7 @@ class Line:
         images, channels, *own = planes.shape
         used = images * prod(wide)
         self.length = ceil(used / MARGIN) * MARGIN
-        self.memory = planes.new_zeros((channels, self.length + 2 * self.reach))
+        self.memory = memory.empty((channels, self.length + 2 * self.reach), planes.dtype).zero_()
         grid = self.memory[:, self.reach : self.reach + used].view(channels, images, *wide)
         grid[(slice(None), slice(None), *(slice(n) for n in own))] = planes.transpose(0, 1)
 

@@ -40,10 +40,7 @@ def moments(problem: Problem, shift: np.ndarray) -> np.ndarray:
         shift: (in_channels + out_channels,), what is subtracted from x (and from the zeros around it) and from y.
     """
     spec = problem.spec
-    kinds, counts = np.unique(problem.weights, return_counts=True)
-    usual = float(kinds[counts.argmax()])
-    if np.count_nonzero(problem.weights != usual) >= np.count_nonzero(problem.weights):
-        usual = 0.0
+    usual = _usual(problem.weights)
     found = np.zeros((problem.windows + len(problem.known) + spec.out_channels,) * 2)
     for part in tiles(problem):
         x = part.modulated(shift[: spec.in_channels])
@@ -53,6 +50,16 @@ def moments(problem: Problem, shift: np.ndarray) -> np.ndarray:
         for rows, weights in _chosen(part, x, y, part.weights - usual):
             found += (rows * weights[:, None]).T @ rows
     return found
+
+
+def _usual(weights: np.ndarray) -> float:
+    """The weight that so many pixels have that the others are better added and taken off, or 0."""
+    first = float(weights.flat[0])
+    if (weights == first).all():
+        return first
+    kinds, counts = np.unique(weights, return_counts=True)
+    most = float(kinds[counts.argmax()])
+    return most if np.count_nonzero(weights != most) < np.count_nonzero(weights) else 0.0
 
 
 def gradient(problem: Problem, residual: np.ndarray) -> np.ndarray:
@@ -106,10 +113,7 @@ def _unweighted(problem: Problem, x: torch.Tensor, y: torch.Tensor) -> np.ndarra
         found[:n, n + known :] += _as_taps(problem, cross).numpy()
         found[:n, n : n + known] += _as_taps(problem, power_sums(planes, places, taps, problem.known)).numpy()
     centres = problem.centres()
-    ones = torch.ones_like(y[:, :1])
-    twice = sorted({_times(first, second) for first, second in product(problem.known, repeat=2)})
-    sums = dict(zip(twice, _pixel_sums(ones, centres, tuple(twice))[0], strict=True))
-    found[n : n + known, n : n + known] = [[sums[_times(a, b)] for b in problem.known] for a in problem.known]
+    found[n : n + known, n : n + known] = len(y) * _grid_products(centres, problem.known)
     found[n : n + known, n + known :] = _pixel_sums(y, centres, problem.known).T
     pixels = y.movedim(1, 0).flatten(1)
     found[n + known :, n + known :] = (pixels @ pixels.T).numpy()
@@ -119,8 +123,15 @@ def _unweighted(problem: Problem, x: torch.Tensor, y: torch.Tensor) -> np.ndarra
     return found
 
 
-def _times(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(a + b for a, b in zip(first, second, strict=True))
+def _grid_products(places: Sequence[np.ndarray], powers: Powers) -> np.ndarray:
+    """(monomials, monomials): the sums of their products over all places of a grid, the mean over images."""
+    found = np.ones((max(len(place) for place in places), len(powers), len(powers)))
+    for axis, place in enumerate(places):
+        exponents = np.array([one[axis] for one in powers])
+        sums = np.stack([(place**power).sum(1) for power in range(2 * exponents.max() + 1)], 1)
+        found *= sums[:, exponents[:, None] + exponents]
+    mean: np.ndarray = found.mean(0)
+    return mean
 
 
 def _pixel_sums(planes: torch.Tensor, places: Sequence[np.ndarray], powers: Powers) -> np.ndarray:
