@@ -131,8 +131,8 @@ def test_cost_of_modules_and_convs():
     assert by_module.work == by_conv.work
     with pytest.raises(ConvolithError, match="input_shape is missing"):
         cost(module)
-    with pytest.raises(ConvolithError, match="module is a Linear; expected a torch convolution"):
-        cost(torch.nn.Linear(3, 3), input_shape=(3, 3, 3))
+    with pytest.raises(ConvolithError, match="subject is a str; expected a ConvSpec, a Conv or a torch module"):
+        cost("Conv2d", input_shape=(3, 3, 3))
     with pytest.raises(ConvolithError, match="given beside a ConvSpec"):
         cost(by_module.spec, input_shape=(2, 3, 16, 16))
     with pytest.raises(ConvolithError, match="convention is 'sparse'; expected one of dense, effective"):

@@ -36,35 +36,54 @@ class Addable:
 
 @dataclass(frozen=True)
 class Count(Addable):
-    """Operations of one pass, and the bytes that it has to move."""
+    """Operations of one pass, and the bytes that it has to move.
+
+    Attributes:
+        multiplications: products formed.
+        additions: sums and differences formed.
+        bytes: moved.
+        elementwise: those of the multiplications whose products are not summed up, of norms and activations.
+        others: comparisons, divisions, roots, exponentials and the like, one each.
+    """
 
     multiplications: int = 0
     additions: int = 0
     bytes: int = 0
+    elementwise: int = 0
+    others: int = 0
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates: one per product."""
-        return self.multiplications
+        """Multiply-accumulates: one per product that is summed up, of convolutions, matrix products and the like."""
+        return self.multiplications - self.elementwise
 
 
 @dataclass(frozen=True)
 class Backward(Addable):
-    """The backward pass by part; a part that is not asked for is zero."""
+    """The backward pass by part; a part that is not asked for is zero.
+
+    The three gradients are those of convolutions; `rest` is of all other operators of a model.
+    """
 
     input_gradient: Count = Count()
     weight_gradient: Count = Count()
     bias_gradient: Count = Count()
+    rest: Count = Count()
 
     @property
     def total(self) -> Count:
         """All parts together."""
-        return self.input_gradient + self.weight_gradient + self.bias_gradient
+        return self.input_gradient + self.weight_gradient + self.bias_gradient + self.rest
 
     @property
     def multiplications(self) -> int:
         """Of all parts together."""
         return self.total.multiplications
+
+    @property
+    def macs(self) -> int:
+        """Of all parts together."""
+        return self.total.macs
 
     @property
     def additions(self) -> int:

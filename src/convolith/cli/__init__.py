@@ -18,7 +18,7 @@ COMMANDS = {
     "decompose": "Make one convolution several smaller ones.",
     "fold": "Fold a model's chains and branches of convolutions into one each.",
     "fit": "Find the kernel that turned BEFORE into AFTER.",
-    "cost": "Count a layer's operations and bytes, forward and backward.",
+    "cost": "Count a layer's or a model's operations and bytes, forward and backward.",
     "doctor": "Check this installation.",
 }
 """Every command with its one line; the command itself is `command` in the file of its name."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict, replace
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import click
 
+from convolith.cli.factory import model_of
 from convolith.cli.files import Output
 from convolith.cli.options import emit, json_option, shape
 from convolith.errors import ConvolithError
@@ -57,7 +56,7 @@ def command(
     from convolith.folding import fold
 
     with redirect_stdout(sys.stderr):  # whatever the model's own code prints
-        model = _model(factory)
+        model = model_of(factory)
     if any(module.training for module in model.modules()):
         click.echo(f"{factory} gives a model in training mode; it is folded as it is in evaluation", err=True)
         model.eval()
@@ -74,41 +73,6 @@ def command(
     emit(as_json=as_json, data=asdict(report) | {"written_to": output}, tables=report.tables())
     if not as_json and output:
         click.echo(f"\nwritten to {output}")
-
-
-def _model(text: str) -> Any:
-    """What a factory gives."""
-    import torch
-
-    where, _, name = text.partition(":")
-    if not where or not name:
-        raise ConvolithError(f"FACTORY is {text!r}; expected package.module:factory, such as my_models:repvgg")
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        found: Any = import_module(where)
-        for step in name.split("."):
-            found = getattr(found, step)
-    except Exception as problem:  # the module's own code may raise anything
-        raise ConvolithError(
-            f"FACTORY is {text}, which cannot be imported from here ({type(problem).__name__}: {problem}); expected "
-            "package.module:factory, such as my_models:repvgg"
-        ) from problem
-    finally:
-        sys.path.remove(folder)
-    if isinstance(found, torch.nn.Module) or not callable(found):
-        model = found
-    else:
-        try:
-            model = found()
-        except Exception as problem:  # as above
-            raise ConvolithError(
-                f"FACTORY is {text}, whose call raised {type(problem).__name__}: {problem}; expected a function that "
-                "gives a model without arguments"
-            ) from problem
-    if not isinstance(model, torch.nn.Module):
-        raise ConvolithError(f"FACTORY is {text}, which gives {type(model).__name__}; expected a torch.nn.Module")
-    return model
 
 
 def _write(target: Output, model: Any, inputs: tuple[Any, ...]) -> None:

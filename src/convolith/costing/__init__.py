@@ -1,5 +1,7 @@
-"""What a layer costs before it runs."""
+"""What a layer or a model costs before it runs."""
 
-from convolith.costing.layer import Cost, Scaling, cost
+from convolith.costing.layer import Cost, Scaling
+from convolith.costing.model import ModelCost
+from convolith.costing.subject import cost
 
-__all__ = ["Cost", "Scaling", "cost"]
+__all__ = ["Cost", "ModelCost", "Scaling", "cost"]

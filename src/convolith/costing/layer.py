@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from math import isclose, nan
 from typing import Any
 
-from convolith.conv import Conv
 from convolith.errors import ConvolithError
 from convolith.geometry import Pairs
 from convolith.report.table import Table
@@ -56,6 +54,7 @@ class Cost:
             ConvolithError: a name that is not a dimension, a product that is not whole, a layer that cannot be.
 
         Example:
+            >>> from convolith import cost
             >>> layer = ConvSpec(in_channels=64, out_channels=64, size=(56, 56), kernel_size=3, padding=1)
             >>> cost(layer).scaled(in_channels=2, out_channels=2).factor
             4.0
@@ -63,7 +62,9 @@ class Cost:
             (58, 58)
         """
         changes = {name: _scaled_value(name, getattr(self.spec, name, None), by) for name, by in factors.items()}
-        after = cost(replace(self.spec, **changes), convention=self.convention, input_gradient=self.input_gradient)
+        after = layer_cost(
+            replace(self.spec, **changes), convention=self.convention, input_gradient=self.input_gradient
+        )
         return Scaling(self, after, dict(factors))
 
     def counts(self) -> dict[str, int]:
@@ -158,45 +159,8 @@ class Scaling:
         return self.table().text()
 
 
-def cost(
-    subject: Any,
-    *,
-    input_shape: Sequence[int] | None = None,
-    convention: str = "dense",
-    input_gradient: bool = True,
-) -> Cost:
-    """Multiplications, additions and bytes of one layer, forward and backward, in closed form.
-
-    One rule counts every pass: multiplications are the products formed; additions are the products less the result
-    elements that receive at least one, plus one per output where there is a bias. Input and weight gradient form the
-    products of the forward pass; the bias gradient is additions only. Memory is in bytes: forward input + parameters +
-    output; backward gradients + what autograd saves.
-
-    Args:
-        subject: a `ConvSpec`, a `Conv`, or a torch convolution module.
-        input_shape: (N, in_channels, *size) or (in_channels, *size); needed unless the subject is a ConvSpec.
-        convention: `"dense"` counts products with the zeros of the padding, as every tool does; `"effective"` leaves
-            them out.
-        input_gradient: False for a network's first layer, whose input needs no gradient.
-
-    Raises:
-        ConvolithError: no input shape, one that does not fit, a module that is not a convolution.
-
-    Example:
-        >>> layer = ConvSpec(in_channels=64, out_channels=64, size=(56, 56), kernel_size=3, padding=1)
-        >>> cost(layer).forward.multiplications, cost(layer).forward.additions
-        (115605504, 115404800)
-    """
-    if isinstance(subject, ConvSpec):
-        if input_shape is not None:
-            raise ConvolithError("input_shape was given beside a ConvSpec, which has its own; leave it out")
-        spec = subject
-    elif input_shape is None:
-        raise ConvolithError(
-            f"input_shape is missing: a {type(subject).__name__} has none of its own; pass input_shape=(N, C, *size)"
-        )
-    else:
-        spec = subject.spec(input_shape) if isinstance(subject, Conv) else ConvSpec.from_module(subject, input_shape)
+def layer_cost(spec: ConvSpec, *, convention: str, input_gradient: bool) -> Cost:
+    """The cost of one layer in closed form."""
     return Cost(spec, convention, layer_work(spec, convention, input_gradient=input_gradient), input_gradient)
 
 

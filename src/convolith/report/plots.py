@@ -80,3 +80,20 @@ def curve(at: Sequence[float], values: Sequence[float], *, x: str, y: str, mark:
     panel.set_ylabel(y)
     panel.grid(visible=True, alpha=0.3)
     return _source(figure, "svg")
+
+
+def bars(names: Sequence[str], lengths: Mapping[str, Sequence[float]], *, x: str) -> str:
+    """Horizontal bars under one another, the first name on top; of each name one bar for each kind, end to end."""
+    figure = _figure(1.0 + 0.22 * len(names))
+    panel = figure.subplots()
+    rows = np.arange(len(names))
+    start = np.zeros(len(names))
+    for kind, values in lengths.items():
+        panel.barh(rows, values, left=start, label=kind)
+        start = start + np.asarray(values, dtype=float)
+    panel.set_yticks(rows, names, fontsize=8)
+    panel.invert_yaxis()
+    panel.set_xlabel(x)
+    panel.grid(visible=True, axis="x", alpha=0.3)
+    panel.legend()
+    return _source(figure, "svg")

@@ -1,0 +1,259 @@
+"""A model's cost: totals, and the tree of its modules with what each of them counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from html import escape
+from typing import Any
+
+import torch
+
+from convolith.costing.dispatch import Path, Run, Tally, run
+from convolith.errors import ConvolithError
+from convolith.report.table import Table
+from convolith.work import Backward, Count, Memory, Work
+
+SORTS = ("order", "macs", "multiplications", "additions", "backward", "parameters")
+"""What rows of a model may be sorted by; the largest first, but for the order in which modules stand."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A module with all that is inside it."""
+
+    name: str
+    kind: str
+    depth: int
+    parameters: int
+    forward: Count
+    backward: Backward
+
+
+@dataclass(frozen=True, eq=False)
+class ModelCost:
+    """What a model costs: counts by pass and module, and the bytes that it holds.
+
+    Attributes:
+        model: the name of its class.
+        convention: "dense" or "effective", of its convolutions.
+        training: whether it was counted in training mode.
+        parameters: elements of its parameters, shared ones once.
+        output_shapes: of what it gives.
+        modules: by module name ("" is the model) what was counted in it by itself.
+        memory: bytes: inputs, parameters (with buffers) and outputs; gradients, and what autograd keeps.
+        rows: every module with what is inside it, in order.
+    """
+
+    model: str
+    convention: str
+    training: bool
+    parameters: int
+    output_shapes: tuple[tuple[int, ...], ...]
+    modules: Mapping[str, Tally]
+    memory: Memory
+    rows: tuple[Row, ...]
+
+    @cached_property
+    def work(self) -> Work:
+        """Of the whole model."""
+        total = Work(memory=self.memory)
+        for tally in self.modules.values():
+            total = total + Work(tally.forward, tally.backward)
+        return total
+
+    @property
+    def forward(self) -> Count:
+        """Multiplications, additions and others of the forward pass, and bytes moved."""
+        return self.work.forward
+
+    @property
+    def backward(self) -> Backward:
+        """The backward pass: convolutions by part, everything else in `rest`, and their sums."""
+        return self.work.backward
+
+    @cached_property
+    def unknown(self) -> dict[str, int]:
+        """How often operators ran that have no row, by name: with any, totals are lower bounds."""
+        found: dict[str, int] = {}
+        for tally in self.modules.values():
+            for name, times in tally.unknown.items():
+                found[name] = found.get(name, 0) + times
+        return found
+
+    @property
+    def coverage(self) -> float:
+        """The share of operator calls that have a row, at most 1."""
+        known = sum(tally.calls for tally in self.modules.values())
+        calls = known + sum(self.unknown.values())
+        return known / calls if calls else 1.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every number, for JSON."""
+        names = ("model", "convention", "training", "parameters", "output_shapes", "unknown", "coverage")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "lower_bound": bool(self.unknown),
+            "forward": _counted(self.forward),
+            "backward": _counted(self.backward.total),
+            "backward_parts": asdict(self.backward),
+            "memory": self._terms(),
+            "modules": [
+                {
+                    "name": row.name,
+                    "kind": row.kind,
+                    "parameters": row.parameters,
+                    "forward": _counted(row.forward),
+                    "backward": _counted(row.backward.total),
+                }
+                for row in self.rows
+            ],
+        }
+
+    def table(self, *, depth: int | None = 2, sort: str = "order", top: int | None = None, full: bool = False) -> Table:
+        """The tree of modules, each with all that is inside it.
+
+        Args:
+            depth: how deep; None for all.
+            sort: one of order, macs, multiplications, additions, backward, parameters.
+            top: how many rows, None for all.
+            full: whether modules have their whole names.
+
+        Raises:
+            ConvolithError: another order, numbers below one.
+        """
+        if sort not in SORTS:
+            raise ConvolithError(f"sort is {sort!r}; expected one of {', '.join(SORTS)}")
+        for name, value in (("depth", depth), ("top", top)):
+            if value is not None and (not isinstance(value, int) or value < (name == "top")):
+                raise ConvolithError(
+                    f"{name} is {value!r}; expected a whole number, {int(name == 'top')} or more, or None"
+                )
+        shown = [row for row in self.rows if depth is None or row.depth <= depth]
+        if sort != "order":
+            shown.sort(key=lambda row: -_sortable(row, sort))
+        rows = [self._cells(row, indented=sort == "order" and not full) for row in shown[:top]]
+        return Table(f"Modules ({self.convention}; each with what is inside it)", rows)
+
+    def tables(self, **shown: Any) -> list[Table]:
+        """Totals, memory and modules; arguments as for `table`."""
+        zeros = "with" if self.convention == "dense" else "without"
+        mode = "training" if self.training else "evaluation"
+        bound = "" if not self.unknown else f"; LOWER BOUNDS: {self.coverage:.1%} of the calls have a rule"
+        passes = {"forward": self.forward}
+        if self.backward != Backward():
+            parts = {
+                f"backward, {name.replace('_', ' ')}": getattr(self.backward, name) for name in asdict(self.backward)
+            }
+            passes |= parts | {"backward, total": self.backward.total}
+        operations = [{"pass": name, **_words(count)} for name, count in passes.items()]
+        memory = [
+            {"pass": name, "term": "total" if term == "bytes" else term.replace("_", " "), "bytes": amount}
+            for name, terms in self._terms().items()
+            for term, amount in terms.items()
+        ]
+        found = [
+            Table(f"{self.model} ({self.convention}: {zeros} the padding's zeros; in {mode}){bound}", operations),
+            Table("Memory held", memory),
+            self.table(**shown),
+        ]
+        if self.unknown:
+            rows = [{"operator": name, "calls": times} for name, times in sorted(self.unknown.items())]
+            found.append(Table("Operators without a rule, which are not counted", rows))
+        return found
+
+    def _terms(self) -> dict[str, dict[str, int]]:
+        """Bytes by pass and term; the workspace of kernels is not known of a model."""
+        forward, backward = self.memory.forward, self.memory.backward
+        known = {name: amount for name, amount in asdict(forward).items() if name != "workspace"}
+        return {
+            "forward": {**known, "bytes": forward.bytes},
+            "backward": {**asdict(backward), "bytes": backward.bytes},
+        }
+
+    def _cells(self, row: Row, *, indented: bool) -> dict[str, Any]:
+        name = row.name.rpartition(".")[2] or self.model
+        share = row.forward.macs / self.forward.macs if self.forward.macs else 0.0
+        return {
+            "module": f"{'  ' * row.depth}{name}" if indented else row.name or self.model,
+            "kind": row.kind,
+            "parameters": row.parameters,
+            "macs": row.forward.macs,
+            "share": f"{share:.1%}",
+            "multiplications": row.forward.multiplications,
+            "additions": row.forward.additions,
+            "others": row.forward.others,
+            "backward macs": row.backward.total.macs,
+        }
+
+    def __str__(self) -> str:
+        return "\n\n".join(table.text() for table in self.tables())
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return "\n".join(f"<pre>{escape(table.text())}</pre>" for table in self.tables())
+
+
+def count_model(
+    model: torch.nn.Module,
+    arguments: tuple[Any, ...],
+    keywords: Mapping[str, Any],
+    *,
+    convention: str,
+    backward: bool,
+    input_gradient: bool,
+    real: bool,
+) -> ModelCost:
+    """Count a model; arguments as for `dispatch.run`."""
+    found = run(
+        model,
+        arguments,
+        keywords,
+        convention=convention,
+        backward=backward,
+        input_gradient=input_gradient,
+        real=real,
+    )
+    names = {".".join(path): tally for path, tally in found.tallies.items()}
+    own = {id(p): p.numel() for p in model.parameters()}
+    return ModelCost(
+        type(model).__name__,
+        convention,
+        model.training,
+        sum(own.values()),
+        found.outputs,
+        names,
+        found.memory,
+        tuple(_row(name, module, found) for name, module in model.named_modules()),
+    )
+
+
+def _row(name: str, module: torch.nn.Module, found: Run) -> Row:
+    path: Path = tuple(name.split(".")) if name else ()
+    forward, backward = Count(), Backward()
+    for own, tally in found.tallies.items():
+        if own[: len(path)] == path:
+            forward, backward = forward + tally.forward, backward + tally.backward
+    parameters = sum(p.numel() for p in module.parameters())
+    return Row(name, type(module).__name__, len(path), parameters, forward, backward)
+
+
+def _sortable(row: Row, sort: str) -> int:
+    if sort == "backward":
+        return row.backward.total.macs
+    return row.parameters if sort == "parameters" else int(getattr(row.forward, sort))
+
+
+def _counted(count: Count) -> dict[str, int]:
+    return {**asdict(count), "macs": count.macs}
+
+
+def _words(count: Count) -> dict[str, int]:
+    return {
+        "macs": count.macs,
+        "multiplications": count.multiplications,
+        "additions": count.additions,
+        "others": count.others,
+        "bytes moved": count.bytes,
+    }

@@ -1,0 +1,141 @@
+"""What sums of products count: convolutions, matrix products, attention, recurrent layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+
+from convolith.costing.formulas import softmax_of, softmax_slope, sums_of_products
+from convolith.dtypes import ITEMSIZE, dtype_name
+from convolith.spec import ConvSpec
+from convolith.work import Backward, Count, layer_work
+
+
+def _spec(
+    x: torch.Tensor,
+    w: torch.Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+    *,
+    bias: bool,
+) -> ConvSpec:
+    axes = w.ndim - 2
+
+    def each(values: Sequence[int]) -> tuple[int, ...]:
+        return tuple(values) * axes if len(values) == 1 else tuple(values)
+
+    name = str(x.dtype).removeprefix("torch.")
+    return ConvSpec(
+        batch=x.shape[0] if x.ndim == axes + 2 else 1,
+        in_channels=x.shape[-axes - 1],
+        out_channels=w.shape[1] * groups if transposed else w.shape[0],
+        size=tuple(x.shape[-axes:]),
+        kernel_size=tuple(w.shape[2:]),
+        dtype=dtype_name(name) if name in ITEMSIZE else "float32",
+        stride=each(stride),
+        padding=each(padding),
+        dilation=each(dilation),
+        groups=groups,
+        transposed=transposed,
+        output_padding=each(output_padding) if transposed else 0,
+        bias=bias,
+    )
+
+
+def convolution(
+    x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, *geometry: Any, convention: str, **_: Any
+) -> Count:
+    """Forward."""
+    return layer_work(_spec(x, w, *geometry[:6], bias=bias is not None), convention).forward
+
+
+def convolution_backward(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    w: torch.Tensor,
+    bias_sizes: Sequence[int] | None,
+    *geometry: Any,
+    convention: str,
+    **_: Any,
+) -> Backward:
+    """The parts that the output mask asks for."""
+    *shape, mask = geometry
+    whole = layer_work(_spec(x, w, *shape, bias=bool(bias_sizes) or mask[2]), convention).backward
+    parts = (whole.input_gradient, whole.weight_gradient, whole.bias_gradient)
+    return Backward(*(part if asked else Count() for part, asked in zip(parts, mask, strict=True)))
+
+
+def product(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor, **_: Any) -> Count:
+    """mm, bmm, mv, dot: every result sums a row."""
+    return sums_of_products(out.numel() * a.shape[-1], out.numel())
+
+
+def product_added(
+    bias: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    *,
+    out: torch.Tensor,
+    **factors: Any,
+) -> Count:
+    """addmm, baddbmm, addmv: and one addition each; factors that are not one multiply."""
+    scaled = sum(factors.get(name, 1) != 1 for name in ("alpha", "beta"))
+    found = sums_of_products(out.numel() * a.shape[-1], out.numel(), biased=out.numel())
+    return found + Count(scaled * out.numel(), elementwise=scaled * out.numel())
+
+
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: Any, **__: Any) -> Count:
+    """Scores, their softmax, and their sums of values (Vaswani et al. 2017), masked ones too."""
+    rows, keys = prod(q.shape[:-1]), k.shape[-2]
+    scores = rows * keys
+    matrices = sums_of_products(scores * q.shape[-1], scores) + sums_of_products(
+        scores * v.shape[-1], rows * v.shape[-1]
+    )
+    return matrices + Count(scores, elementwise=scores) + softmax_of(scores, rows)
+
+
+def attention_backward(
+    grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: Any, **__: Any
+) -> Count:
+    """Scores and their softmax again, and the gradients of values, softmax, queries and keys."""
+    rows, keys, depth, wide = prod(q.shape[:-1]), k.shape[-2], q.shape[-1], v.shape[-1]
+    scores = rows * keys
+    again = sums_of_products(scores * depth, scores) + Count(scores, elementwise=scores) + softmax_of(scores, rows)
+    values = sums_of_products(scores * wide, v.numel()) + sums_of_products(scores * wide, scores)
+    queries = sums_of_products(scores * depth, q.numel()) + sums_of_products(scores * depth, k.numel())
+    return again + values + queries + softmax_slope(scores, rows)
+
+
+def _cells(x: torch.Tensor, w: torch.Tensor, hidden: torch.Tensor) -> tuple[int, int, int, int]:
+    """Cells (steps times images), numbers of gates, inputs and hidden units of each."""
+    return x.numel() // max(x.shape[-1], 1), w.shape[0], w.shape[1], hidden.shape[1]
+
+
+def lstm(x: torch.Tensor, w: torch.Tensor, hidden: torch.Tensor, *rest: Any, **_: Any) -> Count:
+    """A layer's matrix products of inputs and of hidden units, and the gates (Hochreiter and Schmidhuber 1997)."""
+    cells, gates, inputs, units = _cells(x, w, hidden)
+    biased = 2 if rest[8] else 0
+    of_inputs = sums_of_products(cells * gates * inputs, cells * gates, biased=cells * gates * (1 + biased))
+    n = cells * units
+    return (
+        of_inputs
+        + sums_of_products(cells * gates * units, cells * gates)
+        + Count(3 * n, 4 * n, elementwise=3 * n, others=8 * n)
+    )
+
+
+def lstm_backward(x: torch.Tensor, w: torch.Tensor, hidden: torch.Tensor, *_: Any, **__: Any) -> Count:
+    """Of inputs, hidden units and both matrices, and through the gates."""
+    cells, gates, inputs, units = _cells(x, w, hidden)
+    found = Count(16 * cells * units, 6 * cells * units, elementwise=16 * cells * units)
+    for width in (inputs, units):
+        products = cells * gates * width
+        found = found + sums_of_products(products, cells * width) + sums_of_products(products, gates * width)
+    return found

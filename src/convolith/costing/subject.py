@@ -1,0 +1,142 @@
+"""`cost`: of a layer in closed form, of a model by counting its operators."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from convolith.arrays import as_tensor
+from convolith.conv import Conv
+from convolith.costing.dispatch import Shape
+from convolith.costing.layer import layer_cost
+from convolith.costing.model import count_model
+from convolith.dtypes import check_dtype
+from convolith.engines.protocol import torch_dtype
+from convolith.errors import ConvolithError
+from convolith.geometry import check_whole
+from convolith.spec import ConvSpec
+from convolith.work import CONVENTIONS
+
+LAYERS = (
+    torch.nn.Conv1d,
+    torch.nn.Conv2d,
+    torch.nn.Conv3d,
+    torch.nn.ConvTranspose1d,
+    torch.nn.ConvTranspose2d,
+    torch.nn.ConvTranspose3d,
+)
+
+
+def cost(
+    subject: Any,
+    *,
+    input_shape: Any = None,
+    input_dtype: str | None = None,
+    example_input: Any = None,
+    convention: str = "dense",
+    backward: bool = True,
+    input_gradient: bool | None = None,
+    run: bool = False,
+) -> Any:
+    """Multiplications, additions and bytes of a layer or a model, forward and backward, before it runs.
+
+    One rule counts every pass: multiplications are the products formed; additions are the products less the result
+    elements that receive at least one, plus one per output where there is a bias. Input and weight gradient form the
+    products of the forward pass; the bias gradient is additions only. A layer comes in closed form. A model is run once
+    on tensors without memory, and every operator is counted as torch dispatches it (see `costing/operators.py` for
+    theirs); `macs` are the products of convolutions, matrix products and attention alone. Nothing is allocated, and the
+    model is left as it was.
+
+    Memory is in bytes: forward input + parameters + output; backward gradients + what autograd saves.
+
+    Args:
+        subject: a `ConvSpec`, a `Conv`, a torch convolution module, or any torch module, in the mode (training or
+            evaluation) in which it shall be counted.
+        input_shape: (N, in_channels, *size) or (in_channels, *size); of a model with several inputs one shape each.
+            Not for a ConvSpec.
+        input_dtype: of a model's inputs that are given by shape, by name; by default that of its parameters.
+        example_input: of a model instead of shapes: a tensor, a tuple of arguments or a dict of keywords.
+        convention: `"dense"` counts products with the zeros of a convolution's padding, as every tool does;
+            `"effective"` leaves them out.
+        backward: of a model, whether a backward pass is counted, for the parameters that require gradients.
+        input_gradient: whether the input has a gradient; by default of a layer, and not of a model.
+        run: of a model whose values decide what it computes: count it for the example, with memory and time.
+
+    Returns:
+        A `Cost` of a layer, a `ModelCost` of a model; print it.
+
+    Raises:
+        ConvolithError: no input shape, one that does not fit (with the module that refused), a model whose values
+            decide what it computes.
+
+    Example:
+        >>> layer = ConvSpec(in_channels=64, out_channels=64, size=(56, 56), kernel_size=3, padding=1)
+        >>> cost(layer).forward.multiplications, cost(layer).forward.additions
+        (115605504, 115404800)
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, bias=False), torch.nn.ReLU(), torch.nn.Flatten())
+        >>> counted = cost(model, input_shape=(1, 3, 10, 10))
+        >>> counted.forward.macs, counted.forward.others, counted.backward.input_gradient.macs
+        (13824, 512, 0)
+    """
+    if convention not in CONVENTIONS:
+        raise ConvolithError(f"convention is {convention!r}; expected one of {', '.join(CONVENTIONS)}")
+    if isinstance(subject, torch.nn.Module) and not isinstance(subject, LAYERS):
+        arguments, keywords = _inputs(subject, input_shape, input_dtype, example_input)
+        if run and example_input is None:
+            raise ConvolithError("run is True without an example_input, whose values would decide; pass one")
+        return count_model(
+            subject,
+            arguments,
+            keywords,
+            convention=convention,
+            backward=backward,
+            input_gradient=bool(input_gradient),
+            real=run,
+        )
+    if example_input is not None or input_dtype is not None or run or not backward:
+        named = {"example_input": example_input, "input_dtype": input_dtype, "run": run or None}
+        name = next((name for name, value in named.items() if value is not None), "backward=False")
+        raise ConvolithError(f"{name} was given for a layer, which is counted in closed form; pass input_shape")
+    return layer_cost(_spec(subject, input_shape), convention=convention, input_gradient=input_gradient in (None, True))
+
+
+def _spec(subject: Any, input_shape: Sequence[int] | None) -> ConvSpec:
+    if isinstance(subject, ConvSpec):
+        if input_shape is not None:
+            raise ConvolithError("input_shape was given beside a ConvSpec, which has its own; leave it out")
+        return subject
+    if not isinstance(subject, Conv | torch.nn.Module):
+        raise ConvolithError(f"subject is a {type(subject).__name__}; expected a ConvSpec, a Conv or a torch module")
+    if input_shape is None:
+        raise ConvolithError(
+            f"input_shape is missing: a {type(subject).__name__} has none of its own; pass input_shape=(N, C, *size)"
+        )
+    return subject.spec(input_shape) if isinstance(subject, Conv) else ConvSpec.from_module(subject, input_shape)
+
+
+def _inputs(
+    model: torch.nn.Module, input_shape: Any, input_dtype: str | None, example_input: Any
+) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Arguments and keywords of a model's call."""
+    if (input_shape is None) == (example_input is None):
+        came = "both" if input_shape is not None else "neither"
+        raise ConvolithError(
+            f"{came} of input_shape and example_input were given; expected one: a shape such as (1, 3, 224, 224), "
+            "several, or tensors"
+        )
+    if example_input is None:
+        shapes = [input_shape] if all(isinstance(n, int) for n in input_shape) else list(input_shape)
+        usual = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        if input_dtype is not None:
+            check_dtype("input_dtype", input_dtype)
+        dtype = usual if input_dtype is None else torch_dtype(input_dtype)
+        sizes = [tuple(check_whole("input_shape", n, 0) for n in shape) for shape in shapes]
+        return tuple(Shape(size, dtype) for size in sizes), {}
+    if input_dtype is not None:
+        raise ConvolithError("input_dtype was given beside an example_input, which has its own; leave it out")
+    if isinstance(example_input, Mapping):
+        return (), example_input
+    several = example_input if isinstance(example_input, tuple | list) else (example_input,)
+    return tuple(as_tensor("example_input", one) if hasattr(one, "shape") else one for one in several), {}

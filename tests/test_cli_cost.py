@@ -1,0 +1,94 @@
+"""`convolith cost` of models: tables, files, pages, and what it refuses."""
+
+import csv
+import json
+
+import pytest
+
+from tests.test_cli import refused, run
+
+MODELS = """
+import torch
+from torch import nn
+
+def small():
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True),
+        nn.Sequential(nn.Conv2d(16, 32, 3, stride=2), nn.ReLU()), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
+    )
+
+def tokens():
+    return nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 3))
+
+class Unknown(nn.Module):
+    def forward(self, x):
+        return torch.linalg.svdvals(x)
+
+def broken():
+    raise OSError("no weights here")
+"""
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    (tmp_path / "some_models.py").write_text(MODELS)
+    monkeypatch.chdir(tmp_path)
+    return "some_models"
+
+
+def test_a_model_is_counted(models):
+    shown = run("cost", f"{models}:small", "--input", "1,3,32,32").stdout
+    assert "in evaluation" in shown
+    assert "backward, input gradient" in shown
+    data = json.loads(run("cost", f"{models}:small", "--input", "1,3,32,32", "--train", "--json").stdout)
+    assert data["forward"]["macs"] == 16 * 27 * 1024 + 32 * 144 * 225 + 320
+    assert data["backward"]["macs"] == 2 * data["forward"]["macs"] - 16 * 27 * 1024
+    assert data["training"]
+    assert not data["lower_bound"]
+    assert "workspace" not in json.dumps(data)
+    forward = json.loads(run("cost", f"{models}:small", "--input", "1,3,32,32", "--forward-only", "--json").stdout)
+    assert forward["backward"]["macs"] == forward["memory"]["backward"]["bytes"] == 0
+    whole = json.loads(run("cost", f"{models}:small", "--input", "1,3,32,32", "--input-gradient", "--json").stdout)
+    assert whole["backward"]["macs"] == 2 * data["forward"]["macs"]
+    rows = run("cost", f"{models}:small", "--input", "1,3,32,32", "--sort", "macs", "--top", 2, "--depth", 1).stdout
+    assert rows.split("Modules")[1].split("\n")[2].startswith("Sequential")
+    assert rows.split("Modules")[1].split("\n")[3].startswith("3 ")
+    tokens = json.loads(run("cost", f"{models}:tokens", "--input", "2,5", "--dtype", "int64", "--json").stdout)
+    assert tokens["forward"]["macs"] == 120
+
+
+def test_files_and_pages_of_a_model(models, tmp_path):
+    run("cost", f"{models}:small", "--input", "1,3,32,32", "--csv", "rows.csv", "--html", "page.html")
+    rows = list(csv.DictReader((tmp_path / "rows.csv").read_text().splitlines()))
+    assert [row["module"] for row in rows] == ["Sequential", "0", "1", "2", "3", "3.0", "3.1", "4", "5", "6"]
+    assert int(rows[0]["macs"]) == sum(int(row["macs"]) for row in rows if row["kind"] in ("Conv2d", "Linear"))
+    page = (tmp_path / "page.html").read_text()
+    assert all(words in page for words in ("What Sequential costs", "Where the products are", "data:image/svg"))
+    assert "expected a name that ends in .csv" in refused(
+        "cost", f"{models}:small", "--input", "1,3,9,9", "--csv", "rows.txt"
+    )
+
+
+def test_operators_without_a_rule_are_named(models):
+    shown = run("cost", f"{models}:Unknown", "--input", "4,4").stdout
+    assert "LOWER BOUNDS" in shown
+    result = run("cost", f"{models}:Unknown", "--input", "4,4", "--strict", code=1)
+    assert "--strict: operators without a rule: _linalg_svd" in result.stderr
+    run("cost", f"{models}:small", "--input", "1,3,9,9", "--strict")
+
+
+def test_what_a_cost_refuses(models):
+    for arguments, message in {
+        (f"{models}:small",): "--input is missing",
+        (f"{models}:small", "8,3,3,3", "--input", "1,3,8,8"): "K_SHAPE was given beside the model",
+        (f"{models}:small", "--input", "1,4,8,8"): "module 0 refuses (1, 4, 8, 8)",
+        (f"{models}:small", "--input", "1,3,8,8", "--bias"): "--bias was given, but some_models:small is a model",
+        (f"{models}:small", "--input", "1,3,8,8", "--sort", "size"): "sort is 'size'",
+        (f"{models}:small", "--input", "1,3,8,8", "--dtype", "int99"): "input_dtype has dtype int99",
+        (f"{models}:broken", "--input", "1,3,8,8"): "whose call raised OSError: no weights here",
+        (f"{models}:missing", "--input", "1,3,8,8"): "cannot be imported from here",
+        ("1,3,8,8",): "K_SHAPE is missing beside 1,3,8,8",
+        ("1,3,8,8", "8,3,3,3", "--train"): "--train was given, but 1,3,8,8 is a layer",
+        ("1,3,8,8", "8,3,3,3", "--input", "1,3,8,8"): "--input was given, but 1,3,8,8 is a layer",
+    }.items():
+        assert message in refused("cost", *arguments), arguments

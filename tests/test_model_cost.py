@@ -1,0 +1,383 @@
+"""Whole models counted by their operators: known totals, single operators by hand, what autograd keeps, refusals."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+from torch.utils.checkpoint import checkpoint
+
+from convolith import ConvolithError, cost
+from convolith.work import layer_work
+from tests.networks.classics import PRODUCTS, classic
+from tests.strategies import specs
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_known_networks(name):
+    """Forward to the last product; backward twice that, but for the gradient of the picture."""
+    pytest.importorskip("transformers")
+    model = classic(name)
+    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    counted = cost(model, input_shape=(1, 3, 224, 224))
+    size = 224 // first.stride[0] if first.padding[0] else (224 - first.kernel_size[0]) // first.stride[0] + 1
+    size = 55 if name == "alexnet" else size
+    unneeded = first.weight.numel() * size * size
+    assert counted.forward.macs == PRODUCTS[name]
+    assert counted.backward.macs == 2 * PRODUCTS[name] - unneeded
+    assert counted.coverage == 1
+    assert not counted.unknown
+    whole = cost(model, input_shape=(1, 3, 224, 224), input_gradient=True)
+    assert whole.backward.macs == 2 * PRODUCTS[name]
+    assert counted.parameters == sum(p.numel() for p in model.parameters())
+    assert all(p.grad is None for p in model.parameters())
+
+
+MODULES = {1: (nn.Conv1d, nn.ConvTranspose1d), 2: (nn.Conv2d, nn.ConvTranspose2d), 3: (nn.Conv3d, nn.ConvTranspose3d)}
+
+
+@settings(max_examples=150)
+@given(spec=specs(max_axes=3))
+def test_a_layer_inside_a_model_counts_as_by_itself(spec):
+    changes = {"dtype": "float32", "kernel_dtype": "float32", "batch": max(spec.batch, 1)}
+    if spec.padding_mode != "zeros" or any(before != after for before, after in spec.padding):
+        changes |= {"padding_mode": "zeros", "padding": 0, "size": tuple(n + 9 for n in spec.size)}
+    spec = replace(spec, **changes)
+    options = {"stride": spec.stride, "padding": tuple(a for a, _ in spec.padding), "dilation": spec.dilation}
+    options |= {"groups": spec.groups, "bias": spec.bias}
+    kind = MODULES[len(spec.size)][spec.transposed]
+    extra = {"output_padding": spec.output_padding} if spec.transposed else {}
+    layer = kind(spec.in_channels, spec.out_channels, spec.kernel_size, **options, **extra)
+    for convention in ("dense", "effective"):
+        model = cost(nn.Sequential(layer), input_shape=spec.input_shape, convention=convention, input_gradient=True)
+        alone = layer_work(spec, convention)
+        assert model.forward == alone.forward.__class__(**{**vars(alone.forward), "bytes": model.forward.bytes})
+        for part in ("input_gradient", "weight_gradient", "bias_gradient"):
+            assert getattr(model.backward, part) == getattr(alone.backward, part)
+        assert model.backward.rest.macs == 0
+
+
+class Function(nn.Module):
+    """A function as a model, with parameters that it may use."""
+
+    def __init__(self, function, **parameters):
+        super().__init__()
+        self.function = function
+        for name, shape in parameters.items():
+            setattr(self, name, nn.Parameter(torch.zeros(shape)))
+
+    def forward(self, *x):
+        return self.function(self, *x)
+
+
+def counts(function, *shapes, **parameters):
+    counted = cost(Function(function, **parameters), input_shape=shapes, backward=False)
+    assert not counted.unknown
+    return counted.forward.macs, counted.forward.additions, counted.forward.others
+
+
+OPERATORS = {
+    "linear": (lambda m, x: F.linear(x, m.w, m.b), [(5, 7)], {"w": (3, 7), "b": (3,)}, (105, 105, 0)),
+    "linear without bias": (lambda m, x: F.linear(x, m.w), [(5, 7)], {"w": (3, 7)}, (105, 90, 0)),
+    "linear of three axes": (lambda m, x: F.linear(x, m.w, m.b), [(2, 5, 7)], {"w": (3, 7), "b": (3,)}, (210, 210, 0)),
+    "einsum": (lambda m, x, y: torch.einsum("bij,bkj->bik", x, y), [(2, 3, 4), (2, 5, 4)], {}, (120, 90, 0)),
+    "matmul": (lambda m, x, y: x @ y, [(2, 3, 4), (4, 5)], {}, (120, 90, 0)),
+    "vector": (lambda m, x, y: x @ y, [(3, 4), (4,)], {}, (12, 9, 0)),
+    "functional convolution": (lambda m, x: F.conv2d(x, m.w, padding="same"), [(1, 2, 5, 5)], {"w": (3, 2, 3, 3)}, (1350, 1275, 0)),
+    "same and even": (lambda m, x: F.conv2d(x, m.w, padding="same"), [(1, 2, 5, 5)], {"w": (3, 2, 2, 2)}, (600, 525, 0)),
+    "unbatched": (lambda m, x: F.conv1d(x, m.w), [(2, 9)], {"w": (4, 2, 3)}, (168, 140, 0)),
+    "transposed": (lambda m, x: F.conv_transpose2d(x, m.w), [(1, 2, 4, 4)], {"w": (2, 3, 2, 2)}, (384, 309, 0)),
+    "relu": (lambda m, x: F.relu(x), [(4, 5)], {}, (0, 0, 20)),
+    "in place": (lambda m, x: (x + 1).relu_(), [(4, 5)], {}, (0, 20, 20)),
+    "sum": (lambda m, x: x.sum(1), [(4, 5)], {}, (0, 16, 0)),
+    "mean": (lambda m, x: x.mean(), [(4, 5)], {}, (0, 19, 1)),
+    "softmax": (lambda m, x: x.softmax(1), [(4, 5)], {}, (0, 36, 56)),
+    "max pooling": (lambda m, x: F.max_pool2d(x, 2), [(1, 3, 4, 4)], {}, (0, 0, 36)),
+    "average pooling": (lambda m, x: F.avg_pool2d(x, 2), [(1, 3, 4, 4)], {}, (0, 36, 12)),
+    "adaptive pooling": (lambda m, x: F.adaptive_avg_pool2d(x, 2), [(1, 1, 5, 5)], {}, (0, 32, 4)),
+    "views": (lambda m, x: x.reshape(-1).view(2, 10).t()[1:].contiguous(), [(4, 5)], {}, (0, 0, 0)),
+    "concatenation": (lambda m, x, y: torch.cat([x, y]), [(4, 5), (3, 5)], {}, (0, 0, 0)),
+    "bilinear": (lambda m, x: F.interpolate(x, scale_factor=2, mode="bilinear"), [(1, 1, 3, 3)], {}, (144, 108, 0)),
+    "nearest": (lambda m, x: F.interpolate(x, scale_factor=2), [(1, 1, 3, 3)], {}, (0, 0, 0)),
+    "batch norm": (lambda m, x: F.batch_norm(x, None, None, m.a, m.b, training=True), [(2, 3, 4)], {"a": (3,), "b": (3,)}, (0, 90, 9)),
+    "attention": (lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v), [(1, 2, 4, 8), (1, 2, 6, 8), (1, 2, 6, 8)], {}, (768, 744, 136)),
+    "fft": (lambda m, x: torch.fft.fft(x.to(torch.complex64)).real, [(16,)], {}, (0, 192, 0)),
+    "one of many": (lambda m, x: torch.special.i0(x), [(4, 5)], {}, (0, 0, 20)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("function", "shapes", "parameters", "expected"), OPERATORS.values(), ids=OPERATORS)
+def test_operators_by_hand(function, shapes, parameters, expected):
+    assert counts(function, *shapes, **parameters) == expected
+
+
+def test_recurrent_layers_count_their_matrix_products():
+    model = nn.LSTM(5, 7, batch_first=True)
+    counted = cost(model, input_shape=(2, 3, 5))
+    assert counted.forward.macs == 2 * 3 * (5 + 7) * 4 * 7
+    assert not counted.unknown
+    gru = cost(nn.GRU(5, 7), input_shape=(3, 2, 5))
+    assert gru.forward.macs == 2 * 3 * (5 + 7) * 3 * 7
+
+
+def test_frozen_parts_shared_modules_and_first_layers():
+    shared = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+    model = nn.Sequential(shared, nn.ReLU(), shared)
+    counted = cost(model, input_shape=(1, 4, 6, 6))
+    each = 4 * 4 * 9 * 36
+    assert counted.forward.macs == 2 * each
+    assert (counted.backward.input_gradient.macs, counted.backward.weight_gradient.macs) == (each, 2 * each)
+    assert [row.forward.macs for row in counted.rows] == [2 * each, 2 * each, 0]
+    for p in shared.parameters():
+        p.requires_grad_(False)
+    frozen = cost(nn.Sequential(shared, nn.Conv2d(4, 2, 1, bias=False)), input_shape=(1, 4, 6, 6))
+    assert frozen.backward.input_gradient.macs == 0
+    assert frozen.backward.weight_gradient.macs == 8 * 36
+    assert cost(model, input_shape=(1, 4, 6, 6)).backward.macs == 0
+    assert cost(model, input_shape=(1, 4, 6, 6), input_gradient=True).backward.input_gradient.macs == 2 * each
+
+
+def test_the_tree_of_modules():
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), nn.Flatten(), nn.Linear(64, 5))
+    counted = cost(model, input_shape=(2, 3, 6, 6))
+    names = [row.name for row in counted.rows]
+    assert names == ["", "0", "0.0", "0.1", "1", "2"]
+    by_name = dict(zip(names, counted.rows))
+    assert by_name["0"].forward == by_name["0.0"].forward + by_name["0.1"].forward
+    assert by_name[""].forward == counted.forward
+    assert by_name[""].backward == counted.backward
+    assert by_name["2"].backward.rest.macs == 2 * 2 * 64 * 5
+    assert by_name["0.0"].backward.weight_gradient.macs == by_name["0.0"].forward.macs
+    assert by_name["0"].parameters == 3 * 4 * 9 + 4 + 8
+    text = str(counted)
+    assert "training" in text
+    assert "    0" in text
+    assert "<pre>" in counted._repr_html_()
+    table = counted.table(depth=None, sort="macs", top=2)
+    assert [row["module"] for row in table.rows] == ["Sequential", "0"]
+    assert json.loads(json.dumps(counted.as_dict()))["modules"][2]["name"] == "0.0"
+    for options, message in (
+        ({"sort": "size"}, "sort is 'size'"),
+        ({"depth": -1}, "depth is -1"),
+        ({"top": 0}, "top is 0"),
+    ):
+        with pytest.raises(ConvolithError, match=message):
+            counted.table(**options)
+
+
+def test_a_model_is_left_as_it_was():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    random = torch.random.get_rng_state()
+    for run in (False, True):
+        cost(model, example_input=torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), run=run)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert model.training
+    assert torch.equal(random, torch.random.get_rng_state())
+
+
+# What autograd keeps ---------------------------------------------------------------------------------------------------
+
+
+def block(*layers):
+    return nn.Sequential(*layers)
+
+
+class Residual(nn.Module):
+    def __init__(self, body, inplace=False):
+        super().__init__()
+        self.body, self.inplace = body, inplace
+
+    def forward(self, x):
+        y = self.body(x)
+        if self.inplace:
+            y += x
+            return y
+        return y + x
+
+
+class Both(nn.Module):
+    def __init__(self, *bodies):
+        super().__init__()
+        self.bodies = nn.ModuleList(bodies)
+
+    def forward(self, x):
+        return torch.cat([body(x) for body in self.bodies], 1)
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, body, reentrant=False):
+        super().__init__()
+        self.body, self.reentrant = body, reentrant
+
+    def forward(self, x):
+        return checkpoint(self.body, x, use_reentrant=self.reentrant)
+
+
+def frozen(module):
+    for p in module.parameters():
+        p.requires_grad_(False)
+    return module
+
+
+def conv(i=4, o=4, k=3, **options):
+    return nn.Conv2d(i, o, k, **{"padding": k // 2, **options})
+
+
+PATTERNS = {
+    "conv": lambda: block(conv()),
+    "conv relu": lambda: block(conv(), nn.ReLU()),
+    "conv relu in place": lambda: block(conv(), nn.ReLU(inplace=True)),
+    "conv bn relu": lambda: block(conv(bias=False), nn.BatchNorm2d(4), nn.ReLU()),
+    "conv bn relu in place": lambda: block(conv(bias=False), nn.BatchNorm2d(4), nn.ReLU(inplace=True)),
+    "bn in evaluation": lambda: block(conv(), nn.BatchNorm2d(4)).eval(),
+    "conv relu conv": lambda: block(conv(), nn.ReLU(), conv()),
+    "conv relu in place conv": lambda: block(conv(), nn.ReLU(inplace=True), conv()),
+    "conv gelu conv": lambda: block(conv(), nn.GELU(), conv()),
+    "conv silu conv": lambda: block(conv(), nn.SiLU(), conv()),
+    "conv sigmoid": lambda: block(conv(), nn.Sigmoid()),
+    "conv tanh": lambda: block(conv(), nn.Tanh()),
+    "conv hardswish": lambda: block(conv(), nn.Hardswish()),
+    "conv leaky": lambda: block(conv(), nn.LeakyReLU(0.1)),
+    "conv prelu": lambda: block(conv(), nn.PReLU()),
+    "conv elu": lambda: block(conv(), nn.ELU()),
+    "conv softplus": lambda: block(conv(), nn.Softplus()),
+    "conv mish": lambda: block(conv(), nn.Mish()),
+    "max pooling": lambda: block(conv(), nn.ReLU(), nn.MaxPool2d(2)),
+    "average pooling": lambda: block(conv(), nn.AvgPool2d(2), conv()),
+    "global pooling": lambda: block(conv(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)),
+    "adaptive max pooling": lambda: block(conv(), nn.AdaptiveMaxPool2d(2)),
+    "dropout": lambda: block(conv(), nn.Dropout(), conv()),
+    "dropout in evaluation": lambda: block(conv(), nn.Dropout(), conv()).eval(),
+    "residual": lambda: block(Residual(block(conv(), nn.ReLU(), conv())), nn.ReLU()),
+    "residual in place": lambda: block(conv(), Residual(block(conv(), nn.ReLU(), conv()), inplace=True), nn.ReLU(inplace=True)),
+    "concatenation": lambda: block(Both(conv(), block(conv(), nn.ReLU())), conv(8, 4)),
+    "circular padding": lambda: block(conv(padding_mode="circular"), conv()),
+    "reflected padding": lambda: block(conv(padding_mode="reflect"), conv()),
+    "same and even": lambda: block(nn.Conv2d(4, 4, 2, padding="same"), nn.ReLU()),
+    "frozen first": lambda: block(frozen(conv()), nn.ReLU(), conv()),
+    "frozen last": lambda: block(conv(), nn.ReLU(), frozen(conv())),
+    "all frozen": lambda: frozen(block(conv(), nn.ReLU(), conv())),
+    "checkpoint": lambda: block(conv(), Checkpointed(block(conv(), nn.ReLU(), conv())), nn.ReLU()),
+    "transposed": lambda: block(nn.ConvTranspose2d(4, 4, 2, stride=2), nn.ReLU()),
+    "depthwise": lambda: block(conv(groups=4), nn.ReLU6(), conv(k=1)),
+    "strided": lambda: block(conv(stride=2), nn.ReLU(), conv(dilation=2)),
+    "layer norm": lambda: block(conv(), nn.LayerNorm(8), nn.GELU()),
+    "group norm": lambda: block(conv(), nn.GroupNorm(2, 4), nn.ReLU()),
+    "instance norm": lambda: block(conv(), nn.InstanceNorm2d(4), nn.ReLU()),
+    "linear": lambda: block(nn.Flatten(), nn.Linear(256, 8), nn.ReLU(), nn.Linear(8, 3)),
+    "softmax": lambda: block(nn.Flatten(), nn.Linear(256, 8), nn.Softmax(1)),
+    "upsampling": lambda: block(conv(), nn.Upsample(scale_factor=2), conv()),
+    "bilinear": lambda: block(conv(), nn.Upsample(scale_factor=2, mode="bilinear"), conv()),
+    "pixel shuffle": lambda: block(conv(), nn.PixelShuffle(2), conv(1, 4)),
+    "attention": lambda: block(nn.Flatten(2), nn.TransformerEncoderLayer(64, 4, 32, dropout=0.0, batch_first=True)),
+    "shared": lambda: (lambda one: block(one, nn.ReLU(), one))(conv()),
+    "product": lambda: Function(lambda m, x: F.conv2d(x, m.w) * F.conv2d(x, m.v), w=(4, 4, 1, 1), v=(4, 4, 1, 1)),
+    "views": lambda: Function(lambda m, x: (F.conv2d(x, m.w)[:, :2] ** 2).reshape(-1), w=(4, 4, 1, 1)),
+    "expanded": lambda: Function(lambda m, x: F.conv2d(x, m.w) * m.v, w=(4, 4, 1, 1), v=(4, 1, 1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("make", PATTERNS.values(), ids=PATTERNS)
+def test_saved_bytes_are_those_that_autograd_keeps(make):
+    model = make()
+    counted = cost(model, input_shape=(2, 4, 8, 8)).memory.backward.saved_activations
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = model(torch.randn(2, 4, 8, 8))
+    assert counted == sum(storage.nbytes() for storage in kept.values())
+    del result
+
+
+def test_memory_by_term():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8))
+    memory = cost(model, input_shape=(2, 3, 10, 10)).memory
+    assert memory.forward.input == 4 * 2 * 3 * 100
+    assert memory.forward.parameters == 4 * (8 * 27 + 4 * 8) + 8
+    assert memory.forward.output == 4 * 2 * 8 * 64
+    assert memory.backward.parameter_gradients == 4 * (8 * 27 + 16)
+    assert memory.backward.output_gradient == memory.forward.output
+    assert memory.backward.input_gradient == 0
+    assert cost(model, input_shape=(2, 3, 10, 10), input_gradient=True).memory.backward.input_gradient == 4 * 600
+    assert cost(model, input_shape=(2, 3, 10, 10), backward=False).memory.backward.bytes == 0
+
+
+# What cannot be counted -------------------------------------------------------------------------------------------------
+
+
+def test_an_operator_without_a_rule_makes_a_lower_bound():
+    model = Function(lambda m, x: torch.linalg.svdvals(x) @ m.w, w=(4, 2))
+    counted = cost(model, input_shape=(3, 5, 4), backward=False)
+    assert counted.unknown == {"_linalg_svd": 1}
+    assert 0 < counted.coverage < 1
+    assert "LOWER BOUNDS" in str(counted)
+    assert "_linalg_svd" in str(counted)
+    assert counted.as_dict()["lower_bound"]
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(3, 3), Function(lambda m, x: x * 2 if x.sum() > 0 else x))
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def test_values_that_decide_are_named_and_counted_for_an_example():
+    with pytest.raises(ConvolithError, match=r"module inner\.1, given \(2, 3\), decides by values.*pass run=True"):
+        cost(Branching(), input_shape=(2, 3))
+    counted = cost(Branching(), example_input=torch.ones(2, 3), run=True)
+    assert counted.forward.macs == 18
+    with pytest.raises(ConvolithError, match="run is True without an example_input"):
+        cost(Branching(), input_shape=(2, 3), run=True)
+
+
+REFUSED = {
+    "shape": (nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3)), nn.ReLU()), {"input_shape": (1, 2, 8, 8)}, r"module 0\.0 refuses \(1, 2, 8, 8\): .*pass shapes that the model takes"),
+    "neither": (nn.ReLU(), {}, "neither of input_shape and example_input were given"),
+    "both": (nn.ReLU(), {"input_shape": (1,), "example_input": torch.ones(1)}, "both of input_shape and example_input"),
+    "negative": (nn.ReLU(), {"input_shape": (1, -2)}, "input_shape is -2; expected 0 or more"),
+    "word": (nn.ReLU(), {"input_shape": "abc"}, "input_shape"),
+    "lazy": (nn.Sequential(nn.LazyLinear(3)), {"input_shape": (2, 3)}, "model has the lazy parameter 0.weight"),
+    "convention": (nn.ReLU(), {"input_shape": (1,), "convention": "sparse"}, "convention is 'sparse'"),
+    "layer": (nn.Conv2d(3, 4, 3), {"input_shape": (1, 3, 8, 8), "backward": False}, "backward=False was given for a layer"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "options", "message"), REFUSED.values(), ids=REFUSED)
+def test_refusals(model, options, message):
+    with pytest.raises(ConvolithError, match=message):
+        cost(model, **options)
+
+
+def test_other_inputs():
+    tokens = torch.zeros(2, 5, dtype=torch.int64)
+    model = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 3))
+    assert cost(model, example_input=tokens).forward.macs == 2 * 5 * 12
+    assert cost(model, example_input=tokens.numpy()).forward.macs == 2 * 5 * 12
+    two = Function(lambda m, x, y: {"sum": x @ y})
+    assert cost(two, input_shape=((2, 3), (3, 4))).forward.macs == 24
+    assert cost(two, example_input=(torch.ones(2, 3), torch.ones(3, 4))).output_shapes == ((2, 4),)
+
+    class Named(nn.Module):
+        def forward(self, x, scale):
+            return x * scale
+
+    assert cost(Named(), example_input={"x": torch.ones(3), "scale": 2.0}).forward.multiplications == 3
+    half = nn.Linear(3, 2).to(torch.bfloat16)
+    assert cost(half, input_shape=(1, 3)).memory.forward.output == 4
+    assert np.isfinite(cost(half, input_shape=(1, 3)).coverage)
