@@ -407,7 +407,7 @@ def test_a_state_refuses_other_states_and_places_and_stays_as_it_was():
             gram.update(x, y, **options)
     with pytest.raises(ConvolithError, match="pass origin="):
         gram.update(x[:, :20], y[:, :16])
-    with pytest.raises(ConvolithError, match="knows no frame yet"):
+    with pytest.raises(ConvolithError, match="there is no frame yet"):
         VaryingGram((5, 4)).update(x, y, origin=(1, 0))
     with pytest.raises(ConvolithError, match="differ by an even"):
         gram.sub((4, 4))

@@ -1,4 +1,7 @@
-"""The one error that Convolith raises when it refuses something."""
+"""The one error that Convolith raises when it refuses something, and its warnings."""
+
+import sys
+import warnings
 
 
 class ConvolithError(ValueError):
@@ -10,3 +13,11 @@ def missing_extra(package: str, extra: str, purpose: str) -> ConvolithError:
     return ConvolithError(
         f"{purpose} needs {package}, which is not installed; install it with: pip install 'convolith[{extra}]'"
     )
+
+
+def warn(message: str) -> None:
+    """A RuntimeWarning at the line of the caller's caller outside Convolith, who can do something about it."""
+    level = 1
+    while sys._getframe(level).f_globals.get("__name__", "").startswith("convolith") and sys._getframe(level).f_back:
+        level += 1
+    warnings.warn(message, RuntimeWarning, stacklevel=level + 1)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
 import numpy as np
 
-from convolith.cli.files import READABLE, Output, is_image, read_array, read_kernel, read_varying
+from convolith.cli.files import WRITABLE, Output, is_image, read_array, read_kernel, read_varying
 from convolith.cli.options import emit, engine_options, geometry_options, json_option
 from convolith.conv import Conv
 from convolith.correlation import correlate
@@ -43,7 +44,7 @@ def command(
 
     Example: convolith correlate photo.png "[[-1,0,1],[-2,0,2],[-1,0,1]]" -o edges.tif
     """
-    target = None if output is None else Output(output, READABLE)
+    target = None if output is None else Output(output, WRITABLE)
     x = read_array("INPUT", source)
     if target:
         target.refuse_input(source)
@@ -88,10 +89,12 @@ def _through(
 
 def _varying(x: np.ndarray, kernel: VaryingKernel, *, channels_last: bool) -> np.ndarray:
     """X through a kernel that varies with position: over x, if positions were given when it was fitted."""
-    dtype = np.float64 if x.dtype == np.float64 else kernel.weights.dtype
+    if is_float(str(x.dtype)) and not np.iscomplexobj(x):
+        sky = None if kernel.background is None else kernel.background.astype(x.dtype)
+        kernel = replace(kernel, weights=kernel.weights.astype(x.dtype), background=sky)
     planes = np.moveaxis(x[..., None], -1, 0) if x.ndim == 2 else np.moveaxis(x, -1, 0) if channels_last else x
     each = kernel.weights.shape[1:3] == (1, 1) and channels_last
-    y: np.ndarray = kernel.apply((planes[:, None] if each else planes).astype(dtype))
+    y: np.ndarray = kernel.apply(planes[:, None] if each else planes)
     y = y[:, 0] if each else y
     if x.ndim == 2:
         return y[0] if len(y) == 1 else y

@@ -19,8 +19,9 @@ from convolith.replacing import replacing
 
 IMAGES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 ARRAYS = (".npy", ".npz")
-FITS = (".fits", ".fit", ".fts", ".fits.gz")
+FITS = (".fits", ".fit", ".fts", ".fits.gz", ".fits.fz")
 READABLE = (*IMAGES, *ARRAYS, *FITS)
+WRITABLE = (*IMAGES, *ARRAYS, ".fits", ".fit", ".fts")
 VARYING = ("weights", "background", "degree", "background_degree", "modulation", "frame")
 CONV_OPTIONS = ("stride", "padding", "dilation", "groups", "padding_mode", "transposed", "output_padding")
 

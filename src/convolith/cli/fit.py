@@ -126,13 +126,13 @@ def command(
     outcome = run(pairs_of(before, after, mask_file), options, asked, mix=mix_channels)
     found, pair = outcome.found, outcome.pair
     same = pair.cropped or options["kernel_size"] == "auto"
-    if target:
-        arrays = kernel_arrays(found, same=same)
-        target.write(lambda file: np.savez(file, **arrays))
     if isinstance(found, VaryingFit):
         tables = varying_tables(found, outcome.pairs, output)
     else:
         tables = _tables(found, outcome.pairs, output)
+    if target:
+        arrays = kernel_arrays(found, same=same)
+        target.write(lambda file: np.savez(file, **arrays))
     if sheet:
         text = (
             varying_page(found, pair, tables) if isinstance(found, VaryingFit) else _page(found, pair, options, tables)

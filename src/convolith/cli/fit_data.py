@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 
-from convolith.cli.files import is_image, read_array
+from convolith.cli.files import is_fits, is_image, read_array
 from convolith.errors import ConvolithError
 from convolith.fitting.problem import spatial_axes
 from convolith.geometry import per_axis, same_padding
@@ -69,7 +70,8 @@ def read_pair(files: Files, options: dict[str, Any], *, mix: bool) -> Pair:
     mix = mix or not (is_image(files.before) and is_image(files.after))
     x, y = (_channels(name, path, mix=mix) for name, path in (("BEFORE", files.before), ("AFTER", files.after)))
     mask = None if files.mask is None else read_array("--mask", files.mask) != 0
-    if options["kernel_size"] == "auto" or options["padding"] != "valid" or options["stride"] != 1 or x.ndim != y.ndim:
+    plain = options["padding"] == "valid" and np.all(np.asarray(options["stride"]) == 1)
+    if options["kernel_size"] == "auto" or not plain or x.ndim != y.ndim:
         return Pair(x, y, mask, cropped=False)
     inside = inner_part(x, y, options["kernel_size"], options["dilation"])
     if inside is None:
@@ -105,10 +107,19 @@ def crop(array: np.ndarray, inside: tuple[slice, ...]) -> np.ndarray:
 def _matching(argument: str, pattern: str) -> list[str]:
     if not has_magic(pattern) or Path(pattern).is_file():
         return [pattern]
-    found = sorted(glob(pattern))
+    unit = ""
+    if is_fits(pattern.rpartition(":")[0]):
+        pattern, _, unit = pattern.rpartition(":")
+        unit = f":{unit}"
+    found = [name + unit for name in sorted(glob(pattern), key=_by_numbers)]
     if not found:
         raise ConvolithError(f"{argument} is {pattern}, which matches no file")
     return found
+
+
+def _by_numbers(name: str) -> list[tuple[int, str]]:
+    """Names in the order that people give them: 2 comes before 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _channels(argument: str, path: str, *, mix: bool) -> np.ndarray:

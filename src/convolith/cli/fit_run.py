@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import click
 import numpy as np
 
 from convolith.cli.fit_data import Files, Pair, read_pair, say_cropped
@@ -22,6 +23,8 @@ ONE_PAIR = {
     "loss": "squares",
     "huber_delta": None,
     "learning_rate": None,
+    "steps": 1000,
+    "seed": 0,
 }
 """What looks at the data several times, and what it is where it does not."""
 
@@ -75,6 +78,10 @@ def _through_a_state(files: Sequence[Files], options: dict[str, Any], varying: V
     places = None if varying is None else varying.positions
     if places is not None and len(places) != len(files):
         raise ConvolithError(f"--positions has {len(places)} rows; expected one for each of {len(files)} pairs")
+    first, last = files[0], files[-1]
+    click.echo(
+        f"{len(files)} pairs, from {first.before} with {first.after} to {last.before} with {last.after}", err=True
+    )
     for number in track(range(len(files)), "pairs", len(files), shown=True):
         names = files[number]
         pair = read_pair(names, options, mix=mix)

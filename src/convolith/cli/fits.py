@@ -20,14 +20,17 @@ def read_fits(argument: str, file: Path, name: str | None) -> np.ndarray:
     """
     fits = _astropy()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # astropy warns of a truncated file, and reads on
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
             with fits.open(file, memmap=False) as units:
                 arrays = [
                     (number, unit.name, np.array(unit.data))
                     for number, unit in enumerate(units)
                     if unit.is_image and unit.data is not None
                 ]
+            cut = next((str(one.message) for one in said if "truncated" in str(one.message)), None)
+            if cut:  # astropy reads on, or would
+                raise OSError(cut)
     except Exception as error:  # noqa: BLE001 - every layer of the format raises its own
         raise ConvolithError(
             f"{argument} is {file}, which cannot be read as FITS ({error or type(error).__name__}); is it complete?"

@@ -34,11 +34,11 @@ def varying_tables(found: VaryingFit, pairs: int, output: str | None) -> list[Ta
     }
     rows: list[dict[str, Any]] = []
     for position in product(PLACES, repeat=kernel.axes):
-        conv = kernel.at(position)
+        weight, sky = kernel.weight_at(position), kernel.background_at(position)
         row: dict[str, Any] = {f"axis {axis}": PLACES[z] for axis, z in enumerate(position)}
-        row["sum of kernel"], row["largest weight"] = float(conv.weight.sum()), float(conv.weight.max())
-        if conv.bias is not None:
-            row["background"] = ", ".join(f"{value:.4g}" for value in conv.bias)
+        row["sum of kernel"], row["largest weight"] = float(weight.sum()), float(weight.max())
+        if sky is not None:
+            row["background"] = ", ".join(f"{value:.4g}" for value in sky)
         rows.append(row)
     return [Table("Fit", [summary]), Table("Pixels of the frame along each axis", rows)]
 
@@ -67,7 +67,7 @@ def _kernels(found: VaryingFit) -> tuple[Figure, ...]:
     for row in PLACES:
         shown = {
             f"{PLACES[row]} row, {PLACES[column]} column": np.asarray(
-                kernel.at((row, column)).weight[0, 0], dtype=float
+                kernel.weight_at((row, column))[0, 0], dtype=float
             )
             for column in PLACES
         }

@@ -165,7 +165,7 @@ def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor) -> State:
     nest = nest_of(spec, target)
     wide = torch_dtype(nest.sum_dtype)
     kernel = to_working(kernel, wide).contiguous()
-    no_bias = torch.zeros(spec.out_channels, dtype=bias_dtype(nest))
+    no_bias = torch.zeros(spec.out_channels, dtype=bias_dtype(nest), device="cpu")
     slots, scratch_elements = geometry.of(spec, nest, target)
     products = prod(spec.output_shape) * spec.products_per_output
     threads = 1 if products < SERIAL_PRODUCTS else min(thread_count(), slots["tasks"])

@@ -187,10 +187,10 @@ def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor) -> State:
     region = routine(fft_code.write, target, fft_code.Recipe(dtype, meeting(spec)))
     weights = to_working(kernel, working).numpy().reshape(spec.kernel_shape)
     weights, power = _normalised(weights)
-    shared["scale"] = torch.tensor([1 / tiling.points, 2.0**power], dtype=working)
+    shared["scale"] = torch.tensor([1 / tiling.points, 2.0**power], dtype=working, device="cpu")
     panel = panel_of(target) if meeting(spec) else 1
     spectra = _spectra(spec, tiling, _at_addresses(template, shared), region, weights, panel)
-    no_bias = torch.zeros(spec.out_channels, dtype=working)
+    no_bias = torch.zeros(spec.out_channels, dtype=working, device="cpu")
     return State(given, spec, tiling, lanes, spectra, shared, no_bias, template, region)
 
 

@@ -58,7 +58,7 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """An uninitialised contiguous tensor."""
     size = prod(shape) * dtype.itemsize
     if size < LARGE or not hasattr(mmap, "MAP_ANONYMOUS"):
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     huge = -(-size // HUGE_PAGE) * HUGE_PAGE
     size = huge if huge <= MOST_WASTE * size else -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
     block = _take(size) or _fresh(size)

@@ -174,7 +174,7 @@ def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor) -> Generat
         target,
         recipe,
         _packed(kernel, spec.groups, rows, shape.panels),
-        torch.zeros(spec.out_channels + shape.vectors * lanes, dtype=torch_dtype(spec.dtype)),
+        torch.zeros(spec.out_channels + shape.vectors * lanes, dtype=torch_dtype(spec.dtype), device="cpu"),
         template,
         routine(write, target, recipe),
         threads,

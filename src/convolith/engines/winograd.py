@@ -164,7 +164,7 @@ class Winograd:
         threads = 1 if steps * (self.outputs + 2) ** 2 < SERIAL_STEPS else thread_count()
         slots = self._slots(spec, target, threads, tiles, down, across)
         vectors = slots["vectors"]
-        flat = torch.arange(vectors * lanes) % across
+        flat = torch.arange(vectors * lanes, device="cpu") % across
         first, last = ((flat == place).to(torch.int32).neg() for place in (0, across - 1))
         stages = [(WHOLE, slots["blocks"])]
         if slots["blocks"] < slots["fewest_blocks"]:
@@ -175,10 +175,10 @@ class Winograd:
             spec,
             spec.output_shape,
             self._packed(kernel, slots, panel_rows(target)),
-            torch.zeros(spec.out_channels, dtype=dtype),
+            torch.zeros(spec.out_channels, dtype=dtype, device="cpu"),
             first,
             last,
-            torch.zeros(spec.size[1] + 4 * lanes + sum(spec.padding[1]), dtype=dtype),
+            torch.zeros(spec.size[1] + 4 * lanes + sum(spec.padding[1]), dtype=dtype, device="cpu"),
             array("q", [slots.get(name, 0) for name in SLOTS]),
             tuple(stages),
             routine(write, target, self._recipe(spec)),

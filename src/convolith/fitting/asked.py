@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +42,10 @@ class Asked:
             if not is_number(value) or value < 0:
                 raise ConvolithError(f"{name} is {value!r}; expected a finite number, 0 or more")
         check_constraints(self.constraints)
-        noise = np.asarray(self.x_noise_variance)
+        try:
+            noise = np.asarray(self.x_noise_variance)
+        except ValueError:  # ragged
+            noise = np.array("ragged")
         if noise.ndim > 1 or noise.dtype.kind not in "iuf" or not np.isfinite(noise).all() or (noise < 0).any():
             raise ConvolithError(
                 f"x_noise_variance is {self.x_noise_variance!r}; expected a finite number, 0 or more, or one for each "
@@ -111,6 +115,17 @@ class Asked:
             self._check_constant(basis)
         space = space_of(in_channels, kernel_size, basis, names, terms, self.constant)
         return Penalty(matrix, noise, space, needs_solver(names))
+
+
+def whole_numbers(argument: str, value: Any) -> tuple[int, ...]:
+    """One whole number or several.
+
+    Raises:
+        ConvolithError: anything else.
+    """
+    if isinstance(value, str) or not (is_number(value) or isinstance(value, Iterable)):
+        raise ConvolithError(f"{argument} is {value!r}; expected whole numbers, 0 or more")
+    return tuple(check_whole(argument, one, 0) for one in (value if isinstance(value, Iterable) else (value,)))
 
 
 def _roughness(kernel_size: tuple[int, ...]) -> np.ndarray:

@@ -62,7 +62,10 @@ def basis_of(basis: Any, kernel_size: tuple[int, ...]) -> np.ndarray | None:
         if basis != "gaussian-hermite":
             raise ConvolithError(f'basis is {basis!r}; expected arrays, (count, *kernel_size), or "gaussian-hermite"')
         return gaussian_hermite(kernel_size)
-    found = np.asarray(basis, dtype=np.float64)
+    try:
+        found = np.asarray(basis, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ConvolithError("basis is no array of numbers; expected arrays, (count, *kernel_size)") from None
     if found.ndim != len(kernel_size) + 1 or found.shape[1:] != kernel_size or not len(found):
         raise ConvolithError(f"basis has shape {found.shape}; expected (count, *kernel_size) with {kernel_size}")
     if not np.isfinite(found).all():

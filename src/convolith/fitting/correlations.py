@@ -82,12 +82,12 @@ def _by_transforms(planes: torch.Tensor, targets: torch.Tensor, taps: tuple[int,
     lengths = _lengths(planes, taps)
     spectra = [_spectrum(planes[:, c], lengths) for c in range(channels)]
     own = planes.new_empty((channels, channels, *(2 * k - 1 for k in taps)) if auto else 0)
-    around = [torch.arange(1 - k, k) % n for k, n in zip(taps, lengths, strict=True)]
+    around = [torch.arange(1 - k, k, device="cpu") % n for k, n in zip(taps, lengths, strict=True)]
     for c, d in combinations_with_replacement(range(channels if auto else 0), 2):
         own[c, d] = _back(spectra[c], spectra[d], lengths, around)
         own[d, c] = own[c, d].flip(axes)
     cross = planes.new_empty((channels, others, *taps))
-    ahead = [torch.arange(k) for k in taps]
+    ahead = [torch.arange(k, device="cpu") for k in taps]
     for o in range(others):
         at = _spectrum(targets[:, o], lengths)
         for c in range(channels):

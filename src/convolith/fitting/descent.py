@@ -156,8 +156,8 @@ def _first(problem: Problem, bound: float, seed: int, *, counts: bool) -> list[t
     """What the steps begin with: drawn weights and no offset; for counts, logarithms of what gives y's mean."""
     spec = problem.spec
     shape = (spec.out_channels, spec.in_channels, *spec.kernel_size)
-    drawn = torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    kernel, offset = (2 * drawn - 1) * bound, torch.zeros(spec.out_channels, dtype=torch.float64)
+    drawn = torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64, device="cpu")
+    kernel, offset = (2 * drawn - 1) * bound, torch.zeros(spec.out_channels, dtype=torch.float64, device="cpu")
     if counts:
         share = max(problem.y.mean(), 1e-300) / max(problem.padded.mean() * spec.in_channels * spec.taps, 1e-300)
         kernel = (share * (0.5 + drawn)).log()

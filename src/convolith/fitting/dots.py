@@ -84,7 +84,8 @@ def products(a: Line, b: Line, rows: Sequence[tuple[int, ...]], first: int, shif
     offsets = [sum(n * step for n, step in zip(row, b.steps, strict=False)) for row in rows]
     offsets += offsets[-1:] * (row_blocks * recipe.rows - len(rows))
     chunks = ceil(b.length / CHUNK)
-    out = torch.empty((chunks, pairs, row_blocks, shift_blocks, recipe.rows, recipe.shifts), dtype=torch.float64)
+    blocks = (row_blocks, shift_blocks, recipe.rows, recipe.shifts)
+    out = torch.empty((chunks, pairs, *blocks), dtype=torch.float64, device="cpu")
     both = list(product(a.addresses(), b.addresses()))
     tables = [array("q", numbers) for numbers in (*zip(*both, strict=True), offsets, [0])]
     values = {name: table.buffer_info()[0] for name, table in zip(("a", "b", "rows", "counter"), tables, strict=True)}

@@ -18,7 +18,7 @@ from convolith.fitting.problem import Problem, read, spatial_axes
 from convolith.fitting.result import Fit
 from convolith.fitting.solve import Penalty, least_squares
 from convolith.fitting.sums import Sums
-from convolith.geometry import Axes, Padding, explicit_padding, per_axis
+from convolith.geometry import Axes, Padding, check_whole, explicit_padding, per_axis
 from convolith.spec import ConvSpec
 
 
@@ -79,10 +79,15 @@ class Gram(Sums):
             "padding_mode": padding_mode,
         }
         self.kernel_size = size
-        self.in_channels, self.out_channels = in_channels, out_channels
+        self.in_channels = check_whole("in_channels", in_channels, 1)
+        self.out_channels = check_whole("out_channels", out_channels, 1)
         self.terms = self.known = monomials(axes, 0)
         self._empty()
-        self.spec_of([d * (k - 1) + 1 for k, d in zip(size, self.options["dilation"], strict=True)])  # or refuses
+        self.spec_of(self._least())  # or refuses
+
+    def _least(self) -> tuple[int, ...]:
+        """The size of the smallest image that the kernel fits into."""
+        return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.options["dilation"], strict=True))
 
     def _empty(self) -> None:
         self.shift = np.zeros(self.in_channels + self.out_channels)
@@ -128,7 +133,7 @@ class Gram(Sums):
         if other.KIND != self.KIND:
             raise ConvolithError(f"other is a {type(other).__name__}; expected a {type(self).__name__}")
         for (name, ours), theirs in zip(self.geometry.items(), other.geometry.values(), strict=True):
-            if ours != theirs:
+            if ours != theirs and not (name == "frame" and None in (ours, theirs)):
                 raise ConvolithError(f"other has {name} {theirs}, but this state {ours}; expected the same")
         if other.equations:
             self._check_dtypes("other", other.dtypes)
@@ -157,7 +162,7 @@ class Gram(Sums):
             )
         places = np.arange(self.windows).reshape(-1, *self.kernel_size)
         pairs = []
-        around = self.spec_of(self.size or self.kernel_size).padding
+        around = self.spec_of(self.size or self._least()).padding
         for axis, (small, large, d) in enumerate(zip(size, self.kernel_size, self.options["dilation"], strict=True)):
             before = (large - small) // 2
             places = places.take(range(before, before + small), axis=1 + axis)
@@ -217,6 +222,8 @@ class Gram(Sums):
             ConvolithError: no such file, one that is damaged or truncated, or one of another version.
         """
         about, arrays = saved.read(path, cls.KIND)
+        if not {"geometry", "equations", "dtypes", "size"} <= set(about) or not {"shift", "matrix"} <= set(arrays):
+            raise ConvolithError(f"path is {path}, which lacks parts of a state; is it complete?")
         found = cls(**about["geometry"])
         for name in ("shift", "matrix"):
             if arrays[name].shape != getattr(found, name).shape:
@@ -272,7 +279,7 @@ class Gram(Sums):
             ConvolithError: noise in an x that was padded, whose padding has none.
         """
         variances = asked.variances(self.in_channels)
-        if variances.any() and any(map(any, self.spec_of(self.size or self.kernel_size).padding)):
+        if variances.any() and any(map(any, self.spec_of(self.size or self._least()).padding)):
             raise ConvolithError(
                 'x_noise_variance was given, but x is padded, and its padding has no noise; pass padding="valid"'
             )
@@ -313,8 +320,11 @@ class Gram(Sums):
 
     def add(self, problem: Problem, sign: int = 1) -> Self:
         """Take in equations that were checked, or out."""
+        if not problem.equations:
+            return self
+        shift = self.shift if self.dtypes else problem.means()
+        matrix = self.matrix + sign * moments(problem, shift)
         if not self.dtypes:
-            self.dtypes, self.size, self.shift = problem.dtypes, problem.spec.size, problem.means()
-        matrix = self.matrix + sign * moments(problem, self.shift)
+            self.dtypes, self.size, self.shift = problem.dtypes, problem.spec.size, shift
         self.matrix, self.equations = matrix, self.equations + sign * problem.equations
         return self

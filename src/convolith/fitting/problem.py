@@ -148,7 +148,7 @@ def read(
     counts = pixel_weights(spec, mask, weights)
     target = wide["y"].numpy()
     used = np.broadcast_to(counts[:, None] > 0, target.shape)
-    padded = without_blind(wide["x"], spec, counts)
+    padded = without_unread(wide["x"], spec, counts)
     check_finite("y", np.where(used, target, 0.0), "repair them, or leave those pixels out with mask=")
     constant = monomials(axes, 0)
     return Problem(
@@ -236,24 +236,33 @@ def _broadcast(argument: str, values: np.ndarray, shape: tuple[int, ...]) -> np.
     return np.broadcast_to(values, shape)
 
 
-def without_blind(x: torch.Tensor, spec: ConvSpec, counts: np.ndarray) -> np.ndarray:
-    """x, padded, with zeros for values that are not finite and that no pixel of y that counts has in its window.
+def without_unread(x: torch.Tensor, spec: ConvSpec, counts: np.ndarray) -> np.ndarray:
+    """x, padded, with zeros where no window of a pixel of y that counts reads, whatever stood there.
 
     Raises:
-        ConvolithError: others that are not finite.
+        ConvolithError: values that are read and not finite.
     """
-    padded = pad(x, spec.padding, spec.padding_mode)
-    blind = ~torch.isfinite(padded)
-    if not bool(blind.any()):
-        return padded.numpy()
-    marks = blind.any(1, keepdim=True).to(torch.float64)
-    ones = torch.ones((1, 1, *spec.kernel_size), dtype=torch.float64)
-    seen = correlate(marks, ones, stride=spec.stride, dilation=spec.dilation)[:, 0].numpy() > 0.5
-    reached = int(np.count_nonzero(seen & (counts > 0)))
-    if reached:
+    padded = pad(x, spec.padding, spec.padding_mode).numpy()
+    if (counts > 0).all() and max(spec.stride) == 1 and np.isfinite(padded).all():
+        return padded
+    read = counts > 0
+    for axis, (size, k, s, d) in enumerate(
+        zip(padded.shape[2:], spec.kernel_size, spec.stride, spec.dilation, strict=True), start=1
+    ):
+        wide = np.zeros((*read.shape[:axis], size, *read.shape[axis + 1 :]), bool)
+        along = np.moveaxis(wide, axis, 0)
+        for tap in range(k):
+            along[tap * d : tap * d + s * (read.shape[axis] - 1) + 1 : s] |= np.moveaxis(read, axis, 0)
+        read = wide
+    kept = np.where(read[:, None], padded, 0.0)
+    if not np.isfinite(kept).all():
+        marks = torch.from_numpy(~np.isfinite(kept)).any(1, keepdim=True).to(torch.float64)
+        ones = torch.ones((1, 1, *spec.kernel_size), dtype=torch.float64, device="cpu")
+        seen = correlate(marks, ones, stride=spec.stride, dilation=spec.dilation)[:, 0].numpy() > 0.5
+        reached = int(np.count_nonzero(seen & (counts > 0)))
         advice = f"repair them, or leave out with mask= the pixels of y that have them in their windows, {reached} more"
         check_finite("x", x.numpy(), advice)
-    return padded.masked_fill(blind, 0.0).numpy()
+    return kept
 
 
 def check_finite(argument: str, values: np.ndarray, advice: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from convolith.arrays import like
 from convolith.engines.protocol import torch_dtype
 from convolith.errors import ConvolithError
-from convolith.fitting.asked import Asked
+from convolith.fitting.asked import Asked, whole_numbers
 from convolith.fitting.problem import floating_dtype, read
 from convolith.fitting.refine import refined
 from convolith.fitting.result import check_errors
@@ -87,8 +87,14 @@ def fit_varying(
         "dilation": dilation,
         "padding_mode": padding_mode,
     }
-    asked = Asked(ridge, smoothness, basis, constraints, x_noise_variance, tuple(constant))
+    asked = Asked(ridge, smoothness, basis, constraints, x_noise_variance, whole_numbers("constant", constant))
     check_errors(errors)
+    size: Any = kernel_size
+    if isinstance(size, str):
+        raise ConvolithError(
+            f"kernel_size is {kernel_size!r}; expected a number, or one per axis: choose it with fit for a kernel that "
+            "does not vary"
+        )
     plain = read(x, y, kernel_size=kernel_size, mask=mask, weights=weights, offset=False, **geometry)
     if not plain.equations:
         raise ConvolithError("mask or weights leave no pixel of y to fit; expected at least one")

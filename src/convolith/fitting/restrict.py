@@ -8,7 +8,7 @@ negative, those that are zero in the best kernel are found by a dual active-set 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,6 +64,8 @@ def check_constraints(constraints: Any) -> tuple[str, ...]:
     Raises:
         ConvolithError: another name.
     """
+    if not isinstance(constraints, Iterable):
+        raise ConvolithError(f"constraints is {constraints!r}; expected some of {', '.join(CONSTRAINTS)}")
     names = (constraints,) if isinstance(constraints, str) else tuple(constraints)
     unknown = [name for name in names if name not in CONSTRAINTS]
     if unknown:

@@ -143,7 +143,9 @@ def _errors(
     unit = float(normal.diagonal().mean())
     found = np.empty((len(counts), len(ridges)))
     for column, ridge in enumerate(ridges):
-        factor = torch.linalg.cholesky(normal + max(ridge, JITTER) * unit * torch.eye(n, dtype=torch.float64))
+        factor = torch.linalg.cholesky(
+            normal + max(ridge, JITTER) * unit * torch.eye(n, dtype=torch.float64, device="cpu")
+        )
         half = torch.linalg.solve_triangular(factor, cross, upper=False)
         for row, count in enumerate(counts):
             block = factor[:count, :count].T

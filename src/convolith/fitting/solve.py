@@ -7,13 +7,12 @@ data: it adds the solution for what the first one leaves (Bjoerck 1987, correcte
 
 from __future__ import annotations
 
-import warnings
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from convolith.errors import ConvolithError
+from convolith.errors import ConvolithError, warn
 from convolith.fitting.restrict import Space, without_negatives
 
 ROUNDING = 8 * np.finfo(float).eps
@@ -75,7 +74,8 @@ def inverse(matrix: np.ndarray) -> Inverse:
 def largest(matrix: torch.Tensor) -> float:
     """The largest eigenvalue, to about a percent (block Krylov, Musco and Musco 2015), exactly for small matrices."""
     n = len(matrix)
-    block = torch.randn((n, min(n, BLOCK)), generator=torch.Generator().manual_seed(0), dtype=matrix.dtype)
+    drawn = torch.Generator().manual_seed(0)
+    block = torch.randn((n, min(n, BLOCK)), generator=drawn, dtype=matrix.dtype, device=matrix.device)
     blocks = [torch.linalg.qr(block).Q]
     for _ in range(min(POWERS, -(-n // BLOCK) - 1)):
         blocks.append(torch.linalg.qr(matrix @ blocks[-1]).Q)
@@ -193,9 +193,7 @@ def _within(total: np.ndarray, space: Space) -> Inverse:
 
 
 def _warn_of(known: int, unknowns: int) -> None:
-    warnings.warn(
+    warn(
         f"the data determine only {known} of {unknowns} coefficients (flat or regular images repeat themselves); "
         "of all solutions that explain y the smallest is given; add varied data, or choose with ridge=",
-        RuntimeWarning,
-        stacklevel=5,
     )

@@ -18,13 +18,14 @@ from typing import Any, Self
 import numpy as np
 
 from convolith.errors import ConvolithError
-from convolith.fitting.asked import Asked
+from convolith.fitting.asked import Asked, whole_numbers
 from convolith.fitting.gram import Gram
+from convolith.fitting.places import given_places, pixel_places
 from convolith.fitting.polynomials import monomials, moved, positions
 from convolith.fitting.problem import Problem
 from convolith.fitting.restrict import needs_solver
 from convolith.fitting.solve import Penalty, least_squares
-from convolith.fitting.varying_kernel import MODULATIONS, VaryingKernel, check_position
+from convolith.fitting.varying_kernel import MODULATIONS, VaryingKernel
 from convolith.geometry import Axes, Padding, check_whole, per_axis
 from convolith.spec import ConvSpec
 
@@ -179,41 +180,21 @@ class VaryingGram(Gram):
             origin, position: as for `update`; one position for each image is (N, axes).
             background_degree: of the background that is sought too.
         """
-        axes, spec = problem.spec.axes, problem.spec
+        spec = problem.spec
         if (position is not None) != (self.modulation == "update"):
             came = "no position" if position is None else "a position"
             raise ConvolithError(
                 f'{came} was given with modulation "{self.modulation}"; expected one with "update" and there alone'
             )
-        if position is not None:
-            if origin is not None:
-                raise ConvolithError(f'origin is {origin}, but with modulation "update" the position says where x is')
-            each = [position] if np.ndim(position) < 2 else position
-            if len(each) not in (1, len(problem.padded)):
-                raise ConvolithError(f"positions has {len(each)} rows; expected one for each of {spec.batch} images")
-            rows = np.array([check_position(one, axes) for one in each])
-            lengths = problem.padded.shape[2:]
-            places = [np.repeat(rows[:, a : a + 1], n, axis=1) for a, n in enumerate(lengths)]
+        if position is None:
+            places = pixel_places(spec, origin, self.frame)
+        elif origin is not None:
+            raise ConvolithError(f'origin is {origin}, but with modulation "update" the position says where x is')
         else:
-            if origin is not None and self.frame is None:
-                raise ConvolithError(
-                    f"origin is {origin}, but the state knows no frame yet; pass frame= when you make it"
-                )
-            first = per_axis("origin", 0 if origin is None else origin, axes, 0)
-            frame = self.frame or spec.size
-            if origin is None and spec.size != frame:
-                raise ConvolithError(
-                    f"x has size {spec.size} in a frame of {frame}; pass origin=, the pixel at which it begins"
-                )
-            if any(start + n > whole for start, n, whole in zip(first, spec.size, frame, strict=True)):
-                raise ConvolithError(f"origin is {first} for an x of {spec.size}, which leaves the frame of {frame}")
-            places = [
-                positions(start - before, n + before + after, whole)[None]
-                for start, n, (before, after), whole in zip(first, spec.size, spec.padding, frame, strict=True)
-            ]
+            places = given_places(position, len(problem.padded), problem.padded.shape[2:])
         return replace(
             problem,
-            places=tuple(places),
+            places=places,
             terms=self.terms,
             known=self.known,
             used=self.used(background_degree),
@@ -223,6 +204,8 @@ class VaryingGram(Gram):
         """How many of the known columns a background has."""
         if background_degree is None:
             return 0
+        if isinstance(background_degree, bool):
+            raise ConvolithError(f"background_degree is {background_degree}; expected a whole number, or None for none")
         check_whole("background_degree", background_degree, 0)
         found = len(monomials(len(self.kernel_size), background_degree))
         if found > len(self.known):
@@ -234,9 +217,10 @@ class VaryingGram(Gram):
 
     def add(self, problem: Problem, sign: int = 1) -> Self:
         """Take in equations that were checked and placed, or out."""
-        if self.modulation != "update" and self.frame is None:
+        super().add(problem, sign)
+        if self.modulation != "update" and self.equations and self.frame is None:
             self.frame = problem.spec.size
-        return super().add(problem, sign)
+        return self
 
     def merge(self, other: Gram) -> Self:
         """Take in what another state holds, and return the state itself; the frame may be the other's.
@@ -244,9 +228,9 @@ class VaryingGram(Gram):
         Raises:
             ConvolithError: another geometry, other channels or other dtypes.
         """
-        if isinstance(other, VaryingGram) and other.frame and not self.equations:
-            self.frame = self.frame or other.frame
-        return super().merge(other)
+        super().merge(other)
+        self.frame = self.frame or other.geometry["frame"]
+        return self
 
     def sub(self, kernel_size: Axes) -> Self:
         """The state of the same equations for a smaller kernel in the middle of this one's window.
@@ -275,7 +259,7 @@ class VaryingGram(Gram):
         Raises:
             ConvolithError: a state without equations, fewer equations than unknowns, options that are refused.
         """
-        asked = Asked(**options, constant=tuple(constant))
+        asked = Asked(**options, constant=whole_numbers("constant", constant))
         penalty = self.penalty_of(asked)
         solution = least_squares(self.system(self.used(background_degree)), penalty)
         squares = float(solution.squares.sum())

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from convolith.arrays import as_tensor, like
+from convolith.arrays import as_tensor, is_numpy, like
 from convolith.conv import Conv
 from convolith.correlation import correlate
 from convolith.engines.padding import pad
 from convolith.errors import ConvolithError
-from convolith.fitting.polynomials import monomials, positions, values
-from convolith.geometry import Padding, per_axis
+from convolith.fitting.places import check_position, pixel_places
+from convolith.fitting.polynomials import monomials, values
+from convolith.geometry import MAX_AXES, Padding, per_axis
 from convolith.spec import ConvSpec
 
 MODULATIONS = ("output", "input", "update")
@@ -66,6 +67,37 @@ class VaryingKernel:
         """Those of `correlate`."""
         return {name: getattr(self, name) for name in ("stride", "padding", "dilation", "padding_mode")}
 
+    def __post_init__(self) -> None:
+        axes = self.axes
+        if self.modulation not in MODULATIONS:
+            raise ConvolithError(f"modulation is {self.modulation!r}; expected one of {', '.join(MODULATIONS)}")
+        if not 1 <= axes <= MAX_AXES or len(self.weights) != len(self.terms):
+            raise ConvolithError(
+                f"weights has shape {tuple(self.weights.shape)}; expected (terms, out_channels, in_channels, "
+                f"*kernel_size), with the terms of degree {self.degree}"
+            )
+        if (self.background is None) != (self.background_degree is None):
+            raise ConvolithError("background and background_degree belong together; pass both, or neither")
+        if self.background is not None:
+            shape = (len(monomials(axes, self.background_degree or 0)), self.weights.shape[1])
+            if tuple(self.background.shape) != shape:
+                raise ConvolithError(f"background has shape {tuple(self.background.shape)}; expected {shape}")
+        for name in ("frame", "stride", "dilation"):
+            if getattr(self, name) is not None:
+                per_axis(name, getattr(self, name), axes, 1)
+
+    def weight_at(self, position: Sequence[float]) -> Any:
+        """(out_channels, in_channels, *kernel_size): the weights of one position."""
+        place = [np.array([[value]]) for value in check_position(position, self.axes)]
+        return _summed(self.weights, values(place, self.terms).reshape(-1))
+
+    def background_at(self, position: Sequence[float]) -> Any:
+        """(out_channels,): the background of one position, or None without one."""
+        if self.background_degree is None:
+            return None
+        place = [np.array([[value]]) for value in check_position(position, self.axes)]
+        return _summed(self.background, values(place, monomials(self.axes, self.background_degree)).reshape(-1))
+
     def at(self, position: Sequence[float]) -> Conv:
         """The kernel and background of one position, which may lie outside the frame, as an operator.
 
@@ -73,29 +105,27 @@ class VaryingKernel:
 
         Args:
             position: a number for each axis, from -1 to 1 across the frame.
+
+        Raises:
+            ConvolithError: "same" padding with a stride, which is another one for every size and no `Conv` has.
         """
-        place = [np.array([[value]]) for value in check_position(position, self.axes)]
-        weight = self._summed(self.weights, values(place, self.terms).reshape(-1))
-        bias = None
-        if self.background_degree is not None:
-            known = monomials(self.axes, self.background_degree)
-            bias = self._summed(self.background, values(place, known).reshape(-1))
-        return Conv(weight, bias, **self.options)
+        return Conv(self.weight_at(position), self.background_at(position), **self.options)
 
     def apply(self, x: Any, *, origin: Sequence[int] | None = None, position: Sequence[float] | None = None) -> Any:
         """What the kernel makes of an image: through the planned engines, one correlation of several channels.
 
         Args:
-            x: (N, in_channels, *size) or (in_channels, *size).
-            origin: the pixel of the frame at which x begins; by default its first one.
-            position: for a kernel that was fitted at given positions, that of x; by default every pixel of x has the
-                kernel of its own position.
+            x: (N, in_channels, *size) or (in_channels, *size), of the size of the frame, or a part of it.
+            origin: of a part, the pixel of the frame at which it begins.
+            position: for a kernel that was fitted at given positions, that of x; by default x is its own frame, and
+                every pixel that is made has the kernel of its own position.
 
         Returns:
             (N, out_channels, *output_size), or without N, of the kind of x.
 
         Raises:
-            ConvolithError: a position for a kernel with a frame, and what `correlate` refuses.
+            ConvolithError: an x that is not in the frame, a position for a kernel with a frame, and what `correlate`
+                refuses.
         """
         if position is not None:
             if self.modulation != "update" or origin is not None:
@@ -103,57 +133,34 @@ class VaryingKernel:
                     f'position was given beside modulation "{self.modulation}" and origin {origin}; expected it alone, '
                     'for a kernel of modulation "update"'
                 )
-            return correlate(x, self.at(position))
+            return correlate(x, self.weight_at(position), self.background_at(position), **self.options)
         tensor = as_tensor("x", x)
         wide = tensor if tensor.ndim == self.axes + 2 else tensor[None]
-        size = tuple(wide.shape[2:])
-        if len(size) != self.axes:
+        if wide.ndim != self.axes + 2:
             raise ConvolithError(f"x has shape {tuple(tensor.shape)}; expected {self.axes} spatial axes")
-        first = per_axis("origin", 0 if origin is None else origin, self.axes, 0)
-        terms, outputs = self.weights.shape[:2]
         weights = as_tensor("weights", self.weights).to(wide.device)
         spec = ConvSpec.of(wide, weights[0], **self.options)
-        frame = self.frame or size
-        places = [
-            positions(start - before, n + before + after, whole)
-            for start, n, (before, after), whole in zip(first, size, spec.padding, frame, strict=True)
-        ]
+        places = pixel_places(spec, origin, self.frame)
         centres = _middles(places, spec)
         plain: dict[str, Any] = {"stride": self.stride, "dilation": self.dilation}
-        dtype = torch.promote_types(weights.dtype, wide.dtype) if wide.is_floating_point() else weights.dtype
         padded = pad(wide, spec.padding, spec.padding_mode)
         if self.modulation == "input":
-            factors = _factors(places, self.degree, padded, dtype)[:, None]
-            modulated = (factors * padded[:, None]).flatten(1, 2)
-            y = correlate(modulated, weights.to(dtype).transpose(0, 1).flatten(1, 2), **plain)
+            factors = _factors(places, self.degree, weights)[:, None]
+            y = correlate((factors * padded[:, None]).flatten(1, 2), weights.transpose(0, 1).flatten(1, 2), **plain)
         else:
-            made = correlate(padded, weights.flatten(0, 1), **plain).unflatten(1, (terms, outputs))
-            y = (made * _factors(centres, self.degree, padded, made.dtype)[:, None]).sum(1)
+            made = correlate(padded, weights.flatten(0, 1), **plain).unflatten(1, tuple(weights.shape[:2]))
+            y = (made * _factors(centres, self.degree, made)[:, None]).sum(1)
         if self.background_degree is not None:
-            beside = _factors(centres, self.background_degree, padded, y.dtype)
-            sky = as_tensor("background", self.background).to(y)
-            y = y + torch.einsum("m...,mo->o...", beside, sky)
-        return like(y if tensor.ndim == self.axes + 2 else y[0], x)
-
-    @staticmethod
-    def _summed(parts: Any, factors: np.ndarray) -> Any:
-        """The sum over the first axis of parts times factors, in their dtype."""
-        tensor = as_tensor("weights", parts)
-        return like(torch.tensordot(torch.from_numpy(factors).to(tensor), tensor, 1), parts)
+            beside = _factors(centres, self.background_degree, y)
+            y = y + torch.einsum("m...,mo->o...", beside, as_tensor("background", self.background).to(y))
+        y = y if tensor.ndim == self.axes + 2 else y[0]
+        return like(y.detach() if is_numpy(x) else y, x)
 
 
-def check_position(position: Any, axes: int) -> tuple[float, ...]:
-    """A finite number for each axis.
-
-    Raises:
-        ConvolithError: anything else.
-    """
-    found = np.asarray(position)
-    if found.shape != (axes,) or found.dtype.kind not in "iuf" or not np.isfinite(found).all():
-        raise ConvolithError(
-            f"position is {position!r}; expected a finite number for each of {axes} axes, from -1 to 1 across the frame"
-        )
-    return tuple(float(value) for value in found)
+def _summed(parts: Any, factors: np.ndarray) -> Any:
+    """The sum over the first axis of parts times factors, in their dtype."""
+    tensor = as_tensor("weights", parts)
+    return like(torch.tensordot(torch.from_numpy(factors).to(tensor), tensor, 1), parts)
 
 
 def _middles(places: Sequence[np.ndarray], spec: ConvSpec) -> list[np.ndarray]:
@@ -161,11 +168,10 @@ def _middles(places: Sequence[np.ndarray], spec: ConvSpec) -> list[np.ndarray]:
     found = []
     for place, n, s, extent in zip(places, spec.output_size, spec.stride, spec.extent, strict=True):
         start = np.arange(n) * s
-        found.append((place[start] + place[start + extent - 1]) / 2)
+        found.append((place[:, start] + place[:, start + extent - 1]) / 2)
     return found
 
 
-def _factors(places: Sequence[np.ndarray], degree: int, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """(monomials, *lengths): at every place of a grid."""
-    found = values([place[None] for place in places], monomials(len(places), degree))[0]
-    return torch.from_numpy(found).to(device=like.device, dtype=dtype)
+def _factors(places: Sequence[np.ndarray], degree: int, like: torch.Tensor) -> torch.Tensor:
+    """(monomials, *lengths): at every place of a grid, of a tensor's dtype and device."""
+    return torch.from_numpy(values(places, monomials(len(places), degree))[0]).to(like)

@@ -76,13 +76,13 @@ def write(module: ir.Module, target: Target, dtype: str) -> None:
 
 
 def _copied(size: int) -> float:
-    source, goal = torch.ones(size // 4), torch.zeros(size // 4)
+    source, goal = torch.ones(size // 4, device="cpu"), torch.zeros(size // 4, device="cpu")
     return 2 * size / _least(lambda: goal.copy_(source))
 
 
 def _transformed() -> float:
-    state = fft.prepare(IMAGE, torch.ones(IMAGE.kernel_shape))
-    x = torch.zeros(IMAGE.input_shape)
+    state = fft.prepare(IMAGE, torch.ones(IMAGE.kernel_shape, device="cpu"))
+    x = torch.zeros(IMAGE.input_shape, device="cpu")
     return operations(IMAGE, state.tiling)[0] / _least(lambda: fft.apply(state, x, None))
 
 

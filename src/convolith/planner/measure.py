@@ -112,6 +112,6 @@ def _timed(name: str, state: Any, x: torch.Tensor, repeats: int) -> float:
 def _random(shape: tuple[int, ...], dtype: str) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     if is_float(dtype):
-        real = torch.randn(shape, generator=generator)
+        real = torch.randn(shape, generator=generator, device="cpu")
         return real.to(torch_dtype(dtype))
     return torch.randint(0, 100, shape, generator=generator).to(torch_dtype(dtype))

@@ -174,7 +174,7 @@ def compute(
     """Apply a plan's prepared engine, widened if its accuracy asks for it; the result is in the promised dtype."""
     spec, engine = chosen.spec, BY_NAME[chosen.engine]
     if spec.batch == 0:
-        return torch.empty(spec.output_shape, dtype=torch_dtype(spec.out_dtype)) if out is None else out
+        return torch.empty(spec.output_shape, dtype=torch_dtype(spec.out_dtype), device="cpu") if out is None else out
     if torch.is_autocast_enabled(
         "cpu"
     ):  # an engine's torch operators must not be narrowed: their bounds are the plan's
