@@ -12,14 +12,16 @@ import click
 
 from convolith.cli.factory import model_of
 from convolith.cli.files import Output
-from convolith.cli.options import emit, geometry_options, json_option, parse_factor, shape
+from convolith.cli.options import emit, geometry_options, json_option, parse_factor, quantity, shape
 from convolith.cli.shapes import layer_spec
 from convolith.errors import ConvolithError
 from convolith.report.plots import check_available
+from convolith.report.table import Table
 from convolith.work import CONVENTIONS
 
 OF_LAYERS = ("stride", "padding", "dilation", "groups", "padding_mode", "bias", "no_input_gradient", "scale")
 OF_MODELS = ("shapes", "train", "forward_only", "input_gradient", "strict", "depth", "sort", "top", "csv_file", "html")
+OF_STEPS = ("peak", "verify", "fits", "max_macs", "max_parameters", "max_peak_mb", "baseline_file", "save_baseline")
 
 
 @click.command()
@@ -41,6 +43,14 @@ OF_MODELS = ("shapes", "train", "forward_only", "input_gradient", "strict", "dep
 @click.option("--depth", type=int, default=2, show_default=True, help="How deep the model's modules are shown.")
 @click.option("--sort", default="order", show_default=True, help="Modules by macs, parameters, backward and others.")
 @click.option("--top", type=int, help="How many modules are shown.")
+@click.option("--peak", metavar="OPTIMIZER", help="The most memory of a training step: with sgd, momentum or adam.")
+@click.option("--verify", is_flag=True, help="Run such a step too, and measure it.")
+@click.option("--fits", type=quantity, metavar="BYTES", help="The largest batch of a step in so much memory: 16G.")
+@click.option("--max-macs", type=quantity, help="Exit with 1 above so many forward: 5G.")
+@click.option("--max-parameters", type=quantity, help="Likewise of parameters: 25M.")
+@click.option("--max-peak-mb", type=float, help="Likewise of the peak, in 10^6 bytes; needs --peak.")
+@click.option("--baseline", "baseline_file", metavar="FILE", help="Exit with 1 if a total grew since it was saved.")
+@click.option("--save-baseline", metavar="FILE", help="Where to save the totals as a baseline.")
 @click.option("--csv", "csv_file", metavar="FILE", help="Where to write every module as a row.")
 @click.option("--html", metavar="FILE", help="Where to write the model's report as a page.")
 @json_option
@@ -57,18 +67,25 @@ def command(ctx: click.Context, /, subject: str, k_shape: Any, *, as_json: bool,
     Example: convolith cost my_models:resnet --input 1,3,224,224 --train --sort macs --top 10
     """
     of_model = ":" in subject
-    wrong = OF_LAYERS if of_model else OF_MODELS
+    wrong = OF_LAYERS if of_model else (*OF_MODELS, *OF_STEPS)
     default = click.core.ParameterSource.DEFAULT
     given = [name for name in wrong if ctx.get_parameter_source(name) not in (default, None)]
     if given:
-        name = {"shapes": "input", "csv_file": "csv"}.get(given[0], given[0]).replace("_", "-")
+        name = {"shapes": "input", "csv_file": "csv", "baseline_file": "baseline"}.get(given[0], given[0]).replace(
+            "_", "-"
+        )
         kind = "a model" if of_model else "a layer"
         raise ConvolithError(f"--{name} was given, but {subject} is {kind}, which has no such option")
     if of_model:
         if k_shape is not None:
             raise ConvolithError(f"K_SHAPE was given beside the model {subject}; its inputs are --input")
         dtype = None if ctx.get_parameter_source("dtype") is default else options["dtype"]
-        _model(subject, as_json=as_json, dtype=dtype, **{name: options[name] for name in (*OF_MODELS, "convention")})
+        _model(
+            subject,
+            as_json=as_json,
+            dtype=dtype,
+            **{name: options[name] for name in (*OF_MODELS, *OF_STEPS, "convention")},
+        )
     else:
         if k_shape is None:
             raise ConvolithError(
@@ -110,6 +127,14 @@ def _model(
     top: int | None,
     csv_file: str | None,
     html: str | None,
+    peak: str | None,
+    verify: bool,
+    fits: float | None,
+    max_macs: float | None,
+    max_parameters: float | None,
+    max_peak_mb: float | None,
+    baseline_file: str | None,
+    save_baseline: str | None,
     convention: str,
     dtype: str | None,
     as_json: bool,
@@ -122,7 +147,13 @@ def _model(
     page = None if html is None else Output(html, (".html",))
     if page:
         check_available()
-    from convolith.costing import cost
+    kept = None if save_baseline is None else Output(save_baseline, (".json",))
+    for name, value in (("verify", verify or None), ("fits", fits), ("max-peak-mb", max_peak_mb)):
+        if value is not None and peak is None:
+            raise ConvolithError(f"--{name} was given without --peak, the optimizer of the step; pass --peak sgd")
+    from convolith.costing import budget, cost
+
+    before = None if baseline_file is None else budget.read_baseline(baseline_file)
 
     with redirect_stdout(sys.stderr):  # whatever the model's own code prints
         model = model_of(factory).train(train)
@@ -133,7 +164,10 @@ def _model(
             convention=convention,
             backward=not forward_only,
             input_gradient=input_gradient,
+            optimizer=peak,
+            verify=verify,
         )
+        largest = None if fits is None else counted.largest_batch(fits)
     tables = counted.tables(depth=depth, sort=sort, top=top)
     if sheet:
         text = _csv(counted.table(depth=None, sort=sort, full=True).rows)
@@ -143,10 +177,25 @@ def _model(
 
         content = cost_page(counted, factory, shapes)
         page.write(lambda file: file.write(content.encode()))
-    emit(as_json=as_json, data=counted.as_dict(), tables=tables)
+    data = counted.as_dict()
+    if largest is not None:
+        data["largest_batch"] = largest
+        tables.append(Table(f"The largest batch in {fits:,.0f} bytes", [{"batch": largest}]))
+    limits = {"forward macs": max_macs, "parameters": max_parameters}
+    limits |= {"peak, bytes": None if max_peak_mb is None else 1e6 * max_peak_mb}
+    exceeded = budget.over(counted, {name: limit for name, limit in limits.items() if limit is not None})
+    changed, grew = ([], False) if before is None else budget.changes(before, counted)
+    found = [*([exceeded] if exceeded else []), *changed]
+    data["over_budget"] = None if exceeded is None else exceeded.rows
+    data["grew"] = grew
+    if kept:
+        text = budget.baseline(counted)
+        kept.write(lambda file: file.write(text.encode()))
+    emit(as_json=as_json, data=data, tables=[*tables, *found])
     if strict and counted.unknown:
         names = ", ".join(sorted(counted.unknown))
         click.echo(f"--strict: operators without a rule: {names}; the totals are lower bounds", err=True)
+    if exceeded or grew or (strict and counted.unknown):
         sys.exit(1)
 
 

@@ -39,6 +39,22 @@ def number_or_auto(text: str) -> float | str:
         raise click.BadParameter(f"{text!r} is not a number, and not auto") from None
 
 
+SUFFIXES = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
+def quantity(text: str) -> float:
+    """A number with k, M, G or T behind it for a thousand, a million and so on: `5G`; a B after it changes nothing."""
+    plain = str(text).strip().removesuffix("B").strip()
+    factor = SUFFIXES.get(plain[-1:], 1.0)
+    try:
+        found = float(plain.rstrip("kMGT")) * factor
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < float("inf"):
+        raise click.BadParameter(f"{text!r} is not a number such as 5G, 0 or more")
+    return found
+
+
 def shape(text: str) -> tuple[int, ...]:
     """A shape: at least two whole numbers, such as `1,3,224,224`."""
     entries = numbers(text)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from html import escape
 from typing import Any
 
 import torch
 
-from convolith.costing.dispatch import Path, Run, Tally, run
+from convolith.costing.dispatch import Run, Tally, run
+from convolith.costing.peak import Peak, largest_batch
+from convolith.costing.watching import Path
 from convolith.errors import ConvolithError
 from convolith.report.table import Table
 from convolith.work import Backward, Count, Memory, Work
@@ -44,6 +46,8 @@ class ModelCost:
         modules: by module name ("" is the model) what was counted in it by itself.
         memory: bytes: inputs, parameters (with buffers) and outputs; gradients, and what autograd keeps.
         rows: every module with what is inside it, in order.
+        peak: the most memory of a training step, where an optimizer was given.
+        peak_at: the same for another batch.
     """
 
     model: str
@@ -54,6 +58,18 @@ class ModelCost:
     modules: Mapping[str, Tally]
     memory: Memory
     rows: tuple[Row, ...]
+    peak: Peak | None = None
+    peak_at: Callable[[int], Peak] | None = field(default=None, repr=False)
+
+    def largest_batch(self, memory: float) -> int:
+        """The largest batch whose training step holds no more than so many bytes; 0 if one image is too much.
+
+        Raises:
+            ConvolithError: no optimizer was given, or inputs that were not given by shape.
+        """
+        if self.peak_at is None:
+            raise ConvolithError("largest_batch needs the peak of a training step; pass optimizer= to cost")
+        return largest_batch(lambda batch: self.peak_at(batch).bytes if self.peak_at else 0, memory)
 
     @cached_property
     def work(self) -> Work:
@@ -99,6 +115,7 @@ class ModelCost:
             "backward": _counted(self.backward.total),
             "backward_parts": asdict(self.backward),
             "memory": self._terms(),
+            "peak": None if self.peak is None else asdict(self.peak),
             "modules": [
                 {
                     "name": row.name,
@@ -158,6 +175,8 @@ class ModelCost:
             Table("Memory held", memory),
             self.table(**shown),
         ]
+        if self.peak:
+            found.insert(2, Table("Most memory of a training step", [self.peak.cells()]))
         if self.unknown:
             rows = [{"operator": name, "calls": times} for name, times in sorted(self.unknown.items())]
             found.append(Table("Operators without a rule, which are not counted", rows))

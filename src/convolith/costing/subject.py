@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from convolith.arrays import as_tensor
 from convolith.conv import Conv
-from convolith.costing.dispatch import Shape
+from convolith.costing.fakes import Shape
 from convolith.costing.layer import layer_cost
 from convolith.costing.model import count_model
+from convolith.costing.peak import Peak, peak_of
 from convolith.dtypes import check_dtype
 from convolith.engines.protocol import torch_dtype
 from convolith.errors import ConvolithError
@@ -39,6 +41,8 @@ def cost(
     backward: bool = True,
     input_gradient: bool | None = None,
     run: bool = False,
+    optimizer: str | None = None,
+    verify: bool = False,
 ) -> Any:
     """Multiplications, additions and bytes of a layer or a model, forward and backward, before it runs.
 
@@ -62,6 +66,9 @@ def cost(
             `"effective"` leaves them out.
         backward: of a model, whether a backward pass is counted, for the parameters that require gradients.
         input_gradient: whether the input has a gradient; by default of a layer, and not of a model.
+        optimizer: of a model, `"sgd"`, `"momentum"` or `"adam"`: predict the most memory that a training step of the
+            model as it is holds, whose loss is the sum of what comes out (`ModelCost.peak`).
+        verify: run such a step of a copy of the model too, and measure it.
         run: of a model whose values decide what it computes: count it for the example, with memory and time.
 
     Returns:
@@ -86,7 +93,9 @@ def cost(
         arguments, keywords = _inputs(subject, input_shape, input_dtype, example_input)
         if run and example_input is None:
             raise ConvolithError("run is True without an example_input, whose values would decide; pass one")
-        return count_model(
+        if optimizer is None and verify:
+            raise ConvolithError("verify is True without an optimizer, whose step would be run; pass one, such as sgd")
+        counted = count_model(
             subject,
             arguments,
             keywords,
@@ -95,11 +104,31 @@ def cost(
             input_gradient=bool(input_gradient),
             real=run,
         )
-    if example_input is not None or input_dtype is not None or run or not backward:
+        if optimizer is None:
+            return counted
+
+        def at(batch: int | None) -> Peak:
+            resized = arguments if batch is None else _resized(arguments, keywords, batch)
+            return peak_of(subject, resized, keywords, optimizer, verify=verify and batch is None)
+
+        return replace(counted, peak=at(None), peak_at=at)
+    if example_input is not None or input_dtype is not None or run or not backward or optimizer or verify:
         named = {"example_input": example_input, "input_dtype": input_dtype, "run": run or None}
+        named |= {"optimizer": optimizer, "verify": verify or None}
         name = next((name for name, value in named.items() if value is not None), "backward=False")
         raise ConvolithError(f"{name} was given for a layer, which is counted in closed form; pass input_shape")
     return layer_cost(_spec(subject, input_shape), convention=convention, input_gradient=input_gradient in (None, True))
+
+
+def _resized(arguments: tuple[Any, ...], keywords: Mapping[str, Any], batch: int) -> tuple[Any, ...]:
+    """The same shapes with another batch.
+
+    Raises:
+        ConvolithError: inputs that were not given by shape.
+    """
+    if keywords or not all(isinstance(one, Shape) for one in arguments):
+        raise ConvolithError("another batch is known of inputs that are given by shape alone; pass input_shape")
+    return tuple(replace(one, size=(batch, *one.size[1:])) for one in arguments)
 
 
 def _spec(subject: Any, input_shape: Sequence[int] | None) -> ConvSpec:
@@ -133,7 +162,8 @@ def _inputs(
             check_dtype("input_dtype", input_dtype)
         dtype = usual if input_dtype is None else torch_dtype(input_dtype)
         sizes = [tuple(check_whole("input_shape", n, 0) for n in shape) for shape in shapes]
-        return tuple(Shape(size, dtype) for size in sizes), {}
+        device = next((str(p.device) for p in model.parameters()), "cpu")
+        return tuple(Shape(size, dtype, device) for size in sizes), {}
     if input_dtype is not None:
         raise ConvolithError("input_dtype was given beside an example_input, which has its own; leave it out")
     if isinstance(example_input, Mapping):

@@ -1,0 +1,212 @@
+"""The most memory that a training step holds: forward, loss, backward and the optimizer's step, on fake tensors.
+
+Every storage is followed from the operator that makes it to the moment when nobody refers to it any more, which under
+fake tensors is the same moment as in a real run, and while a convolution runs its kernel's own memory is added
+(`workspace`). Two steps are run; the second one counts, when the optimizer has its state.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+import weakref
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map
+
+from convolith.costing import workspace
+from convolith.costing.fakes import as_input, check_lazy, stand_ins, storage_bytes, tensors_of
+from convolith.costing.watching import Watcher
+from convolith.errors import ConvolithError
+
+OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=1e-3),
+    "momentum": lambda parameters: torch.optim.SGD(parameters, lr=1e-3, momentum=0.9),
+    "adam": lambda parameters: torch.optim.Adam(parameters),
+}
+"""By name; the rate has no part in it."""
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The most that a training step holds.
+
+    Attributes:
+        bytes: at once, of the model, its input, gradients, the optimizer's state and everything that is made.
+        optimizer: by name.
+        operator, module, phase: what ran then: "forward", "backward" or "optimizer".
+        measured: bytes in a real step, or None where none was run.
+    """
+
+    bytes: int
+    optimizer: str
+    operator: str
+    module: str
+    phase: str
+    measured: int | None = None
+
+    def cells(self) -> dict[str, Any]:
+        """For a table."""
+        found: dict[str, Any] = {"optimizer": self.optimizer, "bytes": self.bytes}
+        if self.measured is not None:
+            found |= {"measured": self.measured, "predicted / measured": self.bytes / self.measured}
+        return found | {"when": self.phase, "operator": self.operator, "module": self.module or "-"}
+
+
+def largest_batch(peak: Callable[[int], int], memory: float) -> int:
+    """The largest batch whose peak, which grows with it, is no more than `memory`; 0 if that of one is more.
+
+    What grows is nearly a line: the line through two batches is followed, until the answer is between neighbours.
+    """
+    low, held = 1, peak(1)
+    if held > memory:
+        return 0
+    high, beyond = 2, peak(2)
+    while beyond <= memory:
+        slope = max((beyond - held) / (high - low), 1.0)
+        low, held = high, beyond
+        high = low + max(1, min(int((memory - held) / slope), 64 * low))
+        beyond = peak(high)
+    while high - low > 1:
+        middle = low + min(max(int((high - low) * (memory - held) / max(beyond - held, 1)), 1), high - low - 1)
+        between = peak(middle)
+        low, held, high, beyond = (middle, between, high, beyond) if between <= memory else (low, held, middle, between)
+    return low
+
+
+def peak_of(
+    model: torch.nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any], optimizer: str, *, verify: bool
+) -> Peak:
+    """The peak of a step whose loss is the sum of all that the model gives.
+
+    Args:
+        model: in the mode in which it is trained; it is left as it was.
+        arguments, keywords: of its call.
+        optimizer: one of OPTIMIZERS.
+        verify: run a step of a copy, and measure it too.
+
+    Raises:
+        ConvolithError: another optimizer, a model without parameters to train, and what the model refuses.
+    """
+    if optimizer not in OPTIMIZERS:
+        raise ConvolithError(f"optimizer is {optimizer!r}; expected one of {', '.join(OPTIMIZERS)}")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ConvolithError("model has no parameter that requires a gradient; there is no training step of it")
+    check_lazy(model)
+    fake, follower = FakeTensorMode(allow_non_fake_inputs=True), _Follower(model)
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        stack.enter_context(fake)
+        state = stack.enter_context(stand_ins(model, fake))
+        given = tree_map(lambda leaf: as_input(leaf, fake, requires_grad=False), (arguments, keywords))
+        for tensor in (*state, *tensors_of(given)):
+            follower.follow(tensor)
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(follower.named())
+        trained = OPTIMIZERS[optimizer]([p for p in model.parameters() if p.requires_grad])
+        with follower:
+            for _ in range(2):
+                follower.restart()
+                _step(model, given, trained, follower)
+        found = follower.found
+        del trained
+    measured = _measured(model, arguments, keywords, optimizer) if verify else None
+    return Peak(found.bytes, optimizer, found.operator, ".".join(found.path), found.phase, measured)
+
+
+def _step(
+    model: torch.nn.Module, given: Any, trained: torch.optim.Optimizer, follower: _Follower | None = None
+) -> None:
+    """A training step."""
+    if follower is not None:
+        follower.phase = "forward"
+    outputs = [tensor for tensor in tensors_of(model(*given[0], **given[1])) if tensor.requires_grad]
+    loss = outputs[0].sum()
+    for tensor in outputs[1:]:
+        loss = loss + tensor.sum()
+    del outputs
+    if follower is None:
+        torch.autograd.backward([loss])
+    else:
+        follower.phase = "backward"
+        with follower.backwards():
+            torch.autograd.backward([loss])
+        follower.phase = "optimizer"
+    del loss
+    trained.step()
+    trained.zero_grad()
+
+
+@dataclass
+class _Most:
+    bytes: int = 0
+    operator: str = ""
+    path: tuple[str, ...] = ()
+    phase: str = ""
+
+
+class _Follower(Watcher):  # type: ignore[no-untyped-call]  # torch's own is untyped
+    """Knows how much is alive, and when it was most."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__(model)
+        self.phase = "forward"
+        self.found = _Most()
+        self._alive = 0
+        self._known: dict[int, Any] = {}
+
+    def restart(self) -> None:
+        """Forget the most, not what is alive."""
+        self.found = _Most(self._alive)
+
+    def follow(self, tensor: torch.Tensor, more: int = 0) -> None:
+        """Count a storage, and so many bytes more, until nobody refers to it."""
+        storage = tensor.untyped_storage()
+        place, size = storage._cdata, storage.nbytes() + more
+        if place in self._known and self._known[place]() is not None:
+            return
+
+        def gone(_: Any) -> None:
+            self._alive -= size
+            self._known.pop(place, None)
+
+        self._known[place] = weakref.ref(storage, gone)
+        self._alive += size
+
+    def seen(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:  # noqa: ARG002 - the watcher's own
+        """Follow what came out."""
+        before, path = self._alive, self.path()
+        made = tensors_of(out)
+        for tensor in made:
+            self.follow(tensor, workspace.kept_by(func, args) if tensor is made[-1] else 0)
+        held = workspace.of_operator(func, args, out)
+        most = self._alive if held is None else max(self._alive, before + held)
+        if most > self.found.bytes:
+            self.found = _Most(most, func._schema.name.removeprefix("aten::"), path, self.phase)
+
+
+def _measured(model: torch.nn.Module, arguments: Any, keywords: Any, optimizer: str) -> int:
+    """The peak of a real step of a copy, from the allocator's events."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        trained_model = copy.deepcopy(model)
+        given = tree_map(lambda leaf: as_input(leaf, None, requires_grad=False), (arguments, keywords))
+        for tensor in tensors_of(given):
+            if tensor.is_floating_point():
+                tensor.normal_()
+        trained = OPTIMIZERS[optimizer]([p for p in trained_model.parameters() if p.requires_grad])
+        _step(trained_model, given, trained)
+        state = [value for one in trained.state.values() for value in one.values() if isinstance(value, torch.Tensor)]
+        held = storage_bytes([*trained_model.parameters(), *trained_model.buffers(), *tensors_of(given), *state])
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as told:
+            _step(trained_model, given, trained)
+    events = [event for event in told.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return held + workspace.most(changes)

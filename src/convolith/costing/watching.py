@@ -1,0 +1,104 @@
+"""Who runs: a dispatch mode that sees every operator below autograd, and knows the module that it belongs to.
+
+An operator of the backward pass belongs to the module whose forward pass made its node, which both know by the node's
+number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from convolith.costing.fakes import tensors_of
+from convolith.errors import ConvolithError
+
+Path = tuple[str, ...]
+"""A module's name, taken apart at its dots; () is the model itself."""
+
+
+class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own is untyped
+    """Calls `seen` after every operator."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names = {id(module): tuple(name.split(".")) if name else () for name, module in model.named_modules()}
+        self.stack: list[tuple[Path, tuple[Any, ...]]] = []
+        self.backward = False
+        self._made: dict[int, Path] = {}
+
+    def seen(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """An operator ran."""
+        raise NotImplementedError
+
+    @contextmanager
+    def backwards(self) -> Iterator[None]:
+        """What happens inside is of the backward pass."""
+        self.backward = True
+        try:
+            yield
+        finally:
+            self.backward = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func.namespace != "prim":
+            self.seen(func, args, kwargs or {}, out)
+        return out
+
+    def path(self) -> Path:
+        """Of the module that runs; backward, of the one whose forward pass made the node that runs."""
+        if self.stack:
+            path = self.stack[-1][0]
+        elif self.backward:
+            node = torch._C._current_autograd_node()
+            return self._made.get(node._sequence_nr(), ()) if node is not None else ()
+        else:
+            path = ()
+        self._made.setdefault(torch._C._autograd._get_sequence_nr() - 1, path)
+        return path
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """While inside, the modules that run are known; if one refuses, the refusal says which.
+
+        Raises:
+            ConvolithError: whatever the model raises.
+        """
+
+        def enter(module: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
+            if id(module) in self.names:
+                self.stack.append((self.names[id(module)], arguments))
+
+        def leave(module: torch.nn.Module, arguments: tuple[Any, ...], result: Any) -> None:  # noqa: ARG001 - torch's own
+            if id(module) in self.names:
+                self.stack.pop()
+
+        hooks = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
+        try:
+            yield
+        except ConvolithError:
+            raise
+        except Exception as problem:  # torch and the model's own code raise what they like
+            raise self._refusal(problem) from problem
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _refusal(self, problem: Exception) -> ConvolithError:
+        path, arguments = self.stack[-1] if self.stack else ((), ())
+        where = f"module {'.'.join(path)}" if path else "the model itself"
+        shapes = " and ".join(str(tuple(tensor.shape)) for tensor in tensors_of(arguments)) or "no tensor"
+        said = str(problem).strip().splitlines() or [type(problem).__name__]
+        if "DataDependent" in type(problem).__name__ or "DynamicOutput" in type(problem).__name__:
+            return ConvolithError(
+                f"{where}, given {shapes}, decides by values what it computes ({said[0]}); shapes alone cannot tell; "
+                "pass run=True with an example_input, for which it is counted"
+            )
+        return ConvolithError(f"{where} refuses {shapes}: {said[0]}; pass shapes that the model takes")
