@@ -92,3 +92,50 @@ def test_what_a_cost_refuses(models):
         ("1,3,8,8", "8,3,3,3", "--input", "1,3,8,8"): "--input was given, but 1,3,8,8 is a layer",
     }.items():
         assert message in refused("cost", *arguments), arguments
+
+
+def test_steps_budgets_and_baselines(models, tmp_path):
+    shown = run("cost", f"{models}:small", "--input", "4,3,32,32", "--peak", "adam", "--fits", "50M", "--json").stdout
+    data = json.loads(shown)
+    assert data["peak"]["bytes"] > data["memory"]["backward"]["saved_activations"]
+    assert data["largest_batch"] > 4
+    assert (
+        "Most memory of a training step"
+        in run("cost", f"{models}:small", "--input", "1,3,32,32", "--peak", "sgd").stdout
+    )
+    run("cost", f"{models}:small", "--input", "1,3,32,32", "--max-macs", "5G", "--max-parameters", "1M")
+    result = run("cost", f"{models}:small", "--input", "1,3,32,32", "--max-macs", "1M", code=1)
+    assert "Over budget" in result.stdout
+    assert "47.9%" in result.stdout
+    result = run("cost", f"{models}:small", "--input", "1,3,32,32", "--peak", "sgd", "--max-peak-mb", "0.1", code=1)
+    assert "peak, bytes" in result.stdout
+    run("cost", f"{models}:small", "--input", "1,3,32,32", "--save-baseline", "base.json")
+    same = run("cost", f"{models}:small", "--input", "1,3,32,32", "--baseline", "base.json").stdout
+    assert "Changed" not in same
+    grown = run("cost", f"{models}:small", "--input", "2,3,32,32", "--baseline", "base.json", code=1).stdout
+    assert "Changed since the baseline" in grown
+    assert "+100.0%" in grown
+    smaller = run("cost", f"{models}:small", "--input", "1,3,16,16", "--baseline", "base.json").stdout
+    assert "Forward macs of modules that changed" in smaller
+
+
+def test_what_budgets_refuse(models, tmp_path):
+    call = ("cost", f"{models}:small", "--input", "1,3,32,32")
+    run(*call, "--save-baseline", "base.json")
+    text = (tmp_path / "base.json").read_text()
+    (tmp_path / "old.json").write_text(text.replace('"version": 1', '"version": 0'))
+    (tmp_path / "cut.json").write_text(text[:100])
+    for options, message in {
+        ("--baseline", "old.json"): "a convolith cost baseline of version 0; expected a convolith cost baseline of 1",
+        ("--baseline", "cut.json"): "cut.json, which cannot be read as one",
+        ("--baseline", "none.json"): "none.json, which cannot be read as one",
+        ("--baseline", "base.json", "--convention", "effective"): "count both alike",
+        ("--max-peak-mb", "3"): "--max-peak-mb was given without --peak",
+        ("--fits", "3G"): "--fits was given without --peak",
+        ("--verify",): "--verify was given without --peak",
+        ("--peak", "lion"): "optimizer is 'lion'",
+        ("--max-macs", "5Q"): "is not a number such as 5G",
+        ("--save-baseline", "base.txt"): "expected a name that ends in .json",
+    }.items():
+        assert message in refused(*call, *options), options
+    assert "--max-macs was given, but 1,3,8,8 is a layer" in refused("cost", "1,3,8,8", "8,3,3,3", "--max-macs", "1")
