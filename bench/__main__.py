@@ -2,6 +2,7 @@
 
 import click
 
+from bench.cost import cost
 from bench.fit import fit
 from bench.fold import fold
 from bench.grid import grid
@@ -14,6 +15,6 @@ def main() -> None:
     """Time Convolith against its peers, as ratios measured in turn in one run."""
 
 
-for command in (fit, fold, grid, overhead, scaling, memory, denormals, markdown):
+for command in (cost, fit, fold, grid, overhead, scaling, memory, denormals, markdown):
     main.add_command(command)
 main(prog_name="python -m bench")

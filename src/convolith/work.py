@@ -10,7 +10,7 @@ All counts are products of one number per axis, so none of them enumerates the p
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import prod
 from typing import Self
 
@@ -30,8 +30,12 @@ class Addable:
     def __add__(self, other: Self) -> Self:
         if type(other) is not type(self):
             return NotImplemented
-        names = [field.name for field in fields(self)]  # type: ignore[arg-type]  # every subclass is a dataclass
-        return type(self)(**{name: getattr(self, name) + getattr(other, name) for name in names})
+        return type(self)(*(getattr(self, name) + getattr(other, name) for name in _names(type(self))))  # type: ignore[arg-type]  # a class can be hashed
+
+
+@cache
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
 
 
 @dataclass(frozen=True)

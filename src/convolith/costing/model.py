@@ -244,18 +244,30 @@ def count_model(
         found.outputs,
         names,
         found.memory,
-        tuple(_row(name, module, found) for name, module in model.named_modules()),
+        _rows(model, found),
     )
 
 
-def _row(name: str, module: torch.nn.Module, found: Run) -> Row:
-    path: Path = tuple(name.split(".")) if name else ()
-    forward, backward = Count(), Backward()
-    for own, tally in found.tallies.items():
-        if own[: len(path)] == path:
-            forward, backward = forward + tally.forward, backward + tally.backward
-    parameters = sum(p.numel() for p in module.parameters())
-    return Row(name, type(module).__name__, len(path), parameters, forward, backward)
+def _rows(model: torch.nn.Module, found: Run) -> tuple[Row, ...]:
+    """Every module, in order, with what it and all modules inside it counted."""
+    inside: dict[Path, tuple[Count, Backward]] = {}
+    for path, tally in found.tallies.items():
+        for depth in range(len(path) + 1):
+            forward, backward = inside.get(path[:depth], (Count(), Backward()))
+            inside[path[:depth]] = forward + tally.forward, backward + tally.backward
+    modules = [(tuple(name.split(".")) if name else (), module) for name, module in model.named_modules()]
+    parameters: dict[Path, dict[int, int]] = {path: {} for path, _ in modules}  # shared ones count once in each
+    for path, module in modules:
+        own = {id(p): p.numel() for p in module._parameters.values() if p is not None}
+        for depth in range(len(path) + 1):
+            parameters[path[:depth]] |= own
+    nothing = Count(), Backward()
+    return tuple(
+        Row(
+            ".".join(path), type(module).__name__, len(path), sum(parameters[path].values()), *inside.get(path, nothing)
+        )
+        for path, module in modules
+    )
 
 
 def _sortable(row: Row, sort: str) -> int:
