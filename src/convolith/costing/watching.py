@@ -6,6 +6,7 @@ number.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,9 +32,9 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's ow
         self.backward = False
         self._made: dict[int, Path] = {}
 
+    @abstractmethod
     def seen(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """An operator ran."""
-        raise NotImplementedError
 
     @contextmanager
     def backwards(self) -> Iterator[None]:
