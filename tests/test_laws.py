@@ -1,83 +1,97 @@
-"""Laws that every engine keeps: linearity, shift, impulse, adjoint, groups."""
+"""Closed forms of whole models in batch and size, against counts at other values, and what scaling the input brings."""
 
-import numpy as np
 import pytest
+import sympy
 import torch
-from hypothesis import given, settings
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
 
-import convolith as cl
-from convolith import Conv
-from convolith.engines import TABLE
-from convolith.planner import plan
-from tests.strategies import arrays_for, specs, specs_taken_by
+from convolith import ConvolithError, cost
+from convolith.costing.laws import law_of
+from tests.networks.classics import classic
 
-LAW = settings(max_examples=60)
-
-
-@pytest.mark.parametrize("engine", [row for row in TABLE if row.name != "separable"], ids=lambda e: e.name)
-def test_linear_in_x_and_in_the_kernel(engine):
-    @LAW
-    @given(specs_taken_by(engine, dtypes=("float64",)))
-    def law(spec):
-        (x1, k1, _), (x2, k2, _) = arrays_for(spec, 1), arrays_for(spec, 2)
-        run = plan(spec, engine=engine.name)
-        torch.testing.assert_close(run(2 * x1 - x2, k1), 2 * run(x1, k1) - run(x2, k1), rtol=1e-10, atol=1e-10)
-        torch.testing.assert_close(run(x1, 2 * k1 - k2), 2 * run(x1, k1) - run(x1, k2), rtol=1e-10, atol=1e-10)
-
-    law()
+N, H, W, D, L = sympy.symbols("N H W D L")
 
 
-@pytest.mark.parametrize("engine", ["direct", "aten", "reference"])
-def test_an_impulse_gives_the_kernel_back_reversed(engine):
-    k = np.random.default_rng(0).normal(size=(1, 1, 3, 4))
-    x = np.zeros((1, 1, 9, 9))
-    x[0, 0, 4, 4] = 1
-    y = cl.correlate(x, k, padding="full", engine=engine)
-    np.testing.assert_allclose(y[0, 0, 4:7, 4:8], k[0, 0, ::-1, ::-1], atol=1e-14)
-    assert np.count_nonzero(np.abs(y) > 1e-14) == k.size
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+
+    def forward(self, x):
+        tokens = self.embed(x).flatten(2).transpose(1, 2)
+        return F.scaled_dot_product_attention(tokens, tokens, tokens)
 
 
-@LAW
-@given(specs(dtypes=("float64",), transposed=False))
-def test_shifting_x_shifts_y(spec):
-    x, k, _ = arrays_for(spec)
-    options = {"stride": spec.stride, "dilation": spec.dilation, "groups": spec.groups}
-    x = torch.cat([x, x], dim=2)
-    if any(n < e for n, e in zip(x.shape[2:], spec.extent)):
-        return
-    y = cl.correlate(x, k, **options)
-    moved = (
-        cl.correlate(x[:, :, spec.stride[0] :], k, **options) if x.shape[2] - spec.stride[0] >= spec.extent[0] else None
-    )
-    if moved is not None:
-        torch.testing.assert_close(moved, y[:, :, 1:], rtol=1e-11, atol=1e-11)
+MODELS = {
+    "one convolution": (lambda: nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False)), (1, 3, 9, 7), 216 * H * N * W, (1, 1)),
+    "valid": (lambda: nn.Sequential(nn.Conv2d(3, 8, 3, bias=False)), (1, 3, 9, 7), 216 * N * (H - 2) * (W - 2), (1, 1)),
+    "attention": (Attention, (1, 3, 6, 5), 216 * H * N * W + 16 * N * H**2 * W**2, (1, 1)),
+    "strided signal": (lambda: nn.Sequential(nn.Conv1d(3, 8, 5, stride=3, bias=False)), (1, 3, 50), 40 * N * (L - 2), (3,)),
+    "a volume": (lambda: nn.Sequential(nn.Conv3d(1, 2, 1, stride=2, bias=False)), (1, 1, 6, 6, 6), N * D * H * W / 4, (2, 2, 2)),
+    "a head": (lambda: nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)), (1, 3, 8, 8), 216 * H * N * W + 80 * N, (1, 1)),
+}  # fmt: skip
 
 
-@LAW
-@given(specs(dtypes=("float64",), transposed=False))
-def test_the_transposed_convolution_is_the_adjoint(spec):
-    """<correlate(x, k), y> = <x, correlate(y, transposed k)>: the dot-product test."""
-    if spec.padding_mode != "zeros" or not spec.batch:
-        return
-    x, k, _ = arrays_for(spec)
-    options = {"stride": spec.stride, "dilation": spec.dilation, "groups": spec.groups, "padding": spec.padding}
-    y = cl.correlate(x, k, **options)
-    z = torch.randn(y.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    pads = zip(spec.size, spec.output_size, spec.stride, spec.extent, spec.padding)
-    unread = tuple(n - ((m - 1) * s + e - sum(pair)) for n, m, s, e, pair in pads)  # input past the last window
-    if any(extra < 0 or (extra >= max(s, d) > 0 and extra) for extra, s, d in zip(unread, spec.stride, spec.dilation)):
-        return
-    back = cl.correlate(z, Conv(k, transposed=True, output_padding=unread, **options))
-    assert (y * z).sum().item() == pytest.approx((x * back).sum().item(), rel=1e-9, abs=1e-9)
+@pytest.mark.parametrize(("make", "shape", "expected", "period"), MODELS.values(), ids=MODELS)
+def test_laws_by_hand(make, shape, expected, period):
+    model = make()
+    law = cost(model, input_shape=shape).law()
+    assert sympy.expand(law.expressions["forward macs"] - expected) == 0
+    assert law.period == period
+    for batch, times in ((3, 5), (7, 2)):
+        size = tuple(n + p * times for n, p in zip(shape[2:], period))
+        assert law.at(batch, size) == cost(model, input_shape=(batch, shape[1], *size)).counts()
+    if max(period) > 1:
+        with pytest.raises(ConvolithError, match="the law holds for"):
+            law.at(1, tuple(n + 1 for n in shape[2:]))
 
 
-@LAW
-@given(specs(dtypes=("float64",), transposed=False))
-def test_groups_are_separate_convolutions(spec):
-    x, k, _ = arrays_for(spec)
-    options = {name: getattr(spec, name) for name in ("stride", "dilation", "padding", "padding_mode")}
-    whole = cl.correlate(x, k, groups=spec.groups, **options)
-    parts = [
-        cl.correlate(a, b, **options) for a, b in zip(x.chunk(spec.groups, 1), k.chunk(spec.groups, 0), strict=True)
-    ]
-    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-11, atol=1e-11)
+def test_the_law_of_a_network():
+    model = classic("mobilenet_v3_large")
+    counted = cost(model, input_shape=(1, 3, 224, 224))
+    law = counted.law()
+    assert law.at(1, (224, 224)) == counted.counts()
+    assert law.at(5, (256, 96)) == cost(model, input_shape=(5, 3, 256, 96)).counts()
+    assert law.period == (32, 32)
+    assert law.checked == 2
+    assert "H = 0 mod 32 and W = 0 mod 32" in law.table().title
+
+
+def test_macs_have_a_law_where_other_counts_have_none():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.AdaptiveAvgPool2d(7))
+    law = cost(model, input_shape=(1, 3, 32, 32)).law()
+    assert set(law.expressions) == {"forward macs", "backward macs"}
+
+
+def test_what_if():
+    model = classic("mobilenet_v3_large")
+    counted = cost(model, input_shape=(2, 3, 64, 64))
+    twice = counted.scaled(batch=2)
+    assert twice.factors["forward macs"] == 2
+    larger = counted.scaled(size=2)
+    assert 3 < larger.factors["forward macs"] < 4
+    assert "What if: size x 2" in str(larger)
+    assert counted.scaled(height=0.5).after.input_shape == (2, 3, 32, 64)
+    for factors, message in (
+        ({"channels": 2}, "channels is scaled; expected batch, size, height, width"),
+        ({"height": 0.3}, "height = 64 times 0.3 is 19.2; expected a whole number"),
+    ):
+        with pytest.raises(ConvolithError, match=message):
+            counted.scaled(**factors)
+
+
+def test_what_has_no_law():
+    two = cost(nn.Bilinear(3, 4, 5), input_shape=((2, 3), (2, 4)))
+    with pytest.raises(ConvolithError, match="a law is of one input"):
+        two.law()
+    with pytest.raises(ConvolithError, match="scaled is of one input"):
+        two.scaled(batch=2)
+    with pytest.raises(ConvolithError, match="a law is of one input"):
+        cost(nn.Sequential(nn.Linear(3, 4)), input_shape=(2, 3)).law()
+    with pytest.raises(ConvolithError, match="a law is of one input"):
+        cost(nn.Sequential(nn.ReLU()), example_input=torch.ones(1, 3, 8, 8)).law()
+    with pytest.raises(ConvolithError, match="no polynomials of its size along axis 0"):
+        law_of(lambda n, size: {"macs": n * 2 ** size[0]}, 1, (3,))
+    with pytest.raises(ConvolithError, match="are not what those of smaller ones lead to"):
+        law_of(lambda n, size: {"macs": n * size[0] + (n > 2)}, 1, (3,))

@@ -21,7 +21,7 @@ from convolith.work import CONVENTIONS
 
 OF_LAYERS = ("stride", "padding", "dilation", "groups", "padding_mode", "bias", "no_input_gradient", "scale")
 OF_MODELS = ("shapes", "train", "forward_only", "input_gradient", "strict", "depth", "sort", "top", "csv_file", "html")
-OF_STEPS = ("peak", "verify", "fits", "max_macs", "max_parameters", "max_peak_mb", "baseline_file", "save_baseline")
+OF_STEPS = ("law", "peak", "verify", "fits", "max_macs", "max_parameters", "max_peak_mb", "baseline_file", "save_baseline")
 
 
 @click.command()
@@ -46,6 +46,7 @@ OF_STEPS = ("peak", "verify", "fits", "max_macs", "max_parameters", "max_peak_mb
 @click.option("--peak", metavar="OPTIMIZER", help="The most memory of a training step: with sgd, momentum or adam.")
 @click.option("--verify", is_flag=True, help="Run such a step too, and measure it.")
 @click.option("--fits", type=quantity, metavar="BYTES", help="The largest batch of a step in so much memory: 16G.")
+@click.option("--law", is_flag=True, help="How the counts grow with the batch and the size of the input.")
 @click.option("--max-macs", type=quantity, help="Exit with 1 above so many forward: 5G.")
 @click.option("--max-parameters", type=quantity, help="Likewise of parameters: 25M.")
 @click.option("--max-peak-mb", type=float, help="Likewise of the peak, in 10^6 bytes; needs --peak.")
@@ -129,6 +130,7 @@ def _model(
     html: str | None,
     peak: str | None,
     verify: bool,
+    law: bool,
     fits: float | None,
     max_macs: float | None,
     max_parameters: float | None,
@@ -178,6 +180,11 @@ def _model(
         content = cost_page(counted, factory, shapes)
         page.write(lambda file: file.write(content.encode()))
     data = counted.as_dict()
+    if law:
+        grows = counted.law()
+        data["law"] = {name: str(found) for name, found in grows.expressions.items()}
+        data["law_period"] = grows.period
+        tables.append(grows.table())
     if largest is not None:
         data["largest_batch"] = largest
         tables.append(Table(f"The largest batch in {fits:,.0f} bytes", [{"batch": largest}]))

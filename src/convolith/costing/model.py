@@ -11,12 +11,14 @@ from typing import Any
 import torch
 
 from convolith.costing.dispatch import Run, Tally, run
+from convolith.costing.laws import Law, law_of
 from convolith.costing.peak import Peak, largest_batch
 from convolith.costing.watching import Path
 from convolith.errors import ConvolithError
 from convolith.report.table import Table
 from convolith.work import Backward, Count, Memory, Work
 
+AXES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 SORTS = ("order", "macs", "multiplications", "additions", "backward", "parameters")
 """What rows of a model may be sorted by; the largest first, but for the order in which modules stand."""
 
@@ -48,6 +50,7 @@ class ModelCost:
         rows: every module with what is inside it, in order.
         peak: the most memory of a training step, where an optimizer was given.
         peak_at: the same for another batch.
+        count_at: the cost of another batch and size, where the input was given by one shape.
     """
 
     model: str
@@ -60,6 +63,67 @@ class ModelCost:
     rows: tuple[Row, ...]
     peak: Peak | None = None
     peak_at: Callable[[int], Peak] | None = field(default=None, repr=False)
+    input_shape: tuple[int, ...] = ()
+    count_at: Callable[[tuple[int, ...]], ModelCost] | None = field(default=None, repr=False)
+
+    def law(self) -> Law:
+        """Closed forms of the counts in the batch and the size of the input, counted again at others; sympy's.
+
+        Raises:
+            ConvolithError: several inputs, or one that was not given by shape (N, channels, *size); counts that are no
+                polynomials.
+
+        Example:
+            >>> from convolith import cost
+            >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1, bias=False), torch.nn.ReLU())
+            >>> law = cost(model, input_shape=(1, 3, 32, 32)).law()
+            >>> law.expressions["forward macs"], law.at(4, (64, 48))["forward macs"]
+            (216*H*N*W, 2654208)
+        """
+        count_at = self.count_at
+        if count_at is None or not 3 <= len(self.input_shape) <= 5:
+            raise ConvolithError(
+                "a law is of one input that was given by shape, (N, channels, *size); pass input_shape"
+            )
+        batch, channels, *size = self.input_shape
+        return law_of(lambda n, size: count_at((n, channels, *size)).counts(), batch, tuple(size))
+
+    def scaled(self, **factors: float) -> ModelScaling:
+        """What if: the input's batch or size times factors, counted again.
+
+        Args:
+            factors: of batch, size (every axis), or one axis of it: length; height, width; depth.
+
+        Raises:
+            ConvolithError: other names, products that are not whole, inputs that were not given by one shape.
+        """
+        if self.count_at is None:
+            raise ConvolithError("scaled is of one input that was given by shape; pass input_shape")
+        axes = AXES.get(len(self.input_shape) - 2, ())
+        names = {"batch": (0,), "size": tuple(range(2, len(self.input_shape)))}
+        names |= {name: (2 + axis,) for axis, name in enumerate(axes)}
+        shape = list(self.input_shape)
+        for name, factor in factors.items():
+            if name not in names:
+                raise ConvolithError(f"{name} is scaled; expected {', '.join(names)}")
+            for axis in names[name]:
+                product = shape[axis] * factor
+                if product != int(product) or product < 1:
+                    raise ConvolithError(
+                        f"{name} = {shape[axis]} times {factor:g} is {product:g}; expected a whole number"
+                    )
+                shape[axis] = int(product)
+        return ModelScaling(self, self.count_at(tuple(shape)), dict(factors))
+
+    def counts(self) -> dict[str, int]:
+        """The numbers that laws and scalings are about, by name."""
+        return {
+            "forward macs": self.forward.macs,
+            "forward multiplications": self.forward.multiplications,
+            "forward additions": self.forward.additions,
+            "backward macs": self.backward.macs,
+            "saved activations, bytes": self.memory.backward.saved_activations,
+        }
 
     def largest_batch(self, memory: float) -> int:
         """The largest batch whose training step holds no more than so many bytes; 0 if one image is too much.
@@ -212,6 +276,34 @@ class ModelCost:
     def _repr_html_(self) -> str:
         """For notebooks."""
         return "\n".join(f"<pre>{escape(table.text())}</pre>" for table in self.tables())
+
+
+@dataclass(frozen=True)
+class ModelScaling:
+    """A cost before and after its input was scaled."""
+
+    before: ModelCost
+    after: ModelCost
+    by: dict[str, float]
+
+    @property
+    def factors(self) -> dict[str, float]:
+        """The factor of each count; one that was 0 is left out."""
+        after = self.after.counts()
+        return {name: after[name] / before for name, before in self.before.counts().items() if before}
+
+    def table(self) -> Table:
+        """Before, after and factor."""
+        what = ", ".join(f"{name} x {by:g}" for name, by in self.by.items())
+        before, after = self.before.counts(), self.after.counts()
+        rows = [
+            {"count": name, "before": before[name], "after": after[name], "factor": factor}
+            for name, factor in self.factors.items()
+        ]
+        return Table(f"What if: {what}", rows)
+
+    def __str__(self) -> str:
+        return self.table().text()
 
 
 def count_model(

@@ -12,7 +12,7 @@ from convolith.arrays import as_tensor
 from convolith.conv import Conv
 from convolith.costing.fakes import Shape
 from convolith.costing.layer import layer_cost
-from convolith.costing.model import count_model
+from convolith.costing.model import ModelCost, count_model
 from convolith.costing.peak import Peak, peak_of
 from convolith.dtypes import check_dtype
 from convolith.engines.protocol import torch_dtype
@@ -95,15 +95,24 @@ def cost(
             raise ConvolithError("run is True without an example_input, whose values would decide; pass one")
         if optimizer is None and verify:
             raise ConvolithError("verify is True without an optimizer, whose step would be run; pass one, such as sgd")
-        counted = count_model(
-            subject,
-            arguments,
-            keywords,
-            convention=convention,
-            backward=backward,
-            input_gradient=bool(input_gradient),
-            real=run,
-        )
+
+        def counted_at(given: tuple[Any, ...]) -> ModelCost:
+            return count_model(
+                subject,
+                given,
+                keywords,
+                convention=convention,
+                backward=backward,
+                input_gradient=bool(input_gradient),
+                real=run,
+            )
+
+        counted = counted_at(arguments)
+        if len(arguments) == 1 and isinstance(arguments[0], Shape):
+            (one,) = arguments
+            counted = replace(
+                counted, input_shape=one.size, count_at=lambda size: counted_at((replace(one, size=size),))
+            )
         if optimizer is None:
             return counted
 
