@@ -103,6 +103,9 @@ def test_steps_budgets_and_baselines(models, tmp_path):
         "Most memory of a training step"
         in run("cost", f"{models}:small", "--input", "1,3,32,32", "--peak", "sgd").stdout
     )
+    law = run("cost", f"{models}:small", "--input", "1,3,32,32", "--law", "--json").stdout
+    assert "H*N*W" in json.loads(law)["law"]["forward macs"]
+    assert "How it grows" in run("cost", f"{models}:small", "--input", "1,3,32,32", "--law").stdout
     run("cost", f"{models}:small", "--input", "1,3,32,32", "--max-macs", "5G", "--max-parameters", "1M")
     result = run("cost", f"{models}:small", "--input", "1,3,32,32", "--max-macs", "1M", code=1)
     assert "Over budget" in result.stdout

@@ -21,7 +21,17 @@ from convolith.work import CONVENTIONS
 
 OF_LAYERS = ("stride", "padding", "dilation", "groups", "padding_mode", "bias", "no_input_gradient", "scale")
 OF_MODELS = ("shapes", "train", "forward_only", "input_gradient", "strict", "depth", "sort", "top", "csv_file", "html")
-OF_STEPS = ("law", "peak", "verify", "fits", "max_macs", "max_parameters", "max_peak_mb", "baseline_file", "save_baseline")
+OF_STEPS = (
+    "law",
+    "peak",
+    "verify",
+    "fits",
+    "max_macs",
+    "max_parameters",
+    "max_peak_mb",
+    "baseline_file",
+    "save_baseline",
+)
 
 
 @click.command()

@@ -107,12 +107,13 @@ def cost(
                 real=run,
             )
 
-        counted = counted_at(arguments)
-        if len(arguments) == 1 and isinstance(arguments[0], Shape):
-            (one,) = arguments
-            counted = replace(
-                counted, input_shape=one.size, count_at=lambda size: counted_at((replace(one, size=size),))
+        def shaped(one: Shape) -> ModelCost:
+            return replace(
+                counted_at((one,)), input_shape=one.size, count_at=lambda size: shaped(replace(one, size=size))
             )
+
+        only = arguments[0] if len(arguments) == 1 else None
+        counted = shaped(only) if isinstance(only, Shape) else counted_at(arguments)
         if optimizer is None:
             return counted
 
