@@ -20,6 +20,10 @@ def small():
 def tokens():
     return nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 3))
 
+class Branching(nn.Module):
+    def forward(self, x):
+        return x * 2 if x.sum() > 1e9 else x @ x
+
 class Unknown(nn.Module):
     def forward(self, x):
         return torch.linalg.svdvals(x)
@@ -75,6 +79,12 @@ def test_operators_without_a_rule_are_named(models):
     result = run("cost", f"{models}:Unknown", "--input", "4,4", "--strict", code=1)
     assert "--strict: operators without a rule: _linalg_svd" in result.stderr
     run("cost", f"{models}:small", "--input", "1,3,9,9", "--strict")
+
+
+def test_values_that_decide_need_an_example(models):
+    assert "pass run=True" in refused("cost", f"{models}:Branching", "--input", "4,4")
+    data = json.loads(run("cost", f"{models}:Branching", "--input", "4,4", "--run", "--json").stdout)
+    assert data["forward"]["macs"] == 64
 
 
 def test_what_a_cost_refuses(models):

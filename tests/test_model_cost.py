@@ -169,6 +169,57 @@ def test_the_tree_of_modules():
             counted.table(**options)
 
 
+FIELDS = {
+    "alexnet": ((1, 3, 224, 224), "12", "195x195 by 32x32"),
+    "vgg16": ((1, 3, 224, 224), "30", "212x212 by 32x32"),
+    "resnet50": ((1, 3, 224, 224), "resnet.encoder.stages.3.layers.2.layer.2.convolution", "427x427 by 32x32"),
+    "mobilenet_v2": ((1, 3, 224, 224), "mobilenet_v2.conv_1x1.convolution", "491x491 by 32x32"),
+}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_receptive_fields_of_known_networks(name):
+    """As published for them by Araujo, Norris and Sim 2019 (ResNet-50 with its strides in the 3x3)."""
+    shape, module, expected = FIELDS[name]
+    rows = {row.name: row for row in cost(classic(name), input_shape=shape, backward=False).rows}
+    assert str(rows[module].field) == expected
+
+
+def test_receptive_fields_are_where_gradients_go():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3, dilation=2), nn.ReLU(), nn.AvgPool2d(2), Residual(nn.Conv2d(2, 2, (5, 3), padding=(2, 1))),
+        nn.ConvTranspose2d(2, 2, 4, stride=2), nn.Conv2d(2, 1, 3, stride=3),
+    ).double()  # fmt: skip
+    row = cost(model, input_shape=(1, 1, 64, 64), backward=False).rows[-1]
+    x = torch.rand(1, 1, 64, 64, dtype=torch.float64, requires_grad=True)
+    middle = [n // 2 for n in model(x).shape[2:]]
+    reached = 0
+    for at in range(2):  # of neighbours, since an upsampled pixel may see less
+        (slope,) = torch.autograd.grad(model(x)[0, 0, middle[0] + at, middle[1] + at], x)
+        seen = slope[0, 0].abs() > 0
+        sides = [int(seen.any(1 - axis).sum()) for axis in range(2)]
+        reached = max(reached, *sides)
+        spans = [int(seen.any(1 - axis).nonzero().max() - seen.any(1 - axis).nonzero().min()) + 1 for axis in range(2)]
+        assert all(span <= n for span, n in zip(spans, row.field.size))
+        assert all(span >= n - 4 for span, n in zip(spans, row.field.size))
+    assert row.field.stride == (3, 3)
+    everything = cost(nn.Sequential(conv(), nn.AdaptiveAvgPool2d(1)), input_shape=(1, 4, 8, 8)).rows[-1]
+    assert everything.field.size is None
+
+
+def test_the_least_time_is_that_of_products_or_of_bytes():
+    from convolith.planner.machine import limits
+
+    counted = cost(nn.Sequential(nn.Linear(2000, 2000), nn.ReLU()), input_shape=(2000, 2000), backward=False)
+    products, moved = counted.rows[1], counted.rows[2]
+    assert products.seconds == pytest.approx(8e9 / limits().products_per_second("float32"))
+    assert moved.seconds == pytest.approx(limits().moving_seconds(2 * 4 * 2000 * 2000))
+    assert counted.rows[0].seconds == pytest.approx(products.seconds + moved.seconds)
+    assert products.intensity == pytest.approx(8e9 / counted.rows[1].forward.bytes)
+    assert counted.table().rows[0]["ms at least"] == pytest.approx(1e3 * counted.rows[0].seconds)
+
+
 def test_a_model_is_left_as_it_was():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -20,7 +20,19 @@ from convolith.report.table import Table
 from convolith.work import CONVENTIONS
 
 OF_LAYERS = ("stride", "padding", "dilation", "groups", "padding_mode", "bias", "no_input_gradient", "scale")
-OF_MODELS = ("shapes", "train", "forward_only", "input_gradient", "strict", "depth", "sort", "top", "csv_file", "html")
+OF_MODELS = (
+    "shapes",
+    "real",
+    "train",
+    "forward_only",
+    "input_gradient",
+    "strict",
+    "depth",
+    "sort",
+    "top",
+    "csv_file",
+    "html",
+)
 OF_STEPS = (
     "law",
     "peak",
@@ -49,6 +61,7 @@ OF_STEPS = (
 @click.option("--train", is_flag=True, help="The model in training mode.")
 @click.option("--forward-only", is_flag=True, help="No backward pass of the model.")
 @click.option("--input-gradient", is_flag=True, help="The model's input has a gradient.")
+@click.option("--run", "real", is_flag=True, help="Count for a random example, which decides what the model computes.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if an operator of the model has no rule.")
 @click.option("--depth", type=int, default=2, show_default=True, help="How deep the model's modules are shown.")
 @click.option("--sort", default="order", show_default=True, help="Modules by macs, parameters, backward and others.")
@@ -82,9 +95,9 @@ def command(ctx: click.Context, /, subject: str, k_shape: Any, *, as_json: bool,
     default = click.core.ParameterSource.DEFAULT
     given = [name for name in wrong if ctx.get_parameter_source(name) not in (default, None)]
     if given:
-        name = {"shapes": "input", "csv_file": "csv", "baseline_file": "baseline"}.get(given[0], given[0]).replace(
-            "_", "-"
-        )
+        name = {"shapes": "input", "csv_file": "csv", "baseline_file": "baseline", "real": "run"}.get(
+            given[0], given[0]
+        ).replace("_", "-")
         kind = "a model" if of_model else "a layer"
         raise ConvolithError(f"--{name} was given, but {subject} is {kind}, which has no such option")
     if of_model:
@@ -132,6 +145,7 @@ def _model(
     train: bool,
     forward_only: bool,
     input_gradient: bool,
+    real: bool,
     strict: bool,
     depth: int,
     sort: str,
@@ -171,8 +185,7 @@ def _model(
         model = model_of(factory).train(train)
         counted = cost(
             model,
-            input_shape=shapes,
-            input_dtype=dtype,
+            **_inputs(model, shapes, dtype, real=real),
             convention=convention,
             backward=not forward_only,
             input_gradient=input_gradient,
@@ -214,6 +227,20 @@ def _model(
         click.echo(f"--strict: operators without a rule: {names}; the totals are lower bounds", err=True)
     if exceeded or grew or (strict and counted.unknown):
         sys.exit(1)
+
+
+def _inputs(model: Any, shapes: tuple[tuple[int, ...], ...], dtype: str | None, *, real: bool) -> dict[str, Any]:
+    """How `cost` is told of the inputs: by shape, or as random numbers."""
+    if not real:
+        return {"input_shape": shapes, "input_dtype": dtype}
+    import torch
+
+    from convolith.engines.protocol import torch_dtype
+
+    usual = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    kind = usual if dtype is None else torch_dtype(dtype)
+    drawn = torch.Generator().manual_seed(0)
+    return {"example_input": tuple(torch.randn(one, generator=drawn).to(kind) for one in shapes), "run": True}
 
 
 def _csv(rows: Any) -> str:

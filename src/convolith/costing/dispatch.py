@@ -18,9 +18,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
 from convolith.costing.fakes import as_input, check_lazy, stand_ins, storage_bytes, tensors_of
+from convolith.costing.fields import Field, Fields
 from convolith.costing.formulas import Rule
 from convolith.costing.operators import rule_of
 from convolith.costing.watching import Path, Watcher
+from convolith.planner.machine import limits
 from convolith.work import Backward, BackwardMemory, Count, ForwardMemory, Memory
 
 
@@ -32,12 +34,14 @@ class Tally:
         forward, backward: of the passes.
         calls: operators that ran and have a row.
         unknown: how often operators ran that have none, by name.
+        seconds: of its operators forward, at the least: products, or what is moved, at this machine's measured limits.
     """
 
     forward: Count = field(default_factory=Count)
     backward: Backward = field(default_factory=Backward)
     calls: int = 0
     unknown: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Run:
     """What a model did, by module, what it holds, and the shapes that came out."""
 
     tallies: Mapping[Path, Tally]
+    fields: Mapping[Path, Field]
     memory: Memory
     outputs: tuple[tuple[int, ...], ...]
 
@@ -91,6 +96,7 @@ def run(
         stack.enter_context(torch.set_grad_enabled(backward))
         stack.enter_context(counter.named())
         with counter, saved.hooks():
+            counter.fields = Fields(tensors_of(given))
             result = model(*given[0], **dict(given[1]))
         inputs, outputs = tensors_of(given), tensors_of(result)
         gradients: list[torch.Tensor] = []
@@ -110,7 +116,7 @@ def run(
             saved.bytes if backward else 0,
         ),
     )
-    return Run(counter.tallies, memory, tuple(tuple(tensor.shape) for tensor in outputs))
+    return Run(counter.tallies, counter.fields.of_modules, memory, tuple(tuple(tensor.shape) for tensor in outputs))
 
 
 class _Counter(Watcher):  # type: ignore[no-untyped-call]  # torch's own is untyped
@@ -120,11 +126,16 @@ class _Counter(Watcher):  # type: ignore[no-untyped-call]  # torch's own is unty
         super().__init__(model)
         self.convention = convention
         self.tallies: dict[Path, Tally] = {(): Tally()}
+        self.fields = Fields([])
+        self._limits = limits()
         self._rules: dict[Any, Rule | None] = {}
 
     def seen(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Count it."""
-        tally = self.tallies.setdefault(self.path(), Tally())
+        path = self.path()
+        tally = self.tallies.setdefault(path, Tally())
+        if not self.backward:
+            self.fields.seen(func, args, out, path)
         if func not in self._rules:
             self._rules[func] = rule_of(func)
         rule = self._rules[func]
@@ -140,8 +151,15 @@ class _Counter(Watcher):  # type: ignore[no-untyped-call]  # torch's own is unty
                 tally.backward = tally.backward + Backward(rest=counted)
             else:
                 tally.forward = tally.forward + counted
+                tally.seconds += self._least(counted, out)
         else:
             tally.backward = tally.backward + counted
+
+    def _least(self, count: Count, out: Any) -> float:
+        """Seconds that no computation of it takes less than (Williams, Waterman and Patterson 2009)."""
+        wide = isinstance(out, torch.Tensor) and out.dtype in (torch.float64, torch.complex128)
+        products = count.macs / self._limits.products_per_second("float64" if wide else "float32")
+        return max(products, self._limits.moving_seconds(count.bytes) if count.bytes else 0.0)
 
 
 class _Saved:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from convolith.costing.dispatch import Run, Tally, run
+from convolith.costing.fields import Field
 from convolith.costing.laws import Law, law_of
 from convolith.costing.peak import Peak, largest_batch
 from convolith.costing.watching import Path
@@ -33,6 +34,13 @@ class Row:
     parameters: int
     forward: Count
     backward: Backward
+    seconds: float
+    field: Field | None
+
+    @property
+    def intensity(self) -> float | None:
+        """Multiply-accumulates for each byte that is moved forward; None where nothing is."""
+        return self.forward.macs / self.forward.bytes if self.forward.bytes else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,6 +193,8 @@ class ModelCost:
                     "name": row.name,
                     "kind": row.kind,
                     "parameters": row.parameters,
+                    "seconds_at_least": row.seconds,
+                    "receptive_field": None if row.field is None else str(row.field),
                     "forward": _counted(row.forward),
                     "backward": _counted(row.backward.total),
                 }
@@ -215,7 +225,7 @@ class ModelCost:
         if sort != "order":
             shown.sort(key=lambda row: -_sortable(row, sort))
         rows = [self._cells(row, indented=sort == "order" and not full) for row in shown[:top]]
-        return Table(f"Modules ({self.convention}; each with what is inside it)", rows)
+        return Table(f"Modules ({self.convention}; each with what is inside it; field: pixels seen by stride)", rows)
 
     def tables(self, **shown: Any) -> list[Table]:
         """Totals, memory and modules; arguments as for `table`."""
@@ -268,6 +278,9 @@ class ModelCost:
             "additions": row.forward.additions,
             "others": row.forward.others,
             "backward macs": row.backward.total.macs,
+            "macs / byte": row.intensity,
+            "ms at least": 1e3 * row.seconds,
+            "field": None if row.field is None else str(row.field),
         }
 
     def __str__(self) -> str:
@@ -342,21 +355,26 @@ def count_model(
 
 def _rows(model: torch.nn.Module, found: Run) -> tuple[Row, ...]:
     """Every module, in order, with what it and all modules inside it counted."""
-    inside: dict[Path, tuple[Count, Backward]] = {}
+    nothing = Count(), Backward(), 0.0
+    inside: dict[Path, tuple[Count, Backward, float]] = {}
     for path, tally in found.tallies.items():
         for depth in range(len(path) + 1):
-            forward, backward = inside.get(path[:depth], (Count(), Backward()))
-            inside[path[:depth]] = forward + tally.forward, backward + tally.backward
+            forward, backward, seconds = inside.get(path[:depth], nothing)
+            inside[path[:depth]] = forward + tally.forward, backward + tally.backward, seconds + tally.seconds
     modules = [(tuple(name.split(".")) if name else (), module) for name, module in model.named_modules()]
     parameters: dict[Path, dict[int, int]] = {path: {} for path, _ in modules}  # shared ones count once in each
     for path, module in modules:
         own = {id(p): p.numel() for p in module._parameters.values() if p is not None}
         for depth in range(len(path) + 1):
             parameters[path[:depth]] |= own
-    nothing = Count(), Backward()
     return tuple(
         Row(
-            ".".join(path), type(module).__name__, len(path), sum(parameters[path].values()), *inside.get(path, nothing)
+            ".".join(path),
+            type(module).__name__,
+            len(path),
+            sum(parameters[path].values()),
+            *inside.get(path, nothing),
+            found.fields.get(path),
         )
         for path, module in modules
     )
