@@ -35,9 +35,9 @@ def broken():
 
 @pytest.fixture
 def models(tmp_path, monkeypatch):
-    (tmp_path / "some_models.py").write_text(MODELS)
+    (tmp_path / "costed_models.py").write_text(MODELS)
     monkeypatch.chdir(tmp_path)
-    return "some_models"
+    return "costed_models"
 
 
 def test_a_model_is_counted(models):
@@ -92,7 +92,7 @@ def test_what_a_cost_refuses(models):
         (f"{models}:small",): "--input is missing",
         (f"{models}:small", "8,3,3,3", "--input", "1,3,8,8"): "K_SHAPE was given beside the model",
         (f"{models}:small", "--input", "1,4,8,8"): "module 0 refuses (1, 4, 8, 8)",
-        (f"{models}:small", "--input", "1,3,8,8", "--bias"): "--bias was given, but some_models:small is a model",
+        (f"{models}:small", "--input", "1,3,8,8", "--bias"): "--bias was given, but costed_models:small is a model",
         (f"{models}:small", "--input", "1,3,8,8", "--sort", "size"): "sort is 'size'",
         (f"{models}:small", "--input", "1,3,8,8", "--dtype", "int99"): "input_dtype has dtype int99",
         (f"{models}:broken", "--input", "1,3,8,8"): "whose call raised OSError: no weights here",
@@ -113,6 +113,9 @@ def test_steps_budgets_and_baselines(models, tmp_path):
         "Most memory of a training step"
         in run("cost", f"{models}:small", "--input", "1,3,32,32", "--peak", "sgd").stdout
     )
+    scaled = run("cost", f"{models}:small", "--input", "1,3,32,32", "--scale", "channels=2", "--json").stdout
+    assert 2 < json.loads(scaled)["scaled"]["factors"]["forward macs"] < 4
+    assert "What if: size x 2" in run("cost", f"{models}:small", "--input", "1,3,32,32", "--scale", "size=2").stdout
     law = run("cost", f"{models}:small", "--input", "1,3,32,32", "--law", "--json").stdout
     assert "H*N*W" in json.loads(law)["law"]["forward macs"]
     assert "How it grows" in run("cost", f"{models}:small", "--input", "1,3,32,32", "--law").stdout

@@ -74,11 +74,89 @@ def test_what_if():
     assert "What if: size x 2" in str(larger)
     assert counted.scaled(height=0.5).after.input_shape == (2, 3, 32, 64)
     for factors, message in (
-        ({"channels": 2}, "channels is scaled; expected batch, size, height, width"),
+        ({"depth": 2}, "depth is scaled; expected batch, size, height, width"),
         ({"height": 0.3}, "height = 64 times 0.3 is 19.2; expected a whole number"),
     ):
         with pytest.raises(ConvolithError, match=message):
             counted.scaled(**factors)
+
+
+def test_twice_the_channels_is_not_quite_four_times():
+    """The stem and the head grow on one side alone."""
+    counted = cost(classic("resnet50"), input_shape=(1, 3, 224, 224))
+    twice = counted.scaled(channels=2)
+    assert round(twice.factors["forward macs"], 2) == 3.94
+    stem, head = 64 * 147 * 112 * 112, 2048 * 1000
+    assert twice.after.forward.macs == 4 * (counted.forward.macs - stem - head) + 2 * (stem + head)
+    law = counted.channel_law()["forward macs"]
+    m = sympy.Symbol("m")
+    assert sympy.expand(law - (counted.forward.macs - stem - head) * m**2 - (stem + head) * m) == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["alexnet", "vgg16", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0", "convnext_tiny"]
+)
+def test_networks_of_every_kind_grow(name):
+    model = classic(name)
+    before = {key: (tensor.shape, tensor.dtype) for key, tensor in model.state_dict().items()}
+    counted = cost(model, input_shape=(1, 3, 224, 224), backward=False)
+    twice = counted.scaled(channels=2)
+    assert 3.5 < twice.factors["forward macs"] < 4
+    assert 2 < twice.factors["parameters"] < 4
+    assert {key: (tensor.shape, tensor.dtype) for key, tensor in model.state_dict().items()} == before
+    assert cost(model, input_shape=(1, 3, 224, 224), backward=False).counts() == counted.counts()
+
+
+def wide(channels, taps=3, groups=1):
+    return nn.Sequential(
+        nn.Conv2d(3, channels, taps, padding=taps // 2), nn.BatchNorm2d(channels), nn.PReLU(channels),
+        nn.Conv2d(channels, channels, taps, padding=taps // 2, groups=channels, padding_mode="circular"), nn.ReLU(),
+        nn.Conv2d(channels, 2 * channels, 1, groups=groups), nn.GroupNorm(2, 2 * channels), nn.ConvTranspose2d(2 * channels, channels, 2, stride=2),
+        nn.Conv2d(channels, 5, taps, stride=2, padding=taps // 2), nn.BatchNorm2d(5),
+    )  # fmt: skip
+
+
+def test_a_grown_model_counts_as_one_that_was_built_so():
+    counted = cost(wide(8, groups=2), input_shape=(2, 3, 12, 12))
+    assert counted.scaled(channels=2).after.counts() == cost(wide(16, groups=2), input_shape=(2, 3, 12, 12)).counts()
+    assert counted.scaled(channels=0.5).after.counts() == cost(wide(4, groups=2), input_shape=(2, 3, 12, 12)).counts()
+    larger = cost(wide(8), input_shape=(2, 3, 12, 12)).scaled(kernel_size=3, height=2)
+    expected = cost(wide(8, taps=9), input_shape=(2, 3, 24, 12))
+    assert larger.after.counts()["parameters"] > expected.parameters  # the transposed kernel of 2x2 grew too
+    frozen = wide(8, groups=2)
+    frozen.requires_grad_(False)
+    assert (
+        cost(frozen, input_shape=(2, 3, 12, 12)).scaled(channels=2).after.forward
+        == counted.scaled(channels=2).after.forward
+    )
+    assert not any(p.requires_grad for p in frozen.parameters())
+
+
+class Strange(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(4, 4))
+
+    def forward(self, x):
+        return x @ self.table
+
+
+def test_what_does_not_grow():
+    for model, factors, message in (
+        (
+            nn.Sequential(Strange()),
+            {"channels": 2},
+            "module 0, a Strange, has table .*how they grow with channels is not known",
+        ),
+        (
+            nn.Sequential(nn.Conv1d(4, 6, 1), nn.Conv1d(6, 4, 1)),
+            {"channels": 0.25},
+            "has 6, which times 0.25 is 1.5; expected a whole",
+        ),
+        (nn.Sequential(nn.Conv1d(4, 6, 3)), {"kernel_size": 4 / 3}, "which cannot grow evenly"),
+    ):
+        with pytest.raises(ConvolithError, match=message):
+            cost(model, input_shape=(1, 4, 4), backward=False).scaled(**factors)
 
 
 def test_what_has_no_law():

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import sys
-from contextlib import redirect_stdout
 from typing import Any
 
 import click
 
-from convolith.cli.factory import model_of
-from convolith.cli.files import Output
-from convolith.cli.options import emit, geometry_options, json_option, parse_factor, quantity, shape
+from convolith.cli.options import emit, factors_of, geometry_options, json_option, quantity, shape
 from convolith.cli.shapes import layer_spec
 from convolith.errors import ConvolithError
-from convolith.report.plots import check_available
-from convolith.report.table import Table
 from convolith.work import CONVENTIONS
 
-OF_LAYERS = ("stride", "padding", "dilation", "groups", "padding_mode", "bias", "no_input_gradient", "scale")
+OF_LAYERS = ("stride", "padding", "dilation", "groups", "padding_mode", "bias", "no_input_gradient")
 OF_MODELS = (
     "shapes",
     "real",
@@ -103,20 +95,17 @@ def command(ctx: click.Context, /, subject: str, k_shape: Any, *, as_json: bool,
     if of_model:
         if k_shape is not None:
             raise ConvolithError(f"K_SHAPE was given beside the model {subject}; its inputs are --input")
+        from convolith.cli.cost_model import count
+
         dtype = None if ctx.get_parameter_source("dtype") is default else options["dtype"]
-        _model(
-            subject,
-            as_json=as_json,
-            dtype=dtype,
-            **{name: options[name] for name in (*OF_MODELS, *OF_STEPS, "convention")},
-        )
+        count(subject, options | {"dtype": dtype}, as_json=as_json)
     else:
         if k_shape is None:
             raise ConvolithError(
                 f"K_SHAPE is missing beside {subject}; expected (out_channels, in_channels/groups, *kernel_size), such "
                 "as 64,64,3,3"
             )
-        rest = {name: options[name] for name in (*OF_LAYERS, "convention", "dtype")}
+        rest = {name: options[name] for name in (*OF_LAYERS, "scale", "convention", "dtype")}
         _layer(shape(subject), k_shape, as_json=as_json, **rest)
 
 
@@ -129,123 +118,7 @@ def _layer(
     counted = cost(spec, convention=convention, input_gradient=not no_input_gradient)
     data, tables = counted.as_dict(), counted.tables()
     if scale:
-        factors = dict(map(parse_factor, scale))
-        if len(factors) < len(scale):
-            raise ConvolithError(f"scale is {', '.join(scale)}; expected each name once")
-        scaled = counted.scaled(**factors)
+        scaled = counted.scaled(**factors_of(scale))
         data["scaled"] = {"by": scaled.by, "factors": scaled.factors, "after": scaled.after.as_dict()}
         tables.append(scaled.table())
     emit(as_json=as_json, data=data, tables=tables)
-
-
-def _model(
-    factory: str,
-    *,
-    shapes: tuple[tuple[int, ...], ...],
-    train: bool,
-    forward_only: bool,
-    input_gradient: bool,
-    real: bool,
-    strict: bool,
-    depth: int,
-    sort: str,
-    top: int | None,
-    csv_file: str | None,
-    html: str | None,
-    peak: str | None,
-    verify: bool,
-    law: bool,
-    fits: float | None,
-    max_macs: float | None,
-    max_parameters: float | None,
-    max_peak_mb: float | None,
-    baseline_file: str | None,
-    save_baseline: str | None,
-    convention: str,
-    dtype: str | None,
-    as_json: bool,
-) -> None:
-    if not shapes:
-        raise ConvolithError(
-            f"--input is missing: the model {factory} needs the shape of its input, such as 1,3,224,224"
-        )
-    sheet = None if csv_file is None else Output(csv_file, (".csv",))
-    page = None if html is None else Output(html, (".html",))
-    if page:
-        check_available()
-    kept = None if save_baseline is None else Output(save_baseline, (".json",))
-    for name, value in (("verify", verify or None), ("fits", fits), ("max-peak-mb", max_peak_mb)):
-        if value is not None and peak is None:
-            raise ConvolithError(f"--{name} was given without --peak, the optimizer of the step; pass --peak sgd")
-    from convolith.costing import budget, cost
-
-    before = None if baseline_file is None else budget.read_baseline(baseline_file)
-
-    with redirect_stdout(sys.stderr):  # whatever the model's own code prints
-        model = model_of(factory).train(train)
-        counted = cost(
-            model,
-            **_inputs(model, shapes, dtype, real=real),
-            convention=convention,
-            backward=not forward_only,
-            input_gradient=input_gradient,
-            optimizer=peak,
-            verify=verify,
-        )
-        largest = None if fits is None else counted.largest_batch(fits)
-    tables = counted.tables(depth=depth, sort=sort, top=top)
-    if sheet:
-        text = _csv(counted.table(depth=None, sort=sort, full=True).rows)
-        sheet.write(lambda file: file.write(text.encode()))
-    if page:
-        from convolith.cli.cost_page import cost_page
-
-        content = cost_page(counted, factory, shapes)
-        page.write(lambda file: file.write(content.encode()))
-    data = counted.as_dict()
-    if law:
-        grows = counted.law()
-        data["law"] = {name: str(found) for name, found in grows.expressions.items()}
-        data["law_period"] = grows.period
-        tables.append(grows.table())
-    if largest is not None:
-        data["largest_batch"] = largest
-        tables.append(Table(f"The largest batch in {fits:,.0f} bytes", [{"batch": largest}]))
-    limits = {"forward macs": max_macs, "parameters": max_parameters}
-    limits |= {"peak, bytes": None if max_peak_mb is None else 1e6 * max_peak_mb}
-    exceeded = budget.over(counted, {name: limit for name, limit in limits.items() if limit is not None})
-    changed, grew = ([], False) if before is None else budget.changes(before, counted)
-    found = [*([exceeded] if exceeded else []), *changed]
-    data["over_budget"] = None if exceeded is None else exceeded.rows
-    data["grew"] = grew
-    if kept:
-        text = budget.baseline(counted)
-        kept.write(lambda file: file.write(text.encode()))
-    emit(as_json=as_json, data=data, tables=[*tables, *found])
-    if strict and counted.unknown:
-        names = ", ".join(sorted(counted.unknown))
-        click.echo(f"--strict: operators without a rule: {names}; the totals are lower bounds", err=True)
-    if exceeded or grew or (strict and counted.unknown):
-        sys.exit(1)
-
-
-def _inputs(model: Any, shapes: tuple[tuple[int, ...], ...], dtype: str | None, *, real: bool) -> dict[str, Any]:
-    """How `cost` is told of the inputs: by shape, or as random numbers."""
-    if not real:
-        return {"input_shape": shapes, "input_dtype": dtype}
-    import torch
-
-    from convolith.engines.protocol import torch_dtype
-
-    usual = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    kind = usual if dtype is None else torch_dtype(dtype)
-    drawn = torch.Generator().manual_seed(0)
-    return {"example_input": tuple(torch.randn(one, generator=drawn).to(kind) for one in shapes), "run": True}
-
-
-def _csv(rows: Any) -> str:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()

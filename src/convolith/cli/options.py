@@ -125,3 +125,11 @@ def parse_factor(text: str) -> tuple[str, float]:
         return name.strip().replace("-", "_"), float(number)
     except ValueError:
         raise ConvolithError(f"scale is {text!r}; expected name=factor, such as in_channels=2") from None
+
+
+def factors_of(scale: tuple[str, ...]) -> dict[str, float]:
+    """Several `name=number` by name, each once."""
+    factors = dict(map(parse_factor, scale))
+    if len(factors) < len(scale):
+        raise ConvolithError(f"scale is {', '.join(scale)}; expected each name once")
+    return factors

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -22,8 +23,11 @@ from convolith.costing.fields import Field, Fields
 from convolith.costing.formulas import Rule
 from convolith.costing.operators import rule_of
 from convolith.costing.watching import Path, Watcher
+from convolith.costing.widened import Ends, ends_of, widened
 from convolith.planner.machine import limits
 from convolith.work import Backward, BackwardMemory, Count, ForwardMemory, Memory
+
+UNGROWN = (Fraction(1), Fraction(1))
 
 
 @dataclass
@@ -52,6 +56,8 @@ class Run:
     fields: Mapping[Path, Field]
     memory: Memory
     outputs: tuple[tuple[int, ...], ...]
+    parameters: Mapping[Path, Mapping[int, int]]
+    """By module its own parameters' elements, by what tells shared ones apart."""
 
 
 def run(
@@ -63,6 +69,7 @@ def run(
     backward: bool,
     input_gradient: bool,
     real: bool,
+    growth: tuple[Fraction, Fraction] = UNGROWN,
 ) -> Run:
     """Count a forward pass, and a backward pass if it is asked for.
 
@@ -73,6 +80,7 @@ def run(
         backward: whether gradients of the parameters that require them are taken.
         input_gradient: whether those of the inputs are too.
         real: whether to compute with the values given, for models whose values decide what runs.
+        growth: how many times the channels and the taps of kernels the model is counted with.
 
     Raises:
         ConvolithError: what the model itself refuses, with the module that refused; values that decide what runs.
@@ -93,12 +101,26 @@ def run(
         given = tree_map(
             lambda leaf: as_input(leaf, None if real else fake, requires_grad=wanted), (arguments, keywords)
         )
-        stack.enter_context(torch.set_grad_enabled(backward))
         stack.enter_context(counter.named())
+        if growth != UNGROWN:
+            plain = tree_map(
+                lambda leaf: as_input(leaf, None if real else fake, requires_grad=False), (arguments, keywords)
+            )
+            ends = _ends(model, plain)
+            stack.enter_context(widened(model, ends, *growth))
+            state = [*model.parameters(), *model.buffers()]
+            saved.leave_out(state)
+        stack.enter_context(torch.set_grad_enabled(backward))
         with counter, saved.hooks():
             counter.fields = Fields(tensors_of(given))
             result = model(*given[0], **dict(given[1]))
         inputs, outputs = tensors_of(given), tensors_of(result)
+        own = {
+            tuple(name.split(".")) if name else (): {
+                id(p): p.numel() for p in module._parameters.values() if p is not None
+            }
+            for name, module in model.named_modules()
+        }
         gradients: list[torch.Tensor] = []
         leaves = [tensor for tensor in (*inputs, *state) if tensor.requires_grad and tensor.is_leaf]
         roots = [tensor for tensor in outputs if tensor.requires_grad]
@@ -116,7 +138,22 @@ def run(
             saved.bytes if backward else 0,
         ),
     )
-    return Run(counter.tallies, counter.fields.of_modules, memory, tuple(tuple(tensor.shape) for tensor in outputs))
+    return Run(
+        counter.tallies, counter.fields.of_modules, memory, tuple(tuple(tensor.shape) for tensor in outputs), own
+    )
+
+
+def _ends(model: torch.nn.Module, given: Any) -> Ends:
+    """The ends of a model, found with gradients for all its parameters."""
+    frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
+    for parameter in frozen:
+        parameter.requires_grad = True
+    try:
+        with torch.enable_grad():
+            return ends_of(model, lambda: model(*given[0], **dict(given[1])))
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad = False
 
 
 class _Counter(Watcher):  # type: ignore[no-untyped-call]  # torch's own is untyped

@@ -90,6 +90,21 @@ def law_of(count: Counter, batch: int, size: tuple[int, ...]) -> Law:
         return _law(cache(lambda n, sizes: {name: known(n, sizes)[name] for name in macs}), batch, size)
 
 
+def polynomials(name: str, count: Callable[[int], Counts], degree: int) -> dict[str, Any]:
+    """Counts as polynomials of one number, by the count's name, through those of the first whole numbers.
+
+    Raises:
+        ConvolithError: counts that are no such polynomials.
+    """
+    nodes = list(range(1, degree + 2))
+    told = {(n,): count(n) for n in nodes}
+    found = {what: _through((name,), [nodes], {n: counts[what] for n, counts in told.items()}) for what in told[1,]}
+    beyond = count(degree + 2)
+    if any(int(law.subs({name: degree + 2})) != beyond[what] for what, law in found.items()):
+        raise ConvolithError(f"the counts of this model are no polynomials of degree {degree} in {name}")
+    return found
+
+
 def _law(known: Counter, batch: int, size: tuple[int, ...]) -> Law:
     found = [_grows(known, batch, size, axis) for axis in range(len(size))]
     period, degrees = tuple(p for p, _ in found), tuple(d for _, d in found)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from functools import cached_property
 from html import escape
 from typing import Any
 
 import torch
 
-from convolith.costing.dispatch import Run, Tally, run
+from convolith.costing.dispatch import UNGROWN, Run, Tally, run
 from convolith.costing.fields import Field
-from convolith.costing.laws import Law, law_of
+from convolith.costing.laws import Law, law_of, polynomials
 from convolith.costing.peak import Peak, largest_batch
 from convolith.costing.watching import Path
 from convolith.errors import ConvolithError
@@ -72,7 +73,7 @@ class ModelCost:
     peak: Peak | None = None
     peak_at: Callable[[int], Peak] | None = field(default=None, repr=False)
     input_shape: tuple[int, ...] = ()
-    count_at: Callable[[tuple[int, ...]], ModelCost] | None = field(default=None, repr=False)
+    count_at: Callable[..., ModelCost] | None = field(default=None, repr=False)
 
     def law(self) -> Law:
         """Closed forms of the counts in the batch and the size of the input, counted again at others; sympy's.
@@ -96,14 +97,34 @@ class ModelCost:
         batch, channels, *size = self.input_shape
         return law_of(lambda n, size: count_at((n, channels, *size)).counts(), batch, tuple(size))
 
-    def scaled(self, **factors: float) -> ModelScaling:
-        """What if: the input's batch or size times factors, counted again.
-
-        Args:
-            factors: of batch, size (every axis), or one axis of it: length; height, width; depth.
+    def channel_law(self) -> dict[str, Any]:
+        """The counts with m times the channels, as polynomials (sympy's) in m, held against a count at another m.
 
         Raises:
-            ConvolithError: other names, products that are not whole, inputs that were not given by one shape.
+            ConvolithError: as `scaled`.
+
+        Example:
+            >>> from convolith import cost
+            >>> layers = [torch.nn.Conv2d(3, 8, 1, bias=False), torch.nn.Conv2d(8, 8, 1, bias=False)]
+            >>> model = torch.nn.Sequential(*layers, torch.nn.Conv2d(8, 2, 1, bias=False))
+            >>> cost(model, input_shape=(1, 3, 10, 10)).channel_law()["forward macs"]
+            6400*m**2 + 4000*m
+        """
+        return polynomials("m", lambda m: self.scaled(channels=m).after.counts(), 2)
+
+    def scaled(self, **factors: float) -> ModelScaling:
+        """What if: the input's batch or size, the model's channels or kernels times factors, counted again.
+
+        Channels of the input and of the output stay, so that the stem and the head grow on one side alone; depthwise
+        convolutions stay depthwise. Kernels of one tap stay, and padding grows with the others.
+
+        Args:
+            factors: of batch, size (every axis), or one axis of it: length; height, width; depth; of channels and
+                kernel_size.
+
+        Raises:
+            ConvolithError: other names, products that are not whole, inputs that were not given by one shape; modules
+                that are not known to grow.
         """
         if self.count_at is None:
             raise ConvolithError("scaled is of one input that was given by shape; pass input_shape")
@@ -111,9 +132,13 @@ class ModelCost:
         names = {"batch": (0,), "size": tuple(range(2, len(self.input_shape)))}
         names |= {name: (2 + axis,) for axis, name in enumerate(axes)}
         shape = list(self.input_shape)
+        growth = {"channels": Fraction(1), "kernel_size": Fraction(1)}
         for name, factor in factors.items():
+            if name in growth:
+                growth[name] = Fraction(factor).limit_denominator(1000)
+                continue
             if name not in names:
-                raise ConvolithError(f"{name} is scaled; expected {', '.join(names)}")
+                raise ConvolithError(f"{name} is scaled; expected {', '.join((*names, *growth))}")
             for axis in names[name]:
                 product = shape[axis] * factor
                 if product != int(product) or product < 1:
@@ -121,11 +146,12 @@ class ModelCost:
                         f"{name} = {shape[axis]} times {factor:g} is {product:g}; expected a whole number"
                     )
                 shape[axis] = int(product)
-        return ModelScaling(self, self.count_at(tuple(shape)), dict(factors))
+        return ModelScaling(self, self.count_at(tuple(shape), tuple(growth.values())), dict(factors))
 
     def counts(self) -> dict[str, int]:
         """The numbers that laws and scalings are about, by name."""
         return {
+            "parameters": self.parameters,
             "forward macs": self.forward.macs,
             "forward multiplications": self.forward.multiplications,
             "forward additions": self.forward.additions,
@@ -328,6 +354,7 @@ def count_model(
     backward: bool,
     input_gradient: bool,
     real: bool,
+    growth: tuple[Fraction, Fraction] = UNGROWN,
 ) -> ModelCost:
     """Count a model; arguments as for `dispatch.run`."""
     found = run(
@@ -338,9 +365,10 @@ def count_model(
         backward=backward,
         input_gradient=input_gradient,
         real=real,
+        growth=growth,
     )
     names = {".".join(path): tally for path, tally in found.tallies.items()}
-    own = {id(p): p.numel() for p in model.parameters()}
+    own = {place: n for each in found.parameters.values() for place, n in each.items()}
     return ModelCost(
         type(model).__name__,
         convention,
@@ -363,8 +391,8 @@ def _rows(model: torch.nn.Module, found: Run) -> tuple[Row, ...]:
             inside[path[:depth]] = forward + tally.forward, backward + tally.backward, seconds + tally.seconds
     modules = [(tuple(name.split(".")) if name else (), module) for name, module in model.named_modules()]
     parameters: dict[Path, dict[int, int]] = {path: {} for path, _ in modules}  # shared ones count once in each
-    for path, module in modules:
-        own = {id(p): p.numel() for p in module._parameters.values() if p is not None}
+    for path, _ in modules:
+        own = found.parameters[path]
         for depth in range(len(path) + 1):
             parameters[path[:depth]] |= own
     return tuple(

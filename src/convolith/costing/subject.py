@@ -10,6 +10,7 @@ import torch
 
 from convolith.arrays import as_tensor
 from convolith.conv import Conv
+from convolith.costing.dispatch import UNGROWN
 from convolith.costing.fakes import Shape
 from convolith.costing.layer import layer_cost
 from convolith.costing.model import ModelCost, count_model
@@ -96,7 +97,7 @@ def cost(
         if optimizer is None and verify:
             raise ConvolithError("verify is True without an optimizer, whose step would be run; pass one, such as sgd")
 
-        def counted_at(given: tuple[Any, ...]) -> ModelCost:
+        def counted_at(given: tuple[Any, ...], growth: Any = UNGROWN) -> ModelCost:
             return count_model(
                 subject,
                 given,
@@ -105,12 +106,14 @@ def cost(
                 backward=backward,
                 input_gradient=bool(input_gradient),
                 real=run,
+                growth=growth,
             )
 
-        def shaped(one: Shape) -> ModelCost:
-            return replace(
-                counted_at((one,)), input_shape=one.size, count_at=lambda size: shaped(replace(one, size=size))
-            )
+        def shaped(one: Shape, growth: Any = UNGROWN) -> ModelCost:
+            def again(size: tuple[int, ...], more: Any = growth) -> ModelCost:
+                return shaped(replace(one, size=size), more)
+
+            return replace(counted_at((one,), growth), input_shape=one.size, count_at=again)
 
         only = arguments[0] if len(arguments) == 1 else None
         counted = shaped(only) if isinstance(only, Shape) else counted_at(arguments)

@@ -1,0 +1,175 @@
+"""A model as if its channels were more, or its kernels larger: parameters of other shapes in the place of its own.
+
+What the input and the output have of channels stays: layers that read the input (the stem) grow in their outputs alone,
+and those that make the output (the head) in their inputs. All others grow on both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from convolith.costing.fakes import tensors_of
+from convolith.errors import ConvolithError
+
+NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU)
+"""Whose parameters have one number for each channel."""
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Layers that read the model's input, and those between the last weights and its output, which stay there."""
+
+    stem: frozenset[int]
+    head: frozenset[int]
+
+
+def ends_of(model: nn.Module, call: Callable[[], Any]) -> Ends:
+    """The ends of a model.
+
+    Args:
+        model: whose parameters all require gradients now, and whose inputs do not.
+        call: runs it.
+    """
+    stem: set[int] = set()
+    made: dict[Any, nn.Module] = {}
+
+    def enter(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if not any(tensor.requires_grad for tensor in tensors_of(arguments)):
+            stem.add(id(module))
+
+    def leave(module: nn.Module, arguments: tuple[Any, ...], result: Any) -> None:  # noqa: ARG001 - torch's own
+        for tensor in tensors_of(result):
+            if tensor.grad_fn is not None:
+                made[tensor.grad_fn] = module
+
+    hooks = []
+    for module in model.modules():
+        if module._parameters and any(p is not None for p in module._parameters.values()):
+            hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+    try:
+        outputs = tensors_of(call())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    head: set[int] = set()
+    waiting = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        maker = made.get(node)
+        if maker is not None:
+            head.add(id(maker))
+            if isinstance(maker, _ConvNd | nn.Linear):
+                continue
+        fresh = [before for before, _ in node.next_functions if before is not None and before not in seen]
+        seen.update(fresh)
+        waiting += fresh
+    return Ends(frozenset(stem), frozenset(head))
+
+
+@contextmanager
+def widened(model: nn.Module, ends: Ends, channels: Fraction, kernel_size: Fraction) -> Iterator[None]:
+    """While inside, the model has so many times the channels and taps (of kernels that have more than one).
+
+    Raises:
+        ConvolithError: products that are not whole, kernels that cannot grow evenly, parameters of other kinds.
+    """
+    before: list[tuple[Any, str, Any]] = []
+    try:
+        for name, module in model.named_modules():
+            for store, key, value in _changes(name, module, ends, channels, kernel_size):
+                before.append((store, key, store[key]))
+                store[key] = value
+        yield
+    finally:
+        for store, key, value in reversed(before):
+            store[key] = value
+
+
+def _changes(
+    name: str, module: nn.Module, ends: Ends, channels: Fraction, kernel_size: Fraction
+) -> Iterator[tuple[Any, str, Any]]:
+    """What of a module takes another value: where it is kept, by which name, and the value."""
+    own: dict[str, torch.Tensor] = {key: p for key, p in module._parameters.items() if p is not None}
+    own |= {key: b for key, b in module._buffers.items() if b is not None and b.ndim}
+    if not own:
+        return
+    inputs = Fraction(1) if id(module) in ends.stem else channels
+    outputs = Fraction(1) if id(module) in ends.head else channels
+    if isinstance(module, _ConvNd):
+        yield from _of_convolution(name, module, inputs, outputs, kernel_size)
+    elif isinstance(module, nn.Linear):
+        yield module._parameters, "weight", _empty(name, module.weight, (outputs, inputs))
+        if module.bias is not None:
+            yield module._parameters, "bias", _empty(name, module.bias, (outputs,))
+    elif isinstance(module, nn.Embedding):
+        yield module._parameters, "weight", _empty(name, module.weight, (Fraction(1), outputs))
+    elif isinstance(module, NORMS) or all(p.ndim == 1 for p in own.values()):
+        share = Fraction(1) if id(module) in ends.stem or id(module) in ends.head else channels
+        single = isinstance(module, nn.PReLU) and module.num_parameters == 1
+        for key, tensor in own.items():
+            store = module._parameters if key in module._parameters else module._buffers
+            yield store, key, _empty(name, tensor, (Fraction(1) if single else share,))
+        if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+            sizes = tuple(module.normalized_shape)
+            if len(sizes) > 1 and share != 1:
+                raise ConvolithError(
+                    f"module {name} normalises {sizes} together; which of them are channels is not known"
+                )
+            yield vars(module), "normalized_shape", tuple(_whole(name, n, share) for n in sizes)
+    elif channels != 1:
+        kinds = ", ".join(f"{key} {tuple(p.shape)}" for key, p in own.items())
+        raise ConvolithError(
+            f"module {name}, a {type(module).__name__}, has {kinds}; how they grow with channels is not known"
+        )
+
+
+def _of_convolution(
+    name: str, module: _ConvNd, inputs: Fraction, outputs: Fraction, kernel_size: Fraction
+) -> Iterator[tuple[Any, str, Any]]:
+    groups = module.groups
+    if groups > 1 and groups == module.in_channels:  # depthwise stays so
+        groups = _whole(name, groups, inputs)
+        shares = (inputs, Fraction(1)) if isinstance(module, _ConvTransposeNd) else (outputs, Fraction(1))
+    else:
+        shares = (inputs, outputs) if isinstance(module, _ConvTransposeNd) else (outputs, inputs)
+    taps = [k if k == 1 else _whole(name, k, kernel_size) for k in module.kernel_size]
+    shape = (*(_whole(name, n, share) for n, share in zip(module.weight.shape[:2], shares, strict=True)), *taps)
+    yield module._parameters, "weight", module.weight.new_empty(shape).requires_grad_(module.weight.requires_grad)
+    if module.bias is not None:
+        yield module._parameters, "bias", _empty(name, module.bias, (outputs,))
+    yield vars(module), "groups", groups
+    if isinstance(module.padding, str):
+        return
+    more = [(n - k) * d for n, k, d in zip(taps, module.kernel_size, module.dilation, strict=True)]
+    if any(n % 2 for n in more):
+        raise ConvolithError(f"module {name} has kernel_size {module.kernel_size}, which cannot grow evenly to {taps}")
+    padding = tuple(p + n // 2 for p, n in zip(module.padding, more, strict=True))
+    yield vars(module), "padding", padding
+    if module.padding_mode != "zeros":
+        twice = [p for p in reversed(padding) for _ in range(2)]
+        yield vars(module), "_reversed_padding_repeated_twice", twice
+
+
+def _empty(name: str, tensor: torch.Tensor, shares: tuple[Fraction, ...]) -> torch.Tensor:
+    shape = [_whole(name, n, share) for n, share in zip(tensor.shape, shares, strict=False)]
+    made = tensor.new_empty([*shape, *tensor.shape[len(shape) :]])
+    return made.requires_grad_(tensor.requires_grad)
+
+
+def _whole(name: str, number: int, share: Fraction) -> int:
+    product = number * share
+    if product.denominator != 1 or product < 1:
+        raise ConvolithError(
+            f"module {name} has {number}, which times {float(share):g} is {float(product):g}; expected a whole number"
+        )
+    return int(product)
