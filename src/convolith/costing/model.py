@@ -9,13 +9,10 @@ from functools import cached_property
 from html import escape
 from typing import Any
 
-import torch
-
-from convolith.costing.dispatch import UNGROWN, Run, Tally, run
+from convolith.costing.dispatch import Tally
 from convolith.costing.fields import Field
 from convolith.costing.laws import Law, law_of, polynomials
 from convolith.costing.peak import Peak, largest_batch
-from convolith.costing.watching import Path
 from convolith.errors import ConvolithError
 from convolith.report.table import Table
 from convolith.work import Backward, Count, Memory, Work
@@ -343,69 +340,6 @@ class ModelScaling:
 
     def __str__(self) -> str:
         return self.table().text()
-
-
-def count_model(
-    model: torch.nn.Module,
-    arguments: tuple[Any, ...],
-    keywords: Mapping[str, Any],
-    *,
-    convention: str,
-    backward: bool,
-    input_gradient: bool,
-    real: bool,
-    growth: tuple[Fraction, Fraction] = UNGROWN,
-) -> ModelCost:
-    """Count a model; arguments as for `dispatch.run`."""
-    found = run(
-        model,
-        arguments,
-        keywords,
-        convention=convention,
-        backward=backward,
-        input_gradient=input_gradient,
-        real=real,
-        growth=growth,
-    )
-    names = {".".join(path): tally for path, tally in found.tallies.items()}
-    own = {place: n for each in found.parameters.values() for place, n in each.items()}
-    return ModelCost(
-        type(model).__name__,
-        convention,
-        model.training,
-        sum(own.values()),
-        found.outputs,
-        names,
-        found.memory,
-        _rows(model, found),
-    )
-
-
-def _rows(model: torch.nn.Module, found: Run) -> tuple[Row, ...]:
-    """Every module, in order, with what it and all modules inside it counted."""
-    nothing = Count(), Backward(), 0.0
-    inside: dict[Path, tuple[Count, Backward, float]] = {}
-    for path, tally in found.tallies.items():
-        for depth in range(len(path) + 1):
-            forward, backward, seconds = inside.get(path[:depth], nothing)
-            inside[path[:depth]] = forward + tally.forward, backward + tally.backward, seconds + tally.seconds
-    modules = [(tuple(name.split(".")) if name else (), module) for name, module in model.named_modules()]
-    parameters: dict[Path, dict[int, int]] = {path: {} for path, _ in modules}  # shared ones count once in each
-    for path, _ in modules:
-        own = found.parameters[path]
-        for depth in range(len(path) + 1):
-            parameters[path[:depth]] |= own
-    return tuple(
-        Row(
-            ".".join(path),
-            type(module).__name__,
-            len(path),
-            sum(parameters[path].values()),
-            *inside.get(path, nothing),
-            found.fields.get(path),
-        )
-        for path, module in modules
-    )
 
 
 def _sortable(row: Row, sort: str) -> int:

@@ -10,10 +10,11 @@ import torch
 
 from convolith.arrays import as_tensor
 from convolith.conv import Conv
+from convolith.costing.counting import count_model
 from convolith.costing.dispatch import UNGROWN
 from convolith.costing.fakes import Shape
 from convolith.costing.layer import layer_cost
-from convolith.costing.model import ModelCost, count_model
+from convolith.costing.model import ModelCost
 from convolith.costing.peak import Peak, peak_of
 from convolith.dtypes import check_dtype
 from convolith.engines.protocol import torch_dtype
