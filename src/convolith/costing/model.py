@@ -80,6 +80,7 @@ class ModelCost:
                 polynomials.
 
         Example:
+            >>> import torch
             >>> from convolith import cost
             >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1, bias=False), torch.nn.ReLU())
             >>> law = cost(model, input_shape=(1, 3, 32, 32)).law()
@@ -101,6 +102,7 @@ class ModelCost:
             ConvolithError: as `scaled`.
 
         Example:
+            >>> import torch
             >>> from convolith import cost
             >>> layers = [torch.nn.Conv2d(3, 8, 1, bias=False), torch.nn.Conv2d(8, 8, 1, bias=False)]
             >>> model = torch.nn.Sequential(*layers, torch.nn.Conv2d(8, 2, 1, bias=False))
