@@ -402,6 +402,9 @@ REFUSED = {
     "neither": (nn.ReLU(), {}, "neither of input_shape and example_input were given"),
     "both": (nn.ReLU(), {"input_shape": (1,), "example_input": torch.ones(1)}, "both of input_shape and example_input"),
     "negative": (nn.ReLU(), {"input_shape": (1, -2)}, "input_shape is -2; expected 0 or more"),
+    "number": (nn.ReLU(), {"input_shape": 5}, "input_shape is 5; expected a shape such as"),
+    "none": (nn.ReLU(), {"input_shape": (None, 3)}, r"input_shape is \(None, 3\); expected a shape"),
+    "fraction": (nn.ReLU(), {"input_shape": (1.0, 3)}, r"input_shape is \(1.0, 3\); expected a shape"),
     "word": (nn.ReLU(), {"input_shape": "abc"}, "input_shape"),
     "lazy": (nn.Sequential(nn.LazyLinear(3)), {"input_shape": (2, 3)}, "model has the lazy parameter 0.weight"),
     "convention": (nn.ReLU(), {"input_shape": (1,), "convention": "sparse"}, "convention is 'sparse'"),
@@ -413,6 +416,31 @@ REFUSED = {
 def test_refusals(model, options, message):
     with pytest.raises(ConvolithError, match=message):
         cost(model, **options)
+
+
+def test_contexts_and_kinds_of_models_change_nothing():
+    def plain():
+        return nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.ReLU())
+
+    expected = 216 * 36
+    for context in (torch.no_grad, torch.inference_mode, lambda: torch.device("meta")):
+        model = plain()
+        with context():
+            counted = cost(model, input_shape=(1, 3, 8, 8), optimizer="sgd")
+        assert (counted.forward.macs, counted.backward.macs) == (expected, expected)
+        assert counted.peak.bytes > counted.memory.backward.saved_activations
+    example = torch.ones(1, 3, 8, 8)
+    normed = nn.Sequential(torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3, bias=False)))
+    models = [
+        plain().to("meta"),
+        torch.jit.trace(plain(), example),
+        torch.export.export(plain(), (example,)).module(),
+        normed,
+    ]
+    for model in models:
+        assert cost(model, input_shape=(1, 3, 8, 8)).forward.macs == expected
+    spectral = nn.Sequential(torch.nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 8, 3, bias=False)))
+    assert cost(spectral, input_shape=(1, 3, 8, 8)).forward.macs > expected
 
 
 def test_other_inputs():

@@ -27,6 +27,11 @@ class UNet(nn.Module):
         return self.out(self.last(torch.cat([self.up(deep), wide], 1)))
 
 
+class Detached(nn.Module):
+    def forward(self, x):
+        return x.detach()
+
+
 def row(*layers):
     return nn.Sequential(*layers)
 
@@ -106,7 +111,9 @@ def test_refusals():
         cost(model, input_shape=(1, 3, 8, 8)).largest_batch(1e9)
     with pytest.raises(ConvolithError, match="given by shape alone"):
         cost(model, example_input=torch.ones(1, 3, 8, 8), optimizer="sgd").largest_batch(1e9)
-    with pytest.raises(ConvolithError, match="there is no training step"):
+    with pytest.raises(ConvolithError, match="gives nothing that depends on its parameters"):
+        cost(nn.Sequential(nn.Linear(3, 3), nn.Flatten(), Detached()), input_shape=(1, 3), optimizer="sgd")
+    with pytest.raises(ConvolithError, match="has no parameter"):
         cost(nn.Sequential(nn.ReLU()), input_shape=(1, 3), optimizer="sgd")
     with pytest.raises(ConvolithError, match="optimizer was given for a layer"):
         cost(nn.Conv2d(3, 4, 3), input_shape=(1, 3, 8, 8), optimizer="sgd")

@@ -89,6 +89,7 @@ def run(
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     counter, saved = _Counter(model, convention), _Saved()
     with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # of how a kernel would go about it
         if not real:

@@ -100,6 +100,7 @@ def peak_of(
     check_lazy(model)
     fake, follower = FakeTensorMode(allow_non_fake_inputs=True), _Follower(model)
     with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         stack.enter_context(fake)
@@ -127,6 +128,8 @@ def _step(
     if follower is not None:
         follower.phase = "forward"
     outputs = [tensor for tensor in tensors_of(model(*given[0], **given[1])) if tensor.requires_grad]
+    if not outputs:
+        raise ConvolithError("model gives nothing that depends on its parameters; there is no training step of it")
     loss = outputs[0].sum()
     for tensor in outputs[1:]:
         loss = loss + tensor.sum()

@@ -134,6 +134,20 @@ def cost(
     return layer_cost(_spec(subject, input_shape), convention=convention, input_gradient=input_gradient in (None, True))
 
 
+def _shapes(given: Any) -> list[Any]:
+    """One shape, or several, as a list.
+
+    Raises:
+        ConvolithError: anything else.
+    """
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        if all(isinstance(n, int) for n in given):
+            return [given]
+        if all(isinstance(one, Sequence) and not isinstance(one, str) for one in given):
+            return list(given)
+    raise ConvolithError(f"input_shape is {given!r}; expected a shape such as (1, 3, 224, 224), or one for each input")
+
+
 def _resized(arguments: tuple[Any, ...], keywords: Mapping[str, Any], batch: int) -> tuple[Any, ...]:
     """The same shapes with another batch.
 
@@ -170,7 +184,7 @@ def _inputs(
             "several, or tensors"
         )
     if example_input is None:
-        shapes = [input_shape] if all(isinstance(n, int) for n in input_shape) else list(input_shape)
+        shapes = _shapes(input_shape)
         usual = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         if input_dtype is not None:
             check_dtype("input_dtype", input_dtype)

@@ -50,7 +50,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's ow
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         if func.namespace != "prim":
-            self.seen(func, args, kwargs or {}, out)
+            self.seen(func, args, {name: value for name, value in (kwargs or {}).items() if name != "out"}, out)
         return out
 
     def path(self) -> Path:
