@@ -433,7 +433,6 @@ def test_contexts_and_kinds_of_models_change_nothing():
     normed = nn.Sequential(torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3, bias=False)))
     models = [
         plain().to("meta"),
-        torch.jit.trace(plain(), example),
         torch.export.export(plain(), (example,)).module(),
         normed,
     ]

@@ -18,7 +18,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
-from convolith.costing.fakes import as_input, check_lazy, stand_ins, storage_bytes, tensors_of
+from convolith.costing.fakes import as_input, check_lazy, stand_ins, storage_bytes, tensors_in, tensors_of
 from convolith.costing.fields import Field, Fields
 from convolith.costing.formulas import Rule
 from convolith.costing.operators import rule_of
@@ -233,10 +233,5 @@ def _is_in(tensor: torch.Tensor, tensors: Iterable[torch.Tensor]) -> bool:
 
 def _moved(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
     """Bytes of the tensors that go in and come out."""
-    total = 0
-    for value in (*args, *kwargs.values(), *(out if isinstance(out, tuple | list) else (out,))):
-        if isinstance(value, torch.Tensor):
-            total += value.numel() * value.element_size()
-        elif isinstance(value, list | tuple):
-            total += sum(part.numel() * part.element_size() for part in value if isinstance(part, torch.Tensor))
-    return total
+    tensors = [*tensors_in(args), *tensors_in(tuple(kwargs.values())), *tensors_in(out)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -81,6 +81,19 @@ def tensors_of(tree: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
+def tensors_in(values: Any) -> list[torch.Tensor]:
+    """The tensors among an operator's arguments or results: by themselves, or in a list of them."""
+    if isinstance(values, torch.Tensor):
+        return [values]
+    found: list[torch.Tensor] = []
+    for value in values if isinstance(values, list | tuple) else ():
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += [part for part in value if isinstance(part, torch.Tensor)]
+    return found
+
+
 def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
     """Of their storages, each once."""
     sizes = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in list(tensors)}

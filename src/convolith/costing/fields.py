@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from convolith.costing.fakes import tensors_of
+from convolith.costing.fakes import tensors_in
 from convolith.costing.watching import Path
 
 MIXERS = frozenset(
@@ -61,9 +61,11 @@ class Fields:
 
     def seen(self, func: Any, args: tuple[Any, ...], out: Any, path: Path) -> None:
         """An operator ran."""
-        given = [field for tensor in tensors_of(args) if (field := self._get(tensor)) is not None]
-        made = tensors_of(out)
-        if not given or not made or func.is_view:
+        if func.is_view:
+            return
+        given = [field for tensor in tensors_in(args) if (field := self._get(tensor)) is not None]
+        made = tensors_in(out)
+        if not given or not made:
             return
         name = func._schema.name.removeprefix("aten::").removesuffix("_")
         found = _through(name, args, made[0], _widest(given))

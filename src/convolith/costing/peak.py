@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
 from convolith.costing import workspace
-from convolith.costing.fakes import as_input, check_lazy, stand_ins, storage_bytes, tensors_of
+from convolith.costing.fakes import as_input, check_lazy, stand_ins, storage_bytes, tensors_in, tensors_of
 from convolith.costing.watching import Watcher
 from convolith.errors import ConvolithError
 
@@ -185,7 +185,7 @@ class _Follower(Watcher):  # type: ignore[no-untyped-call]  # torch's own is unt
     def seen(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:  # noqa: ARG002 - the watcher's own
         """Follow what came out."""
         before, path = self._alive, self.path()
-        made = tensors_of(out)
+        made = tensors_in(out)
         for tensor in made:
             self.follow(tensor, workspace.kept_by(func, args) if tensor is made[-1] else 0)
         held = workspace.of_operator(func, args, out)
