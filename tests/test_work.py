@@ -29,7 +29,7 @@ def enumerate_work(spec: ConvSpec, effective: bool) -> dict:
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
-@settings(max_examples=250)
+@settings(max_examples=600)
 @given(spec=specs(max_axes=2))
 def test_counts_are_those_of_an_enumeration(convention, spec):
     counted = enumerate_work(spec, convention == "effective")

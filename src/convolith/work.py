@@ -56,6 +56,17 @@ class Count(Addable):
     elementwise: int = 0
     others: int = 0
 
+    def __add__(self, other: Self) -> Self:  # by hand, since models add thousands
+        if type(other) is not type(self):
+            return NotImplemented
+        return type(self)(
+            self.multiplications + other.multiplications,
+            self.additions + other.additions,
+            self.bytes + other.bytes,
+            self.elementwise + other.elementwise,
+            self.others + other.others,
+        )
+
     @property
     def macs(self) -> int:
         """Multiply-accumulates: one per product that is summed up, of convolutions, matrix products and the like."""

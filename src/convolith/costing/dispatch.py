@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -186,7 +186,7 @@ class _Counter(Watcher):  # type: ignore[no-untyped-call]  # torch's own is unty
         if isinstance(counted, Count):
             counted = counted + Count(bytes=0 if func.is_view else _moved(args, kwargs, out))
             if self.backward:
-                tally.backward = tally.backward + Backward(rest=counted)
+                tally.backward = replace(tally.backward, rest=tally.backward.rest + counted)
             else:
                 tally.forward = tally.forward + counted
                 tally.seconds += self._least(counted, out)
