@@ -64,6 +64,18 @@ def test_macs_have_a_law_where_other_counts_have_none():
     assert set(law.expressions) == {"forward macs", "backward macs"}
 
 
+def test_a_model_of_one_size_has_a_law_of_its_batch(capfd):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.Flatten(), nn.Linear(4 * 36, 5, bias=False))
+    law = cost(model, input_shape=(2, 1, 6, 6)).law()
+    assert law.expressions["forward macs"] == (36 * 36 + 720) * N
+    assert law.period == (0, 0)
+    assert "for H = 6 and W = 6" in law.table().title
+    assert law.at(7, (6, 6)) == cost(model, input_shape=(7, 1, 6, 6)).counts()
+    with pytest.raises(ConvolithError, match="the law holds for H = 6 and W = 6"):
+        law.at(1, (6, 7))
+    assert capfd.readouterr() == ("", "")  # torch logs every refusal by itself
+
+
 def test_what_if():
     model = classic("mobilenet_v3_large")
     counted = cost(model, input_shape=(2, 3, 64, 64))

@@ -34,7 +34,8 @@ class Law:
 
     Attributes:
         expressions: by the count's name, a sympy expression of N and the sizes (L, or H and W, or D, H and W).
-        period: sizes for which they hold are the given ones and those a multiple of it away, along each axis.
+        period: sizes for which they hold are the given ones and those a multiple of it away, along each axis; 0 where
+            the model takes no other size.
         size: the given one.
         checked: at how many other batches and sizes they were counted again, and found equal.
     """
@@ -51,9 +52,8 @@ class Law:
             ConvolithError: a size for which the law does not hold.
         """
         names = NAMES[len(self.size)]
-        if len(size) != len(self.size) or any(
-            (n - m) % p for n, m, p in zip(size, self.size, self.period, strict=True)
-        ):
+        away = [(n - m, p) for n, m, p in zip(size, self.size, self.period, strict=False)]
+        if len(size) != len(self.size) or any(n % p if p else n for n, p in away):
             raise ConvolithError(f"size is {tuple(size)}; the law holds for {self._where()}")
         values = {BATCH: batch, **dict(zip(names, size, strict=True))}
         return {name: int(found.subs(values)) for name, found in self.expressions.items()}
@@ -66,7 +66,7 @@ class Law:
     def _where(self) -> str:
         names = NAMES[len(self.size)]
         parts = [
-            f"any {name}" if p == 1 else f"{name} = {n % p} mod {p}"
+            f"any {name}" if p == 1 else f"{name} = {n % p} mod {p}" if p else f"{name} = {n}"
             for name, n, p in zip(names, self.size, self.period, strict=True)
         ]
         return " and ".join(parts)
@@ -133,7 +133,12 @@ def _law(known: Counter, batch: int, size: tuple[int, ...]) -> Law:
 
 
 def _grows(count: Counter, batch: int, size: tuple[int, ...], axis: int) -> tuple[int, int]:
-    """The least period along an axis, and the degree of the polynomials."""
+    """The least period along an axis, and the degree of the polynomials; 0 and 0 for a model of one size."""
+    count(batch, size)
+    try:
+        count(batch, (*size[:axis], size[axis] + PERIODS[-1], *size[axis + 1 :]))
+    except ConvolithError:  # its own module has said why
+        return 0, 0
 
     def degree_of(period: int) -> int | None:
         for degree in DEGREES:

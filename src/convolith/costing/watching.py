@@ -6,6 +6,7 @@ number.
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,6 +82,9 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's ow
             if id(module) in self.names:
                 self.stack.pop()
 
+        logger = logging.getLogger("torch._subclasses.fake_tensor")  # which would log every refusal at length
+        level = logger.level
+        logger.setLevel(logging.CRITICAL)
         hooks = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
         try:
             yield
@@ -89,6 +93,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's ow
         except Exception as problem:  # torch and the model's own code raise what they like
             raise self._refusal(problem) from problem
         finally:
+            logger.setLevel(level)
             for hook in hooks:
                 hook.remove()
 
