@@ -172,3 +172,53 @@ def test_sizes_that_differ_and_tiles_that_are_too_few():
     mask[:10, :10] = False
     with pytest.raises(ConvolithError, match="y falls into 4 tiles with pixels that count; expected 8 or more"):
         fit(x, y[:, 1:-1, 1:-1], kernel_size=3, errors="jackknife", mask=mask)
+
+
+@pytest.mark.parametrize("offset", [False, True])
+def test_the_held_out_error_is_that_of_the_tiles_left_out(offset):
+    import convolith as cl
+    from convolith import fit_varying
+    from convolith.fitting.problem import read
+    from convolith.fitting.tiles import states_of_tiles
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1, 40, 41)) + 4
+    y = cl.correlate(x, rng.normal(size=(1, 1, 3, 3))) + 2 + 0.3 * rng.normal(size=(1, 38, 39))
+    found = cl.fit(x, y, kernel_size=3, offset=offset, errors="jackknife")
+    rows = np.linspace(0, 38, 6).astype(int), np.linspace(0, 39, 6).astype(int)
+    windows = np.lib.stride_tricks.sliding_window_view(x[0], (3, 3)).reshape(38, 39, 9)
+    windows = np.concatenate([windows, np.ones((38, 39, int(offset)))], -1)
+    squares = 0.0
+    for top, bottom in zip(rows[0], rows[0][1:]):
+        for left, right in zip(rows[1], rows[1][1:]):
+            inside = np.zeros((38, 39), bool)
+            inside[top:bottom, left:right] = True
+            kernel = np.linalg.lstsq(windows[~inside], y[0][~inside], rcond=None)[0]
+            squares += ((windows[inside] @ kernel - y[0][inside]) ** 2).sum()
+    assert found.held_out_rms == pytest.approx(np.sqrt(squares / y.size), rel=1e-9)
+    assert found.held_out_rms > found.residual_rms
+    assert (
+        len(
+            states_of_tiles(
+                read(
+                    x,
+                    y,
+                    kernel_size=3,
+                    stride=1,
+                    padding="valid",
+                    dilation=1,
+                    padding_mode="zeros",
+                    offset=offset,
+                    mask=None,
+                    weights=None,
+                ),
+                cl.Gram(3),
+            )
+        )
+        == 25
+    )
+    assert cl.fit(x, y, kernel_size=3).held_out_rms is None
+    chosen = cl.fit(x, y, kernel_size=3, ridge="auto", offset=offset)
+    assert chosen.held_out_rms == min(one.rms for one in chosen.selection)
+    varying = fit_varying(x, y, kernel_size=3, degree=0, background_degree=0 if offset else None, errors="jackknife")
+    assert varying.held_out_rms == pytest.approx(found.held_out_rms, rel=1e-9)

@@ -183,11 +183,21 @@ def _page(found: Fit, pair: Pair, options: dict[str, Any], tables: list[Table]) 
 
 def _data(found: Fit | VaryingFit) -> dict[str, Any]:
     if isinstance(found, VaryingFit):
-        names: tuple[str, ...] = ("residual_rms", "condition", "loss", "stderr", "coefficients")
+        names: tuple[str, ...] = ("residual_rms", "held_out_rms", "condition", "loss", "stderr", "coefficients")
         kernel = found.kernel
         about = ("weights", "background", "terms", "background_degree", "modulation", "frame")
         return {**{name: getattr(found, name) for name in names}, **{name: getattr(kernel, name) for name in about}}
-    names = ("method", "residual_rms", "condition", "learning_rate", "kernel", "offset", "stderr", "loss")
+    names = (
+        "method",
+        "residual_rms",
+        "held_out_rms",
+        "condition",
+        "learning_rate",
+        "kernel",
+        "offset",
+        "stderr",
+        "loss",
+    )
     more = {"coefficients": found.coefficients, "selection": [one._asdict() for one in found.selection]}
     return {**{name: getattr(found, name) for name in names}, **more}
 
@@ -198,6 +208,7 @@ def _tables(found: Fit, pairs: int, output: str | None) -> list[Table]:
         "pairs": pairs if pairs > 1 else None,
         "method": found.method,
         "residual rms": found.residual_rms,
+        "held-out rms": found.held_out_rms,
         "loss": found.loss[-1],
         "steps": len(found.loss) if found.method != "lstsq" else None,
         "condition": found.condition,

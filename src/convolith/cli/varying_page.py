@@ -27,6 +27,7 @@ def varying_tables(found: VaryingFit, pairs: int, output: str | None) -> list[Ta
         "modulation": kernel.modulation,
         "background": "-" if kernel.background_degree is None else f"degree {kernel.background_degree}",
         "residual rms": found.residual_rms,
+        "held-out rms": found.held_out_rms,
         "loss": found.loss,
         "condition": found.condition,
         "largest standard error": float(np.max(found.stderr)),

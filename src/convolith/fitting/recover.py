@@ -139,7 +139,7 @@ def fit(
         selection = tuple(candidates(gram, tiles, [gram.kernel_size], RIDGES, offset=offset))
         share = chosen(selection).ridge
     asked = replace(asked, ridge=share)
-    stderr = condition = rate = None
+    stderr = condition = rate = held_out = None
     if method != "lstsq":
         goal = Goal(loss, _delta(problem, gram, huber_delta) if loss == "huber" else 0.0, asked.ridge)
         coefficients, squares, losses, rate = descend(
@@ -158,7 +158,10 @@ def fit(
         solution = least_squares(gram.system(int(offset)), penalty)
         coefficients, squares = refined(problem, gram, solution, penalty)
         condition, losses = solution.condition, [squares + penalty.paid(coefficients[: gram.windows])]
-        spread = jackknife(gram, tiles, asked, int(offset)) if errors == "jackknife" else solution.stderr
+        left_out = jackknife(gram, tiles, asked, int(offset)) if errors == "jackknife" else None
+        spread = solution.stderr if left_out is None else left_out.stderr
+        held_out = chosen(selection).rms if selection else None
+        held_out = held_out if left_out is None else left_out.rms
         stderr = like(torch.from_numpy(gram.kernel_of(spread)), x)
     kernel, constant = gram.kernel_of(coefficients), coefficients[-1].copy()
     dtype = torch_dtype(floating_dtype(x, y))
@@ -175,6 +178,7 @@ def fit(
         spec=problem.spec,
         coefficients=asked.coefficients(kernel),
         selection=selection,
+        held_out_rms=held_out,
     )
 
 

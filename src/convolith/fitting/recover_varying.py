@@ -119,7 +119,8 @@ def fit_varying(
     penalty = gram.penalty_of(asked)
     solution = least_squares(gram.system(used), penalty)
     coefficients, squares = refined(problem, gram, solution, penalty)
-    spread = jackknife(gram, tiles, asked, used) if tiles else solution.stderr
+    left_out = jackknife(gram, tiles, asked, used) if tiles else None
+    spread = solution.stderr if left_out is None else left_out.stderr
     found = gram.kernel_of(coefficients)
     dtype = torch_dtype(floating_dtype(x, y))
     kernel, sky = (like(torch.from_numpy(part).to(dtype), x) for part in (found, coefficients[gram.windows :].copy()))
@@ -131,4 +132,5 @@ def fit_varying(
         solution.condition,
         spec,
         gram.coefficients_of(asked, found),
+        None if left_out is None else left_out.rms,
     )

@@ -51,6 +51,8 @@ class Fit:
         learning_rate: of gradient descent, else None.
         spec: the geometry that was fitted.
         coefficients: (out_channels, in_channels, count), of the kernels of a basis, in float64; None without one.
+        held_out_rms: root mean square of what the kernel of all other tiles leaves of each tile, where tiles were left
+            out (the jackknife, or a choice by cross-validation); else None.
         selection: every kernel size and ridge that was compared, with its error; empty where none was chosen.
     """
 
@@ -65,6 +67,7 @@ class Fit:
     spec: ConvSpec
     coefficients: Any = None
     selection: tuple[Candidate, ...] = ()
+    held_out_rms: float | None = None
 
     @property
     def conv(self) -> Conv:

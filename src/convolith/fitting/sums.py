@@ -116,6 +116,14 @@ class Sums:
             found -= self._of_constants(self.shift)[:, :used].T @ weights
         return found
 
+    def squares_left(self, coefficients: np.ndarray, known: np.ndarray) -> float:
+        """The sum of squares that coefficients, (windows, out_channels), and those of known columns leave of y."""
+        n, m, outputs = self.windows, len(self.known), self.out_channels
+        vectors = np.zeros((n + m + outputs, outputs))
+        vectors[:n], vectors[n : n + len(known)] = self.inward(coefficients), known
+        vectors[n + m :] = -np.eye(outputs)
+        return float(max((vectors * (self.moments @ vectors)).sum(), 0.0))
+
     def noise(self, variances: np.ndarray) -> np.ndarray:
         """(windows, windows): what white noise in x, of a variance for each channel, adds to the normal matrix."""
         n, m, terms = self.windows, len(self.known), len(self.terms)

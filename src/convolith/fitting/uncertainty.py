@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from math import sqrt
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,8 +19,15 @@ from convolith.fitting.gram import Gram
 from convolith.fitting.solve import least_squares
 
 
-def jackknife(total: Gram, tiles: Sequence[Gram], asked: Asked, used: int) -> np.ndarray:
-    """(windows, out_channels): standard errors.
+class LeftOut(NamedTuple):
+    """Standard errors, (windows, out_channels), and the rms of what kernels of all other tiles leave of each."""
+
+    stderr: np.ndarray
+    rms: float
+
+
+def jackknife(total: Gram, tiles: Sequence[Gram], asked: Asked, used: int) -> LeftOut:
+    """What leaving out a tile at a time tells.
 
     Args:
         total: the state of all equations.
@@ -26,12 +35,13 @@ def jackknife(total: Gram, tiles: Sequence[Gram], asked: Asked, used: int) -> np
         asked: what else is asked of the kernel.
         used: how many known columns are sought too: 1 for a constant.
     """
-    found = []
+    found, squares = [], 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the whole has said what the data do not determine
         for tile in tiles:
             rest = total.like().merge(total).subtract(tile)
             found.append(least_squares(rest.system(used), rest.penalty_of(asked)).coefficients)
+            squares += tile.squares_left(found[-1], rest.known_of(found[-1], used))
     spread = np.stack(found)
-    errors: np.ndarray = np.sqrt((len(found) - 1) / len(found) * ((spread - spread.mean(0)) ** 2).sum(0))
-    return errors
+    errors = np.sqrt((len(found) - 1) / len(found) * ((spread - spread.mean(0)) ** 2).sum(0))
+    return LeftOut(errors, sqrt(squares / (total.weight * total.out_channels)))

@@ -42,6 +42,7 @@ class VaryingFit:
         condition: condition number of the (column-scaled) normal matrix.
         spec: the geometry that was fitted.
         coefficients: (terms, out_channels, in_channels, count), of the kernels of a basis; None without one.
+        held_out_rms: root mean square of what kernels of all other tiles leave of each (the jackknife); else None.
     """
 
     kernel: VaryingKernel
@@ -51,6 +52,7 @@ class VaryingFit:
     condition: float
     spec: ConvSpec
     coefficients: Any = None
+    held_out_rms: float | None = None
 
 
 class VaryingGram(Gram):
