@@ -57,8 +57,7 @@ def count(factory: str, options: dict[str, Any], *, as_json: bool) -> None:
         "save_baseline": lambda: budget.baseline(counted),
     }
     for name, file in files.items():
-        content = texts[name]().encode()
-        file.write(lambda stream, content=content: stream.write(content))  # type: ignore[misc]
+        _write(file, texts[name]())
     emit(as_json=as_json, data=data, tables=[*tables, *([exceeded] if exceeded else []), *changed])
     unknown = sorted(counted.unknown) if options["strict"] else []
     if unknown:
@@ -66,6 +65,10 @@ def count(factory: str, options: dict[str, Any], *, as_json: bool) -> None:
         click.echo(f"--strict: operators without a rule: {told}; the totals are lower bounds", err=True)
     if exceeded or grew or unknown:
         sys.exit(1)
+
+
+def _write(file: Output, text: str) -> None:
+    file.write(lambda stream: stream.write(text.encode()))
 
 
 def _check(factory: str, options: dict[str, Any]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from math import isclose, nan
+from math import isclose
 from typing import Any
 
+from convolith.costing.scaling import Scaling
 from convolith.errors import ConvolithError
 from convolith.geometry import Pairs
 from convolith.report.table import Table
@@ -39,6 +40,11 @@ class Cost:
     def memory(self) -> Memory:
         """Bytes held forward and backward, by term."""
         return self.work.memory
+
+    @property
+    def output(self) -> str:
+        """The spatial size of the result."""
+        return "x".join(map(str, self.spec.output_size))
 
     def scaled(self, **factors: float) -> Scaling:
         """What if: multiply dimensions of the layer by factors.
@@ -123,40 +129,6 @@ class Cost:
 
     def __str__(self) -> str:
         return "\n\n".join(table.text() for table in self.tables())
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """A cost before and after its layer was scaled."""
-
-    before: Cost
-    after: Cost
-    by: dict[str, float]
-
-    @property
-    def factor(self) -> float:
-        """How many times the multiplications of the forward pass; NaN where there were none (an empty batch)."""
-        return self.factors.get("forward multiplications", nan)
-
-    @property
-    def factors(self) -> dict[str, float]:
-        """The factor of each count; a count that was 0 is left out."""
-        after = self.after.counts()
-        return {name: after[name] / before for name, before in self.before.counts().items() if before}
-
-    def table(self) -> Table:
-        """Before, after and factor, for a report."""
-        what = ", ".join(f"{name} x {by:g}" for name, by in self.by.items())
-        sizes = " -> ".join("x".join(map(str, c.spec.output_size)) for c in (self.before, self.after))
-        before, after = self.before.counts(), self.after.counts()
-        rows = [
-            {"count": name, "before": before[name], "after": after[name], "factor": factor}
-            for name, factor in self.factors.items()
-        ]
-        return Table(f"What if: {what}; output size {sizes}", rows)
-
-    def __str__(self) -> str:
-        return self.table().text()
 
 
 def layer_cost(spec: ConvSpec, *, convention: str, input_gradient: bool) -> Cost:

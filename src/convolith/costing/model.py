@@ -13,6 +13,7 @@ from convolith.costing.dispatch import Tally
 from convolith.costing.fields import Field
 from convolith.costing.laws import Law, law_of, polynomials
 from convolith.costing.peak import Peak, largest_batch
+from convolith.costing.scaling import Scaling
 from convolith.errors import ConvolithError
 from convolith.report.table import Table
 from convolith.work import Backward, Count, Memory, Work
@@ -111,7 +112,7 @@ class ModelCost:
         """
         return polynomials("m", lambda m: self.scaled(channels=m).after.counts(), 2)
 
-    def scaled(self, **factors: float) -> ModelScaling:
+    def scaled(self, **factors: float) -> Scaling:
         """What if: the input's batch or size, the model's channels or kernels times factors, counted again.
 
         Channels of the input and of the output stay, so that the stem and the head grow on one side alone; depthwise
@@ -145,7 +146,12 @@ class ModelCost:
                         f"{name} = {shape[axis]} times {factor:g} is {product:g}; expected a whole number"
                     )
                 shape[axis] = int(product)
-        return ModelScaling(self, self.count_at(tuple(shape), tuple(growth.values())), dict(factors))
+        return Scaling(self, self.count_at(tuple(shape), tuple(growth.values())), dict(factors))
+
+    @property
+    def output(self) -> str:
+        """The shapes of what comes out."""
+        return " and ".join("x".join(map(str, shape)) for shape in self.output_shapes)
 
     def counts(self) -> dict[str, int]:
         """The numbers that laws and scalings are about, by name."""
@@ -314,34 +320,6 @@ class ModelCost:
     def _repr_html_(self) -> str:
         """For notebooks."""
         return "\n".join(f"<pre>{escape(table.text())}</pre>" for table in self.tables())
-
-
-@dataclass(frozen=True)
-class ModelScaling:
-    """A cost before and after its input was scaled."""
-
-    before: ModelCost
-    after: ModelCost
-    by: dict[str, float]
-
-    @property
-    def factors(self) -> dict[str, float]:
-        """The factor of each count; one that was 0 is left out."""
-        after = self.after.counts()
-        return {name: after[name] / before for name, before in self.before.counts().items() if before}
-
-    def table(self) -> Table:
-        """Before, after and factor."""
-        what = ", ".join(f"{name} x {by:g}" for name, by in self.by.items())
-        before, after = self.before.counts(), self.after.counts()
-        rows = [
-            {"count": name, "before": before[name], "after": after[name], "factor": factor}
-            for name, factor in self.factors.items()
-        ]
-        return Table(f"What if: {what}", rows)
-
-    def __str__(self) -> str:
-        return self.table().text()
 
 
 def _sortable(row: Row, sort: str) -> int:

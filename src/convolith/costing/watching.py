@@ -27,7 +27,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's ow
     """Calls `seen` after every operator."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's own is untyped
         self.names = {id(module): tuple(name.split(".")) if name else () for name, module in model.named_modules()}
         self.stack: list[tuple[Path, tuple[Any, ...]]] = []
         self.backward = False

@@ -248,7 +248,7 @@ class VaryingGram(Gram):
             )
         return super().sub(size)
 
-    def solve(  # type: ignore[override]
+    def solve(  # type: ignore[override]  # another kind of fit, with a background of a degree
         self, *, background_degree: int | None = None, constant: Sequence[int] = (), **options: Any
     ) -> VaryingFit:
         """The kernel that comes nearest to y, from the state alone: see `fit_varying`.

@@ -62,8 +62,7 @@ def _with_ones(conv: Conv, edge: Conv) -> nn.Module:
 
 def _made(kind: Any, *args: Any, **options: Any) -> nn.Module:
     """A module that was not filled with random numbers first."""
-    # torch's function has no types of its own
-    made: nn.Module = skip_init(kind, *args, dtype=torch.float64, **options)  # type: ignore[no-untyped-call]
+    made: nn.Module = skip_init(kind, *args, dtype=torch.float64, **options)  # type: ignore[no-untyped-call]  # torch's own
     return made
 
 
