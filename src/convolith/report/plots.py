@@ -95,5 +95,5 @@ def bars(names: Sequence[str], lengths: Mapping[str, Sequence[float]], *, x: str
     panel.invert_yaxis()
     panel.set_xlabel(x)
     panel.grid(visible=True, axis="x", alpha=0.3)
-    panel.legend()
+    figure.legend(loc="outside upper right", ncols=len(lengths), fontsize=9)
     return _source(figure, "svg")
