@@ -188,6 +188,33 @@ def memory(size: int) -> dict[str, Any]:
     return row
 
 
+def lesson() -> dict[str, Any]:
+    """How far 1000 steps of gradient descent are from the closed form's kernel, on a photograph with k = 13."""
+    import skimage.data
+
+    x = skimage.data.camera()[None, :256, :256] / 255
+    y = blurred(x, 13)
+    best, learned = cl.fit(x, y, kernel_size=13), cl.fit(x, y, kernel_size=13, method="gd")
+    away = np.linalg.norm(learned.kernel - best.kernel) / np.linalg.norm(best.kernel)
+    return {"steps": len(learned.loss), "loss": learned.loss[-1], "least": best.loss[0], "away": float(away)}
+
+
+def sizes() -> dict[str, Any]:
+    """How often the size of a blur is found within 2 taps on photographs, with noise 40 dB below them."""
+    import skimage.data
+
+    found = []
+    for photograph in (skimage.data.camera(), skimage.data.coins(), skimage.data.moon(), skimage.data.page()):
+        x = photograph[None, :190, :256].astype(float)
+        for k in (5, 9, 13):
+            kernel = np.random.default_rng(k).random((k, k))
+            y = cl.filter_image(x[0], kernel / kernel.sum(), padding_mode="reflect")[None]
+            y += 0.01 * y.std() * np.random.default_rng(k + 1).standard_normal(y.shape)
+            chosen = cl.fit(x, y, kernel_size="auto", max_size=19, offset=True).kernel.shape[-1]
+            found.append(abs(chosen - k) <= 2)
+    return {"blurs": len(found), "found within 2 taps": sum(found)}
+
+
 @click.command()
 @click.option("--rounds", default=5, show_default=True, help="Timed blocks of each.")
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Where to keep the run.")
@@ -211,8 +238,13 @@ def fit(rounds: int, path: Path | None) -> None:
     click.echo(f"time grows as pixels to the power of {exponent:.2f}")
     far, most = [distance(1024, 21)], [memory(4096)]
     click.echo("\n" + Table("The kernel", far).text() + "\n\n" + Table("Memory beside the data", most).text())
+    learned, automatic = [lesson()], [sizes()]
+    click.echo("\n" + Table("Gradient descent on a photograph, k = 13", learned).text())
+    click.echo("\n" + Table("Sizes chosen automatically, at 40 dB", automatic).text())
     if path:
         run = {
+            "lesson": learned,
+            "sizes": automatic,
             "timed": timed,
             "dense": dense,
             "programs": programs,
