@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._pytree import tree_leaves
 
 from convolith import ConvolithError, ConvSpec
 from convolith.dtypes import COMPLEX, HALVES, half_ulp, is_float
@@ -192,3 +193,27 @@ def test_work_is_positive_and_never_below_the_layer(spec):
             assert work.forward.bytes >= layer.forward.bytes
             assert work.memory.forward.workspace >= 0
             assert engine.note(spec)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_is_kept_of_a_kernel_is_what_work_says(engine):
+    layers = [
+        {"in_channels": 64, "out_channels": 96, "size": (40, 40), "kernel_size": 3, "padding": 1},
+        {"in_channels": 140, "out_channels": 172, "size": (30, 30), "kernel_size": 1},
+        {"in_channels": 3, "out_channels": 5, "size": (90, 90), "kernel_size": 17, "padding": 8},
+        {"in_channels": 12, "out_channels": 12, "size": (64, 64), "kernel_size": 9, "groups": 12},
+        {"in_channels": 8, "out_channels": 8, "size": (64, 64), "kernel_size": 5, "dtype": "bfloat16"},
+        {"in_channels": 4, "out_channels": 6, "size": (400,), "kernel_size": 33},
+    ]
+    seen = 0
+    for options in layers:
+        spec = ConvSpec(**options)
+        if engine.refuse(spec) is not None:
+            continue
+        kernel = torch.randn(spec.kernel_shape).to(getattr(torch, spec.kernel_dtype))
+        leaves = [leaf for leaf in tree_leaves(engine.prepare(spec, kernel)) if isinstance(leaf, torch.Tensor)]
+        made = {leaf.untyped_storage().data_ptr(): leaf.untyped_storage().nbytes() for leaf in leaves}
+        made.pop(kernel.untyped_storage().data_ptr(), None)
+        assert engine.work(spec).memory.forward.prepared == pytest.approx(sum(made.values()), rel=0.05, abs=1 << 14)
+        seen += 1
+    assert seen

@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
 from convolith import ConvolithError, cost
+from convolith.nn import convert
 from convolith.work import layer_work
 from tests.networks.classics import PRODUCTS, classic
 from tests.strategies import specs
@@ -459,3 +460,19 @@ def test_other_inputs():
     half = nn.Linear(3, 2).to(torch.bfloat16)
     assert cost(half, input_shape=(1, 3)).memory.forward.output == 4
     assert np.isfinite(cost(half, input_shape=(1, 3)).coverage)
+
+
+@pytest.mark.parametrize(
+    "given", [{"input_shape": (2, 3, 32, 32)}, {"example_input": torch.zeros(2, 3, 32, 32), "run": True}]
+)
+@pytest.mark.parametrize("backward", [True, False])
+def test_converted_models_count_as_torchs_own(given, backward):
+    def model():
+        return nn.Sequential(nn.Conv2d(3, 8, 5, padding=2), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), nn.Conv2d(8, 4, 3, stride=2, groups=4))  # fmt: skip
+
+    theirs = cost(model(), backward=backward, **given)
+    ours = cost(convert(model()), backward=backward, **given)
+    assert not ours.unknown
+    assert (ours.forward.macs, ours.forward.additions) == (theirs.forward.macs, theirs.forward.additions)
+    assert ours.backward.macs == theirs.backward.macs
+    assert [row.field for row in ours.rows] == [row.field for row in theirs.rows]

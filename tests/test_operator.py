@@ -140,3 +140,40 @@ def test_convert_and_revert_change_nothing_but_the_engine():
 def test_what_cannot_be_converted():
     with pytest.raises(ConvolithError, match="model is a list; expected a torch.nn.Module"):
         cl.nn.convert([torch.nn.Conv2d(1, 1, 1)])
+
+
+class Watching(torch.utils._python_dispatch.TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+def test_dispatch_modes_see_one_operator_with_the_same_result(mode):
+    layer = cl.nn.Conv2d(3, 8, 5, padding=2, padding_mode=mode)
+    x = torch.randn(2, 3, 20, 20, requires_grad=True)
+    expected = layer(x)
+    wanted = torch.autograd.grad(expected.square().sum(), [x, *layer.parameters()])
+    with Watching() as watching:
+        y = layer(x)
+        found = torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])
+    torch.testing.assert_close(y, expected)
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    assert watching.seen.count("convolith.correlate.default") == 1
+    assert watching.seen.count("convolith.correlate_backward.default") == 1
+
+
+def test_torchs_own_counter_counts_converted_models():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    layer = cl.nn.Conv2d(4, 8, 3, padding=1, groups=2)
+    products = 8 * 2 * 9 * 100
+    for shape in ((2, 4, 10, 10), (4, 10, 10)):
+        with FlopCounterMode(display=False) as counter:
+            layer(torch.randn(shape)).sum().backward()
+        assert counter.get_total_flops() == 2 * 2 * products * (shape[0] if len(shape) == 4 else 1)

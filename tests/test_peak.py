@@ -8,6 +8,7 @@ from torch import nn
 
 from convolith import ConvolithError, cost
 from convolith.costing.peak import largest_batch
+from convolith.nn import convert
 from tests.networks.classics import classic
 
 
@@ -66,6 +67,28 @@ def test_the_prediction_is_what_a_step_takes(make, shape, onednn, monkeypatch):
     assert found.measured > 0
     assert found.bytes == pytest.approx(found.measured, rel=0.02 if onednn else 0.05)
     assert found.phase in ("forward", "backward", "optimizer")
+
+
+CONVERTED = {
+    "winograd": (lambda: row(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 3, 3, padding=1)), (4, 3, 96, 96)),
+    "circular": (lambda: row(nn.Conv2d(3, 16, 3, padding=1, padding_mode="circular"), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1, padding_mode="circular")), (4, 3, 96, 96)),
+    "single taps": (lambda: row(nn.Conv2d(16, 64, 1), nn.ReLU(), nn.Conv2d(64, 64, 1), nn.ReLU(), nn.Conv2d(64, 16, 1)), (4, 16, 96, 96)),
+    "resnet18": (lambda: classic("resnet18"), (4, 3, 64, 64)),
+    "mobilenet_v3": (lambda: classic("mobilenet_v3_large"), (4, 3, 64, 64)),
+}  # fmt: skip
+
+
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() != "AVX512", reason="the blocks of other vectors are others"
+)
+@pytest.mark.parametrize(("make", "shape"), CONVERTED.values(), ids=CONVERTED)
+def test_the_prediction_knows_convoliths_own_engines(make, shape):
+    """Scratch, transformed kernels and copies that are kept: more than torch's own kernels hold."""
+    torch.manual_seed(0)
+    theirs = cost(make().train(), input_shape=shape, backward=False, optimizer="sgd").peak
+    found = cost(convert(make().train()), input_shape=shape, backward=False, optimizer="sgd", verify=True).peak
+    assert found.bytes == pytest.approx(found.measured, rel=0.05)
+    assert found.bytes > theirs.bytes
 
 
 def test_optimizers_have_their_state():

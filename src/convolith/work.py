@@ -113,17 +113,23 @@ class Backward(Addable):
 
 @dataclass(frozen=True)
 class ForwardMemory(Addable):
-    """Bytes held in a forward pass, by term."""
+    """Bytes held in a forward pass, by term.
+
+    Attributes:
+        workspace: that an engine needs while it runs.
+        prepared: what an engine makes of the kernel, and keeps.
+    """
 
     input: int = 0
     parameters: int = 0
     output: int = 0
     workspace: int = 0
+    prepared: int = 0
 
     @property
     def bytes(self) -> int:
         """All terms together."""
-        return self.input + self.parameters + self.output + self.workspace
+        return self.input + self.parameters + self.output + self.workspace + self.prepared
 
 
 @dataclass(frozen=True)

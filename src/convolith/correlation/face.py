@@ -12,7 +12,7 @@ from convolith.arrays import Operands, as_tensor, check_bias, is_numpy, like, re
 from convolith.arrays import flip as flip_axes
 from convolith.conv import Conv
 from convolith.correlation import operator, quick
-from convolith.correlation.gradients import differentiable, run
+from convolith.correlation.gradients import differentiable, padded_before, run
 from convolith.dtypes import is_float
 from convolith.engines import aten
 from convolith.engines.protocol import from_working, to_working, torch_dtype, working_dtype
@@ -90,7 +90,8 @@ def correlate(
         )
     compiling = torch.compiler.is_compiling()
     key = None
-    if not (compiling or flip or _seen_by_torch()):
+    watched = not compiling and operator.is_watched()
+    if not (compiling or watched or flip or _seen_by_torch()):
         key = quick.key_of(x, k, bias, (stride, padding, dilation, groups, padding_mode, engine, accuracy))
         call = None if key is None else quick.find(key)
         if call is not None:
@@ -115,11 +116,11 @@ def correlate(
     batched = operands.x.ndim == spec.axes + 2
     if not batched:
         operands = operands._replace(x=operands.x[None])
-    if compiling and operator.takes(operands, spec):
-        y = operator.call(operands, spec, accuracy, engine)
+    if (compiling or (watched and not _seen_by_torch())) and operator.takes(operands, spec):
+        y = _as_operator(operands, spec, accuracy, engine, compiling=compiling)
     elif not is_numpy(x) and (compiling or _torch_must_see(operands)):
         y = _through_torch(operands, spec, accuracy, engine)
-    elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands):
+    elif _needs_gradients(operands):
         y = differentiable(operands, spec, accuracy, engine)
     else:
         chosen = plan(spec, accuracy=accuracy, engine=engine)
@@ -244,6 +245,18 @@ def _autocast(operands: Operands) -> Operands:
 
 def _eligible(tensor: torch.Tensor) -> bool:
     return tensor.is_floating_point() and tensor.dtype is not torch.float64
+
+
+def _as_operator(operands: Operands, spec: ConvSpec, accuracy: str, engine: str, *, compiling: bool) -> torch.Tensor:
+    """One opaque node; where dispatch is watched, beside the padding, which stands outside of it elsewhere too."""
+    if not compiling and _needs_gradients(operands):
+        operands, spec = padded_before(operands, spec)
+    return operator.call(operands, spec, accuracy, engine)
+
+
+def _needs_gradients(operands: Operands) -> bool:
+    """Whether autograd records what is done with them."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
 
 
 def _seen_by_torch() -> bool:

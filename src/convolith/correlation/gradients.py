@@ -12,12 +12,10 @@ from convolith.engines import aten
 from convolith.engines.padding import pad
 from convolith.engines.protocol import torch_dtype
 from convolith.planner import Plan, computed, plan
+from convolith.planner import gradients as planned
 from convolith.planner.kept import prepared
 from convolith.planner.plan import compute
 from convolith.spec import ConvSpec
-
-TRANSFORMED_TOO = 2.0
-"""By how much longer an engine takes whose kernel does not come again, and is transformed as its input is."""
 
 
 def run(
@@ -34,12 +32,17 @@ def _bare(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def differentiable(operands: Operands, spec: ConvSpec, accuracy: str, engine: str) -> torch.Tensor:
-    """The planned engine inside autograd.
-
-    Modes other than zeros are padded outside, where torch differentiates them.
-    """
-    x, k, bias = operands
+    """The planned engine inside autograd."""
     plan(spec, accuracy=accuracy, engine=engine)  # refuses what would be refused without gradients
+    operands, spec = padded_before(operands, spec)
+    chosen = plan(spec, accuracy=accuracy, engine=engine)
+    y: torch.Tensor = _Correlate.apply(*operands, chosen)  # type: ignore[no-untyped-call]  # torch's own is untyped
+    return y
+
+
+def padded_before(operands: Operands, spec: ConvSpec) -> tuple[Operands, ConvSpec]:
+    """What is differentiated: floats, padded outside in modes other than zeros, where torch differentiates them."""
+    x, k, bias = operands
     if not is_float(spec.dtype):  # the gradient of k needs x as a float
         x = x.to(torch_dtype(spec.out_dtype))
     if not is_float(spec.kernel_dtype):
@@ -50,10 +53,7 @@ def differentiable(operands: Operands, spec: ConvSpec, accuracy: str, engine: st
     options: dict[str, Any] = {name: getattr(spec, name) for name in names}
     if spec.padding_mode == "zeros":
         options["padding"] = spec.padding
-    spec = ConvSpec.of(x, k, bias, **options)
-    chosen = plan(spec, accuracy=accuracy, engine=engine)
-    y: torch.Tensor = _Correlate.apply(x, k, bias, chosen)  # type: ignore[no-untyped-call]  # torch's own is untyped
-    return y
+    return Operands(x, k, bias), ConvSpec.of(x, k, bias, **options)
 
 
 class _Correlate(torch.autograd.Function):
@@ -84,9 +84,9 @@ def gradients(
     by_x = by_k = by_bias = None
     if wants_bias:
         by_bias = grad.to(_wide(spec, accuracy)).sum((0, *range(2, grad.ndim))).to(grad.dtype)
-    if not torch.is_grad_enabled() and grad.numel() and accuracy != "double":
+    if not torch.is_grad_enabled() and grad.numel():
         by_x = _planned_by_x(grad, k, spec, accuracy) if wants_x else None
-        by_k = _planned_by_k(grad, x, spec) if wants_k and accuracy != "exact" else None
+        by_k = _planned_by_k(grad, x, spec, accuracy) if wants_k else None
     left = (wants_x and by_x is None, wants_k and by_k is None)
     if any(left):
         wide = _wide(spec, accuracy)
@@ -103,51 +103,20 @@ def _wide(spec: ConvSpec, accuracy: str) -> torch.dtype:
 
 
 def _planned_by_x(grad: torch.Tensor, k: torch.Tensor, spec: ConvSpec, accuracy: str) -> torch.Tensor | None:
-    """`sum over o, t of k[o, c, t] grad[o, q - t + padding]`: a correlation with the flipped kernel, channels swapped.
-
-    None where windows are strided or transposed, or more is cropped than the kernel reaches.
-    """
-    around = tuple((e - 1 - a, e - 1 - b) for e, (a, b) in zip(spec.extent, spec.padding, strict=True))
-    if max(spec.stride) > 1 or spec.transposed or min(min(pair) for pair in around) < 0 or k.is_complex():
+    """The gradient of x, where an engine computes it."""
+    chosen = planned.input_gradient(spec, accuracy)
+    if chosen is None:
         return None
-    adjoint = ConvSpec(
-        batch=spec.batch,
-        in_channels=spec.out_channels,
-        out_channels=spec.in_channels,
-        size=spec.output_size,
-        kernel_size=spec.kernel_size,
-        padding=around,
-        dilation=spec.dilation,
-        groups=spec.groups,
-        dtype=spec.out_dtype,
-    )
     swapped = k.detach().reshape(spec.groups, -1, *k.shape[1:]).transpose(1, 2).flatten(0, 1)
-    return _once(plan(adjoint, accuracy=accuracy), grad, flip(swapped, range(2, k.ndim)))
+    return _once(chosen, grad, flip(swapped, range(2, k.ndim)))
 
 
-def _planned_by_k(grad: torch.Tensor, x: torch.Tensor, spec: ConvSpec) -> torch.Tensor | None:
-    """`sum over n, p of x[c, p + t - padding] grad[o, p]`: x correlated with the gradient, images as channels.
-
-    Such a kernel is as large as an image. Only transforms are faster with it than torch's own backward pass; None where
-    they are not.
-    """
-    if max(*spec.stride, *spec.dilation) > 1 or spec.transposed or spec.groups > 1 or grad.is_complex():
+def _planned_by_k(grad: torch.Tensor, x: torch.Tensor, spec: ConvSpec, accuracy: str) -> torch.Tensor | None:
+    """The gradient of the kernel, where an engine computes it."""
+    chosen = planned.kernel_gradient(spec, accuracy)
+    if chosen is None:
         return None
-    swapped = ConvSpec(
-        batch=spec.in_channels,
-        in_channels=spec.batch,
-        out_channels=spec.out_channels,
-        size=spec.size,
-        kernel_size=spec.output_size,
-        padding=spec.padding,
-        dtype=spec.out_dtype,
-    )
-    seconds = {c.engine: c.seconds for c in plan(swapped).candidates if c.reason is None}
-    usual = next(c.seconds for c in plan(spec).candidates if c.engine == aten.contiguous.name)
-    transform = seconds.get("fft")
-    if transform is None or usual is None or TRANSFORMED_TOO * transform > usual:
-        return None
-    return _once(plan(swapped, engine="fft"), x.transpose(0, 1), grad.transpose(0, 1)).transpose(0, 1)
+    return _once(chosen, x.transpose(0, 1), grad.transpose(0, 1)).transpose(0, 1)
 
 
 def _once(chosen: Plan, x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:

@@ -1,13 +1,15 @@
-"""The registered operator: what `torch.compile` and `torch.export` see of a correlation, one opaque node.
+"""The registered operator: what `torch.compile`, `torch.export` and dispatch modes see of a correlation, one node.
 
 Eager calls bypass it, since going through torch's dispatcher costs more than a small layer.
 """
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import register_flop_formula
 
 from convolith.arrays import Operands
 from convolith.correlation.gradients import gradients, run
@@ -21,8 +23,13 @@ ARGUMENTS = (
 )
 
 
+def is_watched() -> bool:
+    """Whether a dispatch mode sees operators, as fake tensors and counters do."""
+    return bool(torch._C._len_torch_dispatch_stack())
+
+
 def takes(operands: Operands, spec: ConvSpec) -> bool:
-    """Whether a call that is compiled goes through the operator: floats of one dtype on the CPU."""
+    """Whether a call that is compiled or watched goes through the operator: floats of one dtype on the CPU."""
     x, k, _ = operands
     return x.device.type == "cpu" and x.dtype is k.dtype and is_float(spec.dtype)
 
@@ -122,3 +129,15 @@ def _batched(info: Any, in_dims: Any, x: Any, k: Any, bias: Any, *options: Any) 
 
 torch.library.register_autograd("convolith::correlate", _differentiate, setup_context=_setup)
 torch.library.register_vmap("convolith::correlate", _batched)
+
+
+@register_flop_formula(torch.ops.convolith.correlate)
+def _flops(x_shape: Any, k_shape: Any, *_: Any, out_shape: Any, **__: Any) -> int:  # noqa: ARG001 - torch's own
+    """For torch's own FlopCounterMode, which counts two operations a product."""
+    return int(2 * prod((*out_shape, *k_shape[1:])))
+
+
+@register_flop_formula(torch.ops.convolith.correlate_backward)
+def _backward_flops(grad_shape: Any, x_shape: Any, k_shape: Any, *options: Any, **_: Any) -> int:  # noqa: ARG001 - torch's own
+    """As many again for each of the two gradients that are wanted."""
+    return int(2 * prod((*grad_shape, *k_shape[1:], sum(options[-1][:2]))))

@@ -119,6 +119,10 @@ def _convolution(args: tuple[Any, ...], out: torch.Tensor, axes: int) -> Any:  #
     return taps, [1 / s for s in steps] if args[6] else steps
 
 
+def _correlation(args: tuple[Any, ...], out: torch.Tensor, axes: int) -> Any:
+    return _convolution((*args[:6], False), out, axes)
+
+
 def _pool(args: tuple[Any, ...], out: torch.Tensor, axes: int) -> Any:  # noqa: ARG001 - as every window
     kernel = _each(args[1], axes)
     stride = _each(args[2], axes) if len(args) > 2 and args[2] else kernel
@@ -136,6 +140,7 @@ def _resized(reach: int) -> Any:
 
 WINDOWS: dict[str, Any] = {
     "convolution": _convolution,
+    "convolith::correlate": _correlation,
     "max_pool2d_with_indices": _pool,
     "max_pool3d_with_indices": _pool,
     "avg_pool2d": _pool,

@@ -17,6 +17,8 @@ from convolith.costing.formulas import Rule, each, nothing, summed
 TABLE: tuple[tuple[Rule, str], ...] = (
     (p.convolution, "convolution _convolution convolution_overrideable"),
     (p.convolution_backward, "convolution_backward convolution_backward_overrideable"),
+    (p.correlation, "convolith::correlate"),
+    (p.correlation_backward, "convolith::correlate_backward"),
     (p.product, "mm bmm mv dot vdot _int_mm"),
     (p.product_added, "addmm baddbmm addmv"),
     (

@@ -19,10 +19,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
-from convolith.costing import workspace
+from convolith.costing import planned, workspace
 from convolith.costing.fakes import as_input, check_lazy, stand_ins, storage_bytes, tensors_in, tensors_of
 from convolith.costing.watching import Watcher
+from convolith.engines.memory import plain
 from convolith.errors import ConvolithError
+from convolith.jit.threads import forget_scratch
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=1e-3),
@@ -163,6 +165,7 @@ class _Follower(Watcher):  # type: ignore[no-untyped-call]  # torch's own is unt
         self.found = _Most()
         self._alive = 0
         self._known: dict[int, Any] = {}
+        self._kept: dict[Any, int] = {}
 
     def restart(self) -> None:
         """Forget the most, not what is alive."""
@@ -184,12 +187,13 @@ class _Follower(Watcher):  # type: ignore[no-untyped-call]  # torch's own is unt
 
     def seen(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:  # noqa: ARG002 - the watcher's own
         """Follow what came out."""
-        before, path = self._alive, self.path()
-        made = tensors_in(out)
+        path, holding = self.path(), planned.of_operator(func, args, out)
+        if holding is not None:
+            self._alive += planned.grown(self._kept, holding.kept)
+        before, made = self._alive, tensors_in(out)
         for tensor in made:
             self.follow(tensor, workspace.kept_by(func, args) if tensor is made[-1] else 0)
-        held = workspace.of_operator(func, args, out)
-        most = self._alive if held is None else max(self._alive, before + held)
+        most = self._alive if holding is None else max(self._alive, before + holding.running)
         if most > self.found.bytes:
             self.found = _Most(most, func._schema.name.removeprefix("aten::"), path, self.phase)
 
@@ -198,7 +202,7 @@ def _measured(model: torch.nn.Module, arguments: Any, keywords: Any, optimizer: 
     """The peak of a real step of a copy, from the allocator's events."""
     from torch.profiler import ProfilerActivity, profile
 
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), plain():
         trained_model = copy.deepcopy(model)
         given = tree_map(lambda leaf: as_input(leaf, None, requires_grad=False), (arguments, keywords))
         for tensor in tensors_of(given):
@@ -208,6 +212,7 @@ def _measured(model: torch.nn.Module, arguments: Any, keywords: Any, optimizer: 
         _step(trained_model, given, trained)
         state = [value for one in trained.state.values() for value in one.values() if isinstance(value, torch.Tensor)]
         held = storage_bytes([*trained_model.parameters(), *trained_model.buffers(), *tensors_of(given), *state])
+        forget_scratch()  # so that the profiler sees it
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as told:
             _step(trained_model, given, trained)
     events = [event for event in told.profiler.kineto_results.events() if event.name() == "[memory]"]

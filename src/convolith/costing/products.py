@@ -67,7 +67,30 @@ def convolution_backward(
 ) -> Backward:
     """The parts that the output mask asks for."""
     *shape, mask = geometry
-    whole = layer_work(_spec(x, w, *shape, bias=bool(bias_sizes) or mask[2]), convention).backward
+    return _parts(layer_work(_spec(x, w, *shape, bias=bool(bias_sizes) or mask[2]), convention).backward, mask)
+
+
+def correlated(x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, *options: Any) -> ConvSpec:
+    """The layer of a call of Convolith's own operator."""
+    stride, padding, dilation, groups, padding_mode, *_ = options
+    pairs = tuple(zip(padding[::2], padding[1::2], strict=True))
+    geometry: dict[str, Any] = {"stride": tuple(stride), "padding": pairs, "dilation": tuple(dilation)}
+    return ConvSpec.of(x, k, bias, **geometry, groups=groups, padding_mode=padding_mode)
+
+
+def correlation(*arguments: Any, convention: str, **_: Any) -> Count:
+    """Forward, by Convolith's engines: the layer's products, whatever an engine saves of them."""
+    return layer_work(correlated(*arguments), convention).forward
+
+
+def correlation_backward(grad: torch.Tensor, *arguments: Any, convention: str, **_: Any) -> Backward:
+    """The parts that are wanted."""
+    *call, wanted = arguments
+    return _parts(layer_work(correlated(*call), convention).backward, wanted)
+
+
+def _parts(whole: Backward, mask: Sequence[bool]) -> Backward:
+    """Those of a backward pass that a mask asks for."""
     parts = (whole.input_gradient, whole.weight_gradient, whole.bias_gradient)
     return Backward(*(part if asked else Count() for part, asked in zip(parts, mask, strict=True)))
 

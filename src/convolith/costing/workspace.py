@@ -91,10 +91,10 @@ def of_operator(func: Any, args: tuple[Any, ...], out: Any) -> int | None:
     """Bytes at most while a convolution runs, with what comes out; None for other operators."""
     name = func._schema.name
     if name == "aten::convolution" and not args[6]:
-        return forward(_plane(args[0]), _plane(args[1]), _plane(out), args[8])
+        return forward(plane(args[0]), plane(args[1]), plane(out), args[8])
     if name == "aten::convolution_backward" and not args[7]:
         return backward(
-            _plane(args[0]), _plane(args[1]), _plane(args[2]), args[9], tuple(args[10]), strided=max(args[4]) > 1
+            plane(args[0]), plane(args[1]), plane(args[2]), args[9], tuple(args[10]), strided=max(args[4]) > 1
         )
     return None
 
@@ -111,7 +111,7 @@ def kept_by(func: Any, args: tuple[Any, ...]) -> int:
     return int(images * (steps * 4 * units + 11 * (steps + 1) * laid_out) * args[0].element_size())
 
 
-def _plane(tensor: torch.Tensor) -> torch.Tensor:
+def plane(tensor: torch.Tensor) -> torch.Tensor:
     """Signals are images of one row."""
     return tensor.unsqueeze(2) if tensor.ndim == 3 else tensor
 

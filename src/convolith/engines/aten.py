@@ -101,7 +101,9 @@ class Aten:
             times * layer.forward.multiplications, times * layer.forward.additions, memory.bytes + 2 * copied
         )
         workspace = copied - written + held
-        terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace)
+        converted = self.last or working_dtype(spec) is not torch_dtype(spec.kernel_dtype)
+        prepared = converted * prod(spec.kernel_shape) * item
+        terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace, prepared)
         return Work(forward=forward, memory=Memory(terms))
 
     def seconds(self, spec: ConvSpec, limits: Limits) -> float:

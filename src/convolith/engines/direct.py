@@ -109,9 +109,10 @@ def work(spec: ConvSpec) -> Work:
         grown = prod(n + sum(pair) for n, pair in zip(spec.size, spec.padding, strict=True))
         copied = spec.batch * spec.in_channels * grown * ITEMSIZE[spec.dtype]
     forward = Count(layer.forward.multiplications, layer.forward.additions, memory.bytes + 2 * copied)
-    terms = ForwardMemory(
-        memory.input, memory.parameters, memory.output, copied + thread_count() * geometry.PACKED_BYTES
-    )
+    wide = sum_dtype(spec)
+    prepared = 0 if wide == spec.kernel_dtype else prod(spec.kernel_shape) * ITEMSIZE[wide]
+    workspace = copied + thread_count() * geometry.PACKED_BYTES
+    terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace, prepared)
     return Work(forward=forward, memory=Memory(terms))
 
 

@@ -33,7 +33,7 @@ from convolith.engines.fft_tiles import (
 )
 from convolith.engines.fft_transform import passes, rotations
 from convolith.engines.limits import Limits, sum_dtype_name
-from convolith.engines.memory import empty
+from convolith.engines.memory import empty, empty_array
 from convolith.engines.padding import pad
 from convolith.engines.protocol import deliver, to_working, torch_dtype, working_dtype
 from convolith.jit import Routine, Target, host, routine, scratch, thread_count
@@ -121,7 +121,7 @@ def work(spec: ConvSpec) -> Work:
     moved, workspace = work_bytes(spec, tiling_of(spec))
     spectra = _spectra_bytes(spec)
     forward = Count(half, half, memory.bytes + 2 * copied + spectra + moved)
-    terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace + copied + spectra)
+    terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace + copied, spectra)
     return Work(forward=forward, memory=Memory(terms))
 
 
@@ -292,9 +292,10 @@ def _spectra(
     spread = spec.dilation[1:] if spec.axes == 3 else spec.dilation
     planes = kernel.reshape(-1, *kernel.shape[-len(spread) :])
     extent = tuple((k - 1) * d + 1 for k, d in zip(planes.shape[1:], spread, strict=True))
-    wide = np.zeros((len(planes), *extent), kernel.dtype)
+    wide = empty_array((len(planes), *extent), kernel.dtype)
+    wide[:] = 0
     wide[(slice(None), *(slice(None, None, d) for d in spread))] = planes
-    spectra = np.empty(len(planes) * tiling.points * 2, kernel.dtype)
+    spectra = empty_array((len(planes) * tiling.points * 2,), kernel.dtype)
     taps = depth_taps(spec)
     height, width = (1, *extent)[-2:]
     sizes = {"x": wide.ctypes.data, "y": spectra.ctypes.data, "panel": panel}

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import mmap
 from collections import OrderedDict
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from math import prod
 from threading import RLock
 from typing import Any, NamedTuple
@@ -41,6 +42,7 @@ class Block(NamedTuple):
 _kept: OrderedDict[int, list[Block]] = OrderedDict()  # by size, the longest unused first
 _lock = RLock()  # a tensor may be collected, and its memory come back, while memory is taken
 _total = 0
+_plain = False
 
 
 class _Lent(np.ndarray):
@@ -57,15 +59,38 @@ class _Lent(np.ndarray):
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """An uninitialised contiguous tensor."""
     size = prod(shape) * dtype.itemsize
-    if size < LARGE or not hasattr(mmap, "MAP_ANONYMOUS"):
+    if size < LARGE or _plain or not hasattr(mmap, "MAP_ANONYMOUS"):
         return torch.empty(shape, dtype=dtype, device="cpu")
-    huge = -(-size // HUGE_PAGE) * HUGE_PAGE
-    size = huge if huge <= MOST_WASTE * size else -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    size = bytes_for(size)
     block = _take(size) or _fresh(size)
     array = _Lent(shape, NUMPY.get(dtype, np.uint16), block.memory, block.offset)
     array.block = block
     made = torch.from_numpy(array)  # the tensor refers to the array while it lives
     return made if dtype in NUMPY else made.view(dtype)
+
+
+def empty_array(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An uninitialised array of torch's memory, which its profiler knows."""
+    return torch.empty(shape, dtype=getattr(torch, np.dtype(dtype).name), device="cpu").numpy()
+
+
+def bytes_for(size: int) -> int:
+    """What is taken for so many: whole pages, and huge ones where that wastes little."""
+    if size < LARGE:
+        return size
+    huge = -(-size // HUGE_PAGE) * HUGE_PAGE
+    return huge if huge <= MOST_WASTE * size else -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """While inside, results come from torch's allocator, which tells its profiler of them."""
+    global _plain
+    _plain = True
+    try:
+        yield
+    finally:
+        _plain = False
 
 
 def _fresh(size: int) -> Block:

@@ -11,12 +11,11 @@ from array import array
 from math import ceil, prod
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from convolith.dtypes import COMPLEX, ITEMSIZE
 from convolith.engines.limits import Limits, sum_dtype_name
-from convolith.engines.memory import empty
+from convolith.engines.memory import empty, empty_array
 from convolith.engines.pointwise_code import COUNTER_SLOTS, GATHERS, IN_PLACE, PACKS, SLOTS, write, write_last
 from convolith.engines.pointwise_tiles import VECTORS, Recipe, channel_tile, panel_rows
 from convolith.engines.protocol import deliver, direct_sum_bound, to_working, torch_dtype, working_dtype
@@ -123,7 +122,13 @@ def work(spec: ConvSpec) -> Work:
     read = spec.batch * spec.in_channels * prod(spec.output_size) * item
     copied = read if not is_generated(spec) and (max(spec.stride) > 1 or item != ITEMSIZE[spec.dtype]) else 0
     forward = Count(layer.forward.multiplications, layer.forward.additions, memory.bytes + 2 * copied)
-    return Work(forward=forward, memory=Memory(ForwardMemory(memory.input, memory.parameters, memory.output, copied)))
+    prepared = prod(spec.kernel_shape) * item * (item != ITEMSIZE[spec.kernel_dtype])
+    if is_generated(spec):
+        rows, shape = panel_rows(host()), channel_tile(host(), Recipe(spec.dtype, 1).lanes(host()))
+        panels = _panels(spec.out_channels // spec.groups, rows, shape.panels)
+        prepared = panels * rows * spec.in_channels * item
+    terms = ForwardMemory(memory.input, memory.parameters, memory.output, copied, prepared)
+    return Work(forward=forward, memory=Memory(terms))
 
 
 def seconds(spec: ConvSpec, limits: Limits) -> float:
@@ -182,13 +187,19 @@ def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor) -> Generat
     )
 
 
+def _panels(outs: int, rows: int, multiple: int) -> int:
+    """Panels of so many rows that hold all output channels of a group."""
+    return ceil(outs / (rows * multiple)) * multiple
+
+
 def _packed(kernel: torch.Tensor, groups: int, rows: int, multiple: int) -> torch.Tensor:
     """Panels of weights, (groups, panels, in_channels, rows); output channels that do not exist are zero."""
     weights = kernel.numpy()  # NumPy, since torch's threads do not survive a fork
     weights = weights.reshape(groups, weights.shape[0] // groups, weights.shape[1])
     outs, ins = weights.shape[1:]
-    panels = ceil(outs / (rows * multiple)) * multiple
-    made = np.zeros((groups, panels, ins, rows), weights.dtype)
+    panels = _panels(outs, rows, multiple)
+    made = empty_array((groups, panels, ins, rows), weights.dtype)
+    made[:] = 0
     whole = outs // rows
     made[:, :whole] = weights[:, : whole * rows].reshape(groups, whole, rows, ins).swapaxes(2, 3)
     if outs % rows:

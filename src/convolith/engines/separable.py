@@ -18,7 +18,7 @@ from convolith.engines import direct
 from convolith.engines.limits import Limits
 from convolith.engines.protocol import NEEDS_KERNEL
 from convolith.spec import ConvSpec
-from convolith.work import Count, ForwardMemory, Memory, Work
+from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 
 name = "separable"
 
@@ -131,9 +131,11 @@ def work(spec: ConvSpec) -> Work:
         first.forward.bytes + second.forward.bytes,
     )
     given, made = first.memory.forward, second.memory.forward
-    parameters = given.parameters + made.parameters
     workspace = between + max(given.workspace, made.workspace)
-    return Work(forward=forward, memory=Memory(ForwardMemory(given.input, parameters, made.output, workspace)))
+    factors_bytes = given.parameters + made.parameters
+    parameters = layer_work(spec).memory.forward.parameters
+    terms = ForwardMemory(given.input, parameters, made.output, workspace, factors_bytes)
+    return Work(forward=forward, memory=Memory(terms))
 
 
 def seconds(spec: ConvSpec, limits: Limits) -> float:

@@ -7,8 +7,8 @@ described in `winograd_transform`, the blocks of tiles in `winograd_code`.
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
-from math import ceil
+from dataclasses import dataclass, replace
+from math import ceil, prod
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 
 from convolith.dtypes import half_ulp
 from convolith.engines.limits import Limits
-from convolith.engines.memory import empty
+from convolith.engines.memory import empty, empty_array
 from convolith.engines.padding import pad
 from convolith.engines.protocol import torch_dtype
 from convolith.engines.winograd_code import (
@@ -51,6 +51,8 @@ TRANSFORM_STEPS = 7
 """Steps of a transform, as products of the machine, for each point of a tile."""
 SERIAL_STEPS = 500_000
 """Products and steps of transforms below which one thread is done before a second one has started."""
+BEYOND = 64
+"""Zeros behind the last panel, which its last vectors read."""
 GAIN = {2: 6.0, 4: 40.0}
 """By how much the transforms enlarge a rounding error, found on the data of the tests."""
 
@@ -69,6 +71,16 @@ class State(NamedTuple):
     stages: tuple[tuple[int, int], ...]
     region: Routine
     threads: int
+    scratch_bytes: int
+    v_bytes: int
+
+
+class Layout(NamedTuple):
+    """The sizes among a region's arguments, threads, stages, and bytes of scratch and of transformed inputs."""
+
+    slots: dict[str, int]
+    threads: int
+    stages: tuple[tuple[int, int], ...]
     scratch_bytes: int
     v_bytes: int
 
@@ -116,10 +128,14 @@ class Winograd:
         forward = Count(
             products + transforms // 2, products + transforms // 2, memory.bytes + 2 * transformed + weights
         )
-        workspace = min(transformed, 2 * thread_count() * BLOCK_BYTES + 8 * BLOCK_BYTES) + weights
-        return Work(
-            forward=forward, memory=Memory(ForwardMemory(memory.input, memory.parameters, memory.output, workspace))
-        )
+        layout, workspace = self._layout(replace(spec, batch=max(spec.batch, 1)), host()), 0
+        if spec.padding_mode != "zeros":
+            grown = prod(n + sum(pair) for n, pair in zip(spec.size, spec.padding, strict=True))
+            workspace = spec.batch * spec.in_channels * grown * item
+        workspace += layout.scratch_bytes + layout.v_bytes
+        prepared = points * spec.in_channels * layout.slots["panels"] * panel_rows(host()) * item
+        terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace, prepared)
+        return Work(forward=forward, memory=Memory(terms))
 
     def seconds(self, spec: ConvSpec, limits: Limits) -> float:
         """Products in full vectors of tiles, the transforms beside them, and the transformed weights from the cache."""
@@ -155,22 +171,11 @@ class Winograd:
 
     def prepare_for(self, target: Target, spec: ConvSpec, kernel: torch.Tensor) -> State:
         """The same for any processor."""
-        down, across = self._tiles(spec)
-        lanes, dtype = self._recipe(spec).lanes(target), torch_dtype(spec.dtype)
-        tiles = spec.batch * down * across
-        steps = tiles * (
-            spec.in_channels * spec.out_channels + TRANSFORM_STEPS * (spec.in_channels + spec.out_channels)
-        )
-        threads = 1 if steps * (self.outputs + 2) ** 2 < SERIAL_STEPS else thread_count()
-        slots = self._slots(spec, target, threads, tiles, down, across)
-        vectors = slots["vectors"]
-        flat = torch.arange(vectors * lanes, device="cpu") % across
+        across, dtype = self._tiles(spec)[1], torch_dtype(spec.dtype)
+        lanes, layout = self._recipe(spec).lanes(target), self._layout(spec, target)
+        slots = layout.slots
+        flat = torch.arange(slots["vectors"] * lanes, device="cpu") % across
         first, last = ((flat == place).to(torch.int32).neg() for place in (0, across - 1))
-        stages = [(WHOLE, slots["blocks"])]
-        if slots["blocks"] < slots["fewest_blocks"]:
-            halves = ((INPUTS, slots["channel_chunks"]), (PRODUCTS, slots["panel_blocks"]))
-            stages = [(stage, slots["blocks"] * parts) for stage, parts in halves]
-        v_elements = 0 if len(stages) == 1 else slots["blocks"] * slots["v_block"]
         return State(
             spec,
             spec.output_shape,
@@ -180,12 +185,29 @@ class Winograd:
             last,
             torch.zeros(spec.size[1] + 4 * lanes + sum(spec.padding[1]), dtype=dtype, device="cpu"),
             array("q", [slots.get(name, 0) for name in SLOTS]),
-            tuple(stages),
+            layout.stages,
             routine(write, target, self._recipe(spec)),
-            threads,
-            dtype.itemsize * threads * slots["thread_elements"],
-            dtype.itemsize * v_elements,
+            layout.threads,
+            layout.scratch_bytes,
+            layout.v_bytes,
         )
+
+    def _layout(self, spec: ConvSpec, target: Target) -> Layout:
+        """How many threads do what, in how much memory."""
+        down, across = self._tiles(spec)
+        tiles = spec.batch * down * across
+        steps = tiles * (
+            spec.in_channels * spec.out_channels + TRANSFORM_STEPS * (spec.in_channels + spec.out_channels)
+        )
+        threads = 1 if steps * (self.outputs + 2) ** 2 < SERIAL_STEPS else thread_count()
+        slots = self._slots(spec, target, threads, tiles, down, across)
+        stages = [(WHOLE, slots["blocks"])]
+        if slots["blocks"] < slots["fewest_blocks"]:
+            halves = ((INPUTS, slots["channel_chunks"]), (PRODUCTS, slots["panel_blocks"]))
+            stages = [(stage, slots["blocks"] * parts) for stage, parts in halves]
+        v_elements = 0 if len(stages) == 1 else slots["blocks"] * slots["v_block"]
+        item = torch_dtype(spec.dtype).itemsize
+        return Layout(slots, threads, tuple(stages), item * threads * slots["thread_elements"], item * v_elements)
 
     def _slots(
         self, spec: ConvSpec, target: Target, threads: int, tiles: int, down: int, across: int
@@ -266,8 +288,13 @@ class Winograd:
         full = np.zeros((len(both), panels * rows, ins), weights.dtype)
         full[:, :outs] = made
         full = full.reshape(len(both), panels, rows, ins).swapaxes(2, 3)  # (points, panels, ins, rows)
-        pieces = [full[:, i : i + block].reshape(-1) for i in range(0, panels, block)]
-        return torch.from_numpy(np.concatenate([*pieces, np.zeros(64, weights.dtype)]))
+        packed, done = empty_array((full.size + BEYOND,), weights.dtype), 0
+        for i in range(0, panels, block):
+            piece = full[:, i : i + block]
+            packed[done : done + piece.size] = piece.reshape(-1)
+            done += piece.size
+        packed[done:] = 0
+        return torch.from_numpy(packed)
 
     def apply(
         self, state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None

@@ -71,6 +71,11 @@ KEPT_SCRATCH = 1 << 24
 """Bytes of scratch memory that a thread keeps from call to call; larger scratch is given back."""
 
 
+def forget_scratch() -> None:
+    """Give back what this thread keeps."""
+    _local.scratch = None
+
+
 def scratch(size: int) -> torch.Tensor:
     """At least `size` bytes, aligned to a page of 4096, which this thread alone uses until its next call."""
     kept: torch.Tensor | None = getattr(_local, "scratch", None)

@@ -124,13 +124,13 @@ def _weigh(engine: Engine, spec: ConvSpec, accuracy: str, kernel: torch.Tensor |
     if reason is not None:
         return Candidate(engine.name, reason)
     bound, limit, work = engine.error_bound(spec, kernel), allowed_error(spec, accuracy), engine.work(spec)
-    workspace, memory = work.memory.forward.workspace, machine.memory_bytes()
+    needed, memory = work.memory.forward.workspace + work.memory.forward.prepared, machine.memory_bytes()
     if accuracy == "exact" and not engine.sums_directly(spec):
         reason = 'not a direct sum, which accuracy "exact" asks for'
     elif bound > limit:
         reason = f"error bound {bound:.1e} is over {limit:.1e}"
-    elif memory is not None and workspace > memory:
-        reason = f"its workspace of {workspace / 1e9:.0f} GB is over this machine's {memory / 1e9:.0f} GB"
+    elif memory is not None and needed > memory:
+        reason = f"its workspace of {needed / 1e9:.0f} GB is over this machine's {memory / 1e9:.0f} GB"
     return Candidate(engine.name, reason, work, bound, engine.note(spec), engine.seconds(spec, machine.limits()))
 
 

@@ -71,7 +71,8 @@ def prepared(asked: Plan, kernel: torch.Tensor, *, by_kernel: bool) -> Kept:
     found = _kept.get(key)
     if found is not None and _same(_bytes(found.kernel), _bytes(kernel)):
         return found
-    copy = torch.from_numpy(_bytes(kernel).copy()).view(kernel.dtype).reshape(kernel.shape)
+    copy = torch.empty(kernel.shape, dtype=kernel.dtype, device="cpu")
+    np.copyto(_bytes(copy), _bytes(kernel))
     chosen = asked
     if by_kernel and any(candidate.reason == NEEDS_KERNEL for candidate in asked.candidates):
         chosen = plan(asked.spec, copy, accuracy=asked.accuracy)

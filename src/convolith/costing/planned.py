@@ -1,0 +1,121 @@
+"""What Convolith's own engines hold while they run, and keep from call to call: as each of them says (`work`)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from convolith.costing import workspace
+from convolith.costing.products import correlated
+from convolith.dtypes import HALVES
+from convolith.engines import aten
+from convolith.engines.memory import bytes_for
+from convolith.engines.protocol import torch_dtype
+from convolith.jit.threads import KEPT_SCRATCH
+from convolith.planner import Plan, computed, plan
+from convolith.planner import gradients as planned
+from convolith.spec import ConvSpec
+from convolith.work import ForwardMemory
+
+SCRATCH = "scratch"
+"""What a thread's scratch memory is kept as."""
+
+
+@dataclass
+class Holding:
+    """What an operator holds.
+
+    Attributes:
+        running: bytes at most while it runs, with what comes out.
+        kept: bytes that stay, by what they are kept as; of the same, the most.
+    """
+
+    running: int = 0
+    kept: dict[Hashable, int] = field(default_factory=dict)
+
+
+def of_operator(func: Any, args: tuple[Any, ...], out: Any) -> Holding | None:
+    """Of a convolution by Convolith's engines or torch's kernels; None for other operators."""
+    name = func._schema.name
+    if name == "convolith::correlate":
+        return _forward(args, out)
+    if name == "convolith::correlate_backward":
+        return _backward(args)
+    running = workspace.of_operator(func, args, out)
+    return None if running is None else Holding(running)
+
+
+def _forward(args: tuple[Any, ...], out: torch.Tensor) -> Holding:
+    x, k, bias, *options = args
+    spec = correlated(x, k, bias, *options)
+    chosen = plan(spec, accuracy=options[-2], engine=options[-1])
+    copied = _bytes(k) + _terms(chosen).prepared
+    scratch, running = _running(chosen, x, k, out)
+    return Holding(running, {(spec, chosen.engine, k.untyped_storage()._cdata): copied, SCRATCH: scratch})
+
+
+def _backward(args: tuple[Any, ...]) -> Holding:
+    """Bias, input and kernel one after the other; what engines do not compute is left to torch together."""
+    grad, x, k, bias, *options, wanted = args
+    spec, accuracy = correlated(x, k, bias, *options), options[-2]
+    wants_x, wants_k, wants_bias = wanted
+    by_x = planned.input_gradient(spec, accuracy) if wants_x else None
+    by_k = planned.kernel_gradient(spec, accuracy) if wants_k else None
+    made = _bytes(bias) if wants_bias else 0
+    found = Holding(made)
+    for chosen, image, kernel, result in ((by_x, grad, k, x), (by_k, x.transpose(0, 1), grad.transpose(0, 1), k)):
+        if chosen is not None:
+            scratch, running = _running(chosen, image, kernel, result)
+            copied, terms = _bytes(kernel), _terms(chosen)
+            laid_out = 2 * copied + terms.workspace - scratch  # turned round, and as the engine reads it
+            found.running = max(found.running, made + terms.prepared + max(laid_out, copied + running))
+            found.kept[SCRATCH] = max(scratch, found.kept.get(SCRATCH, 0))
+            made += bytes_for(_bytes(result))
+    left = (wants_x and by_x is None, wants_k and by_k is None, False)
+    if any(left):
+        found.running = max(found.running, made + _by_torch(grad, x, k, spec, left))
+    return found
+
+
+def _terms(chosen: Plan) -> ForwardMemory:
+    """Of the engine that was chosen."""
+    work = next(candidate.work for candidate in chosen.candidates if candidate.engine == chosen.engine)
+    return work.memory.forward if work is not None else ForwardMemory()
+
+
+def _running(chosen: Plan, x: torch.Tensor, k: torch.Tensor, out: torch.Tensor) -> tuple[int, int]:
+    """Scratch that stays, and what an engine holds beside it while it runs, with its result."""
+    terms, spec = _terms(chosen), chosen.spec
+    widened = terms.input + terms.output if computed(spec, chosen.accuracy) != spec else 0
+    if chosen.engine == aten.channels_last.name:
+        last = aten.CHANNELS_LAST[spec.axes]
+        x, k, out = (each.contiguous(memory_format=last) for each in (x, k, out))
+    elif chosen.engine != aten.contiguous.name:
+        scratch = terms.workspace if terms.workspace <= KEPT_SCRATCH else 0
+        return scratch, terms.workspace - scratch + widened + bytes_for(_bytes(out))
+    x, k, out = (workspace.plane(each) for each in (x, k, out))
+    return 0, terms.workspace + widened + workspace.forward(x, k, out, spec.groups)
+
+
+def _by_torch(grad: torch.Tensor, x: torch.Tensor, k: torch.Tensor, spec: ConvSpec, wanted: tuple[bool, ...]) -> int:
+    """By torch's own backward pass, beside what is padded before."""
+    wide = torch.float32 if spec.out_dtype in HALVES else torch_dtype(spec.out_dtype)
+    grad, x, k = (workspace.plane(tensor.to(wide)) for tensor in (grad, x, k))
+    padded = any(map(any, aten.split_padding(spec)[1])) * (1 + wanted[0]) * _bytes(x)
+    return padded + workspace.backward(grad, x, k, spec.groups, wanted, strided=max(spec.stride) > 1)
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def grown(kept: dict[Hashable, int], more: Mapping[Hashable, int]) -> int:
+    """Add to what is kept; the bytes that are new."""
+    new = 0
+    for what, size in more.items():
+        new += max(size - kept.get(what, 0), 0)
+        kept[what] = max(size, kept.get(what, 0))
+    return new
