@@ -58,10 +58,48 @@ def test_the_law_of_a_network():
     assert "H = 0 mod 32 and W = 0 mod 32" in law.table().title
 
 
-def test_macs_have_a_law_where_other_counts_have_none():
-    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.AdaptiveAvgPool2d(7))
+def test_windows_that_adapt_have_a_law_of_their_number():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False), nn.AdaptiveAvgPool2d(7))
     law = cost(model, input_shape=(1, 3, 32, 32)).law()
-    assert set(law.expressions) == {"forward macs", "backward macs"}
+    assert law.period == (14, 14)
+    for size in (32 + 14 * 6, 32 + 14 * 97):
+        assert law.at(2, (size, 32)) == cost(model, input_shape=(2, 3, size, 32)).counts()
+
+
+@pytest.mark.parametrize("stride", [5, 7, 9, 11, 13, 14, 50])
+def test_the_period_is_that_of_the_strides(stride):
+    model = nn.Sequential(nn.Conv1d(3, 8, 3, stride=stride), nn.ReLU())
+    law = cost(model, input_shape=(1, 3, 100)).law()
+    assert law.period == (stride,)
+    for n in (1, 7, 97, 1000):
+        size = 100 + stride * n
+        assert law.at(3, (size,)) == cost(model, input_shape=(3, 3, size)).counts()
+
+
+class Patches(nn.Module):
+    """Pixels of every patch as channels, cut out without windows."""
+
+    def forward(self, x):
+        return torch.cat([x[:, :, i::3, j::3] for i in range(3) for j in range(3)], 1).square()
+
+
+def test_a_division_that_is_no_window_is_found():
+    law = cost(nn.Sequential(Patches()), input_shape=(1, 1, 30, 30)).law()
+    assert law.period == (3, 3)
+
+
+def test_macs_have_a_law_where_other_counts_have_none():
+    def count(batch, size):
+        return {"macs": batch * size[0], "additions": batch * round(size[0] ** 0.5)}
+
+    assert set(law_of(count, 1, (32,), (1,)).expressions) == {"macs"}
+
+
+def test_scaling_again_scales_what_was_scaled():
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 1)]
+    counted = cost(nn.Sequential(*layers), input_shape=(1, 3, 16, 16))
+    twice = counted.scaled(channels=2).after.scaled(channels=2, size=2).after
+    assert twice.counts() == counted.scaled(channels=4, size=2).after.counts()
 
 
 def test_a_model_of_one_size_has_a_law_of_its_batch(capfd):
@@ -182,6 +220,6 @@ def test_what_has_no_law():
     with pytest.raises(ConvolithError, match="a law is of one input"):
         cost(nn.Sequential(nn.ReLU()), example_input=torch.ones(1, 3, 8, 8)).law()
     with pytest.raises(ConvolithError, match="no polynomials of its size along axis 0"):
-        law_of(lambda n, size: {"macs": n * 2 ** size[0]}, 1, (3,))
+        law_of(lambda n, size: {"macs": n * 2 ** size[0]}, 1, (3,), (1,))
     with pytest.raises(ConvolithError, match="are not what those of smaller ones lead to"):
-        law_of(lambda n, size: {"macs": n * size[0] + (n > 2)}, 1, (3,))
+        law_of(lambda n, size: {"macs": n * size[0] + (n > 2)}, 1, (3,), (1,))

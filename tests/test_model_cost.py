@@ -399,7 +399,7 @@ def test_values_that_decide_are_named_and_counted_for_an_example():
 
 
 REFUSED = {
-    "shape": (nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3)), nn.ReLU()), {"input_shape": (1, 2, 8, 8)}, r"module 0\.0 refuses \(1, 2, 8, 8\): .*pass shapes that the model takes"),
+    "shape": (nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3)), nn.ReLU()), {"input_shape": (1, 2, 8, 8)}, r"module 0\.0 refuses \(1, 2, 8, 8\): .*pass inputs of the shapes"),
     "neither": (nn.ReLU(), {}, "neither of input_shape and example_input were given"),
     "both": (nn.ReLU(), {"input_shape": (1,), "example_input": torch.ones(1)}, "both of input_shape and example_input"),
     "negative": (nn.ReLU(), {"input_shape": (1, -2)}, "input_shape is -2; expected 0 or more"),

@@ -47,6 +47,7 @@ def count_model(
         names,
         found.memory,
         _rows(model, found),
+        found.strides,
     )
 
 

@@ -12,16 +12,17 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import chain
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_map
 
-from convolith.costing.fakes import as_input, check_lazy, stand_ins, storage_bytes, tensors_in, tensors_of
+from convolith.costing.fakes import as_inputs, check_lazy, stand_ins, storage_bytes, storages_of, tensors_in, tensors_of
 from convolith.costing.fields import Field, Fields
 from convolith.costing.formulas import Rule
 from convolith.costing.operators import rule_of
+from convolith.costing.quantised import packed_tensors
 from convolith.costing.watching import Path, Watcher
 from convolith.costing.widened import Ends, ends_of, widened
 from convolith.planner.machine import limits
@@ -54,6 +55,7 @@ class Run:
 
     tallies: Mapping[Path, Tally]
     fields: Mapping[Path, Field]
+    strides: frozenset[tuple[Fraction, ...]]
     memory: Memory
     outputs: tuple[tuple[int, ...], ...]
     parameters: Mapping[Path, Mapping[int, int]]
@@ -99,15 +101,10 @@ def run(
         state = stack.enter_context(stand_ins(model, None if real else fake))
         saved.leave_out(state)
         wanted = input_gradient and backward
-        given = tree_map(
-            lambda leaf: as_input(leaf, None if real else fake, requires_grad=wanted), (arguments, keywords)
-        )
+        given = as_inputs((arguments, keywords), None if real else fake, requires_grad=wanted)
         stack.enter_context(counter.named())
         if growth != UNGROWN:
-            plain = tree_map(
-                lambda leaf: as_input(leaf, None if real else fake, requires_grad=False), (arguments, keywords)
-            )
-            ends = _ends(model, plain)
+            ends = _ends(model, as_inputs((arguments, keywords), None if real else fake, requires_grad=False))
             stack.enter_context(widened(model, ends, *growth))
             state = [*model.parameters(), *model.buffers()]
             saved.leave_out(state)
@@ -116,9 +113,10 @@ def run(
             counter.fields = Fields(tensors_of(given))
             result = model(*given[0], **dict(given[1]))
         inputs, outputs = tensors_of(given), tensors_of(result)
+        packed = {name: packed_tensors(module) for name, module in model.named_modules()}
         own = {
             tuple(name.split(".")) if name else (): {
-                id(p): p.numel() for p in module._parameters.values() if p is not None
+                id(p): p.numel() for p in (*module._parameters.values(), *packed[name]) if p is not None
             }
             for name, module in model.named_modules()
         }
@@ -128,20 +126,21 @@ def run(
         if backward and roots and leaves:
             seeds = [torch.empty_like(tensor) for tensor in roots]
             with counter, counter.backwards():
-                found = torch.autograd.grad(roots, leaves, seeds, allow_unused=True)
-            gradients = [g for g, leaf in zip(found, leaves, strict=True) if g is not None and not _is_in(leaf, inputs)]
+                torch.autograd.backward(roots, seeds)
+            gradients = [leaf.grad for leaf in leaves if leaf.grad is not None and not _is_in(leaf, inputs)]
     memory = Memory(
-        ForwardMemory(storage_bytes(inputs), storage_bytes(state), storage_bytes(outputs)),
+        ForwardMemory(
+            storage_bytes(inputs), storage_bytes(state) + _bytes(chain(*packed.values())), storage_bytes(outputs)
+        ),
         BackwardMemory(
             storage_bytes(gradients),
-            storage_bytes(tensor for tensor in inputs if tensor.requires_grad),
-            storage_bytes(roots) if backward else 0,
+            _bytes(tensor for tensor in inputs if tensor.requires_grad),
+            _bytes(roots) if backward else 0,
             saved.bytes if backward else 0,
         ),
     )
-    return Run(
-        counter.tallies, counter.fields.of_modules, memory, tuple(tuple(tensor.shape) for tensor in outputs), own
-    )
+    fields, shapes = counter.fields, tuple(tuple(tensor.shape) for tensor in outputs)
+    return Run(counter.tallies, fields.of_modules, frozenset(fields.strides), memory, shapes, own)
 
 
 def _ends(model: torch.nn.Module, given: Any) -> Ends:
@@ -184,7 +183,7 @@ class _Counter(Watcher):  # type: ignore[no-untyped-call]  # torch's own is unty
         tally.calls += 1
         counted = rule(*args, **kwargs, out=out, convention=self.convention)
         if isinstance(counted, Count):
-            counted = counted + Count(bytes=0 if func.is_view else _moved(args, kwargs, out))
+            counted = replace(counted, bytes=0 if func.is_view else _moved(args, kwargs, out))
             if self.backward:
                 tally.backward = replace(tally.backward, rest=tally.backward.rest + counted)
             else:
@@ -205,11 +204,11 @@ class _Saved:
 
     def __init__(self) -> None:
         self._own: set[int] = set()
-        self._kept: dict[int, tuple[Any, int]] = {}  # the storage itself, so that no other takes its address
+        self._kept: dict[int, torch.UntypedStorage] = {}  # itself, so that no other takes its address
 
     def leave_out(self, tensors: Iterable[torch.Tensor]) -> None:
         """These are held anyway."""
-        self._own |= {tensor.untyped_storage()._cdata for tensor in tensors}
+        self._own |= {storage._cdata for tensor in tensors for storage in storages_of(tensor)}
 
     def hooks(self) -> Any:
         """A context in which what is saved is noted."""
@@ -218,12 +217,12 @@ class _Saved:
     @property
     def bytes(self) -> int:
         """Of all of it."""
-        return sum(size for _, size in self._kept.values())
+        return sum(storage.nbytes() for storage in self._kept.values())
 
     def _keep(self, tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self._own:
-            self._kept[storage._cdata] = (storage, storage.nbytes())
+        for storage in storages_of(tensor):
+            if storage._cdata not in self._own:
+                self._kept[storage._cdata] = storage
         return tensor
 
 
@@ -233,5 +232,9 @@ def _is_in(tensor: torch.Tensor, tensors: Iterable[torch.Tensor]) -> bool:
 
 def _moved(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
     """Bytes of the tensors that go in and come out."""
-    tensors = [*tensors_in(args), *tensors_in(tuple(kwargs.values())), *tensors_in(out)]
+    return _bytes([*tensors_in(args), *tensors_in(tuple(kwargs.values())), *tensors_in(out)])
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Of their elements, which may share memory."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

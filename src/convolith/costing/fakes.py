@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from copy import copy, deepcopy
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_map
 
 from convolith.errors import ConvolithError
 
@@ -34,51 +37,120 @@ def check_lazy(model: torch.nn.Module) -> None:
 
 
 @contextmanager
-def stand_ins(model: torch.nn.Module, fake: FakeTensorMode | None) -> Iterator[list[torch.Tensor]]:
-    """While inside, the model's parameters and buffers have no memory; or buffers are copies, which may be changed."""
+def stand_ins(model: nn.Module, fake: FakeTensorMode | None) -> Iterator[list[torch.Tensor]]:
+    """While inside, the model's tensors have no memory, or are copies; after it the model is what it was before.
+
+    What is in its lists and dicts is replaced too, and whatever its code sets, adds or appends there is forgotten.
+
+    Yields:
+        What stands for its parameters and buffers.
+    """
+    made: dict[int, torch.Tensor] = {}
 
     def stand_in(tensor: torch.Tensor) -> torch.Tensor:
-        if fake is not None:
-            return fake.from_tensor(tensor)
-        return tensor if isinstance(tensor, torch.nn.Parameter) else tensor.clone()
+        if id(tensor) not in made:
+            made[id(tensor)] = _stand_in(tensor, fake)
+        return made[id(tensor)]
 
-    made: dict[int, torch.Tensor] = {}
-    before: list[tuple[Any, Any, Any]] = []
+    before: list[tuple[Any, dict[str, Any]]] = []
+    state: dict[int, torch.Tensor] = {}
     try:
-        for module in model.modules():
-            stores: list[Any] = [module._parameters, module._buffers]
-            if isinstance(module, torch.nn.RNNBase):  # which keeps a list of them too
-                before.append((vars(module), "_flat_weights", module._flat_weights))
-            for store in stores:
-                for name, tensor in store.items():
+        for module in list(model.modules()):
+            attributes = vars(module)
+            named: tuple[Any, Any] = (module._parameters, module._buffers)
+            before += [(store, dict(store.items())) for store in (attributes, *named, module._modules)]
+            for store in named:
+                for name, tensor in list(store.items()):
                     if tensor is not None:
-                        before.append((store, name, tensor))
-                        if id(tensor) not in made:
-                            made[id(tensor)] = stand_in(tensor)
-                        store[name] = made[id(tensor)]
-            if isinstance(module, torch.nn.RNNBase):
-                flat = [None if tensor is None else made[id(tensor)] for tensor in module._flat_weights]
-                vars(module)["_flat_weights"] = flat
-        yield list(made.values())
+                        store[name] = state[id(tensor)] = stand_in(tensor)
+            for name, value in list(attributes.items()):
+                if name not in OF_MODULES:
+                    attributes[name] = _replaced(value, stand_in)
+        yield list(state.values())
     finally:
-        for store, name, value in reversed(before):
-            store[name] = value
+        for held, values in reversed(before):
+            _restore(held, values)
 
 
-def as_input(leaf: Any, fake: FakeTensorMode | None, *, requires_grad: bool) -> Any:
-    """An argument of a call: a tensor without memory, or the tensor itself; anything else as it is."""
-    if isinstance(leaf, Shape):
-        return torch.empty(leaf.size, dtype=leaf.dtype, device=leaf.device, requires_grad=requires_grad)
-    if not isinstance(leaf, torch.Tensor):
-        return leaf
-    tensor = leaf.detach() if fake is None else fake.from_tensor(leaf.detach())
-    differentiable = requires_grad and (tensor.is_floating_point() or tensor.is_complex())
-    return tensor.requires_grad_(differentiable) if differentiable else tensor
+OF_MODULES = frozenset(vars(nn.Module()))
+"""What every module has: its parameters, buffers and modules, hooks and mode."""
+
+
+def _restore(held: Any, values: dict[str, Any]) -> None:
+    """Make a dict (or TorchScript's, which has keys and items alone) what it was."""
+    for name in [name for name in held.keys() if name not in values]:  # noqa: SIM118
+        del held[name]
+    for name, value in values.items():
+        if name not in held or held[name] is not value:
+            held[name] = value
+
+
+def _stand_in(tensor: torch.Tensor, fake: FakeTensorMode | None) -> torch.Tensor:
+    """A tensor without memory, or a copy; a parameter stays one, without a gradient of its own."""
+    if fake is not None:
+        made: torch.Tensor = fake.from_tensor(tensor)
+        made.grad = None
+        return made
+    copied = tensor.detach().clone()
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(copied, tensor.requires_grad)
+    return copied.requires_grad_(tensor.requires_grad)
+
+
+def _replaced(value: Any, stand_in: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """An attribute with its tensors replaced; its containers are copies."""
+    if isinstance(value, torch.Tensor):
+        return stand_in(value)
+    if isinstance(value, dict | list | tuple):
+        return tree_map(lambda leaf: stand_in(leaf) if isinstance(leaf, torch.Tensor) else leaf, value)
+    return copy(value) if isinstance(value, set) else value
+
+
+def as_inputs(given: Any, fake: FakeTensorMode | None, *, requires_grad: bool) -> Any:
+    """The arguments of a call, with tensors without memory, or copies, in the place of shapes and tensors.
+
+    Whatever holds them (dicts, dataclasses, caches) is copied too, and stays as it is.
+    """
+
+    def made(tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor.detach().clone() if fake is None else fake.from_tensor(tensor.detach())
+        differentiable = requires_grad and (tensor.is_floating_point() or tensor.is_complex())
+        return tensor.requires_grad_() if differentiable else tensor
+
+    def empty(shape: Shape) -> torch.Tensor:
+        wide = requires_grad and (shape.dtype.is_floating_point or shape.dtype.is_complex)
+        return torch.empty(shape.size, dtype=shape.dtype, device=shape.device, requires_grad=wide)
+
+    given = tree_map(lambda leaf: empty(leaf) if isinstance(leaf, Shape) else leaf, given)
+    return deepcopy(given, {id(tensor): made(tensor) for tensor in tensors_of(given)})
 
 
 def tensors_of(tree: Any) -> list[torch.Tensor]:
-    """The tensors in a structure."""
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+    """The tensors in a structure, each once, in order: in containers, dataclasses and other objects."""
+    found: dict[int, torch.Tensor] = {}
+    seen: set[int] = set()
+    waiting = [tree]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, torch.Tensor):
+            found.setdefault(id(value), value)
+        elif id(value) not in seen:
+            seen.add(id(value))
+            waiting += reversed(_parts(value))
+    return list(found.values())
+
+
+def _parts(value: Any) -> list[Any]:
+    """What a structure holds."""
+    if isinstance(value, Mapping):
+        return list(value.values())
+    if isinstance(value, list | tuple | set | frozenset | deque):
+        return list(value)
+    if isinstance(value, type | nn.Module) or callable(value):
+        return []
+    if is_dataclass(value):
+        return [getattr(value, field.name, None) for field in fields(value)]
+    return list(vars(value).values()) if hasattr(value, "__dict__") else []
 
 
 def tensors_in(values: Any) -> list[torch.Tensor]:
@@ -96,5 +168,11 @@ def tensors_in(values: Any) -> list[torch.Tensor]:
 
 def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
     """Of their storages, each once."""
-    sizes = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in list(tensors)}
+    sizes = {storage._cdata: storage.nbytes() for tensor in tensors for storage in storages_of(tensor)}
     return sum(sizes.values())
+
+
+def storages_of(tensor: torch.Tensor) -> list[torch.UntypedStorage]:
+    """Its storage; a sparse tensor has two."""
+    parts = [tensor] if tensor.layout is torch.strided else [tensor._indices(), tensor._values()]
+    return [part.untyped_storage() for part in parts]

@@ -18,11 +18,16 @@ Rule = Callable[..., Count | Backward]
 """Called as `rule(*arguments, out=result, convention=..., **keywords)`; of tensors only shapes and dtypes are read."""
 
 
-def _numel(value: Any) -> int:
+def numel(value: Any) -> int:
     """Elements of a tensor, or of the first tensor of several."""
     if isinstance(value, torch.Tensor):
         return value.numel()
     return next((part.numel() for part in value if isinstance(part, torch.Tensor)), 0)
+
+
+def broadcast(*shapes: Sequence[int]) -> tuple[int, ...]:
+    """The shape that several have together."""
+    return tuple(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]  # torch's own is untyped
 
 
 def sums_of_products(products: int, results: int, *, biased: int = 0) -> Count:
@@ -152,7 +157,7 @@ def max_pool(axes: int) -> Rule:
     """Comparisons of each window."""
 
     def rule(x: torch.Tensor, kernel_size: Sequence[int], *_: Any, out: Any, **__: Any) -> Count:
-        return Count(others=_numel(out) * (_window(kernel_size, axes) - 1))
+        return Count(others=numel(out) * (_window(kernel_size, axes) - 1))
 
     return rule
 
@@ -200,7 +205,7 @@ def adaptive_average_pool_backward(grad: torch.Tensor, x: torch.Tensor, **_: Any
 def adaptive_max_pool(x: torch.Tensor, size: Sequence[int], *, out: Any, **_: Any) -> Count:
     """Comparisons of each window."""
     axes = len(size)
-    return Count(others=prod(x.shape[:-axes]) * _adaptive_reads(x.shape[-axes:], size) - _numel(out))
+    return Count(others=prod(x.shape[:-axes]) * _adaptive_reads(x.shape[-axes:], size) - numel(out))
 
 
 def interpolation(neighbours: int) -> Rule:
@@ -225,7 +230,7 @@ def each(multiplications: int = 0, additions: int = 0, others: int = 0) -> Rule:
     """So many for every element that comes out."""
 
     def rule(*_: Any, out: Any, **__: Any) -> Count:
-        n = _numel(out)
+        n = numel(out)
         return Count(multiplications * n, additions * n, elementwise=multiplications * n, others=others * n)
 
     return rule
@@ -240,30 +245,10 @@ def added(*_: Any, out: torch.Tensor, alpha: float = 1, **__: Any) -> Count:
 def power(x: Any, exponent: Any, *, out: torch.Tensor, **_: Any) -> Count:
     """Squares and cubes are products."""
     n = out.numel()
-    if exponent in (2, 3) and not isinstance(exponent, torch.Tensor):
-        return Count((exponent - 1) * n, elementwise=(exponent - 1) * n)
+    if isinstance(exponent, int | float) and exponent in (2, 3):
+        products = (int(exponent) - 1) * n
+        return Count(products, elementwise=products)
     return Count(others=n)
-
-
-def summed(multiplications: int = 0, additions: int = 1, others: int = 0, last: int = 0, before: int = 0) -> Rule:
-    """Sums along axes: so many for every element that goes in beyond the first of its row, `last` for every result, and
-    `before` subtractions and products for every element.
-    """
-
-    def rule(x: torch.Tensor, *_: Any, out: Any, **__: Any) -> Count:
-        rows = max(_numel(out), 1)
-        n, more = x.numel(), max(x.numel() - rows, 0)
-        products = multiplications * more + before * n
-        return Count(products, additions * more + before * n, elementwise=products, others=others * more + last * rows)
-
-    return rule
-
-
-def scattered(*arguments: Any, **keywords: Any) -> Count:
-    """Added into places: an addition for every element of the source, the last tensor."""
-    tensors = [a for a in (*arguments, *keywords.values()) if isinstance(a, torch.Tensor)]
-    tensors = [t for t in tensors if t is not keywords.get("out")]
-    return Count(0, tensors[-1].numel() if tensors else 0)
 
 
 def put(x: Any, indices: Any, values: torch.Tensor, accumulate: bool = False, **_: Any) -> Count:

@@ -1,8 +1,9 @@
 """How a model's cost grows: closed forms in its batch and the size of its input, found by counting, and checked.
 
 Strides round, so counts are polynomials of the size on every s-th size alone, where s is what all strides together make
-of one step. The least s for which they are is looked for; the polynomial through the least number of counts is then
-exact, and is held against counts at other batches and sizes.
+of one step: the strides of windows are known, and what else the size is divided by (patches that are cut out) is looked
+for. The polynomial through the least number of counts is then exact, and is held against counts at other batches and
+sizes, some of them far away, where a rounding that was overlooked has added up.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from itertools import pairwise, product
+from math import comb, lcm
 from typing import Any
 
 from convolith.errors import ConvolithError
@@ -22,8 +24,10 @@ Counter = Callable[[int, tuple[int, ...]], Counts]
 """Counts by name, of a batch and a size."""
 NAMES = {1: ("L",), 2: ("H", "W"), 3: ("D", "H", "W")}
 BATCH = "N"
-PERIODS = (96, 960)
-"""In pixels, of which the least divisor is taken that does."""
+PERIODS = (1, 96, 960)
+"""Times the strides, in pixels, of which the least divisor is taken that does."""
+FAR = 61
+"""Periods away, where a law is checked too."""
 DEGREES = (1, 2)
 """Along one axis: convolutions grow with its length, attention with its square."""
 
@@ -72,22 +76,23 @@ class Law:
         return " and ".join(parts)
 
 
-def law_of(count: Counter, batch: int, size: tuple[int, ...]) -> Law:
+def law_of(count: Counter, batch: int, size: tuple[int, ...], steps: tuple[int, ...]) -> Law:
     """The law of what is counted; of macs alone, where other counts are no polynomials (windows that overlap unevenly).
 
     Args:
         count: of a batch and a size.
         batch, size: where to begin; larger ones are counted too.
+        steps: along each axis a number of pixels that the strides of all windows divide.
 
     Raises:
         ConvolithError: counts that are no such polynomials.
     """
     known = cache(count)
     try:
-        return _law(known, batch, size)
+        return _law(known, batch, size, steps)
     except ConvolithError:
         macs = [name for name in known(batch, size) if name.endswith("macs")]
-        return _law(cache(lambda n, sizes: {name: known(n, sizes)[name] for name in macs}), batch, size)
+        return _law(cache(lambda n, sizes: {name: known(n, sizes)[name] for name in macs}), batch, size, steps)
 
 
 def polynomials(name: str, count: Callable[[int], Counts], degree: int) -> dict[str, Any]:
@@ -105,8 +110,8 @@ def polynomials(name: str, count: Callable[[int], Counts], degree: int) -> dict[
     return found
 
 
-def _law(known: Counter, batch: int, size: tuple[int, ...]) -> Law:
-    found = [_grows(known, batch, size, axis) for axis in range(len(size))]
+def _law(known: Counter, batch: int, size: tuple[int, ...], steps: tuple[int, ...]) -> Law:
+    found = [_grows(known, batch, size, axis, steps[axis]) for axis in range(len(size))]
     period, degrees = tuple(p for p, _ in found), tuple(d for _, d in found)
     names = (BATCH, *NAMES[len(size)])
     nodes = [[batch, batch + 1]] + [[n + p * i for i in range(d + 1)] for n, (p, d) in zip(size, found, strict=True)]
@@ -132,34 +137,49 @@ def _law(known: Counter, batch: int, size: tuple[int, ...]) -> Law:
     return law
 
 
-def _grows(count: Counter, batch: int, size: tuple[int, ...], axis: int) -> tuple[int, int]:
+def _grows(count: Counter, batch: int, size: tuple[int, ...], axis: int, step: int) -> tuple[int, int]:
     """The least period along an axis, and the degree of the polynomials; 0 and 0 for a model of one size."""
     count(batch, size)
-    try:
-        count(batch, (*size[:axis], size[axis] + PERIODS[-1], *size[axis + 1 :]))
-    except ConvolithError:  # its own module has said why
+
+    def counted(n: int) -> Counts | None:
+        try:
+            return count(batch, (*size[:axis], n, *size[axis + 1 :]))
+        except ConvolithError:  # its own module has said why
+            return None
+
+    if counted(size[axis] + step) is None and counted(size[axis] + lcm(step, PERIODS[-1])) is None:
         return 0, 0
 
     def degree_of(period: int) -> int | None:
+        far = counted(size[axis] + period * FAR)  # None where a model takes no such size
         for degree in DEGREES:
-            lengths = [size[axis] + period * i for i in range(degree + 3)]
-            told = [count(batch, (*size[:axis], n, *size[axis + 1 :])) for n in lengths]
-            if not any(any(_differences([counts[name] for counts in told], degree + 1)) for name in told[0]):
+            told = [counted(size[axis] + period * i) for i in range(degree + 3)]
+            if None not in told and all(_on_polynomial(name, told, far, degree) for name in told[0] or ()):
                 return degree
         return None
 
-    for period in PERIODS:
+    for period in (lcm(step, more) for more in PERIODS):
         degree = degree_of(period)
         if degree is None:
             continue
         for prime in (5, 3, 2):  # what holds on every sixth size may hold on every second
-            while period % prime == 0 and (smaller := degree_of(period // prime)) is not None:
+            while period % (prime * step) == 0 and (smaller := degree_of(period // prime)) is not None:
                 period, degree = period // prime, smaller
         return period, degree
     raise ConvolithError(
-        f"the counts of this model are no polynomials of its size along axis {axis}, on every {PERIODS[-1]}th size "
-        "either; there is no law of its size"
+        f"the counts of this model are no polynomials of its size along axis {axis}, on every "
+        f"{lcm(step, PERIODS[-1])}th size either; there is no law of its size"
     )
+
+
+def _on_polynomial(name: str, told: Sequence[Any], far: Counts | None, degree: int) -> bool:
+    """Whether counts of equally distant sizes are those of a polynomial, and that far away is too."""
+    rows = [[counts[name] for counts in told]]
+    for _ in range(degree + 1):
+        rows.append(_differences(rows[-1], 1))
+    if any(rows[-1]):
+        return False
+    return far is None or far[name] == sum(row[0] * comb(FAR, i) for i, row in enumerate(rows))  # Newton's form
 
 
 def _differences(row: list[int], times: int) -> list[int]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from html import escape
+from math import lcm
 from typing import Any
 
 from convolith.costing.dispatch import Tally
@@ -55,6 +56,7 @@ class ModelCost:
         modules: by module name ("" is the model) what was counted in it by itself.
         memory: bytes: inputs, parameters (with buffers) and outputs; gradients, and what autograd keeps.
         rows: every module with what is inside it, in order.
+        strides: of all windows, in pixels of the input.
         peak: the most memory of a training step, where an optimizer was given.
         peak_at: the same for another batch.
         count_at: the cost of another batch and size, where the input was given by one shape.
@@ -68,6 +70,7 @@ class ModelCost:
     modules: Mapping[str, Tally]
     memory: Memory
     rows: tuple[Row, ...]
+    strides: frozenset[tuple[Fraction, ...]] = frozenset()
     peak: Peak | None = None
     peak_at: Callable[[int], Peak] | None = field(default=None, repr=False)
     input_shape: tuple[int, ...] = ()
@@ -94,7 +97,10 @@ class ModelCost:
                 "a law is of one input that was given by shape, (N, channels, *size); pass input_shape"
             )
         batch, channels, *size = self.input_shape
-        return law_of(lambda n, size: count_at((n, channels, *size)).counts(), batch, tuple(size))
+        alike = [step for step in self.strides if len(step) == len(size)]
+        others = lcm(*(n.numerator for step in self.strides if step not in alike for n in step))
+        steps = [lcm(others, *(step[axis].numerator for step in alike)) for axis in range(len(size))]
+        return law_of(lambda n, size: count_at((n, channels, *size)).counts(), batch, tuple(size), tuple(steps))
 
     def channel_law(self) -> dict[str, Any]:
         """The counts with m times the channels, as polynomials (sympy's) in m, held against a count at another m.

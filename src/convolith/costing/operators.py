@@ -12,7 +12,15 @@ import torch
 
 from convolith.costing import formulas as f
 from convolith.costing import products as p
-from convolith.costing.formulas import Rule, each, nothing, summed
+from convolith.costing import quantised as q
+from convolith.costing import reductions as r
+from convolith.costing.formulas import Rule, each, nothing
+
+
+def _of_axes(names: str) -> str:
+    """Names of operators of one, two and three axes, whose number stands for #."""
+    return " ".join(names.replace("#", str(axes)) for axes in (1, 2, 3))
+
 
 TABLE: tuple[tuple[Rule, str], ...] = (
     (p.convolution, "convolution _convolution convolution_overrideable"),
@@ -20,7 +28,10 @@ TABLE: tuple[tuple[Rule, str], ...] = (
     (p.correlation, "convolith::correlate"),
     (p.correlation_backward, "convolith::correlate_backward"),
     (p.product, "mm bmm mv dot vdot _int_mm"),
-    (p.product_added, "addmm baddbmm addmv"),
+    (p.product_added, "addmm baddbmm addmv addr"),
+    (p.product_summed, "addbmm"),
+    (p.grouped_product, "_grouped_mm"),
+    (p.trilinear, "_trilinear"),
     (
         p.attention,
         "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
@@ -33,7 +44,7 @@ TABLE: tuple[tuple[Rule, str], ...] = (
     ),
     (p.lstm, "mkldnn_rnn_layer"),
     (p.lstm_backward, "mkldnn_rnn_layer_backward"),
-    (f.softmax, "_softmax"),
+    (f.softmax, "_softmax _safe_softmax"),
     (f.log_softmax, "_log_softmax"),
     (f.softmax_backward, "_softmax_backward_data _log_softmax_backward_data"),
     (f.batch_norm, "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_functional cudnn_batch_norm"),
@@ -85,10 +96,11 @@ TABLE: tuple[tuple[Rule, str], ...] = (
     (each(additions=1), "neg"),
     (each(1, 1), "addcmul lerp"),
     (each(1, 1, 1), "addcdiv"),
+    (each(2, 0, 2), "polar"),
     (f.power, "pow"),
     (each(1, 0, 1), "leaky_relu _prelu_kernel threshold_backward hardtanh_backward"),
     (each(0, 1, 2), "sigmoid"),
-    (each(1, 1, 2), "silu hardsigmoid"),
+    (each(1, 1, 2), "silu hardsigmoid glu"),
     (each(2, 1, 2), "hardswish"),
     (each(3, 1, 1), "gelu"),
     (each(1, 1, 2), "elu"),
@@ -97,6 +109,7 @@ TABLE: tuple[tuple[Rule, str], ...] = (
     (each(0, 1, 3), "log_sigmoid_forward"),
     (each(2, 1), "sigmoid_backward tanh_backward"),
     (each(3, 3, 2), "silu_backward"),
+    (each(2, 1, 1), "glu_backward"),
     (each(1, 0, 2), "hardsigmoid_backward"),
     (each(2, 1, 2), "hardswish_backward"),
     (each(5, 2, 2), "gelu_backward"),
@@ -108,29 +121,56 @@ TABLE: tuple[tuple[Rule, str], ...] = (
     (each(2, 1, 2), "log_sigmoid_backward"),
     (each(2, 0, 2), "native_dropout"),
     (each(2), "native_dropout_backward"),
-    (summed(), "sum cumsum trace nansum logcumsumexp"),
-    (summed(last=1), "mean"),
-    (summed(multiplications=1, additions=0), "prod cumprod"),
-    (summed(additions=0, others=1), "max min amax amin argmax argmin any all aminmax sort topk median mode"),
-    (summed(last=2, before=1), "var std var_mean std_mean"),
-    (summed(multiplications=1, last=1), "linalg_vector_norm norm"),
-    (summed(others=1, last=1), "logsumexp"),
-    (each(1, 2), "mse_loss smooth_l1_loss huber_loss"),
+    (r.summed(), "sum trace nansum"),
+    (r.summed(last=1), "mean nanmean"),
+    (r.summed(multiplications=1, additions=0), "prod"),
+    (r.summed(additions=0, others=1), "max min amax amin argmax argmin any all"),
+    (r.summed(additions=0, others=2), "aminmax"),
+    (r.summed(others=1, last=1), "logsumexp"),
+    (r.running(additions=1), "cumsum"),
+    (r.running(multiplications=1), "cumprod"),
+    (r.running(additions=1, others=2), "logcumsumexp"),
+    (r.running(others=1), "cummax cummin"),
+    (r.sorted_rows, "sort argsort msort median nanmedian mode"),
+    (r.largest_of_rows, "topk kthvalue"),
+    (r.variance, "var std var_mean std_mean"),
+    (r.norm, "linalg_vector_norm norm"),
+    (r.loss(1, 1), "mse_loss"),
+    (r.loss(2, 2, 1), "smooth_l1_loss huber_loss"),
+    (r.loss(2, 3, 2, reduction=3), "binary_cross_entropy"),
+    (r.loss(1, 3, 4, reduction=4), "binary_cross_entropy_with_logits"),
+    (r.weight_norm, "_weight_norm_interface"),
+    (r.weight_norm_backward, "_weight_norm_interface_backward"),
     (each(2, 1), "mse_loss_backward smooth_l1_loss_backward huber_loss_backward"),
     (f.negative_likelihood(-1), "nll_loss_forward"),
     (f.negative_likelihood(1), "nll_loss2d_forward"),
-    (each(2, 3, 2), "binary_cross_entropy"),
     (each(3, 2, 1), "binary_cross_entropy_backward"),
-    (each(1, 3, 4), "binary_cross_entropy_with_logits"),
-    (f.scattered, "index_add scatter_add scatter_reduce"),
+    (r.added_into, "index_add scatter_add"),
+    (r.scattered, "scatter scatter_reduce"),
+    (each(additions=1), "bincount histc"),
     (f.put, "index_put _unsafe_index_put _index_put_impl"),
     (f.transform, "_fft_r2c _fft_c2c _fft_c2r"),
+    (q.rescaled, "quantize_per_tensor quantize_per_tensor_dynamic quantize_per_channel"),
+    (each(1, 1), "dequantize"),
+    (q.convolution(), _of_axes("quantized::conv#d quantized::conv_transpose#d")),
+    (q.convolution(rectified=True), _of_axes("quantized::conv#d_relu")),
+    (q.convolution(dynamic=True), _of_axes("quantized::conv#d_dynamic quantized::conv_transpose#d_dynamic")),
+    (q.linear(), "quantized::linear"),
+    (q.linear(rectified=True), "quantized::linear_relu"),
+    (q.linear(dynamic=True), "quantized::linear_dynamic"),
+    (q.linear(rectified=True, dynamic=True), "quantized::linear_relu_dynamic"),
+    (each(3, 4, 2), "quantized::add"),
+    (each(3, 4, 3), "quantized::add_relu"),
+    (each(4, 3, 2), "quantized::mul"),
+    (each(2, 2, 2), "quantized::cat"),
+    (each(others=1), "quantized::sigmoid quantized::hardswish quantized::relu6 quantized::clamp quantized::leaky_relu"),
+    (f.max_pool(2), "quantized::max_pool2d"),
     (
         nothing,
         "clone copy _to_copy to cat stack constant_pad_nd index index_select gather embedding fill zero empty "
         "empty_like empty_strided new_empty new_zeros new_ones new_full new_empty_strided zeros ones "
         "zeros_like ones_like full full_like arange linspace scalar_tensor eye rand rand_like randn "
-        "randn_like randint randperm uniform normal lift_fresh lift_fresh_copy repeat flip roll scatter "
+        "randn_like randint randperm uniform normal lift_fresh lift_fresh_copy repeat flip roll "
         "index_copy masked_scatter masked_select nonzero select_backward slice_backward upsample_nearest1d "
         "expand_copy upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d reflection_pad1d "
         "reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d "
@@ -138,7 +178,9 @@ TABLE: tuple[tuple[Rule, str], ...] = (
         "slice_scatter select_scatter complex _local_scalar_dense item detach _unsafe_view resize set_ "
         "record_stream sym_size sym_numel sym_stride diagonal_backward diag_embed tril_indices triu_indices "
         "bucketize searchsorted one_hot view_as_real _reshape_alias _efficientzerotensor _assert_async "
-        "_has_compatible_shallow_copy_type bincount unfold",
+        "_has_compatible_shallow_copy_type unfold exponential geometric cauchy log_normal multinomial unsafe_split "
+        "unsafe_split_with_sizes split_with_sizes_copy is_same_size _linalg_check_errors take index_fill "
+        "native_channel_shuffle repeat_interleave rot90",
     ),
 )
 """A rule and the operators that it counts. A pointwise operator without a row counts one other operation for every
@@ -161,7 +203,7 @@ def rule_of(operator: Any) -> Rule | None:
     found = count_of(name)
     if found is not None:
         return found
-    if operator.is_view:
+    if operator.is_view or torch.Tag.inplace_view in operator.tags:
         return nothing
     if torch.Tag.pointwise in operator.tags:
         return each(others=1)

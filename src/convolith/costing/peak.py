@@ -17,10 +17,9 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_map
 
 from convolith.costing import planned, workspace
-from convolith.costing.fakes import as_input, check_lazy, stand_ins, storage_bytes, tensors_in, tensors_of
+from convolith.costing.fakes import as_inputs, check_lazy, stand_ins, storage_bytes, tensors_in, tensors_of
 from convolith.costing.watching import Watcher
 from convolith.engines.memory import plain
 from convolith.errors import ConvolithError
@@ -107,7 +106,7 @@ def peak_of(
         warnings.simplefilter("ignore")
         stack.enter_context(fake)
         state = stack.enter_context(stand_ins(model, fake))
-        given = tree_map(lambda leaf: as_input(leaf, fake, requires_grad=False), (arguments, keywords))
+        given = as_inputs((arguments, keywords), fake, requires_grad=False)
         for tensor in (*state, *tensors_of(given)):
             follower.follow(tensor)
         stack.enter_context(torch.enable_grad())
@@ -204,7 +203,7 @@ def _measured(model: torch.nn.Module, arguments: Any, keywords: Any, optimizer: 
 
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), plain():
         trained_model = copy.deepcopy(model)
-        given = tree_map(lambda leaf: as_input(leaf, None, requires_grad=False), (arguments, keywords))
+        given = as_inputs((arguments, keywords), None, requires_grad=False)
         for tensor in tensors_of(given):
             if tensor.is_floating_point():
                 tensor.normal_()

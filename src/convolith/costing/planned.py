@@ -96,16 +96,27 @@ def _running(chosen: Plan, x: torch.Tensor, k: torch.Tensor, out: torch.Tensor) 
     elif chosen.engine != aten.contiguous.name:
         scratch = terms.workspace if terms.workspace <= KEPT_SCRATCH else 0
         return scratch, terms.workspace - scratch + widened + bytes_for(_bytes(out))
-    x, k, out = (workspace.plane(each) for each in (x, k, out))
-    return 0, terms.workspace + widened + workspace.forward(x, k, out, spec.groups)
+    x, k, out = (workspace.plane(each) for each in (_padded(x, spec), k, out))
+    geometry = (spec.stride, aten.split_padding(spec)[0], spec.dilation)
+    return 0, terms.workspace + widened + workspace.forward(x, k, out, spec.groups, *geometry)
+
+
+def _padded(x: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+    """What torch's operator is given, where the padding is not the same on both sides."""
+    rest = aten.split_padding(spec)[1]
+    if not any(map(any, rest)):
+        return x
+    return x.new_empty((*x.shape[:2], *(n + sum(pair) for n, pair in zip(spec.size, rest, strict=True))))
 
 
 def _by_torch(grad: torch.Tensor, x: torch.Tensor, k: torch.Tensor, spec: ConvSpec, wanted: tuple[bool, ...]) -> int:
     """By torch's own backward pass, beside what is padded before."""
     wide = torch.float32 if spec.out_dtype in HALVES else torch_dtype(spec.out_dtype)
-    grad, x, k = (workspace.plane(tensor.to(wide)) for tensor in (grad, x, k))
-    padded = any(map(any, aten.split_padding(spec)[1])) * (1 + wanted[0]) * _bytes(x)
-    return padded + workspace.backward(grad, x, k, spec.groups, wanted, strided=max(spec.stride) > 1)
+    given = _padded(x, spec)
+    padded = (given is not x) * (1 + wanted[0]) * _bytes(given)
+    grad, x, k = (workspace.plane(tensor.to(wide)) for tensor in (grad, given, k))
+    geometry = (spec.stride, aten.split_padding(spec)[0], spec.dilation)
+    return padded + workspace.backward(grad, x, k, spec.groups, wanted, *geometry)
 
 
 def _bytes(tensor: torch.Tensor) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from convolith.costing.formulas import softmax_of, softmax_slope, sums_of_products
+from convolith.costing.formulas import broadcast, softmax_of, softmax_slope, sums_of_products
 from convolith.dtypes import ITEMSIZE, dtype_name
 from convolith.spec import ConvSpec
 from convolith.work import Backward, Count, layer_work
@@ -108,10 +108,40 @@ def product_added(
     out: torch.Tensor,
     **factors: Any,
 ) -> Count:
-    """addmm, baddbmm, addmv: and one addition each; factors that are not one multiply."""
-    scaled = sum(factors.get(name, 1) != 1 for name in ("alpha", "beta"))
-    found = sums_of_products(out.numel() * a.shape[-1], out.numel(), biased=out.numel())
-    return found + Count(scaled * out.numel(), elementwise=scaled * out.numel())
+    """addmm, baddbmm, addmv, addr: and one addition each; factors that are neither one nor zero multiply."""
+    inner = a.shape[-1] if a.ndim > 1 else 1
+    return _added(sums_of_products(out.numel() * inner, out.numel()), out, **factors)
+
+
+def _added(products: Count, out: torch.Tensor, alpha: float = 1, beta: float = 1, **_: Any) -> Count:
+    """And a term, each with a factor."""
+    scaled = out.numel() * ((alpha != 1) + (beta not in (0, 1)))
+    return products + Count(scaled, out.numel() * (beta != 0), elementwise=scaled)
+
+
+def product_summed(bias: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor, **factors: Any) -> Count:
+    """addbmm: the products of a batch of matrices are summed too."""
+    return _added(sums_of_products(out.numel() * a.shape[0] * a.shape[-1], out.numel()), out, **factors)
+
+
+def grouped_product(a: torch.Tensor, b: torch.Tensor, *_: Any, out: torch.Tensor, **__: Any) -> Count:
+    """Rows (or inner places) of one matrix belong to several others: each is read once."""
+    rows = a.shape[-2] if a.ndim == 2 and b.ndim == 2 else out.numel() // max(out.shape[-1], 1)
+    inner, columns = a.shape[-1], out.shape[-1]
+    results = out.numel()
+    return sums_of_products(rows * inner * columns, results)
+
+
+def trilinear(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, *given: Any, out: torch.Tensor, **_: Any) -> Count:
+    """Products of three, summed along axes (`nn.Bilinear`)."""
+    sides = [tensor.ndim for tensor in (a, b, c)]
+    ndim = sides[0] + len(given[0])
+    shapes = []
+    for tensor, expanded in zip((a, b, c), given[:3], strict=True):
+        kept = iter(tensor.shape)
+        shapes.append([1 if axis in expanded else next(kept) for axis in range(ndim)])
+    n = prod(broadcast(*shapes))
+    return sums_of_products(2 * n, 2 * n - max(n - out.numel(), 0))
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: Any, **__: Any) -> Count:

@@ -111,8 +111,8 @@ def cost(
             )
 
         def shaped(one: Shape, growth: Any = UNGROWN) -> ModelCost:
-            def again(size: tuple[int, ...], more: Any = growth) -> ModelCost:
-                return shaped(replace(one, size=size), more)
+            def again(size: tuple[int, ...], more: Any = UNGROWN) -> ModelCost:
+                return shaped(replace(one, size=size), tuple(a * b for a, b in zip(growth, more, strict=True)))
 
             return replace(counted_at((one,), growth), input_shape=one.size, count_at=again)
 

@@ -7,13 +7,13 @@ number.
 from __future__ import annotations
 
 import logging
+import sys
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convolith.costing.fakes import tensors_of
@@ -29,9 +29,11 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's ow
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's own is untyped
         self.names = {id(module): tuple(name.split(".")) if name else () for name, module in model.named_modules()}
-        self.stack: list[tuple[Path, tuple[Any, ...]]] = []
+        self.stack: list[tuple[Path, Any]] = []
         self.backward = False
+        self._model = model
         self._made: dict[int, Path] = {}
+        self._refused: tuple[Any, Path, Any] = (None, (), ())
 
     @abstractmethod
     def seen(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
@@ -49,6 +51,11 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's ow
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if torch.is_inference_mode_enabled():  # below autograd, which takes composed operators apart elsewhere
+            with self:
+                out = func.decompose(*args, **(kwargs or {}))
+            if out is not NotImplemented:
+                return out
         out = func(*args, **(kwargs or {}))
         if func.namespace != "prim":
             self.seen(func, args, {name: value for name, value in (kwargs or {}).items() if name != "out"}, out)
@@ -74,19 +81,25 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's ow
             ConvolithError: whatever the model raises.
         """
 
-        def enter(module: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
-            if id(module) in self.names:
-                self.stack.append((self.names[id(module)], arguments))
+        def enter(module: torch.nn.Module, arguments: Any, keywords: Any) -> None:
+            self.stack.append((self.names[id(module)], (arguments, keywords)))
 
-        def leave(module: torch.nn.Module, arguments: tuple[Any, ...], result: Any) -> None:  # noqa: ARG001 - torch's own
-            if id(module) in self.names:
-                self.stack.pop()
+        def leave(*_: Any) -> None:
+            """Called after a refusal too, the innermost module first."""
+            problem = sys.exc_info()[1]
+            if problem is not self._refused[0]:
+                self._refused = problem, *self.stack[-1]
+            self.stack.pop()
 
+        self._refused = sys.exc_info()[1], (), ()
         logger = logging.getLogger("torch._subclasses.fake_tensor")  # which would log every refusal at length
         level = logger.level
         logger.setLevel(logging.CRITICAL)
-        hooks = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
+        hooks: list[Any] = []
         try:
+            for module in self._model.modules():
+                hooks.append(module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True))
+                hooks.append(module.register_forward_hook(leave, with_kwargs=True, always_call=True))
             yield
         except ConvolithError:
             raise
@@ -98,13 +111,17 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's ow
                 hook.remove()
 
     def _refusal(self, problem: Exception) -> ConvolithError:
-        path, arguments = self.stack[-1] if self.stack else ((), ())
+        _, path, arguments = self._refused if self._refused[0] is problem else (None, (), ())
         where = f"module {'.'.join(path)}" if path else "the model itself"
-        shapes = " and ".join(str(tuple(tensor.shape)) for tensor in tensors_of(arguments)) or "no tensor"
-        said = str(problem).strip().splitlines() or [type(problem).__name__]
+        shapes = " and ".join(str(tuple(tensor.shape)) for tensor in tensors_of(arguments)) or "what it is given"
+        said = (str(problem).strip().splitlines() or [""])[0] or type(problem).__name__
         if "DataDependent" in type(problem).__name__ or "DynamicOutput" in type(problem).__name__:
             return ConvolithError(
-                f"{where}, given {shapes}, decides by values what it computes ({said[0]}); shapes alone cannot tell; "
+                f"{where}, given {shapes}, decides by values what it computes ({said}); shapes alone cannot tell; "
                 "pass run=True with an example_input, for which it is counted"
             )
-        return ConvolithError(f"{where} refuses {shapes}: {said[0]}; pass shapes that the model takes")
+        if not isinstance(problem, RuntimeError | ValueError):
+            said = f"{type(problem).__name__}: {said}"
+        return ConvolithError(
+            f"{where} refuses {shapes}: {said}; pass inputs of the shapes and dtypes that the model takes"
+        )

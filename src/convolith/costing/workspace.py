@@ -1,27 +1,28 @@
 """What torch's CPU kernels of a convolution hold for themselves while they run, as its allocator sees it.
 
-oneDNN reorders what comes in into blocks of 16 channels and what goes out back again; torch's own code unrolls the
-windows of a whole batch (im2col) into a matrix. The sequences below are what the allocator's events show, with torch
-2.13 on x86-64 with AVX-512; each entry is a number of bytes, taken (above zero) or given back (below).
+oneDNN copies images and weights as its kernels lay them out, computes, and copies the result back; torch's own code
+unrolls the windows of a whole batch (im2col). Steps are bytes in the order in which they are taken (above zero) or
+given back (below), as seen of torch 2.13.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from math import prod
 from typing import Any
 
 import torch
 
-BLOCK = 16
-"""Channels of oneDNN's blocks."""
-FEW = 4
-"""Input channels up to which oneDNN leaves an image's gradient as it is; it reads fewer than a block as they are."""
+from convolith.costing import onednn
+from convolith.costing.fakes import storage_bytes, tensors_in
+from convolith.costing.onednn import BLOCK, SPECIAL, Layer
 
-
-SPECIAL = 3
-"""Taps along an axis up to which oneDNN has code of its own for depthwise weights of channels_last images."""
+SMALL = 20480
+"""Numbers of a single image up to which torch takes its own code for ungrouped layers of few taps."""
+LISTS = 4664
+"""Bytes beside the scratch of an LSTM."""
+FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def most(steps: Iterable[float]) -> int:
@@ -29,47 +30,88 @@ def most(steps: Iterable[float]) -> int:
     return int(max(accumulate(steps), default=0))
 
 
-def forward(x: torch.Tensor, w: torch.Tensor, y: torch.Tensor, groups: int) -> int:
+def forward(
+    x: torch.Tensor,
+    w: torch.Tensor,
+    y: torch.Tensor,
+    groups: int,
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (),
+    dilation: Sequence[int] = (),
+) -> int:
     """Bytes at most while `y` is made, with y itself."""
-    out = _bytes(y)
-    if uses_onednn(x):
-        if _channels_last(x):
-            return out + (2 - _is_laid_out(w)) * _bytes(w)
-        blocked, weights = _blocked(y), _blocked_weights(w, groups)
-        image = _blocked(x) if x.shape[1] >= BLOCK else 0
-        return most([image, weights, blocked, -weights, -image, out, -blocked])
+    layer = Layer.of(x, w, y, groups, stride, padding, dilation)
+    if uses_onednn(x, w, groups, moved=layer.strided or layer.dilated):
+        return most(_making(layer, last=_channels_last(x), laid_out=_is_laid_out(w)))
+    held = layer.w() * (_channels_last(x) and not _is_laid_out(w))
     if groups > 1:
-        return 2 * out + _columns(x, w, y) // (groups * len(x))
-    return _columns(x, w, y) + out
+        return held + layer.y() + max(layer.y(), ((len(x) > 1) * layer.x() + _columns(layer)) // groups)
+    return held + layer.y() + _columns(layer)
 
 
 def backward(
-    grad: torch.Tensor, x: torch.Tensor, w: torch.Tensor, groups: int, mask: tuple[bool, ...], *, strided: bool
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    w: torch.Tensor,
+    groups: int,
+    mask: Sequence[bool],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (),
+    dilation: Sequence[int] = (),
 ) -> int:
-    """Bytes at most while gradients of x and w are made, with these themselves."""
-    of_input, of_weight = _bytes(x) * mask[0], _bytes(w) * mask[1]
-    if not uses_onednn(x):
-        if groups > 1:
-            return 2 * of_input + of_weight + _columns(x, w, grad) // (groups * len(x))
-        return of_input + of_weight + _columns(x, w, grad)
-    if _channels_last(x):
-        copies = 3 + mask[0] - _is_laid_out(w)
-        if groups == x.shape[1] and max(w.shape[2:]) > SPECIAL and mask[1]:
-            copies = BLOCK * BLOCK + 2  # of every channel by itself a block of both
-        return of_input + copies * _bytes(w)
-    slope, weights, image = _blocked(grad), _blocked_weights(w, groups), _blocked(x)
-    steps: list[int] = []
-    if mask[0]:
-        made = _bytes(x) if strided or x.shape[1] <= FEW else image
-        given, again = _bytes(grad) if strided else slope, of_input * strided
-        steps += [given, weights, made, -weights, -given, of_input, again, -again, -made]
-    if mask[1]:
-        read = 0 if x.shape[1] <= FEW else image
-        steps += [read, slope, weights, weights, -weights, -read, -slope, of_weight, -weights]
-    return most(steps)
+    """Bytes at most while gradients of x and w are made, with these themselves; that of a bias is made with w's."""
+    layer = Layer.of(x, w, grad, groups, stride, padding, dilation)
+    if uses_onednn(x, w, groups, moved=layer.strided or layer.dilated):
+        last, laid_out = _channels_last(x), _is_laid_out(w)
+        steps = _input_gradient(layer, last=last, laid_out=laid_out) if mask[0] else []
+        return most(steps + (_weight_gradient(layer, last=last, laid_out=laid_out) if any(mask[1:]) else []))
+    held = layer.w() * (_channels_last(x) and not _is_laid_out(w))
+    made, columns = layer.x() * mask[0] + layer.w() * mask[1], _columns(layer) * (mask[1] or layer.dilated)
+    if groups > 1:
+        return held + made + max(made, ((len(x) > 1) * (layer.x() + layer.y()) + columns) // groups)
+    return held + made + columns
 
 
-FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+def _making(layer: Layer, *, last: bool, laid_out: bool) -> list[int]:
+    """Steps of a result; that of three axes by channels is made channels last, and copied twice."""
+    if last:
+        held, weights = layer.w() * (not laid_out), onednn.channels_last_weights(layer, back=False)
+        return [held, layer.y(), weights, -weights, -held]
+    deep = layer.channelwise and not layer.depthwise
+    x, w, y, scratch = layer.blocked(1) if deep else onednn.forward(layer)
+    again = layer.y() if deep else 0
+    return [scratch, x, w, y, -w, -x, -scratch, layer.y(), again, -again, -y]
+
+
+def _input_gradient(layer: Layer, *, last: bool, laid_out: bool) -> list[int]:
+    """Steps of a gradient of the image; one that is made channels last is copied twice if it has several channels."""
+    if last:
+        held, weights = layer.w() * (not laid_out), onednn.channels_last_weights(layer, back=True)
+        return [held, layer.x(), weights, -weights, -held]
+    x, w, y, scratch = onednn.input_gradient(layer)
+    again = layer.x() if onednn.channels_last_gradient(layer) and layer.groups * layer.inputs > 1 else 0
+    return [y, w, x, scratch, -scratch, -w, -y, layer.x(), again, -again, -x]
+
+
+def _weight_gradient(layer: Layer, *, last: bool, laid_out: bool) -> list[int]:
+    """Steps of a gradient of weights."""
+    if last:
+        held = layer.w() * (not laid_out)
+        if layer.depthwise and layer.taps[-1] <= SPECIAL:
+            w = scratch = layer.w()
+        else:
+            w = layer.w(1 if layer.groups == 1 and layer.inputs < BLOCK else BLOCK, BLOCK)
+            scratch = onednn.shared_scratch(layer, last=True)
+        return [held, w, scratch, -scratch, layer.w(), layer.w(), -layer.w(), -w, -held]
+    x, w, y, scratch = onednn.weight_gradient(layer)
+    return [y, x, w, scratch, -scratch, -x, -y, layer.w(), -w]
+
+
+def _columns(layer: Layer) -> int:
+    """Windows of a batch in torch's own code, or of one image if dilated; a single tap reads the image as it is."""
+    images = 1 if layer.dilated else layer.batch
+    channels = images * layer.groups * layer.inputs * layer.item
+    return channels * prod(layer.taps) * prod(layer.made) * (onednn.windows(layer) or layer.dilated)
 
 
 def _channels_last(x: torch.Tensor) -> bool:
@@ -81,60 +123,91 @@ def _is_laid_out(tensor: torch.Tensor) -> bool:
     return tensor.ndim in FORMATS and tensor.is_contiguous(memory_format=FORMATS[tensor.ndim])
 
 
-def uses_onednn(x: torch.Tensor) -> bool:
-    """Whether torch hands a convolution of x to oneDNN."""
-    floating = x.dtype in (torch.float32, torch.bfloat16, torch.float16)
-    return bool(torch.backends.mkldnn.enabled) and torch._C._has_mkldnn and floating and x.is_cpu
+def uses_onednn(x: torch.Tensor, w: torch.Tensor, groups: int, *, moved: bool = False) -> bool:
+    """Whether torch hands a convolution of x, perhaps strided or dilated, to oneDNN.
+
+    It keeps small single images, single taps for a single thread, and types that oneDNN has no code for.
+    """
+    if not (torch.backends.mkldnn.enabled and torch._C._has_mkldnn and x.is_cpu and x.numel()):
+        return False
+    if x.dtype in (torch.bfloat16, torch.float16):
+        supported = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
+        return bool(getattr(torch.ops.mkldnn, supported[x.dtype])())
+    large = groups > 1 or min(w.shape[-2:]) > SPECIAL or len(x) > 1 or prod(x.shape[:4]) > SMALL
+    taps = moved or len(x) >= BLOCK or max(w.shape[-2:]) > 1 or torch.get_num_threads() > 1
+    return x.dtype == torch.float32 and large and taps
 
 
 def of_operator(func: Any, args: tuple[Any, ...], out: Any) -> int | None:
     """Bytes at most while a convolution runs, with what comes out; None for other operators."""
     name = func._schema.name
-    if name == "aten::convolution" and not args[6]:
-        return forward(plane(args[0]), plane(args[1]), plane(out), args[8])
-    if name == "aten::convolution_backward" and not args[7]:
-        return backward(
-            plane(args[0]), plane(args[1]), plane(args[2]), args[9], tuple(args[10]), strided=max(args[4]) > 1
-        )
+    if name == "aten::convolution":
+        x, w, y = plane(args[0]), plane(args[1]), plane(out)
+        if not args[6]:
+            return forward(x, w, y, args[8], *args[3:6])
+        return _transposed(y, w, x, args[8], args[3:6], (False, True, False))
+    if name == "aten::convolution_backward":
+        grad, x, w = (plane(each) for each in args[:3])
+        expanded = grad.numel() * grad.element_size() * (0 in grad.stride())  # such as a sum's, which is copied
+        if not args[7]:
+            return expanded + backward(grad, x, w, args[9], args[10], *args[4:7])
+        mask = (args[10][0], False, any(args[10][1:]))
+        held = _transposed(grad, w, x, args[9], args[4:7], mask)
+        return None if held is None else expanded + held
+    if name == "aten::mkldnn_rnn_layer":
+        return _recurrent(args, out, back=False) + kept_by(func, args)
+    if name == "aten::mkldnn_rnn_layer_backward":
+        return _recurrent(args, out, back=True)
     return None
 
 
-def kept_by(func: Any, args: tuple[Any, ...]) -> int:
-    """Bytes that an operator keeps for its backward pass in a tensor whose size fake tensors do not know.
+def _transposed(
+    image: torch.Tensor,
+    w: torch.Tensor,
+    given: torch.Tensor,
+    groups: int,
+    options: Sequence[Sequence[int]],
+    wanted: tuple[bool, bool, bool],
+) -> int | None:
+    """Of the convolution that makes what is given to a transposed one from its image: wanted are either, or weights."""
+    layer, layout = Layer.of(image, w, given, groups, *options), (_channels_last(given), _is_laid_out(w))
+    if not uses_onednn(given, w, groups, moved=layer.strided or layer.dilated):
+        return None
+    parts = zip(wanted, (_making, _input_gradient, _weight_gradient), strict=True)
+    return most(step for want, steps in parts if want for step in steps(layer, last=layout[0], laid_out=layout[1]))
 
-    oneDNN's LSTM: the gates of every cell, and eleven rows of hidden units or their gradients, about.
-    """
+
+def kept_by(func: Any, args: tuple[Any, ...]) -> int:
+    """Bytes that an operator keeps for its backward pass in a tensor whose size fake tensors do not know."""
     if func._schema.name != "aten::mkldnn_rnn_layer" or not args[-1]:
         return 0
-    steps, images, units = args[0].shape[0], args[0].shape[1], args[10]
-    laid_out = -(-units // BLOCK) * BLOCK
-    return int(images * (steps * 4 * units + 11 * (steps + 1) * laid_out) * args[0].element_size())
+    (steps, images, inputs), units, item = args[0].shape, args[10], args[0].element_size()
+    states, wide = 2 * (steps + 1) * images, _row(max(inputs, units), item)
+    gates = steps * images * _row(4 * units, item), steps * images * _row(units, item)
+    parts = (*gates, states * wide, states * units, states * wide, states * wide, states * units)
+    return sum(onednn.up(part * item, onednn.PAGE) for part in parts)
+
+
+def _recurrent(args: tuple[Any, ...], out: Any, *, back: bool) -> int:
+    """Bytes of what comes out of a layer of an LSTM in training or goes back, of copies of weights, and of scratch."""
+    x, w, u, *_ = args
+    (steps, images, inputs), units, item = x.shape, args[5].shape[-1], x.element_size()
+    parts = steps * images * _row(4 * units, item), images * _row(units, item), images * _row(units, item)
+    held = sum(onednn.up(part * item, onednn.PAGE) for part in parts) + LISTS
+    held += storage_bytes([*tensors_in(out)]) + (w.numel() + u.numel() + 4 * units) * item
+    if back:  # weights of inputs in whole blocks, if they are none, and copies of what came out
+        held += onednn.up(inputs, BLOCK) * 4 * units * item * (inputs % BLOCK > 0)
+        held += sum(tensor.numel() for tensor in args[7:10]) * item
+    return int(held)
+
+
+def _row(numbers: int, item: int) -> int:
+    """Numbers of a row of a matrix: whole lines of the cache, and no multiple of 256."""
+    line = 64 // item
+    row = onednn.up(numbers, line)
+    return row + line * (row % 256 == 0)
 
 
 def plane(tensor: torch.Tensor) -> torch.Tensor:
     """Signals are images of one row."""
     return tensor.unsqueeze(2) if tensor.ndim == 3 else tensor
-
-
-def _bytes(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
-
-
-def _blocked(tensor: torch.Tensor) -> int:
-    """Of an image whose channels fill blocks."""
-    channels = -(-tensor.shape[1] // BLOCK) * BLOCK
-    return _bytes(tensor) // max(tensor.shape[1], 1) * channels
-
-
-def _blocked_weights(w: torch.Tensor, groups: int) -> int:
-    if groups > 1:
-        return _bytes(w)
-    inputs = w.shape[1] if w.shape[1] <= FEW else -(-w.shape[1] // BLOCK) * BLOCK
-    return -(-w.shape[0] // BLOCK) * BLOCK * inputs * prod(w.shape[2:]) * w.element_size()
-
-
-def _columns(x: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> int:
-    """The windows of a whole batch; a single tap reads the image as it is."""
-    if prod(w.shape[2:]) == 1 and x.shape[2:] == y.shape[2:]:
-        return 0
-    return len(x) * x.shape[1] * prod(w.shape[2:]) * prod(y.shape[2:]) * x.element_size()

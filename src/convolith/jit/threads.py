@@ -81,6 +81,8 @@ def scratch(size: int) -> torch.Tensor:
     kept: torch.Tensor | None = getattr(_local, "scratch", None)
     if kept is not None and kept.numel() >= size:
         return kept
+    if size <= KEPT_SCRATCH:
+        kept = _local.scratch = None  # given back before more is taken
     raw = torch.empty(size + 4096, dtype=torch.uint8, device="cpu")
     fresh = raw[-raw.data_ptr() % 4096 :]
     if size <= KEPT_SCRATCH:
