@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from convolith import ConvolithError, cost
-from convolith.costing.laws import law_of
+from convolith.costing.laws import Variable, axis, through
 from tests.networks.classics import classic
 
 N, H, W, D, L = sympy.symbols("N H W D L")
@@ -88,11 +88,52 @@ def test_a_division_that_is_no_window_is_found():
     assert law.period == (3, 3)
 
 
-def test_macs_have_a_law_where_other_counts_have_none():
-    def count(batch, size):
-        return {"macs": batch * size[0], "additions": batch * round(size[0] ** 0.5)}
+class Roots(nn.Module):
+    """As many numbers are added as the root of the height."""
 
-    assert set(law_of(count, 1, (32,), (1,)).expressions) == {"macs"}
+    def forward(self, x):
+        return x[:, :, : round(x.shape[2] ** 0.5)] + 1.0
+
+
+def test_macs_have_a_law_where_other_counts_have_none():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), Roots())
+    law = cost(model, input_shape=(1, 3, 32, 32)).law()
+    assert set(law.expressions) == {"forward macs", "backward macs"}
+
+
+def test_a_law_of_everything():
+    """Times as many channels, in kernels times as large, at any batch and size: as models that are built so."""
+    m, k = sympy.symbols("m k")
+
+    def built(channels, taps):
+        return nn.Sequential(
+            nn.Conv2d(3, channels, taps, padding=taps // 2, bias=False), nn.ReLU(),
+            nn.Conv2d(channels, channels, taps, padding=taps // 2, stride=2, groups=channels, bias=False),
+            nn.Conv2d(channels, 5, 1, bias=False),
+        )  # fmt: skip
+
+    law = cost(built(8, 3), input_shape=(1, 3, 16, 16)).law("batch", "size", "channels", "kernel_size")
+    expected = 216 * H * N * W * k**2 * m + 18 * H * N * W * k**2 * m + 10 * H * N * W * m
+    assert sympy.expand(law.expressions["forward macs"] - expected) == 0
+    for batch, size, channels, kernel_size in ((3, (18, 40), 4, 3), (2, (16, 22), 7, 9)):
+        again = cost(built(8 * channels, 3 * kernel_size), input_shape=(batch, 3, *size))
+        assert law.at(batch, size, channels=channels, kernel_size=kernel_size) == again.counts()
+    assert law.at() == cost(built(8, 3), input_shape=(1, 3, 16, 16)).counts()
+    assert "k = 1 mod 2" in law.table().title
+    with pytest.raises(ConvolithError, match="k = 2 was asked for; the law holds for"):
+        law.at(1, (16, 16), kernel_size=2)
+    for wrong, message in (
+        ({"size": 16}, "size is 16; expected 2 numbers"),
+        ({"size": (-5, 5)}, "H is -5; expected 0 or more"),
+        ({"batch": -1}, "N is -1"),
+        ({"depth": 3}, "depth is given; the law is of"),
+    ):
+        with pytest.raises(ConvolithError, match=message):
+            law.at(**wrong)
+    with pytest.raises(ConvolithError, match="m is given; the law is of k"):
+        cost(built(8, 3), input_shape=(1, 3, 16, 16)).law("kernel_size").at(channels=2)
+    with pytest.raises(ConvolithError, match="a law is asked for of 'width'; expected some of batch"):
+        cost(built(8, 3), input_shape=(1, 3, 16, 16)).law("width")
 
 
 def test_scaling_again_scales_what_was_scaled():
@@ -138,7 +179,7 @@ def test_twice_the_channels_is_not_quite_four_times():
     assert round(twice.factors["forward macs"], 2) == 3.94
     stem, head = 64 * 147 * 112 * 112, 2048 * 1000
     assert twice.after.forward.macs == 4 * (counted.forward.macs - stem - head) + 2 * (stem + head)
-    law = counted.channel_law()["forward macs"]
+    law = counted.law("channels").expressions["forward macs"]
     m = sympy.Symbol("m")
     assert sympy.expand(law - (counted.forward.macs - stem - head) * m**2 - (stem + head) * m) == 0
 
@@ -219,7 +260,7 @@ def test_what_has_no_law():
         cost(nn.Sequential(nn.Linear(3, 4)), input_shape=(2, 3)).law()
     with pytest.raises(ConvolithError, match="a law is of one input"):
         cost(nn.Sequential(nn.ReLU()), example_input=torch.ones(1, 3, 8, 8)).law()
-    with pytest.raises(ConvolithError, match="no polynomials of its size along axis 0"):
-        law_of(lambda n, size: {"macs": n * 2 ** size[0]}, 1, (3,), (1,))
+    with pytest.raises(ConvolithError, match="no polynomials of L"):
+        axis("L", 3, 1, lambda n: {"macs": 2**n})
     with pytest.raises(ConvolithError, match="are not what those of smaller ones lead to"):
-        law_of(lambda n, size: {"macs": n * size[0] + (n > 2)}, 1, (3,), (1,))
+        through(lambda N: {"macs": N + (N > 2)}, [Variable("N", 1, 1, 1)])

@@ -402,7 +402,7 @@ REFUSED = {
     "shape": (nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3)), nn.ReLU()), {"input_shape": (1, 2, 8, 8)}, r"module 0\.0 refuses \(1, 2, 8, 8\): .*pass inputs of the shapes"),
     "neither": (nn.ReLU(), {}, "neither of input_shape and example_input were given"),
     "both": (nn.ReLU(), {"input_shape": (1,), "example_input": torch.ones(1)}, "both of input_shape and example_input"),
-    "negative": (nn.ReLU(), {"input_shape": (1, -2)}, "input_shape is -2; expected 0 or more"),
+    "negative": (nn.ReLU(), {"input_shape": (1, -2)}, "input_shape .* is -2; expected 0 or more"),
     "number": (nn.ReLU(), {"input_shape": 5}, "input_shape is 5; expected a shape such as"),
     "none": (nn.ReLU(), {"input_shape": (None, 3)}, r"input_shape is \(None, 3\); expected a shape"),
     "fraction": (nn.ReLU(), {"input_shape": (1.0, 3)}, r"input_shape is \(1.0, 3\); expected a shape"),

@@ -227,8 +227,14 @@ def repeated_sources(
     return len(np.unique(padding_sources(size, padding, mode)[touched]))
 
 
-def layer_work(spec: ConvSpec, convention: str = "dense", *, input_gradient: bool = True) -> Work:
-    """One layer's work in closed form; `input_gradient=False` for a network's first layer, which needs none.
+ALL = (True, True, True)
+"""Gradients of the input, the weights and the bias."""
+
+
+def layer_work(spec: ConvSpec, convention: str = "dense", *, gradients: tuple[bool, bool, bool] = ALL) -> Work:
+    """One layer's work in closed form, with the gradients of its input, weights and bias that are wanted.
+
+    A network's first layer needs no gradient of its input, and a frozen one none of its weights.
 
     A transposed convolution is the adjoint of a plain one: its forward pass forms the products of that one's input
     gradient, and the other way round.
@@ -245,7 +251,8 @@ def layer_work(spec: ConvSpec, convention: str = "dense", *, input_gradient: boo
     channels = spec.in_channels * spec.out_channels // spec.groups
     total = spec.batch * channels * products
     outputs = spec.batch * spec.out_channels * prod(spec.output_size)
-    memory = layer_memory(spec, input_gradient=input_gradient)
+    memory = layer_memory(spec, gradients=gradients)
+    of_input, of_weight, of_bias = gradients
     forward = memory.forward
     weights = prod(spec.kernel_shape) * ITEMSIZE[spec.kernel_dtype]
     biased = outputs if spec.bias else 0
@@ -255,21 +262,31 @@ def layer_work(spec: ConvSpec, convention: str = "dense", *, input_gradient: boo
     by_bias = Count(0, max(biased - spec.out_channels, 0), forward.output + forward.parameters - weights)
     return Work(
         Count(total, total - spec.batch * spec.out_channels * written + biased, forward.bytes),
-        Backward(by_input if input_gradient else Count(), by_weight, by_bias if spec.bias else Count()),
+        Backward(
+            by_input if of_input else Count(),
+            by_weight if of_weight else Count(),
+            by_bias if of_bias and spec.bias else Count(),
+        ),
         memory,
     )
 
 
-def layer_memory(spec: ConvSpec, *, input_gradient: bool = True) -> Memory:
-    """Bytes that one layer holds, by term; what autograd saves is the input, or its padded copy."""
+def layer_memory(spec: ConvSpec, *, gradients: tuple[bool, bool, bool] = ALL) -> Memory:
+    """Bytes that one layer holds, by term.
+
+    What autograd saves is what torch's module gives it: the input, or its padded copy in other modes and with uneven
+    padding; both where a mode's own gradient needs the input, and no image for weights that have no gradient.
+    """
     item, out_item = ITEMSIZE[spec.dtype], ITEMSIZE[spec.out_dtype]
     inputs, outputs = prod(spec.input_shape) * item, prod(spec.output_shape) * out_item
-    parameters = prod(spec.kernel_shape) * ITEMSIZE[spec.kernel_dtype] + spec.bias * spec.out_channels * out_item
-    saved = inputs
-    if spec.padding_mode != "zeros":
-        padded = (n + sum(pair) for n, pair in zip(spec.size, spec.padding, strict=True))
-        saved = spec.batch * spec.in_channels * prod(padded) * item
+    weights, bias = prod(spec.kernel_shape) * ITEMSIZE[spec.kernel_dtype], spec.bias * spec.out_channels * out_item
+    of_input, of_weight, of_bias = gradients
+    uneven = any(before != after for before, after in spec.padding) and not spec.transposed
+    padded = (n + sum(pair) for n, pair in zip(spec.size, spec.padding, strict=True))
+    copied = spec.padding_mode != "zeros" or uneven
+    saved = of_weight * (spec.batch * spec.in_channels * prod(padded) * item if copied else inputs)
+    saved += of_input * inputs * (spec.padding_mode in ("reflect", "replicate"))
     return Memory(
-        ForwardMemory(inputs, parameters, outputs),
-        BackwardMemory(parameters, inputs if input_gradient else 0, outputs, saved),
+        ForwardMemory(inputs, weights + bias, outputs),
+        BackwardMemory(of_weight * weights + of_bias * bias, of_input * inputs, outputs, saved),
     )

@@ -7,7 +7,6 @@ layer's weights).
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -18,16 +17,28 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from convolith.costing.fakes import as_inputs, check_lazy, stand_ins, storage_bytes, storages_of, tensors_in, tensors_of
+from convolith.costing.fakes import (
+    as_inputs,
+    aside,
+    check_lazy,
+    stand_ins,
+    storage_bytes,
+    storages_of,
+    tensors_in,
+    tensors_of,
+)
 from convolith.costing.fields import Field, Fields
 from convolith.costing.formulas import Rule
 from convolith.costing.operators import rule_of
 from convolith.costing.quantised import packed_tensors
 from convolith.costing.watching import Path, Watcher
 from convolith.costing.widened import Ends, ends_of, widened
+from convolith.costing.workspace import kept_by
 from convolith.planner.machine import limits
 from convolith.work import Backward, BackwardMemory, Count, ForwardMemory, Memory
 
+CONVOLUTIONS = {"aten::convolution": 0, "aten::convolution_backward": 1}
+"""And the place of their image."""
 UNGROWN = (Fraction(1), Fraction(1))
 
 
@@ -89,11 +100,10 @@ def run(
     """
     check_lazy(model)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    counter, saved = _Counter(model, convention), _Saved()
+    saved = _Saved()
+    counter = _Counter(model, convention, saved)
     with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(mode=False))
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")  # of how a kernel would go about it
+        stack.enter_context(aside())
         if not real:
             stack.enter_context(fake)
         else:
@@ -159,9 +169,10 @@ def _ends(model: torch.nn.Module, given: Any) -> Ends:
 class _Counter(Watcher):  # type: ignore[no-untyped-call]  # torch's own is untyped
     """Counts every operator."""
 
-    def __init__(self, model: torch.nn.Module, convention: str) -> None:
+    def __init__(self, model: torch.nn.Module, convention: str, saved: _Saved) -> None:
         super().__init__(model)
-        self.convention = convention
+        self.convention, self._saved = convention, saved
+        self._edges: dict[int, tuple[Any, Any]] = {}
         self.tallies: dict[Path, Tally] = {(): Tally()}
         self.fields = Fields([])
         self._limits = limits()
@@ -173,6 +184,7 @@ class _Counter(Watcher):  # type: ignore[no-untyped-call]  # torch's own is unty
         tally = self.tallies.setdefault(path, Tally())
         if not self.backward:
             self.fields.seen(func, args, out, path)
+            self._saved.enlarge(out, kept_by(func, args))
         if func not in self._rules:
             self._rules[func] = rule_of(func)
         rule = self._rules[func]
@@ -181,6 +193,8 @@ class _Counter(Watcher):  # type: ignore[no-untyped-call]  # torch's own is unty
             tally.unknown[name] = tally.unknown.get(name, 0) + 1
             return
         tally.calls += 1
+        if self.convention == "effective":
+            kwargs |= self._edged(func, args, out)
         counted = rule(*args, **kwargs, out=out, convention=self.convention)
         if isinstance(counted, Count):
             counted = replace(counted, bytes=0 if func.is_view else _moved(args, kwargs, out))
@@ -191,6 +205,17 @@ class _Counter(Watcher):  # type: ignore[no-untyped-call]  # torch's own is unty
                 tally.seconds += self._least(counted, out)
         else:
             tally.backward = tally.backward + counted
+
+    def _edged(self, func: Any, args: tuple[Any, ...], out: Any) -> dict[str, Any]:
+        """For a convolution the zeros that were put around its image by an operator before it."""
+        name = func._schema.name
+        if name == "aten::constant_pad_nd" and not (args[2] if len(args) > 2 else 0):
+            storage = out.untyped_storage()
+            self._edges[storage._cdata] = storage, args[1]
+        if name not in CONVOLUTIONS:
+            return {}
+        storage = args[CONVOLUTIONS[name]].untyped_storage()
+        return {"edge": self._edges[storage._cdata][1]} if storage._cdata in self._edges else {}
 
     def _least(self, count: Count, out: Any) -> float:
         """Seconds that no computation of it takes less than (Williams, Waterman and Patterson 2009)."""
@@ -205,6 +230,7 @@ class _Saved:
     def __init__(self) -> None:
         self._own: set[int] = set()
         self._kept: dict[int, torch.UntypedStorage] = {}  # itself, so that no other takes its address
+        self._larger: dict[int, int] = {}
 
     def leave_out(self, tensors: Iterable[torch.Tensor]) -> None:
         """These are held anyway."""
@@ -217,7 +243,12 @@ class _Saved:
     @property
     def bytes(self) -> int:
         """Of all of it."""
-        return sum(storage.nbytes() for storage in self._kept.values())
+        return sum(max(storage.nbytes(), self._larger.get(place, 0)) for place, storage in self._kept.items())
+
+    def enlarge(self, out: Any, size: int) -> None:
+        """The last tensor of an operator holds so many bytes in a real run."""
+        if size:
+            self._larger[tensors_in(out)[-1].untyped_storage()._cdata] = size
 
     def _keep(self, tensor: torch.Tensor) -> torch.Tensor:
         for storage in storages_of(tensor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,19 @@ class Shape:
     size: tuple[int, ...]
     dtype: torch.dtype
     device: str = "cpu"
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """While inside, torch says nothing of how it goes about it, and takes no short cuts that hide operators."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.inference_mode(mode=False), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def check_lazy(model: torch.nn.Module) -> None:

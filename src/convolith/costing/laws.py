@@ -1,35 +1,65 @@
-"""How a model's cost grows: closed forms in its batch and the size of its input, found by counting, and checked.
+"""How a model's cost grows: closed forms in its batch, size, channels and kernels, found by counting, and checked.
 
 Strides round, so counts are polynomials of the size on every s-th size alone, where s is what all strides together make
 of one step: the strides of windows are known, and what else the size is divided by (patches that are cut out) is looked
-for. The polynomial through the least number of counts is then exact, and is held against counts at other batches and
-sizes, some of them far away, where a rounding that was overlooked has added up.
+for. The polynomial through the least number of counts is then exact, and is held against counts at other values, some
+of them far away, where a rounding that was overlooked has added up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise, product
 from math import comb, lcm
 from typing import Any
 
 from convolith.errors import ConvolithError
+from convolith.geometry import check_whole
 from convolith.report.table import Table
 
 Counts = dict[str, int]
-Counter = Callable[[int, tuple[int, ...]], Counts]
-"""Counts by name, of a batch and a size."""
-NAMES = {1: ("L",), 2: ("H", "W"), 3: ("D", "H", "W")}
-BATCH = "N"
+Counter = Callable[..., Counts]
+"""Counts by name, of values of variables by their names."""
+AXES = {1: ("L",), 2: ("H", "W"), 3: ("D", "H", "W")}
+BATCH, CHANNELS, KERNEL_SIZE = "N", "m", "k"
+"""The batch; how many times the channels; how many times the kernels' size, an odd number."""
+SIZES = frozenset(name for names in AXES.values() for name in names)
+OF = ("batch", "size", "channels", "kernel_size")
+"""What a law may be of."""
+SYMBOLS = {"channels": CHANNELS, "kernel_size": KERNEL_SIZE}
 PERIODS = (1, 96, 960)
 """Times the strides, in pixels, of which the least divisor is taken that does."""
-FAR = 61
-"""Periods away, where a law is checked too."""
 DEGREES = (1, 2)
 """Along one axis: convolutions grow with its length, attention with its square."""
+FAR = 61
+"""Periods away, where a law is checked too."""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """What counts are polynomials of, on every `step`-th value from `start` on; at no other one if the step is 0."""
+
+    name: str
+    start: int
+    step: int
+    degree: int
+
+    def holds(self, value: int) -> bool:
+        """Whether a law holds for a value."""
+        away = value - self.start
+        return value >= 0 and (away % self.step == 0 if self.step else away == 0)
+
+    def nodes(self) -> list[int]:
+        """As many values as tell a polynomial of its degree."""
+        return [self.start + self.step * i for i in range(self.degree + 1)]
+
+    def __str__(self) -> str:
+        if self.step == 1:
+            return f"any {self.name}"
+        return f"{self.name} = {self.start % self.step} mod {self.step}" if self.step else f"{self.name} = {self.start}"
 
 
 @dataclass(frozen=True)
@@ -37,30 +67,51 @@ class Law:
     """Closed forms of counts.
 
     Attributes:
-        expressions: by the count's name, a sympy expression of N and the sizes (L, or H and W, or D, H and W).
-        period: sizes for which they hold are the given ones and those a multiple of it away, along each axis; 0 where
-            the model takes no other size.
-        size: the given one.
-        checked: at how many other batches and sizes they were counted again, and found equal.
+        expressions: by the count's name, a sympy expression of the variables: N (batch), L or H and W or D, H and W
+            (size), m (times the channels), k (times the kernels' size).
+        variables: with the values for which they hold.
+        checked: at how many other values they were counted again, and found equal.
     """
 
     expressions: dict[str, Any]
-    period: tuple[int, ...]
-    size: tuple[int, ...]
+    variables: tuple[Variable, ...]
     checked: int
 
-    def at(self, batch: int, size: Sequence[int]) -> Counts:
-        """The counts of a batch and a size.
+    @property
+    def period(self) -> tuple[int, ...]:
+        """Sizes for which it holds are those so many pixels away from the given one; 0 where that is the only one."""
+        return tuple(variable.step for variable in self.variables if variable.name in SIZES)
+
+    def at(self, batch: int | None = None, size: Sequence[int] = (), **times: int) -> Counts:
+        """The counts of a batch, a size, and times the channels and the kernel size; what is left out is as given.
+
+        Args:
+            times: channels and kernel_size.
 
         Raises:
-            ConvolithError: a size for which the law does not hold.
+            ConvolithError: what the law has no variable for, and values for which it does not hold.
         """
-        names = NAMES[len(self.size)]
-        away = [(n - m, p) for n, m, p in zip(size, self.size, self.period, strict=False)]
-        if len(size) != len(self.size) or any(n % p if p else n for n, p in away):
-            raise ConvolithError(f"size is {tuple(size)}; the law holds for {self._where()}")
-        values = {BATCH: batch, **dict(zip(names, size, strict=True))}
-        return {name: int(found.subs(values)) for name, found in self.expressions.items()}
+        given = self._given(batch, size, times)
+        if any(not variable.holds(given[variable.name]) for variable in self.variables):
+            told = ", ".join(f"{name} = {value}" for name, value in given.items())
+            raise ConvolithError(f"{told} was asked for; the law holds for {self._where()}")
+        return {name: int(found.subs(given)) for name, found in self.expressions.items()}
+
+    def _given(self, batch: int | None, size: Any, times: dict[str, int]) -> dict[str, int]:
+        """Values by the names of the variables."""
+        values = {variable.name: variable.start for variable in self.variables}
+        axes = [name for name in values if name in SIZES]
+        lengths = tuple(size) if isinstance(size, Sequence) else (size,)
+        if lengths and len(lengths) != len(axes):
+            raise ConvolithError(f"size is {size!r}; expected {len(axes)} numbers, for {', '.join(axes) or 'no axis'}")
+        given = dict(zip(axes, lengths, strict=False)) | ({} if batch is None else {BATCH: batch})
+        for name, value in times.items():
+            given[SYMBOLS.get(name, name)] = value
+        for name, value in given.items():
+            if name not in values:
+                raise ConvolithError(f"{name} is given; the law is of {', '.join(values)}")
+            values[name] = check_whole(name, value, 0)
+        return values
 
     def table(self) -> Table:
         """Every law as a row."""
@@ -68,92 +119,124 @@ class Law:
         return Table(f"How it grows, for {self._where()}; counted again at {self.checked} others", rows)
 
     def _where(self) -> str:
-        names = NAMES[len(self.size)]
-        parts = [
-            f"any {name}" if p == 1 else f"{name} = {n % p} mod {p}" if p else f"{name} = {n}"
-            for name, n, p in zip(names, self.size, self.period, strict=True)
-        ]
-        return " and ".join(parts)
+        return " and ".join(str(variable) for variable in self.variables if variable.name != BATCH) or "any N"
 
 
-def law_of(count: Counter, batch: int, size: tuple[int, ...], steps: tuple[int, ...]) -> Law:
-    """The law of what is counted; of macs alone, where other counts are no polynomials (windows that overlap unevenly).
+def law_of(
+    count_at: Callable[..., Any], shape: tuple[int, ...], strides: Iterable[tuple[Fraction, ...]], of: Sequence[str]
+) -> Law:
+    """The law of a model; of macs alone, where other counts are no polynomials.
 
     Args:
-        count: of a batch and a size.
-        batch, size: where to begin; larger ones are counted too.
-        steps: along each axis a number of pixels that the strides of all windows divide.
+        count_at: a cost, of a shape and how many times the channels and the kernels' size.
+        shape: of the input, (N, channels, *size), from which on it holds.
+        strides: of all windows.
+        of: some of OF.
 
     Raises:
-        ConvolithError: counts that are no such polynomials.
+        ConvolithError: other names, counts that are no polynomials.
     """
-    known = cache(count)
+    unknown = [name for name in of if name not in OF]
+    if unknown:
+        raise ConvolithError(f"a law is asked for of {unknown[0]!r}; expected some of {', '.join(OF)}")
+    batch, channels, *size = shape
+    names, steps = AXES[len(size)], _steps(strides, len(size))
+
+    @cache
+    def counted(**at: int) -> Counts:
+        given = at.get(BATCH, batch), channels, *(at.get(name, n) for name, n in zip(names, size, strict=True))
+        times = tuple(Fraction(at.get(name, 1)) for name in (CHANNELS, KERNEL_SIZE))
+        return dict(count_at(given, times).counts())
+
+    def law(kinds: str) -> Law:
+        def kept(**at: int) -> Counts:
+            return {name: n for name, n in counted(**at).items() if name.endswith(kinds)}
+
+        variables = [Variable(BATCH, batch, 1, 1)] * ("batch" in of)
+        if "size" in of:
+            axes = zip(names, size, steps, strict=True)
+            variables += [axis(name, n, step, partial(_along, kept, name)) for name, n, step in axes]
+        variables += [Variable(CHANNELS, 1, 1, 2)] * ("channels" in of)
+        variables += [Variable(KERNEL_SIZE, 1, 2, len(size))] * ("kernel_size" in of)
+        return through(kept, variables)
+
     try:
-        return _law(known, batch, size, steps)
+        return law("")
     except ConvolithError:
-        macs = [name for name in known(batch, size) if name.endswith("macs")]
-        return _law(cache(lambda n, sizes: {name: known(n, sizes)[name] for name in macs}), batch, size, steps)
+        return law("macs")
 
 
-def polynomials(name: str, count: Callable[[int], Counts], degree: int) -> dict[str, Any]:
-    """Counts as polynomials of one number, by the count's name, through those of the first whole numbers.
+def _steps(strides: Iterable[tuple[Fraction, ...]], axes: int) -> list[int]:
+    """Along each axis a number of pixels that the strides of all windows divide."""
+    alike = [step for step in strides if len(step) == axes]
+    others = lcm(*(n.numerator for step in strides if len(step) != axes for n in step))
+    return [lcm(others, *(step[axis].numerator for step in alike)) for axis in range(axes)]
+
+
+def _along(count: Counter, name: str, value: int) -> Counts:
+    """Counts by one variable."""
+    return count(**{name: value})
+
+
+def through(count: Counter, variables: Sequence[Variable]) -> Law:
+    """The law of what is counted.
+
+    Args:
+        count: of values of variables, by their names.
+        variables: their least values, steps and degrees.
 
     Raises:
         ConvolithError: counts that are no such polynomials.
     """
-    nodes = list(range(1, degree + 2))
-    told = {(n,): count(n) for n in nodes}
-    found = {what: _through((name,), [nodes], {n: counts[what] for n, counts in told.items()}) for what in told[1,]}
-    beyond = count(degree + 2)
-    if any(int(law.subs({name: degree + 2})) != beyond[what] for what, law in found.items()):
-        raise ConvolithError(f"the counts of this model are no polynomials of degree {degree} in {name}")
-    return found
+    symbols = [variable.name for variable in variables]
 
+    def at(point: Iterable[int]) -> Counts:
+        return count(**dict(zip(symbols, point, strict=True)))
 
-def _law(known: Counter, batch: int, size: tuple[int, ...], steps: tuple[int, ...]) -> Law:
-    found = [_grows(known, batch, size, axis, steps[axis]) for axis in range(len(size))]
-    period, degrees = tuple(p for p, _ in found), tuple(d for _, d in found)
-    names = (BATCH, *NAMES[len(size)])
-    nodes = [[batch, batch + 1]] + [[n + p * i for i in range(d + 1)] for n, (p, d) in zip(size, found, strict=True)]
-    values = {point: known(point[0], point[1:]) for point in product(*nodes)}
+    values = {point: at(point) for point in product(*(variable.nodes() for variable in variables))}
     expressions = {
-        name: _through(names, nodes, {point: counts[name] for point, counts in values.items()})
+        name: _interpolated(variables, {point: counts[name] for point, counts in values.items()})
         for name in next(iter(values.values()))
     }
     others = [
-        (batch + 3, *(n + p * (d + 1) for n, p, d in zip(size, period, degrees, strict=True))),
-        (
-            batch + 2,
-            *(n + p * (d + 2 + axis) for axis, (n, p, d) in enumerate(zip(size, period, degrees, strict=True))),
-        ),
+        tuple(v.start + v.step * (v.degree + 1 + more * place) for place, v in enumerate(variables)) for more in (0, 1)
     ]
-    law = Law(expressions, period, size, len(others))
     for point in others:
-        if law.at(point[0], point[1:]) != known(point[0], point[1:]):
+        where = dict(zip(symbols, point, strict=True))
+        if {name: int(found.subs(where)) for name, found in expressions.items()} != at(point):
             raise ConvolithError(
-                f"the counts of this model at {point} are not what those of smaller ones lead to; there is no law of "
-                "its batch and size"
+                f"the counts of this model at {where} are not what those of smaller ones lead to; there is no such law"
             )
-    return law
+    return Law(expressions, tuple(variables), len(others))
 
 
-def _grows(count: Counter, batch: int, size: tuple[int, ...], axis: int, step: int) -> tuple[int, int]:
-    """The least period along an axis, and the degree of the polynomials; 0 and 0 for a model of one size."""
-    count(batch, size)
+def axis(name: str, start: int, step: int, count: Callable[[int], Counts]) -> Variable:
+    """The length of an axis as a variable: its least period, and the degree of the polynomials.
 
+    Args:
+        name: of the variable.
+        start: the given length.
+        step: a number of pixels that the strides of all windows divide.
+        count: of a length; raises ConvolithError where the model takes no such length.
+
+    Raises:
+        ConvolithError: counts that are no polynomials on any period that is looked at.
+    """
+
+    @cache
     def counted(n: int) -> Counts | None:
         try:
-            return count(batch, (*size[:axis], n, *size[axis + 1 :]))
-        except ConvolithError:  # its own module has said why
+            return count(n)
+        except ConvolithError:  # the model's own module has said why
             return None
 
-    if counted(size[axis] + step) is None and counted(size[axis] + lcm(step, PERIODS[-1])) is None:
-        return 0, 0
+    if counted(start + step) is None and counted(start + lcm(step, PERIODS[-1])) is None:
+        return Variable(name, start, 0, 0)
 
     def degree_of(period: int) -> int | None:
-        far = counted(size[axis] + period * FAR)  # None where a model takes no such size
+        far = counted(start + period * FAR)  # None where a model takes no such size
         for degree in DEGREES:
-            told = [counted(size[axis] + period * i) for i in range(degree + 3)]
+            told = [counted(start + period * i) for i in range(degree + 3)]
             if None not in told and all(_on_polynomial(name, told, far, degree) for name in told[0] or ()):
                 return degree
         return None
@@ -165,10 +248,10 @@ def _grows(count: Counter, batch: int, size: tuple[int, ...], axis: int, step: i
         for prime in (5, 3, 2):  # what holds on every sixth size may hold on every second
             while period % (prime * step) == 0 and (smaller := degree_of(period // prime)) is not None:
                 period, degree = period // prime, smaller
-        return period, degree
+        return Variable(name, start, period, degree)
     raise ConvolithError(
-        f"the counts of this model are no polynomials of its size along axis {axis}, on every "
-        f"{lcm(step, PERIODS[-1])}th size either; there is no law of its size"
+        f"the counts of this model are no polynomials of {name}, on every {lcm(step, PERIODS[-1])}th size either; "
+        "there is no law of its size"
     )
 
 
@@ -176,32 +259,24 @@ def _on_polynomial(name: str, told: Sequence[Any], far: Counts | None, degree: i
     """Whether counts of equally distant sizes are those of a polynomial, and that far away is too."""
     rows = [[counts[name] for counts in told]]
     for _ in range(degree + 1):
-        rows.append(_differences(rows[-1], 1))
+        rows.append([b - a for a, b in pairwise(rows[-1])])
     if any(rows[-1]):
         return False
     return far is None or far[name] == sum(row[0] * comb(FAR, i) for i, row in enumerate(rows))  # Newton's form
 
 
-def _differences(row: list[int], times: int) -> list[int]:
-    for _ in range(times):
-        row = [b - a for a, b in pairwise(row)]
-    return row
-
-
-def _through(names: Sequence[str], nodes: list[list[int]], values: dict[tuple[int, ...], int]) -> Any:
-    """The polynomial with these values on a grid, of a degree along each axis below the number of its nodes."""
+def _interpolated(variables: Sequence[Variable], values: dict[tuple[int, ...], int]) -> Any:
+    """The polynomial with these values on the grid of the variables' nodes."""
     import sympy
 
-    symbols = [sympy.Symbol(name, positive=True, integer=True) for name in names]
+    symbols = [sympy.Symbol(variable.name) for variable in variables]
     total = sympy.Integer(0)
     for point, value in values.items():
         term = sympy.Integer(value)
-        for symbol, own, at in zip(symbols, nodes, point, strict=True):
-            for other in own:
+        for symbol, variable, at in zip(symbols, variables, point, strict=True):
+            for other in variable.nodes():
                 if other != at:
                     share = Fraction(1, at - other)
                     term *= (symbol - other) * sympy.Rational(share.numerator, share.denominator)
         total += term
-    expanded = sympy.expand(total)
-    plain = {symbol: sympy.Symbol(symbol.name) for symbol in symbols}
-    return expanded.subs(plain)
+    return sympy.expand(total)

@@ -12,19 +12,19 @@ from convolith.errors import ConvolithError
 from convolith.geometry import Pairs
 from convolith.report.table import Table
 from convolith.spec import ConvSpec
-from convolith.work import Backward, Count, Memory, Work, layer_work
+from convolith.work import ALL, Backward, Count, ForwardMemory, Memory, Work, layer_work
 
 SCALABLE = ("batch", "in_channels", "out_channels", "groups", "size", "kernel_size", "stride", "padding", "dilation")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The work of a spec under one convention, and whether the gradient of the input was asked for."""
+    """The work of a spec under one convention, with the gradients (of input, weights and bias) that were asked for."""
 
     spec: ConvSpec
     convention: str
     work: Work
-    input_gradient: bool = True
+    gradients: tuple[bool, bool, bool] = ALL
 
     @property
     def forward(self) -> Count:
@@ -68,9 +68,7 @@ class Cost:
             (58, 58)
         """
         changes = {name: _scaled_value(name, getattr(self.spec, name, None), by) for name, by in factors.items()}
-        after = layer_cost(
-            replace(self.spec, **changes), convention=self.convention, input_gradient=self.input_gradient
-        )
+        after = layer_cost(replace(self.spec, **changes), convention=self.convention, gradients=self.gradients)
         return Scaling(self, after, dict(factors))
 
     def counts(self) -> dict[str, int]:
@@ -95,7 +93,7 @@ class Cost:
             **{name: asdict(count) for name, count in passes.items()},
             "backward_parts": asdict(self.backward),
             "memory": {
-                "forward": {**asdict(self.memory.forward), "bytes": self.memory.forward.bytes},
+                "forward": {**_terms(self.memory.forward), "bytes": self.memory.forward.bytes},
                 "backward": {**asdict(self.memory.backward), "bytes": self.memory.backward.bytes},
             },
         }
@@ -118,8 +116,11 @@ class Cost:
         ]
         memory = [
             {"pass": name, "term": term.replace("_", " "), "bytes": amount}
-            for name, terms in (("forward", self.memory.forward), ("backward", self.memory.backward))
-            for term, amount in {**asdict(terms), "total": terms.bytes}.items()
+            for name, terms, total in (
+                ("forward", _terms(self.memory.forward), self.memory.forward.bytes),
+                ("backward", asdict(self.memory.backward), self.memory.backward.bytes),
+            )
+            for term, amount in {**terms, "total": total}.items()
         ]
         shape = " x ".join(map(str, self.spec.output_shape))
         return [
@@ -131,9 +132,14 @@ class Cost:
         return "\n\n".join(table.text() for table in self.tables())
 
 
-def layer_cost(spec: ConvSpec, *, convention: str, input_gradient: bool) -> Cost:
+def _terms(memory: ForwardMemory) -> dict[str, int]:
+    """Of a layer, whatever engine computes it; what engines need is in their plan."""
+    return {"input": memory.input, "parameters": memory.parameters, "output": memory.output}
+
+
+def layer_cost(spec: ConvSpec, *, convention: str, gradients: tuple[bool, bool, bool]) -> Cost:
     """The cost of one layer in closed form."""
-    return Cost(spec, convention, layer_work(spec, convention, input_gradient=input_gradient), input_gradient)
+    return Cost(spec, convention, layer_work(spec, convention, gradients=gradients), gradients)
 
 
 def _scaled_value(name: str, value: int | tuple[int, ...] | Pairs | None, by: float) -> Any:

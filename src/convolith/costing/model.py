@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from html import escape
-from math import lcm
 from typing import Any
 
 from convolith.costing.dispatch import Tally
 from convolith.costing.fields import Field
-from convolith.costing.laws import Law, law_of, polynomials
+from convolith.costing.laws import Law, law_of
 from convolith.costing.peak import Peak, largest_batch
 from convolith.costing.scaling import Scaling
 from convolith.errors import ConvolithError
@@ -76,47 +75,33 @@ class ModelCost:
     input_shape: tuple[int, ...] = ()
     count_at: Callable[..., ModelCost] | None = field(default=None, repr=False)
 
-    def law(self) -> Law:
-        """Closed forms of the counts in the batch and the size of the input, counted again at others; sympy's.
+    def law(self, *of: str) -> Law:
+        """Closed forms of the counts (sympy's), counted again at other values; of macs alone, if others have none.
+
+        Args:
+            of: some of batch (N), size (L, or H and W, or D, H and W), channels (m times as many) and kernel_size (k
+                times as large, an odd number), as in `scaled`; batch and size if none is given.
 
         Raises:
             ConvolithError: several inputs, or one that was not given by shape (N, channels, *size); counts that are no
-                polynomials.
+                polynomials; modules that are not known to grow.
 
         Example:
             >>> import torch
             >>> from convolith import cost
-            >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1, bias=False), torch.nn.ReLU())
-            >>> law = cost(model, input_shape=(1, 3, 32, 32)).law()
+            >>> layers = [torch.nn.Conv2d(3, 8, 3, padding=1, bias=False), torch.nn.Conv2d(8, 2, 1, bias=False)]
+            >>> counted = cost(torch.nn.Sequential(*layers), input_shape=(1, 3, 32, 32))
+            >>> law = counted.law()
             >>> law.expressions["forward macs"], law.at(4, (64, 48))["forward macs"]
-            (216*H*N*W, 2654208)
+            (232*H*N*W, 2850816)
+            >>> counted.law("channels", "kernel_size").expressions["forward macs"]
+            221184*k**2*m + 16384*m
         """
-        count_at = self.count_at
-        if count_at is None or not 3 <= len(self.input_shape) <= 5:
+        if self.count_at is None or not 3 <= len(self.input_shape) <= 5:
             raise ConvolithError(
                 "a law is of one input that was given by shape, (N, channels, *size); pass input_shape"
             )
-        batch, channels, *size = self.input_shape
-        alike = [step for step in self.strides if len(step) == len(size)]
-        others = lcm(*(n.numerator for step in self.strides if step not in alike for n in step))
-        steps = [lcm(others, *(step[axis].numerator for step in alike)) for axis in range(len(size))]
-        return law_of(lambda n, size: count_at((n, channels, *size)).counts(), batch, tuple(size), tuple(steps))
-
-    def channel_law(self) -> dict[str, Any]:
-        """The counts with m times the channels, as polynomials (sympy's) in m, held against a count at another m.
-
-        Raises:
-            ConvolithError: as `scaled`.
-
-        Example:
-            >>> import torch
-            >>> from convolith import cost
-            >>> layers = [torch.nn.Conv2d(3, 8, 1, bias=False), torch.nn.Conv2d(8, 8, 1, bias=False)]
-            >>> model = torch.nn.Sequential(*layers, torch.nn.Conv2d(8, 2, 1, bias=False))
-            >>> cost(model, input_shape=(1, 3, 10, 10)).channel_law()["forward macs"]
-            6400*m**2 + 4000*m
-        """
-        return polynomials("m", lambda m: self.scaled(channels=m).after.counts(), 2)
+        return law_of(self.count_at, self.input_shape, self.strides, of or ("batch", "size"))
 
     def scaled(self, **factors: float) -> Scaling:
         """What if: the input's batch or size, the model's channels or kernels times factors, counted again.

@@ -8,7 +8,6 @@ fake tensors is the same moment as in a real run, and while a convolution runs i
 from __future__ import annotations
 
 import copy
-import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -19,7 +18,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from convolith.costing import planned, workspace
-from convolith.costing.fakes import as_inputs, check_lazy, stand_ins, storage_bytes, tensors_in, tensors_of
+from convolith.costing.fakes import as_inputs, aside, check_lazy, stand_ins, storage_bytes, tensors_in, tensors_of
 from convolith.costing.watching import Watcher
 from convolith.engines.memory import plain
 from convolith.errors import ConvolithError
@@ -64,10 +63,14 @@ def largest_batch(peak: Callable[[int], int], memory: float) -> int:
 
     What grows is nearly a line: the line through two batches is followed, until the answer is between neighbours.
     """
-    low, held = 1, peak(1)
+    try:
+        low, held = 1, peak(1)
+    except ConvolithError:  # norms of a batch may want more than one number of each channel
+        low, held = 2, peak(2)
     if held > memory:
         return 0
-    high, beyond = 2, peak(2)
+    high = low + 1
+    beyond = peak(high)
     while beyond <= memory:
         slope = max((beyond - held) / (high - low), 1.0)
         low, held = high, beyond
@@ -101,9 +104,7 @@ def peak_of(
     check_lazy(model)
     fake, follower = FakeTensorMode(allow_non_fake_inputs=True), _Follower(model)
     with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(mode=False))
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
+        stack.enter_context(aside())
         stack.enter_context(fake)
         state = stack.enter_context(stand_ins(model, fake))
         given = as_inputs((arguments, keywords), fake, requires_grad=False)
@@ -197,16 +198,24 @@ class _Follower(Watcher):  # type: ignore[no-untyped-call]  # torch's own is unt
             self.found = _Most(most, func._schema.name.removeprefix("aten::"), path, self.phase)
 
 
+def _copy_of(model: torch.nn.Module) -> torch.nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as problem:  # a model's attributes raise what they like
+        raise ConvolithError(
+            f"model cannot be copied ({problem}), and verify runs a step of a copy; leave verify out"
+        ) from problem
+
+
 def _measured(model: torch.nn.Module, arguments: Any, keywords: Any, optimizer: str) -> int:
     """The peak of a real step of a copy, from the allocator's events."""
     from torch.profiler import ProfilerActivity, profile
 
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), plain():
-        trained_model = copy.deepcopy(model)
+        trained_model = _copy_of(model)
         given = as_inputs((arguments, keywords), None, requires_grad=False)
         for tensor in tensors_of(given):
-            if tensor.is_floating_point():
-                tensor.normal_()
+            tensor.normal_() if tensor.is_floating_point() or tensor.is_complex() else tensor.zero_()
         trained = OPTIMIZERS[optimizer]([p for p in trained_model.parameters() if p.requires_grad])
         _step(trained_model, given, trained)
         state = [value for one in trained.state.values() for value in one.values() if isinstance(value, torch.Tensor)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -50,10 +51,27 @@ def _spec(
 
 
 def convolution(
-    x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, *geometry: Any, convention: str, **_: Any
+    x: torch.Tensor,
+    w: torch.Tensor,
+    bias: torch.Tensor | None,
+    *geometry: Any,
+    convention: str,
+    edge: Sequence[int] = (),
+    **_: Any,
 ) -> Count:
-    """Forward."""
-    return layer_work(_spec(x, w, *geometry[:6], bias=bias is not None), convention).forward
+    """Forward; an edge is of zeros that were put around the image before."""
+    return layer_work(_edged(_spec(x, w, *geometry[:6], bias=bias is not None), edge), convention).forward
+
+
+def _edged(spec: ConvSpec, edge: Sequence[int]) -> ConvSpec:
+    """The layer of the image within its edge, given as `pad` takes it: the last axis first."""
+    if not edge or spec.transposed or min(edge) < 0 or len(edge) > 2 * spec.axes:
+        return spec
+    pairs = [*zip(edge[::2], edge[1::2], strict=True)] + [(0, 0)] * (spec.axes - len(edge) // 2)
+    around = list(reversed(pairs))
+    size = tuple(n - sum(pair) for n, pair in zip(spec.size, around, strict=True))
+    both = zip(spec.padding, around, strict=True)
+    return replace(spec, size=size, padding=tuple((a + c, b + d) for (a, b), (c, d) in both))
 
 
 def convolution_backward(
@@ -63,11 +81,13 @@ def convolution_backward(
     bias_sizes: Sequence[int] | None,
     *geometry: Any,
     convention: str,
+    edge: Sequence[int] = (),
     **_: Any,
 ) -> Backward:
     """The parts that the output mask asks for."""
     *shape, mask = geometry
-    return _parts(layer_work(_spec(x, w, *shape, bias=bool(bias_sizes) or mask[2]), convention).backward, mask)
+    spec = _spec(x, w, *shape, bias=bool(bias_sizes) or mask[2])
+    return _parts(layer_work(_edged(spec, edge), convention).backward, mask)
 
 
 def correlated(x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, *options: Any) -> ConvSpec:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import torch
+from torch.nn.parameter import UninitializedParameter
 
 from convolith.arrays import as_tensor
 from convolith.conv import Conv
 from convolith.costing.counting import count_model
 from convolith.costing.dispatch import UNGROWN
-from convolith.costing.fakes import Shape
+from convolith.costing.fakes import Shape, check_lazy
 from convolith.costing.layer import layer_cost
 from convolith.costing.model import ModelCost
 from convolith.costing.peak import Peak, peak_of
@@ -37,7 +39,7 @@ def cost(
     subject: Any,
     *,
     input_shape: Any = None,
-    input_dtype: str | None = None,
+    input_dtype: Any = None,
     example_input: Any = None,
     convention: str = "dense",
     backward: bool = True,
@@ -62,7 +64,8 @@ def cost(
             evaluation) in which it shall be counted.
         input_shape: (N, in_channels, *size) or (in_channels, *size); of a model with several inputs one shape each.
             Not for a ConvSpec.
-        input_dtype: of a model's inputs that are given by shape, by name; by default that of its parameters.
+        input_dtype: of a model's inputs that are given by shape, by name, one for all or one each; by default that of
+            its parameters.
         example_input: of a model instead of shapes: a tensor, a tuple of arguments or a dict of keywords.
         convention: `"dense"` counts products with the zeros of a convolution's padding, as every tool does;
             `"effective"` leaves them out.
@@ -91,12 +94,16 @@ def cost(
     """
     if convention not in CONVENTIONS:
         raise ConvolithError(f"convention is {convention!r}; expected one of {', '.join(CONVENTIONS)}")
-    if isinstance(subject, torch.nn.Module) and not isinstance(subject, LAYERS):
+    if isinstance(subject, torch.nn.Module) and not _is_layer(subject):
         arguments, keywords = _inputs(subject, input_shape, input_dtype, example_input)
         if run and example_input is None:
             raise ConvolithError("run is True without an example_input, whose values would decide; pass one")
         if optimizer is None and verify:
             raise ConvolithError("verify is True without an optimizer, whose step would be run; pass one, such as sgd")
+        if optimizer is not None and run:
+            raise ConvolithError(
+                "optimizer was given beside run=True, but a step's peak is predicted from shapes alone; leave one out"
+            )
 
         def counted_at(given: tuple[Any, ...], growth: Any = UNGROWN) -> ModelCost:
             return count_model(
@@ -130,8 +137,34 @@ def cost(
         named = {"example_input": example_input, "input_dtype": input_dtype, "run": run or None}
         named |= {"optimizer": optimizer, "verify": verify or None}
         name = next((name for name, value in named.items() if value is not None), "backward=False")
-        raise ConvolithError(f"{name} was given for a layer, which is counted in closed form; pass input_shape")
-    return layer_cost(_spec(subject, input_shape), convention=convention, input_gradient=input_gradient in (None, True))
+        raise ConvolithError(
+            f"{name} was given for a layer, which is counted in closed form; leave it out, or pass "
+            "torch.nn.Sequential(layer), a model"
+        )
+    wanted = (input_gradient in (None, True), *_trained(subject))
+    return layer_cost(_spec(subject, input_shape), convention=convention, gradients=wanted)
+
+
+def _is_layer(module: torch.nn.Module) -> bool:
+    """Whether a module computes what its class promises: torch's own layers, and ours, with plain weights."""
+    own = next((cls for cls in LAYERS if isinstance(module, cls)), None)
+    if own is None or isinstance(vars(module).get("_parameters", {}).get("weight"), UninitializedParameter):
+        return own is not None
+    made = getattr(type(module), "_conv_forward", None)
+    inherited = type(module).forward is own.forward and (
+        made is getattr(own, "_conv_forward", None) or type(module).__module__ == "convolith.nn"
+    )
+    hooked = module._forward_pre_hooks or module._forward_hooks
+    return inherited and not hooked and "weight" in module._parameters
+
+
+def _trained(subject: Any) -> tuple[bool, bool]:
+    """Whether weights and bias of a layer have gradients."""
+    if not isinstance(subject, torch.nn.Module):
+        return True, True
+    check_lazy(subject)
+    weight, bias = subject.weight, subject.bias
+    return bool(weight.requires_grad), bias is not None and bool(bias.requires_grad)
 
 
 def _shapes(given: Any) -> list[Any]:
@@ -141,7 +174,7 @@ def _shapes(given: Any) -> list[Any]:
         ConvolithError: anything else.
     """
     if isinstance(given, Sequence) and not isinstance(given, str):
-        if all(isinstance(n, int) for n in given):
+        if all(isinstance(n, Integral) for n in given):
             return [given]
         if all(isinstance(one, Sequence) and not isinstance(one, str) for one in given):
             return list(given)
@@ -173,8 +206,30 @@ def _spec(subject: Any, input_shape: Sequence[int] | None) -> ConvSpec:
     return subject.spec(input_shape) if isinstance(subject, Conv) else ConvSpec.from_module(subject, input_shape)
 
 
+def usual_dtype(model: torch.nn.Module) -> torch.dtype:
+    """That of a model's first parameter of real or complex numbers; torch's own default without any."""
+    kinds = (p.dtype for p in model.parameters() if p.is_floating_point() or p.is_complex())
+    return next(kinds, torch.get_default_dtype())
+
+
+def _dtypes(model: torch.nn.Module, given: Any, inputs: int) -> list[torch.dtype]:
+    """Of each input.
+
+    Raises:
+        ConvolithError: names that are no dtypes, or not one for all or for each.
+    """
+    if given is None:
+        return [usual_dtype(model)] * inputs
+    names = [given] * inputs if isinstance(given, str) else list(given)
+    if len(names) != inputs:
+        raise ConvolithError(f"input_dtype is {given!r}; expected one for all inputs, or one for each of {inputs}")
+    for name in names:
+        check_dtype("input_dtype", name)
+    return [torch_dtype(name) for name in names]
+
+
 def _inputs(
-    model: torch.nn.Module, input_shape: Any, input_dtype: str | None, example_input: Any
+    model: torch.nn.Module, input_shape: Any, input_dtype: Any, example_input: Any
 ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     """Arguments and keywords of a model's call."""
     if (input_shape is None) == (example_input is None):
@@ -185,16 +240,13 @@ def _inputs(
         )
     if example_input is None:
         shapes = _shapes(input_shape)
-        usual = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-        if input_dtype is not None:
-            check_dtype("input_dtype", input_dtype)
-        dtype = usual if input_dtype is None else torch_dtype(input_dtype)
-        sizes = [tuple(check_whole("input_shape", n, 0) for n in shape) for shape in shapes]
+        sizes = [tuple(check_whole(f"an entry of input_shape {tuple(shape)}", n, 0) for n in shape) for shape in shapes]
         device = next((str(p.device) for p in model.parameters()), "cpu")
-        return tuple(Shape(size, dtype, device) for size in sizes), {}
+        dtypes = _dtypes(model, input_dtype, len(sizes))
+        return tuple(Shape(size, dtype, device) for size, dtype in zip(sizes, dtypes, strict=True)), {}
     if input_dtype is not None:
         raise ConvolithError("input_dtype was given beside an example_input, which has its own; leave it out")
     if isinstance(example_input, Mapping):
-        return (), example_input
+        return (), dict(example_input)
     several = example_input if isinstance(example_input, tuple | list) else (example_input,)
     return tuple(as_tensor("example_input", one) if hasattr(one, "shape") else one for one in several), {}
