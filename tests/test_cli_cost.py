@@ -17,6 +17,25 @@ def small():
         nn.Sequential(nn.Conv2d(16, 32, 3, stride=2), nn.ReLU()), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
     )
 
+def grown():
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 5, padding=2, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True),
+        nn.Sequential(nn.Conv2d(16, 32, 3, stride=2), nn.ReLU()), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
+    )
+
+def shrunk():
+    return small()[:-1]
+
+def attended():
+    return nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 1, enable_nested_tensor=False)
+
+class Both(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words, self.out = nn.Embedding(10, 4), nn.Linear(4, 3)
+    def forward(self, x, words, mask):
+        return self.out((self.words(words) + x) * mask)
+
 def tokens():
     return nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 3))
 
@@ -128,10 +147,10 @@ def test_steps_budgets_and_baselines(models, tmp_path):
     run("cost", f"{models}:small", "--input", "1,3,32,32", "--save-baseline", "base.json")
     same = run("cost", f"{models}:small", "--input", "1,3,32,32", "--baseline", "base.json").stdout
     assert "Changed" not in same
-    grown = run("cost", f"{models}:small", "--input", "2,3,32,32", "--baseline", "base.json", code=1).stdout
+    grown = run("cost", f"{models}:grown", "--input", "1,3,32,32", "--baseline", "base.json", code=1).stdout
     assert "Changed since the baseline" in grown
-    assert "+100.0%" in grown
-    smaller = run("cost", f"{models}:small", "--input", "1,3,16,16", "--baseline", "base.json").stdout
+    assert "+177.8%" in grown  # 25 taps for 9
+    smaller = run("cost", f"{models}:shrunk", "--input", "1,3,32,32", "--baseline", "base.json").stdout
     assert "Forward macs of modules that changed" in smaller
 
 
@@ -139,13 +158,33 @@ def test_what_budgets_refuse(models, tmp_path):
     call = ("cost", f"{models}:small", "--input", "1,3,32,32")
     run(*call, "--save-baseline", "base.json")
     text = (tmp_path / "base.json").read_text()
-    (tmp_path / "old.json").write_text(text.replace('"version": 1', '"version": 0'))
+    (tmp_path / "old.json").write_text(text.replace('"version": 2', '"version": 1'))
     (tmp_path / "cut.json").write_text(text[:100])
+    (tmp_path / "text.json").write_text(text.replace('"parameters": 5434', '"parameters": "many"'))
+    (tmp_path / "empty.json").write_text(json.dumps(json.loads(text) | {"totals": {}}))
     for options, message in {
-        ("--baseline", "old.json"): "a convolith cost baseline of version 0; expected a convolith cost baseline of 1",
+        ("--baseline", "old.json"): "a convolith cost baseline of version 1; expected a convolith cost baseline of 2",
         ("--baseline", "cut.json"): "cut.json, which cannot be read as one",
         ("--baseline", "none.json"): "none.json, which cannot be read as one",
+        ("--baseline", "text.json"): "text.json, which is damaged",
+        ("--baseline", "empty.json"): "has no parameters",
         ("--baseline", "base.json", "--convention", "effective"): "count both alike",
+        (
+            "--baseline",
+            "base.json",
+            "--forward-only",
+        ): "the baseline has passes forward and backward, but this has forward",
+        ("--baseline", "base.json", "--train"): "the baseline has mode evaluation",
+        ("--baseline", "base.json", "--peak", "sgd"): "the baseline has peak none, but this has sgd",
+        ("--max-peak-mb", "0"): "--max-peak-mb was given without --peak",
+        ("--fits", "0"): "--fits was given without --peak",
+        ("--run", "--peak", "sgd"): "--peak was given beside --run",
+        ("--run", "--law"): "--law was given beside --run",
+        ("--run", "--scale", "size=2"): "--scale was given beside --run",
+        ("--scale", "channels=nan"): "channels is scaled by nan; expected a finite number",
+        ("--scale", "size=inf"): "size is scaled by inf; expected a finite number",
+        ("--scale", "channels=-1"): "channels is scaled by -1.0; expected a number above 0",
+        ("--law", "width"): "a law is asked for of 'width'",
         ("--max-peak-mb", "3"): "--max-peak-mb was given without --peak",
         ("--fits", "3G"): "--fits was given without --peak",
         ("--verify",): "--verify was given without --peak",
@@ -155,3 +194,43 @@ def test_what_budgets_refuse(models, tmp_path):
     }.items():
         assert message in refused(*call, *options), options
     assert "--max-macs was given, but 1,3,8,8 is a layer" in refused("cost", "1,3,8,8", "8,3,3,3", "--max-macs", "1")
+    run("cost", f"{models}:tokens", "--input", "2,5:int64", "--save-baseline", "words.json")
+    assert "the baseline has inputs [[2, 5]]" in refused(*call, "--baseline", "words.json")
+
+
+def test_inputs_of_several_kinds(models):
+    inputs = ("--input", "2,5,4", "--input", "2,5:int64", "--input", "5,1:bool")
+    data = json.loads(run("cost", f"{models}:Both", *inputs, "--json").stdout)
+    assert data["forward"]["macs"] == 2 * 5 * 4 * 3
+    assert data["memory"]["forward"]["input"] == 4 * 40 + 8 * 10 + 5
+    assert json.loads(run("cost", f"{models}:Both", *inputs, "--run", "--json").stdout)["forward"] == data["forward"]
+    assert "--input has dtype int7" in refused("cost", f"{models}:tokens", "--input", "2:int7", "--run")
+    single = json.loads(run("cost", f"{models}:tokens", "--input", "7:int64", "--json").stdout)
+    assert single["forward"]["macs"] == 7 * 12
+
+
+def test_short_cuts_hide_no_operator(models):
+    call = ("cost", f"{models}:attended", "--input", "2,5,16")
+    alone = json.loads(run(*call, "--forward-only", "--json").stdout)
+    both = json.loads(run(*call, "--json").stdout)
+    assert alone["forward"]["macs"] == both["forward"]["macs"] > 0
+    assert not alone["lower_bound"]
+    run(*call, "--forward-only", "--max-macs", "1", code=1)
+
+
+def test_a_budget_says_that_it_saw_a_lower_bound(models):
+    result = run("cost", f"{models}:Unknown", "--input", "3,3", "--max-macs", "1")
+    assert "Warning: operators without a rule: _linalg_svd; the totals are lower bounds; what is" in result.stderr
+    assert "--strict: operators" in run("cost", f"{models}:Unknown", "--input", "3,3", "--strict", code=1).stderr
+
+
+def test_the_page_has_everything_that_was_asked(models, tmp_path):
+    call = ("cost", f"{models}:small", "--input", "1,3,32,32", "--html", "page.html")
+    run(*call, "--peak", "sgd", "--law", "--scale", "channels=2", "--fits", "1G", "--max-macs", "1", code=1)
+    text = (tmp_path / "page.html").read_text()
+    parts = dict(part.split("</h2>", 1) for part in text.split("<h2>")[1:])
+    assert "Most memory of a training step" in parts["Memory"]
+    for told in ("How it grows", "What if: channels x 2", "The largest batch", "Over budget"):
+        assert told in parts["Asked for"]
+    assert "BatchNorm2d" in parts["Modules"]
+    assert "Not counted" not in parts

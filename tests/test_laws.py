@@ -242,7 +242,7 @@ def test_what_does_not_grow():
         (
             nn.Sequential(nn.Conv1d(4, 6, 1), nn.Conv1d(6, 4, 1)),
             {"channels": 0.25},
-            "has 6, which times 0.25 is 1.5; expected a whole",
+            "a size of module 0 = 6 times 0.25 is 1.5; expected a whole",
         ),
         (nn.Sequential(nn.Conv1d(4, 6, 3)), {"kernel_size": 4 / 3}, "which cannot grow evenly"),
     ):

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from convolith.cli.options import emit, factors_of, geometry_options, json_option, quantity, shape
+from convolith.cli.options import emit, factors_of, geometry_options, input_of_model, json_option, quantity, shape
 from convolith.cli.shapes import layer_spec
 from convolith.errors import ConvolithError
 from convolith.work import CONVENTIONS
@@ -48,7 +48,12 @@ OF_STEPS = (
 @click.option("--no-input-gradient", is_flag=True, help="A first layer: its input needs no gradient.")
 @click.option("--scale", multiple=True, metavar="NAME=FACTOR", help="What if, such as in_channels=2; may be repeated.")
 @click.option(
-    "--input", "shapes", type=shape, multiple=True, help="Of a model, the shape of an input: 1,3,224,224; one each."
+    "--input",
+    "shapes",
+    type=input_of_model,
+    multiple=True,
+    metavar="SHAPE[:DTYPE]",
+    help="Of a model, the shape of an input: 1,3,224,224 or 2,128:int64; one each.",
 )
 @click.option("--train", is_flag=True, help="The model in training mode.")
 @click.option("--forward-only", is_flag=True, help="No backward pass of the model.")
@@ -61,7 +66,13 @@ OF_STEPS = (
 @click.option("--peak", metavar="OPTIMIZER", help="The most memory of a training step: with sgd, momentum or adam.")
 @click.option("--verify", is_flag=True, help="Run such a step too, and measure it.")
 @click.option("--fits", type=quantity, metavar="BYTES", help="The largest batch of a step in so much memory: 16G.")
-@click.option("--law", is_flag=True, help="How the counts grow with the batch and the size of the input.")
+@click.option(
+    "--law",
+    is_flag=False,
+    flag_value="batch,size",
+    metavar="[NAMES]",
+    help="How the counts grow, with some of batch,size,channels,kernel_size; with the first two if none is named.",
+)
 @click.option("--max-macs", type=quantity, help="Exit with 1 above so many forward: 5G.")
 @click.option("--max-parameters", type=quantity, help="Likewise of parameters: 25M.")
 @click.option("--max-peak-mb", type=float, help="Likewise of the peak, in 10^6 bytes; needs --peak.")

@@ -6,6 +6,7 @@ import csv
 import io
 import sys
 from contextlib import redirect_stdout
+from functools import partial
 from typing import Any
 
 import click
@@ -16,7 +17,7 @@ from convolith.cli.factory import model_of
 from convolith.cli.files import Output
 from convolith.cli.options import emit, factors_of
 from convolith.costing import ModelCost, budget, cost
-from convolith.engines.protocol import torch_dtype
+from convolith.costing.subject import model_dtype, usual_dtype
 from convolith.errors import ConvolithError
 from convolith.report.plots import check_available
 from convolith.report.table import Table
@@ -47,23 +48,25 @@ def count(factory: str, options: dict[str, Any], *, as_json: bool) -> None:
             optimizer=options["peak"],
             verify=options["verify"],
         )
-        data, tables = _told(counted, options)
+        data, more = _asked(counted, options)
     exceeded = budget.over(counted, _limits(options))
     changed, grew = ([], False) if before is None else budget.changes(before, counted)
     data |= {"over_budget": None if exceeded is None else exceeded.rows, "grew": grew}
+    more += [*([exceeded] if exceeded else []), *changed]
     texts = {
         "csv_file": lambda: _csv(counted.table(depth=None, sort=options["sort"], full=True).rows),
-        "html": lambda: cost_page(counted, factory, options["shapes"]),
+        "html": lambda: cost_page(counted, factory, more),
         "save_baseline": lambda: budget.baseline(counted),
     }
     for name, file in files.items():
         _write(file, texts[name]())
-    emit(as_json=as_json, data=data, tables=[*tables, *([exceeded] if exceeded else []), *changed])
-    unknown = sorted(counted.unknown) if options["strict"] else []
-    if unknown:
-        told = ", ".join(unknown)
-        click.echo(f"--strict: operators without a rule: {told}; the totals are lower bounds", err=True)
-    if exceeded or grew or unknown:
+    shown = counted.tables(**{name: options[name] for name in ("depth", "sort", "top")})
+    emit(as_json=as_json, data=counted.as_dict() | data, tables=[*shown, *more])
+    if counted.unknown:
+        told, kind = ", ".join(sorted(counted.unknown)), "--strict" if options["strict"] else "Warning"
+        held = "; what is within a limit may be over it" * bool(_limits(options) or before)
+        click.echo(f"{kind}: operators without a rule: {told}; the totals are lower bounds{held}", err=True)
+    if exceeded or grew or (counted.unknown and options["strict"]):
         sys.exit(1)
 
 
@@ -77,31 +80,44 @@ def _check(factory: str, options: dict[str, Any]) -> None:
             f"--input is missing: the model {factory} needs the shape of its input, such as 1,3,224,224"
         )
     for name in ("verify", "fits", "max_peak_mb"):
-        if options[name] and options["peak"] is None:
+        given = options[name] is not None and options[name] is not False
+        if given and options["peak"] is None:
             option = name.replace("_", "-")
             raise ConvolithError(f"--{option} was given without --peak, the optimizer of the step; pass --peak sgd")
+    for name in ("peak", "law", "scale"):
+        if options[name] and options["real"]:
+            raise ConvolithError(f"--{name} was given beside --run, but is known from shapes alone; leave one out")
 
 
 def _inputs(model: torch.nn.Module, options: dict[str, Any]) -> dict[str, Any]:
     """How `cost` is told of the inputs: by shape, or as random numbers."""
-    shapes, dtype = options["shapes"], options["dtype"]
+    usual = str(usual_dtype(model)).removeprefix("torch.")
+    shapes = [shape for shape, _ in options["shapes"]]
+    dtypes = [dtype or options["dtype"] or usual for _, dtype in options["shapes"]]
     if not options["real"]:
-        return {"input_shape": shapes, "input_dtype": dtype}
-    usual = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    kind = usual if dtype is None else torch_dtype(dtype)
+        return {"input_shape": shapes, "input_dtype": dtypes}
     drawn = torch.Generator().manual_seed(0)
-    return {"example_input": tuple(torch.randn(one, generator=drawn).to(kind) for one in shapes), "run": True}
+    kinds = [model_dtype("--input", dtype) for dtype in dtypes]
+    return {"example_input": tuple(map(partial(_drawn, drawn), shapes, kinds)), "run": True}
 
 
-def _told(counted: ModelCost, options: dict[str, Any]) -> tuple[dict[str, Any], list[Table]]:
-    """The cost, and what else is asked of it, as data and as tables."""
-    data, tables = counted.as_dict(), counted.tables(**{name: options[name] for name in ("depth", "sort", "top")})
+def _drawn(generator: torch.Generator, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Normal numbers, or whole ones that any table has a row for."""
+    if dtype.is_floating_point or dtype.is_complex:
+        return torch.randn(shape, generator=generator).to(dtype)
+    return torch.randint(0, 2, shape, generator=generator).to(dtype)
+
+
+def _asked(counted: ModelCost, options: dict[str, Any]) -> tuple[dict[str, Any], list[Table]]:
+    """What else is asked of a cost, as data and as tables."""
+    data: dict[str, Any] = {}
+    tables: list[Table] = []
     if options["scale"]:
         scaled = counted.scaled(**factors_of(options["scale"]))
         data["scaled"] = {"by": scaled.by, "factors": scaled.factors, "after": scaled.after.counts()}
         tables.append(scaled.table())
     if options["law"]:
-        law = counted.law()
+        law = counted.law(*options["law"].split(","))
         data["law"] = {name: str(found) for name, found in law.expressions.items()}
         data["law_period"] = law.period
         tables.append(law.table())

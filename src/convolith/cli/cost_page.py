@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from convolith.costing import ModelCost
 from convolith.report.page import Figure, Section, page
 from convolith.report.plots import bars
+from convolith.report.table import Table
 
 MOST_BARS = 30
 """Modules that are drawn: those with the most products."""
 
 
-def cost_page(counted: ModelCost, factory: str, shapes: tuple[tuple[int, ...], ...]) -> str:
-    """The page as text."""
-    sized = " and ".join("x".join(map(str, wanted)) for wanted in shapes)
+def cost_page(counted: ModelCost, factory: str, more: Sequence[Table]) -> str:
+    """The page as text.
+
+    Args:
+        counted: the cost.
+        factory: of the model, by name.
+        more: what else was asked: laws, scalings, what is over budget.
+    """
+    sized = " and ".join("x".join(map(str, shape)) for shape in counted.inputs)
     mode = "training" if counted.training else "evaluation"
     bound = f" Only {counted.coverage:.1%} of its operators have a rule: these are lower bounds." * bool(
         counted.unknown
@@ -21,14 +30,17 @@ def cost_page(counted: ModelCost, factory: str, shapes: tuple[tuple[int, ...], .
         f"{factory} on {sized}, in {mode}: {counted.forward.macs:,} multiply-accumulates forward, "
         f"{counted.backward.macs:,} backward, {counted.parameters:,} parameters.{bound}"
     )
-    operations, memory, modules, *unknown = counted.tables(depth=None)
-    sections = [
-        Section("Operations", OPERATIONS, tables=(operations,)),
-        Section("Memory", MEMORY, tables=(memory,)),
-        Section("Where the products are", figures=_bars(counted)),
-        Section("Modules", tables=(modules,)),
-    ]
-    sections += [Section("Not counted", tables=(table,)) for table in unknown]
+    found = counted.sections(depth=None)
+    sections = [Section("Operations", OPERATIONS, tables=(found["operations"],))]
+    sections.append(
+        Section("Memory", MEMORY, tables=tuple(found[name] for name in ("memory", "peak") if name in found))
+    )
+    sections.append(Section("Where the products are", figures=_bars(counted)))
+    if more:
+        sections.append(Section("Asked for", tables=tuple(more)))
+    sections.append(Section("Modules", tables=(found["modules"],)))
+    if "unknown" in found:
+        sections.append(Section("Not counted", tables=(found["unknown"],)))
     return page(f"What {counted.model} costs", introduction, sections)
 
 

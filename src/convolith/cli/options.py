@@ -63,6 +63,13 @@ def shape(text: str) -> tuple[int, ...]:
     return entries
 
 
+def input_of_model(text: str) -> tuple[tuple[int, ...], str | None]:
+    """A shape of one number or more, and perhaps a dtype: `1,3,224,224`, `2,128:int64`."""
+    sizes, _, dtype = str(text).partition(":")
+    entries = numbers(sizes)
+    return (entries,) if isinstance(entries, int) else entries, dtype or None
+
+
 def padding(text: str) -> Any:
     """`same`, `valid`, `full`, a number, one per axis (`1,2`), or pairs before:after (`1:2,0:0`)."""
     if str(text) in PADDING_NAMES:

@@ -11,7 +11,7 @@ from convolith.costing.model import ModelCost
 from convolith.errors import ConvolithError
 from convolith.report.table import Table
 
-KIND, VERSION = "convolith cost baseline", 1
+KIND, VERSION = "convolith cost baseline", 2
 
 
 def totals(counted: ModelCost) -> dict[str, int]:
@@ -46,8 +46,20 @@ def over(counted: ModelCost, limits: Mapping[str, float]) -> Table | None:
 def baseline(counted: ModelCost) -> str:
     """A model's totals and its modules' macs, as text for a file."""
     modules = {row.name: row.forward.macs for row in counted.rows if row.forward.macs}
-    about = {"kind": KIND, "version": VERSION, "model": counted.model, "convention": counted.convention}
+    about = {"kind": KIND, "version": VERSION, "of": _of(counted)}
     return json.dumps({**about, "totals": totals(counted), "modules": modules}, indent=1) + "\n"
+
+
+def _of(counted: ModelCost) -> dict[str, Any]:
+    """What must be alike for totals to be compared."""
+    return {
+        "model": counted.model,
+        "inputs": [list(shape) for shape in counted.inputs],
+        "mode": "training" if counted.training else "evaluation",
+        "passes": "forward and backward" if counted.differentiated else "forward",
+        "convention": counted.convention,
+        "peak": "none" if counted.peak is None else counted.peak.optimizer,
+    }
 
 
 def read_baseline(path: str | Path) -> dict[str, Any]:
@@ -59,29 +71,39 @@ def read_baseline(path: str | Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(Path(path).read_text())
         named = found["kind"], found["version"]
-        complete = isinstance(found["totals"], dict) and isinstance(found["modules"], dict)
+        complete = named[1] == VERSION and all(_are_counts(found[part]) for part in ("totals", "modules"))
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise ConvolithError(f"baseline is {path}, which cannot be read as one ({problem}); write it again") from None
-    if named != (KIND, VERSION) or not complete:
+    if named != (KIND, VERSION):
         raise ConvolithError(
             f"baseline is {path}, a {named[0]} of version {named[1]}; expected a {KIND} of {VERSION}; write it again"
         )
+    if not complete or not isinstance(found.get("of"), dict):
+        raise ConvolithError(f"baseline is {path}, which is damaged: counts are missing; write it again")
     return found
+
+
+def _are_counts(part: Any) -> bool:
+    return isinstance(part, dict) and all(type(value) is int for value in part.values())
 
 
 def changes(before: Mapping[str, Any], counted: ModelCost) -> tuple[list[Table], bool]:
     """What changed since a baseline, and whether any total grew.
 
     Raises:
-        ConvolithError: a baseline of another convention.
+        ConvolithError: a baseline of something else: another model, other inputs, another mode.
     """
-    if before.get("convention") != counted.convention:
-        raise ConvolithError(
-            f"the baseline counts {before.get('convention')}, but this is {counted.convention}; count both alike"
-        )
-    now = totals(counted)
-    shared = [name for name in now if name in before["totals"]]
-    changed = [name for name in shared if now[name] != before["totals"][name]]
+    now, this = totals(counted), _of(counted)
+    for what, value in this.items():
+        if before["of"].get(what) != value:
+            had = before["of"].get(what)
+            raise ConvolithError(
+                f"the baseline has {what} {had}, but this has {value}; count both alike, or save another"
+            )
+    missing = [name for name in now if name not in before["totals"]]
+    if missing:
+        raise ConvolithError(f"the baseline has no {missing[0]}; write it again")
+    changed = [name for name in now if now[name] != before["totals"][name]]
     tables = []
     if changed:
         rows = [_change("what", name, before["totals"][name], now[name]) for name in changed]

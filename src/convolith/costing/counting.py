@@ -48,6 +48,8 @@ def count_model(
         found.memory,
         _rows(model, found),
         found.strides,
+        inputs=found.inputs,
+        differentiated=backward,
     )
 
 

@@ -68,6 +68,7 @@ class Run:
     fields: Mapping[Path, Field]
     strides: frozenset[tuple[Fraction, ...]]
     memory: Memory
+    inputs: tuple[tuple[int, ...], ...]
     outputs: tuple[tuple[int, ...], ...]
     parameters: Mapping[Path, Mapping[int, int]]
     """By module its own parameters' elements, by what tells shared ones apart."""
@@ -149,8 +150,8 @@ def run(
             saved.bytes if backward else 0,
         ),
     )
-    fields, shapes = counter.fields, tuple(tuple(tensor.shape) for tensor in outputs)
-    return Run(counter.tallies, fields.of_modules, frozenset(fields.strides), memory, shapes, own)
+    fields, shapes = counter.fields, (_shapes(inputs), _shapes(outputs))
+    return Run(counter.tallies, fields.of_modules, frozenset(fields.strides), memory, *shapes, own)
 
 
 def _ends(model: torch.nn.Module, given: Any) -> Ends:
@@ -255,6 +256,10 @@ class _Saved:
             if storage._cdata not in self._own:
                 self._kept[storage._cdata] = storage
         return tensor
+
+
+def _shapes(tensors: Iterable[torch.Tensor]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(tensor.shape) for tensor in tensors)
 
 
 def _is_in(tensor: torch.Tensor, tensors: Iterable[torch.Tensor]) -> bool:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from fractions import Fraction
-from math import isclose
 from typing import Any
 
-from convolith.costing.scaling import Scaling
+from convolith.costing.scaling import Scaling, factor_of, times
 from convolith.errors import ConvolithError
 from convolith.geometry import Pairs
 from convolith.report.table import Table
@@ -148,11 +146,4 @@ def _scaled_value(name: str, value: int | tuple[int, ...] | Pairs | None, by: fl
         raise ConvolithError(f"{name} is not a dimension of a layer; expected one of {', '.join(SCALABLE)}")
     if isinstance(value, tuple):
         return tuple(_scaled_value(name, entry, by) for entry in value)
-    try:
-        fraction = Fraction(by).limit_denominator(10**6)  # 0.1 is meant as a tenth
-        product = value * (fraction if isclose(fraction, by, rel_tol=1e-9) else Fraction(by))
-    except (TypeError, ValueError, OverflowError):
-        raise ConvolithError(f"{name} is scaled by {by!r}; expected a finite number") from None
-    if product.denominator != 1:
-        raise ConvolithError(f"{name} = {value} times {by:g} is {float(product):g}; expected a whole number")
-    return int(product)
+    return times(name, value, factor_of(name, by), least=0)

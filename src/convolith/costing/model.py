@@ -13,7 +13,7 @@ from convolith.costing.dispatch import Tally
 from convolith.costing.fields import Field
 from convolith.costing.laws import Law, law_of
 from convolith.costing.peak import Peak, largest_batch
-from convolith.costing.scaling import Scaling
+from convolith.costing.scaling import Scaling, factor_of, times
 from convolith.errors import ConvolithError
 from convolith.report.table import Table
 from convolith.work import Backward, Count, Memory, Work
@@ -58,6 +58,8 @@ class ModelCost:
         strides: of all windows, in pixels of the input.
         peak: the most memory of a training step, where an optimizer was given.
         peak_at: the same for another batch.
+        inputs: shapes of the tensors that went in.
+        differentiated: whether a backward pass was counted.
         count_at: the cost of another batch and size, where the input was given by one shape.
     """
 
@@ -73,6 +75,8 @@ class ModelCost:
     peak: Peak | None = None
     peak_at: Callable[[int], Peak] | None = field(default=None, repr=False)
     input_shape: tuple[int, ...] = ()
+    inputs: tuple[tuple[int, ...], ...] = ()
+    differentiated: bool = True
     count_at: Callable[..., ModelCost] | None = field(default=None, repr=False)
 
     def law(self, *of: str) -> Law:
@@ -125,18 +129,13 @@ class ModelCost:
         shape = list(self.input_shape)
         growth = {"channels": Fraction(1), "kernel_size": Fraction(1)}
         for name, factor in factors.items():
-            if name in growth:
-                growth[name] = Fraction(factor).limit_denominator(1000)
-                continue
-            if name not in names:
+            if name not in names and name not in growth:
                 raise ConvolithError(f"{name} is scaled; expected {', '.join((*names, *growth))}")
-            for axis in names[name]:
-                product = shape[axis] * factor
-                if product != int(product) or product < 1:
-                    raise ConvolithError(
-                        f"{name} = {shape[axis]} times {factor:g} is {product:g}; expected a whole number"
-                    )
-                shape[axis] = int(product)
+            by = factor_of(name, factor)
+            if name in growth:
+                growth[name] = by
+            for axis in names.get(name, ()):
+                shape[axis] = times(name, shape[axis], by)
         return Scaling(self, self.count_at(tuple(shape), tuple(growth.values())), dict(factors))
 
     @property
@@ -188,8 +187,8 @@ class ModelCost:
         """How often operators ran that have no row, by name: with any, totals are lower bounds."""
         found: dict[str, int] = {}
         for tally in self.modules.values():
-            for name, times in tally.unknown.items():
-                found[name] = found.get(name, 0) + times
+            for name, calls in tally.unknown.items():
+                found[name] = found.get(name, 0) + calls
         return found
 
     @property
@@ -251,6 +250,10 @@ class ModelCost:
 
     def tables(self, **shown: Any) -> list[Table]:
         """Totals, memory and modules; arguments as for `table`."""
+        return list(self.sections(**shown).values())
+
+    def sections(self, **shown: Any) -> dict[str, Table]:
+        """The same by name: operations, memory, peak (where there is one), modules, unknown (where there are some)."""
         zeros = "with" if self.convention == "dense" else "without"
         mode = "training" if self.training else "evaluation"
         bound = "" if not self.unknown else f"; LOWER BOUNDS: {self.coverage:.1%} of the calls have a rule"
@@ -266,22 +269,20 @@ class ModelCost:
             for name, terms in self._terms().items()
             for term, amount in terms.items()
         ]
-        found = [
-            Table(f"{self.model} ({self.convention}: {zeros} the padding's zeros; in {mode}){bound}", operations),
-            Table("Memory held", memory),
-            self.table(**shown),
-        ]
+        title = f"{self.model} ({self.convention}: {zeros} the padding's zeros; in {mode}){bound}"
+        found = {"operations": Table(title, operations), "memory": Table("Memory held", memory)}
         if self.peak:
-            found.insert(2, Table("Most memory of a training step", [self.peak.cells()]))
+            found["peak"] = Table("Most memory of a training step", [self.peak.cells()])
+        found["modules"] = self.table(**shown)
         if self.unknown:
-            rows = [{"operator": name, "calls": times} for name, times in sorted(self.unknown.items())]
-            found.append(Table("Operators without a rule, which are not counted", rows))
+            rows = [{"operator": name, "calls": calls} for name, calls in sorted(self.unknown.items())]
+            found["unknown"] = Table("Operators without a rule, which are not counted", rows)
         return found
 
     def _terms(self) -> dict[str, dict[str, int]]:
         """Bytes by pass and term; the workspace of kernels is not known of a model."""
         forward, backward = self.memory.forward, self.memory.backward
-        known = {name: amount for name, amount in asdict(forward).items() if name != "workspace"}
+        known = {name: getattr(forward, name) for name in ("input", "parameters", "output")}
         return {
             "forward": {**known, "bytes": forward.bytes},
             "backward": {**asdict(backward), "bytes": backward.bytes},

@@ -3,10 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import nan
+from fractions import Fraction
+from math import isclose, nan
 from typing import Any
 
+from convolith.errors import ConvolithError
 from convolith.report.table import Table
+
+
+def factor_of(name: str, by: Any) -> Fraction:
+    """A factor, exactly: 0.1 is meant as a tenth.
+
+    Raises:
+        ConvolithError: what is no finite number above zero.
+    """
+    try:
+        fraction = Fraction(by).limit_denominator(10**6)
+        exact = fraction if isclose(fraction, by, rel_tol=1e-9) else Fraction(by)
+    except (TypeError, ValueError, OverflowError):
+        raise ConvolithError(f"{name} is scaled by {by!r}; expected a finite number") from None
+    if exact < 0:
+        raise ConvolithError(f"{name} is scaled by {by!r}; expected a number above 0")
+    return exact
+
+
+def times(name: str, value: int, by: Fraction, least: int = 1) -> int:
+    """A whole number times a factor.
+
+    Raises:
+        ConvolithError: a product that is not whole, or below the least.
+    """
+    product = value * by
+    if product.denominator != 1 or product < least:
+        raise ConvolithError(
+            f"{name} = {value} times {float(by):g} is {float(product):g}; expected a whole number"
+            + (f", {least} or more" if product < least else "")
+        )
+    return int(product)
 
 
 @dataclass(frozen=True)

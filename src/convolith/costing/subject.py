@@ -7,6 +7,7 @@ from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.parameter import UninitializedParameter
 
@@ -223,9 +224,18 @@ def _dtypes(model: torch.nn.Module, given: Any, inputs: int) -> list[torch.dtype
     names = [given] * inputs if isinstance(given, str) else list(given)
     if len(names) != inputs:
         raise ConvolithError(f"input_dtype is {given!r}; expected one for all inputs, or one for each of {inputs}")
-    for name in names:
-        check_dtype("input_dtype", name)
-    return [torch_dtype(name) for name in names]
+    return [model_dtype("input_dtype", name) for name in names]
+
+
+def model_dtype(argument: str, name: str) -> torch.dtype:
+    """The dtype of a model's input by its name: a layer's, or bool.
+
+    Raises:
+        ConvolithError: another name.
+    """
+    if name != "bool":
+        check_dtype(argument, name)
+    return torch_dtype(name)
 
 
 def _inputs(
@@ -249,4 +259,4 @@ def _inputs(
     if isinstance(example_input, Mapping):
         return (), dict(example_input)
     several = example_input if isinstance(example_input, tuple | list) else (example_input,)
-    return tuple(as_tensor("example_input", one) if hasattr(one, "shape") else one for one in several), {}
+    return tuple(as_tensor("example_input", one) if isinstance(one, np.ndarray) else one for one in several), {}

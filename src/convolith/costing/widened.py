@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from convolith.costing.fakes import tensors_of
+from convolith.costing.scaling import times
 from convolith.errors import ConvolithError
 
 NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU)
@@ -101,6 +102,11 @@ def _changes(
     """What of a module takes another value: where it is kept, by which name, and the value."""
     own: dict[str, torch.Tensor] = {key: p for key, p in module._parameters.items() if p is not None}
     own |= {key: b for key, b in module._buffers.items() if b is not None and b.ndim}
+    if isinstance(module, _ConvNd | nn.Linear) and "weight" not in module._parameters:
+        raise ConvolithError(
+            f"module {name}, a {type(module).__name__}, computes its weight from other parameters, which are not known "
+            "to grow; remove the parametrization first"
+        )
     if not own:
         return
     inputs = Fraction(1) if id(module) in ends.stem else channels
@@ -126,10 +132,12 @@ def _changes(
                     f"module {name} normalises {sizes} together; which of them are channels is not known"
                 )
             yield vars(module), "normalized_shape", tuple(_whole(name, n, share) for n in sizes)
-    elif channels != 1:
+    elif channels != 1 or (kernel_size != 1 and any(p.ndim > 2 for p in own.values())):
         kinds = ", ".join(f"{key} {tuple(p.shape)}" for key, p in own.items())
+        what = "channels" if channels != 1 else "kernel_size"
         raise ConvolithError(
-            f"module {name}, a {type(module).__name__}, has {kinds}; how they grow with channels is not known"
+            f"module {name or '(the model)'}, a {type(module).__name__}, has {kinds}; how they grow with {what} is not "
+            "known"
         )
 
 
@@ -167,9 +175,4 @@ def _empty(name: str, tensor: torch.Tensor, shares: tuple[Fraction, ...]) -> tor
 
 
 def _whole(name: str, number: int, share: Fraction) -> int:
-    product = number * share
-    if product.denominator != 1 or product < 1:
-        raise ConvolithError(
-            f"module {name} has {number}, which times {float(share):g} is {float(product):g}; expected a whole number"
-        )
-    return int(product)
+    return times(f"a size of module {name}", number, share)
