@@ -274,17 +274,18 @@ def layer_work(spec: ConvSpec, convention: str = "dense", *, gradients: tuple[bo
 def layer_memory(spec: ConvSpec, *, gradients: tuple[bool, bool, bool] = ALL) -> Memory:
     """Bytes that one layer holds, by term.
 
-    What autograd saves is what torch's module gives it: the input, or its padded copy in other modes and with uneven
-    padding; both where a mode's own gradient needs the input, and no image for weights that have no gradient.
+    What autograd saves is what torch's module gives it: the input, or a copy that is padded in other modes, and by what
+    one side has more; the input too where a mode's own gradient needs it, and no image for weights without a gradient.
     """
     item, out_item = ITEMSIZE[spec.dtype], ITEMSIZE[spec.out_dtype]
     inputs, outputs = prod(spec.input_shape) * item, prod(spec.output_shape) * out_item
     weights, bias = prod(spec.kernel_shape) * ITEMSIZE[spec.kernel_dtype], spec.bias * spec.out_channels * out_item
     of_input, of_weight, of_bias = gradients
-    uneven = any(before != after for before, after in spec.padding) and not spec.transposed
-    padded = (n + sum(pair) for n, pair in zip(spec.size, spec.padding, strict=True))
-    copied = spec.padding_mode != "zeros" or uneven
-    saved = of_weight * (spec.batch * spec.in_channels * prod(padded) * item if copied else inputs)
+    around = [0 if spec.transposed else abs(after - before) for before, after in spec.padding]
+    if spec.padding_mode != "zeros":
+        around = [sum(pair) for pair in spec.padding]
+    padded = prod(n + more for n, more in zip(spec.size, around, strict=True))
+    saved = of_weight * spec.batch * spec.in_channels * padded * item
     saved += of_input * inputs * (spec.padding_mode in ("reflect", "replicate"))
     return Memory(
         ForwardMemory(inputs, weights + bias, outputs),

@@ -120,10 +120,11 @@ def run(
             state = [*model.parameters(), *model.buffers()]
             saved.leave_out(state)
         stack.enter_context(torch.set_grad_enabled(backward))
+        inputs = tensors_of(given)
         with counter, saved.hooks():
-            counter.fields = Fields(tensors_of(given))
+            counter.fields = Fields(inputs)
             result = model(*given[0], **dict(given[1]))
-        inputs, outputs = tensors_of(given), tensors_of(result)
+        outputs = tensors_of(result)
         packed = {name: packed_tensors(module) for name, module in model.named_modules()}
         own = {
             tuple(name.split(".")) if name else (): {

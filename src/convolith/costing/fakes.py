@@ -186,6 +186,12 @@ def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
     return sum(sizes.values())
 
 
+def check_sizes(tensors: Iterable[torch.Tensor], remedy: str) -> None:
+    """Refuse sparse tensors, whose sizes are those of their values."""
+    if any(tensor.layout is not torch.strided for tensor in tensors):
+        raise ConvolithError(f"the model makes sparse tensors or gradients, as large as their values decide; {remedy}")
+
+
 def storages_of(tensor: torch.Tensor) -> list[torch.UntypedStorage]:
     """Its storage; a sparse tensor has two."""
     parts = [tensor] if tensor.layout is torch.strided else [tensor._indices(), tensor._values()]

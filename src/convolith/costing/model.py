@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from html import escape
+from math import inf
 from typing import Any
 
 from convolith.costing.dispatch import Tally
@@ -158,8 +159,11 @@ class ModelCost:
         """The largest batch whose training step holds no more than so many bytes; 0 if one image is too much.
 
         Raises:
-            ConvolithError: no optimizer was given, or inputs that were not given by shape.
+            ConvolithError: no optimizer was given, inputs that were not given by shape, or memory that is no finite
+                number.
         """
+        if not isinstance(memory, int | float) or not 0 <= memory < inf:
+            raise ConvolithError(f"memory is {memory!r}; expected a finite number of bytes, 0 or more")
         if self.peak_at is None:
             raise ConvolithError("largest_batch needs the peak of a training step; pass optimizer= to cost")
         return largest_batch(lambda batch: self.peak_at(batch).bytes if self.peak_at else 0, memory)

@@ -18,7 +18,16 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from convolith.costing import planned, workspace
-from convolith.costing.fakes import as_inputs, aside, check_lazy, stand_ins, storage_bytes, tensors_in, tensors_of
+from convolith.costing.fakes import (
+    as_inputs,
+    aside,
+    check_lazy,
+    stand_ins,
+    storage_bytes,
+    storages_of,
+    tensors_in,
+    tensors_of,
+)
 from convolith.costing.watching import Watcher
 from convolith.engines.memory import plain
 from convolith.errors import ConvolithError
@@ -172,8 +181,11 @@ class _Follower(Watcher):  # type: ignore[no-untyped-call]  # torch's own is unt
         self.found = _Most(self._alive)
 
     def follow(self, tensor: torch.Tensor, more: int = 0) -> None:
-        """Count a storage, and so many bytes more, until nobody refers to it."""
-        storage = tensor.untyped_storage()
+        """Count its storage, and so many bytes more, until nobody refers to it."""
+        for storage in storages_of(tensor):
+            self._hold(storage, more)
+
+    def _hold(self, storage: torch.UntypedStorage, more: int) -> None:
         place, size = storage._cdata, storage.nbytes() + more
         if place in self._known and self._known[place]() is not None:
             return

@@ -22,6 +22,8 @@ SMALL = 20480
 """Numbers of a single image up to which torch takes its own code for ungrouped layers of few taps."""
 LISTS = 4664
 """Bytes beside the scratch of an LSTM."""
+PRODUCTS = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::baddbmm": 1}
+"""And the place of the first matrix."""
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -154,6 +156,8 @@ def of_operator(func: Any, args: tuple[Any, ...], out: Any) -> int | None:
         mask = (args[10][0], False, any(args[10][1:]))
         held = _transposed(grad, w, x, args[9], args[4:7], mask)
         return None if held is None else expanded + held
+    if name in PRODUCTS:
+        return _product(args[PRODUCTS[name] :][:2], out)
     if name == "aten::mkldnn_rnn_layer":
         return _recurrent(args, out, back=False) + kept_by(func, args)
     if name == "aten::mkldnn_rnn_layer_backward":
@@ -186,6 +190,18 @@ def kept_by(func: Any, args: tuple[Any, ...]) -> int:
     gates = steps * images * _row(4 * units, item), steps * images * _row(units, item)
     parts = (*gates, states * wide, states * units, states * wide, states * wide, states * units)
     return sum(onednn.up(part * item, onednn.PAGE) for part in parts)
+
+
+def _product(matrices: Sequence[torch.Tensor], out: torch.Tensor) -> int:
+    """Bytes of a product, and of matrices that are copied since neither rows nor columns lie side by side."""
+    copied = [each for each in matrices if not (_has_rows(each) or _has_rows(each.transpose(-1, -2)))]
+    return sum(each.numel() * each.element_size() for each in (*copied, out))
+
+
+def _has_rows(matrix: torch.Tensor) -> bool:
+    """Whether the numbers of every row lie side by side, and rows apart."""
+    (step, one), width = matrix.stride()[-2:], matrix.shape[-1]
+    return one == 1 and step >= max(width, 1)
 
 
 def _recurrent(args: tuple[Any, ...], out: Any, *, back: bool) -> int:
