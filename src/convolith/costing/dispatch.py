@@ -21,6 +21,7 @@ from convolith.costing.fakes import (
     as_inputs,
     aside,
     check_lazy,
+    check_sizes,
     stand_ins,
     storage_bytes,
     storages_of,
@@ -139,6 +140,9 @@ def run(
             seeds = [torch.empty_like(tensor) for tensor in roots]
             with counter, counter.backwards():
                 torch.autograd.backward(roots, seeds)
+            if not real:
+                made = (leaf.grad for leaf in leaves if leaf.grad is not None)
+                check_sizes(made, "pass run=True with an example_input")
             gradients = [leaf.grad for leaf in leaves if leaf.grad is not None and not _is_in(leaf, inputs)]
     memory = Memory(
         ForwardMemory(

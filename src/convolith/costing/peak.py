@@ -22,6 +22,7 @@ from convolith.costing.fakes import (
     as_inputs,
     aside,
     check_lazy,
+    check_sizes,
     stand_ins,
     storage_bytes,
     storages_of,
@@ -203,6 +204,7 @@ class _Follower(Watcher):  # type: ignore[no-untyped-call]  # torch's own is unt
         if holding is not None:
             self._alive += planned.grown(self._kept, holding.kept)
         before, made = self._alive, tensors_in(out)
+        check_sizes(made, "the peak of a step is not known from shapes alone")
         for tensor in made:
             self.follow(tensor, workspace.kept_by(func, args) if tensor is made[-1] else 0)
         most = self._alive if holding is None else max(self._alive, before + holding.running)
