@@ -50,3 +50,21 @@ def correlate(x, kernel, bias, spec: ConvSpec) -> dict:
         weight = kernel[(g * ins + c, o, *t)] if spec.transposed else kernel[(g * outs + o, c, *t)]
         y[(n, g * outs + o, *p)] += weight * x[(n, g * ins + c, *q)]
     return y
+
+
+def enumerate_work(spec: ConvSpec, effective: bool) -> dict:
+    """(products, result elements that receive one) for each pass, counted one by one."""
+    outs, ins = spec.out_channels // spec.groups, spec.in_channels // spec.groups
+    total, forward, by_input, by_weight = 0, set(), set(), set()
+    for n, g, o, c, p, q, t, padded in products(spec):
+        real = p is not None and q is not None
+        if effective and not real:
+            continue
+        total += 1
+        out, inp = (n, g * outs + o), (n, g * ins + c)
+        # dense: the padded input (transposed: the uncropped output) is what the gradient (the result) is as large as
+        near = padded if not effective else (p if spec.transposed else q)
+        forward.add((*out, *(near if spec.transposed else p)))
+        by_input.add((*inp, *(q if spec.transposed else near)))
+        by_weight.add((g, o, c, t))
+    return {"products": total, "forward": len(forward), "input": len(by_input), "weight": len(by_weight)}

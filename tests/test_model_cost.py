@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
-from torch.utils.checkpoint import checkpoint
 
 from convolith import ConvolithError, cost
 from convolith.nn import convert
 from convolith.work import layer_work
 from tests.networks.classics import PRODUCTS, classic
+from tests.networks.patterns import PATTERNS, SHAPE, Function, Residual, conv, kept_bytes
 from tests.strategies import specs
 
 
@@ -60,19 +60,6 @@ def test_a_layer_inside_a_model_counts_as_by_itself(spec):
         for part in ("input_gradient", "weight_gradient", "bias_gradient"):
             assert getattr(model.backward, part) == getattr(alone.backward, part)
         assert model.backward.rest.macs == 0
-
-
-class Function(nn.Module):
-    """A function as a model, with parameters that it may use."""
-
-    def __init__(self, function, **parameters):
-        super().__init__()
-        self.function = function
-        for name, shape in parameters.items():
-            setattr(self, name, nn.Parameter(torch.zeros(shape)))
-
-    def forward(self, *x):
-        return self.function(self, *x)
 
 
 def counts(function, *shapes, **parameters):
@@ -236,122 +223,11 @@ def test_a_model_is_left_as_it_was():
 # What autograd keeps ---------------------------------------------------------------------------------------------------
 
 
-def block(*layers):
-    return nn.Sequential(*layers)
-
-
-class Residual(nn.Module):
-    def __init__(self, body, inplace=False):
-        super().__init__()
-        self.body, self.inplace = body, inplace
-
-    def forward(self, x):
-        y = self.body(x)
-        if self.inplace:
-            y += x
-            return y
-        return y + x
-
-
-class Both(nn.Module):
-    def __init__(self, *bodies):
-        super().__init__()
-        self.bodies = nn.ModuleList(bodies)
-
-    def forward(self, x):
-        return torch.cat([body(x) for body in self.bodies], 1)
-
-
-class Checkpointed(nn.Module):
-    def __init__(self, body, reentrant=False):
-        super().__init__()
-        self.body, self.reentrant = body, reentrant
-
-    def forward(self, x):
-        return checkpoint(self.body, x, use_reentrant=self.reentrant)
-
-
-def frozen(module):
-    for p in module.parameters():
-        p.requires_grad_(False)
-    return module
-
-
-def conv(i=4, o=4, k=3, **options):
-    return nn.Conv2d(i, o, k, **{"padding": k // 2, **options})
-
-
-PATTERNS = {
-    "conv": lambda: block(conv()),
-    "conv relu": lambda: block(conv(), nn.ReLU()),
-    "conv relu in place": lambda: block(conv(), nn.ReLU(inplace=True)),
-    "conv bn relu": lambda: block(conv(bias=False), nn.BatchNorm2d(4), nn.ReLU()),
-    "conv bn relu in place": lambda: block(conv(bias=False), nn.BatchNorm2d(4), nn.ReLU(inplace=True)),
-    "bn in evaluation": lambda: block(conv(), nn.BatchNorm2d(4)).eval(),
-    "conv relu conv": lambda: block(conv(), nn.ReLU(), conv()),
-    "conv relu in place conv": lambda: block(conv(), nn.ReLU(inplace=True), conv()),
-    "conv gelu conv": lambda: block(conv(), nn.GELU(), conv()),
-    "conv silu conv": lambda: block(conv(), nn.SiLU(), conv()),
-    "conv sigmoid": lambda: block(conv(), nn.Sigmoid()),
-    "conv tanh": lambda: block(conv(), nn.Tanh()),
-    "conv hardswish": lambda: block(conv(), nn.Hardswish()),
-    "conv leaky": lambda: block(conv(), nn.LeakyReLU(0.1)),
-    "conv prelu": lambda: block(conv(), nn.PReLU()),
-    "conv elu": lambda: block(conv(), nn.ELU()),
-    "conv softplus": lambda: block(conv(), nn.Softplus()),
-    "conv mish": lambda: block(conv(), nn.Mish()),
-    "max pooling": lambda: block(conv(), nn.ReLU(), nn.MaxPool2d(2)),
-    "average pooling": lambda: block(conv(), nn.AvgPool2d(2), conv()),
-    "global pooling": lambda: block(conv(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)),
-    "adaptive max pooling": lambda: block(conv(), nn.AdaptiveMaxPool2d(2)),
-    "dropout": lambda: block(conv(), nn.Dropout(), conv()),
-    "dropout in evaluation": lambda: block(conv(), nn.Dropout(), conv()).eval(),
-    "residual": lambda: block(Residual(block(conv(), nn.ReLU(), conv())), nn.ReLU()),
-    "residual in place": lambda: block(conv(), Residual(block(conv(), nn.ReLU(), conv()), inplace=True), nn.ReLU(inplace=True)),
-    "concatenation": lambda: block(Both(conv(), block(conv(), nn.ReLU())), conv(8, 4)),
-    "circular padding": lambda: block(conv(padding_mode="circular"), conv()),
-    "reflected padding": lambda: block(conv(padding_mode="reflect"), conv()),
-    "same and even": lambda: block(nn.Conv2d(4, 4, 2, padding="same"), nn.ReLU()),
-    "frozen first": lambda: block(frozen(conv()), nn.ReLU(), conv()),
-    "frozen last": lambda: block(conv(), nn.ReLU(), frozen(conv())),
-    "all frozen": lambda: frozen(block(conv(), nn.ReLU(), conv())),
-    "checkpoint": lambda: block(conv(), Checkpointed(block(conv(), nn.ReLU(), conv())), nn.ReLU()),
-    "transposed": lambda: block(nn.ConvTranspose2d(4, 4, 2, stride=2), nn.ReLU()),
-    "depthwise": lambda: block(conv(groups=4), nn.ReLU6(), conv(k=1)),
-    "strided": lambda: block(conv(stride=2), nn.ReLU(), conv(dilation=2)),
-    "layer norm": lambda: block(conv(), nn.LayerNorm(8), nn.GELU()),
-    "group norm": lambda: block(conv(), nn.GroupNorm(2, 4), nn.ReLU()),
-    "instance norm": lambda: block(conv(), nn.InstanceNorm2d(4), nn.ReLU()),
-    "linear": lambda: block(nn.Flatten(), nn.Linear(256, 8), nn.ReLU(), nn.Linear(8, 3)),
-    "softmax": lambda: block(nn.Flatten(), nn.Linear(256, 8), nn.Softmax(1)),
-    "upsampling": lambda: block(conv(), nn.Upsample(scale_factor=2), conv()),
-    "bilinear": lambda: block(conv(), nn.Upsample(scale_factor=2, mode="bilinear"), conv()),
-    "pixel shuffle": lambda: block(conv(), nn.PixelShuffle(2), conv(1, 4)),
-    "attention": lambda: block(nn.Flatten(2), nn.TransformerEncoderLayer(64, 4, 32, dropout=0.0, batch_first=True)),
-    "shared": lambda: (lambda one: block(one, nn.ReLU(), one))(conv()),
-    "product": lambda: Function(lambda m, x: F.conv2d(x, m.w) * F.conv2d(x, m.v), w=(4, 4, 1, 1), v=(4, 4, 1, 1)),
-    "views": lambda: Function(lambda m, x: (F.conv2d(x, m.w)[:, :2] ** 2).reshape(-1), w=(4, 4, 1, 1)),
-    "expanded": lambda: Function(lambda m, x: F.conv2d(x, m.w) * m.v, w=(4, 4, 1, 1), v=(4, 1, 1)),
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("make", PATTERNS.values(), ids=PATTERNS)
 def test_saved_bytes_are_those_that_autograd_keeps(make):
     model = make()
-    counted = cost(model, input_shape=(2, 4, 8, 8)).memory.backward.saved_activations
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    kept = {}
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = model(torch.randn(2, 4, 8, 8))
-    assert counted == sum(storage.nbytes() for storage in kept.values())
-    del result
+    found = cost(model, input_shape=SHAPE).memory.backward.saved_activations
+    assert found == kept_bytes(model, torch.randn(SHAPE))
 
 
 def test_memory_by_term():

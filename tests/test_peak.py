@@ -9,48 +9,12 @@ from torch import nn
 from convolith import ConvolithError, cost
 from convolith.costing.peak import largest_batch
 from convolith.nn import convert
-from tests.networks.classics import classic
-
-
-class UNet(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.down, self.inner, self.out = self.block(1, 16), self.block(16, 32), nn.Conv2d(32, 2, 1)
-        self.up, self.last = nn.ConvTranspose2d(32, 16, 2, stride=2), self.block(32, 32)
-
-    @staticmethod
-    def block(inputs, outputs):
-        return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
-
-    def forward(self, x):
-        wide = self.down(x)
-        deep = self.inner(nn.functional.max_pool2d(wide, 2))
-        return self.out(self.last(torch.cat([self.up(deep), wide], 1)))
+from tests.networks.trained import CONVERTED, NETWORKS, row
 
 
 class Detached(nn.Module):
     def forward(self, x):
         return x.detach()
-
-
-def row(*layers):
-    return nn.Sequential(*layers)
-
-
-NETWORKS = {
-    "resnet18": (lambda: classic("resnet18"), (4, 3, 64, 64)),
-    "resnet18 channels last": (lambda: classic("resnet18").to(memory_format=torch.channels_last), (4, 3, 64, 64)),
-    "mobilenet_v3": (lambda: classic("mobilenet_v3_large"), (4, 3, 64, 64)),
-    "efficientnet": (lambda: classic("efficientnet_b0"), (4, 3, 64, 64)),
-    "convnext": (lambda: classic("convnext_tiny"), (2, 3, 64, 64)),
-    "u-net": (UNet, (2, 1, 64, 64)),
-    "denoiser": (lambda: row(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), *[row(nn.Conv2d(32, 32, 3, padding=1), nn.ReLU()) for _ in range(4)], nn.Conv2d(32, 3, 3, padding=1)), (2, 3, 64, 64)),
-    "strided": (lambda: row(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)), (8, 3, 48, 48)),
-    "transformer": (lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(64, 4, 256, batch_first=True), 2, enable_nested_tensor=False), (4, 32, 64)),
-    "signals": (lambda: row(nn.Conv1d(4, 32, 9, padding=4), nn.ReLU(), nn.Conv1d(32, 32, 9, padding=4), nn.ReLU(), nn.Conv1d(32, 4, 9, padding=4)), (8, 4, 1024)),
-    "volumes": (lambda: row(nn.Conv3d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv3d(16, 32, 3, padding=1), nn.ReLU(), nn.Conv3d(32, 1, 1)), (2, 1, 16, 16, 16)),
-    "perceptron": (lambda: row(nn.Flatten(), nn.Linear(256, 512), nn.GELU(), nn.Linear(512, 512), nn.Tanh(), nn.Linear(512, 3)), (64, 4, 8, 8)),
-}  # fmt: skip
 
 
 @pytest.mark.skipif(not torch._C._has_mkldnn, reason="what is modelled is torch's build with oneDNN")
@@ -67,15 +31,6 @@ def test_the_prediction_is_what_a_step_takes(make, shape, onednn, monkeypatch):
     assert found.measured > 0
     assert found.bytes == pytest.approx(found.measured, rel=0.02 if onednn else 0.05)
     assert found.phase in ("forward", "backward", "optimizer")
-
-
-CONVERTED = {
-    "winograd": (lambda: row(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 3, 3, padding=1)), (4, 3, 96, 96)),
-    "circular": (lambda: row(nn.Conv2d(3, 16, 3, padding=1, padding_mode="circular"), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1, padding_mode="circular")), (4, 3, 96, 96)),
-    "single taps": (lambda: row(nn.Conv2d(16, 64, 1), nn.ReLU(), nn.Conv2d(64, 64, 1), nn.ReLU(), nn.Conv2d(64, 16, 1)), (4, 16, 96, 96)),
-    "resnet18": (lambda: classic("resnet18"), (4, 3, 64, 64)),
-    "mobilenet_v3": (lambda: classic("mobilenet_v3_large"), (4, 3, 64, 64)),
-}  # fmt: skip
 
 
 @pytest.mark.skipif(

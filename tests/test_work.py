@@ -10,29 +10,11 @@ from tests import naive
 from tests.strategies import specs
 
 
-def enumerate_work(spec: ConvSpec, effective: bool) -> dict:
-    """(products, result elements that receive one) for each pass, counted one by one."""
-    outs, ins = spec.out_channels // spec.groups, spec.in_channels // spec.groups
-    total, forward, by_input, by_weight = 0, set(), set(), set()
-    for n, g, o, c, p, q, t, padded in naive.products(spec):
-        real = p is not None and q is not None
-        if effective and not real:
-            continue
-        total += 1
-        out, inp = (n, g * outs + o), (n, g * ins + c)
-        # dense: the padded input (transposed: the uncropped output) is what the gradient (the result) is as large as
-        near = padded if not effective else (p if spec.transposed else q)
-        forward.add((*out, *(near if spec.transposed else p)))
-        by_input.add((*inp, *(q if spec.transposed else near)))
-        by_weight.add((g, o, c, t))
-    return {"products": total, "forward": len(forward), "input": len(by_input), "weight": len(by_weight)}
-
-
 @pytest.mark.parametrize("convention", CONVENTIONS)
 @settings(max_examples=600)
 @given(spec=specs(max_axes=2))
 def test_counts_are_those_of_an_enumeration(convention, spec):
-    counted = enumerate_work(spec, convention == "effective")
+    counted = naive.enumerate_work(spec, convention == "effective")
     work = layer_work(spec, convention)
     products = counted["products"]
     outputs = spec.batch * spec.out_channels

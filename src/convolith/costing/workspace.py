@@ -20,6 +20,8 @@ from convolith.costing.onednn import BLOCK, SPECIAL, Layer
 
 SMALL = 20480
 """Numbers of a single image up to which torch takes its own code for ungrouped layers of few taps."""
+NNPACK_BATCH, NNPACK_TAPS = 16, 16
+"""Images from which on torch's own code hands convolutions to NNPACK, and taps that it takes at most along an axis."""
 LISTS = 4664
 """Bytes beside the scratch of an LSTM."""
 PRODUCTS = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::baddbmm": 1}
@@ -48,7 +50,7 @@ def forward(
     held = layer.w() * (_channels_last(x) and not _is_laid_out(w))
     if groups > 1:
         return held + layer.y() + max(layer.y(), ((len(x) > 1) * layer.x() + _columns(layer)) // groups)
-    return held + layer.y() + _columns(layer)
+    return held + layer.y() + (layer.outputs * layer.item if _by_nnpack(layer) else _columns(layer))
 
 
 def backward(
@@ -111,9 +113,17 @@ def _weight_gradient(layer: Layer, *, last: bool, laid_out: bool) -> list[int]:
 
 def _columns(layer: Layer) -> int:
     """Windows of a batch in torch's own code, or of one image if dilated; a single tap reads the image as it is."""
-    images = 1 if layer.dilated else layer.batch
+    images = 1 if layer.dilated or _by_nnpack(layer) else layer.batch
     channels = images * layer.groups * layer.inputs * layer.item
     return channels * prod(layer.taps) * prod(layer.made) * (onednn.windows(layer) or layer.dilated)
+
+
+def _by_nnpack(layer: Layer) -> bool:
+    """Whether NNPACK, whose memory is its own, makes the result; gradients are then made image by image."""
+    small = layer.batch >= NNPACK_BATCH and max(layer.taps) <= NNPACK_TAPS and layer.item == 4
+    within = all(before < taps for before, taps in zip(layer.before, layer.taps, strict=True))
+    plain = layer.groups == 1 and len(layer.size) == 2 and not layer.dilated
+    return small and within and plain and bool(torch.backends.nnpack.is_available())
 
 
 def _channels_last(x: torch.Tensor) -> bool:
@@ -150,7 +160,8 @@ def of_operator(func: Any, args: tuple[Any, ...], out: Any) -> int | None:
         return _transposed(y, w, x, args[8], args[3:6], (False, True, False))
     if name == "aten::convolution_backward":
         grad, x, w = (plane(each) for each in args[:3])
-        expanded = grad.numel() * grad.element_size() * (0 in grad.stride())  # such as a sum's, which is copied
+        apart = args[9] > 1 and not uses_onednn(x, w, args[9])  # groups are cut out of it, each by itself
+        expanded = 0 if apart else _bytes(grad) * (0 in grad.stride())  # such as a sum's, which is copied
         if not args[7]:
             return expanded + backward(grad, x, w, args[9], args[10], *args[4:7])
         mask = (args[10][0], False, any(args[10][1:]))
@@ -195,7 +206,11 @@ def kept_by(func: Any, args: tuple[Any, ...]) -> int:
 def _product(matrices: Sequence[torch.Tensor], out: torch.Tensor) -> int:
     """Bytes of a product, and of matrices that are copied since neither rows nor columns lie side by side."""
     copied = [each for each in matrices if not (_has_rows(each) or _has_rows(each.transpose(-1, -2)))]
-    return sum(each.numel() * each.element_size() for each in (*copied, out))
+    return sum(map(_bytes, (*copied, out)))
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def _has_rows(matrix: torch.Tensor) -> bool:
