@@ -1,197 +1,116 @@
-"""`python -m bench cost`: who counts awkward layers and whole networks right, and how long it takes."""
+"""`python -m bench cost`: what counts, memory and peaks are held against, who else is right, and how long it takes."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import warnings
-from collections.abc import Callable
-from contextlib import redirect_stdout, suppress
 from functools import partial
-from importlib.util import find_spec
-from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from random import Random
+from typing import Any
 
 import click
 import torch
 from torch import nn
-from torch.nn import functional
 
 import convolith as cl
+from bench.counters import LAYERS, Case, fake, judged
 from bench.timing import race
+from convolith import ConvolithError, ConvSpec
 from convolith.report.plain import to_json
 from convolith.report.table import Table
+from convolith.work import CONVENTIONS, layer_work
+from tests.naive import enumerate_work
 from tests.networks.classics import PRODUCTS, classic
+from tests.networks.patterns import PATTERNS, SHAPE, kept_bytes
+from tests.networks.trained import CONVERTED, NETWORKS
+
+DRAWN = 1000
+"""Random layers that are held against loops over every product."""
 
 
-class Case(NamedTuple):
-    """A model, the shape of its input, its products forward and, with the input's gradient left out, backward."""
-
-    make: Callable[[], nn.Module]
-    shape: tuple[int, ...]
-    forward: int
-    backward: int
-
-
-class Functional(nn.Module):
-    """A function with one parameter."""
-
-    def __init__(self, function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], *shape: int) -> None:
-        super().__init__()
-        self.function, self.weight = function, nn.Parameter(torch.zeros(shape))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x, self.weight)
-
-
-class Twice(nn.Module):
-    """One module that is called twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Conv2d(8, 8, 3, padding=1, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(self.layer(x))
+def drawn_layer(random: Random) -> ConvSpec:
+    """A small layer with any option."""
+    axes, groups = random.choice((1, 1, 2, 2, 2, 3)), random.choice((1, 1, 2, 3))
+    each = lambda *values: tuple(random.choice(values) for _ in range(axes))  # noqa: E731 - a short name for it
+    transposed, stride = random.random() < 0.3, each(1, 1, 2, 3)
+    pairs = tuple((random.randint(0, 2), random.randint(0, 2)) for _ in range(axes))
+    return ConvSpec(
+        batch=random.randint(1, 2),
+        in_channels=groups * random.randint(1, 2),
+        out_channels=groups * random.randint(1, 2),
+        size=each(3, 4, 5, 6),
+        kernel_size=each(1, 2, 3),
+        stride=stride,
+        padding=tuple((a, a) for a, _ in pairs) if transposed else pairs,
+        dilation=each(1, 1, 2),
+        groups=groups,
+        transposed=transposed,
+        output_padding=tuple(random.randint(0, s - 1) for s in stride) if transposed else 0,
+        padding_mode="zeros" if transposed else random.choice(("zeros", "zeros", "reflect", "replicate", "circular")),
+        bias=random.random() < 0.5,
+    )
 
 
-class Subclass(nn.Conv2d):
-    """A convolution of another name."""
-
-
-class Attention(nn.Module):
-    """Scaled dot products of an input with itself."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return functional.scaled_dot_product_attention(x, x, x)
-
-
-GROUPED = 32 * 2 * 9 * 256
-LAYERS = {
-    "grouped": Case(lambda: nn.Conv2d(16, 32, 3, padding=1, groups=8, bias=False), (1, 16, 16, 16), GROUPED, GROUPED),
-    "depthwise": Case(lambda: nn.Conv2d(16, 16, 3, padding=1, groups=16, bias=False), (1, 16, 16, 16), 36864, 36864),
-    "with a bias": Case(lambda: nn.Conv2d(16, 32, 3, padding=1), (1, 16, 16, 16), 1179648, 1179648),
-    "transposed": Case(lambda: nn.ConvTranspose2d(16, 8, 2, stride=2, bias=False), (1, 16, 8, 8), 32768, 32768),
-    "transposed, grouped": Case(
-        lambda: nn.ConvTranspose2d(16, 8, 3, stride=2, groups=4, bias=False), (1, 16, 8, 8), 18432, 18432
-    ),
-    "padding same": Case(lambda: nn.Conv2d(8, 8, 3, padding="same", bias=False), (1, 8, 9, 9), 46656, 46656),
-    "padding same, even": Case(lambda: nn.Conv2d(8, 8, 2, padding="same", bias=False), (1, 8, 9, 9), 20736, 20736),
-    "circular padding": Case(
-        lambda: nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular", bias=False), (1, 8, 9, 9), 46656, 46656
-    ),
-    "dilated": Case(lambda: nn.Conv2d(8, 8, 3, padding=4, dilation=4, bias=False), (1, 8, 9, 9), 46656, 46656),
-    "one axis": Case(lambda: nn.Conv1d(8, 8, 5, bias=False), (1, 8, 20), 5120, 5120),
-    "three axes": Case(lambda: nn.Conv3d(2, 4, 3, bias=False), (1, 2, 6, 6, 6), 13824, 13824),
-    "functional": Case(lambda: Functional(functional.conv2d, 8, 8, 3, 3), (1, 8, 9, 9), 28224, 28224),
-    "functional linear": Case(lambda: Functional(functional.linear, 5, 7), (3, 7), 105, 105),
-    "einsum": Case(lambda: Functional(partial(torch.einsum, "nchw,oc->nohw"), 6, 8), (1, 8, 9, 9), 3888, 3888),
-    "called twice": Case(Twice, (1, 8, 9, 9), 93312, 139968),
-    "subclass": Case(lambda: Subclass(8, 8, 3, bias=False), (1, 8, 9, 9), 28224, 28224),
-    "LSTM": Case(lambda: nn.LSTM(16, 32), (10, 2, 16), 122880, 245760),
-    "attention": Case(Attention, (1, 2, 10, 8), 3200, 0),
-}
-"""Backward, weights have gradients and the input has none (but torch's LSTM computes it anyway)."""
-
-
-def fake(model: nn.Module, x: torch.Tensor) -> tuple[int, int | None]:
-    """FlopCounterMode of torch, on fake tensors."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        state = {name: mode.from_tensor(tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
-        with FlopCounterMode(display=False) as counter:
-            out = torch.func.functional_call(model, state, (mode.from_tensor(x),))
-            out = next(iter(out.values())) if isinstance(out, dict) else out[0] if isinstance(out, tuple) else out
-            forward = counter.get_total_flops() // 2
-            if out.requires_grad:
-                out.sum().backward()
-            return forward, counter.get_total_flops() // 2 - forward
-
-
-def by_fvcore(model: nn.Module, x: torch.Tensor) -> tuple[int, int | None]:
-    """Meta's fvcore, by tracing."""
-    from fvcore.nn import FlopCountAnalysis
-
-    analysis = FlopCountAnalysis(model, x).unsupported_ops_warnings(enabled=False)
-    return int(analysis.uncalled_modules_warnings(enabled=False).total()), None
-
-
-def by_torchinfo(model: nn.Module, x: torch.Tensor) -> tuple[int, int | None]:
-    """torchinfo, by hooks."""
-    from torchinfo import summary
-
-    return int(summary(model, input_data=x, verbose=0).total_mult_adds), None
-
-
-def by_ptflops(model: nn.Module, x: torch.Tensor) -> tuple[int, int | None]:
-    """ptflops, by its ATen back end."""
-    from ptflops import get_model_complexity_info
-
-    with redirect_stdout(StringIO()):
-        found = get_model_complexity_info(
-            model,
-            tuple(x.shape),
-            as_strings=False,
-            print_per_layer_stat=False,
-            verbose=False,
-            backend="aten",
-            input_constructor=lambda _: x,
-        )
-    return int(found[0] or 0), None
-
-
-def by_thop(model: nn.Module, x: torch.Tensor) -> tuple[int, int | None]:
-    """thop, by hooks."""
-    from thop import profile
-
-    return int(profile(model, inputs=(x,), verbose=False)[0]), None
-
-
-def by_convolith(model: nn.Module, x: torch.Tensor) -> tuple[int, int | None]:
-    """A model, even where a layer by itself has a closed form."""
-    counted = cl.cost(nn.Sequential(model), example_input=x)
-    return counted.forward.macs, counted.backward.macs
-
-
-PEERS: dict[str, tuple[str, Callable[[nn.Module, torch.Tensor], tuple[int, int | None]]]] = {
-    "convolith": ("convolith", by_convolith),
-    "FlopCounterMode": ("torch", fake),
-    "fvcore": ("fvcore", by_fvcore),
-    "torchinfo": ("torchinfo", by_torchinfo),
-    "ptflops": ("ptflops", by_ptflops),
-    "thop": ("thop", by_thop),
-}
-"""By name: the package that must be installed, and forward and backward products (None where it counts none)."""
-
-
-def judged(name: str, case: Case) -> dict[str, Any]:
-    """Everyone's answers: right, or how many times too high; backward after a slash."""
-    row: dict[str, Any] = {"": name}
-    for peer, (package, count) in PEERS.items():
-        if find_spec(package) is None:
-            row[peer] = None
-            continue
+def brute_force() -> dict[str, int]:
+    """How many random layers count, in all passes and both conventions, as loops over their products do."""
+    random, layers, equal = Random(0), 0, 0
+    while layers < DRAWN:
         try:
-            with warnings.catch_warnings(), suppress(ImportError):
-                warnings.simplefilter("ignore")
-                forward, backward = count(case.make().eval(), torch.zeros(case.shape))
-        except Exception as problem:  # noqa: BLE001 - whatever a counter raises, it has not counted
-            row[peer] = type(problem).__name__
+            spec = drawn_layer(random)
+        except ConvolithError:  # a kernel larger than its image, and the like
             continue
-        said = [_verdict(forward, case.forward)]
-        if backward is not None:
-            said.append(_verdict(backward, case.backward))
-        row[peer] = " / ".join(said)
-    return row
+        layers += 1
+        equal += all(_as_enumerated(spec, convention) for convention in CONVENTIONS)
+    return {"random layers": layers, "equal to loops over every product and sum": equal}
 
 
-def _verdict(found: int, expected: int) -> str:
-    if found == expected:
-        return "right"
-    return f"{found / expected:.4g}x" if expected else f"{found}"
+def _as_enumerated(spec: ConvSpec, convention: str) -> bool:
+    counted, work = enumerate_work(spec, convention == "effective"), layer_work(spec, convention)
+    products, outputs = counted["products"], spec.batch * spec.out_channels
+    for n in spec.output_size:
+        outputs *= n
+    passes = {"forward": work.forward, "input": work.backward.input_gradient, "weight": work.backward.weight_gradient}
+    biased = {"forward": outputs * spec.bias}
+    by_bias = work.backward.bias_gradient.additions == max(outputs - spec.out_channels, 0) * spec.bias
+    return by_bias and all(
+        count.multiplications == products and count.additions == products - counted[name] + biased.get(name, 0)
+        for name, count in passes.items()
+    )
+
+
+def saved() -> dict[str, int]:
+    """On how many patterns the saved bytes are those that torch's hooks report."""
+    equal = 0
+    for make in PATTERNS.values():
+        model = make()
+        found = cl.cost(model, input_shape=SHAPE).memory.backward.saved_activations
+        equal += found == kept_bytes(model, torch.randn(SHAPE))
+    return {"patterns": len(PATTERNS), "saved bytes equal to saved_tensors_hooks": equal}
+
+
+def peaks() -> list[dict[str, Any]]:
+    """Predicted over measured peaks of training steps, with oneDNN and without, and by Convolith's engines."""
+    steps = {name: (make, shape) for name, (make, shape) in NETWORKS.items()}
+    steps |= {f"{name} at 224": (partial(classic, name), (2, 3, 224, 224)) for name in PRODUCTS}
+    rows = []
+    for name, (make, shape) in steps.items():
+        row: dict[str, Any] = {"network": name, "input": "x".join(map(str, shape))}
+        for column, onednn in (("with oneDNN", True), ("without", False)):
+            with torch.backends.mkldnn.flags(enabled=onednn):
+                row |= _peak(make().train(), shape, column)
+        if name in CONVERTED or name.endswith("at 224"):
+            row |= _peak(cl.nn.convert(make().train()), shape, "by Convolith")
+        rows.append(row)
+    return rows
+
+
+def _peak(model: nn.Module, shape: tuple[int, ...], column: str) -> dict[str, Any]:
+    found = cl.cost(model, input_shape=shape, backward=False, optimizer="sgd", verify=True).peak
+    return {
+        f"{column}, MB": round(found.measured / 1e6, 1),
+        f"{column}: predicted / measured": found.bytes / found.measured,
+    }
 
 
 def timed(name: str, batch: int, rounds: int) -> dict[str, Any]:
@@ -233,6 +152,8 @@ print(peak() - before)
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Where to keep the run.")
 def cost(rounds: int, path: Path | None) -> None:
     """Compare counters on awkward layers and on networks, and time them."""
+    whole = brute_force() | saved()
+    click.echo(Table("Exact", [whole]).text() + "\n")
     layers = [judged(name, case) for name, case in LAYERS.items()]
     click.echo(Table("Products: forward / backward", layers).text())
     networks = []
@@ -242,9 +163,22 @@ def cost(rounds: int, path: Path | None) -> None:
         backward = 2 * products - first.weight.numel() * size**2
         networks.append(judged(name, Case(partial(classic, name), (1, 3, 224, 224), products, backward)))
     click.echo("\n" + Table("Networks at 224x224", networks).text())
+    held = peaks()
+    click.echo("\n" + Table("Peaks of training steps", held).text())
     times = [timed(name, batch, rounds) for name, batch in (("resnet50", 1), ("resnet50", 256), ("efficientnet_b0", 1))]
     click.echo("\n" + Table("Seconds, forward and backward", times).text())
     run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)  # noqa: S603
     click.echo(f"\nMiB beside torch and ResNet-50, batch 256 with the peak: {float(run.stdout):.0f}")
     if path:
-        path.write_text(to_json({"layers": layers, "networks": networks, "times": times, "MiB": float(run.stdout)}))
+        path.write_text(
+            to_json(
+                {
+                    "exact": whole,
+                    "layers": layers,
+                    "peaks": held,
+                    "networks": networks,
+                    "times": times,
+                    "MiB": float(run.stdout),
+                }
+            )
+        )

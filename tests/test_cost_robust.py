@@ -194,6 +194,15 @@ def test_a_weight_that_is_held_twice_has_its_gradient():
     assert counted.parameters == 40
 
 
+def test_memory_that_parameters_share_is_held_once():
+    model = row(nn.Linear(10, 10, bias=False), nn.Linear(10, 10, bias=False))
+    model[1].weight.data = model[0].weight.data.t()
+    counted = cost(model, input_shape=(2, 10))
+    assert counted.memory.forward.parameters == 400
+    assert counted.parameters == 200
+    assert counted.backward.macs == 3 * 200
+
+
 def test_parts_in_inference_mode_are_counted():
     def forward(s, x):
         with torch.inference_mode():

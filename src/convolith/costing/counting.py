@@ -55,13 +55,8 @@ def count_model(
 
 def _rows(model: torch.nn.Module, found: Run) -> tuple[Row, ...]:
     """Every module, in order, with what it and all modules inside it counted."""
-    nothing = Count(), Backward(), 0.0
-    inside: dict[Path, tuple[Count, Backward, float]] = {}
-    for path, tally in found.tallies.items():
-        for depth in range(len(path) + 1):
-            forward, backward, seconds = inside.get(path[:depth], nothing)
-            inside[path[:depth]] = forward + tally.forward, backward + tally.backward, seconds + tally.seconds
     modules = [(tuple(name.split(".")) if name else (), module) for name, module in model.named_modules()]
+    inside = _with_what_is_inside({path for path, _ in modules} | set(found.tallies), found)
     parameters: dict[Path, dict[int, int]] = {path: {} for path, _ in modules}  # shared ones count once in each
     for path, _ in modules:
         own = found.parameters[path]
@@ -73,8 +68,26 @@ def _rows(model: torch.nn.Module, found: Run) -> tuple[Row, ...]:
             type(module).__name__,
             len(path),
             sum(parameters[path].values()),
-            *inside.get(path, nothing),
+            *inside[path],
             found.fields.get(path),
         )
         for path, module in modules
     )
+
+
+def _with_what_is_inside(paths: set[Path], found: Run) -> dict[Path, tuple[Count, Backward, float]]:
+    """What was counted in every module and all those inside it: the deepest first, each added to the one around it."""
+    inside: dict[Path, tuple[Count, Backward, float]] = {}
+    for path in sorted(paths, key=len, reverse=True):
+        tally = found.tallies.get(path)
+        own = (Count(), Backward(), 0.0) if tally is None else (tally.forward, tally.backward, tally.seconds)
+        whole = inside[path] = _added(own, inside.get(path))
+        if path:
+            inside[path[:-1]] = _added(whole, inside.get(path[:-1]))
+    return inside
+
+
+def _added(
+    one: tuple[Count, Backward, float], other: tuple[Count, Backward, float] | None
+) -> tuple[Count, Backward, float]:
+    return one if other is None else (one[0] + other[0], one[1] + other[1], one[2] + other[2])

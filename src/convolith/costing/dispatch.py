@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -40,6 +40,7 @@ from convolith.work import Backward, BackwardMemory, Count, ForwardMemory, Memor
 
 CONVOLUTIONS = {"aten::convolution": 0, "aten::convolution_backward": 1}
 """And the place of their image."""
+NOTHING, NO_GRADIENTS = Count(), Backward()
 UNGROWN = (Fraction(1), Fraction(1))
 
 
@@ -48,17 +49,23 @@ class Tally:
     """What was counted in one module by itself, without those inside it.
 
     Attributes:
-        forward, backward: of the passes.
+        forward, backward: of the passes, the latter of the gradients of convolutions and of the rest.
         calls: operators that ran and have a row.
         unknown: how often operators ran that have none, by name.
         seconds: of its operators forward, at the least: products, or what is moved, at this machine's measured limits.
     """
 
-    forward: Count = field(default_factory=Count)
-    backward: Backward = field(default_factory=Backward)
+    forward: Count = NOTHING
+    gradients: Backward = NO_GRADIENTS
+    rest: Count = NOTHING
     calls: int = 0
     unknown: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+
+    @property
+    def backward(self) -> Backward:
+        """Convolutions by part, and the rest."""
+        return replace(self.gradients, rest=self.rest)
 
 
 @dataclass(frozen=True)
@@ -172,6 +179,20 @@ def _ends(model: torch.nn.Module, given: Any) -> Ends:
             parameter.requires_grad = False
 
 
+class _Operator(NamedTuple):
+    """What is known of an operator, whatever it is given."""
+
+    name: str
+    view: bool
+    rule: Rule | None
+
+    @classmethod
+    def of(cls, func: Any) -> _Operator:
+        """Names are those of the table."""
+        view = func.is_view or torch.Tag.inplace_view in func.tags
+        return cls(func._schema.name.removeprefix("aten::"), view, rule_of(func))
+
+
 class _Counter(Watcher):  # type: ignore[no-untyped-call]  # torch's own is untyped
     """Counts every operator."""
 
@@ -182,35 +203,41 @@ class _Counter(Watcher):  # type: ignore[no-untyped-call]  # torch's own is unty
         self.tallies: dict[Path, Tally] = {(): Tally()}
         self.fields = Fields([])
         self._limits = limits()
-        self._rules: dict[Any, Rule | None] = {}
+        self._known: dict[Any, _Operator] = {}
 
     def seen(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Count it."""
+        known = self._known.get(func)
+        if known is None:
+            known = self._known[func] = _Operator.of(func)
         path = self.path()
-        tally = self.tallies.setdefault(path, Tally())
+        tally = self.tallies.get(path)
+        if tally is None:
+            tally = self.tallies[path] = Tally()
+        if known.view:
+            tally.calls += 1
+            return
+        given, made = [*tensors_in(args), *tensors_in(tuple(kwargs.values()))], tensors_in(out)
         if not self.backward:
-            self.fields.seen(func, args, out, path)
-            self._saved.enlarge(out, kept_by(func, args))
-        if func not in self._rules:
-            self._rules[func] = rule_of(func)
-        rule = self._rules[func]
-        if rule is None:
-            name = func._schema.name.removeprefix("aten::")
-            tally.unknown[name] = tally.unknown.get(name, 0) + 1
+            self.fields.seen(known.name, args, given, made, path)
+            if made:
+                self._saved.enlarge(made[-1], kept_by(func, args))
+        if known.rule is None:
+            tally.unknown[known.name] = tally.unknown.get(known.name, 0) + 1
             return
         tally.calls += 1
         if self.convention == "effective":
             kwargs |= self._edged(func, args, out)
-        counted = rule(*args, **kwargs, out=out, convention=self.convention)
-        if isinstance(counted, Count):
-            counted = replace(counted, bytes=0 if func.is_view else _moved(args, kwargs, out))
-            if self.backward:
-                tally.backward = replace(tally.backward, rest=tally.backward.rest + counted)
-            else:
-                tally.forward = tally.forward + counted
-                tally.seconds += self._least(counted, out)
+        counted = known.rule(*args, **kwargs, out=out, convention=self.convention)
+        if isinstance(counted, Backward):
+            tally.gradients = tally.gradients + counted
+            return
+        moved = Count(bytes=_bytes(given) + _bytes(made) - counted.bytes)  # of which some rules speak too
+        if self.backward:
+            tally.rest = tally.rest + counted + moved
         else:
-            tally.backward = tally.backward + counted
+            tally.forward = tally.forward + counted + moved
+            tally.seconds += self._least(counted + moved, out)
 
     def _edged(self, func: Any, args: tuple[Any, ...], out: Any) -> dict[str, Any]:
         """For a convolution the zeros that were put around its image by an operator before it."""
@@ -251,10 +278,10 @@ class _Saved:
         """Of all of it."""
         return sum(max(storage.nbytes(), self._larger.get(place, 0)) for place, storage in self._kept.items())
 
-    def enlarge(self, out: Any, size: int) -> None:
-        """The last tensor of an operator holds so many bytes in a real run."""
+    def enlarge(self, tensor: torch.Tensor, size: int) -> None:
+        """It holds so many bytes in a real run."""
         if size:
-            self._larger[tensors_in(out)[-1].untyped_storage()._cdata] = size
+            self._larger[tensor.untyped_storage()._cdata] = size
 
     def _keep(self, tensor: torch.Tensor) -> torch.Tensor:
         for storage in storages_of(tensor):
@@ -269,11 +296,6 @@ def _shapes(tensors: Iterable[torch.Tensor]) -> tuple[tuple[int, ...], ...]:
 
 def _is_in(tensor: torch.Tensor, tensors: Iterable[torch.Tensor]) -> bool:
     return any(tensor is other for other in tensors)
-
-
-def _moved(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
-    """Bytes of the tensors that go in and come out."""
-    return _bytes([*tensors_in(args), *tensors_in(tuple(kwargs.values())), *tensors_in(out)])
 
 
 def _bytes(tensors: Iterable[torch.Tensor]) -> int:

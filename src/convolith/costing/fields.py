@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from convolith.costing.fakes import storages_of, tensors_in
+from convolith.costing.fakes import storages_of
 from convolith.costing.watching import Path
 
 MIXERS = frozenset(
@@ -76,15 +76,14 @@ class Fields:
         for tensor in inputs:
             self._put(tensor, Seen())
 
-    def seen(self, func: Any, args: tuple[Any, ...], out: Any, path: Path) -> None:
-        """An operator ran."""
-        if func.is_view:
-            return
-        given = [seen for tensor in tensors_in(args) if (seen := self._get(tensor)) is not None]
-        made = tensors_in(out)
+    def seen(
+        self, name: str, args: tuple[Any, ...], ins: list[torch.Tensor], made: list[torch.Tensor], path: Path
+    ) -> None:
+        """An operator ran, which is no view: with tensors among its arguments, and those that it made."""
+        given = [seen for tensor in ins if (seen := self._get(tensor)) is not None]
         if not given or not made:
             return
-        name = func._schema.name.removeprefix("aten::").removesuffix("_")
+        name = name.removesuffix("_")
         before = _widest(given)
         found = self._through(name, args, made[0], before)
         for tensor in made:
@@ -148,6 +147,8 @@ def _over_pixels(args: tuple[Any, ...], seen: Seen) -> bool:
 
 def _widest(several: list[Seen]) -> Seen:
     """Of what is brought together, pixel by pixel."""
+    if len(several) == 1:
+        return several[0]
     channels = max((seen.channels for seen in several if seen.channels is not None), default=None)
     fixed = all(seen.fixed for seen in several)
     fields = [seen.field for seen in several if seen.field is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -12,33 +13,37 @@ import torch
 from convolith.costing.formulas import broadcast, softmax_of, softmax_slope, sums_of_products
 from convolith.dtypes import ITEMSIZE, dtype_name
 from convolith.spec import ConvSpec
-from convolith.work import Backward, Count, layer_work
+from convolith.work import Backward, Count, Work, layer_work
 
 
-def _spec(
-    x: torch.Tensor,
-    w: torch.Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
+@lru_cache(maxsize=4096)
+def _layer(
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    dtype: torch.dtype,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
     transposed: bool,
-    output_padding: Sequence[int],
+    output_padding: tuple[int, ...],
     groups: int,
-    *,
     bias: bool,
-) -> ConvSpec:
-    axes = w.ndim - 2
+    convention: str,
+    edge: tuple[int, ...],
+) -> Work:
+    """The work of a convolution by the shapes and options that torch dispatches."""
+    axes = len(w_shape) - 2
 
-    def each(values: Sequence[int]) -> tuple[int, ...]:
-        return tuple(values) * axes if len(values) == 1 else tuple(values)
+    def each(values: tuple[int, ...]) -> tuple[int, ...]:
+        return values * axes if len(values) == 1 else values
 
-    name = str(x.dtype).removeprefix("torch.")
-    return ConvSpec(
-        batch=x.shape[0] if x.ndim == axes + 2 else 1,
-        in_channels=x.shape[-axes - 1],
-        out_channels=w.shape[1] * groups if transposed else w.shape[0],
-        size=tuple(x.shape[-axes:]),
-        kernel_size=tuple(w.shape[2:]),
+    name = str(dtype).removeprefix("torch.")
+    spec = ConvSpec(
+        batch=x_shape[0] if len(x_shape) == axes + 2 else 1,
+        in_channels=x_shape[-axes - 1],
+        out_channels=w_shape[1] * groups if transposed else w_shape[0],
+        size=x_shape[-axes:],
+        kernel_size=w_shape[2:],
         dtype=dtype_name(name) if name in ITEMSIZE else "float32",
         stride=each(stride),
         padding=each(padding),
@@ -48,6 +53,15 @@ def _spec(
         output_padding=each(output_padding) if transposed else 0,
         bias=bias,
     )
+    return layer_work(_edged(spec, edge), convention)
+
+
+def _work(
+    x: torch.Tensor, w: torch.Tensor, geometry: Sequence[Any], *, bias: bool, convention: str, edge: Sequence[int]
+) -> Work:
+    stride, padding, dilation, transposed, output_padding, groups = geometry
+    options = (tuple(stride), tuple(padding), tuple(dilation), transposed, tuple(output_padding), groups)
+    return _layer(tuple(x.shape), tuple(w.shape), x.dtype, *options, bias, convention, tuple(edge))
 
 
 def convolution(
@@ -60,7 +74,7 @@ def convolution(
     **_: Any,
 ) -> Count:
     """Forward; an edge is of zeros that were put around the image before."""
-    return layer_work(_edged(_spec(x, w, *geometry[:6], bias=bias is not None), edge), convention).forward
+    return _work(x, w, geometry[:6], bias=bias is not None, convention=convention, edge=edge).forward
 
 
 def _edged(spec: ConvSpec, edge: Sequence[int]) -> ConvSpec:
@@ -86,8 +100,8 @@ def convolution_backward(
 ) -> Backward:
     """The parts that the output mask asks for."""
     *shape, mask = geometry
-    spec = _spec(x, w, *shape, bias=bool(bias_sizes) or mask[2])
-    return _parts(layer_work(_edged(spec, edge), convention).backward, mask)
+    work = _work(x, w, shape, bias=bool(bias_sizes) or mask[2], convention=convention, edge=edge)
+    return _parts(work.backward, mask)
 
 
 def correlated(x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, *options: Any) -> ConvSpec:

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from convolith.costing.fakes import tensors_of
 from convolith.errors import ConvolithError
 
+DEVICE = torch.ops.prim.device.default
 Path = tuple[str, ...]
 """A module's name, taken apart at its dots; () is the model itself."""
 
@@ -51,6 +52,8 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's ow
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func is DEVICE:  # which is asked for most often, and is no operator
+            return func(*args)
         if torch.is_inference_mode_enabled():  # below autograd, which takes composed operators apart elsewhere
             with self:
                 out = func.decompose(*args, **(kwargs or {}))

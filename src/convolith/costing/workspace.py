@@ -118,12 +118,16 @@ def _columns(layer: Layer) -> int:
     return channels * prod(layer.taps) * prod(layer.made) * (onednn.windows(layer) or layer.dilated)
 
 
+def _has_nnpack() -> bool:
+    return bool(torch.backends.nnpack.is_available())  # type: ignore[no-untyped-call]  # torch's own is untyped
+
+
 def _by_nnpack(layer: Layer) -> bool:
     """Whether NNPACK, whose memory is its own, makes the result; gradients are then made image by image."""
     small = layer.batch >= NNPACK_BATCH and max(layer.taps) <= NNPACK_TAPS and layer.item == 4
     within = all(before < taps for before, taps in zip(layer.before, layer.taps, strict=True))
     plain = layer.groups == 1 and len(layer.size) == 2 and not layer.dilated
-    return small and within and plain and bool(torch.backends.nnpack.is_available())
+    return small and within and plain and _has_nnpack()
 
 
 def _channels_last(x: torch.Tensor) -> bool:
