@@ -19,9 +19,12 @@ def test_the_operator_passes_torchs_own_checks(bias):
     x, k = torch.randn(2, 4, 9, 8, requires_grad=True), torch.randn(6, 4, 3, 3, requires_grad=True)
     b = torch.randn(6, requires_grad=True) if bias else None
     torch.library.opcheck(_correlate, (x, k, b, *GEOMETRY))
+    last = x.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    torch.library.opcheck(_correlate, (last, k, b, *GEOMETRY))
     grad = torch.randn(2, 6, 9, 8)
     bare = None if b is None else b.detach()
-    torch.library.opcheck(_backward, (grad, x.detach(), k.detach(), bare, *GEOMETRY, [True, True, bias]))
+    for given in (x.detach(), last.detach()):
+        torch.library.opcheck(_backward, (grad, given, k.detach(), bare, *GEOMETRY, [True, True, bias]))
 
 
 def test_compiled_and_exported_models_see_one_operator():

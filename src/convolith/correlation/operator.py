@@ -15,6 +15,7 @@ from convolith.arrays import Operands
 from convolith.correlation.gradients import gradients, run
 from convolith.dtypes import is_float
 from convolith.planner import plan
+from convolith.planner.plan import format_of
 from convolith.spec import ConvSpec
 
 ARGUMENTS = (
@@ -54,7 +55,7 @@ def call(operands: Operands, spec: ConvSpec, accuracy: str, engine: str) -> torc
 def _correlate(x: Any, k: Any, bias: Any, *options: Any) -> Any:
     spec, accuracy, engine = _spec(x, k, bias, *options)
     y = run(plan(spec, accuracy=accuracy, engine=engine), x, k, bias)
-    return y.contiguous()  # the layout that the fake implementation promises
+    return y.contiguous(memory_format=format_of(x))  # the layout that the fake implementation promises
 
 
 @_correlate.register_fake
@@ -66,7 +67,7 @@ def _(x: Any, k: Any, bias: Any, *options: Any) -> Any:  # noqa: ARG001 - as the
             x.shape[2:], padding[::2], padding[1::2], k.shape[2:], dilation, stride, strict=True
         )
     ]
-    return x.new_empty((x.shape[0], k.shape[0], *size))
+    return torch.empty_like(x.new_empty((x.shape[0], k.shape[0], *size)), memory_format=format_of(x))
 
 
 @torch.library.custom_op(
@@ -78,13 +79,18 @@ def _backward(grad: Any, x: Any, k: Any, bias: Any, *options: Any) -> Any:
     *geometry, wanted = options
     spec, accuracy, _ = _spec(x, k, bias, *geometry)
     found = gradients(grad, x, k, spec, accuracy, tuple(wanted))
-    return tuple(grad.new_empty(0) if tensor is None else tensor.contiguous() for tensor in found)
+    formats = (format_of(x), torch.contiguous_format, torch.contiguous_format)
+    return tuple(
+        grad.new_empty(0) if tensor is None else tensor.contiguous(memory_format=layout)
+        for tensor, layout in zip(found, formats, strict=True)
+    )
 
 
 @_backward.register_fake
 def _(grad: Any, x: Any, k: Any, bias: Any, *options: Any) -> Any:  # noqa: ARG001 - as the operator itself
     shapes = (x.shape, k.shape, (k.shape[0],))
-    return tuple(grad.new_empty(s if want else (0,)) for s, want in zip(shapes, options[-1], strict=True))
+    of_x, *others = (grad.new_empty(s if want else (0,)) for s, want in zip(shapes, options[-1], strict=True))
+    return (torch.empty_like(of_x, memory_format=format_of(x)) if options[-1][0] else of_x, *others)
 
 
 def _spec(x: Any, k: Any, bias: Any, *options: Any) -> tuple[ConvSpec, str, str]:
@@ -110,7 +116,7 @@ def _setup(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG001 - torch'
 def _differentiate(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
     x, k, bias = ctx.saved_tensors
     wanted = list(ctx.needs_input_grad[:3])
-    found = _backward(grad.contiguous(), x, k, bias, *ctx.options, wanted)
+    found = _backward(grad, x, k, bias, *ctx.options, wanted)
     made = [tensor if want else None for tensor, want in zip(found, wanted, strict=True)]
     return (*made, *[None] * len(ctx.options))
 

@@ -33,6 +33,7 @@ from convolith.costing.watching import Watcher
 from convolith.engines.memory import plain
 from convolith.errors import ConvolithError
 from convolith.jit.threads import forget_scratch
+from convolith.planner.kept import forget
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=1e-3),
@@ -226,6 +227,7 @@ def _measured(model: torch.nn.Module, arguments: Any, keywords: Any, optimizer: 
     from torch.profiler import ProfilerActivity, profile
 
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), plain():
+        forget()  # kernels that other models keep would be in the way
         trained_model = _copy_of(model)
         given = as_inputs((arguments, keywords), None, requires_grad=False)
         for tensor in tensors_of(given):

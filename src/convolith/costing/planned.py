@@ -65,18 +65,20 @@ def _backward(args: tuple[Any, ...]) -> Holding:
     by_x = planned.input_gradient(spec, accuracy) if wants_x else None
     by_k = planned.kernel_gradient(spec, accuracy) if wants_k else None
     made = _bytes(bias) if wants_bias else 0
+    expanded = _bytes(grad) * (0 in grad.stride())  # such as a sum's, which is copied
     found = Holding(made)
     for chosen, image, kernel, result in ((by_x, grad, k, x), (by_k, x.transpose(0, 1), grad.transpose(0, 1), k)):
         if chosen is not None:
             scratch, running = _running(chosen, image, kernel, result)
             copied, terms = _bytes(kernel), _terms(chosen)
+            running += expanded * (image is grad)
             laid_out = 2 * copied + terms.workspace - scratch  # turned round, and as the engine reads it
             found.running = max(found.running, made + terms.prepared + max(laid_out, copied + running))
             found.kept[SCRATCH] = max(scratch, found.kept.get(SCRATCH, 0))
             made += bytes_for(_bytes(result))
     left = (wants_x and by_x is None, wants_k and by_k is None, False)
     if any(left):
-        found.running = max(found.running, made + _by_torch(grad, x, k, spec, left))
+        found.running = max(found.running, made + expanded + _by_torch(grad, x, k, spec, left))
     return found
 
 

@@ -60,6 +60,12 @@ _kept: OrderedDict[tuple[int, int, bool], Kept] = OrderedDict()
 _lock = Lock()
 
 
+def forget() -> None:
+    """Give back all that is kept."""
+    with _lock:
+        _kept.clear()
+
+
 def prepared(asked: Plan, kernel: torch.Tensor, *, by_kernel: bool) -> Kept:
     """A plan and its state for a kernel (a plain tensor of the right dtype).
 

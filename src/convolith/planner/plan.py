@@ -182,17 +182,19 @@ def compute(
             return compute(chosen, state, x, bias, out)
     if chosen.accuracy != "double":
         y = engine.apply(state, x, bias, out)
-        return y if out is not None or x.is_contiguous() else _in_format_of(x, y, spec)
+        return y if out is not None or x.is_contiguous() else y.contiguous(memory_format=format_of(x))
     inner = computed(spec, "double")
     wide_bias = None if bias is None else bias.to(torch_dtype(inner.out_dtype))
     y = engine.apply(state, x.to(torch_dtype(inner.dtype)), wide_bias).to(torch_dtype(spec.out_dtype))
     return y if out is None else out.copy_(y)
 
 
-def _in_format_of(x: torch.Tensor, y: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+def format_of(x: torch.Tensor) -> torch.memory_format:
     """Channels_last in gives channels_last out (one channel is both formats at once, and counts as contiguous)."""
-    last = CHANNELS_LAST.get(spec.axes)
-    return y.contiguous(memory_format=last) if last is not None and x.is_contiguous(memory_format=last) else y
+    last = CHANNELS_LAST.get(x.ndim - 2)
+    if last is not None and not x.is_contiguous() and x.is_contiguous(memory_format=last):
+        return last
+    return torch.contiguous_format
 
 
 def plain(argument: str, array: Any, shape: tuple[int, ...] | None = None, dtype: str | None = None) -> torch.Tensor:
