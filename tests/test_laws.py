@@ -177,6 +177,7 @@ def test_twice_the_channels_is_not_quite_four_times():
     counted = cost(classic("resnet50"), input_shape=(1, 3, 224, 224))
     twice = counted.scaled(channels=2)
     assert round(twice.factors["forward macs"], 2) == 3.94
+    assert "channels x 2 (a layer's both: 4x; here, with the stem and the head: 3.94x)" in str(twice)
     stem, head = 64 * 147 * 112 * 112, 2048 * 1000
     assert twice.after.forward.macs == 4 * (counted.forward.macs - stem - head) + 2 * (stem + head)
     law = counted.law("channels").expressions["forward macs"]

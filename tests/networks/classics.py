@@ -1,5 +1,6 @@
 """Networks whose products are known to the last one, written from their papers: what a count must find."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -120,6 +121,67 @@ def efficientnet_b0() -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(1280, 1000))
 
 
+class Grouped(nn.Module):
+    """1x1, 3x3 in 32 groups, 1x1, and x beside it (Xie et al. 2017)."""
+
+    def __init__(self, inputs: int, wide: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            norm(inputs, wide, activation=nn.ReLU), norm(wide, wide, 3, stride, 32, nn.ReLU), norm(wide, outputs)
+        )
+        same = stride == 1 and inputs == outputs
+        self.shortcut = nn.Identity() if same else norm(inputs, outputs, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(self.body(x) + self.shortcut(x))
+
+
+def resnext50() -> nn.Module:
+    """32x4d (Xie et al. 2017, table 1)."""
+    layers: list[nn.Module] = [norm(3, 64, 7, 2, activation=nn.ReLU), nn.MaxPool2d(3, 2, 1)]
+    channels = 64
+    for stage, count in enumerate((3, 4, 6, 3)):
+        for number in range(count):
+            stride = 2 if stage and number == 0 else 1
+            layers.append(Grouped(channels, 128 * 2**stage, 256 * 2**stage, stride))
+            channels = 256 * 2**stage
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1000))
+
+
+class Stacked(nn.Module):
+    """What it makes is stacked on what it is given (Huang et al. 2017)."""
+
+    def __init__(self, inputs: int, growth: int = 32) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *(nn.BatchNorm2d(inputs), nn.ReLU(inplace=True), nn.Conv2d(inputs, 4 * growth, 1, bias=False)),
+            *(
+                nn.BatchNorm2d(4 * growth),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False),
+            ),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.body(x)], 1)
+
+
+def densenet121() -> nn.Module:
+    """Huang et al. 2017, table 1."""
+    layers: list[nn.Module] = [norm(3, 64, 7, 2, activation=nn.ReLU), nn.MaxPool2d(3, 2, 1)]
+    channels = 64
+    for block, count in enumerate((6, 12, 24, 16)):
+        if block:
+            layers += [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+            layers += [nn.Conv2d(channels, channels // 2, 1, bias=False), nn.AvgPool2d(2)]
+            channels //= 2
+        for _ in range(count):
+            layers.append(Stacked(channels))
+            channels += 32
+    layers += [nn.BatchNorm2d(channels), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(channels, 1000))
+
+
 def transformers_model(name: str) -> nn.Module:
     """From the package's own configurations, with a thousand labels."""
     import transformers as hf
@@ -141,6 +203,8 @@ PRODUCTS = {
     "resnet18": 1_814_073_344,
     "resnet50": 4_089_184_256,
     "resnet152": 11_513_626_624,
+    "resnext50": 4_230_479_872,
+    "densenet121": 2_834_161_664,
     "mobilenet_v2": 300_774_272,
     "mobilenet_v3_large": 216_589_760,
     "efficientnet_b0": 385_814_752,
@@ -150,6 +214,8 @@ PRODUCTS = {
 WRITTEN = {
     "alexnet": alexnet,
     "vgg16": vgg16,
+    "resnext50": resnext50,
+    "densenet121": densenet121,
     "mobilenet_v3_large": mobilenet_v3_large,
     "efficientnet_b0": efficientnet_b0,
 }

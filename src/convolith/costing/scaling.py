@@ -72,7 +72,15 @@ class Scaling:
             {"count": name, "before": before[name], "after": after[name], "factor": factor}
             for name, factor in self.factors.items()
         ]
-        return Table(f"What if: {what}; output size {self.before.output} -> {self.after.output}", rows)
+        sized = f"output size {self.before.output} -> {self.after.output}"
+        return Table(f"What if: {what}{self._of_channels()}; {sized}", rows)
+
+    def _of_channels(self) -> str:
+        """Of a model, what a layer between others grows by, and what stem and head leave of it."""
+        factor = self.factors.get("forward macs")
+        if "channels" not in self.by or factor is None:
+            return ""
+        return f" (a layer's both: {self.by['channels'] ** 2:.3g}x; here, with the stem and the head: {factor:.3g}x)"
 
     def __str__(self) -> str:
         return self.table().text()
