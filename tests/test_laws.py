@@ -136,6 +136,37 @@ def test_a_law_of_everything():
         cost(built(8, 3), input_shape=(1, 3, 16, 16)).law("width")
 
 
+def test_laws_hold_down_to_where_they_were_checked():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=18, dilation=18), nn.Conv2d(8, 8, 3, padding=1))
+    law = cost(model, input_shape=(1, 3, 40, 40), convention="effective").law("size")
+    held = 0
+    for size in ((55, 16), (40, 37), (36, 41), (100, 39)):
+        try:
+            found = law.at(size=size)
+        except ConvolithError:
+            continue
+        held += 1
+        assert found == cost(model, input_shape=(1, 3, *size), convention="effective").counts()
+    assert held >= 2
+    law = cost(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)), input_shape=(1, 3, 16, 16)).law("size")
+    assert "any H from 5 on" in law.table().title
+    for size in ((1, 4), (2, 2), (0, 0)):
+        with pytest.raises(ConvolithError, match="the law holds for any H from 5 on and any W from 5 on"):
+            law.at(size=size)
+
+
+class Cropped(nn.Module):
+    """No more than 400 pixels."""
+
+    def forward(self, x):
+        return x[:, :, :400].square()
+
+
+def test_a_law_is_held_against_sizes_far_away():
+    law = cost(nn.Sequential(Cropped()), input_shape=(1, 1, 300, 8)).law()
+    assert set(law.expressions) == {"forward macs", "backward macs"}
+
+
 def test_scaling_again_scales_what_was_scaled():
     layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 1)]
     counted = cost(nn.Sequential(*layers), input_shape=(1, 3, 16, 16))

@@ -89,7 +89,7 @@ OPERATORS = {
     "adaptive pooling": (lambda m, x: F.adaptive_avg_pool2d(x, 2), [(1, 1, 5, 5)], {}, (0, 32, 4)),
     "views": (lambda m, x: x.reshape(-1).view(2, 10).t()[1:].contiguous(), [(4, 5)], {}, (0, 0, 0)),
     "concatenation": (lambda m, x, y: torch.cat([x, y]), [(4, 5), (3, 5)], {}, (0, 0, 0)),
-    "bilinear": (lambda m, x: F.interpolate(x, scale_factor=2, mode="bilinear"), [(1, 1, 3, 3)], {}, (144, 108, 0)),
+    "bilinear": (lambda m, x: F.interpolate(x, scale_factor=2, mode="bilinear"), [(1, 1, 3, 3)], {}, (0, 108, 0)),
     "nearest": (lambda m, x: F.interpolate(x, scale_factor=2), [(1, 1, 3, 3)], {}, (0, 0, 0)),
     "batch norm": (lambda m, x: F.batch_norm(x, None, None, m.a, m.b, training=True), [(2, 3, 4)], {"a": (3,), "b": (3,)}, (0, 90, 9)),
     "attention": (lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v), [(1, 2, 4, 8), (1, 2, 6, 8), (1, 2, 6, 8)], {}, (768, 744, 136)),

@@ -171,6 +171,16 @@ def test_dispatch_modes_see_one_operator_with_the_same_result(mode):
     assert watching.seen.count("convolith.correlate_backward.default") == 1
 
 
+@pytest.mark.parametrize(
+    "options", [{"padding": 1}, {"stride": 2, "padding": (0, 1)}, {"padding": 2, "padding_mode": "reflect"}]
+)
+def test_second_derivatives_where_dispatch_is_watched(options):
+    x, k = torch.randn(1, 2, 6, 5, dtype=torch.float64), torch.randn(3, 2, 3, 3, dtype=torch.float64)
+    operands = x.requires_grad_(), k.requires_grad_(), torch.randn(3, dtype=torch.float64).requires_grad_()
+    with Watching():
+        assert torch.autograd.gradgradcheck(lambda *given: cl.correlate(*given, **options), operands)
+
+
 def test_torchs_own_counter_counts_converted_models():
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -75,7 +75,7 @@ OF_STEPS = (
 )
 @click.option("--max-macs", type=quantity, help="Exit with 1 above so many forward: 5G.")
 @click.option("--max-parameters", type=quantity, help="Likewise of parameters: 25M.")
-@click.option("--max-peak-mb", type=float, help="Likewise of the peak, in 10^6 bytes; needs --peak.")
+@click.option("--max-peak-mb", type=quantity, help="Likewise of the peak, in 10^6 bytes; needs --peak.")
 @click.option("--baseline", "baseline_file", metavar="FILE", help="Exit with 1 if a total grew since it was saved.")
 @click.option("--save-baseline", metavar="FILE", help="Where to save the totals as a baseline.")
 @click.option("--csv", "csv_file", metavar="FILE", help="Where to write every module as a row.")

@@ -121,6 +121,25 @@ def _differentiate(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
     return (*made, *[None] * len(ctx.options))
 
 
+def _setup_again(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG001 - torch's own signature
+    grad, x, k, bias, *options = inputs
+    ctx.save_for_backward(grad, x, k, bias)
+    ctx.options = options
+
+
+def _differentiate_again(ctx: Any, *slopes: torch.Tensor) -> tuple[Any, ...]:
+    """Through torch's own backward pass, which is differentiable."""
+    *geometry, wanted = ctx.options
+    spec, accuracy, _ = _spec(*ctx.saved_tensors[1:], *geometry)
+    grad, x, k = given = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors[:3]]
+    with torch.enable_grad():
+        made = gradients(grad, x, k, spec, accuracy, tuple(wanted))
+    pairs = [(one, slope) for one, slope in zip(made, slopes, strict=True) if one is not None and one.requires_grad]
+    outs, seeds = zip(*pairs, strict=True)
+    found = torch.autograd.grad(outs, given, seeds, allow_unused=True)
+    return (*found, None, *[None] * len(ctx.options))
+
+
 def _batched(info: Any, in_dims: Any, x: Any, k: Any, bias: Any, *options: Any) -> Any:
     """Under vmap: one call for each element."""
     results = []
@@ -134,6 +153,7 @@ def _batched(info: Any, in_dims: Any, x: Any, k: Any, bias: Any, *options: Any) 
 
 
 torch.library.register_autograd("convolith::correlate", _differentiate, setup_context=_setup)
+torch.library.register_autograd("convolith::correlate_backward", _differentiate_again, setup_context=_setup_again)
 torch.library.register_vmap("convolith::correlate", _batched)
 
 

@@ -7,11 +7,11 @@ layer's weights).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 
 import torch
@@ -184,13 +184,15 @@ class _Operator(NamedTuple):
 
     name: str
     view: bool
+    pointwise: bool
     rule: Rule | None
 
     @classmethod
     def of(cls, func: Any) -> _Operator:
         """Names are those of the table."""
         view = func.is_view or torch.Tag.inplace_view in func.tags
-        return cls(func._schema.name.removeprefix("aten::"), view, rule_of(func))
+        pointwise = torch.Tag.pointwise in func.tags
+        return cls(func._schema.name.removeprefix("aten::"), view, pointwise, rule_of(func))
 
 
 class _Counter(Watcher):  # type: ignore[no-untyped-call]  # torch's own is untyped
@@ -199,7 +201,7 @@ class _Counter(Watcher):  # type: ignore[no-untyped-call]  # torch's own is unty
     def __init__(self, model: torch.nn.Module, convention: str, saved: _Saved) -> None:
         super().__init__(model)
         self.convention, self._saved = convention, saved
-        self._edges: dict[int, tuple[Any, Any]] = {}
+        self._edges: dict[int, tuple[Any, Any, Sequence[int]]] = {}
         self.tallies: dict[Path, Tally] = {(): Tally()}
         self.fields = Fields([])
         self._limits = limits()
@@ -216,10 +218,12 @@ class _Counter(Watcher):  # type: ignore[no-untyped-call]  # torch's own is unty
             tally = self.tallies[path] = Tally()
         if known.view:
             tally.calls += 1
+            if known.name == "slice" and len(args) > 4 and args[4] != 1:
+                self.fields.forget(out)
             return
         given, made = [*tensors_in(args), *tensors_in(tuple(kwargs.values()))], tensors_in(out)
         if not self.backward:
-            self.fields.seen(known.name, args, given, made, path)
+            self._follow(known, args, given, made, path)
             if made:
                 self._saved.enlarge(made[-1], kept_by(func, args))
         if known.rule is None:
@@ -239,16 +243,26 @@ class _Counter(Watcher):  # type: ignore[no-untyped-call]  # torch's own is unty
             tally.forward = tally.forward + counted + moved
             tally.seconds += self._least(counted + moved, out)
 
+    def _follow(self, known: _Operator, args: Any, given: Any, made: Any, path: Path) -> None:
+        """Where pixels come from; what cannot be followed stops no count."""
+        try:
+            self.fields.seen(known.name, args, given, made, path, pointwise=known.pointwise)
+        except (IndexError, TypeError, ValueError, AttributeError, ZeroDivisionError):
+            for tensor in made:
+                self.fields.forget(tensor)
+
     def _edged(self, func: Any, args: tuple[Any, ...], out: Any) -> dict[str, Any]:
         """For a convolution the zeros that were put around its image by an operator before it."""
         name = func._schema.name
         if name == "aten::constant_pad_nd" and not (args[2] if len(args) > 2 else 0):
-            storage = out.untyped_storage()
-            self._edges[storage._cdata] = storage, args[1]
-        if name not in CONVOLUTIONS:
-            return {}
-        storage = args[CONVOLUTIONS[name]].untyped_storage()
-        return {"edge": self._edges[storage._cdata][1]} if storage._cdata in self._edges else {}
+            edge = [a + b for a, b in zip_longest(args[1], self._edge_of(args[0]), fillvalue=0)]
+            self._edges[out.untyped_storage()._cdata] = out.untyped_storage(), _identity(out), edge
+        return {"edge": self._edge_of(args[CONVOLUTIONS[name]])} if name in CONVOLUTIONS else {}
+
+    def _edge_of(self, tensor: torch.Tensor) -> Sequence[int]:
+        """Of a tensor that is what was padded, and not a part of it or something else in its place by now."""
+        _, identity, edge = self._edges.get(tensor.untyped_storage()._cdata, (None, None, ()))
+        return edge if identity == _identity(tensor) else ()
 
     def _least(self, count: Count, out: Any) -> float:
         """Seconds that no computation of it takes less than (Williams, Waterman and Patterson 2009)."""
@@ -292,6 +306,11 @@ class _Saved:
 
 def _shapes(tensors: Iterable[torch.Tensor]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(tensor.shape) for tensor in tensors)
+
+
+def _identity(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """What another view of the same memory, or a later state of it, differs in."""
+    return tuple(tensor.shape), tensor.stride(), tensor.storage_offset(), tensor._version
 
 
 def _is_in(tensor: torch.Tensor, tensors: Iterable[torch.Tensor]) -> bool:

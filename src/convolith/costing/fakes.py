@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from dataclasses import dataclass, fields, is_dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -71,22 +72,49 @@ def stand_ins(model: nn.Module, fake: FakeTensorMode | None) -> Iterator[list[to
 
     before: list[tuple[Any, dict[str, Any]]] = []
     state: dict[int, torch.Tensor] = {}
+    copies: dict[int, Any] = {}
     try:
-        for module in list(model.modules()):
+        for module in _modules_of(model):
             attributes = vars(module)
             named: tuple[Any, Any] = (module._parameters, module._buffers)
             before += [(store, dict(store.items())) for store in (attributes, *named, module._modules)]
             for store in named:
                 for name, tensor in list(store.items()):
                     if tensor is not None:
-                        store[name] = state[id(tensor)] = stand_in(tensor)
+                        store[name] = stand_in(tensor)
+                        if id(tensor) in own:
+                            state[id(tensor)] = store[name]
             for name, value in list(attributes.items()):
                 if name not in OF_MODULES:
-                    attributes[name] = _replaced(value, stand_in)
+                    attributes[name] = _replaced(value, stand_in, copies)
         yield list(state.values())
     finally:
         for held, values in reversed(before):
             _restore(held, values)
+
+
+def _modules_of(model: nn.Module) -> list[nn.Module]:
+    """Its modules, and those in its lists and dicts, which it does not know as its own."""
+    found: dict[int, nn.Module] = {}
+    waiting: list[Any] = [model]
+    seen: set[int] = set()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, nn.Module):
+            found |= {id(module): module for module in value.modules()}
+            waiting += [part for module in value.modules() for part in vars(module).values() if _may_hold(part)]
+        elif isinstance(value, Mapping):
+            waiting += list(value.values())
+        elif isinstance(value, list | tuple | set | deque):
+            waiting += list(value)
+    return list(found.values())
+
+
+def _may_hold(value: Any) -> bool:
+    return isinstance(value, list | tuple | set | deque | nn.Module | dict)
 
 
 OF_MODULES = frozenset(vars(nn.Module()))
@@ -134,13 +162,37 @@ def _bare(tensor: torch.Tensor, fake: FakeTensorMode) -> torch.Tensor:
     return made
 
 
-def _replaced(value: Any, stand_in: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """An attribute with its tensors replaced; its containers are copies."""
+def _replaced(value: Any, stand_in: Callable[[torch.Tensor], torch.Tensor], copies: dict[int, Any]) -> Any:
+    """An attribute with its tensors replaced; what holds them are copies, one of each, whoever refers to it."""
     if isinstance(value, torch.Tensor):
         return stand_in(value)
-    if isinstance(value, dict | list | tuple):
-        return tree_map(lambda leaf: stand_in(leaf) if isinstance(leaf, torch.Tensor) else leaf, value)
-    return copy(value) if isinstance(value, set) else value
+    if id(value) in copies or not _holds(value):
+        return copies.get(id(value), value)
+    if isinstance(value, tuple):
+        parts = [_replaced(part, stand_in, copies) for part in value]
+        if all(new is old for new, old in zip(parts, value, strict=True)):
+            return value
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    made = copies[id(value)] = copy(value)
+    copies[id(made)] = made
+    if isinstance(value, MutableMapping):
+        for key in list(value):
+            made[key] = _replaced(value[key], stand_in, copies)
+    elif isinstance(value, list | deque):
+        for place, part in enumerate(value):
+            made[place] = _replaced(part, stand_in, copies)
+    elif hasattr(made, "__dict__"):
+        for name, part in vars(value).items():
+            vars(made)[name] = _replaced(part, stand_in, copies)
+    return made
+
+
+def _holds(value: Any) -> bool:
+    """Whether it is a container, or an object with tensors."""
+    if isinstance(value, MutableMapping | list | tuple | set | deque | SimpleNamespace):
+        return True
+    plain = isinstance(value, str | bytes | int | float | type | nn.Module | torch.dtype | torch.device)
+    return not plain and value is not None and not callable(value) and bool(tensors_of(value))
 
 
 def as_inputs(given: Any, fake: FakeTensorMode | None, *, requires_grad: bool) -> Any:
@@ -156,7 +208,10 @@ def as_inputs(given: Any, fake: FakeTensorMode | None, *, requires_grad: bool) -
 
     def empty(shape: Shape) -> torch.Tensor:
         wide = requires_grad and (shape.dtype.is_floating_point or shape.dtype.is_complex)
-        return torch.empty(shape.size, dtype=shape.dtype, device=shape.device, requires_grad=wide)
+        try:
+            return torch.empty(shape.size, dtype=shape.dtype, device=shape.device, requires_grad=wide)
+        except RuntimeError as problem:
+            raise ConvolithError(f"input_shape is {shape.size}, of which there is no tensor ({problem})") from None
 
     given = tree_map(lambda leaf: empty(leaf) if isinstance(leaf, Shape) else leaf, given)
     return deepcopy(given, {id(tensor): made(tensor) for tensor in tensors_of(given)})

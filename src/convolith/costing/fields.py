@@ -28,6 +28,15 @@ MIXERS = frozenset(
 """Operators whose results see every pixel (of those that have a spatial extent at all)."""
 PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1, "mv": 0}
 """Matrix products, and the place of their first matrix; what they sum are channels, or pixels too."""
+NORMS = frozenset(("native_layer_norm", "native_batch_norm", "_native_batch_norm_legit"))
+_KEEPING = (
+    "clone _to_copy copy cat stack native_dropout constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d "
+    "replication_pad1d replication_pad2d replication_pad3d _unsafe_view _reshape_alias _fused_rms_norm glu "
+    "_native_batch_norm_legit_no_training _batch_norm_with_update channel_shuffle native_channel_shuffle expand_copy "
+    "unsafe_split unsafe_split_with_sizes split_with_sizes_copy _prelu_kernel masked_fill bernoulli index_select"
+)
+KEEPERS = frozenset(_KEEPING.split())
+"""Operators whose results see what their arguments see, as those of pointwise ones do."""
 _REDUCING = (
     "mean sum amax amin max min var std var_mean std_mean logsumexp prod norm linalg_vector_norm any all argmax argmin "
     "cumsum cumprod median sort topk _softmax _log_softmax _safe_softmax _fft_r2c _fft_c2c _fft_c2r"
@@ -77,7 +86,14 @@ class Fields:
             self._put(tensor, Seen())
 
     def seen(
-        self, name: str, args: tuple[Any, ...], ins: list[torch.Tensor], made: list[torch.Tensor], path: Path
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        ins: list[torch.Tensor],
+        made: list[torch.Tensor],
+        path: Path,
+        *,
+        pointwise: bool,
     ) -> None:
         """An operator ran, which is no view: with tensors among its arguments, and those that it made."""
         given = [seen for tensor in ins if (seen := self._get(tensor)) is not None]
@@ -85,7 +101,7 @@ class Fields:
             return
         name = name.removesuffix("_")
         before = _widest(given)
-        found = self._through(name, args, made[0], before)
+        found = self._through(name, args, made[0], before, pointwise=pointwise)
         for tensor in made:
             self._put(tensor, found)
         if found is None or found.field is None:
@@ -112,7 +128,13 @@ class Fields:
         self._kept.append(storage)
         self._of[storage._cdata] = seen
 
-    def _through(self, name: str, args: tuple[Any, ...], out: torch.Tensor, seen: Seen) -> Seen | None:
+    def forget(self, tensor: torch.Tensor) -> None:
+        """A tensor's pixels were taken apart in a way that is not followed."""
+        self._put(tensor, None)
+
+    def _through(
+        self, name: str, args: tuple[Any, ...], out: torch.Tensor, seen: Seen, *, pointwise: bool
+    ) -> Seen | None:
         """What an operator's result sees; None where that is not known."""
         if name in WINDOWS:
             return _window(name, args, out, seen)
@@ -121,13 +143,16 @@ class Fields:
             one = (self._get(first) is None) != (self._get(second) is None)
             mixes = not (one and seen.channels in (first.shape[-1], None))
             return replace(_mixed(seen) if mixes else seen, channels=out.shape[-1])
-        if name in MIXERS or (name in REDUCTIONS and _over_pixels(args, seen)):
+        if name in MIXERS or (name in REDUCTIONS and _over_pixels(name, args, seen)):
+            return _mixed(seen)
+        if name in NORMS and _normalises_pixels(name, args, seen):
             return _mixed(seen)
         if name == "cat" and seen.channels is not None and out.ndim > 1:
             axis = args[1] % out.ndim if len(args) > 1 else 0
-            if axis == 1 or args[0][0].shape[axis] == seen.channels:
+            parts = [part for part in args[0] if part.ndim == out.ndim]
+            if parts and (axis == 1 or parts[0].shape[axis] == seen.channels):
                 return replace(seen, channels=out.shape[axis])
-        return seen
+        return seen if pointwise or name in KEEPERS or name in REDUCTIONS or name in NORMS else None
 
 
 def _mixed(seen: Seen) -> Seen:
@@ -135,14 +160,22 @@ def _mixed(seen: Seen) -> Seen:
     return seen if seen.field is None else replace(seen, field=Field(None, seen.field.stride))
 
 
-def _over_pixels(args: tuple[Any, ...], seen: Seen) -> bool:
+def _over_pixels(name: str, args: tuple[Any, ...], seen: Seen) -> bool:
     """Whether a reduction goes along axes of pixels, and not along that of channels alone."""
-    x, axes = args[0], args[1] if len(args) > 1 else None
+    place = 2 if "norm" in name else 1
+    x, axes = args[0], args[place] if len(args) > place else None
     if isinstance(axes, bool) or not isinstance(axes, int | list | tuple) or axes == []:
         return True
     reduced = {axis % max(x.ndim, 1) for axis in ([axes] if isinstance(axes, int) else axes)}
     channels = 1 if x.ndim > 1 and seen.channels in (x.shape[1], None) else x.ndim - 1
     return bool(reduced - {0, channels}) and x.ndim > 2
+
+
+def _normalises_pixels(name: str, args: tuple[Any, ...], seen: Seen) -> bool:
+    """Whether statistics are of pixels: of other axes than channels, or of each image by itself."""
+    if name == "native_layer_norm":
+        return len(args[1]) > 1 or (seen.channels not in (args[1][0], None) and args[0].ndim > 2)
+    return len(args) > 5 and args[3] is None and bool(args[5])  # a batch's statistics that are not tracked
 
 
 def _widest(several: list[Seen]) -> Seen:
@@ -251,6 +284,8 @@ ADAPTIVE: dict[str, Any] = {
 """Windows whose results have a fixed size, as in the next table."""
 WINDOWS: dict[str, Any] = {
     **ADAPTIVE,
+    "pixel_shuffle": lambda args, _: ([1, 1], [Fraction(1, args[1])] * 2),
+    "pixel_unshuffle": lambda args, _: ([args[1]] * 2, [Fraction(args[1])] * 2),
     "convolution": _convolution,
     "convolith::correlate": _correlation,
     "max_pool2d_with_indices": _pool(2, dilated=True),

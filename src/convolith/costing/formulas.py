@@ -212,16 +212,31 @@ def interpolation(neighbours: int) -> Rule:
     """Each result a weighted sum of its neighbours; the weights themselves are few."""
 
     def rule(*_: Any, out: torch.Tensor, **__: Any) -> Count:
-        return sums_of_products(out.numel() * neighbours, out.numel())
+        return _weighted(out.numel() * neighbours, out.numel())
 
     return rule
+
+
+def _weighted(products: int, results: int) -> Count:
+    """Sums of products that are no layer's, and no macs."""
+    return sums_of_products(products, results) + Count(elementwise=products)
+
+
+SAMPLED = (4, 1, 16)
+"""Neighbours of a place in an image: bilinear, nearest, bicubic."""
+
+
+def sampled(x: torch.Tensor, grid: torch.Tensor, mode: int, *_: Any, out: torch.Tensor, **__: Any) -> Count:
+    """An image at places that are given."""
+    neighbours = SAMPLED[mode]
+    return _weighted(out.numel() * neighbours, out.numel()) if neighbours > 1 else Count()
 
 
 def interpolation_backward(neighbours: int) -> Rule:
     """Each gradient times weights, added to its neighbours."""
 
     def rule(grad: torch.Tensor, *_: Any, out: torch.Tensor, **__: Any) -> Count:
-        return sums_of_products(grad.numel() * neighbours, min(out.numel(), grad.numel() * neighbours))
+        return _weighted(grad.numel() * neighbours, min(out.numel(), grad.numel() * neighbours))
 
     return rule
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, partial
 from itertools import pairwise, product
-from math import comb, lcm
+from math import factorial, lcm, prod
 from typing import Any
 
 from convolith.errors import ConvolithError
@@ -34,32 +34,39 @@ PERIODS = (1, 96, 960)
 """Times the strides, in pixels, of which the least divisor is taken that does."""
 DEGREES = (1, 2)
 """Along one axis: convolutions grow with its length, attention with its square."""
-FAR = 61
+FAR = (61, 1009)
 """Periods away, where a law is checked too."""
+NEAR = 32
+"""Periods below the given size, as far as which it is checked, and no farther than it holds."""
 
 
 @dataclass(frozen=True)
 class Variable:
-    """What counts are polynomials of, on every `step`-th value from `start` on; at no other one if the step is 0."""
+    """What counts are polynomials of, on every `step`-th value from `start` on; at no other one if the step is 0.
+
+    From `least` on the polynomials were found to hold below `start` too.
+    """
 
     name: str
     start: int
     step: int
     degree: int
+    least: int = 1
 
     def holds(self, value: int) -> bool:
         """Whether a law holds for a value."""
         away = value - self.start
-        return value >= 0 and (away % self.step == 0 if self.step else away == 0)
+        return value >= self.least and (away % self.step == 0 if self.step else away == 0)
 
     def nodes(self) -> list[int]:
         """As many values as tell a polynomial of its degree."""
         return [self.start + self.step * i for i in range(self.degree + 1)]
 
     def __str__(self) -> str:
-        if self.step == 1:
-            return f"any {self.name}"
-        return f"{self.name} = {self.start % self.step} mod {self.step}" if self.step else f"{self.name} = {self.start}"
+        if not self.step:
+            return f"{self.name} = {self.start}"
+        kind = f"any {self.name}" if self.step == 1 else f"{self.name} = {self.start % self.step} mod {self.step}"
+        return f"{kind} from {self.least} on" if self.least > max(self.step, 1) else kind
 
 
 @dataclass(frozen=True)
@@ -226,43 +233,68 @@ def axis(name: str, start: int, step: int, count: Callable[[int], Counts]) -> Va
     @cache
     def counted(n: int) -> Counts | None:
         try:
-            return count(n)
+            return count(n) if n > 0 else None
         except ConvolithError:  # the model's own module has said why
             return None
 
     if counted(start + step) is None and counted(start + lcm(step, PERIODS[-1])) is None:
-        return Variable(name, start, 0, 0)
+        return Variable(name, start, 0, 0, start)
 
-    def degree_of(period: int) -> int | None:
-        far = counted(start + period * FAR)  # None where a model takes no such size
-        for degree in DEGREES:
-            told = [counted(start + period * i) for i in range(degree + 3)]
-            if None not in told and all(_on_polynomial(name, told, far, degree) for name in told[0] or ()):
-                return degree
-        return None
+    def away(period: int) -> Away:
+        return lambda i: counted(start + period * i)
 
     for period in (lcm(step, more) for more in PERIODS):
-        degree = degree_of(period)
+        degree = _degree(away(period))
         if degree is None:
             continue
         for prime in (5, 3, 2):  # what holds on every sixth size may hold on every second
-            while period % (prime * step) == 0 and (smaller := degree_of(period // prime)) is not None:
+            while period % (prime * step) == 0 and (smaller := _degree(away(period // prime))) is not None:
                 period, degree = period // prime, smaller
-        return Variable(name, start, period, degree)
+        return Variable(name, start, period, degree, start - period * _below(away(period), degree))
     raise ConvolithError(
         f"the counts of this model are no polynomials of {name}, on every {lcm(step, PERIODS[-1])}th size either; "
         "there is no law of its size"
     )
 
 
-def _on_polynomial(name: str, told: Sequence[Any], far: Counts | None, degree: int) -> bool:
-    """Whether counts of equally distant sizes are those of a polynomial, and that far away is too."""
-    rows = [[counts[name] for counts in told]]
-    for _ in range(degree + 1):
-        rows.append([b - a for a, b in pairwise(rows[-1])])
-    if any(rows[-1]):
-        return False
-    return far is None or far[name] == sum(row[0] * comb(FAR, i) for i, row in enumerate(rows))  # Newton's form
+Away = Callable[[int], Counts | None]
+"""Counts so many periods away; None where the model takes no such size."""
+
+
+def _degree(away: Away) -> int | None:
+    """The least degree of polynomials that counts are, near and far; None for more than those that are looked for."""
+    for degree in DEGREES:
+        told = [away(i) for i in range(degree + 3)]
+        if None not in told and all(_holds(told, degree, i, away(i)) for i in (0, *FAR)):
+            return degree
+    return None
+
+
+def _below(away: Away, degree: int) -> int:
+    """How many periods below the given size all counts are as the law says."""
+    told = [away(i) for i in range(degree + 3)]
+    for i in range(1, NEAR + 1):
+        found = away(-i)
+        if found is None or not _holds(told, degree, -i, found):
+            return i - 1
+    return NEAR
+
+
+def _holds(told: Sequence[Any], degree: int, i: int, found: Counts | None) -> bool:
+    """Whether counts of equally distant sizes are a polynomial's, and so are those of the i-th, if there are such."""
+    for name in told[0]:
+        rows = [[counts[name] for counts in told]]
+        for _ in range(degree + 1):
+            rows.append([b - a for a, b in pairwise(rows[-1])])
+        there = sum(row[0] * _choose(i, j) for j, row in enumerate(rows))  # Newton's form
+        if any(rows[-1]) or (found is not None and found[name] != there):
+            return False
+    return True
+
+
+def _choose(i: int, j: int) -> int:
+    """Binomial coefficients, of numbers below zero too."""
+    return prod(range(i - j + 1, i + 1)) // factorial(j)
 
 
 def _interpolated(variables: Sequence[Variable], values: dict[tuple[int, ...], int]) -> Any:

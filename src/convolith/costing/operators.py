@@ -81,7 +81,7 @@ TABLE: tuple[tuple[Rule, str], ...] = (
     (f.interpolation_backward(4), "upsample_bilinear2d_backward"),
     (f.interpolation_backward(8), "upsample_trilinear3d_backward"),
     (f.interpolation_backward(16), "upsample_bicubic2d_backward"),
-    (f.interpolation(4), "grid_sampler_2d"),
+    (f.sampled, "grid_sampler_2d"),
     (f.added, "add sub rsub"),
     (each(multiplications=1), "mul square"),
     (

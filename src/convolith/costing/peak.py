@@ -8,9 +8,10 @@ fake tensors is the same moment as in a real run, and while a convolution runs i
 from __future__ import annotations
 
 import copy
+import os
 import weakref
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,7 @@ from convolith.errors import ConvolithError
 from convolith.jit.threads import forget_scratch
 from convolith.planner.kept import forget
 
+NEWS = "KINETO_LOG_LEVEL"
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=1e-3),
     "momentum": lambda parameters: torch.optim.SGD(parameters, lr=1e-3, momentum=0.9),
@@ -213,6 +215,18 @@ class _Follower(Watcher):  # type: ignore[no-untyped-call]  # torch's own is unt
             self.found = _Most(most, func._schema.name.removeprefix("aten::"), path, self.phase)
 
 
+@contextmanager
+def quiet_profiler() -> Iterator[None]:
+    """While inside, torch's profiler does not tell that it starts and stops, if it reads its level of news now."""
+    before = os.environ.get(NEWS)
+    os.environ.setdefault(NEWS, "99")
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(NEWS, None)
+
+
 def _copy_of(model: torch.nn.Module) -> torch.nn.Module:
     try:
         return copy.deepcopy(model)
@@ -237,7 +251,7 @@ def _measured(model: torch.nn.Module, arguments: Any, keywords: Any, optimizer: 
         state = [value for one in trained.state.values() for value in one.values() if isinstance(value, torch.Tensor)]
         held = storage_bytes([*trained_model.parameters(), *trained_model.buffers(), *tensors_of(given), *state])
         forget_scratch()  # so that the profiler sees it
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as told:
+        with quiet_profiler(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as told:
             _step(trained_model, given, trained)
     events = [event for event in told.profiler.kineto_results.events() if event.name() == "[memory]"]
     changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]

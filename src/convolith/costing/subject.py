@@ -221,7 +221,8 @@ def _dtypes(model: torch.nn.Module, given: Any, inputs: int) -> list[torch.dtype
     """
     if given is None:
         return [usual_dtype(model)] * inputs
-    names = [given] * inputs if isinstance(given, str) else list(given)
+    several = list(given) if isinstance(given, list | tuple) else [given] * inputs
+    names = [str(one).removeprefix("torch.") for one in several]
     if len(names) != inputs:
         raise ConvolithError(f"input_dtype is {given!r}; expected one for all inputs, or one for each of {inputs}")
     return [model_dtype("input_dtype", name) for name in names]

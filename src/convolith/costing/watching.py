@@ -34,7 +34,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's ow
         self.backward = False
         self._model = model
         self._made: dict[int, Path] = {}
-        self._refused: tuple[Any, Path, Any] = (None, (), ())
+        self._refused: tuple[int, Path, str] = (0, (), "")
 
     @abstractmethod
     def seen(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
@@ -89,18 +89,23 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's ow
 
         def leave(*_: Any) -> None:
             """Called after a refusal too, the innermost module first."""
-            problem = sys.exc_info()[1]
-            if problem is not self._refused[0]:
-                self._refused = problem, *self.stack[-1]
-            self.stack.pop()
+            problem, (path, arguments) = id(sys.exc_info()[1]), self.stack.pop()
+            if problem != self._refused[0]:  # told by its number, since it would keep all that it met alive
+                self._refused = (
+                    problem,
+                    path,
+                    " and ".join(str(tuple(tensor.shape)) for tensor in tensors_of(arguments)),
+                )
 
-        self._refused = sys.exc_info()[1], (), ()
+        self._refused = id(sys.exc_info()[1]), (), ""
         logger = logging.getLogger("torch._subclasses.fake_tensor")  # which would log every refusal at length
         level = logger.level
         logger.setLevel(logging.CRITICAL)
         hooks: list[Any] = []
         try:
             for module in self._model.modules():
+                if isinstance(module, torch.jit.ScriptModule):  # takes no hooks; the module around it is known
+                    continue
                 hooks.append(module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True))
                 hooks.append(module.register_forward_hook(leave, with_kwargs=True, always_call=True))
             yield
@@ -114,9 +119,8 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's ow
                 hook.remove()
 
     def _refusal(self, problem: Exception) -> ConvolithError:
-        _, path, arguments = self._refused if self._refused[0] is problem else (None, (), ())
-        where = f"module {'.'.join(path)}" if path else "the model itself"
-        shapes = " and ".join(str(tuple(tensor.shape)) for tensor in tensors_of(arguments)) or "what it is given"
+        _, path, shapes = self._refused if self._refused[0] == id(problem) else (0, (), "")
+        where, shapes = f"module {'.'.join(path)}" if path else "the model itself", shapes or "what it is given"
         said = (str(problem).strip().splitlines() or [""])[0] or type(problem).__name__
         if "DataDependent" in type(problem).__name__ or "DynamicOutput" in type(problem).__name__:
             return ConvolithError(

@@ -198,7 +198,7 @@ def _transposed(
 
 def kept_by(func: Any, args: tuple[Any, ...]) -> int:
     """Bytes that an operator keeps for its backward pass in a tensor whose size fake tensors do not know."""
-    if func._schema.name != "aten::mkldnn_rnn_layer" or not args[-1]:
+    if func._schema.name != "aten::mkldnn_rnn_layer" or not torch.is_grad_enabled():
         return 0
     (steps, images, inputs), units, item = args[0].shape, args[10], args[0].element_size()
     states, wide = 2 * (steps + 1) * images, _row(max(inputs, units), item)
