@@ -406,3 +406,90 @@ def test_refusals():
     )
     with pytest.raises(ConvolithError, match=r"has w \(4, 3, 3, 3\); how they grow with kernel_size is not known"):
         counted.scaled(kernel_size=3)
+
+
+class Shared(nn.Module):
+    """Two modules that hand each other what they found through one dict."""
+
+    def __init__(self):
+        super().__init__()
+        held = {}
+        self.one, self.other = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1)
+        self.one.held = self.other.held = held
+        held["itself"] = held
+        self.names = self.same = []
+        self.hidden = [nn.Conv2d(4, 4, 1)]
+
+    def forward(self, x):
+        self.one.held["found"] = self.one(x)
+        self.names.append("one")
+        return self.hidden[0](self.other(x=None) if False else self.other(self.other.held["found"])) * len(self.same)
+
+
+def test_containers_stay_shared():
+    model = Shared()
+    assert cost(model, input_shape=(1, 3, 8, 8)).forward.macs == 36 * (4 * 27 + 16 + 16)
+    assert model.names == []
+    assert set(model.one.held) == {"itself"}
+    assert model.hidden[0].weight.grad is None
+    assert type(model.hidden[0].weight) is nn.Parameter
+
+
+def test_caches_of_words_are_followed():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=2, n_positions=16)
+    counted = cost(transformers.GPT2LMHeadModel(config), input_shape=(2, 8), input_dtype=torch.int64)
+    assert not counted.unknown
+    assert counted.forward.macs > 16 * 2 * 12 * 32 * 32
+
+
+def test_scripted_parts_are_counted():
+    model = row(nn.Conv2d(3, 4, 3), torch.jit.script(nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 1))))
+    assert cost(model, input_shape=(1, 3, 8, 8)).forward.macs == 36 * (4 * 27 + 16)
+
+
+def test_gradients_of_gradients_are_counted():
+    def forward(s, x):
+        x = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(s.layer(x).square().sum(), x, create_graph=True)
+        return slope.square().mean()
+
+    ours, theirs = (
+        cost(Of(forward, layer=kind(1, 2, 3)), input_shape=(1, 1, 8, 8)) for kind in (cl.nn.Conv2d, nn.Conv2d)
+    )
+    assert ours.forward.macs == theirs.forward.macs > 0
+
+
+EDGES = {
+    "cropped": (lambda x: F.pad(x, (1,) * 4)[..., 1:-1, 1:-1], 144),
+    "shifted": (lambda x: F.pad(x, (2,) * 4)[..., :-2, :-2], 9 * 36),
+    "changed": (lambda x: F.pad(x, (1,) * 4).add_(1), 324),
+    "turned": (lambda x: F.pad(x, (2, 0, 0, 0)).transpose(2, 3), 9 * 24),
+    "twice": (lambda x: F.pad(F.pad(x, (1, 0, 1, 0)), (0, 1, 0, 1)), 256),
+    "once": (lambda x: F.pad(x, (1,) * 4), 256),
+}
+
+
+@pytest.mark.parametrize(("around", "products"), EDGES.values(), ids=EDGES)
+def test_what_is_padding_and_what_is_not(around, products):
+    """Zeros are left out where they are known to be there; what was cut, changed or turned counts as numbers."""
+    model = Of(lambda s, x: s.layer(around(x)), layer=nn.Conv2d(1, 1, 3, bias=False))
+    assert cost(model, input_shape=(1, 1, 6, 6), convention="effective").forward.macs == products
+
+
+def test_interpolation_is_no_layer():
+    for mode, products in (("nearest", 0), ("bilinear", 4), ("bicubic", 16)):
+        model = Of(lambda s, x, g, mode=mode: F.grid_sample(x, g, mode=mode, align_corners=False))
+        counted = cost(model, input_shape=((1, 3, 8, 8), (1, 4, 4, 2)), backward=False)
+        assert counted.forward.macs == 0
+        assert counted.forward.multiplications == 48 * products
+    assert cost(nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear")), input_shape=(1, 3, 8, 8)).forward.macs == 0
+
+
+def test_shapes_that_no_tensor_has():
+    with pytest.raises(
+        ConvolithError, match=r"input_shape is \(1, 3, 1000000000, 1000000000\), of which there is no tensor"
+    ):
+        cost(row(nn.Conv2d(3, 4, 3)), input_shape=(1, 3, 10**9, 10**9))
+    with pytest.raises(ConvolithError, match="model is on meta, but verify measures a step on the CPU"):
+        cost(row(nn.Linear(3, 4)).to("meta"), input_shape=(1, 3), optimizer="sgd", verify=True)

@@ -43,6 +43,9 @@ MODELS = {
     "channels last": lambda: Of(lambda s, x: s.b(s.d(F.gelu(s.m(F.layer_norm(s.a(x).permute(0, 2, 3, 1), (4,))))).permute(0, 3, 1, 2)), a=nn.Conv2d(1, 4, 7, padding=3), m=nn.Linear(4, 16), d=nn.Linear(16, 4), b=nn.Conv2d(4, 2, 2, stride=2)),
     "attended to by channel": lambda: Of(lambda s, x: s.b(torch.cat([s.a(x).mean(1, keepdim=True), s.a(x).amax(1, keepdim=True)], 1)), a=nn.Conv2d(1, 4, 3), b=nn.Conv2d(2, 1, 7)),
     "einsum": lambda: Of(lambda s, x: torch.einsum("nchw,oc->nohw", s.a(x), s.m.weight), a=nn.Conv2d(1, 4, 5), m=nn.Linear(4, 6)),
+    "unshuffled": lambda: row(nn.PixelUnshuffle(2), nn.Conv2d(4, 2, 3), nn.Conv2d(2, 1, 3)),
+    "shuffled": lambda: row(nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.PixelShuffle(2), nn.Conv2d(2, 1, 3)),
+    "normalised": lambda: Of(lambda s, x: s.b(F.normalize(s.a(x), dim=1)), a=nn.Conv2d(1, 4, 3), b=nn.Conv2d(4, 1, 3)),
     "branches": lambda: Of(lambda s, x: s.c(torch.cat([s.a(x), s.b(x)], 1)), a=nn.Conv2d(1, 2, 3, padding=1), b=nn.Conv2d(1, 2, 5, padding=2), c=nn.Conv2d(4, 1, 3)),
 }  # fmt: skip
 
@@ -69,6 +72,8 @@ ALL = {
     "a transform": Of(lambda s, x: s.b(torch.fft.irfft2(torch.fft.rfft2(s.a(x)))), a=nn.Conv2d(1, 2, 3), b=nn.Conv2d(2, 1, 3)),
     "flattened": row(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 38 * 38, 3)),
     "attention": Of(lambda s, x: F.scaled_dot_product_attention(*[s.a(x).flatten(2).transpose(1, 2)] * 3), a=nn.Conv2d(1, 8, 8, stride=8)),
+    "norms of images": row(nn.Conv2d(1, 4, 3), nn.InstanceNorm2d(4), nn.Conv2d(4, 1, 3)),
+    "norms of rows": row(nn.Conv2d(1, 4, 3), nn.LayerNorm(38), nn.Conv2d(4, 1, 3)),
     "softmax of pixels": Of(lambda s, x: s.b(s.a(x).softmax(-1)), a=nn.Conv2d(1, 2, 3), b=nn.Conv2d(2, 1, 3)),
 }  # fmt: skip
 
@@ -82,6 +87,14 @@ def test_what_brings_pixels_together_sees_all(model):
 def test_pooling_with_gaps():
     rows = cost(row(nn.MaxPool2d(3, 1, dilation=2)), input_shape=(1, 1, 20, 20), backward=False).rows
     assert str(rows[-1].field) == "5x5 by 1x1"
+
+
+@pytest.mark.parametrize("function", [lambda y: y[..., ::2, ::2], lambda y: y.roll(1, 3), lambda y: y.flip(2)])
+def test_what_is_not_followed_is_not_known(function):
+    model = Of(lambda s, x: s.b(function(s.a(x)).clone()), a=nn.Conv2d(1, 2, 3), b=nn.Conv2d(2, 1, 3))
+    rows = cost(model, input_shape=(1, 1, 40, 40), backward=False).rows
+    assert str(rows[1].field) == "3x3 by 1x1"
+    assert rows[-1].field is None
 
 
 ODD = {

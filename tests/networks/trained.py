@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from tests.networks.classics import classic
 
@@ -42,6 +43,17 @@ class Words(nn.Module):
         return self.embed(x.long().clamp(0, 99))
 
 
+class Again(nn.Module):
+    """Computed again when gradients are."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU())
+
+    def forward(self, x):
+        return checkpoint(self.body, x, use_reentrant=False)
+
+
 def row(*layers):
     return nn.Sequential(*layers)
 
@@ -65,6 +77,10 @@ NETWORKS = {
     "decoder": (lambda: row(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.ConvTranspose2d(64, 32, 2, stride=2), nn.Conv2d(32, 3, 1)), (4, 3, 48, 48)),
     "recurrent": (Recurrent, (50, 8, 40)),
     "words": (lambda: row(Words(), nn.TransformerEncoder(nn.TransformerEncoderLayer(64, 4, 128, batch_first=True), 2, enable_nested_tensor=False), nn.Linear(64, 100)), (4, 32)),
+    "a norm last": (lambda: row(nn.Conv2d(3, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU()), (4, 3, 32, 32)),
+    "pooled, channels last": (lambda: row(nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 64, 3, padding=1), nn.MaxPool2d(2)).to(memory_format=torch.channels_last), (8, 3, 32, 32)),
+    "groups of many": (lambda: row(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 32, 7, padding=3, groups=2)), (16, 3, 28, 28)),
+    "checkpointed": (lambda: row(Again(), Again(), Again()), (8, 16, 32, 32)),
     "perceptron": (lambda: row(nn.Flatten(), nn.Linear(256, 512), nn.GELU(), nn.Linear(512, 512), nn.Tanh(), nn.Linear(512, 3)), (64, 4, 8, 8)),
 }  # fmt: skip
 

@@ -85,7 +85,7 @@ def _check(factory: str, options: dict[str, Any]) -> None:
             option = name.replace("_", "-")
             raise ConvolithError(f"--{option} was given without --peak, the optimizer of the step; pass --peak sgd")
     for name in ("peak", "law", "scale"):
-        if options[name] and options["real"]:
+        if options["real"] and options[name] not in (None, ()):
             raise ConvolithError(f"--{name} was given beside --run, but is known from shapes alone; leave one out")
 
 
@@ -116,7 +116,7 @@ def _asked(counted: ModelCost, options: dict[str, Any]) -> tuple[dict[str, Any],
         scaled = counted.scaled(**factors_of(options["scale"]))
         data["scaled"] = {"by": scaled.by, "factors": scaled.factors, "after": scaled.after.counts()}
         tables.append(scaled.table())
-    if options["law"]:
+    if options["law"] is not None:
         law = counted.law(*options["law"].split(","))
         data["law"] = {name: str(found) for name, found in law.expressions.items()}
         data["law_period"] = law.period

@@ -240,7 +240,12 @@ def _measured(model: torch.nn.Module, arguments: Any, keywords: Any, optimizer: 
     """The peak of a real step of a copy, from the allocator's events."""
     from torch.profiler import ProfilerActivity, profile
 
-    with torch.random.fork_rng(devices=[]), torch.enable_grad(), plain():
+    held_elsewhere = [p for p in model.parameters() if not p.is_cpu]
+    if held_elsewhere:
+        raise ConvolithError(
+            f"model is on {held_elsewhere[0].device}, but verify measures a step on the CPU; leave it out"
+        )
+    with torch.inference_mode(mode=False), torch.random.fork_rng(devices=[]), torch.enable_grad(), plain():
         forget()  # kernels that other models keep would be in the way
         trained_model = _copy_of(model)
         given = as_inputs((arguments, keywords), None, requires_grad=False)

@@ -93,9 +93,17 @@ def scattered(x: torch.Tensor, dim: int, index: torch.Tensor, source: Any = None
     return Count(others=n if way is not None else 0)
 
 
-def added_into(x: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor, *_: Any, **__: Any) -> Count:
-    """An addition for every element of the source."""
-    return Count(0, source.numel())
+def added_into(
+    x: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor, *_: Any, alpha: float = 1, **__: Any
+) -> Count:
+    """An addition for every element of the source, and a product where there is a factor."""
+    products = source.numel() * (alpha != 1)
+    return Count(products, source.numel(), elementwise=products)
+
+
+def middle(x: torch.Tensor, *given: Any, **named: Any) -> Count:
+    """Counted as sorting: a row, or all numbers where no axis is given."""
+    return sorted_rows(x, *given, **named) if given or "dim" in named else sorted_rows(x.flatten())
 
 
 def weight_norm(v: torch.Tensor, g: torch.Tensor, *_: Any, **__: Any) -> Count:

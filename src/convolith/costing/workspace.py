@@ -26,6 +26,12 @@ LISTS = 4664
 """Bytes beside the scratch of an LSTM."""
 PRODUCTS = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::baddbmm": 1}
 """And the place of the first matrix."""
+POOLS = frozenset(
+    (
+        *("aten::max_pool2d_with_indices_backward", "aten::avg_pool2d_backward"),
+        *("aten::max_pool3d_with_indices_backward", "aten::avg_pool3d_backward"),
+    )
+)
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -48,9 +54,10 @@ def forward(
     if uses_onednn(x, w, groups, moved=layer.strided or layer.dilated):
         return most(_making(layer, last=_channels_last(x), laid_out=_is_laid_out(w)))
     held = layer.w() * (_channels_last(x) and not _is_laid_out(w))
+    unrolled = groups * layer.outputs * layer.item if _by_nnpack(layer) else _columns(layer)
     if groups > 1:
-        return held + layer.y() + max(layer.y(), ((len(x) > 1) * layer.x() + _columns(layer)) // groups)
-    return held + layer.y() + (layer.outputs * layer.item if _by_nnpack(layer) else _columns(layer))
+        return held + layer.y() + max(layer.y(), ((len(x) > 1) * layer.x() + unrolled) // groups)
+    return held + layer.y() + unrolled
 
 
 def backward(
@@ -126,7 +133,7 @@ def _by_nnpack(layer: Layer) -> bool:
     """Whether NNPACK, whose memory is its own, makes the result; gradients are then made image by image."""
     small = layer.batch >= NNPACK_BATCH and max(layer.taps) <= NNPACK_TAPS and layer.item == 4
     within = all(before < taps for before, taps in zip(layer.before, layer.taps, strict=True))
-    plain = layer.groups == 1 and len(layer.size) == 2 and not layer.dilated
+    plain = len(layer.size) == 2 and not layer.dilated
     return small and within and plain and _has_nnpack()
 
 
@@ -158,19 +165,14 @@ def of_operator(func: Any, args: tuple[Any, ...], out: Any) -> int | None:
     """Bytes at most while a convolution runs, with what comes out; None for other operators."""
     name = func._schema.name
     if name == "aten::convolution":
-        x, w, y = plane(args[0]), plane(args[1]), plane(out)
-        if not args[6]:
-            return forward(x, w, y, args[8], *args[3:6])
-        return _transposed(y, w, x, args[8], args[3:6], (False, True, False))
+        return _convolved(*args, out=out)
     if name == "aten::convolution_backward":
-        grad, x, w = (plane(each) for each in args[:3])
-        apart = args[9] > 1 and not uses_onednn(x, w, args[9])  # groups are cut out of it, each by itself
-        expanded = 0 if apart else _bytes(grad) * (0 in grad.stride())  # such as a sum's, which is copied
-        if not args[7]:
-            return expanded + backward(grad, x, w, args[9], args[10], *args[4:7])
-        mask = (args[10][0], False, any(args[10][1:]))
-        held = _transposed(grad, w, x, args[9], args[4:7], mask)
-        return None if held is None else expanded + held
+        return _sloped(*args)
+    if name in POOLS:
+        return _pooled(args, out)
+    if name == "aten::native_batch_norm_backward":
+        alike = _layout(args[0]) == _layout(args[1]) is not None  # a copy that is not made of others
+        return storage_bytes(tensors_in(out)) + _bytes(args[1]) * alike
     if name in PRODUCTS:
         return _product(args[PRODUCTS[name] :][:2], out)
     if name == "aten::mkldnn_rnn_layer":
@@ -178,6 +180,54 @@ def of_operator(func: Any, args: tuple[Any, ...], out: Any) -> int | None:
     if name == "aten::mkldnn_rnn_layer_backward":
         return _recurrent(args, out, back=True)
     return None
+
+
+def _convolved(x: Any, w: Any, _: Any, *geometry: Any, out: Any) -> int | None:
+    """Of a convolution, transposed or not."""
+    *options, transposed, _, groups = geometry
+    x, w, y = plane(x), plane(w), plane(out)
+    if transposed:
+        return _transposed(y, w, x, groups, options, (False, True, False))
+    (x,), copied = _in_one_layout(w, groups, x)
+    return copied + forward(x, w, y, groups, *options)
+
+
+def _sloped(grad: Any, x: Any, w: Any, _: Any, *geometry: Any) -> int | None:
+    """Of the gradients of a convolution; a slope that is expanded, as a sum's is, is copied."""
+    *options, transposed, _, groups, mask = geometry
+    grad, x, w = plane(grad), plane(x), plane(w)
+    apart = groups > 1 and not uses_onednn(x, w, groups)  # groups are cut out of it, each by itself
+    expanded = 0 if apart else _bytes(grad) * (0 in grad.stride())
+    if transposed:
+        held = _transposed(grad, w, x, groups, options, (mask[0], False, any(mask[1:])))
+        return None if held is None else expanded + held
+    (grad, x), copied = _in_one_layout(w, groups, grad, x)
+    return (copied or expanded) + backward(grad, x, w, groups, mask, *options)
+
+
+def _in_one_layout(w: torch.Tensor, groups: int, *images: torch.Tensor) -> tuple[list[torch.Tensor], int]:
+    """Images as oneDNN takes them: channels last if the last of them or the weights are; and bytes of the copies."""
+    if not uses_onednn(images[-1], w, groups) or not (_channels_last(images[-1]) or _channels_last(w)):
+        return list(images), 0
+    copied = [image for image in images if not _is_laid_out(image)]
+    return [image.contiguous(memory_format=FORMATS[image.ndim]) for image in images], sum(map(_bytes, copied))
+
+
+def _layout(tensor: torch.Tensor) -> str | None:
+    """Of its numbers, if they stand one after the other."""
+    if tensor.is_contiguous():
+        return "contiguous"
+    return "channels last" if _is_laid_out(tensor) else None
+
+
+def _pooled(args: tuple[Any, ...], out: torch.Tensor) -> int:
+    """Of a pool's gradient; where the slope is not laid out as the image is, all is computed in contiguous copies."""
+    grad, x = args[:2]
+    copies = _bytes(grad) * (_layout(grad) != "contiguous" and _layout(grad) != _layout(x))
+    if _layout(x) == "channels last" != _layout(grad):
+        indices = [tensor for tensor in args[2:] if isinstance(tensor, torch.Tensor)]
+        copies += _bytes(x) + sum(map(_bytes, indices))
+    return _bytes(out) + copies
 
 
 def _transposed(
