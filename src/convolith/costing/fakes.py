@@ -105,7 +105,12 @@ def _modules_of(model: nn.Module) -> list[nn.Module]:
         seen.add(id(value))
         if isinstance(value, nn.Module):
             found |= {id(module): module for module in value.modules()}
-            waiting += [part for module in value.modules() for part in vars(module).values() if _may_hold(part)]
+            waiting += [
+                part
+                for module in value.modules()
+                for name, part in vars(module).items()
+                if name not in OF_MODULES and _may_hold(part)
+            ]
         elif isinstance(value, Mapping):
             waiting += list(value.values())
         elif isinstance(value, list | tuple | set | deque):
@@ -166,8 +171,11 @@ def _replaced(value: Any, stand_in: Callable[[torch.Tensor], torch.Tensor], copi
     """An attribute with its tensors replaced; what holds them are copies, one of each, whoever refers to it."""
     if isinstance(value, torch.Tensor):
         return stand_in(value)
-    if id(value) in copies or not _holds(value):
-        return copies.get(id(value), value)
+    if id(value) in copies:
+        return copies[id(value)]
+    if not _holds(value):
+        copies[id(value)] = value  # found out once; the module keeps it alive
+        return value
     if isinstance(value, tuple):
         parts = [_replaced(part, stand_in, copies) for part in value]
         if all(new is old for new, old in zip(parts, value, strict=True)):

@@ -255,7 +255,8 @@ def _measured(model: torch.nn.Module, arguments: Any, keywords: Any, optimizer: 
         _step(trained_model, given, trained)
         state = [value for one in trained.state.values() for value in one.values() if isinstance(value, torch.Tensor)]
         held = storage_bytes([*trained_model.parameters(), *trained_model.buffers(), *tensors_of(given), *state])
-        forget_scratch()  # so that the profiler sees it
+        forget_scratch()  # so that the profiler sees what is kept come back
+        forget()
         with quiet_profiler(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as told:
             _step(trained_model, given, trained)
     events = [event for event in told.profiler.kineto_results.events() if event.name() == "[memory]"]
