@@ -264,6 +264,35 @@ class Strange(nn.Module):
         return x @ self.table
 
 
+def test_depthwise_heads_and_norms_of_images_grow():
+    def built(channels):
+        return nn.Sequential(
+            nn.Conv2d(3, channels, 3, padding=1), nn.InstanceNorm2d(channels, affine=True),
+            nn.Conv2d(channels, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        )  # fmt: skip
+
+    counted = cost(built(8), input_shape=(1, 3, 8, 8))
+    assert counted.scaled(channels=3).after.counts() == cost(built(24), input_shape=(1, 3, 8, 8)).counts()
+
+
+class Stacks(nn.Module):
+    """It hands its input on beside its own result."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(11, 4, 1)
+
+    def forward(self, x):
+        return self.other(torch.cat([x, self.one(x)], 1))
+
+
+def test_a_refusal_of_a_grown_model_says_how_it_was_grown():
+    with pytest.raises(
+        ConvolithError, match="with 2 times the channels and 1 times the kernels' size, module other refuses"
+    ):
+        cost(Stacks(), input_shape=(1, 3, 8, 8)).scaled(channels=2)
+
+
 def test_what_does_not_grow():
     for model, factors, message in (
         (

@@ -54,6 +54,18 @@ class Again(nn.Module):
         return checkpoint(self.body, x, use_reentrant=False)
 
 
+class Attends(nn.Module):
+    """Two heads, and nothing around them."""
+
+    def __init__(self):
+        super().__init__()
+        self.all = nn.Linear(64, 192)
+
+    def forward(self, x):
+        parts = self.all(x).unflatten(-1, (3, 2, 32)).permute(2, 0, 3, 1, 4)
+        return nn.functional.scaled_dot_product_attention(*parts)
+
+
 def row(*layers):
     return nn.Sequential(*layers)
 
@@ -81,6 +93,7 @@ NETWORKS = {
     "pooled, channels last": (lambda: row(nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 64, 3, padding=1), nn.MaxPool2d(2)).to(memory_format=torch.channels_last), (8, 3, 32, 32)),
     "groups of many": (lambda: row(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 32, 7, padding=3, groups=2)), (16, 3, 28, 28)),
     "checkpointed": (lambda: row(Again(), Again(), Again()), (8, 16, 32, 32)),
+    "attention": (Attends, (2, 512, 64)),
     "perceptron": (lambda: row(nn.Flatten(), nn.Linear(256, 512), nn.GELU(), nn.Linear(512, 512), nn.Tanh(), nn.Linear(512, 3)), (64, 4, 8, 8)),
 }  # fmt: skip
 

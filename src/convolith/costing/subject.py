@@ -96,7 +96,6 @@ def cost(
     if convention not in CONVENTIONS:
         raise ConvolithError(f"convention is {convention!r}; expected one of {', '.join(CONVENTIONS)}")
     if isinstance(subject, torch.nn.Module) and not _is_layer(subject):
-        arguments, keywords = _inputs(subject, input_shape, input_dtype, example_input)
         if run and example_input is None:
             raise ConvolithError("run is True without an example_input, whose values would decide; pass one")
         if optimizer is None and verify:
@@ -105,35 +104,14 @@ def cost(
             raise ConvolithError(
                 "optimizer was given beside run=True, but a step's peak is predicted from shapes alone; leave one out"
             )
-
-        def counted_at(given: tuple[Any, ...], growth: Any = UNGROWN) -> ModelCost:
-            return count_model(
-                subject,
-                given,
-                keywords,
-                convention=convention,
-                backward=backward,
-                input_gradient=bool(input_gradient),
-                real=run,
-                growth=growth,
-            )
-
-        def shaped(one: Shape, growth: Any = UNGROWN) -> ModelCost:
-            def again(size: tuple[int, ...], more: Any = UNGROWN) -> ModelCost:
-                return shaped(replace(one, size=size), tuple(a * b for a, b in zip(growth, more, strict=True)))
-
-            return replace(counted_at((one,), growth), input_shape=one.size, count_at=again)
-
-        only = arguments[0] if len(arguments) == 1 else None
-        counted = shaped(only) if isinstance(only, Shape) else counted_at(arguments)
-        if optimizer is None:
-            return counted
-
-        def at(batch: int | None) -> Peak:
-            resized = arguments if batch is None else _resized(arguments, keywords, batch)
-            return peak_of(subject, resized, keywords, optimizer, verify=verify and batch is None)
-
-        return replace(counted, peak=at(None), peak_at=at)
+        arguments, keywords = _inputs(subject, input_shape, input_dtype, example_input)
+        options = {"convention": convention, "backward": backward, "input_gradient": bool(input_gradient), "real": run}
+        counted = _model_cost(subject, arguments, keywords, options)
+        return (
+            counted
+            if optimizer is None
+            else _with_peak(counted, subject, arguments, keywords, optimizer, verify=verify)
+        )
     if example_input is not None or input_dtype is not None or run or not backward or optimizer or verify:
         named = {"example_input": example_input, "input_dtype": input_dtype, "run": run or None}
         named |= {"optimizer": optimizer, "verify": verify or None}
@@ -144,6 +122,40 @@ def cost(
         )
     wanted = (input_gradient in (None, True), *_trained(subject))
     return layer_cost(_spec(subject, input_shape), convention=convention, gradients=wanted)
+
+
+def _model_cost(model: torch.nn.Module, arguments: Any, keywords: Any, options: dict[str, Any]) -> ModelCost:
+    """A model counted, which can be counted again at other shapes where it is given one."""
+
+    def at(one: Shape, growth: Any) -> ModelCost:
+        def again(size: tuple[int, ...], more: Any = UNGROWN) -> ModelCost:
+            grown = tuple(a * b for a, b in zip(growth, more, strict=True))
+            try:
+                return at(replace(one, size=size), grown)
+            except ConvolithError as problem:
+                if grown == UNGROWN:
+                    raise
+                times = f"{float(grown[0]):g} times the channels and {float(grown[1]):g} times the kernels' size"
+                raise ConvolithError(f"with {times}, {problem}") from problem
+
+        counted = count_model(model, (one,), keywords, **options, growth=growth)
+        return replace(counted, input_shape=one.size, count_at=again)
+
+    if len(arguments) == 1 and isinstance(arguments[0], Shape):
+        return at(arguments[0], UNGROWN)
+    return count_model(model, arguments, keywords, **options)
+
+
+def _with_peak(
+    counted: ModelCost, model: torch.nn.Module, arguments: Any, keywords: Any, optimizer: str, *, verify: bool
+) -> ModelCost:
+    """A cost with the peak of a training step."""
+
+    def at(batch: int | None) -> Peak:
+        resized = arguments if batch is None else _resized(arguments, keywords, batch)
+        return peak_of(model, resized, keywords, optimizer, verify=verify and batch is None)
+
+    return replace(counted, peak=at(None), peak_at=at)
 
 
 def _is_layer(module: torch.nn.Module) -> bool:

@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from convolith.costing.fakes import tensors_of
 from convolith.costing.scaling import times
 from convolith.errors import ConvolithError
 
-NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU)
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU)
 """Whose parameters have one number for each channel."""
 
 
@@ -69,7 +69,7 @@ def ends_of(model: nn.Module, call: Callable[[], Any]) -> Ends:
         maker = made.get(node)
         if maker is not None:
             head.add(id(maker))
-            if isinstance(maker, _ConvNd | nn.Linear):
+            if isinstance(maker, _ConvNd | nn.Linear) and not _is_depthwise(maker):
                 continue
         fresh = [before for before, _ in node.next_functions if before is not None and before not in seen]
         seen.update(fresh)
@@ -109,7 +109,8 @@ def _changes(
         )
     if not own:
         return
-    inputs = Fraction(1) if id(module) in ends.stem else channels
+    fixed = id(module) in ends.stem or (id(module) in ends.head and _is_depthwise(module))
+    inputs = Fraction(1) if fixed else channels
     outputs = Fraction(1) if id(module) in ends.head else channels
     if isinstance(module, _ConvNd):
         yield from _of_convolution(name, module, inputs, outputs, kernel_size)
@@ -120,18 +121,7 @@ def _changes(
     elif isinstance(module, nn.Embedding):
         yield module._parameters, "weight", _empty(name, module.weight, (Fraction(1), outputs))
     elif isinstance(module, NORMS) or all(p.ndim == 1 for p in own.values()):
-        share = Fraction(1) if id(module) in ends.stem or id(module) in ends.head else channels
-        single = isinstance(module, nn.PReLU) and module.num_parameters == 1
-        for key, tensor in own.items():
-            store = module._parameters if key in module._parameters else module._buffers
-            yield store, key, _empty(name, tensor, (Fraction(1) if single else share,))
-        if isinstance(module, nn.LayerNorm | nn.RMSNorm):
-            sizes = tuple(module.normalized_shape)
-            if len(sizes) > 1 and share != 1:
-                raise ConvolithError(
-                    f"module {name} normalises {sizes} together; which of them are channels is not known"
-                )
-            yield vars(module), "normalized_shape", tuple(_whole(name, n, share) for n in sizes)
+        yield from _of_norm(name, module, own, Fraction(1) if id(module) in ends.stem | ends.head else channels)
     elif channels != 1 or (kernel_size != 1 and any(p.ndim > 2 for p in own.values())):
         kinds = ", ".join(f"{key} {tuple(p.shape)}" for key, p in own.items())
         what = "channels" if channels != 1 else "kernel_size"
@@ -141,11 +131,32 @@ def _changes(
         )
 
 
+def _of_norm(
+    name: str, module: nn.Module, own: dict[str, torch.Tensor], share: Fraction
+) -> Iterator[tuple[Any, str, Any]]:
+    """What has one number for each channel."""
+    single = isinstance(module, nn.PReLU) and module.num_parameters == 1
+    for key, tensor in own.items():
+        store: Any = module._parameters if key in module._parameters else module._buffers
+        yield store, key, _empty(name, tensor, (Fraction(1) if single else share,))
+    if isinstance(module, _NormBase):
+        yield vars(module), "num_features", _whole(name, module.num_features, share)
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        sizes = tuple(module.normalized_shape)
+        if len(sizes) > 1 and share != 1:
+            raise ConvolithError(f"module {name} normalises {sizes} together; which of them are channels is not known")
+        yield vars(module), "normalized_shape", tuple(_whole(name, n, share) for n in sizes)
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    return isinstance(module, _ConvNd) and 1 < module.groups == module.in_channels
+
+
 def _of_convolution(
     name: str, module: _ConvNd, inputs: Fraction, outputs: Fraction, kernel_size: Fraction
 ) -> Iterator[tuple[Any, str, Any]]:
     groups = module.groups
-    if groups > 1 and groups == module.in_channels:  # depthwise stays so
+    if _is_depthwise(module):  # stays so
         groups = _whole(name, groups, inputs)
         shares = (inputs, Fraction(1)) if isinstance(module, _ConvTransposeNd) else (outputs, Fraction(1))
     else:

@@ -26,6 +26,9 @@ LISTS = 4664
 """Bytes beside the scratch of an LSTM."""
 PRODUCTS = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::baddbmm": 1}
 """And the place of the first matrix."""
+ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"
+ROWS_OF_SCORES, KEYS_OF_SCORES = ((768, 256), (192, 64), (0, 32)), 512
+"""From so many rows on so many are taken at a time; and keys, at most."""
 POOLS = frozenset(
     (
         *("aten::max_pool2d_with_indices_backward", "aten::avg_pool2d_backward"),
@@ -173,6 +176,10 @@ def of_operator(func: Any, args: tuple[Any, ...], out: Any) -> int | None:
     if name == "aten::native_batch_norm_backward":
         alike = _layout(args[0]) == _layout(args[1]) is not None  # a copy that is not made of others
         return storage_bytes(tensors_in(out)) + _bytes(args[1]) * alike
+    if name == ATTENTION:
+        return _attended(args[0], args[1], out)
+    if name == f"{ATTENTION}_backward":
+        return _attended(args[1], args[2], out, back=True)
     if name in PRODUCTS:
         return _product(args[PRODUCTS[name] :][:2], out)
     if name == "aten::mkldnn_rnn_layer":
@@ -255,6 +262,16 @@ def kept_by(func: Any, args: tuple[Any, ...]) -> int:
     gates = steps * images * _row(4 * units, item), steps * images * _row(units, item)
     parts = (*gates, states * wide, states * units, states * wide, states * wide, states * units)
     return sum(onednn.up(part * item, onednn.PAGE) for part in parts)
+
+
+def _attended(q: torch.Tensor, k: torch.Tensor, out: Any, *, back: bool = False) -> int:
+    """Bytes of what comes out, and for each thread of scores of some rows and keys; back, of those twice and a copy."""
+    rows, keys, depth = q.shape[-2], k.shape[-2], q.shape[-1]
+    tall = min(next(most for least, most in ROWS_OF_SCORES if rows >= least), rows)
+    scores = tall * min(keys, KEYS_OF_SCORES)
+    numbers = 2 * scores if back else scores + 2 * tall + tall * depth
+    held = onednn.threads() * numbers * max(q.element_size(), 4)
+    return storage_bytes(tensors_in(out)) + held + _bytes(q) * back
 
 
 def _product(matrices: Sequence[torch.Tensor], out: torch.Tensor) -> int:
