@@ -11,20 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 import convolith as cl
 from convolith import ConvolithError, cost
-from tests.networks.patterns import kept_bytes
-
-
-class Of(nn.Module):
-    """A function of its modules and inputs."""
-
-    def __init__(self, function, **modules):
-        super().__init__()
-        self.function = function
-        for name, module in modules.items():
-            setattr(self, name, module)
-
-    def forward(self, *arguments, **keywords):
-        return self.function(self, *arguments, **keywords)
+from tests.networks.patterns import Of, kept_bytes
 
 
 def row(*layers):

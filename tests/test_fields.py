@@ -6,19 +6,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from convolith import cost
-
-
-class Of(nn.Module):
-    """A function of its modules and an input."""
-
-    def __init__(self, function, **modules):
-        super().__init__()
-        self.function = function
-        for name, module in modules.items():
-            setattr(self, name, module)
-
-    def forward(self, x):
-        return self.function(self, x)
+from tests.networks.patterns import Of
 
 
 def row(*layers):

@@ -9,6 +9,19 @@ SHAPE = (2, 4, 8, 8)
 """Of the input of each."""
 
 
+class Of(nn.Module):
+    """A function of its modules and inputs."""
+
+    def __init__(self, function, **modules):
+        super().__init__()
+        self.function = function
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+    def forward(self, *arguments, **keywords):
+        return self.function(self, *arguments, **keywords)
+
+
 class Function(nn.Module):
     """A function as a model, with parameters that it may use."""
 
