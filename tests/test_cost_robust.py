@@ -473,6 +473,12 @@ def test_interpolation_is_no_layer():
     assert cost(nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear")), input_shape=(1, 3, 8, 8)).forward.macs == 0
 
 
+def test_arguments_that_cannot_be_copied():
+    given = (torch.ones(1, 3), (n for n in range(3)))
+    with pytest.raises(ConvolithError, match="example_input has something that cannot be copied"):
+        cost(Of(lambda s, x, numbers: s.layer(x), layer=nn.Linear(3, 3)), example_input=given)
+
+
 def test_shapes_that_no_tensor_has():
     with pytest.raises(
         ConvolithError, match=r"input_shape is \(1, 3, 1000000000, 1000000000\), of which there is no tensor"

@@ -3,44 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Any
 
 import torch
 
-from convolith.costing.dispatch import UNGROWN, Run, run
+from convolith.costing.dispatch import Run, run
 from convolith.costing.model import ModelCost, Row
 from convolith.costing.watching import Path
 from convolith.work import Backward, Count
 
 
 def count_model(
-    model: torch.nn.Module,
-    arguments: tuple[Any, ...],
-    keywords: Mapping[str, Any],
-    *,
-    convention: str,
-    backward: bool,
-    input_gradient: bool,
-    real: bool,
-    growth: tuple[Fraction, Fraction] = UNGROWN,
+    model: torch.nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any], **options: Any
 ) -> ModelCost:
-    """Count a model; arguments as for `dispatch.run`."""
-    found = run(
-        model,
-        arguments,
-        keywords,
-        convention=convention,
-        backward=backward,
-        input_gradient=input_gradient,
-        real=real,
-        growth=growth,
-    )
+    """Count a model; arguments and options as for `dispatch.run`."""
+    found = run(model, arguments, keywords, **options)
     names = {".".join(path): tally for path, tally in found.tallies.items()}
     own = {place: n for each in found.parameters.values() for place, n in each.items()}
     return ModelCost(
         type(model).__name__,
-        convention,
+        options["convention"],
         model.training,
         sum(own.values()),
         found.outputs,
@@ -49,7 +31,7 @@ def count_model(
         _rows(model, found),
         found.strides,
         inputs=found.inputs,
-        differentiated=backward,
+        differentiated=options["backward"],
     )
 
 

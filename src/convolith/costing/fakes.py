@@ -222,7 +222,13 @@ def as_inputs(given: Any, fake: FakeTensorMode | None, *, requires_grad: bool) -
             raise ConvolithError(f"input_shape is {shape.size}, of which there is no tensor ({problem})") from None
 
     given = tree_map(lambda leaf: empty(leaf) if isinstance(leaf, Shape) else leaf, given)
-    return deepcopy(given, {id(tensor): made(tensor) for tensor in tensors_of(given)})
+    held = {id(tensor): made(tensor) for tensor in tensors_of(given)}
+    try:
+        return deepcopy(given, held)
+    except Exception as problem:  # objects refuse as they like
+        raise ConvolithError(
+            f"example_input has something that cannot be copied ({problem}); leave it out, or pass tensors alone"
+        ) from problem
 
 
 def tensors_of(tree: Any) -> list[torch.Tensor]:

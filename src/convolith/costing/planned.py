@@ -52,7 +52,7 @@ def _forward(args: tuple[Any, ...], out: torch.Tensor) -> Holding:
     x, k, bias, *options = args
     spec = correlated(x, k, bias, *options)
     chosen = plan(spec, accuracy=options[-2], engine=options[-1])
-    copied = _bytes(k) + _terms(chosen).prepared
+    copied = k.nbytes + _terms(chosen).prepared
     scratch, running = _running(chosen, x, k, out)
     return Holding(running, {(spec, chosen.engine, k.untyped_storage()._cdata): copied, SCRATCH: scratch})
 
@@ -64,18 +64,18 @@ def _backward(args: tuple[Any, ...]) -> Holding:
     wants_x, wants_k, wants_bias = wanted
     by_x = planned.input_gradient(spec, accuracy) if wants_x else None
     by_k = planned.kernel_gradient(spec, accuracy) if wants_k else None
-    made = _bytes(bias) if wants_bias else 0
-    expanded = _bytes(grad) * (0 in grad.stride())  # such as a sum's, which is copied
+    made = bias.nbytes if wants_bias else 0
+    expanded = grad.nbytes * (0 in grad.stride())  # such as a sum's, which is copied
     found = Holding(made)
     for chosen, image, kernel, result in ((by_x, grad, k, x), (by_k, x.transpose(0, 1), grad.transpose(0, 1), k)):
         if chosen is not None:
             scratch, running = _running(chosen, image, kernel, result)
-            copied, terms = _bytes(kernel), _terms(chosen)
+            copied, terms = kernel.nbytes, _terms(chosen)
             running += expanded * (image is grad)
             laid_out = 2 * copied + terms.workspace - scratch  # turned round, and as the engine reads it
             found.running = max(found.running, made + terms.prepared + max(laid_out, copied + running))
             found.kept[SCRATCH] = max(scratch, found.kept.get(SCRATCH, 0))
-            made += bytes_for(_bytes(result))
+            made += bytes_for(result.nbytes)
     left = (wants_x and by_x is None, wants_k and by_k is None, False)
     if any(left):
         found.running = max(found.running, made + expanded + _by_torch(grad, x, k, spec, left))
@@ -97,7 +97,7 @@ def _running(chosen: Plan, x: torch.Tensor, k: torch.Tensor, out: torch.Tensor) 
         x, k, out = (each.contiguous(memory_format=last) for each in (x, k, out))
     elif chosen.engine != aten.contiguous.name:
         scratch = terms.workspace if terms.workspace <= KEPT_SCRATCH else 0
-        return scratch, terms.workspace - scratch + widened + bytes_for(_bytes(out))
+        return scratch, terms.workspace - scratch + widened + bytes_for(out.nbytes)
     x, k, out = (workspace.plane(each) for each in (_padded(x, spec), k, out))
     geometry = (spec.stride, aten.split_padding(spec)[0], spec.dilation)
     return 0, terms.workspace + widened + workspace.forward(x, k, out, spec.groups, *geometry)
@@ -115,14 +115,10 @@ def _by_torch(grad: torch.Tensor, x: torch.Tensor, k: torch.Tensor, spec: ConvSp
     """By torch's own backward pass, beside what is padded before."""
     wide = torch.float32 if spec.out_dtype in HALVES else torch_dtype(spec.out_dtype)
     given = _padded(x, spec)
-    padded = (given is not x) * (1 + wanted[0]) * _bytes(given)
+    padded = (given is not x) * (1 + wanted[0]) * given.nbytes
     grad, x, k = (workspace.plane(tensor.to(wide)) for tensor in (grad, given, k))
     geometry = (spec.stride, aten.split_padding(spec)[0], spec.dilation)
     return padded + workspace.backward(grad, x, k, spec.groups, wanted, *geometry)
-
-
-def _bytes(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
 
 
 def grown(kept: dict[Hashable, int], more: Mapping[Hashable, int]) -> int:

@@ -17,9 +17,8 @@ import torch
 from convolith.costing import onednn
 from convolith.costing.fakes import storage_bytes, tensors_in
 from convolith.costing.onednn import BLOCK, SPECIAL, Layer
+from convolith.engines.aten import CHANNELS_LAST, NATIVE_ELEMENTS
 
-SMALL = 20480
-"""Numbers of a single image up to which torch takes its own code for ungrouped layers of few taps."""
 NNPACK_BATCH, NNPACK_TAPS = 16, 16
 """Images from which on torch's own code hands convolutions to NNPACK, and taps that it takes at most along an axis."""
 LISTS = 4664
@@ -35,7 +34,7 @@ POOLS = frozenset(
         *("aten::max_pool3d_with_indices_backward", "aten::avg_pool3d_backward"),
     )
 )
-FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+FORMATS = {axes + 2: layout for axes, layout in CHANNELS_LAST.items()}
 
 
 def most(steps: Iterable[float]) -> int:
@@ -159,7 +158,7 @@ def uses_onednn(x: torch.Tensor, w: torch.Tensor, groups: int, *, moved: bool = 
     if x.dtype in (torch.bfloat16, torch.float16):
         supported = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
         return bool(getattr(torch.ops.mkldnn, supported[x.dtype])())
-    large = groups > 1 or min(w.shape[-2:]) > SPECIAL or len(x) > 1 or prod(x.shape[:4]) > SMALL
+    large = groups > 1 or min(w.shape[-2:]) > SPECIAL or len(x) > 1 or prod(x.shape[:4]) > NATIVE_ELEMENTS
     taps = moved or len(x) >= BLOCK or max(w.shape[-2:]) > 1 or torch.get_num_threads() > 1
     return x.dtype == torch.float32 and large and taps
 
@@ -175,7 +174,7 @@ def of_operator(func: Any, args: tuple[Any, ...], out: Any) -> int | None:
         return _pooled(args, out)
     if name == "aten::native_batch_norm_backward":
         alike = _layout(args[0]) == _layout(args[1]) is not None  # a copy that is not made of others
-        return storage_bytes(tensors_in(out)) + _bytes(args[1]) * alike
+        return storage_bytes(tensors_in(out)) + int(args[1].nbytes) * alike
     if name == ATTENTION:
         return _attended(args[0], args[1], out)
     if name == f"{ATTENTION}_backward":
@@ -204,7 +203,7 @@ def _sloped(grad: Any, x: Any, w: Any, _: Any, *geometry: Any) -> int | None:
     *options, transposed, _, groups, mask = geometry
     grad, x, w = plane(grad), plane(x), plane(w)
     apart = groups > 1 and not uses_onednn(x, w, groups)  # groups are cut out of it, each by itself
-    expanded = 0 if apart else _bytes(grad) * (0 in grad.stride())
+    expanded = 0 if apart else grad.nbytes * (0 in grad.stride())
     if transposed:
         held = _transposed(grad, w, x, groups, options, (mask[0], False, any(mask[1:])))
         return None if held is None else expanded + held
@@ -217,7 +216,9 @@ def _in_one_layout(w: torch.Tensor, groups: int, *images: torch.Tensor) -> tuple
     if not uses_onednn(images[-1], w, groups) or not (_channels_last(images[-1]) or _channels_last(w)):
         return list(images), 0
     copied = [image for image in images if not _is_laid_out(image)]
-    return [image.contiguous(memory_format=FORMATS[image.ndim]) for image in images], sum(map(_bytes, copied))
+    return [image.contiguous(memory_format=FORMATS[image.ndim]) for image in images], sum(
+        image.nbytes for image in copied
+    )
 
 
 def _layout(tensor: torch.Tensor) -> str | None:
@@ -230,11 +231,11 @@ def _layout(tensor: torch.Tensor) -> str | None:
 def _pooled(args: tuple[Any, ...], out: torch.Tensor) -> int:
     """Of a pool's gradient; where the slope is not laid out as the image is, all is computed in contiguous copies."""
     grad, x = args[:2]
-    copies = _bytes(grad) * (_layout(grad) != "contiguous" and _layout(grad) != _layout(x))
+    copies = int(grad.nbytes) * (_layout(grad) != "contiguous" and _layout(grad) != _layout(x))
     if _layout(x) == "channels last" != _layout(grad):
         indices = [tensor for tensor in args[2:] if isinstance(tensor, torch.Tensor)]
-        copies += _bytes(x) + sum(map(_bytes, indices))
-    return _bytes(out) + copies
+        copies += x.nbytes + sum(tensor.nbytes for tensor in indices)
+    return int(out.nbytes) + copies
 
 
 def _transposed(
@@ -271,17 +272,13 @@ def _attended(q: torch.Tensor, k: torch.Tensor, out: Any, *, back: bool = False)
     scores = tall * min(keys, KEYS_OF_SCORES)
     numbers = 2 * scores if back else scores + 2 * tall + tall * depth
     held = onednn.threads() * numbers * max(q.element_size(), 4)
-    return storage_bytes(tensors_in(out)) + held + _bytes(q) * back
+    return storage_bytes(tensors_in(out)) + held + q.nbytes * back
 
 
 def _product(matrices: Sequence[torch.Tensor], out: torch.Tensor) -> int:
     """Bytes of a product, and of matrices that are copied since neither rows nor columns lie side by side."""
     copied = [each for each in matrices if not (_has_rows(each) or _has_rows(each.transpose(-1, -2)))]
-    return sum(map(_bytes, (*copied, out)))
-
-
-def _bytes(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+    return sum(each.nbytes for each in (*copied, out))
 
 
 def _has_rows(matrix: torch.Tensor) -> bool:
