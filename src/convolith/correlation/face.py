@@ -20,6 +20,7 @@ from convolith.errors import ConvolithError
 from convolith.geometry import Axes, Padding
 from convolith.planner import check_choice, computed, plan
 from convolith.spec import ConvSpec
+from convolith.torch_private import is_traced_or_transformed
 
 UNSET_OPTIONS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "padding_mode": "zeros"}
 """The defaults of correlate, which a Conv's own options replace."""
@@ -261,12 +262,7 @@ def _needs_gradients(operands: Operands) -> bool:
 
 def _seen_by_torch() -> bool:
     """Whether a transform or a tracer is at work that only torch's own operators satisfy."""
-    return (
-        torch.is_autocast_enabled("cpu")
-        or torch._C._get_tracing_state() is not None
-        or torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
-    )
+    return torch.is_autocast_enabled("cpu") or is_traced_or_transformed()
 
 
 def _torch_must_see(operands: Operands) -> bool:

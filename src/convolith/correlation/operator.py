@@ -17,6 +17,7 @@ from convolith.dtypes import is_float
 from convolith.planner import plan
 from convolith.planner.plan import format_of
 from convolith.spec import ConvSpec
+from convolith.torch_private import dispatch_modes
 
 ARGUMENTS = (
     "Tensor x, Tensor k, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups, str padding_mode, "
@@ -26,7 +27,7 @@ ARGUMENTS = (
 
 def is_watched() -> bool:
     """Whether a dispatch mode sees operators, as fake tensors and counters do."""
-    return bool(torch._C._len_torch_dispatch_stack())
+    return dispatch_modes() > 0
 
 
 def takes(operands: Operands, spec: ConvSpec) -> bool:

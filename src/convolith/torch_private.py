@@ -1,0 +1,20 @@
+"""Everything that depends on torch's private names: one guarded function for each, with what happens without it."""
+
+from __future__ import annotations
+
+import torch
+
+
+def dispatch_modes() -> int:
+    """Return how many dispatch modes (fake tensors, counters) are active; 0 where torch does not say."""
+    count = getattr(torch._C, "_len_torch_dispatch_stack", None)
+    return 0 if count is None else int(count())
+
+
+def is_traced_or_transformed() -> bool:
+    """Return whether `torch.jit.trace`, a functorch transform or forward-mode differentiation is active."""
+    return (
+        torch._C._get_tracing_state() is not None
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
