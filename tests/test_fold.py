@@ -400,7 +400,7 @@ def test_control_flow_that_depends_on_the_data_is_named_and_what_lies_around_it_
     model = randomised(Dependent())
     folded = cl.fold(model, torch.randn(1, 3, 9, 9))
     assert [rewrite.modules for rewrite in folded.report.rewrites] == [("a.0", "a.1"), ("b.0", "b.1")]
-    assert folded.report.others == {"relu": 1}
+    assert folded.report.others == {"ReLU": 1}
     (reason,) = reasons(folded.report, "kept")
     assert "if h.mean() > 0:" in reason
     assert __file__ in reason

@@ -18,3 +18,8 @@ def is_traced_or_transformed() -> bool:
         or torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
     )
+
+
+def version_of(tensor: torch.Tensor) -> int:
+    """Return how many times a tensor was written to; 0 for tensors of inference mode, which do not count."""
+    return 0 if tensor.is_inference() else tensor._version

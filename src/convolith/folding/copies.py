@@ -1,53 +1,77 @@
-"""Copies of a captured graph with parameters of their own, in another dtype, and back."""
+"""Copies of a recorded graph with parameters of their own, in another dtype, and back."""
 
 from __future__ import annotations
 
 import copy
 import operator
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
-from torch.fx import Graph, GraphModule, Node
-from torch.fx.graph import CodeGen
-from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
+from torch.fx import Graph, GraphModule
+from torch.utils._pytree import tree_leaves, tree_map
 
 
-def own_copy(captured: GraphModule, dtype: torch.dtype, like: GraphModule | None = None) -> GraphModule:
-    """A captured graph with parameters of its own, in a dtype; those that `like` has too, in that one's."""
-    root = nn.Module()
-    theirs = {} if like is None else {name: t.dtype for name, t in [*like.named_parameters(), *like.named_buffers()]}
-    for node in captured.graph.nodes:
-        if node.op == "get_attr":
-            value = operator.attrgetter(node.target)(captured)
-            if isinstance(value, torch.Tensor):
-                kind = theirs.get(node.target, dtype) if value.is_floating_point() else value.dtype
-                own = value.detach().to(kind, copy=True)
-                learns = value.requires_grad
-                value = nn.Parameter(own, requires_grad=learns) if isinstance(value, nn.Parameter) else own
-            _put(root, node.target, value)
-        elif node.op == "call_module":
-            _put(root, node.target, copy.deepcopy(captured.get_submodule(node.target)).to(dtype))
+def own_copy(source: GraphModule, dtype: torch.dtype, like: GraphModule | None = None) -> GraphModule:
+    """Return a copy of a graph with parameters of its own.
+
+    Args:
+        dtype: of all floating-point parameters and buffers.
+        like: a graph whose layers and tensors of the same names are taken instead, in their own dtypes.
+    """
+    memo: dict[int, Any] = {}
+    parts: dict[str, Any] = {}
     graph = Graph()
-    result = graph.graph_copy(captured.graph, {})
-    codegen: CodeGen | None = captured.graph._codegen
-    packing = getattr(codegen, "pytree_info", None)
-    if packing is not None and packing.out_spec is not None:
-        packed = tree_unflatten(list(cast("Any", result)), packing.out_spec)
-        if _is_plain(packed):  # then fx packs it without the help of torch.export, and copies and pickles stay simple
-            result, codegen = packed, None
-    graph.output(result)
+    graph.output(graph.graph_copy(source.graph, {}))  # type: ignore[arg-type]  # torch's own: a node or a structure of them
+    for node in sorted(source.graph.nodes, key=lambda n: n.op != "call_module"):  # layers first: tensors may be theirs
+        target = str(node.target)
+        if node.op not in ("get_attr", "call_module") or target in parts:
+            continue
+        theirs = None if like is None or "new" in node.meta else _found(like, target)
+        if theirs is not None:
+            parts[target] = _own(theirs, memo)
+        else:
+            part = _own(operator.attrgetter(target)(source), memo)
+            kind = dtype if like is None else node.meta.get("new") or dtype
+            parts[target] = part.to(kind) if isinstance(part, nn.Module) or part.is_floating_point() else part
+            if isinstance(part, nn.Parameter) and not isinstance(parts[target], nn.Parameter):
+                parts[target] = nn.Parameter(parts[target].detach(), part.requires_grad)
     _cast(graph, dtype, back=like is not None)
-    if codegen is not None:
-        graph.set_codegen(copy.copy(codegen))
-    return GraphModule(root, graph).eval()
+    made = GraphModule(_rooted(parts), graph)
+    made.training = False
+    return made
+
+
+def _rooted(parts: dict[str, Any]) -> nn.Module:
+    """Return a module that has each part under its name; layers first, so that what lies below them has a place."""
+    root = nn.Module()
+    for target, part in sorted(parts.items(), key=lambda item: item[0].count(".")):
+        put(root, target, part)
+    return root
+
+
+def _own(part: Any, memo: dict[int, Any]) -> Any:
+    """Return a copy of a module or tensor; hooks are the same functions, and what is shared stays so."""
+    if isinstance(part, nn.Module):
+        for module in part.modules():
+            memo |= {id(h): h for h in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())}
+        return copy.deepcopy(part, memo)
+    if id(part) not in memo:
+        own = part.detach().clone(memory_format=torch.preserve_format)
+        memo[id(part)] = nn.Parameter(own, part.requires_grad) if isinstance(part, nn.Parameter) else own
+    return memo[id(part)]
+
+
+def _found(module: nn.Module, target: str) -> Any:
+    try:
+        return operator.attrgetter(target)(module)
+    except AttributeError:
+        return None
 
 
 def _cast(graph: Graph, dtype: torch.dtype, *, back: bool) -> None:
-    """Float dtypes that a graph names, such as those it casts to, in another; `back`: as they were."""
+    """Change the float dtypes that a graph names, such as those that it casts to; `back`: to what they were."""
     for node in graph.nodes:
-        if node.op != "call_function":
-            continue
         named = [a for a in tree_leaves((node.args, node.kwargs)) if isinstance(a, torch.dtype)]
         if not named:
             continue
@@ -62,22 +86,15 @@ def _other(found: torch.dtype, own: torch.dtype, dtype: torch.dtype, *, back: bo
     return dtype if found.is_floating_point and dtype == torch.float64 else found
 
 
-def _is_plain(packed: Any) -> bool:
-    """Whether a result consists of tuples, lists, dicts and single values only."""
-    if type(packed) in (tuple, list):
-        return all(map(_is_plain, packed))
-    if type(packed) is dict:
-        return all(map(_is_plain, packed.values()))
-    return packed is None or isinstance(packed, Node | int | float | str)
-
-
-def _put(root: nn.Module, target: str, value: Any) -> None:
+def put(root: nn.Module, target: str, value: Any) -> None:
+    """Set a module, parameter or buffer by its qualified name; what lies between is made where it is missing."""
     *path, name = target.split(".")
     for step in path:
         if not hasattr(root, step):
             root.add_module(step, nn.Module())
         root = getattr(root, step)
     if isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter):
-        root.register_buffer(name, value)
-    else:
+        if not hasattr(root, name):
+            root.register_buffer(name, value)
+    elif isinstance(value, nn.Module) or not hasattr(root, name):
         setattr(root, name, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from statistics import median
 from time import perf_counter
@@ -11,6 +12,8 @@ import torch
 from torch import nn
 from torch.fx import Graph, GraphModule, Interpreter, Node
 
+from convolith.folding.copies import put
+from convolith.folding.lowering import called_module
 from convolith.folding.modules import module_of
 from convolith.folding.pieces import Values
 from convolith.folding.search import Way
@@ -37,27 +40,29 @@ def measured(captured: GraphModule, values: Values, ways: list[Way], inputs: Any
         for way in ways:
             x = sources.found[way.source].to(inputs[0].dtype)
             new = module_of(way.affine, flat=x.ndim == 2, by_channel=way.by_channel).to(x.dtype)
-            yield way, _times(part(values, way).to(x.dtype), new, x)
+            yield way, _times(copy.deepcopy(part(captured, values, way)).to(x.dtype), new, x)
 
 
-def part(values: Values, way: Way) -> GraphModule:
-    """The nodes that a way takes the place of, as a module of their own."""
+def part(working: GraphModule, values: Values, way: Way) -> GraphModule:
+    """Return the nodes that a way takes the place of, as a module of their own."""
     graph = Graph()
     env: dict[Node, Node] = {way.source: graph.placeholder("x")}
-    root: dict[str, torch.Tensor] = {}
+    holder = nn.Module()
 
     def argument(node: Node) -> Node:
         if node not in env:
-            root[node.name] = values[node]
-            env[node] = graph.get_attr(node.name)
+            if node in values:
+                holder.register_buffer(node.name, values[node])
+                env[node] = graph.get_attr(node.name)
+            else:  # the parts of a tensor that was split, of which the way reads some
+                env[node] = graph.node_copy(node, argument)
         return env[node]
 
     for node in sorted(way.nodes):
+        if node.op == "call_module":
+            put(holder, str(node.target), called_module(node))
         env[node] = graph.node_copy(node, argument)
     graph.output(env[way.nodes[-1]])
-    holder = nn.Module()
-    for name, value in root.items():
-        holder.register_buffer(name, value)
     return GraphModule(holder, graph)
 
 

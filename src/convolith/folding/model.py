@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch.fx import GraphModule
 
 from convolith.errors import ConvolithError
-from convolith.folding.capture import capture, hooks_of
-from convolith.folding.copies import own_copy
-from convolith.folding.parts import fold_parts
+from convolith.folding.capture import HOOKS, bookkeeping
+from convolith.folding.parts import fold_graph, fold_parts
 from convolith.folding.report import Report, Skipped
-from convolith.folding.rewriting import rewrite
-from convolith.folding.sizes import Inputs, outputs, unchanged, usual_sizes
+from convolith.folding.sizes import Inputs, outputs, unchanged
 from convolith.folding.verification import verify
 
 
@@ -71,29 +68,24 @@ def fold(
         >>> [rewrite.nodes for rewrite in folded.report.rewrites]
         [('conv2d', 'batch_norm')]
     """
-    kept = hooks_of(model) if isinstance(model, torch.nn.Module) else []  # before calls, which may add some
     inputs = _checked(model, example_input)
     options = {"measure": measure, "everything": everything}
-    wide: torch.nn.Module
-    folded: torch.nn.Module
-    try:
-        with unchanged(model):
-            captured = capture(_without_hooks(model), inputs, kept)
-    except ConvolithError as refusal:
-        with unchanged(model):
-            wide, folded, report = fold_parts(model, inputs, refusal, **options)
-        reference, tried = copy.deepcopy(model).double(), usual_sizes(model, inputs)
-    else:
-        with unchanged(model):
-            graph, report = rewrite(captured, inputs, **options)
-        wide, folded = graph, own_copy(graph, inputs[0].dtype, like=captured.module)
-        reference, tried = own_copy(captured.module, torch.float64), captured.tried
-        for name in HOOKS:
-            getattr(folded, name).update(getattr(model, name))
-    with unchanged(model), unchanged(folded):
-        errors = verify((reference, wide), (model, folded), tried)
-    skipped = (*report.skipped, *_settled_arguments(model, inputs))
-    return Folded(folded, replace(report, skipped=skipped, error=errors))
+    with unchanged(model):
+        done = fold_graph(model, inputs, **options) or fold_parts(model, inputs, **options)
+    for name in HOOKS:
+        getattr(done.folded, name).update(getattr(model, name))
+    with unchanged(model), unchanged(done.folded):
+        errors = verify(done.proofs, (done.reference, done.wide), (model, done.folded), done.tried)
+    skipped = (*done.report.skipped, *_set_aside(model), *_settled_arguments(model, inputs))
+    return Folded(done.folded, replace(done.report, skipped=skipped, error=errors))
+
+
+def _set_aside(model: torch.nn.Module) -> list[Skipped]:
+    """Return the hooks that a package keeps on its own models, which are not carried over."""
+    names = bookkeeping(model)
+    package = type(model).__module__.partition(".")[0]
+    reason = f"hooks that {package} registers on its own models are not carried over; they change nothing here"
+    return [Skipped("-", ", ".join(names[:3]) + ", ..." * (len(names) > 3), reason, "settled")] if names else []
 
 
 def _settled_arguments(model: torch.nn.Module, inputs: Inputs) -> list[Skipped]:
@@ -104,27 +96,10 @@ def _settled_arguments(model: torch.nn.Module, inputs: Inputs) -> list[Skipped]:
     return [Skipped("-", "the model", reason, "settled")] if left else []
 
 
-HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-)
-"""Where a module keeps what is called before and after it."""
-
-
-def _without_hooks(model: torch.nn.Module) -> torch.nn.Module:
-    """The same module without its own hooks, which the folded model gets; those of its parts stay."""
-    bare = copy.copy(model)
-    for name in HOOKS:
-        setattr(bare, name, OrderedDict())
-    return bare
-
-
 def _checked(model: Any, example: Any) -> Inputs:
     if not isinstance(model, torch.nn.Module):
         raise ConvolithError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    _check_plain(model)
     training = [name or "the model" for name, module in model.named_modules() if module.training]
     if training:
         raise ConvolithError(
@@ -154,6 +129,20 @@ def _checked(model: Any, example: Any) -> Inputs:
             f"model does not take example_input of shape {shapes[0] if len(shapes) == 1 else shapes}: {problem}"
         ) from problem
     return tuple(inputs)
+
+
+def _check_plain(model: torch.nn.Module) -> None:
+    """Refuse what another tool has compiled or exported, with the way out."""
+    kind, remedy = "", "fold the model before"
+    if isinstance(model, torch.jit.ScriptModule):
+        kind = "compiled or traced to TorchScript"
+        remedy = "fold the torch module, then call torch.jit.script or torch.jit.trace on folded.model"
+    elif type(model).__name__ == "OptimizedModule" and hasattr(model, "_orig_mod"):
+        kind, remedy = "compiled by torch.compile", "fold model._orig_mod, then compile folded.model"
+    elif isinstance(model, GraphModule) and "eval" in vars(model):
+        kind, remedy = "the module of a torch.export program", "fold the torch module, then export folded.model"
+    if kind:
+        raise ConvolithError(f"model is {kind}; {remedy}")
 
 
 def _is_input(value: Any) -> bool:

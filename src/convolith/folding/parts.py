@@ -1,68 +1,139 @@
-"""A model whose own code depends on the data, folded part by part, around the code that cannot be captured."""
+"""A model folded as one graph; or part by part, around code that no graph follows."""
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from convolith.errors import ConvolithError
-from convolith.folding.capture import capture, hooks_of
+from convolith.folding.capture import Captured, capture, hooks_of, without_hooks
 from convolith.folding.copies import own_copy
+from convolith.folding.mutations import write_in_place
 from convolith.folding.report import Report, Rewrite, Skipped
 from convolith.folding.rewriting import rewrite
-from convolith.folding.sizes import Inputs, outputs
+from convolith.folding.sizes import Inputs, outputs, result_of, variations
+from convolith.folding.verification import Proof
 
 
-def fold_parts(
-    model: nn.Module, inputs: Inputs, refusal: ConvolithError, *, measure: bool, everything: bool
-) -> tuple[nn.Module, nn.Module, Report]:
-    """A model whose largest parts that can be captured are folded, in float64 and in its own dtype, and the report.
+@dataclass
+class Done:
+    """A folded model, not proved yet.
+
+    Attributes:
+        reference, wide: the model and the folded one, in float64.
+        folded: in the model's own dtypes.
+        report: without errors.
+        proofs: of each rewrite.
+        tried: inputs that the model takes, the example first.
+    """
+
+    reference: nn.Module
+    wide: nn.Module
+    folded: nn.Module
+    report: Report
+    proofs: list[Proof]
+    tried: list[Inputs]
+
+
+
+def fold_graph(model: nn.Module, inputs: Inputs, *, measure: bool, everything: bool) -> Done | None:
+    """Fold a model as one graph, modules that stay in it by their parts; None where it is no graph."""
+    try:
+        captured = capture(without_hooks(model), inputs)
+    except ConvolithError:
+        return None
+    done = _folded(captured, inputs, measure=measure, everything=everything)
+    for name, given in captured.calls.items():
+        part = model.get_submodule(name)
+        if isinstance(part, torch.jit.ScriptModule):
+            continue
+        try:
+            inner = fold_parts(part, given, measure=measure, everything=everything)
+        except ConvolithError:
+            continue
+        done = _with_part(done, name, inner)
+    return done
+
+
+def _folded(captured: Captured, inputs: Inputs, *, measure: bool, everything: bool) -> Done:
+    graph, report, proofs = rewrite(captured, inputs, measure=measure, everything=everything)
+    folded = own_copy(graph, inputs[0].dtype, like=captured.module)
+    write_in_place(folded)
+    return Done(own_copy(captured.module, torch.float64), graph, folded, report, proofs, captured.tried)
+
+
+def _with_part(done: Done, name: str, inner: Done) -> Done:
+    """Return a folded graph whose module of that name is folded too."""
+    for whole, part in ((done.wide, inner.wide), (done.folded, inner.folded)):
+        before = whole.get_submodule(name)
+        for hooks in ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs"):
+            getattr(part, hooks).update(getattr(before, hooks))
+        whole.set_submodule(name, part)
+    report = _added(done.report, {name: inner.report}, done.report.skipped)
+    return replace(done, report=report, proofs=[*done.proofs, *inner.proofs])
+
+
+def fold_parts(model: nn.Module, inputs: Inputs, *, measure: bool, everything: bool) -> Done:
+    """Fold the largest parts of a model that are graphs, in a copy that runs the model's own code.
 
     Raises:
-        ConvolithError: the refusal of the whole, if no part has anything to fold.
+        ConvolithError: why the whole is no graph, if no part has anything to fold.
     """
+    refusal = _refusal(model, inputs)
     calls = _calls(model, inputs)
     wide, result = copy.deepcopy(model).double(), copy.deepcopy(model)
     reports: dict[str, Report] = {}
+    proofs: list[Proof] = []
     waiting = [name for name, _ in model.named_children()]
     while waiting:
         name = waiting.pop(0)
         part, given = model.get_submodule(name), calls.get(name)
-        hooks = hooks_of(part)
-        if given is not None and "" not in hooks:  # hooks of the part itself would go with it
-            try:
-                captured = capture(part, given, hooks)
-                folded, report = rewrite(captured, given, measure=measure, everything=everything)
-            except ConvolithError:
-                pass
-            else:
-                own = own_copy(folded, given[0].dtype, like=captured.module)
-                if report.rewrites and _replaced(result, name, own, inputs):
-                    wide.set_submodule(name, folded)
-                    reports[name] = report
+        if given is not None and not hooks_of(part):  # hooks of the part itself would go with it
+            done = fold_graph(part, given, measure=measure, everything=everything)
+            if done is not None:
+                if done.report.rewrites and _replaced(result, name, done.folded, inputs):
+                    wide.set_submodule(name, done.wide)
+                    reports[name] = done.report
+                    proofs += done.proofs
                 continue
         waiting += [f"{name}.{child}" for child, _ in part.named_children()]
     if not reports:
         raise refusal
-    rewrites = [_renamed(rewrite, name) for name, report in reports.items() for rewrite in report.rewrites]
-    skipped = [
-        replace(entry, module=f"{name}.{entry.module}") for name, report in reports.items() for entry in report.skipped
-    ]
-    names = [name for name in Report.__dataclass_fields__ if name.endswith(("_before", "_after"))]
-    sums: dict[str, Any] = {name: sum(getattr(report, name) for report in reports.values()) for name in names}
-    others = dict(sum((Counter(report.others) for report in reports.values()), Counter()))
     whole = Skipped("-", "the model", f"{refusal}; only parts are folded, and counted", "kept")
-    return wide, result, Report(tuple(rewrites), (whole, *skipped), others=others, **sums)
+    empty = Report((), (), 0, 0, 0.0, 0.0, 0.0, 0.0, 0, 0)
+    report = _added(empty, reports, (whole,))
+    tried = [inputs, *(other for other in variations(model, inputs) if result_of(model, other) is not None)]
+    return Done(copy.deepcopy(model).double(), wide, result, report, proofs, tried)
+
+
+def _refusal(model: nn.Module, inputs: Inputs) -> ConvolithError:
+    try:
+        capture(without_hooks(model), inputs)
+    except ConvolithError as refusal:
+        return refusal
+    return ConvolithError("it has hooks, which run in the folded model too")
+
+
+def _added(report: Report, parts: dict[str, Report], skipped: tuple[Skipped, ...]) -> Report:
+    """Return a report with those of parts, whose names come behind that of each part."""
+    rewrites = [*report.rewrites, *(_renamed(r, name) for name, part in parts.items() for r in part.rewrites)]
+    more = [replace(s, module=f"{name}.{s.module}") for name, part in parts.items() for s in part.skipped]
+    reports = [report, *parts.values()]
+    names = [name for name in Report.__dataclass_fields__ if name.endswith(("_before", "_after"))]
+    sums: dict[str, Any] = {name: sum(getattr(one, name) for one in reports) for name in names}
+    others = dict(sum((Counter(one.others) for one in reports), Counter()))
+    return Report(tuple(rewrites), (*skipped, *more), others=others, **sums)
 
 
 def _calls(model: nn.Module, inputs: Inputs) -> dict[str, Inputs]:
-    """What each module is called with first, if that is float tensors only."""
+    """Return what each module is called with first, if that is float tensors only."""
     found: dict[str, Inputs] = {}
+    watched = copy.deepcopy(model)
 
     def keep(name: str) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -72,18 +143,16 @@ def _calls(model: nn.Module, inputs: Inputs) -> dict[str, Inputs]:
 
         return hook
 
-    handles = [m.register_forward_pre_hook(keep(name), with_kwargs=True) for name, m in model.named_modules() if name]
-    try:
-        with torch.no_grad():
-            outputs(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    for name, module in watched.named_modules():
+        if name and not isinstance(module, torch.jit.ScriptModule):
+            module.register_forward_pre_hook(keep(name), with_kwargs=True)
+    with torch.no_grad():
+        outputs(watched, inputs)
     return found
 
 
 def _replaced(result: nn.Module, name: str, folded: nn.Module, inputs: Inputs) -> bool:
-    """Whether the model runs with a part folded; it is put back where the model's code looks into it."""
+    """Return whether the model runs with a part folded; it is put back where the model's code looks into it."""
     before = result.get_submodule(name)
     result.set_submodule(name, folded)
     try:
@@ -96,6 +165,7 @@ def _replaced(result: nn.Module, name: str, folded: nn.Module, inputs: Inputs) -
 
 
 def _renamed(rewrite: Rewrite, name: str) -> Rewrite:
-    return replace(
-        rewrite, name=f"{name}.{rewrite.name}", modules=tuple(f"{name}.{module}" for module in rewrite.modules)
-    )
+    modules = tuple(name if module == "the model" else f"{name}.{module}" for module in rewrite.modules)
+    return replace(rewrite, name=f"{name}.{rewrite.name}", modules=modules)
+
+

@@ -12,6 +12,7 @@ from torch.fx import Node
 from convolith.algebra import average_pool, batch_norm, identity, linear, pad, rescale, select, upsample
 from convolith.conv import Conv
 from convolith.errors import ConvolithError
+from convolith.folding.lowering import operator_of
 
 aten = torch.ops.aten
 
@@ -36,36 +37,49 @@ class Piece(NamedTuple):
 
     source: Node
     conv: Conv
-    multiplies: bool
-    """False for those that only move values: padding, slices, enlargement."""
+    target: Any
+    """The operator that it comes to."""
+
+    @property
+    def multiplies(self) -> bool:
+        """Return False for those that only move values: padding, slices, enlargement."""
+        return self.target not in MOVES
 
 
 def piece_of(node: Node, values: Values) -> Piece | str | None:
-    """What a node does to its one tensor, if that is a convolution at every input size; or why it is none."""
-    read = READERS.get(node.target)
-    if read is None or node.op != "call_function":
+    """Return what a node does to its one tensor, if that is a convolution at every input size; or why it is none."""
+    called = operator_of(node)
+    read = None if called is None else READERS.get(called.target)
+    if called is None or read is None:
         return None
-    moving = [a for a in node.all_input_nodes if a not in values]
-    if len(moving) != 1 or moving[0] not in node.args:
+    moving = [a for a in called.args if isinstance(a, Node) and a not in values]
+    if len(moving) != 1 or any(isinstance(a, list | tuple) and any(isinstance(v, Node) for v in a) for a in called.args):
         return None
     shape = shape_of(moving[0])
-    settled = [values[a] if isinstance(a, Node) and a in values else a for a in node.args]
+    settled = [_settled(a, values) for a in called.args]
     if shape is None or any(isinstance(a, torch.Tensor) and a.is_complex() for a in settled):
         return None
-    if node.kwargs:
-        return f"{node.target} is called with keywords that are not read" if any(node.kwargs.values()) else None
     try:
-        conv = read(Call(shape, node.args.index(moving[0]), settled))
+        at = next(place for place, a in enumerate(called.args) if a is moving[0])
+        conv = read(Call(shape, at, settled))
     except ConvolithError as refusal:
         return str(refusal)
     if not isinstance(conv, Conv):
         return conv
-    if len(conv.kernel_size) != axes_of(shape) or (len(shape) == 2 and node.target not in FLAT):
+    if len(conv.kernel_size) != axes_of(shape) or (len(shape) == 2 and called.target not in FLAT):
         unbatched = read in (_conv, _transposed, _pooled)
         return "it reads an image without a batch axis; give the example one" if unbatched else None
     if conv.in_channels != shape[1]:
         return f"it takes {conv.in_channels} channels and gets {shape[1]}"
-    return Piece(moving[0], conv, node.target not in MOVES)
+    return Piece(moving[0], conv, called.target)
+
+
+def _settled(argument: Any, values: Values) -> Any:
+    """Return an argument as a number or a tensor in float64, where it is a constant."""
+    found = values[argument] if isinstance(argument, Node) and argument in values else argument
+    if isinstance(found, torch.Tensor):
+        return found.detach().double() if found.is_floating_point() else found.detach()
+    return found
 
 
 def shape_of(node: Node) -> tuple[int, ...] | None:
@@ -82,8 +96,9 @@ def axes_of(shape: tuple[int, ...]) -> int:
 def _conv(call: Call) -> Conv | str | None:
     if call.at != 0:
         return None
-    _, weight, bias, stride, padding, dilation, groups = (call.args + [None, 1, 0, 1, 1][len(call.args) - 2 :])[:7]
-    return Conv(weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    defaults = [None, 1, 0, 1, 1, "zeros"]
+    _, weight, bias, stride, padding, dilation, groups, mode = call.args + defaults[len(call.args) - 2 :]
+    return Conv(weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, padding_mode=mode)
 
 
 def _transposed(call: Call) -> Conv | str | None:
@@ -141,10 +156,6 @@ def _padded(call: Call) -> Conv | str | None:
     return pad(call.shape[1], pairs, axes=axes, padding_mode=named, sample=SAMPLE)
 
 
-def _padded_with(call: Call) -> Conv | str | None:
-    return _padded(call._replace(args=[*call.args[:2], "constant", *call.args[2:]]))
-
-
 def _scaled(call: Call) -> Conv | str | None:
     factors = _per_channel(call.shape, call.args[1 - call.at])
     return None if factors is None else rescale(factors, axes=axes_of(call.shape))
@@ -180,8 +191,9 @@ def _per_channel(shape: tuple[int, ...], value: Any) -> torch.Tensor | None:
 
 
 def _repeated(call: Call) -> Conv | str | None:
-    _, size, factors = [*call.args, None, None][:3]
-    if call.at != 0 or factors is None or size is not None or any(f != int(f) or f < 1 for f in factors):
+    axes = axes_of(call.shape)
+    factors = call.args[1] if isinstance(call.args[1], list | tuple) else [call.args[1]] * axes
+    if call.at != 0 or any(f is None or f != int(f) or f < 1 for f in factors) or len(factors) != axes:
         return "the enlargement is by no whole factor, or to a size"
     return upsample(call.shape[1], [int(f) for f in factors], axes=axes_of(call.shape), sample=SAMPLE)
 
@@ -230,34 +242,24 @@ READERS: dict[Any, Read] = {
     aten.avg_pool2d.default: _pooled,
     aten.avg_pool3d.default: _pooled,
     aten.pad.default: _padded,
-    aten.constant_pad_nd.default: lambda call: _padded(
-        call._replace(args=[*call.args[:2], "constant", *call.args[2:]])
-    ),
-    aten.upsample_nearest1d.vec: _repeated,
-    aten.upsample_nearest2d.vec: _repeated,
-    aten.upsample_nearest3d.vec: _repeated,
+    "enlarge": _repeated,
     aten.linear.default: _linear,
     aten.slice.Tensor: _sliced,
     aten.dropout.default: _dropped,
-    aten.contiguous.default: _same,
     aten.clone.default: _same,
     aten.neg.default: _negated,
     aten.mul.Tensor: _scaled,
-    aten.mul_.Tensor: _scaled,
     aten.div.Tensor: _divided,
-    aten.div_.Tensor: _divided,
     aten.add.Tensor: _shifted(1),
-    aten.add_.Tensor: _shifted(1),
     aten.sub.Tensor: _shifted(-1),
-    aten.sub_.Tensor: _shifted(-1),
 }
 """How each operator's arguments are read."""
-MOVES = {row for row, read in READERS.items() if read in (_padded, _padded_with, _repeated, _sliced, _dropped, _same)}
+MOVES = {row for row, read in READERS.items() if read in (_padded, _repeated, _sliced, _dropped, _same)}
 """Those that form no products."""
 CONVOLVE = {row for row, read in READERS.items() if read in (_conv, _transposed, _linear)}
 """Those that sum over channels, as convolutions and linear layers do."""
 IDLE = {row for row, read in READERS.items() if read in (_dropped, _same)}
 """Those that do nothing at all."""
 FLAT = {row for row, read in READERS.items() if read in (_linear, _norm, _scaled, _divided, _sliced, _dropped, _same)}
-FLAT |= {aten.neg.default, aten.add.Tensor, aten.add_.Tensor, aten.sub.Tensor, aten.sub_.Tensor}
+FLAT |= {aten.neg.default, aten.add.Tensor, aten.sub.Tensor}
 """Those that take (N, channels) as well."""

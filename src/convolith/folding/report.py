@@ -54,14 +54,17 @@ class Skipped:
         node: its name in the captured graph.
         module: where it stands in the model.
         reason: in words.
-        kind: `"refused"` (it is no one convolution), `"does not pay"`, `"kept"` (a module that stays as it is), or
-            `"settled"` (an argument that the folded model has not).
+        kind: `"refused"` (it is no one convolution), `"does not pay"`, `"kept"` (a module that stays as it is),
+            `"norm"` (a norm right behind a convolution that stays), or `"settled"` (an argument that the folded model
+            does not have).
+        line: file and line of the code that calls it, where known.
     """
 
     node: str
     module: str
     reason: str
     kind: str
+    line: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Report:
         convolutions_before, convolutions_after: that one pass computes.
         multiplications_before, multiplications_after: of what folding reads (convolutions, norms, scales, pooling).
         bytes_before, bytes_after: that those read and write, without weights.
+        norms_before, norms_after: batch norms that one pass computes.
         others: operators that folding does not read as convolutions, and how often each stands there.
         error: by dtype, the largest difference of any output, relative to the largest output.
     """
@@ -86,6 +90,8 @@ class Report:
     multiplications_after: float
     bytes_before: float
     bytes_after: float
+    norms_before: int
+    norms_after: int
     others: dict[str, int] = field(default_factory=dict)
     error: dict[str, float] = field(default_factory=dict)
 
@@ -95,12 +101,13 @@ class Report:
             {"": name, "before": getattr(self, f"{field}_before"), "after": getattr(self, f"{field}_after")}
             for name, field in (
                 ("convolutions", "convolutions"),
+                ("batch norms", "norms"),
                 ("multiplications", "multiplications"),
                 ("bytes moved", "bytes"),
             )
         ]
         rewrites = [_row(r) for r in self.rewrites]
-        skipped = [{"kind": s.kind, "where": s.module, "node": s.node, "reason": s.reason} for s in self.skipped]
+        skipped = [{"kind": s.kind, "where": s.module, "node": s.node, "reason": s.reason, "line": s.line or ""} for s in self.skipped]
         errors = [{"dtype": name, "largest relative error": value} for name, value in self.error.items()]
         found = [Table("Folded", counted), Table("Verified", errors)]
         if rewrites:

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import operator
+import os.path
 from collections import Counter
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.fx import Graph, GraphModule, Interpreter, Node
+from torch.fx import Graph, GraphModule, Node
 
 from convolith.conv import Conv
 from convolith.folding.capture import Captured
-from convolith.folding.copies import own_copy
+from convolith.folding.copies import own_copy, put
 from convolith.folding.gate import Times, measured
-from convolith.folding.modules import module_of
-from convolith.folding.mutations import settle, write_in_place, written_buffers
-from convolith.folding.pieces import READERS, Values, shape_of
+from convolith.folding.layers import name_layers
+from convolith.folding.lowering import aten, called_module, module_path
+from convolith.folding.mutations import settle
+from convolith.folding.norms import norms_left
+from convolith.folding.pieces import CONVOLVE, IDLE, READERS, Values, shape_of
 from convolith.folding.report import Report, Rewrite, Skipped, ranges
-from convolith.folding.search import FREE, JOINS, Choice, Cost, Options, Way, choose, options
+from convolith.folding.search import FREE, JOINS, Choice, Cost, Options, Way, choose, options, readers, target_of
+from convolith.folding.shape_queries import ask_sources, flatten_before
 from convolith.folding.sizes import Inputs
+from convolith.folding.verification import Proof
 
-COUNTED = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-"""Operators that compute a convolution."""
 Place = tuple[Node, Node]
 """Where a way begins and ends."""
 
 
-def rewrite(captured: Captured, inputs: Inputs, *, measure: bool, everything: bool) -> tuple[GraphModule, Report]:
-    """The folded copy in float64, and what it came about by; its errors are not known yet.
+def rewrite(captured: Captured, inputs: Inputs, *, measure: bool, everything: bool) -> Rewritten:
+    """Return the folded copy in float64, and what it came about by; its errors are not known yet.
 
     Args:
         inputs: of the model, in its dtype.
@@ -39,7 +42,11 @@ def rewrite(captured: Captured, inputs: Inputs, *, measure: bool, everything: bo
     working = own_copy(captured.module, torch.float64)
     _record_shapes(captured, working)
     values = _constants(working)
-    found = options(working.graph, values, settle(working, values), everything=everything)
+    untouchable = settle(working, values)
+    flatten_before(working)
+    ask_sources(working, values)
+    working.recompile()
+    found = options(working.graph, values, untouchable, everything=everything)
     seconds: dict[Place, Times] = {}
     while True:
         barred = {place for place, (before, after) in seconds.items() if after >= before and not everything}
@@ -52,83 +59,96 @@ def rewrite(captured: Captured, inputs: Inputs, *, measure: bool, everything: bo
     item, others = inputs[0].element_size(), _others(working.graph, values)
     before, after = _total(found, []), _total(found, taken)
     skipped = _skipped(found, choice, taken, seconds, captured.kept)
-    rewrites = tuple(_described(found, way, seconds.get(_place(way)), item) for way in taken)
-    counted = count_convolutions(working)
-    for way in reversed(taken):
-        _replace(working, way)
-    working.graph.eliminate_dead_code()
-    write_in_place(working)
+    skipped += norms_left(working.graph, taken, {entry.node for entry in skipped}, untouchable)
+    convolutions, norms = count_layers(working)
+    proofs = [Proof.of(working, values, way) for way in taken]
+    names = _names(working, taken)
+    rewrites = tuple(_described(found, way, name, seconds.get(_place(way)), item) for way, name in zip(taken, names, strict=True))
+    for way, name, proof in reversed(list(zip(taken, names, proofs, strict=True))):
+        _replace(working, way, name, proof.after)
+    working.graph.eliminate_dead_code(lambda n: bool(n.meta.get("writes")) or n.is_impure())
+    working.delete_all_unused_submodules()
+    for node in working.graph.nodes:
+        if node.op == "call_module" and str(node.target).startswith(REPLACED):
+            made = called_module(node)
+            node.target = str(node.target).removeprefix(REPLACED)
+            put(working, node.target, made)
+    name_layers(working, values)
     working.delete_all_unused_submodules()
     working.recompile()
+    left = count_layers(working)
     report = Report(
         rewrites,
-        skipped,
-        counted,
-        count_convolutions(working),
+        tuple(dict.fromkeys(skipped)),
+        convolutions,
+        left[0],
         before.multiplications,
         after.multiplications,
         before.moved * item,
         after.moved * item,
+        norms,
+        left[1],
         others,
     )
-    return working, report
+    return Rewritten(working, report, proofs)
+
+
+class Rewritten(NamedTuple):
+    """A folded graph in float64, the report, and each rewrite before and after."""
+
+    graph: GraphModule
+    report: Report
+    proofs: list[Proof]
 
 
 def _others(graph: Graph, values: Values) -> dict[str, int]:
-    """Operators on what moves that are neither convolutions nor join branches, by name."""
-    read = {*READERS, *JOINS}
-    left = [n for n in graph.nodes if n.op == "call_function" and n not in values and n.target not in read]
-    names = [str(n.target).removeprefix("aten.").partition(".")[0] for n in left if shape_of(n) is not None]
+    """Return operators on what moves that are neither convolutions nor join branches, by name."""
+    kinds = ("call_function", "call_method", "call_module")
+    nodes = [n for n in graph.nodes if n.op in kinds and n not in values and shape_of(n) is not None]
+    names = [name_of(n) for n in nodes if target_of(n) not in {*READERS, *JOINS}]
     return dict(Counter(names).most_common())
 
 
-def count_convolutions(model: GraphModule) -> int:
-    """How many convolutions one pass computes."""
-    operators = sum(str(n.target).split(".")[1:2] == [name] for n in model.graph.nodes for name in COUNTED)
-    called = [model.get_submodule(n.target) for n in model.graph.nodes if n.op == "call_module"]
-    return operators + sum(isinstance(m, nn.modules.conv._ConvNd) for made in called for m in made.modules())
+def name_of(node: Node) -> str:
+    """Return what a node computes, as the name of a function or of a layer's class."""
+    if node.op == "call_module":
+        return type(called_module(node)).__name__
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target)).partition(".")[0]
+
+
+def count_layers(model: GraphModule) -> tuple[int, int]:
+    """Return how many convolutions and how many batch norms one pass computes."""
+    targets = [target_of(node) for node in model.graph.nodes if node.op in ("call_function", "call_method")]
+    called = [called_module(node) for node in model.graph.nodes if node.op == "call_module"]
+    inner = [module for each in called for module in each.modules()]
+    convolutions = sum(t in CONVOLVE and t is not aten.linear.default for t in targets if t is not None)
+    convolutions += sum(isinstance(m, nn.modules.conv._ConvNd) for m in inner)
+    norms = sum(t is aten.batch_norm.default for t in targets if t is not None)
+    return convolutions, norms + sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in inner)
 
 
 def _record_shapes(captured: Captured, working: GraphModule) -> None:
-    """On each node of the copy, its shape for the example, if it is a real float tensor of as many channels always."""
-    runs = [_shapes(captured.module, inputs) for inputs in captured.tried[:USUAL]]
+    """Note on each node of the copy its shape for the example, if it has as many channels for all inputs."""
     for old, new in zip(captured.module.graph.nodes, working.graph.nodes, strict=True):
-        shapes = [found.get(old.name) for found in runs]
+        shapes = [found.get(old.name) for found in captured.shapes]
         alike = {shape and (len(shape), *shape[1:2]) for shape in shapes}
         new.meta["example_shape"] = shapes[0] if len(alike) == 1 else None
 
 
-USUAL = 4
-"""Inputs whose shapes are compared: the example, another batch, other rows, other columns."""
-
-
-def _shapes(captured: GraphModule, inputs: Inputs) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    class Recorder(Interpreter):
-        def run_node(self, n: Node) -> Any:
-            result = super().run_node(n)
-            if isinstance(result, torch.Tensor) and result.is_floating_point():
-                shapes[n.name] = tuple(result.shape)
-            return result
-
-    with torch.no_grad():
-        Recorder(captured).run(*(x.clone() for x in inputs))
-    return shapes
-
-
-def _constants(captured: GraphModule) -> Values:
-    """What does not depend on the input, computed in float64."""
+def _constants(working: GraphModule) -> Values:
+    """Return what does not depend on the input, computed in float64."""
     values: Values = {}
-    written = written_buffers(captured.graph)
-    for node in captured.graph.nodes:
-        if node.op == "get_attr" and node.target not in written:
-            found = operator.attrgetter(node.target)(captured)
-            if isinstance(found, torch.Tensor):
-                values[node] = found.detach()
-        elif node.op == "call_function" and node.all_input_nodes and all(a in values for a in node.all_input_nodes):
-            arguments, keywords = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: values[n])
-            values[node] = node.target(*arguments, **keywords)
+    written = {memory for node in working.graph.nodes for memory in node.meta.get("writes", ())}
+    for node in working.graph.nodes:
+        if not node.meta.get("constant") or node.meta.get("memory") in written:
+            continue
+        if node.op == "get_attr":
+            values[node] = operator.attrgetter(str(node.target))(working).detach()
+        elif all(a in values for a in node.all_input_nodes):
+            arguments, keywords = torch.fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+            with torch.no_grad():
+                called = getattr(arguments[0], node.target) if node.op == "call_method" else node.target
+                values[node] = called(*arguments[node.op == "call_method" :], **keywords)
     return values
 
 
@@ -148,25 +168,63 @@ def _taken(graph: Graph, choice: Choice) -> list[Way]:
     return taken[::-1]
 
 
-def _replace(working: GraphModule, way: Way) -> None:
+def _names(working: GraphModule, taken: list[Way]) -> list[str]:
+    """Return a name for the convolution of each way: that of the one layer whose place it takes, or one below their parent."""
+    used = {str(n.target) for n in working.graph.nodes if n.op == "call_module"}
+    found: list[str] = []
+    for way in taken:
+        layers = [n for n in way.nodes if target_of(n) in CONVOLVE]
+        paths = list(dict.fromkeys(module_path(n) for n in sorted(way.nodes) if module_path(n)))
+        own = [str(n.target) for n in layers if n.op == "call_module"]
+        calls = [n for n in working.graph.nodes if n.op == "call_module" and own and str(n.target) == own[0]]
+        gone = all(set(readers(n)) <= set(way.nodes) for n in layers if n is not way.nodes[-1])
+        if len(layers) == 1 and len(calls) == 1 and gone and not _transposes(layers[0], way):
+            found.append(own[0])
+            continue
+        parent = _common(paths)
+        name = base = f"{parent}.folded" if parent else "folded"
+        number = 1
+        while any(f"{other}.".startswith(f"{name}.") for other in (*used, *found)):
+            number += 1
+            name = f"{base}_{number}"
+        found.append(name)
+    return found
+
+
+def _transposes(layer: Node, way: Way) -> bool:
+    """Return whether a way is a transposed convolution and its layer is none, or the other way round."""
+    return isinstance(called_module(layer), nn.modules.conv._ConvTransposeNd) is not way.affine.conv.transposed
+
+
+def _common(paths: list[str]) -> str:
+    """Return the module that all paths lie in."""
+    steps = [path.split(".")[:-1] if len(paths) == 1 else path.split(".") for path in paths]
+    shared = os.path.commonprefix(steps) if steps else []
+    return ".".join(shared)
+
+
+def _replace(working: GraphModule, way: Way, name: str, made: nn.Module) -> None:
     graph, node = working.graph, way.nodes[-1]
-    name = f"folded_{node.name}"
-    made = module_of(way.affine, flat=len(shape_of(way.source) or ()) == 2, by_channel=way.by_channel)
-    working.add_module(name, made.requires_grad_(_learns(working, way)))
+    learns = _learns(working, way)
+    put(working, f"{REPLACED}{name}", made.requires_grad_(learns))
     with graph.inserting_before(node):
-        call = graph.call_module(name, (way.source,))
-    call.meta = dict(node.meta)
+        call = graph.call_module(f"{REPLACED}{name}", (way.source,))
+    call.meta = {**node.meta, "constant": False, "new": way.source.meta.get("dtype")}
     node.replace_all_uses_with(call)
-    for old in sorted(way.nodes, reverse=True):  # those that write in place are no dead code to fx
+    for old in sorted(way.nodes, reverse=True):
         if not old.users:
             graph.erase_node(old)
 
 
+REPLACED = "replaced_by_folding."
+"""Where new layers are kept until the old ones are gone, whose names they take."""
+
+
 def _learns(working: GraphModule, way: Way) -> bool:
-    """Whether any parameter that a way takes the place of does; without one there is nothing to freeze."""
+    """Return whether any parameter that a way takes the place of does; without one there is nothing to freeze."""
     waiting = [a for node in way.nodes for a in node.all_input_nodes if a is not way.source]
     seen: set[Node] = {*way.nodes}
-    found = []
+    found = [p.requires_grad for n in way.nodes if n.op == "call_module" for p in called_module(n).parameters()]
     while waiting:
         node = waiting.pop()
         if node in seen:
@@ -189,7 +247,7 @@ def _total(found: Options, taken: list[Way]) -> Cost:
     return reduce(Cost.plus, costs, FREE)
 
 
-def _described(found: Options, way: Way, times: Times | None, item: int) -> Rewrite:
+def _described(found: Options, way: Way, name: str, times: Times | None, item: int) -> Rewrite:
     conv = way.affine.conv
     before = [found.alone.get(node, FREE) for node in way.nodes]
     if conv.transposed:
@@ -198,8 +256,8 @@ def _described(found: Options, way: Way, times: Times | None, item: int) -> Rewr
         by_channel = conv.weight.flatten(1)
     least, largest, warning = ranges(by_channel)
     return Rewrite(
-        name=f"folded_{way.nodes[-1].name}",
-        modules=tuple(dict.fromkeys(filter(None, map(module_path, sorted(way.nodes))))),
+        name=name,
+        modules=tuple(dict.fromkeys(module_path(n) or "the model" for n in sorted(way.nodes))),
         nodes=tuple(node.name for node in way.nodes),
         conv=_words(conv),
         kind="exact with border correction" if way.affine.corrected else "exact",
@@ -232,25 +290,22 @@ def _words(conv: Conv) -> str:
 
 def _skipped(
     found: Options, choice: Choice, taken: list[Way], seconds: dict[Place, Times], kept: dict[str, str]
-) -> tuple[Skipped, ...]:
-    """What looked as if it might be folded and is none of the rewrites' own nodes."""
+) -> list[Skipped]:
+    """Return what looked as if it might be folded and is none of the rewrites' own nodes."""
     inside = {node for way in taken for node in way.nodes[:-1]}
     skipped = [Skipped("-", name, reason, "kept") for name, reason in kept.items()]
     for node, reason in found.refusals.items():
         if node not in inside and not any(way.nodes[-1] is node for way in taken):
-            skipped.append(Skipped(node.name, module_path(node), reason, "refused"))
+            skipped.append(_entry(node, reason, "refused"))
     for node, reason in (choice.declined | found.hopeless).items():
-        if node not in inside:
-            skipped.append(Skipped(node.name, module_path(node), reason, "does not pay"))
+        if node not in inside and target_of(node) not in IDLE:
+            skipped.append(_entry(node, reason, "does not pay"))
     for (source, node), (before, after) in seconds.items():
         if after >= before and not any(_place(way) == (source, node) for way in taken):
             reason = f"as one convolution from {source.name} it takes {after:.3g} s instead of {before:.3g} s here"
-            skipped.append(Skipped(node.name, module_path(node), reason, "does not pay"))
-    return tuple(skipped)
+            skipped.append(_entry(node, reason, "does not pay"))
+    return skipped
 
 
-def module_path(node: Node) -> str:
-    """Where a node stands in the model, or nothing."""
-    stack = node.meta.get("nn_module_stack") or {}
-    path = str(list(stack.values())[-1][0]) if stack else ""
-    return path.removeprefix("L['self'].").removeprefix("L['self']") or "the model"
+def _entry(node: Node, reason: str, kind: str) -> Skipped:
+    return Skipped(node.name, module_path(node) or "the model", reason, kind, node.meta.get("line"))

@@ -1,30 +1,26 @@
-"""Inputs of other batches and sizes that a model takes: where a captured graph may be another one, and is tried."""
+"""Inputs of other batches and sizes that a model takes: what a captured graph and a folded model are compared on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
-from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
 Inputs = tuple[torch.Tensor, ...]
-MOST = 8
-"""Inputs that are tried at most where the graph holds only under conditions that they do not meet."""
 
 
 def outputs(model: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
-    """The tensors of a model's result, in order; the inputs stay as they are, whatever the model writes on them."""
+    """Return the tensors of a model's result, in order; the inputs stay as they are, whatever the model writes on them."""
     result = model(*(x.clone(memory_format=torch.preserve_format) for x in inputs))
     return [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
 
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Whatever the model writes on its own buffers while it is called is taken back."""
+    """While inside, the model may write on its buffers; they are what they were after it."""
     kept = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     try:
         yield
@@ -35,71 +31,67 @@ def unchanged(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(before)
 
 
-def usual_sizes(model: nn.Module, inputs: Inputs) -> list[Inputs]:
-    """The inputs, and those of twice the batch and of fewer rows and columns that the model takes (or of more)."""
-    found = [inputs]
-    batch, rows, columns = [(2, 1, 1)], [(1, 0.5, 1), (1, 2, 1)], [(1, 1, 0.5), (1, 1, 2)]
-    for alternatives in (batch, rows, columns):
-        changed = (_scaled(inputs, factors) for factors in alternatives)
-        found += list(islice((other for other in changed if takes(model, other)), 1))
-    return found
-
-
-def sizes_outside(model: nn.Module, inputs: Inputs, holds: Callable[..., Any]) -> list[Inputs]:
-    """Inputs that the model takes and that do not meet the conditions under which it was captured.
-
-    Args:
-        holds: called with tensors without values; raises AssertionError where the conditions are not met.
-    """
-    found = []
-    for changed in _variations(inputs):
-        try:
-            holds(*(x.to("meta") for x in changed))
-        except AssertionError:
-            if takes(model, changed):
-                found.append(changed)
-        if len(found) == MOST:
-            break
-    return found
-
-
-def takes(model: nn.Module, inputs: Inputs) -> bool:
-    """Whether a model computes anything for such inputs."""
+def result_of(model: nn.Module, inputs: Inputs) -> list[torch.Tensor] | None:
+    """Return the model's outputs, or None where it does not take the inputs."""
     try:
         with torch.no_grad():
-            outputs(model, inputs)
+            return outputs(model, inputs)
     except Exception:  # noqa: BLE001 - whatever the model's own code raises
-        return False
-    return True
+        return None
 
 
-def _variations(inputs: Inputs) -> Iterator[Inputs]:
-    """Other batches, other sizes of each axis and of all."""
-    for batch in (3, 5, 9, 17):
-        yield _scaled(inputs, (batch, 1, 1))
-    for change in (-1, 1, 2):
-        for axes in ((1, 0), (0, 1), (1, 1)):
-            yield tuple(
-                _resized(x, [n + change * moves for n, moves in zip(x.shape[2:], axes, strict=False)]) for x in inputs
-            )
-    for factors in ((1, 0.25, 1), (1, 1, 0.25), (1, 0.25, 0.25), (1, 2, 1), (1, 1, 2)):
-        yield _scaled(inputs, factors)
+def example_at(inputs: Inputs, sizes: dict[int, int | float], batch: int = 0) -> Inputs:
+    """Return random inputs of another size along some axes.
 
-
-def _scaled(inputs: Inputs, factors: tuple[float, ...]) -> Inputs:
-    """More of a batch, and the sizes of the first two spatial axes times a factor."""
-    batch, *sizes = factors
-    found = []
+    Args:
+        inputs: the example.
+        sizes: by axis, a size, or a factor (a float) of the example's.
+        batch: of the result; the example's where 0.
+    """
+    generator = torch.Generator().manual_seed(len(sizes) + batch)
+    made = []
     for x in inputs:
-        wanted = [max(int(n * f), 1) for n, f in zip(x.shape[2:], sizes, strict=False)]
-        found.append(torch.cat([_resized(x, wanted)] * int(batch)))
-    return tuple(found)
+        shape = [batch or x.shape[0], *x.shape[1:]]
+        for axis, size in sizes.items():
+            if axis < x.ndim:
+                shape[axis] = max(int(x.shape[axis] * size), 1) if isinstance(size, float) else size
+        made.append(torch.randn(shape, generator=generator).to(dtype=x.dtype, device=x.device))
+    return tuple(made)
 
 
-def _resized(x: torch.Tensor, sizes: list[int]) -> torch.Tensor:
-    """The pixels repeated or cut along the first spatial axes."""
-    for axis, size in enumerate(sizes, 2):
-        size = max(size, 1)
-        repeats = -(-size // x.shape[axis])
-        x = torch.cat([x] * repeats, axis).narrow(axis, 0, size)
-    return x
+def small_base(model: nn.Module, inputs: Inputs) -> dict[int, int | float]:
+    """Return the smallest sizes of the spatial axes, of some fractions of the example's, that a model takes."""
+    axes = range(2, max(x.ndim for x in inputs))
+    for factor in (0.125, 0.25, 0.5):
+        sizes: dict[int, int | float] = {axis: factor for axis in axes}
+        small = min((max(int(x.shape[a] * factor), 1) for x in inputs for a in axes if a < x.ndim), default=1)
+        if small >= SMALLEST and result_of(model, example_at(inputs, sizes)) is not None:
+            return sizes
+    return {}
+
+
+SMALLEST = 7
+"""Pixels along an axis that a small input has at least, so that layers have an interior and borders."""
+
+
+def variations(model: nn.Module, inputs: Inputs) -> Iterator[Inputs]:
+    """Yield inputs of other batches and sizes, those that tell most first; the model may not take some.
+
+    Along each axis, channels included: one more and one less (of other parity), half, twice, and one pixel; the other
+    axes are as small as the model takes them, so that this costs little.
+    """
+    base = small_base(model, inputs)
+    yield example_at(inputs, base, 2)
+    axes = range(1, max(x.ndim for x in inputs))
+    whole = {axis: max(x.shape[axis] for x in inputs if x.ndim > axis) for axis in axes}
+    for axis in axes:
+        around = base.get(axis, 1.0)
+        near = max(int(whole[axis] * around), 1)
+        for size in (near + 1, whole[axis] * 2, max(whole[axis] - 1, 1), near + 2, whole[axis] + 1):
+            yield example_at(inputs, {**base, axis: size}, 2 if size % 2 else 1)
+    for batch in (3, 5, 9, 17):
+        yield example_at(inputs, base, batch)
+    yield example_at(inputs, {axis: 1 for axis in axes if axis > 1}, 2)
+    for axis in axes:
+        yield example_at(inputs, {**base, axis: 1})
+    yield example_at(inputs, {axis: 0.5 for axis in axes if axis > 1}, 3)

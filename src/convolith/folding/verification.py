@@ -1,54 +1,161 @@
-"""A folded model held against the one that it came from: given and random inputs, several sizes, two dtypes."""
+"""A folded model held against the one that it came from: each rewrite by itself, then the whole, in float64 and in its dtype."""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
 import torch
 from torch import nn
+from torch.fx import GraphModule
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from convolith.correlation import correlate
 from convolith.errors import ConvolithError
+from convolith.folding.gate import part
+from convolith.folding.modules import module_of
+from convolith.folding.pieces import Values, shape_of
+from convolith.folding.search import Way
 from convolith.folding.sizes import Inputs, outputs
+from convolith.report.progress import track
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 """Largest error of a folded model, relative to the largest output; half types round every layer on both sides."""
-
+MOST_COMPARED = 3
+"""Inputs on which whole models are compared in each dtype, random values each."""
+MOST_NUMBERS = 2**22
+"""Numbers of a tensor on which one rewrite is compared by itself."""
 
 Pair = tuple[nn.Module, nn.Module]
 """A model and the same folded."""
 
 
-def verify(wide: Pair, own: Pair, tried: list[Inputs]) -> dict[str, float]:
-    """The largest error by dtype, relative to each output's largest number.
+@dataclass
+class Proof:
+    """A rewrite by itself, in float64: the nodes that it takes the place of, the new layer, and what they read."""
+
+    name: str
+    before: GraphModule
+    after: nn.Module
+    shape: tuple[int, ...]
+    reach: int
+
+    @staticmethod
+    def of(working: GraphModule, values: Values, way: Way) -> Proof:
+        """Return the proof of a way, whose nodes still stand in a graph."""
+        shape = shape_of(way.source) or ()
+        made = module_of(way.affine, flat=len(shape) == 2, by_channel=way.by_channel)
+        conv = way.affine.conv
+        reach = max(k * d for k, d in zip(conv.kernel_size, conv.dilation, strict=True))
+        return Proof(way.nodes[-1].name, copy.deepcopy(part(working, values, way)), made, shape, reach)
+
+    def inputs(self) -> Iterator[torch.Tensor]:
+        """Yield random tensors: with an interior and every border, smaller than the kernel, and of one pixel."""
+        generator = torch.Generator().manual_seed(0)
+        for size in (2 * self.reach + 3, self.reach + 1, max(self.reach // 2, 1), 1):
+            sizes = [min(size, n) if size > self.reach else size for n in self.shape[2:]]
+            shape = (2, self.shape[1], *(n + axis % 2 for axis, n in enumerate(sizes)))
+            if prod(shape) <= MOST_NUMBERS:
+                yield torch.randn(shape, generator=generator, dtype=torch.float64)
+            if len(self.shape) == 2:
+                return
+
+    def check(self) -> float:
+        """Return the largest error, relative to the largest output.
+
+        Raises:
+            ConvolithError: an error that is more than rounding.
+        """
+        worst, compared = 0.0, 0
+        for x in self.inputs():
+            try:
+                expected = self.before(x.clone())
+            except Exception:  # noqa: BLE001 - a size that the nodes do not take
+                continue
+            worst, compared = max(worst, _difference(expected, self.after(x.clone()))), compared + 1
+            if not worst <= TOLERANCE[torch.float64]:
+                raise ConvolithError(
+                    f"the rewrite at {self.name} is {worst:.1e} off for {tuple(x.shape)}, more than rounding explains; "
+                    "please report the model"
+                )
+        return worst
+
+
+def verify(proofs: Sequence[Proof], wide: Pair, own: Pair, tried: list[Inputs]) -> dict[str, float]:
+    """Return the largest error by dtype, relative to each output's largest number.
 
     Args:
+        proofs: each rewrite by itself.
         wide, own: the model and the folded one, in float64 and in the model's dtype.
-        tried: inputs in that dtype; random ones of the same shapes are tried too.
+        tried: inputs in that dtype, the example first; random values of the same shapes are compared.
 
     Raises:
         ConvolithError: an error that is more than rounding: more than `TOLERANCE`, and more than four times what the
             model itself is off in its dtype (or a thousand times `TOLERANCE`).
     """
-    generator = torch.Generator().manual_seed(0)
-    random = [
-        tuple(torch.randn(x.shape, generator=generator).to(dtype=x.dtype, device=x.device) for x in inputs)
-        for inputs in tried
-    ]
     dtype = tried[0][0].dtype
     errors = {"float64": 0.0} if dtype == torch.float64 else {"float64": 0.0, str(dtype).removeprefix("torch."): 0.0}
-    for inputs in (*tried, *random):
-        with torch.no_grad():
-            exact, folded = (outputs(model, tuple(x.double() for x in inputs)) for model in wide)
-            _note(errors, "float64", _largest(exact, folded), TOLERANCE[torch.float64])
-            if dtype == torch.float64:
-                continue
-            first, second = (outputs(model, inputs) for model in own)
-            off = _largest(exact, first)
-            _note(
-                errors,
-                str(dtype).removeprefix("torch."),
-                _largest(first, second),
-                _allowed(off, TOLERANCE[dtype]),
-            )
+    example, *others = tried
+    smallest = sorted(others, key=lambda inputs: sum(x.numel() for x in inputs))
+    tellers = [inputs for inputs in smallest if min(min(x.shape[2:], default=9) for x in inputs) > 1] or [example]
+    compared = [tellers[0], *smallest[:1], *tellers[-1:]]
+    with torch.no_grad():
+        with _Float64():
+            for number in track(range(len(proofs)), "proving", len(proofs), shown=len(proofs) > LONG):
+                errors["float64"] = max(errors["float64"], proofs[number].check())
+        for number, inputs in enumerate(_distinct(compared)[:MOST_COMPARED]):
+            values = _random(inputs, number)
+            first, second = (_exact(model, values) for model in wide)
+            _note(errors, "float64", _largest(first, second), TOLERANCE[torch.float64])
+            if dtype != torch.float64:
+                _compare_own(errors, own, values, lambda first=first: first, dtype)
+        _compare_own(errors, own, example, lambda: _exact(wide[0], example), dtype)
     return errors
+
+
+LONG = 100
+"""Rewrites from which on progress is shown, on a terminal."""
+
+
+def _compare_own(
+    errors: dict[str, float], own: Pair, inputs: Inputs, exact: Callable[[], list[torch.Tensor]], dtype: torch.dtype
+) -> None:
+    first, second = (outputs(model, inputs) for model in own)
+    worst = _largest(first, second)
+    allowed = TOLERANCE[dtype] if worst <= TOLERANCE[dtype] else _allowed(_largest(exact(), first), TOLERANCE[dtype])
+    _note(errors, str(dtype).removeprefix("torch."), worst, allowed)
+
+
+def _exact(model: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
+    with _Float64():
+        return outputs(model, tuple(x.double() for x in inputs))
+
+
+def _distinct(tried: list[Inputs]) -> list[Inputs]:
+    shapes: dict[Any, Inputs] = {}
+    for inputs in tried:
+        shapes.setdefault(tuple(x.shape for x in inputs), inputs)
+    return list(shapes.values())
+
+
+def _random(inputs: Inputs, seed: int) -> Inputs:
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(x.shape, generator=generator).to(dtype=x.dtype, device=x.device) for x in inputs)
+
+
+class _Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own is untyped
+    """While inside, convolutions in float64 are computed by this package's engines; torch's take up to a hundred times as long."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution.default:
+            x, weight, bias, stride, padding, dilation, transposed, _, groups = args
+            if x.dtype == weight.dtype == torch.float64 and not transposed and x.is_cpu and x.ndim == weight.ndim and x.numel():
+                options = {"stride": tuple(stride), "padding": tuple(padding), "dilation": tuple(dilation)}
+                return correlate(x, weight, bias, groups=groups, **options)
+        return func(*args, **(kwargs or {}))
 
 
 def _allowed(off: float, tolerance: float) -> float:

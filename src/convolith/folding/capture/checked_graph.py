@@ -1,0 +1,282 @@
+"""A model as a graph that gives the model's own outputs, at every batch and image size that the model takes."""
+
+from __future__ import annotations
+
+import operator
+import time
+import warnings
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import GraphModule, Interpreter, Node
+from torch.utils._pytree import tree_leaves
+
+from convolith.errors import ConvolithError
+from convolith.folding.capture.numbers import Size, SizeRatio
+from convolith.folding.capture.recorder import Guard, NotRecorded, Opaque, Record, Recorder, WrittenElsewhere
+from convolith.folding.capture.structure import compute_weights, drop_hooks, hooked, hooks_of, structural_copy
+from convolith.folding.sizes import Inputs, outputs, result_of, unchanged, variations
+
+MOST_ATTEMPTS = 24
+"""Recordings of one model: each keeps more modules as they are, or more writes in place."""
+CALLS = 6.0
+"""Time that comparing at other sizes may take, in calls of the model on the example; at least `LEAST_SECONDS`."""
+LEAST_SECONDS, LEAST_COMPARED = 1.0, 8
+"""Seconds that comparing may take in any case, and the inputs that are compared whatever they take."""
+
+Shape = tuple[int, ...]
+
+
+@dataclass
+class Captured:
+    """A graph that shares the model's parameters.
+
+    Attributes:
+        module: the graph.
+        kept: modules that stay as they are, with the reason.
+        tried: inputs for which it gives the model's own outputs, bit for bit; the example first.
+        shapes: for each of them, the shapes of the float tensors by node name.
+        calls: the first inputs of each kept module, if they are float tensors only.
+    """
+
+    module: GraphModule
+    kept: dict[str, str]
+    tried: list[Inputs]
+    shapes: list[dict[str, Shape]]
+    calls: dict[str, Inputs] = field(default_factory=dict)
+
+
+class Unlike(Exception):  # noqa: N818 - an answer: which guards came out otherwise
+    """A graph that gives other outputs than the model at some size."""
+
+    def __init__(self, shapes: list[Shape], flipped: list[Guard]) -> None:
+        super().__init__(f"the recorded graph gives other outputs than the model for inputs of {shapes}")
+        self.flipped = flipped
+
+
+def capture(model: nn.Module, inputs: Inputs) -> Captured:
+    """Record a model in evaluation; the graph gives the same outputs, bit for bit, at all sizes that are tried.
+
+    Every axis of the inputs, channels included, may take other sizes. A module whose code depends on values, or on sizes in a
+    way that a graph does not follow, is kept as one call; so is a module with hooks of the user's.
+
+    Raises:
+        ConvolithError: a model whose own code is such, with the line.
+    """
+    kept, in_place, guess = dict(hooked(model)), set[int](), True
+    references = _References(model, inputs)
+    for _ in range(MOST_ATTEMPTS):
+        copied = _recordable(model, kept)
+        recorder = Recorder(copied, kept, in_place, guess=guess)
+        try:
+            with unchanged(copied), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the model's own code, which its calls give already
+                record = recorder.record(inputs)
+            return _checked(references, record, kept)
+        except WrittenElsewhere as problem:
+            if problem.write in in_place:
+                raise ConvolithError("model cannot be captured: it writes in place over what a view reads") from None
+            in_place.add(problem.write)
+        except NotRecorded as problem:
+            _keep(kept, {problem.module: _because(str(problem), problem.line)})
+        except Unlike as problem:
+            if guess and recorder.record_.guards and any(g.function is operator.eq for g in problem.flipped):
+                guess = False
+                continue
+            reasons = {g.module: _because(_in_words(g), g.line) for g in problem.flipped}
+            suspects = recorder.record_.suspects
+            _keep(kept, reasons or suspects or {"": str(problem)})
+        except ConvolithError:
+            raise
+        except Exception as problem:  # whatever the model's own code raises while it is recorded
+            module = recorder.failed or ""
+            _keep(kept, {module: f"it cannot be recorded: {_first_line(problem)}"})
+    raise ConvolithError(f"model cannot be captured: {next(reversed(kept.values()))}; fold its parts by themselves")
+
+
+def _keep(kept: dict[str, str], more: dict[str, str]) -> None:
+    """Add modules to those that are kept.
+
+    Raises:
+        ConvolithError: the model itself, or nothing new.
+    """
+    for name, reason in more.items():
+        if name == "" or name in kept:
+            raise ConvolithError(
+                f"model cannot be captured: {reason}; fold its parts by themselves, or rewrite the line so that it asks "
+                "for neither values nor sizes"
+            )
+    kept |= more
+
+
+def _because(reason: str, line: str | None) -> str:
+    return f"{reason} (at {line})" if line else reason
+
+
+def _in_words(guard: Guard) -> str:
+    signs = {operator.eq: "==", operator.ne: "!=", operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">="}
+    number = next((a for a in guard.args if not isinstance(a, Size | SizeRatio)), None)
+    compared = "a size" if number is None else f"a size {signs[guard.function]} {number}"
+    return f"its code decides by {compared}, and other sizes than the example's take another way"
+
+
+def _first_line(problem: BaseException) -> str:
+    lines = str(problem).strip().splitlines()
+    return lines[0] if lines else type(problem).__name__
+
+
+def _recordable(model: nn.Module, kept: Collection[str]) -> nn.Module:
+    """Return a structural copy in which modules that run by themselves are called as one."""
+    copied = structural_copy(model)
+    drop_hooks_of = [m for name, m in copied.named_modules() if name not in kept and hooks_of(m)]
+    compute_weights(copied)
+    for module in drop_hooks_of:
+        drop_hooks(module)
+    for name, module in list(copied.named_modules()):
+        if name and (isinstance(module, torch.jit.ScriptModule) or hooks_of(module)):
+            copied.set_submodule(name, Opaque(module))
+    return copied
+
+
+class _References:
+    """What a model gives for the example and for others, called as seldom as possible."""
+
+    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
+        self.model, self.inputs = model, inputs
+        self.pairs: list[tuple[Inputs, list[torch.Tensor]]] = []
+
+    def compute(self) -> list[tuple[Inputs, list[torch.Tensor]]]:
+        """Return inputs and the model's outputs for them, the example first; those that it does not take are left out."""
+        if self.pairs:
+            return self.pairs
+        with torch.no_grad(), unchanged(self.model), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            start = time.perf_counter()
+            self.pairs.append((self.inputs, outputs(self.model, self.inputs)))
+            allowed = max(CALLS * (time.perf_counter() - start), LEAST_SECONDS)
+            start = time.perf_counter()
+            for others in variations(self.model, self.inputs):
+                if time.perf_counter() - start > allowed and len(self.pairs) > LEAST_COMPARED:
+                    break
+                found = result_of(self.model, others)
+                if found is not None:
+                    self.pairs.append((others, found))
+        return self.pairs
+
+
+def _checked(references: _References, record: Record, kept: dict[str, str]) -> Captured:
+    """Return the graph of a record, compared with the model; conditions on sizes that may matter are checked in it.
+
+    Raises:
+        Unlike: other outputs somewhere.
+    """
+    guards = _guard_nodes(record)
+    module = _graph_module(record)
+    runs: list[_Run] = []
+    harmless: set[str] = set()
+    for inputs, expected in references.compute():
+        run = _Run(module, guards, kept)
+        found: list[torch.Tensor] | None
+        try:
+            with torch.no_grad(), unchanged(module), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = run.outputs(inputs)
+        except Exception:  # noqa: BLE001 - a size that the recorded way does not take
+            found = None
+        flipped = {name for name, guard in guards.items() if name in run.seen and run.seen[name][0] != guard.result}
+        if found is None or not alike(expected, found):
+            raise Unlike([tuple(x.shape) for x in inputs], [guards[name] for name in flipped])
+        harmless |= flipped
+        runs.append(run)
+    for node in list(module.graph.nodes):
+        if node.name in guards:
+            numbers = {run.seen[node.name][1] for run in runs}
+            if node.name in harmless or len(numbers) == 1:
+                module.graph.erase_node(node)
+            else:
+                _check(module.graph, node, guards[node.name])
+    module.graph.eliminate_dead_code(lambda n: bool(n.meta.get("writes")) or n.is_impure())
+    module.recompile()
+    tried = [inputs for inputs, _ in references.compute()]
+    return Captured(module, kept, tried, [run.shapes for run in runs], runs[0].calls)
+
+
+def _guard_nodes(record: Record) -> dict[str, Guard]:
+    """Add the comparisons of sizes to the graph, as early as they can stand; return them by node name."""
+    graph = record.graph
+    found: dict[Any, tuple[Node, Guard]] = {}
+    with graph.inserting_before(next(n for n in graph.nodes if n.op == "output")):
+        for guard in record.guards:
+            args = tuple(a.node() if isinstance(a, Size | SizeRatio) else a for a in guard.args)
+            if (guard.function, args) not in found:
+                found[guard.function, args] = graph.call_function(guard.function, args), guard
+    for node in list(graph.nodes):
+        if _is_about_sizes(node) or any(node is own for own, _ in found.values()):
+            last = max(node.all_input_nodes)
+            if last.next is not node:
+                last.append(node)
+    return {node.name: guard for node, guard in found.values()}
+
+
+def _is_about_sizes(node: Node) -> bool:
+    """Return whether a node computes a size, or a number from sizes."""
+    if node.op == "call_method" and node.target in ("size", "numel"):
+        return True
+    inputs = node.all_input_nodes
+    arithmetic = getattr(node.target, "__module__", "") in ("_operator", "math", "builtins")
+    return node.op == "call_function" and arithmetic and bool(inputs) and all(map(_is_about_sizes, inputs))
+
+
+def _check(graph: torch.fx.Graph, node: Node, guard: Guard) -> None:
+    """Let the graph refuse sizes at which a comparison comes out otherwise."""
+    with graph.inserting_after(node):
+        wanted = node if guard.result else graph.call_function(operator.not_, (node,))
+    words = f"this model was folded for sizes at which the code at {guard.line} goes the way that it goes for the example"
+    with graph.inserting_after(wanted):
+        graph.call_function(torch._assert, (wanted, words))
+
+
+def _graph_module(record: Record) -> GraphModule:
+    called = {str(n.target) for n in record.graph.nodes if n.op == "call_module"}
+    modules = {name: m.inner if isinstance(m, Opaque) else m for name, m in record.modules.items() if name in called}
+    return GraphModule({**modules, **record.tensors}, record.graph)
+
+
+class _Run(Interpreter):
+    """Runs a graph and notes the shapes of float tensors, how comparisons come out, and what kept modules are given."""
+
+    def __init__(self, module: GraphModule, guards: Collection[str], kept: Collection[str]) -> None:
+        super().__init__(module)
+        self.guards, self.kept = guards, kept
+        self.shapes: dict[str, Shape] = {}
+        self.seen: dict[str, tuple[bool, tuple[Any, ...]]] = {}
+        self.calls: dict[str, Inputs] = {}
+
+    def outputs(self, inputs: Inputs) -> list[torch.Tensor]:
+        """Return the tensors of the result."""
+        result = self.run(*(x.clone(memory_format=torch.preserve_format) for x in inputs))
+        return [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+
+    def run_node(self, n: Node) -> Any:
+        if n.op == "call_module" and n.target in self.kept and n.target not in self.calls:
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            if args and not kwargs and all(isinstance(a, torch.Tensor) and a.is_floating_point() for a in args):
+                self.calls[str(n.target)] = tuple(a.clone() for a in args)
+        result = super().run_node(n)
+        if n.name in self.guards:
+            self.seen[n.name] = bool(result), tuple(self.fetch_args_kwargs_from_env(n)[0])
+        elif isinstance(result, torch.Tensor) and result.is_floating_point():
+            self.shapes[n.name] = tuple(result.shape)
+        return result
+
+
+def alike(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    """Return whether two lists of outputs are equal, bit for bit."""
+    return len(first) == len(second) and all(map(_same, first, second))
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and bool(torch.isclose(a, b, rtol=0, atol=0, equal_nan=True).all())
