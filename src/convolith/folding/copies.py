@@ -11,6 +11,8 @@ from torch import nn
 from torch.fx import Graph, GraphModule
 from torch.utils._pytree import tree_leaves, tree_map
 
+from convolith.errors import ConvolithError
+
 
 def own_copy(source: GraphModule, dtype: torch.dtype, like: GraphModule | None = None) -> GraphModule:
     """Return a copy of a graph with parameters of its own.
@@ -42,6 +44,15 @@ def own_copy(source: GraphModule, dtype: torch.dtype, like: GraphModule | None =
     return made
 
 
+def with_own_graph(source: GraphModule) -> GraphModule:
+    """Return the same layers and tensors under a graph of its own."""
+    graph = Graph()
+    graph.output(graph.graph_copy(source.graph, {}))  # type: ignore[arg-type]  # as above
+    made = GraphModule(source, graph)
+    made.training = False
+    return made
+
+
 def _rooted(parts: dict[str, Any]) -> nn.Module:
     """Return a module that has each part under its name; layers first, so that what lies below them has a place."""
     root = nn.Module()
@@ -53,13 +64,28 @@ def _rooted(parts: dict[str, Any]) -> nn.Module:
 def _own(part: Any, memo: dict[int, Any]) -> Any:
     """Return a copy of a module or tensor; hooks are the same functions, and what is shared stays so."""
     if isinstance(part, nn.Module):
-        for module in part.modules():
-            memo |= {id(h): h for h in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())}
-        return copy.deepcopy(part, memo)
+        return own_module(part, memo)
     if id(part) not in memo:
         own = part.detach().clone(memory_format=torch.preserve_format)
         memo[id(part)] = nn.Parameter(own, part.requires_grad) if isinstance(part, nn.Parameter) else own
     return memo[id(part)]
+
+
+def own_module(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """Return a deep copy of a module; hooks stay the same functions, and results that it keeps are copied without history.
+
+    Raises:
+        ConvolithError: a model that cannot be copied.
+    """
+    memo = {} if memo is None else memo
+    for module in model.modules():
+        memo |= {id(h): h for h in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())}
+        kept = [v for v in tree_leaves(list(vars(module).values())) if isinstance(v, torch.Tensor) and not v.is_leaf]
+        memo |= {id(v): v.detach().clone() for v in kept}
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as problem:  # whatever the model's attributes raise
+        raise ConvolithError(f"model cannot be copied ({problem}); remove what holds it from its attributes") from problem
 
 
 def _found(module: nn.Module, target: str) -> Any:

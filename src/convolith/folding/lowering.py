@@ -82,7 +82,9 @@ def _transposed(module: Any) -> Operator:
     return Operator(overload, (module.weight, module.bias, *options))
 
 
-def _norm(module: Any) -> Operator:
+def _norm(module: Any) -> Operator | None:
+    if module.running_mean is None and isinstance(module, nn.modules.instancenorm._InstanceNorm):
+        return None
     parameters = (module.weight, module.bias, module.running_mean, module.running_var)
     training = module.running_mean is None
     return Operator(aten.batch_norm.default, (*parameters, training, 0.1, module.eps, False))
@@ -118,7 +120,8 @@ def _leaky(module: Any) -> Operator | None:
 LAYERS: dict[type, Callable[[Any], Operator | None]] = {
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _conv),
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _transposed),
-    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _norm),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm), _norm),
+    **dict.fromkeys((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), _norm),
     **dict.fromkeys(
         (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
         lambda module: Operator(aten.dropout.default, (module.p, module.training)),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 from convolith.errors import ConvolithError
-from convolith.folding.capture import Captured, capture, hooks_of, without_hooks
-from convolith.folding.copies import own_copy
+from convolith.folding.capture import Captured, NoGraph, capture, hooks_of, without_hooks
+from convolith.folding.copies import own_copy, own_module
+from convolith.folding.lowering import called_module
 from convolith.folding.mutations import write_in_place
+from convolith.folding.pairs import pairs_of
 from convolith.folding.report import Report, Rewrite, Skipped
-from convolith.folding.rewriting import rewrite
+from convolith.folding.rewriting import count_layers, rewrite
 from convolith.folding.sizes import Inputs, outputs, result_of, variations
 from convolith.folding.verification import Proof
 
@@ -45,7 +47,7 @@ def fold_graph(model: nn.Module, inputs: Inputs, *, measure: bool, everything: b
     """Fold a model as one graph, modules that stay in it by their parts; None where it is no graph."""
     try:
         captured = capture(without_hooks(model), inputs)
-    except ConvolithError:
+    except NoGraph:
         return None
     done = _folded(captured, inputs, measure=measure, everything=everything)
     for name, given in captured.calls.items():
@@ -61,10 +63,10 @@ def fold_graph(model: nn.Module, inputs: Inputs, *, measure: bool, everything: b
 
 
 def _folded(captured: Captured, inputs: Inputs, *, measure: bool, everything: bool) -> Done:
-    graph, report, proofs = rewrite(captured, inputs, measure=measure, everything=everything)
-    folded = own_copy(graph, inputs[0].dtype, like=captured.module)
+    done = rewrite(captured, inputs, measure=measure, everything=everything)
+    folded = own_copy(done.graph, inputs[0].dtype, like=captured.module)
     write_in_place(folded)
-    return Done(own_copy(captured.module, torch.float64), graph, folded, report, proofs, captured.tried)
+    return Done(done.reference, done.graph, folded, done.report, done.proofs, captured.tried)
 
 
 def _with_part(done: Done, name: str, inner: Done) -> Done:
@@ -74,7 +76,16 @@ def _with_part(done: Done, name: str, inner: Done) -> Done:
         for hooks in ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs"):
             getattr(part, hooks).update(getattr(before, hooks))
         whole.set_submodule(name, part)
-    report = _added(done.report, {name: inner.report}, done.report.skipped)
+    own = count_layers(inner.reference)  # of which the graph's report counts each
+    before = replace(
+        done.report,
+        convolutions_before=done.report.convolutions_before - own[0],
+        convolutions_after=done.report.convolutions_after - own[0],
+        norms_before=done.report.norms_before - own[1],
+        norms_after=done.report.norms_after - own[1],
+    )
+    skipped = tuple(s for s in inner.report.skipped if s.module != "the model")
+    report = _added(before, {name: replace(inner.report, skipped=skipped)}, before.skipped)
     return replace(done, report=report, proofs=[*done.proofs, *inner.proofs])
 
 
@@ -84,39 +95,88 @@ def fold_parts(model: nn.Module, inputs: Inputs, *, measure: bool, everything: b
     Raises:
         ConvolithError: why the whole is no graph, if no part has anything to fold.
     """
-    refusal = _refusal(model, inputs)
+    refusal, options = _refusal(model, inputs), {"measure": measure, "everything": everything}
     calls = _calls(model, inputs)
-    wide, result = copy.deepcopy(model).double(), copy.deepcopy(model)
+    wide, result = own_module(model).double(), own_module(model)
     reports: dict[str, Report] = {}
     proofs: list[Proof] = []
+
+    def take(name: str, done: Done | None) -> bool:
+        """Put a part in its place, if it has something to fold and the model runs with it."""
+        if done is None or not done.report.rewrites or not _replaced(result, name, done.folded, inputs):
+            return False
+        wide.set_submodule(name, done.wide)
+        reports[name] = done.report
+        proofs.extend(done.proofs)
+        return True
+
     waiting = [name for name, _ in model.named_children()]
+    _fold_pairs(model, "", calls, options, take, (wide, result))
     while waiting:
         name = waiting.pop(0)
+        if name in reports:
+            continue
         part, given = model.get_submodule(name), calls.get(name)
-        if given is not None and not hooks_of(part):  # hooks of the part itself would go with it
-            done = fold_graph(part, given, measure=measure, everything=everything)
+        if given is not None and list(part.children()) and not hooks_of(part):  # hooks of the part itself would go with it
+            done = fold_graph(part, given, **options)
             if done is not None:
-                if done.report.rewrites and _replaced(result, name, done.folded, inputs):
-                    wide.set_submodule(name, done.wide)
-                    reports[name] = done.report
-                    proofs += done.proofs
+                take(name, done)
                 continue
+        _fold_pairs(model, name, calls, options, take, (wide, result))
         waiting += [f"{name}.{child}" for child, _ in part.named_children()]
     if not reports:
         raise refusal
-    whole = Skipped("-", "the model", f"{refusal}; only parts are folded, and counted", "kept")
-    empty = Report((), (), 0, 0, 0.0, 0.0, 0.0, 0.0, 0, 0)
-    report = _added(empty, reports, (whole,))
+    whole = Skipped("-", "the model", f"{refusal.reason}; its parts are folded by themselves", "kept")
+    report = _added(Report((), (), 0, 0, 0.0, 0.0, 0.0, 0.0, 0, 0), reports, (whole,))
+    (convolutions, norms), (fewer, less) = count_layers(model), count_layers(result)
+    report = replace(
+        report, convolutions_before=convolutions, convolutions_after=fewer, norms_before=norms, norms_after=less
+    )
     tried = [inputs, *(other for other in variations(model, inputs) if result_of(model, other) is not None)]
-    return Done(copy.deepcopy(model).double(), wide, result, report, proofs, tried)
+    return Done(own_module(model).double(), wide, result, report, proofs, tried)
 
 
-def _refusal(model: nn.Module, inputs: Inputs) -> ConvolithError:
+def _fold_pairs(
+    model: nn.Module,
+    name: str,
+    calls: dict[str, Inputs],
+    options: dict[str, bool],
+    take: Callable[[str, Done | None], bool],
+    copies: tuple[nn.Module, ...],
+) -> None:
+    """Fold a convolution and the norm that a module's own code always calls behind it."""
+    module = model.get_submodule(name)
+    for first, second in pairs_of(module):
+        path, other = (".".join(filter(None, (name, each))) for each in (first, second))
+        row, given = nn.Sequential(getattr(module, first), getattr(module, second)).eval(), calls.get(path)
+        if given is None or any(map(hooks_of, row)):
+            continue
+        done = fold_graph(row, given, **options)
+        if done is not None and done.report.rewrites:
+            done = replace(done, wide=_only_layer(done.wide), folded=_only_layer(done.folded), report=_of_pair(done.report))
+        if take(path, done):
+            for copied in copies:
+                copied.set_submodule(other, nn.Identity())
+
+
+def _only_layer(graph: nn.Module) -> nn.Module:
+    """Return the one layer that a graph calls, which has the attributes that the code around it may look at."""
+    called = [n for n in graph.graph.nodes if n.op == "call_module"]  # type: ignore[union-attr, operator]  # a GraphModule
+    return called_module(called[0]) if len(called) == 1 else graph
+
+
+def _of_pair(report: Report) -> Report:
+    """Return the report of a convolution and its norm with the names that they have in their module."""
+    rewrites = tuple(replace(r, name="", modules=("the model",)) for r in report.rewrites)
+    return replace(report, rewrites=rewrites)
+
+
+def _refusal(model: nn.Module, inputs: Inputs) -> NoGraph:
     try:
         capture(without_hooks(model), inputs)
-    except ConvolithError as refusal:
+    except NoGraph as refusal:
         return refusal
-    return ConvolithError("it has hooks, which run in the folded model too")
+    return NoGraph("it has hooks, which run in the folded model too")
 
 
 def _added(report: Report, parts: dict[str, Report], skipped: tuple[Skipped, ...]) -> Report:
@@ -133,7 +193,7 @@ def _added(report: Report, parts: dict[str, Report], skipped: tuple[Skipped, ...
 def _calls(model: nn.Module, inputs: Inputs) -> dict[str, Inputs]:
     """Return what each module is called with first, if that is float tensors only."""
     found: dict[str, Inputs] = {}
-    watched = copy.deepcopy(model)
+    watched = own_module(model)
 
     def keep(name: str) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -166,6 +226,6 @@ def _replaced(result: nn.Module, name: str, folded: nn.Module, inputs: Inputs) -
 
 def _renamed(rewrite: Rewrite, name: str) -> Rewrite:
     modules = tuple(name if module == "the model" else f"{name}.{module}" for module in rewrite.modules)
-    return replace(rewrite, name=f"{name}.{rewrite.name}", modules=modules)
+    return replace(rewrite, name=f"{name}.{rewrite.name}".strip("."), modules=modules)
 
 

@@ -14,16 +14,16 @@ from torch.fx import Graph, GraphModule, Node
 
 from convolith.conv import Conv
 from convolith.folding.capture import Captured
-from convolith.folding.copies import own_copy, put
+from convolith.folding.copies import own_copy, put, with_own_graph
 from convolith.folding.gate import Times, measured
 from convolith.folding.layers import name_layers
 from convolith.folding.lowering import aten, called_module, module_path
 from convolith.folding.mutations import settle
-from convolith.folding.norms import norms_left
+from convolith.folding.norms import norms_left, spread_norms
 from convolith.folding.pieces import CONVOLVE, IDLE, READERS, Values, shape_of
 from convolith.folding.report import Report, Rewrite, Skipped, ranges
 from convolith.folding.search import FREE, JOINS, Choice, Cost, Options, Way, choose, options, readers, target_of
-from convolith.folding.shape_queries import ask_sources, flatten_before
+from convolith.folding.shape_queries import prepare_shapes
 from convolith.folding.sizes import Inputs
 from convolith.folding.verification import Proof
 
@@ -39,12 +39,13 @@ def rewrite(captured: Captured, inputs: Inputs, *, measure: bool, everything: bo
         measure: whether each rewrite must be faster here as well.
         everything: whether rewrites are made even where they do not pay.
     """
-    working = own_copy(captured.module, torch.float64)
+    reference = own_copy(captured.module, torch.float64)
+    working = with_own_graph(reference)
     _record_shapes(captured, working)
     values = _constants(working)
     untouchable = settle(working, values)
-    flatten_before(working)
-    ask_sources(working, values)
+    prepare_shapes(working, values)
+    spread_norms(working, values)
     working.recompile()
     found = options(working.graph, values, untouchable, everything=everything)
     seconds: dict[Place, Times] = {}
@@ -59,7 +60,7 @@ def rewrite(captured: Captured, inputs: Inputs, *, measure: bool, everything: bo
     item, others = inputs[0].element_size(), _others(working.graph, values)
     before, after = _total(found, []), _total(found, taken)
     skipped = _skipped(found, choice, taken, seconds, captured.kept)
-    skipped += norms_left(working.graph, taken, {entry.node for entry in skipped}, untouchable)
+    skipped += norms_left(working.graph, taken, {entry.node for entry in skipped}, untouchable, values)
     convolutions, norms = count_layers(working)
     proofs = [Proof.of(working, values, way) for way in taken]
     names = _names(working, taken)
@@ -90,12 +91,13 @@ def rewrite(captured: Captured, inputs: Inputs, *, measure: bool, everything: bo
         left[1],
         others,
     )
-    return Rewritten(working, report, proofs)
+    return Rewritten(reference, working, report, proofs)
 
 
 class Rewritten(NamedTuple):
-    """A folded graph in float64, the report, and each rewrite before and after."""
+    """A graph in float64 before and after, the report, and each rewrite before and after."""
 
+    reference: GraphModule
     graph: GraphModule
     report: Report
     proofs: list[Proof]
@@ -116,15 +118,26 @@ def name_of(node: Node) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target)).partition(".")[0]
 
 
-def count_layers(model: GraphModule) -> tuple[int, int]:
-    """Return how many convolutions and how many batch norms one pass computes."""
-    targets = [target_of(node) for node in model.graph.nodes if node.op in ("call_function", "call_method")]
-    called = [called_module(node) for node in model.graph.nodes if node.op == "call_module"]
-    inner = [module for each in called for module in each.modules()]
-    convolutions = sum(t in CONVOLVE and t is not aten.linear.default for t in targets if t is not None)
-    convolutions += sum(isinstance(m, nn.modules.conv._ConvNd) for m in inner)
-    norms = sum(t is aten.batch_norm.default for t in targets if t is not None)
-    return convolutions, norms + sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in inner)
+def count_layers(model: nn.Module) -> tuple[int, int]:
+    """Return how many convolutions and how many batch norms one pass computes; of other modules than graphs, how many they have."""
+    if not isinstance(model, GraphModule):
+        found = [*model.modules()]
+        graphs = [module for module in found if isinstance(module, GraphModule)]
+        inside = {id(part) for graph in graphs for part in graph.modules()}
+        layers = [module for module in found if id(module) not in inside]
+        counts = [_kinds(layers), *map(count_layers, graphs)]
+    else:
+        targets = [target_of(node) for node in model.graph.nodes if node.op in ("call_function", "call_method")]
+        convolutions = sum(t in CONVOLVE and t is not aten.linear.default for t in targets if t is not None)
+        norms = sum(t is aten.batch_norm.default for t in targets if t is not None)
+        called = [called_module(node) for node in model.graph.nodes if node.op == "call_module"]
+        counts = [(convolutions, norms), *(_kinds([m]) if not list(m.children()) else count_layers(m) for m in called)]
+    return sum(first for first, _ in counts), sum(second for _, second in counts)
+
+
+def _kinds(layers: list[nn.Module]) -> tuple[int, int]:
+    convolutions = sum(isinstance(m, nn.modules.conv._ConvNd) for m in layers)
+    return convolutions, sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in layers)
 
 
 def _record_shapes(captured: Captured, working: GraphModule) -> None:
@@ -133,6 +146,7 @@ def _record_shapes(captured: Captured, working: GraphModule) -> None:
         shapes = [found.get(old.name) for found in captured.shapes]
         alike = {shape and (len(shape), *shape[1:2]) for shape in shapes}
         new.meta["example_shape"] = shapes[0] if len(alike) == 1 else None
+        new.meta["shape"] = shapes[0]
 
 
 def _constants(working: GraphModule) -> Values:
@@ -208,7 +222,8 @@ def _replace(working: GraphModule, way: Way, name: str, made: nn.Module) -> None
     learns = _learns(working, way)
     put(working, f"{REPLACED}{name}", made.requires_grad_(learns))
     with graph.inserting_before(node):
-        call = graph.call_module(f"{REPLACED}{name}", (way.source,))
+        label = f"folded_{name.replace('.', '_')}"
+        call = graph.create_node("call_module", f"{REPLACED}{name}", (way.source,), name=label)
     call.meta = {**node.meta, "constant": False, "new": way.source.meta.get("dtype")}
     node.replace_all_uses_with(call)
     for old in sorted(way.nodes, reverse=True):

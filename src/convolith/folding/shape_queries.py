@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import torch
 from torch import nn
 from torch.fx import Graph, GraphModule, Node
 
@@ -21,7 +22,14 @@ ELEMENTWISE = (
 """Layers whose output is as large as their input."""
 
 
-def ask_sources(working: GraphModule, values: Values) -> None:
+def prepare_shapes(working: GraphModule, values: Values) -> None:
+    """Let questions for sizes, and flattened tokens, keep no layer from folding."""
+    _reshape_by_sizes(working.graph, values)
+    _flatten_before(working)
+    _ask_sources(working, values)
+
+
+def _ask_sources(working: GraphModule, values: Values) -> None:
     """Replace the size of a convolution's output, and of what is as large as it, by a number computed from its input."""
     graph = working.graph
     for node in list(graph.nodes):
@@ -29,9 +37,8 @@ def ask_sources(working: GraphModule, values: Values) -> None:
             with graph.inserting_before(node):
                 made = _size(graph, node.args[0], node.args[1], values)
             if made is not None:
-                node.replace_all_uses_with(made)
+                _put_number(node, made)
                 graph.erase_node(node)
-    _reshape_by_sizes(graph)
 
 
 def _size(graph: Graph, tensor: Any, axis: int, values: Values) -> Any:
@@ -88,12 +95,19 @@ UNARY = {
 """Functions and methods whose result is as large as their first argument."""
 
 
-def _reshape_by_sizes(graph: Graph) -> None:
+def _put_number(node: Node, number: Any) -> None:
+    """Let all readers of a node read another one, or a plain number."""
+    for user in list(node.users):
+        args, kwargs = torch.fx.node.map_arg((user.args, user.kwargs), lambda n: number if n is node else n)
+        user.args, user.kwargs = args, kwargs
+
+
+def _reshape_by_sizes(graph: Graph, values: Values) -> None:
     """Let `reshape_as` and `view_as` read the sizes of their second argument, not the tensor."""
     for node in list(graph.nodes):
-        if node.op == "call_method" and node.target in ("reshape_as", "view_as") and len(node.args) == 2:
+        if node.op == "call_method" and node.target in ("reshape_as", "view_as") and node not in values:
             x, other = node.args
-            shape = other.meta.get("example_shape") if isinstance(other, Node) else None
+            shape = other.meta.get("shape") if isinstance(other, Node) else None
             if shape is None:
                 continue
             with graph.inserting_before(node):
@@ -104,14 +118,14 @@ def _reshape_by_sizes(graph: Graph) -> None:
             graph.erase_node(node)
 
 
-def flatten_before(working: GraphModule) -> None:
+def _flatten_before(working: GraphModule) -> None:
     """Apply a linear layer on tokens after they are flattened to (tokens, channels), where its output is flattened anyway.
 
     A norm behind it reads channels of (N, channels) then, as it does for a linear layer on vectors.
     """
     graph = working.graph
     for node in list(graph.nodes):
-        called, shape = operator_of(node), node.meta.get("example_shape")
+        called, shape = operator_of(node), node.meta.get("shape")
         if called is None or called.target is not aten.linear.default or shape is None or len(shape) != 3:
             continue
         users = [user for user in node.users if not is_size(user)]
@@ -120,23 +134,22 @@ def flatten_before(working: GraphModule) -> None:
         flat = users[0]
         source: Node = called.args[0]
         rows = shape[0] * shape[1]
-        for user in list(node.users):  # questions for its size
-            with graph.inserting_before(user):
-                made = shape[2] if user.args[1] in (2, -1) else graph.call_method("size", (source, user.args[1]))
-            user.replace_all_uses_with(made) if user is not flat else None
+        for user in [user for user in node.users if is_size(user)]:
+            if user.args[1] in (2, -1):
+                _put_number(user, shape[2])
+            else:
+                user.replace_input_with(node, source)
         with graph.inserting_before(node):
             before = graph.call_method("flatten", (source, 0, 1))
-        before.meta = {**source.meta, "example_shape": (rows, *source.meta["example_shape"][2:])}
+        before.meta = {**source.meta, "example_shape": (rows, *source.meta["shape"][2:])}
         node.replace_input_with(source, before)
         node.meta["example_shape"] = (rows, shape[2])
         flat.replace_all_uses_with(node)
         graph.erase_node(flat)
-        for user in [user for user in before.graph.nodes if is_size(user) and not user.users]:
-            graph.erase_node(user)
 
 
 def _is_flattened(node: Node) -> bool:
     """Return whether a node joins the first two of three axes."""
     name = str(node.target) if node.op == "call_method" else FUNCTIONS.get(node.target, getattr(node.target, "__name__", ""))
-    shape = node.meta.get("example_shape")
+    shape = node.meta.get("shape")
     return name == "flatten" and tuple(node.args[1:]) == (0, 1) and shape is not None and len(shape) == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -50,12 +49,12 @@ class Proof:
         made = module_of(way.affine, flat=len(shape) == 2, by_channel=way.by_channel)
         conv = way.affine.conv
         reach = max(k * d for k, d in zip(conv.kernel_size, conv.dilation, strict=True))
-        return Proof(way.nodes[-1].name, copy.deepcopy(part(working, values, way)), made, shape, reach)
+        return Proof(way.nodes[-1].name, part(working, values, way), made, shape, reach)
 
     def inputs(self) -> Iterator[torch.Tensor]:
         """Yield random tensors: with an interior and every border, smaller than the kernel, and of one pixel."""
         generator = torch.Generator().manual_seed(0)
-        for size in (2 * self.reach + 3, self.reach + 1, max(self.reach // 2, 1), 1):
+        for size in dict.fromkeys((2 * self.reach + 3, max(self.reach // 2, 1), 1)):
             sizes = [min(size, n) if size > self.reach else size for n in self.shape[2:]]
             shape = (2, self.shape[1], *(n + axis % 2 for axis, n in enumerate(sizes)))
             if prod(shape) <= MOST_NUMBERS:

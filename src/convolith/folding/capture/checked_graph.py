@@ -24,7 +24,7 @@ MOST_ATTEMPTS = 24
 """Recordings of one model: each keeps more modules as they are, or more writes in place."""
 CALLS = 6.0
 """Time that comparing at other sizes may take, in calls of the model on the example; at least `LEAST_SECONDS`."""
-LEAST_SECONDS, LEAST_COMPARED = 1.0, 8
+LEAST_SECONDS, LEAST_COMPARED = 0.5, 10
 """Seconds that comparing may take in any case, and the inputs that are compared whatever they take."""
 
 Shape = tuple[int, ...]
@@ -49,11 +49,23 @@ class Captured:
     calls: dict[str, Inputs] = field(default_factory=dict)
 
 
+class NoGraph(ConvolithError):
+    """A model whose own code no graph follows; `reason` says why, without a remedy."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"model cannot be captured: {reason}; fold its parts by themselves, or rewrite the line so that it asks for "
+            "neither values nor sizes"
+        )
+        self.reason = reason
+
+
 class Unlike(Exception):  # noqa: N818 - an answer: which guards came out otherwise
-    """A graph that gives other outputs than the model at some size."""
+    """A graph that gives other outputs than the model for inputs of some shapes."""
 
     def __init__(self, shapes: list[Shape], flipped: list[Guard]) -> None:
-        super().__init__(f"the recorded graph gives other outputs than the model for inputs of {shapes}")
+        self.shapes = " and ".join(map(str, shapes))
+        super().__init__(f"the recorded graph gives other outputs than the model for inputs of {self.shapes}")
         self.flipped = flipped
 
 
@@ -64,7 +76,7 @@ def capture(model: nn.Module, inputs: Inputs) -> Captured:
     way that a graph does not follow, is kept as one call; so is a module with hooks of the user's.
 
     Raises:
-        ConvolithError: a model whose own code is such, with the line.
+        NoGraph: a model whose own code is such, with the line.
     """
     kept, in_place, guess = dict(hooked(model)), set[int](), True
     references = _References(model, inputs)
@@ -78,7 +90,7 @@ def capture(model: nn.Module, inputs: Inputs) -> Captured:
             return _checked(references, record, kept)
         except WrittenElsewhere as problem:
             if problem.write in in_place:
-                raise ConvolithError("model cannot be captured: it writes in place over what a view reads") from None
+                raise NoGraph("it writes in place over a tensor that a view reads") from None
             in_place.add(problem.write)
         except NotRecorded as problem:
             _keep(kept, {problem.module: _because(str(problem), problem.line)})
@@ -86,29 +98,25 @@ def capture(model: nn.Module, inputs: Inputs) -> Captured:
             if guess and recorder.record_.guards and any(g.function is operator.eq for g in problem.flipped):
                 guess = False
                 continue
-            reasons = {g.module: _because(_in_words(g), g.line) for g in problem.flipped}
-            suspects = recorder.record_.suspects
-            _keep(kept, reasons or suspects or {"": str(problem)})
+            reasons = {g.module: _because(_in_words(g, problem.shapes), g.line) for g in problem.flipped}
+            _keep(kept, reasons or recorder.record_.suspects or {"": str(problem)})
         except ConvolithError:
             raise
         except Exception as problem:  # whatever the model's own code raises while it is recorded
             module = recorder.failed or ""
             _keep(kept, {module: f"it cannot be recorded: {_first_line(problem)}"})
-    raise ConvolithError(f"model cannot be captured: {next(reversed(kept.values()))}; fold its parts by themselves")
+    raise NoGraph(next(reversed(kept.values())))
 
 
 def _keep(kept: dict[str, str], more: dict[str, str]) -> None:
     """Add modules to those that are kept.
 
     Raises:
-        ConvolithError: the model itself, or nothing new.
+        NoGraph: the model itself, or nothing new.
     """
     for name, reason in more.items():
         if name == "" or name in kept:
-            raise ConvolithError(
-                f"model cannot be captured: {reason}; fold its parts by themselves, or rewrite the line so that it asks "
-                "for neither values nor sizes"
-            )
+            raise NoGraph(reason)
     kept |= more
 
 
@@ -116,11 +124,13 @@ def _because(reason: str, line: str | None) -> str:
     return f"{reason} (at {line})" if line else reason
 
 
-def _in_words(guard: Guard) -> str:
+def _in_words(guard: Guard, shapes: str) -> str:
     signs = {operator.eq: "==", operator.ne: "!=", operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">="}
-    number = next((a for a in guard.args if not isinstance(a, Size | SizeRatio)), None)
-    compared = "a size" if number is None else f"a size {signs[guard.function]} {number}"
-    return f"its code decides by {compared}, and other sizes than the example's take another way"
+    sides = ["a size" if isinstance(a, Size | SizeRatio) else str(a) for a in guard.args]
+    return (
+        f"its code depends on whether {sides[0]} {signs[guard.function]} {sides[1]}: inputs of {shapes}, which were only "
+        "tried, take another way than the example"
+    )
 
 
 def _first_line(problem: BaseException) -> str:

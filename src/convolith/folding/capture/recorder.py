@@ -186,7 +186,7 @@ class Recorder(TorchFunctionMode):
             return forward(*args, **kwargs)
         self._stack.append(name)
         try:
-            if not (name in self.kept or is_leaf(module)):
+            if not (name in self.kept or (name and is_leaf(module))):
                 return forward(*args, **kwargs)
             return self._as_one(name, module, forward, args, kwargs)
         except Exception:
@@ -306,13 +306,17 @@ class Recorder(TorchFunctionMode):
         old = self._value(tensor)
         _, values = self._memories.pop(tensor.untyped_storage().data_ptr(), (0, []))
         fresh = self._note(tensor, node)
+        with self._pause():
+            self._outdate(values, old, fresh, tensor, node)
+
+    def _outdate(self, values: list[Value], old: Value, fresh: Value, tensor: torch.Tensor, node: Node) -> None:
         for value in values:
             other = value.tensor()
             if value is old or other is None or other is tensor:
                 continue
             if _looks_like(other, tensor):
                 self._note(other, node, fresh)
-            elif value.outdated is None:
+            elif value.outdated is None and _overlap(other, tensor):
                 value.outdated = Write(self._writes, old, fresh)
 
     def _recomputed(self, value: Value) -> Node:
@@ -595,6 +599,20 @@ def _shares(a: torch.Tensor, b: torch.Tensor) -> bool:
         return False
     place = a.untyped_storage().data_ptr()
     return place != 0 and place == b.untyped_storage().data_ptr()
+
+
+def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Return whether two tensors of one memory have an element in common."""
+    if a.dtype != b.dtype:
+        return True
+    first = min(a.storage_offset(), b.storage_offset())
+    ends = [
+        t.storage_offset() - first + sum((n - 1) * step for n, step in zip(t.shape, t.stride(), strict=True)) + 1
+        for t in (a, b)
+    ]
+    touched = torch.zeros(max(ends), dtype=torch.bool)
+    touched.as_strided(a.shape, a.stride(), a.storage_offset() - first).fill_(True)
+    return bool(touched.as_strided(b.shape, b.stride(), b.storage_offset() - first).any())
 
 
 def _looks_like(a: torch.Tensor, b: torch.Tensor) -> bool:

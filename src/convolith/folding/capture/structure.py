@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from convolith.errors import ConvolithError
+from convolith.folding.copies import own_module
 
 HOOKS = (
     "_forward_hooks",
@@ -28,14 +28,7 @@ def structural_copy(model: nn.Module) -> nn.Module:
     Raises:
         ConvolithError: a model that cannot be copied.
     """
-    memo: dict[int, Any] = {id(p): p for p in model.parameters()}
-    for module in model.modules():
-        memo |= {id(hook): hook for name in HOOKS[:1] + HOOKS[3:4] for hook in getattr(module, name).values()}
-        memo |= {id(v): v for v in vars(module).values() if isinstance(v, torch.Tensor) and not v.is_leaf}
-    try:
-        return copy.deepcopy(model, memo)
-    except Exception as problem:  # whatever the model's attributes raise
-        raise ConvolithError(f"model cannot be copied ({problem}); remove what holds it from its attributes") from problem
+    return own_module(model, {id(p): p for p in model.parameters()})
 
 
 def compute_weights(model: nn.Module) -> None:

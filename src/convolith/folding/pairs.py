@@ -1,0 +1,104 @@
+"""Convolution and norm that a module's own code calls one right behind the other, whatever else the code does.
+
+Code that depends on values or sizes is no graph. Yet `self.norm(self.conv(x))`, or `x = self.conv(x)` followed by `x = self.norm(x)`,
+gives the convolution's output to the norm alone on every way through the code, so that the two may be one.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections import Counter
+from collections.abc import Iterator
+
+from torch import nn
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+Pair = tuple[str, str]
+
+
+def pairs_of(module: nn.Module) -> list[Pair]:
+    """Return the names of a module's convolutions and norms that its code always calls one behind the other.
+
+    Both are mentioned once in the code of the module's class, its initialisation left out.
+    """
+    trees = list(_methods(type(module)))
+    mentioned = Counter(name for tree in trees for name in _mentions(tree))
+    found = []
+    for tree in trees:
+        for first, second in _in_a_row(tree):
+            layers = (getattr(module, first, None), getattr(module, second, None))
+            if type(layers[0]) in CONVOLUTIONS and type(layers[1]) in NORMS and mentioned[first] == mentioned[second] == 1:
+                found.append((first, second))
+    return found
+
+
+def _mentions(tree: ast.AST) -> Iterator[str]:
+    """Yield the attributes that code looks at; the geometry of a layer says nothing of its weights."""
+    geometry = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr in GEOMETRY}
+    yield from (n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and id(n) not in geometry)
+
+
+GEOMETRY = {"stride", "kernel_size", "padding", "dilation", "groups", "in_channels", "out_channels", "padding_mode"}
+
+
+def _methods(kind: type) -> Iterator[ast.AST]:
+    """Yield the code of a class's own methods, and of the classes that it inherits from outside of torch."""
+    for base in kind.__mro__:
+        if base is object or base.__module__.partition(".")[0] == "torch":
+            continue
+        for name, method in vars(base).items():
+            if inspect.isfunction(method) and name not in ("__init__", "reset_parameters", "_init_weights", "init_weights"):
+                try:
+                    yield ast.parse(textwrap.dedent(inspect.getsource(method)))
+                except (OSError, SyntaxError, TypeError):  # a method without source: nothing is known of it
+                    return
+
+
+def _in_a_row(tree: ast.AST) -> Iterator[Pair]:
+    """Yield what is called on a tensor, and on nothing but its result right after."""
+    own = _own_name(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            outer, inner = _called(node, own), _called(node.args[0], own) if len(node.args) == 1 else None
+            if outer and inner:
+                yield inner, outer
+        for block in ("body", "orelse", "finalbody"):
+            statements = getattr(node, block, None)
+            if isinstance(statements, list):
+                for before, after in zip(statements, statements[1:], strict=False):
+                    yield from _follow(before, after, own)
+
+
+def _follow(before: ast.stmt, after: ast.stmt, own: str) -> Iterator[Pair]:
+    """Yield the pair of `x = self.first(...)` and `x = self.second(x)` (or `return self.second(x)`)."""
+    if not isinstance(before, ast.Assign) or len(before.targets) != 1 or not isinstance(before.targets[0], ast.Name):
+        return
+    name = before.targets[0].id
+    value = after.value if isinstance(after, ast.Assign | ast.Return) else None
+    while isinstance(value, ast.Call) and len(value.args) == 1 and isinstance(value.args[0], ast.Call):
+        value = value.args[0]  # the innermost of what is called on the result
+    if not isinstance(value, ast.Call) or len(value.args) != 1 or not isinstance(value.args[0], ast.Name):
+        return
+    again = isinstance(after, ast.Assign) and [t.id for t in after.targets if isinstance(t, ast.Name)] == [name]
+    first, second = _called(before.value, own), _called(value, own)
+    if first and second and value.args[0].id == name and (again or isinstance(after, ast.Return)):
+        yield first, second
+
+
+def _own_name(tree: ast.AST) -> str:
+    """Return how a method calls its module."""
+    arguments = next((n.args for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)), None)
+    return arguments.args[0].arg if arguments is not None and arguments.args else "self"
+
+
+def _called(node: ast.AST, own: str) -> str | None:
+    """Return `name` of `self.name(...)` on one argument."""
+    if not isinstance(node, ast.Call) or node.keywords or len(node.args) != 1:
+        return None
+    function = node.func
+    if not isinstance(function, ast.Attribute) or not isinstance(function.value, ast.Name):
+        return None
+    return function.attr if function.value.id == own else None
