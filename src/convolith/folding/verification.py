@@ -83,8 +83,11 @@ class Proof:
         return worst
 
 
-def verify(proofs: Sequence[Proof], wide: Pair, own: Pair, tried: list[Inputs]) -> dict[str, float]:
-    """Return the largest error by dtype, relative to each output's largest number.
+def verify(proofs: Sequence[Proof], wide: Pair, own: Pair, tried: list[Inputs]) -> tuple[dict[str, float], str | None]:
+    """Return the largest error by dtype, relative to each output's largest number; and why no whole is among float64's.
+
+    Each rewrite is compared by itself in float64 in any case. A model whose own code makes tensors of another dtype does
+    not run in float64 as a whole.
 
     Args:
         proofs: each rewrite by itself.
@@ -105,14 +108,26 @@ def verify(proofs: Sequence[Proof], wide: Pair, own: Pair, tried: list[Inputs]) 
         with _Float64():
             for number in track(range(len(proofs)), "proving", len(proofs), shown=len(proofs) > LONG):
                 errors["float64"] = max(errors["float64"], proofs[number].check())
+        problem = _runs(wide[0], tellers[0])
         for number, inputs in enumerate(_distinct(compared)[:MOST_COMPARED]):
             values = _random(inputs, number)
-            first, second = (_exact(model, values) for model in wide)
-            _note(errors, "float64", _largest(first, second), TOLERANCE[torch.float64])
+            exact: Any = None
+            if problem is None:
+                exact, found = (_exact(model, values) for model in wide)
+                _note(errors, "float64", _largest(exact, found), TOLERANCE[torch.float64])
             if dtype != torch.float64:
-                _compare_own(errors, own, values, lambda first=first: first, dtype)
-        _compare_own(errors, own, example, lambda: _exact(wide[0], example), dtype)
-    return errors
+                _compare_own(errors, own, values, lambda exact=exact: exact, dtype)
+        _compare_own(errors, own, example, lambda: None if problem else _exact(wide[0], example), dtype)
+    return errors, problem
+
+
+def _runs(model: nn.Module, inputs: Inputs) -> str | None:
+    """Return why a model does not run in float64, or None."""
+    try:
+        _exact(model, inputs)
+    except Exception as problem:  # noqa: BLE001 - whatever the model's own code raises
+        return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+    return None
 
 
 LONG = 100
@@ -120,11 +135,12 @@ LONG = 100
 
 
 def _compare_own(
-    errors: dict[str, float], own: Pair, inputs: Inputs, exact: Callable[[], list[torch.Tensor]], dtype: torch.dtype
+    errors: dict[str, float], own: Pair, inputs: Inputs, exact: Callable[[], Any], dtype: torch.dtype
 ) -> None:
     first, second = (outputs(model, inputs) for model in own)
     worst = _largest(first, second)
-    allowed = TOLERANCE[dtype] if worst <= TOLERANCE[dtype] else _allowed(_largest(exact(), first), TOLERANCE[dtype])
+    known = None if worst <= TOLERANCE[dtype] else exact()
+    allowed = TOLERANCE[dtype] if known is None else _allowed(_largest(known, first), TOLERANCE[dtype])
     _note(errors, str(dtype).removeprefix("torch."), worst, allowed)
 
 
