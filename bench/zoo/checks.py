@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,16 +28,27 @@ PLAIN = (
     nn.ConvTranspose3d,
 )
 """Torch's own convolution layers."""
-PRODUCTS = ("convolution", "correlate", "addmm", "mm", "bmm", "linear")
-"""Names of operators that a norm can be folded into."""
+CONVOLUTIONS = ("convolution", "correlate")
+PRODUCTS = (*CONVOLUTIONS, "addmm", "mm", "bmm", "linear")
+"""Names of operators that a norm can be folded into; a concatenation of such is one as well."""
 OURS = tuple(str(Path(cl.__file__).parent / part) for part in ("nn", "correlation", "planner", "engines"))
 """Where Convolith's own calls of torch's operators stand."""
-SMALLEST_GRADIENT = 1e-6
+TINY = torch.finfo(torch.float64).tiny
+STEP = 32
+"""Images of other sizes stay multiples of this, as many networks need."""
+SMALLEST_GRADIENT = 1e-4
 """Share of the largest gradient below which a parameter's gradient is compared with that share, being rounding only."""
 
 
 class Watch(TorchDispatchMode):
-    """Counts the operators of a call, norms that read the very output of a product, and who calls convolutions."""
+    """Counts the operators of a call, norms that read the very output of a product, and convolutions that are not ours.
+
+    Attributes:
+        operators: how often each was called, by name.
+        norms: batch norms, and frozen ones behind a convolution.
+        norms_behind: those whose input is the output of a convolution or linear layer that nothing has written on.
+        plain_convolutions: calls of torch's convolution that none of Convolith's layers made.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,33 +60,35 @@ class Watch(TorchDispatchMode):
         self._alive: list[Tensor] = []  # so that no later tensor gets the memory of a recorded one
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """As torch's dispatch modes have it."""
+        """Run one operator, counted."""
         name = func.__name__.split(".")[0]
-        inputs = [a for a in args if isinstance(a, Tensor)]
-        if self._is_norm(name, inputs):
+        inputs = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
+        if "batch_norm" in name or self._is_frozen_norm(name, inputs):
             self.norms += 1
             self.norms_behind += any(_place(x) in self._products for x in inputs[:2])
+        is_joined = name == "cat" and all(_place(x) in self._products for x in inputs)
         if func._schema.is_mutable and inputs:
             self._products.pop(_place(inputs[0]), None)
         result = func(*args, **(kwargs or {}))
         self.operators[name] += 1
-        if name in PRODUCTS:
+        if name in PRODUCTS or is_joined:
             self._products[_place(result)] = name
             self._alive.append(result)
-            if "convolution" in name and not _is_ours():
-                self.plain_convolutions += 1
+        if name in CONVOLUTIONS and not _is_ours():
+            self.plain_convolutions += 1
         return result
 
-    def _is_norm(self, name: str, inputs: list[Tensor]) -> bool:
-        if "batch_norm" in name:
-            return True
+    def _is_frozen_norm(self, name: str, inputs: list[Tensor]) -> bool:
+        """Whether an operator multiplies each channel of a convolution by a constant, as a frozen norm does."""
         if name != "mul" or len(inputs) < 2:
             return False
-        for x, scale in (inputs, inputs[::-1]):
-            by_channel = x.ndim == scale.ndim >= 3 and x.shape[0] > 1 and scale.numel() == x.shape[1] == scale.shape[1]
-            if by_channel and self._products.get(_place(x)) in ("convolution", "correlate"):
-                return True
-        return False
+        return any(
+            x.ndim == scale.ndim >= 3
+            and x.shape[0] > 1
+            and scale.numel() == scale.shape[1] == x.shape[1]
+            and self._products.get(_place(x)) in CONVOLUTIONS
+            for x, scale in (inputs, inputs[::-1])
+        )
 
 
 def _place(x: Tensor) -> tuple[int, int]:
@@ -117,27 +131,45 @@ def seconds(call: Callable[[], Any], rounds: int = 3) -> float:
 
 
 def difference(first: list[Tensor], second: list[Tensor]) -> float:
-    """Compute the largest difference of two results, relative to the largest number of each tensor."""
+    """Compute the largest difference of two results, relative to the largest number of each tensor of the first.
+
+    It is infinite where the shapes are not the same, or other numbers are not finite.
+    """
     if [x.shape for x in first] != [x.shape for x in second]:
         return float("inf")
-    worst = 0.0
-    for a, b in zip(first, second, strict=True):
-        if a.numel() and not torch.equal(a, b):
-            worst = max(worst, float((a.double() - b.double()).abs().max() / a.double().abs().max()))
-    return worst
+    return max((_relative(a, b) for a, b in zip(first, second, strict=True)), default=0.0)
 
 
-def inputs_of(shape: tuple[int, ...], *, sizes: bool) -> dict[str, Tensor]:
-    """Make the inputs on which outputs are compared: another batch, and another size where the model takes some."""
+def _relative(expected: Tensor, x: Tensor, least: float = 0.0) -> float:
+    """Compute the largest difference of two tensors, relative to the largest number of the first or the least given."""
+    finite = expected.isfinite()
+    if not torch.equal(finite, x.isfinite()):
+        return float("inf")
+    a, b = expected[finite].double(), x[finite].double()
+    if torch.equal(a, b):
+        return 0.0
+    return float((a - b).abs().max() / a.abs().max().clamp_min(max(least, TINY)))
+
+
+def other_inputs(model: nn.Module, shape: tuple[int, ...], *, sizes: bool) -> dict[str, Tensor]:
+    """Make the inputs on which outputs are compared: another batch, and another size where the model takes it."""
     generator = torch.Generator().manual_seed(1)
-    draw = lambda batch, rest: torch.randn((batch, *rest), generator=generator)
-    smaller = (
-        [(n * 3 // 4) // 32 * 32 or n for n in shape[2:]] if len(shape) > 2 else [shape[1] * 3 // 4]
-    )
-    found = {"batch 3": draw(3, shape[1:])}
+    shapes = {"batch 3": (3, *shape[1:])}
     if sizes:
-        found["batch 2, other size"] = draw(2, (*shape[1:2], *smaller) if len(shape) > 2 else smaller)
-    return found
+        kept = shape[:2] if len(shape) > 2 else shape[:1]  # audio has its length on axis 1
+        rest = shape[len(kept) :]
+        shapes["batch 2, other size"] = (2, *kept[1:], *((n * 3 // 4) // STEP * STEP or n for n in rest))
+    found = {name: torch.randn(wanted, generator=generator) for name, wanted in shapes.items()}
+    return {name: x for name, x in found.items() if _is_taken(model, x)}
+
+
+def _is_taken(model: nn.Module, x: Tensor) -> bool:
+    try:
+        with torch.no_grad():
+            model(x.clone())
+    except Exception:  # noqa: BLE001 - whatever the model's own code raises
+        return False
+    return True
 
 
 def output_errors(model: nn.Module, folded: nn.Module, inputs: dict[str, Tensor]) -> dict[str, float]:
@@ -150,6 +182,13 @@ def output_errors(model: nn.Module, folded: nn.Module, inputs: dict[str, Tensor]
     return errors
 
 
+def rounding_error(model: nn.Module, inputs: dict[str, Tensor]) -> float:
+    """Compute how far a model's own outputs are from those in float64: the largest of the inputs."""
+    wide = copy.deepcopy(model).double()
+    with torch.no_grad():
+        return max(difference(tensors(wide(x.double())), tensors(model(x.clone()))) for x in inputs.values())
+
+
 def plain_layers(model: nn.Module, x: Tensor) -> dict[str, int]:
     """Count the convolutions that are not ours in a converted model: modules of torch's own type, and calls."""
     modules = sum(type(module) in PLAIN for module in model.modules())
@@ -160,19 +199,14 @@ def gradient_error(model: nn.Module, x: Tensor) -> float:
     """Compute how far the gradients of a converted model in training are from torch's, in float64.
 
     Relative to the largest gradient of each parameter; gradients that are rounding only (of a bias before a norm) are
-    compared with a millionth of the largest of all.
+    compared with that share of the largest of all.
     """
     theirs = _gradients(copy.deepcopy(model).double(), x.double())
     ours = _gradients(cl.nn.convert(copy.deepcopy(model).double()), x.double())
-    largest = max((float(g.abs().max()) for g in theirs.values()), default=0.0)
     if theirs.keys() != ours.keys():
         return float("inf")
-    worst = 0.0
-    for name, expected in theirs.items():
-        scale = max(float(expected.abs().max()), SMALLEST_GRADIENT * largest)
-        if scale:
-            worst = max(worst, float((expected - ours[name]).abs().max()) / scale)
-    return worst
+    least = SMALLEST_GRADIENT * max((float(g.abs().max()) for g in theirs.values()), default=0.0)
+    return max((_relative(expected, ours[name], least) for name, expected in theirs.items()), default=0.0)
 
 
 def _gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
@@ -181,12 +215,19 @@ def _gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(2)
     results = tensors(model(x))
-    loss = sum((y * torch.randn(y.shape, generator=generator, dtype=y.dtype)).mean() for y in results if y.requires_grad)
-    assert isinstance(loss, Tensor)  # noqa: S101 - a model without parameters has no training step
-    loss.backward()  # type: ignore[no-untyped-call]
+    draw = partial(torch.randn, generator=generator, dtype=torch.float64)
+    losses = [(y * draw(y.shape)).mean() for y in results if y.requires_grad]
+    torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def named_norms(report: Any) -> int:
-    """Count the norms that a report of `fold` names among what stays, with a reason."""
-    return sum("norm" in f"{entry.node} {entry.module} {entry.reason}".lower() for entry in report.skipped)
+def named_norms(model: nn.Module, report: Any) -> int:
+    """Count the norms that a report of `fold` names among what stays, with a reason.
+
+    Args:
+        model: the original.
+        report: of folding it.
+    """
+    norms = {name for name, module in model.named_modules() if hasattr(module, "running_var")}
+    stay = [entry for entry in report.skipped if entry.kind != "does not pay"]
+    return sum("norm" in entry.node or entry.module in norms for entry in stay)

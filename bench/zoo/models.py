@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from bench.zoo.verdict import MOST_SECONDS
+
 Shape = tuple[int, ...]
 IMAGE: Shape = (1, 3, 224, 224)
 
@@ -23,8 +25,9 @@ class Model(NamedTuple):
         factory: builds the model with random weights; imports the package.
         shape: (N, channels, *size), or (N, samples) for models of audio.
         sizes: whether it takes images of other sizes.
-        smallest: the smallest image side at which a training step is defined.
+        smallest: side, or samples, of the training step; small, and large enough for the model.
         convolutions: how many convolutions the deployed form has, where the authors published that; else None.
+        most_seconds: that folding it may take.
     """
 
     package: str
@@ -34,6 +37,7 @@ class Model(NamedTuple):
     sizes: bool = True
     smallest: int = 64
     convolutions: int | None = None
+    most_seconds: float = MOST_SECONDS
 
     @property
     def title(self) -> str:
@@ -157,14 +161,13 @@ TORCHVISION = (
         ),
     ),
     _torchvision("googlenet", init_weights=False)._replace(smallest=96),
-    _torchvision("inception_v3", (1, 3, 299, 299), init_weights=False)._replace(smallest=160),
+    _torchvision("inception_v3", (1, 3, 299, 299), init_weights=False, aux_logits=False)._replace(smallest=96),
     _torchvision("deeplabv3_mobilenet_v3_large", weights_backbone=None),
     _torchvision("fcn_resnet50", weights_backbone=None),
     _torchvision("lraspp_mobilenet_v3_large", weights_backbone=None),
     _torchvision("r3d_18", VIDEO),
     _torchvision("r2plus1d_18", VIDEO),
     _torchvision("mc3_18", VIDEO),
-    _torchvision("s3d", (1, 3, 16, 112, 112)),
     _torchvision("raft_small")._replace(factory=partial(_made, "bench.zoo.parts", "raft_encoder")),
     _torchvision("ssdlite320_mobilenet_v3_large")._replace(factory=partial(_made, "bench.zoo.parts", "ssdlite")),
     _torchvision("fasterrcnn_resnet50_fpn")._replace(factory=partial(_made, "bench.zoo.parts", "resnet_fpn")),
@@ -190,7 +193,6 @@ TIMM = (
             "hardcorenas_a",
             "hgnetv2_b0",
             "hrnet_w18_small",
-            "inception_v4",
             "lcnet_050",
             "mixnet_s",
             "mnasnet_small",
@@ -223,6 +225,7 @@ TIMM = (
             "xception41",
         ),
     ),
+    _timm("inception_v4", shape=(1, 3, 299, 299), smallest=96),
     *(
         _timm(name, sizes=False)
         for name in (
@@ -257,18 +260,6 @@ AUDIO = {
     "num_conv_pos_embedding_groups": 4,
 }
 SOUND: dict[str, Any] = {"shape": (1, 16000), "smallest": 4000}
-RTDETR = {
-    "encoder_hidden_dim": 32,
-    "encoder_attention_heads": 4,
-    "encoder_ffn_dim": 64,
-    "encoder_in_channels": [64, 96, 128],
-    "d_model": 32,
-    "decoder_in_channels": [32, 32, 32],
-    "decoder_attention_heads": 4,
-    "decoder_ffn_dim": 64,
-    "decoder_layers": 2,
-    "num_queries": 20,
-}
 TRANSFORMERS = (
     _transformers("ResNetForImageClassification", "ResNetConfig", SMALL_RESNET | {"layer_type": "basic"}),
     _transformers("ResNetModel", "ResNetConfig", SMALL_RESNET),
@@ -281,8 +272,12 @@ TRANSFORMERS = (
     _transformers("MobileViTModel", "MobileViTConfig"),
     _transformers("MobileViTV2Model", "MobileViTV2Config"),
     _transformers("LevitModel", "LevitConfig", sizes=False),
-    _transformers("EfficientNetModel", "EfficientNetConfig", {"depth_coefficient": 1.0, "width_coefficient": 0.5}),
-    _transformers("BitModel", "BitConfig", {"hidden_sizes": [64, 64, 96, 128], "depths": [2, 2, 2, 2]}),
+    _transformers(
+        "EfficientNetModel",
+        "EfficientNetConfig",
+        {"depth_coefficient": 0.5, "width_coefficient": 0.5, "hidden_dim": 640},
+    ),
+    _transformers("BitModel", "BitConfig", {"hidden_sizes": [128, 128, 256, 256], "depths": [1, 1, 1, 1]}),
     _transformers("CvtModel", "CvtConfig"),
     _transformers("HGNetV2Backbone", "HGNetV2Config"),
     _transformers("SegformerForSemanticSegmentation", "SegformerConfig"),
@@ -401,7 +396,7 @@ ULTRALYTICS = (
 UPSCALED: Shape = (1, 3, 64, 64)
 SPANDREL = (
     _spandrel("ESRGAN", "RRDBNet", UPSCALED, num_filters=16, num_blocks=2),
-    _spandrel("Compact", "SRVGGNetCompact", UPSCALED, num_feat=16, num_conv=4),
+    _spandrel("Compact", "SRVGGNetCompact", (1, 3, 360, 640), num_feat=16, num_conv=4),
     _spandrel("SPAN", "SPAN", UPSCALED, num_in_ch=3, num_out_ch=3, feature_channels=16),
     _spandrel("RealCUGAN", "UpCunet2x", (1, 3, 96, 96)),
     _spandrel("SAFMN", "SAFMN", UPSCALED, dim=16, n_blocks=2),
@@ -412,6 +407,13 @@ AUTHORS = (
     _authors("repvgg_a0", IMAGE, 22),
     _authors("diverse_branches", (1, 3, 64, 64), 2),
     _authors("ecbsr_m4c16", (1, 1, 64, 64), 6),
+    Model(
+        "authors",
+        "one 31x31 layer",
+        partial(_made, "bench.zoo.parts", "large_kernel"),
+        (1, 8, 512, 512),
+        most_seconds=2,
+    ),
 )
 """In the authors' own manner, with the published counts of the deployed form."""
 MODELS: tuple[Model, ...] = (

@@ -20,6 +20,11 @@ class FirstMaps(nn.Module):
         return tuple(self.backbone(x).values())
 
 
+def large_kernel() -> nn.Module:
+    """Build a depthwise 31x31 convolution under BatchNorm."""
+    return nn.Sequential(nn.Conv2d(8, 8, 31, padding=15, groups=8, bias=False), nn.BatchNorm2d(8))
+
+
 def raft_encoder() -> nn.Module:
     """Build the feature encoder of torchvision's RAFT."""
     models: Any = importlib.import_module("torchvision.models.optical_flow")

@@ -18,6 +18,7 @@ from torch import nn
 import convolith as cl
 from bench.zoo import checks
 from bench.zoo.models import MODELS, Model, Shape
+from bench.zoo.verdict import OUTPUT_ERROR
 from convolith.report.plain import to_json
 from tests.networks.randomise import randomised
 
@@ -26,15 +27,16 @@ GAIN = 0.8
 
 
 def shape_at(model: Model, side: int | None) -> Shape:
-    """Return the input shape of a row, images scaled to a side."""
-    if side is None or len(model.shape) < 4 or side >= model.shape[-1]:
+    """Return a row's input shape, images and volumes cut to a side where the model takes other sizes."""
+    if side is None or not model.sizes:
         return model.shape
-    return (*model.shape[: -len(model.shape[-2:])], *(max(side, model.smallest),) * 2)
+    first = min(2, len(model.shape) - 1)
+    return (*model.shape[:first], *(min(n, max(side, model.smallest)) for n in model.shape[first:]))
 
 
 def measured(model: Model, side: int | None) -> Iterator[dict[str, Any]]:
-    """What is known of a row, after each check; the last entry names the check that ended it."""
-    shape = shape_at(model, side if model.sizes else None)
+    """Yield what is known of a row after each check; its stage names the check that comes next."""
+    shape = shape_at(model, side if len(model.shape) > 3 else None)
     row: dict[str, Any] = {"package": model.package, "model": model.name, "shape": shape, "stage": "build"}
     yield row
     torch.manual_seed(0)
@@ -58,8 +60,8 @@ def measured(model: Model, side: int | None) -> Iterator[dict[str, Any]]:
         yield from _folded(row, model, network, folded, x)
     row["stage"] = "train"
     yield row
-    small = shape_at(model, model.smallest)
-    batch = torch.randn((2, *small[1:]), generator=torch.Generator().manual_seed(3))
+    small = (2, *shape_at(model, model.smallest)[1:])
+    batch = torch.randn(small, generator=torch.Generator().manual_seed(3))
     row["gradient error"] = checks.gradient_error(network, batch)
     row["stage"] = "done"
     yield row
@@ -70,7 +72,7 @@ def _folded(
 ) -> Iterator[dict[str, Any]]:
     report = folded.report
     row["convolutions"], row["convolutions after"] = report.convolutions_before, report.convolutions_after
-    row["published"] = model.convolutions
+    row["published"], row["most seconds"] = model.convolutions, model.most_seconds
     row["rewrites"] = len(report.rewrites)
     row["parts only"] = any(entry.module == "the model" and "parts" in entry.reason for entry in report.skipped)
     row["reasons"] = [f"{s.kind}: {s.module} {s.node}: {s.reason}"[:300] for s in report.skipped]
@@ -78,10 +80,11 @@ def _folded(
     yield row
     try:
         row["norms after"] = checks.watched(folded.model, x).norms_behind
-        row["norms named"] = checks.named_norms(report)
-        row["errors"] = checks.output_errors(
-            network, folded.model, checks.inputs_of(tuple(x.shape), sizes=model.sizes)
-        )
+        row["norms named"] = checks.named_norms(network, report)
+        inputs = checks.other_inputs(network, tuple(x.shape), sizes=model.sizes)
+        row["errors"] = checks.output_errors(network, folded.model, inputs)
+        if max(row["errors"].values(), default=0.0) > OUTPUT_ERROR:
+            row["own error"] = checks.rounding_error(network, inputs)
     except Exception as problem:  # noqa: BLE001 - as above
         row["output problem"] = _told(problem)
     row["stage"] = "convert"
@@ -94,7 +97,7 @@ def _folded(
 
 
 def _told(problem: BaseException) -> str:
-    """Return a problem's type, message and the last line of code outside of torch."""
+    """Return a problem's type, its message and the last line of code outside of torch."""
     frames = [f for f in traceback.extract_tb(problem.__traceback__) if "/torch/" not in f.filename]
     where = f" ({'/'.join(frames[-1].filename.split('/')[-3:])}:{frames[-1].lineno})" if frames else ""
     return f"{type(problem).__name__}: {str(problem).strip()[:600]}{where}"
@@ -102,13 +105,15 @@ def _told(problem: BaseException) -> str:
 
 def main(title: str, side: int | None) -> None:
     """Print one line of JSON after each check."""
-    found = [model for model in MODELS if model.title == title]
+    table = {model.title: model for model in MODELS}
+    if title not in table:
+        sys.exit(f"no model {title}")
     out = sys.stdout
     row: dict[str, Any] = {}
     with redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            for row in measured(found[0], side):
+            for row in measured(table[title], side):
                 print(json.dumps(json.loads(to_json(row))), file=out, flush=True)
         except Exception as problem:  # noqa: BLE001 - as above
             row["problem"] = _told(problem)

@@ -106,7 +106,9 @@ class RepVGGUnit(nn.Module):
         super().__init__()
         self.nonlinearity = nn.ReLU()
         self.attention = nn.Identity()
-        self.identity = nn.BatchNorm2d(num_features=in_channels) if in_channels == out_channels and stride == 1 else None
+        self.identity = (
+            nn.BatchNorm2d(num_features=in_channels) if in_channels == out_channels and stride == 1 else None
+        )
         self.dense = conv_bn(in_channels, out_channels, 3, stride, 1, groups)
         self.pointwise = conv_bn(in_channels, out_channels, 1, stride, 0, groups)
 
@@ -160,9 +162,9 @@ class IdentityBased1x1(nn.Conv2d):
         self.id_tensor = torch.eye(width).repeat(groups, 1)[:, :, None, None]
         nn.init.zeros_(self.weight)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor) -> Tensor:
         kernel = self.weight + self.id_tensor.to(self.weight.device).type_as(self.weight)
-        return functional.conv2d(input, kernel, None, stride=1, padding=0, dilation=self.dilation, groups=self.groups)
+        return functional.conv2d(inputs, kernel, None, stride=1, padding=0, dilation=self.dilation, groups=self.groups)
 
 
 class NormAndPad(nn.Module):
@@ -173,8 +175,8 @@ class NormAndPad(nn.Module):
         self.bn = nn.BatchNorm2d(channels)
         self.pad_pixels = pad_pixels
 
-    def forward(self, input: Tensor) -> Tensor:
-        output, p = self.bn(input), self.pad_pixels
+    def forward(self, inputs: Tensor) -> Tensor:
+        output, p = self.bn(inputs), self.pad_pixels
         if p > 0:
             sigma = torch.sqrt(self.bn.running_var + self.bn.eps)
             if self.bn.affine:
@@ -324,7 +326,9 @@ AUTHORS: dict[str, Authors] = {
     # Trained: a stem of 1 + 1, and 21 pairs of (4 + 1) + 4.
     "mobileone_s0": Authors(mobileone_s0, (1, 3, 224, 224), 191, 43, "Vasu et al., MobileOne, CVPR 2023"),
     "repvgg_a0": Authors(repvgg_a0, (1, 3, 224, 224), 44, 22, "Ding et al., RepVGG, CVPR 2021"),
-    "diverse_branches": Authors(diverse_branches, (1, 3, 64, 64), 10, 2, "Ding et al., Diverse Branch Block, CVPR 2021"),
+    "diverse_branches": Authors(
+        diverse_branches, (1, 3, 64, 64), 10, 2, "Ding et al., Diverse Branch Block, CVPR 2021"
+    ),
     # Nine for each of the six blocks.
     "ecbsr_m4c16": Authors(ecbsr_m4c16, (1, 1, 64, 64), 54, 6, "Zhang, Zeng, Zhang, ECBSR, ACM MM 2021"),
 }
