@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -44,13 +45,26 @@ class Calls(nn.Module):
         (lambda m, x: m.norm(m.conv(x).relu_()), 0),
         (lambda m, x: m.wide(torch.cat([m.conv(x), m.conv(x)], 1)), 1),
         (lambda m, x: m.wide(torch.cat([m.conv(x), m.conv(x).relu()], 1)), 0),
-        (lambda m, x: m.conv(x) * m.scale, 1),
-        (lambda m, x: m.conv(x).relu() * m.scale, 0),
+        (lambda m, x: m.conv(x) * m.scale + m.scale, 1),
+        (lambda m, x: m.conv(x) * m.scale, 0),
+        (lambda m, x: m.conv(x).relu() * m.scale + m.scale, 0),
         (lambda m, x: (y := m.conv(x)) * y.mean((2, 3), keepdim=True), 0),
     ],
 )
 def test_norms_behind_convolutions_are_counted(call, behind):
-    assert checks.watched(Calls(call).eval(), X).norms_behind == behind
+    assert len(checks.watched(Calls(call).eval(), X).behind) == behind
+
+
+def test_norms_that_stay_are_named():
+    """By their module; those called as functions by entries of their own."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    watch = checks.watched(model, X)
+    assert watch.behind == ["1"]
+    for module, node, unnamed in (("1", "_1", 0), ("", "_1", 1), ("0", "batch_norm", 1)):
+        report = SimpleNamespace(skipped=[SimpleNamespace(module=module, node=node, reason="", kind="norm")])
+        assert checks.unnamed_norms(watch, report) == unnamed
+    watch.behind = ["", ""]
+    assert checks.unnamed_norms(watch, report) == 1
 
 
 def test_plain_convolutions_are_modules_and_calls():
@@ -107,7 +121,7 @@ def test_a_row_that_fold_refuses_is_trained_all_the_same(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"norms after": 2, "norms named": 1}, "1 norms"),
+        ({"norms after": 2, "norms unnamed": 1}, "1 norms"),
         ({"errors": {"batch 3": 1e-3}}, "outputs differ"),
         ({"errors": {"batch 3": None}}, "outputs differ"),
         ({"plain": {"modules": 0, "calls": 3}}, "3 plain"),
@@ -118,7 +132,7 @@ def test_a_row_that_fold_refuses_is_trained_all_the_same(monkeypatch):
     ],
 )
 def test_each_target_that_is_missed_is_named(change, word):
-    row = {"stage": "done", "norms after": 1, "norms named": 1, "errors": {"batch 3": 1e-7}, "gradient error": 0.0}
+    row = {"stage": "done", "norms after": 1, "norms unnamed": 0, "errors": {"batch 3": 1e-7}, "gradient error": 0.0}
     assert not failures(row)
     assert word in " ".join(failures(row | change))
 

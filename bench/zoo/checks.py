@@ -46,7 +46,8 @@ class Watch(TorchDispatchMode):
     Attributes:
         operators: how often each was called, by name.
         norms: batch norms, and frozen ones behind a convolution.
-        norms_behind: those whose input is the output of a convolution or linear layer that nothing has written on.
+        behind: the modules, "" if called as a function, of the norms whose input is the output of a convolution or
+            linear layer that nothing has written on.
         plain_convolutions: calls of torch's convolution that none of Convolith's layers made.
     """
 
@@ -54,23 +55,30 @@ class Watch(TorchDispatchMode):
         super().__init__()
         self.operators: Counter[str] = Counter()
         self.norms = 0
-        self.norms_behind = 0
+        self.behind: list[str] = []
+        self.module = ""
         self.plain_convolutions = 0
-        self._products: dict[tuple[int, int], str] = {}
+        self._products: dict[tuple[int, int] | None, str] = {}
+        self._scaled: dict[tuple[int, int] | None, str] = {}
         self._alive: list[Tensor] = []  # so that no later tensor gets the memory of a recorded one
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator, counted."""
         name = func.__name__.split(".")[0]
         inputs = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
-        if "batch_norm" in name or self._is_frozen_norm(name, inputs):
+        scaled = self._by_channel(inputs) if name in ("mul", "add") else None
+        if "batch_norm" in name or (name == "add" and scaled in self._scaled):
             self.norms += 1
-            self.norms_behind += any(_place(x) in self._products for x in inputs[:2])
+            if any(_place(x) in self._products | self._scaled for x in inputs[:2]):
+                self.behind.append(self.module)
         is_joined = name == "cat" and all(_place(x) in self._products for x in inputs)
         if func._schema.is_mutable and inputs:
             self._products.pop(_place(inputs[0]), None)
         result = func(*args, **(kwargs or {}))
         self.operators[name] += 1
+        if name == "mul" and self._products.get(scaled) in CONVOLUTIONS:
+            self._scaled[_place(result)] = name
+            self._alive.append(result)
         if name in PRODUCTS or is_joined:
             self._products[_place(result)] = name
             self._alive.append(result)
@@ -78,17 +86,13 @@ class Watch(TorchDispatchMode):
             self.plain_convolutions += 1
         return result
 
-    def _is_frozen_norm(self, name: str, inputs: list[Tensor]) -> bool:
-        """Whether an operator multiplies each channel of a convolution by a constant, as a frozen norm does."""
-        if name != "mul" or len(inputs) < 2:
-            return False
-        return any(
-            x.ndim == scale.ndim >= 3
-            and x.shape[0] > 1
-            and scale.numel() == scale.shape[1] == x.shape[1]
-            and self._products.get(_place(x)) in CONVOLUTIONS
-            for x, scale in (inputs, inputs[::-1])
-        )
+    @staticmethod
+    def _by_channel(inputs: list[Tensor]) -> tuple[int, int] | None:
+        """Return the place of the tensor that a constant of each channel scales or shifts, as a frozen norm does."""
+        for x, constant in (inputs[:2], inputs[1::-1]) if len(inputs) > 1 else ():
+            if x.ndim == constant.ndim >= 3 and x.shape[0] > 1 and constant.numel() == constant.shape[1] == x.shape[1]:
+                return _place(x)
+        return None
 
 
 def _place(x: Tensor) -> tuple[int, int]:
@@ -107,9 +111,24 @@ def _is_ours() -> bool:
 
 def watched(model: nn.Module, x: Tensor) -> Watch:
     """Count what one call of a model does, at twice the batch, so that constants of a channel are known from gates."""
-    with torch.no_grad(), Watch() as watch:
-        model(torch.cat([x, x]))
+    watch = Watch()
+    handles = []
+    for name, module in model.named_modules():
+        if is_norm(module):
+            handles.append(module.register_forward_pre_hook(lambda *_, name=name: setattr(watch, "module", name)))
+            handles.append(module.register_forward_hook(lambda *_: setattr(watch, "module", "")))
+    try:
+        with torch.no_grad(), watch:
+            model(torch.cat([x, x]))
+    finally:
+        for handle in handles:
+            handle.remove()
     return watch
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module scales channels by running statistics, whoever wrote it."""
+    return hasattr(module, "running_var")
 
 
 def tensors(result: Any) -> list[Tensor]:
@@ -221,13 +240,14 @@ def _gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def named_norms(model: nn.Module, report: Any) -> int:
-    """Count the norms that a report of `fold` names among what stays, with a reason.
+def unnamed_norms(watch: Watch, report: Any) -> int:
+    """Count the norms behind convolutions in a folded model that the report of `fold` does not name.
 
-    Args:
-        model: the original.
-        report: of folding it.
+    A norm that is called as a function has no name; for such, entries about other norms than modules count.
     """
-    norms = {name for name, module in model.named_modules() if hasattr(module, "running_var")}
-    stay = [entry for entry in report.skipped if entry.kind != "does not pay"]
-    return sum("norm" in entry.node or entry.module in norms for entry in stay)
+    modules = {entry.module for entry in report.skipped}
+    nodes = [entry.node for entry in report.skipped]
+    named = [name for name in watch.behind if name in modules or name.replace(".", "_") in nodes]
+    functions = watch.behind.count("")
+    entries = sum("norm" in entry.node and entry.module not in watch.behind for entry in report.skipped)
+    return len(watch.behind) - len([name for name in named if name]) - min(functions, entries)

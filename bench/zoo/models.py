@@ -91,7 +91,7 @@ def _monai(name: str, options: dict[str, Any], shape: Shape, title: str = "") ->
 
 def _pytorchcv(name: str, **fields: Any) -> Model:
     factory = partial(_made, "pytorchcv.model_provider", "get_model", name, pretrained=False)
-    return Model("pytorchcv", name, factory, **fields)
+    return Model("pytorchcv", name, factory, **({"smallest": 224} | fields))  # most end in a pooling of 7x7
 
 
 def _segmentation(name: str, encoder: str) -> Model:
@@ -225,11 +225,11 @@ TIMM = (
             "xception41",
         ),
     ),
+    _timm("botnet26t_256", shape=(1, 3, 256, 256), sizes=False),
     _timm("inception_v4", shape=(1, 3, 299, 299), smallest=96),
     *(
         _timm(name, sizes=False)
         for name in (
-            "botnet26t_256",
             "coat_lite_tiny",
             "edgenext_xx_small",
             "efficientformer_l1",
@@ -289,11 +289,11 @@ TRANSFORMERS = (
     ),
     _transformers("RTDetrModel", "RTDetrConfig")._replace(factory=partial(_made, "bench.zoo.parts", "rtdetr")),
     _transformers("SuperPointForKeypointDetection", "SuperPointConfig")._replace(
-        factory=partial(_made, "bench.zoo.parts", "superpoint_encoder")
+        factory=partial(_made, "bench.zoo.parts", "superpoint_encoder"), shape=(1, 1, 224, 224)
     ),
     _transformers("Swin2SRModel", "Swin2SRConfig", {"embed_dim": 30, "depths": [2, 2], "num_heads": [2, 2]}),
     _transformers("VitMatteForImageMatting", "VitMatteConfig")._replace(
-        factory=partial(_made, "bench.zoo.parts", "vitmatte_head"), shape=(1, 4, 224, 224)
+        factory=partial(_made, "bench.zoo.parts", "vitmatte_head")
     ),
     _transformers("Wav2Vec2Model", "Wav2Vec2Config", AUDIO, **SOUND),
     _transformers("HubertModel", "HubertConfig", AUDIO, **SOUND),
@@ -332,37 +332,35 @@ MONAI = (
     _monai("resnet18", {"spatial_dims": 3, "n_input_channels": 1, "num_classes": 2}, CUBE, "resnet18 3-d"),
     _monai("BasicUNetPlusPlus", FLAT | {"features": (8, 8, 16, 32, 64, 8), "norm": "batch"}, GRAY),
 )
-PYTORCHCV = tuple(
-    map(
+PYTORCHCV = (
+    *map(
         _pytorchcv,
         (
             "bagnet9",
             "bninception",
             "condensenet74_c4_g4",
-            "diapreresnet18",
-            "dicenet_w1d2",
-            "efficientnet_b0b",
+            "dicenet_wd5",
             "fishnet99",
             "ghostnet",
             "hardnet39ds",
             "ibn_resnet50",
             "igcv3_wd2",
-            "lwopenpose2d_mobilenet_cmupan_coco",
             "menet108_8x1_g3",
             "mobilenet_wd2",
             "peleenet",
+            "preresnet18",
             "proxylessnas_cpu",
-            "pyramidnet101_a360",
             "resattnet56",
             "sepreresnet18",
+            "shufflenet_g3_wd2",
             "shufflenetv2b_wd2",
-            "simplepose_mobile_resnet18_coco",
-            "sqnxt23v5_w1",
+            "sqnxt23_w1",
             "vovnet27s",
-            "xdensenet121_2_cifar10",
-            "wrn20_10_1bit_cifar10",
         ),
-    )
+    ),
+    _pytorchcv("lwopenpose2d_mobilenet_cmupan_coco", smallest=64),
+    _pytorchcv("simplepose_resnet18_coco", smallest=64),
+    _pytorchcv("xdensenet40_2_k24_bc_cifar10", shape=(1, 3, 32, 32)),
 )
 EFFICIENTNET = (
     Model(

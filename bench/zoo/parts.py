@@ -80,7 +80,7 @@ def rtdetr() -> nn.Module:
     package: Any = importlib.import_module("transformers")
     backbone = package.RTDetrResNetConfig(
         embedding_size=16,
-        hidden_sizes=[32, 64, 96, 128],
+        hidden_sizes=[16, 32, 48, 64],
         depths=[1, 1, 1, 1],
         layer_type="basic",
         out_features=["stage2", "stage3", "stage4"],
@@ -91,7 +91,7 @@ def rtdetr() -> nn.Module:
             encoder_hidden_dim=32,
             encoder_attention_heads=4,
             encoder_ffn_dim=64,
-            encoder_in_channels=[64, 96, 128],
+            encoder_in_channels=[32, 48, 64],
             d_model=32,
             decoder_in_channels=[32, 32, 32],
             decoder_attention_heads=4,

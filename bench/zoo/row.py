@@ -45,7 +45,7 @@ def measured(model: Model, side: int | None) -> Iterator[dict[str, Any]]:
     row["stage"] = "count"
     yield row
     before = checks.watched(network, x)
-    row["norms"], row["norms behind"] = before.norms, before.norms_behind
+    row["norms"], row["norms behind"] = before.norms, len(before.behind)
     row["call seconds"] = checks.seconds(lambda: network(x))
     row["stage"] = "fold"
     yield row
@@ -79,8 +79,9 @@ def _folded(
     row["stage"] = "outputs"
     yield row
     try:
-        row["norms after"] = checks.watched(folded.model, x).norms_behind
-        row["norms named"] = checks.named_norms(network, report)
+        after = checks.watched(folded.model, x)
+        row["norms after"], row["norms unnamed"] = len(after.behind), checks.unnamed_norms(after, report)
+        row["norms stay"] = after.behind
         inputs = checks.other_inputs(network, tuple(x.shape), sizes=model.sizes)
         row["errors"] = checks.output_errors(network, folded.model, inputs)
         if max(row["errors"].values(), default=0.0) > OUTPUT_ERROR:
