@@ -60,11 +60,19 @@ def test_norms_that_stay_are_named():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
     watch = checks.watched(model, X)
     assert watch.behind == ["1"]
-    for module, node, unnamed in (("1", "_1", 0), ("", "_1", 1), ("0", "batch_norm", 1)):
-        report = SimpleNamespace(skipped=[SimpleNamespace(module=module, node=node, reason="", kind="norm")])
-        assert checks.unnamed_norms(watch, report) == unnamed
-    watch.behind = ["", ""]
-    assert checks.unnamed_norms(watch, report) == 1
+    for module, node, unnamed in (("1", "_1", []), ("0", "batch_norm", ["1"])):
+        report = SimpleNamespace(skipped=[SimpleNamespace(module=module, node=node)])
+        assert checks.unnamed_norms(watch.behind, report) == unnamed
+    assert checks.unnamed_norms(["", ""], report) == [""]
+
+
+def test_norms_that_only_folding_puts_behind_a_convolution_are_no_miss():
+    pooled = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AvgPool2d(2), nn.BatchNorm2d(4)).eval()
+    straight = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Identity(), nn.BatchNorm2d(4)).eval()
+    before, after = (checks.watched(model, X) for model in (pooled, straight))
+    assert (before.behind, after.behind) == ([], ["2"])
+    assert checks.norms_left(before, after) == []
+    assert checks.norms_left(after, after) == ["2"]
 
 
 def test_plain_convolutions_are_modules_and_calls():
@@ -121,7 +129,7 @@ def test_a_row_that_fold_refuses_is_trained_all_the_same(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"norms after": 2, "norms unnamed": 1}, "1 norms"),
+        ({"norms after": 2, "norms unnamed": ["a.bn"]}, "1 norms"),
         ({"errors": {"batch 3": 1e-3}}, "outputs differ"),
         ({"errors": {"batch 3": None}}, "outputs differ"),
         ({"plain": {"modules": 0, "calls": 3}}, "3 plain"),
@@ -132,7 +140,7 @@ def test_a_row_that_fold_refuses_is_trained_all_the_same(monkeypatch):
     ],
 )
 def test_each_target_that_is_missed_is_named(change, word):
-    row = {"stage": "done", "norms after": 1, "norms unnamed": 0, "errors": {"batch 3": 1e-7}, "gradient error": 0.0}
+    row = {"stage": "done", "norms after": 1, "norms unnamed": [], "errors": {"batch 3": 1e-7}, "gradient error": 0.0}
     assert not failures(row)
     assert word in " ".join(failures(row | change))
 

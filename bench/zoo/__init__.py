@@ -118,7 +118,7 @@ def _cells(row: dict[str, Any]) -> dict[str, Any]:
         "model": f"{row['package']}/{row['model']}",
         "norms": row.get("norms behind"),
         "stay": row.get("norms after"),
-        "unnamed": row.get("norms unnamed"),
+        "unnamed": len(row["norms unnamed"]) if "norms unnamed" in row else None,
         "convolutions": row.get("convolutions"),
         "then": row.get("convolutions after"),
         "error": max(row["errors"].values()) if row.get("errors") else None,

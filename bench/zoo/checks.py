@@ -6,7 +6,7 @@ import copy
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -240,14 +240,21 @@ def _gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def unnamed_norms(watch: Watch, report: Any) -> int:
-    """Count the norms behind convolutions in a folded model that the report of `fold` does not name.
+def norms_left(before: Watch, after: Watch) -> list[str]:
+    """List the norms that were behind convolutions in a model and still are in the folded one, by module.
+
+    Folding may put a convolution before a norm that had none, such as one behind a pooling; that is no miss.
+    """
+    return list((Counter(before.behind) & Counter(after.behind)).elements())
+
+
+def unnamed_norms(left: Sequence[str], report: Any) -> list[str]:
+    """List those of the norms that are left that the report of `fold` does not name.
 
     A norm that is called as a function has no name; for such, entries about other norms than modules count.
     """
     modules = {entry.module for entry in report.skipped}
     nodes = [entry.node for entry in report.skipped]
-    named = [name for name in watch.behind if name in modules or name.replace(".", "_") in nodes]
-    functions = watch.behind.count("")
-    entries = sum("norm" in entry.node and entry.module not in watch.behind for entry in report.skipped)
-    return len(watch.behind) - len([name for name in named if name]) - min(functions, entries)
+    entries = sum("norm" in entry.node and entry.module not in left for entry in report.skipped)
+    unnamed = [name for name in left if name and name not in modules and name.replace(".", "_") not in nodes]
+    return unnamed + [""] * max(left.count("") - entries, 0)

@@ -57,7 +57,7 @@ def measured(model: Model, side: int | None) -> Iterator[dict[str, Any]]:
         row["fold problem"] = _told(problem)
     row["fold seconds"] = time.perf_counter() - start
     if folded is not None:
-        yield from _folded(row, model, network, folded, x)
+        yield from _folded(row, model, network, folded, before, x)
     row["stage"] = "train"
     yield row
     small = (2, *shape_at(model, model.smallest)[1:])
@@ -68,7 +68,7 @@ def measured(model: Model, side: int | None) -> Iterator[dict[str, Any]]:
 
 
 def _folded(
-    row: dict[str, Any], model: Model, network: nn.Module, folded: Any, x: torch.Tensor
+    row: dict[str, Any], model: Model, network: nn.Module, folded: Any, before: checks.Watch, x: torch.Tensor
 ) -> Iterator[dict[str, Any]]:
     report = folded.report
     row["convolutions"], row["convolutions after"] = report.convolutions_before, report.convolutions_after
@@ -80,8 +80,8 @@ def _folded(
     yield row
     try:
         after = checks.watched(folded.model, x)
-        row["norms after"], row["norms unnamed"] = len(after.behind), checks.unnamed_norms(after, report)
-        row["norms stay"] = after.behind
+        left = checks.norms_left(before, after)
+        row["norms after"], row["norms unnamed"] = len(left), checks.unnamed_norms(left, report)
         inputs = checks.other_inputs(network, tuple(x.shape), sizes=model.sizes)
         row["errors"] = checks.output_errors(network, folded.model, inputs)
         if max(row["errors"].values(), default=0.0) > OUTPUT_ERROR:

@@ -12,6 +12,8 @@ OUTPUT_ERROR = 1e-5
 """Largest difference of a folded model's outputs in float32, relative to the largest number of each."""
 GRADIENT_ERROR = 1e-10
 """Largest difference of gradients in float64, relative to the largest number of each."""
+SHOWN = 3
+"""Names of norms that a line lists at most."""
 
 
 def failures(row: dict[str, Any]) -> list[str]:
@@ -19,8 +21,8 @@ def failures(row: dict[str, Any]) -> list[str]:
     if row["stage"] == "missing":
         return []
     found = [f"{name}: {row[name]}" for name in row if name.endswith("problem")]
-    if row.get("norms unnamed", 0) > 0:
-        found.append(f"{row['norms unnamed']} norms behind convolutions stay without a reason")
+    if unnamed := row.get("norms unnamed"):
+        found.append(f"{len(unnamed)} norms behind convolutions stay without a reason: {', '.join(unnamed[:SHOWN])}")
     published = row.get("published")
     if published is not None and row.get("convolutions after") not in (None, published):
         found.append(f"{row['convolutions after']} convolutions, the authors publish {published}")
