@@ -119,20 +119,14 @@ def name_of(node: Node) -> str:
 
 
 def count_layers(model: nn.Module) -> tuple[int, int]:
-    """Return how many convolutions and how many batch norms one pass computes; of other modules than graphs, how many they have."""
+    """Return how many convolutions and how many batch norms one pass computes; what another module has counts once."""
     if not isinstance(model, GraphModule):
-        found = [*model.modules()]
-        graphs = [module for module in found if isinstance(module, GraphModule)]
-        inside = {id(part) for graph in graphs for part in graph.modules()}
-        layers = [module for module in found if id(module) not in inside]
-        counts = [_kinds(layers), *map(count_layers, graphs)]
-    else:
-        targets = [target_of(node) for node in model.graph.nodes if node.op in ("call_function", "call_method")]
-        convolutions = sum(t in CONVOLVE and t is not aten.linear.default for t in targets if t is not None)
-        norms = sum(t is aten.batch_norm.default for t in targets if t is not None)
-        called = [called_module(node) for node in model.graph.nodes if node.op == "call_module"]
-        counts = [(convolutions, norms), *(_kinds([m]) if not list(m.children()) else count_layers(m) for m in called)]
-    return sum(first for first, _ in counts), sum(second for _, second in counts)
+        return _kinds([*model.modules()])
+    called = [called_module(node) for node in model.graph.nodes if node.op == "call_module"]
+    layers = _kinds([layer for module in called for layer in module.modules()])
+    targets = [target_of(node) for node in model.graph.nodes if node.op in ("call_function", "call_method")]
+    convolutions = sum(t in CONVOLVE and t is not aten.linear.default for t in targets if t is not None)
+    return convolutions + layers[0], sum(t is aten.batch_norm.default for t in targets if t is not None) + layers[1]
 
 
 def _kinds(layers: list[nn.Module]) -> tuple[int, int]:

@@ -28,6 +28,9 @@ MOST_COMPARED = 3
 MOST_NUMBERS = 2**22
 """Numbers of a tensor on which one rewrite is compared by itself."""
 
+MOST_BY_TORCH = 2e7
+"""Products of a convolution in float64 up to which planning one of this package's engines would take longer than torch's."""
+
 Pair = tuple[nn.Module, nn.Module]
 """A model and the same folded."""
 
@@ -167,7 +170,9 @@ class _Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's o
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten.convolution.default:
             x, weight, bias, stride, padding, dilation, transposed, _, groups = args
-            if x.dtype == weight.dtype == torch.float64 and not transposed and x.is_cpu and x.ndim == weight.ndim and x.numel():
+            products = weight[0].numel() * x.numel() // max(x.shape[1], 1) * weight.shape[0]
+            plain = not transposed and x.is_cpu and x.ndim == weight.ndim
+            if x.dtype == weight.dtype == torch.float64 and plain and products > MOST_BY_TORCH:
                 options = {"stride": tuple(stride), "padding": tuple(padding), "dilation": tuple(dilation)}
                 return correlate(x, weight, bias, groups=groups, **options)
         return func(*args, **(kwargs or {}))

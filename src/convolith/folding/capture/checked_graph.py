@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import operator
 import time
 import warnings
@@ -121,7 +122,11 @@ def _keep(kept: dict[str, str], more: dict[str, str]) -> None:
 
 
 def _because(reason: str, line: str | None) -> str:
-    return f"{reason} (at {line})" if line else reason
+    if not line:
+        return reason
+    file, _, number = line.rpartition(":")
+    text = linecache.getline(file, int(number)).strip()
+    return f"{reason} (at {line}: {text})" if text else f"{reason} (at {line})"
 
 
 def _in_words(guard: Guard, shapes: str) -> str:
