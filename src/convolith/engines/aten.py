@@ -14,7 +14,7 @@ from torch.nn import functional
 from convolith.dtypes import COMPLEX, ITEMSIZE, is_float
 from convolith.engines.limits import Limits, sum_dtype_name
 from convolith.engines.padding import crop, pad
-from convolith.engines.protocol import deliver, direct_sum_bound, to_working, torch_dtype, working_dtype
+from convolith.engines.protocol import deliver, direct_sum_bound, to_working, torch_dtype, turned, working_dtype
 from convolith.geometry import Pairs
 from convolith.spec import ConvSpec
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
@@ -131,9 +131,14 @@ class Aten:
         """A direct sum; the complex form adds sums of parts, whose sizes add up too."""
         return direct_sum_bound(spec) * (4 if spec.out_dtype in COMPLEX else 1)
 
-    def prepare(self, spec: ConvSpec, kernel: torch.Tensor) -> State:
+    def prepare_seconds(self, spec: ConvSpec, limits: Limits) -> float:
+        """The conversion of the kernel, where there is one."""
+        moved = limits.moving_seconds(2 * self.work(spec).memory.forward.prepared)
+        return moved + limits.call_seconds / 4 if moved else 0.0
+
+    def prepare(self, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
         """The kernel in the working dtype and memory format."""
-        kernel = to_working(kernel, working_dtype(spec))
+        kernel = to_working(turned(spec, kernel) if adjoint else kernel, working_dtype(spec))
         straight = None if self.last else straight_operator(spec)
         return State(spec, kernel.to(memory_format=self.memory_format(spec)), straight)
 
