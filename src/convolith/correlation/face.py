@@ -122,11 +122,13 @@ def correlate(
     elif not is_numpy(x) and (compiling or _torch_must_see(operands)):
         y = _through_torch(operands, spec, accuracy, engine)
     elif _needs_gradients(operands):
-        y = differentiable(operands, spec, accuracy, engine)
+        y, compute = differentiable(operands, spec, accuracy, engine)
+        if key is not None:
+            quick.remember_recorded(key, x, bias, spec, compute)
     else:
         chosen = plan(spec, accuracy=accuracy, engine=engine)
         if key is not None:
-            quick.remember(key, x, bias, spec, chosen, by_kernel=engine == "auto")
+            quick.remember(key, x, bias, spec, chosen)
         y = run(chosen, *operands, by_kernel=engine == "auto")
     return like(y if batched else y[0], x)
 

@@ -35,7 +35,7 @@ TILE_PRODUCTS = 12
 """Vectors of products in whose time a tile begins and adds up its lanes, for each tap."""
 COPY_STEPS = 1.0
 """Products of the machine in whose time one element of a band is copied."""
-SETUP_SECONDS = 8e-6
+SETUP_SECONDS = 3e-5
 """What filling in the arguments and adding up the bands takes beside a call."""
 SERIAL_PRODUCTS = 200_000
 """Products below which one thread is done before a second one has started."""

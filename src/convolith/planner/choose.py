@@ -110,7 +110,7 @@ def _choose(
     special = {c.engine for c in by_values}
     trusted = [c for c in fit if c.timed or c.engine in special] if any(c.timed for c in fit) else fit
     chosen = min(trusted, key=lambda c: c.seconds or 0.0)
-    return Plan(spec, accuracy, chosen.engine, tuple(candidates), effort)
+    return Plan(spec, accuracy, chosen.engine, tuple(candidates), effort, by_name=engine != "auto")
 
 
 def _with_time(candidate: Candidate, known: dict[str, float]) -> Candidate:
@@ -131,7 +131,19 @@ def _weigh(engine: Engine, spec: ConvSpec, accuracy: str, kernel: torch.Tensor |
         reason = f"error bound {bound:.1e} is over {limit:.1e}"
     elif memory is not None and needed > memory:
         reason = f"its workspace of {needed / 1e9:.0f} GB is over this machine's {memory / 1e9:.0f} GB"
-    return Candidate(engine.name, reason, work, bound, engine.note(spec), engine.seconds(spec, machine.limits()))
+    limits = machine.limits()
+    seconds, preparing = engine.seconds(spec, limits), engine.prepare_seconds(spec, limits)
+    by_values = kernel is not None and engine.refuse(spec) is not None
+    return Candidate(
+        engine.name,
+        reason,
+        work,
+        bound,
+        engine.note(spec),
+        seconds,
+        prepare_seconds=preparing,
+        by_values=by_values,
+    )
 
 
 def allowed_error(spec: ConvSpec, accuracy: str) -> float:
