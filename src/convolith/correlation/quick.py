@@ -46,15 +46,17 @@ def key_of(x: Any, k: Any, bias: Any, options: tuple[Any, ...]) -> Any:
     """What a call is known by, or None where something about it needs a closer look."""
     if type(x) not in PLAIN or type(k) not in PLAIN or not (x.is_cpu and k.is_cpu) or x.is_neg() or k.is_neg():
         return None
-    recorded, added = (x.requires_grad, k.requires_grad), None
-    if bias is not None:
-        if type(bias) not in PLAIN or not bias.is_cpu or bias.is_neg():
-            return None
-        added = (bias.shape, bias.dtype)
-    layout = None
-    if torch.is_grad_enabled() and (recorded[0] or recorded[1] or (bias is not None and bias.requires_grad)):
-        layout = (*recorded, x.is_contiguous())
-    return (x.shape, x.dtype, k.shape, k.dtype, added, layout, options, thread_count(), generation())
+    recorded = None
+    if torch.is_grad_enabled():
+        given, changing = x.requires_grad, k.requires_grad
+        if given or changing or (bias is not None and bias.requires_grad):
+            recorded = (given, changing, x.is_contiguous())
+    if bias is None:
+        return (x.shape, x.dtype, k.shape, k.dtype, recorded, options, thread_count(), generation())
+    if type(bias) not in PLAIN or not bias.is_cpu or bias.is_neg():
+        return None
+    added = (bias.shape, bias.dtype)
+    return (x.shape, x.dtype, k.shape, k.dtype, recorded, options, thread_count(), generation(), added)
 
 
 def find(key: Any) -> Call | None:

@@ -30,11 +30,11 @@ MANY_TAPS = 100
 """Taps from which torch's contiguous float32 code for one channel a group falls back to plain loops."""
 DENSE_SHARE = 0.8
 """The share of the machine's products that layers with many channels reach."""
-POINTWISE_SHARE = 0.65
+POINTWISE_SHARE = 0.8
 """That single taps reach."""
 FEW_CHANNELS = 8
 """Channels of a group below which vectors are not filled, and the share falls in proportion."""
-DEPTHWISE_SHARE = {False: 0.3, True: 0.28}
+DEPTHWISE_SHARE = {False: 0.4, True: 0.28}
 """With one channel a group: contiguous with few taps, and channels_last."""
 PLANE_SHARE = {False: 0.03, True: 0.08}
 """With one channel in all."""
@@ -46,12 +46,14 @@ NATIVE_ELEMENTS, NATIVE_KERNEL = 20480, 3
 """Inputs, and the kernel's size on either axis, up to which torch's own code takes a float32 layer."""
 BACKWARD_CALLS = 3.0
 """What torch's backward pass costs beside its work, in calls of ours."""
-POINTWISE_GRADIENT_SHARES, DENSE_GRADIENT_SHARES = (0.45, 0.7), (0.7, 0.55)
+POINTWISE_GRADIENT_SHARES, DENSE_GRADIENT_SHARES = (0.6, 0.8), (0.75, 0.6)
 """The shares that the input's gradient and the kernel's reach, with one tap and with more."""
 PLANE_GRADIENT_SHARE = 0.006
 """That both reach with one channel in all."""
-DEPTHWISE_KERNEL_SHARE = {False: 0.15, True: 0.05}
+DEPTHWISE_KERNEL_SHARE = {False: 0.35, True: 0.05}
 """That the kernel's gradient reaches with one channel a group, contiguous with few taps and channels_last."""
+DEPTHWISE_INPUT_SHARE = 0.3
+"""That the input's gradient reaches there, contiguous."""
 FEW_TAPS = 9
 """Taps up to which torch has code of its own for the kernel's gradient with one channel a group."""
 LAST_SHARE_OF_TAP = 0.0015
@@ -164,7 +166,7 @@ class Aten:
         by_k = DEPTHWISE_KERNEL_SHARE[self.last]
         if self.last:
             return min(DEPTHWISE_SHARE[True], LAST_SHARE_OF_TAP * spec.taps), by_k
-        return DEPTHWISE_SHARE[False] / 2, by_k if spec.taps <= FEW_TAPS else FALLBACK_SHARE
+        return DEPTHWISE_INPUT_SHARE, by_k if spec.taps <= FEW_TAPS else FALLBACK_SHARE
 
     def error_bound(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
         """A direct sum; the complex form adds sums of parts, whose sizes add up too."""

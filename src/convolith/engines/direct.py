@@ -36,8 +36,13 @@ STARTING_TAPS, ROLLED_STARTING_TAPS = {True: 5.0, False: 10.0}, 1.5
 strip of rolling sums."""
 NARROW_SHARE = 0.7
 """What is left of it where the output has fewer columns than two vectors."""
+SINGLE_TAP_SHARE = 0.8
+"""What is left of it with one tap, where each input is loaded for as many products as a tile has channels."""
 INT64_SHARE = 0.15
 """Products of 64-bit integers are put together from 32-bit ones."""
+ROW_SECONDS, ROW_VECTOR_SECONDS = 1e-8, 2.5e-9
+"""What a row of outputs of one channel takes beside its products, and each vector of it, on one thread, where masks are
+vectors themselves (before AVX-512)."""
 LARGEST_STRIDE = 16
 """From here on, windows hardly overlap, and what a block copies would be mostly what it does not need."""
 SERIAL_PRODUCTS = 200_000
@@ -139,13 +144,19 @@ def seconds(spec: ConvSpec, limits: Limits) -> float:
     share *= spec.products_per_output / (spec.products_per_output + starting)
     if width < 2 * lanes:
         share *= NARROW_SHARE
+    if spec.taps == 1:
+        share *= SINGLE_TAP_SHARE
     if nest.sum_dtype == "int64":
         share *= INT64_SHARE
     rate = limits.products_per_second("float32" if nest.sum_dtype == "float32" else "float64") * share
     forward = work(spec).forward
     busy = 1 if products < SERIAL_PRODUCTS else threads
     packed = 0 if _unpacked(spec, nest) else 2 * prod(spec.input_shape) * torch_dtype(nest.sum_dtype).itemsize
-    computing = (products / rate + packed / limits.cache_bytes_per_second) * threads / busy
+    edges = 0.0
+    if nest.channels == 1 and target.masked_bytes > 1:
+        rows = prod(spec.output_shape[:-1]) * (spec.in_channels // spec.groups)
+        edges = rows * (ROW_SECONDS + ceil(width / lanes) * ROW_VECTOR_SECONDS) / threads
+    computing = (products / rate + packed / limits.cache_bytes_per_second + edges) * threads / busy
     return limits.call_seconds + max(computing, limits.moving_seconds(forward.bytes))
 
 

@@ -53,6 +53,8 @@ SETUP_SECONDS = 6e-6
 """What filling in the arguments takes beside a call."""
 PREPARE_SECONDS = 5e-5
 """What the spectra of the smallest kernel take."""
+SPECTRUM_STEPS = 2.0
+"""Times as long as the transform of a pair of tiles that the spectrum of one plane takes."""
 LAYOUTS = 128
 """Specs whose tables are remembered."""
 LARGEST_SPECTRA = 1 << 28
@@ -171,7 +173,7 @@ def prepare_seconds(spec: ConvSpec, limits: Limits) -> float:
     planes, points = prod(spec.kernel_shape[: max(2, spec.axes)]), tiling_of(collapsed(spec)).points
     slower = 1 if sum_dtype_name(spec) == "float32" else 2
     transforms = planes * OPERATIONS_PER_POINT * points * (log2(points) + OVERHEAD) * slower
-    computing = transforms / limits.fft_operations_per_second
+    computing = SPECTRUM_STEPS * transforms / limits.fft_operations_per_second
     return PREPARE_SECONDS + max(computing, limits.moving_seconds(2 * _spectra_bytes(collapsed(spec))))
 
 

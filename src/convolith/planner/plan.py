@@ -10,8 +10,7 @@ import torch
 
 from convolith.arrays import as_target, as_tensor, check_bias, check_same_kind, is_numpy, like
 from convolith.dtypes import dtype_name
-from convolith.engines import BY_NAME
-from convolith.engines.aten import CHANNELS_LAST
+from convolith.engines import BY_NAME, aten
 from convolith.engines.protocol import NEEDS_KERNEL, torch_dtype
 from convolith.errors import ConvolithError
 from convolith.planner import kept
@@ -20,6 +19,8 @@ from convolith.spec import ConvSpec
 from convolith.work import Work
 
 WIDER = {"float16": "float64", "bfloat16": "float64", "float32": "float64", "complex64": "complex128"}
+NEARLY = 0.9
+"""Times the estimate of torch's operator that another engine must stay under for a kernel that does not come again."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Plan:
             return replace(self, new_kernels=True)
         fit = [c for c in self.candidates if c.reason is None and not c.by_values]
         fit = [c for c in fit if c.timed] or fit
-        chosen = min(fit, key=lambda c: (c.seconds or 0.0) + (c.prepare_seconds or 0.0))
+        chosen = min(fit, key=_seconds_of_new)
         return replace(self, engine=chosen.engine, new_kernels=True)
 
     @cached_property
@@ -203,6 +204,12 @@ class Bound:
         return like(y, x) if out is None else out
 
 
+def _seconds_of_new(candidate: Candidate) -> float:
+    """What a call with a new kernel takes; an engine's estimate must be clearly under that of torch's operator."""
+    seconds = (candidate.seconds or 0.0) + (candidate.prepare_seconds or 0.0)
+    return seconds * (NEARLY if candidate.engine == aten.contiguous.name and not candidate.timed else 1.0)
+
+
 def computed(spec: ConvSpec, accuracy: str) -> ConvSpec:
     """The spec that the engines see: the same, or its widened form for `accuracy="double"`."""
     if accuracy != "double":
@@ -234,7 +241,7 @@ def compute(
 
 def format_of(x: torch.Tensor) -> torch.memory_format:
     """Channels_last in gives channels_last out (one channel is both formats at once, and counts as contiguous)."""
-    last = CHANNELS_LAST.get(x.ndim - 2)
+    last = aten.CHANNELS_LAST.get(x.ndim - 2)
     if last is not None and not x.is_contiguous() and x.is_contiguous(memory_format=last):
         return last
     return torch.contiguous_format
