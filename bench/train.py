@@ -183,7 +183,8 @@ def train(rows: str, rounds: int, threads: int, only: str | None, output: str | 
         names = [name for name in specs if rows in name]
         if (only and kind != only) or not names:
             continue
-        races = [measure(names[i], specs[names[i]], rounds) for i in track(range(len(names)), kind, len(names), shown=True)]
+        numbers = track(range(len(names)), kind, len(names), shown=True)
+        races = [measure(names[i], specs[names[i]], rounds) for i in numbers]
         click.echo(table(title, races).text())
         for label, value in summary(races).items():
             click.echo(f"{label}: {value:.3g}")
@@ -196,5 +197,3 @@ def train(rows: str, rounds: int, threads: int, only: str | None, output: str | 
         raise click.ClickException(
             "the control is off by more than 5%: this run cannot be trusted; quieten the machine"
         )
-
-

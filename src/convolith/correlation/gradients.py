@@ -116,7 +116,8 @@ class _Correlate(torch.autograd.Function):
         kernel = _bare(k)
         changing = ctx.needs_input_grad[1]
         kept = once(recorded.plan, kernel) if changing else prepared(recorded.plan, kernel, recorded.choose)
-        return compute(kept.plan, kept.state, _bare(x), None if bias is None else _bare(bias))
+        y = compute(kept.plan, kept.state, _bare(x), None if bias is None else _bare(bias))
+        return y.detach()  # never a view, such as an engine's with channels last, which could not be overwritten
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -165,11 +166,12 @@ def _by_torch(
     layout: torch.memory_format,
 ) -> tuple[torch.Tensor | None, ...]:
     """Torch's own backward pass, in the memory format that suits it; what comes out is in the operands' own."""
-    operands = [tensor.to(wide) for tensor in (grad, x, k)]
-    if layout is torch.contiguous_format:
-        return aten.gradients(*operands, spec, wanted)  # type: ignore[arg-type]  # three of them
     given = x.is_contiguous()
-    by_x, by_k, by_bias = aten.gradients(*(t.contiguous(memory_format=layout) for t in operands), spec, wanted)  # type: ignore[arg-type]
+    grad, x, k = (tensor.to(wide) for tensor in (grad, x, k))
+    if layout is torch.contiguous_format:
+        return aten.gradients(grad, x, k, spec, wanted)
+    grad, x, k = (tensor.contiguous(memory_format=layout) for tensor in (grad, x, k))
+    by_x, by_k, by_bias = aten.gradients(grad, x, k, spec, wanted)
     by_x = by_x.contiguous() if by_x is not None and given else by_x
     return by_x, None if by_k is None else by_k.contiguous(), by_bias
 

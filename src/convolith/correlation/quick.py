@@ -67,19 +67,24 @@ def find(key: Any) -> Call | None:
         return None
 
 
-def remember(key: Any, x: torch.Tensor, bias: torch.Tensor | None, spec: ConvSpec, plan: Plan) -> None:
-    """Keep what the long way found out, if the quick way can do without it."""
-    torchs = plan.engine == aten.contiguous.name and plan.accuracy != "double"
-    straight = aten.straight_operator(spec) if torchs else None
-    _remember(key, x, bias, spec, Call(plan, x.ndim == spec.axes + 2, None if plan.by_name else chooser(plan), straight))
-
-
-def remember_recorded(
-    key: Any, x: torch.Tensor, bias: torch.Tensor | None, spec: ConvSpec, compute: Callable[..., torch.Tensor]
+def remember(
+    key: Any, x: torch.Tensor, bias: torch.Tensor | None, spec: ConvSpec, how: Plan | Callable[..., torch.Tensor]
 ) -> None:
-    """The same of a call inside autograd, if its operands need no conversion and no padding before."""
-    if spec.padding_mode == "zeros" and is_float(spec.dtype) and is_float(spec.kernel_dtype):
-        _remember(key, x, bias, spec, Call(None, x.ndim == spec.axes + 2, None, compute))
+    """Keep what the long way found out, if the quick way can do without it.
+
+    Args:
+        key, x, bias: the call.
+        spec: its layer.
+        how: the plan, or what computes inside autograd, if its operands need no conversion and no padding before.
+    """
+    batched = x.ndim == spec.axes + 2
+    if not isinstance(how, Plan):
+        if spec.padding_mode == "zeros" and is_float(spec.dtype) and is_float(spec.kernel_dtype):
+            _remember(key, x, bias, spec, Call(None, batched, None, how))
+        return
+    torchs = how.engine == aten.contiguous.name and how.accuracy != "double"
+    straight = aten.straight_operator(spec) if torchs else None
+    _remember(key, x, bias, spec, Call(how, batched, None if how.by_name else chooser(how), straight))
 
 
 def _remember(key: Any, x: torch.Tensor, bias: torch.Tensor | None, spec: ConvSpec, call: Call) -> None:

@@ -197,7 +197,7 @@ def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint
 
 
 @lru_cache(maxsize=LAYOUTS)
-def _ready(target: Target, spec: ConvSpec, tiling: Tiling, blocks: tuple[int, ...]) -> State:  # noqa: ARG001 - part of the key
+def _ready(target: Target, spec: ConvSpec, tiling: Tiling, blocks: tuple[int, ...]) -> State:
     """All but the spectra: the code and the tables."""
     given, spec, working = spec, collapsed(spec), working_dtype(spec)
     dtype = str(working).removeprefix("torch.")

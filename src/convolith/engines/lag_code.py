@@ -1,8 +1,8 @@
 """Writes the machine code of a kernel's gradient where few channels meet: products of the gradient with shifted inputs.
 
-`dk[o, c, t] = sum over n, p of g[n, o, p] x[n, c, p + t*dilation - padding]`. A band of rows of x, with its padding, and
-of g are copied to rows of one pitch, so that a tap is one shift of the flat band, and the places between the rows of g
-are zeros. Some rows of taps by some taps of each stay in registers while a band passes.
+`dk[o, c, t] = sum over n, p of g[n, o, p] x[n, c, p + t*dilation - padding]`. A band of rows of x, with its padding,
+and of g are copied to rows of one pitch, so that a tap is one shift of the flat band, and the places between the rows
+of g are zeros. Some rows of taps by some taps of each stay in registers while a band passes.
 """
 
 from __future__ import annotations

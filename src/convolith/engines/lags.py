@@ -91,10 +91,10 @@ def seconds(spec: ConvSpec, limits: Limits) -> float:
     return limits.call_seconds + SETUP_SECONDS + max(computing, limits.moving_seconds(moved)) + sums
 
 
-def scratch_bytes(spec: ConvSpec) -> int:
+def scratch_bytes(spec: ConvSpec) -> tuple[int, int]:
     """What it holds beside its operands and its result: the bands of all threads, and their sums."""
     layout = _layout(host(), spec, thread_count())
-    return layout.scratch_bytes + prod(layout.shape) * torch_dtype(spec.dtype).itemsize
+    return layout.scratch_bytes, prod(layout.shape) * torch_dtype(spec.dtype).itemsize
 
 
 def error_bound(spec: ConvSpec) -> float:

@@ -14,7 +14,7 @@ SLOTS = (
     *("kernel", "packed", "counters", "tasks", "in_channels", "out_channels", "panels", "out_step", "in_step"),
     *("kernel_group", "chunk", "chunks"),
 )
-"""The arguments of a region, one 8-byte slot each; steps are in elements, from one channel of the kernel to the next."""
+"""The arguments of a region, one 8-byte slot each; steps are elements from one channel of the kernel to the next."""
 
 
 class Recipe(NamedTuple):

@@ -156,7 +156,11 @@ def seconds(spec: ConvSpec, limits: Limits) -> float:
     products = spec.batch * spec.groups * per_image * (ins + STARTING_CHANNELS)
     gathered = 0 if max(spec.stride) == 1 else spec.batch * spec.in_channels * positions
     busy = 1 if prod(spec.output_shape) * ins < SERIAL_PRODUCTS else threads
-    computing = (products / (rate * PRODUCT_SHARE[target.vector_registers > 16]) + gathered * GATHERING_PRODUCTS / rate) * threads / busy
+    computing = (
+        (products / (rate * PRODUCT_SHARE[target.vector_registers > 16]) + gathered * GATHERING_PRODUCTS / rate)
+        * threads
+        / busy
+    )
     return limits.call_seconds + max(computing, moving)
 
 

@@ -62,11 +62,11 @@ class Engine(Protocol):
 
 
 def turned(spec: ConvSpec, kernel: torch.Tensor) -> torch.Tensor:
-    """The kernel of a spec that is the adjoint of another layer, from that layer's: channels exchanged, taps reversed."""
+    """The kernel of the adjoint of a layer, from the layer's own: channels exchanged, taps reversed."""
     bits = {torch.bfloat16: torch.int16}.get(kernel.dtype, kernel.dtype)
     grouped = kernel.detach().view(bits).numpy()  # NumPy, since torch's threads do not survive a fork
     grouped = grouped.reshape(spec.groups, -1, *kernel.shape[1:]).swapaxes(1, 2)
-    backwards = grouped[(..., *(slice(None, None, -1),) * spec.axes)]
+    backwards = np.flip(grouped, tuple(range(3, grouped.ndim)))
     return torch.from_numpy(np.ascontiguousarray(backwards).reshape(spec.kernel_shape)).view(kernel.dtype)
 
 

@@ -338,9 +338,9 @@ class Winograd:
 
 
 @lru_cache(maxsize=LAYOUTS)
-def _ready(engine: Winograd, target: Target, spec: ConvSpec, threads: int) -> State:  # noqa: ARG001 - part of the key
+def _ready(engine: Winograd, target: Target, spec: ConvSpec, threads: int) -> State:
     """All but the transformed kernel: the code, the blocks, and what marks the first and last tile of a row."""
-    across, dtype = engine._tiles(spec)[1], torch_dtype(spec.dtype)
+    across = engine._tiles(spec)[1]
     lanes, layout = engine._recipe(spec).lanes(target), engine._layout(spec, target)
     slots = layout.slots
     flat = np.arange(slots["vectors"] * lanes) % across

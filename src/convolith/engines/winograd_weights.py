@@ -20,7 +20,7 @@ SLOTS = (
     *("kernel", "u", "scratch", "counters", "tasks", "in_channels", "out_channels", "panels", "panel_block"),
     *("out_step", "in_step", "reversed", "chunks"),
 )
-"""The arguments of a region, one 8-byte slot each; steps are in elements, from one channel of the kernel to the next."""
+"""The arguments of a region, one 8-byte slot each; steps are elements from one channel of the kernel to the next."""
 CHUNK = 16
 """Input channels that are transformed before they are written out."""
 KERNEL_TAPS = 9

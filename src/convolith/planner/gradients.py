@@ -29,7 +29,7 @@ CLEARLY = 0.85
 
 
 class KernelGradient(NamedTuple):
-    """Who computes the kernel's gradient: the sums of shifted products, or a transform planned for exchanged operands."""
+    """Who computes the kernel's gradient: sums of shifted products, or a transform planned for exchanged operands."""
 
     spec: ConvSpec
     """Of the layer."""
