@@ -14,7 +14,7 @@ from convolith.arrays import Operands, as_tensor, check_bias, is_numpy, like, re
 from convolith.arrays import flip as flip_axes
 from convolith.conv import Conv
 from convolith.correlation import operator, quick
-from convolith.correlation.gradients import differentiable, padded_before, run
+from convolith.correlation.gradients import padded_before, recorded, run
 from convolith.dtypes import is_float
 from convolith.engines import aten
 from convolith.engines.protocol import from_working, to_working, torch_dtype, working_dtype
@@ -135,7 +135,7 @@ def _by_engines(
 ) -> torch.Tensor:
     """Inside autograd or without it; `remember` is told how it was computed."""
     if _needs_gradients(operands):
-        y, how = differentiable(operands, spec, accuracy, engine)
+        y, how = recorded(operands, spec, accuracy, engine)
     else:
         how = plan(spec, accuracy=accuracy, engine=engine)
         y = run(how, *operands, by_kernel=engine == "auto")

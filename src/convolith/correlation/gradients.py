@@ -27,7 +27,7 @@ Compute = Callable[..., torch.Tensor]
 """Of x, the kernel and the bias."""
 
 
-class Recorded(NamedTuple):
+class Node(NamedTuple):
     """What our node in autograd's graph computes."""
 
     plan: Plan
@@ -56,14 +56,19 @@ def _bare(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().resolve_conj().resolve_neg()
 
 
-def differentiable(operands: Operands, spec: ConvSpec, accuracy: str, engine: str) -> tuple[torch.Tensor, Compute]:
+def differentiable(operands: Operands, spec: ConvSpec, accuracy: str, engine: str) -> torch.Tensor:
+    """The result inside autograd."""
+    return recorded(operands, spec, accuracy, engine)[0]
+
+
+def recorded(operands: Operands, spec: ConvSpec, accuracy: str, engine: str) -> tuple[torch.Tensor, Compute]:
     """The result inside autograd, and what computes it of other operands of the same kind, padded if they are."""
     plan(spec, accuracy=accuracy, engine=engine)  # refuses what would be refused without gradients
     operands, spec = padded_before(operands, spec)
     x, k, _ = operands
     last = not x.is_contiguous() and x.ndim in aten.LAST and x.is_contiguous(memory_format=aten.LAST[x.ndim])
-    compute = recording(spec, accuracy, engine, (x.requires_grad, k.requires_grad), last=last)
-    return compute(*operands), compute
+    how = recording(spec, accuracy, engine, (x.requires_grad, k.requires_grad), last=last)
+    return how(*operands), how
 
 
 def recording(spec: ConvSpec, accuracy: str, engine: str, wanted: tuple[bool, bool], *, last: bool) -> Compute:
@@ -80,11 +85,11 @@ def recording(spec: ConvSpec, accuracy: str, engine: str, wanted: tuple[bool, bo
         return straight
     if engine == "auto" and straight is not None and not planned.pays(chosen, wanted, last=last):
         return straight
-    return partial(_record, Recorded(chosen, chooser(chosen) if engine == "auto" else None))
+    return partial(_record, Node(chosen, chooser(chosen) if engine == "auto" else None))
 
 
-def _record(recorded: Recorded, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    y: torch.Tensor = _Correlate.apply(x, k, bias, recorded)  # type: ignore[no-untyped-call]  # torch's own is untyped
+def _record(node: Node, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    y: torch.Tensor = _Correlate.apply(x, k, bias, node)  # type: ignore[no-untyped-call]  # torch's own is untyped
     return y
 
 
@@ -109,13 +114,13 @@ class _Correlate(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, recorded: Recorded
+        ctx: Any, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, node: Node
     ) -> torch.Tensor:
         ctx.save_for_backward(x, k)
-        ctx.plan = recorded.plan
+        ctx.plan = node.plan
         kernel = _bare(k)
         changing = ctx.needs_input_grad[1]
-        kept = once(recorded.plan, kernel) if changing else prepared(recorded.plan, kernel, recorded.choose)
+        kept = once(node.plan, kernel) if changing else prepared(node.plan, kernel, node.choose)
         y = compute(kept.plan, kept.state, _bare(x), None if bias is None else _bare(bias))
         return y.detach()  # never a view, such as an engine's with channels last, which could not be overwritten
 
