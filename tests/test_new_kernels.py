@@ -319,6 +319,17 @@ def test_results_in_autograd_may_be_overwritten(shape, kernel, layout, engine):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("groups", [1, 64])
+def test_an_empty_batch_has_gradients(groups):
+    for batch in (0, 1):
+        x = torch.randn(batch, 64, 40, 40, requires_grad=True)
+        k = torch.randn(64, 64 // groups, 13, 13, requires_grad=True)
+        y = cl.correlate(x, k, groups=groups)
+        by_x, by_k = torch.autograd.grad(y.sum(), (x, k))
+        assert by_x.shape == x.shape
+        assert bool(by_k.any()) == bool(batch)
+
+
 def test_every_engine_says_what_preparing_takes():
     spec = ConvSpec(**LAYER)
     limits = planned.machine.limits()

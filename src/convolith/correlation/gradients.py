@@ -113,9 +113,7 @@ class _Correlate(torch.autograd.Function):
     """The planned engine forward, and the gradients by `gradients` backward."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, node: Node
-    ) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, node: Node) -> torch.Tensor:
         ctx.save_for_backward(x, k)
         ctx.plan = node.plan
         kernel = _bare(k)

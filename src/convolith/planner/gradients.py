@@ -146,7 +146,7 @@ def kernel_gradient(spec: ConvSpec, accuracy: str) -> KernelGradient | None:
 
     None where torch's own backward pass is faster. Neither way puts NaN and infinity where a direct sum does.
     """
-    if spec.transposed or accuracy in ("double", "exact") or spec.out_dtype in COMPLEX:
+    if spec.transposed or accuracy in ("double", "exact") or spec.out_dtype in COMPLEX or not spec.batch:
         return None
     found = [each for each in (_shifted(spec), _transformed(spec)) if each is not None]
     best = min(found, key=lambda each: each.seconds, default=None)
