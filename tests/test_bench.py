@@ -3,11 +3,14 @@
 import json
 
 import pytest
+from click import ClickException
 from click.testing import CliRunner
 
+import convolith as cl
 from bench import grid as bench_grid
 from bench import machine as bench_machine
 from bench import timing
+from bench import train as bench_train
 from bench.peers import PEERS, Peer
 from bench.report import CLAIMS
 from bench.rows import GRID, RANDOM, drawn
@@ -107,3 +110,28 @@ def test_every_claim_has_rows_and_peers():
     for wanted, against in CLAIMS.values():
         assert any(map(wanted, GRID.values()))
         assert set(against) <= peers
+
+
+def test_training_steps_and_calls_with_new_kernels(monkeypatch, tmp_path):
+    monkeypatch.setattr(bench_train, "STEPS", {"small": bench_train.layer(4, 4, 8, 3)})
+    monkeypatch.setattr(
+        bench_train, "GRID", {"few": SMALL, "bytes": bench_train.image(16, 3, dtype="uint8", kernel_dtype="float32")}
+    )
+    monkeypatch.setattr(bench_train, "calibrate", lambda: None)
+    monkeypatch.setattr(bench_train, "control", lambda rounds: 1.0)
+    path = tmp_path / "run.json"
+    result = CliRunner().invoke(bench_train.train, ["--rounds", "1", "--json", str(path)], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "over the fastest" in result.output
+    kept = json.loads(path.read_text())
+    assert [row["row"] for kind in ("steps", "calls") for row in kept[kind]["rows"]] == ["small", "few", "bytes"]
+    monkeypatch.setattr(bench_train, "control", lambda rounds: 1.3)
+    result = CliRunner().invoke(bench_train.train, ["--rounds", "1", "--only", "steps"])
+    assert result.exit_code == 1
+    assert "this run cannot be trusted" in result.output
+
+
+def test_a_wrong_training_step_is_not_timed(monkeypatch):
+    monkeypatch.setattr(cl, "correlate", lambda x, k, **_: x)
+    with pytest.raises(ClickException, match="convolith and torch do not agree"):
+        bench_train.new_kernel("small", SMALL, 1)

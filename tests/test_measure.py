@@ -23,6 +23,7 @@ def own_cache(monkeypatch, tmp_path):
     monkeypatch.setattr(wisdom, "_known", {})
     monkeypatch.setattr(machine, "_limits", {})
     monkeypatch.setattr(measure, "BLOCK_SECONDS", 1e-4)
+    monkeypatch.setattr(measure, "STEADY", float("inf"))  # whatever else this machine does
 
 
 def test_measuring_times_the_engines_and_is_remembered(monkeypatch):
@@ -38,6 +39,46 @@ def test_measuring_times_the_engines_and_is_remembered(monkeypatch):
         assert {c.engine: c.seconds for c in plan.candidates if c.timed} == timed
     wisdom._known.clear()  # as in the next process
     assert cl.plan(SPEC, effort="measure").engine == measured.engine
+
+
+@pytest.mark.parametrize("preempted", ["aten", "aten_channels_last", "direct", "winograd_4x4", "pointwise", "fft"])
+@pytest.mark.parametrize("turn", [0, 1, 4])
+def test_one_sample_that_was_preempted_decides_nothing(monkeypatch, preempted, turn):
+    """Times are played: each engine takes its own, but for one turn of one of them; the oracle is never even tried."""
+    usual = {"direct": 1e-3, "winograd_4x4": 2e-3, "winograd_2x2": 3e-3, "aten": 4e-3}
+    calls = dict.fromkeys(BY_NAME, 0)
+
+    def played(name, state, x, repeats):
+        calls[name] += 1
+        return 5.0 if name == preempted and calls[name] == turn + 1 else usual.get(name, 5e-3)
+
+    monkeypatch.setattr(measure, "_timed", played)
+    monkeypatch.setattr(measure, "_turn", played)
+    chosen = cl.plan(SPEC, effort="measure", budget=0.05)
+    assert chosen.engine == "direct"
+    assert not calls["reference"]
+
+
+def test_what_contradicts_the_estimates_is_measured_again():
+    estimates = {"direct": 1e-3, "aten": 2e-3, "fft": 3e-3, "winograd_4x4": 1e-3}
+    assert not measure.contradicting({"direct": 2e-3, "aten": 3e-3, "fft": 9e-3}, estimates)
+    found = measure.contradicting({"direct": 2e-3, "aten": 3e-3, "fft": 5.0, "winograd_4x4": 1e-3}, estimates)
+    assert found == ["fft", "winograd_4x4"]
+    assert measure.contradicting({"direct": 1e-5, "aten": 2e-3, "fft": 3e-3}, estimates) == ["direct"]
+
+
+def test_what_is_noisy_is_not_remembered(monkeypatch):
+    monkeypatch.setattr(measure, "STEADY", 1.25)
+    assert measure.steady({"direct": [1.0, 3.0, 1.1, 1.2], "aten": [9.0, 1.7, 2.0]})
+    assert not measure.steady({"direct": [1.0, 3.0, 1.1, 1.9], "aten": [9.0, 1.7, 2.0]})
+    assert not measure.steady({"direct": [1.0, 1.1, 1.2], "aten": [1.4, 9.0, 9.0]})
+    assert not measure.steady({"direct": [1.0, 1.0]})
+    monkeypatch.setattr(measure, "times", lambda *_: measure.Times({"direct": 1.0, "aten": 2.0}, steady=False))
+    assert cl.plan(SPEC, effort="measure").engine == "direct"
+    assert wisdom.recall(SPEC, "default") is None
+    monkeypatch.setattr(measure, "times", lambda *_: measure.Times({"direct": 1.0, "aten": 2.0}, steady=True))
+    cl.plan(SPEC, effort="measure")
+    assert wisdom.recall(SPEC, "default") == {"direct": 1.0, "aten": 2.0}
 
 
 def test_one_engine_measured_by_itself_does_not_decide_for_all():

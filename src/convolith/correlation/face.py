@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from convolith.arrays import Operands, as_tensor, check_bias, is_numpy, like, re
 from convolith.arrays import flip as flip_axes
 from convolith.conv import Conv
 from convolith.correlation import operator, quick
-from convolith.correlation.gradients import differentiable, padded_before, run
+from convolith.correlation.gradients import padded_before, recorded, run
 from convolith.dtypes import is_float
 from convolith.engines import aten
 from convolith.engines.protocol import from_working, to_working, torch_dtype, working_dtype
@@ -121,14 +123,25 @@ def correlate(
         y = _as_operator(operands, spec, accuracy, engine, compiling=compiling)
     elif not is_numpy(x) and (compiling or _torch_must_see(operands)):
         y = _through_torch(operands, spec, accuracy, engine)
-    elif _needs_gradients(operands):
-        y = differentiable(operands, spec, accuracy, engine)
     else:
-        chosen = plan(spec, accuracy=accuracy, engine=engine)
-        if key is not None:
-            quick.remember(key, x, bias, spec, chosen, by_kernel=engine == "auto")
-        y = run(chosen, *operands, by_kernel=engine == "auto")
+        y = _by_engines(
+            operands, spec, accuracy, engine, None if key is None else partial(quick.remember, key, x, bias)
+        )
     return like(y if batched else y[0], x)
+
+
+def _by_engines(
+    operands: Operands, spec: ConvSpec, accuracy: str, engine: str, remember: Callable[..., None] | None
+) -> torch.Tensor:
+    """Inside autograd or without it; `remember` is told how it was computed."""
+    if _needs_gradients(operands):
+        y, how = recorded(operands, spec, accuracy, engine)
+    else:
+        how = plan(spec, accuracy=accuracy, engine=engine)
+        y = run(how, *operands, by_kernel=engine == "auto")
+    if remember is not None:
+        remember(spec, how)
+    return y
 
 
 def convolve(x: Any, k: Any, bias: Any = None, **options: Any) -> Any:

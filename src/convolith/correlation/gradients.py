@@ -1,29 +1,54 @@
-"""The planned engines inside autograd: forward and backward are planned alike, and second derivatives work."""
+"""The planned engines inside autograd: forward and backward are planned alike, and second derivatives work.
+
+Where torch's own operator is as fast, forward and backward together, the call is torch's operator, with torch's node in
+autograd's graph. Of kernels that require gradients nothing is kept from call to call, since they change.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import torch
 
-from convolith.arrays import Operands, flip
+from convolith.arrays import Operands
 from convolith.dtypes import HALVES, is_float
-from convolith.engines import aten
+from convolith.engines import aten, lags
 from convolith.engines.padding import pad
 from convolith.engines.protocol import torch_dtype
 from convolith.planner import Plan, computed, plan
 from convolith.planner import gradients as planned
-from convolith.planner.kept import prepared
+from convolith.planner.kept import Choose, once, prepared
 from convolith.planner.plan import compute
 from convolith.spec import ConvSpec
+
+Compute = Callable[..., torch.Tensor]
+"""Of x, the kernel and the bias."""
+
+
+class Node(NamedTuple):
+    """What our node in autograd's graph computes."""
+
+    plan: Plan
+    choose: Choose | None
 
 
 def run(
     chosen: Plan, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, *, by_kernel: bool = False
 ) -> torch.Tensor:
     """The planned engine on plain tensors, or one that the kernel's values admit."""
-    kept = prepared(chosen, _bare(k), by_kernel=by_kernel)
+    kept = prepared(chosen, _bare(k), chooser(chosen) if by_kernel else None)
     return compute(kept.plan, kept.state, _bare(x), None if bias is None else _bare(bias))
+
+
+def chooser(chosen: Plan) -> Choose | None:
+    """The plan for a kernel's values, if they may decide."""
+    return partial(_by_values, chosen.spec, accuracy=chosen.accuracy) if chosen.depends_on_values else None
+
+
+def _by_values(spec: ConvSpec, kernel: torch.Tensor, *, accuracy: str) -> Plan:
+    return plan(spec, kernel, accuracy=accuracy)
 
 
 def _bare(tensor: torch.Tensor) -> torch.Tensor:
@@ -32,11 +57,39 @@ def _bare(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def differentiable(operands: Operands, spec: ConvSpec, accuracy: str, engine: str) -> torch.Tensor:
-    """The planned engine inside autograd."""
+    """The result inside autograd."""
+    return recorded(operands, spec, accuracy, engine)[0]
+
+
+def recorded(operands: Operands, spec: ConvSpec, accuracy: str, engine: str) -> tuple[torch.Tensor, Compute]:
+    """The result inside autograd, and what computes it of other operands of the same kind, padded if they are."""
     plan(spec, accuracy=accuracy, engine=engine)  # refuses what would be refused without gradients
     operands, spec = padded_before(operands, spec)
+    x, k, _ = operands
+    last = not x.is_contiguous() and x.ndim in aten.LAST and x.is_contiguous(memory_format=aten.LAST[x.ndim])
+    how = recording(spec, accuracy, engine, (x.requires_grad, k.requires_grad), last=last)
+    return how(*operands), how
+
+
+def recording(spec: ConvSpec, accuracy: str, engine: str, wanted: tuple[bool, bool], *, last: bool) -> Compute:
+    """What computes a layer inside autograd: our engines where they pay, and torch's own operator otherwise.
+
+    Args:
+        spec: with zero padding.
+        wanted: whether the input's and the kernel's gradient will be.
+        last: whether the input is in channels_last.
+    """
     chosen = plan(spec, accuracy=accuracy, engine=engine)
-    y: torch.Tensor = _Correlate.apply(*operands, chosen)  # type: ignore[no-untyped-call]  # torch's own is untyped
+    straight = aten.straight_operator(spec) if accuracy in ("default", "fast") else None
+    if engine == aten.contiguous.name and straight is not None:
+        return straight
+    if engine == "auto" and straight is not None and not planned.pays(chosen, wanted, last=last):
+        return straight
+    return partial(_record, Node(chosen, chooser(chosen) if engine == "auto" else None))
+
+
+def _record(node: Node, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    y: torch.Tensor = _Correlate.apply(x, k, bias, node)  # type: ignore[no-untyped-call]  # torch's own is untyped
     return y
 
 
@@ -60,16 +113,20 @@ class _Correlate(torch.autograd.Function):
     """The planned engine forward, and the gradients by `gradients` backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, chosen: Plan) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, node: Node) -> torch.Tensor:
         ctx.save_for_backward(x, k)
-        ctx.spec, ctx.accuracy = chosen.spec, chosen.accuracy
-        return run(chosen, x, k, bias)
+        ctx.plan = node.plan
+        kernel = _bare(k)
+        changing = ctx.needs_input_grad[1]
+        kept = once(node.plan, kernel) if changing else prepared(node.plan, kernel, node.choose)
+        y = compute(kept.plan, kept.state, _bare(x), None if bias is None else _bare(bias))
+        return y.detach()  # never a view, such as an engine's with channels last, which could not be overwritten
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (grad,) = grads
         x, k = ctx.saved_tensors
-        return (*gradients(grad, x, k, ctx.spec, ctx.accuracy, ctx.needs_input_grad[:3]), None)
+        return (*gradients(grad, x, k, ctx.plan.spec, ctx.plan.accuracy, ctx.needs_input_grad[:3]), None)
 
 
 def gradients(
@@ -77,24 +134,52 @@ def gradients(
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     """The gradients of x, the kernel and the bias (None where not wanted), in their own dtypes.
 
-    Each is planned by itself where it is a correlation that an engine does faster than torch's own backward pass, and
-    nothing has to be differentiated again.
+    Each is planned by itself where an engine is faster than torch's own backward pass, and nothing has to be
+    differentiated again.
     """
     wants_x, wants_k, wants_bias = wanted
     by_x = by_k = by_bias = None
-    if wants_bias:
-        by_bias = grad.to(_wide(spec, accuracy)).sum((0, *range(2, grad.ndim))).to(grad.dtype)
+    layout = torch.contiguous_format
     if not torch.is_grad_enabled() and grad.numel():
-        by_x = _planned_by_x(grad, k, spec, accuracy) if wants_x else None
-        by_k = _planned_by_k(grad, x, spec, accuracy) if wants_k else None
+        chosen = planned.chosen_gradients(spec, accuracy, (wants_x, wants_k))
+        layout = chosen.layout
+        by_x = _planned_by_x(grad, k, chosen.by_x) if chosen.by_x is not None else None
+        by_k = _planned_by_k(grad, x, chosen.by_k) if chosen.by_k is not None else None
     left = (wants_x and by_x is None, wants_k and by_k is None)
     if any(left):
-        wide = _wide(spec, accuracy)
-        rest = aten.gradients(grad.to(wide), x.to(wide), k.to(wide), spec, left)
-        by_x, by_k = (done if done is not None else other for done, other in zip((by_x, by_k), rest, strict=True))
-    return None if by_x is None else by_x.to(x.dtype), None if by_k is None else by_k.to(k.dtype), by_bias
+        rest = _by_torch(grad, x, k, spec, _wide(spec, accuracy), (*left, wants_bias), layout)
+        by_x, by_k = (done if done is not None else other for done, other in zip((by_x, by_k), rest[:2], strict=True))
+        by_bias = rest[2]
+    elif wants_bias:
+        by_bias = grad.to(_wide(spec, accuracy)).sum((0, *range(2, grad.ndim)))
+    return (
+        None if by_x is None else by_x.to(x.dtype),
+        None if by_k is None else by_k.to(k.dtype),
+        None if by_bias is None else by_bias.to(grad.dtype),
+    )
 
 
+def _by_torch(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    k: torch.Tensor,
+    spec: ConvSpec,
+    wide: torch.dtype,
+    wanted: tuple[bool, bool, bool],
+    layout: torch.memory_format,
+) -> tuple[torch.Tensor | None, ...]:
+    """Torch's own backward pass, in the memory format that suits it; what comes out is in the operands' own."""
+    given = x.is_contiguous()
+    grad, x, k = (tensor.to(wide) for tensor in (grad, x, k))
+    if layout is torch.contiguous_format:
+        return aten.gradients(grad, x, k, spec, wanted)
+    grad, x, k = (tensor.contiguous(memory_format=layout) for tensor in (grad, x, k))
+    by_x, by_k, by_bias = aten.gradients(grad, x, k, spec, wanted)
+    by_x = by_x.contiguous() if by_x is not None and given else by_x
+    return by_x, None if by_k is None else by_k.contiguous(), by_bias
+
+
+@cache
 def _wide(spec: ConvSpec, accuracy: str) -> torch.dtype:
     """The dtype in which gradients are computed."""
     if accuracy == "double":
@@ -102,23 +187,15 @@ def _wide(spec: ConvSpec, accuracy: str) -> torch.dtype:
     return torch.float32 if spec.out_dtype in HALVES else torch_dtype(spec.out_dtype)
 
 
-def _planned_by_x(grad: torch.Tensor, k: torch.Tensor, spec: ConvSpec, accuracy: str) -> torch.Tensor | None:
-    """The gradient of x, where an engine computes it."""
-    chosen = planned.input_gradient(spec, accuracy)
-    if chosen is None:
-        return None
-    swapped = k.detach().reshape(spec.groups, -1, *k.shape[1:]).transpose(1, 2).flatten(0, 1)
-    return _once(chosen, grad, flip(swapped, range(2, k.ndim)))
+def _planned_by_x(grad: torch.Tensor, k: torch.Tensor, chosen: Plan) -> torch.Tensor:
+    """The gradient of x by an engine."""
+    return compute(chosen, chosen.prepared(_bare(k), adjoint=True), _bare(grad), None)
 
 
-def _planned_by_k(grad: torch.Tensor, x: torch.Tensor, spec: ConvSpec, accuracy: str) -> torch.Tensor | None:
-    """The gradient of the kernel, where an engine computes it."""
-    chosen = planned.kernel_gradient(spec, accuracy)
-    if chosen is None:
-        return None
-    return _once(chosen, x.transpose(0, 1), grad.transpose(0, 1)).transpose(0, 1)
-
-
-def _once(chosen: Plan, x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
-    """Computed with a kernel that does not come again, of which nothing is kept."""
-    return compute(chosen, chosen.prepared(_bare(kernel).contiguous()), _bare(x), None)
+def _planned_by_k(grad: torch.Tensor, x: torch.Tensor, chosen: planned.KernelGradient) -> torch.Tensor:
+    """The gradient of the kernel by code of its own, or by an engine that takes the output's gradient as a kernel."""
+    grad, x = _bare(grad), _bare(x)
+    if chosen.swapped is None:
+        return lags.compute(chosen.spec, x, grad)
+    state = chosen.swapped.prepared(grad.transpose(0, 1).contiguous())
+    return compute(chosen.swapped, state, x.transpose(0, 1), None).transpose(0, 1)

@@ -7,15 +7,18 @@ plain tensors on the CPU come this way; everything else takes the long one, and 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
 
+from convolith.correlation.gradients import chooser
+from convolith.dtypes import is_float
 from convolith.engines import aten
 from convolith.engines.protocol import torch_dtype
 from convolith.jit import thread_count
 from convolith.planner import Plan
-from convolith.planner.kept import prepared
+from convolith.planner.kept import Choose, prepared
 from convolith.planner.plan import compute
 from convolith.planner.stored import generation
 from convolith.spec import ConvSpec
@@ -27,12 +30,13 @@ PLAIN = (torch.Tensor, torch.nn.Parameter)
 class Call(NamedTuple):
     """What is known of a call that was seen before."""
 
-    plan: Plan
+    plan: Any
+    """The plan, or None inside autograd."""
     batched: bool
-    by_kernel: bool
-    """Whether the kernel's values may decide about the engine."""
+    choose: Choose | None
+    """The plan for a kernel's values, where they may decide about the engine."""
     straight: Callable[..., torch.Tensor] | None
-    """Torch's own operator, where it is the engine and needs nothing prepared."""
+    """Torch's own operator, where it is the engine and needs nothing prepared, or what computes inside autograd."""
 
 
 _calls: dict[Any, Call] = {}
@@ -42,16 +46,17 @@ def key_of(x: Any, k: Any, bias: Any, options: tuple[Any, ...]) -> Any:
     """What a call is known by, or None where something about it needs a closer look."""
     if type(x) not in PLAIN or type(k) not in PLAIN or not (x.is_cpu and k.is_cpu) or x.is_neg() or k.is_neg():
         return None
-    recorded = x.requires_grad or k.requires_grad
-    added = None
-    if bias is not None:
-        if type(bias) not in PLAIN or not bias.is_cpu or bias.is_neg():
-            return None
-        recorded = recorded or bias.requires_grad
-        added = (bias.shape, bias.dtype)
-    if recorded and torch.is_grad_enabled():
+    recorded = None
+    if torch.is_grad_enabled():
+        given, changing = x.requires_grad, k.requires_grad
+        if given or changing or (bias is not None and bias.requires_grad):
+            recorded = (given, changing, x.is_contiguous())
+    if bias is None:
+        return (x.shape, x.dtype, k.shape, k.dtype, recorded, options, thread_count(), generation())
+    if type(bias) not in PLAIN or not bias.is_cpu or bias.is_neg():
         return None
-    return (x.shape, x.dtype, k.shape, k.dtype, added, options, thread_count(), generation())
+    added = (bias.shape, bias.dtype)
+    return (x.shape, x.dtype, k.shape, k.dtype, recorded, options, thread_count(), generation(), added)
 
 
 def find(key: Any) -> Call | None:
@@ -63,19 +68,32 @@ def find(key: Any) -> Call | None:
 
 
 def remember(
-    key: Any, x: torch.Tensor, bias: torch.Tensor | None, spec: ConvSpec, plan: Plan, *, by_kernel: bool
+    key: Any, x: torch.Tensor, bias: torch.Tensor | None, spec: ConvSpec, how: Plan | Callable[..., torch.Tensor]
 ) -> None:
-    """Keep what the long way found out, if the quick way can do without it."""
+    """Keep what the long way found out, if the quick way can do without it.
+
+    Args:
+        key, x, bias: the call.
+        spec: its layer.
+        how: the plan, or what computes inside autograd, if its operands need no conversion and no padding before.
+    """
+    batched = x.ndim == spec.axes + 2
+    if not isinstance(how, Plan):
+        if spec.padding_mode == "zeros" and is_float(spec.dtype) and is_float(spec.kernel_dtype):
+            _remember(key, x, bias, spec, Call(None, batched, None, how))
+        return
+    torchs = how.engine == aten.contiguous.name and how.accuracy != "double"
+    straight = aten.straight_operator(spec) if torchs else None
+    _remember(key, x, bias, spec, Call(how, batched, None if how.by_name else chooser(how), straight))
+
+
+def _remember(key: Any, x: torch.Tensor, bias: torch.Tensor | None, spec: ConvSpec, call: Call) -> None:
     if x.is_complex() or not spec.batch or (bias is not None and bias.dtype is not torch_dtype(spec.out_dtype)):
         return
     if len(_calls) >= MOST_CALLS:
         _calls.clear()
-    torchs = plan.engine == aten.contiguous.name and plan.accuracy != "double"
-    straight = aten.straight_operator(spec) if torchs else None
-    try:
-        _calls[key] = Call(plan, x.ndim == spec.axes + 2, by_kernel, straight)
-    except TypeError:
-        return
+    with suppress(TypeError):  # an option that cannot be hashed
+        _calls[key] = call
 
 
 def run(call: Call, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -85,6 +103,6 @@ def run(call: Call, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None)
     if call.straight is not None:
         y = call.straight(x, k, bias)
     else:
-        kept = prepared(call.plan, k.detach(), by_kernel=call.by_kernel)
+        kept = prepared(call.plan, k.detach(), call.choose)
         y = compute(kept.plan, kept.state, x.detach(), None if bias is None else bias.detach())
     return y if call.batched else y[0]

@@ -11,7 +11,7 @@ import torch
 from convolith.costing import workspace
 from convolith.costing.products import correlated
 from convolith.dtypes import HALVES
-from convolith.engines import aten
+from convolith.engines import aten, lags
 from convolith.engines.memory import bytes_for
 from convolith.engines.protocol import torch_dtype
 from convolith.jit.threads import KEPT_SCRATCH
@@ -51,31 +51,37 @@ def of_operator(func: Any, args: tuple[Any, ...], out: Any) -> Holding | None:
 def _forward(args: tuple[Any, ...], out: torch.Tensor) -> Holding:
     x, k, bias, *options = args
     spec = correlated(x, k, bias, *options)
-    chosen = plan(spec, accuracy=options[-2], engine=options[-1])
-    copied = k.nbytes + _terms(chosen).prepared
+    chosen = plan(spec, accuracy=options[-2], engine=options[-1]).for_new_kernels  # kept from the second call on
     scratch, running = _running(chosen, x, k, out)
-    return Holding(running, {(spec, chosen.engine, k.untyped_storage()._cdata): copied, SCRATCH: scratch})
+    return Holding(running + _terms(chosen).prepared, {SCRATCH: scratch})
 
 
 def _backward(args: tuple[Any, ...]) -> Holding:
-    """Bias, input and kernel one after the other; what engines do not compute is left to torch together."""
+    """Input and kernel one after the other; what engines do not compute is left to torch together."""
     grad, x, k, bias, *options, wanted = args
     spec, accuracy = correlated(x, k, bias, *options), options[-2]
     wants_x, wants_k, wants_bias = wanted
-    by_x = planned.input_gradient(spec, accuracy) if wants_x else None
-    by_k = planned.kernel_gradient(spec, accuracy) if wants_k else None
+    chosen = planned.chosen_gradients(spec, accuracy, (wants_x, wants_k))
+    by_x, by_k = chosen.by_x, chosen.by_k
     made = bias.nbytes if wants_bias else 0
     expanded = grad.nbytes * (0 in grad.stride())  # such as a sum's, which is copied
     found = Holding(made)
-    for chosen, image, kernel, result in ((by_x, grad, k, x), (by_k, x.transpose(0, 1), grad.transpose(0, 1), k)):
-        if chosen is not None:
-            scratch, running = _running(chosen, image, kernel, result)
-            copied, terms = kernel.nbytes, _terms(chosen)
-            running += expanded * (image is grad)
-            laid_out = 2 * copied + terms.workspace - scratch  # turned round, and as the engine reads it
-            found.running = max(found.running, made + terms.prepared + max(laid_out, copied + running))
-            found.kept[SCRATCH] = max(scratch, found.kept.get(SCRATCH, 0))
-            made += bytes_for(result.nbytes)
+    by_plan = [(by_x, grad, k, x)] if by_x is not None else []
+    if by_k is not None and by_k.swapped is not None:
+        by_plan.append((by_k.swapped, x.transpose(0, 1), grad.transpose(0, 1), k))
+    for each, image, kernel, result in by_plan:
+        scratch, running = _running(each, image, kernel, result)
+        copied, terms = kernel.nbytes, _terms(each)
+        running += expanded * (image is grad)
+        laid_out = copied + terms.workspace - scratch  # turned round, where the engine does not read it so
+        found.running = max(found.running, made + terms.prepared + max(laid_out, copied + running))
+        found.kept[SCRATCH] = max(scratch, found.kept.get(SCRATCH, 0))
+        made += bytes_for(result.nbytes)
+    if by_k is not None and by_k.swapped is None:
+        bands, sums = lags.scratch_bytes(spec)
+        found.kept[SCRATCH] = max(bands, found.kept.get(SCRATCH, 0))
+        found.running = max(found.running, made + expanded + sums + k.nbytes)
+        made += k.nbytes
     left = (wants_x and by_x is None, wants_k and by_k is None, False)
     if any(left):
         found.running = max(found.running, made + expanded + _by_torch(grad, x, k, spec, left))

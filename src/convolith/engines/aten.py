@@ -14,7 +14,7 @@ from torch.nn import functional
 from convolith.dtypes import COMPLEX, ITEMSIZE, is_float
 from convolith.engines.limits import Limits, sum_dtype_name
 from convolith.engines.padding import crop, pad
-from convolith.engines.protocol import deliver, direct_sum_bound, to_working, torch_dtype, working_dtype
+from convolith.engines.protocol import deliver, direct_sum_bound, to_working, torch_dtype, turned, working_dtype
 from convolith.geometry import Pairs
 from convolith.spec import ConvSpec
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
@@ -22,17 +22,19 @@ from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 PLAIN = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+LAST = {axes + 2: layout for axes, layout in CHANNELS_LAST.items()}
+"""The formats by the axes of a tensor."""
 COMPLEX_PRODUCTS = 3
 """Real convolutions that torch forms for a complex one (the sum of parts is multiplied once: Gauss's trick)."""
 MANY_TAPS = 100
 """Taps from which torch's contiguous float32 code for one channel a group falls back to plain loops."""
 DENSE_SHARE = 0.8
 """The share of the machine's products that layers with many channels reach."""
-POINTWISE_SHARE = 0.65
+POINTWISE_SHARE = 0.8
 """That single taps reach."""
 FEW_CHANNELS = 8
 """Channels of a group below which vectors are not filled, and the share falls in proportion."""
-DEPTHWISE_SHARE = {False: 0.3, True: 0.28}
+DEPTHWISE_SHARE = {False: 0.4, True: 0.28}
 """With one channel a group: contiguous with few taps, and channels_last."""
 PLANE_SHARE = {False: 0.03, True: 0.08}
 """With one channel in all."""
@@ -42,6 +44,20 @@ CALLS, ONEDNN_CALLS = 0.5, 4.0
 """What torch's own code costs beside its work, in calls of ours, and what its way to oneDNN does."""
 NATIVE_ELEMENTS, NATIVE_KERNEL = 20480, 3
 """Inputs, and the kernel's size on either axis, up to which torch's own code takes a float32 layer."""
+BACKWARD_CALLS = 3.0
+"""What torch's backward pass costs beside its work, in calls of ours."""
+POINTWISE_GRADIENT_SHARES, DENSE_GRADIENT_SHARES = (0.6, 0.8), (0.75, 0.6)
+"""The shares that the input's gradient and the kernel's reach, with one tap and with more."""
+PLANE_GRADIENT_SHARE = 0.006
+"""That both reach with one channel in all."""
+DEPTHWISE_KERNEL_SHARE = {False: 0.35, True: 0.05}
+"""That the kernel's gradient reaches with one channel a group, contiguous with few taps and channels_last."""
+DEPTHWISE_INPUT_SHARE = 0.3
+"""That the input's gradient reaches there, contiguous."""
+FEW_TAPS = 9
+"""Taps up to which torch has code of its own for the kernel's gradient with one channel a group."""
+LAST_SHARE_OF_TAP = 0.0015
+"""What each tap adds to the share of the input's gradient in channels_last, with one channel a group."""
 UNFOLDED_SHARE = 0.5
 """Of the matrix product where windows are written out first."""
 
@@ -127,13 +143,43 @@ class Aten:
         dense = POINTWISE_SHARE if spec.taps == 1 else DENSE_SHARE
         return dense * min(1, outs / FEW_CHANNELS, (ins + 1) / FEW_CHANNELS)
 
+    def gradient_seconds(self, spec: ConvSpec, limits: Limits) -> tuple[float, float]:
+        """Estimates of torch's backward pass, for the input's gradient alone and for the kernel's alone."""
+        forward = self.work(spec).forward
+        rate = limits.products_per_second(sum_dtype_name(spec))
+        calls = BACKWARD_CALLS + (2.0 if self.last else 0.0)
+        fixed = calls * limits.call_seconds + limits.moving_seconds(forward.bytes)
+        by_x, by_k = (fixed + forward.multiplications / (rate * share) for share in self._gradient_shares(spec))
+        return by_x, by_k
+
+    def _gradient_shares(self, spec: ConvSpec) -> tuple[float, float]:
+        """Of the machine's products, for the gradients of the input and of the kernel."""
+        ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+        filled = min(1, outs / FEW_CHANNELS, (ins + 1) / FEW_CHANNELS)
+        if unfolded(spec)[0]:
+            return UNFOLDED_SHARE * min(1, outs / FEW_CHANNELS), UNFOLDED_SHARE * min(1, outs / FEW_CHANNELS)
+        if ins > 1 or outs > 1:
+            by_x, by_k = POINTWISE_GRADIENT_SHARES if spec.taps == 1 else DENSE_GRADIENT_SHARES
+            return by_x * filled, by_k * filled
+        if spec.groups == 1:
+            return PLANE_GRADIENT_SHARE, PLANE_GRADIENT_SHARE
+        by_k = DEPTHWISE_KERNEL_SHARE[self.last]
+        if self.last:
+            return min(DEPTHWISE_SHARE[True], LAST_SHARE_OF_TAP * spec.taps), by_k
+        return DEPTHWISE_INPUT_SHARE, by_k if spec.taps <= FEW_TAPS else FALLBACK_SHARE
+
     def error_bound(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
         """A direct sum; the complex form adds sums of parts, whose sizes add up too."""
         return direct_sum_bound(spec) * (4 if spec.out_dtype in COMPLEX else 1)
 
-    def prepare(self, spec: ConvSpec, kernel: torch.Tensor) -> State:
+    def prepare_seconds(self, spec: ConvSpec, limits: Limits) -> float:
+        """The conversion of the kernel, where there is one."""
+        moved = limits.moving_seconds(2 * self.work(spec).memory.forward.prepared)
+        return moved + limits.call_seconds / 4 if moved else 0.0
+
+    def prepare(self, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
         """The kernel in the working dtype and memory format."""
-        kernel = to_working(kernel, working_dtype(spec))
+        kernel = to_working(turned(spec, kernel) if adjoint else kernel, working_dtype(spec))
         straight = None if self.last else straight_operator(spec)
         return State(spec, kernel.to(memory_format=self.memory_format(spec)), straight)
 
@@ -210,33 +256,33 @@ def torch_operators(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | 
 
 
 def gradients(
-    grad: torch.Tensor, x: torch.Tensor, kernel: torch.Tensor, spec: ConvSpec, wanted: tuple[bool, bool]
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The gradients of x and the kernel (None where not wanted); differentiable in their turn.
+    grad: torch.Tensor, x: torch.Tensor, kernel: torch.Tensor, spec: ConvSpec, wanted: tuple[bool, bool, bool]
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """The gradients of x, the kernel and the bias (None where not wanted); differentiable in their turn.
 
     Padding modes other than zeros are handled by padding x before, where torch differentiates it.
     """
     if grad.is_complex():
-        return _complex_gradients(grad, x, kernel, spec, wanted)
+        by_bias = grad.sum((0, *range(2, grad.ndim))) if wanted[2] else None
+        return (*_complex_gradients(grad, x, kernel, spec, wanted[:2]), by_bias)
     shared, rest = split_padding(spec)
-    if spec.transposed:
-        grad = pad(grad, rest, "zeros")
-    by_x, by_kernel, _ = torch.ops.aten.convolution_backward(
-        grad,
+    by_x: torch.Tensor | None
+    by_x, by_kernel, by_bias = torch.ops.aten.convolution_backward(
+        pad(grad, rest, "zeros") if spec.transposed else grad,
         x if spec.transposed else pad(x, rest, "zeros"),
         kernel,
-        None,
+        [spec.out_channels] if wanted[2] else None,
         spec.stride,
         shared,
         spec.dilation,
         spec.transposed,
         spec.output_padding,
         spec.groups,
-        [*wanted, False],
+        list(wanted),
     )
     if by_x is not None and not spec.transposed:
         by_x = crop(by_x, rest, spec.size)
-    return by_x, by_kernel
+    return by_x, by_kernel, by_bias
 
 
 def _complex_gradients(

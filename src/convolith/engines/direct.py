@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import replace
+from functools import lru_cache
 from math import ceil, log2, prod
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from convolith.dtypes import COMPLEX, HALVES, ITEMSIZE, integer_bits, is_float
@@ -18,7 +20,7 @@ from convolith.engines.direct_tile import VECTORS, Nest, rolls
 from convolith.engines.limits import Limits
 from convolith.engines.memory import empty
 from convolith.engines.padding import pad
-from convolith.engines.protocol import direct_sum_bound, to_working, torch_dtype
+from convolith.engines.protocol import direct_sum_bound, to_working, torch_dtype, turned
 from convolith.jit import Routine, Target, host, routine, scratch, thread_count
 from convolith.spec import ConvSpec
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
@@ -34,12 +36,20 @@ STARTING_TAPS, ROLLED_STARTING_TAPS = {True: 5.0, False: 10.0}, 1.5
 strip of rolling sums."""
 NARROW_SHARE = 0.7
 """What is left of it where the output has fewer columns than two vectors."""
+SINGLE_TAP_SHARE = 0.8
+"""What is left of it with one tap, where each input is loaded for as many products as a tile has channels."""
 INT64_SHARE = 0.15
 """Products of 64-bit integers are put together from 32-bit ones."""
+ROW_SECONDS, ROW_VECTOR_SECONDS = 1e-8, 2.5e-9
+"""What a row of outputs of one channel takes beside its products, and each vector of it, on one thread, where masks are
+vectors themselves (before AVX-512)."""
 LARGEST_STRIDE = 16
 """From here on, windows hardly overlap, and what a block copies would be mostly what it does not need."""
 SERIAL_PRODUCTS = 200_000
 """Products below which one thread is done before a second one has started."""
+
+LAYOUTS = 1024
+"""Specs whose blocks are remembered."""
 
 
 class State(NamedTuple):
@@ -134,13 +144,19 @@ def seconds(spec: ConvSpec, limits: Limits) -> float:
     share *= spec.products_per_output / (spec.products_per_output + starting)
     if width < 2 * lanes:
         share *= NARROW_SHARE
+    if spec.taps == 1:
+        share *= SINGLE_TAP_SHARE
     if nest.sum_dtype == "int64":
         share *= INT64_SHARE
     rate = limits.products_per_second("float32" if nest.sum_dtype == "float32" else "float64") * share
     forward = work(spec).forward
     busy = 1 if products < SERIAL_PRODUCTS else threads
     packed = 0 if _unpacked(spec, nest) else 2 * prod(spec.input_shape) * torch_dtype(nest.sum_dtype).itemsize
-    computing = (products / rate + packed / limits.cache_bytes_per_second) * threads / busy
+    edges = 0.0
+    if nest.channels == 1 and target.masked_bytes > 1:
+        rows = prod(spec.output_shape[:-1]) * (spec.in_channels // spec.groups)
+        edges = rows * (ROW_SECONDS + ceil(width / lanes) * ROW_VECTOR_SECONDS) / threads
+    computing = (products / rate + packed / limits.cache_bytes_per_second + edges) * threads / busy
     return limits.call_seconds + max(computing, limits.moving_seconds(forward.bytes))
 
 
@@ -155,21 +171,33 @@ def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
     return direct_sum_bound(spec)
 
 
-def prepare(spec: ConvSpec, kernel: torch.Tensor) -> State:
+def prepare_seconds(spec: ConvSpec, limits: Limits) -> float:
+    """A conversion to the type of the sums, if that is another."""
+    return 0.0 if sum_dtype(spec) == spec.kernel_dtype else limits.moving_seconds(16 * prod(spec.kernel_shape))
+
+
+def prepare(spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
     """The code, the blocks and the kernel in the type of the sums."""
-    return prepare_for(host(), spec, kernel)
+    return prepare_for(host(), spec, kernel, adjoint=adjoint)
 
 
-def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor) -> State:
+def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
     """The same for any processor."""
+    ready = _ready(target, spec, thread_count())
+    kernel = turned(spec, kernel) if adjoint else kernel
+    return ready._replace(kernel=to_working(kernel, torch_dtype(ready.nest.sum_dtype)).contiguous())
+
+
+@lru_cache(maxsize=LAYOUTS)
+def _ready(target: Target, spec: ConvSpec, threads: int) -> State:
+    """All but the kernel: the code and the blocks."""
     shape, spec = spec.output_shape, _flattened(_as_signal(spec))
     nest = nest_of(spec, target)
     wide = torch_dtype(nest.sum_dtype)
-    kernel = to_working(kernel, wide).contiguous()
-    no_bias = torch.zeros(spec.out_channels, dtype=bias_dtype(nest), device="cpu")
+    no_bias = torch.from_numpy(np.zeros(spec.out_channels, str(bias_dtype(nest)).removeprefix("torch.")))
     slots, scratch_elements = geometry.of(spec, nest, target)
     products = prod(spec.output_shape) * spec.products_per_output
-    threads = 1 if products < SERIAL_PRODUCTS else min(thread_count(), slots["tasks"])
+    threads = 1 if products < SERIAL_PRODUCTS else min(threads, slots["tasks"])
     size = spec.size
     if spec.padding_mode != "zeros":
         size = tuple(n + sum(pair) for n, pair in zip(size, spec.padding, strict=True))
@@ -178,9 +206,8 @@ def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor) -> State:
     _describe(template, nest, strides, torch_dtype(spec.dtype).itemsize)
     region = routine(direct_blocks.write, target, nest, ordered=True)
     scratch_bytes = scratch_elements * wide.itemsize
-    return State(
-        spec, nest, shape, kernel, no_bias, template, region, threads, scratch_bytes, torch_dtype(spec.out_dtype)
-    )
+    out_dtype = torch_dtype(spec.out_dtype)
+    return State(spec, nest, shape, no_bias, no_bias, template, region, threads, scratch_bytes, out_dtype)
 
 
 def _as_signal(spec: ConvSpec) -> ConvSpec:

@@ -10,7 +10,8 @@ channels meet, by a pair of tiles of all channels (and of all slices of a volume
 from __future__ import annotations
 
 from array import array
-from math import ceil, frexp, prod
+from functools import lru_cache
+from math import ceil, frexp, log2, prod
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,8 @@ from convolith.engines import fft_code
 from convolith.engines.collapse import collapsed
 from convolith.engines.fft_products import panel_of
 from convolith.engines.fft_tiles import (
+    OPERATIONS_PER_POINT,
+    OVERHEAD,
     Tiling,
     block_of,
     depth_taps,
@@ -35,7 +38,7 @@ from convolith.engines.fft_transform import passes, rotations
 from convolith.engines.limits import Limits, sum_dtype_name
 from convolith.engines.memory import empty, empty_array
 from convolith.engines.padding import pad
-from convolith.engines.protocol import deliver, to_working, torch_dtype, working_dtype
+from convolith.engines.protocol import deliver, to_working, torch_dtype, turned, working_dtype
 from convolith.jit import Routine, Target, host, routine, scratch, thread_count
 from convolith.jit.build import itemsize
 from convolith.jit.numbers import STORED
@@ -48,6 +51,12 @@ PRODUCT_SHARE = 0.75
 """The share of the machine's products that complex products reach where channels meet."""
 SETUP_SECONDS = 6e-6
 """What filling in the arguments takes beside a call."""
+PREPARE_SECONDS = 5e-5
+"""What the spectra of the smallest kernel take."""
+SPECTRUM_STEPS = 2.0
+"""Times as long as the transform of a pair of tiles that the spectrum of one plane takes."""
+LAYOUTS = 128
+"""Specs whose tables are remembered."""
 LARGEST_SPECTRA = 1 << 28
 """Bytes of a kernel's spectra from which it is not worth its memory."""
 CHUNKS = 16
@@ -159,15 +168,39 @@ def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
     return half_ulp(wide) * (4 + 2 * (tiling_of(spec).points - 1).bit_length() + summed / 4)
 
 
-def prepare(spec: ConvSpec, kernel: torch.Tensor) -> State:
+def prepare_seconds(spec: ConvSpec, limits: Limits) -> float:
+    """The transform of every plane of the kernel, or the memory's time for the spectra if longer."""
+    planes, points = prod(spec.kernel_shape[: max(2, spec.axes)]), tiling_of(collapsed(spec)).points
+    slower = 1 if sum_dtype_name(spec) == "float32" else 2
+    transforms = planes * OPERATIONS_PER_POINT * points * (log2(points) + OVERHEAD) * slower
+    computing = SPECTRUM_STEPS * transforms / limits.fft_operations_per_second
+    return PREPARE_SECONDS + max(computing, limits.moving_seconds(2 * _spectra_bytes(collapsed(spec))))
+
+
+def prepare(spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
     """The code, the tables and the conjugate spectra of the kernel."""
-    return prepare_for(host(), spec, kernel)
+    return prepare_for(host(), spec, kernel, adjoint=adjoint)
 
 
-def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor) -> State:
+def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
     """The same for any processor."""
+    inner = collapsed(spec)
+    tiling = tiling_of(inner)
+    ready = _ready(target, spec, tiling, (thread_count(), *block_of(inner, tiling)))
+    kernel = to_working(turned(spec, kernel) if adjoint else kernel, ready.no_bias.dtype)
+    weights, power = _normalised(kernel.numpy().reshape(inner.kernel_shape))
+    scale = torch.from_numpy(np.array([1 / tiling.points, 2.0**power], weights.dtype))
+    tables = ready.tables | {"scale": scale}
+    panel = panel_of(target) if meeting(inner) else 1
+    spectra = _spectra(inner, tiling, _at_addresses(ready.template, tables), ready.region, weights, panel)
+    return ready._replace(spectra=spectra, tables=tables)
+
+
+@lru_cache(maxsize=LAYOUTS)
+def _ready(target: Target, spec: ConvSpec, tiling: Tiling, blocks: tuple[int, ...]) -> State:
+    """All but the spectra: the code and the tables."""
     given, spec, working = spec, collapsed(spec), working_dtype(spec)
-    dtype, tiling = str(working).removeprefix("torch."), tiling_of(spec)
+    dtype = str(working).removeprefix("torch.")
     plain = np.dtype(dtype)
     lanes = target.lanes(itemsize(STORED[dtype]))
     tables: dict[str, np.ndarray] = {}
@@ -185,13 +218,8 @@ def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor) -> State:
     template = array("q", [slots[name] for name in fft_code.SLOTS])
     shared = {name: torch.from_numpy(table) for name, table in tables.items()}
     region = routine(fft_code.write, target, fft_code.Recipe(dtype, meeting(spec)))
-    weights = to_working(kernel, working).numpy().reshape(spec.kernel_shape)
-    weights, power = _normalised(weights)
-    shared["scale"] = torch.tensor([1 / tiling.points, 2.0**power], dtype=working, device="cpu")
-    panel = panel_of(target) if meeting(spec) else 1
-    spectra = _spectra(spec, tiling, _at_addresses(template, shared), region, weights, panel)
-    no_bias = torch.zeros(spec.out_channels, dtype=working, device="cpu")
-    return State(given, spec, tiling, lanes, spectra, shared, no_bias, template, region)
+    no_bias = torch.from_numpy(np.zeros(spec.out_channels, plain))
+    return State(given, spec, tiling, lanes, no_bias, shared, no_bias, template, region)
 
 
 def _normalised(kernel: np.ndarray) -> tuple[np.ndarray, int]:
@@ -295,10 +323,10 @@ def _spectra(
     wide = empty_array((len(planes), *extent), kernel.dtype)
     wide[:] = 0
     wide[(slice(None), *(slice(None, None, d) for d in spread))] = planes
-    spectra = empty_array((len(planes) * tiling.points * 2,), kernel.dtype)
+    spectra = empty((len(planes) * tiling.points * 2,), torch_dtype(str(kernel.dtype)))
     taps = depth_taps(spec)
     height, width = (1, *extent)[-2:]
-    sizes = {"x": wide.ctypes.data, "y": spectra.ctypes.data, "panel": panel}
+    sizes = {"x": wide.ctypes.data, "y": spectra.data_ptr(), "panel": panel}
     sizes |= {"height": height, "width": width, "in_channels": spec.in_channels // spec.groups * taps}
     if not meeting(spec):  # each plane by itself
         sizes |= {"in_channels": 1, "out_channels": 1}
@@ -307,7 +335,7 @@ def _spectra(
     for key, value in sizes.items():
         slots[AT[key]] = value
     _run(region, slots, fft_code.SPECTRA, len(planes), kernel.itemsize)
-    return torch.from_numpy(spectra)
+    return spectra
 
 
 def _run(region: Routine, slots: array[int], stage: int, tasks: int, item: int) -> None:

@@ -8,17 +8,20 @@ but that inputs are packed while they are first used.
 from __future__ import annotations
 
 from array import array
+from functools import lru_cache
 from math import ceil, prod
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from convolith.dtypes import COMPLEX, ITEMSIZE
+from convolith.engines import packing_code
 from convolith.engines.limits import Limits, sum_dtype_name
-from convolith.engines.memory import empty, empty_array
+from convolith.engines.memory import empty
 from convolith.engines.pointwise_code import COUNTER_SLOTS, GATHERS, IN_PLACE, PACKS, SLOTS, write, write_last
 from convolith.engines.pointwise_tiles import VECTORS, Recipe, channel_tile, panel_rows
-from convolith.engines.protocol import deliver, direct_sum_bound, to_working, torch_dtype, working_dtype
+from convolith.engines.protocol import deliver, direct_sum_bound, to_working, torch_dtype, turned, working_dtype
 from convolith.jit import Routine, Target, host, routine, scratch, thread_count
 from convolith.spec import ConvSpec
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
@@ -27,8 +30,8 @@ name = "pointwise"
 
 TORCH_SHARE = 0.6
 """The share of the machine's products that torch's matrix product reaches on the shapes of layers."""
-PRODUCT_SHARE = 0.97
-"""The share that the register tiles reach."""
+PRODUCT_SHARE = {True: 0.97, False: 0.85}
+"""The share that the register tiles reach, with 32 vector registers and with 16."""
 STARTING_CHANNELS = 6
 """Input channels whose time a tile needs to begin and to store its sums."""
 FEWEST_ROWS = 4
@@ -48,6 +51,14 @@ BLOCK_BYTES = 1 << 17
 """Of positions whose channels lie side by side: they stay in a second-level cache while the output channels go by."""
 SERIAL_PRODUCTS = 200_000
 """Products below which one thread is done before a second one has started."""
+SERIAL_WEIGHTS = 40_000
+"""Weights below which one thread has packed them before a second one has started."""
+PACK_STEPS, PACK_SECONDS = 20.0, 15e-6
+"""Products of the machine in whose time one weight is packed; and what any packing takes."""
+PACKED_CHANNELS = 64
+"""Input channels that are packed at a time."""
+LAYOUTS = 256
+"""Specs whose blocks are remembered."""
 AT = {name: number for number, name in enumerate(SLOTS)}
 X, WEIGHT, BIAS, Y, SCRATCH, COUNTERS = (AT[n] for n in ("x", "weight", "bias", "y", "scratch", "counters"))
 
@@ -145,7 +156,11 @@ def seconds(spec: ConvSpec, limits: Limits) -> float:
     products = spec.batch * spec.groups * per_image * (ins + STARTING_CHANNELS)
     gathered = 0 if max(spec.stride) == 1 else spec.batch * spec.in_channels * positions
     busy = 1 if prod(spec.output_shape) * ins < SERIAL_PRODUCTS else threads
-    computing = (products / (rate * PRODUCT_SHARE) + gathered * GATHERING_PRODUCTS / rate) * threads / busy
+    computing = (
+        (products / (rate * PRODUCT_SHARE[target.vector_registers > 16]) + gathered * GATHERING_PRODUCTS / rate)
+        * threads
+        / busy
+    )
     return limits.call_seconds + max(computing, moving)
 
 
@@ -154,32 +169,53 @@ def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
     return direct_sum_bound(spec)
 
 
-def prepare(spec: ConvSpec, kernel: torch.Tensor) -> Generated | Multiplied:
-    """The kernel without its single tap, and the code."""
-    return prepare_for(host(), spec, kernel)
-
-
-def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor) -> Generated | Multiplied:
-    """The same for any processor."""
-    outs, ins = spec.out_channels // spec.groups, spec.in_channels // spec.groups
+def prepare_seconds(spec: ConvSpec, limits: Limits) -> float:
+    """Reading the kernel and writing the panels, one number at a time; nothing where torch multiplies."""
     if not is_generated(spec):
-        return Multiplied(spec, to_working(kernel, working_dtype(spec)).reshape(spec.groups, outs, ins))
-    rows = panel_rows(target)
-    recipe = Recipe(spec.dtype, (outs - 1) % rows + 1)
+        return 0.0
+    busy = 1 if prod(spec.kernel_shape) < SERIAL_WEIGHTS else thread_count()
+    packing = prod(spec.kernel_shape) * PACK_STEPS / limits.products_per_second(spec.dtype)
+    moving = limits.moving_seconds(2 * prod(spec.kernel_shape) * ITEMSIZE[spec.dtype])
+    return PACK_SECONDS + max(packing, moving) * thread_count() / busy
+
+
+def prepare(spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> Generated | Multiplied:
+    """The kernel without its single tap, and the code."""
+    return prepare_for(host(), spec, kernel, adjoint=adjoint)
+
+
+def prepare_for(
+    target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False
+) -> Generated | Multiplied:
+    """The same for any processor."""
+    if not is_generated(spec):
+        kernel = turned(spec, kernel) if adjoint else kernel
+        matrix = (spec.groups, spec.out_channels // spec.groups, spec.in_channels // spec.groups)
+        return Multiplied(spec, to_working(kernel, working_dtype(spec)).reshape(matrix))
+    ready = _ready(target, spec, thread_count())
+    return ready._replace(weight=_packed(target, spec, kernel, adjoint=adjoint))
+
+
+@lru_cache(maxsize=LAYOUTS)
+def _ready(target: Target, spec: ConvSpec, threads: int) -> Generated:
+    """All but the packed weights: the code and the blocks."""
+    ins = spec.in_channels // spec.groups
+    recipe = Recipe(spec.dtype, (spec.out_channels // spec.groups - 1) % panel_rows(target) + 1)
     lanes = recipe.lanes(target)
     shape = channel_tile(target, lanes)
     products = prod(spec.output_shape) * ins
-    threads = 1 if products < SERIAL_PRODUCTS else thread_count()
+    threads = 1 if products < SERIAL_PRODUCTS else threads
     slots = _slots(spec, target, recipe, threads)
     template = array("q", [slots.get(name, 0) for name in SLOTS])
+    no_bias = torch.from_numpy(np.zeros(spec.out_channels + shape.vectors * lanes, spec.dtype))
     return Generated(
         spec,
         spec.output_shape,
         _channels_last(spec, target, recipe, template, threads),
         target,
         recipe,
-        _packed(kernel, spec.groups, rows, shape.panels),
-        torch.zeros(spec.out_channels + shape.vectors * lanes, dtype=torch_dtype(spec.dtype), device="cpu"),
+        no_bias,
+        no_bias,
         template,
         routine(write, target, recipe),
         threads,
@@ -192,19 +228,31 @@ def _panels(outs: int, rows: int, multiple: int) -> int:
     return ceil(outs / (rows * multiple)) * multiple
 
 
-def _packed(kernel: torch.Tensor, groups: int, rows: int, multiple: int) -> torch.Tensor:
+def _packed(target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool) -> torch.Tensor:
     """Panels of weights, (groups, panels, in_channels, rows); output channels that do not exist are zero."""
-    weights = kernel.numpy()  # NumPy, since torch's threads do not survive a fork
-    weights = weights.reshape(groups, weights.shape[0] // groups, weights.shape[1])
-    outs, ins = weights.shape[1:]
-    panels = _panels(outs, rows, multiple)
-    made = empty_array((groups, panels, ins, rows), weights.dtype)
-    made[:] = 0
-    whole = outs // rows
-    made[:, :whole] = weights[:, : whole * rows].reshape(groups, whole, rows, ins).swapaxes(2, 3)
-    if outs % rows:
-        made[:, whole, :, : outs % rows] = weights[:, whole * rows :].swapaxes(1, 2)
-    return torch.from_numpy(made)
+    outs, ins, rows = spec.out_channels // spec.groups, spec.in_channels // spec.groups, panel_rows(target)
+    panels = _panels(outs, rows, channel_tile(target, Recipe(spec.dtype, 1).lanes(target)).panels)
+    packed = empty((spec.groups, panels, ins, rows), kernel.dtype)
+    kernel = kernel.contiguous()
+    steps = {"out_step": 1, "in_step": outs} if adjoint else {"out_step": ins, "in_step": 1}
+    chunks, counters = ceil(ins / PACKED_CHANNELS), array("q", bytes(192))
+    values = steps | {
+        "kernel": kernel.data_ptr(),
+        "packed": packed.data_ptr(),
+        "counters": counters.buffer_info()[0],
+        "tasks": spec.groups * panels * chunks,
+        "in_channels": ins,
+        "out_channels": outs,
+        "panels": panels,
+        "kernel_group": outs * ins,
+        "chunk": PACKED_CHANNELS,
+        "chunks": chunks,
+    }
+    slots = array("q", [values[name] for name in packing_code.SLOTS])
+    threads = 1 if prod(spec.kernel_shape) < SERIAL_WEIGHTS else thread_count()
+    packing = routine(packing_code.write, target, packing_code.Recipe(spec.dtype, rows))
+    packing.run(slots.buffer_info()[0], threads)
+    return packed
 
 
 def _slots(spec: ConvSpec, target: Target, recipe: Recipe, threads: int) -> dict[str, int]:

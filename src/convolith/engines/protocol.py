@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import ceil, log2
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from convolith.dtypes import HALVES, half_ulp, integer_bits, is_float
@@ -41,13 +42,32 @@ class Engine(Protocol):
     def note(self, spec: ConvSpec) -> str:
         """How it goes about it, in a few words for `explain()`."""
 
-    def prepare(self, spec: ConvSpec, kernel: torch.Tensor) -> Any:
-        """Whatever depends on the kernel alone, done once."""
+    def prepare_seconds(self, spec: ConvSpec, limits: Limits) -> float:
+        """An estimate of what `prepare` takes for a kernel that was not seen before, of a spec that was."""
+
+    def prepare(self, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> Any:
+        """Whatever depends on the kernel alone, done once.
+
+        Args:
+            spec: what is computed.
+            kernel: in the spec's own layout.
+            adjoint: the kernel is that of the layer whose input gradient the spec computes: its channels are exchanged
+                and its taps reversed first.
+        """
 
     def apply(
         self, state: Any, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
     ) -> torch.Tensor:
         """The result of (N, in_channels, *size), in the spec's `out_dtype`; into `out` where it is given."""
+
+
+def turned(spec: ConvSpec, kernel: torch.Tensor) -> torch.Tensor:
+    """The kernel of the adjoint of a layer, from the layer's own: channels exchanged, taps reversed."""
+    bits = {torch.bfloat16: torch.int16}.get(kernel.dtype, kernel.dtype)
+    grouped = kernel.detach().view(bits).numpy()  # NumPy, since torch's threads do not survive a fork
+    grouped = grouped.reshape(spec.groups, -1, *kernel.shape[1:]).swapaxes(1, 2)
+    backwards = np.flip(grouped, tuple(range(3, grouped.ndim)))
+    return torch.from_numpy(np.ascontiguousarray(backwards).reshape(spec.kernel_shape)).view(kernel.dtype)
 
 
 def torch_dtype(name: str) -> torch.dtype:

@@ -12,7 +12,7 @@ import torch
 
 from convolith.dtypes import COMPLEX, half_ulp, is_float
 from convolith.engines.limits import Limits
-from convolith.engines.protocol import direct_sum_bound, torch_dtype
+from convolith.engines.protocol import direct_sum_bound, torch_dtype, turned
 from convolith.spec import ConvSpec
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 
@@ -77,9 +77,14 @@ def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
     return 2 * rounding + direct_sum_bound(replace(spec, dtype=wide_dtype(spec), kernel_dtype=wide_dtype(spec)))
 
 
-def prepare(spec: ConvSpec, kernel: torch.Tensor) -> State:
+def prepare_seconds(spec: ConvSpec, limits: Limits) -> float:
+    """The kernel's conversion."""
+    return limits.moving_seconds(16 * prod(spec.kernel_shape))
+
+
+def prepare(spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
     """The kernel, widened."""
-    return State(spec, widen(kernel, spec))
+    return State(spec, widen(turned(spec, kernel) if adjoint else kernel, spec))
 
 
 def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None) -> torch.Tensor:

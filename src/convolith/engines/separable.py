@@ -16,7 +16,7 @@ import torch
 from convolith.dtypes import ITEMSIZE, half_ulp
 from convolith.engines import direct
 from convolith.engines.limits import Limits
-from convolith.engines.protocol import NEEDS_KERNEL
+from convolith.engines.protocol import NEEDS_KERNEL, turned
 from convolith.spec import ConvSpec
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 
@@ -26,6 +26,8 @@ DROPPED = {"float32": 1e-6, "float64": 2e-15}
 """What the decomposition may leave out, relative to the sum of |k|: below what any class admits."""
 MOST_BETWEEN = 1 << 25
 """Bytes that may lie between the passes beside one output: terms beyond the first one."""
+DECOMPOSITION_STEPS, DECOMPOSITION_SECONDS = 200, 1e-5
+"""Products for each tap and each term of a decomposition, and what any decomposition takes."""
 RANK_ONE = 1
 """The rank that is assumed where no kernel is given to count with."""
 
@@ -149,9 +151,16 @@ def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
     return 2 * (first + second) + 4 * half_ulp(spec.dtype) + DROPPED[spec.dtype]
 
 
-def prepare(spec: ConvSpec, kernel: torch.Tensor) -> State:
+def prepare_seconds(spec: ConvSpec, limits: Limits) -> float:
+    """Of the decompositions, a few tens of operations for each product of two sides."""
+    height, width = spec.kernel_size
+    steps = spec.groups * height * width * min(height, width) * DECOMPOSITION_STEPS
+    return DECOMPOSITION_SECONDS * spec.groups + steps / limits.float64_products_per_second
+
+
+def prepare(spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
     """The factors, and both passes made ready."""
-    found = factors(kernel)
+    found = factors(turned(spec, kernel) if adjoint else kernel)
     down, along = passes(spec, found.rank)
     return State(direct.prepare(down, found.columns), direct.prepare(along, found.rows))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import ceil, prod
 from typing import NamedTuple
 
@@ -15,8 +16,9 @@ import numpy as np
 import torch
 
 from convolith.dtypes import half_ulp
+from convolith.engines import winograd_weights as weights
 from convolith.engines.limits import Limits
-from convolith.engines.memory import empty, empty_array
+from convolith.engines.memory import empty
 from convolith.engines.padding import pad
 from convolith.engines.protocol import torch_dtype
 from convolith.engines.winograd_code import (
@@ -30,7 +32,6 @@ from convolith.engines.winograd_code import (
     panel_rows,
     write,
 )
-from convolith.engines.winograd_transform import matrices
 from convolith.jit import Routine, Target, host, routine, scratch, thread_count
 from convolith.spec import ConvSpec
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
@@ -51,6 +52,12 @@ TRANSFORM_STEPS = 7
 """Steps of a transform, as products of the machine, for each point of a tile."""
 SERIAL_STEPS = 500_000
 """Products and steps of transforms below which one thread is done before a second one has started."""
+SERIAL_PAIRS = 4_000
+"""Pairs of channels below which one thread has transformed a kernel before a second one has started."""
+PACK_STEPS, PACK_SECONDS = 10.0, 25e-6
+"""Steps of a kernel's transform, as products of the machine, for each point and tap; and what any transform takes."""
+LAYOUTS = 256
+"""Specs whose blocks are remembered."""
 BEYOND = 64
 """Zeros behind the last panel, which its last vectors read."""
 GAIN = {2: 6.0, 4: 40.0}
@@ -165,32 +172,22 @@ class Winograd:
         summed = min(spec.in_channels, SUMMED_AT_ONCE) / 4 + chunks / 4
         return half_ulp(spec.dtype) * (GAIN[self.outputs] + summed)
 
-    def prepare(self, spec: ConvSpec, kernel: torch.Tensor) -> State:
-        """The code, the blocks and the transformed kernel."""
-        return self.prepare_for(host(), spec, kernel)
+    def prepare_seconds(self, spec: ConvSpec, limits: Limits) -> float:
+        """The transforms of every pair of channels, and the memory's time for what they read and write."""
+        pairs = spec.in_channels * ceil(spec.out_channels / panel_rows(host())) * panel_rows(host())
+        points, rate = (self.outputs + 2) ** 2, limits.products_per_second(spec.dtype)
+        busy = 1 if pairs < SERIAL_PAIRS else thread_count()
+        moving = limits.moving_seconds(2 * pairs * (points + 9) * torch_dtype(spec.dtype).itemsize)
+        return PACK_SECONDS + pairs * (points + 9) * PACK_STEPS / rate * thread_count() / busy + moving
 
-    def prepare_for(self, target: Target, spec: ConvSpec, kernel: torch.Tensor) -> State:
+    def prepare(self, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
+        """The code, the blocks and the transformed kernel."""
+        return self.prepare_for(host(), spec, kernel, adjoint=adjoint)
+
+    def prepare_for(self, target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
         """The same for any processor."""
-        across, dtype = self._tiles(spec)[1], torch_dtype(spec.dtype)
-        lanes, layout = self._recipe(spec).lanes(target), self._layout(spec, target)
-        slots = layout.slots
-        flat = torch.arange(slots["vectors"] * lanes, device="cpu") % across
-        first, last = ((flat == place).to(torch.int32).neg() for place in (0, across - 1))
-        return State(
-            spec,
-            spec.output_shape,
-            self._packed(kernel, slots, panel_rows(target)),
-            torch.zeros(spec.out_channels, dtype=dtype, device="cpu"),
-            first,
-            last,
-            torch.zeros(spec.size[1] + 4 * lanes + sum(spec.padding[1]), dtype=dtype, device="cpu"),
-            array("q", [slots.get(name, 0) for name in SLOTS]),
-            layout.stages,
-            routine(write, target, self._recipe(spec)),
-            layout.threads,
-            layout.scratch_bytes,
-            layout.v_bytes,
-        )
+        ready = _ready(self, target, spec, thread_count())
+        return ready._replace(u=self._transformed(target, spec, kernel, ready, adjoint=adjoint))
 
     def _layout(self, spec: ConvSpec, target: Target) -> Layout:
         """How many threads do what, in how much memory."""
@@ -277,24 +274,37 @@ class Winograd:
             "thread_elements": _whole_lines(m_offset + points**2 * (m_plane + v_plane) + 64),
         }
 
-    def _packed(self, kernel: torch.Tensor, slots: dict[str, int], rows: int) -> torch.Tensor:
+    def _transformed(
+        self, target: Target, spec: ConvSpec, kernel: torch.Tensor, ready: State, *, adjoint: bool
+    ) -> torch.Tensor:
         """U, (blocks of panels, points, panels, in_channels, rows), rows of absent channels zero."""
-        outs, ins = kernel.shape[:2]
-        by_kernel = matrices(self.outputs).kernel
-        both = np.einsum("ia,jb->ijab", by_kernel, by_kernel).reshape(-1, 9)
-        weights = kernel.numpy()  # NumPy, since torch's threads do not survive a fork
-        made = (both @ weights.reshape(outs * ins, 9).T.astype(np.float64)).reshape(-1, outs, ins)
-        panels, block = slots["panels"], slots["panel_block"]
-        full = np.zeros((len(both), panels * rows, ins), weights.dtype)
-        full[:, :outs] = made
-        full = full.reshape(len(both), panels, rows, ins).swapaxes(2, 3)  # (points, panels, ins, rows)
-        packed, done = empty_array((full.size + BEYOND,), weights.dtype), 0
-        for i in range(0, panels, block):
-            piece = full[:, i : i + block]
-            packed[done : done + piece.size] = piece.reshape(-1)
-            done += piece.size
-        packed[done:] = 0
-        return torch.from_numpy(packed)
+        rows, panels = panel_rows(target), ready.template[AT["panels"]]
+        size = (self.outputs + 2) ** 2 * panels * rows * spec.in_channels
+        u = empty((size + BEYOND,), kernel.dtype)
+        u[size:] = 0
+        kernel = kernel.contiguous()
+        steps = {"out_step": kernel.stride(0), "in_step": kernel.stride(1)}
+        if adjoint:
+            steps = {"out_step": kernel.stride(1), "in_step": kernel.stride(0), "reversed": 1}
+        chunks = ceil(spec.in_channels / weights.CHUNK)
+        counters = array("q", bytes(192))
+        threads = 1 if spec.in_channels * spec.out_channels < SERIAL_PAIRS else thread_count()
+        room = scratch((self.outputs + 2) ** 2 * rows * weights.CHUNK * kernel.itemsize * threads)
+        values = steps | {
+            "kernel": kernel.data_ptr(),
+            "u": u.data_ptr(),
+            "scratch": room.data_ptr(),
+            "counters": counters.buffer_info()[0],
+            "tasks": panels * chunks,
+            "chunks": chunks,
+            "panels": panels,
+            "panel_block": ready.template[AT["panel_block"]],
+            "in_channels": spec.in_channels,
+            "out_channels": spec.out_channels,
+        }
+        slots = array("q", [values.get(name, 0) for name in weights.SLOTS])
+        routine(weights.write, target, self._recipe(spec)).run(slots.buffer_info()[0], threads)
+        return u
 
     def apply(
         self, state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
@@ -325,6 +335,33 @@ class Winograd:
         if out is None or out is y:
             return y
         return out.copy_(y)
+
+
+@lru_cache(maxsize=LAYOUTS)
+def _ready(engine: Winograd, target: Target, spec: ConvSpec, threads: int) -> State:
+    """All but the transformed kernel: the code, the blocks, and what marks the first and last tile of a row."""
+    across = engine._tiles(spec)[1]
+    lanes, layout = engine._recipe(spec).lanes(target), engine._layout(spec, target)
+    slots = layout.slots
+    flat = np.arange(slots["vectors"] * lanes) % across
+    first, last = (torch.from_numpy(-(flat == place).astype(np.int32)) for place in (0, across - 1))
+    zeros = (spec.size[1] + 4 * lanes + sum(spec.padding[1]), spec.out_channels)
+    beyond, no_bias = (torch.from_numpy(np.zeros(n, spec.dtype)) for n in zeros)
+    return State(
+        spec,
+        spec.output_shape,
+        beyond,
+        no_bias,
+        first,
+        last,
+        beyond,
+        array("q", [slots.get(name, 0) for name in SLOTS]),
+        layout.stages,
+        routine(write, target, engine._recipe(spec)),
+        layout.threads,
+        layout.scratch_bytes,
+        layout.v_bytes,
+    )
 
 
 def _whole_lines(elements: int) -> int:

@@ -68,6 +68,17 @@ def transform_outputs(code: Code, outputs: int, m: Sequence[ir.Value]) -> list[i
     return [weighted(code, row, values) for row in np.stack(columns, 1)]
 
 
+def transform_kernel(code: Code, outputs: int, k: Sequence[ir.Value]) -> list[ir.Value]:
+    """`G k`: the rows of a point and its negative share their even and their odd part."""
+    matrix = matrices(outputs).kernel
+    made: list[ir.Value] = [weighted(code, matrix[0], k)]
+    for i in range(1, len(matrix) - 1, 2):
+        even = weighted(code, (matrix[i] + matrix[i + 1]) / 2, k)
+        odd = weighted(code, (matrix[i] - matrix[i + 1]) / 2, k)
+        made += [code.ir.fadd(even, odd), code.ir.fsub(even, odd)]
+    return [*made, weighted(code, matrix[-1], k)]
+
+
 def weighted(code: Code, weights: Sequence[float], values: Sequence[ir.Value]) -> ir.Value:
     """The sum of values times constants; zeros cost nothing, and the first one is a plain value where there is one."""
     terms = [(float(w), v) for w, v in zip(weights, values, strict=True) if abs(w) > 1e-12]

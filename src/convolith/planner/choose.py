@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from convolith.dtypes import HALVES
-from convolith.engines import BY_NAME, TABLE, Engine
+from convolith.engines import BY_NAME, TABLE, Engine, reference
 from convolith.errors import ConvolithError
 from convolith.jit import thread_count
 from convolith.planner import machine, measure, wisdom
@@ -43,7 +43,7 @@ def plan(
         kernel: its weights, for engines whose use depends on them.
         effort: `"estimate"` times nothing: it takes what was measured for this spec before, if anything was, and
             weighs every engine's counted work against the machine's limits otherwise. `"measure"` times the engines
-            on random data, and remembers the result for later processes.
+            on random data, and remembers the result for later processes if it was steady.
         accuracy: `"exact"` (direct sums in the output dtype), `"default"`, `"fast"` (1e-4), or `"double"`
             (computed in float64, rounded once at the end).
         engine: `"auto"`, or the name of one engine.
@@ -101,16 +101,17 @@ def _choose(
     known = wisdom.recall(spec, accuracy) or {}
     by_values = [c for c in fit if BY_NAME[c.engine].refuse(inner) is not None]  # no other kernel's time is theirs
     if effort == "measure" and spec.batch and (by_values or not any(c.engine in known for c in fit)):
-        known = measure.times(inner, fit, kernel, budget)
-        if engine == "auto":  # one engine's time alone says nothing of the others
+        known, steady = measure.times(inner, fit, kernel, budget)
+        if engine == "auto" and steady:  # one engine's time alone says nothing of the others
             of_any_kernel = {n: t for n, t in known.items() if BY_NAME[n].refuse(inner) is None}
             wisdom.remember(spec, accuracy, of_any_kernel)
     candidates = [_with_time(c, known) for c in candidates]
     fit = [c for c in candidates if c.reason is None and engine in ("auto", c.engine)]
     special = {c.engine for c in by_values}
     trusted = [c for c in fit if c.timed or c.engine in special] if any(c.timed for c in fit) else fit
+    trusted = [c for c in trusted if c.engine != reference.name] or trusted  # the oracle is made to be read
     chosen = min(trusted, key=lambda c: c.seconds or 0.0)
-    return Plan(spec, accuracy, chosen.engine, tuple(candidates), effort)
+    return Plan(spec, accuracy, chosen.engine, tuple(candidates), effort, by_name=engine != "auto")
 
 
 def _with_time(candidate: Candidate, known: dict[str, float]) -> Candidate:
@@ -131,7 +132,19 @@ def _weigh(engine: Engine, spec: ConvSpec, accuracy: str, kernel: torch.Tensor |
         reason = f"error bound {bound:.1e} is over {limit:.1e}"
     elif memory is not None and needed > memory:
         reason = f"its workspace of {needed / 1e9:.0f} GB is over this machine's {memory / 1e9:.0f} GB"
-    return Candidate(engine.name, reason, work, bound, engine.note(spec), engine.seconds(spec, machine.limits()))
+    limits = machine.limits()
+    seconds, preparing = engine.seconds(spec, limits), engine.prepare_seconds(spec, limits)
+    by_values = kernel is not None and engine.refuse(spec) is not None
+    return Candidate(
+        engine.name,
+        reason,
+        work,
+        bound,
+        engine.note(spec),
+        seconds,
+        prepare_seconds=preparing,
+        by_values=by_values,
+    )
 
 
 def allowed_error(spec: ConvSpec, accuracy: str) -> float:

@@ -1,26 +1,31 @@
 """Prepared kernels kept from call to call, and used again only after the kernel was found to be the same.
 
-A tensor's version says nothing of writes through `.data` or `.numpy()`, so its bytes are compared with a copy.
+A kernel is prepared to be kept when it comes back: one that changes between calls, as in training, costs no copy. A
+tensor's version says nothing of writes through `.data` or `.numpy()`, so the bytes of a kept kernel are compared with a
+copy in every call; whether a kernel seems to have come back is judged by a few of them, since nothing but time depends
+on it.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import cache
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
-from convolith.engines.protocol import NEEDS_KERNEL
-from convolith.planner.choose import plan
-from convolith.planner.plan import Plan
+if TYPE_CHECKING:
+    from convolith.planner.plan import Plan
 
 KEPT_BYTES = 1 << 28
 """Of the copies of kernels; the longest unused go first."""
 MOST_KEPT = 1024
+WITNESS_BYTES = 64
+"""Bytes at either end of a kernel by which one seems to have come back."""
 
 
 def _bytes(kernel: torch.Tensor) -> np.ndarray:
@@ -56,37 +61,86 @@ class Kept(NamedTuple):
     state: Any
 
 
-_kept: OrderedDict[tuple[int, int, bool], Kept] = OrderedDict()
+class Seen(NamedTuple):
+    """A kernel that came once, or whose values decide nothing: a few of its bytes."""
+
+    asked: Plan
+    witness: bytes
+    settled: bool
+    """Whether there is nothing to gain from keeping it."""
+
+
+Choose = Callable[[torch.Tensor], "Plan"]
+Key = tuple[int, int, bool, bool]
+_kept: OrderedDict[Key, Kept | Seen] = OrderedDict()
+_total = 0
 _lock = Lock()
 
 
 def forget() -> None:
     """Give back all that is kept."""
+    global _total
     with _lock:
         _kept.clear()
+        _total = 0
 
 
-def prepared(asked: Plan, kernel: torch.Tensor, *, by_kernel: bool) -> Kept:
-    """A plan and its state for a kernel (a plain tensor of the right dtype).
+def once(asked: Plan, kernel: torch.Tensor, *, fixed: bool = False) -> Kept:
+    """A plan and its state for a kernel of which nothing is kept."""
+    fresh = asked if fixed else asked.for_new_kernels
+    return Kept(asked, fresh, kernel, fresh.prepared(kernel))
+
+
+def prepared(asked: Plan, kernel: torch.Tensor, choose: Choose | None = None, *, fixed: bool = False) -> Kept:
+    """A plan and its state for a kernel (a plain tensor of the right dtype), kept from its second call on.
 
     Args:
         asked: the plan for the spec alone.
-        by_kernel: whether engines that depend on the kernel's values may be chosen instead.
+        choose: the plan for a kernel's values, where they may decide about the engine.
+        fixed: keep to the plan's engine, even for a kernel that was not seen before.
     """
-    key = (id(asked), kernel.data_ptr(), by_kernel)
+    if not (choose or asked.prepares):
+        return once(asked, kernel, fixed=fixed)
+    key = (id(asked), kernel.data_ptr(), choose is not None, fixed)
     found = _kept.get(key)
-    if found is not None and _same(_bytes(found.kernel), _bytes(kernel)):
+    if isinstance(found, Kept) and _same(_bytes(found.kernel), _bytes(kernel)):
         return found
+    witness = _witness(kernel)
+    if not isinstance(found, Seen) or found.witness != witness:
+        _keep(key, Seen(asked, witness, settled=False))
+        return once(asked, kernel, fixed=fixed)
+    if found.settled:
+        return once(asked, kernel, fixed=fixed)
     copy = torch.empty(kernel.shape, dtype=kernel.dtype, device="cpu")
     np.copyto(_bytes(copy), _bytes(kernel))
-    chosen = asked
-    if by_kernel and any(candidate.reason == NEEDS_KERNEL for candidate in asked.candidates):
-        chosen = plan(asked.spec, copy, accuracy=asked.accuracy)
+    chosen = choose(copy) if choose else asked
+    if not chosen.prepares:
+        _keep(key, Seen(asked, witness, settled=True))
+        return once(asked, kernel, fixed=fixed)
     fresh = Kept(asked, chosen, copy, chosen.prepared(copy))
-    with _lock:
-        _kept[key] = fresh
-        _kept.move_to_end(key)
-        total = sum(entry.kernel.nbytes for entry in _kept.values())
-        while len(_kept) > MOST_KEPT or (total > KEPT_BYTES and len(_kept) > 1):
-            total -= _kept.popitem(last=False)[1].kernel.nbytes
+    _keep(key, fresh)
     return fresh
+
+
+def _witness(kernel: torch.Tensor) -> bytes:
+    """The first and the last bytes of a contiguous kernel, and of another its first element."""
+    size = kernel.nbytes if kernel.is_contiguous() else kernel.itemsize
+    few = min(size, WITNESS_BYTES)
+    start = kernel.data_ptr()
+    return ctypes.string_at(start, few) + ctypes.string_at(start + size - few, few)
+
+
+def _keep(key: Key, entry: Kept | Seen) -> None:
+    """Remember an entry, and give back the longest unused beyond the bounds."""
+    global _total
+    with _lock:
+        _total += _size(entry) - _size(_kept.get(key))
+        _kept[key] = entry
+        _kept.move_to_end(key)
+        while len(_kept) > MOST_KEPT or (_total > KEPT_BYTES and len(_kept) > 1):
+            _total -= _size(_kept.popitem(last=False)[1])
+
+
+def _size(entry: Kept | Seen | None) -> int:
+    """Bytes of the copy of a kernel."""
+    return entry.kernel.nbytes if isinstance(entry, Kept) else 0

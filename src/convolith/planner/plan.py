@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from convolith.arrays import as_target, as_tensor, check_bias, check_same_kind, is_numpy, like
 from convolith.dtypes import dtype_name
-from convolith.engines import BY_NAME
-from convolith.engines.aten import CHANNELS_LAST
-from convolith.engines.protocol import torch_dtype
+from convolith.engines import BY_NAME, aten
+from convolith.engines.protocol import NEEDS_KERNEL, torch_dtype
 from convolith.errors import ConvolithError
+from convolith.planner import kept
 from convolith.report.table import Table
 from convolith.spec import ConvSpec
 from convolith.work import Work
 
 WIDER = {"float16": "float64", "bfloat16": "float64", "float32": "float64", "complex64": "complex128"}
+NEARLY = 0.9
+"""Times the estimate of torch's operator that another engine must stay under for a kernel that does not come again."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,10 @@ class Candidate:
     seconds: float | None = None
     """Estimated, or measured where `timed`."""
     timed: bool = False
+    prepare_seconds: float | None = None
+    """Estimated, for a kernel that was not seen before."""
+    by_values: bool = False
+    """Whether it is possible for this kernel only, because of its values."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,39 @@ class Plan:
     engine: str
     candidates: tuple[Candidate, ...]
     effort: str = "estimate"
+    by_name: bool = False
+    """Whether the engine was named by the caller."""
+    new_kernels: bool = False
+    """Whether the kernel is another one in each call, so that its preparation counts."""
+
+    @property
+    def seconds(self) -> float | None:
+        """What a call takes, as estimated or measured."""
+        chosen = next(c for c in self.candidates if c.engine == self.engine)
+        if chosen.seconds is None or not self.new_kernels:
+            return chosen.seconds
+        return chosen.seconds + (chosen.prepare_seconds or 0.0)
+
+    @cached_property
+    def for_new_kernels(self) -> Plan:
+        """The plan for kernels that do not come again, such as those in training; the engine may be another."""
+        if self.by_name or self.new_kernels:
+            return replace(self, new_kernels=True)
+        fit = [c for c in self.candidates if c.reason is None and not c.by_values]
+        fit = [c for c in fit if c.timed] or fit
+        chosen = min(fit, key=_seconds_of_new)
+        return replace(self, engine=chosen.engine, new_kernels=True)
+
+    @cached_property
+    def depends_on_values(self) -> bool:
+        """Whether some engine can say only of a kernel's values whether it is possible."""
+        return any(candidate.reason == NEEDS_KERNEL for candidate in self.candidates)
+
+    @cached_property
+    def prepares(self) -> bool:
+        """Whether the engine computes something of a kernel that is worth keeping."""
+        chosen = next(c for c in self.candidates if c.engine == self.engine)
+        return bool(chosen.prepare_seconds)
 
     def table(self) -> Table:
         """Every engine, the best first, as rows for a report."""
@@ -99,30 +139,34 @@ class Plan:
             x: as the spec says, batch included.
             out: where to put the result; its memory must not overlap that of x, k or bias.
         """
-        return self.bind(k, bias, copy=False)(x, out)
+        kernel = plain("k", k, self.spec.kernel_shape, self.spec.kernel_dtype)
+        state = kept.prepared(self, kernel, fixed=True).state
+        return self._bound(k, kernel, self._checked(k, bias), state)(x, out)
 
     def bind(self, k: Any, bias: Any = None, *, copy: bool = True) -> Bound:
         """The plan with its kernel prepared once, from its own copy (`copy=False`: from k, which must not change)."""
-        kernel = plain("k", k, self.spec.kernel_shape, self.spec.kernel_dtype)
-        checked = None
-        if bias is not None:
-            check_same_kind(k=k, bias=bias)
-            checked = check_bias(plain("bias", bias), self.spec.out_channels, self.spec.out_dtype)
+        kernel, checked = plain("k", k, self.spec.kernel_shape, self.spec.kernel_dtype), self._checked(k, bias)
         if copy:
             kernel, checked = kernel.clone(), None if checked is None else checked.clone()
+        return self._bound(k, kernel, checked, self.prepared(kernel))
+
+    def _checked(self, k: Any, bias: Any) -> torch.Tensor | None:
+        """The bias as a tensor of the right shape and dtype."""
+        if bias is None:
+            return None
+        check_same_kind(k=k, bias=bias)
+        return check_bias(plain("bias", bias), self.spec.out_channels, self.spec.out_dtype)
+
+    def _bound(self, k: Any, kernel: torch.Tensor, bias: torch.Tensor | None, state: Any) -> Bound:
         dtype = torch_dtype(self.spec.dtype)
-        return Bound(self, self.prepared(kernel), kernel, checked, is_numpy(k), self.spec.input_shape, dtype)
+        return Bound(self, state, kernel, bias, is_numpy(k), self.spec.input_shape, dtype)
 
-    def run(self, x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """The same on tensors that were checked before (the functional face's way in)."""
-        return compute(self, self.prepared(kernel), x, bias)
-
-    def prepared(self, kernel: torch.Tensor) -> Any:
-        """The engine's state for a kernel; nothing for an empty batch."""
+    def prepared(self, kernel: torch.Tensor, *, adjoint: bool = False) -> Any:
+        """The engine's state for a kernel, or for the one of the layer whose adjoint this is; none for no images."""
         inner = computed(self.spec, self.accuracy)
         if not inner.batch:
             return None
-        return BY_NAME[self.engine].prepare(inner, kernel.to(torch_dtype(inner.kernel_dtype)))
+        return BY_NAME[self.engine].prepare(inner, kernel.to(torch_dtype(inner.kernel_dtype)), adjoint=adjoint)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -160,6 +204,12 @@ class Bound:
         return like(y, x) if out is None else out
 
 
+def _seconds_of_new(candidate: Candidate) -> float:
+    """What a call with a new kernel takes; an engine's estimate must be clearly under that of torch's operator."""
+    seconds = (candidate.seconds or 0.0) + (candidate.prepare_seconds or 0.0)
+    return seconds * (NEARLY if candidate.engine == aten.contiguous.name and not candidate.timed else 1.0)
+
+
 def computed(spec: ConvSpec, accuracy: str) -> ConvSpec:
     """The spec that the engines see: the same, or its widened form for `accuracy="double"`."""
     if accuracy != "double":
@@ -191,7 +241,7 @@ def compute(
 
 def format_of(x: torch.Tensor) -> torch.memory_format:
     """Channels_last in gives channels_last out (one channel is both formats at once, and counts as contiguous)."""
-    last = CHANNELS_LAST.get(x.ndim - 2)
+    last = aten.CHANNELS_LAST.get(x.ndim - 2)
     if last is not None and not x.is_contiguous() and x.is_contiguous(memory_format=last):
         return last
     return torch.contiguous_format
