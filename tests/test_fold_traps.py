@@ -123,7 +123,14 @@ def test_buffers_stay_buffers_and_frozen_weights_frozen():
     folded = cl.fold(model, torch.randn(1, 4, 9, 9)).model
     assert {name for name, _ in folded.named_buffers()} >= {"2.running_mean", "2.running_var"}
     learning = {name: p.requires_grad for name, p in folded.named_parameters()}
-    assert learning == {"0.weight": True, "0.bias": True, "2.weight": True, "2.bias": True, "4.weight": False, "4.bias": False}
+    assert learning == {
+        "0.weight": True,
+        "0.bias": True,
+        "2.weight": True,
+        "2.bias": True,
+        "4.weight": False,
+        "4.bias": False,
+    }
     folded.train()
     folded(torch.randn(2, 4, 9, 9)).sum().backward()
     assert all(p.grad is not None for p in folded.parameters() if p.requires_grad)

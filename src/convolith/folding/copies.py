@@ -85,7 +85,9 @@ def own_module(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Modul
     try:
         return copy.deepcopy(model, memo)
     except Exception as problem:  # whatever the model's attributes raise
-        raise ConvolithError(f"model cannot be copied ({problem}); remove what holds it from its attributes") from problem
+        raise ConvolithError(
+            f"model cannot be copied ({problem}); remove what holds it from its attributes"
+        ) from problem
 
 
 def _found(module: nn.Module, target: str) -> Any:

@@ -54,7 +54,11 @@ def _name(node: Node, tensors: list[Node]) -> str:
     """Return the module that owns the weight, or the one whose code makes the call."""
     targets = [str(t.target) for t in tensors if t.op == "get_attr"]
     owners = {target.rpartition(".")[0] for target in targets}
-    if len(targets) == len(tensors) and len(owners) == 1 and targets[0].rpartition(".")[2] in ("weight", "running_mean"):
+    if (
+        len(targets) == len(tensors)
+        and len(owners) == 1
+        and targets[0].rpartition(".")[2] in ("weight", "running_mean")
+    ):
         return owners.pop() or node.name
     return module_path(node) or node.name
 
@@ -128,5 +132,3 @@ def _each(value: Any, axes: int) -> Any:
 
 def _made(kind: Any, *args: Any, **options: Any) -> Any:
     return skip_init(kind, *args, dtype=torch.float64, **options)  # type: ignore[no-untyped-call]  # torch's own
-
-

@@ -60,7 +60,9 @@ def is_size(node: Node) -> bool:
 
 def is_split(node: Node) -> bool:
     """Return whether a node splits a tensor into parts, which others take from it one by one."""
-    name = node.target if node.op == "call_method" else FUNCTIONS.get(node.target) if node.op == "call_function" else None
+    name = (
+        node.target if node.op == "call_method" else FUNCTIONS.get(node.target) if node.op == "call_function" else None
+    )
     return name in SPLITS
 
 
@@ -197,7 +199,13 @@ def _read_norm(call: _Arguments) -> Operator:
 def _read_pool(axes: int) -> Read:
     def read(call: _Arguments) -> Operator:
         names = "input kernel_size stride padding ceil_mode count_include_pad divisor_override"
-        defaults = {"stride": None, "padding": 0, "ceil_mode": False, "count_include_pad": True, "divisor_override": None}
+        defaults = {
+            "stride": None,
+            "padding": 0,
+            "ceil_mode": False,
+            "count_include_pad": True,
+            "divisor_override": None,
+        }
         x, size, stride, *others = call.bound(names, **defaults)
         settings = [_each(v, axes) for v in (size, size if stride is None else stride, others[0])]
         return Operator(getattr(aten, f"avg_pool{axes}d").default, (x, *settings, *others[1:]))
@@ -338,7 +346,12 @@ SPLITS = ("chunk", "split")
 
 
 def _functions() -> dict[Any, str]:
-    found = {getattr(home, name): name for name in (*CALLS, *SPLITS) for home in (torch, functional, operator) if hasattr(home, name)}
+    found = {
+        getattr(home, name): name
+        for name in (*CALLS, *SPLITS)
+        for home in (torch, functional, operator)
+        if hasattr(home, name)
+    }
     return found | {functional.batch_norm: "functional batch_norm"}
 
 

@@ -14,7 +14,14 @@ from convolith.folding.pieces import CONVOLVE, IDLE, Piece, Values, piece_of, sh
 from convolith.folding.report import Skipped
 from convolith.folding.search import Way, readers, target_of
 
-OTHER_NORMS = (nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.LocalResponseNorm)
+OTHER_NORMS = (
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.LocalResponseNorm,
+)
 
 
 def norms_left(
@@ -30,12 +37,20 @@ def norms_left(
     for node in graph.nodes:
         layer = called_module(node) if node.op == "call_module" else None
         batch = target_of(node) is aten.batch_norm.default or _is_written_out(node, values)
-        if node in inside or node.name in told or not (batch or isinstance(layer, (*OTHER_NORMS, nn.modules.batchnorm._BatchNorm))):
+        if (
+            node in inside
+            or node.name in told
+            or not (batch or isinstance(layer, (*OTHER_NORMS, nn.modules.batchnorm._BatchNorm)))
+        ):
             continue
         source = _behind(node)
         if source is None:
             continue
-        reason = _reason(node, source, untouchable) if batch else f"{type(layer).__name__} takes its statistics from its input"
+        reason = (
+            _reason(node, source, untouchable)
+            if batch
+            else f"{type(layer).__name__} takes its statistics from its input"
+        )
         found.append(Skipped(node.name, module_path(node) or "the model", reason, "norm", node.meta.get("line")))
     return found
 

@@ -30,7 +30,11 @@ def pairs_of(module: nn.Module) -> list[Pair]:
     for tree in trees:
         for first, second in _in_a_row(tree):
             layers = (getattr(module, first, None), getattr(module, second, None))
-            if type(layers[0]) in CONVOLUTIONS and type(layers[1]) in NORMS and mentioned[first] == mentioned[second] == 1:
+            if (
+                type(layers[0]) in CONVOLUTIONS
+                and type(layers[1]) in NORMS
+                and mentioned[first] == mentioned[second] == 1
+            ):
                 found.append((first, second))
     return found
 
@@ -50,7 +54,12 @@ def _methods(kind: type) -> Iterator[ast.AST]:
         if base is object or base.__module__.partition(".")[0] == "torch":
             continue
         for name, method in vars(base).items():
-            if inspect.isfunction(method) and name not in ("__init__", "reset_parameters", "_init_weights", "init_weights"):
+            if inspect.isfunction(method) and name not in (
+                "__init__",
+                "reset_parameters",
+                "_init_weights",
+                "init_weights",
+            ):
                 try:
                     yield ast.parse(textwrap.dedent(inspect.getsource(method)))
                 except (OSError, SyntaxError, TypeError):  # a method without source: nothing is known of it

@@ -42,7 +42,6 @@ class Done:
     tried: list[Inputs]
 
 
-
 def fold_graph(model: nn.Module, inputs: Inputs, *, measure: bool, everything: bool) -> Done | None:
     """Fold a model as one graph, modules that stay in it by their parts; None where it is no graph."""
     try:
@@ -73,7 +72,12 @@ def _with_part(done: Done, name: str, inner: Done) -> Done:
     """Return a folded graph whose module of that name is folded too."""
     for whole, part in ((done.wide, inner.wide), (done.folded, inner.folded)):
         before = whole.get_submodule(name)
-        for hooks in ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs"):
+        for hooks in (
+            "_forward_hooks",
+            "_forward_pre_hooks",
+            "_forward_hooks_with_kwargs",
+            "_forward_pre_hooks_with_kwargs",
+        ):
             getattr(part, hooks).update(getattr(before, hooks))
         whole.set_submodule(name, part)
     own = count_layers(inner.reference)  # of which the graph's report counts each
@@ -117,7 +121,9 @@ def fold_parts(model: nn.Module, inputs: Inputs, *, measure: bool, everything: b
         if name in reports:
             continue
         part, given = model.get_submodule(name), calls.get(name)
-        if given is not None and list(part.children()) and not hooks_of(part):  # hooks of the part itself would go with it
+        if (
+            given is not None and list(part.children()) and not hooks_of(part)
+        ):  # hooks of the part itself would go with it
             done = fold_graph(part, given, **options)
             if done is not None:
                 take(name, done)
@@ -153,7 +159,9 @@ def _fold_pairs(
             continue
         done = fold_graph(row, given, **options)
         if done is not None and done.report.rewrites:
-            done = replace(done, wide=_only_layer(done.wide), folded=_only_layer(done.folded), report=_of_pair(done.report))
+            done = replace(
+                done, wide=_only_layer(done.wide), folded=_only_layer(done.folded), report=_of_pair(done.report)
+            )
         if take(path, done):
             for copied in copies:
                 copied.set_submodule(other, nn.Identity())
@@ -227,5 +235,3 @@ def _replaced(result: nn.Module, name: str, folded: nn.Module, inputs: Inputs) -
 def _renamed(rewrite: Rewrite, name: str) -> Rewrite:
     modules = tuple(name if module == "the model" else f"{name}.{module}" for module in rewrite.modules)
     return replace(rewrite, name=f"{name}.{rewrite.name}".strip("."), modules=modules)
-
-

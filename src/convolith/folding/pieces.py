@@ -53,7 +53,9 @@ def piece_of(node: Node, values: Values) -> Piece | str | None:
     if called is None or read is None:
         return None
     moving = [a for a in called.args if isinstance(a, Node) and a not in values]
-    if len(moving) != 1 or any(isinstance(a, list | tuple) and any(isinstance(v, Node) for v in a) for a in called.args):
+    if len(moving) != 1 or any(
+        isinstance(a, list | tuple) and any(isinstance(v, Node) for v in a) for a in called.args
+    ):
         return None
     shape = shape_of(moving[0])
     settled = [_settled(a, values) for a in called.args]

@@ -107,7 +107,10 @@ class Report:
             )
         ]
         rewrites = [_row(r) for r in self.rewrites]
-        skipped = [{"kind": s.kind, "where": s.module, "node": s.node, "reason": s.reason, "line": s.line or ""} for s in self.skipped]
+        skipped = [
+            {"kind": s.kind, "where": s.module, "node": s.node, "reason": s.reason, "line": s.line or ""}
+            for s in self.skipped
+        ]
         errors = [{"dtype": name, "largest relative error": value} for name, value in self.error.items()]
         found = [Table("Folded", counted), Table("Verified", errors)]
         if rewrites:

@@ -6,7 +6,7 @@ import operator
 import os.path
 from collections import Counter
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -64,7 +64,9 @@ def rewrite(captured: Captured, inputs: Inputs, *, measure: bool, everything: bo
     convolutions, norms = count_layers(working)
     proofs = [Proof.of(working, values, way) for way in taken]
     names = _names(working, taken)
-    rewrites = tuple(_described(found, way, name, seconds.get(_place(way)), item) for way, name in zip(taken, names, strict=True))
+    rewrites = tuple(
+        _described(found, way, name, seconds.get(_place(way)), item) for way, name in zip(taken, names, strict=True)
+    )
     for way, name, proof in reversed(list(zip(taken, names, proofs, strict=True))):
         _replace(working, way, name, proof.after)
     working.graph.eliminate_dead_code(lambda n: bool(n.meta.get("writes")) or n.is_impure())
@@ -115,7 +117,11 @@ def name_of(node: Node) -> str:
     """Return what a node computes, as the name of a function or of a layer's class."""
     if node.op == "call_module":
         return type(called_module(node)).__name__
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target)).partition(".")[0]
+    return (
+        node.target
+        if isinstance(node.target, str)
+        else getattr(node.target, "__name__", str(node.target)).partition(".")[0]
+    )
 
 
 def count_layers(model: nn.Module) -> tuple[int, int]:

@@ -15,9 +15,29 @@ from convolith.folding.pieces import Values, piece_of, shape_of
 from convolith.folding.search import JOINS
 
 ELEMENTWISE = (
-    *(nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.ELU, nn.CELU, nn.SELU, nn.LeakyReLU, nn.PReLU, nn.Sigmoid, nn.Tanh, nn.Mish),
+    *(
+        nn.ReLU,
+        nn.ReLU6,
+        nn.SiLU,
+        nn.GELU,
+        nn.ELU,
+        nn.CELU,
+        nn.SELU,
+        nn.LeakyReLU,
+        nn.PReLU,
+        nn.Sigmoid,
+        nn.Tanh,
+        nn.Mish,
+    ),
     *(nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.Softsign, nn.LayerNorm, nn.GroupNorm, nn.Softmax),
-    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.Dropout, nn.Dropout2d, nn.modules.batchnorm._BatchNorm),
+    *(
+        nn.InstanceNorm1d,
+        nn.InstanceNorm2d,
+        nn.InstanceNorm3d,
+        nn.Dropout,
+        nn.Dropout2d,
+        nn.modules.batchnorm._BatchNorm,
+    ),
 )
 """Layers whose output is as large as their input."""
 
@@ -89,8 +109,35 @@ def _as_large(node: Node) -> Node | None:
 
 
 UNARY = {
-    *("relu", "relu6", "silu", "gelu", "elu", "celu", "selu", "leaky_relu", "sigmoid", "tanh", "mish", "hardswish", "hardsigmoid"),
-    *("hardtanh", "softplus", "clamp", "abs", "sqrt", "exp", "softmax", "log_softmax", "contiguous", "clone", "detach", "neg"),
+    *(
+        "relu",
+        "relu6",
+        "silu",
+        "gelu",
+        "elu",
+        "celu",
+        "selu",
+        "leaky_relu",
+        "sigmoid",
+        "tanh",
+        "mish",
+        "hardswish",
+        "hardsigmoid",
+    ),
+    *(
+        "hardtanh",
+        "softplus",
+        "clamp",
+        "abs",
+        "sqrt",
+        "exp",
+        "softmax",
+        "log_softmax",
+        "contiguous",
+        "clone",
+        "detach",
+        "neg",
+    ),
 }
 """Functions and methods whose result is as large as their first argument."""
 
@@ -150,6 +197,10 @@ def _flatten_before(working: GraphModule) -> None:
 
 def _is_flattened(node: Node) -> bool:
     """Return whether a node joins the first two of three axes."""
-    name = str(node.target) if node.op == "call_method" else FUNCTIONS.get(node.target, getattr(node.target, "__name__", ""))
+    name = (
+        str(node.target)
+        if node.op == "call_method"
+        else FUNCTIONS.get(node.target, getattr(node.target, "__name__", ""))
+    )
     shape = node.meta.get("shape")
     return name == "flatten" and tuple(node.args[1:]) == (0, 1) and shape is not None and len(shape) == 2

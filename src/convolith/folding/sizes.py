@@ -63,7 +63,7 @@ def small_base(model: nn.Module, inputs: Inputs) -> dict[int, int | float]:
     """Return the smallest sizes of the spatial axes, of some fractions of the example's, that a model takes."""
     axes = range(2, max(x.ndim for x in inputs))
     for factor in (0.125, 0.25, 0.5):
-        sizes: dict[int, int | float] = {axis: factor for axis in axes}
+        sizes: dict[int, int | float] = dict.fromkeys(axes, factor)
         small = min((max(int(x.shape[a] * factor), 1) for x in inputs for a in axes if a < x.ndim), default=1)
         if small >= SMALLEST and result_of(model, example_at(inputs, sizes)) is not None:
             return sizes

@@ -130,7 +130,14 @@ def _because(reason: str, line: str | None) -> str:
 
 
 def _in_words(guard: Guard, shapes: str) -> str:
-    signs = {operator.eq: "==", operator.ne: "!=", operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">="}
+    signs = {
+        operator.eq: "==",
+        operator.ne: "!=",
+        operator.lt: "<",
+        operator.le: "<=",
+        operator.gt: ">",
+        operator.ge: ">=",
+    }
     sides = ["a size" if isinstance(a, Size | SizeRatio) else str(a) for a in guard.args]
     return (
         f"its code depends on whether {sides[0]} {signs[guard.function]} {sides[1]}: inputs of {shapes}, which were only "
@@ -249,7 +256,9 @@ def _check(graph: torch.fx.Graph, node: Node, guard: Guard) -> None:
     """Let the graph refuse sizes at which a comparison comes out otherwise."""
     with graph.inserting_after(node):
         wanted = node if guard.result else graph.call_function(operator.not_, (node,))
-    words = f"this model was folded for sizes at which the code at {guard.line} goes the way that it goes for the example"
+    words = (
+        f"this model was folded for sizes at which the code at {guard.line} goes the way that it goes for the example"
+    )
     with graph.inserting_after(wanted):
         graph.call_function(torch._assert, (wanted, words))
 

@@ -16,7 +16,19 @@ VALUES = {
 }
 """What gives values, which a graph cannot depend on."""
 QUERIES = {
-    *("dtype", "device", "layout", "ndim", "dim", "ndimension", "is_cuda", "is_sparse", "is_quantized", "is_meta", "is_mps"),
+    *(
+        "dtype",
+        "device",
+        "layout",
+        "ndim",
+        "dim",
+        "ndimension",
+        "is_cuda",
+        "is_sparse",
+        "is_quantized",
+        "is_meta",
+        "is_mps",
+    ),
     *("is_nested", "is_mkldnn", "is_xpu", "is_leaf", "requires_grad", "grad", "grad_fn", "itemsize", "element_size"),
     *("is_floating_point", "is_complex", "is_signed", "is_contiguous", "stride", "storage_offset", "data_ptr"),
     *("is_shared", "is_pinned", "get_device", "names", "nbytes", "untyped_storage", "storage", "_version"),

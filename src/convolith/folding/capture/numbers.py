@@ -175,6 +175,6 @@ for kind in (Size, SizeRatio):
     for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
         setattr(kind, f"__{name}__", _arithmetic(getattr(operator, name), reflected=False))
         setattr(kind, f"__r{name}__", _arithmetic(getattr(operator, name), reflected=True))
-    setattr(kind, "__divmod__", lambda self, other: (self // other, self % other))
+    kind.__divmod__ = lambda self, other: (self // other, self % other)
     for name in ("eq", "ne", "lt", "le", "gt", "ge"):
         setattr(kind, f"__{name}__", _comparison(getattr(operator, name)))

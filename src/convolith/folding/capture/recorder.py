@@ -15,7 +15,7 @@ import inspect
 import operator
 import sys
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ from torch.fx import Graph, Node
 from torch.overrides import TorchFunctionMode
 
 from convolith.folding.capture import functions
+from convolith.folding.capture.memory import Value, Write, look_alike, overlap, share_memory
 from convolith.folding.capture.numbers import Size, SizeRatio, number, plain
+from convolith.folding.capture.trees import leaves_of, tensors_of, without_history
 from convolith.folding.sizes import Inputs
 from convolith.torch_private import version_of
 
@@ -44,28 +46,6 @@ class WrittenElsewhere(Exception):  # noqa: N818 - as above
     def __init__(self, write: int) -> None:
         super().__init__(f"write {write}")
         self.write = write
-
-
-@dataclasses.dataclass(eq=False)
-class Value:
-    """A tensor that was seen, and the node that computes it."""
-
-    tensor: weakref.ref[torch.Tensor]
-    node: Node
-    memory: int
-    """Number of the memory that it lies in; views of one another share one."""
-    view_of: Value | None = None
-    outdated: Write | None = None
-    """The write that replaced what it reads, if one did."""
-
-
-@dataclasses.dataclass(eq=False)
-class Write:
-    """A write in place that was recorded as an operator that does not write: its number, and the tensor before and after."""
-
-    number: int
-    before: Value
-    after: Value
 
 
 @dataclasses.dataclass
@@ -197,10 +177,10 @@ class Recorder(TorchFunctionMode):
 
     def _as_one(self, name: str, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         own_args, own_kwargs = self._argument(args), self._argument(dict(kwargs))
-        given = list(_tensors((args, kwargs)))
+        given = list(tensors_of((args, kwargs)))
         versions = [version_of(t) for t in given]
         with self._pause():
-            result = forward(*_plain(args), **_plain(kwargs))
+            result = forward(*without_history(args), **without_history(kwargs))
         written = [t for t, version in zip(given, versions, strict=True) if version_of(t) != version]
         if isinstance(module, nn.Identity):
             return result
@@ -230,21 +210,21 @@ class Recorder(TorchFunctionMode):
         if name in functions.SIZES:
             return self._size(name, func, args, kwargs)
         if name in functions.QUERIES:
-            return func(*_plain(args), **_plain(kwargs))
-        given = list(_tensors((args, kwargs)))
+            return func(*without_history(args), **without_history(kwargs))
+        given = list(tensors_of((args, kwargs)))
         if name in functions.VALUES:
             self._reads_values(name, given)
             with self._pause():
-                return func(*_plain(args), **_plain(kwargs))
+                return func(*without_history(args), **without_history(kwargs))
         own_args, own_kwargs = self._argument(args), self._argument(kwargs)
         versions = [version_of(t) for t in given]
         random = None if given else torch.get_rng_state()
         with self._pause():
-            result = func(*_plain(args), **_plain(kwargs))
+            result = func(*without_history(args), **without_history(kwargs))
         written = [t for t, version in zip(given, versions, strict=True) if version_of(t) != version]
         if written:
             return self._wrote(func, name, own_args, own_kwargs, given, written, result)
-        if not any(True for _ in _tensors(result)):
+        if not any(True for _ in tensors_of(result)):
             return result
         if isinstance(result, torch.Tensor) and name in functions.CASTS and result is args[0]:
             return result
@@ -270,7 +250,14 @@ class Recorder(TorchFunctionMode):
         return self._call_function(func, args, kwargs)
 
     def _wrote(
-        self, func: Any, name: str, args: Any, kwargs: Any, given: list[torch.Tensor], written: list[torch.Tensor], result: Any
+        self,
+        func: Any,
+        name: str,
+        args: Any,
+        kwargs: Any,
+        given: list[torch.Tensor],
+        written: list[torch.Tensor],
+        result: Any,
     ) -> Any:
         """Record an operator that writes in place: without writing if that is known to be the same."""
         target = written[0]
@@ -314,9 +301,9 @@ class Recorder(TorchFunctionMode):
             other = value.tensor()
             if value is old or other is None or other is tensor:
                 continue
-            if _looks_like(other, tensor):
+            if look_alike(other, tensor):
                 self._note(other, node, fresh)
-            elif value.outdated is None and _overlap(other, tensor):
+            elif value.outdated is None and overlap(other, tensor):
                 value.outdated = Write(self._writes, old, fresh)
 
     def _recomputed(self, value: Value) -> Node:
@@ -341,7 +328,9 @@ class Recorder(TorchFunctionMode):
         """Return a copy of a node that reads another one, perhaps through a list of results; or the node itself."""
         if node is old:
             return new
-        inputs = {n: self._again(n, old, new) if n.target in LISTS else (new if n is old else n) for n in node.all_input_nodes}
+        inputs = {
+            n: self._again(n, old, new) if n.target in LISTS else (new if n is old else n) for n in node.all_input_nodes
+        }
         if all(before is after for before, after in inputs.items()):
             return node
         made = self.graph.node_copy(node, inputs.__getitem__)
@@ -396,18 +385,18 @@ class Recorder(TorchFunctionMode):
 
     def _results(self, result: Any, node: Node, given: list[torch.Tensor]) -> Any:
         """Remember the nodes of all tensors of a result."""
-        for path, tensor in _leaves(result):
+        for path, tensor in leaves_of(result):
             made = node
             for function, step in path:
                 made = self._call_function(function, (made, step), {})
-            sources = [t for t in given if _shares(t, tensor)]
+            sources = [t for t in given if share_memory(t, tensor)]
             parent = self._find(sources[0]) if sources else None
             self._note(tensor, made, parent)
         return result
 
     def _size(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         x = args[0]
-        found = func(*_plain(args), **_plain(kwargs))
+        found = func(*without_history(args), **without_history(kwargs))
         value = self._value(x)
         if value.node.op == "get_attr":
             return found
@@ -453,7 +442,9 @@ class Recorder(TorchFunctionMode):
         known = builtins.str | int | float | complex | torch.dtype | torch.device | torch.memory_format | torch.layout
         if value is None or value is Ellipsis or isinstance(value, known):
             return value
-        raise NotRecorded(f"a {type(value).__name__} is an argument of a torch function", self._module(), line_of_caller())
+        raise NotRecorded(
+            f"a {type(value).__name__} is an argument of a torch function", self._module(), line_of_caller()
+        )
 
     def _call_function(self, function: Any, args: Any, kwargs: Any) -> Node:
         return self._add("call_function", function, args, kwargs)
@@ -549,75 +540,6 @@ class _watched_forwards:  # noqa: N801 - a context, named for what holds inside
                 vars(module).pop("forward", None)
             else:
                 vars(module)["forward"] = own
-
-
-def _plain(tree: Any) -> Any:
-    """Return arguments with plain numbers in the place of sizes."""
-    if isinstance(tree, Size | SizeRatio):
-        return plain(tree)
-    if isinstance(tree, slice):
-        return slice(*map(_plain, (tree.start, tree.stop, tree.step)))
-    if isinstance(tree, tuple | list) and any(map(_may_hold_sizes, tree)):
-        parts = [_plain(part) for part in tree]
-        return parts if isinstance(tree, list) else (torch.Size(parts) if isinstance(tree, torch.Size) else tuple(parts))
-    if type(tree) is dict:
-        return {key: _plain(part) for key, part in tree.items()}
-    return tree
-
-
-def _may_hold_sizes(value: Any) -> bool:
-    return isinstance(value, Size | SizeRatio | slice | tuple | list | dict)
-
-
-def _tensors(tree: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors of a structure of arguments or results."""
-    for _, leaf in _leaves(tree):
-        yield leaf
-
-
-Path_ = tuple[tuple[Callable[..., Any], Any], ...]
-
-
-def _leaves(tree: Any, path: Path_ = ()) -> Iterator[tuple[Path_, torch.Tensor]]:
-    """Yield the tensors of a structure, and how each is taken out of it."""
-    if isinstance(tree, torch.Tensor):
-        yield path, tree
-    elif isinstance(tree, tuple | list):
-        for place, part in enumerate(tree):
-            yield from _leaves(part, (*path, (operator.getitem, place)))
-    elif isinstance(tree, Mapping):
-        for key, part in tree.items():
-            yield from _leaves(part, (*path, (operator.getitem, key)))
-    elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        for field in dataclasses.fields(tree):
-            yield from _leaves(getattr(tree, field.name), (*path, (getattr, field.name)))
-
-
-def _shares(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Return whether two tensors lie in the same memory."""
-    if a.layout is not torch.strided or b.layout is not torch.strided:
-        return False
-    place = a.untyped_storage().data_ptr()
-    return place != 0 and place == b.untyped_storage().data_ptr()
-
-
-def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Return whether two tensors of one memory have an element in common."""
-    if a.dtype != b.dtype:
-        return True
-    first = min(a.storage_offset(), b.storage_offset())
-    ends = [
-        t.storage_offset() - first + sum((n - 1) * step for n, step in zip(t.shape, t.stride(), strict=True)) + 1
-        for t in (a, b)
-    ]
-    touched = torch.zeros(max(ends), dtype=torch.bool)
-    touched.as_strided(a.shape, a.stride(), a.storage_offset() - first).fill_(True)
-    return bool(touched.as_strided(b.shape, b.stride(), b.storage_offset() - first).any())
-
-
-def _looks_like(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Return whether two tensors of one memory are the same elements in the same order."""
-    return (a.shape, a.stride(), a.storage_offset(), a.dtype) == (b.shape, b.stride(), b.storage_offset(), b.dtype)
 
 
 LISTS = {"chunk", "split", "unbind", "tensor_split", "split_with_sizes", torch.chunk, torch.split, torch.unbind}

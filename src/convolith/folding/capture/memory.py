@@ -1,0 +1,58 @@
+"""Tensors that a recorder has seen, the memory that they share, and what a write in place makes of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+
+import torch
+from torch.fx import Node
+
+
+@dataclasses.dataclass(eq=False)
+class Value:
+    """A tensor that was seen, and the node that computes it."""
+
+    tensor: weakref.ref[torch.Tensor]
+    node: Node
+    memory: int
+    """Number of the memory that it lies in; views of one another share one."""
+    view_of: Value | None = None
+    outdated: Write | None = None
+    """The write that replaced what it reads, if one did."""
+
+
+@dataclasses.dataclass(eq=False)
+class Write:
+    """A write in place that was recorded as an operator that does not write: its number, and the tensor before and after."""
+
+    number: int
+    before: Value
+    after: Value
+
+
+def share_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Return whether two tensors lie in the same memory."""
+    if a.layout is not torch.strided or b.layout is not torch.strided:
+        return False
+    place = a.untyped_storage().data_ptr()
+    return place != 0 and place == b.untyped_storage().data_ptr()
+
+
+def overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Return whether two tensors of one memory have an element in common."""
+    if a.dtype != b.dtype:
+        return True
+    first = min(a.storage_offset(), b.storage_offset())
+    ends = [
+        t.storage_offset() - first + sum((n - 1) * step for n, step in zip(t.shape, t.stride(), strict=True)) + 1
+        for t in (a, b)
+    ]
+    touched = torch.zeros(max(ends), dtype=torch.bool)
+    touched.as_strided(a.shape, a.stride(), a.storage_offset() - first).fill_(True)
+    return bool(touched.as_strided(b.shape, b.stride(), b.storage_offset() - first).any())
+
+
+def look_alike(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Return whether two tensors of one memory are the same elements in the same order."""
+    return (a.shape, a.stride(), a.storage_offset(), a.dtype) == (b.shape, b.stride(), b.storage_offset(), b.dtype)
