@@ -7,20 +7,21 @@ from typing import Any
 import torch
 
 from convolith.correlation import correlate
+from convolith.correlation.operator import call_traced, takes_traced
 from convolith.errors import ConvolithError
 
 
 def _planned(module: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    y: torch.Tensor = correlate(
-        x,
-        weight,
-        bias,
-        stride=module.stride,
-        padding=module.padding,
-        dilation=module.dilation,
-        groups=module.groups,
-        padding_mode=module.padding_mode,
-    )
+    options: dict[str, Any] = {
+        "stride": module.stride,
+        "padding": module.padding,
+        "dilation": module.dilation,
+        "groups": module.groups,
+        "padding_mode": module.padding_mode,
+    }
+    if torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu") and takes_traced(x, weight, bias, options):
+        return call_traced(x, weight, bias, "default", "auto", **options)
+    y: torch.Tensor = correlate(x, weight, bias, **options)
     return y
 
 

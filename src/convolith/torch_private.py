@@ -23,3 +23,14 @@ def is_traced_or_transformed() -> bool:
 def version_of(tensor: torch.Tensor) -> int:
     """Return how many times a tensor was written to; 0 for tensors of inference mode, which do not count."""
     return 0 if tensor.is_inference() else tensor._version
+
+
+def is_view(tensor: torch.Tensor) -> bool:
+    """Return whether autograd regards a tensor as a view, which restricts writing to it in place."""
+    return tensor._base is not None or tensor._is_view()
+
+
+def without_batch(y: torch.Tensor) -> torch.Tensor:
+    """Return the one element of a batch, in the same memory, as a tensor that autograd does not regard as a view."""
+    operator = getattr(torch.ops.aten, "_unsafe_view", None)
+    return y[0].clone() if operator is None else operator(y, y.shape[1:])  # type: ignore[no-any-return]

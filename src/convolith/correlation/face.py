@@ -20,7 +20,7 @@ from convolith.errors import ConvolithError
 from convolith.geometry import Axes, Padding
 from convolith.planner import check_choice, computed, plan
 from convolith.spec import ConvSpec
-from convolith.torch_private import is_traced_or_transformed
+from convolith.torch_private import is_traced_or_transformed, is_view, without_batch
 
 UNSET_OPTIONS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "padding_mode": "zeros"}
 """The defaults of correlate, which a Conv's own options replace."""
@@ -111,14 +111,16 @@ def correlate(
         operands = operands._replace(k=flip_axes(operands.k, range(2, operands.k.ndim)))
     if not is_numpy(x):
         operands = _autocast(operands)
+        if compiling and operator.takes_traced(*operands, options):
+            return operator.call_traced(*operands, accuracy, engine, **options)
     spec = ConvSpec.of(*operands, **options)
     check_choice(accuracy, engine)
     operands = operands._replace(bias=check_bias(operands.bias, spec.out_channels, spec.out_dtype))
     batched = operands.x.ndim == spec.axes + 2
     if not batched:
         operands = operands._replace(x=operands.x[None])
-    if (compiling or (watched and not _seen_by_torch())) and operator.takes(operands, spec):
-        y = _as_operator(operands, spec, accuracy, engine, compiling=compiling)
+    if watched and not _seen_by_torch() and operator.takes(operands, spec):
+        y = _as_operator(operands, spec, accuracy, engine)
     elif not is_numpy(x) and (compiling or _torch_must_see(operands)):
         y = _through_torch(operands, spec, accuracy, engine)
     elif _needs_gradients(operands):
@@ -128,7 +130,7 @@ def correlate(
         if key is not None:
             quick.remember(key, x, bias, spec, chosen, by_kernel=engine == "auto")
         y = run(chosen, *operands, by_kernel=engine == "auto")
-    return like(y if batched else y[0], x)
+    return like(y if batched else without_batch(y), x)
 
 
 def convolve(x: Any, k: Any, bias: Any = None, **options: Any) -> Any:
@@ -248,9 +250,9 @@ def _eligible(tensor: torch.Tensor) -> bool:
     return tensor.is_floating_point() and tensor.dtype is not torch.float64
 
 
-def _as_operator(operands: Operands, spec: ConvSpec, accuracy: str, engine: str, *, compiling: bool) -> torch.Tensor:
-    """One opaque node; where dispatch is watched, beside the padding, which stands outside of it elsewhere too."""
-    if not compiling and _needs_gradients(operands):
+def _as_operator(operands: Operands, spec: ConvSpec, accuracy: str, engine: str) -> torch.Tensor:
+    """Call the operator; with gradients after the padding, which is an operator by itself elsewhere too."""
+    if _needs_gradients(operands):
         operands, spec = padded_before(operands, spec)
     return operator.call(operands, spec, accuracy, engine)
 

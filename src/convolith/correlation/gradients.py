@@ -16,6 +16,7 @@ from convolith.planner import gradients as planned
 from convolith.planner.kept import prepared
 from convolith.planner.plan import compute
 from convolith.spec import ConvSpec
+from convolith.torch_private import is_view
 
 
 def run(
@@ -92,7 +93,17 @@ def gradients(
         wide = _wide(spec, accuracy)
         rest = aten.gradients(grad.to(wide), x.to(wide), k.to(wide), spec, left)
         by_x, by_k = (done if done is not None else other for done, other in zip((by_x, by_k), rest, strict=True))
-    return None if by_x is None else by_x.to(x.dtype), None if by_k is None else by_k.to(k.dtype), by_bias
+    return _owned(by_x, x.dtype), _owned(by_k, k.dtype), by_bias
+
+
+def _owned(gradient: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """A gradient in its operand's dtype, which is no view: hooks and optimisers may change it in place."""
+    if gradient is None:
+        return None
+    gradient = gradient.to(dtype)
+    if not is_view(gradient):
+        return gradient
+    return gradient.clone() if torch.is_grad_enabled() else gradient.data
 
 
 def _wide(spec: ConvSpec, accuracy: str) -> torch.dtype:

@@ -19,6 +19,7 @@ from convolith.planner.kept import prepared
 from convolith.planner.plan import compute
 from convolith.planner.stored import generation
 from convolith.spec import ConvSpec
+from convolith.torch_private import without_batch
 
 MOST_CALLS = 4096
 PLAIN = (torch.Tensor, torch.nn.Parameter)
@@ -87,4 +88,4 @@ def run(call: Call, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None)
     else:
         kept = prepared(call.plan, k.detach(), by_kernel=call.by_kernel)
         y = compute(kept.plan, kept.state, x.detach(), None if bias is None else bias.detach())
-    return y if call.batched else y[0]
+    return y if call.batched else without_batch(y)

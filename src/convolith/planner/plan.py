@@ -182,11 +182,14 @@ def compute(
             return compute(chosen, state, x, bias, out)
     if chosen.accuracy != "double":
         y = engine.apply(state, x, bias, out)
-        return y if out is not None or x.is_contiguous() else y.contiguous(memory_format=format_of(x))
+        if out is not None:
+            return y
+        y = y.data  # in the same memory, but no view of an engine's buffer: autograd refuses in-place changes of those
+        return y if x.is_contiguous() else y.contiguous(memory_format=format_of(x))
     inner = computed(spec, "double")
     wide_bias = None if bias is None else bias.to(torch_dtype(inner.out_dtype))
     y = engine.apply(state, x.to(torch_dtype(inner.dtype)), wide_bias).to(torch_dtype(spec.out_dtype))
-    return y if out is None else out.copy_(y)
+    return y.data if out is None else out.copy_(y)
 
 
 def format_of(x: torch.Tensor) -> torch.memory_format:
