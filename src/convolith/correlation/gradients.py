@@ -11,6 +11,7 @@ from convolith.dtypes import HALVES, is_float
 from convolith.engines import aten
 from convolith.engines.padding import pad
 from convolith.engines.protocol import torch_dtype
+from convolith.jit import with_living_threads
 from convolith.planner import Plan, computed, plan
 from convolith.planner import gradients as planned
 from convolith.planner.kept import prepared
@@ -23,6 +24,12 @@ def run(
     chosen: Plan, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, *, by_kernel: bool = False
 ) -> torch.Tensor:
     """The planned engine on plain tensors, or one that the kernel's values admit."""
+    return with_living_threads(_run, chosen, x, k, bias, by_kernel)
+
+
+def _run(
+    chosen: Plan, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, by_kernel: bool  # noqa: FBT001
+) -> torch.Tensor:
     kept = prepared(chosen, _bare(k), by_kernel=by_kernel)
     return compute(kept.plan, kept.state, _bare(x), None if bias is None else _bare(bias))
 
@@ -81,6 +88,14 @@ def gradients(
     Each is planned by itself where it is a correlation that an engine does faster than torch's own backward pass, and
     nothing has to be differentiated again.
     """
+    if torch.is_grad_enabled():
+        return _gradients(grad, x, k, spec, accuracy, wanted)
+    return with_living_threads(_gradients, grad, x, k, spec, accuracy, wanted)
+
+
+def _gradients(
+    grad: torch.Tensor, x: torch.Tensor, k: torch.Tensor, spec: ConvSpec, accuracy: str, wanted: tuple[bool, ...]
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     wants_x, wants_k, wants_bias = wanted
     by_x = by_k = by_bias = None
     if wants_bias:

@@ -13,7 +13,7 @@ import torch
 
 from convolith.engines import aten
 from convolith.engines.protocol import torch_dtype
-from convolith.jit import thread_count
+from convolith.jit import thread_count, with_living_threads
 from convolith.planner import Plan
 from convolith.planner.kept import prepared
 from convolith.planner.plan import compute
@@ -81,6 +81,10 @@ def remember(
 
 def run(call: Call, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Compute a call that was found."""
+    return with_living_threads(_run, call, x, k, bias)
+
+
+def _run(call: Call, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     if not call.batched:
         x = x[None]
     if call.straight is not None:

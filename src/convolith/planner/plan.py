@@ -13,6 +13,7 @@ from convolith.engines import BY_NAME
 from convolith.engines.aten import CHANNELS_LAST
 from convolith.engines.protocol import torch_dtype
 from convolith.errors import ConvolithError
+from convolith.jit import with_living_threads
 from convolith.report.table import Table
 from convolith.spec import ConvSpec
 from convolith.work import Work
@@ -122,6 +123,9 @@ class Plan:
         inner = computed(self.spec, self.accuracy)
         if not inner.batch:
             return None
+        return with_living_threads(self._prepare, inner, kernel)
+
+    def _prepare(self, inner: ConvSpec, kernel: torch.Tensor) -> Any:
         return BY_NAME[self.engine].prepare(inner, kernel.to(torch_dtype(inner.kernel_dtype)))
 
 
@@ -172,6 +176,12 @@ def compute(
     chosen: Plan, state: Any, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Apply a plan's prepared engine, widened if its accuracy asks for it; the result is in the promised dtype."""
+    return with_living_threads(_compute, chosen, state, x, bias, out)
+
+
+def _compute(
+    chosen: Plan, state: Any, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None
+) -> torch.Tensor:
     spec, engine = chosen.spec, BY_NAME[chosen.engine]
     if spec.batch == 0:
         return torch.empty(spec.output_shape, dtype=torch_dtype(spec.out_dtype), device="cpu") if out is None else out
@@ -179,7 +189,7 @@ def compute(
         "cpu"
     ):  # an engine's torch operators must not be narrowed: their bounds are the plan's
         with torch.autocast("cpu", enabled=False):
-            return compute(chosen, state, x, bias, out)
+            return _compute(chosen, state, x, bias, out)
     if chosen.accuracy != "double":
         y = engine.apply(state, x, bias, out)
         if out is not None:
