@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 
@@ -34,3 +36,21 @@ def without_batch(y: torch.Tensor) -> torch.Tensor:
     """Return the one element of a batch, in the same memory, as a tensor that autograd does not regard as a view."""
     operator = getattr(torch.ops.aten, "_unsafe_view", None)
     return y[0].clone() if operator is None else operator(y, y.shape[1:])  # type: ignore[no-any-return]
+
+
+def version_of(tensor: torch.Tensor | None) -> int | None:
+    """Return how often torch saw a tensor written in place; None for inference tensors, where it does not count."""
+    if tensor is None or tensor.is_inference():
+        return None
+    return int(tensor._version)
+
+
+def output_padding_of(module: torch.nn.Module, x: torch.Tensor, output_size: list[int] | None) -> tuple[int, ...]:
+    """Return a transposed convolution's output padding, which follows from `output_size` where that is given."""
+    layer: Any = module
+    if output_size is None:
+        return tuple(layer.output_padding)
+    axes = len(layer.kernel_size)
+    return tuple(
+        layer._output_padding(x, output_size, layer.stride, layer.padding, layer.kernel_size, axes, layer.dilation)
+    )
