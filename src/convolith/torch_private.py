@@ -29,7 +29,7 @@ def version_of(tensor: torch.Tensor) -> int:
 
 def is_view(tensor: torch.Tensor) -> bool:
     """Return whether autograd regards a tensor as a view, which restricts writing to it in place."""
-    return tensor._base is not None or tensor._is_view()
+    return bool(tensor._is_view())
 
 
 def without_batch(y: torch.Tensor) -> torch.Tensor:

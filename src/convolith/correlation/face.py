@@ -289,6 +289,8 @@ def _through_torch(operands: Operands, spec: ConvSpec, accuracy: str, engine: st
     if is_float(spec.out_dtype):
         dtype = torch_dtype(computed(spec, accuracy).out_dtype)
         y = aten.torch_operators(x.to(dtype), k.to(dtype), None if bias is None else bias.to(dtype), spec)
+        if not torch.compiler.is_compiling() and is_view(y):  # cropped
+            y = y.clone()
         return y.to(torch_dtype(spec.out_dtype)) if accuracy == "double" else y
     working = working_dtype(spec)
     y = aten.torch_operators(to_working(x, working), to_working(k, working), None, spec).to(torch.int64)
