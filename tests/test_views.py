@@ -31,7 +31,8 @@ def operands(x_shape, k_shape, dtype, *, last=False, batched=True):
 
 def check(y: torch.Tensor) -> None:
     """Plain, and free to be changed in place."""
-    assert y._base is None and not y._is_view()
+    assert y._base is None
+    assert not y._is_view()
     if y.dtype is not torch.uint64:
         (y.mul_(2) if y.is_complex() or not y.dtype.is_floating_point else y.relu_()).sum()
 
@@ -46,8 +47,8 @@ def test_results_are_no_views(geometry, engine):
                 x, k = operands(x_shape, k_shape, dtype, last=last, batched=batched)
                 try:
                     y = cl.correlate(x, k, engine=engine, **options)
-                except ConvolithError as error:
-                    assert "cannot compute this" in str(error)
+                except ConvolithError:
+                    assert engine not in ("auto", "aten", "reference")  # which compute everything
                     continue
                 check(y)
                 check(cl.correlate(x, k, engine=engine, **options))  # which comes the quick way

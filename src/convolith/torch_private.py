@@ -35,7 +35,7 @@ def is_view(tensor: torch.Tensor) -> bool:
 def without_batch(y: torch.Tensor) -> torch.Tensor:
     """Return the one element of a batch, in the same memory, as a tensor that autograd does not regard as a view."""
     operator = getattr(torch.ops.aten, "_unsafe_view", None)
-    return y[0].clone() if operator is None else operator(y, y.shape[1:])  # type: ignore[no-any-return]
+    return y[0].clone() if operator is None else operator(y, y.shape[1:])
 
 
 def version_of(tensor: torch.Tensor | None) -> int | None:

@@ -107,12 +107,9 @@ def correlate(
     if isinstance(k, Conv):
         k, bias, options = _unpack(k, bias, options)
     operands = read_operands(x, k, bias)
-    if flip:
-        operands = operands._replace(k=flip_axes(operands.k, range(2, operands.k.ndim)))
-    if not is_numpy(x):
-        operands = _autocast(operands)
-        if compiling and operator.takes_traced(*operands, options):
-            return operator.call_traced(*operands, accuracy, engine, **options)
+    operands = _prepared(operands, flip=flip, numpy=is_numpy(x))
+    if compiling and not is_numpy(x) and operator.takes_traced(*operands, options):
+        return operator.call_traced(*operands, accuracy, engine, **options)
     spec = ConvSpec.of(*operands, **options)
     check_choice(accuracy, engine)
     operands = operands._replace(bias=check_bias(operands.bias, spec.out_channels, spec.out_dtype))
@@ -234,6 +231,13 @@ def _unpack(conv: Conv, bias: Any, options: dict[str, Any]) -> tuple[Any, Any, d
             f"{given[0]} was given beside a Conv, which carries its own; leave it out, or build the Conv with it"
         )
     return conv.weight, conv.bias, conv.options
+
+
+def _prepared(operands: Operands, *, flip: bool, numpy: bool) -> Operands:
+    """The operands with the kernel flipped if that is wanted, and tensors in autocast's dtype."""
+    if flip:
+        operands = operands._replace(k=flip_axes(operands.k, range(2, operands.k.ndim)))
+    return operands if numpy else _autocast(operands)
 
 
 def _autocast(operands: Operands) -> Operands:

@@ -28,7 +28,11 @@ def run(
 
 
 def _run(
-    chosen: Plan, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, by_kernel: bool  # noqa: FBT001
+    chosen: Plan,
+    x: torch.Tensor,
+    k: torch.Tensor,
+    bias: torch.Tensor | None,
+    by_kernel: bool,  # noqa: FBT001
 ) -> torch.Tensor:
     kept = prepared(chosen, _bare(k), by_kernel=by_kernel)
     return compute(kept.plan, kept.state, _bare(x), None if bias is None else _bare(bias))

@@ -27,7 +27,9 @@ def correlate_transposed(
     groups: int,
     output_padding: tuple[int, ...],
 ) -> torch.Tensor:
-    """Compute the adjoint of a correlation, `y[o, q] = bias[o] + sum over p s + t d - padding = q of k[c, o, t] x[c, p]`.
+    """Compute the adjoint of a correlation.
+
+    `y[o, q] = bias[o] + sum over c, p, t with p s + t d - padding = q of k[c, o, t] x[c, p]`
 
     Args:
         x: (N, in_channels, *size) or (in_channels, *size).

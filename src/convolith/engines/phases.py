@@ -3,8 +3,9 @@
 With `q = m s + r` (a position before cropping, its stride and its phase), the sum over `p s + t d = q` of
 `k[c, o, t] x[c, p]` is a correlation of x with the taps `u = j s + r` of the dilated kernel, reversed:
 `sum over j of k'[c, o, j s + r] x[c, m - j]`. The phases are computed as channels by the fastest engine that takes
-them, and interleaved. At stride 1 there is one phase, and nothing to interleave. (The polyphase form of an interpolating
-filter: P. P. Vaidyanathan, "Multirate Systems and Filter Banks", 1993.)
+them, and interleaved. At stride 1 there is one phase, and nothing to interleave.
+
+This is the polyphase form of an interpolating filter (P. P. Vaidyanathan, "Multirate Systems and Filter Banks", 1993).
 """
 
 from __future__ import annotations
@@ -182,7 +183,9 @@ def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.T
     y = y.reshape(spec.batch, spec.out_channels, *spec.stride, *found.spec.output_size)
     order = [place for axis in range(axes) for place in (2 + axes + axis, 2 + axis)]
     y = y.permute(0, 1, *order)
-    y = y.reshape(spec.batch, spec.out_channels, *(n * s for n, s in zip(found.spec.output_size, spec.stride, strict=True)))
+    y = y.reshape(
+        spec.batch, spec.out_channels, *(n * s for n, s in zip(found.spec.output_size, spec.stride, strict=True))
+    )
     for axis, (start, length) in enumerate(zip(found.start, spec.output_size, strict=True), start=2):
         y = y.narrow(axis, start, length)
     return y.contiguous() if out is None else out.copy_(y)

@@ -158,12 +158,13 @@ def _layer(name: str, module: torch.nn.Module) -> Layer | None:
 
 def _remark(module: torch.nn.Module) -> str:
     """What else is to be known of a converted layer."""
-    weight = next(iter(module.parameters()), None)
+    weight: torch.Tensor | None = next(iter(module.parameters()), None)
     remarks = []
     if isinstance(weight, UninitializedParameter):
         return "lazy: converted with its first input"
     if hasattr(module, "parametrizations"):
-        remarks.append("parametrised: " + ", ".join(module.parametrizations))
+        parametrised: Any = module.parametrizations
+        remarks.append("parametrised: " + ", ".join(parametrised))
     if weight is not None and weight.device.type != "cpu":
         remarks.append(f"on {weight.device}, where torch computes it")
     if "_frozen" in vars(module):

@@ -22,8 +22,9 @@ def freeze(model: torch.nn.Module) -> torch.nn.Module:
 
     What is guaranteed: a change that torch counts (in-place operators, an optimiser's step, `load_state_dict`), a
     parameter that was replaced, and one whose memory was replaced (`.to()`, `.half()`) are refused by the next call. A
-    write through `.data` or `.numpy()` that torch does not count is not noticed, and does not reach the layer: it goes on
-    computing with the frozen weights. Calls that record gradients compute as they did before, from the parameters.
+    write through `.data` or `.numpy()` that torch does not count is not noticed, and does not reach the layer: it goes
+    on computing with the frozen weights. Calls that record gradients, that are compiled or traced, or that run under
+    autocast or a transform of torch compute from the parameters, as they do without `freeze`.
 
     The `state_dict` stays what it is. A copy or a pickle of a frozen model is not frozen.
 

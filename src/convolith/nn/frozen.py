@@ -66,7 +66,7 @@ class Frozen:
                 )
 
     def __call__(self, module: Any, x: torch.Tensor) -> torch.Tensor | None:
-        """Return the layer's output, or None where the usual way has to compute it: gradients, other devices, tracing."""
+        """Return the layer's output, or None where its parameters are needed: gradients, other devices, tracing."""
         self.check()
         if type(x) is not torch.Tensor or not x.is_cpu or x.dtype is not self.weight.dtype or not self.weight.is_cpu:
             return None

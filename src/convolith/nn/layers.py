@@ -207,37 +207,37 @@ class ConvTranspose3d(_Transposing, torch.nn.ConvTranspose3d):
 class LazyConv1d(_Computed, torch.nn.LazyConv1d):  # type: ignore[misc]  # torch's mixin and ours differ in types alone
     """`torch.nn.LazyConv1d`, which becomes a `Conv1d` of Convolith with its first input."""
 
-    cls_to_become = Conv1d  # type: ignore[assignment]
+    cls_to_become = Conv1d
 
 
 class LazyConv2d(_Computed, torch.nn.LazyConv2d):  # type: ignore[misc]
     """`torch.nn.LazyConv2d`, which becomes a `Conv2d` of Convolith with its first input."""
 
-    cls_to_become = Conv2d  # type: ignore[assignment]
+    cls_to_become = Conv2d
 
 
 class LazyConv3d(_Computed, torch.nn.LazyConv3d):  # type: ignore[misc]
     """`torch.nn.LazyConv3d`, which becomes a `Conv3d` of Convolith with its first input."""
 
-    cls_to_become = Conv3d  # type: ignore[assignment]
+    cls_to_become = Conv3d
 
 
 class LazyConvTranspose1d(_Computed, torch.nn.LazyConvTranspose1d):  # type: ignore[misc]
     """`torch.nn.LazyConvTranspose1d`, which becomes a `ConvTranspose1d` of Convolith with its first input."""
 
-    cls_to_become = ConvTranspose1d  # type: ignore[assignment]
+    cls_to_become = ConvTranspose1d
 
 
 class LazyConvTranspose2d(_Computed, torch.nn.LazyConvTranspose2d):  # type: ignore[misc]
     """`torch.nn.LazyConvTranspose2d`, which becomes a `ConvTranspose2d` of Convolith with its first input."""
 
-    cls_to_become = ConvTranspose2d  # type: ignore[assignment]
+    cls_to_become = ConvTranspose2d
 
 
 class LazyConvTranspose3d(_Computed, torch.nn.LazyConvTranspose3d):  # type: ignore[misc]
     """`torch.nn.LazyConvTranspose3d`, which becomes a `ConvTranspose3d` of Convolith with its first input."""
 
-    cls_to_become = ConvTranspose3d  # type: ignore[assignment]
+    cls_to_become = ConvTranspose3d
 
 
 SWAPPED: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
