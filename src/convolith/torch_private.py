@@ -38,13 +38,6 @@ def without_batch(y: torch.Tensor) -> torch.Tensor:
     return y[0].clone() if operator is None else operator(y, y.shape[1:])
 
 
-def version_of(tensor: torch.Tensor | None) -> int | None:
-    """Return how often torch saw a tensor written in place; None for inference tensors, where it does not count."""
-    if tensor is None or tensor.is_inference():
-        return None
-    return int(tensor._version)
-
-
 def output_padding_of(module: torch.nn.Module, x: torch.Tensor, output_size: list[int] | None) -> tuple[int, ...]:
     """Return a transposed convolution's output padding, which follows from `output_size` where that is given."""
     layer: Any = module

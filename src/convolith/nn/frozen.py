@@ -31,7 +31,9 @@ class Witness(NamedTuple):
     def changed(self) -> bool:
         """Whether the tensor was replaced, moved, or written to in a way that torch counts."""
         now = self.owner.get(self.key)
-        return now is not self.tensor or version_of(now) != self.version or now.data_ptr() != self.address
+        if now is not self.tensor:
+            return True
+        return version_of(now) != self.version or now.data_ptr() != self.address
 
 
 class Frozen:
@@ -108,11 +110,10 @@ def _witnesses(name: str, module: torch.nn.Module) -> list[Witness]:
             for key, tensor in owner.items():
                 if tensor is None:
                     continue
-                version = version_of(tensor)
-                if version is None:
+                if tensor.is_inference():
                     raise ConvolithError(
                         f"{key} of layer {name!r} is an inference tensor, whose changes torch does not count; make the "
                         "model outside of torch.inference_mode()"
                     )
-                found.append(Witness(owner, key, f"{place}.{key}".lstrip("."), tensor, version, tensor.data_ptr()))
+                found.append(Witness(owner, key, f"{place}.{key}".lstrip("."), tensor, version_of(tensor), tensor.data_ptr()))
     return found
