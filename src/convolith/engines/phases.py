@@ -129,7 +129,7 @@ def work(spec: ConvSpec) -> Work:
     copied = INTERLEAVING_PASSES * whole.output if _interleaves(spec) else 0
     forward = replace(inner.forward, bytes=inner.forward.bytes + copied)
     workspace = made.workspace + (made.output + whole.output if copied else 0)
-    prepared = made.prepared + made.parameters
+    prepared = made.prepared or prod(layout(spec).spec.kernel_shape) * ITEMSIZE[spec.dtype]
     terms = ForwardMemory(whole.input, whole.parameters, whole.output, workspace, prepared)
     return Work(forward=forward, memory=Memory(terms))
 
