@@ -115,5 +115,7 @@ def _witnesses(name: str, module: torch.nn.Module) -> list[Witness]:
                         f"{key} of layer {name!r} is an inference tensor, whose changes torch does not count; make the "
                         "model outside of torch.inference_mode()"
                     )
-                found.append(Witness(owner, key, f"{place}.{key}".lstrip("."), tensor, version_of(tensor), tensor.data_ptr()))
+                found.append(
+                    Witness(owner, key, f"{place}.{key}".lstrip("."), tensor, version_of(tensor), tensor.data_ptr())
+                )
     return found
