@@ -146,5 +146,5 @@ def flip(k: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
     """The kernel reversed along some of its axes."""
     signed = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}.get(k.dtype)
     if signed is not None:  # torch has no flip for these; their bits move as well under another name
-        return k.view(signed).flip(*axes).view(k.dtype)
-    return k.flip(*axes)
+        return k.view(signed).flip(tuple(axes)).view(k.dtype)
+    return k.flip(tuple(axes))

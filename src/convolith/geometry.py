@@ -23,6 +23,26 @@ LARGEST = 2**40
 """What no size, stride or padding may exceed, so that sums and products of two fit 64 bits with room to spare."""
 
 
+def is_symbolic(value: Any) -> bool:
+    """Return whether a size is one of torch's symbols, which stands for every size while a graph is exported."""
+    return not isinstance(value, int) and hasattr(value, "node") and hasattr(value, "__sym_max__")
+
+
+def _whole(value: Any) -> int:
+    """Return `value` as an int, or as the symbol that it is: `index` would fix a symbol to one number."""
+    return value if isinstance(value, int) or is_symbolic(value) else index(value)
+
+
+def _at_least(value: Any, minimum: int) -> Any:
+    """Return the larger of two numbers, one of which may be a symbol."""
+    return value.__sym_max__(minimum) if is_symbolic(value) else max(value, minimum)
+
+
+def _over(number: Any) -> bool:
+    """Return whether a number is beyond what is computed; a symbol is not: that would become a condition on it."""
+    return not is_symbolic(number) and number > LARGEST
+
+
 def extent(kernel_size: int, dilation: int) -> int:
     """How many positions a dilated kernel spans along one axis."""
     return dilation * (kernel_size - 1) + 1
@@ -42,8 +62,11 @@ def transposed_length(
 
 def same_padding(size: int, kernel_size: int, stride: int, dilation: int) -> tuple[int, int]:
     """The padding that gives `ceil(size / stride)` outputs along one axis, the smaller half first."""
-    outputs = -(-size // stride)
-    total = max((outputs - 1) * stride + extent(kernel_size, dilation) - size, 0)
+    if stride == 1:
+        total = extent(kernel_size, dilation) - 1
+    else:
+        outputs = -(-size // stride)
+        total = _at_least((outputs - 1) * stride + extent(kernel_size, dilation) - size, 0)
     return total // 2, total - total // 2
 
 
@@ -52,14 +75,14 @@ def per_axis(argument: str, value: Any, axes: int, minimum: int) -> tuple[int, .
     value = value.tolist() if hasattr(value, "tolist") else value
     entries = [value] * axes if not isinstance(value, Sequence) else list(value)
     try:
-        numbers = tuple(index(entry) for entry in entries)
+        numbers = tuple([_whole(entry) for entry in entries])
     except TypeError:
         raise ConvolithError(f"{argument} is {value!r}; expected a whole number, or one per spatial axis") from None
     if len(numbers) != axes:
         raise ConvolithError(f"{argument} has {len(numbers)} entries; expected one number, or {axes} (one per axis)")
-    if min(numbers) < minimum:
+    if any(number < minimum for number in numbers):
         raise ConvolithError(f"{argument} is {value!r}; expected {minimum} or more on every axis")
-    if max(numbers) > LARGEST:
+    if any(_over(number) for number in numbers):
         raise ConvolithError(f"{argument} is {value!r}; expected at most 2^40 on every axis")
     return numbers
 
@@ -75,7 +98,7 @@ def explicit_padding(value: Any, axes: int) -> Pairs:
     for entry in entries:
         pair = tuple(entry) if isinstance(entry, Sequence) else (entry, entry)
         try:
-            before, after = (index(number) for number in pair)
+            before, after = [_whole(number) for number in pair]
         except (TypeError, ValueError):
             raise ConvolithError(
                 f"padding is {value!r}; expected a whole number, one per axis, a (before, after) pair per axis, "
@@ -83,7 +106,7 @@ def explicit_padding(value: Any, axes: int) -> Pairs:
             ) from None
         if before < 0 or after < 0:
             raise ConvolithError(f"padding is {value!r}; expected 0 or more; to crop, slice x instead")
-        if max(before, after) > LARGEST:
+        if _over(before) or _over(after):
             raise ConvolithError(f"padding is {value!r}; expected at most 2^40 on every side")
         pairs.append((before, after))
     return tuple(pairs)
@@ -117,12 +140,12 @@ def resolve_padding(
 def check_whole(argument: str, value: Any, minimum: int) -> int:
     """`value` as an int of at least `minimum`."""
     try:
-        number = index(value)
+        number = _whole(value)
     except TypeError:
         raise ConvolithError(f"{argument} is {value!r}; expected a whole number") from None
     if number < minimum:
         raise ConvolithError(f"{argument} is {number}; expected {minimum} or more")
-    if number > LARGEST:
+    if _over(number):
         raise ConvolithError(f"{argument} is {number}; expected at most 2^40")
     return number
 
@@ -184,7 +207,7 @@ def split_input_shape(shape: tuple[int, ...], axes: int) -> tuple[int, int, tupl
             f"x has shape {shape}; expected (N, in_channels, *size) or (in_channels, *size) with {axes} spatial "
             f"{'axis' if axes == 1 else 'axes'}, as k has; add the missing axes with x[None]"
         )
-    if min(shape[-1 - axes :]) < 1:
+    if any(n < 1 for n in shape[-1 - axes :]):
         raise ConvolithError(f"x has shape {shape}; expected no empty channel or spatial axis (only N may be 0)")
     return shape[0] if len(shape) == axes + 2 else 1, shape[-1 - axes], shape[-axes:]
 

@@ -23,6 +23,7 @@ from convolith.geometry import (
     check_output_padding,
     check_whole,
     extent,
+    is_symbolic,
     output_length,
     per_axis,
     resolve_padding,
@@ -125,9 +126,10 @@ class ConvSpec:
     def _check_fits(self) -> None:
         """Refuse what leaves no output, and outputs beyond all bounds."""
         for axis, (n, pair, e) in enumerate(zip(self.size, self.padding, self.extent, strict=True)):
-            if self.output_size[axis] > LARGEST:
-                raise ConvolithError(f"the output would have {self.output_size[axis]} elements on spatial axis {axis}")
-            if self.output_size[axis] >= 1:
+            length = self.output_size[axis]
+            if not is_symbolic(length) and length > LARGEST:
+                raise ConvolithError(f"the output would have {length} elements on spatial axis {axis}")
+            if length >= 1 if self.transposed else n + sum(pair) >= e:
                 continue
             if self.transposed:
                 raise ConvolithError(f"padding is {pair} on spatial axis {axis}, which crops the whole output away")

@@ -22,7 +22,7 @@ from convolith.errors import ConvolithError
 from convolith.geometry import Axes, Padding
 from convolith.planner import check_choice, computed, plan
 from convolith.spec import ConvSpec
-from convolith.torch_private import is_traced_or_transformed
+from convolith.torch_private import is_traced_or_transformed, is_view, without_batch
 
 UNSET_OPTIONS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "padding_mode": "zeros"}
 """The defaults of correlate, which a Conv's own options replace."""
@@ -109,25 +109,24 @@ def correlate(
     if isinstance(k, Conv):
         k, bias, options = _unpack(k, bias, options)
     operands = read_operands(x, k, bias)
-    if flip:
-        operands = operands._replace(k=flip_axes(operands.k, range(2, operands.k.ndim)))
-    if not is_numpy(x):
-        operands = _autocast(operands)
+    operands = _prepared(operands, flip=flip, numpy=is_numpy(x))
+    if compiling and not is_numpy(x) and operator.takes_traced(*operands, options):
+        return operator.call_traced(*operands, accuracy, engine, **options)
     spec = ConvSpec.of(*operands, **options)
     check_choice(accuracy, engine)
     operands = operands._replace(bias=check_bias(operands.bias, spec.out_channels, spec.out_dtype))
     batched = operands.x.ndim == spec.axes + 2
     if not batched:
         operands = operands._replace(x=operands.x[None])
-    if (compiling or (watched and not _seen_by_torch())) and operator.takes(operands, spec):
-        y = _as_operator(operands, spec, accuracy, engine, compiling=compiling)
+    if watched and not _seen_by_torch() and operator.takes(operands, spec):
+        y = _as_operator(operands, spec, accuracy, engine)
     elif not is_numpy(x) and (compiling or _torch_must_see(operands)):
         y = _through_torch(operands, spec, accuracy, engine)
     else:
         y = _by_engines(
             operands, spec, accuracy, engine, None if key is None else partial(quick.remember, key, x, bias)
         )
-    return like(y if batched else y[0], x)
+    return like(y if batched else without_batch(y), x)
 
 
 def _by_engines(
@@ -247,6 +246,13 @@ def _unpack(conv: Conv, bias: Any, options: dict[str, Any]) -> tuple[Any, Any, d
     return conv.weight, conv.bias, conv.options
 
 
+def _prepared(operands: Operands, *, flip: bool, numpy: bool) -> Operands:
+    """The operands with the kernel flipped if that is wanted, and tensors in autocast's dtype."""
+    if flip:
+        operands = operands._replace(k=flip_axes(operands.k, range(2, operands.k.ndim)))
+    return operands if numpy else _autocast(operands)
+
+
 def _autocast(operands: Operands) -> Operands:
     """Under autocast, floating operands in autocast's dtype (float64 stays), as torch's own convolution takes them."""
     device = operands.x.device.type
@@ -261,9 +267,9 @@ def _eligible(tensor: torch.Tensor) -> bool:
     return tensor.is_floating_point() and tensor.dtype is not torch.float64
 
 
-def _as_operator(operands: Operands, spec: ConvSpec, accuracy: str, engine: str, *, compiling: bool) -> torch.Tensor:
-    """One opaque node; where dispatch is watched, beside the padding, which stands outside of it elsewhere too."""
-    if not compiling and _needs_gradients(operands):
+def _as_operator(operands: Operands, spec: ConvSpec, accuracy: str, engine: str) -> torch.Tensor:
+    """Call the operator; with gradients after the padding, which is an operator by itself elsewhere too."""
+    if _needs_gradients(operands):
         operands, spec = padded_before(operands, spec)
     return operator.call(operands, spec, accuracy, engine)
 
@@ -300,6 +306,8 @@ def _through_torch(operands: Operands, spec: ConvSpec, accuracy: str, engine: st
     if is_float(spec.out_dtype):
         dtype = torch_dtype(computed(spec, accuracy).out_dtype)
         y = aten.torch_operators(x.to(dtype), k.to(dtype), None if bias is None else bias.to(dtype), spec)
+        if not torch.compiler.is_compiling() and is_view(y):  # cropped
+            y = y.clone()
         return y.to(torch_dtype(spec.out_dtype)) if accuracy == "double" else y
     working = working_dtype(spec)
     y = aten.torch_operators(to_working(x, working), to_working(k, working), None, spec).to(torch.int64)

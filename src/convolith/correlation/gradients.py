@@ -17,11 +17,13 @@ from convolith.dtypes import HALVES, is_float
 from convolith.engines import aten, lags
 from convolith.engines.padding import pad
 from convolith.engines.protocol import torch_dtype
+from convolith.jit import with_living_threads
 from convolith.planner import Plan, computed, plan
 from convolith.planner import gradients as planned
 from convolith.planner.kept import Choose, once, prepared
 from convolith.planner.plan import compute
 from convolith.spec import ConvSpec
+from convolith.torch_private import is_view
 
 Compute = Callable[..., torch.Tensor]
 """Of x, the kernel and the bias."""
@@ -38,6 +40,16 @@ def run(
     chosen: Plan, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, *, by_kernel: bool = False
 ) -> torch.Tensor:
     """The planned engine on plain tensors, or one that the kernel's values admit."""
+    return with_living_threads(_run, chosen, x, k, bias, by_kernel)
+
+
+def _run(
+    chosen: Plan,
+    x: torch.Tensor,
+    k: torch.Tensor,
+    bias: torch.Tensor | None,
+    by_kernel: bool,  # noqa: FBT001
+) -> torch.Tensor:
     kept = prepared(chosen, _bare(k), chooser(chosen) if by_kernel else None)
     return compute(kept.plan, kept.state, _bare(x), None if bias is None else _bare(bias))
 
@@ -137,6 +149,14 @@ def gradients(
     Each is planned by itself where an engine is faster than torch's own backward pass, and nothing has to be
     differentiated again.
     """
+    if torch.is_grad_enabled():
+        return _gradients(grad, x, k, spec, accuracy, wanted)
+    return with_living_threads(_gradients, grad, x, k, spec, accuracy, wanted)
+
+
+def _gradients(
+    grad: torch.Tensor, x: torch.Tensor, k: torch.Tensor, spec: ConvSpec, accuracy: str, wanted: tuple[bool, ...]
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     wants_x, wants_k, wants_bias = wanted
     by_x = by_k = by_bias = None
     layout = torch.contiguous_format
@@ -152,11 +172,17 @@ def gradients(
         by_bias = rest[2]
     elif wants_bias:
         by_bias = grad.to(_wide(spec, accuracy)).sum((0, *range(2, grad.ndim)))
-    return (
-        None if by_x is None else by_x.to(x.dtype),
-        None if by_k is None else by_k.to(k.dtype),
-        None if by_bias is None else by_bias.to(grad.dtype),
-    )
+    return _owned(by_x, x.dtype), _owned(by_k, k.dtype), _owned(by_bias, grad.dtype)
+
+
+def _owned(gradient: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """A gradient in its operand's dtype, which is no view: hooks and optimisers may change it in place."""
+    if gradient is None:
+        return None
+    gradient = gradient.to(dtype)
+    if not is_view(gradient):
+        return gradient
+    return gradient.clone() if torch.is_grad_enabled() else gradient.data
 
 
 def _by_torch(

@@ -11,16 +11,18 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from convolith.arrays import Operands
-from convolith.correlation.gradients import gradients, run
+from convolith.arrays import Operands, check_bias
+from convolith.correlation.gradients import gradients, padded_before, run
 from convolith.dtypes import is_float
-from convolith.planner import plan
+from convolith.engines.padding import fold_padding
+from convolith.geometry import resolve_padding
+from convolith.planner import check_choice, plan
 from convolith.planner.plan import format_of
 from convolith.spec import ConvSpec
-from convolith.torch_private import dispatch_modes
+from convolith.torch_private import dispatch_modes, without_batch
 
 ARGUMENTS = (
-    "Tensor x, Tensor k, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups, str padding_mode, "
+    "Tensor x, Tensor k, Tensor? bias, int[] stride, SymInt[] padding, int[] dilation, int groups, str padding_mode, "
     "str accuracy, str engine"
 )
 
@@ -31,9 +33,68 @@ def is_watched() -> bool:
 
 
 def takes(operands: Operands, spec: ConvSpec) -> bool:
-    """Whether a call that is compiled or watched goes through the operator: floats of one dtype on the CPU."""
+    """Whether a call that is watched goes through the operator: floats of one dtype on the CPU."""
     x, k, _ = operands
-    return x.device.type == "cpu" and x.dtype is k.dtype and is_float(spec.dtype)
+    return x.device.type == "cpu" and x.dtype is k.dtype and is_float(spec.dtype) and not spec.transposed
+
+
+def takes_traced(x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, options: dict[str, Any]) -> bool:
+    """Whether a call that is compiled or exported goes through the operator, judged without looking at a size."""
+    return (
+        x.device.type == "cpu"
+        and k.device.type == "cpu"
+        and x.dtype == k.dtype
+        and (x.is_floating_point() or x.is_complex())
+        and (bias is None or bias.dtype == x.dtype)
+        and k.ndim >= 3
+        and k.ndim - x.ndim in (0, 1)
+        and not options.get("transposed", False)
+    )
+
+
+def call_traced(
+    x: torch.Tensor,
+    k: torch.Tensor,
+    bias: torch.Tensor | None,
+    accuracy: str,
+    engine: str,
+    *,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    padding_mode: str,
+    **_: Any,
+) -> torch.Tensor:
+    """The operator while a graph is made, which is to serve every batch and size.
+
+    Nothing here depends on a size but `"same"` with a stride. What is given is checked by the operator, which plans
+    when it runs; torch traces these lines, so that they are the plainest Python.
+    """
+    axes = k.ndim - 2
+    strides, dilations = _each(stride, axes), _each(dilation, axes)
+    amounts = _amounts(padding, x.shape[-axes:], k.shape[2:], strides, dilations)
+    batch = x if x.ndim == k.ndim else x.unsqueeze(0)
+    y: torch.Tensor = torch.ops.convolith.correlate.default(
+        batch, k, bias, strides, amounts, dilations, groups, padding_mode, accuracy, engine
+    )
+    return y if x.ndim == k.ndim else without_batch(y)
+
+
+def _each(value: Any, axes: int) -> list[int]:
+    """One number per axis."""
+    return [value] * axes if isinstance(value, int) else list(value)
+
+
+def _amounts(padding: Any, size: Any, kernel_size: Any, stride: list[int], dilation: list[int]) -> list[Any]:
+    """The padding before and after each axis, one after the other."""
+    if isinstance(padding, str):
+        pairs = resolve_padding(padding, size, kernel_size, stride, dilation)
+        return [amount for pair in pairs for amount in pair]
+    amounts = []
+    for entry in _each(padding, len(kernel_size)):
+        amounts += [entry, entry] if isinstance(entry, int) else list(entry)
+    return amounts
 
 
 def call(operands: Operands, spec: ConvSpec, accuracy: str, engine: str) -> torch.Tensor:
@@ -60,15 +121,11 @@ def _correlate(x: Any, k: Any, bias: Any, *options: Any) -> Any:
 
 
 @_correlate.register_fake
-def _(x: Any, k: Any, bias: Any, *options: Any) -> Any:  # noqa: ARG001 - as the operator itself
-    stride, padding, dilation, *_ = options
-    size = [
-        (n + a + b - (t - 1) * d - 1) // s + 1
-        for n, a, b, t, d, s in zip(
-            x.shape[2:], padding[::2], padding[1::2], k.shape[2:], dilation, stride, strict=True
-        )
-    ]
-    return torch.empty_like(x.new_empty((x.shape[0], k.shape[0], *size)), memory_format=format_of(x))
+def _(x: Any, k: Any, bias: Any, *options: Any) -> Any:
+    spec, accuracy, engine = _spec(x, k, bias, *options)
+    check_choice(accuracy, engine)
+    check_bias(bias, spec.out_channels, spec.out_dtype)
+    return torch.empty_like(x.new_empty(spec.output_shape), memory_format=format_of(x))
 
 
 @torch.library.custom_op(
@@ -79,7 +136,7 @@ def _(x: Any, k: Any, bias: Any, *options: Any) -> Any:  # noqa: ARG001 - as the
 def _backward(grad: Any, x: Any, k: Any, bias: Any, *options: Any) -> Any:
     *geometry, wanted = options
     spec, accuracy, _ = _spec(x, k, bias, *geometry)
-    found = gradients(grad, x, k, spec, accuracy, tuple(wanted))
+    found = _gradients(grad, x, k, spec, accuracy, tuple(wanted))
     formats = (format_of(x), torch.contiguous_format, torch.contiguous_format)
     return tuple(
         grad.new_empty(0) if tensor is None else tensor.contiguous(memory_format=layout)
@@ -92,6 +149,17 @@ def _(grad: Any, x: Any, k: Any, bias: Any, *options: Any) -> Any:  # noqa: ARG0
     shapes = (x.shape, k.shape, (k.shape[0],))
     of_x, *others = (grad.new_empty(s if want else (0,)) for s, want in zip(shapes, options[-1], strict=True))
     return (torch.empty_like(of_x, memory_format=format_of(x)) if options[-1][0] else of_x, *others)
+
+
+def _gradients(
+    grad: torch.Tensor, x: torch.Tensor, k: torch.Tensor, spec: ConvSpec, accuracy: str, wanted: tuple[bool, ...]
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """The gradients of x, the kernel and the bias, through the padding too, which is part of the operator."""
+    operands, inner = padded_before(Operands(x, k, None), spec)
+    by_x, by_k, by_bias = gradients(grad, operands.x, k, inner, accuracy, wanted)
+    if by_x is not None and spec.padding_mode != "zeros":
+        by_x = fold_padding(by_x, spec.padding, spec.size, spec.padding_mode)
+    return by_x, by_k, by_bias
 
 
 def _spec(x: Any, k: Any, bias: Any, *options: Any) -> tuple[ConvSpec, str, str]:
@@ -134,7 +202,7 @@ def _differentiate_again(ctx: Any, *slopes: torch.Tensor) -> tuple[Any, ...]:
     spec, accuracy, _ = _spec(*ctx.saved_tensors[1:], *geometry)
     grad, x, k = given = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors[:3]]
     with torch.enable_grad():
-        made = gradients(grad, x, k, spec, accuracy, tuple(wanted))
+        made = _gradients(grad, x, k, spec, accuracy, tuple(wanted))
     pairs = [(one, slope) for one, slope in zip(made, slopes, strict=True) if one is not None and one.requires_grad]
     outs, seeds = zip(*pairs, strict=True)
     found = torch.autograd.grad(outs, given, seeds, allow_unused=True)

@@ -16,12 +16,13 @@ from convolith.correlation.gradients import chooser
 from convolith.dtypes import is_float
 from convolith.engines import aten
 from convolith.engines.protocol import torch_dtype
-from convolith.jit import thread_count
+from convolith.jit import thread_count, with_living_threads
 from convolith.planner import Plan
 from convolith.planner.kept import Choose, prepared
 from convolith.planner.plan import compute
 from convolith.planner.stored import generation
 from convolith.spec import ConvSpec
+from convolith.torch_private import without_batch
 
 MOST_CALLS = 4096
 PLAIN = (torch.Tensor, torch.nn.Parameter)
@@ -98,6 +99,10 @@ def _remember(key: Any, x: torch.Tensor, bias: torch.Tensor | None, spec: ConvSp
 
 def run(call: Call, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Compute a call that was found."""
+    return with_living_threads(_run, call, x, k, bias)
+
+
+def _run(call: Call, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     if not call.batched:
         x = x[None]
     if call.straight is not None:
@@ -105,4 +110,4 @@ def run(call: Call, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None)
     else:
         kept = prepared(call.plan, k.detach(), call.choose)
         y = compute(kept.plan, kept.state, x.detach(), None if bias is None else bias.detach())
-    return y if call.batched else y[0]
+    return y if call.batched else without_batch(y)

@@ -164,8 +164,8 @@ def _is_layer(module: torch.nn.Module) -> bool:
     if own is None or isinstance(vars(module).get("_parameters", {}).get("weight"), UninitializedParameter):
         return own is not None
     made = getattr(type(module), "_conv_forward", None)
-    inherited = type(module).forward is own.forward and (
-        made is getattr(own, "_conv_forward", None) or type(module).__module__ == "convolith.nn"
+    inherited = type(module).__module__ == "convolith.nn" or (
+        type(module).forward is own.forward and made is getattr(own, "_conv_forward", None)
     )
     hooked = module._forward_pre_hooks or module._forward_hooks
     return inherited and not hooked and "weight" in module._parameters

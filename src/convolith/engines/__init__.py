@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from convolith.engines import aten, direct, fft, pointwise, reference, separable, winograd
+from convolith.engines import aten, direct, fft, phases, pointwise, reference, separable, winograd
 from convolith.engines.limits import Limits
 from convolith.engines.protocol import Engine
 
@@ -15,6 +15,7 @@ TABLE: tuple[Engine, ...] = (
     aten.contiguous,
     aten.channels_last,
     fft,
+    phases,
     reference,
 )
 """Every engine, in the order in which ties are broken. Adding one is one file and one row."""

@@ -14,6 +14,16 @@ def crop(y: torch.Tensor, padding: Pairs, size: tuple[int, ...]) -> torch.Tensor
     return y
 
 
+def fold_padding(grad: torch.Tensor, padding: Pairs, size: tuple[int, ...], mode: str) -> torch.Tensor:
+    """The adjoint of padding in a mode other than zeros: each border's gradient goes to where its value came from."""
+    for axis, (pair, n) in enumerate(zip(padding, size, strict=True), start=2):
+        if any(pair):
+            sources = torch.from_numpy(padding_sources(n, pair, mode)).to(grad.device)
+            shape = [n if place == axis else length for place, length in enumerate(grad.shape)]
+            grad = grad.new_zeros(shape).index_add(axis, sources, grad)
+    return grad
+
+
 def pad(x: torch.Tensor, padding: Pairs, mode: str) -> torch.Tensor:
     """x, (N, C, *size), padded by a pair per spatial axis; differentiable; x itself where nothing is added."""
     if not any(sum(pair) for pair in padding):

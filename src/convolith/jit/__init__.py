@@ -2,6 +2,6 @@
 
 from convolith.jit.compile import Routine, routine
 from convolith.jit.target import Target, host
-from convolith.jit.threads import scratch, thread_count
+from convolith.jit.threads import scratch, thread_count, with_living_threads
 
-__all__ = ["Routine", "Target", "host", "routine", "scratch", "thread_count"]
+__all__ = ["Routine", "Target", "host", "routine", "scratch", "thread_count", "with_living_threads"]

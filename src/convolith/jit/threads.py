@@ -5,22 +5,31 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+T = TypeVar("T")
 Region = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 """A generated function: it takes the address of its arguments and shares its tasks by a counter in them."""
 _forked = False
 """OpenMP's threads do not survive a fork, and waiting for them would hang: a child runs everything itself."""
 
 
+_local = threading.local()
+_since_fork: ThreadPoolExecutor | None = None
+"""One thread that a child started itself, on which torch's operators get OpenMP threads of their own."""
+
+
 def _after_fork() -> None:
-    global _forked
-    _forked = True
+    global _forked, _since_fork
+    _forked, _since_fork = True, None
+    _local.since_fork = False
+    pool.cache_clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -51,6 +60,26 @@ def thread_count() -> int:
     return 1 if _forked else torch.get_num_threads()
 
 
+def with_living_threads(function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function that runs torch's operators; after a fork, on a thread that this process started.
+
+    OpenMP's team belongs to the thread that started it. The thread that forked waits for a team that the child does not
+    have, so that torch's operators hang there; a thread that the child starts gets a team of its own.
+    """
+    global _since_fork
+    if not _forked or getattr(_local, "since_fork", False):
+        return function(*arguments)
+    if _since_fork is None:
+        _since_fork = ThreadPoolExecutor(1, "convolith-fork", lambda: setattr(_local, "since_fork", True))
+    return _since_fork.submit(_without_gradients, torch.is_inference_mode_enabled(), function, arguments).result()
+
+
+def _without_gradients(inference: bool, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:  # noqa: FBT001
+    """Call a function without gradients, in inference mode if the caller is: both belong to a thread."""
+    with torch.inference_mode(inference), torch.no_grad():
+        return function(*arguments)
+
+
 def run(address: int, arguments: int, threads: int) -> None:
     """Let `threads` threads call the function at an address with the same arguments; returns when all are done."""
     if threads == 1 or _forked:
@@ -66,7 +95,6 @@ def run(address: int, arguments: int, threads: int) -> None:
         future.result()
 
 
-_local = threading.local()
 KEPT_SCRATCH = 1 << 24
 """Bytes of scratch memory that a thread keeps from call to call; larger scratch is given back."""
 

@@ -11,7 +11,7 @@ import torch
 from convolith.dtypes import HALVES
 from convolith.engines import BY_NAME, TABLE, Engine, reference
 from convolith.errors import ConvolithError
-from convolith.jit import thread_count
+from convolith.jit import thread_count, with_living_threads
 from convolith.planner import machine, measure, wisdom
 from convolith.planner.plan import Candidate, Plan, computed, plain
 from convolith.planner.stored import generation
@@ -69,7 +69,7 @@ def plan(
         raise ConvolithError(f"budget is {budget!r}; expected seconds above zero")
     if kernel is not None:
         weights = plain("kernel", kernel, spec.kernel_shape, spec.kernel_dtype)
-        return _choose(spec, accuracy, engine, weights, effort, budget)
+        return with_living_threads(_choose, spec, accuracy, engine, weights, effort, budget)
     if effort == "measure":
         return _choose(spec, accuracy, engine, None, effort, budget)
     return estimated(spec, accuracy, engine, thread_count(), generation())

@@ -13,6 +13,7 @@ from convolith.dtypes import dtype_name
 from convolith.engines import BY_NAME, aten
 from convolith.engines.protocol import NEEDS_KERNEL, torch_dtype
 from convolith.errors import ConvolithError
+from convolith.jit import with_living_threads
 from convolith.planner import kept
 from convolith.report.table import Table
 from convolith.spec import ConvSpec
@@ -166,6 +167,9 @@ class Plan:
         inner = computed(self.spec, self.accuracy)
         if not inner.batch:
             return None
+        return with_living_threads(self._prepare, inner, kernel, adjoint)
+
+    def _prepare(self, inner: ConvSpec, kernel: torch.Tensor, adjoint: bool) -> Any:  # noqa: FBT001 - called by position
         return BY_NAME[self.engine].prepare(inner, kernel.to(torch_dtype(inner.kernel_dtype)), adjoint=adjoint)
 
 
@@ -222,6 +226,12 @@ def compute(
     chosen: Plan, state: Any, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Apply a plan's prepared engine, widened if its accuracy asks for it; the result is in the promised dtype."""
+    return with_living_threads(_compute, chosen, state, x, bias, out)
+
+
+def _compute(
+    chosen: Plan, state: Any, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None
+) -> torch.Tensor:
     spec, engine = chosen.spec, BY_NAME[chosen.engine]
     if spec.batch == 0:
         return torch.empty(spec.output_shape, dtype=torch_dtype(spec.out_dtype), device="cpu") if out is None else out
@@ -229,14 +239,17 @@ def compute(
         "cpu"
     ):  # an engine's torch operators must not be narrowed: their bounds are the plan's
         with torch.autocast("cpu", enabled=False):
-            return compute(chosen, state, x, bias, out)
+            return _compute(chosen, state, x, bias, out)
     if chosen.accuracy != "double":
         y = engine.apply(state, x, bias, out)
-        return y if out is not None or x.is_contiguous() else y.contiguous(memory_format=format_of(x))
+        if out is not None:
+            return y
+        y = y.data  # in the same memory, but no view of an engine's buffer: autograd refuses in-place changes of those
+        return y if x.is_contiguous() else y.contiguous(memory_format=format_of(x))
     inner = computed(spec, "double")
     wide_bias = None if bias is None else bias.to(torch_dtype(inner.out_dtype))
     y = engine.apply(state, x.to(torch_dtype(inner.dtype)), wide_bias).to(torch_dtype(spec.out_dtype))
-    return y if out is None else out.copy_(y)
+    return y.data if out is None else out.copy_(y)
 
 
 def format_of(x: torch.Tensor) -> torch.memory_format:

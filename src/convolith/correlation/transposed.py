@@ -1,0 +1,74 @@
+"""Transposed convolution of tensors: what the transposed modules call, planned as `correlate` is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from convolith.arrays import Operands, check_bias
+from convolith.correlation import operator, quick
+from convolith.correlation.gradients import differentiable, run
+from convolith.dtypes import COMPLEX, dtype_name, is_float
+from convolith.engines.aten import TRANSPOSED
+from convolith.planner import plan
+from convolith.spec import ConvSpec
+from convolith.torch_private import is_traced_or_transformed, without_batch
+
+
+def correlate_transposed(
+    x: torch.Tensor,
+    k: torch.Tensor,
+    bias: torch.Tensor | None,
+    *,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
+    output_padding: tuple[int, ...],
+) -> torch.Tensor:
+    """Compute the adjoint of a correlation.
+
+    `y[o, q] = bias[o] + sum over c, p, t with p s + t d - padding = q of k[c, o, t] x[c, p]`
+
+    Args:
+        x: (N, in_channels, *size) or (in_channels, *size).
+        k: (in_channels, out_channels/groups, *kernel_size).
+
+    Returns:
+        (N, out_channels, *output_size), or without N where x had none; gradients are recorded. Torch's own operator
+        computes what is compiled, exported, traced, transformed, watched, under autocast, not a plain tensor or not on
+        the CPU.
+    """
+    axes = k.ndim - 2
+    if torch.compiler.is_compiling() or not _is_ours(x, k, bias):
+        return TRANSPOSED[axes](x, k, bias, stride, padding, output_padding, groups, dilation)
+    key = quick.key_of(x, k, bias, ("transposed", stride, padding, dilation, groups, output_padding))
+    call = None if key is None else quick.find(key)
+    if call is not None:
+        return quick.run(call, x, k, bias)
+    options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    spec = ConvSpec.of(x, k, bias, transposed=True, output_padding=output_padding, **options)
+    operands = Operands(x if x.ndim == axes + 2 else x[None], k, check_bias(bias, spec.out_channels, spec.out_dtype))
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands):
+        y = differentiable(operands, spec, "default", "auto")
+    else:
+        chosen = plan(spec)
+        if key is not None:
+            quick.remember(key, x, bias, spec, chosen, by_kernel=False)
+        y = run(chosen, *operands)
+    return y if x.ndim == axes + 2 else without_batch(y)
+
+
+def _is_ours(x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    """Whether nothing needs to see torch's own operator, and the dtypes are one real float type."""
+    given = [t for t in (x, k, bias) if t is not None]
+    name = dtype_name(x.dtype)
+    return (
+        all(type(t) in quick.PLAIN and t.is_cpu and t.dtype is x.dtype for t in given)
+        and is_float(name)
+        and name not in COMPLEX
+        and not operator.is_watched()
+        and not torch.is_autocast_enabled("cpu")
+        and not is_traced_or_transformed()
+    )

@@ -1,0 +1,201 @@
+"""Transposed convolutions as one correlation: every residue of an output's position modulo the stride is a channel.
+
+With `q = m s + r` (a position before cropping, its stride and its phase), the sum over `p s + t d = q` of
+`k[c, o, t] x[c, p]` is a correlation of x with the taps `u = j s + r` of the dilated kernel, reversed:
+`sum over j of k'[c, o, j s + r] x[c, m - j]`. The phases are computed as channels by the fastest engine that takes
+them, and interleaved. At stride 1 there is one phase, and nothing to interleave.
+
+This is the polyphase form of an interpolating filter (P. P. Vaidyanathan, "Multirate Systems and Filter Banks", 1993).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+
+from convolith.dtypes import COMPLEX, ITEMSIZE, is_float
+from convolith.engines import aten, direct, fft, pointwise, winograd
+from convolith.engines.limits import Limits
+from convolith.engines.protocol import Engine
+from convolith.spec import ConvSpec
+from convolith.work import ForwardMemory, Memory, Work, layer_work
+
+name = "phases"
+
+INNER: tuple[Engine, ...] = (
+    pointwise,
+    direct,
+    winograd.winograd_4x4,
+    winograd.winograd_2x2,
+    aten.contiguous,
+    aten.channels_last,
+    fft,
+)
+"""The engines that may compute the phases."""
+INTERLEAVING_PASSES = 4
+"""Times that the result is read or written while phases are interleaved and cropped."""
+INTERLEAVING_CALLS = 2.0
+"""The calls that this takes."""
+MOST_PHASES = 64
+"""Phases beyond which the kernel's padding to whole strides outweighs everything."""
+
+
+class Layout(NamedTuple):
+    """The correlation that computes the phases, and where the result begins in what they make together."""
+
+    spec: ConvSpec
+    start: tuple[int, ...]
+
+
+class State(NamedTuple):
+    """The layer, its phases, the engine that computes them, and that engine's state."""
+
+    spec: ConvSpec
+    layout: Layout
+    engine: Engine
+    inner: Any
+
+
+def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
+    """Transposed convolutions of real floats."""
+    if not spec.transposed:
+        return "not transposed"
+    if not is_float(spec.dtype) or spec.dtype != spec.kernel_dtype or spec.dtype in COMPLEX:
+        return f"{spec.dtype} with {spec.kernel_dtype}"
+    if prod(spec.stride) > MOST_PHASES:
+        return f"{prod(spec.stride)} phases"
+    return None
+
+
+@lru_cache(maxsize=1024)
+def layout(spec: ConvSpec) -> Layout:
+    """The correlation of the phases."""
+    taps, padding, start = [], [], []
+    axes_of = zip(spec.extent, spec.kernel_size, spec.stride, spec.size, spec.padding, spec.output_size, strict=True)
+    for extent, kernel_size, stride, size, (before, _), length in axes_of:
+        reach = -(-extent // stride) - 1  # how many steps back the first tap of a phase lies
+        taps.append(kernel_size if stride == 1 else reach + 1)
+        first, last = before // stride, -(-(before + length) // stride)
+        lead = max(reach - first, 0)
+        padding.append((lead, max(last - size, 0)))
+        start.append(before - stride * (reach - lead))  # the phases' first step is reach - lead
+    spec_of_phases = ConvSpec(
+        batch=spec.batch,
+        in_channels=spec.in_channels,
+        out_channels=spec.out_channels * prod(spec.stride),
+        size=spec.size,
+        kernel_size=tuple(taps),
+        padding=tuple(padding),
+        dilation=tuple(d if s == 1 else 1 for d, s in zip(spec.dilation, spec.stride, strict=True)),
+        groups=spec.groups,
+        bias=spec.bias,
+        dtype=spec.dtype,
+    )
+    return Layout(spec_of_phases, tuple(start))
+
+
+@lru_cache(maxsize=1024)
+def engine_of(spec: ConvSpec) -> Engine:
+    """The engine that computes the phases: by the machine's defaults, so that it is the same for plan and state."""
+    inner = layout(spec).spec
+    fit = [engine for engine in INNER if engine.refuse(inner) is None]
+    return min(fit, key=lambda engine: engine.seconds(inner, Limits()))
+
+
+def _interleaves(spec: ConvSpec) -> bool:
+    """Whether the result has to be copied together."""
+    return prod(spec.stride) > 1 or layout(spec).spec.output_size != spec.output_size
+
+
+def sums_directly(spec: ConvSpec) -> bool:
+    """It does not: the kernel is padded to whole strides, and an infinity times such a zero is not a number."""
+    return False
+
+
+def note(spec: ConvSpec) -> str:
+    """The phases and their engine."""
+    count = prod(spec.stride)
+    return f"{count} phase{'s' * (count > 1)} by {engine_of(spec).name}; may spread NaN and infinity"
+
+
+def work(spec: ConvSpec) -> Work:
+    """What the engine of the phases does, and the copies."""
+    inner = engine_of(spec).work(layout(spec).spec)
+    made, whole = inner.memory.forward, layer_work(spec).memory.forward
+    copied = INTERLEAVING_PASSES * whole.output if _interleaves(spec) else 0
+    forward = replace(inner.forward, bytes=inner.forward.bytes + copied)
+    workspace = made.workspace + (made.output + whole.output if copied else 0)
+    prepared = made.prepared or prod(layout(spec).spec.kernel_shape) * ITEMSIZE[spec.dtype]
+    terms = ForwardMemory(whole.input, whole.parameters, whole.output, workspace, prepared)
+    return Work(forward=forward, memory=Memory(terms))
+
+
+def seconds(spec: ConvSpec, limits: Limits) -> float:
+    """The engine's own estimate, and the copies."""
+    needed = engine_of(spec).seconds(layout(spec).spec, limits)
+    if not _interleaves(spec):
+        return needed
+    copied = INTERLEAVING_PASSES * prod(spec.output_shape) * ITEMSIZE[spec.out_dtype]
+    return needed + INTERLEAVING_CALLS * limits.call_seconds + limits.moving_seconds(copied)
+
+
+def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
+    """The bound of the engine that computes the phases."""
+    return engine_of(spec).error_bound(layout(spec).spec)
+
+
+def prepare_seconds(spec: ConvSpec, limits: Limits) -> float:
+    """Return what sorting the taps by phase takes, and the engine of the phases with them."""
+    inner = layout(spec).spec
+    copied = 4 * prod(inner.kernel_shape) * ITEMSIZE[spec.kernel_dtype]
+    return 4 * limits.call_seconds + limits.moving_seconds(copied) + engine_of(spec).prepare_seconds(inner, limits)
+
+
+def prepare(spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:  # noqa: ARG001 - see below
+    """Prepare the kernels of the phases by their engine.
+
+    A transposed convolution is the adjoint of a correlation with the very same kernel, so that `adjoint` changes nothing.
+    """
+    found, engine = layout(spec), engine_of(spec)
+    return State(spec, found, engine, engine.prepare(found.spec, phase_kernels(spec, kernel)))
+
+
+def phase_kernels(spec: ConvSpec, kernel: torch.Tensor) -> torch.Tensor:
+    """The taps of each phase, reversed: (out_channels * phases, in_channels/groups, *taps)."""
+    taps = layout(spec).spec.kernel_size
+    whole = kernel.new_zeros((*kernel.shape[:2], *(n * s for n, s in zip(taps, spec.stride, strict=True))))
+    steps = tuple(slice(0, e if s > 1 else None, d if s > 1 else 1) for e, s, d in _spacing(spec))
+    whole[(..., *steps)] = kernel
+    axes, ins, outs = spec.axes, spec.in_channels // spec.groups, spec.out_channels // spec.groups
+    split = [number for pair in zip(taps, spec.stride, strict=True) for number in pair]
+    parts = whole.reshape(spec.groups, ins, outs, *split)
+    steps_at, phases_at = ([3 + 2 * axis + place for axis in range(axes)] for place in (0, 1))
+    parts = parts.permute(0, 2, *phases_at, 1, *steps_at)
+    return parts.flip(*range(-axes, 0)).reshape(-1, ins, *taps)
+
+
+def _spacing(spec: ConvSpec) -> zip[tuple[int, int, int]]:
+    """Extent, stride and dilation of each axis."""
+    return zip(spec.extent, spec.stride, spec.dilation, strict=True)
+
+
+def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None) -> torch.Tensor:
+    """The phases as channels, interleaved and cropped."""
+    spec, found, engine, inner = state
+    if not _interleaves(spec):
+        return engine.apply(inner, x, bias, out)
+    y = engine.apply(inner, x, None if bias is None else bias.repeat_interleave(prod(spec.stride)))
+    axes = spec.axes
+    y = y.reshape(spec.batch, spec.out_channels, *spec.stride, *found.spec.output_size)
+    order = [place for axis in range(axes) for place in (2 + axes + axis, 2 + axis)]
+    y = y.permute(0, 1, *order)
+    y = y.reshape(
+        spec.batch, spec.out_channels, *(n * s for n, s in zip(found.spec.output_size, spec.stride, strict=True))
+    )
+    for axis, (start, length) in enumerate(zip(found.start, spec.output_size, strict=True), start=2):
+        y = y.narrow(axis, start, length)
+    return y.contiguous() if out is None else out.copy_(y)

@@ -1,0 +1,172 @@
+"""Conversion: torch's convolutions in a model become Convolith's and back, with a record of what was and was not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.parameter import UninitializedParameter
+
+from convolith.errors import ConvolithError
+from convolith.nn.layers import SWAPPED, swap, to_torch, unparametrised
+from convolith.report.table import Table
+
+OURS = frozenset(SWAPPED.values())
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One convolution of a model: its name, its class, and why it is or is not computed by Convolith."""
+
+    name: str
+    kind: str
+    converted: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What computes each convolution of a model; print it."""
+
+    layers: tuple[Layer, ...]
+
+    @property
+    def converted(self) -> tuple[Layer, ...]:
+        """The layers that Convolith computes."""
+        return tuple(layer for layer in self.layers if layer.converted)
+
+    @property
+    def skipped(self) -> tuple[Layer, ...]:
+        """The layers that it does not compute, each with its reason."""
+        return tuple(layer for layer in self.layers if not layer.converted)
+
+    def table(self) -> Table:
+        """One row for each layer."""
+        rows: list[dict[str, Any]] = [
+            {
+                "layer": layer.name or "(the model)",
+                "class": layer.kind,
+                "computed by": "convolith" if layer.converted else "torch",
+                "reason": layer.reason,
+            }
+            for layer in self.layers
+        ]
+        return Table(f"{len(self.converted)} of {len(self.layers)} convolutions computed by Convolith", rows)
+
+    def __str__(self) -> str:
+        return self.table().text()
+
+
+def convert(model: torch.nn.Module) -> torch.nn.Module:
+    """Let Convolith compute a model's convolutions, in place: the parameters, hooks and state_dict stay what they are.
+
+    Modules of torch's own classes are changed, parametrised and lazy ones too (these once they have shapes), plain and
+    transposed. A subclass may compute something else, and stays as it is. `report` says what was done and what was not.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ConvolithError: not a torch module, or one that was compiled to TorchScript.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+        >>> type(convert(model)[0]).__module__
+        'convolith.nn'
+    """
+    check_model(model)
+    for module in model.modules():
+        swap(module, SWAPPED)
+    return model
+
+
+def revert(model: torch.nn.Module) -> torch.nn.Module:
+    """Undo `convert` (and `freeze`), in place: every one of Convolith's modules is of torch's own class again.
+
+    Parametrisations that were added or removed since stay as they are.
+
+    Returns:
+        The same model.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3))
+        >>> type(revert(convert(model))[0]) is torch.nn.Conv2d
+        True
+    """
+    check_model(model)
+    for module in model.modules():
+        if unparametrised(type(module)) in OURS:
+            to_torch(module)
+    return model
+
+
+def report(model: torch.nn.Module) -> Conversion:
+    """Return what computes each convolution of a model, and why; the model is only looked at.
+
+    Raises:
+        ConvolithError: not a torch module, or one that was compiled to TorchScript.
+
+    Example:
+        >>> import torch
+        >>> class Doubled(torch.nn.Conv2d):
+        ...     def forward(self, x):
+        ...         return 2 * super().forward(x)
+        >>> found = report(convert(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), Doubled(8, 8, 3))))
+        >>> [layer.name for layer in found.converted]
+        ['0']
+        >>> found.skipped[0].reason
+        'a subclass of Conv2d, which may compute something else'
+    """
+    check_model(model)
+    found = (_layer(name, module) for name, module in model.named_modules())
+    return Conversion(tuple(layer for layer in found if layer is not None))
+
+
+def check_model(model: Any) -> None:
+    """Refuse what is not a module, or is compiled."""
+    if not isinstance(model, torch.nn.Module):
+        raise ConvolithError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ConvolithError("model is compiled to TorchScript; convert it before torch.jit.script or torch.jit.trace")
+
+
+def _layer(name: str, module: torch.nn.Module) -> Layer | None:
+    """The entry of a module, or None if it is no convolution."""
+    kind, plain = type(module), unparametrised(type(module))
+    if plain in OURS:
+        return Layer(name, kind.__name__, converted=True, reason=_remark(module))
+    if isinstance(module, torch.jit.ScriptModule):
+        original = str(getattr(module, "original_name", ""))
+        if not original.startswith("Conv"):
+            return None
+        return Layer(name, original, converted=False, reason="compiled to TorchScript; convert the model before that")
+    if kind.__module__.startswith(("torch.ao.nn", "torch.nn.quantized", "torch.nn.qat")):
+        if "Conv" not in kind.__name__:
+            return None
+        return Layer(name, kind.__name__, converted=False, reason="quantised or prepared for it by torch")
+    base = next((cls for cls in kind.__mro__ if cls in SWAPPED), None)
+    if base is None:
+        return None
+    if plain is base:
+        return Layer(name, kind.__name__, converted=False, reason="not converted; call cl.nn.convert(model)")
+    reason = f"a subclass of {base.__name__}, which may compute something else"
+    return Layer(name, kind.__name__, converted=False, reason=reason)
+
+
+def _remark(module: torch.nn.Module) -> str:
+    """What else is to be known of a converted layer."""
+    weight: torch.Tensor | None = next(iter(module.parameters()), None)
+    remarks = []
+    if isinstance(weight, UninitializedParameter):
+        return "lazy: converted with its first input"
+    if hasattr(module, "parametrizations"):
+        parametrised: Any = module.parametrizations
+        remarks.append("parametrised: " + ", ".join(parametrised))
+    if weight is not None and weight.device.type != "cpu":
+        remarks.append(f"on {weight.device}, where torch computes it")
+    if "_frozen" in vars(module):
+        remarks.append("frozen")
+    return "; ".join(remarks)

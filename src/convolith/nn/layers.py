@@ -1,0 +1,257 @@
+"""The modules: subclasses of torch's own convolutions, with their arguments and state_dict, computed by Convolith."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from convolith.correlation import correlate
+from convolith.correlation.operator import call_traced, takes_traced
+from convolith.correlation.transposed import correlate_transposed
+from convolith.errors import ConvolithError
+from convolith.nn.frozen import Frozen
+from convolith.torch_private import output_padding_of
+
+
+class _Computed(torch.nn.Module):
+    """What all of the modules share: how they are printed, frozen, and handed to torch's quantisers."""
+
+    _frozen: Frozen | None = None
+
+    def extra_repr(self) -> str:
+        """Return the arguments, and who computes."""
+        frozen = "" if self._frozen is None else ", frozen"
+        return f"{super().extra_repr()}, computed by convolith{frozen}"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; torch's quantisers announce themselves by `qconfig`, and look for torch's own classes."""
+        if name == "qconfig" and value is not None:
+            to_torch(self)
+        torch.nn.Module.__setattr__(self, name, value)  # not super(): the class may be torch's by now
+
+
+def to_torch(module: torch.nn.Module) -> None:
+    """Let a module be of torch's own class again."""
+    module.__dict__.pop("_frozen", None)
+    swap(module, {ours: theirs for theirs, ours in SWAPPED.items()})
+
+
+def swap(module: torch.nn.Module, classes: dict[type[torch.nn.Module], type[torch.nn.Module]]) -> bool:
+    """Change a module's class by a table, or the class that a parametrisation is derived from.
+
+    Returns:
+        Whether the table has it.
+    """
+    kind = type(module)
+    if kind in classes:
+        module.__class__ = classes[kind]
+        return True
+    plain = unparametrised(kind)
+    if plain not in classes or plain is kind:
+        return False
+    content = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+    module.__class__ = type(kind.__name__, (classes[plain],), content)
+    return True
+
+
+def unparametrised(kind: type[torch.nn.Module]) -> type[torch.nn.Module]:
+    """Return the class that `torch.nn.utils.parametrize` derived a class from, or the class itself.
+
+    It makes a class for each module, `Parametrized...`, whose one base is restored when the parametrisation is removed.
+    """
+    made = kind.__name__.startswith("Parametrized") and kind.__module__ == "torch.nn.utils.parametrize"
+    return kind.__bases__[0] if made and len(kind.__bases__) == 1 else kind
+
+
+def _refuse_quantiser(x: Any) -> None:
+    """Refuse to be traced by torch's FX quantiser, which would not find the convolution."""
+    tracer = getattr(x, "tracer", None) if isinstance(x, torch.fx.Proxy) else None
+    if tracer is not None and any("quantiz" in kind.__module__ for kind in type(tracer).__mro__):
+        raise ConvolithError(
+            "model has layers of convolith.nn, which torch's quantisers do not know; call cl.nn.revert(model) before "
+            "prepare_fx, and cl.nn.convert on models that stay in floating point"
+        )
+
+
+class _Correlating(_Computed):
+    """The modules that are not transposed."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Return the convolution of (N, in_channels, *size) or (in_channels, *size)."""
+        if self._frozen is not None and not torch.compiler.is_compiling():
+            y = self._frozen(self, input)
+            if y is not None:
+                return y
+        result: torch.Tensor = super().forward(input)
+        return result
+
+    def _conv_forward(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """Return what torch's method of this name returns."""
+        module: Any = self
+        options: dict[str, Any] = {
+            "stride": module.stride,
+            "padding": module.padding,
+            "dilation": module.dilation,
+            "groups": module.groups,
+            "padding_mode": module.padding_mode,
+        }
+        if torch.compiler.is_compiling():
+            if not torch.is_autocast_enabled("cpu") and takes_traced(input, weight, bias, options):
+                return call_traced(input, weight, bias, "default", "auto", **options)
+        else:
+            _refuse_quantiser(input)
+        y: torch.Tensor = correlate(input, weight, bias, **options)
+        return y
+
+
+class _Transposing(_Computed):
+    """The transposed modules."""
+
+    def forward(self, input: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
+        """Return the transposed convolution of (N, in_channels, *size) or (in_channels, *size).
+
+        Args:
+            input: the image.
+            output_size: the spatial size of the result, where `output_padding` is to follow from it.
+        """
+        module: Any = self
+        if torch.compiler.is_compiling() or type(input) is not torch.Tensor or module.padding_mode != "zeros":
+            _refuse_quantiser(input)
+            result: torch.Tensor = super().forward(input, output_size)
+            return result
+        if self._frozen is not None and output_size is None:
+            y = self._frozen(self, input)
+            if y is not None:
+                return y
+        return correlate_transposed(
+            input,
+            module.weight,
+            module.bias,
+            stride=module.stride,
+            padding=module.padding,
+            dilation=module.dilation,
+            groups=module.groups,
+            output_padding=output_padding_of(module, input, output_size),
+        )
+
+
+class Conv1d(_Correlating, torch.nn.Conv1d):
+    """`torch.nn.Conv1d` with the same arguments and state_dict, computed by Convolith.
+
+    Example:
+        >>> import torch
+        >>> Conv1d(2, 4, 3)(torch.zeros(1, 2, 16)).shape
+        torch.Size([1, 4, 14])
+    """
+
+
+class Conv2d(_Correlating, torch.nn.Conv2d):
+    """`torch.nn.Conv2d` with the same arguments and state_dict, computed by Convolith.
+
+    Example:
+        >>> import torch
+        >>> theirs = torch.nn.Conv2d(3, 8, 5, padding="same")
+        >>> ours = Conv2d(3, 8, 5, padding="same")
+        >>> ours.load_state_dict(theirs.state_dict())
+        <All keys matched successfully>
+        >>> x = torch.rand(1, 3, 16, 16)
+        >>> torch.allclose(ours(x), theirs(x), atol=1e-5)
+        True
+    """
+
+
+class Conv3d(_Correlating, torch.nn.Conv3d):
+    """`torch.nn.Conv3d` with the same arguments and state_dict, computed by Convolith.
+
+    Example:
+        >>> import torch
+        >>> Conv3d(1, 2, 3)(torch.zeros(1, 1, 5, 5, 5)).shape
+        torch.Size([1, 2, 3, 3, 3])
+    """
+
+
+class ConvTranspose1d(_Transposing, torch.nn.ConvTranspose1d):
+    """`torch.nn.ConvTranspose1d` with the same arguments and state_dict, computed by Convolith.
+
+    Example:
+        >>> import torch
+        >>> ConvTranspose1d(2, 4, 3, stride=2)(torch.zeros(1, 2, 16)).shape
+        torch.Size([1, 4, 33])
+    """
+
+
+class ConvTranspose2d(_Transposing, torch.nn.ConvTranspose2d):
+    """`torch.nn.ConvTranspose2d` with the same arguments and state_dict, computed by Convolith.
+
+    Example:
+        >>> import torch
+        >>> up = ConvTranspose2d(2, 4, 4, stride=2, padding=1)
+        >>> up(torch.zeros(1, 2, 16, 16)).shape
+        torch.Size([1, 4, 32, 32])
+        >>> up(torch.zeros(1, 2, 16, 16), output_size=(33, 33)).shape
+        torch.Size([1, 4, 33, 33])
+    """
+
+
+class ConvTranspose3d(_Transposing, torch.nn.ConvTranspose3d):
+    """`torch.nn.ConvTranspose3d` with the same arguments and state_dict, computed by Convolith.
+
+    Example:
+        >>> import torch
+        >>> ConvTranspose3d(2, 1, 2, stride=2)(torch.zeros(1, 2, 3, 3, 3)).shape
+        torch.Size([1, 1, 6, 6, 6])
+    """
+
+
+class LazyConv1d(_Computed, torch.nn.LazyConv1d):  # type: ignore[misc]  # torch's mixin and ours differ in types alone
+    """`torch.nn.LazyConv1d`, which becomes a `Conv1d` of Convolith with its first input."""
+
+    cls_to_become = Conv1d
+
+
+class LazyConv2d(_Computed, torch.nn.LazyConv2d):  # type: ignore[misc]
+    """`torch.nn.LazyConv2d`, which becomes a `Conv2d` of Convolith with its first input."""
+
+    cls_to_become = Conv2d
+
+
+class LazyConv3d(_Computed, torch.nn.LazyConv3d):  # type: ignore[misc]
+    """`torch.nn.LazyConv3d`, which becomes a `Conv3d` of Convolith with its first input."""
+
+    cls_to_become = Conv3d
+
+
+class LazyConvTranspose1d(_Computed, torch.nn.LazyConvTranspose1d):  # type: ignore[misc]
+    """`torch.nn.LazyConvTranspose1d`, which becomes a `ConvTranspose1d` of Convolith with its first input."""
+
+    cls_to_become = ConvTranspose1d
+
+
+class LazyConvTranspose2d(_Computed, torch.nn.LazyConvTranspose2d):  # type: ignore[misc]
+    """`torch.nn.LazyConvTranspose2d`, which becomes a `ConvTranspose2d` of Convolith with its first input."""
+
+    cls_to_become = ConvTranspose2d
+
+
+class LazyConvTranspose3d(_Computed, torch.nn.LazyConvTranspose3d):  # type: ignore[misc]
+    """`torch.nn.LazyConvTranspose3d`, which becomes a `ConvTranspose3d` of Convolith with its first input."""
+
+    cls_to_become = ConvTranspose3d
+
+
+SWAPPED: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
+    torch.nn.Conv1d: Conv1d,
+    torch.nn.Conv2d: Conv2d,
+    torch.nn.Conv3d: Conv3d,
+    torch.nn.ConvTranspose1d: ConvTranspose1d,
+    torch.nn.ConvTranspose2d: ConvTranspose2d,
+    torch.nn.ConvTranspose3d: ConvTranspose3d,
+    torch.nn.LazyConv1d: LazyConv1d,
+    torch.nn.LazyConv2d: LazyConv2d,
+    torch.nn.LazyConv3d: LazyConv3d,
+    torch.nn.LazyConvTranspose1d: LazyConvTranspose1d,
+    torch.nn.LazyConvTranspose2d: LazyConvTranspose2d,
+    torch.nn.LazyConvTranspose3d: LazyConvTranspose3d,
+}
+"""Torch's classes, and those that take their place."""
