@@ -259,6 +259,7 @@ def unnamed_norms(left: Sequence[str], report: Any) -> list[str]:
     """
     modules = {entry.module for entry in report.skipped}
     nodes = [entry.node for entry in report.skipped]
-    entries = sum("norm" in entry.node and entry.module not in left for entry in report.skipped)
+    about_norms = [entry for entry in report.skipped if entry.kind == "norm" or "norm" in entry.node]
+    entries = sum(entry.module not in left for entry in about_norms)
     unnamed = [name for name in left if name and name not in modules and name.replace(".", "_") not in nodes]
     return unnamed + [""] * max(left.count("") - entries, 0)
