@@ -61,9 +61,11 @@ def test_norms_that_stay_are_named():
     watch = checks.watched(model, X)
     assert watch.behind == ["1"]
     for module, node, unnamed in (("1", "_1", []), ("0", "batch_norm", ["1"])):
-        report = SimpleNamespace(skipped=[SimpleNamespace(module=module, node=node)])
+        report = SimpleNamespace(skipped=[SimpleNamespace(module=module, node=node, kind="norm")])
         assert checks.unnamed_norms(watch.behind, report) == unnamed
     assert checks.unnamed_norms(["", ""], report) == [""]
+    report.skipped[0].kind, report.skipped[0].node = "kept", "relu"
+    assert checks.unnamed_norms(["", ""], report) == ["", ""]
 
 
 def test_norms_that_only_folding_puts_behind_a_convolution_are_no_miss():

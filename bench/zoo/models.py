@@ -378,7 +378,7 @@ SEGMENTATION = (
     _segmentation("PSPNet", "resnet18"),
     _segmentation("Linknet", "resnet18"),
     _segmentation("MAnet", "resnet18"),
-    _segmentation("PAN", "resnet18"),
+    _segmentation("PAN", "resnet18")._replace(smallest=128),
 )
 ULTRALYTICS = (
     _ultralytics("yolov5n", "DetectionModel"),
