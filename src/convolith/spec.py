@@ -9,7 +9,7 @@ from math import prod
 from typing import Any
 
 from convolith.dtypes import check_dtype, dtype_name, result_dtype
-from convolith.errors import ConvolithError
+from convolith.errors import ConvolithError, check_flag
 from convolith.geometry import (
     KERNEL_LAYOUT,
     LARGEST,
@@ -106,16 +106,16 @@ class ConvSpec:
         put("stride", per_axis("stride", stride, axes, 1))
         put("dilation", per_axis("dilation", dilation, axes, 1))
         put("groups", check_groups(groups, self.in_channels, self.out_channels))
-        put("transposed", bool(transposed))
+        put("transposed", check_flag("transposed", transposed))
         put(
             "output_padding",
             check_output_padding(output_padding, self.stride, self.dilation, transposed=self.transposed),
         )
         put("padding_mode", check_mode(padding_mode, transposed=self.transposed))
-        if self.transposed and padding in ("same", "full"):
+        if self.transposed and isinstance(padding, str) and padding in ("same", "full"):
             raise ConvolithError(f"padding is {padding!r}; a transposed convolution takes numbers")
         put("padding", resolve_padding(padding, self.size, self.kernel_size, self.stride, self.dilation))
-        put("bias", bool(bias))
+        put("bias", check_flag("bias", bias))
         put("dtype", dtype_name(dtype))
         put("kernel_dtype", dtype_name(self.dtype if kernel_dtype is None else kernel_dtype))
         check_dtype("x", self.dtype)
@@ -128,7 +128,10 @@ class ConvSpec:
         for axis, (n, pair, e) in enumerate(zip(self.size, self.padding, self.extent, strict=True)):
             length = self.output_size[axis]
             if not is_symbolic(length) and length > LARGEST:
-                raise ConvolithError(f"the output would have {length} elements on spatial axis {axis}")
+                raise ConvolithError(
+                    f"padding is {pair} and stride {self.stride[axis]} on spatial axis {axis}, which gives an output "
+                    f"of {length} elements; expected at most 2^40"
+                )
             if length >= 1 if self.transposed else n + sum(pair) >= e:
                 continue
             if self.transposed:
@@ -164,7 +167,7 @@ class ConvSpec:
             >>> ConvSpec.of(np.zeros((3, 32, 32)), np.zeros((8, 3, 5, 5)), padding="same").output_shape
             (1, 8, 32, 32)
         """
-        x_shape, k_shape = tuple(x.shape), tuple(k.shape)
+        x_shape, k_shape = _shape_of_array("x", x), _shape_of_array("k", k)
         axes = len(k_shape) - 2
         if not 1 <= axes <= MAX_AXES:
             layout = "(in_channels, out_channels/groups, *kernel_size)" if transposed else KERNEL_LAYOUT
@@ -282,6 +285,18 @@ class ConvSpec:
     def out_dtype(self) -> str:
         """The dtype of the result, by name."""
         return result_dtype(self.dtype, self.kernel_dtype)
+
+
+def _shape_of_array(argument: str, array: Any) -> tuple[int, ...]:
+    """Return the shape of something that has one, and a dtype."""
+    try:
+        shape, _ = tuple(array.shape), array.dtype
+    except (AttributeError, TypeError, RuntimeError):  # RuntimeError: a nested tensor, which has several shapes
+        raise ConvolithError(
+            f"{argument} is a {type(array).__name__} without a shape and a dtype; expected a NumPy array or "
+            "a torch tensor"
+        ) from None
+    return shape
 
 
 def check_module(module: Any) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from convolith.arrays import as_tensor, like
 from convolith.engines.protocol import torch_dtype
-from convolith.errors import ConvolithError
+from convolith.errors import ConvolithError, check_option
 from convolith.fitting.asked import Asked
 from convolith.fitting.descent import LOSSES, OPTIMIZERS, Callback, Goal, descend, steepest
 from convolith.fitting.gram import Gram
@@ -117,12 +117,12 @@ def fit(
     selection: tuple[Candidate, ...] = ()
     size: Any = kernel_size
     share: Any = ridge
-    asked = Asked(0.0 if share == "auto" else share, smoothness, basis, constraints, x_noise_variance)
+    asked = Asked(0.0 if _is_auto(share) else share, smoothness, basis, constraints, x_noise_variance)
     _check_options(method, asked, learning_rate, steps, seed, callback)
     _check_choice(method, asked, kernel_size, ridge, errors)
     _check_loss(method, loss, huber_delta, x, y)
-    if size == "auto":
-        found = choose_size(x, y, max_size, RIDGES if share == "auto" else [share], data, geometry)
+    if _is_auto(size):
+        found = choose_size(x, y, max_size, RIDGES if _is_auto(share) else [share], data, geometry)
         size, share, selection = found.kernel_size, found.ridge, found.selection
         y, data = found.y, found.data
     elif max_size is not None:
@@ -131,11 +131,11 @@ def fit(
     if not problem.equations:
         raise ConvolithError("mask or weights leave no pixel of y to fit; expected at least one")
     gram = Gram(problem.spec.kernel_size, problem.spec.in_channels, problem.spec.out_channels, **geometry)
-    tiles = states_of_tiles(problem, gram) if share == "auto" or errors == "jackknife" else []
+    tiles = states_of_tiles(problem, gram) if _is_auto(share) or errors == "jackknife" else []
     for tile in tiles:
         gram.merge(tile)
     gram = gram if tiles else gram.add(problem)
-    if share == "auto":
+    if _is_auto(share):
         selection = tuple(candidates(gram, tiles, [gram.kernel_size], RIDGES, offset=offset))
         share = chosen(selection).ridge
     asked = replace(asked, ridge=share)
@@ -182,9 +182,14 @@ def fit(
     )
 
 
+def _is_auto(value: Any) -> bool:
+    """Return whether a value is to be chosen; arrays, which compare one by one, are not."""
+    return isinstance(value, str) and value == "auto"
+
+
 def _check_choice(method: str, asked: Asked, kernel_size: Any, ridge: Any, errors: str) -> None:
     check_errors(errors)
-    automatic = [name for name, value in (("kernel_size", kernel_size), ("ridge", ridge)) if value == "auto"]
+    automatic = [name for name, value in (("kernel_size", kernel_size), ("ridge", ridge)) if _is_auto(value)]
     if isinstance(kernel_size, str) and kernel_size != "auto":
         raise ConvolithError(f'kernel_size is {kernel_size!r}; expected a number, one per axis, or "auto"')
     if automatic and not asked.plain:
@@ -198,8 +203,7 @@ def _check_choice(method: str, asked: Asked, kernel_size: Any, ridge: Any, error
 
 
 def _check_loss(method: str, loss: str, huber_delta: float | None, x: Any, y: Any) -> None:
-    if loss not in LOSSES:
-        raise ConvolithError(f"loss is {loss!r}; expected one of {', '.join(LOSSES)}")
+    check_option("loss", loss, LOSSES)
     if loss != "squares" and method == "lstsq":
         raise ConvolithError(f'loss is "{loss}", which has no closed form; pass method="lbfgs", or another of descent')
     if huber_delta is not None and (loss != "huber" or not is_number(huber_delta) or huber_delta <= 0):
@@ -228,8 +232,7 @@ def _delta(problem: Problem, gram: Gram, given: float | None) -> float:
 def _check_options(
     method: str, asked: Asked, learning_rate: float | None, steps: int, seed: int, callback: Callback | None
 ) -> None:
-    if method not in METHODS:
-        raise ConvolithError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
+    check_option("method", method, METHODS)
     if method != "lstsq" and not asked.plain:
         raise ConvolithError(
             'smoothness, basis, constraints and x_noise_variance are solved in closed form; pass method="lstsq"'

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convolith.conv import Conv
-from convolith.errors import ConvolithError
+from convolith.errors import check_option
 from convolith.spec import ConvSpec
 
 ERRORS = ("white", "jackknife")
@@ -84,11 +84,13 @@ class Fit:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite real number."""
-    return isinstance(value, int | float | np.number) and isfinite(value)
+    """Return whether a value is a finite real number."""
+    try:
+        return isinstance(value, int | float | np.number) and not np.iscomplexobj(value) and isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 def check_errors(errors: str) -> None:
     """Refuse standard errors of a kind that does not exist."""
-    if errors not in ERRORS:
-        raise ConvolithError(f"errors is {errors!r}; expected one of {', '.join(ERRORS)}")
+    check_option("errors", errors, ERRORS)
