@@ -6,7 +6,7 @@ A fold reads a tensor later than its parts did. That is right only if nothing wa
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -16,14 +16,28 @@ from convolith.folding.lowering import aten, called_module, is_size, operator_of
 from convolith.folding.pieces import CONVOLVE, Values, shape_of
 
 
-def settle(working: GraphModule, values: Values) -> set[Node]:
-    """Undo writing over the border of a padded tensor; return the nodes that no fold may touch for the rest."""
+class Written(NamedTuple):
+    """Nodes whose tensors are written in place: `read`, which no fold may read later; `made`, which none may make."""
+
+    read: set[Node]
+    made: set[Node]
+
+
+def settle(working: GraphModule, values: Values) -> Written:
+    """Undo writing over the border of a padded tensor; return what no fold may touch for the rest.
+
+    A fold may make a tensor that is written over afterwards, if it makes the memory too, and not a view of it.
+    """
     for node in list(working.graph.nodes):
         called = operator_of(node)
         if called is not None and called.target is aten.pad.default:
             _set_border(working, node, values)
     written = {memory for node in working.graph.nodes for memory in node.meta.get("writes", ())}
-    return {node for node in working.graph.nodes if node.meta.get("memory") in written}
+    read = {node for node in working.graph.nodes if node.meta.get("memory") in written}
+    first: dict[Any, Node] = {}
+    for node in working.graph.nodes:
+        first.setdefault(node.meta.get("memory"), node)
+    return Written(read, {node for node in read if first[node.meta["memory"]] is not node})
 
 
 def _set_border(working: GraphModule, padded: Node, values: Values) -> None:

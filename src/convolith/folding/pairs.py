@@ -11,6 +11,7 @@ import inspect
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
+from typing import TypeGuard
 
 from torch import nn
 
@@ -40,9 +41,28 @@ def pairs_of(module: nn.Module) -> list[Pair]:
 
 
 def _mentions(tree: ast.AST) -> Iterator[str]:
-    """Yield the attributes that code looks at; the geometry of a layer says nothing of its weights."""
-    geometry = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr in GEOMETRY}
-    yield from (n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and id(n) not in geometry)
+    """Yield the attributes that code looks at.
+
+    A layer's geometry says nothing of its weights, nor does a question whether it is there; what it is handed to reads
+    its geometry too, which comparing outputs confirms.
+    """
+    harmless: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in GEOMETRY:
+            harmless.add(id(node.value))
+        elif isinstance(node, ast.Call):
+            harmless |= {id(a) for a in (*node.args, *(k.value for k in node.keywords))}
+        elif _asks_whether_there(node):
+            harmless.add(id(node.left))
+    yield from (n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and id(n) not in harmless)
+
+
+def _asks_whether_there(node: ast.AST) -> TypeGuard[ast.Compare]:
+    """Return whether a node is `... is not None`."""
+    if not isinstance(node, ast.Compare) or len(node.ops) != 1 or not isinstance(node.ops[0], ast.IsNot):
+        return False
+    other = node.comparators[0]
+    return isinstance(other, ast.Constant) and other.value is None
 
 
 GEOMETRY = {"stride", "kernel_size", "padding", "dilation", "groups", "in_channels", "out_channels", "padding_mode"}
@@ -82,7 +102,12 @@ def _in_a_row(tree: ast.AST) -> Iterator[Pair]:
 
 
 def _follow(before: ast.stmt, after: ast.stmt, own: str) -> Iterator[Pair]:
-    """Yield the pair of `x = self.first(...)` and `x = self.second(x)` (or `return self.second(x)`)."""
+    """Yield the pair of `x = self.first(...)` and `x = self.second(x)` (or `return self.second(x)`).
+
+    The second may stand behind `if self.second is not None`, which is so.
+    """
+    if isinstance(after, ast.If) and _asks_whether_there(after.test) and not after.orelse:
+        after = after.body[0]
     if not isinstance(before, ast.Assign) or len(before.targets) != 1 or not isinstance(before.targets[0], ast.Name):
         return
     name = before.targets[0].id

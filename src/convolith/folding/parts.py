@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx import GraphModule
 
 from convolith.errors import ConvolithError
 from convolith.folding.capture import Captured, NoGraph, capture, hooks_of, without_hooks
@@ -55,10 +56,24 @@ def fold_graph(model: nn.Module, inputs: Inputs, *, measure: bool, everything: b
             continue
         try:
             inner = fold_parts(part, given, measure=measure, everything=everything)
-        except ConvolithError:
+        except NoGraph:
             continue
         done = _with_part(done, name, inner)
-    return done
+    named = {entry.module for entry in done.report.skipped if entry.kind == "norm"}
+    left = [entry for entry in _norms_inside(done.folded, captured.kept) if entry.module not in named]
+    return replace(done, report=replace(done.report, skipped=(*done.report.skipped, *left)))
+
+
+def _norms_inside(folded: nn.Module, kept: dict[str, str]) -> list[Skipped]:
+    """Return the norms of modules that stay as they are, and are no part of a graph inside of them."""
+    found = []
+    for name, reason in kept.items():
+        module = folded.get_submodule(name)
+        graphs = {id(part) for graph in module.modules() if isinstance(graph, GraphModule) for part in graph.modules()}
+        for path, part in module.named_modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm) and id(part) not in graphs:
+                found.append(Skipped("-", f"{name}.{path}".strip("."), f"it lies in {name or 'the model'}, whose own code stays: {reason}", "norm"))
+    return found
 
 
 def _folded(captured: Captured, inputs: Inputs, *, measure: bool, everything: bool) -> Done:
@@ -139,6 +154,8 @@ def fold_parts(model: nn.Module, inputs: Inputs, *, measure: bool, everything: b
         report, convolutions_before=convolutions, convolutions_after=fewer, norms_before=norms, norms_after=less
     )
     tried = [inputs, *(other for other in variations(model, inputs) if result_of(model, other) is not None)]
+    left = [replace(e, module=e.module.lstrip(".")) for e in _norms_inside(result, {"": refusal.reason})]
+    report = replace(report, skipped=(*report.skipped, *left))
     return Done(own_module(model).double(), wide, result, report, proofs, tried)
 
 

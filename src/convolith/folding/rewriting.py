@@ -43,11 +43,11 @@ def rewrite(captured: Captured, inputs: Inputs, *, measure: bool, everything: bo
     working = with_own_graph(reference)
     _record_shapes(captured, working)
     values = _constants(working)
-    untouchable = settle(working, values)
+    written = settle(working, values)
     prepare_shapes(working, values)
     spread_norms(working, values)
     working.recompile()
-    found = options(working.graph, values, untouchable, everything=everything)
+    found = options(working.graph, values, written, everything=everything)
     seconds: dict[Place, Times] = {}
     while True:
         barred = {place for place, (before, after) in seconds.items() if after >= before and not everything}
@@ -60,7 +60,7 @@ def rewrite(captured: Captured, inputs: Inputs, *, measure: bool, everything: bo
     item, others = inputs[0].element_size(), _others(working.graph, values)
     before, after = _total(found, []), _total(found, taken)
     skipped = _skipped(found, choice, taken, seconds, captured.kept)
-    skipped += norms_left(working.graph, taken, {entry.node for entry in skipped}, untouchable, values)
+    skipped += norms_left(working.graph, taken, {entry.node for entry in skipped}, written.read, values)
     convolutions, norms = count_layers(working)
     proofs = [Proof.of(working, values, way) for way in taken]
     names = _names(working, taken)
@@ -171,7 +171,7 @@ def _taken(graph: Graph, choice: Choice) -> list[Way]:
     needed: set[Node] = set()
     taken = []
     for node in reversed(list(graph.nodes)):
-        if node not in needed and (node.users or not node.is_impure()):
+        if node not in needed and (node.users or not (node.is_impure() or node.meta.get("writes"))):
             continue
         way = choice.best.get(node)
         if way is None:

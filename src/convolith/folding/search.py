@@ -24,6 +24,7 @@ from convolith.conv import Conv
 from convolith.errors import ConvolithError
 from convolith.folding.corrections import CALL, correction
 from convolith.folding.lowering import Operator, is_size, is_split, operator_of
+from convolith.folding.mutations import Written
 from convolith.folding.pieces import CONVOLVE, IDLE, SAMPLE, Piece, Values, axes_of, piece_of, shape_of
 
 aten = torch.ops.aten
@@ -133,7 +134,7 @@ def private(node: Node) -> bool:
     return len(readers(node)) == 1
 
 
-def options(graph: Graph, values: Values, untouchable: set[Node], *, everything: bool) -> Options:
+def options(graph: Graph, values: Values, written: Written, *, everything: bool) -> Options:
     """Return the ways to compute the nodes of a graph that depend on an input, and are not written over."""
     found = Options()
     for node in graph.nodes:
@@ -147,14 +148,14 @@ def options(graph: Graph, values: Values, untouchable: set[Node], *, everything:
             own = _way(affine(piece.conv), piece.source, (node,)).cost
             idle = FREE if piece.target in IDLE else Cost(CALL, own.moved, 0.0)
             found.alone[node] = own if piece.multiplies else idle
-            if untouchable.isdisjoint((node, piece.source)):
+            if piece.source not in written.read and node not in written.made:
                 ways = _rows(node, piece, found, everything=everything)
         else:
             called = operator_of(node)
             branches = _branches(node, called, values) if called is not None and called.target in JOINS else []
             if called is not None and branches:
                 found.alone[node] = Cost(CALL, float(sum(map(_elements, (*branches, node)))), 0.0)
-                if untouchable.isdisjoint((node, *branches)):
+                if written.read.isdisjoint(branches) and node not in written.made:
                     ways = _joined(node, called, branches, found)
         found.ways[node] = list(_with_sources(node, list(ways), found, everything=everything))
     return found

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from convolith.errors import ConvolithError
 from convolith.folding.capture.numbers import Size, SizeRatio
 from convolith.folding.capture.recorder import Guard, NotRecorded, Opaque, Record, Recorder, WrittenElsewhere
-from convolith.folding.capture.structure import compute_weights, drop_hooks, hooked, hooks_of, structural_copy
+from convolith.folding.capture.structure import compute_weights, hooked, hooks_of, structural_copy, without_hooks
 from convolith.folding.sizes import Inputs, outputs, result_of, unchanged, variations
 
 MOST_ATTEMPTS = 24
@@ -153,12 +153,9 @@ def _first_line(problem: BaseException) -> str:
 def _recordable(model: nn.Module, kept: Collection[str]) -> nn.Module:
     """Return a structural copy in which modules that run by themselves are called as one."""
     copied = structural_copy(model)
-    drop_hooks_of = [m for name, m in copied.named_modules() if name not in kept and hooks_of(m)]
     compute_weights(copied)
-    for module in drop_hooks_of:
-        drop_hooks(module)
     for name, module in list(copied.named_modules()):
-        if name and (isinstance(module, torch.jit.ScriptModule) or hooks_of(module)):
+        if name and (isinstance(module, torch.jit.ScriptModule) or (name in kept and hooks_of(module))):
             copied.set_submodule(name, Opaque(module))
     return copied
 
@@ -265,7 +262,11 @@ def _check(graph: torch.fx.Graph, node: Node, guard: Guard) -> None:
 
 def _graph_module(record: Record) -> GraphModule:
     called = {str(n.target) for n in record.graph.nodes if n.op == "call_module"}
-    modules = {name: m.inner if isinstance(m, Opaque) else m for name, m in record.modules.items() if name in called}
+    modules = {  # hooks that a package keeps on its own models have done their work while the call was recorded
+        name: m.inner if isinstance(m, Opaque) else (without_hooks(m) if hooks_of(m) else m)
+        for name, m in record.modules.items()
+        if name in called
+    }
     return GraphModule({**modules, **record.tensors}, record.graph)
 
 

@@ -8,7 +8,6 @@ the result instead.
 from __future__ import annotations
 
 import builtins
-import copy
 import dataclasses
 import functools
 import inspect
@@ -27,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 from convolith.folding.capture import functions
 from convolith.folding.capture.memory import Value, Write, look_alike, overlap, share_memory
 from convolith.folding.capture.numbers import Size, SizeRatio, number, plain
+from convolith.folding.capture.structure import shallow_copy
 from convolith.folding.capture.trees import leaves_of, tensors_of, without_history
 from convolith.folding.sizes import Inputs
 from convolith.torch_private import version_of
@@ -130,7 +130,7 @@ class Recorder(TorchFunctionMode):
             packed = self._packed(result)
         self.graph.output(packed)
         for name in self._writers:
-            other: Any = copy.copy(self.record_.modules[name])
+            other = shallow_copy(self.record_.modules[name])
             other.inplace = False
             self.record_.modules[name] = other
         return self.record_

@@ -49,9 +49,8 @@ def _unparametrised(module: nn.Module) -> nn.Module:
 
     Torch's own function removes the weight from the class, which copies share with the user's module.
     """
-    kind = type(module).__bases__[0]
-    made = kind.__new__(kind)
-    made.__dict__ = {key: copy.copy(value) if isinstance(value, dict) else value for key, value in vars(module).items()}
+    made = shallow_copy(module)
+    made.__class__ = type(module).__bases__[0]
     parametrizations: Any = made._modules.pop("parametrizations")
     with torch.no_grad():
         for name, parametrization in parametrizations.items():
@@ -118,12 +117,18 @@ def _is_installed(hook: Any) -> bool:
     return code is not None and any(part in code.co_filename for part in ("site-packages", "dist-packages"))
 
 
-def without_hooks(model: nn.Module) -> nn.Module:
-    """Return the same module without its own hooks, which the folded model gets; those of its parts stay."""
-    bare = copy.copy(model)
-    for name in HOOKS:
-        setattr(bare, name, OrderedDict())
+def without_hooks(module: nn.Module) -> nn.Module:
+    """Return the same module without its own hooks; those of its parts stay."""
+    bare = shallow_copy(module)
+    drop_hooks(bare)
     return bare
+
+
+def shallow_copy(module: nn.Module) -> Any:
+    """Return another module object with the same parameters and parts (parametrised ones refuse `copy.copy`)."""
+    made = type(module).__new__(type(module))
+    made.__dict__ = {key: copy.copy(value) if isinstance(value, dict) else value for key, value in vars(module).items()}
+    return made
 
 
 def drop_hooks(module: nn.Module) -> None:
