@@ -145,7 +145,8 @@ class Recorder(TorchFunctionMode):
 
     def apply(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Node:
         """Add a call to the graph."""
-        return self._call_function(function, tuple(map(self._argument, args)), {})
+        own = (a.node() if isinstance(a, Size | SizeRatio) else a for a in args)  # a constant is no size here
+        return self._call_function(function, tuple(own), {})
 
     def compared(self, function: Callable[..., Any], args: tuple[Any, ...], *, result: bool) -> None:
         """Note that the model's code looked at a comparison of sizes."""
