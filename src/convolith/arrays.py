@@ -10,6 +10,7 @@ import torch
 
 from convolith.dtypes import check_dtype, dtype_name
 from convolith.errors import ConvolithError
+from convolith.torch_private import is_traced_or_transformed
 
 
 class _Alias:
@@ -33,7 +34,12 @@ def as_tensor(argument: str, array: Any) -> torch.Tensor:
             raise ConvolithError(
                 f"{argument} is a {array.layout} tensor; expected a dense one; pass {argument}.to_dense()"
             )
-        return array
+        if array.is_nested:
+            raise ConvolithError(
+                f"{argument} is a nested tensor; expected a dense one; pass its images one by one, or "
+                f"torch.nested.to_padded_tensor({argument}, 0.0)"
+            )
+        return _aligned(array)
     if isinstance(array, np.ma.MaskedArray):
         raise ConvolithError(
             f"{argument} is a masked array, and a correlation has no rule for masked elements; "
@@ -54,8 +60,29 @@ def as_tensor(argument: str, array: Any) -> torch.Tensor:
 
 
 def _is_odd(array: np.ndarray) -> bool:
-    """Whether torch cannot view this memory: negative strides, or ones that are no multiple of an element."""
-    return any(stride < 0 or stride % array.itemsize for stride in array.strides)
+    """Return whether torch cannot use this memory: reversed, or elements at addresses that are no multiple of their size.
+
+    Torch reads a complex128 at a time, from multiples of 16 bytes, and ends the process elsewhere; NumPy's own flag
+    `aligned` is content with multiples of 8.
+    """
+    address, _ = array.__array_interface__["data"]
+    return bool(address % array.itemsize) or any(stride < 0 or stride % array.itemsize for stride in array.strides)
+
+
+def _aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor, or a copy if its memory, which `torch.from_numpy` took from elsewhere, is not aligned.
+
+    Tensors without an address of their own (fake, on another device, seen by a tracer) are returned as they are.
+    """
+    if (
+        type(tensor) not in (torch.Tensor, torch.nn.Parameter)
+        or not tensor.is_cpu
+        or torch.compiler.is_compiling()
+        or is_traced_or_transformed()
+        or tensor.data_ptr() % tensor.element_size() == 0
+    ):
+        return tensor
+    return tensor.clone()
 
 
 def as_target(argument: str, array: Any) -> torch.Tensor:
@@ -63,7 +90,7 @@ def as_target(argument: str, array: Any) -> torch.Tensor:
 
     Raises:
         ConvolithError: memory that cannot be written through a tensor: read-only, byte-swapped, negative strides,
-            elements that share an address, lazy conjugation.
+            not aligned, elements that share an address, lazy conjugation.
     """
     tensor = as_tensor(argument, array)
     why = None
@@ -71,9 +98,11 @@ def as_target(argument: str, array: Any) -> torch.Tensor:
         if not array.flags.writeable:
             why = "read-only"
         elif not array.dtype.isnative or _is_odd(array):
-            why = "byte-swapped or reversed"
+            why = "byte-swapped, reversed or not aligned to its elements"
     elif tensor.is_conj() or tensor.is_neg():
         why = "a lazy conjugate or negative"
+    elif tensor is not array:
+        why = "not aligned to its elements"
     if any(stride == 0 and n > 1 for stride, n in zip(tensor.stride(), tensor.shape, strict=True)):
         why = "a broadcast view"
     if why:
@@ -143,7 +172,9 @@ def check_bias_shape(bias: torch.Tensor, out_channels: int) -> None:
 
 
 def flip(k: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
-    """The kernel reversed along some of its axes."""
+    """Return the kernel reversed along some of its axes (as it is where there are none)."""
+    if not axes:
+        return k
     signed = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}.get(k.dtype)
     if signed is not None:  # torch has no flip for these; their bits move as well under another name
         return k.view(signed).flip(tuple(axes)).view(k.dtype)

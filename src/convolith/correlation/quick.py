@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from convolith.correlation.gradients import chooser
-from convolith.dtypes import is_float
+from convolith.dtypes import COMPLEX, is_float
 from convolith.engines import aten
 from convolith.engines.protocol import torch_dtype
 from convolith.jit import thread_count, with_living_threads
@@ -89,7 +89,7 @@ def remember(
 
 
 def _remember(key: Any, x: torch.Tensor, bias: torch.Tensor | None, spec: ConvSpec, call: Call) -> None:
-    if x.is_complex() or not spec.batch or (bias is not None and bias.dtype is not torch_dtype(spec.out_dtype)):
+    if spec.out_dtype in COMPLEX or not spec.batch or (bias is not None and bias.dtype is not torch_dtype(spec.out_dtype)):
         return
     if len(_calls) >= MOST_CALLS:
         _calls.clear()

@@ -10,6 +10,7 @@ import torch
 
 from convolith.dtypes import HALVES
 from convolith.engines import BY_NAME, TABLE, Engine, reference
+from convolith.engines.protocol import torch_dtype
 from convolith.errors import ConvolithError
 from convolith.jit import thread_count, with_living_threads
 from convolith.planner import machine, measure, wisdom
@@ -93,6 +94,8 @@ def _choose(
     spec: ConvSpec, accuracy: str, engine: str, kernel: torch.Tensor | None, effort: str, budget: float
 ) -> Plan:
     inner = computed(spec, accuracy)
+    if kernel is not None:  # as the engines see it, wide where the accuracy is
+        kernel = kernel.to(torch_dtype(inner.kernel_dtype))
     candidates = [_weigh(row, inner, accuracy, kernel) for row in TABLE]
     fit = [c for c in candidates if c.reason is None and engine in ("auto", c.engine)]
     if not fit:
