@@ -9,9 +9,10 @@ import hashlib
 import os
 import stat
 import tempfile
-import warnings
 from functools import cache
 from pathlib import Path
+
+from convolith.errors import warn
 
 DIRECTORY = "CONVOLITH_CACHE_DIR"
 """The environment variable that names another directory; empty, nothing is kept."""
@@ -19,12 +20,21 @@ DIGEST_BYTES = 32
 
 
 def directory() -> Path | None:
-    """Where this user's compiled code and measurements are kept, or None where nothing shall be."""
+    """Return where this user's compiled code and measurements are kept, or None where nothing shall be.
+
+    A leading `~` is the user's home, also where no shell replaced it (in a container's or a notebook's settings).
+    """
     named = os.environ.get(DIRECTORY)
-    if named is not None:
-        return Path(named) if named else None
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "convolith"
+    if named == "":
+        return None
+    try:
+        if named is not None:
+            return Path(named).expanduser()
+        root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        return (root if root.is_absolute() else Path.home() / ".cache") / "convolith"
+    except RuntimeError:  # a user without a home
+        _warn(f"there is no home directory, so nothing is kept; name a directory in {DIRECTORY}")
+        return None
 
 
 def read(key: str) -> bytes | None:
@@ -38,7 +48,7 @@ def read(key: str) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        _warn(f"{path} cannot be read ({error.strerror})")
+        _warn(f"files in {home} cannot be read ({error.strerror}); their code is compiled again")
         return None
     digest, code = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
     if hashlib.sha256(code).digest() != digest:
@@ -60,6 +70,8 @@ def made(home: Path | None) -> Path | None:
         return None
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError:
+        return usable(home)  # which says that it is a file
     except OSError as error:
         _warn(f"{home} cannot be made ({error.strerror}); nothing is kept")
         return None
@@ -78,7 +90,7 @@ def replace_file(path: Path, content: bytes) -> None:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
-        _warn(f"{path} cannot be written ({error.strerror}); it is not kept")
+        _warn(f"files in {path.parent} cannot be written ({error.strerror}); nothing is kept")
 
 
 def usable(home: Path | None) -> Path | None:
@@ -89,6 +101,9 @@ def usable(home: Path | None) -> Path | None:
         found = home.stat()
     except OSError:
         return None
+    if not stat.S_ISDIR(found.st_mode):
+        _warn(f"{home} is a file, so nothing is kept; remove it, or name a directory in {DIRECTORY}")
+        return None
     if hasattr(os, "getuid") and (found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o022):
         _warn(f"{home} belongs to another user or can be written by others; nothing is kept there (chmod 700 it)")
         return None
@@ -97,5 +112,5 @@ def usable(home: Path | None) -> Path | None:
 
 @cache
 def _warn(message: str) -> None:
-    """Say it once in a process."""
-    warnings.warn(f"convolith's cache: {message}", RuntimeWarning, stacklevel=2)
+    """Say it once in a process: messages name the directory and not an object, of which there are many."""
+    warn(f"convolith's cache: {message}")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import marshal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import llvmlite
 import llvmlite.binding as llvm
 from llvmlite import ir
 
+from convolith import __version__
 from convolith.jit import cache as disk
 from convolith.jit import threads
 from convolith.jit.target import Target
@@ -146,7 +149,16 @@ def source_digest(recipe: Recipe) -> str:
             found.add(name)
             used = {getattr(value, "__module__", "") or "" for value in vars(sys.modules[name]).values()}
             waiting += [module for module in used if module.startswith(PACKAGE)]
-    return hashlib.sha256("".join(inspect.getsource(sys.modules[name]) for name in sorted(found)).encode()).hexdigest()
+    return hashlib.sha256(b"".join(_source(sys.modules[name]) for name in sorted(found))).hexdigest()
+
+
+def _source(module: ModuleType) -> bytes:
+    """Return what a module was made from: its source, or its compiled code where it came without (.pyc, a frozen app)."""
+    try:
+        return inspect.getsource(module).encode()
+    except (OSError, TypeError):
+        code = getattr(module.__loader__, "get_code", lambda _: None)(module.__name__)
+        return marshal.dumps(code) + __version__.encode()
 
 
 def _machine(target: Target) -> Any:

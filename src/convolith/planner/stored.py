@@ -6,17 +6,17 @@ A file is believed as a whole or not at all. Writers take a lock, read what is t
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import llvmlite
 import torch
 
+from convolith import __version__
+from convolith.errors import warn
 from convolith.jit import cache as disk
 from convolith.jit import host, thread_count
 
@@ -36,14 +36,8 @@ def signature() -> dict[str, Any]:
         "processor": target.cpu,
         "features": sha256(target.features.encode()).hexdigest()[:16],
         "threads": thread_count(),
-        "versions": {"convolith": _of("convolith"), "torch": torch.__version__, "llvmlite": _of("llvmlite")},
+        "versions": {"convolith": __version__, "torch": torch.__version__, "llvmlite": llvmlite.__version__},
     }
-
-
-@cache
-def _of(package: str) -> str:
-    """Its version, which is read from a file."""
-    return version(package)
 
 
 def path_of(kind: str) -> Path | None:
@@ -64,11 +58,11 @@ def read(kind: str, check: Check) -> dict[str, Any]:
         good = content["signature"] == signature() and isinstance(entries, dict) and check(entries)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         good = False
     if good:
         return dict(entries)
-    warnings.warn(f"{path} is damaged or not ours; it is ignored", RuntimeWarning, stacklevel=2)
+    warn(f"{path} is damaged or not ours; it is ignored")
     return {}
 
 
