@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -30,6 +30,15 @@ class _Refusal(click.ClickException):
     exit_code = 2
 
 
+class _Interrupted(click.ClickException):
+    """Ctrl-C: one line on stderr, and the exit code that shells give to a process that the signal ended."""
+
+    exit_code = 130
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo("Interrupted", file=file, err=True)
+
+
 class _Group(click.Group):
     """Commands found by name, so that `--help` imports none of them."""
 
@@ -51,6 +60,19 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except ConvolithError as error:
             raise _Refusal(str(error)) from error
+        except (KeyboardInterrupt, click.Abort) as error:
+            raise _Interrupted("interrupted") from error
+        except MemoryError as error:
+            raise _Refusal(_no_memory(error)) from error
+        except RuntimeError as error:
+            if "can't allocate memory" not in str(error):  # torch's word for it
+                raise
+            raise _Refusal(_no_memory(error)) from error
+
+
+def _no_memory(error: Exception) -> str:
+    detail = str(error).strip().partition("\n")[0]
+    return f"there is not enough memory for this ({detail or 'MemoryError'}); pass less at a time"
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

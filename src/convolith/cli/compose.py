@@ -15,6 +15,7 @@ from convolith.cli.options import emit, json_option, numbers, padding
 from convolith.conv import Conv
 from convolith.correlation import correlate
 from convolith.geometry import PADDING_MODES
+from convolith.planner.machine import check_memory
 from convolith.report.table import Table
 
 TOLERANCE = 1e-4
@@ -106,7 +107,11 @@ def check(both: Composition, seed: int = 0) -> float:
             first.dilation, first.kernel_size, first.stride, second.dilation, second.kernel_size, strict=True
         )
     ]
-    x = np.random.default_rng(seed).normal(size=(1, first.in_channels, *(spare + reach for reach in reaches)))
+    shape = (1, first.in_channels, *(spare + reach for reach in reaches))
+    between = first.spec(shape).output_shape
+    values = sum(map(prod, (shape, between, *[second.spec(between).output_shape] * 4)))
+    check_memory("checking the composition with these paddings and dilations takes", values * first.weight.itemsize)
+    x = np.random.default_rng(seed).normal(size=shape)
     x = x.astype(first.weight.dtype)
     expected = correlate(correlate(x, first), second)
     found = replace(both, first=first, second=second, conv=_wide(both.conv))(x)

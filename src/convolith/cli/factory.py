@@ -23,7 +23,7 @@ def model_of(text: str) -> Any:
         found: Any = import_module(where)
         for step in name.split("."):
             found = getattr(found, step)
-    except Exception as problem:  # the module's own code may raise anything
+    except (Exception, SystemExit) as problem:  # the module's own code may raise anything, or end the process
         raise ConvolithError(
             f"FACTORY is {text}, which cannot be imported from here ({type(problem).__name__}: {problem}); expected "
             "package.module:factory, such as my_models:repvgg"
@@ -35,7 +35,7 @@ def model_of(text: str) -> Any:
     else:
         try:
             model = found()
-        except Exception as problem:  # as above
+        except (Exception, SystemExit) as problem:  # as above
             raise ConvolithError(
                 f"FACTORY is {text}, whose call raised {type(problem).__name__}: {problem}; expected a function that "
                 "gives a model without arguments"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from convolith.cli.expansion import check_arrays, check_expansion
 from convolith.cli.fits import encode_fits, read_fits
 from convolith.conv import Conv
 from convolith.errors import ConvolithError, missing_extra
@@ -81,12 +84,7 @@ def read_kernel(argument: str, text: str, options: Mapping[str, Any]) -> np.ndar
         options: stride, padding and the like that were given beside it, which a Conv refuses: it brings its own.
     """
     if text.lstrip().startswith("["):
-        try:
-            weight = np.array(json.loads(text))
-        except (ValueError, RecursionError) as error:
-            raise ConvolithError(
-                f"{argument} is {text[:60]!r}; expected a nested list such as [[0,1],[2,3]] ({error})"
-            ) from None
+        weight = _listed(argument, text)
     else:
         arrays = _load(argument, Path(text)) if text.lower().endswith(".npz") and _is_file(text) else {}
         arrays = arrays or _part(argument, text)
@@ -104,6 +102,22 @@ def read_kernel(argument: str, text: str, options: Mapping[str, Any]) -> np.ndar
             raise ConvolithError(f"{argument} is {text}, a picture; expected a .npy or .npz file or a list")
         weight = read_array(argument, text)
     return weight[None, None] if weight.ndim == 2 else weight
+
+
+def _listed(argument: str, text: str) -> np.ndarray:
+    """Return the array that a JSON list of numbers stands for."""
+    expected = f"{argument} is {text[:60]!r}; expected a nested list of numbers such as [[0,1],[2,3]]"
+    try:
+        nested = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConvolithError(f"{expected} ({error})") from None
+    try:
+        weight = np.array(nested)
+    except (ValueError, OverflowError):
+        raise ConvolithError(f"{expected}, with rows of equal length") from None
+    if weight.dtype.kind not in "iuf":  # text, objects, true, null, numbers of more than 64 bits
+        raise ConvolithError(f"{expected}, of at most 64 bits each")
+    return weight
 
 
 def conv_arrays(conv: Conv) -> dict[str, Any]:
@@ -280,8 +294,11 @@ def _load(argument: str, file: Path) -> Any:
         raise ConvolithError(f"{argument} is {file}; expected one of {', '.join(READABLE)}")
     try:
         with file.open("rb") as stream:  # NumPy leaves a damaged file open
+            check_arrays(argument, file, stream)
             loaded = np.load(stream, allow_pickle=False)
             arrays = loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+    except ConvolithError:
+        raise
     except Exception as error:  # noqa: BLE001 - every layer of the format raises its own
         raise ConvolithError(
             f"{argument} is {file}, which cannot be read ({error or type(error).__name__}); is it complete?"
@@ -301,13 +318,34 @@ def _imageio() -> Any:
     return imageio.v3
 
 
+@contextmanager
+def _any_size() -> Iterator[None]:
+    """Read pictures without Pillow's own limit of pixels, which stops at 13,400 x 13,400: `check_expansion` decides."""
+    try:
+        from PIL import Image
+    except ImportError:  # a reader that does without it
+        yield
+        return
+    usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = usual
+
+
 def _read_image(argument: str, file: Path) -> np.ndarray:
     """A picture; damage of any kind is one refusal."""
     imageio = _imageio()
     try:
         content, suffix = file.read_bytes(), file.suffix.lower()
+        with _any_size(), imageio.imopen(content, "r", extension=suffix) as opened:
+            header = opened.properties()
+        check_expansion(argument, file, prod(header.shape) * header.dtype.itemsize)
         turned = {"plugin": "pillow", "rotate": True} if suffix in (".jpg", ".jpeg") else {}  # as a camera held it
-        picture = np.asarray(imageio.imread(content, extension=suffix, **turned))
+        with _any_size():
+            picture = np.asarray(imageio.imread(content, extension=suffix, **turned))
+    except ConvolithError:
+        raise
     except Exception as error:  # noqa: BLE001 - every decoder raises its own; all mean that the file is no picture
         raise ConvolithError(
             f"{argument} is {file}, which cannot be read as a picture ({error or type(error).__name__}); "

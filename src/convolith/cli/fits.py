@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import warnings
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from convolith.cli.expansion import check_expansion, expanded
 from convolith.errors import ConvolithError, missing_extra
 
 
@@ -22,7 +24,8 @@ def read_fits(argument: str, file: Path, name: str | None) -> np.ndarray:
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            with fits.open(file, memmap=False) as units:
+            with fits.open(expanded(argument, file), memmap=False) as units:
+                check_expansion(argument, file, sum(map(_bytes, units)))
                 arrays = [
                     (number, unit.name, np.array(unit.data))
                     for number, unit in enumerate(units)
@@ -31,6 +34,8 @@ def read_fits(argument: str, file: Path, name: str | None) -> np.ndarray:
             cut = next((str(one.message) for one in said if "truncated" in str(one.message)), None)
             if cut:  # astropy reads on, or would
                 raise OSError(cut)
+    except ConvolithError:
+        raise
     except Exception as error:  # noqa: BLE001 - every layer of the format raises its own
         raise ConvolithError(
             f"{argument} is {file}, which cannot be read as FITS ({error or type(error).__name__}); is it complete?"
@@ -41,6 +46,11 @@ def read_fits(argument: str, file: Path, name: str | None) -> np.ndarray:
         raise ConvolithError(f"{argument} is {file}{f':{name}' if name else ''}, but the file holds {names}")
     array: np.ndarray = chosen[0]
     return array.astype(array.dtype.newbyteorder("="))
+
+
+def _bytes(unit: Any) -> int:
+    """Return the size of a header unit's image by its header, whether its tiles are compressed or not."""
+    return prod(unit.shape) * abs(int(unit.header.get("BITPIX", 8))) // 8 if unit.is_image and unit.shape else 0
 
 
 def encode_fits(array: np.ndarray) -> bytes:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict, replace
+from math import prod
 from typing import Any
 
 import click
@@ -54,6 +57,7 @@ def command(
     import torch
 
     from convolith.folding import fold
+    from convolith.planner.machine import check_memory
 
     with redirect_stdout(sys.stderr):  # whatever the model's own code prints
         model = model_of(factory)
@@ -61,8 +65,11 @@ def command(
         click.echo(f"{factory} gives a model in training mode; it is folded as it is in evaluation", err=True)
         model.eval()
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    check_memory("the inputs, here and in float64 for the proof, take", sum(map(prod, shapes)) * (dtype.itemsize + 8))
     generator = torch.Generator().manual_seed(0)
     inputs = tuple(torch.randn(wanted, generator=generator).to(dtype) for wanted in shapes)
+    if target:
+        _warn_of_pickling(factory, target, model)
     with redirect_stdout(sys.stderr):
         folded = fold(model, inputs, measure=measure, everything=everything)
     if target:
@@ -85,13 +92,48 @@ def _write(target: Output, model: Any, inputs: tuple[Any, ...]) -> None:
         try:
             program = torch.export.export(model, doubled, dynamic_shapes=sizes)
         except Exception as problem:  # torch raises whatever the model's own code does, and more
+            unpicklable = pickling_problem(model)
+            remedy = f"write {target.path.stem}.pt"
+            if unpicklable:
+                remedy += f" after defining its classes and functions at the top level of a module ({unpicklable})"
             raise ConvolithError(
                 f"output is {target.path}, but torch.export cannot take the folded model "
-                f"({str(problem).strip().splitlines()[0]}); write {target.path.stem}.pt"
+                f"({(str(problem).strip() or type(problem).__name__).splitlines()[0]}); {remedy}"
             ) from problem
         target.write(lambda file: torch.export.save(program, file))
+    elif problem := pickling_problem(model):
+        raise ConvolithError(
+            f"output is {target.path}, but what folding keeps of the model's own code cannot be pickled ({problem}); "
+            f"write {target.path.stem}.pt2, or define its classes and functions at the top level of a module"
+        )
     else:
         target.write(lambda file: torch.save(model, file))
+
+
+def _warn_of_pickling(factory: str, target: Output, model: Any) -> None:
+    """Say before the work that the model may not go into a .pt file."""
+    problem = None if target.path.suffix.lower() == ".pt2" else pickling_problem(model)
+    if problem:
+        click.echo(
+            f"warning: {factory} gives a model that cannot be pickled ({problem}); {target.path.name} can be written only "
+            f"if folding keeps none of its own code; {target.path.stem}.pt2 takes whatever torch.export does",
+            err=True,
+        )
+
+
+def pickling_problem(model: Any) -> str | None:
+    """Return why a model cannot be pickled, or None if it can; its tensors are not written anywhere."""
+    import torch
+
+    class Dry(pickle.Pickler):
+        def persistent_id(self, value: Any) -> str | None:
+            return "a tensor" if isinstance(value, torch.Tensor) else None
+
+    try:
+        Dry(io.BytesIO()).dump(model)
+    except Exception as problem:  # noqa: BLE001 - whatever the model's own objects raise
+        return str(problem).strip().partition("\n")[0] or type(problem).__name__
+    return None
 
 
 def _page(factory: str, shapes: tuple[tuple[int, ...], ...], report: Any) -> str:

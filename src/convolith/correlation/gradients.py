@@ -21,6 +21,7 @@ from convolith.jit import with_living_threads
 from convolith.planner import Plan, computed, plan
 from convolith.planner import gradients as planned
 from convolith.planner.kept import Choose, once, prepared
+from convolith.planner.machine import check_result
 from convolith.planner.plan import compute
 from convolith.spec import ConvSpec
 from convolith.torch_private import is_view
@@ -50,6 +51,7 @@ def _run(
     bias: torch.Tensor | None,
     by_kernel: bool,  # noqa: FBT001
 ) -> torch.Tensor:
+    check_result(chosen.spec)
     kept = prepared(chosen, _bare(k), chooser(chosen) if by_kernel else None)
     return compute(kept.plan, kept.state, _bare(x), None if bias is None else _bare(bias))
 

@@ -96,7 +96,10 @@ def plain() -> Iterator[None]:
 def _fresh(size: int) -> Block:
     """Memory from the system, private to this process and its children; whole huge pages begin where those do."""
     huge = size % HUGE_PAGE == 0 and hasattr(mmap, "MADV_HUGEPAGE")
-    memory = mmap.mmap(-1, size + huge * HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        memory = mmap.mmap(-1, size + huge * HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"a result of {size:,} bytes finds no room in memory") from error
     if not huge:
         return Block(memory, 0, size)
     offset = -np.frombuffer(memory, np.uint8).ctypes.data % HUGE_PAGE

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from zipfile import ZipFile
 
 import numpy as np
 
@@ -32,6 +33,15 @@ def write(path: str | Path, kind: str, about: dict[str, Any], arrays: dict[str, 
         raise ConvolithError(f"path is {path}, which cannot be written ({problem}); choose another place") from None
 
 
+def _check_plain(stream: IO[bytes], size: int) -> None:
+    """Refuse an archive whose contents are larger than itself: states are written uncompressed."""
+    with ZipFile(stream) as archive:
+        contents = sum(member.file_size for member in archive.infolist())
+    if contents > size:
+        raise ValueError(f"its {size:,} bytes expand to {contents:,}, and a state is not compressed")
+    stream.seek(0)
+
+
 def read(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What `write` wrote.
 
@@ -43,6 +53,7 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndar
         raise ConvolithError(f"path is {path}; there is no such file")
     try:
         with place.open("rb") as stream:
+            _check_plain(stream, place.stat().st_size)
             arrays = dict(np.load(stream, allow_pickle=False))
         about = json.loads(str(arrays.pop("about")))
         named = about.pop("kind"), about.pop("version")

@@ -3,23 +3,61 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, fields
 from functools import cache
+from math import prod
+from pathlib import Path
 from typing import Any
 
+from convolith.dtypes import ITEMSIZE
 from convolith.engines.limits import Limits
+from convolith.errors import ConvolithError
 from convolith.planner import stored
+from convolith.spec import ConvSpec
 
 _limits: dict[str, Limits] = {}
 
 
 @cache
 def memory_bytes() -> int | None:
-    """Physical memory, or None where the system does not say."""
+    """Return the physical memory, or a container's share of it; None where the system does not say."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
+    return min([physical, *_container_limits()])
+
+
+def _container_limits() -> Iterator[int]:
+    """Yield the limits that Linux sets to this process's container (control groups, version 2 and 1)."""
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # no such file, or "max"
+            yield int(Path(path).read_text())
+
+
+def check_memory(what: str, needed: int) -> None:
+    """Refuse what needs more bytes than the machine has, before anything is allocated.
+
+    Args:
+        what: the beginning of the message, such as `"the output of shape (1, 2) takes"`.
+        needed: bytes.
+
+    Raises:
+        ConvolithError: with both sizes.
+    """
+    available = memory_bytes()
+    if available is not None and needed > available:
+        raise ConvolithError(
+            f"{what} {needed / 1e9:,.3g} GB; this machine has {available / 1e9:,.3g} GB of memory; pass less at a time"
+        )
+
+
+def check_result(spec: ConvSpec) -> None:
+    """Refuse a correlation whose result alone is larger than the machine's memory."""
+    needed = prod(spec.output_shape) * ITEMSIZE[spec.out_dtype]
+    check_memory(f"the result, of shape {spec.output_shape} and dtype {spec.out_dtype}, takes", needed)
 
 
 def limits() -> Limits:

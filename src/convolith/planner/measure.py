@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from math import prod
 from statistics import median
 from typing import Any, NamedTuple
 
 import torch
 
-from convolith.dtypes import is_float
+from convolith.dtypes import ITEMSIZE, is_float
 from convolith.engines import BY_NAME, reference
 from convolith.engines.protocol import torch_dtype
 from convolith.planner import calibrate, machine
@@ -60,6 +61,10 @@ def times(spec: ConvSpec, candidates: list[Candidate], kernel: torch.Tensor | No
         kernel: its weights, or None for random ones.
         budget: seconds for all calls together, preparations and the fewest rounds not counted.
     """
+    machine.check_memory(
+        f"measuring {spec.input_shape} -> {spec.output_shape} takes",
+        prod(spec.input_shape) * ITEMSIZE[spec.dtype] + prod(spec.output_shape) * ITEMSIZE[spec.out_dtype],
+    )
     if not machine.measured():
         calibrate.calibrate()
     x = _random(spec.input_shape, spec.dtype)
