@@ -39,7 +39,7 @@ def as_tensor(argument: str, array: Any) -> torch.Tensor:
                 f"{argument} is a nested tensor; expected a dense one; pass its images one by one, or "
                 f"torch.nested.to_padded_tensor({argument}, 0.0)"
             )
-        return _aligned(array)
+        return _aligned(argument, array)
     if isinstance(array, np.ma.MaskedArray):
         raise ConvolithError(
             f"{argument} is a masked array, and a correlation has no rule for masked elements; "
@@ -69,7 +69,7 @@ def _is_odd(array: np.ndarray) -> bool:
     return bool(address % array.itemsize) or any(stride < 0 or stride % array.itemsize for stride in array.strides)
 
 
-def _aligned(tensor: torch.Tensor) -> torch.Tensor:
+def _aligned(argument: str, tensor: torch.Tensor) -> torch.Tensor:
     """Return the tensor, or a copy if its memory, which `torch.from_numpy` took from elsewhere, is not aligned.
 
     Tensors without an address of their own (fake, on another device, seen by a tracer) are returned as they are.
@@ -82,7 +82,16 @@ def _aligned(tensor: torch.Tensor) -> torch.Tensor:
         or tensor.data_ptr() % tensor.element_size() == 0
     ):
         return tensor
-    return tensor.clone()
+    if not tensor.is_complex():
+        return tensor.clone()
+    if tensor.requires_grad or tensor.is_neg():
+        raise ConvolithError(
+            f"{argument} is a complex tensor whose memory is not aligned to its elements, which torch cannot "
+            "differentiate; pass one made by numpy.array(...)"
+        )
+    bare = tensor.conj() if tensor.is_conj() else tensor
+    copy = torch.from_numpy(bare.numpy().copy())  # torch's own copy ends the process, too
+    return copy.conj() if tensor.is_conj() else copy
 
 
 def as_target(argument: str, array: Any) -> torch.Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 from convolith.arrays import as_tensor, check_bias, check_bias_shape, check_same_kind, is_numpy
 from convolith.dtypes import dtype_name, is_float
-from convolith.errors import ConvolithError
+from convolith.errors import ConvolithError, check_flag
 from convolith.geometry import (
     MAX_AXES,
     Axes,
@@ -84,7 +84,7 @@ class Conv:
         put("weight", _own_copy(weight))
         put("stride", per_axis("stride", stride, axes, 1))
         put("dilation", per_axis("dilation", dilation, axes, 1))
-        put("transposed", bool(transposed))
+        put("transposed", check_flag("transposed", transposed))
         put("groups", check_whole("groups", groups, 1))
         check_groups(groups, self.in_channels, self.out_channels)
         put("padding_mode", check_mode(padding_mode, transposed=self.transposed))
@@ -204,7 +204,7 @@ class Conv:
 def _own_copy(array: Any) -> Any:
     """A copy that no one else holds; NumPy's is locked against writing."""
     if not is_numpy(array):
-        return array.clone()
+        return as_tensor("weight", array).clone()
     copy = array.astype(array.dtype.newbyteorder("="), order="C", copy=True)
     copy.setflags(write=False)
     return copy

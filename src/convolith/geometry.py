@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from convolith.errors import ConvolithError
+from convolith.errors import ConvolithError, check_option, shown
 
 Axes = int | Sequence[int]
 """One whole number for every spatial axis, or one per axis."""
@@ -77,13 +77,13 @@ def per_axis(argument: str, value: Any, axes: int, minimum: int) -> tuple[int, .
     try:
         numbers = tuple([_whole(entry) for entry in entries])
     except TypeError:
-        raise ConvolithError(f"{argument} is {value!r}; expected a whole number, or one per spatial axis") from None
+        raise ConvolithError(f"{argument} is {shown(value)}; expected a whole number, or one per spatial axis") from None
     if len(numbers) != axes:
         raise ConvolithError(f"{argument} has {len(numbers)} entries; expected one number, or {axes} (one per axis)")
     if any(number < minimum for number in numbers):
-        raise ConvolithError(f"{argument} is {value!r}; expected {minimum} or more on every axis")
+        raise ConvolithError(f"{argument} is {shown(value)}; expected {minimum} or more on every axis")
     if any(_over(number) for number in numbers):
-        raise ConvolithError(f"{argument} is {value!r}; expected at most 2^40 on every axis")
+        raise ConvolithError(f"{argument} is {shown(value)}; expected at most 2^40 on every axis")
     return numbers
 
 
@@ -101,13 +101,13 @@ def explicit_padding(value: Any, axes: int) -> Pairs:
             before, after = [_whole(number) for number in pair]
         except (TypeError, ValueError):
             raise ConvolithError(
-                f"padding is {value!r}; expected a whole number, one per axis, a (before, after) pair per axis, "
+                f"padding is {shown(value)}; expected a whole number, one per axis, a (before, after) pair per axis, "
                 f"or one of {', '.join(PADDING_NAMES)}"
             ) from None
         if before < 0 or after < 0:
-            raise ConvolithError(f"padding is {value!r}; expected 0 or more; to crop, slice x instead")
+            raise ConvolithError(f"padding is {shown(value)}; expected 0 or more; to crop, slice x instead")
         if _over(before) or _over(after):
-            raise ConvolithError(f"padding is {value!r}; expected at most 2^40 on every side")
+            raise ConvolithError(f"padding is {shown(value)}; expected at most 2^40 on every side")
         pairs.append((before, after))
     return tuple(pairs)
 
@@ -125,7 +125,7 @@ def resolve_padding(
     if value == "full":
         return tuple((e - 1, e - 1) for e in extents)
     if value != "same":
-        raise ConvolithError(f"padding is {value!r}; expected numbers or one of {', '.join(PADDING_NAMES)}")
+        raise ConvolithError(f"padding is {shown(value)}; expected numbers or one of {', '.join(PADDING_NAMES)}")
     if size is None:
         if max(stride) > 1:
             raise ConvolithError(
@@ -142,7 +142,7 @@ def check_whole(argument: str, value: Any, minimum: int) -> int:
     try:
         number = _whole(value)
     except TypeError:
-        raise ConvolithError(f"{argument} is {value!r}; expected a whole number") from None
+        raise ConvolithError(f"{argument} is {shown(value)}; expected a whole number") from None
     if number < minimum:
         raise ConvolithError(f"{argument} is {number}; expected {minimum} or more")
     if _over(number):
@@ -161,11 +161,11 @@ def check_groups(groups: Any, in_channels: int, out_channels: int) -> int:
 
 def check_mode(padding_mode: Any, *, transposed: bool) -> str:
     """`padding_mode`, one of the four that exist; a transposed convolution knows zeros only."""
-    if padding_mode not in PADDING_MODES:
-        raise ConvolithError(f"padding_mode is {padding_mode!r}; expected one of {', '.join(PADDING_MODES)}")
+    check_option("padding_mode", padding_mode, PADDING_MODES)
     if transposed and padding_mode != "zeros":
-        raise ConvolithError(f'padding_mode is {padding_mode!r}; a transposed convolution takes "zeros" only')
-    return str(padding_mode)
+        raise ConvolithError(f'padding_mode is {shown(padding_mode)}; a transposed convolution takes "zeros" only')
+    name: str = padding_mode
+    return name
 
 
 def check_output_padding(
@@ -174,7 +174,7 @@ def check_output_padding(
     """`output_padding` per axis: below the stride or the dilation, and 0 unless transposed."""
     numbers = per_axis("output_padding", value, len(stride), 0)
     if any(numbers) and not transposed:
-        raise ConvolithError(f"output_padding is {value!r}; it belongs to transposed convolutions (transposed=True)")
+        raise ConvolithError(f"output_padding is {shown(value)}; it belongs to transposed convolutions (transposed=True)")
     if any(o >= max(s, d) for o, s, d in zip(numbers, stride, dilation, strict=True) if o):
         raise ConvolithError(
             f"output_padding is {numbers}; expected less than the stride {tuple(stride)} or dilation {tuple(dilation)}"
@@ -218,9 +218,9 @@ def shape_of(argument: str, value: Any) -> tuple[int, ...]:
     try:
         shape = tuple(index(entry) for entry in entries)
     except TypeError:
-        raise ConvolithError(f"{argument} is {value!r}; expected a shape such as (1, 3, 224, 224)") from None
+        raise ConvolithError(f"{argument} is {shown(value)}; expected a shape such as (1, 3, 224, 224)") from None
     if min(shape, default=0) < 0:
-        raise ConvolithError(f"{argument} is {value!r}; expected no negative numbers")
+        raise ConvolithError(f"{argument} is {shown(value)}; expected no negative numbers")
     return shape
 
 

@@ -9,7 +9,7 @@ from math import prod
 from typing import Any
 
 from convolith.dtypes import check_dtype, dtype_name, result_dtype
-from convolith.errors import ConvolithError
+from convolith.errors import ConvolithError, check_flag
 from convolith.geometry import (
     KERNEL_LAYOUT,
     LARGEST,
@@ -106,7 +106,7 @@ class ConvSpec:
         put("stride", per_axis("stride", stride, axes, 1))
         put("dilation", per_axis("dilation", dilation, axes, 1))
         put("groups", check_groups(groups, self.in_channels, self.out_channels))
-        put("transposed", bool(transposed))
+        put("transposed", check_flag("transposed", transposed))
         put(
             "output_padding",
             check_output_padding(output_padding, self.stride, self.dilation, transposed=self.transposed),
@@ -115,7 +115,7 @@ class ConvSpec:
         if self.transposed and padding in ("same", "full"):
             raise ConvolithError(f"padding is {padding!r}; a transposed convolution takes numbers")
         put("padding", resolve_padding(padding, self.size, self.kernel_size, self.stride, self.dilation))
-        put("bias", bool(bias))
+        put("bias", check_flag("bias", bias))
         put("dtype", dtype_name(dtype))
         put("kernel_dtype", dtype_name(self.dtype if kernel_dtype is None else kernel_dtype))
         check_dtype("x", self.dtype)

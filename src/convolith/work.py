@@ -17,7 +17,7 @@ from typing import Self
 import numpy as np
 
 from convolith.dtypes import ITEMSIZE
-from convolith.errors import ConvolithError
+from convolith.errors import ConvolithError, check_option
 from convolith.geometry import padding_sources
 from convolith.spec import ConvSpec
 
@@ -239,8 +239,7 @@ def layer_work(spec: ConvSpec, convention: str = "dense", *, gradients: tuple[bo
     A transposed convolution is the adjoint of a plain one: its forward pass forms the products of that one's input
     gradient, and the other way round.
     """
-    if convention not in CONVENTIONS:
-        raise ConvolithError(f"convention is {convention!r}; expected one of {', '.join(CONVENTIONS)}")
+    check_option("convention", convention, CONVENTIONS)
     sizes = (spec.output_size, spec.size) if spec.transposed else (spec.size, spec.output_size)
     axes_of = zip(*sizes, spec.kernel_size, spec.stride, spec.padding, spec.dilation, strict=True)
     axes = [axis_counts(*axis, spec.padding_mode, effective=convention == "effective") for axis in axes_of]

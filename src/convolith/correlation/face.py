@@ -18,7 +18,7 @@ from convolith.correlation.gradients import padded_before, recorded, run
 from convolith.dtypes import is_float
 from convolith.engines import aten
 from convolith.engines.protocol import from_working, to_working, torch_dtype, working_dtype
-from convolith.errors import ConvolithError
+from convolith.errors import ConvolithError, check_flag
 from convolith.geometry import Axes, Padding
 from convolith.planner import check_choice, computed, plan
 from convolith.spec import ConvSpec
@@ -75,6 +75,8 @@ def correlate(
         array([[[19., 25.],
                 [37., 43.]]])
     """
+    if flip is not False:
+        flip = check_flag("flip", flip)
     if has_torch_function((x, k, bias)):  # a tensor subclass, or a proxy that records the call
         return handle_torch_function(
             correlate,

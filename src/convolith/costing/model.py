@@ -15,7 +15,7 @@ from convolith.costing.fields import Field
 from convolith.costing.laws import Law, law_of
 from convolith.costing.peak import Peak, largest_batch
 from convolith.costing.scaling import Scaling, factor_of, times
-from convolith.errors import ConvolithError
+from convolith.errors import ConvolithError, check_option
 from convolith.report.table import Table
 from convolith.work import Backward, Count, Memory, Work
 
@@ -239,8 +239,7 @@ class ModelCost:
         Raises:
             ConvolithError: another order, numbers below one.
         """
-        if sort not in SORTS:
-            raise ConvolithError(f"sort is {sort!r}; expected one of {', '.join(SORTS)}")
+        check_option("sort", sort, SORTS)
         for name, value in (("depth", depth), ("top", top)):
             if value is not None and (not isinstance(value, int) or value < (name == "top")):
                 raise ConvolithError(

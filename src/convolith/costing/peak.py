@@ -32,7 +32,7 @@ from convolith.costing.fakes import (
 )
 from convolith.costing.watching import Watcher
 from convolith.engines.memory import plain
-from convolith.errors import ConvolithError
+from convolith.errors import ConvolithError, check_option
 from convolith.jit.threads import forget_scratch
 from convolith.planner.kept import forget
 
@@ -110,8 +110,7 @@ def peak_of(
     Raises:
         ConvolithError: another optimizer, a model without parameters to train, and what the model refuses.
     """
-    if optimizer not in OPTIMIZERS:
-        raise ConvolithError(f"optimizer is {optimizer!r}; expected one of {', '.join(OPTIMIZERS)}")
+    check_option("optimizer", optimizer, OPTIMIZERS)
     if not any(p.requires_grad for p in model.parameters()):
         raise ConvolithError("model has no parameter that requires a gradient; there is no training step of it")
     check_lazy(model)

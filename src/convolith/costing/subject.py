@@ -21,7 +21,7 @@ from convolith.costing.model import ModelCost
 from convolith.costing.peak import Peak, peak_of
 from convolith.dtypes import check_dtype
 from convolith.engines.protocol import torch_dtype
-from convolith.errors import ConvolithError
+from convolith.errors import ConvolithError, check_option
 from convolith.geometry import check_whole
 from convolith.spec import ConvSpec
 from convolith.work import CONVENTIONS
@@ -93,8 +93,7 @@ def cost(
         >>> counted.forward.macs, counted.forward.others, counted.backward.input_gradient.macs
         (13824, 512, 0)
     """
-    if convention not in CONVENTIONS:
-        raise ConvolithError(f"convention is {convention!r}; expected one of {', '.join(CONVENTIONS)}")
+    check_option("convention", convention, CONVENTIONS)
     if isinstance(subject, torch.nn.Module) and not _is_layer(subject):
         if run and example_input is None:
             raise ConvolithError("run is True without an example_input, whose values would decide; pass one")

@@ -12,7 +12,7 @@ import torch
 
 from convolith.arrays import as_tensor, like
 from convolith.engines.protocol import torch_dtype
-from convolith.errors import ConvolithError
+from convolith.errors import ConvolithError, check_option
 from convolith.fitting.asked import Asked
 from convolith.fitting.descent import LOSSES, OPTIMIZERS, Callback, Goal, descend, steepest
 from convolith.fitting.gram import Gram
@@ -198,8 +198,7 @@ def _check_choice(method: str, asked: Asked, kernel_size: Any, ridge: Any, error
 
 
 def _check_loss(method: str, loss: str, huber_delta: float | None, x: Any, y: Any) -> None:
-    if loss not in LOSSES:
-        raise ConvolithError(f"loss is {loss!r}; expected one of {', '.join(LOSSES)}")
+    check_option("loss", loss, LOSSES)
     if loss != "squares" and method == "lstsq":
         raise ConvolithError(f'loss is "{loss}", which has no closed form; pass method="lbfgs", or another of descent')
     if huber_delta is not None and (loss != "huber" or not is_number(huber_delta) or huber_delta <= 0):
@@ -228,8 +227,7 @@ def _delta(problem: Problem, gram: Gram, given: float | None) -> float:
 def _check_options(
     method: str, asked: Asked, learning_rate: float | None, steps: int, seed: int, callback: Callback | None
 ) -> None:
-    if method not in METHODS:
-        raise ConvolithError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
+    check_option("method", method, METHODS)
     if method != "lstsq" and not asked.plain:
         raise ConvolithError(
             'smoothness, basis, constraints and x_noise_variance are solved in closed form; pass method="lstsq"'

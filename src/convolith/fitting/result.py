@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convolith.conv import Conv
-from convolith.errors import ConvolithError
+from convolith.errors import ConvolithError, check_option
 from convolith.spec import ConvSpec
 
 ERRORS = ("white", "jackknife")
@@ -90,5 +90,4 @@ def is_number(value: Any) -> bool:
 
 def check_errors(errors: str) -> None:
     """Refuse standard errors of a kind that does not exist."""
-    if errors not in ERRORS:
-        raise ConvolithError(f"errors is {errors!r}; expected one of {', '.join(ERRORS)}")
+    check_option("errors", errors, ERRORS)

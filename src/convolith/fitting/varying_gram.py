@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from convolith.errors import ConvolithError
+from convolith.errors import ConvolithError, check_option
 from convolith.fitting.asked import Asked, whole_numbers
 from convolith.fitting.gram import Gram
 from convolith.fitting.places import given_places, pixel_places
@@ -109,8 +109,7 @@ class VaryingGram(Gram):
         axes = len(self.kernel_size)
         self.degree = check_whole("degree", degree, 0)
         self.background_degree = check_whole("background_degree", background_degree, 0)
-        if modulation not in MODULATIONS:
-            raise ConvolithError(f"modulation is {modulation!r}; expected one of {', '.join(MODULATIONS)}")
+        check_option("modulation", modulation, MODULATIONS)
         if modulation == "update" and frame is not None:
             raise ConvolithError(
                 f'frame is {frame} beside modulation "update", whose positions are given; leave it out'

@@ -13,7 +13,7 @@ from convolith.arrays import as_tensor, is_numpy, like
 from convolith.conv import Conv
 from convolith.correlation import correlate
 from convolith.engines.padding import pad
-from convolith.errors import ConvolithError
+from convolith.errors import ConvolithError, check_option
 from convolith.fitting.places import check_position, pixel_places
 from convolith.fitting.polynomials import monomials, values
 from convolith.geometry import MAX_AXES, Padding, per_axis
@@ -69,8 +69,7 @@ class VaryingKernel:
 
     def __post_init__(self) -> None:
         axes = self.axes
-        if self.modulation not in MODULATIONS:
-            raise ConvolithError(f"modulation is {self.modulation!r}; expected one of {', '.join(MODULATIONS)}")
+        check_option("modulation", self.modulation, MODULATIONS)
         if not 1 <= axes <= MAX_AXES or len(self.weights) != len(self.terms):
             raise ConvolithError(
                 f"weights has shape {tuple(self.weights.shape)}; expected (terms, out_channels, in_channels, "

@@ -20,7 +20,7 @@ from convolith.algebra import add, compose, identity, subtract
 from convolith.arrays import as_tensor
 from convolith.conv import Conv
 from convolith.dtypes import COMPLEX, is_float
-from convolith.errors import ConvolithError
+from convolith.errors import ConvolithError, check_option
 from convolith.folding.training_layers import Step, TrainingForm, average_step, branch_of, convolution_step
 from convolith.geometry import Pairs, check_whole
 
@@ -182,8 +182,7 @@ NEEDS = {
 
 def _kernels(like: str, branches: int | None) -> int:
     """How many whole kernels a form has."""
-    if like not in list(FORMS):
-        raise ConvolithError(f"like is {like!r}; expected one of {', '.join(FORMS)}")
+    check_option("like", like, FORMS)
     if like == "mobileone":
         return MOBILEONE_KERNELS if branches is None else check_whole("branches", branches, 1)
     if branches is not None:

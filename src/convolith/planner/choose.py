@@ -11,7 +11,7 @@ import torch
 from convolith.dtypes import HALVES
 from convolith.engines import BY_NAME, TABLE, Engine, reference
 from convolith.engines.protocol import torch_dtype
-from convolith.errors import ConvolithError
+from convolith.errors import ConvolithError, check_option, shown
 from convolith.jit import thread_count, with_living_threads
 from convolith.planner import machine, measure, wisdom
 from convolith.planner.plan import Candidate, Plan, computed, plain
@@ -64,8 +64,7 @@ def plan(
             f"spec is a {type(spec).__name__}; expected ConvSpec.of(x, k) or ConvSpec.from_module(module, shape)"
         )
     check_choice(accuracy, engine)
-    if effort not in EFFORTS:
-        raise ConvolithError(f"effort is {effort!r}; expected one of {', '.join(EFFORTS)}")
+    check_option("effort", effort, EFFORTS)
     if not budget > 0:
         raise ConvolithError(f"budget is {budget!r}; expected seconds above zero")
     if kernel is not None:
@@ -78,10 +77,9 @@ def plan(
 
 def check_choice(accuracy: str, engine: str) -> None:
     """Refuse names that do not exist."""
-    if accuracy not in ACCURACIES:
-        raise ConvolithError(f"accuracy is {accuracy!r}; expected one of {', '.join(ACCURACIES)}")
-    if engine != "auto" and engine not in tuple(BY_NAME):
-        raise ConvolithError(f"engine is {engine!r}; expected auto or one of {', '.join(BY_NAME)}")
+    check_option("accuracy", accuracy, ACCURACIES)
+    if not isinstance(engine, str) or engine not in ("auto", *BY_NAME):
+        raise ConvolithError(f"engine is {shown(engine)}; expected auto or one of {', '.join(BY_NAME)}")
 
 
 @lru_cache(maxsize=4096)
@@ -98,6 +96,9 @@ def _choose(
         kernel = kernel.to(torch_dtype(inner.kernel_dtype))
     candidates = [_weigh(row, inner, accuracy, kernel) for row in TABLE]
     fit = [c for c in candidates if c.reason is None and engine in ("auto", c.engine)]
+    if not fit and engine == "auto":  # what torch refuses, which does without transforms and blocks
+        reason = next(c.reason for c in candidates if c.engine == "aten")
+        raise ConvolithError(f"k cannot be applied to x of shape {spec.input_shape}: {reason}; pass less at a time")
     if not fit:
         reason = next(c.reason for c in candidates if c.engine == engine)
         raise ConvolithError(f"engine {engine!r} cannot compute this: {reason}; use engine='auto'")
