@@ -94,6 +94,11 @@ def _aligned(argument: str, tensor: torch.Tensor) -> torch.Tensor:
     return copy.conj() if tensor.is_conj() else copy
 
 
+def bare(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor without gradients or lazy conjugation, as NumPy and generated code need it."""
+    return tensor.detach().resolve_conj().resolve_neg()
+
+
 def as_target(argument: str, array: Any) -> torch.Tensor:
     """A tensor whose memory is that of `array`, for a result to be written into.
 

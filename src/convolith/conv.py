@@ -88,7 +88,7 @@ class Conv:
         put("groups", check_whole("groups", groups, 1))
         check_groups(groups, self.in_channels, self.out_channels)
         put("padding_mode", check_mode(padding_mode, transposed=self.transposed))
-        if self.transposed and padding in ("same", "full"):
+        if self.transposed and isinstance(padding, str) and padding in ("same", "full"):
             raise ConvolithError(f"padding is {padding!r}; a transposed convolution takes numbers")
         put("padding", resolve_padding(padding, None, shape[2:], self.stride, self.dilation))
         put(

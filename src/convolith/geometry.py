@@ -70,9 +70,19 @@ def same_padding(size: int, kernel_size: int, stride: int, dilation: int) -> tup
     return total // 2, total - total // 2
 
 
+def _as_list(argument: str, value: Any) -> Any:
+    """Return an array's or a tensor's numbers as lists, and everything else as it is."""
+    if not hasattr(value, "tolist"):
+        return value
+    try:
+        return value.tolist()
+    except (TypeError, NotImplementedError, RuntimeError):  # a class; tensors without values, sparse or nested ones
+        raise ConvolithError(f"{argument} is {shown(value)}; expected numbers") from None
+
+
 def per_axis(argument: str, value: Any, axes: int, minimum: int) -> tuple[int, ...]:
     """One whole number per spatial axis, each at least `minimum`, from one number or several."""
-    value = value.tolist() if hasattr(value, "tolist") else value
+    value = _as_list(argument, value)
     entries = [value] * axes if not isinstance(value, Sequence) else list(value)
     try:
         numbers = tuple([_whole(entry) for entry in entries])
@@ -89,7 +99,7 @@ def per_axis(argument: str, value: Any, axes: int, minimum: int) -> tuple[int, .
 
 def explicit_padding(value: Any, axes: int) -> Pairs:
     """A (before, after) pair per axis from a number, a number per axis or a pair per axis."""
-    value = value.tolist() if hasattr(value, "tolist") else value
+    value = _as_list("padding", value)
     entries = [value] * axes if not isinstance(value, Sequence) else list(value)
     if len(entries) != axes:
         hint = f"; a pair for the one axis is written (({entries[0]}, {entries[1]}),)" if len(entries) == 2 else ""

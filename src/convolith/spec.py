@@ -112,7 +112,7 @@ class ConvSpec:
             check_output_padding(output_padding, self.stride, self.dilation, transposed=self.transposed),
         )
         put("padding_mode", check_mode(padding_mode, transposed=self.transposed))
-        if self.transposed and padding in ("same", "full"):
+        if self.transposed and isinstance(padding, str) and padding in ("same", "full"):
             raise ConvolithError(f"padding is {padding!r}; a transposed convolution takes numbers")
         put("padding", resolve_padding(padding, self.size, self.kernel_size, self.stride, self.dilation))
         put("bias", check_flag("bias", bias))
@@ -164,7 +164,7 @@ class ConvSpec:
             >>> ConvSpec.of(np.zeros((3, 32, 32)), np.zeros((8, 3, 5, 5)), padding="same").output_shape
             (1, 8, 32, 32)
         """
-        x_shape, k_shape = tuple(x.shape), tuple(k.shape)
+        x_shape, k_shape = _shape_of_array("x", x), _shape_of_array("k", k)
         axes = len(k_shape) - 2
         if not 1 <= axes <= MAX_AXES:
             layout = "(in_channels, out_channels/groups, *kernel_size)" if transposed else KERNEL_LAYOUT
@@ -282,6 +282,17 @@ class ConvSpec:
     def out_dtype(self) -> str:
         """The dtype of the result, by name."""
         return result_dtype(self.dtype, self.kernel_dtype)
+
+
+def _shape_of_array(argument: str, array: Any) -> tuple[int, ...]:
+    """Return the shape of something that has one, and a dtype."""
+    try:
+        shape, _ = tuple(array.shape), array.dtype
+    except (AttributeError, TypeError, RuntimeError):  # RuntimeError: a nested tensor, which has several shapes
+        raise ConvolithError(
+            f"{argument} is a {type(array).__name__} without a shape and a dtype; expected a NumPy array or a torch tensor"
+        ) from None
+    return shape
 
 
 def check_module(module: Any) -> None:

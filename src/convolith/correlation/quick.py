@@ -47,6 +47,8 @@ def key_of(x: Any, k: Any, bias: Any, options: tuple[Any, ...]) -> Any:
     """What a call is known by, or None where something about it needs a closer look."""
     if type(x) not in PLAIN or type(k) not in PLAIN or not (x.is_cpu and k.is_cpu) or x.is_neg() or k.is_neg():
         return None
+    if x.layout is not torch.strided or k.layout is not torch.strided or x.is_nested or k.is_nested:
+        return None
     recorded = None
     if torch.is_grad_enabled():
         given, changing = x.requires_grad, k.requires_grad
@@ -54,7 +56,7 @@ def key_of(x: Any, k: Any, bias: Any, options: tuple[Any, ...]) -> Any:
             recorded = (given, changing, x.is_contiguous())
     if bias is None:
         return (x.shape, x.dtype, k.shape, k.dtype, recorded, options, thread_count(), generation())
-    if type(bias) not in PLAIN or not bias.is_cpu or bias.is_neg():
+    if type(bias) not in PLAIN or not bias.is_cpu or bias.is_neg() or bias.layout is not torch.strided:
         return None
     added = (bias.shape, bias.dtype)
     return (x.shape, x.dtype, k.shape, k.dtype, recorded, options, thread_count(), generation(), added)

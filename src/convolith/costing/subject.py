@@ -21,7 +21,7 @@ from convolith.costing.model import ModelCost
 from convolith.costing.peak import Peak, peak_of
 from convolith.dtypes import check_dtype
 from convolith.engines.protocol import torch_dtype
-from convolith.errors import ConvolithError, check_option
+from convolith.errors import ConvolithError, check_flag, check_option
 from convolith.geometry import check_whole
 from convolith.spec import ConvSpec
 from convolith.work import CONVENTIONS
@@ -94,6 +94,9 @@ def cost(
         (13824, 512, 0)
     """
     check_option("convention", convention, CONVENTIONS)
+    flags = {"backward": backward, "run": run, "verify": verify}
+    backward, run, verify = (check_flag(name, value) for name, value in flags.items())
+    input_gradient = None if input_gradient is None else check_flag("input_gradient", input_gradient)
     if isinstance(subject, torch.nn.Module) and not _is_layer(subject):
         if run and example_input is None:
             raise ConvolithError("run is True without an example_input, whose values would decide; pass one")
@@ -111,7 +114,7 @@ def cost(
             if optimizer is None
             else _with_peak(counted, subject, arguments, keywords, optimizer, verify=verify)
         )
-    if example_input is not None or input_dtype is not None or run or not backward or optimizer or verify:
+    if example_input is not None or input_dtype is not None or run or not backward or optimizer is not None or verify:
         named = {"example_input": example_input, "input_dtype": input_dtype, "run": run or None}
         named |= {"optimizer": optimizer, "verify": verify or None}
         name = next((name for name, value in named.items() if value is not None), "backward=False")

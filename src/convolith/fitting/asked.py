@@ -123,7 +123,8 @@ def whole_numbers(argument: str, value: Any) -> tuple[int, ...]:
     Raises:
         ConvolithError: anything else.
     """
-    if isinstance(value, str) or not (is_number(value) or isinstance(value, Iterable)):
+    value = value.tolist() if isinstance(value, np.ndarray) else value
+    if isinstance(value, str | bytes) or not (is_number(value) or isinstance(value, Iterable)):
         raise ConvolithError(f"{argument} is {value!r}; expected whole numbers, 0 or more")
     return tuple(check_whole(argument, one, 0) for one in (value if isinstance(value, Iterable) else (value,)))
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from convolith.errors import ConvolithError
+from convolith.errors import ConvolithError, check_flag
 from convolith.fitting import saved
 from convolith.fitting.asked import Asked
 from convolith.fitting.moments import moments
@@ -189,7 +189,7 @@ class Gram(Sums):
         """
         asked = Asked(**options)
         penalty = self.penalty_of(asked)
-        solution = least_squares(self.system(int(offset)), penalty)
+        solution = least_squares(self.system(int(check_flag("offset", offset))), penalty)
         kernel, stderr = (self.kernel_of(found) for found in (solution.coefficients, solution.stderr))
         squares = float(solution.squares.sum())
         return Fit(

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from convolith.arrays import as_tensor, check_same_kind
+from convolith.arrays import as_tensor, bare, check_same_kind
 from convolith.correlation import correlate
 from convolith.dtypes import dtype_name, is_float
 from convolith.engines.padding import pad
-from convolith.errors import ConvolithError
+from convolith.errors import ConvolithError, check_flag, shown
 from convolith.fitting.polynomials import Powers, monomials, values
 from convolith.geometry import MAX_AXES, Axes, Padding, split_input_shape
 from convolith.spec import ConvSpec
@@ -125,7 +125,7 @@ def read(
             raise ConvolithError(f"{name} has dtype {dtype_name(tensor.dtype)}; fit works on real data")
     axes = spatial_axes(kernel_size, tensors["x"].ndim)
     batched = tensors["x"].ndim == axes + 2
-    wide = {name: (t if batched else t[None]).detach().cpu().to(torch.float64) for name, t in tensors.items()}
+    wide = {name: bare(t if batched else t[None]).cpu().to(torch.float64) for name, t in tensors.items()}
     if wide["y"].ndim != wide["x"].ndim:
         raise ConvolithError(
             f"y has shape {tuple(tensors['y'].shape)} beside x {tuple(tensors['x'].shape)}; expected y as correlate "
@@ -160,7 +160,7 @@ def read(
         tuple(np.zeros((1, n)) for n in padded.shape[2:]),
         constant,
         constant,
-        int(offset),
+        int(check_flag("offset", offset)),
     )
 
 
@@ -213,7 +213,7 @@ def pixel_weights(spec: ConvSpec, mask: Any, weights: Any) -> np.ndarray:
         tensor = as_tensor("weights", weights)
         if tensor.is_complex():
             raise ConvolithError(f"weights has dtype {dtype_name(tensor.dtype)}; expected real numbers, 0 or more")
-        values = tensor.detach().cpu().to(torch.float64).numpy()
+        values = bare(tensor).cpu().to(torch.float64).numpy()
         check_finite("weights", values, "give those pixels weight 0")
         if (values < 0).any():
             raise ConvolithError(f"weights has a least value of {values.min():g}; expected 0 or more")
@@ -221,11 +221,21 @@ def pixel_weights(spec: ConvSpec, mask: Any, weights: Any) -> np.ndarray:
     if mask is not None:
         if isinstance(mask, np.ma.MaskedArray):
             raise ConvolithError("mask is a masked array itself; expected plain booleans; pass mask.filled(True)")
-        values = np.asarray(mask)
+        values = _mask_array(mask)
         if values.dtype != np.bool_:
             raise ConvolithError(f"mask has dtype {values.dtype}; expected booleans, True where y is left out")
         counts = np.where(_broadcast("mask", values, shape), 0.0, counts)
     return counts
+
+
+def _mask_array(mask: Any) -> np.ndarray:
+    """Return a mask as an array, whatever holds it."""
+    try:
+        return mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
+    except (TypeError, ValueError, RuntimeError):  # ragged lists; tensors without values, sparse or nested ones
+        raise ConvolithError(
+            f"mask is {shown(mask)}; expected an array or a tensor of booleans, True where y is left out"
+        ) from None
 
 
 def _broadcast(argument: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

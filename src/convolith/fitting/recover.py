@@ -117,12 +117,12 @@ def fit(
     selection: tuple[Candidate, ...] = ()
     size: Any = kernel_size
     share: Any = ridge
-    asked = Asked(0.0 if share == "auto" else share, smoothness, basis, constraints, x_noise_variance)
+    asked = Asked(0.0 if _is_auto(share) else share, smoothness, basis, constraints, x_noise_variance)
     _check_options(method, asked, learning_rate, steps, seed, callback)
     _check_choice(method, asked, kernel_size, ridge, errors)
     _check_loss(method, loss, huber_delta, x, y)
-    if size == "auto":
-        found = choose_size(x, y, max_size, RIDGES if share == "auto" else [share], data, geometry)
+    if _is_auto(size):
+        found = choose_size(x, y, max_size, RIDGES if _is_auto(share) else [share], data, geometry)
         size, share, selection = found.kernel_size, found.ridge, found.selection
         y, data = found.y, found.data
     elif max_size is not None:
@@ -131,11 +131,11 @@ def fit(
     if not problem.equations:
         raise ConvolithError("mask or weights leave no pixel of y to fit; expected at least one")
     gram = Gram(problem.spec.kernel_size, problem.spec.in_channels, problem.spec.out_channels, **geometry)
-    tiles = states_of_tiles(problem, gram) if share == "auto" or errors == "jackknife" else []
+    tiles = states_of_tiles(problem, gram) if _is_auto(share) or errors == "jackknife" else []
     for tile in tiles:
         gram.merge(tile)
     gram = gram if tiles else gram.add(problem)
-    if share == "auto":
+    if _is_auto(share):
         selection = tuple(candidates(gram, tiles, [gram.kernel_size], RIDGES, offset=offset))
         share = chosen(selection).ridge
     asked = replace(asked, ridge=share)
@@ -182,9 +182,14 @@ def fit(
     )
 
 
+def _is_auto(value: Any) -> bool:
+    """Return whether a value is to be chosen; arrays, which compare one by one, are not."""
+    return isinstance(value, str) and value == "auto"
+
+
 def _check_choice(method: str, asked: Asked, kernel_size: Any, ridge: Any, errors: str) -> None:
     check_errors(errors)
-    automatic = [name for name, value in (("kernel_size", kernel_size), ("ridge", ridge)) if value == "auto"]
+    automatic = [name for name, value in (("kernel_size", kernel_size), ("ridge", ridge)) if _is_auto(value)]
     if isinstance(kernel_size, str) and kernel_size != "auto":
         raise ConvolithError(f'kernel_size is {kernel_size!r}; expected a number, one per axis, or "auto"')
     if automatic and not asked.plain:

@@ -84,8 +84,11 @@ class Fit:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite real number."""
-    return isinstance(value, int | float | np.number) and isfinite(value)
+    """Return whether a value is a finite real number."""
+    try:
+        return isinstance(value, int | float | np.number) and not np.iscomplexobj(value) and isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 def check_errors(errors: str) -> None:

@@ -55,7 +55,9 @@ def choose_size(
     """
     dimensions = as_tensor("x", x).ndim, as_tensor("y", y).ndim
     axes = spatial_axes(1, dimensions[0]) if dimensions[0] > 2 else 1
-    if per_axis("stride", geometry["stride"], axes, 1) != (1,) * axes or geometry["padding"] not in ("valid", "same"):
+    if per_axis("stride", geometry["stride"], axes, 1) != (1,) * axes or not (
+        isinstance(geometry["padding"], str) and geometry["padding"] in ("valid", "same")
+    ):
         raise ConvolithError('kernel_size="auto" goes with stride 1, and padding "valid" or "same" alone')
     size = tuple(x.shape[-axes:])
     if dimensions[0] != dimensions[1] or tuple(y.shape[-axes:]) != size:

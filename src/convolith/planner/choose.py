@@ -65,8 +65,8 @@ def plan(
         )
     check_choice(accuracy, engine)
     check_option("effort", effort, EFFORTS)
-    if not budget > 0:
-        raise ConvolithError(f"budget is {budget!r}; expected seconds above zero")
+    if not isinstance(budget, int | float) or not budget > 0:
+        raise ConvolithError(f"budget is {shown(budget)}; expected seconds above zero")
     if kernel is not None:
         weights = plain("kernel", kernel, spec.kernel_shape, spec.kernel_dtype)
         return with_living_threads(_choose, spec, accuracy, engine, weights, effort, budget)

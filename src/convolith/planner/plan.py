@@ -191,6 +191,8 @@ class Bound:
             out is None
             and type(x) is torch.Tensor
             and x.dtype is self.dtype
+            and x.layout is torch.strided
+            and not x.is_nested
             and x.shape == self.shape
             and x.is_cpu
             and not (self.numpy or x.requires_grad or x.is_neg() or x.is_conj())
