@@ -15,14 +15,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
 import convolith as cl
 from convolith import Conv, ConvolithError, ConvSpec
 
 CASES = {"correlate": 500, "planned": 250, "algebra": 250, "fits": 120, "costs": 150, "chapter": 150}
 """How many random calls of each kind a run of the tests makes."""
-COMMAND_LINES = 120
 ADDRESS_SPACE_BYTES = 24 << 30
 """What a process of random calls may reserve: a call that asks for more must have been refused before."""
 FLOATS = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
@@ -294,10 +292,8 @@ def planned_case(rng: random.Random) -> None:
     x, k, bias, options = layer(rng, numpy=numpy)
     kind = rng.choice(("of", "of", "of", "spec"))
     if kind == "spec":
-        fields = {
-            **{"in_channels": 2, "out_channels": 2, "size": rng.choice((8, (8, 9))), "kernel_size": 3},
-            **rng.choice(({}, {"transposed": True, "output_padding": 1, "stride": 2}, {"dtype": "float16"})),
-        }
+        fields = {"in_channels": 2, "out_channels": 2, "size": rng.choice((8, (8, 9))), "kernel_size": 3}
+        fields |= rng.choice(({}, {"transposed": True, "output_padding": 1, "stride": 2}, {"dtype": "float16"}))
         names = ("batch", "in_channels", "out_channels", "size", "kernel_size", "stride", "padding", "dilation")
         names += ("groups", "transposed", "output_padding", "padding_mode", "dtype", "kernel_dtype")
         spoiled(rng, fields, names, 0.6)
@@ -494,7 +490,9 @@ def test_random_calls(kind):
     rows = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{")]
     failures = [f"{kind} {row['seed']}: {row['failure']}" for row in rows if "failure" in row]
     if ended.returncode:
-        failures.append(f"{kind} {rows[-1]['seed'] if rows else '?'}: ended with {ended.returncode}: {ended.stderr[-2000:]}")
+        failures.append(
+            f"{kind} {rows[-1]['seed'] if rows else '?'}: ended with {ended.returncode}: {ended.stderr[-2000:]}"
+        )
     assert not failures, "\n".join(failures)
 
 

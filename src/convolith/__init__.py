@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from convolith.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from convolith import d2l, nn
     from convolith.algebra import Composition, Decomposition, compose, decompose
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from convolith.folding import Folded, expand, fold
     from convolith.planner import Plan, plan
     from convolith.spec import ConvSpec
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Composition": "algebra",

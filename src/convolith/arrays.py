@@ -60,7 +60,7 @@ def as_tensor(argument: str, array: Any) -> torch.Tensor:
 
 
 def _is_odd(array: np.ndarray) -> bool:
-    """Return whether torch cannot use this memory: reversed, or elements at addresses that are no multiple of their size.
+    """Return whether torch cannot use this memory: reversed, or elements at addresses that their size does not divide.
 
     Torch reads a complex128 at a time, from multiples of 16 bytes, and ends the process elsewhere; NumPy's own flag
     `aligned` is content with multiples of 8.
@@ -89,8 +89,8 @@ def _aligned(argument: str, tensor: torch.Tensor) -> torch.Tensor:
             f"{argument} is a complex tensor whose memory is not aligned to its elements, which torch cannot "
             "differentiate; pass one made by numpy.array(...)"
         )
-    bare = tensor.conj() if tensor.is_conj() else tensor
-    copy = torch.from_numpy(bare.numpy().copy())  # torch's own copy ends the process, too
+    stored = tensor.conj() if tensor.is_conj() else tensor
+    copy = torch.from_numpy(stored.numpy().copy())  # torch's own copy ends the process, too
     return copy.conj() if tensor.is_conj() else copy
 
 

@@ -204,7 +204,7 @@ class Conv:
 def _own_copy(array: Any) -> Any:
     """A copy that no one else holds; NumPy's is locked against writing."""
     if not is_numpy(array):
-        return as_tensor("weight", array).clone()
+        return as_tensor("weight", array).clone().resolve_conj().resolve_neg()
     copy = array.astype(array.dtype.newbyteorder("="), order="C", copy=True)
     copy.setflags(write=False)
     return copy

@@ -27,6 +27,8 @@ def check_option(argument: str, value: Any, options: Collection[str]) -> None:
 
 def check_flag(argument: str, value: Any) -> bool:
     """Return a flag as a bool; refuse what is neither True nor False (nor NumPy's, nor 0 or 1)."""
+    if value is True or value is False:
+        return value
     if type(value).__name__ in ("bool", "bool_") or (type(value) is int and value in (0, 1)):
         return bool(value)
     raise ConvolithError(f"{argument} is {shown(value)}; expected True or False")

@@ -87,7 +87,9 @@ def per_axis(argument: str, value: Any, axes: int, minimum: int) -> tuple[int, .
     try:
         numbers = tuple([_whole(entry) for entry in entries])
     except TypeError:
-        raise ConvolithError(f"{argument} is {shown(value)}; expected a whole number, or one per spatial axis") from None
+        raise ConvolithError(
+            f"{argument} is {shown(value)}; expected a whole number, or one per spatial axis"
+        ) from None
     if len(numbers) != axes:
         raise ConvolithError(f"{argument} has {len(numbers)} entries; expected one number, or {axes} (one per axis)")
     if any(number < minimum for number in numbers):
@@ -184,7 +186,9 @@ def check_output_padding(
     """`output_padding` per axis: below the stride or the dilation, and 0 unless transposed."""
     numbers = per_axis("output_padding", value, len(stride), 0)
     if any(numbers) and not transposed:
-        raise ConvolithError(f"output_padding is {shown(value)}; it belongs to transposed convolutions (transposed=True)")
+        raise ConvolithError(
+            f"output_padding is {shown(value)}; it belongs to transposed convolutions (transposed=True)"
+        )
     if any(o >= max(s, d) for o, s, d in zip(numbers, stride, dilation, strict=True) if o):
         raise ConvolithError(
             f"output_padding is {numbers}; expected less than the stride {tuple(stride)} or dilation {tuple(dilation)}"

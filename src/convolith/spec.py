@@ -290,7 +290,8 @@ def _shape_of_array(argument: str, array: Any) -> tuple[int, ...]:
         shape, _ = tuple(array.shape), array.dtype
     except (AttributeError, TypeError, RuntimeError):  # RuntimeError: a nested tensor, which has several shapes
         raise ConvolithError(
-            f"{argument} is a {type(array).__name__} without a shape and a dtype; expected a NumPy array or a torch tensor"
+            f"{argument} is a {type(array).__name__} without a shape and a dtype; expected a NumPy array or "
+            "a torch tensor"
         ) from None
     return shape
 

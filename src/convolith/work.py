@@ -17,7 +17,7 @@ from typing import Self
 import numpy as np
 
 from convolith.dtypes import ITEMSIZE
-from convolith.errors import ConvolithError, check_option
+from convolith.errors import check_option
 from convolith.geometry import padding_sources
 from convolith.spec import ConvSpec
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import product
-from math import gcd
+from math import gcd, prod
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ import torch
 from convolith.arrays import as_tensor
 from convolith.conv import Conv
 from convolith.engines.protocol import to_working
+from convolith.planner.machine import check_memory
 
 
 class Factor(NamedTuple):
@@ -138,6 +139,7 @@ def crossed(
     far = [max(d // D, 1) for d, D in zip(d2, dilation, strict=True)]
     k1, k2 = W1.shape[len(channels) :], W2.shape[len(channels) :]
     size = [a * (n - 1) + b * (m - 1) + 1 for a, n, b, m in zip(near, k1, far, k2, strict=True)]
+    check_memory(f"the kernel of the two convolutions together, of {size} taps, takes", prod((*channels, *size)) * 8)
     K = W1.new_zeros((*channels, *size))
     for tap in product(*map(range, k2)):
         index: tuple[Any, ...] = (*(slice(None),) * len(channels), *tap)

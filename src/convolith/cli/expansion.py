@@ -37,8 +37,8 @@ def check_expansion(argument: str, file: Path, expanded: int) -> None:
     """
     if expanded > allowed_bytes(file):
         raise ConvolithError(
-            f"{argument} is {file}, whose {file.stat().st_size:,} bytes expand to {expanded:,} or more; expected at most "
-            f"{allowed_bytes(file):,}; store large data uncompressed, as a .npy file"
+            f"{argument} is {file}, whose {file.stat().st_size:,} bytes expand to {expanded:,} or more; expected at "
+            f"most {allowed_bytes(file):,}; store large data uncompressed, as a .npy file"
         )
     check_memory(f"{argument} is {file}, whose contents take", expanded)
 

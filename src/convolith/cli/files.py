@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
@@ -328,7 +329,9 @@ def _any_size() -> Iterator[None]:
         return
     usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        yield
+        with warnings.catch_warnings():  # imageio tries its old readers on what is no picture, and says that they are
+            warnings.simplefilter("ignore")
+            yield
     finally:
         Image.MAX_IMAGE_PIXELS = usual
 
@@ -338,12 +341,13 @@ def _read_image(argument: str, file: Path) -> np.ndarray:
     imageio = _imageio()
     try:
         content, suffix = file.read_bytes(), file.suffix.lower()
-        with _any_size(), imageio.imopen(content, "r", extension=suffix) as opened:
+        plugin = None if suffix in (".tif", ".tiff") else "pillow"  # others would be tried on what is no picture
+        with _any_size(), imageio.imopen(content, "r", plugin=plugin, extension=suffix) as opened:
             header = opened.properties()
         check_expansion(argument, file, prod(header.shape) * header.dtype.itemsize)
-        turned = {"plugin": "pillow", "rotate": True} if suffix in (".jpg", ".jpeg") else {}  # as a camera held it
+        turned = {"rotate": True} if suffix in (".jpg", ".jpeg") else {}  # as a camera held it
         with _any_size():
-            picture = np.asarray(imageio.imread(content, extension=suffix, **turned))
+            picture = np.asarray(imageio.imread(content, plugin=plugin, extension=suffix, **turned))
     except ConvolithError:
         raise
     except Exception as error:  # noqa: BLE001 - every decoder raises its own; all mean that the file is no picture

@@ -92,18 +92,19 @@ def _write(target: Output, model: Any, inputs: tuple[Any, ...]) -> None:
         try:
             program = torch.export.export(model, doubled, dynamic_shapes=sizes)
         except Exception as problem:  # torch raises whatever the model's own code does, and more
-            unpicklable = pickling_problem(model)
+            why = pickling_problem(model)
             remedy = f"write {target.path.stem}.pt"
-            if unpicklable:
-                remedy += f" after defining its classes and functions at the top level of a module ({unpicklable})"
+            if why:
+                remedy += f" after defining its classes and functions at the top level of a module ({why})"
             raise ConvolithError(
                 f"output is {target.path}, but torch.export cannot take the folded model "
                 f"({(str(problem).strip() or type(problem).__name__).splitlines()[0]}); {remedy}"
             ) from problem
         target.write(lambda file: torch.export.save(program, file))
-    elif problem := pickling_problem(model):
+    elif unpicklable := pickling_problem(model):
         raise ConvolithError(
-            f"output is {target.path}, but what folding keeps of the model's own code cannot be pickled ({problem}); "
+            f"output is {target.path}, but what folding keeps of the model's own code cannot be pickled "
+            f"({unpicklable}); "
             f"write {target.path.stem}.pt2, or define its classes and functions at the top level of a module"
         )
     else:
@@ -115,8 +116,8 @@ def _warn_of_pickling(factory: str, target: Output, model: Any) -> None:
     problem = None if target.path.suffix.lower() == ".pt2" else pickling_problem(model)
     if problem:
         click.echo(
-            f"warning: {factory} gives a model that cannot be pickled ({problem}); {target.path.name} can be written only "
-            f"if folding keeps none of its own code; {target.path.stem}.pt2 takes whatever torch.export does",
+            f"warning: {factory} gives a model that cannot be pickled ({problem}); {target.path.name} can be written "
+            f"only if folding keeps none of its own code; {target.path.stem}.pt2 takes whatever torch.export does",
             err=True,
         )
 

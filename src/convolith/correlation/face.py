@@ -75,8 +75,7 @@ def correlate(
         array([[[19., 25.],
                 [37., 43.]]])
     """
-    if flip is not False:
-        flip = check_flag("flip", flip)
+    flip = check_flag("flip", flip)
     if has_torch_function((x, k, bias)):  # a tensor subclass, or a proxy that records the call
         return handle_torch_function(
             correlate,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convolith.conv import Conv
-from convolith.errors import ConvolithError, check_option
+from convolith.errors import check_option
 from convolith.spec import ConvSpec
 
 ERRORS = ("white", "jackknife")

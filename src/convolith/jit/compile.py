@@ -17,10 +17,10 @@ import llvmlite
 import llvmlite.binding as llvm
 from llvmlite import ir
 
-from convolith import __version__
 from convolith.jit import cache as disk
 from convolith.jit import threads
 from convolith.jit.target import Target
+from convolith.version import __version__
 
 PACKAGE = "convolith."
 ENTRY = "region"
@@ -153,7 +153,7 @@ def source_digest(recipe: Recipe) -> str:
 
 
 def _source(module: ModuleType) -> bytes:
-    """Return what a module was made from: its source, or its compiled code where it came without (.pyc, a frozen app)."""
+    """Return what a module was made from: its source, or its compiled code where there is none (.pyc, frozen)."""
     try:
         return inspect.getsource(module).encode()
     except (OSError, TypeError):

@@ -15,10 +15,10 @@ from typing import Any
 import llvmlite
 import torch
 
-from convolith import __version__
 from convolith.errors import warn
 from convolith.jit import cache as disk
 from convolith.jit import host, thread_count
+from convolith.version import __version__
 
 Check = Callable[[Any], bool]
 _generation = 0
