@@ -128,7 +128,10 @@ class ConvSpec:
         for axis, (n, pair, e) in enumerate(zip(self.size, self.padding, self.extent, strict=True)):
             length = self.output_size[axis]
             if not is_symbolic(length) and length > LARGEST:
-                raise ConvolithError(f"the output would have {length} elements on spatial axis {axis}")
+                raise ConvolithError(
+                    f"padding is {pair} and stride {self.stride[axis]} on spatial axis {axis}, which gives an output "
+                    f"of {length} elements; expected at most 2^40"
+                )
             if length >= 1 if self.transposed else n + sum(pair) >= e:
                 continue
             if self.transposed:
