@@ -43,7 +43,7 @@ def check_range(product: Factor, largest: Factor, weight: str) -> None:
     ):
         if values is None or most is None:
             continue
-        reach = most.max().item()
+        reach = most.abs().max().item()
         if not is_float(name):
             bad = reach >= torch.iinfo(torch_dtype(name)).max
         else:
