@@ -182,11 +182,11 @@ def run(*arguments: object):
 
 
 REFUSED = {
-    "text in a list": (("correlate", "a.npy", '[["a"]]'), "expected a nested list of numbers"),
-    "an object in a list": (("correlate", "a.npy", "[[1,{}]]"), "expected a nested list of numbers"),
-    "true in a list": (("correlate", "a.npy", "[[true]]"), "expected a nested list of numbers"),
+    "text in a list": (("correlate", "a.npy", '[["a"]]'), "expected a nested list such as .* of numbers"),
+    "an object in a list": (("correlate", "a.npy", "[[1,{}]]"), "expected a nested list such as .* of numbers"),
+    "true in a list": (("correlate", "a.npy", "[[true]]"), "expected a nested list such as .* of numbers"),
     "too large a number": (("correlate", "a.npy", "[[99999999999999999999]]"), "of at most 64 bits each"),
-    "rows of a list": (("correlate", "a.npy", "[[1],[2,3]]"), "with rows of equal length"),
+    "rows of a list": (("correlate", "a.npy", "[[1],[2,3]]"), "in rows of equal length"),
     "a large input": (("fold", "raw_models:ok", "--input", "1000000,3,1000,1000"), "the inputs, .* GB of memory"),
     "large paddings": (("compose", "[[1]]", "[[1]]", "--second-padding", "1000000"), "GB of memory"),
     "a large check": (("compose", "[[1,2],[3,4]]", "[[1]]", "--first-dilation", "1000000"), "GB of memory"),

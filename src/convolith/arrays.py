@@ -112,7 +112,7 @@ def as_target(argument: str, array: Any) -> torch.Tensor:
         if not array.flags.writeable:
             why = "read-only"
         elif not array.dtype.isnative or _is_odd(array):
-            why = "byte-swapped, reversed or not aligned to its elements"
+            why = "byte-swapped or reversed, or not aligned to its elements"
     elif tensor.is_conj() or tensor.is_neg():
         why = "a lazy conjugate or negative"
     elif tensor is not array:

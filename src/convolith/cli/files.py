@@ -107,7 +107,7 @@ def read_kernel(argument: str, text: str, options: Mapping[str, Any]) -> np.ndar
 
 def _listed(argument: str, text: str) -> np.ndarray:
     """Return the array that a JSON list of numbers stands for."""
-    expected = f"{argument} is {text[:60]!r}; expected a nested list of numbers such as [[0,1],[2,3]]"
+    expected = f"{argument} is {text[:60]!r}; expected a nested list such as [[0,1],[2,3]] of numbers"
     try:
         nested = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -115,9 +115,9 @@ def _listed(argument: str, text: str) -> np.ndarray:
     try:
         weight = np.array(nested)
     except (ValueError, OverflowError):
-        raise ConvolithError(f"{expected}, with rows of equal length") from None
+        raise ConvolithError(f"{expected} in rows of equal length") from None
     if weight.dtype.kind not in "iuf":  # text, objects, true, null, numbers of more than 64 bits
-        raise ConvolithError(f"{expected}, of at most 64 bits each")
+        raise ConvolithError(f"{expected} of at most 64 bits each")
     return weight
 
 
