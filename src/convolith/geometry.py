@@ -76,7 +76,7 @@ def _as_list(argument: str, value: Any) -> Any:
         return value
     try:
         return value.tolist()
-    except (TypeError, NotImplementedError, RuntimeError):  # a class; tensors without values, sparse or nested ones
+    except (TypeError, RuntimeError):  # a class; tensors without values, sparse or nested ones
         raise ConvolithError(f"{argument} is {shown(value)}; expected numbers") from None
 
 

@@ -83,15 +83,19 @@ def remember(
     batched = x.ndim == spec.axes + 2
     if not isinstance(how, Plan):
         if spec.padding_mode == "zeros" and is_float(spec.dtype) and is_float(spec.kernel_dtype):
-            _remember(key, x, bias, spec, Call(None, batched, None, how))
+            _remember(key, bias, spec, Call(None, batched, None, how))
         return
     torchs = how.engine == aten.contiguous.name and how.accuracy != "double"
     straight = aten.straight_operator(spec) if torchs else None
-    _remember(key, x, bias, spec, Call(how, batched, None if how.by_name else chooser(how), straight))
+    _remember(key, bias, spec, Call(how, batched, None if how.by_name else chooser(how), straight))
 
 
-def _remember(key: Any, x: torch.Tensor, bias: torch.Tensor | None, spec: ConvSpec, call: Call) -> None:
-    if spec.out_dtype in COMPLEX or not spec.batch or (bias is not None and bias.dtype is not torch_dtype(spec.out_dtype)):
+def _remember(key: Any, bias: torch.Tensor | None, spec: ConvSpec, call: Call) -> None:
+    if (
+        spec.out_dtype in COMPLEX
+        or not spec.batch
+        or (bias is not None and bias.dtype is not torch_dtype(spec.out_dtype))
+    ):
         return
     if len(_calls) >= MOST_CALLS:
         _calls.clear()

@@ -55,7 +55,7 @@ def correlate_transposed(
     else:
         chosen = plan(spec)
         if key is not None:
-            quick.remember(key, x, bias, spec, chosen, by_kernel=False)
+            quick.remember(key, x, bias, spec, chosen)
         y = run(chosen, *operands)
     return y if x.ndim == axes + 2 else without_batch(y)
 
