@@ -137,7 +137,10 @@ def wants_memory(problem: BaseException) -> bool:
     return "Fake" in type(problem).__name__ or any(words in said for words in _SAID_OF_MEMORY)
 
 
-_SAID_OF_MEMORY = ("fake tensor", "Meta tensor", "meta tensor", "'Meta' backend", "data pointer", "tensor subclasses")
+_SAID_OF_MEMORY = (
+    *("fake tensor", "Meta tensor", "meta tensor", "'Meta' backend", "data pointer", "tensor subclasses"),
+    "Could not run '",
+)
 """What torch's messages have that speak of a tensor without memory."""
 
 

@@ -175,7 +175,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's ow
         said = said.replace("FakeTensor", "Tensor")
         if self.backward:
             return ConvolithError(f"the backward pass of the model refuses: {said}; {self.without_backward}")
-        if wants_memory(problem):
+        if self._generator is None and wants_memory(problem):
             return ConvolithError(
                 f"{where}, given {shapes}, needs values in memory, not shapes alone: {said}; pass run=True with an "
                 "example_input, for which it is counted"
