@@ -19,6 +19,7 @@ class Detached(nn.Module):
         return x.detach()
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")  # torch's own, of the model as of its count
 @pytest.mark.skipif(not torch._C._has_mkldnn, reason="what is modelled is torch's build with oneDNN")
 @pytest.mark.parametrize("onednn", [True, False])
 @pytest.mark.parametrize(("make", "shape"), NETWORKS.values(), ids=NETWORKS)

@@ -150,13 +150,12 @@ def _run(
         model, state = model_copy(model, fake, by_name=True)
         generator = torch.Generator().manual_seed(0) if real else None
         counter = _Counter(model, convention, saved, speeds, generator)
-        saved.leave_out(state)
         given = as_inputs((arguments, keywords), fake, requires_grad=input_gradient and backward)
         stack.enter_context(counter.named())
         if ends is not None:
             widen(model, ends, *growth)
             state = [*model.parameters(), *model.buffers()]
-            saved.leave_out(state)
+        saved.leave_out(state)
         stack.enter_context(torch.set_grad_enabled(backward))
         inputs = tensors_of(given)
         with counter.watching(), saved.hooks():
@@ -312,7 +311,7 @@ class _Saved:
     def __init__(self) -> None:
         self._own: set[int] = set()
         self._kept: dict[int, torch.UntypedStorage] = {}  # itself, so that no other takes its address
-        self._larger: dict[int, int] = {}
+        self._larger: dict[int, tuple[torch.UntypedStorage, int]] = {}
 
     def leave_out(self, tensors: Iterable[torch.Tensor]) -> None:
         """These are held anyway."""
@@ -325,12 +324,15 @@ class _Saved:
     @property
     def bytes(self) -> int:
         """Of all of it."""
-        return sum(max(storage.nbytes(), self._larger.get(place, 0)) for place, storage in self._kept.items())
+        return sum(
+            max(storage.nbytes(), self._larger.get(place, (storage, 0))[1]) for place, storage in self._kept.items()
+        )
 
     def enlarge(self, tensor: torch.Tensor, size: int) -> None:
         """It holds so many bytes in a real run."""
         if size:
-            self._larger[storage_identity(tensor.untyped_storage())] = size
+            storage = tensor.untyped_storage()
+            self._larger[storage_identity(storage)] = storage, size
 
     def _keep(self, tensor: torch.Tensor) -> torch.Tensor:
         for storage in storages_of(tensor):
