@@ -234,3 +234,29 @@ def test_the_page_has_everything_that_was_asked(models, tmp_path):
         assert told in parts["Asked for"]
     assert "BatchNorm2d" in parts["Modules"]
     assert "Not counted" not in parts
+
+
+EXITS = {
+    "on import": ("import sys\nsys.exit(0)\n", "cannot be imported from here (SystemExit: 0)"),
+    "without a code": ("raise SystemExit\n", "cannot be imported from here (SystemExit"),
+    "in the factory": ("import sys\ndef made():\n    sys.exit()\n", "whose call raised SystemExit"),
+}
+
+
+@pytest.mark.parametrize("command", ["cost", "fold"])
+@pytest.mark.parametrize(("code", "message"), EXITS.values(), ids=EXITS)
+def test_a_factory_that_exits_is_no_success(command, code, message, tmp_path, monkeypatch, request):
+    name = "exits_" + "".join(c for c in request.node.name if c.isalnum())
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    result = run(command, f"{name}:made", "--input", "1,3,8,8", code=2)
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_a_model_that_exits_is_no_success(tmp_path, monkeypatch):
+    code = "import sys\nfrom torch import nn\nclass Ends(nn.Module):\n    def forward(self, x):\n        sys.exit(0)\n"
+    (tmp_path / "ending_models.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    result = run("cost", "ending_models:Ends", "--input", "1,3,8,8", code=2)
+    assert "calls sys.exit(0); take the call out" in result.stderr

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import sys
 
 import pytest
 import torch
@@ -259,6 +260,7 @@ LAYERS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")  # torch's own, of the model as of its count
 @pytest.mark.parametrize(("options", "gradient"), LAYERS.values(), ids=LAYERS)
 @pytest.mark.parametrize("convention", ["dense", "effective"])
 def test_layers_and_models_agree(options, gradient, convention):
@@ -373,6 +375,99 @@ def test_quantised_models_are_counted_for_an_example():
         assert counted.parameters == plain.parameters
         with pytest.raises(ConvolithError, match="pass run=True with an example_input"):
             cost(model, input_shape=tuple(x.shape))
+
+
+class Refuses(torch.autograd.Function):
+    """It has no gradient."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, slope):
+        raise ValueError("there is no slope")
+
+
+REFUSED = {
+    "a gradient": (lambda s, x: Refuses.apply(s.layer(x)), "the backward pass of the model refuses: there is no slope; pass backward=False"),
+    "a parameter changed": (lambda s, x: s.layer(x) + s.layer.weight.mul_(2), r"refuses \(3, 3\): a leaf Variable .*; pass backward=False"),
+    "values in NumPy": (lambda s, x: s.layer(x) * float(x.numpy().sum()), "needs values in memory, not shapes alone: .*; pass run=True with an example_input"),
+    "values that decide": (lambda s, x: s.layer(x)[: int(x.sum())], "decides by values .*; pass run=True with an example_input"),
+    "an exit": (lambda s, x: sys.exit(0), r"calls sys\.exit\(0\); take the call out"),
+    "arguments": (lambda s, x: F.conv2d(s.layer(x), x, stride="a"), "TypeError: .*got \\(Tensor, Tensor.*; pass inputs of the shapes"),
+    "another shape": (lambda s, x: s.layer(x[:, 1:]), r"module layer refuses \(3, 2\): .*; pass inputs of the shapes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("function", "message"), REFUSED.values(), ids=REFUSED)
+def test_refusals_say_what_helps(function, message):
+    model = Of(function, layer=nn.Linear(3, 3))
+    with pytest.raises(ConvolithError, match=message):
+        cost(model, input_shape=(3, 3))
+    example = torch.ones(3, 3)
+    if "backward=False" in message:
+        assert cost(model, input_shape=(3, 3), backward=False).forward.macs == 27
+    elif "run=True" in message:
+        assert cost(model, example_input=example, run=True).forward.macs == 27
+
+
+def test_marks_for_a_profiler_are_no_operators():
+    def forward(s, x):
+        with torch.profiler.record_function("first"), torch.autograd.profiler.record_function("second", "of two"):
+            torch._check(x.shape[0] == 2)
+            return s.layer(x)
+
+    for given in ({"input_shape": (2, 3)}, {"example_input": torch.ones(2, 3), "run": True}):
+        counted = cost(Of(forward, layer=nn.Linear(3, 3)), **given)
+        assert counted.unknown == {}
+        assert (counted.coverage, counted.forward.macs) == (1, 18)
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_pools_are_undone(axes):
+    pool, unpool = getattr(nn, f"MaxPool{axes}d")(2, return_indices=True), getattr(nn, f"MaxUnpool{axes}d")(2)
+    model = Of(
+        lambda s, x: s.unpool(*s.pool(x * s.weight)), pool=pool, unpool=unpool, weight=nn.Parameter(torch.ones(()))
+    )
+    counted = cost(model, input_shape=(1, 3, *(8,) * axes), optimizer="sgd", verify=True)
+    assert counted.unknown == {}
+    assert counted.forward.others == 3 * 4**axes * (2**axes - 1)
+    assert counted.peak.bytes == pytest.approx(counted.peak.measured, rel=0.02)
+
+
+LAYER_LAWS = {
+    "dense": (nn.Conv2d(3, 8, 3, padding=1), (1, 3, 8, 8), "216*H*N*W", "13824*k**2*m**2"),
+    "depthwise": (nn.Conv2d(8, 8, 3, groups=8, stride=2, padding=1), (2, 8, 16, 16), "18*H*N*W", "9216*k**2*m"),
+    "in groups": (nn.Conv2d(4, 8, 3, groups=2, padding="same"), (1, 4, 8, 8), "144*H*N*W", "9216*k**2*m**2"),
+    "one axis": (nn.Conv1d(4, 6, 5, dilation=2), (1, 4, 40), "120*L*N - 960*N", "3840*k*m**2"),
+    "three axes": (nn.Conv3d(4, 6, 3, padding=1), (1, 4, 8, 8, 8), "648*D*H*N*W", "331776*k**3*m**2"),
+    "transposed": (nn.ConvTranspose2d(4, 6, 4, stride=2, padding=1), (1, 4, 8, 8), "384*H*N*W", "24576*k**2*m**2"),
+}
+
+
+@pytest.mark.parametrize(("layer", "shape", "by_size", "by_channels"), LAYER_LAWS.values(), ids=LAYER_LAWS)
+def test_laws_of_single_layers(layer, shape, by_size, by_channels):
+    counted = cost(layer, input_shape=shape)
+    law = counted.law()
+    assert str(law.expressions["forward multiplications"]) == by_size
+    assert str(counted.law("channels", "kernel_size").expressions["forward macs"]) == by_channels
+    larger = tuple(3 * n for n in shape[2:])
+    found = cost(layer, input_shape=(5, shape[1], *larger)).counts()
+    assert {name: n for name, n in law.at(5, larger).items() if "macs" not in name} == found
+
+
+def test_a_layer_of_twice_the_channels():
+    """The exercise of the chapter: four times the products, and twice as many where each channel is by itself."""
+    layer = cost(nn.Conv2d(3, 8, 3, padding=1), input_shape=(1, 3, 8, 8))
+    assert layer.scaled(channels=2).factor == layer.scaled(in_channels=2, out_channels=2).factor == 4
+    assert "a layer's both" not in str(layer.scaled(channels=2))
+    assert cost(nn.Conv2d(8, 8, 3, groups=8), input_shape=(1, 8, 8, 8)).scaled(channels=2).factor == 2
+    assert layer.law("channels").at(channels=2)["forward macs"] == 4 * layer.forward.macs
+    with pytest.raises(ConvolithError, match="width is not a dimension of a layer; expected one of .*channels"):
+        layer.scaled(width=2)
+    with pytest.raises(ConvolithError, match="a law is asked for of 'width'"):
+        layer.law("width")
 
 
 def test_refusals():

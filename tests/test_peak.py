@@ -5,10 +5,12 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812
 
 from convolith import ConvolithError, cost
 from convolith.costing.peak import largest_batch
 from convolith.nn import convert
+from tests.networks.patterns import Of
 from tests.networks.trained import CONVERTED, NETWORKS, row
 
 
@@ -17,6 +19,7 @@ class Detached(nn.Module):
         return x.detach()
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")  # torch's own, of the model as of its count
 @pytest.mark.skipif(not torch._C._has_mkldnn, reason="what is modelled is torch's build with oneDNN")
 @pytest.mark.parametrize("onednn", [True, False])
 @pytest.mark.parametrize(("make", "shape"), NETWORKS.values(), ids=NETWORKS)
@@ -44,6 +47,82 @@ def test_the_prediction_knows_convoliths_own_engines(make, shape):
     found = cost(convert(make().train()), input_shape=shape, backward=False, optimizer="sgd", verify=True).peak
     assert found.bytes == pytest.approx(found.measured, rel=0.05)
     assert found.bytes > theirs.bytes
+
+
+def loss_of(name):
+    return lambda x: getattr(F, name)(x, x.detach() * 2)
+
+
+def labels(x):
+    return torch.zeros(x.shape[0], *x.shape[2:], dtype=torch.int64)
+
+
+COPIED = {
+    **{
+        name: getattr(F, name)
+        for name in ("gelu", "silu", "elu", "mish", "softplus", "hardswish", "logsigmoid", "relu")
+    },
+    "gelu, approximate": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu, then a mean": lambda x: F.gelu(x).mean((2, 3)),
+    "gelu, expanded": lambda x: F.gelu(x).mean((2, 3), keepdim=True).expand(*x.shape[:2], 9, 9),
+    "gelu, a mean of all": lambda x: F.gelu(x).mean(),
+    "gelu, of a permuted gradient": lambda x: F.gelu(x).permute(3, 2, 1, 0) * torch.ones(x.shape[::-1]),
+    "softmax": lambda x: x.softmax(1),
+    "softmax of its logarithm": lambda x: x.log_softmax(-1),
+    "layer norm": lambda x: F.layer_norm(x, x.shape[3:]),
+    "group norm": lambda x: F.group_norm(x, 4),
+    "pool": lambda x: F.max_pool2d(x, 2),
+    "mean pool": lambda x: F.avg_pool2d(x, 3, 1, 1),
+    "adaptive pool": lambda x: F.adaptive_avg_pool2d(x, 12),
+    "adaptive maximum": lambda x: F.adaptive_max_pool2d(x, 12),
+    "unpool": lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),
+    "nearest": lambda x: F.interpolate(x, scale_factor=2),
+    "nearest, large": lambda x: F.interpolate(x, scale_factor=3),
+    "bilinear": lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"),
+    "bicubic": lambda x: F.interpolate(x, scale_factor=2, mode="bicubic"),
+    "smoothed": lambda x: F.interpolate(x, size=(12, 12), mode="bilinear", antialias=True),
+    "trilinear": lambda x: F.interpolate(x[None], scale_factor=2, mode="trilinear"),
+    "shuffle": lambda x: F.pixel_shuffle(x, 2),
+    "reflect": lambda x: F.pad(x, (1,) * 4, mode="reflect"),
+    "replicate": lambda x: F.pad(x, (1,) * 4, mode="replicate"),
+    "windows": lambda x: F.unfold(x, 3),
+    "sampled": lambda x: F.grid_sample(x, torch.zeros(8, 10, 10, 2), align_corners=False),
+    "masked maxima": lambda x: x.amax(1),
+    "squared error": loss_of("mse_loss"),
+    "smooth error": loss_of("smooth_l1_loss"),
+    "huber": loss_of("huber_loss"),
+    "squared errors": lambda x: F.mse_loss(x, x.detach() * 2, reduction="none"),
+    "cross entropy": lambda x: F.cross_entropy(x, labels(x)),
+    "cross entropies": lambda x: F.cross_entropy(x, labels(x), reduction="none"),
+}
+
+
+@pytest.mark.skipif(not torch._C._has_mkldnn, reason="what is modelled is torch's build with oneDNN")
+@pytest.mark.parametrize("function", COPIED.values(), ids=COPIED)
+def test_the_last_operator_copies_what_it_cannot_read(function):
+    """The gradient of the sum of what comes out is one number, expanded: many kernels of the backward pass copy it."""
+    torch.manual_seed(0)
+    model = Of(lambda s, x: function(s.layer(x)), layer=nn.Linear(24, 24, bias=False))
+    found = cost(model, input_shape=(8, 16, 24, 24), backward=False, optimizer="sgd", verify=True).peak
+    assert found.bytes == pytest.approx(found.measured, rel=0.01)
+
+
+CHANNELS_LAST = ("gelu", "softmax", "layer norm", "group norm", "pool", "mean pool", "adaptive pool", "adaptive maximum", "nearest", "bilinear", "bicubic", "shuffle", "reflect")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANNELS_LAST)
+def test_kernels_copy_what_lies_otherwise_in_memory(name):
+    def forward(s, x):
+        return COPIED[name]((x * s.weight).contiguous(memory_format=torch.channels_last))
+
+    model = Of(forward, weight=nn.Parameter(torch.ones(16, 1, 1)))
+    found = cost(model, input_shape=(8, 16, 24, 24), backward=False, optimizer="sgd", verify=True).peak
+    assert found.bytes == pytest.approx(found.measured, rel=0.01)
+
+
+def test_the_gradient_of_a_sum_is_copied():
+    found = cost(row(nn.Linear(64, 64), nn.GELU()), input_shape=(1000, 64), optimizer="sgd", verify=True).peak
+    assert found.bytes == found.measured
 
 
 def test_optimizers_have_their_state():

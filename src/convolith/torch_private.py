@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
+from torch.nn.modules.batchnorm import _NormBase as NormBase
+from torch.nn.modules.conv import _ConvNd as ConvolutionBase
+from torch.nn.modules.conv import _ConvTransposeNd as TransposedBase
+from torch.utils import _python_dispatch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ("ConvolutionBase", "NormBase", "TorchDispatchMode", "TransposedBase")
+"""Base classes of torch's own modules and modes; functions follow."""
 
 
 def dispatch_modes() -> int:
@@ -47,3 +62,285 @@ def output_padding_of(module: torch.nn.Module, x: torch.Tensor, output_size: lis
     return tuple(
         layer._output_padding(x, output_size, layer.stride, layer.padding, layer.kernel_size, axes, layer.dilation)
     )
+
+
+# Fake tensors --------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _fake_tensors() -> Any:
+    """Return torch's module of fake tensors, which takes long to import and is needed by counting alone."""
+    from torch._subclasses import fake_tensor
+
+    return fake_tensor
+
+
+def fake_mode() -> Any:
+    """Return a mode in which operators give tensors that have a shape and no memory, whatever they are given."""
+    return _fake_tensors().FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def fake_of(tensor: torch.Tensor, fake: Any) -> torch.Tensor:
+    """Return the fake tensor of a plain tensor, as `from_tensor` does, in a fraction of its time.
+
+    Args:
+        tensor: strided, a leaf, of no subclass but Parameter, and with memory of its own.
+        fake: a mode of `fake_mode`.
+    """
+    made: torch.Tensor = _fake_tensors().FakeTensor(fake, _without_memory(tensor), tensor.device)
+    made.requires_grad = tensor.requires_grad
+    if isinstance(tensor, torch.nn.Parameter):
+        made._is_param = True  # as torch marks it
+    return made
+
+
+def fake_constant(tensor: torch.Tensor, fake: Any) -> torch.Tensor:
+    """Return the fake tensor of a plain tensor whose values are known until something is written into it.
+
+    Args:
+        tensor: as for `fake_of`; its values are copied.
+        fake: a mode of `fake_mode`.
+    """
+    with unmodified_dispatch():
+        constant = tensor.detach().clone()
+    made: torch.Tensor = _fake_tensors().FakeTensor(fake, _without_memory(tensor), tensor.device, constant=constant)
+    fake.fake_tensor_converter.add_constant_storage_mapping(made)
+    return made
+
+
+def _without_memory(tensor: torch.Tensor) -> torch.Tensor:
+    with unmodified_dispatch():
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+@contextmanager
+def unmodified_dispatch() -> Iterator[None]:
+    """While inside, no dispatch mode of this thread sees an operator."""
+    guard = torch._C._DisableTorchDispatch()
+    try:
+        yield
+    finally:
+        del guard
+
+
+def is_unknown_value(problem: BaseException) -> bool:
+    """Return whether an operator of fake tensors wanted values, which they do not have."""
+    name = type(problem).__name__
+    return "DataDependent" in name or "DynamicOutput" in name
+
+
+def wants_memory(problem: BaseException) -> bool:
+    """Return whether an operator or the model's own code wanted the memory of a fake tensor, which has none."""
+    if isinstance(problem, TypeError):  # arguments of other types, among which its message names fake tensors
+        return False
+    said = str(problem)
+    return "Fake" in type(problem).__name__ or any(words in said for words in _SAID_OF_MEMORY)
+
+
+_SAID_OF_MEMORY = (
+    *("fake tensor", "Meta tensor", "meta tensor", "'Meta' backend", "data pointer", "tensor subclasses"),
+    "Could not run '",
+)
+"""What torch's messages have that speak of a tensor without memory."""
+
+
+# Dispatch modes of several threads -----------------------------------------------------------------------------------
+
+_FLAGS = (
+    "_is_in_torch_dispatch_mode",
+    "_is_in_non_infra_torch_dispatch_mode",
+    "_is_in_any_mode_without_ignore_compile_internals",
+)
+"""Names of torch's flags for "some thread is in a dispatch mode", which its compiler reads."""
+_SET_IN_C = "set_is_in_mode_without_ignore_compile_internals"
+_modes_lock = threading.Lock()
+_modes_entered = 0
+_flags_before: dict[str, bool] = {}
+
+
+def _new_lock() -> None:
+    """Replace the lock in a child process, where the thread that held it may not exist."""
+    global _modes_lock, _modes_entered
+    _modes_lock, _modes_entered = threading.Lock(), 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)
+
+
+@contextmanager
+def dispatch_mode(mode: Any) -> Iterator[Any]:
+    """Enter a dispatch mode in this thread.
+
+    Torch keeps its flags for the whole process, and each mode restores what it found: modes of two threads that overlap
+    would leave them set for good, and `torch.compile` would then compile nothing. Here the last mode restores them.
+    """
+    global _modes_entered
+    with _modes_lock:
+        if not _modes_entered:
+            _flags_before.update(_flags())
+        mode.__enter__()
+        _modes_entered += 1
+    try:
+        yield mode
+    finally:
+        with _modes_lock:
+            _modes_entered -= 1
+            flags = _flags() if _modes_entered else dict(_flags_before)
+            mode.__exit__(None, None, None)
+            _restore_flags(flags)
+
+
+def _flags() -> dict[str, bool]:
+    return {name: getattr(_python_dispatch, name) for name in _FLAGS if hasattr(_python_dispatch, name)}
+
+
+def _restore_flags(flags: dict[str, bool]) -> None:
+    vars(_python_dispatch).update(flags)
+    in_c = getattr(_python_dispatch, _SET_IN_C, None)
+    if in_c is not None and _FLAGS[2] in flags:
+        in_c(flags[_FLAGS[2]])
+
+
+class _OtherThreads(logging.Filter):
+    """Lets through what threads log that are not in `without_log`."""
+
+    quiet = threading.local()
+
+    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002 - the base's own
+        return not getattr(self.quiet, "depth", 0)
+
+
+_other_threads = _OtherThreads()
+
+
+@contextmanager
+def without_log() -> Iterator[None]:
+    """While inside, fake tensors log nothing of this thread: they would log each refusal with a traceback."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    logger.addFilter(_other_threads)  # added once, and without effect on other threads
+    quiet = _OtherThreads.quiet
+    quiet.depth = getattr(quiet, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        quiet.depth -= 1
+
+
+def mapped_tree(function: Callable[[Any], Any], tree: Any) -> Any:
+    """Return nested lists, tuples, dicts and registered containers with a function applied to what they hold."""
+    from torch.utils import _pytree
+
+    return _pytree.tree_map(function, tree)
+
+
+# The backward pass ---------------------------------------------------------------------------------------------------
+
+
+def last_node() -> int:
+    """Return the number of the node of the backward pass that this thread made last."""
+    return int(torch._C._autograd._get_sequence_nr()) - 1
+
+
+def running_node() -> int | None:
+    """Return the number of the node that runs in this thread's backward pass, or None where none runs."""
+    node = torch._C._current_autograd_node()
+    return None if node is None else int(node._sequence_nr())
+
+
+def has_onednn() -> bool:
+    """Return whether torch was built with oneDNN."""
+    return bool(getattr(torch._C, "_has_mkldnn", False))
+
+
+def storage_identity(storage: torch.UntypedStorage) -> int:
+    """Return a number that tells a storage from all others that exist."""
+    return int(storage._cdata)
+
+
+def sparse_parts(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """Return indices and values of a sparse tensor, coalesced or not."""
+    return [tensor._indices(), tensor._values()]
+
+
+def allocations(call: Callable[[], Any]) -> list[int]:
+    """Call a function and return the bytes that this thread's allocator gave (above 0) and took back, in order.
+
+    Torch's first profiler tells of them; its second one writes to the standard error when it starts and stops, and only
+    one of the process can run.
+    """
+    profiler: Any = torch.autograd
+    shapes, memory, stack, flops, modules = False, True, False, False, False
+    others = torch._C._profiler._ExperimentalConfig()
+    options = (profiler.ProfilerState.CPU, shapes, memory, stack, flops, modules, others)
+    profiler._enable_profiler_legacy(profiler.ProfilerConfig(*options))
+    try:
+        call()
+    finally:
+        events = [event for thread in profiler._disable_profiler_legacy() for event in thread]
+    return [int(event.cpu_memory_usage()) for event in events if event.kind() == "memory_alloc"]
+
+
+def with_generator(operator: Any, args: tuple[Any, ...], keywords: dict[str, Any], generator: torch.Generator) -> Any:
+    """Call an operator that draws random numbers, from a generator instead of torch's own, which all threads share.
+
+    Where an operator takes no generator (those of a few distributions), torch's own is put back after it.
+    """
+    packet = operator.overloadpacket
+    wanted = _arguments(operator) | {"generator"}
+    for overload in (operator, *(getattr(packet, name) for name in packet.overloads())):
+        if _arguments(overload) == wanted:
+            return overload(*args, **{"generator": generator, **keywords})
+    if operator is torch.ops.aten.native_dropout.default and args[2] is not False and 0 < args[1] < 1:
+        kept = torch.empty_like(args[0], dtype=torch.bool).bernoulli_(1 - args[1], generator=generator)
+        return args[0] * kept / (1 - args[1]), kept
+    with torch.random.fork_rng(devices=[]):
+        return operator(*args, **keywords)
+
+
+def _arguments(operator: Any) -> set[str]:
+    return {argument.name for argument in operator._schema.arguments}
+
+
+def draws(operator: Any) -> bool:
+    """Return whether an operator draws random numbers."""
+    return torch.Tag.nondeterministic_seeded in operator.tags
+
+
+def operator_name(operator: Any) -> str:
+    """Return an operator's name with its namespace and without its overload, such as "aten::add"."""
+    return str(operator._schema.name)
+
+
+def has_tensors(operator: Any) -> bool:
+    """Return whether an operator takes or gives tensors."""
+    schema = operator._schema
+    return any("Tensor" in str(value.type) for value in (*schema.arguments, *schema.returns))
+
+
+# Modules -------------------------------------------------------------------------------------------------------------
+
+
+def script_copy(module: torch.jit.ScriptModule, tensor_copy: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Return a copy of a scripted module with parts of its own, and with other tensors in the place of its own."""
+    recursive: Any = torch.jit._recursive
+    made = recursive.wrap_cpp_module(_shallow(module._c))
+    for ours, theirs in zip(made.modules(), module.modules(), strict=True):
+        for store, tensors in ((ours._parameters, theirs._parameters), (ours._buffers, theirs._buffers)):
+            for name, tensor in list(tensors.items()):
+                if tensor is not None:
+                    store[name] = tensor_copy(tensor)
+    return made
+
+
+def _shallow(scripted: Any) -> Any:
+    made = copy.copy(scripted)
+    for name, part in torch._C.ModuleDict(scripted).items():
+        made.setattr(name, _shallow(part))
+    return made
+
+
+def uncompiled(function: Any) -> Any:
+    """Return what `torch.compile` was given to make a function, or the function itself where it is not compiled."""
+    original = getattr(function, "_torchdynamo_orig_callable", None)
+    return original if callable(original) else function

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from convolith.costing.copies import named_places
 from convolith.costing.dispatch import Run, run
 from convolith.costing.model import ModelCost, Row
 from convolith.costing.watching import Path
@@ -37,11 +38,11 @@ def count_model(
 
 def _rows(model: torch.nn.Module, found: Run) -> tuple[Row, ...]:
     """Every module, in order, with what it and all modules inside it counted."""
-    modules = [(tuple(name.split(".")) if name else (), module) for name, module in model.named_modules()]
+    modules = named_places(model)
     inside = _with_what_is_inside({path for path, _ in modules} | set(found.tallies), found)
     parameters: dict[Path, dict[int, int]] = {path: {} for path, _ in modules}  # shared ones count once in each
     for path, _ in modules:
-        own = found.parameters[path]
+        own = found.parameters.get(path, {})
         for depth in range(len(path) + 1):
             parameters[path[:depth]] |= own
     return tuple(

@@ -15,14 +15,13 @@ from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
+from convolith.costing.copies import named_places
 from convolith.costing.fakes import (
     as_inputs,
-    aside,
     check_lazy,
     check_sizes,
-    stand_ins,
+    model_copy,
     storage_bytes,
     storages_of,
     tensors_in,
@@ -32,10 +31,13 @@ from convolith.costing.fields import Field, Fields
 from convolith.costing.formulas import Rule
 from convolith.costing.operators import rule_of
 from convolith.costing.quantised import packed_tensors
-from convolith.costing.watching import Path, Watcher
-from convolith.costing.widened import Ends, ends_of, widened
+from convolith.costing.watching import REMEDY, Path, Unwatched, Watcher
+from convolith.costing.widened import Ends, ends_of, widen
 from convolith.costing.workspace import kept_by
+from convolith.engines.limits import Limits
+from convolith.errors import ConvolithError
 from convolith.planner.machine import limits
+from convolith.torch_private import dispatch_mode, fake_mode, operator_name, storage_identity, version_of
 from convolith.work import Backward, BackwardMemory, Count, ForwardMemory, Memory
 
 CONVOLUTIONS = {"aten::convolution": 0, "aten::convolution_backward": 1}
@@ -108,44 +110,70 @@ def run(
         ConvolithError: what the model itself refuses, with the module that refused; values that decide what runs.
     """
     check_lazy(model)
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
-    saved = _Saved()
-    counter = _Counter(model, convention, saved)
+    options: dict[str, Any] = {
+        "convention": convention,
+        "input_gradient": input_gradient,
+        "real": real,
+        "growth": growth,
+    }
+    try:
+        return _run(model, arguments, keywords, backward=backward, **options)
+    except ConvolithError as problem:
+        if not (backward and REMEDY in str(problem)):
+            raise
+        try:
+            _run(model, arguments, keywords, backward=False, **options)
+        except ConvolithError:
+            raise problem from problem.__cause__
+        raise ConvolithError(str(problem).replace(REMEDY, Watcher.without_backward)) from problem.__cause__
+
+
+def _run(
+    model: torch.nn.Module,
+    arguments: tuple[Any, ...],
+    keywords: Mapping[str, Any],
+    *,
+    convention: str,
+    backward: bool,
+    input_gradient: bool,
+    real: bool,
+    growth: tuple[Fraction, Fraction],
+) -> Run:
+    """Count a copy of the model; arguments as for `run`."""
+    fake, saved = None if real else fake_mode(), _Saved()
+    speeds = limits()  # which may be measured, on real tensors
     with ExitStack() as stack:
-        stack.enter_context(aside())
-        if not real:
-            stack.enter_context(fake)
-        else:
-            stack.enter_context(torch.random.fork_rng(devices=[]))
-        state = stack.enter_context(stand_ins(model, None if real else fake))
-        saved.leave_out(state)
-        wanted = input_gradient and backward
-        given = as_inputs((arguments, keywords), None if real else fake, requires_grad=wanted)
+        stack.enter_context(torch.inference_mode(mode=False))
+        if fake is not None:
+            stack.enter_context(dispatch_mode(fake))
+        ends = None if growth == UNGROWN else _ends(model, arguments, keywords, fake)  # of shapes alone
+        model, state = model_copy(model, fake, by_name=True)
+        generator = torch.Generator().manual_seed(0) if real else None
+        counter = _Counter(model, convention, saved, speeds, generator)
+        given = as_inputs((arguments, keywords), fake, requires_grad=input_gradient and backward)
         stack.enter_context(counter.named())
-        if growth != UNGROWN:
-            ends = _ends(model, as_inputs((arguments, keywords), None if real else fake, requires_grad=False))
-            stack.enter_context(widened(model, ends, *growth))
+        if ends is not None:
+            widen(model, ends, *growth)
             state = [*model.parameters(), *model.buffers()]
-            saved.leave_out(state)
+        saved.leave_out(state)
         stack.enter_context(torch.set_grad_enabled(backward))
         inputs = tensors_of(given)
-        with counter, saved.hooks():
+        with counter.watching(), saved.hooks():
             counter.fields = Fields(inputs)
             result = model(*given[0], **dict(given[1]))
         outputs = tensors_of(result)
-        packed = {name: packed_tensors(module) for name, module in model.named_modules()}
+        places = named_places(model)
+        packed = {path: packed_tensors(module) for path, module in places}
         own = {
-            tuple(name.split(".")) if name else (): {
-                id(p): p.numel() for p in (*module._parameters.values(), *packed[name]) if p is not None
-            }
-            for name, module in model.named_modules()
+            path: {id(p): p.numel() for p in (*module._parameters.values(), *packed[path]) if p is not None}
+            for path, module in places
         }
         gradients: list[torch.Tensor] = []
         leaves = [tensor for tensor in (*inputs, *state) if tensor.requires_grad and tensor.is_leaf]
         roots = [tensor for tensor in outputs if tensor.requires_grad]
         if backward and roots and leaves:
             seeds = [torch.empty_like(tensor) for tensor in roots]
-            with counter, counter.backwards():
+            with counter.watching(), counter.backwards():
                 torch.autograd.backward(roots, seeds)
             if not real:
                 made = (leaf.grad for leaf in leaves if leaf.grad is not None)
@@ -153,7 +181,9 @@ def run(
             gradients = [leaf.grad for leaf in leaves if leaf.grad is not None and not _is_in(leaf, inputs)]
     memory = Memory(
         ForwardMemory(
-            storage_bytes(inputs), storage_bytes(state) + _bytes(chain(*packed.values())), storage_bytes(outputs)
+            storage_bytes(inputs),
+            storage_bytes(state) + _bytes(_each_once(chain(*packed.values()))),
+            storage_bytes(outputs),
         ),
         BackwardMemory(
             storage_bytes(gradients),
@@ -166,17 +196,14 @@ def run(
     return Run(counter.tallies, fields.of_modules, frozenset(fields.strides), memory, *shapes, own)
 
 
-def _ends(model: torch.nn.Module, given: Any) -> Ends:
-    """The ends of a model, found with gradients for all its parameters."""
-    frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
-    for parameter in frozen:
-        parameter.requires_grad = True
-    try:
-        with torch.enable_grad():
-            return ends_of(model, lambda: model(*given[0], **dict(given[1])))
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad = False
+def _ends(model: torch.nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any], fake: Any) -> Ends:
+    """The ends of a model, found in a copy all of whose parameters have gradients."""
+    model, _ = model_copy(model, fake)
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point() or parameter.requires_grad)
+    given = as_inputs((arguments, keywords), fake, requires_grad=False)
+    with Unwatched(model).named(), torch.enable_grad():
+        return ends_of(model, lambda: model(*given[0], **dict(given[1])))
 
 
 class _Operator(NamedTuple):
@@ -192,19 +219,26 @@ class _Operator(NamedTuple):
         """Names are those of the table."""
         view = func.is_view or torch.Tag.inplace_view in func.tags
         pointwise = torch.Tag.pointwise in func.tags
-        return cls(func._schema.name.removeprefix("aten::"), view, pointwise, rule_of(func))
+        return cls(operator_name(func).removeprefix("aten::"), view, pointwise, rule_of(func))
 
 
 class _Counter(Watcher):  # type: ignore[no-untyped-call]  # torch's own is untyped
     """Counts every operator."""
 
-    def __init__(self, model: torch.nn.Module, convention: str, saved: _Saved) -> None:
-        super().__init__(model)
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        convention: str,
+        saved: _Saved,
+        speeds: Limits,
+        generator: torch.Generator | None,
+    ) -> None:
+        super().__init__(model, generator)
         self.convention, self._saved = convention, saved
         self._edges: dict[int, tuple[Any, Any, Sequence[int]]] = {}
         self.tallies: dict[Path, Tally] = {(): Tally()}
         self.fields = Fields([])
-        self._limits = limits()
+        self._limits: Limits = speeds
         self._known: dict[Any, _Operator] = {}
 
     def seen(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
@@ -225,7 +259,7 @@ class _Counter(Watcher):  # type: ignore[no-untyped-call]  # torch's own is unty
         if not self.backward:
             self._follow(known, args, given, made, path)
             if made:
-                self._saved.enlarge(made[-1], kept_by(func, args))
+                self._saved.enlarge(made[-1], kept_by(func, args, out))
         if known.rule is None:
             tally.unknown[known.name] = tally.unknown.get(known.name, 0) + 1
             return
@@ -253,15 +287,15 @@ class _Counter(Watcher):  # type: ignore[no-untyped-call]  # torch's own is unty
 
     def _edged(self, func: Any, args: tuple[Any, ...], out: Any) -> dict[str, Any]:
         """For a convolution the zeros that were put around its image by an operator before it."""
-        name = func._schema.name
+        name = operator_name(func)
         if name == "aten::constant_pad_nd" and not (args[2] if len(args) > 2 else 0):
             edge = [a + b for a, b in zip_longest(args[1], self._edge_of(args[0]), fillvalue=0)]
-            self._edges[out.untyped_storage()._cdata] = out.untyped_storage(), _identity(out), edge
+            self._edges[storage_identity(out.untyped_storage())] = out.untyped_storage(), _identity(out), edge
         return {"edge": self._edge_of(args[CONVOLUTIONS[name]])} if name in CONVOLUTIONS else {}
 
     def _edge_of(self, tensor: torch.Tensor) -> Sequence[int]:
         """Of a tensor that is what was padded, and not a part of it or something else in its place by now."""
-        _, identity, edge = self._edges.get(tensor.untyped_storage()._cdata, (None, None, ()))
+        _, identity, edge = self._edges.get(storage_identity(tensor.untyped_storage()), (None, None, ()))
         return edge if identity == _identity(tensor) else ()
 
     def _least(self, count: Count, out: Any) -> float:
@@ -277,11 +311,11 @@ class _Saved:
     def __init__(self) -> None:
         self._own: set[int] = set()
         self._kept: dict[int, torch.UntypedStorage] = {}  # itself, so that no other takes its address
-        self._larger: dict[int, int] = {}
+        self._larger: dict[int, tuple[torch.UntypedStorage, int]] = {}
 
     def leave_out(self, tensors: Iterable[torch.Tensor]) -> None:
         """These are held anyway."""
-        self._own |= {storage._cdata for tensor in tensors for storage in storages_of(tensor)}
+        self._own |= {storage_identity(storage) for tensor in tensors for storage in storages_of(tensor)}
 
     def hooks(self) -> Any:
         """A context in which what is saved is noted."""
@@ -290,17 +324,20 @@ class _Saved:
     @property
     def bytes(self) -> int:
         """Of all of it."""
-        return sum(max(storage.nbytes(), self._larger.get(place, 0)) for place, storage in self._kept.items())
+        return sum(
+            max(storage.nbytes(), self._larger.get(place, (storage, 0))[1]) for place, storage in self._kept.items()
+        )
 
     def enlarge(self, tensor: torch.Tensor, size: int) -> None:
         """It holds so many bytes in a real run."""
         if size:
-            self._larger[tensor.untyped_storage()._cdata] = size
+            storage = tensor.untyped_storage()
+            self._larger[storage_identity(storage)] = storage, size
 
     def _keep(self, tensor: torch.Tensor) -> torch.Tensor:
         for storage in storages_of(tensor):
-            if storage._cdata not in self._own:
-                self._kept[storage._cdata] = storage
+            if storage_identity(storage) not in self._own:
+                self._kept[storage_identity(storage)] = storage
         return tensor
 
 
@@ -310,7 +347,11 @@ def _shapes(tensors: Iterable[torch.Tensor]) -> tuple[tuple[int, ...], ...]:
 
 def _identity(tensor: torch.Tensor) -> tuple[Any, ...]:
     """What another view of the same memory, or a later state of it, differs in."""
-    return tuple(tensor.shape), tensor.stride(), tensor.storage_offset(), tensor._version
+    return tuple(tensor.shape), tensor.stride(), tensor.storage_offset(), version_of(tensor)
+
+
+def _each_once(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    return list({id(tensor): tensor for tensor in tensors}.values())
 
 
 def _is_in(tensor: torch.Tensor, tensors: Iterable[torch.Tensor]) -> bool:

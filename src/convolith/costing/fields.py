@@ -18,6 +18,7 @@ import torch
 
 from convolith.costing.fakes import storages_of
 from convolith.costing.watching import Path
+from convolith.torch_private import storage_identity
 
 MIXERS = frozenset(
     (
@@ -118,15 +119,15 @@ class Fields:
             self.of_modules[path] = found.field
 
     def _get(self, tensor: torch.Tensor) -> Seen | None:
-        return self._of.get(storages_of(tensor)[0]._cdata)
+        return self._of.get(storage_identity(storages_of(tensor)[0]))
 
     def _put(self, tensor: torch.Tensor, seen: Seen | None) -> None:
         storage = storages_of(tensor)[0]
         if seen is None:
-            self._of.pop(storage._cdata, None)
+            self._of.pop(storage_identity(storage), None)
             return
         self._kept.append(storage)
-        self._of[storage._cdata] = seen
+        self._of[storage_identity(storage)] = seen
 
     def forget(self, tensor: torch.Tensor) -> None:
         """A tensor's pixels were taken apart in a way that is not followed."""

@@ -130,12 +130,12 @@ class Law:
 
 
 def law_of(
-    count_at: Callable[..., Any], shape: tuple[int, ...], strides: Iterable[tuple[Fraction, ...]], of: Sequence[str]
+    counts_at: Callable[..., Counts], shape: tuple[int, ...], strides: Iterable[tuple[Fraction, ...]], of: Sequence[str]
 ) -> Law:
-    """The law of a model; of macs alone, where other counts are no polynomials.
+    """The law of a model or a layer; of macs alone, where other counts are no polynomials.
 
     Args:
-        count_at: a cost, of a shape and how many times the channels and the kernels' size.
+        counts_at: counts, of a shape and how many times the channels and the kernels' size.
         shape: of the input, (N, channels, *size), from which on it holds.
         strides: of all windows.
         of: some of OF.
@@ -153,7 +153,7 @@ def law_of(
     def counted(**at: int) -> Counts:
         given = at.get(BATCH, batch), channels, *(at.get(name, n) for name, n in zip(names, size, strict=True))
         times = tuple(Fraction(at.get(name, 1)) for name in (CHANNELS, KERNEL_SIZE))
-        return dict(count_at(given, times).counts())
+        return counts_at(given, times)
 
     def law(kinds: str) -> Law:
         def kept(**at: int) -> Counts:

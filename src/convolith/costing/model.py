@@ -55,7 +55,7 @@ class ModelCost:
         output_shapes: of what it gives.
         modules: by module name ("" is the model) what was counted in it by itself.
         memory: bytes: inputs, parameters (with buffers) and outputs; gradients, and what autograd keeps.
-        rows: every module with what is inside it, in order.
+        rows: every module with what is inside it, in order; a module with several names under each of them.
         strides: of all windows, in pixels of the input.
         peak: the most memory of a training step, where an optimizer was given.
         peak_at: the same for another batch.
@@ -106,7 +106,13 @@ class ModelCost:
             raise ConvolithError(
                 "a law is of one input that was given by shape, (N, channels, *size); pass input_shape"
             )
-        return law_of(self.count_at, self.input_shape, self.strides, of or ("batch", "size"))
+        count_at = self.count_at
+        return law_of(
+            lambda shape, times: count_at(shape, times).counts(),
+            self.input_shape,
+            self.strides,
+            of or ("batch", "size"),
+        )
 
     def scaled(self, **factors: float) -> Scaling:
         """What if: the input's batch or size, the model's channels or kernels times factors, counted again.

@@ -15,6 +15,7 @@ from convolith.costing import products as p
 from convolith.costing import quantised as q
 from convolith.costing import reductions as r
 from convolith.costing.formulas import Rule, each, nothing
+from convolith.torch_private import has_tensors, operator_name
 
 
 def _of_axes(names: str) -> str:
@@ -181,7 +182,8 @@ TABLE: tuple[tuple[Rule, str], ...] = (
         "bucketize searchsorted one_hot view_as_real _reshape_alias _efficientzerotensor _assert_async "
         "_has_compatible_shallow_copy_type unfold exponential geometric cauchy log_normal multinomial unsafe_split "
         "unsafe_split_with_sizes split_with_sizes_copy is_same_size _linalg_check_errors take index_fill "
-        "native_channel_shuffle repeat_interleave rot90",
+        "native_channel_shuffle repeat_interleave rot90 max_unpool2d max_unpool3d "
+        "_nested_tensor_from_mask_left_aligned",
     ),
 )
 """A rule and the operators that it counts. A pointwise operator without a row counts one other operation for every
@@ -200,12 +202,12 @@ def count_of(name: str) -> Rule | None:
 
 def rule_of(operator: Any) -> Rule | None:
     """The rule of a dispatched operator, or None where there is none."""
-    name = operator._schema.name.removeprefix("aten::")
+    name = operator_name(operator).removeprefix("aten::")
     found = count_of(name)
     if found is not None:
         return found
-    if operator.is_view or torch.Tag.inplace_view in operator.tags:
-        return nothing
+    if operator.is_view or torch.Tag.inplace_view in operator.tags or not has_tensors(operator):
+        return nothing  # what neither reads nor gives tensors marks a region for a profiler, or checks a size
     if torch.Tag.pointwise in operator.tags:
         return each(others=1)
     return None

@@ -7,24 +7,20 @@ fake tensors is the same moment as in a real run, and while a convolution runs i
 
 from __future__ import annotations
 
-import copy
-import os
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from convolith.costing import planned, workspace
 from convolith.costing.fakes import (
     as_inputs,
-    aside,
     check_lazy,
     check_sizes,
-    stand_ins,
+    model_copy,
     storage_bytes,
     storages_of,
     tensors_in,
@@ -35,8 +31,8 @@ from convolith.engines.memory import plain
 from convolith.errors import ConvolithError, check_option
 from convolith.jit.threads import forget_scratch
 from convolith.planner.kept import forget
+from convolith.torch_private import allocations, dispatch_mode, fake_mode, operator_name, storage_identity
 
-NEWS = "KINETO_LOG_LEVEL"
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=1e-3),
     "momentum": lambda parameters: torch.optim.SGD(parameters, lr=1e-3, momentum=0.9),
@@ -114,21 +110,22 @@ def peak_of(
     if not any(p.requires_grad for p in model.parameters()):
         raise ConvolithError("model has no parameter that requires a gradient; there is no training step of it")
     check_lazy(model)
-    fake, follower = FakeTensorMode(allow_non_fake_inputs=True), _Follower(model)
+    fake = fake_mode()
     with ExitStack() as stack:
-        stack.enter_context(aside())
-        stack.enter_context(fake)
-        state = stack.enter_context(stand_ins(model, fake))
+        stack.enter_context(torch.inference_mode(mode=False))
+        stack.enter_context(dispatch_mode(fake))
+        copied, state = model_copy(model, fake)
+        follower = _Follower(copied)
         given = as_inputs((arguments, keywords), fake, requires_grad=False)
         for tensor in (*state, *tensors_of(given)):
             follower.follow(tensor)
         stack.enter_context(torch.enable_grad())
         stack.enter_context(follower.named())
-        trained = OPTIMIZERS[optimizer]([p for p in model.parameters() if p.requires_grad])
-        with follower:
+        trained = OPTIMIZERS[optimizer]([p for p in copied.parameters() if p.requires_grad])
+        with follower.watching():
             for _ in range(2):
                 follower.restart()
-                _step(model, given, trained, follower)
+                _step(copied, given, trained, follower)
         found = follower.found
         del trained
     measured = _measured(model, arguments, keywords, optimizer) if verify else None
@@ -189,7 +186,7 @@ class _Follower(Watcher):  # type: ignore[no-untyped-call]  # torch's own is unt
             self._hold(storage, more)
 
     def _hold(self, storage: torch.UntypedStorage, more: int) -> None:
-        place, size = storage._cdata, storage.nbytes() + more
+        place, size = storage_identity(storage), storage.nbytes() + more
         if place in self._known and self._known[place]() is not None:
             return
 
@@ -200,45 +197,22 @@ class _Follower(Watcher):  # type: ignore[no-untyped-call]  # torch's own is unt
         self._known[place] = weakref.ref(storage, gone)
         self._alive += size
 
-    def seen(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:  # noqa: ARG002 - the watcher's own
+    def seen(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Follow what came out."""
-        path, holding = self.path(), planned.of_operator(func, args, out)
+        path, holding = self.path(), planned.of_operator(func, args, kwargs, out)
         if holding is not None:
             self._alive += planned.grown(self._kept, holding.kept)
         before, made = self._alive, tensors_in(out)
         check_sizes(made, "the peak of a step is not known from shapes alone")
         for tensor in made:
-            self.follow(tensor, workspace.kept_by(func, args) if tensor is made[-1] else 0)
+            self.follow(tensor, workspace.kept_by(func, args, out) if tensor is made[-1] else 0)
         most = self._alive if holding is None else max(self._alive, before + holding.running)
         if most > self.found.bytes:
-            self.found = _Most(most, func._schema.name.removeprefix("aten::"), path, self.phase)
-
-
-@contextmanager
-def quiet_profiler() -> Iterator[None]:
-    """While inside, torch's profiler does not tell that it starts and stops, if it reads its level of news now."""
-    before = os.environ.get(NEWS)
-    os.environ.setdefault(NEWS, "99")
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(NEWS, None)
-
-
-def _copy_of(model: torch.nn.Module) -> torch.nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as problem:  # a model's attributes raise what they like
-        raise ConvolithError(
-            f"model cannot be copied ({problem}), and verify runs a step of a copy; leave verify out"
-        ) from problem
+            self.found = _Most(most, operator_name(func).removeprefix("aten::"), path, self.phase)
 
 
 def _measured(model: torch.nn.Module, arguments: Any, keywords: Any, optimizer: str) -> int:
     """The peak of a real step of a copy, from the allocator's events."""
-    from torch.profiler import ProfilerActivity, profile
-
     held_elsewhere = [p for p in model.parameters() if not p.is_cpu]
     if held_elsewhere:
         raise ConvolithError(
@@ -246,18 +220,15 @@ def _measured(model: torch.nn.Module, arguments: Any, keywords: Any, optimizer: 
         )
     with torch.inference_mode(mode=False), torch.random.fork_rng(devices=[]), torch.enable_grad(), plain():
         forget()  # kernels that other models keep would be in the way
-        trained_model = _copy_of(model)
+        copied, _ = model_copy(model, None)
         given = as_inputs((arguments, keywords), None, requires_grad=False)
         for tensor in tensors_of(given):
             tensor.normal_() if tensor.is_floating_point() or tensor.is_complex() else tensor.zero_()
-        trained = OPTIMIZERS[optimizer]([p for p in trained_model.parameters() if p.requires_grad])
-        _step(trained_model, given, trained)
+        trained = OPTIMIZERS[optimizer]([p for p in copied.parameters() if p.requires_grad])
+        _step(copied, given, trained)
         state = [value for one in trained.state.values() for value in one.values() if isinstance(value, torch.Tensor)]
-        held = storage_bytes([*trained_model.parameters(), *trained_model.buffers(), *tensors_of(given), *state])
+        held = storage_bytes([*copied.parameters(), *copied.buffers(), *tensors_of(given), *state])
         forget_scratch()  # so that the profiler sees what is kept come back
         forget()
-        with quiet_profiler(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as told:
-            _step(trained_model, given, trained)
-    events = [event for event in told.profiler.kineto_results.events() if event.name() == "[memory]"]
-    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+        changes = allocations(lambda: _step(copied, given, trained))
     return held + workspace.most(changes)

@@ -18,6 +18,7 @@ from convolith.jit.threads import KEPT_SCRATCH
 from convolith.planner import Plan, computed, plan
 from convolith.planner import gradients as planned
 from convolith.spec import ConvSpec
+from convolith.torch_private import operator_name
 from convolith.work import ForwardMemory
 
 SCRATCH = "scratch"
@@ -37,14 +38,14 @@ class Holding:
     kept: dict[Hashable, int] = field(default_factory=dict)
 
 
-def of_operator(func: Any, args: tuple[Any, ...], out: Any) -> Holding | None:
+def of_operator(func: Any, args: tuple[Any, ...], keywords: Mapping[str, Any], out: Any) -> Holding | None:
     """Of a convolution by Convolith's engines or torch's kernels; None for other operators."""
-    name = func._schema.name
+    name = operator_name(func)
     if name == "convolith::correlate":
         return _forward(args, out)
     if name == "convolith::correlate_backward":
         return _backward(args)
-    running = workspace.of_operator(func, args, out)
+    running = workspace.of_operator(func, args, keywords, out)
     return None if running is None else Holding(running)
 
 

@@ -77,7 +77,7 @@ class Scaling:
 
     def _of_channels(self) -> str:
         """Of a model, what a layer between others grows by, and what stem and head leave of it."""
-        factor = self.factors.get("forward macs")
+        factor = self.factors.get("forward macs")  # which a layer's counts have not: it grows by what is said
         if "channels" not in self.by or factor is None:
             return ""
         return f" (a layer's both: {self.by['channels'] ** 2:.3g}x; here, with the stem and the head: {factor:.3g}x)"

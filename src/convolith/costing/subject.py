@@ -55,8 +55,12 @@ def cost(
     elements that receive at least one, plus one per output where there is a bias. Input and weight gradient form the
     products of the forward pass; the bias gradient is additions only. A layer comes in closed form. A model is run once
     on tensors without memory, and every operator is counted as torch dispatches it (see `costing/operators.py` for
-    theirs); `macs` are the products of convolutions, matrix products and attention alone. Nothing is allocated, and the
-    model is left as it was.
+    theirs); `macs` are the products of convolutions, matrix products and attention alone.
+
+    The model is not touched: what runs is a structural copy, with its own modules, containers, hooks and objects, whose
+    tensors have no memory (`costing/copies.py` says what is copied and what is shared). Other threads may use the model
+    meanwhile, or count it too. Small tensors without gradients (buffers with a stride or a flag) keep their values,
+    which the model's code may read. A module with several names is counted under the name by which it is called.
 
     Memory is in bytes: forward input + parameters + output; backward gradients + what autograd saves.
 
@@ -74,7 +78,8 @@ def cost(
         input_gradient: whether the input has a gradient; by default of a layer, and not of a model.
         optimizer: of a model, `"sgd"`, `"momentum"` or `"adam"`: predict the most memory that a training step of the
             model as it is holds, whose loss is the sum of what comes out (`ModelCost.peak`).
-        verify: run such a step of a copy of the model too, and measure it.
+        verify: run such a step of a copy of the model too, and measure it. Its random numbers are drawn from torch's
+            own generator, which is put back after it.
         run: of a model whose values decide what it computes: count it for the example, with memory and time.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A model as if its channels were more, or its kernels larger: parameters of other shapes in the place of its own.
+"""A copy of a model with more channels or larger kernels: parameters of other shapes in the place of its own.
 
 What the input and the output have of channels stays: layers that read the input (the stem) grow in their outputs alone,
 and those that make the output (the head) in their inputs. All others grow on both sides.
@@ -7,69 +7,65 @@ and those that make the output (the head) in their inputs. All others grow on bo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from convolith.costing.fakes import tensors_of
 from convolith.costing.scaling import times
 from convolith.errors import ConvolithError
+from convolith.torch_private import ConvolutionBase, NormBase, TransposedBase
 
-NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU)
+NORMS = (NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU)
 """Whose parameters have one number for each channel."""
 
 
 @dataclass(frozen=True)
 class Ends:
-    """Layers that read the model's input, and those between the last weights and its output, which stay there."""
+    """Names of layers that read the model's input, and of those between the last weights and its output."""
 
-    stem: frozenset[int]
-    head: frozenset[int]
+    stem: frozenset[str]
+    head: frozenset[str]
 
 
 def ends_of(model: nn.Module, call: Callable[[], Any]) -> Ends:
     """The ends of a model.
 
     Args:
-        model: whose parameters all require gradients now, and whose inputs do not.
+        model: a copy, in which hooks are registered; its parameters all require gradients, and its inputs do not.
         call: runs it.
     """
-    stem: set[int] = set()
+    names = {id(module): name for name, module in model.named_modules()}
+    stem: set[str] = set()
     made: dict[Any, nn.Module] = {}
 
     def enter(module: nn.Module, arguments: tuple[Any, ...]) -> None:
         if not any(tensor.requires_grad for tensor in tensors_of(arguments)):
-            stem.add(id(module))
+            stem.add(names[id(module)])
 
     def leave(module: nn.Module, arguments: tuple[Any, ...], result: Any) -> None:  # noqa: ARG001 - torch's own
         for tensor in tensors_of(result):
             if tensor.grad_fn is not None:
                 made[tensor.grad_fn] = module
 
-    hooks = []
     for module in model.modules():
-        if module._parameters and any(p is not None for p in module._parameters.values()):
-            hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
-    try:
-        outputs = tensors_of(call())
-    finally:
-        for hook in hooks:
-            hook.remove()
-    head: set[int] = set()
+        scripted = isinstance(module, torch.jit.ScriptModule)  # takes no hooks
+        if not scripted and any(p is not None for p in module._parameters.values()):
+            module.register_forward_pre_hook(enter)
+            module.register_forward_hook(leave)
+    outputs = tensors_of(call())
+    head: set[str] = set()
     waiting = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]
     seen = set(waiting)
     while waiting:
         node = waiting.pop()
         maker = made.get(node)
         if maker is not None:
-            head.add(id(maker))
-            if isinstance(maker, _ConvNd | nn.Linear) and not _is_depthwise(maker):
+            head.add(names[id(maker)])
+            if isinstance(maker, ConvolutionBase | nn.Linear) and not _is_depthwise(maker):
                 continue
         fresh = [before for before, _ in node.next_functions if before is not None and before not in seen]
         seen.update(fresh)
@@ -77,22 +73,23 @@ def ends_of(model: nn.Module, call: Callable[[], Any]) -> Ends:
     return Ends(frozenset(stem), frozenset(head))
 
 
-@contextmanager
-def widened(model: nn.Module, ends: Ends, channels: Fraction, kernel_size: Fraction) -> Iterator[None]:
-    """While inside, the model has so many times the channels and taps (of kernels that have more than one).
+def widen(model: nn.Module, ends: Ends, channels: Fraction, kernel_size: Fraction) -> None:
+    """Give a model so many times the channels and taps (of kernels that have more than one).
+
+    Args:
+        model: a copy; modules with several names may be one object for each name.
+        ends: of the model.
+        channels, kernel_size: factors.
 
     Raises:
         ConvolithError: products that are not whole, kernels that cannot grow evenly, parameters of other kinds.
     """
-    before: list[tuple[Any, str, Any]] = []
-    try:
-        for name, module in model.named_modules():
-            for store, key, value in _changes(name, module, ends, channels, kernel_size):
-                before.append((store, key, store[key]))
-                store[key] = value
-        yield
-    finally:
-        for store, key, value in reversed(before):
+    known: set[int] = set()
+    for name, module in model.named_modules():
+        if id(module._parameters) in known:  # another name of the same module
+            continue
+        known.add(id(module._parameters))
+        for store, key, value in list(_changes(name, module, ends, channels, kernel_size)):
             store[key] = value
 
 
@@ -102,17 +99,17 @@ def _changes(
     """What of a module takes another value: where it is kept, by which name, and the value."""
     own: dict[str, torch.Tensor] = {key: p for key, p in module._parameters.items() if p is not None}
     own |= {key: b for key, b in module._buffers.items() if b is not None and b.ndim}
-    if isinstance(module, _ConvNd | nn.Linear) and "weight" not in module._parameters:
+    if isinstance(module, ConvolutionBase | nn.Linear) and "weight" not in module._parameters:
         raise ConvolithError(
             f"module {name}, a {type(module).__name__}, computes its weight from other parameters, which are not known "
             "to grow; remove the parametrization first"
         )
     if not own:
         return
-    fixed = id(module) in ends.stem or (id(module) in ends.head and _is_depthwise(module))
+    fixed = name in ends.stem or (name in ends.head and _is_depthwise(module))
     inputs = Fraction(1) if fixed else channels
-    outputs = Fraction(1) if id(module) in ends.head else channels
-    if isinstance(module, _ConvNd):
+    outputs = Fraction(1) if name in ends.head else channels
+    if isinstance(module, ConvolutionBase):
         yield from _of_convolution(name, module, inputs, outputs, kernel_size)
     elif isinstance(module, nn.Linear):
         yield module._parameters, "weight", _empty(name, module.weight, (outputs, inputs))
@@ -121,7 +118,7 @@ def _changes(
     elif isinstance(module, nn.Embedding):
         yield module._parameters, "weight", _empty(name, module.weight, (Fraction(1), outputs))
     elif isinstance(module, NORMS) or all(p.ndim == 1 for p in own.values()):
-        yield from _of_norm(name, module, own, Fraction(1) if id(module) in ends.stem | ends.head else channels)
+        yield from _of_norm(name, module, own, Fraction(1) if name in ends.stem | ends.head else channels)
     elif channels != 1 or (kernel_size != 1 and any(p.ndim > 2 for p in own.values())):
         kinds = ", ".join(f"{key} {tuple(p.shape)}" for key, p in own.items())
         what = "channels" if channels != 1 else "kernel_size"
@@ -139,7 +136,7 @@ def _of_norm(
     for key, tensor in own.items():
         store: Any = module._parameters if key in module._parameters else module._buffers
         yield store, key, _empty(name, tensor, (Fraction(1) if single else share,))
-    if isinstance(module, _NormBase):
+    if isinstance(module, NormBase):
         yield vars(module), "num_features", _whole(name, module.num_features, share)
     if isinstance(module, nn.LayerNorm | nn.RMSNorm):
         sizes = tuple(module.normalized_shape)
@@ -149,18 +146,18 @@ def _of_norm(
 
 
 def _is_depthwise(module: nn.Module) -> bool:
-    return isinstance(module, _ConvNd) and 1 < module.groups == module.in_channels
+    return isinstance(module, ConvolutionBase) and 1 < module.groups == module.in_channels
 
 
 def _of_convolution(
-    name: str, module: _ConvNd, inputs: Fraction, outputs: Fraction, kernel_size: Fraction
+    name: str, module: ConvolutionBase, inputs: Fraction, outputs: Fraction, kernel_size: Fraction
 ) -> Iterator[tuple[Any, str, Any]]:
     groups = module.groups
     if _is_depthwise(module):  # stays so
         groups = _whole(name, groups, inputs)
-        shares = (inputs, Fraction(1)) if isinstance(module, _ConvTransposeNd) else (outputs, Fraction(1))
+        shares = (inputs, Fraction(1)) if isinstance(module, TransposedBase) else (outputs, Fraction(1))
     else:
-        shares = (inputs, outputs) if isinstance(module, _ConvTransposeNd) else (outputs, inputs)
+        shares = (inputs, outputs) if isinstance(module, TransposedBase) else (outputs, inputs)
     taps = [k if k == 1 else _whole(name, k, kernel_size) for k in module.kernel_size]
     shape = (*(_whole(name, n, share) for n, share in zip(module.weight.shape[:2], shares, strict=True)), *taps)
     yield module._parameters, "weight", module.weight.new_empty(shape).requires_grad_(module.weight.requires_grad)

@@ -7,7 +7,7 @@ given back (below), as seen of torch 2.13.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from math import prod
 from typing import Any
@@ -16,8 +16,10 @@ import torch
 
 from convolith.costing import onednn
 from convolith.costing.fakes import storage_bytes, tensors_in
+from convolith.costing.gradient_copies import FORMATS, LOSSES, is_channels_last, layout, oversized, running_bytes
 from convolith.costing.onednn import BLOCK, SPECIAL, Layer
-from convolith.engines.aten import CHANNELS_LAST, NATIVE_ELEMENTS
+from convolith.engines.aten import NATIVE_ELEMENTS
+from convolith.torch_private import has_onednn, operator_name
 
 NNPACK_BATCH, NNPACK_TAPS = 16, 16
 """Images from which on torch's own code hands convolutions to NNPACK, and taps that it takes at most along an axis."""
@@ -28,13 +30,6 @@ PRODUCTS = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::baddbmm": 1}
 ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"
 ROWS_OF_SCORES, KEYS_OF_SCORES = ((768, 256), (192, 64), (0, 32)), 512
 """From so many rows on so many are taken at a time; and keys, at most."""
-POOLS = frozenset(
-    (
-        *("aten::max_pool2d_with_indices_backward", "aten::avg_pool2d_backward"),
-        *("aten::max_pool3d_with_indices_backward", "aten::avg_pool3d_backward"),
-    )
-)
-FORMATS = {axes + 2: layout for axes, layout in CHANNELS_LAST.items()}
 
 
 def most(steps: Iterable[float]) -> int:
@@ -54,8 +49,8 @@ def forward(
     """Bytes at most while `y` is made, with y itself."""
     layer = Layer.of(x, w, y, groups, stride, padding, dilation)
     if uses_onednn(x, w, groups, moved=layer.strided or layer.dilated):
-        return most(_making(layer, last=_channels_last(x), laid_out=_is_laid_out(w)))
-    held = layer.w() * (_channels_last(x) and not _is_laid_out(w))
+        return most(_making(layer, last=_channels_last(x), laid_out=is_channels_last(w)))
+    held = layer.w() * (_channels_last(x) and not is_channels_last(w))
     unrolled = groups * layer.outputs * layer.item if _by_nnpack(layer) else _columns(layer)
     if groups > 1:
         return held + layer.y() + max(layer.y(), ((len(x) > 1) * layer.x() + unrolled) // groups)
@@ -75,10 +70,10 @@ def backward(
     """Bytes at most while gradients of x and w are made, with these themselves; that of a bias is made with w's."""
     layer = Layer.of(x, w, grad, groups, stride, padding, dilation)
     if uses_onednn(x, w, groups, moved=layer.strided or layer.dilated):
-        last, laid_out = _channels_last(x), _is_laid_out(w)
+        last, laid_out = _channels_last(x), is_channels_last(w)
         steps = _input_gradient(layer, last=last, laid_out=laid_out) if mask[0] else []
         return most(steps + (_weight_gradient(layer, last=last, laid_out=laid_out) if any(mask[1:]) else []))
-    held = layer.w() * (_channels_last(x) and not _is_laid_out(w))
+    held = layer.w() * (_channels_last(x) and not is_channels_last(w))
     made, columns = layer.x() * mask[0] + layer.w() * mask[1], _columns(layer) * (mask[1] or layer.dilated)
     if groups > 1:
         return held + made + max(made, ((len(x) > 1) * (layer.x() + layer.y()) + columns) // groups)
@@ -140,12 +135,7 @@ def _by_nnpack(layer: Layer) -> bool:
 
 
 def _channels_last(x: torch.Tensor) -> bool:
-    return x.ndim in FORMATS and not x.is_contiguous() and _is_laid_out(x)
-
-
-def _is_laid_out(tensor: torch.Tensor) -> bool:
-    """Whether channels stand last in memory, perhaps because it makes no difference."""
-    return tensor.ndim in FORMATS and tensor.is_contiguous(memory_format=FORMATS[tensor.ndim])
+    return x.ndim in FORMATS and not x.is_contiguous() and is_channels_last(x)
 
 
 def uses_onednn(x: torch.Tensor, w: torch.Tensor, groups: int, *, moved: bool = False) -> bool:
@@ -153,7 +143,7 @@ def uses_onednn(x: torch.Tensor, w: torch.Tensor, groups: int, *, moved: bool = 
 
     It keeps small single images, single taps for a single thread, and types that oneDNN has no code for.
     """
-    if not (torch.backends.mkldnn.enabled and torch._C._has_mkldnn and x.is_cpu and x.numel()):
+    if not (torch.backends.mkldnn.enabled and has_onednn() and x.is_cpu and x.numel()):
         return False
     if x.dtype in (torch.bfloat16, torch.float16):
         supported = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
@@ -163,18 +153,16 @@ def uses_onednn(x: torch.Tensor, w: torch.Tensor, groups: int, *, moved: bool = 
     return x.dtype == torch.float32 and large and taps
 
 
-def of_operator(func: Any, args: tuple[Any, ...], out: Any) -> int | None:
-    """Bytes at most while a convolution runs, with what comes out; None for other operators."""
-    name = func._schema.name
+def of_operator(func: Any, args: tuple[Any, ...], keywords: Mapping[str, Any], out: Any) -> int | None:
+    """Bytes at most while an operator runs, with what comes out; None where that is all that it holds."""
+    name = operator_name(func)
     if name == "aten::convolution":
         return _convolved(*args, out=out)
     if name == "aten::convolution_backward":
         return _sloped(*args)
-    if name in POOLS:
-        return _pooled(args, out)
     if name == "aten::native_batch_norm_backward":
-        alike = _layout(args[0]) == _layout(args[1]) is not None  # a copy that is not made of others
-        return storage_bytes(tensors_in(out)) + int(args[1].nbytes) * alike
+        same = layout(args[0]) == layout(args[1]) is not None  # a copy that is not made of others
+        return storage_bytes(tensors_in(out)) + int(args[1].nbytes) * same
     if name == ATTENTION:
         return _attended(args[0], args[1], out)
     if name == f"{ATTENTION}_backward":
@@ -182,10 +170,10 @@ def of_operator(func: Any, args: tuple[Any, ...], out: Any) -> int | None:
     if name in PRODUCTS:
         return _product(args[PRODUCTS[name] :][:2], out)
     if name == "aten::mkldnn_rnn_layer":
-        return _recurrent(args, out, back=False) + kept_by(func, args)
+        return _recurrent(args, out, back=False) + kept_by(func, args, out)
     if name == "aten::mkldnn_rnn_layer_backward":
         return _recurrent(args, out, back=True)
-    return None
+    return running_bytes(name, args, keywords, out)
 
 
 def _convolved(x: Any, w: Any, _: Any, *geometry: Any, out: Any) -> int | None:
@@ -215,27 +203,10 @@ def _in_one_layout(w: torch.Tensor, groups: int, *images: torch.Tensor) -> tuple
     """Images as oneDNN takes them: channels last if the last of them or the weights are; and bytes of the copies."""
     if not uses_onednn(images[-1], w, groups) or not (_channels_last(images[-1]) or _channels_last(w)):
         return list(images), 0
-    copied = [image for image in images if not _is_laid_out(image)]
+    copied = [image for image in images if not is_channels_last(image)]
     return [image.contiguous(memory_format=FORMATS[image.ndim]) for image in images], sum(
         image.nbytes for image in copied
     )
-
-
-def _layout(tensor: torch.Tensor) -> str | None:
-    """Of its numbers, if they stand one after the other."""
-    if tensor.is_contiguous():
-        return "contiguous"
-    return "channels last" if _is_laid_out(tensor) else None
-
-
-def _pooled(args: tuple[Any, ...], out: torch.Tensor) -> int:
-    """Of a pool's gradient; where the slope is not laid out as the image is, all is computed in contiguous copies."""
-    grad, x = args[:2]
-    copies = int(grad.nbytes) * (_layout(grad) != "contiguous" and _layout(grad) != _layout(x))
-    if _layout(x) == "channels last" != _layout(grad):
-        indices = [tensor for tensor in args[2:] if isinstance(tensor, torch.Tensor)]
-        copies += x.nbytes + sum(tensor.nbytes for tensor in indices)
-    return int(out.nbytes) + copies
 
 
 def _transposed(
@@ -247,16 +218,18 @@ def _transposed(
     wanted: tuple[bool, bool, bool],
 ) -> int | None:
     """Of the convolution that makes what is given to a transposed one from its image: wanted are either, or weights."""
-    layer, layout = Layer.of(image, w, given, groups, *options), (_channels_last(given), _is_laid_out(w))
+    layer, layout = Layer.of(image, w, given, groups, *options), (_channels_last(given), is_channels_last(w))
     if not uses_onednn(given, w, groups, moved=layer.strided or layer.dilated):
         return None
     parts = zip(wanted, (_making, _input_gradient, _weight_gradient), strict=True)
     return most(step for want, steps in parts if want for step in steps(layer, last=layout[0], laid_out=layout[1]))
 
 
-def kept_by(func: Any, args: tuple[Any, ...]) -> int:
-    """Bytes that an operator keeps for its backward pass in a tensor whose size fake tensors do not know."""
-    if func._schema.name != "aten::mkldnn_rnn_layer" or not torch.is_grad_enabled():
+def kept_by(func: Any, args: tuple[Any, ...], out: Any) -> int:
+    """Bytes that an operator keeps in its last result, beyond the size that fake tensors know."""
+    if operator_name(func) in LOSSES:
+        return oversized(operator_name(func), args, out)
+    if operator_name(func) != "aten::mkldnn_rnn_layer" or not torch.is_grad_enabled():
         return 0
     (steps, images, inputs), units, item = args[0].shape, args[10], args[0].element_size()
     states, wide = 2 * (steps + 1) * images, _row(max(inputs, units), item)

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from math import prod
-from threading import RLock
+from threading import RLock, local
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,7 +42,7 @@ class Block(NamedTuple):
 _kept: OrderedDict[int, list[Block]] = OrderedDict()  # by size, the longest unused first
 _lock = RLock()  # a tensor may be collected, and its memory come back, while memory is taken
 _total = 0
-_plain = False
+_local = local()
 
 
 class _Lent(np.ndarray):
@@ -59,7 +59,7 @@ class _Lent(np.ndarray):
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """An uninitialised contiguous tensor."""
     size = prod(shape) * dtype.itemsize
-    if size < LARGE or _plain or not hasattr(mmap, "MAP_ANONYMOUS"):
+    if size < LARGE or getattr(_local, "plain", False) or not hasattr(mmap, "MAP_ANONYMOUS"):
         return torch.empty(shape, dtype=dtype, device="cpu")
     size = bytes_for(size)
     block = _take(size) or _fresh(size)
@@ -84,13 +84,12 @@ def bytes_for(size: int) -> int:
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """While inside, results come from torch's allocator, which tells its profiler of them."""
-    global _plain
-    _plain = True
+    """While inside, results of this thread come from torch's allocator, which tells its profiler of them."""
+    _local.plain = True
     try:
         yield
     finally:
-        _plain = False
+        _local.plain = False
 
 
 def _fresh(size: int) -> Block:

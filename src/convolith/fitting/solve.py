@@ -129,11 +129,12 @@ class Solution(NamedTuple):
         return np.stack([own @ column for own, column in zip(self.inverses, slope.T, strict=True)], 1)
 
 
-def least_squares(system: System, penalty: Penalty) -> Solution:
+def least_squares(system: System, penalty: Penalty, *, warns: bool = True) -> Solution:
     """The coefficients that minimise `b'Gb - 2 r'b + b'Pb` among those that are allowed.
 
     The variance of the noise is that of the residuals of the fit without penalty and constraints (which bias their
-    own); it is NaN where no equation is to spare. Standard errors are those of kernels in the space that is left.
+    own); it is NaN where no equation is to spare. Standard errors are those of kernels in the space that is left. It
+    warns of coefficients that the data do not determine, unless `warns` is False.
 
     Raises:
         ConvolithError: fewer equations than unknowns, constraints that no kernel meets.
@@ -164,7 +165,7 @@ def least_squares(system: System, penalty: Penalty) -> Solution:
         left = n if own is None else own.directions.shape[1]
         rank = min(rank, n - (left - within.rank))
         condition = max(condition, within.condition) if own is None else within.condition
-    if rank < n:
+    if rank < n and warns:
         _warn_of(rank - n + sought, sought)
     starts = np.stack([np.zeros(n) if own is None else own.start for own in spaces], 1)
     solution = Solution(starts, tuple(inverses), np.zeros(outputs), starts, condition)

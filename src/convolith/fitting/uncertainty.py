@@ -7,7 +7,6 @@ than it reaches.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from math import sqrt
 from typing import NamedTuple
@@ -36,12 +35,11 @@ def jackknife(total: Gram, tiles: Sequence[Gram], asked: Asked, used: int) -> Le
         used: how many known columns are sought too: 1 for a constant.
     """
     found, squares = [], 0.0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # the whole has said what the data do not determine
-        for tile in tiles:
-            rest = total.like().merge(total).subtract(tile)
-            found.append(least_squares(rest.system(used), rest.penalty_of(asked)).coefficients)
-            squares += tile.squares_left(found[-1], rest.known_of(found[-1], used))
+    for tile in tiles:
+        rest = total.like().merge(total).subtract(tile)
+        solution = least_squares(rest.system(used), rest.penalty_of(asked), warns=False)  # the whole has warned
+        found.append(solution.coefficients)
+        squares += tile.squares_left(found[-1], rest.known_of(found[-1], used))
     spread = np.stack(found)
     errors = np.sqrt((len(found) - 1) / len(found) * ((spread - spread.mean(0)) ** 2).sum(0))
     return LeftOut(errors, sqrt(squares / (total.weight * total.out_channels)))
