@@ -155,10 +155,10 @@ def prepare_seconds(spec: ConvSpec, limits: Limits) -> float:
     return 4 * limits.call_seconds + limits.moving_seconds(copied) + engine_of(spec).prepare_seconds(inner, limits)
 
 
-def prepare(spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:  # noqa: ARG001 - see below
+def prepare(spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
     """Prepare the kernels of the phases by their engine.
 
-    A transposed convolution is the adjoint of a correlation with the very same kernel, so that `adjoint` changes nothing.
+    A transposed convolution is the adjoint of a correlation with the very same kernel: `adjoint` changes nothing.
     """
     found, engine = layout(spec), engine_of(spec)
     return State(spec, found, engine, engine.prepare(found.spec, phase_kernels(spec, kernel)))

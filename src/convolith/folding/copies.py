@@ -24,7 +24,7 @@ def own_copy(source: GraphModule, dtype: torch.dtype, like: GraphModule | None =
     memo: dict[int, Any] = {}
     parts: dict[str, Any] = {}
     graph = Graph()
-    graph.output(graph.graph_copy(source.graph, {}))  # type: ignore[arg-type]  # torch's own: a node or a structure of them
+    graph.output(graph.graph_copy(source.graph, {}))
     for node in sorted(source.graph.nodes, key=lambda n: n.op != "call_module"):  # layers first: tensors may be theirs
         target = str(node.target)
         if node.op not in ("get_attr", "call_module") or target in parts:
@@ -47,7 +47,7 @@ def own_copy(source: GraphModule, dtype: torch.dtype, like: GraphModule | None =
 def with_own_graph(source: GraphModule) -> GraphModule:
     """Return the same layers and tensors under a graph of its own."""
     graph = Graph()
-    graph.output(graph.graph_copy(source.graph, {}))  # type: ignore[arg-type]  # as above
+    graph.output(graph.graph_copy(source.graph, {}))
     made = GraphModule(source, graph)
     made.training = False
     return made
@@ -72,7 +72,7 @@ def _own(part: Any, memo: dict[int, Any]) -> Any:
 
 
 def own_module(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """Return a deep copy of a module; hooks stay the same functions, and results that it keeps are copied without history.
+    """Return a deep copy of a module; hooks stay the same functions, results that it keeps are copied without history.
 
     Raises:
         ConvolithError: a model that cannot be copied.

@@ -40,10 +40,10 @@ def measured(captured: GraphModule, values: Values, ways: list[Way], inputs: Any
         for way in ways:
             x = sources.found[way.source].to(inputs[0].dtype)
             new = module_of(way.affine, flat=x.ndim == 2, by_channel=way.by_channel).to(x.dtype)
-            yield way, _times(copy.deepcopy(part(captured, values, way)).to(x.dtype), new, x)
+            yield way, _times(copy.deepcopy(part(values, way)).to(x.dtype), new, x)
 
 
-def part(working: GraphModule, values: Values, way: Way) -> GraphModule:
+def part(values: Values, way: Way) -> GraphModule:
     """Return the nodes that a way takes the place of, as a module of their own."""
     graph = Graph()
     env: dict[Node, Node] = {way.source: graph.placeholder("x")}

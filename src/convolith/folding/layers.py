@@ -90,7 +90,8 @@ def _layer(called: Operator, args: list[Any], node: Node) -> nn.Module | None:
     made.weight = _as_parameter(weight)
     if bias is not None:
         made.bias = _as_parameter(bias)
-    return made.eval()
+    layer: nn.Module = made.eval()
+    return layer
 
 
 def _conv(called: Operator, weight: torch.Tensor, bias: Any, options: list[Any]) -> Any:
@@ -119,7 +120,8 @@ def _norm(args: list[Any], node: Node) -> nn.Module | None:
     made.running_mean, made.running_var = mean.detach(), variance.detach()
     if weight is not None:
         made.weight, made.bias = _as_parameter(weight), _as_parameter(bias)
-    return made.eval()
+    layer: nn.Module = made.eval()
+    return layer
 
 
 def _as_parameter(tensor: torch.Tensor) -> nn.Parameter:

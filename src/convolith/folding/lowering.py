@@ -1,4 +1,4 @@
-"""What a node of a recorded graph comes to in torch's own operators: one row for each layer and function that folding reads."""
+"""Layers and functions of a recorded graph as torch's operators: one row for each that folding reads."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def _read_norm(call: _Arguments) -> Operator:
 def _read_pool(axes: int) -> Read:
     def read(call: _Arguments) -> Operator:
         names = "input kernel_size stride padding ceil_mode count_include_pad divisor_override"
-        defaults = {
+        defaults: dict[str, Any] = {
             "stride": None,
             "padding": 0,
             "ceil_mode": False,
@@ -220,7 +220,7 @@ def _read_pad(call: _Arguments) -> Operator:
 
 def _read_enlarged(call: _Arguments) -> Operator:
     names = "input size scale_factor mode align_corners recompute_scale_factor antialias"
-    defaults = {"size": None, "scale_factor": None, "mode": "nearest"}
+    defaults: dict[str, Any] = {"size": None, "scale_factor": None, "mode": "nearest"}
     defaults |= {"align_corners": None, "recompute_scale_factor": None, "antialias": False}
     x, size, factor, mode, *_ = call.bound(names, **defaults)
     if not str(mode).startswith("nearest") or size is not None:

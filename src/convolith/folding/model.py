@@ -76,7 +76,7 @@ def fold(
         getattr(done.folded, name).update(getattr(model, name))
     with unchanged(model), unchanged(done.folded):
         errors, problem = verify(done.proofs, (done.reference, done.wide), (model, done.folded), done.tried)
-    reason = f"its own code does not run in float64 ({problem}); it is compared in its own dtype, and each rewrite in float64"
+    reason = f"its code does not run in float64 ({problem}): it is compared in its own dtype, each rewrite in float64"
     alone = [Skipped("-", "the model", reason, "settled")] if problem else []
     skipped = (*done.report.skipped, *alone, *_set_aside(model), *_settled_arguments(model, inputs))
     return Folded(done.folded, replace(done.report, skipped=skipped, error=errors))

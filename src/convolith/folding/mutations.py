@@ -114,7 +114,7 @@ def write_in_place(model: GraphModule) -> None:
     for node in list(model.graph.nodes):
         first = node.args[0] if node.args else None
         free = isinstance(first, Node) and len(first.users) == 1 and _is_fresh(first)
-        free = free and shape_of(first) == shape_of(node) is not None
+        free = free and isinstance(first, Node) and shape_of(first) == shape_of(node) is not None
         if node.op == "call_module" and isinstance(called_module(node), ACTIVATIONS):
             calls.setdefault(str(node.target), []).append(free)
         elif free and node.meta.get("was_in_place"):
@@ -134,7 +134,7 @@ def _is_fresh(node: Node) -> bool:
 
 
 def _write_again(node: Node) -> None:
-    names = {operator.add: "add_", operator.sub: "sub_", operator.mul: "mul_", operator.truediv: "div_"}
+    names: dict[Any, str] = {operator.add: "add_", operator.sub: "sub_", operator.mul: "mul_", operator.truediv: "div_"}
     name = names.get(node.target) or (f"{node.target}_" if node.op == "call_method" else "")
     if name and hasattr(torch.Tensor, name) and isinstance(node.args[0], Node):
         node.op, node.target = "call_method", name

@@ -58,8 +58,8 @@ def norms_left(
 def spread_norms(working: GraphModule, values: Values) -> None:
     """Apply norms of what several convolutions give side by side to each of them, and norms of a part to the whole.
 
-    A norm of concatenated channels is one of each branch; a norm of some channels of a convolution, the others being left
-    as they are, is one of all of them. Factors and shifts by channel take the norm's place, and fold into the
+    A norm of concatenated channels is one of each branch. A norm of some channels of a convolution is one of all of
+    them, with factors of one for the others. Factors and shifts by channel take the norm's place, and fold into the
     convolutions.
     """
     for node in list(working.graph.nodes):
@@ -89,7 +89,7 @@ def _over_branches(working: GraphModule, values: Values, norm: Node, factors: Te
         return False
     counts = [(shape or ())[1] for shape in shapes]
     made = []
-    for branch, factor, shift in zip(branches, factors.split(counts), shifts.split(counts), strict=True):
+    for branch, factor, shift in zip(branches, torch.split(factors, counts), torch.split(shifts, counts), strict=True):
         made.append(_scaled(working, values, branch, factor, shift, joined, norm))
     joined.args = ([*made], *joined.args[1:])
     norm.replace_all_uses_with(joined)

@@ -1,7 +1,8 @@
 """Convolution and norm that a module's own code calls one right behind the other, whatever else the code does.
 
-Code that depends on values or sizes is no graph. Yet `self.norm(self.conv(x))`, or `x = self.conv(x)` followed by `x = self.norm(x)`,
-gives the convolution's output to the norm alone on every way through the code, so that the two may be one.
+Code that depends on values or sizes is no graph. Yet `self.norm(self.conv(x))`, or `x = self.conv(x)` followed by
+`x = self.norm(x)`, gives the convolution's output to the norm alone on every way through the code, so that the two may
+be one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import inspect
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TypeGuard
 
 from torch import nn
@@ -97,7 +99,7 @@ def _in_a_row(tree: ast.AST) -> Iterator[Pair]:
         for block in ("body", "orelse", "finalbody"):
             statements = getattr(node, block, None)
             if isinstance(statements, list):
-                for before, after in zip(statements, statements[1:], strict=False):
+                for before, after in pairwise(statements):
                     yield from _follow(before, after, own)
 
 

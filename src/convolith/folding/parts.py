@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from convolith.errors import ConvolithError
 from convolith.folding.capture import Captured, NoGraph, capture, hooks_of, without_hooks
 from convolith.folding.copies import own_copy, own_module
 from convolith.folding.lowering import called_module
@@ -68,11 +67,11 @@ def _norms_inside(folded: nn.Module, kept: dict[str, str]) -> list[Skipped]:
     """Return the norms of modules that stay as they are, and are no part of a graph inside of them."""
     found = []
     for name, reason in kept.items():
-        module = folded.get_submodule(name)
+        module, inside = folded.get_submodule(name), f"it lies in {name or 'the model'}, whose code stays: {reason}"
         graphs = {id(part) for graph in module.modules() if isinstance(graph, GraphModule) for part in graph.modules()}
         for path, part in module.named_modules():
             if isinstance(part, nn.modules.batchnorm._BatchNorm) and id(part) not in graphs:
-                found.append(Skipped("-", f"{name}.{path}".strip("."), f"it lies in {name or 'the model'}, whose own code stays: {reason}", "norm"))
+                found.append(Skipped("-", f"{name}.{path}".strip("."), inside, "norm"))
     return found
 
 
@@ -96,7 +95,7 @@ def _with_part(done: Done, name: str, inner: Done) -> Done:
             getattr(part, hooks).update(getattr(before, hooks))
         whole.set_submodule(name, part)
     own = count_layers(inner.reference)  # of which the graph's report counts each
-    before = replace(
+    others = replace(
         done.report,
         convolutions_before=done.report.convolutions_before - own[0],
         convolutions_after=done.report.convolutions_after - own[0],
@@ -104,7 +103,7 @@ def _with_part(done: Done, name: str, inner: Done) -> Done:
         norms_after=done.report.norms_after - own[1],
     )
     skipped = tuple(s for s in inner.report.skipped if s.module != "the model")
-    report = _added(before, {name: replace(inner.report, skipped=skipped)}, before.skipped)
+    report = _added(others, {name: replace(inner.report, skipped=skipped)}, others.skipped)
     return replace(done, report=report, proofs=[*done.proofs, *inner.proofs])
 
 
@@ -186,7 +185,7 @@ def _fold_pairs(
 
 def _only_layer(graph: nn.Module) -> nn.Module:
     """Return the one layer that a graph calls, which has the attributes that the code around it may look at."""
-    called = [n for n in graph.graph.nodes if n.op == "call_module"]  # type: ignore[union-attr, operator]  # a GraphModule
+    called = [n for n in graph.graph.nodes if n.op == "call_module"]  # type: ignore[union-attr]  # a GraphModule
     return called_module(called[0]) if len(called) == 1 else graph
 
 

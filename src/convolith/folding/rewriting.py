@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import operator
-import os.path
 from collections import Counter
 from functools import reduce
+from itertools import takewhile
 from typing import NamedTuple
 
 import torch
@@ -62,7 +62,7 @@ def rewrite(captured: Captured, inputs: Inputs, *, measure: bool, everything: bo
     skipped = _skipped(found, choice, taken, seconds, captured.kept)
     skipped += norms_left(working.graph, taken, {entry.node for entry in skipped}, written.read, values)
     convolutions, norms = count_layers(working)
-    proofs = [Proof.of(working, values, way) for way in taken]
+    proofs = [Proof.of(values, way) for way in taken]
     names = _names(working, taken)
     rewrites = tuple(
         _described(found, way, name, seconds.get(_place(way)), item) for way, name in zip(taken, names, strict=True)
@@ -183,7 +183,7 @@ def _taken(graph: Graph, choice: Choice) -> list[Way]:
 
 
 def _names(working: GraphModule, taken: list[Way]) -> list[str]:
-    """Return a name for the convolution of each way: that of the one layer whose place it takes, or one below their parent."""
+    """Return a name for each way's convolution: that of the one layer in whose place it stands, or one below all."""
     used = {str(n.target) for n in working.graph.nodes if n.op == "call_module"}
     found: list[str] = []
     for way in taken:
@@ -213,8 +213,8 @@ def _transposes(layer: Node, way: Way) -> bool:
 def _common(paths: list[str]) -> str:
     """Return the module that all paths lie in."""
     steps = [path.split(".")[:-1] if len(paths) == 1 else path.split(".") for path in paths]
-    shared = os.path.commonprefix(steps) if steps else []
-    return ".".join(shared)
+    shared = takewhile(lambda level: len(set(level)) == 1, zip(*steps, strict=False))
+    return ".".join(level[0] for level in shared)
 
 
 def _replace(working: GraphModule, way: Way, name: str, made: nn.Module) -> None:

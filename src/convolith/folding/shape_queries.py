@@ -1,4 +1,4 @@
-"""Questions for the size of a tensor, asked of what the tensor is computed from, so that they keep no layer from folding."""
+"""Questions for a tensor's size, asked of what the tensor is computed from, so that they keep no layer from folding."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def prepare_shapes(working: GraphModule, values: Values) -> None:
 
 
 def _ask_sources(working: GraphModule, values: Values) -> None:
-    """Replace the size of a convolution's output, and of what is as large as it, by a number computed from its input."""
+    """Replace the size of a convolution's output, and of what is as large, by a number computed from its input."""
     graph = working.graph
     for node in list(graph.nodes):
         if is_size(node) and node.target == "size" and len(node.args) == 2 and isinstance(node.args[1], int):
@@ -166,7 +166,7 @@ def _reshape_by_sizes(graph: Graph, values: Values) -> None:
 
 
 def _flatten_before(working: GraphModule) -> None:
-    """Apply a linear layer on tokens after they are flattened to (tokens, channels), where its output is flattened anyway.
+    """Apply a linear layer on tokens after these are flattened to (tokens, channels), where its output is flattened.
 
     A norm behind it reads channels of (N, channels) then, as it does for a linear layer on vectors.
     """

@@ -13,7 +13,7 @@ Inputs = tuple[torch.Tensor, ...]
 
 
 def outputs(model: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
-    """Return the tensors of a model's result, in order; the inputs stay as they are, whatever the model writes on them."""
+    """Return the tensors of a model's result, in order; the inputs stay as they are, whatever the model writes."""
     result = model(*(x.clone(memory_format=torch.preserve_format) for x in inputs))
     return [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
 

@@ -1,9 +1,10 @@
-"""A folded model held against the one that it came from: each rewrite by itself, then the whole, in float64 and in its dtype."""
+"""A folded model held against the one that it came from: each rewrite by itself, then the whole, in two dtypes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -29,7 +30,7 @@ MOST_NUMBERS = 2**22
 """Numbers of a tensor on which one rewrite is compared by itself."""
 
 MOST_BY_TORCH = 2e7
-"""Products of a convolution in float64 up to which planning one of this package's engines would take longer than torch's."""
+"""Products of a convolution in float64 up to which torch takes no longer than planning one of our engines."""
 
 Pair = tuple[nn.Module, nn.Module]
 """A model and the same folded."""
@@ -46,13 +47,13 @@ class Proof:
     reach: int
 
     @staticmethod
-    def of(working: GraphModule, values: Values, way: Way) -> Proof:
+    def of(values: Values, way: Way) -> Proof:
         """Return the proof of a way, whose nodes still stand in a graph."""
         shape = shape_of(way.source) or ()
         made = module_of(way.affine, flat=len(shape) == 2, by_channel=way.by_channel)
         conv = way.affine.conv
         reach = max(k * d for k, d in zip(conv.kernel_size, conv.dilation, strict=True))
-        return Proof(way.nodes[-1].name, part(working, values, way), made, shape, reach)
+        return Proof(way.nodes[-1].name, part(values, way), made, shape, reach)
 
     def inputs(self) -> Iterator[torch.Tensor]:
         """Yield random tensors: with an interior and every border, smaller than the kernel, and of one pixel."""
@@ -75,7 +76,7 @@ class Proof:
         for x in self.inputs():
             try:
                 expected = self.before(x.clone())
-            except Exception:  # noqa: BLE001 - a size that the nodes do not take
+            except Exception:  # noqa: BLE001, S112 - a size that the nodes do not take
                 continue
             worst, compared = max(worst, _difference(expected, self.after(x.clone()))), compared + 1
             if not worst <= TOLERANCE[torch.float64]:
@@ -87,10 +88,10 @@ class Proof:
 
 
 def verify(proofs: Sequence[Proof], wide: Pair, own: Pair, tried: list[Inputs]) -> tuple[dict[str, float], str | None]:
-    """Return the largest error by dtype, relative to each output's largest number; and why no whole is among float64's.
+    """Return the largest error by dtype, relative to each output's largest number; and what float64 lacks.
 
-    Each rewrite is compared by itself in float64 in any case. A model whose own code makes tensors of another dtype does
-    not run in float64 as a whole.
+    Each rewrite is compared by itself in float64 in any case. A model whose own code makes tensors of another dtype
+    does not run in float64 as a whole.
 
     Args:
         proofs: each rewrite by itself.
@@ -108,7 +109,7 @@ def verify(proofs: Sequence[Proof], wide: Pair, own: Pair, tried: list[Inputs]) 
     tellers = [inputs for inputs in smallest if min(min(x.shape[2:], default=9) for x in inputs) > 1] or [example]
     compared = [tellers[0], *smallest[:1], *tellers[-1:]]
     with torch.no_grad():
-        with _Float64():
+        with _Float64():  # type: ignore[no-untyped-call]  # torch's own is untyped
             for number in track(range(len(proofs)), "proving", len(proofs), shown=len(proofs) > LONG):
                 errors["float64"] = max(errors["float64"], proofs[number].check())
         problem = _runs(wide[0], tellers[0])
@@ -119,9 +120,13 @@ def verify(proofs: Sequence[Proof], wide: Pair, own: Pair, tried: list[Inputs]) 
                 exact, found = (_exact(model, values) for model in wide)
                 _note(errors, "float64", _largest(exact, found), TOLERANCE[torch.float64])
             if dtype != torch.float64:
-                _compare_own(errors, own, values, lambda exact=exact: exact, dtype)
+                _compare_own(errors, own, values, partial(_known, exact), dtype)
         _compare_own(errors, own, example, lambda: None if problem else _exact(wide[0], example), dtype)
     return errors, problem
+
+
+def _known(exact: Any) -> Any:
+    return exact
 
 
 def _runs(model: nn.Module, inputs: Inputs) -> str | None:
@@ -148,7 +153,7 @@ def _compare_own(
 
 
 def _exact(model: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
-    with _Float64():
+    with _Float64():  # type: ignore[no-untyped-call]  # torch's own is untyped
         return outputs(model, tuple(x.double() for x in inputs))
 
 
@@ -165,7 +170,7 @@ def _random(inputs: Inputs, seed: int) -> Inputs:
 
 
 class _Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own is untyped
-    """While inside, convolutions in float64 are computed by this package's engines; torch's take up to a hundred times as long."""
+    """While inside, large convolutions in float64 are computed by this package's engines; torch's are slow."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten.convolution.default:
@@ -173,7 +178,11 @@ class _Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's o
             products = weight[0].numel() * x.numel() // max(x.shape[1], 1) * weight.shape[0]
             plain = not transposed and x.is_cpu and x.ndim == weight.ndim
             if x.dtype == weight.dtype == torch.float64 and plain and products > MOST_BY_TORCH:
-                options = {"stride": tuple(stride), "padding": tuple(padding), "dilation": tuple(dilation)}
+                options: dict[str, Any] = {
+                    "stride": tuple(stride),
+                    "padding": tuple(padding),
+                    "dilation": tuple(dilation),
+                }
                 return correlate(x, weight, bias, groups=groups, **options)
         return func(*args, **(kwargs or {}))
 

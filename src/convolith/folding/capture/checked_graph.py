@@ -50,13 +50,13 @@ class Captured:
     calls: dict[str, Inputs] = field(default_factory=dict)
 
 
-class NoGraph(ConvolithError):
+class NoGraph(ConvolithError):  # noqa: N818 - an answer with its reason, as the others here
     """A model whose own code no graph follows; `reason` says why, without a remedy."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(
-            f"model cannot be captured: {reason}; fold its parts by themselves, or rewrite the line so that it asks for "
-            "neither values nor sizes"
+            f"model cannot be captured: {reason}; fold its parts by themselves, or rewrite the line so that it asks "
+            "for neither values nor sizes"
         )
         self.reason = reason
 
@@ -73,8 +73,8 @@ class Unlike(Exception):  # noqa: N818 - an answer: which guards came out otherw
 def capture(model: nn.Module, inputs: Inputs) -> Captured:
     """Record a model in evaluation; the graph gives the same outputs, bit for bit, at all sizes that are tried.
 
-    Every axis of the inputs, channels included, may take other sizes. A module whose code depends on values, or on sizes in a
-    way that a graph does not follow, is kept as one call; so is a module with hooks of the user's.
+    Every axis of the inputs, channels included, may take other sizes. A module whose code depends on values, or on
+    sizes in a way that a graph does not follow, is kept as one call; so is a module with hooks of the user's.
 
     Raises:
         NoGraph: a model whose own code is such, with the line.
@@ -103,7 +103,7 @@ def capture(model: nn.Module, inputs: Inputs) -> Captured:
             _keep(kept, reasons or recorder.record_.suspects or {"": str(problem)})
         except ConvolithError:
             raise
-        except Exception as problem:  # whatever the model's own code raises while it is recorded
+        except Exception as problem:  # noqa: BLE001 - whatever the model's own code raises while it is recorded
             module = recorder.failed or ""
             _keep(kept, {module: f"it cannot be recorded: {_first_line(problem)}"})
     raise NoGraph(next(reversed(kept.values())))
@@ -140,8 +140,8 @@ def _in_words(guard: Guard, shapes: str) -> str:
     }
     sides = ["a size" if isinstance(a, Size | SizeRatio) else str(a) for a in guard.args]
     return (
-        f"its code depends on whether {sides[0]} {signs[guard.function]} {sides[1]}: inputs of {shapes}, which were only "
-        "tried, take another way than the example"
+        f"its code depends on whether {sides[0]} {signs[guard.function]} {sides[1]}: inputs of {shapes}, which were "
+        "only tried, take another way than the example"
     )
 
 
@@ -168,7 +168,7 @@ class _References:
         self.pairs: list[tuple[Inputs, list[torch.Tensor]]] = []
 
     def compute(self) -> list[tuple[Inputs, list[torch.Tensor]]]:
-        """Return inputs and the model's outputs for them, the example first; those that it does not take are left out."""
+        """Return inputs that the model takes and its outputs for them, the example first."""
         if self.pairs:
             return self.pairs
         with torch.no_grad(), unchanged(self.model), warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Torch's functions, methods and attributes as a recorder sees them: what asks for sizes, what for values, what writes."""
+"""Torch's functions, methods and attributes, as a recorder sees them: which give sizes, give values, or write."""
 
 from __future__ import annotations
 

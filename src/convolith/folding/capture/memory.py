@@ -24,7 +24,7 @@ class Value:
 
 @dataclasses.dataclass(eq=False)
 class Write:
-    """A write in place that was recorded as an operator that does not write: its number, and the tensor before and after."""
+    """A write in place, recorded as an operator that does not write: its number, the tensor before and after."""
 
     number: int
     before: Value
@@ -49,7 +49,7 @@ def overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
         for t in (a, b)
     ]
     touched = torch.zeros(max(ends), dtype=torch.bool)
-    touched.as_strided(a.shape, a.stride(), a.storage_offset() - first).fill_(True)
+    touched.as_strided(a.shape, a.stride(), a.storage_offset() - first).fill_(value=1)
     return bool(touched.as_strided(b.shape, b.stride(), b.storage_offset() - first).any())
 
 

@@ -1,4 +1,4 @@
-"""Integers and floats that remember how they were computed from tensor sizes, so that a graph can compute them again."""
+"""Integers and floats that remember how they were computed from tensor sizes, so that a graph computes them again."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class SizeRatio(float):
         return _computed(self, math.trunc, (self,))
 
     def __bool__(self) -> bool:
-        return self != 0
+        return bool(self.__ne__(0))
 
     def __int__(self) -> int:
         found = _computed(self, math.trunc, (self,))
@@ -111,7 +111,7 @@ class SizeRatio(float):
         self._scribe.converted(self, float.__pos__(self))
         return float.__pos__(self)
 
-    __hash__ = float.__hash__
+    __hash__ = float.__hash__  # comparisons are defined below
 
     def __reduce__(self) -> Any:
         return float, (float.__pos__(self),)
@@ -160,6 +160,10 @@ def _arithmetic(function: Callable[..., Any], *, reflected: bool) -> Callable[[A
     return method
 
 
+def _divided(self: Any, other: Any) -> Any:
+    return self // other, self % other
+
+
 def _comparison(function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
     def method(self: Any, other: Any) -> Any:
         if not isinstance(other, int | float):
@@ -175,6 +179,6 @@ for kind in (Size, SizeRatio):
     for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
         setattr(kind, f"__{name}__", _arithmetic(getattr(operator, name), reflected=False))
         setattr(kind, f"__r{name}__", _arithmetic(getattr(operator, name), reflected=True))
-    kind.__divmod__ = lambda self, other: (self // other, self % other)
+    setattr(kind, "__divmod__", _divided)  # noqa: B010 - as the others
     for name in ("eq", "ne", "lt", "le", "gt", "ge"):
         setattr(kind, f"__{name}__", _comparison(getattr(operator, name)))

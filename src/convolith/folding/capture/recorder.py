@@ -1,8 +1,8 @@
-"""A call of a model, recorded as a graph: torch's layers by name, functions and methods as they are called, sizes as numbers.
+"""A call of a model, recorded as a graph: torch's layers by name, functions as they are called, sizes as numbers.
 
-A torch function mode sees every call, on the example's real tensors. Python code runs as usual; what it computes from sizes
-is recorded too. Writing in place is recorded as the operator without it wherever the rest of the model can be given
-the result instead.
+A torch function mode sees every call, on the example's real tensors. Python code runs as usual; what it computes from
+sizes is recorded too. Writing in place is recorded as the operator without it wherever the rest of the model can be
+given the result instead.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class WrittenElsewhere(Exception):  # noqa: N818 - as above
 
 @dataclasses.dataclass
 class Guard:
-    """A comparison of sizes that the model's code looked at: the recorded graph is right where it comes out the same."""
+    """A comparison of sizes that the model's code looked at: the graph is right where it comes out the same."""
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
@@ -91,7 +91,7 @@ class Recorder(TorchFunctionMode):
     """
 
     def __init__(self, model: nn.Module, kept: Collection[str], in_place: Collection[int], *, guess: bool) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch's own is untyped
+        super().__init__()
         self.model, self.kept, self.in_place, self.guess = model, kept, in_place, guess
         self.record_ = Record(Graph())
         self.graph = self.record_.graph
@@ -158,7 +158,9 @@ class Recorder(TorchFunctionMode):
         if self._paused:
             return
         self._lost[int(value)] = number
-        self.record_.guards.append(Guard(operator.eq, (number, value), True, self._module(), line_of_caller()))
+        self.record_.guards.append(
+            Guard(operator.eq, (number, value), result=True, module=self._module(), line=line_of_caller())
+        )
 
     # Calls of modules.
 
@@ -202,9 +204,11 @@ class Recorder(TorchFunctionMode):
     # Calls of functions and methods.
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
         if self._paused:
-            return func(*args, **kwargs)
+            return func(*args, **(kwargs or {}))
+        return self._function(func, args, kwargs or {})
+
+    def _function(self, func: Any, args: Any, kwargs: Any) -> Any:
         name = functions.name_of(func)
         if functions.is_assignment(func):
             raise NotRecorded(f"its code assigns to the attribute {name} of a tensor", self._module(), line_of_caller())

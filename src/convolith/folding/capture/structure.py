@@ -1,4 +1,4 @@
-"""A copy of a model to record: its own module objects, the model's own parameters, computed weights already computed."""
+"""A copy of a model to record: module objects of its own, the model's parameters, weights that are computed already."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _unparametrised(module: nn.Module) -> nn.Module:
 
     Torch's own function removes the weight from the class, which copies share with the user's module.
     """
-    made = shallow_copy(module)
+    made: nn.Module = shallow_copy(module)
     made.__class__ = type(module).__bases__[0]
     parametrizations: Any = made._modules.pop("parametrizations")
     with torch.no_grad():
@@ -119,7 +119,7 @@ def _is_installed(hook: Any) -> bool:
 
 def without_hooks(module: nn.Module) -> nn.Module:
     """Return the same module without its own hooks; those of its parts stay."""
-    bare = shallow_copy(module)
+    bare: nn.Module = shallow_copy(module)
     drop_hooks(bare)
     return bare
 
