@@ -88,7 +88,7 @@ def _write(target: Output, model: Any, inputs: tuple[Any, ...]) -> None:
 
     if target.path.suffix.lower() == ".pt2":
         doubled = tuple(torch.cat([x, x]) for x in inputs)
-        sizes = tuple({axis: Dim.AUTO for axis in range(x.ndim) if axis != 1} for x in doubled)
+        sizes = tuple(dict.fromkeys(range(x.ndim), Dim.AUTO) for x in doubled)
         try:
             program = torch.export.export(model, doubled, dynamic_shapes=sizes)
         except Exception as problem:  # torch raises whatever the model's own code does, and more

@@ -1,4 +1,4 @@
-"""`fold`: every chain and every set of branches of a model that is one convolution, made one, and proved."""
+"""`fold`: replace every chain and every set of branches of a model that equals one convolution, and prove it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from torch.fx import GraphModule
 
 from convolith.errors import ConvolithError
 from convolith.folding.capture import HOOKS, bookkeeping
+from convolith.folding.copies import own_module
 from convolith.folding.parts import fold_graph, fold_parts
 from convolith.folding.report import Report, Skipped
 from convolith.folding.sizes import Inputs, outputs, unchanged
 from convolith.folding.verification import verify
+from convolith.nn import revert
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,14 @@ def fold(
     measure: bool = False,
     everything: bool = False,
 ) -> Folded:
-    """Find every chain and every set of branches that is one convolution, and make it one, in a copy of the model.
+    """Return a copy of a model in which chains and branches that equal one convolution are replaced by it.
 
-    The model is captured as a graph of operators. Convolutions, norms, poolings, scales, shifts, padding, slices,
-    enlargement by whole factors and linear layers are convolutions all, whoever wrote them as whatever module: rows of
-    them are composed, and sums, differences and concatenations of those that begin at the same tensor are joined.
-    Each rewrite is exact at every batch and image size, borders included (with a border correction where a bias meets
-    zero padding), and kept where its products and calls take less time than before. The result is compared with the
-    model on the example and on random inputs of several sizes, in float64 and in its own dtype, before it is returned.
-    Hooks of the model run in this too.
+    The model is recorded as a graph of layers and functions. Convolutions, norms, poolings, scales, shifts, padding,
+    slices, enlargement by whole factors and linear layers are all convolutions: chains of them are composed, and sums,
+    differences and concatenations of those that begin at the same tensor are joined. Each rewrite is exact at every
+    batch and image size, borders included (with a border correction where a bias meets zero padding), and kept where its
+    products and calls take less time than before. Each is compared with what it replaces in float64, and the folded
+    model with the model on the example and on random inputs of other sizes. Hooks of the model run in this too.
 
     Rules: see `compose`, `convolith.algebra`; RepVGG (Ding et al. 2021), Diverse Branch Block (Ding et al. 2021),
     MobileOne (Vasu et al. 2023) and their kin are instances.
@@ -53,22 +54,25 @@ def fold(
         everything: make every rewrite, even where it does not pay.
 
     Returns:
-        `model`: a `torch.fx.GraphModule` of torch's own modules, with parameters of its own, which can be saved,
-        exported, compiled and trained on; a model whose own code depends on the data comes back as a copy with its
-        parts folded. `report`: see `Report`; print it.
+        `model`: a `torch.fx.GraphModule` of torch's own layers under the names that they had, with parameters of its
+        own; it can be saved, exported, compiled, converted and trained. A model whose own code depends on values, or on
+        sizes in a way that no graph follows, comes back as a copy with its parts folded. `report`: see `Report`; print
+        it.
 
     Raises:
-        ConvolithError: a model in training mode, with quantised modules, or one that cannot be captured (with the line
-            that stands in the way); an example that it does not take.
+        ConvolithError: a model in training mode, with quantised modules, compiled or exported by another tool, or one of
+            which nothing can be captured (with the line of its code); an example that it does not take.
 
     Example:
         >>> import torch
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU()).eval()
         >>> folded = fold(model, torch.zeros(1, 3, 16, 16))
         >>> [rewrite.nodes for rewrite in folded.report.rewrites]
-        [('conv2d', 'batch_norm')]
+        [('_0', '_1')]
     """
     inputs = _checked(model, example_input)
+    if any(type(module).__module__.startswith("convolith.nn") for module in model.modules()):
+        model = revert(own_module(model))  # torch's own layers are what comes out; they can be converted again
     options = {"measure": measure, "everything": everything}
     with unchanged(model):
         done = fold_graph(model, inputs, **options) or fold_parts(model, inputs, **options)

@@ -409,8 +409,10 @@ class Recorder(TorchFunctionMode):
             return torch.Size([self._axis(value.node, n, size) for n, size in enumerate(found)])
         if name == "numel" or name == "nelement":
             return number(found, self, lambda: self._add("call_method", "numel", (value.node,), {}))
-        axis = 0 if name == "__len__" else plain((*args[1:], *kwargs.values())[0])
-        return self._axis(value.node, axis % x.ndim, found)
+        if name == "__len__":  # Python makes a plain number of what this returns
+            self.converted(self._axis(value.node, 0, found), found)
+            return found
+        return self._axis(value.node, plain((*args[1:], *kwargs.values())[0]) % x.ndim, found)
 
     def _axis(self, node: Node, axis: int, size: int) -> Any:
         def make() -> Node:

@@ -126,7 +126,7 @@ def without_hooks(module: nn.Module) -> nn.Module:
 
 def shallow_copy(module: nn.Module) -> Any:
     """Return another module object with the same parameters and parts (parametrised ones refuse `copy.copy`)."""
-    made = type(module).__new__(type(module))
+    made = object.__new__(type(module))  # a graph module's own __new__ makes another class
     made.__dict__ = {key: copy.copy(value) if isinstance(value, dict) else value for key, value in vars(module).items()}
     return made
 
