@@ -35,7 +35,7 @@ def own_copy(source: GraphModule, dtype: torch.dtype, like: GraphModule | None =
         else:
             part = _own(operator.attrgetter(target)(source), memo)
             kind = dtype if like is None else node.meta.get("new") or dtype
-            parts[target] = part.to(kind) if isinstance(part, nn.Module) or part.is_floating_point() else part
+            parts[target] = _as(part, kind)
             if isinstance(part, nn.Parameter) and not isinstance(parts[target], nn.Parameter):
                 parts[target] = nn.Parameter(parts[target].detach(), part.requires_grad)
     _cast(graph, dtype, back=like is not None)
@@ -69,6 +69,16 @@ def _own(part: Any, memo: dict[int, Any]) -> Any:
         own = part.detach().clone(memory_format=torch.preserve_format)
         memo[id(part)] = nn.Parameter(own, part.requires_grad) if isinstance(part, nn.Parameter) else own
     return memo[id(part)]
+
+
+def _as(part: Any, dtype: torch.dtype) -> Any:
+    """Return a module (in place) or a tensor with floats of a dtype."""
+    if isinstance(part, torch.Tensor):
+        return part.to(dtype) if part.is_floating_point() else part
+    for tensor in (*part.parameters(), *part.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)  # scripted modules' copies are no leaves, which `to` warns of
+    return part
 
 
 def own_module(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
