@@ -325,6 +325,25 @@ def test_a_model_without_norms_keeps_its_layers_too():
     assert [type(module) for module in folded.children()] == [type(module) for module in model.children()]
 
 
+class Standardised(nn.Conv2d):
+    """A convolution whose weight is standardised and scaled by a parameter of its own."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.gain = nn.Parameter(torch.rand(args[1], 1, 1, 1))
+
+    def forward(self, x):
+        weight = functional.batch_norm(self.weight.reshape(1, len(self.weight), -1), None, None, training=True)
+        return functional.conv2d(x, weight.reshape_as(self.weight) * self.gain, self.bias, self.stride)
+
+
+def test_a_computed_weight_takes_the_place_of_what_it_is_computed_from():
+    model = randomised(nn.Sequential(Standardised(4, 6, 3), nn.GELU(), Standardised(6, 4, 3, 2), nn.BatchNorm2d(4)))
+    folded = cl.fold(model, torch.randn(X)).model
+    assert list(folded.state_dict()) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    check_same(model, folded, (2, 4, 9, 7))
+
+
 class Functional(nn.Module):
     """Calls of functions on parameters, one of which is computed."""
 

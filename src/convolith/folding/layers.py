@@ -22,7 +22,7 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def name_layers(working: GraphModule, values: Values) -> None:
     """Replace calls of functions on constant weights by layers, in place."""
     graph = working.graph
-    used = {str(n.target) for n in graph.nodes if n.op == "call_module"}
+    made_for: dict[Node, str] = {}
     for node in list(graph.nodes):
         called = operator_of(node) if node.op == "call_function" else None
         if called is None or called.target not in (*CONVOLVE, aten.batch_norm.default):
@@ -34,20 +34,30 @@ def name_layers(working: GraphModule, values: Values) -> None:
         made = _layer(called, [_parameter(working, a, values) if isinstance(a, Node) else a for a in others], node)
         if made is None:
             continue
-        name = base = _name(node, tensors)
-        number = 1
+        target = f"{NEW}{len(made_for)}"
+        put(working, target, made)
+        with graph.inserting_before(node):
+            call = graph.call_module(target, (x,))
+        weight = tensors[0] if tensors else x
+        call.meta = {**node.meta, "new": weight.meta.get("dtype")}
+        made_for[call] = _name(node, tensors)
+        node.replace_all_uses_with(call)
+        graph.erase_node(node)
+    graph.eliminate_dead_code(lambda n: bool(n.meta.get("writes")) or n.is_impure())
+    used = {str(n.target) for n in graph.nodes if n.op in ("call_module", "get_attr") and n not in made_for}
+    for call, base in made_for.items():
+        name, number = base, 1
         while any(f"{other}.".startswith(f"{name}.") for other in used):
             number += 1
             name = f"{base}_{number}"
         used.add(name)
-        put(working, name, made)
-        with graph.inserting_before(node):
-            call = graph.call_module(name, (x,))
-        weight = tensors[0] if tensors else x
-        call.meta = {**node.meta, "new": weight.meta.get("dtype")}
-        node.replace_all_uses_with(call)
-        graph.erase_node(node)
-    graph.eliminate_dead_code(lambda n: bool(n.meta.get("writes")) or n.is_impure())
+        layer = working.get_submodule(str(call.target))
+        call.target = name
+        put(working, name, layer)
+
+
+NEW = "named_by_folding.layer_"
+"""Where new layers are kept until the functions and weights are gone, whose names they take."""
 
 
 def _name(node: Node, tensors: list[Node]) -> str:

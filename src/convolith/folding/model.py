@@ -40,8 +40,8 @@ def fold(
     The model is recorded as a graph of layers and functions. Convolutions, norms, poolings, scales, shifts, padding,
     slices, enlargement by whole factors and linear layers are all convolutions: chains of them are composed, and sums,
     differences and concatenations of those that begin at the same tensor are joined. Each rewrite is exact at every
-    batch and image size, borders included (with a border correction where a bias meets zero padding), and kept where its
-    products and calls take less time than before. Each is compared with what it replaces in float64, and the folded
+    batch and image size, borders included (with a border correction where a bias meets zero padding), and kept where
+    its products and calls take less time than before. Each is compared with what it replaces in float64, and the folded
     model with the model on the example and on random inputs of other sizes. Hooks of the model run in this too.
 
     Rules: see `compose`, `convolith.algebra`; RepVGG (Ding et al. 2021), Diverse Branch Block (Ding et al. 2021),
@@ -60,7 +60,7 @@ def fold(
         it.
 
     Raises:
-        ConvolithError: a model in training mode, with quantised modules, compiled or exported by another tool, or one of
+        ConvolithError: a model in training mode, with quantised modules, compiled or exported by another tool, or of
             which nothing can be captured (with the line of its code); an example that it does not take.
 
     Example:

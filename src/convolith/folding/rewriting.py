@@ -17,7 +17,7 @@ from convolith.folding.capture import Captured
 from convolith.folding.copies import own_copy, put, with_own_graph
 from convolith.folding.gate import Times, measured
 from convolith.folding.layers import name_layers
-from convolith.folding.lowering import aten, called_module, module_path
+from convolith.folding.lowering import aten, called_module, module_path, operator_of
 from convolith.folding.mutations import settle
 from convolith.folding.norms import norms_left, spread_norms
 from convolith.folding.pieces import CONVOLVE, IDLE, READERS, Values, shape_of
@@ -188,13 +188,11 @@ def _names(working: GraphModule, taken: list[Way]) -> list[str]:
     found: list[str] = []
     for way in taken:
         layers = [n for n in way.nodes if target_of(n) in CONVOLVE]
-        paths = list(dict.fromkeys(module_path(n) for n in sorted(way.nodes) if module_path(n)))
-        own = [str(n.target) for n in layers if n.op == "call_module"]
-        calls = [n for n in working.graph.nodes if n.op == "call_module" and own and str(n.target) == own[0]]
-        gone = all(set(readers(n)) <= set(way.nodes) for n in layers if n is not way.nodes[-1])
-        if len(layers) == 1 and len(calls) == 1 and gone and not _transposes(layers[0], way):
-            found.append(own[0])
+        own = module_path(layers[0]) if len(layers) == 1 else ""
+        if own and _is_free(working, way, layers[0], own) and not _transposes(layers[0], way):
+            found.append(own)
             continue
+        paths = list(dict.fromkeys(module_path(n) for n in sorted(way.nodes) if module_path(n)))
         parent = _common(paths)
         name = base = f"{parent}.folded" if parent else "folded"
         number = 1
@@ -205,9 +203,23 @@ def _names(working: GraphModule, taken: list[Way]) -> list[str]:
     return found
 
 
+def _is_free(working: GraphModule, way: Way, layer: Node, name: str) -> bool:
+    """Return whether nothing else is computed by a layer, or by the module whose code calls it as a function."""
+    if layer is not way.nodes[-1] and not set(readers(layer)) <= set(way.nodes):
+        return False
+    calls = [n for n in working.graph.nodes if n.op == "call_module" and f"{n.target}.".startswith(f"{name}.")]
+    alike = [
+        n
+        for n in working.graph.nodes
+        if n.op == "call_function" and module_path(n) == name and target_of(n) in CONVOLVE
+    ]
+    return [n for n in (*calls, *alike) if n is not layer] == []
+
+
 def _transposes(layer: Node, way: Way) -> bool:
     """Return whether a way is a transposed convolution and its layer is none, or the other way round."""
-    return isinstance(called_module(layer), nn.modules.conv._ConvTransposeNd) is not way.affine.conv.transposed
+    called = operator_of(layer)
+    return called is not None and ("transpose" in str(called.target)) is not way.affine.conv.transposed
 
 
 def _common(paths: list[str]) -> str:
