@@ -319,7 +319,9 @@ def test_layers_keep_their_names_and_convert():
 
 
 def test_a_model_without_norms_keeps_its_layers_too():
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU(), nn.Conv2d(8, 8, 3), nn.PReLU(), nn.ConvTranspose2d(8, 3, 2)).eval()
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.GELU(), nn.Conv2d(8, 8, 3), nn.PReLU(), nn.ConvTranspose2d(8, 3, 2)
+    ).eval()
     folded = cl.fold(model, torch.randn(1, 3, 16, 16)).model
     assert list(folded.state_dict()) == list(model.state_dict())
     assert [type(module) for module in folded.children()] == [type(module) for module in model.children()]
@@ -420,11 +422,15 @@ def test_code_that_stays_and_makes_tensors_is_compared_in_its_own_dtype():
     check_same(model, folded.model, (2, 4, 9, 7))
 
 
-@pytest.mark.parametrize("norm", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm])
+@pytest.mark.parametrize(
+    "norm", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm]
+)
 def test_weights_that_are_computed_from_others_are_computed_once(norm):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = randomised(nn.Sequential(norm(nn.Conv2d(4, 4, 3)), nn.ReLU(), norm(nn.Conv2d(4, 4, 3)), nn.BatchNorm2d(4)))
+        model = randomised(
+            nn.Sequential(norm(nn.Conv2d(4, 4, 3)), nn.ReLU(), norm(nn.Conv2d(4, 4, 3)), nn.BatchNorm2d(4))
+        )
     expected = model(torch.ones(X))
     folded = cl.fold(model, torch.randn(X))
     assert folded.report.norms_after == 0
@@ -466,9 +472,26 @@ FOLDS = {
     "the border of a layer": (border_of_a_layer, 1),
     "a sum with its own product": (lambda m, x: (lambda a: m.d(a) + a)(m.c(x)), 1),
     "a sum with its own norm": (lambda m, x: (lambda a: a + m.b(a))(m.c(x)), 1),
-    "beside its own norm": (lambda m, x: (lambda a: functional.conv2d(torch.cat([a, m.b(a)], 1), m.d.weight.repeat(1, 2, 1, 1)))(m.c(x)), 1),
-    "a norm of two side by side": (lambda m, x: functional.batch_norm(torch.cat([m.c(x), m.d(x)], 1), m.b.running_mean.repeat(2), m.b.running_var.repeat(2)), 1),
-    "a norm of a part": (lambda m, x: torch.cat([(p := m.c(x).split(2, 1))[0].tanh(), functional.batch_norm(p[1], m.b.running_mean[:2], m.b.running_var[:2])], 1), 1),
+    "beside its own norm": (
+        lambda m, x: (lambda a: functional.conv2d(torch.cat([a, m.b(a)], 1), m.d.weight.repeat(1, 2, 1, 1)))(m.c(x)),
+        1,
+    ),
+    "a norm of two side by side": (
+        lambda m, x: functional.batch_norm(
+            torch.cat([m.c(x), m.d(x)], 1), m.b.running_mean.repeat(2), m.b.running_var.repeat(2)
+        ),
+        1,
+    ),
+    "a norm of a part": (
+        lambda m, x: torch.cat(
+            [
+                (p := m.c(x).split(2, 1))[0].tanh(),
+                functional.batch_norm(p[1], m.b.running_mean[:2], m.b.running_var[:2]),
+            ],
+            1,
+        ),
+        1,
+    ),
     "a slope of one": (lambda m, x: m.b(functional.leaky_relu(m.c(x), 1.0)), 1),
     "dropout between": (lambda m, x: m.b(functional.dropout2d(m.c(x), 0.5, False)), 1),
     "a stack of norms": (lambda m, x: m.b2(m.b(m.c(x))), 1),
@@ -488,7 +511,11 @@ def test_what_folds_and_folds_no_further(name):
     check_same(model, folded.model, X, (2, 4, 9, 7))
     again = cl.fold(folded.model, torch.randn(X))
     assert again.report.convolutions_after == convolutions
-    assert [rewrite for rewrite in again.report.rewrites if rewrite.multiplications_after < 0.9 * rewrite.multiplications_before] == []
+    assert [
+        rewrite
+        for rewrite in again.report.rewrites
+        if rewrite.multiplications_after < 0.9 * rewrite.multiplications_before
+    ] == []
     check_same(model, again.model, (2, 4, 9, 7))
 
 
@@ -555,7 +582,9 @@ def test_a_scripted_part_stays_and_what_lies_around_it_folds():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         part = torch.jit.script(nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU()).eval())
-    model = randomised(nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), part, nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)))
+    model = randomised(
+        nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), part, nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+    )
     folded = cl.fold(model, torch.randn(X))
     assert folded.report.norms_after == 0
     check_same(model, folded.model, (2, 4, 9, 7))
