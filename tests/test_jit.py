@@ -29,9 +29,17 @@ DEEP = ConvSpec(in_channels=16, out_channels=16, size=(30, 30), kernel_size=3, p
 def fresh(monkeypatch, tmp_path):
     """A cache directory of one's own, no code in this process, and warnings that are said again."""
     monkeypatch.setenv("CONVOLITH_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(compiling, "_routines", {})
+    forget()
+    yield tmp_path / "cache"
+    forget()
+
+
+def forget():
+    """Forget the code of this process, the layouts that refer to it, and which warnings were said."""
+    compiling._routines.clear()
+    direct._ready.cache_clear()
+    winograd._ready.cache_clear()
     cache._warn.cache_clear()
-    return tmp_path / "cache"
 
 
 def run() -> torch.Tensor:
@@ -43,7 +51,7 @@ def test_code_is_kept_for_the_owner_alone_and_found_again(fresh, monkeypatch):
     first = run()
     (kept,) = fresh.glob("*.o")
     assert fresh.stat().st_mode & 0o777 == 0o700
-    compiling._routines.clear()
+    forget()
     monkeypatch.setattr(compiling, "written", lambda *a: pytest.fail("compiled although it was kept"))
     assert torch.equal(run(), first)
     assert kept.exists()
@@ -55,8 +63,7 @@ def test_a_damaged_object_costs_a_warning_and_a_compilation(fresh):
     content = kept.read_bytes()
     for damaged in (content[: len(content) // 2], b"", content[:40] + bytes([content[40] ^ 1]) + content[41:]):
         kept.write_bytes(damaged)
-        compiling._routines.clear()
-        cache._warn.cache_clear()
+        forget()
         with pytest.warns(RuntimeWarning, match="is damaged"):
             assert torch.equal(run(), first)
         assert kept.read_bytes() == content
