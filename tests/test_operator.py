@@ -16,12 +16,13 @@ GEOMETRY = ([1, 1], [1, 1, 1, 1], [1, 1], 1, "zeros", "default", "auto")
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_operator_passes_torchs_own_checks(bias):
-    x, k = torch.randn(2, 4, 9, 8, requires_grad=True), torch.randn(6, 4, 3, 3, requires_grad=True)
-    b = torch.randn(6, requires_grad=True) if bias else None
+    wide = {"dtype": torch.float64}  # a kernel that comes again may be computed by another engine, with other last bits
+    x, k = torch.randn(2, 4, 9, 8, requires_grad=True, **wide), torch.randn(6, 4, 3, 3, requires_grad=True, **wide)
+    b = torch.randn(6, requires_grad=True, **wide) if bias else None
     torch.library.opcheck(_correlate, (x, k, b, *GEOMETRY))
     last = x.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
     torch.library.opcheck(_correlate, (last, k, b, *GEOMETRY))
-    grad = torch.randn(2, 6, 9, 8)
+    grad = torch.randn(2, 6, 9, 8, **wide)
     bare = None if b is None else b.detach()
     for given in (x.detach(), last.detach()):
         torch.library.opcheck(_backward, (grad, given, k.detach(), bare, *GEOMETRY, [True, True, bias]))

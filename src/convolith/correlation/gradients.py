@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import torch
 
 from convolith.arrays import Operands
-from convolith.dtypes import HALVES, is_float
+from convolith.dtypes import COMPLEX, HALVES, is_float
 from convolith.engines import aten, lags
 from convolith.engines.padding import pad
 from convolith.engines.protocol import torch_dtype
-from convolith.jit import with_living_threads
+from convolith.jit import is_forked, with_living_threads
 from convolith.planner import Plan, computed, plan
 from convolith.planner import gradients as planned
 from convolith.planner.kept import Choose, once, prepared
@@ -94,7 +94,9 @@ def recording(spec: ConvSpec, accuracy: str, engine: str, wanted: tuple[bool, bo
         last: whether the input is in channels_last.
     """
     chosen = plan(spec, accuracy=accuracy, engine=engine)
-    straight = aten.straight_operator(spec) if accuracy in ("default", "fast") else None
+    views = spec.axes == 1 or spec.out_dtype in COMPLEX  # are what torch's own operator and its gradients give
+    own = accuracy in ("default", "fast") and not views and not is_forked()  # its backward pass would hang in a child
+    straight = aten.straight_operator(spec) if own else None
     if engine == aten.contiguous.name and straight is not None:
         return straight
     if engine == "auto" and straight is not None and not planned.pays(chosen, wanted, last=last):

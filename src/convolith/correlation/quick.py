@@ -22,7 +22,7 @@ from convolith.planner.kept import Choose, prepared
 from convolith.planner.plan import compute
 from convolith.planner.stored import generation
 from convolith.spec import ConvSpec
-from convolith.torch_private import without_batch
+from convolith.torch_private import is_view, without_batch
 
 MOST_CALLS = 4096
 PLAIN = (torch.Tensor, torch.nn.Parameter)
@@ -113,6 +113,8 @@ def _run(call: Call, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None
         x = x[None]
     if call.straight is not None:
         y = call.straight(x, k, bias)
+        if not y.requires_grad and is_view(y):  # torch's own on one axis
+            y = y.data
     else:
         kept = prepared(call.plan, k.detach(), call.choose)
         y = compute(kept.plan, kept.state, x.detach(), None if bias is None else bias.detach())

@@ -2,6 +2,6 @@
 
 from convolith.jit.compile import Routine, routine
 from convolith.jit.target import Target, host
-from convolith.jit.threads import scratch, thread_count, with_living_threads
+from convolith.jit.threads import is_forked, scratch, thread_count, with_living_threads
 
-__all__ = ["Routine", "Target", "host", "routine", "scratch", "thread_count", "with_living_threads"]
+__all__ = ["Routine", "Target", "host", "is_forked", "routine", "scratch", "thread_count", "with_living_threads"]

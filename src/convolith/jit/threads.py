@@ -55,6 +55,11 @@ def pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="convolith")
 
 
+def is_forked() -> bool:
+    """Return whether this process is a child that was forked."""
+    return _forked
+
+
 def thread_count() -> int:
     """How many threads a region gets: what torch was told, and one after a fork."""
     return 1 if _forked else torch.get_num_threads()
