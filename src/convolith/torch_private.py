@@ -344,3 +344,12 @@ def uncompiled(function: Any) -> Any:
     """Return what `torch.compile` was given to make a function, or the function itself where it is not compiled."""
     original = getattr(function, "_torchdynamo_orig_callable", None)
     return original if callable(original) else function
+
+
+def is_overload(value: Any) -> bool:
+    """Return whether a value is one of torch's operators in one of its signatures, as `torch.ops.aten.relu.default`."""
+    return isinstance(value, torch._ops.OpOverload)
+
+
+GRAPH_ASSERT = torch._assert
+"""The function by which a graph, and what is exported from it, checks a condition."""

@@ -16,7 +16,7 @@ from convolith.folding.modules import PLAIN, TRANSPOSED
 from convolith.folding.pieces import CONVOLVE, Values
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-"""By the number of spatial axes."""
+"""Batch norms by the number of spatial axes."""
 
 
 def name_layers(working: GraphModule, values: Values) -> None:
@@ -57,7 +57,7 @@ def name_layers(working: GraphModule, values: Values) -> None:
 
 
 NEW = "named_by_folding.layer_"
-"""Where new layers are kept until the functions and weights are gone, whose names they take."""
+"""Place of new layers until the functions and weights whose names they take are gone."""
 
 
 def _name(node: Node, tensors: list[Node]) -> str:

@@ -11,6 +11,8 @@ from torch import nn
 from torch.fx import Node
 from torch.nn import functional
 
+from convolith.torch_private import is_overload
+
 aten = torch.ops.aten
 
 
@@ -30,7 +32,7 @@ def operator_of(node: Node) -> Operator | None:
             return None
         found = lower(module)
         return None if found is None else Operator(found.target, (node.args[0], *found.args))
-    if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
+    if node.op == "call_function" and is_overload(node.target):
         return None if node.kwargs else Operator(node.target, tuple(node.args))
     name = str(node.target) if node.op == "call_method" else FUNCTIONS.get(node.target)
     read = CALLS.get(name or "") if node.op in ("call_method", "call_function") else None

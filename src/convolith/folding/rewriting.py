@@ -144,8 +144,8 @@ def _record_shapes(captured: Captured, working: GraphModule) -> None:
     """Note on each node of the copy its shape for the example, if it has as many channels for all inputs."""
     for old, new in zip(captured.module.graph.nodes, working.graph.nodes, strict=True):
         shapes = [found.get(old.name) for found in captured.shapes]
-        alike = {shape and (len(shape), *shape[1:2]) for shape in shapes}
-        new.meta["example_shape"] = shapes[0] if len(alike) == 1 else None
+        channels = {shape and (len(shape), *shape[1:2]) for shape in shapes}
+        new.meta["example_shape"] = shapes[0] if len(channels) == 1 else None
         new.meta["shape"] = shapes[0]
 
 
@@ -208,12 +208,12 @@ def _is_free(working: GraphModule, way: Way, layer: Node, name: str) -> bool:
     if layer is not way.nodes[-1] and not set(readers(layer)) <= set(way.nodes):
         return False
     calls = [n for n in working.graph.nodes if n.op == "call_module" and f"{n.target}.".startswith(f"{name}.")]
-    alike = [
+    others = [
         n
         for n in working.graph.nodes
         if n.op == "call_function" and module_path(n) == name and target_of(n) in CONVOLVE
     ]
-    return [n for n in (*calls, *alike) if n is not layer] == []
+    return [n for n in (*calls, *others) if n is not layer] == []
 
 
 def _transposes(layer: Node, way: Way) -> bool:
@@ -244,7 +244,7 @@ def _replace(working: GraphModule, way: Way, name: str, made: nn.Module) -> None
 
 
 REPLACED = "replaced_by_folding."
-"""Where new layers are kept until the old ones are gone, whose names they take."""
+"""Place of new layers until the old ones whose names they take are gone."""
 
 
 def _learns(working: GraphModule, way: Way) -> bool:

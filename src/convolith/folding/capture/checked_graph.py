@@ -20,6 +20,7 @@ from convolith.folding.capture.numbers import Size, SizeRatio
 from convolith.folding.capture.recorder import Guard, NotRecorded, Opaque, Record, Recorder, WrittenElsewhere
 from convolith.folding.capture.structure import compute_weights, hooked, hooks_of, structural_copy, without_hooks
 from convolith.folding.sizes import Inputs, outputs, result_of, unchanged, variations
+from convolith.torch_private import GRAPH_ASSERT
 
 MOST_ATTEMPTS = 24
 """Recordings of one model: each keeps more modules as they are, or more writes in place."""
@@ -161,7 +162,7 @@ def _recordable(model: nn.Module, kept: Collection[str]) -> nn.Module:
 
 
 class _References:
-    """What a model gives for the example and for others, called as seldom as possible."""
+    """Outputs of a model for the example and for other inputs, computed once."""
 
     def __init__(self, model: nn.Module, inputs: Inputs) -> None:
         self.model, self.inputs = model, inputs
@@ -206,7 +207,7 @@ def _checked(references: _References, record: Record, kept: dict[str, str]) -> C
         except Exception:  # noqa: BLE001 - a size that the recorded way does not take
             found = None
         flipped = {name for name, guard in guards.items() if name in run.seen and run.seen[name][0] != guard.result}
-        if found is None or not alike(expected, found):
+        if found is None or not equal(expected, found):
             raise Unlike([tuple(x.shape) for x in inputs], [guards[name] for name in flipped])
         harmless |= flipped
         runs.append(run)
@@ -257,7 +258,7 @@ def _check(graph: torch.fx.Graph, node: Node, guard: Guard) -> None:
         f"this model was folded for sizes at which the code at {guard.line} goes the way that it goes for the example"
     )
     with graph.inserting_after(wanted):
-        graph.call_function(torch._assert, (wanted, words))
+        graph.call_function(GRAPH_ASSERT, (wanted, words))
 
 
 def _graph_module(record: Record) -> GraphModule:
@@ -298,7 +299,7 @@ class _Run(Interpreter):
         return result
 
 
-def alike(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+def equal(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
     """Return whether two lists of outputs are equal, bit for bit."""
     return len(first) == len(second) and all(map(_same, first, second))
 

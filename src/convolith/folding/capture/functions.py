@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 
+from convolith.torch_private import is_overload
+
 SIZES = {"shape", "size", "numel", "nelement", "__len__"}
-"""What gives sizes, which are recorded."""
+"""Attributes and methods that give sizes, which are recorded."""
 VALUES = {
     *("item", "tolist", "numpy", "equal", "allclose", "is_nonzero", "__array__", "__contains__", "__format__"),
     *("__bool__", "__int__", "__float__", "__index__", "__complex__", "__deepcopy__", "__reduce_ex__", "__repr__"),
 }
-"""What gives values, which a graph cannot depend on."""
+"""Functions and methods that give values, on which a graph cannot depend."""
 QUERIES = {
     *(
         "dtype",
@@ -34,9 +36,9 @@ QUERIES = {
     *("is_shared", "is_pinned", "get_device", "names", "nbytes", "untyped_storage", "storage", "_version"),
     *("is_conj", "is_neg", "is_inference", "is_coalesced", "has_names", "is_set_to", "_is_view", "__hash__", "_base"),
 }
-"""What gives something else than tensors, the same at every size."""
+"""Attributes and methods that give properties which are the same at every size."""
 CASTS = {"to", "float", "double", "half", "bfloat16", "type", "type_as"}
-"""What may give the tensor itself."""
+"""Conversions, which give the tensor itself where there is nothing to convert."""
 OPERATORS: dict[str, tuple[Any, bool]] = {
     "__getitem__": (operator.getitem, False),
     "__setitem__": (operator.setitem, False),
@@ -81,7 +83,7 @@ def without_writing(func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, 
     """
     if "out" in kwargs or name in ("copy_", "__setitem__", "set_", "resize_", "zero_", "fill_", "normal_", "uniform_"):
         return None
-    if isinstance(func, torch._ops.OpOverload):
+    if is_overload(func):
         return _other_overload(func, args, kwargs)
     if is_method(func) and name.startswith("__i") and name.endswith("__"):
         other = f"__{name[3:]}"

@@ -61,7 +61,7 @@ class Guard:
 
 @dataclasses.dataclass
 class Record:
-    """What was recorded.
+    """The graph of one call, and what it refers to.
 
     Attributes:
         graph: its nodes have in `meta`: module, line, constant (depends on no input), memory (the number of the memory
@@ -172,7 +172,7 @@ class Recorder(TorchFunctionMode):
             if not (name in self.kept or (name and is_leaf(module))):
                 return forward(*args, **kwargs)
             return self._as_one(name, module, forward, args, kwargs)
-        except Exception:
+        except Exception:  # of the model's own code, or an answer of ours: it goes on as it is
             self.failed = name if self.failed is None else self.failed  # the innermost module
             raise
         finally:
@@ -268,8 +268,8 @@ class Recorder(TorchFunctionMode):
         target = written[0]
         write = self._writes = self._writes + 1
         other = functions.without_writing(func, name, args, kwargs)
-        alike = all(t.dtype == target.dtype or not t.ndim for t in given)
-        free = alike and len(written) == 1 and target is given[0] and not self._is_state(target)
+        same_dtype = all(t.dtype == target.dtype or not t.ndim for t in given)
+        free = same_dtype and len(written) == 1 and target is given[0] and not self._is_state(target)
         if other is None or not free or write in self.in_place:
             node = self._node_of(func, name, args, kwargs)
             for tensor in written:
