@@ -254,6 +254,9 @@ READERS = {
     "gate": lambda y, x: y.mul_(y.mean((2, 3), keepdim=True)),
     "gated and added": lambda y, x: y.__imul__(x.sigmoid()).__iadd__(x),
     "a view before": lambda y, x: (y.view(y.size(0), -1), y.mul_(2))[0],
+    "a view before two writes": lambda y, x: (y.flatten(1), y.mul_(2), y.add_(1), y.relu_())[0],
+    "a view of a view": lambda y, x: (y[:, 1:].flatten(2), y.mul_(2), y.sub_(1))[0],
+    "a module that writes": lambda y, x: (y.flatten(1), nn.ReLU(inplace=True)(y), y.mul_(3))[0],
     "half written": lambda y, x: (y.chunk(2, 1)[0].mul_(2), y)[1],
 }
 

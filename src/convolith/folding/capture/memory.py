@@ -20,6 +20,8 @@ class Value:
     view_of: Value | None = None
     outdated: Write | None = None
     """The write that replaced what it reads, if one did."""
+    successor: Value | None = None
+    """What stands for the tensor since it was written to."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -29,6 +31,14 @@ class Write:
     number: int
     before: Value
     after: Value
+
+    @property
+    def latest(self) -> Value:
+        """Return what stands for the tensor now; it may have been written to again."""
+        value = self.after
+        while value.successor is not None:
+            value = value.successor
+        return value
 
 
 def share_memory(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -191,8 +191,8 @@ class Recorder(TorchFunctionMode):
         node = self._add("call_module", name, own_args, own_kwargs)
         if written:
             write = self._writes = self._writes + 1
-            plain_write = written == given[:1] and hasattr(module, "inplace") and not self._is_state(written[0])
-            if plain_write and write not in self.in_place:
+            first = len(written) == 1 and written[0] is given[0] and not self._is_state(written[0])
+            if first and hasattr(module, "inplace") and write not in self.in_place:
                 self._writers.add(name)
                 node.meta["was_in_place"] = True
                 self._replaces(given[0], node)
@@ -297,7 +297,7 @@ class Recorder(TorchFunctionMode):
         """Let a node stand for a tensor that was written to; views of its memory are recomputed when they are read."""
         old = self._value(tensor)
         _, values = self._memories.pop(tensor.untyped_storage().data_ptr(), (0, []))
-        fresh = self._note(tensor, node)
+        fresh = old.successor = self._note(tensor, node)
         with self._pause():
             self._outdate(values, old, fresh, tensor, node)
 
@@ -322,7 +322,7 @@ class Recorder(TorchFunctionMode):
             return value.node
         if parent is None or (parent is not write.before and parent.outdated is None):
             raise WrittenElsewhere(write.number)
-        source = write.after.node if parent is write.before else self._recomputed(parent)
+        source = write.latest.node if parent is write.before else self._recomputed(parent)
         made = self._again(value.node, parent.node if parent is write.before else source, source)
         if made is value.node:
             raise WrittenElsewhere(write.number)
