@@ -86,11 +86,11 @@ def train_step(name: str, spec: ConvSpec, rounds: int) -> Race:
         spec.in_channels,
         spec.out_channels,
         spec.kernel_size,  # type: ignore[arg-type]  # two of them
-        stride=spec.stride,  # type: ignore[arg-type]
-        padding=tuple(before for before, _ in spec.padding),  # type: ignore[arg-type]
+        stride=spec.stride,  # type: ignore[arg-type]  # as many numbers as axes
+        padding=tuple(before for before, _ in spec.padding),  # type: ignore[arg-type]  # as above
         groups=spec.groups,
     )
-    ours = cl.nn.convert(torch.nn.Sequential(copy.deepcopy(theirs)))[0]  # type: ignore[index]
+    ours = cl.nn.convert(torch.nn.Sequential(copy.deepcopy(theirs)))[0]  # type: ignore[index]  # a Sequential stays one
     grad = torch.randn(spec.output_shape, generator=torch.Generator().manual_seed(1))
     operands = make_operands(spec)
     runners = {

@@ -240,7 +240,7 @@ def _gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     results = tensors(model(x))
     draw = partial(torch.randn, generator=generator, dtype=torch.float64)
     losses = [(y * draw(y.shape)).mean() for y in results if y.requires_grad]
-    torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
+    torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]  # torch's own
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 

@@ -27,11 +27,11 @@ from convolith.spec import ConvSpec
 from convolith.torch_private import is_view
 
 Compute = Callable[..., torch.Tensor]
-"""Of x, the kernel and the bias."""
+"""Function of x, the kernel and the bias."""
 
 
 class Node(NamedTuple):
-    """What our node in autograd's graph computes."""
+    """Plan and kernel-dependent choice of a node in the autograd graph."""
 
     plan: Plan
     choose: Choose | None

@@ -210,31 +210,31 @@ class LazyConv1d(_Computed, torch.nn.LazyConv1d):  # type: ignore[misc]  # torch
     cls_to_become = Conv1d
 
 
-class LazyConv2d(_Computed, torch.nn.LazyConv2d):  # type: ignore[misc]
+class LazyConv2d(_Computed, torch.nn.LazyConv2d):  # type: ignore[misc]  # two bases with one attribute
     """`torch.nn.LazyConv2d`, which becomes a `Conv2d` of Convolith with its first input."""
 
     cls_to_become = Conv2d
 
 
-class LazyConv3d(_Computed, torch.nn.LazyConv3d):  # type: ignore[misc]
+class LazyConv3d(_Computed, torch.nn.LazyConv3d):  # type: ignore[misc]  # two bases with one attribute
     """`torch.nn.LazyConv3d`, which becomes a `Conv3d` of Convolith with its first input."""
 
     cls_to_become = Conv3d
 
 
-class LazyConvTranspose1d(_Computed, torch.nn.LazyConvTranspose1d):  # type: ignore[misc]
+class LazyConvTranspose1d(_Computed, torch.nn.LazyConvTranspose1d):  # type: ignore[misc]  # two bases with one attribute
     """`torch.nn.LazyConvTranspose1d`, which becomes a `ConvTranspose1d` of Convolith with its first input."""
 
     cls_to_become = ConvTranspose1d
 
 
-class LazyConvTranspose2d(_Computed, torch.nn.LazyConvTranspose2d):  # type: ignore[misc]
+class LazyConvTranspose2d(_Computed, torch.nn.LazyConvTranspose2d):  # type: ignore[misc]  # two bases with one attribute
     """`torch.nn.LazyConvTranspose2d`, which becomes a `ConvTranspose2d` of Convolith with its first input."""
 
     cls_to_become = ConvTranspose2d
 
 
-class LazyConvTranspose3d(_Computed, torch.nn.LazyConvTranspose3d):  # type: ignore[misc]
+class LazyConvTranspose3d(_Computed, torch.nn.LazyConvTranspose3d):  # type: ignore[misc]  # two bases with one attribute
     """`torch.nn.LazyConvTranspose3d`, which becomes a `ConvTranspose3d` of Convolith with its first input."""
 
     cls_to_become = ConvTranspose3d
