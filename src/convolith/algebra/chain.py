@@ -97,7 +97,7 @@ def compose(first: Conv, second: Conv) -> Composition:
     )
     name = weight_dtype(first.dtype, second.dtype)
     product = composed(first, second, working_dtype(name), steps, dilation)
-    check_range(product, largest(first, second, steps, dilation), name)
+    check_range(product, lambda: largest(first, second, steps, dilation), name)
     exact, reason = borders.exactness(first, second)
     mode = first.padding_mode if borders.is_padded(first) else second.padding_mode
     options = {"stride": stride, "padding": padding, "dilation": dilation, "padding_mode": mode}
@@ -112,7 +112,7 @@ def _transposed(first: Conv, second: Conv) -> Composition:
     found = transposed.rule(first, second)
     dense = transposed.composed(first, second, working_dtype(name), found)
     product = dense._replace(weight=grouped(dense.weight, gcd(first.groups, second.groups)))
-    check_range(product, product, name)
+    check_range(product, lambda: product, name)
     options = {name: getattr(found, name) for name in ("stride", "padding", "dilation", "output_padding")}
     conv = _delivered(first, second, product, name, {**options, "transposed": True})
     return Composition(first, second, conv, found.exact, found.reason)

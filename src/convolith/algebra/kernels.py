@@ -83,26 +83,41 @@ def _product(
     """`K[t] = sum over steps*j + d1*i = t of W2[j] @ W1[i]`, and `b2 + sum over j of W2[j] @ b1`, by shared groups."""
     b1, b2 = (None if c.bias is None else lift(c.bias) for c in (first, second))
     shared, taps = gcd(first.groups, second.groups), len(first.kernel_size)
-    W1, W2 = _blocks(lift(first.weight), first, shared), _blocks(lift(second.weight), second, shared)
-    if rescales(second):  # as norms do: a factor for each output, without a product of matrices
-        K = W1 * lift(second.weight).reshape(shared, -1, *(1,) * (taps + 1))
-    elif rescales(first):
-        K = W2 * lift(first.weight).reshape(shared, 1, -1, *(1,) * taps)
-    else:
-        channels = (shared, W2.shape[1], W1.shape[2])
-        K = crossed(W1, W2, first.dilation, steps, dilation, "ghc...,goh->goc...", channels)
+    W1, W2 = lift(first.weight), lift(second.weight)
     if b1 is not None:
-        carried = torch.einsum("goh,gh->go", W2.flatten(3).sum(3), b1.reshape(shared, -1)).flatten()
-        b2 = carried if b2 is None else carried + b2
+        by_group = (second.groups, -1, second.in_channels // second.groups)
+        carried = torch.einsum("goh,gh->go", W2.flatten(2).sum(2).reshape(by_group), b1.reshape(second.groups, -1))
+        b2 = carried.flatten() if b2 is None else carried.flatten() + b2
+    if rescales(second):  # as norms do: a factor for each output, without a product of matrices
+        return Factor(W1 * W2, b2)
+    if rescales(first):
+        factors = W1.reshape(second.groups, 1, -1, *(1,) * taps)
+        return Factor((_parted(W2, second.groups) * factors).flatten(0, 1), b2)
+    groups = max(first.groups, second.groups)
+    within = groups // shared
+    if second.groups == shared:  # each group of the second reads several of the first's: their kernels side by side
+        W1 = _parted(W1, groups)
+        W2 = _parted(W2, shared).reshape(shared, -1, within, W1.shape[1], *W2.shape[2:]).transpose(1, 2).flatten(0, 1)
+    elif first.groups == shared:  # several groups of the second read one of the first's
+        W1, W2 = _parted(W1, groups), _parted(W2, groups)
+    else:
+        W1, W2, groups, within = _blocks(W1, first, shared), _blocks(W2, second, shared), shared, 1
+    channels = (groups, W2.shape[1], W1.shape[2])
+    K = crossed(W1, W2, first.dilation, steps, dilation, "ghc...,goh->goc...", channels)
+    if second.groups == shared and within > 1:
+        K = K.reshape(shared, within, *K.shape[1:]).transpose(1, 2).flatten(2, 3)
     return Factor(K.flatten(0, 1), b2)
+
+
+def _parted(weight: torch.Tensor, groups: int) -> torch.Tensor:
+    """(groups, out_channels/groups, ...)."""
+    return weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
 
 
 def _blocks(weight: torch.Tensor, conv: Conv, shared: int) -> torch.Tensor:
     """(shared, out_channels/shared, in_channels/shared, *kernel_size): zeros between the groups within shared ones."""
     within, rows, columns = conv.groups // shared, conv.out_channels // conv.groups, conv.in_channels // conv.groups
     parts = weight.reshape(shared, within, rows, columns, *conv.kernel_size)
-    if within == 1:
-        return parts[:, 0]
     full = weight.new_zeros((shared, within * rows, within * columns, *conv.kernel_size))
     for group in range(within):
         out = slice(group * rows, (group + 1) * rows)

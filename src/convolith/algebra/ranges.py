@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import isnan
+
 import torch
 
 from convolith.algebra.kernels import Factor
@@ -35,24 +38,35 @@ def working_dtype(weight: str) -> torch.dtype:
     return torch.float64 if is_float(weight) else torch.int64
 
 
-def check_range(product: Factor, largest: Factor, weight: str) -> None:
-    """Refuse a composition that its dtypes cannot hold; `largest` is what its numbers are at most, in float64."""
-    for what, values, most, name in (
-        ("weights", product.weight, largest.weight, weight),
-        ("bias", product.bias, largest.bias, bias_dtype(weight)),
-    ):
-        if values is None or most is None:
+def check_range(product: Factor, largest: Callable[[], Factor], weight: str) -> None:
+    """Refuse a composition that its dtypes cannot hold.
+
+    Args:
+        product: the weights and bias in a working dtype.
+        largest: gives what each of their numbers is at most in size, in float64; asked where that may matter.
+        weight: name of the dtype of the weights.
+    """
+    for what, values, name in (("weights", product.weight, weight), ("bias", product.bias, bias_dtype(weight))):
+        if values is None:
             continue
-        reach = most.abs().max().item()
+        dtype = torch_dtype(name)
         if not is_float(name):
-            bad = reach >= torch.iinfo(torch_dtype(name)).max
+            reach = _reach(largest(), what)
+            bad = reach >= torch.iinfo(dtype).max
         else:
-            greatest = values.detach().abs().max().item()
-            overflows = not bool(values.detach().to(torch_dtype(name)).isfinite().all())
-            vanishes = what == "weights" and 0 < greatest < torch.finfo(torch_dtype(name)).tiny
-            bad = vanishes or (overflows and not bool(most.isnan().any()))
+            reach = values.detach().abs().max().item()
+            vanishes = what == "weights" and 0 < reach < torch.finfo(dtype).tiny
+            overflows = not bool(values.detach().to(dtype).isfinite().all())
+            if overflows:
+                reach = _reach(largest(), what)
+            bad = vanishes or (overflows and not isnan(reach))
         if bad:
             raise ConvolithError(
                 f"the composed {what} leave the range of {name} (the largest may be {reach:.3g}); convert both "
                 "convolutions to a wider dtype, such as float64"
             )
+
+
+def _reach(most: Factor, what: str) -> float:
+    values = most.weight if what == "weights" else most.bias
+    return 0.0 if values is None else float(values.abs().max())

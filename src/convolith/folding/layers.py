@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.fx import GraphModule, Node
-from torch.nn.utils import skip_init
 
 from convolith.folding.copies import put
 from convolith.folding.lowering import Operator, aten, module_path, operator_of
-from convolith.folding.modules import PLAIN, TRANSPOSED
+from convolith.folding.modules import PLAIN, TRANSPOSED, unfilled
 from convolith.folding.pieces import CONVOLVE, Values
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -94,7 +93,7 @@ def _layer(called: Operator, args: list[Any], node: Node) -> nn.Module | None:
     if not isinstance(weight, torch.Tensor):
         return None
     if called.target is aten.linear.default:
-        made = _made(nn.Linear, weight.shape[1], weight.shape[0], bias=bias is not None)
+        made = unfilled(nn.Linear, weight.shape[1], weight.shape[0], bias=bias is not None)
     else:
         made = _conv(called, weight, bias, options)
     made.weight = _as_parameter(weight)
@@ -117,7 +116,7 @@ def _conv(called: Operator, weight: torch.Tensor, bias: Any, options: list[Any])
         more = {"padding_mode": mode}
         kind = PLAIN[axes - 1]
     settings = {"stride": _each(stride, axes), "padding": _each(padding, axes), "dilation": _each(dilation, axes)}
-    return _made(kind, *sizes, bias=bias is not None, groups=groups, **settings, **more)
+    return unfilled(kind, *sizes, bias=bias is not None, groups=groups, **settings, **more)
 
 
 def _norm(args: list[Any], node: Node) -> nn.Module | None:
@@ -126,7 +125,7 @@ def _norm(args: list[Any], node: Node) -> nn.Module | None:
     if training or mean is None or variance is None or shape is None or (weight is None) is not (bias is None):
         return None
     kind: Any = NORMS[max(len(shape) - 2, 0)]
-    made = _made(kind, len(mean), eps=eps, momentum=momentum, affine=weight is not None)
+    made = unfilled(kind, len(mean), eps=eps, momentum=momentum, affine=weight is not None)
     made.running_mean, made.running_var = mean.detach(), variance.detach()
     if weight is not None:
         made.weight, made.bias = _as_parameter(weight), _as_parameter(bias)
@@ -140,7 +139,3 @@ def _as_parameter(tensor: torch.Tensor) -> nn.Parameter:
 
 def _each(value: Any, axes: int) -> Any:
     return value if isinstance(value, str) else (value,) * axes if isinstance(value, int) else tuple(value)
-
-
-def _made(kind: Any, *args: Any, **options: Any) -> Any:
-    return skip_init(kind, *args, dtype=torch.float64, **options)  # type: ignore[no-untyped-call]  # torch's own

@@ -11,7 +11,8 @@ import torch
 from torch.fx import GraphModule
 
 from convolith.errors import ConvolithError
-from convolith.folding.capture import HOOKS, bookkeeping
+from convolith.folding.capture import HOOKS, NoGraph, bookkeeping
+from convolith.folding.convolving import QuickConvolutions
 from convolith.folding.copies import own_module
 from convolith.folding.parts import fold_graph, fold_parts
 from convolith.folding.report import Report, Skipped
@@ -70,15 +71,18 @@ def fold(
         >>> [rewrite.nodes for rewrite in folded.report.rewrites]
         [('_0', '_1')]
     """
-    inputs = _checked(model, example_input)
+    with QuickConvolutions():
+        inputs = _checked(model, example_input)
     if any(type(module).__module__.startswith("convolith.nn") for module in model.modules()):
         model = revert(own_module(model))  # torch's own layers are what comes out; they can be converted again
     options = {"measure": measure, "everything": everything}
     with unchanged(model):
-        done = fold_graph(model, inputs, **options) or fold_parts(model, inputs, **options)
+        done = fold_graph(model, inputs, **options)
+        if isinstance(done, NoGraph):
+            done = fold_parts(model, inputs, done, **options)
     for name in HOOKS:
         getattr(done.folded, name).update(getattr(model, name))
-    with unchanged(model), unchanged(done.folded):
+    with unchanged(model), unchanged(done.folded), QuickConvolutions():
         errors, problem = verify(done.proofs, (done.reference, done.wide), (model, done.folded), done.tried)
     reason = f"its code does not run in float64 ({problem}): it is compared in its own dtype, each rewrite in float64"
     alone = [Skipped("-", "the model", reason, "settled")] if problem else []

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import skip_init
 
 from convolith.algebra.affine import Affine
 from convolith.algebra.kernels import written_out
@@ -60,14 +59,16 @@ def _with_ones(conv: Conv, edge: Conv) -> nn.Module:
     return nn.Sequential(pad(amounts, 1.0), _convolution(Conv(weight, None, **conv.options)))
 
 
-def _made(kind: Any, *args: Any, **options: Any) -> nn.Module:
-    """A module that was not filled with random numbers first."""
-    made: nn.Module = skip_init(kind, *args, dtype=torch.float64, **options)  # type: ignore[no-untyped-call]  # torch's own
+def unfilled(kind: Any, *args: Any, **options: Any) -> Any:
+    """Return a module in float64 that was not filled with random numbers first."""
+    without_values = type(kind.__name__, (kind,), {"reset_parameters": lambda _: None})
+    made = without_values(*args, dtype=torch.float64, **options)
+    made.__class__ = kind
     return made
 
 
 def _linear(conv: Conv) -> nn.Module:
-    made = _made(nn.Linear, conv.in_channels, conv.out_channels, bias=conv.bias is not None)
+    made: nn.Module = unfilled(nn.Linear, conv.in_channels, conv.out_channels, bias=conv.bias is not None)
     _fill(made, written_out(conv.weight, conv).flatten(1), conv.bias)
     return made
 
@@ -84,7 +85,7 @@ def _convolution(conv: Conv) -> nn.Module:
         options["padding_mode"] = conv.padding_mode if even else "zeros"
         options["padding"] = tuple(before for before, _ in conv.padding) if even else 0
     kind: Any = (TRANSPOSED if conv.transposed else PLAIN)[axes - 1]
-    made = _made(
+    made: nn.Module = unfilled(
         kind,
         conv.in_channels,
         conv.out_channels,

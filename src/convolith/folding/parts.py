@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from convolith.folding.capture import Captured, NoGraph, capture, hooks_of, without_hooks
+from convolith.folding.convolving import QuickConvolutions
 from convolith.folding.copies import own_copy, own_module
 from convolith.folding.lowering import called_module
 from convolith.folding.mutations import write_in_place
@@ -20,6 +22,9 @@ from convolith.folding.report import Report, Rewrite, Skipped
 from convolith.folding.rewriting import count_layers, rewrite
 from convolith.folding.sizes import Inputs, outputs, result_of, variations
 from convolith.folding.verification import Proof
+
+MOST_TRIED = 8
+"""Inputs of other sizes that a model of several graphs is given, to find some that it takes."""
 
 
 @dataclass
@@ -42,19 +47,21 @@ class Done:
     tried: list[Inputs]
 
 
-def fold_graph(model: nn.Module, inputs: Inputs, *, measure: bool, everything: bool) -> Done | None:
-    """Fold a model as one graph, modules that stay in it by their parts; None where it is no graph."""
+def fold_graph(model: nn.Module, inputs: Inputs, *, measure: bool, everything: bool) -> Done | NoGraph:
+    """Fold a model as one graph, modules that stay in it by their parts; or return why it is no graph."""
     try:
-        captured = capture(without_hooks(model), inputs)
-    except NoGraph:
-        return None
+        with QuickConvolutions():
+            captured = capture(without_hooks(model), inputs)
+    except NoGraph as refusal:
+        return refusal
     done = _folded(captured, inputs, measure=measure, everything=everything)
     for name, given in captured.calls.items():
         part = model.get_submodule(name)
         if isinstance(part, torch.jit.ScriptModule):
             continue
+        why = NoGraph(captured.kept[name])
         try:
-            inner = fold_parts(part, given, measure=measure, everything=everything)
+            inner = fold_parts(part, given, why, measure=measure, everything=everything)
         except NoGraph:
             continue
         done = _with_part(done, name, inner)
@@ -107,21 +114,25 @@ def _with_part(done: Done, name: str, inner: Done) -> Done:
     return replace(done, report=report, proofs=[*done.proofs, *inner.proofs])
 
 
-def fold_parts(model: nn.Module, inputs: Inputs, *, measure: bool, everything: bool) -> Done:
+def fold_parts(model: nn.Module, inputs: Inputs, refusal: NoGraph, *, measure: bool, everything: bool) -> Done:
     """Fold the largest parts of a model that are graphs, in a copy that runs the model's own code.
 
+    Args:
+        refusal: why the whole is no graph.
+
     Raises:
-        ConvolithError: why the whole is no graph, if no part has anything to fold.
+        NoGraph: the refusal, if no part has anything to fold.
     """
-    refusal, options = _refusal(model, inputs), {"measure": measure, "everything": everything}
-    calls = _calls(model, inputs)
+    options = {"measure": measure, "everything": everything}
+    with QuickConvolutions():
+        calls = _calls(model, inputs)
     wide, result = own_module(model).double(), own_module(model)
     reports: dict[str, Report] = {}
     proofs: list[Proof] = []
 
-    def take(name: str, done: Done | None) -> bool:
+    def take(name: str, done: Done) -> bool:
         """Put a part in its place, if it has something to fold and the model runs with it."""
-        if done is None or not done.report.rewrites or not _replaced(result, name, done.folded, inputs):
+        if not done.report.rewrites or not _replaced(result, name, done.folded, inputs):
             return False
         wide.set_submodule(name, done.wide)
         reports[name] = done.report
@@ -139,7 +150,7 @@ def fold_parts(model: nn.Module, inputs: Inputs, *, measure: bool, everything: b
             given is not None and list(part.children()) and not hooks_of(part)
         ):  # hooks of the part itself would go with it
             done = fold_graph(part, given, **options)
-            if done is not None:
+            if isinstance(done, Done):
                 take(name, done)
                 continue
         _fold_pairs(model, name, calls, options, take, (wide, result))
@@ -152,7 +163,9 @@ def fold_parts(model: nn.Module, inputs: Inputs, *, measure: bool, everything: b
     report = replace(
         report, convolutions_before=convolutions, convolutions_after=fewer, norms_before=norms, norms_after=less
     )
-    tried = [inputs, *(other for other in variations(model, inputs) if result_of(model, other) is not None)]
+    others = (other for other in variations(model, inputs) if result_of(model, other) is not None)
+    with QuickConvolutions():
+        tried = [inputs, *islice(others, MOST_TRIED)]
     left = [replace(e, module=e.module.lstrip(".")) for e in _norms_inside(result, {"": refusal.reason})]
     report = replace(report, skipped=(*report.skipped, *left))
     return Done(own_module(model).double(), wide, result, report, proofs, tried)
@@ -163,7 +176,7 @@ def _fold_pairs(
     name: str,
     calls: dict[str, Inputs],
     options: dict[str, bool],
-    take: Callable[[str, Done | None], bool],
+    take: Callable[[str, Done], bool],
     copies: tuple[nn.Module, ...],
 ) -> None:
     """Fold a convolution and the norm that a module's own code always calls behind it."""
@@ -174,10 +187,9 @@ def _fold_pairs(
         if given is None or any(map(hooks_of, row)):
             continue
         done = fold_graph(row, given, **options)
-        if done is not None and done.report.rewrites:
-            done = replace(
-                done, wide=_only_layer(done.wide), folded=_only_layer(done.folded), report=_of_pair(done.report)
-            )
+        if isinstance(done, NoGraph) or not done.report.rewrites:
+            continue
+        done = replace(done, wide=_only_layer(done.wide), folded=_only_layer(done.folded), report=_of_pair(done.report))
         if take(path, done):
             for copied in copies:
                 copied.set_submodule(other, nn.Identity())
@@ -193,14 +205,6 @@ def _of_pair(report: Report) -> Report:
     """Return the report of a convolution and its norm with the names that they have in their module."""
     rewrites = tuple(replace(r, name="", modules=("the model",)) for r in report.rewrites)
     return replace(report, rewrites=rewrites)
-
-
-def _refusal(model: nn.Module, inputs: Inputs) -> NoGraph:
-    try:
-        capture(without_hooks(model), inputs)
-    except NoGraph as refusal:
-        return refusal
-    return NoGraph("it has hooks, which run in the folded model too")
 
 
 def _added(report: Report, parts: dict[str, Report], skipped: tuple[Skipped, ...]) -> Report:
@@ -240,7 +244,7 @@ def _replaced(result: nn.Module, name: str, folded: nn.Module, inputs: Inputs) -
     before = result.get_submodule(name)
     result.set_submodule(name, folded)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), QuickConvolutions():
             outputs(result, inputs)
     except Exception:  # noqa: BLE001 - whatever the model's own code raises
         result.set_submodule(name, before)

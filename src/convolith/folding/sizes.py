@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import ceil, prod
 
 import torch
 from torch import nn
@@ -40,58 +41,75 @@ def result_of(model: nn.Module, inputs: Inputs) -> list[torch.Tensor] | None:
         return None
 
 
-def example_at(inputs: Inputs, sizes: dict[int, int | float], batch: int = 0) -> Inputs:
-    """Return random inputs of another size along some axes.
-
-    Args:
-        inputs: the example.
-        sizes: by axis, a size, or a factor (a float) of the example's.
-        batch: of the result; the example's where 0.
-    """
+def example_at(inputs: Inputs, sizes: dict[int, int], batch: int = 0) -> Inputs:
+    """Return random inputs of other sizes along some axes, and of another batch if it is given."""
     generator = torch.Generator().manual_seed(len(sizes) + batch)
     made = []
     for x in inputs:
-        shape = [batch or x.shape[0], *x.shape[1:]]
-        for axis, size in sizes.items():
-            if axis < x.ndim:
-                shape[axis] = max(int(x.shape[axis] * size), 1) if isinstance(size, float) else size
+        shape = [sizes.get(axis, n) for axis, n in enumerate(x.shape)]
+        shape[0] = batch or x.shape[0]
         made.append(torch.randn(shape, generator=generator).to(dtype=x.dtype, device=x.device))
     return tuple(made)
 
 
-def small_base(model: nn.Module, inputs: Inputs) -> dict[int, int | float]:
-    """Return the smallest sizes of the spatial axes, of some fractions of the example's, that a model takes."""
-    axes = range(2, max(x.ndim for x in inputs))
+def small_base(model: nn.Module, inputs: Inputs) -> dict[int, int]:
+    """Return small sizes of the spatial axes that a model takes, some fraction of the example's; the whole at worst."""
+    whole = {
+        axis: max(x.shape[axis] for x in inputs if x.ndim > axis) for axis in range(2, max(x.ndim for x in inputs))
+    }
     for factor in (0.125, 0.25, 0.5):
-        sizes: dict[int, int | float] = dict.fromkeys(axes, factor)
-        small = min((max(int(x.shape[a] * factor), 1) for x in inputs for a in axes if a < x.ndim), default=1)
-        if small >= SMALLEST and result_of(model, example_at(inputs, sizes)) is not None:
-            return sizes
-    return {}
+        for step in (1, MULTIPLE):
+            sizes = {axis: min(n, max(ceil(n * factor / step) * step, SMALLEST)) for axis, n in whole.items()}
+            if sizes != whole and result_of(model, example_at(inputs, sizes)) is not None:
+                return sizes
+    return whole
+
+
+def _largest_sizes(inputs: Inputs) -> dict[int, int]:
+    """Return by axis, from that of the channels on, the largest size of the inputs."""
+    return {axis: max(x.shape[axis] for x in inputs if x.ndim > axis) for axis in range(1, max(x.ndim for x in inputs))}
 
 
 SMALLEST = 7
 """Pixels along an axis that a small input has at least, so that layers have an interior and borders."""
+MULTIPLE = 32
+"""Many networks take images only whose sizes are multiples of this."""
 
 
 def variations(model: nn.Module, inputs: Inputs) -> Iterator[Inputs]:
     """Yield inputs of other batches and sizes, those that tell most first; the model may not take some.
 
-    Along each axis, channels included: one more and one less (of other parity), half, twice, and one pixel; the other
-    axes are as small as the model takes them, so that this costs little.
+    Along each axis, channels included: one more and one less (of other parity), half, twice, and one pixel. The other
+    axes are as small as the model takes them, and of odd and even sizes in turn, so that few inputs that cost little
+    tell much; then each axis by itself, for a model that takes other sizes along one axis only.
     """
     base = small_base(model, inputs)
     yield example_at(inputs, base, 2)
-    axes = range(1, max(x.ndim for x in inputs))
-    whole = {axis: max(x.shape[axis] for x in inputs if x.ndim > axis) for axis in axes}
-    for axis in axes:
-        around = base.get(axis, 1.0)
-        near = max(int(whole[axis] * around), 1)
-        for size in (near + 1, whole[axis] * 2, max(whole[axis] - 1, 1), near + 2, whole[axis] + 1):
-            yield example_at(inputs, {**base, axis: size}, 2 if size % 2 else 1)
-    for batch in (3, 5, 9, 17):
-        yield example_at(inputs, base, batch)
+    whole = _largest_sizes(inputs)
+    axes = [*whole]
+    near = {**whole, **base}
+    twice = {axis: 2 * n for axis, n in whole.items()}
+    more = {axis: n + 1 for axis, n in whole.items()}
+    less = {axis: max(n - 1, 1) for axis, n in whole.items()}
+
+    def at(sizes: dict[int, int]) -> Inputs:
+        """Of two images where that is no more than the example and they are of odd size."""
+        pixels = [prod({**near, **sizes}.values()), prod(whole.values())]
+        return example_at(inputs, sizes, 2 if 2 * pixels[0] <= pixels[1] and any(n % 2 for n in sizes.values()) else 1)
+
+    if len(axes) > 2:
+        for above, far in ((1, twice), (2, less), (0, more)):
+            for axis in axes[1:]:
+                yield at({**{a: near[a] + above for a in axes[1:]}, axis: far[axis]})
+    yield example_at(inputs, base, 3)
+    for far in (twice, more, less):
+        for axis in axes:
+            yield at({**base, axis: far[axis]})
+    for above in (1, 2):
+        for axis in axes:
+            yield at({**base, axis: near[axis] + above})
+    yield example_at(inputs, base, 5)
     yield example_at(inputs, {axis: 1 for axis in axes if axis > 1}, 2)
     for axis in axes:
         yield example_at(inputs, {**base, axis: 1})
-    yield example_at(inputs, {axis: 0.5 for axis in axes if axis > 1}, 3)
+    yield example_at(inputs, {axis: max(n // 2, 1) for axis, n in whole.items() if axis > 1}, 1)

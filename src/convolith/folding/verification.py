@@ -11,9 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.fx import GraphModule
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from convolith.correlation import correlate
 from convolith.errors import ConvolithError
 from convolith.folding.gate import part
 from convolith.folding.modules import module_of
@@ -28,9 +26,6 @@ MOST_COMPARED = 3
 """Inputs on which whole models are compared in each dtype, random values each."""
 MOST_NUMBERS = 2**22
 """Numbers of a tensor on which one rewrite is compared by itself."""
-
-MOST_BY_TORCH = 2e7
-"""Products of a convolution in float64 up to which torch takes no longer than planning one of our engines."""
 
 Pair = tuple[nn.Module, nn.Module]
 """A model and the same folded."""
@@ -107,18 +102,17 @@ def verify(proofs: Sequence[Proof], wide: Pair, own: Pair, tried: list[Inputs]) 
     example, *others = tried
     smallest = sorted(others, key=lambda inputs: sum(x.numel() for x in inputs))
     tellers = [inputs for inputs in smallest if min(min(x.shape[2:], default=9) for x in inputs) > 1] or [example]
-    compared = [tellers[0], *smallest[:1], *tellers[-1:]]
+    problem = None
     with torch.no_grad():
-        with _Float64():  # type: ignore[no-untyped-call]  # torch's own is untyped
-            for number in track(range(len(proofs)), "proving", len(proofs), shown=len(proofs) > LONG):
-                errors["float64"] = max(errors["float64"], proofs[number].check())
-        problem = _runs(wide[0], tellers[0])
-        for number, inputs in enumerate(_distinct(compared)[:MOST_COMPARED]):
+        for number in track(range(len(proofs)), "proving", len(proofs), shown=len(proofs) > LONG):
+            errors["float64"] = max(errors["float64"], proofs[number].check())
+        for number, inputs in enumerate(_distinct([*tellers[:2], *smallest[:1]])[:MOST_COMPARED]):
             values = _random(inputs, number)
             exact: Any = None
             if problem is None:
-                exact, found = (_exact(model, values) for model in wide)
-                _note(errors, "float64", _largest(exact, found), TOLERANCE[torch.float64])
+                exact, problem = _tried(wide[0], values)
+            if exact is not None:
+                _note(errors, "float64", _largest(exact, _exact(wide[1], values)), TOLERANCE[torch.float64])
             if dtype != torch.float64:
                 _compare_own(errors, own, values, partial(_known, exact), dtype)
         _compare_own(errors, own, example, lambda: None if problem else _exact(wide[0], example), dtype)
@@ -129,13 +123,12 @@ def _known(exact: Any) -> Any:
     return exact
 
 
-def _runs(model: nn.Module, inputs: Inputs) -> str | None:
-    """Return why a model does not run in float64, or None."""
+def _tried(model: nn.Module, inputs: Inputs) -> tuple[list[torch.Tensor] | None, str | None]:
+    """Return a model's outputs in float64, or None and why it does not run in it."""
     try:
-        _exact(model, inputs)
+        return _exact(model, inputs), None
     except Exception as problem:  # noqa: BLE001 - whatever the model's own code raises
-        return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-    return None
+        return None, (str(problem).strip().splitlines() or [type(problem).__name__])[0]
 
 
 LONG = 100
@@ -153,8 +146,7 @@ def _compare_own(
 
 
 def _exact(model: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
-    with _Float64():  # type: ignore[no-untyped-call]  # torch's own is untyped
-        return outputs(model, tuple(x.double() for x in inputs))
+    return outputs(model, tuple(x.double() for x in inputs))
 
 
 def _distinct(tried: list[Inputs]) -> list[Inputs]:
@@ -167,24 +159,6 @@ def _distinct(tried: list[Inputs]) -> list[Inputs]:
 def _random(inputs: Inputs, seed: int) -> Inputs:
     generator = torch.Generator().manual_seed(seed)
     return tuple(torch.randn(x.shape, generator=generator).to(dtype=x.dtype, device=x.device) for x in inputs)
-
-
-class _Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own is untyped
-    """While inside, large convolutions in float64 are computed by this package's engines; torch's are slow."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten.convolution.default:
-            x, weight, bias, stride, padding, dilation, transposed, _, groups = args
-            products = weight[0].numel() * x.numel() // max(x.shape[1], 1) * weight.shape[0]
-            plain = not transposed and x.is_cpu and x.ndim == weight.ndim
-            if x.dtype == weight.dtype == torch.float64 and plain and products > MOST_BY_TORCH:
-                options: dict[str, Any] = {
-                    "stride": tuple(stride),
-                    "padding": tuple(padding),
-                    "dilation": tuple(dilation),
-                }
-                return correlate(x, weight, bias, groups=groups, **options)
-        return func(*args, **(kwargs or {}))
 
 
 def _allowed(off: float, tolerance: float) -> float:

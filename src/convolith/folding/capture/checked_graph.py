@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
 from convolith.errors import ConvolithError
@@ -24,10 +25,12 @@ from convolith.torch_private import GRAPH_ASSERT
 
 MOST_ATTEMPTS = 24
 """Recordings of one model: each keeps more modules as they are, or more writes in place."""
-CALLS = 6.0
+CALLS = 4.0
 """Time that comparing at other sizes may take, in calls of the model on the example; at least `LEAST_SECONDS`."""
-LEAST_SECONDS, LEAST_COMPARED = 0.5, 10
-"""Seconds that comparing may take in any case, and the inputs that are compared whatever they take."""
+LEAST_SECONDS, LEAST_COMPARED = 0.2, 8
+"""Seconds that comparing may take in any case, and the inputs that are compared in up to three times of it."""
+NOTED = 3
+"""Inputs for which the shape of each tensor is noted: the example and the first of another batch and size."""
 
 Shape = tuple[int, ...]
 
@@ -40,7 +43,7 @@ class Captured:
         module: the graph.
         kept: modules that stay as they are, with the reason.
         tried: inputs for which it gives the model's own outputs, bit for bit; the example first.
-        shapes: for each of them, the shapes of the float tensors by node name.
+        shapes: for the first of them, the shapes of the float tensors by node name.
         calls: the first inputs of each kept module, if they are float tensors only.
     """
 
@@ -179,7 +182,8 @@ class _References:
             allowed = max(CALLS * (time.perf_counter() - start), LEAST_SECONDS)
             start = time.perf_counter()
             for others in variations(self.model, self.inputs):
-                if time.perf_counter() - start > allowed and len(self.pairs) > LEAST_COMPARED:
+                share = (time.perf_counter() - start) / allowed
+                if share > 3 or (share > 1 and len(self.pairs) > LEAST_COMPARED):
                     break
                 found = result_of(self.model, others)
                 if found is not None:
@@ -199,11 +203,12 @@ def _checked(references: _References, record: Record, kept: dict[str, str]) -> C
     harmless: set[str] = set()
     for inputs, expected in references.compute():
         run = _Run(module, guards, kept)
+        is_noted = bool(guards) or len(runs) < NOTED
         found: list[torch.Tensor] | None
         try:
             with torch.no_grad(), unchanged(module), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                found = run.outputs(inputs)
+                found = run.outputs(inputs) if is_noted else outputs(module, inputs)
         except Exception:  # noqa: BLE001 - a size that the recorded way does not take
             found = None
         flipped = {name for name, guard in guards.items() if name in run.seen and run.seen[name][0] != guard.result}
@@ -221,7 +226,7 @@ def _checked(references: _References, record: Record, kept: dict[str, str]) -> C
     module.graph.eliminate_dead_code(lambda n: bool(n.meta.get("writes")) or n.is_impure())
     module.recompile()
     tried = [inputs for inputs, _ in references.compute()]
-    return Captured(module, kept, tried, [run.shapes for run in runs], runs[0].calls)
+    return Captured(module, kept, tried, [run.shapes for run in runs[:NOTED]], runs[0].calls)
 
 
 def _guard_nodes(record: Record) -> dict[str, Guard]:
@@ -271,31 +276,49 @@ def _graph_module(record: Record) -> GraphModule:
     return GraphModule({**modules, **record.tensors}, record.graph)
 
 
-class _Run(Interpreter):
+class _Run:
     """Runs a graph and notes the shapes of float tensors, how comparisons come out, and what kept modules are given."""
 
     def __init__(self, module: GraphModule, guards: Collection[str], kept: Collection[str]) -> None:
-        super().__init__(module)
-        self.guards, self.kept = guards, kept
+        self.module, self.guards, self.kept = module, guards, kept
         self.shapes: dict[str, Shape] = {}
         self.seen: dict[str, tuple[bool, tuple[Any, ...]]] = {}
         self.calls: dict[str, Inputs] = {}
 
     def outputs(self, inputs: Inputs) -> list[torch.Tensor]:
         """Return the tensors of the result."""
-        result = self.run(*(x.clone(memory_format=torch.preserve_format) for x in inputs))
-        return [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        given = iter([x.clone(memory_format=torch.preserve_format) for x in inputs])
+        found: dict[Node, Any] = {}
+        unread = {node: len(node.users) for node in self.module.graph.nodes}
+        for node in self.module.graph.nodes:
+            args, kwargs = map_arg((node.args, node.kwargs), found.__getitem__)
+            if node.op == "output":
+                return [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)]
+            result = next(given) if node.op == "placeholder" else self._called(node, args, kwargs)
+            if isinstance(result, torch.Tensor) and result.is_floating_point():
+                self.shapes[node.name] = tuple(result.shape)
+            found[node] = result
+            for read in node.all_input_nodes:  # what nothing reads any more leaves memory
+                unread[read] -= 1
+                if not unread[read]:
+                    del found[read]
+        raise AssertionError("a graph has an output")
 
-    def run_node(self, n: Node) -> Any:
-        if n.op == "call_module" and n.target in self.kept and n.target not in self.calls:
-            args, kwargs = self.fetch_args_kwargs_from_env(n)
-            if args and not kwargs and all(isinstance(a, torch.Tensor) and a.is_floating_point() for a in args):
-                self.calls[str(n.target)] = tuple(a.clone() for a in args)
-        result = super().run_node(n)
-        if n.name in self.guards:
-            self.seen[n.name] = bool(result), tuple(self.fetch_args_kwargs_from_env(n)[0])
-        elif isinstance(result, torch.Tensor) and result.is_floating_point():
-            self.shapes[n.name] = tuple(result.shape)
+    def _called(self, node: Node, args: Any, kwargs: Any) -> Any:
+        target: Any = node.target
+        if node.op == "get_attr":
+            return operator.attrgetter(target)(self.module)
+        if node.op == "call_module":
+            plain = args and not kwargs and all(isinstance(a, torch.Tensor) and a.is_floating_point() for a in args)
+            if plain and target in self.kept and target not in self.calls:
+                self.calls[target] = tuple(a.clone() for a in args)
+            result = self.module.get_submodule(target)(*args, **kwargs)
+        elif node.op == "call_method":
+            result = getattr(args[0], target)(*args[1:], **kwargs)
+        else:
+            result = target(*args, **kwargs)
+        if node.name in self.guards:
+            self.seen[node.name] = bool(result), tuple(args)
         return result
 
 

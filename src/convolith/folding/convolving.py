@@ -1,0 +1,80 @@
+"""Convolutions that torch takes long for, such as large kernels and those in float64, by this package's engines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from convolith.correlation import correlate
+from convolith.errors import ConvolithError
+from convolith.planner import plan
+from convolith.spec import ConvSpec
+
+CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
+LARGE = 2e7
+"""Products up to which torch takes no longer than planning one of our engines."""
+MOST_GROUPS = 256
+"""Groups of all images up to which that holds in float64, where torch computes each by itself."""
+MUCH_LONGER = 4.0
+"""Times the estimate of our engine that torch must take in other dtypes."""
+
+
+class QuickConvolutions(TorchFunctionMode):
+    """While inside, convolutions that torch takes long for are computed by this package's engines.
+
+    The engine is chosen by shapes only, so that the same call gives the same bits again.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function of torch's, or compute what it would."""
+        kwargs = kwargs or {}
+        if func in CONVOLUTIONS:
+            return _convolved(func, *args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _convolved(
+    func: Any,
+    input: torch.Tensor,  # noqa: A002 - torch's own name
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> torch.Tensor:
+    options = {"stride": stride, "padding": padding, "dilation": dilation}
+    engine = None
+    if _is_plain(input, weight) and not isinstance(padding, str):
+        options = {name: _each(value, weight.ndim - 2) for name, value in options.items()}
+        engine = _engine(input, weight, groups, options)
+    if engine is None:
+        return func(input, weight, bias, groups=groups, **options)  # type: ignore[no-any-return]
+    return correlate(input, weight, bias, groups=groups, engine=engine, **options)  # type: ignore[no-any-return]
+
+
+def _each(value: Any, axes: int) -> tuple[int, ...]:
+    return (value,) * axes if isinstance(value, int) else tuple(value) * (axes if len(value) == 1 else 1)
+
+
+def _is_plain(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    both = x.is_cpu and weight.is_cpu and x.dtype == weight.dtype and x.is_floating_point()
+    return both and x.ndim == weight.ndim and x.numel() > 0 and not torch.is_autocast_enabled("cpu")
+
+
+def _engine(x: torch.Tensor, weight: torch.Tensor, groups: int, options: dict[str, Any]) -> str | None:
+    """Return the engine that computes a call much faster than torch does, or None."""
+    is_large = weight[0].numel() * x.numel() // x.shape[1] * weight.shape[0] > LARGE
+    if not is_large:
+        return "direct" if x.dtype == torch.float64 and groups * x.shape[0] > MOST_GROUPS else None
+    try:
+        chosen = plan(ConvSpec.of(x, weight, groups=groups, **options))
+    except ConvolithError:  # torch says in its own words what it does not take
+        return None
+    by_torch = next(c.seconds for c in chosen.candidates if c.engine == "aten")
+    longer = 1.0 if x.dtype == torch.float64 else MUCH_LONGER
+    if by_torch is None or chosen.seconds is None or by_torch < longer * chosen.seconds:
+        return None
+    return chosen.engine
