@@ -8,6 +8,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from convolith.correlation import correlate
+from convolith.engines import reference
 from convolith.errors import ConvolithError
 from convolith.planner import plan
 from convolith.spec import ConvSpec
@@ -15,8 +16,9 @@ from convolith.spec import ConvSpec
 CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
 LARGE = 2e7
 """Products up to which torch takes no longer than planning one of our engines."""
-MOST_GROUPS = 256
-"""Groups of all images up to which that holds in float64, where torch computes each by itself."""
+MOST_GROUPS = 64
+"""Groups of all images up to which torch takes no longer in float64, where it computes each by itself, than the
+oracle."""
 MUCH_LONGER = 4.0
 """Times the estimate of our engine that torch must take in other dtypes."""
 
@@ -46,13 +48,20 @@ def _convolved(
     groups: int = 1,
 ) -> torch.Tensor:
     options = {"stride": stride, "padding": padding, "dilation": dilation}
-    engine = None
-    if _is_plain(input, weight) and not isinstance(padding, str):
-        options = {name: _each(value, weight.ndim - 2) for name, value in options.items()}
-        engine = _engine(input, weight, groups, options)
-    if engine is None:
+    if not _is_plain(input, weight) or isinstance(padding, str):
         return func(input, weight, bias, groups=groups, **options)  # type: ignore[no-any-return]
-    return correlate(input, weight, bias, groups=groups, engine=engine, **options)  # type: ignore[no-any-return]
+    options = {name: _each(value, weight.ndim - 2) for name, value in options.items()}
+    is_large = weight[0].numel() * input.numel() // input.shape[1] * weight.shape[0] > LARGE
+    has_many_groups = input.dtype == torch.float64 and groups * input.shape[0] > MOST_GROUPS
+    try:
+        if is_large and (engine := _engine(input, weight, groups, options)):
+            return correlate(input, weight, bias, groups=groups, engine=engine, **options)  # type: ignore[no-any-return]
+        if has_many_groups and not is_large:
+            spec = ConvSpec.of(input, weight, groups=groups, **options)
+            return reference.apply(reference.prepare(spec, weight.detach()), input.detach(), bias)
+    except ConvolithError:  # torch says in its own words what it does not take
+        pass
+    return func(input, weight, bias, groups=groups, **options)  # type: ignore[no-any-return]
 
 
 def _each(value: Any, axes: int) -> tuple[int, ...]:
@@ -66,13 +75,7 @@ def _is_plain(x: torch.Tensor, weight: torch.Tensor) -> bool:
 
 def _engine(x: torch.Tensor, weight: torch.Tensor, groups: int, options: dict[str, Any]) -> str | None:
     """Return the engine that computes a call much faster than torch does, or None."""
-    is_large = weight[0].numel() * x.numel() // x.shape[1] * weight.shape[0] > LARGE
-    if not is_large:
-        return "direct" if x.dtype == torch.float64 and groups * x.shape[0] > MOST_GROUPS else None
-    try:
-        chosen = plan(ConvSpec.of(x, weight, groups=groups, **options))
-    except ConvolithError:  # torch says in its own words what it does not take
-        return None
+    chosen = plan(ConvSpec.of(x, weight, groups=groups, **options))
     by_torch = next(c.seconds for c in chosen.candidates if c.engine == "aten")
     longer = 1.0 if x.dtype == torch.float64 else MUCH_LONGER
     if by_torch is None or chosen.seconds is None or by_torch < longer * chosen.seconds:
