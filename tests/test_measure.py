@@ -213,6 +213,17 @@ def test_kept_kernels_are_bounded(monkeypatch):
     assert len(kept._kept) <= 3
 
 
+def test_the_longest_unused_kernel_goes_first(monkeypatch):
+    kept.forget()
+    monkeypatch.setattr(kept, "MOST_KEPT", 2)
+    x = torch.randn(1, 1, 300, 300)
+    often, *others = (torch.randn(1, 1, 5, 5) for _ in range(4))
+    for k in others:
+        for used in (often, often, k):
+            cl.correlate(x, used)
+    assert often.data_ptr() in {key[1] for key in kept._kept}
+
+
 def gaussian(size: int) -> torch.Tensor:
     line = torch.exp(-((torch.arange(size) - size // 2) ** 2) / size)
     return (line[:, None] * line)[None, None] / line.sum() ** 2

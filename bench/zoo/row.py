@@ -18,7 +18,7 @@ from torch import nn
 import convolith as cl
 from bench.zoo import checks
 from bench.zoo.models import MODELS, Model, Shape
-from bench.zoo.verdict import OUTPUT_ERROR
+from bench.zoo.verdict import GRADIENT_ERROR, OUTPUT_ERROR
 from convolith.report.plain import to_json
 from tests.networks.randomise import randomised
 
@@ -63,6 +63,8 @@ def measured(model: Model, side: int | None) -> Iterator[dict[str, Any]]:
     small = (2, *shape_at(model, model.smallest)[1:])
     batch = torch.randn(small, generator=torch.Generator().manual_seed(3))
     row["gradient error"] = checks.gradient_error(network, batch)
+    if not row["gradient error"] <= GRADIENT_ERROR:
+        row["own gradient error"] = checks.gradient_rounding(network, batch)
     row["stage"] = "done"
     yield row
 

@@ -1,14 +1,15 @@
 """Prepared kernels kept from call to call, and used again only after the kernel was found to be the same.
 
-A kernel is prepared to be kept when it comes back: one that changes between calls, as in training, costs no copy. A
-tensor's version says nothing of writes through `.data` or `.numpy()`, so the bytes of a kept kernel are compared with a
-copy in every call; whether a kernel seems to have come back is judged by a few of them, since nothing but time depends
-on it.
+A kernel is prepared to be kept when it comes back: one that changes between calls, as in training, costs nothing. A
+tensor's version says nothing of writes through `.data` or `.numpy()`, so all bytes of a kept kernel are read in every
+call: a small one is compared with a copy, of a large one a digest is compared (see `digest` for what that may miss).
+Whether a kernel seems to have come back is judged by a few bytes, since nothing but time depends on it.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache
@@ -18,11 +19,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from convolith.planner.digest import digest
+
 if TYPE_CHECKING:
     from convolith.planner.plan import Plan
 
 KEPT_BYTES = 1 << 28
-"""Of the copies of kernels; the longest unused go first."""
+"""Of the kernels whose preparations are kept; the longest unused go first."""
+DIGEST_BYTES = 1 << 16
+"""From which on a kernel is recognised by its digest: below, comparing takes no longer than starting the threads."""
 MOST_KEPT = 1024
 WITNESS_BYTES = 64
 """Bytes at either end of a kernel by which one seems to have come back."""
@@ -54,12 +59,14 @@ def _memcmp() -> Any:
 
 
 class Kept(NamedTuple):
-    """A plan, the copy of a kernel, and the engine's state for it."""
+    """A plan and the engine's state for a kernel, and what the kernel is recognised by: its bytes, or their digest."""
 
     asked: Plan  # kept alive, since its identity is part of the key
     plan: Plan
-    kernel: torch.Tensor
     state: Any
+    mark: np.ndarray | None = None
+    size: int = 0
+    """Of the kernel, in bytes."""
 
 
 class Seen(NamedTuple):
@@ -78,6 +85,16 @@ _total = 0
 _lock = Lock()
 
 
+def _after_fork() -> None:
+    """A thread that held the lock is not in the child."""
+    global _lock
+    _lock = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def forget() -> None:
     """Give back all that is kept."""
     global _total
@@ -89,7 +106,7 @@ def forget() -> None:
 def once(asked: Plan, kernel: torch.Tensor, *, fixed: bool = False) -> Kept:
     """A plan and its state for a kernel of which nothing is kept."""
     fresh = asked if fixed else asked.for_new_kernels
-    return Kept(asked, fresh, kernel, fresh.prepared(kernel))
+    return Kept(asked, fresh, fresh.prepared(kernel))
 
 
 def prepared(asked: Plan, kernel: torch.Tensor, choose: Choose | None = None, *, fixed: bool = False) -> Kept:
@@ -103,8 +120,8 @@ def prepared(asked: Plan, kernel: torch.Tensor, choose: Choose | None = None, *,
     if not (choose or asked.prepares):
         return once(asked, kernel, fixed=fixed)
     key = (id(asked), kernel.data_ptr(), choose is not None, fixed)
-    found = _kept.get(key)
-    if isinstance(found, Kept) and _same(_bytes(found.kernel), _bytes(kernel)):
+    found = _found(key)
+    if isinstance(found, Kept) and found.mark is not None and _same(found.mark, _mark(_bytes(kernel))):
         return found
     witness = _witness(kernel)
     if not isinstance(found, Seen) or found.witness != witness:
@@ -118,9 +135,14 @@ def prepared(asked: Plan, kernel: torch.Tensor, choose: Choose | None = None, *,
     if not chosen.prepares:
         _keep(key, Seen(asked, witness, settled=True))
         return once(asked, kernel, fixed=fixed)
-    fresh = Kept(asked, chosen, copy, chosen.prepared(copy))
+    fresh = Kept(asked, chosen, chosen.prepared(copy), _mark(_bytes(copy)), copy.nbytes)
     _keep(key, fresh)
     return fresh
+
+
+def _mark(data: np.ndarray) -> np.ndarray:
+    """What a kernel is recognised by: bytes, or their digest; bytes of the memory that it was given."""
+    return data if data.size < DIGEST_BYTES else digest(data)
 
 
 def _witness(kernel: torch.Tensor) -> bytes:
@@ -129,6 +151,15 @@ def _witness(kernel: torch.Tensor) -> bytes:
     few = min(size, WITNESS_BYTES)
     start = kernel.data_ptr()
     return ctypes.string_at(start, few) + ctypes.string_at(start + size - few, few)
+
+
+def _found(key: Key) -> Kept | Seen | None:
+    """What is remembered under a key, which is used by this."""
+    with _lock:
+        entry = _kept.get(key)
+        if entry is not None:
+            _kept.move_to_end(key)
+        return entry
 
 
 def _keep(key: Key, entry: Kept | Seen) -> None:
@@ -143,5 +174,5 @@ def _keep(key: Key, entry: Kept | Seen) -> None:
 
 
 def _size(entry: Kept | Seen | None) -> int:
-    """Bytes of the copy of a kernel."""
-    return entry.kernel.nbytes if isinstance(entry, Kept) else 0
+    """Bytes of a kept kernel."""
+    return entry.size if isinstance(entry, Kept) else 0

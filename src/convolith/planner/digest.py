@@ -1,0 +1,66 @@
+"""A digest of all bytes of an array, at the speed of memory: what a kept kernel is recognised by.
+
+Bytes are read as rows of 64 words of 32 bits. In each block of rows, each of the 64 columns is mixed into one word by
+`state = rotate((state ^ word) * odd number)`, and the words of all blocks, with the bytes that fill no row, are the
+digest. Each step is one to one, so that a change of a single word in a column of a block always changes the digest;
+changes of several may cancel, for numbers without a plan in one of 2^32 cases for each column that they touch.
+"""
+
+from __future__ import annotations
+
+from array import array
+from math import ceil
+
+import numpy as np
+from llvmlite import ir
+
+from convolith.jit import Target, host, routine, thread_count
+from convolith.jit.build import I16, I32, I64, POINTER, Code, constant, zero
+
+LANES, VECTORS = 8, 8
+ROW = 4 * LANES * VECTORS
+"""Bytes of a row."""
+BLOCK_ROWS = 256
+"""Rows that are mixed into one."""
+FACTOR, ROTATION = 0x9E3779B1, 15
+"""An odd number near 2^32 over the golden ratio, and the bits by which a product is turned to reach its low end."""
+SLOTS = ("bytes", "digests", "counters", "rows", "blocks")
+"""The arguments of a region, one 8-byte slot each."""
+
+
+def digest(data: np.ndarray) -> np.ndarray:
+    """Return the digest of bytes.
+
+    Args:
+        data: (size,) of uint8.
+
+    Returns:
+        Bytes, one of 256 for large data.
+    """
+    rows, blocks = data.size // ROW, ceil(data.size // ROW / BLOCK_ROWS)
+    found = np.empty(blocks * ROW + data.size % ROW, np.uint8)
+    found[blocks * ROW :] = data[rows * ROW :]
+    counters = np.zeros(1, np.int64)
+    slots = array("q", [data.ctypes.data, found.ctypes.data, counters.ctypes.data, rows, blocks])
+    threads = min(thread_count(), max(blocks // 2, 1))
+    routine(write, host(), BLOCK_ROWS).run(slots.buffer_info()[0], threads)
+    return found
+
+
+def write(module: ir.Module, target: Target, block_rows: int) -> None:  # noqa: ARG001 - any processor's
+    """The region: blocks, until none is left."""
+    code, word = Code(module, "region", [POINTER]), ir.VectorType(I32, LANES)
+    kinds = {"bytes": I16, "digests": I32, "counters": I64}
+    s = dict(zip(SLOTS, code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS]), strict=True))
+    with code.tasks(s["counters"], s["blocks"], 1) as block:
+        stop = code.minimum((block + 1) * block_rows, s["rows"])
+        with code.loop(block * block_rows, stop, values=[zero(word)] * VECTORS) as row:
+            source, mixed = s["bytes"] + row.index * (ROW // 2), []
+            for number, state in enumerate(row.values):
+                words = code.ir.bitcast((source + number * 2 * LANES).vector(2 * LANES), word)
+                product = code.ir.mul(code.ir.xor(state, words), constant(word, FACTOR))
+                mixed.append(code.intrinsic("llvm.fshl.v8i32", word, [product, product, constant(word, ROTATION)]))
+            row.hand_on(mixed)
+        for number, state in enumerate(row.values):
+            (s["digests"] + block * (ROW // 4) + number * LANES).store(state)
+    code.finish()
