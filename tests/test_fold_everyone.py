@@ -183,6 +183,43 @@ def test_a_branch_on_an_odd_size_is_named_with_its_line():
     check_same(model, folded.model, (2, 4, 17, 9), (1, 4, 8, 8))
 
 
+class Sized(nn.Module):
+    """Goes on with the sizes that a module gives whose own code depends on them."""
+
+    def __init__(self, given, *, shared):
+        super().__init__()
+        odd = Odd()
+        if shared:  # one module of two names
+            self.odd = odd
+        self.given, self.c, self.b = given, nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+        self.inner = Inner(odd, given)
+
+    def forward(self, x):
+        y, (height, width) = self.inner(x) if self.given is not dict else self.inner(x).values()
+        tokens = y.flatten(2).transpose(1, 2)
+        return self.b(self.c(tokens.transpose(1, 2).reshape(x.shape[0], -1, height, width))) / (height * width)
+
+
+class Inner(nn.Module):
+    def __init__(self, odd, given):
+        super().__init__()
+        self.odd, self.given = odd, given
+
+    def forward(self, x):
+        y = self.odd(x) if x.shape[2] % 2 else self.odd(x) + 0
+        sizes = {tuple: (y.shape[2], y.shape[3]), list: [*y.shape[2:]], dict: y.shape[2:]}[self.given]
+        return {"y": y, "size": sizes} if self.given is dict else (y, sizes)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("given", [tuple, list, dict])
+def test_sizes_that_a_kept_module_gives_are_those_of_each_call(given, shared):
+    model = randomised(Sized(given, shared=shared))
+    folded = cl.fold(model, torch.randn(X))
+    assert folded.report.norms_after == 0
+    check_same(model, folded.model, (2, 4, 17, 9), (1, 4, 8, 8), (3, 4, 5, 30))
+
+
 class Reused(Odd):
     """A convolution that another way through the code uses without its norm."""
 

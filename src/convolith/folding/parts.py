@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from convolith.folding.capture import Captured, NoGraph, capture, hooks_of, without_hooks
+from convolith.folding.capture import Captured, NoGraph, capture, hooks_of, structural_copy, without_hooks
 from convolith.folding.convolving import QuickConvolutions
 from convolith.folding.copies import own_copy, own_module
 from convolith.folding.lowering import called_module
@@ -73,8 +73,11 @@ def fold_graph(model: nn.Module, inputs: Inputs, *, measure: bool, everything: b
 def _norms_inside(folded: nn.Module, kept: dict[str, str]) -> list[Skipped]:
     """Return the norms of modules that stay as they are, and are no part of a graph inside of them."""
     found = []
+    present = dict(folded.named_modules(remove_duplicate=False))
     for name, reason in kept.items():
-        module, inside = folded.get_submodule(name), f"it lies in {name or 'the model'}, whose code stays: {reason}"
+        if name not in present:  # it has another name in a module that is kept around it
+            continue
+        module, inside = present[name], f"it lies in {name or 'the model'}, whose code stays: {reason}"
         graphs = {id(part) for graph in module.modules() if isinstance(graph, GraphModule) for part in graph.modules()}
         for path, part in module.named_modules():
             if isinstance(part, nn.modules.batchnorm._BatchNorm) and id(part) not in graphs:
@@ -221,7 +224,7 @@ def _added(report: Report, parts: dict[str, Report], skipped: tuple[Skipped, ...
 def _calls(model: nn.Module, inputs: Inputs) -> dict[str, Inputs]:
     """Return what each module is called with first, if that is float tensors only."""
     found: dict[str, Inputs] = {}
-    watched = own_module(model)
+    watched = structural_copy(model)
 
     def keep(name: str) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

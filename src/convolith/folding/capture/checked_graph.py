@@ -25,10 +25,13 @@ from convolith.torch_private import GRAPH_ASSERT
 
 MOST_ATTEMPTS = 24
 """Recordings of one model: each keeps more modules as they are, or more writes in place."""
-CALLS = 4.0
-"""Time that comparing at other sizes may take, in calls of the model on the example; at least `LEAST_SECONDS`."""
-LEAST_SECONDS, LEAST_COMPARED = 0.2, 8
-"""Seconds that comparing may take in any case, and the inputs that are compared in up to three times of it."""
+CALLS, MOST_CALLS = 4.0, 6.0
+"""Time that comparing at other sizes takes, in calls of the model on the example; and at most, if that many inputs were
+not enough."""
+SECONDS, MOST_SECONDS = 0.2, 0.6
+"""The same in seconds, whichever is more."""
+ENOUGH = 8
+"""Inputs that are compared, if there is time."""
 NOTED = 3
 """Inputs for which the shape of each tensor is noted: the example and the first of another batch and size."""
 
@@ -179,11 +182,12 @@ class _References:
             warnings.simplefilter("ignore")
             start = time.perf_counter()
             self.pairs.append((self.inputs, outputs(self.model, self.inputs)))
-            allowed = max(CALLS * (time.perf_counter() - start), LEAST_SECONDS)
+            call = time.perf_counter() - start
+            usual, most = max(CALLS * call, SECONDS), max(MOST_CALLS * call, MOST_SECONDS)
             start = time.perf_counter()
             for others in variations(self.model, self.inputs):
-                share = (time.perf_counter() - start) / allowed
-                if share > 3 or (share > 1 and len(self.pairs) > LEAST_COMPARED):
+                taken = time.perf_counter() - start
+                if taken > most or (taken > usual and len(self.pairs) > ENOUGH):
                     break
                 found = result_of(self.model, others)
                 if found is not None:

@@ -27,7 +27,8 @@ from convolith.folding.capture import functions
 from convolith.folding.capture.memory import Value, Write, look_alike, overlap, share_memory
 from convolith.folding.capture.numbers import Size, SizeRatio, number, plain
 from convolith.folding.capture.structure import shallow_copy
-from convolith.folding.capture.trees import leaves_of, tensors_of, without_history
+from convolith.folding.capture.trees import Path as Steps
+from convolith.folding.capture.trees import leaves_of, tensors_of, with_sizes, without_history
 from convolith.folding.sizes import Inputs
 from convolith.torch_private import version_of
 
@@ -199,6 +200,7 @@ class Recorder(TorchFunctionMode):
             else:
                 for tensor in written:
                     self._stays_written(tensor, node)
+        result = with_sizes(result, lambda path, found: number(found, self, lambda: self._part(node, path)))
         return self._results(result, node, given)
 
     # Calls of functions and methods.
@@ -391,13 +393,17 @@ class Recorder(TorchFunctionMode):
     def _results(self, result: Any, node: Node, given: list[torch.Tensor]) -> Any:
         """Remember the nodes of all tensors of a result."""
         for path, tensor in leaves_of(result):
-            made = node
-            for function, step in path:
-                made = self._call_function(function, (made, step), {})
+            made = self._part(node, path)
             sources = [t for t in given if share_memory(t, tensor)]
             parent = self._find(sources[0]) if sources else None
             self._note(tensor, made, parent)
         return result
+
+    def _part(self, node: Node, path: Steps) -> Node:
+        """Return the node of a part of a result."""
+        for function, step in path:
+            node = self._call_function(function, (node, step), {})
+        return node
 
     def _size(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         x = args[0]

@@ -54,3 +54,14 @@ def leaves_of(tree: Any, path: Path = ()) -> Iterator[tuple[Path, torch.Tensor]]
     elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         for field in dataclasses.fields(tree):
             yield from leaves_of(getattr(tree, field.name), (*path, (getattr, field.name)))
+
+
+def with_sizes(tree: Any, made: Callable[[Path, int], Any], path: Path = ()) -> Any:
+    """Return a result with what is made of its integers, and of how each is taken out of it, in their place."""
+    if type(tree) is int:
+        return made(path, tree)
+    if isinstance(tree, torch.Size) or type(tree) in (tuple, list):
+        return type(tree)(with_sizes(part, made, (*path, (operator.getitem, n))) for n, part in enumerate(tree))
+    if type(tree) is dict:
+        return {key: with_sizes(part, made, (*path, (operator.getitem, key))) for key, part in tree.items()}
+    return tree
