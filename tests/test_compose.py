@@ -13,7 +13,7 @@ from convolith import Conv, ConvolithError, compose, correlate, d2l
 from tests.strategies import pairs_of_convs
 
 
-@settings(max_examples=800)
+@settings(max_examples=400)
 @given(pairs_of_convs(), st.lists(st.integers(1, 16), min_size=2, max_size=2), st.integers(0, 9))
 def test_drawn_pairs(pair, size, seed):
     """The call is exact always; the one convolution alone is, wherever it says so."""

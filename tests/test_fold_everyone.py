@@ -183,6 +183,48 @@ def test_a_branch_on_an_odd_size_is_named_with_its_line():
     check_same(model, folded.model, (2, 4, 17, 9), (1, 4, 8, 8))
 
 
+class Weighed(nn.Module):
+    """Computes the weights of a layer in each call and assigns them to its parameters."""
+
+    def __init__(self, given):
+        super().__init__()
+        self.first, self.second, self.both = nn.Conv2d(4, 6, 1), nn.Conv2d(6, 4, 3), nn.Conv2d(4, 4, 3, padding=1)
+        self.b, self.given = nn.BatchNorm2d(4), given
+
+    def forward(self, x):
+        w = torch.einsum("hc,ohyx->ocyx", self.first.weight.data[:, :, 0, 0], self.second.weight.data)
+        if self.given == "input":
+            w = w * x.mean()
+        if self.given == "itself":
+            w = w + self.both.weight
+        self.both.weight.data = w.contiguous()
+        return self.b(self.both(x))
+
+
+def test_weights_that_are_computed_in_each_call_are_constants():
+    model = randomised(nn.Sequential(Weighed("others"), nn.ReLU(), Weighed("others")))
+    folded = cl.fold(model, torch.randn(X))
+    assert (folded.report.convolutions_after, folded.report.norms_after) == (2, 0)
+    check_same(model, folded.model, (2, 4, 17, 9), (1, 4, 8, 8))
+    assert not [m for m in cl.nn.convert(folded.model).modules() if type(m) is nn.Conv2d]
+
+
+@pytest.mark.parametrize("given", ["input", "itself"])
+def test_weights_that_are_computed_from_the_input_or_the_last_call_stay_as_they_are(given):
+    model = randomised(nn.Sequential(Weighed(given), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)))
+    with torch.no_grad():
+        for _ in range(2):
+            model(torch.randn(X))
+    if given == "itself":
+        with pytest.raises(ConvolithError):  # another output in each call
+            cl.fold(model, torch.randn(X))
+        return
+    folded = cl.fold(model, torch.randn(X))
+    assert "assigns to the attribute data" in str(folded.report)
+    assert folded.report.norms_after == 1
+    check_same(model, folded.model, (2, 4, 17, 9), (1, 4, 8, 8))
+
+
 class Sized(nn.Module):
     """Goes on with the sizes that a module gives whose own code depends on them."""
 

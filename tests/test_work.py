@@ -11,7 +11,7 @@ from tests.strategies import specs
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
-@settings(max_examples=600)
+@settings(max_examples=300)
 @given(spec=specs(max_axes=2))
 def test_counts_are_those_of_an_enumeration(convention, spec):
     counted = naive.enumerate_work(spec, convention == "effective")

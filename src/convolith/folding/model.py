@@ -16,7 +16,7 @@ from convolith.folding.convolving import QuickConvolutions
 from convolith.folding.copies import own_module
 from convolith.folding.parts import fold_graph, fold_parts
 from convolith.folding.report import Report, Skipped
-from convolith.folding.sizes import Inputs, outputs, unchanged
+from convolith.folding.sizes import Inputs, Reference, reference_of, taken, unchanged
 from convolith.folding.verification import verify
 from convolith.nn import revert
 
@@ -72,18 +72,22 @@ def fold(
         [('_0', '_1')]
     """
     with QuickConvolutions():
-        inputs = _checked(model, example_input)
+        inputs, known = _checked(model, example_input)
     if any(type(module).__module__.startswith("convolith.nn") for module in model.modules()):
         model = revert(own_module(model))  # torch's own layers are what comes out; they can be converted again
+        with unchanged(model), QuickConvolutions():
+            known = reference_of(model, inputs)
     options = {"measure": measure, "everything": everything}
     with unchanged(model):
-        done = fold_graph(model, inputs, **options)
+        done = fold_graph(model, inputs, **options, known=known)
         if isinstance(done, NoGraph):
             done = fold_parts(model, inputs, done, **options)
+            with QuickConvolutions():
+                done.tried += taken(model, inputs)
     for name in HOOKS:
         getattr(done.folded, name).update(getattr(model, name))
     with unchanged(model), unchanged(done.folded), QuickConvolutions():
-        errors, problem = verify(done.proofs, (done.reference, done.wide), (model, done.folded), done.tried)
+        errors, problem = verify(done.proofs, (done.reference, done.wide), (model, done.folded), done.tried, known)
     reason = f"its code does not run in float64 ({problem}): it is compared in its own dtype, each rewrite in float64"
     alone = [Skipped("-", "the model", reason, "settled")] if problem else []
     skipped = (*done.report.skipped, *alone, *_set_aside(model), *_settled_arguments(model, inputs))
@@ -106,7 +110,12 @@ def _settled_arguments(model: torch.nn.Module, inputs: Inputs) -> list[Skipped]:
     return [Skipped("-", "the model", reason, "settled")] if left else []
 
 
-def _checked(model: Any, example: Any) -> Inputs:
+def _checked(model: Any, example: Any) -> tuple[Inputs, Reference]:
+    """Return the inputs and what the model gives for them.
+
+    Raises:
+        ConvolithError: what is no model in evaluation, or no input that it takes.
+    """
     if not isinstance(model, torch.nn.Module):
         raise ConvolithError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
     _check_plain(model)
@@ -131,14 +140,13 @@ def _checked(model: Any, example: Any) -> Inputs:
             "it, or several in a row"
         )
     try:
-        with torch.no_grad(), unchanged(model):
-            outputs(model, tuple(inputs))
+        with unchanged(model):
+            return tuple(inputs), reference_of(model, tuple(inputs))
     except Exception as problem:
         shapes = [tuple(x.shape) for x in inputs]
         raise ConvolithError(
             f"model does not take example_input of shape {shapes[0] if len(shapes) == 1 else shapes}: {problem}"
         ) from problem
-    return tuple(inputs)
 
 
 def _check_plain(model: torch.nn.Module) -> None:

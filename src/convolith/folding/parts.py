@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 import torch
@@ -20,11 +19,8 @@ from convolith.folding.mutations import write_in_place
 from convolith.folding.pairs import pairs_of
 from convolith.folding.report import Report, Rewrite, Skipped
 from convolith.folding.rewriting import count_layers, rewrite
-from convolith.folding.sizes import Inputs, outputs, result_of, variations
+from convolith.folding.sizes import Inputs, Reference, outputs
 from convolith.folding.verification import Proof
-
-MOST_TRIED = 8
-"""Inputs of other sizes that a model of several graphs is given, to find some that it takes."""
 
 
 @dataclass
@@ -47,11 +43,17 @@ class Done:
     tried: list[Inputs]
 
 
-def fold_graph(model: nn.Module, inputs: Inputs, *, measure: bool, everything: bool) -> Done | NoGraph:
-    """Fold a model as one graph, modules that stay in it by their parts; or return why it is no graph."""
+def fold_graph(
+    model: nn.Module, inputs: Inputs, *, measure: bool, everything: bool, known: Reference | None = None
+) -> Done | NoGraph:
+    """Fold a model as one graph, modules that stay in it by their parts; or return why it is no graph.
+
+    Args:
+        known: what the model gives for the inputs, if that is known; its hooks have run in it.
+    """
     try:
         with QuickConvolutions():
-            captured = capture(without_hooks(model), inputs)
+            captured = capture(without_hooks(model), inputs, None if hooks_of(model) else known)
     except NoGraph as refusal:
         return refusal
     done = _folded(captured, inputs, measure=measure, everything=everything)
@@ -126,7 +128,7 @@ def fold_parts(model: nn.Module, inputs: Inputs, refusal: NoGraph, *, measure: b
     Raises:
         NoGraph: the refusal, if no part has anything to fold.
     """
-    options = {"measure": measure, "everything": everything}
+    options: dict[str, Any] = {"measure": measure, "everything": everything}
     with QuickConvolutions():
         calls = _calls(model, inputs)
     wide, result = own_module(model).double(), own_module(model)
@@ -166,19 +168,16 @@ def fold_parts(model: nn.Module, inputs: Inputs, refusal: NoGraph, *, measure: b
     report = replace(
         report, convolutions_before=convolutions, convolutions_after=fewer, norms_before=norms, norms_after=less
     )
-    others = (other for other in variations(model, inputs) if result_of(model, other) is not None)
-    with QuickConvolutions():
-        tried = [inputs, *islice(others, MOST_TRIED)]
     left = [replace(e, module=e.module.lstrip(".")) for e in _norms_inside(result, {"": refusal.reason})]
     report = replace(report, skipped=(*report.skipped, *left))
-    return Done(own_module(model).double(), wide, result, report, proofs, tried)
+    return Done(own_module(model).double(), wide, result, report, proofs, [inputs])
 
 
 def _fold_pairs(
     model: nn.Module,
     name: str,
     calls: dict[str, Inputs],
-    options: dict[str, bool],
+    options: dict[str, Any],
     take: Callable[[str, Done], bool],
     copies: tuple[nn.Module, ...],
 ) -> None:

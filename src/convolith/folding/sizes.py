@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from math import ceil, prod
+from time import perf_counter
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -17,6 +20,21 @@ def outputs(model: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
     """Return the tensors of a model's result, in order; the inputs stay as they are, whatever the model writes."""
     result = model(*(x.clone(memory_format=torch.preserve_format) for x in inputs))
     return [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+
+
+class Reference(NamedTuple):
+    """What a model gives for an input, and the seconds that it takes."""
+
+    outputs: list[torch.Tensor]
+    seconds: float
+
+
+def reference_of(model: nn.Module, inputs: Inputs) -> Reference:
+    """Call a model."""
+    start = perf_counter()
+    with torch.no_grad():
+        found = [x.clone() for x in outputs(model, inputs)]  # it may give a buffer that it writes on again
+    return Reference(found, perf_counter() - start)
 
 
 @contextmanager
@@ -113,3 +131,12 @@ def variations(model: nn.Module, inputs: Inputs) -> Iterator[Inputs]:
     for axis in axes:
         yield example_at(inputs, {**base, axis: 1})
     yield example_at(inputs, {axis: max(n // 2, 1) for axis, n in whole.items() if axis > 1}, 1)
+
+
+MOST_TRIED = 12
+"""Inputs of other sizes that a model of several graphs is given, to find some that it takes."""
+
+
+def taken(model: nn.Module, inputs: Inputs) -> list[Inputs]:
+    """Return some inputs of other batches and sizes that a model takes."""
+    return [others for others in islice(variations(model, inputs), MOST_TRIED) if result_of(model, others) is not None]

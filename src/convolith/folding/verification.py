@@ -17,7 +17,7 @@ from convolith.folding.gate import part
 from convolith.folding.modules import module_of
 from convolith.folding.pieces import Values, shape_of
 from convolith.folding.search import Way
-from convolith.folding.sizes import Inputs, outputs
+from convolith.folding.sizes import Inputs, Reference, outputs
 from convolith.report.progress import track
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5, torch.float16: 5e-2, torch.bfloat16: 2e-1}
@@ -82,7 +82,9 @@ class Proof:
         return worst
 
 
-def verify(proofs: Sequence[Proof], wide: Pair, own: Pair, tried: list[Inputs]) -> tuple[dict[str, float], str | None]:
+def verify(
+    proofs: Sequence[Proof], wide: Pair, own: Pair, tried: list[Inputs], known: Reference
+) -> tuple[dict[str, float], str | None]:
     """Return the largest error by dtype, relative to each output's largest number; and what float64 lacks.
 
     Each rewrite is compared by itself in float64 in any case. A model whose own code makes tensors of another dtype
@@ -92,6 +94,7 @@ def verify(proofs: Sequence[Proof], wide: Pair, own: Pair, tried: list[Inputs]) 
         proofs: each rewrite by itself.
         wide, own: the model and the folded one, in float64 and in the model's dtype.
         tried: inputs in that dtype, the example first; random values of the same shapes are compared.
+        known: what the model gives for the example.
 
     Raises:
         ConvolithError: an error that is more than rounding: more than `TOLERANCE`, and more than four times what the
@@ -114,8 +117,9 @@ def verify(proofs: Sequence[Proof], wide: Pair, own: Pair, tried: list[Inputs]) 
             if exact is not None:
                 _note(errors, "float64", _largest(exact, _exact(wide[1], values)), TOLERANCE[torch.float64])
             if dtype != torch.float64:
-                _compare_own(errors, own, values, partial(_known, exact), dtype)
-        _compare_own(errors, own, example, lambda: None if problem else _exact(wide[0], example), dtype)
+                _compare_own(errors, outputs(own[0], values), outputs(own[1], values), partial(_known, exact), dtype)
+        found = outputs(own[1], example)
+        _compare_own(errors, known.outputs, found, lambda: None if problem else _exact(wide[0], example), dtype)
     return errors, problem
 
 
@@ -136,9 +140,12 @@ LONG = 100
 
 
 def _compare_own(
-    errors: dict[str, float], own: Pair, inputs: Inputs, exact: Callable[[], Any], dtype: torch.dtype
+    errors: dict[str, float],
+    first: list[torch.Tensor],
+    second: list[torch.Tensor],
+    exact: Callable[[], Any],
+    dtype: torch.dtype,
 ) -> None:
-    first, second = (outputs(model, inputs) for model in own)
     worst = _largest(first, second)
     known = None if worst <= TOLERANCE[dtype] else exact()
     allowed = TOLERANCE[dtype] if known is None else _allowed(_largest(known, first), TOLERANCE[dtype])

@@ -20,18 +20,18 @@ from convolith.errors import ConvolithError
 from convolith.folding.capture.numbers import Size, SizeRatio
 from convolith.folding.capture.recorder import Guard, NotRecorded, Opaque, Record, Recorder, WrittenElsewhere
 from convolith.folding.capture.structure import compute_weights, hooked, hooks_of, structural_copy, without_hooks
-from convolith.folding.sizes import Inputs, outputs, result_of, unchanged, variations
+from convolith.folding.sizes import Inputs, Reference, outputs, reference_of, result_of, unchanged, variations
 from convolith.torch_private import GRAPH_ASSERT
 
 MOST_ATTEMPTS = 24
 """Recordings of one model: each keeps more modules as they are, or more writes in place."""
 CALLS, MOST_CALLS = 4.0, 6.0
-"""Time that comparing at other sizes takes, in calls of the model on the example; and at most, if that many inputs were
-not enough."""
-SECONDS, MOST_SECONDS = 0.2, 0.6
-"""The same in seconds, whichever is more."""
-ENOUGH = 8
-"""Inputs that are compared, if there is time."""
+"""Time that comparing at other sizes takes, in calls of the model on the example; and at most, while few inputs were
+compared."""
+SECONDS, MOST_SECONDS = (0.2, 2.0), (0.6, 3.0)
+"""The least and the most of either in seconds."""
+ENOUGH, FEWEST = 8, 2
+"""Inputs that are compared if there is time; and in any case, if the model takes as many."""
 NOTED = 3
 """Inputs for which the shape of each tensor is noted: the example and the first of another batch and size."""
 
@@ -77,17 +77,22 @@ class Unlike(Exception):  # noqa: N818 - an answer: which guards came out otherw
         self.flipped = flipped
 
 
-def capture(model: nn.Module, inputs: Inputs) -> Captured:
+def capture(model: nn.Module, inputs: Inputs, known: Reference | None = None) -> Captured:
     """Record a model in evaluation; the graph gives the same outputs, bit for bit, at all sizes that are tried.
 
     Every axis of the inputs, channels included, may take other sizes. A module whose code depends on values, or on
     sizes in a way that a graph does not follow, is kept as one call; so is a module with hooks of the user's.
 
+    Args:
+        model: in evaluation.
+        inputs: the example.
+        known: what the model gives for it, where that is known already.
+
     Raises:
         NoGraph: a model whose own code is such, with the line.
     """
     kept, in_place, guess = dict(hooked(model)), set[int](), True
-    references = _References(model, inputs)
+    references = _References(model, inputs, known)
     for _ in range(MOST_ATTEMPTS):
         copied = _recordable(model, kept)
         recorder = Recorder(copied, kept, in_place, guess=guess)
@@ -170,8 +175,8 @@ def _recordable(model: nn.Module, kept: Collection[str]) -> nn.Module:
 class _References:
     """Outputs of a model for the example and for other inputs, computed once."""
 
-    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
-        self.model, self.inputs = model, inputs
+    def __init__(self, model: nn.Module, inputs: Inputs, known: Reference | None) -> None:
+        self.model, self.inputs, self.known = model, inputs, known
         self.pairs: list[tuple[Inputs, list[torch.Tensor]]] = []
 
     def compute(self) -> list[tuple[Inputs, list[torch.Tensor]]]:
@@ -180,19 +185,23 @@ class _References:
             return self.pairs
         with torch.no_grad(), unchanged(self.model), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            start = time.perf_counter()
-            self.pairs.append((self.inputs, outputs(self.model, self.inputs)))
-            call = time.perf_counter() - start
-            usual, most = max(CALLS * call, SECONDS), max(MOST_CALLS * call, MOST_SECONDS)
+            expected, call = self.known or reference_of(self.model, self.inputs)
+            self.pairs.append((self.inputs, expected))
+            usual, most = _within(CALLS * call, SECONDS), _within(MOST_CALLS * call, MOST_SECONDS)
             start = time.perf_counter()
             for others in variations(self.model, self.inputs):
                 taken = time.perf_counter() - start
-                if taken > most or (taken > usual and len(self.pairs) > ENOUGH):
+                limit = most if len(self.pairs) <= ENOUGH else usual
+                if taken > limit and len(self.pairs) > FEWEST:
                     break
                 found = result_of(self.model, others)
                 if found is not None:
                     self.pairs.append((others, found))
         return self.pairs
+
+
+def _within(seconds: float, bounds: tuple[float, float]) -> float:
+    return min(max(seconds, bounds[0]), bounds[1])
 
 
 def _checked(references: _References, record: Record, kept: dict[str, str]) -> Captured:

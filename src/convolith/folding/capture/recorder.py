@@ -213,7 +213,7 @@ class Recorder(TorchFunctionMode):
     def _function(self, func: Any, args: Any, kwargs: Any) -> Any:
         name = functions.name_of(func)
         if functions.is_assignment(func):
-            raise NotRecorded(f"its code assigns to the attribute {name} of a tensor", self._module(), line_of_caller())
+            return self._assigned(func, name, args)
         if name in functions.SIZES:
             return self._size(name, func, args, kwargs)
         if name in functions.QUERIES:
@@ -244,6 +244,15 @@ class Recorder(TorchFunctionMode):
             elif not given or (name in functions.CASTS and args[0].dtype != result.dtype):
                 node = self._add("call_method", "type_as", (node if not given else own_args[0], self._first), {})
         return self._results(result, node, given)
+
+    def _assigned(self, func: Any, name: str, args: Any) -> None:
+        """Give a parameter that nothing has read yet a constant, as code does that computes weights in each call."""
+        target, value = args
+        constant = isinstance(value, torch.Tensor) and self._tensor_node(value).meta.get("constant")
+        if name != "data" or id(target) not in self._state or self._find(target) is not None or not constant:
+            raise NotRecorded(f"its code assigns to the attribute {name} of a tensor", self._module(), line_of_caller())
+        with self._pause():
+            func(target, value)
 
     def _node_of(self, func: Any, name: str, args: Any, kwargs: Any) -> Node:
         """Add a call as torch.fx writes it: operators, functions, methods, attributes."""
