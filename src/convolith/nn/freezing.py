@@ -16,7 +16,7 @@ def freeze(model: torch.nn.Module) -> torch.nn.Module:
     """Prepare every convolution of Convolith in a model from a private copy of its weights, in place.
 
     Without it, each call reads all bytes of the kernel to see whether it is the one that was prepared, since nothing
-    less notices every way to write to a tensor (a kernel of 64 KiB and more by a digest, which misses no change of one
+    less notices every way to write to a tensor (a kernel of 1 MiB and more by a digest, which misses no change of one
     number, and others by chance alone, one in 2^32). A frozen layer does not read its parameters: it is prepared once
     for each input shape, and computes with the weights as they were when `freeze` was called. Parametrised weights are
     computed once.

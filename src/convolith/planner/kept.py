@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 KEPT_BYTES = 1 << 28
 """Of the kernels whose preparations are kept; the longest unused go first."""
-DIGEST_BYTES = 1 << 16
-"""From which on a kernel is recognised by its digest: below, comparing takes no longer than starting the threads."""
+DIGEST_BYTES = 1 << 20
+"""From which on a kernel is recognised by its digest: below, comparing it with its copy takes less time."""
 MOST_KEPT = 1024
 WITNESS_BYTES = 64
 """Bytes at either end of a kernel by which one seems to have come back."""
