@@ -58,11 +58,12 @@ def test_models_of_strict_sizes_are_tried_at_several() -> None:
 def test_quick_convolutions_give_what_torch_gives(
     shape: tuple[int, ...], kernel: tuple[int, ...], groups: int, dtype: torch.dtype
 ) -> None:
-    x, weight, bias = (torch.randn(s, dtype=dtype) for s in (shape, kernel, kernel[:1]))
+    x, weight, bias = (torch.randn(s, dtype=dtype).requires_grad_() for s in (shape, kernel, kernel[:1]))
     function = getattr(functional, f"conv{len(shape) - 2}d")
     options = {"padding": kernel[2] // 2, "groups": groups}
-    expected = function(x.double(), weight.double(), bias.double(), **options)
-    with QuickConvolutions():
+    with torch.no_grad():
+        expected = function(x.double(), weight.double(), bias.double(), **options)
+    with torch.no_grad(), QuickConvolutions():
         first, again = (function(x, weight, bias, **options) for _ in range(2))
     assert torch.equal(first, again)
     assert first.dtype == dtype

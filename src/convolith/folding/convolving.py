@@ -46,22 +46,23 @@ def _convolved(
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
-) -> torch.Tensor:
+) -> Any:
     options = {"stride": stride, "padding": padding, "dilation": dilation}
     if not _is_plain(input, weight) or isinstance(padding, str):
-        return func(input, weight, bias, groups=groups, **options)  # type: ignore[no-any-return]
+        return func(input, weight, bias, groups=groups, **options)
     options = {name: _each(value, weight.ndim - 2) for name, value in options.items()}
     is_large = weight[0].numel() * input.numel() // input.shape[1] * weight.shape[0] > LARGE
     has_many_groups = input.dtype == torch.float64 and groups * input.shape[0] > MOST_GROUPS
     try:
         if is_large and (engine := _engine(input, weight, groups, options)):
-            return correlate(input, weight, bias, groups=groups, engine=engine, **options)  # type: ignore[no-any-return]
+            return correlate(input, weight, bias, groups=groups, engine=engine, **options)
         if has_many_groups and not is_large:
             spec = ConvSpec.of(input, weight, groups=groups, **options)
-            return reference.apply(reference.prepare(spec, weight.detach()), input.detach(), bias)
+            state, own = reference.prepare(spec, weight.detach()), None if bias is None else bias.detach()
+            return reference.apply(state, input.detach(), own)
     except ConvolithError:  # torch says in its own words what it does not take
         pass
-    return func(input, weight, bias, groups=groups, **options)  # type: ignore[no-any-return]
+    return func(input, weight, bias, groups=groups, **options)
 
 
 def _each(value: Any, axes: int) -> tuple[int, ...]:

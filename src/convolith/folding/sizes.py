@@ -23,7 +23,7 @@ def outputs(model: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
 
 
 class Reference(NamedTuple):
-    """What a model gives for an input, and the seconds that it takes."""
+    """A model's outputs for an input, and the seconds that the call took."""
 
     outputs: list[torch.Tensor]
     seconds: float
@@ -111,7 +111,7 @@ def variations(model: nn.Module, inputs: Inputs) -> Iterator[Inputs]:
     less = {axis: max(n - 1, 1) for axis, n in whole.items()}
 
     def at(sizes: dict[int, int]) -> Inputs:
-        """Of two images where that is no more than the example and they are of odd size."""
+        """Return inputs of these sizes: two images if a size is odd and both are no larger than the example, or one."""
         pixels = [prod({**near, **sizes}.values()), prod(whole.values())]
         return example_at(inputs, sizes, 2 if 2 * pixels[0] <= pixels[1] and any(n % 2 for n in sizes.values()) else 1)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from convolith.planner.plan import Plan
 
 KEPT_BYTES = 1 << 28
-"""Of the kernels whose preparations are kept; the longest unused go first."""
+"""The most bytes of kernels whose preparations are kept; the longest unused are forgotten first."""
 DIGEST_BYTES = 1 << 20
 """From which on a kernel is recognised by its digest: below, comparing it with its copy takes less time."""
 MOST_KEPT = 1024
@@ -66,7 +66,7 @@ class Kept(NamedTuple):
     state: Any
     mark: np.ndarray | None = None
     size: int = 0
-    """Of the kernel, in bytes."""
+    """Bytes of the kernel."""
 
 
 class Seen(NamedTuple):
@@ -141,7 +141,7 @@ def prepared(asked: Plan, kernel: torch.Tensor, choose: Choose | None = None, *,
 
 
 def _mark(data: np.ndarray) -> np.ndarray:
-    """What a kernel is recognised by: bytes, or their digest; bytes of the memory that it was given."""
+    """Return what a kernel is recognised by: these very bytes (no copy) if they are few, else their digest."""
     return data if data.size < DIGEST_BYTES else digest(data)
 
 
@@ -154,7 +154,7 @@ def _witness(kernel: torch.Tensor) -> bytes:
 
 
 def _found(key: Key) -> Kept | Seen | None:
-    """What is remembered under a key, which is used by this."""
+    """Return the entry of a key, or None; it counts as just used."""
     with _lock:
         entry = _kept.get(key)
         if entry is not None:

@@ -21,7 +21,7 @@ class Value:
     outdated: Write | None = None
     """The write that replaced what it reads, if one did."""
     successor: Value | None = None
-    """What stands for the tensor since it was written to."""
+    """The value that replaced this one when the tensor was written to."""
 
 
 @dataclasses.dataclass(eq=False)
