@@ -145,9 +145,10 @@ def gather_taps(x: np.ndarray, kernel: np.ndarray, spec: ConvSpec) -> np.ndarray
     x = np.pad(x, [(0, 0), (0, 0), *spec.padding], mode=modes[spec.padding_mode])  # type: ignore[call-overload]  # one of four literals
     grouped = kernel.reshape(spec.groups, -1, *kernel.shape[1:])  # (groups, out/groups, in/groups, *kernel_size)
     y = np.zeros((spec.batch, spec.groups, grouped.shape[1], prod(spec.output_size)), x.dtype)
+    times = np.multiply if grouped.shape[2] == 1 else np.matmul  # the same products, without a call for each group
     for taps in product(*map(range, spec.kernel_size)):
         shifted = x[tap_slices(spec, taps, spec.output_size)]
-        y += tap_matrix(grouped, taps) @ shifted.reshape(spec.batch, spec.groups, grouped.shape[2], y.shape[-1])
+        y += times(tap_matrix(grouped, taps), shifted.reshape(spec.batch, spec.groups, grouped.shape[2], y.shape[-1]))
     return y.reshape(spec.output_shape)
 
 

@@ -19,6 +19,8 @@ LARGE = 2e7
 MOST_GROUPS = 64
 """Groups of all images up to which torch takes no longer in float64, where it computes each by itself, than the
 oracle."""
+SMALL = 49
+"""Taps of a kernel up to which torch's convolutions in other dtypes are quick enough."""
 MUCH_LONGER = 4.0
 """Times the estimate of our engine that torch must take in other dtypes."""
 
@@ -51,8 +53,10 @@ def _convolved(
     if not _is_plain(input, weight) or isinstance(padding, str):
         return func(input, weight, bias, groups=groups, **options)
     options = {name: _each(value, weight.ndim - 2) for name, value in options.items()}
-    is_large = weight[0].numel() * input.numel() // input.shape[1] * weight.shape[0] > LARGE
-    has_many_groups = input.dtype == torch.float64 and groups * input.shape[0] > MOST_GROUPS
+    is_wide = input.dtype == torch.float64
+    is_slow = is_wide or weight[0, 0].numel() > SMALL
+    is_large = is_slow and weight[0].numel() * input.numel() // input.shape[1] * weight.shape[0] > LARGE
+    has_many_groups = is_wide and groups * input.shape[0] > MOST_GROUPS
     try:
         if is_large and (engine := _engine(input, weight, groups, options)):
             return correlate(input, weight, bias, groups=groups, engine=engine, **options)

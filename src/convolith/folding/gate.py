@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.fx import Graph, GraphModule, Interpreter, Node
+from torch.fx import Graph, GraphModule, Node
 
 from convolith.folding.copies import put
 from convolith.folding.lowering import called_module
 from convolith.folding.modules import module_of
 from convolith.folding.pieces import Values
+from convolith.folding.runner import Runner
 from convolith.folding.search import Way
 
 ROUNDS = 9
@@ -36,15 +37,18 @@ def measured(captured: GraphModule, values: Values, ways: list[Way], inputs: Any
     """
     sources = _Sources(captured, {way.source for way in ways})
     with torch.no_grad():
-        sources.run(*(x.double().clone() for x in inputs))
+        given = [x.double().clone() for x in inputs]
+        sources(*given)
         for way in ways:
             x = sources.found[way.source].to(inputs[0].dtype)
+            nodes = part(values, way)
+            old = GraphModule(copy.deepcopy(nodes.root).to(x.dtype), nodes.graph)  # no time goes by between layers
             new = module_of(way.affine, flat=x.ndim == 2, by_channel=way.by_channel).to(x.dtype)
-            yield way, _times(copy.deepcopy(part(values, way)).to(x.dtype), new, x)
+            yield way, _times(old, new, x)
 
 
-def part(values: Values, way: Way) -> GraphModule:
-    """Return the nodes that a way takes the place of, as a module of their own."""
+def part(values: Values, way: Way) -> Runner:
+    """Return the nodes that a way takes the place of, as a graph of their own."""
     graph = Graph()
     env: dict[Node, Node] = {way.source: graph.placeholder("x")}
     holder = nn.Module()
@@ -63,23 +67,21 @@ def part(values: Values, way: Way) -> GraphModule:
             put(holder, str(node.target), called_module(node))
         env[node] = graph.node_copy(node, argument)
     graph.output(env[way.nodes[-1]])
-    return GraphModule(holder, graph)
+    return Runner(graph, holder)
 
 
-class _Sources(Interpreter):
+class _Sources(Runner):
     """Keeps what some nodes give."""
 
     def __init__(self, captured: GraphModule, wanted: set[Node]) -> None:
-        super().__init__(captured)
+        super().__init__(captured.graph, captured)
         self.wanted = wanted
         self.found: dict[Node, torch.Tensor] = {}
 
-    def run_node(self, n: Node) -> Any:
-        """As fx has it."""
-        result = super().run_node(n)
-        if n in self.wanted:
-            self.found[n] = result.clone()  # what comes after may write over it
-        return result
+    def note(self, node: Node, args: Any, result: Any) -> None:  # noqa: ARG002 - as its base has it
+        """Take note of what a node was given and gave."""
+        if node in self.wanted:
+            self.found[node] = result.clone()  # what comes after may write over it
 
 
 def _times(old: nn.Module, new: nn.Module, x: torch.Tensor) -> Times:

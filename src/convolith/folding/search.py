@@ -251,6 +251,8 @@ def _composed(
     node: Node, way: Way, conv: Conv, nodes: tuple[Node, ...], found: Options, *, everything: bool
 ) -> Way | None:
     """Return a way followed by a convolution as one; None where that is none or much too large, which is noted."""
+    if not way.busy:
+        return _way(affine(conv), way.source, nodes)
     weights = _weights(way.affine.conv, conv)
     parts = sum(found.weights.get(part, 0) for part in nodes)
     if weights > LARGEST or (not everything and weights > parts * (HOPE if weights < LARGE else HOPE_OF_LARGE)):

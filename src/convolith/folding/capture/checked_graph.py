@@ -13,25 +13,24 @@ from typing import Any
 import torch
 from torch import nn
 from torch.fx import GraphModule, Node
-from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves
 
 from convolith.errors import ConvolithError
 from convolith.folding.capture.numbers import Size, SizeRatio
 from convolith.folding.capture.recorder import Guard, NotRecorded, Opaque, Record, Recorder, WrittenElsewhere
 from convolith.folding.capture.structure import compute_weights, hooked, hooks_of, structural_copy, without_hooks
+from convolith.folding.runner import Runner
 from convolith.folding.sizes import Inputs, Reference, outputs, reference_of, result_of, unchanged, variations
 from convolith.torch_private import GRAPH_ASSERT
 
 MOST_ATTEMPTS = 24
 """Recordings of one model: each keeps more modules as they are, or more writes in place."""
-CALLS, MOST_CALLS = 4.0, 6.0
-"""Time that comparing at other sizes takes, in calls of the model on the example; and at most, while few inputs were
-compared."""
-SECONDS, MOST_SECONDS = (0.2, 2.0), (0.6, 3.0)
-"""The least and the most of either in seconds."""
-ENOUGH, FEWEST = 8, 2
-"""Inputs that are compared if there is time; and in any case, if the model takes as many."""
+LIMITS = (4.0, (0.2, 2.0)), (6.0, (0.6, 3.0))
+"""Time that comparing at other sizes takes, in calls of the model on the example and, at the least and at the most, in
+seconds; and the same while few inputs were compared."""
+ENOUGH, ENOUGH_OF_CONDITIONS, FEWEST = 5, 8, 2
+"""Inputs that are compared if there is time; where the model's code compares sizes; and in any case, if the model takes
+as many."""
 NOTED = 3
 """Inputs for which the shape of each tensor is noted: the example and the first of another batch and size."""
 
@@ -178,23 +177,27 @@ class _References:
     def __init__(self, model: nn.Module, inputs: Inputs, known: Reference | None) -> None:
         self.model, self.inputs, self.known = model, inputs, known
         self.pairs: list[tuple[Inputs, list[torch.Tensor]]] = []
+        self.others = variations(model, inputs)
+        self.seconds = 0.0
 
-    def compute(self) -> list[tuple[Inputs, list[torch.Tensor]]]:
-        """Return inputs that the model takes and its outputs for them, the example first."""
-        if self.pairs:
-            return self.pairs
+    def compute(self, enough: int) -> list[tuple[Inputs, list[torch.Tensor]]]:
+        """Return inputs that the model takes and its outputs for them, the example first.
+
+        Args:
+            enough: so many of them, if there is time.
+        """
         with torch.no_grad(), unchanged(self.model), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            expected, call = self.known or reference_of(self.model, self.inputs)
-            self.pairs.append((self.inputs, expected))
-            usual, most = _within(CALLS * call, SECONDS), _within(MOST_CALLS * call, MOST_SECONDS)
-            start = time.perf_counter()
-            for others in variations(self.model, self.inputs):
-                taken = time.perf_counter() - start
-                limit = most if len(self.pairs) <= ENOUGH else usual
-                if taken > limit and len(self.pairs) > FEWEST:
+            self.known = self.known or reference_of(self.model, self.inputs)
+            self.pairs = self.pairs or [(self.inputs, self.known.outputs)]
+            usual, most = (_within(calls * self.known.seconds, bounds) for calls, bounds in LIMITS)
+            while len(self.pairs) <= FEWEST or self.seconds < (most if len(self.pairs) <= enough else usual):
+                start = time.perf_counter()
+                others = next(self.others, None)
+                found = None if others is None else result_of(self.model, others)
+                self.seconds += time.perf_counter() - start
+                if others is None:
                     break
-                found = result_of(self.model, others)
                 if found is not None:
                     self.pairs.append((others, found))
         return self.pairs
@@ -214,7 +217,8 @@ def _checked(references: _References, record: Record, kept: dict[str, str]) -> C
     module = _graph_module(record)
     runs: list[_Run] = []
     harmless: set[str] = set()
-    for inputs, expected in references.compute():
+    compared = references.compute(ENOUGH_OF_CONDITIONS if record.guards or record.suspects else ENOUGH)
+    for inputs, expected in compared:
         run = _Run(module, guards, kept)
         is_noted = bool(guards) or len(runs) < NOTED
         found: list[torch.Tensor] | None
@@ -238,7 +242,7 @@ def _checked(references: _References, record: Record, kept: dict[str, str]) -> C
                 _check(module.graph, node, guards[node.name])
     module.graph.eliminate_dead_code(lambda n: bool(n.meta.get("writes")) or n.is_impure())
     module.recompile()
-    tried = [inputs for inputs, _ in references.compute()]
+    tried = [inputs for inputs, _ in compared]
     return Captured(module, kept, tried, [run.shapes for run in runs[:NOTED]], runs[0].calls)
 
 
@@ -289,50 +293,34 @@ def _graph_module(record: Record) -> GraphModule:
     return GraphModule({**modules, **record.tensors}, record.graph)
 
 
-class _Run:
-    """Runs a graph and notes the shapes of float tensors, how comparisons come out, and what kept modules are given."""
+class _Run(Runner):
+    """Notes the shapes of float tensors, how comparisons come out, and what kept modules are given."""
 
     def __init__(self, module: GraphModule, guards: Collection[str], kept: Collection[str]) -> None:
-        self.module, self.guards, self.kept = module, guards, kept
+        super().__init__(module.graph, module)
+        self.guards, self.kept = guards, kept
         self.shapes: dict[str, Shape] = {}
         self.seen: dict[str, tuple[bool, tuple[Any, ...]]] = {}
         self.calls: dict[str, Inputs] = {}
 
     def outputs(self, inputs: Inputs) -> list[torch.Tensor]:
         """Return the tensors of the result."""
-        given = iter([x.clone(memory_format=torch.preserve_format) for x in inputs])
-        found: dict[Node, Any] = {}
-        unread = {node: len(node.users) for node in self.module.graph.nodes}
-        for node in self.module.graph.nodes:
-            args, kwargs = map_arg((node.args, node.kwargs), found.__getitem__)
-            if node.op == "output":
-                return [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)]
-            result = next(given) if node.op == "placeholder" else self._called(node, args, kwargs)
-            if isinstance(result, torch.Tensor) and result.is_floating_point():
-                self.shapes[node.name] = tuple(result.shape)
-            found[node] = result
-            for read in node.all_input_nodes:  # what nothing reads any more leaves memory
-                unread[read] -= 1
-                if not unread[read]:
-                    del found[read]
-        raise AssertionError("a graph has an output")
+        given = [x.clone(memory_format=torch.preserve_format) for x in inputs]
+        return [leaf for leaf in tree_leaves(self(*given)) if isinstance(leaf, torch.Tensor)]
 
-    def _called(self, node: Node, args: Any, kwargs: Any) -> Any:
-        target: Any = node.target
-        if node.op == "get_attr":
-            return operator.attrgetter(target)(self.module)
-        if node.op == "call_module":
-            plain = args and not kwargs and all(isinstance(a, torch.Tensor) and a.is_floating_point() for a in args)
-            if plain and target in self.kept and target not in self.calls:
-                self.calls[target] = tuple(a.clone() for a in args)
-            result = self.module.get_submodule(target)(*args, **kwargs)
-        elif node.op == "call_method":
-            result = getattr(args[0], target)(*args[1:], **kwargs)
-        else:
-            result = target(*args, **kwargs)
+    def called(self, node: Node, args: Any, kwargs: Any) -> Any:
+        """Return what one node gives."""
+        is_new = node.op == "call_module" and node.target in self.kept and node.target not in self.calls
+        if is_new and args and not kwargs and all(isinstance(a, torch.Tensor) and a.is_floating_point() for a in args):
+            self.calls[str(node.target)] = tuple(a.clone() for a in args)
+        return super().called(node, args, kwargs)
+
+    def note(self, node: Node, args: Any, result: Any) -> None:
+        """Take note of what a node was given and gave."""
+        if isinstance(result, torch.Tensor) and result.is_floating_point():
+            self.shapes[node.name] = tuple(result.shape)
         if node.name in self.guards:
             self.seen[node.name] = bool(result), tuple(args)
-        return result
 
 
 def equal(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:

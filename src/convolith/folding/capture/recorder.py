@@ -26,9 +26,9 @@ from torch.overrides import TorchFunctionMode
 from convolith.folding.capture import functions
 from convolith.folding.capture.memory import Value, Write, look_alike, overlap, share_memory
 from convolith.folding.capture.numbers import Size, SizeRatio, number, plain
-from convolith.folding.capture.structure import shallow_copy
 from convolith.folding.capture.trees import Path as Steps
 from convolith.folding.capture.trees import leaves_of, tensors_of, with_sizes, without_history
+from convolith.folding.copies import shallow_copy
 from convolith.folding.sizes import Inputs
 from convolith.torch_private import version_of
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from convolith.folding.copies import own_module
+from convolith.folding.copies import own_module, shallow_copy
 
 HOOKS = (
     "_forward_hooks",
@@ -122,13 +122,6 @@ def without_hooks(module: nn.Module) -> nn.Module:
     bare: nn.Module = shallow_copy(module)
     drop_hooks(bare)
     return bare
-
-
-def shallow_copy(module: nn.Module) -> Any:
-    """Return another module object with the same parameters and parts (parametrised ones refuse `copy.copy`)."""
-    made = object.__new__(type(module))  # a graph module's own __new__ makes another class
-    made.__dict__ = {key: copy.copy(value) if isinstance(value, dict) else value for key, value in vars(module).items()}
-    return made
 
 
 def drop_hooks(module: nn.Module) -> None:
