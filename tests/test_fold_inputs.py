@@ -24,10 +24,12 @@ class Strict(nn.Module):
 
 def test_small_images_are_of_sizes_that_a_model_takes() -> None:
     example = (torch.zeros(1, 3, 224, 224),)
-    assert small_base(nn.Identity(), example) == {2: 28, 3: 28}
-    assert small_base(Strict(32), example) == {2: 32, 3: 32}
-    assert small_base(Strict(14), example) == {2: 28, 3: 28}
-    assert small_base(nn.Identity(), (torch.zeros(1, 3, 8, 112, 112),)) == {2: 7, 3: 14, 4: 14}
+    assert small_base(nn.Identity(), example) == ({2: 29, 3: 29}, {2: 1, 3: 1})
+    assert small_base(Strict(32), example) == ({2: 32, 3: 32}, {2: 32, 3: 32})
+    assert small_base(Strict(14), example) == ({2: 28, 3: 28}, {2: 28, 3: 28})
+    assert small_base(Strict(224), example) == ({2: 224, 3: 224}, {2: 1, 3: 1})
+    volume = (torch.zeros(1, 3, 8, 112, 112),)
+    assert small_base(nn.Identity(), volume) == ({2: 7, 3: 15, 4: 15}, {2: 1, 3: 1, 4: 1})
 
 
 def test_every_axis_takes_sizes_of_both_parities_smaller_and_larger() -> None:
@@ -47,7 +49,8 @@ def test_models_of_strict_sizes_are_tried_at_several() -> None:
         for (x,) in variations(model, (torch.zeros(1, 3, 224, 224),))
         if not (x.shape[2] % 32 or x.shape[3] % 32)
     ]
-    assert len({s[2:] for s in taken}) >= 3
+    assert len({s[2:] for s in taken}) >= 6
+    assert {s[2] for s in taken} >= {32, 192, 256, 448}
 
 
 @pytest.mark.parametrize(

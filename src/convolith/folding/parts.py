@@ -128,24 +128,29 @@ def fold_parts(model: nn.Module, inputs: Inputs, refusal: NoGraph, *, measure: b
     Raises:
         NoGraph: the refusal, if no part has anything to fold.
     """
+    if not any(list(child.children()) for child in model.children()) and not pairs_of(model):
+        raise refusal
     options: dict[str, Any] = {"measure": measure, "everything": everything}
     with QuickConvolutions():
         calls = _calls(model, inputs)
-    wide, result = own_module(model).double(), own_module(model)
+    copies: list[nn.Module] = []  # in float64 and in its own dtypes, once there is something to fold
     reports: dict[str, Report] = {}
     proofs: list[Proof] = []
 
     def take(name: str, done: Done) -> bool:
         """Put a part in its place, if it has something to fold and the model runs with it."""
-        if not done.report.rewrites or not _replaced(result, name, done.folded, inputs):
+        if not done.report.rewrites:
             return False
-        wide.set_submodule(name, done.wide)
+        copies[:] = copies or [own_module(model).double(), own_module(model)]
+        if not _replaced(copies[1], name, done.folded, inputs):
+            return False
+        copies[0].set_submodule(name, done.wide)
         reports[name] = done.report
         proofs.extend(done.proofs)
         return True
 
     waiting = [name for name, _ in model.named_children()]
-    _fold_pairs(model, "", calls, options, take, (wide, result))
+    _fold_pairs(model, "", calls, options, take, copies)
     while waiting:
         name = waiting.pop(0)
         if name in reports:
@@ -158,10 +163,11 @@ def fold_parts(model: nn.Module, inputs: Inputs, refusal: NoGraph, *, measure: b
             if isinstance(done, Done):
                 take(name, done)
                 continue
-        _fold_pairs(model, name, calls, options, take, (wide, result))
+        _fold_pairs(model, name, calls, options, take, copies)
         waiting += [f"{name}.{child}" for child, _ in part.named_children()]
     if not reports:
         raise refusal
+    wide, result = copies
     whole = Skipped("-", "the model", f"{refusal.reason}; its parts are folded by themselves", "kept")
     report = _added(Report((), (), 0, 0, 0.0, 0.0, 0.0, 0.0, 0, 0), reports, (whole,))
     (convolutions, norms), (fewer, less) = count_layers(model), count_layers(result)
@@ -179,7 +185,7 @@ def _fold_pairs(
     calls: dict[str, Inputs],
     options: dict[str, Any],
     take: Callable[[str, Done], bool],
-    copies: tuple[nn.Module, ...],
+    copies: list[nn.Module],
 ) -> None:
     """Fold a convolution and the norm that a module's own code always calls behind it."""
     module = model.get_submodule(name)

@@ -52,21 +52,32 @@ def prepare_shapes(working: GraphModule, values: Values) -> None:
 def _ask_sources(working: GraphModule, values: Values) -> None:
     """Replace the size of a convolution's output, and of what is as large, by a number computed from its input."""
     graph = working.graph
+    known: Sizes = {}
     for node in list(graph.nodes):
         if is_size(node) and node.target == "size" and len(node.args) == 2 and isinstance(node.args[1], int):
             with graph.inserting_before(node):
-                made = _size(graph, node.args[0], node.args[1], values)
+                made = _size(graph, node.args[0], node.args[1], values, known)
             if made is not None:
                 _put_number(node, made)
                 graph.erase_node(node)
 
 
-def _size(graph: Graph, tensor: Any, axis: int, values: Values) -> Any:
+Sizes = dict[tuple[Node, int], Any]
+"""By tensor and axis, the node (or number) that gives its size, or None where that is not told from further back."""
+
+
+def _size(graph: Graph, tensor: Any, axis: int, values: Values, known: Sizes) -> Any:
     """Return a node (or a number) that gives a size from further back, or None where it cannot be told from there."""
+    if (tensor, axis) not in known:
+        known[tensor, axis] = _new_size(graph, tensor, axis, values, known)
+    return known[tensor, axis]
+
+
+def _new_size(graph: Graph, tensor: Any, axis: int, values: Values, known: Sizes) -> Any:
     shape = shape_of(tensor)
     source = _as_large(tensor)
     if source is not None:
-        return _size(graph, source, axis, values) or graph.call_method("size", (source, axis))
+        return _size(graph, source, axis, values, known) or graph.call_method("size", (source, axis))
     piece = piece_of(tensor, values)
     if shape is None or piece is None or isinstance(piece, str):
         return None
@@ -74,7 +85,7 @@ def _size(graph: Graph, tensor: Any, axis: int, values: Values) -> Any:
         return shape[1]
     if shape_of(piece.source) is None or len(shape_of(piece.source) or ()) != len(shape):
         return None
-    before = _size(graph, piece.source, axis, values) or graph.call_method("size", (piece.source, axis))
+    before = _size(graph, piece.source, axis, values, known) or graph.call_method("size", (piece.source, axis))
     return before if axis == 0 or len(shape) == 2 else _convolved(graph, before, piece.conv, axis - 2)
 
 

@@ -70,17 +70,27 @@ def example_at(inputs: Inputs, sizes: dict[int, int], batch: int = 0) -> Inputs:
     return tuple(made)
 
 
-def small_base(model: nn.Module, inputs: Inputs) -> dict[int, int]:
-    """Return small sizes of the spatial axes that a model takes, some fraction of the example's; the whole at worst."""
-    whole = {
-        axis: max(x.shape[axis] for x in inputs if x.ndim > axis) for axis in range(2, max(x.ndim for x in inputs))
-    }
+class Base(NamedTuple):
+    """Small sizes of the spatial axes that a model takes, and by axis the step between sizes that it takes."""
+
+    sizes: dict[int, int]
+    steps: dict[int, int]
+
+
+def small_base(model: nn.Module, inputs: Inputs) -> Base:
+    """Return small sizes that a model takes, some fraction of the example's; the whole at worst.
+
+    Odd sizes are tried first: a model that takes these takes any (steps of 1); others often take multiples only.
+    """
+    whole = {axis: n for axis, n in _largest_sizes(inputs).items() if axis > 1}
     for factor in (0.125, 0.25, 0.5):
-        for step in (1, MULTIPLE):
-            sizes = {axis: min(n, max(ceil(n * factor / step) * step, SMALLEST)) for axis, n in whole.items()}
-            if sizes != whole and result_of(model, example_at(inputs, sizes)) is not None:
-                return sizes
-    return whole
+        parts = [{a: max(ceil(n * factor / step) * step, SMALLEST) for a, n in whole.items()} for step in (1, MULTIPLE)]
+        for odd in (True, False):
+            for part in parts:
+                sizes = {axis: min(n, part[axis] // 2 * 2 + 1 if odd else part[axis]) for axis, n in whole.items()}
+                if sizes != whole and result_of(model, example_at(inputs, sizes)) is not None:
+                    return Base(sizes, dict.fromkeys(whole, 1) if odd else sizes)
+    return Base(whole, dict.fromkeys(whole, 1))
 
 
 def _largest_sizes(inputs: Inputs) -> dict[int, int]:
@@ -95,37 +105,49 @@ MULTIPLE = 32
 
 
 def variations(model: nn.Module, inputs: Inputs) -> Iterator[Inputs]:
-    """Yield inputs of other batches and sizes, those that tell most first; the model may not take some.
+    """Yield inputs of other batches and sizes, each once, those that tell most first; the model may not take some.
 
     Along each axis, channels included: one more and one less (of other parity), half, twice, and one pixel. The other
     axes are as small as the model takes them, and of odd and even sizes in turn, so that few inputs that cost little
-    tell much; then each axis by itself, for a model that takes other sizes along one axis only.
+    tell much; then each axis by itself, for a model that takes other sizes along one axis only. A model that takes no
+    odd sizes is given multiples of small ones.
     """
-    base = small_base(model, inputs)
+    known = {tuple(x.shape for x in inputs)}
+    for others in _variations(small_base(model, inputs), inputs):
+        shapes = tuple(x.shape for x in others)
+        if shapes not in known:
+            known.add(shapes)
+            yield others
+
+
+def _variations(small: Base, inputs: Inputs) -> Iterator[Inputs]:
+    base, steps = small
     yield example_at(inputs, base, 2)
     whole = _largest_sizes(inputs)
     axes = [*whole]
     near = {**whole, **base}
     twice = {axis: 2 * n for axis, n in whole.items()}
-    more = {axis: n + 1 for axis, n in whole.items()}
-    less = {axis: max(n - 1, 1) for axis, n in whole.items()}
+    steps = {axis: steps.get(axis, 1) for axis in axes}
+    more = {axis: n + steps[axis] for axis, n in whole.items()}
+    less = {axis: max(n - steps[axis], 1) for axis, n in whole.items()}
 
     def at(sizes: dict[int, int]) -> Inputs:
-        """Return inputs of these sizes: two images if a size is odd and both are no larger than the example, or one."""
+        """Return inputs of these sizes: two images if a size is odd and both are half the example at most, or one."""
         pixels = [prod({**near, **sizes}.values()), prod(whole.values())]
-        return example_at(inputs, sizes, 2 if 2 * pixels[0] <= pixels[1] and any(n % 2 for n in sizes.values()) else 1)
+        is_odd = any(n // steps[axis] % 2 for axis, n in sizes.items())
+        return example_at(inputs, sizes, 2 if 4 * pixels[0] <= pixels[1] and is_odd else 1)
 
     if len(axes) > 2:
         for above, far in ((1, twice), (2, less), (0, more)):
             for axis in axes[1:]:
-                yield at({**{a: near[a] + above for a in axes[1:]}, axis: far[axis]})
+                yield at({**{a: near[a] + above * (steps[a] == 1) for a in axes[1:]}, axis: far[axis]})
     yield example_at(inputs, base, 3)
     for far in (twice, more, less):
         for axis in axes:
             yield at({**base, axis: far[axis]})
     for above in (1, 2):
         for axis in axes:
-            yield at({**base, axis: near[axis] + above})
+            yield at({**base, axis: near[axis] + above * steps[axis]})
     yield example_at(inputs, base, 5)
     yield example_at(inputs, {axis: 1 for axis in axes if axis > 1}, 2)
     for axis in axes:

@@ -18,14 +18,14 @@ from torch.utils._pytree import tree_leaves
 from convolith.errors import ConvolithError
 from convolith.folding.capture.numbers import Size, SizeRatio
 from convolith.folding.capture.recorder import Guard, NotRecorded, Opaque, Record, Recorder, WrittenElsewhere
-from convolith.folding.capture.structure import compute_weights, hooked, hooks_of, structural_copy, without_hooks
+from convolith.folding.capture.structure import hooked, hooks_of, structural_copy, with_computed_weights, without_hooks
 from convolith.folding.runner import Runner
 from convolith.folding.sizes import Inputs, Reference, outputs, reference_of, result_of, unchanged, variations
 from convolith.torch_private import GRAPH_ASSERT
 
 MOST_ATTEMPTS = 24
 """Recordings of one model: each keeps more modules as they are, or more writes in place."""
-LIMITS = (4.0, (0.2, 2.0)), (6.0, (0.6, 3.0))
+LIMITS = (4.0, (0.2, 2.0)), (6.0, (0.6, 2.0))
 """Time that comparing at other sizes takes, in calls of the model on the example and, at the least and at the most, in
 seconds; and the same while few inputs were compared."""
 ENOUGH, ENOUGH_OF_CONDITIONS, FEWEST = 5, 8, 2
@@ -92,6 +92,7 @@ def capture(model: nn.Module, inputs: Inputs, known: Reference | None = None) ->
     """
     kept, in_place, guess = dict(hooked(model)), set[int](), True
     references = _References(model, inputs, known)
+    model = with_computed_weights(model)
     for _ in range(MOST_ATTEMPTS):
         copied = _recordable(model, kept)
         recorder = Recorder(copied, kept, in_place, guess=guess)
@@ -164,7 +165,6 @@ def _first_line(problem: BaseException) -> str:
 def _recordable(model: nn.Module, kept: Collection[str]) -> nn.Module:
     """Return a structural copy in which modules that run by themselves are called as one."""
     copied = structural_copy(model)
-    compute_weights(copied)
     for name, module in list(copied.named_modules()):
         if name and (isinstance(module, torch.jit.ScriptModule) or (name in kept and hooks_of(module))):
             copied.set_submodule(name, Opaque(module))
@@ -191,16 +191,22 @@ class _References:
             self.known = self.known or reference_of(self.model, self.inputs)
             self.pairs = self.pairs or [(self.inputs, self.known.outputs)]
             usual, most = (_within(calls * self.known.seconds, bounds) for calls, bounds in LIMITS)
-            while len(self.pairs) <= FEWEST or self.seconds < (most if len(self.pairs) <= enough else usual):
-                start = time.perf_counter()
-                others = next(self.others, None)
-                found = None if others is None else result_of(self.model, others)
+            for others in self.others:
+                start, limit = time.perf_counter(), most if len(self.pairs) <= enough else usual
+                expected = self.known.seconds * _numbers(others) / _numbers(self.inputs)
+                if len(self.pairs) > FEWEST and self.seconds + expected > limit:
+                    if self.seconds > limit:
+                        break
+                    continue
+                found = result_of(self.model, others)
                 self.seconds += time.perf_counter() - start
-                if others is None:
-                    break
                 if found is not None:
                     self.pairs.append((others, found))
         return self.pairs
+
+
+def _numbers(inputs: Inputs) -> int:
+    return sum(x.numel() for x in inputs)
 
 
 def _within(seconds: float, bounds: tuple[float, float]) -> float:

@@ -31,17 +31,25 @@ def structural_copy(model: nn.Module) -> nn.Module:
     return own_module(model, {id(p): p for p in model.parameters()})
 
 
-def compute_weights(model: nn.Module) -> None:
-    """Replace parametrised weights (weight norm, spectral norm, ...) of a structural copy by their values, in place."""
-    for name, module in list(model.named_modules()):
+def with_computed_weights(model: nn.Module) -> nn.Module:
+    """Return a structural copy with parametrised weights (weight norm, ...) as they are now; a plain model itself."""
+    if not any(map(_computes_weights, model.modules())):
+        return model
+    copied = structural_copy(model)
+    for name, module in list(copied.named_modules()):
         if parametrize.is_parametrized(module):
-            _set(model, name, _unparametrised(module))
-        elif any(_is_norm(hook) for hook in module._forward_pre_hooks.values()):
+            _set(copied, name, _unparametrised(module))
+        elif _computes_weights(module):
             own = copy.deepcopy(module)
             for hook in list(own._forward_pre_hooks.values()):
                 if _is_norm(hook):
                     _remove_norm(own, hook)
-            _set(model, name, own)
+            _set(copied, name, own)
+    return copied
+
+
+def _computes_weights(module: nn.Module) -> bool:
+    return parametrize.is_parametrized(module) or any(map(_is_norm, module._forward_pre_hooks.values()))
 
 
 def _unparametrised(module: nn.Module) -> nn.Module:
