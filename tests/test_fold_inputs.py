@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from convolith import fold
 from convolith.folding.convolving import QuickConvolutions
 from convolith.folding.sizes import small_base, variations
 
@@ -79,3 +80,23 @@ def test_what_torch_refuses_it_refuses_in_its_own_words() -> None:
     with QuickConvolutions():
         same = functional.conv2d(torch.ones(1, 3, 200, 200), torch.ones(8, 3, 9, 9), padding="same")
     assert same.shape == (1, 8, 200, 200)
+
+
+class NearOne(nn.Module):
+    """Takes one off values near one: its own code rounds nothing, and the same folded rounds as float32 does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 1, bias=False)
+        nn.init.ones_(self.conv.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.conv(x) - 1.0) * 1000.0
+
+
+def test_a_fold_that_rounds_more_than_the_model_is_judged_by_the_last_bits_of_the_input() -> None:
+    x = 1 + 1e-3 * torch.rand(1, 1, 9, 9)
+    folded = fold(NearOne().eval(), x)
+    assert len(folded.report.rewrites) == 1
+    assert folded.report.error["float32"] > 1e-5
+    assert torch.allclose(folded.model(x), NearOne()(x), atol=5e-4)
