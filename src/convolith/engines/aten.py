@@ -126,10 +126,12 @@ class Aten:
         """Products at the share that torch's code for such a layer reaches, and the copies."""
         forward = self.work(spec).forward
         rate = limits.products_per_second(sum_dtype_name(spec)) * self._share(spec)
-        calls = ONEDNN_CALLS if through_onednn(spec) else CALLS
+        calls, moved = (ONEDNN_CALLS if through_onednn(spec) else CALLS), forward.bytes
         if self.last or any(map(any, split_padding(spec)[1])):
             calls += 1.5  # copies
-        return calls * limits.call_seconds + forward.multiplications / rate + limits.moving_seconds(forward.bytes)
+        elif through_onednn(spec) and spec.groups == spec.in_channels == spec.out_channels > 1:
+            moved *= 3  # to its own layout and back, which takes longer than so few products
+        return calls * limits.call_seconds + forward.multiplications / rate + limits.moving_seconds(moved)
 
     def _share(self, spec: ConvSpec) -> float:
         """Of the machine's products."""

@@ -153,7 +153,7 @@ def seconds(spec: ConvSpec, limits: Limits) -> float:
     busy = 1 if products < SERIAL_PRODUCTS else threads
     packed = 0 if _unpacked(spec, nest) else 2 * prod(spec.input_shape) * torch_dtype(nest.sum_dtype).itemsize
     edges = 0.0
-    if nest.channels == 1 and target.masked_bytes > 1:
+    if nest.channels == 1 and nest.masked and target.masked_bytes > 1:
         rows = prod(spec.output_shape[:-1]) * (spec.in_channels // spec.groups)
         edges = rows * (ROW_SECONDS + ceil(width / lanes) * ROW_VECTOR_SECONDS) / threads
     computing = (products / rate + packed / limits.cache_bytes_per_second + edges) * threads / busy
@@ -256,9 +256,8 @@ def nest_of(spec: ConvSpec, target: Target) -> Nest:
         flat=spec.axes == 1,
         masked=False,
     )
-    ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
     nest = replace(nest, rolled=rolls(nest, target))
-    return replace(nest, masked=geometry.masked(nest, target, ins, outs))
+    return replace(nest, masked=geometry.masked(nest, target, spec))
 
 
 def _window_bytes(spec: ConvSpec) -> int:

@@ -38,6 +38,8 @@ STATIC_SHARE = 0.75
 last call; the rest goes to whoever is free."""
 CROWDED_ROWS = 6
 """Rows that one set of a first-level cache of eight ways may hold beside the outputs."""
+WIDE_FOR_MASKS = 3
+"""Vectors in a row of outputs for each kernel column from which masks that are vectors cost less than packing."""
 PACKED_FOR = 8
 """Times that a tile is read, from which packing it pays."""
 CONVERTED_FOR = 2
@@ -219,13 +221,19 @@ def _pitches(nest: Nest, target: Target, block: Block) -> tuple[int, int, int, i
     return phase, row, row * tall, row * tall * nest.kernel_size[0]
 
 
-def masked(nest: Nest, target: Target, ins: int, outs: int) -> bool:
+def masked(nest: Nest, target: Target, spec: ConvSpec) -> bool:
     """Whether all is read where it is, borders under masks: where the processor has them and no stride is split.
 
-    Elements are converted as often as they are loaded, hence only where what is loaded serves several products.
+    Elements are converted as often as they are loaded, hence only where what is loaded serves several products. Masks
+    that are vectors themselves (before AVX-512) are made anew for every kernel column, and pay in wide images only.
     """
+    ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
     if ITEMSIZE[nest.x_dtype] < target.masked_bytes or nest.stride[2] > 1 or _read_often(nest, ins, outs):
         return False
+    if target.masked_bytes > 1 and any(spec.padding[-1]):
+        vectors = spec.output_size[-1] / lanes_of(nest, target)
+        if nest.many_channels or nest.many_outputs or vectors < WIDE_FOR_MASKS * nest.kernel_size[2]:
+            return False
     tile, taps = next(iter(nest.tiles(target).values())), nest.kernel_size[1]
     products = taps if nest.rolled else tile.channels * tile.rows * taps / (tile.rows + taps - 1)
     return nest.x_dtype == nest.sum_dtype or products >= CONVERTED_FOR

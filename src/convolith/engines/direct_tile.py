@@ -27,6 +27,8 @@ UNROLLED_ROWS = 8
 """Kernel rows that are written out at most: with 8 rows, a loaded vector serves nearly as many products as with all."""
 ROW_MULTIPLE = 7
 """Rows of tall tiles are a multiple of it: the layers of most networks have 7 x 2^n rows."""
+FEW_REGISTERS = 16
+"""Vector registers with which no sums roll."""
 ROLLED_TAPS = 7
 """The highest kernel whose sums roll."""
 VECTORS = 3
@@ -330,7 +332,12 @@ def _store_columns(code: Code, where: Pointer, value: ir.Value, columns: Int, la
 
 
 def rolls(nest: Nest, target: Target) -> bool:
-    """Whether one channel goes to one, down rows in turn, and strips of two vectors fit the registers."""
+    """Whether one channel goes to one, down rows in turn, and strips of two vectors fit the registers.
+
+    With 16 registers strips are narrow, and every input meets fewer products than in a tile of several rows.
+    """
+    if target.vector_registers <= FEW_REGISTERS:
+        return False
     alone = not (nest.many_channels or nest.many_outputs or nest.flat)
     in_turn = nest.stride[1] == nest.dilation[1] == 1 and 2 <= nest.kernel_size[1] <= ROLLED_TAPS
     return alone and in_turn and rolled_vectors(nest.kernel_size, target.vector_registers - 1) > 1
