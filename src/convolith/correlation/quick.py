@@ -37,7 +37,7 @@ class Call(NamedTuple):
     choose: Choose | None
     """The plan for a kernel's values, where they may decide about the engine."""
     straight: Callable[..., torch.Tensor] | None
-    """Torch's own operator, where it is the engine and needs nothing prepared, or what computes inside autograd."""
+    """Torch's own operator, where it is the engine and needs nothing prepared; or what computes inside autograd."""
 
 
 _calls: dict[Any, Call] = {}
@@ -105,17 +105,16 @@ def _remember(key: Any, bias: torch.Tensor | None, spec: ConvSpec, call: Call) -
 
 def run(call: Call, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Compute a call that was found."""
-    return with_living_threads(_run, call, x, k, bias)
-
-
-def _run(call: Call, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     if not call.batched:
         x = x[None]
+    # autograd, of which there is no plan, records on the thread that asks for it
+    y = _computed(call, x, k, bias) if call.plan is None else with_living_threads(_computed, call, x, k, bias)
+    return y if call.batched else without_batch(y)
+
+
+def _computed(call: Call, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     if call.straight is not None:
         y = call.straight(x, k, bias)
-        if not y.requires_grad and is_view(y):  # torch's own on one axis
-            y = y.data
-    else:
-        kept = prepared(call.plan, k.detach(), call.choose)
-        y = compute(kept.plan, kept.state, x.detach(), None if bias is None else bias.detach())
-    return y if call.batched else without_batch(y)
+        return y.data if is_view(y) and not y.requires_grad else y  # torch's own on one axis is a view
+    kept = prepared(call.plan, k.detach(), call.choose)
+    return compute(kept.plan, kept.state, x.detach(), None if bias is None else bias.detach())

@@ -53,7 +53,7 @@ SERIAL_PRODUCTS = 200_000
 """Products below which one thread is done before a second one has started."""
 SERIAL_WEIGHTS = 40_000
 """Weights below which one thread has packed them before a second one has started."""
-PACK_STEPS, PACK_SECONDS = 20.0, 15e-6
+PACK_STEPS, PACK_SECONDS = 40.0, 15e-6
 """Products of the machine in whose time one weight is packed; and what any packing takes."""
 PACKED_CHANNELS = 64
 """Input channels that are packed at a time."""

@@ -83,8 +83,8 @@ class _Correlating(_Computed):
             y = self._frozen(self, input)
             if y is not None:
                 return y
-        result: torch.Tensor = super().forward(input)
-        return result
+        module: Any = self
+        return self._conv_forward(input, module.weight, module.bias)
 
     def _conv_forward(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """Return what torch's method of this name returns."""
@@ -99,7 +99,7 @@ class _Correlating(_Computed):
         if torch.compiler.is_compiling():
             if not torch.is_autocast_enabled("cpu") and takes_traced(input, weight, bias, options):
                 return call_traced(input, weight, bias, "default", "auto", **options)
-        else:
+        elif type(input) is not torch.Tensor:
             _refuse_quantiser(input)
         y: torch.Tensor = correlate(input, weight, bias, **options)
         return y
