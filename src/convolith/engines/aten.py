@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any, NamedTuple
 
@@ -242,8 +243,18 @@ def straight_operator(spec: ConvSpec) -> Callable[..., torch.Tensor] | None:
     same = spec.dtype == spec.kernel_dtype == spec.out_dtype and working_dtype(spec) is torch_dtype(spec.dtype)
     if spec.transposed or any(map(any, rest)) or not same or not is_float(spec.dtype):
         return None
-    convolve, stride, dilation, groups = PLAIN[spec.axes], spec.stride, spec.dilation, spec.groups
-    return lambda x, k, bias: convolve(x, k, bias, stride, shared, dilation, groups)  # quicker than by names
+    return partial(_straight, PLAIN[spec.axes], (spec.stride, shared, spec.dilation, spec.groups))
+
+
+def _straight(
+    convolve: Callable[..., torch.Tensor],
+    options: tuple[Any, ...],
+    x: torch.Tensor,
+    k: torch.Tensor,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """Torch's operator with its options by place, which torch reads sooner than by name."""
+    return convolve(x, k, bias, *options)
 
 
 def torch_operators(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None, spec: ConvSpec) -> torch.Tensor:
