@@ -19,9 +19,9 @@ from bench.rows import CONTROL, SETS
 from bench.timing import CONTROL_TOLERANCE, race
 from convolith import ConvSpec
 from convolith.dtypes import is_float
-from convolith.engines.limits import sum_dtype_name
+from convolith.engines.base import error_scale
+from convolith.engines.machine_limits import sum_dtype_name
 from convolith.engines.padding import pad
-from convolith.engines.protocol import error_scale
 from convolith.planner import machine
 from convolith.planner.calibrate import calibrate
 from convolith.report.plain import to_json

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from convolith import Conv, ConvolithError, correlate
 from convolith.algebra import add, concatenate, rescale, subtract
 from convolith.algebra.affine import Affine, affine, constant, follow, together
-from convolith.folding.modules import module_of
+from convolith.folding.rewrite.modules import module_of
 from tests.strategies import branches, pairs_of_convs, pairs_with_transposed
 
 

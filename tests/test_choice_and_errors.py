@@ -178,8 +178,8 @@ def test_sizes_that_differ_and_tiles_that_are_too_few():
 def test_the_held_out_error_is_that_of_the_tiles_left_out(offset):
     import convolith as cl
     from convolith import fit_varying
-    from convolith.fitting.problem import read
-    from convolith.fitting.tiles import states_of_tiles
+    from convolith.fitting.data.problem import read
+    from convolith.fitting.selection.tiles import states_of_tiles
 
     rng = np.random.default_rng(0)
     x = rng.normal(size=(1, 40, 41)) + 4

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from convolith import ConvolithError, cost
-from convolith.costing.copies import named_places, structural_copy
-from convolith.costing.fakes import model_copy
+from convolith.costing.tracing.fake_models import model_copy
+from convolith.costing.tracing.model_copies import named_places, structural_copy
 from tests.networks.patterns import Of
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import convolith as cl
 from convolith import Conv, ConvolithError, compose, correlate, decompose
-from convolith.algebra import certificate
-from convolith.algebra.decomposition import METHODS
+from convolith.algebra.decomposition import certificate
+from convolith.algebra.decomposition.decompose import METHODS
 from tests.strategies import decomposable_convs
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from convolith import correlate
-from convolith.planner import kept
+from convolith.planner import prepared_kernels
 from convolith.planner.digest import BLOCK_ROWS, ROW, digest
 
 BLOCK = BLOCK_ROWS * ROW
@@ -82,8 +82,8 @@ def test_any_memory_will_do() -> None:
 @pytest.mark.parametrize("place", [0, 1, 12345, -1])
 def test_writes_past_torch_s_count_reach_the_next_call(dtype: torch.dtype, place: int) -> None:
     x, k = torch.randn(1, 128, 6, 6, dtype=dtype), torch.randn(512, 128, 3, 3, dtype=dtype)
-    assert k.nbytes >= kept.DIGEST_BYTES
-    kept.forget()
+    assert k.nbytes >= prepared_kernels.DIGEST_BYTES
+    prepared_kernels.forget()
     for _ in range(3):
         correlate(x, k, engine="winograd_2x2" if dtype == torch.float32 else "direct")
     k.data.view(-1)[place] += 100

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from convolith import ConvSpec
-from convolith.engines import direct, direct_geometry
-from convolith.engines.protocol import error_scale
+from convolith.engines.base import error_scale
+from convolith.engines.direct import engine as direct
+from convolith.engines.direct import tiling
 from convolith.jit.target import host, widths
 from tests.oracle import compare
 from tests.strategies import arrays_for
@@ -64,7 +65,7 @@ def test_large_results_pass_the_caches_by_wherever_they_lie(kernel_size, misalig
     padding = (((kernel_size - 1) // 2, kernel_size // 2),) * 2
     spec = ConvSpec(in_channels=1, out_channels=1, size=(2050, 2048), kernel_size=kernel_size, padding=padding)
     count = prod(spec.output_shape)
-    assert 4 * count >= direct_geometry.LARGE_BYTES
+    assert 4 * count >= tiling.LARGE_BYTES
     x, kernel, bias = arrays_for(spec, kernel_size)
     room = torch.full((count + 32,), torch.nan)
     out = room[-(room.data_ptr() // 4) % 16 + misaligned :][:count].view(spec.output_shape)

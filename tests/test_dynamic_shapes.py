@@ -84,7 +84,7 @@ def test_functions_compile_once_for_all_sizes(call):
 
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
 def test_gradients_of_the_operator_go_through_its_padding(mode):
-    from convolith.correlation.operator import _correlate
+    from convolith.correlation.registered_operator import _correlate
 
     torch.manual_seed(0)
     x = torch.randn(1, 1, 4, 3, dtype=torch.float64, requires_grad=True)

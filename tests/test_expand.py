@@ -14,7 +14,7 @@ from convolith import Conv, ConvolithError, compose, correlate
 from convolith.algebra import add, average_pool, batch_norm, identity, pad
 from convolith.arrays import as_tensor
 from convolith.folding import fold
-from convolith.folding.training_forms import FORMS, expand
+from convolith.folding.expand.forms import FORMS, expand
 from tests.strategies import convs_of_all_axes
 
 SIZES = {1: (12,), 2: (9, 8), 3: (7, 8, 7)}

@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from convolith import ConvSpec
-from convolith.engines import fft, fft_tiles, reference
-from convolith.engines.fft_tiles import LENGTHS, Tiling
-from convolith.engines.fft_transform import passes
-from convolith.engines.protocol import error_scale
-from convolith.engines.winograd import winograd_2x2, winograd_4x4
+from convolith.engines import reference
+from convolith.engines.base import error_scale
+from convolith.engines.fft import engine as fft
+from convolith.engines.fft import tiling
+from convolith.engines.fft.emit_transforms import passes
+from convolith.engines.fft.tiling import LENGTHS, Tiling
+from convolith.engines.winograd.engine import winograd_2x2, winograd_4x4
 from convolith.jit.target import host, widths
 from tests.oracle import compare
 from tests.strategies import arrays_for
@@ -81,7 +83,7 @@ def test_layouts(engine, layout):
     compare(engine, spec, engine.prepare(spec, kernel), LAYOUTS[layout](x), kernel, bias)
 
 
-@pytest.mark.parametrize("room", [1, 20_000, 100_000, fft_tiles.WORKSPACE_BYTES])
+@pytest.mark.parametrize("room", [1, 20_000, 100_000, tiling.WORKSPACE_BYTES])
 @pytest.mark.parametrize(
     "spec",
     [
@@ -98,7 +100,7 @@ def test_layouts(engine, layout):
     ids=["images", "groups", "signals", "volumes", "one to many"],
 )
 def test_fft_in_batches_of_any_size(spec, room, monkeypatch):
-    monkeypatch.setattr(fft_tiles, "WORKSPACE_BYTES", room)
+    monkeypatch.setattr(tiling, "WORKSPACE_BYTES", room)
     x, kernel, _ = arrays_for(spec)
     compare(fft, spec, fft.prepare(spec, kernel), x, kernel, torch.randn(spec.out_channels))
 

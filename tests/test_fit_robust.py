@@ -11,7 +11,7 @@ import torch
 from astropy.io import fits
 
 from convolith import ConvolithError, Gram, VaryingGram, correlate, fit, fit_varying
-from convolith.fitting import correlations
+from convolith.fitting.moments import correlations
 from tests.test_cli import refused, run
 
 rng = np.random.default_rng(0)

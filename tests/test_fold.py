@@ -15,7 +15,7 @@ from torch.nn import functional
 
 import convolith as cl
 from convolith import ConvolithError
-from convolith.folding.sizes import outputs
+from convolith.folding.example_inputs import outputs
 from tests.networks import NETWORKS
 from tests.networks.depth import reassembled
 from tests.networks.mobilenet import mobilenet_v2

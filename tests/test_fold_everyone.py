@@ -12,7 +12,7 @@ from torch.nn import functional
 
 import convolith as cl
 from convolith import ConvolithError
-from convolith.folding.sizes import outputs
+from convolith.folding.example_inputs import outputs
 from tests.networks.randomise import randomised
 
 X = (1, 4, 16, 16)

@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional
 
 from convolith import fold
-from convolith.folding.convolving import QuickConvolutions
-from convolith.folding.sizes import small_base, variations
+from convolith.folding.example_inputs import small_base, variations
+from convolith.folding.quick_convolutions import QuickConvolutions
 
 
 class Strict(nn.Module):

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 import convolith as cl
 from convolith import ConvolithError, Gram, correlate, fit
-from convolith.fitting import correlations, dots, moments
-from convolith.fitting.lags import window_sums
+from convolith.fitting.moments import correlations, lagged_products, moments
+from convolith.fitting.moments.window_products import window_sums
 from convolith.jit.target import host, widths
 
 
@@ -68,7 +68,7 @@ def test_every_way_to_correlate(monkeypatch, by, channels, taps):
     way, *width = by.split()
     monkeypatch.setattr(correlations, "WAYS", {way: correlations.WAYS[way]})
     if width:
-        monkeypatch.setattr(dots, "host", lambda: host(*width))
+        monkeypatch.setattr(lagged_products, "host", lambda: host(*width))
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, channels, *(k + 6 for k in taps)))
     y = rng.normal(size=(2, 3, *[7] * len(taps)))
@@ -90,12 +90,12 @@ def relative(gram, other):
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_sums_do_not_depend_on_threads(threads):
     planes = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 2, 130, 90)))
-    line = dots.Line(planes, (3, 4), (130, 90))
-    expected = dots.auto(line, (3, 4))
+    line = lagged_products.Line(planes, (3, 4), (130, 90))
+    expected = lagged_products.auto(line, (3, 4))
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        assert torch.equal(dots.auto(line, (3, 4)), expected)
+        assert torch.equal(lagged_products.auto(line, (3, 4)), expected)
     finally:
         torch.set_num_threads(before)
     assert torch.equal(expected, expected.flip(2, 3).transpose(0, 1))  # to the last bit

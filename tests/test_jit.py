@@ -15,7 +15,8 @@ import torch
 
 import convolith as cl
 from convolith import ConvolithError, ConvSpec
-from convolith.engines import direct, winograd
+from convolith.engines.direct import engine as direct
+from convolith.engines.winograd import engine as winograd
 from convolith.jit import cache, host, threads
 from convolith.jit import compile as compiling
 from convolith.jit.target import Target, widths

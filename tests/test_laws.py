@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from convolith import ConvolithError, cost
-from convolith.costing.laws import Variable, axis, through
+from convolith.costing.growth.laws import Variable, axis, through
 from tests.networks.classics import classic
 
 N, H, W, D, L = sympy.symbols("N H W D L")

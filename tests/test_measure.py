@@ -12,7 +12,7 @@ import torch
 import convolith as cl
 from convolith import ConvolithError, ConvSpec
 from convolith.engines import BY_NAME, Limits, separable
-from convolith.planner import kept, machine, measure, stored, wisdom
+from convolith.planner import machine, measure, prepared_kernels, store, wisdom
 
 SPEC = ConvSpec(in_channels=3, out_channels=4, size=(20, 20), kernel_size=3)
 
@@ -108,7 +108,7 @@ def test_the_budget_is_kept():
     cl.plan(SPEC, effort="measure", budget=0.05)  # the limits, and what is compiled
     cl.plan(spec, effort="measure", budget=0.05)
     wisdom._known.clear()
-    stored.path_of("wisdom").unlink()
+    store.path_of("wisdom").unlink()
     start = time.perf_counter()
     cl.plan(spec, effort="measure", budget=0.3)
     assert time.perf_counter() - start < 3  # every engine runs at least once, and turns are finished
@@ -128,7 +128,7 @@ def test_bad_efforts(options, message):
 
 def test_wisdom_is_believed_as_a_whole_or_not_at_all():
     wisdom.remember(SPEC, "default", {"aten": 1.0, "direct": 2.0})
-    path = stored.path_of("wisdom")
+    path = store.path_of("wisdom")
     good = json.loads(path.read_text())
     entry = next(iter(good["entries"]))
     changes = [
@@ -152,7 +152,7 @@ def test_wisdom_is_believed_as_a_whole_or_not_at_all():
 
 def test_damaged_limits_give_way_to_the_shipped_ones():
     machine.keep(Limits(float32_products_per_second=1e9))
-    stored.path_of("machine").write_text('{"entries": {"float32_products_per_second": "much"}, "signature": {}}')
+    store.path_of("machine").write_text('{"entries": {"float32_products_per_second": "much"}, "signature": {}}')
     machine._limits.clear()
     with pytest.warns(RuntimeWarning, match="damaged or not ours"):
         assert machine.limits() == Limits()
@@ -170,14 +170,14 @@ for size in range(10, 20):
 def test_many_writers_lose_nothing():
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(n)]) for n in range(1, 5)]  # noqa: S603 - ours
     assert [writer.wait(timeout=120) for writer in writers] == [0] * 4
-    assert len(json.loads(stored.path_of("wisdom").read_text())["entries"]) == 40
+    assert len(json.loads(store.path_of("wisdom").read_text())["entries"]) == 40
 
 
 def test_threads_have_wisdom_of_their_own():
-    before, path = torch.get_num_threads(), stored.path_of("wisdom")
+    before, path = torch.get_num_threads(), store.path_of("wisdom")
     torch.set_num_threads(before + 1)
     try:
-        assert stored.path_of("wisdom") != path
+        assert store.path_of("wisdom") != path
     finally:
         torch.set_num_threads(before)
 
@@ -185,7 +185,7 @@ def test_threads_have_wisdom_of_their_own():
 def test_nothing_is_stored_where_nothing_shall_be(monkeypatch):
     monkeypatch.setenv("CONVOLITH_CACHE_DIR", "")
     assert cl.plan(SPEC, effort="measure", budget=0.05).engine in BY_NAME
-    assert stored.path_of("wisdom") is None
+    assert store.path_of("wisdom") is None
 
 
 @pytest.mark.parametrize("engine", ["direct", "winograd_4x4", "fft", "aten"])
@@ -205,23 +205,23 @@ def test_a_kernel_changed_in_place_is_noticed(engine):
 
 
 def test_kept_kernels_are_bounded(monkeypatch):
-    monkeypatch.setattr(kept, "MOST_KEPT", 3)
+    monkeypatch.setattr(prepared_kernels, "MOST_KEPT", 3)
     x = torch.randn(1, 1, 300, 300)
     kernels = [torch.randn(1, 1, 5, 5) for _ in range(9)]
     for k in kernels:
         cl.correlate(x, k)
-    assert len(kept._kept) <= 3
+    assert len(prepared_kernels._kept) <= 3
 
 
 def test_the_longest_unused_kernel_goes_first(monkeypatch):
-    kept.forget()
-    monkeypatch.setattr(kept, "MOST_KEPT", 2)
+    prepared_kernels.forget()
+    monkeypatch.setattr(prepared_kernels, "MOST_KEPT", 2)
     x = torch.randn(1, 1, 300, 300)
     often, *others = (torch.randn(1, 1, 5, 5) for _ in range(4))
     for k in others:
         for used in (often, often, k):
             cl.correlate(x, used)
-    assert often.data_ptr() in {key[1] for key in kept._kept}
+    assert often.data_ptr() in {key[1] for key in prepared_kernels._kept}
 
 
 def gaussian(size: int) -> torch.Tensor:

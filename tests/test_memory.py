@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import convolith as cl
-from convolith.engines import memory
+from convolith.engines import buffers
 
 SHAPE = (1, 1, 700, 800)
 
@@ -15,25 +15,25 @@ SHAPE = (1, 1, 700, 800)
 @pytest.fixture(autouse=True)
 def nothing_kept(monkeypatch):
     gc.collect()
-    monkeypatch.setattr(memory, "_kept", type(memory._kept)())
-    monkeypatch.setattr(memory, "_total", 0)
+    monkeypatch.setattr(buffers, "_kept", type(buffers._kept)())
+    monkeypatch.setattr(buffers, "_total", 0)
 
 
 def test_memory_comes_back_when_nobody_refers_to_it():
-    y = memory.empty(SHAPE, torch.float32)
+    y = buffers.empty(SHAPE, torch.float32)
     address, view, array = y.data_ptr(), y[0, 0, 3:], y.numpy()
     y.fill_(1.0)
     del y
-    assert memory._total == 0
-    other = memory.empty(SHAPE, torch.float32)
+    assert buffers._total == 0
+    other = buffers.empty(SHAPE, torch.float32)
     assert other.data_ptr() != address
     other.fill_(2.0)
     assert (view == 1).all()
     del view
     assert (array == 1).all()
     del array
-    assert memory._total > 0
-    assert memory.empty(SHAPE, torch.float32).data_ptr() == address
+    assert buffers._total > 0
+    assert buffers.empty(SHAPE, torch.float32).data_ptr() == address
 
 
 def test_results_do_not_share_memory():
@@ -45,17 +45,17 @@ def test_results_do_not_share_memory():
 
 
 def test_what_is_kept_is_bounded(monkeypatch):
-    monkeypatch.setattr(memory, "KEPT_BYTES", 8 << 20)
-    tensors = [memory.empty((n, 1 << 18), torch.float32) for n in (1, 2, 3, 4, 5)]
+    monkeypatch.setattr(buffers, "KEPT_BYTES", 8 << 20)
+    tensors = [buffers.empty((n, 1 << 18), torch.float32) for n in (1, 2, 3, 4, 5)]
     del tensors
-    assert 0 < memory._total <= 8 << 20
-    assert memory._total == sum(block.size for blocks in memory._kept.values() for block in blocks)
+    assert 0 < buffers._total <= 8 << 20
+    assert buffers._total == sum(block.size for blocks in buffers._kept.values() for block in blocks)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint64])
 @pytest.mark.parametrize("shape", [(3, 0, 5), (2, 3), (1, 1, 1023, 1025)])
 def test_any_shape_and_dtype(dtype, shape):
-    made = memory.empty(shape, dtype)
+    made = buffers.empty(shape, dtype)
     assert made.shape == shape
     assert made.dtype is dtype
     assert made.is_contiguous()
@@ -64,7 +64,7 @@ def test_any_shape_and_dtype(dtype, shape):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_child_writes_to_memory_of_its_own():
-    y = memory.empty(SHAPE, torch.float32)
+    y = buffers.empty(SHAPE, torch.float32)
     y.numpy()[:] = 1.0
     child = os.fork()
     if child == 0:

@@ -9,20 +9,21 @@ from torch.nn import functional
 
 import convolith as cl
 from convolith import ConvSpec
-from convolith.engines import BY_NAME, TABLE, aten, lags
-from convolith.engines.protocol import turned
+from convolith.engines import BY_NAME, TABLE, aten
+from convolith.engines.base import turned
+from convolith.engines.kernel_gradient import engine as lags
 from convolith.jit import host, scratch
 from convolith.jit.target import widths
 from convolith.planner import gradients as planned
-from convolith.planner import kept
-from convolith.planner.kept import Kept
+from convolith.planner import prepared_kernels
+from convolith.planner.prepared_kernels import Kept
 
 
 @pytest.fixture(autouse=True)
 def nothing_kept():
-    kept.forget()
+    prepared_kernels.forget()
     yield
-    kept.forget()
+    prepared_kernels.forget()
 
 
 ADJOINTS = {
@@ -143,7 +144,7 @@ def test_what_shifted_products_refuse():
 
 
 def entries() -> list[Kept]:
-    return [entry for entry in kept._kept.values() if isinstance(entry, Kept)]
+    return [entry for entry in prepared_kernels._kept.values() if isinstance(entry, Kept)]
 
 
 LAYER = {"in_channels": 64, "out_channels": 64, "size": (28, 28), "kernel_size": 3, "padding": 1}
@@ -187,7 +188,7 @@ def test_of_kernels_that_require_gradients_nothing_is_kept():
     layer = cl.nn.Conv2d(64, 64, 3, padding=1)
     for _ in range(3):
         layer(x).sum().backward()
-    assert not kept._kept
+    assert not prepared_kernels._kept
     layer.weight.requires_grad_(requires_grad=False)  # a frozen layer in training
     for _ in range(3):
         layer(x.requires_grad_()).sum().backward()

@@ -8,8 +8,8 @@ from torch.nn import functional
 
 import convolith as cl
 from convolith import ConvolithError
-from convolith.correlation.operator import _backward, _correlate
-from convolith.planner import kept
+from convolith.correlation.registered_operator import _backward, _correlate
+from convolith.planner import prepared_kernels
 
 GEOMETRY = ([1, 1], [1, 1, 1, 1], [1, 1], 1, "zeros", "default", "auto")
 
@@ -79,14 +79,14 @@ def test_exact_gradients_are_direct_sums_and_nothing_of_them_is_kept():
     """A NaN in the incoming gradient reaches what the direct sum lets it reach, and no further."""
     x, k = torch.randn(1, 16, 40, 40, requires_grad=True), torch.randn(16, 16, 3, 3)
     y = cl.correlate(x, k, padding=1, accuracy="exact")
-    before = len(kept._kept)
+    before = len(prepared_kernels._kept)
     grad = torch.randn(y.shape)
     grad[0, 3, 20, 20] = torch.nan
     (by_x,) = torch.autograd.grad(y, x, grad)
     hit = torch.zeros(x.shape, dtype=torch.bool)
     hit[:, :, 19:22, 19:22] = True
     assert torch.equal(by_x.isnan(), hit)
-    assert len(kept._kept) == before
+    assert len(prepared_kernels._kept) == before
 
 
 def test_vmap_of_a_compiled_call():

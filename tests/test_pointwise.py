@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from convolith import ConvSpec
-from convolith.engines import pointwise
-from convolith.engines.pointwise_tiles import Recipe, channel_tile, panel_rows
+from convolith.engines.pointwise import engine as pointwise
+from convolith.engines.pointwise.tiling import Recipe, channel_tile, panel_rows
 from convolith.jit.target import Target, host, widths
 from tests.oracle import compare
 from tests.strategies import arrays_for

@@ -22,7 +22,8 @@ from click.testing import CliRunner
 import convolith as cl
 from convolith import Conv, ConvolithError
 from convolith import __main__ as start
-from convolith.cli import expansion, main
+from convolith.cli import main
+from convolith.cli.io import expansion
 from convolith.jit import cache
 
 x, k = np.ones((1, 3, 8, 8)), np.ones((2, 3, 3, 3))

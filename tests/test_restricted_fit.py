@@ -9,7 +9,7 @@ import pytest
 from scipy.optimize import nnls
 
 from convolith import ConvolithError, Gram, correlate, fit
-from convolith.fitting.bases import gaussian_hermite
+from convolith.fitting.solving.bases import gaussian_hermite
 
 HOTPANTS = Path(__file__).parents[2] / "shared" / "data" / "hotpants"
 

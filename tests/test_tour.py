@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from convolith.cli.lessons import LESSONS
-from convolith.cli.tour import code, photograph
+from convolith.cli.tour.lessons import LESSONS
+from convolith.cli.tour.main import code, photograph
 from tests.test_cli import run
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from convolith import ConvolithError, Gram, VaryingGram, correlate, fit, fit_varying
-from convolith.fitting.bases import gaussian_hermite
-from convolith.fitting.polynomials import monomials, moved, values
+from convolith.fitting.data.polynomials import monomials, moved, values
+from convolith.fitting.solving.bases import gaussian_hermite
 
 HOTPANTS = Path(__file__).parents[2] / "shared" / "data" / "hotpants"
 

@@ -7,7 +7,7 @@ import torch
 
 import convolith as cl
 from convolith import Conv, ConvolithError
-from convolith.correlation.operator import _correlate
+from convolith.correlation.registered_operator import _correlate
 from convolith.engines import TABLE
 
 GEOMETRIES = {

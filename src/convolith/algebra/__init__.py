@@ -2,7 +2,7 @@
 
 from convolith.algebra.branches import add, concatenate, scale, subtract
 from convolith.algebra.chain import Composition, compose
-from convolith.algebra.decomposition import Decomposition, decompose
+from convolith.algebra.decomposition.decompose import Decomposition, decompose
 from convolith.algebra.operators import average_pool, batch_norm, identity, linear, pad, rescale, select, upsample
 
 __all__ = [

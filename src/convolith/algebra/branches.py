@@ -20,7 +20,7 @@ from convolith.algebra.kernels import Factor, dense, grouped
 from convolith.algebra.ranges import bias_dtype, weight_dtype, working_dtype
 from convolith.arrays import as_tensor, check_same_kind, like
 from convolith.conv import Conv
-from convolith.engines.protocol import from_working
+from convolith.engines.base import from_working
 from convolith.errors import ConvolithError
 from convolith.geometry import Pairs
 

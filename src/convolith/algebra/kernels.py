@@ -12,7 +12,7 @@ import torch
 
 from convolith.arrays import as_tensor
 from convolith.conv import Conv
-from convolith.engines.protocol import to_working
+from convolith.engines.base import to_working
 from convolith.planner.machine import check_memory
 
 

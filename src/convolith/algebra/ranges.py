@@ -9,7 +9,7 @@ import torch
 
 from convolith.algebra.kernels import Factor
 from convolith.dtypes import COMPLEX, UNSIGNED, is_float, result_dtype
-from convolith.engines.protocol import torch_dtype
+from convolith.engines.base import torch_dtype
 from convolith.errors import ConvolithError
 
 

@@ -10,7 +10,7 @@ import click
 import numpy as np
 
 from convolith.algebra import Composition, compose
-from convolith.cli.files import Output, conv_arrays, read_kernel
+from convolith.cli.io.files import Output, conv_arrays, read_kernel
 from convolith.cli.options import emit, json_option, numbers, padding
 from convolith.conv import Conv
 from convolith.correlation import correlate

@@ -8,7 +8,7 @@ from typing import Any
 import click
 import numpy as np
 
-from convolith.cli.files import WRITABLE, Output, is_image, read_array, read_kernel, read_varying
+from convolith.cli.io.files import WRITABLE, Output, is_image, read_array, read_kernel, read_varying
 from convolith.cli.options import emit, engine_options, geometry_options, json_option
 from convolith.conv import Conv
 from convolith.correlation import correlate

@@ -9,7 +9,7 @@ import numpy as np
 
 from convolith.algebra import Decomposition, decompose
 from convolith.cli.compose import convolution_row
-from convolith.cli.files import Output, chain_arrays, read_kernel
+from convolith.cli.io.files import Output, chain_arrays, read_kernel
 from convolith.cli.options import emit, json_option, numbers, padding
 from convolith.conv import Conv
 from convolith.geometry import PADDING_MODES

@@ -14,7 +14,7 @@ import torch
 from convolith import __version__
 from convolith.cli.options import emit, json_option
 from convolith.engines import TABLE
-from convolith.engines.protocol import error_scale, torch_dtype
+from convolith.engines.base import error_scale, torch_dtype
 from convolith.jit import host
 from convolith.jit.cache import directory
 from convolith.planner import plan

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from convolith.cli.factory import model_of
-from convolith.cli.files import Output
+from convolith.cli.io.files import Output
 from convolith.cli.options import emit, json_option, shape
 from convolith.errors import ConvolithError
 

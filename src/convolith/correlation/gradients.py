@@ -14,15 +14,16 @@ import torch
 
 from convolith.arrays import Operands
 from convolith.dtypes import COMPLEX, HALVES, is_float
-from convolith.engines import aten, lags
+from convolith.engines import aten
+from convolith.engines.base import torch_dtype
+from convolith.engines.kernel_gradient import engine as lags
 from convolith.engines.padding import pad
-from convolith.engines.protocol import torch_dtype
 from convolith.jit import is_forked, with_living_threads
 from convolith.planner import Plan, computed, plan
 from convolith.planner import gradients as planned
-from convolith.planner.kept import Choose, once, prepared
 from convolith.planner.machine import check_result
 from convolith.planner.plan import compute
+from convolith.planner.prepared_kernels import Choose, once, prepared
 from convolith.spec import ConvSpec
 from convolith.torch_private import is_view
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from convolith.arrays import Operands, check_bias
-from convolith.correlation import operator, quick
+from convolith.correlation import call_cache, registered_operator
 from convolith.correlation.gradients import differentiable, run
 from convolith.dtypes import COMPLEX, dtype_name, is_float
 from convolith.engines.aten import TRANSPOSED
@@ -43,10 +43,10 @@ def correlate_transposed(
     axes = k.ndim - 2
     if torch.compiler.is_compiling() or not _is_ours(x, k, bias):
         return TRANSPOSED[axes](x, k, bias, stride, padding, output_padding, groups, dilation)
-    key = quick.key_of(x, k, bias, ("transposed", stride, padding, dilation, groups, output_padding))
-    call = None if key is None else quick.find(key)
+    key = call_cache.key_of(x, k, bias, ("transposed", stride, padding, dilation, groups, output_padding))
+    call = None if key is None else call_cache.find(key)
     if call is not None:
-        return quick.run(call, x, k, bias)
+        return call_cache.run(call, x, k, bias)
     options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     spec = ConvSpec.of(x, k, bias, transposed=True, output_padding=output_padding, **options)
     operands = Operands(x if x.ndim == axes + 2 else x[None], k, check_bias(bias, spec.out_channels, spec.out_dtype))
@@ -55,7 +55,7 @@ def correlate_transposed(
     else:
         chosen = plan(spec)
         if key is not None:
-            quick.remember(key, x, bias, spec, chosen)
+            call_cache.remember(key, x, bias, spec, chosen)
         y = run(chosen, *operands)
     return y if x.ndim == axes + 2 else without_batch(y)
 
@@ -65,10 +65,10 @@ def _is_ours(x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None) -> boo
     given = [t for t in (x, k, bias) if t is not None]
     name = dtype_name(x.dtype)
     return (
-        all(type(t) in quick.PLAIN and t.is_cpu and t.dtype is x.dtype for t in given)
+        all(type(t) in call_cache.PLAIN and t.is_cpu and t.dtype is x.dtype for t in given)
         and is_float(name)
         and name not in COMPLEX
-        and not operator.is_watched()
+        and not registered_operator.is_watched()
         and not torch.is_autocast_enabled("cpu")
         and not is_traced_or_transformed()
     )

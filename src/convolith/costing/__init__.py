@@ -1,8 +1,8 @@
 """What a layer or a model costs before it runs."""
 
-from convolith.costing.layer import Cost
-from convolith.costing.model import ModelCost
-from convolith.costing.scaling import Scaling
-from convolith.costing.subject import cost
+from convolith.costing.api import cost
+from convolith.costing.growth.scaling import Scaling
+from convolith.costing.layer_cost import Cost
+from convolith.costing.model_cost import ModelCost
 
 __all__ = ["Cost", "ModelCost", "Scaling", "cost"]

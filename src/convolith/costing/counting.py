@@ -1,76 +1,363 @@
-"""A model counted: its operators run once, and what they come to for every module of it."""
+"""Runs a model on tensors that have shapes and no memory, and counts every operator as torch dispatches it.
+
+What is counted are operators, not classes: functional calls, subclasses, shared modules and einsum come out right, and
+so do gradients, since autograd asks for those alone that are needed (a first layer's input has none, and a frozen
+layer's weights).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from itertools import chain, zip_longest
+from typing import Any, NamedTuple
 
 import torch
 
-from convolith.costing.copies import named_places
-from convolith.costing.dispatch import Run, run
-from convolith.costing.model import ModelCost, Row
-from convolith.costing.watching import Path
-from convolith.work import Backward, Count
+from convolith.costing.growth.grown_models import Ends, ends_of, widen
+from convolith.costing.receptive_field import Field, Fields
+from convolith.costing.rules.formulas import Rule
+from convolith.costing.rules.quantised import packed_tensors
+from convolith.costing.rules.table import rule_of
+from convolith.costing.tracing.fake_models import (
+    as_inputs,
+    check_lazy,
+    check_sizes,
+    model_copy,
+    storage_bytes,
+    storages_of,
+    tensors_in,
+    tensors_of,
+)
+from convolith.costing.tracing.model_copies import named_places
+from convolith.costing.tracing.module_tracker import REMEDY, Path, Unwatched, Watcher
+from convolith.costing.workspace.torch_kernels import kept_by
+from convolith.engines.machine_limits import Limits
+from convolith.errors import ConvolithError
+from convolith.planner.machine import limits
+from convolith.torch_private import dispatch_mode, fake_mode, operator_name, storage_identity, version_of
+from convolith.work import Backward, BackwardMemory, Count, ForwardMemory, Memory
+
+CONVOLUTIONS = {"aten::convolution": 0, "aten::convolution_backward": 1}
+"""And the place of their image."""
+NOTHING, NO_GRADIENTS = Count(), Backward()
+UNGROWN = (Fraction(1), Fraction(1))
 
 
-def count_model(
-    model: torch.nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any], **options: Any
-) -> ModelCost:
-    """Count a model; arguments and options as for `dispatch.run`."""
-    found = run(model, arguments, keywords, **options)
-    names = {".".join(path): tally for path, tally in found.tallies.items()}
-    own = {place: n for each in found.parameters.values() for place, n in each.items()}
-    return ModelCost(
-        type(model).__name__,
-        options["convention"],
-        model.training,
-        sum(own.values()),
-        found.outputs,
-        names,
-        found.memory,
-        _rows(model, found),
-        found.strides,
-        inputs=found.inputs,
-        differentiated=options["backward"],
+@dataclass
+class Tally:
+    """What was counted in one module by itself, without those inside it.
+
+    Attributes:
+        forward, backward: of the passes, the latter of the gradients of convolutions and of the rest.
+        calls: operators that ran and have a row.
+        unknown: how often operators ran that have none, by name.
+        seconds: of its operators forward, at the least: products, or what is moved, at this machine's measured limits.
+    """
+
+    forward: Count = NOTHING
+    gradients: Backward = NO_GRADIENTS
+    rest: Count = NOTHING
+    calls: int = 0
+    unknown: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def backward(self) -> Backward:
+        """Convolutions by part, and the rest."""
+        return replace(self.gradients, rest=self.rest)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a model did, by module, what it holds, and the shapes that came out."""
+
+    tallies: Mapping[Path, Tally]
+    fields: Mapping[Path, Field]
+    strides: frozenset[tuple[Fraction, ...]]
+    memory: Memory
+    inputs: tuple[tuple[int, ...], ...]
+    outputs: tuple[tuple[int, ...], ...]
+    parameters: Mapping[Path, Mapping[int, int]]
+    """By module its own parameters' elements, by what tells shared ones apart."""
+
+
+def run(
+    model: torch.nn.Module,
+    arguments: tuple[Any, ...],
+    keywords: Mapping[str, Any],
+    *,
+    convention: str,
+    backward: bool,
+    input_gradient: bool,
+    real: bool,
+    growth: tuple[Fraction, Fraction] = UNGROWN,
+) -> Run:
+    """Count a forward pass, and a backward pass if it is asked for.
+
+    Args:
+        model: in the mode, training or evaluation, in which it is to be counted; it is left as it was.
+        arguments, keywords: of the call; of tensors shapes and dtypes count.
+        convention: "dense" or "effective", of convolutions.
+        backward: whether gradients of the parameters that require them are taken.
+        input_gradient: whether those of the inputs are too.
+        real: whether to compute with the values given, for models whose values decide what runs.
+        growth: how many times the channels and the taps of kernels the model is counted with.
+
+    Raises:
+        ConvolithError: what the model itself refuses, with the module that refused; values that decide what runs.
+    """
+    check_lazy(model)
+    options: dict[str, Any] = {
+        "convention": convention,
+        "input_gradient": input_gradient,
+        "real": real,
+        "growth": growth,
+    }
+    try:
+        return _run(model, arguments, keywords, backward=backward, **options)
+    except ConvolithError as problem:
+        if not (backward and REMEDY in str(problem)):
+            raise
+        try:
+            _run(model, arguments, keywords, backward=False, **options)
+        except ConvolithError:
+            raise problem from problem.__cause__
+        raise ConvolithError(str(problem).replace(REMEDY, Watcher.without_backward)) from problem.__cause__
+
+
+def _run(
+    model: torch.nn.Module,
+    arguments: tuple[Any, ...],
+    keywords: Mapping[str, Any],
+    *,
+    convention: str,
+    backward: bool,
+    input_gradient: bool,
+    real: bool,
+    growth: tuple[Fraction, Fraction],
+) -> Run:
+    """Count a copy of the model; arguments as for `run`."""
+    fake, saved = None if real else fake_mode(), _Saved()
+    speeds = limits()  # which may be measured, on real tensors
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(mode=False))
+        if fake is not None:
+            stack.enter_context(dispatch_mode(fake))
+        ends = None if growth == UNGROWN else _ends(model, arguments, keywords, fake)  # of shapes alone
+        model, state = model_copy(model, fake, by_name=True)
+        generator = torch.Generator().manual_seed(0) if real else None
+        counter = _Counter(model, convention, saved, speeds, generator)
+        given = as_inputs((arguments, keywords), fake, requires_grad=input_gradient and backward)
+        stack.enter_context(counter.named())
+        if ends is not None:
+            widen(model, ends, *growth)
+            state = [*model.parameters(), *model.buffers()]
+        saved.leave_out(state)
+        stack.enter_context(torch.set_grad_enabled(backward))
+        inputs = tensors_of(given)
+        with counter.watching(), saved.hooks():
+            counter.fields = Fields(inputs)
+            result = model(*given[0], **dict(given[1]))
+        outputs = tensors_of(result)
+        places = named_places(model)
+        packed = {path: packed_tensors(module) for path, module in places}
+        own = {
+            path: {id(p): p.numel() for p in (*module._parameters.values(), *packed[path]) if p is not None}
+            for path, module in places
+        }
+        gradients: list[torch.Tensor] = []
+        leaves = [tensor for tensor in (*inputs, *state) if tensor.requires_grad and tensor.is_leaf]
+        roots = [tensor for tensor in outputs if tensor.requires_grad]
+        if backward and roots and leaves:
+            seeds = [torch.empty_like(tensor) for tensor in roots]
+            with counter.watching(), counter.backwards():
+                torch.autograd.backward(roots, seeds)
+            if not real:
+                made = (leaf.grad for leaf in leaves if leaf.grad is not None)
+                check_sizes(made, "pass run=True with an example_input")
+            gradients = [leaf.grad for leaf in leaves if leaf.grad is not None and not _is_in(leaf, inputs)]
+    memory = Memory(
+        ForwardMemory(
+            storage_bytes(inputs),
+            storage_bytes(state) + _bytes(_each_once(chain(*packed.values()))),
+            storage_bytes(outputs),
+        ),
+        BackwardMemory(
+            storage_bytes(gradients),
+            _bytes(tensor for tensor in inputs if tensor.requires_grad),
+            _bytes(roots) if backward else 0,
+            saved.bytes if backward else 0,
+        ),
     )
+    fields, shapes = counter.fields, (_shapes(inputs), _shapes(outputs))
+    return Run(counter.tallies, fields.of_modules, frozenset(fields.strides), memory, *shapes, own)
 
 
-def _rows(model: torch.nn.Module, found: Run) -> tuple[Row, ...]:
-    """Every module, in order, with what it and all modules inside it counted."""
-    modules = named_places(model)
-    inside = _with_what_is_inside({path for path, _ in modules} | set(found.tallies), found)
-    parameters: dict[Path, dict[int, int]] = {path: {} for path, _ in modules}  # shared ones count once in each
-    for path, _ in modules:
-        own = found.parameters.get(path, {})
-        for depth in range(len(path) + 1):
-            parameters[path[:depth]] |= own
-    return tuple(
-        Row(
-            ".".join(path),
-            type(module).__name__,
-            len(path),
-            sum(parameters[path].values()),
-            *inside[path],
-            found.fields.get(path),
+def _ends(model: torch.nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any], fake: Any) -> Ends:
+    """The ends of a model, found in a copy all of whose parameters have gradients."""
+    model, _ = model_copy(model, fake)
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point() or parameter.requires_grad)
+    given = as_inputs((arguments, keywords), fake, requires_grad=False)
+    with Unwatched(model).named(), torch.enable_grad():
+        return ends_of(model, lambda: model(*given[0], **dict(given[1])))
+
+
+class _Operator(NamedTuple):
+    """What is known of an operator, whatever it is given."""
+
+    name: str
+    view: bool
+    pointwise: bool
+    rule: Rule | None
+
+    @classmethod
+    def of(cls, func: Any) -> _Operator:
+        """Names are those of the table."""
+        view = func.is_view or torch.Tag.inplace_view in func.tags
+        pointwise = torch.Tag.pointwise in func.tags
+        return cls(operator_name(func).removeprefix("aten::"), view, pointwise, rule_of(func))
+
+
+class _Counter(Watcher):  # type: ignore[no-untyped-call]  # torch's own is untyped
+    """Counts every operator."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        convention: str,
+        saved: _Saved,
+        speeds: Limits,
+        generator: torch.Generator | None,
+    ) -> None:
+        super().__init__(model, generator)
+        self.convention, self._saved = convention, saved
+        self._edges: dict[int, tuple[Any, Any, Sequence[int]]] = {}
+        self.tallies: dict[Path, Tally] = {(): Tally()}
+        self.fields = Fields([])
+        self._limits: Limits = speeds
+        self._known: dict[Any, _Operator] = {}
+
+    def seen(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """Count it."""
+        known = self._known.get(func)
+        if known is None:
+            known = self._known[func] = _Operator.of(func)
+        path = self.path()
+        tally = self.tallies.get(path)
+        if tally is None:
+            tally = self.tallies[path] = Tally()
+        if known.view:
+            tally.calls += 1
+            if known.name == "slice" and len(args) > 4 and args[4] != 1:
+                self.fields.forget(out)
+            return
+        given, made = [*tensors_in(args), *tensors_in(tuple(kwargs.values()))], tensors_in(out)
+        if not self.backward:
+            self._follow(known, args, given, made, path)
+            if made:
+                self._saved.enlarge(made[-1], kept_by(func, args, out))
+        if known.rule is None:
+            tally.unknown[known.name] = tally.unknown.get(known.name, 0) + 1
+            return
+        tally.calls += 1
+        if self.convention == "effective":
+            kwargs |= self._edged(func, args, out)
+        counted = known.rule(*args, **kwargs, out=out, convention=self.convention)
+        if isinstance(counted, Backward):
+            tally.gradients = tally.gradients + counted
+            return
+        moved = Count(bytes=_bytes(given) + _bytes(made) - counted.bytes)  # of which some rules speak too
+        if self.backward:
+            tally.rest = tally.rest + counted + moved
+        else:
+            tally.forward = tally.forward + counted + moved
+            tally.seconds += self._least(counted + moved, out)
+
+    def _follow(self, known: _Operator, args: Any, given: Any, made: Any, path: Path) -> None:
+        """Where pixels come from; what cannot be followed stops no count."""
+        try:
+            self.fields.seen(known.name, args, given, made, path, pointwise=known.pointwise)
+        except (IndexError, TypeError, ValueError, AttributeError, ZeroDivisionError):
+            for tensor in made:
+                self.fields.forget(tensor)
+
+    def _edged(self, func: Any, args: tuple[Any, ...], out: Any) -> dict[str, Any]:
+        """For a convolution the zeros that were put around its image by an operator before it."""
+        name = operator_name(func)
+        if name == "aten::constant_pad_nd" and not (args[2] if len(args) > 2 else 0):
+            edge = [a + b for a, b in zip_longest(args[1], self._edge_of(args[0]), fillvalue=0)]
+            self._edges[storage_identity(out.untyped_storage())] = out.untyped_storage(), _identity(out), edge
+        return {"edge": self._edge_of(args[CONVOLUTIONS[name]])} if name in CONVOLUTIONS else {}
+
+    def _edge_of(self, tensor: torch.Tensor) -> Sequence[int]:
+        """Of a tensor that is what was padded, and not a part of it or something else in its place by now."""
+        _, identity, edge = self._edges.get(storage_identity(tensor.untyped_storage()), (None, None, ()))
+        return edge if identity == _identity(tensor) else ()
+
+    def _least(self, count: Count, out: Any) -> float:
+        """Seconds that no computation of it takes less than (Williams, Waterman and Patterson 2009)."""
+        wide = isinstance(out, torch.Tensor) and out.dtype in (torch.float64, torch.complex128)
+        products = count.macs / self._limits.products_per_second("float64" if wide else "float32")
+        return max(products, self._limits.moving_seconds(count.bytes) if count.bytes else 0.0)
+
+
+class _Saved:
+    """What autograd keeps for the backward pass, once for each storage; parameters are left out."""
+
+    def __init__(self) -> None:
+        self._own: set[int] = set()
+        self._kept: dict[int, torch.UntypedStorage] = {}  # itself, so that no other takes its address
+        self._larger: dict[int, tuple[torch.UntypedStorage, int]] = {}
+
+    def leave_out(self, tensors: Iterable[torch.Tensor]) -> None:
+        """These are held anyway."""
+        self._own |= {storage_identity(storage) for tensor in tensors for storage in storages_of(tensor)}
+
+    def hooks(self) -> Any:
+        """A context in which what is saved is noted."""
+        return torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
+
+    @property
+    def bytes(self) -> int:
+        """Of all of it."""
+        return sum(
+            max(storage.nbytes(), self._larger.get(place, (storage, 0))[1]) for place, storage in self._kept.items()
         )
-        for path, module in modules
-    )
+
+    def enlarge(self, tensor: torch.Tensor, size: int) -> None:
+        """It holds so many bytes in a real run."""
+        if size:
+            storage = tensor.untyped_storage()
+            self._larger[storage_identity(storage)] = storage, size
+
+    def _keep(self, tensor: torch.Tensor) -> torch.Tensor:
+        for storage in storages_of(tensor):
+            if storage_identity(storage) not in self._own:
+                self._kept[storage_identity(storage)] = storage
+        return tensor
 
 
-def _with_what_is_inside(paths: set[Path], found: Run) -> dict[Path, tuple[Count, Backward, float]]:
-    """What was counted in every module and all those inside it: the deepest first, each added to the one around it."""
-    inside: dict[Path, tuple[Count, Backward, float]] = {}
-    for path in sorted(paths, key=len, reverse=True):
-        tally = found.tallies.get(path)
-        own = (Count(), Backward(), 0.0) if tally is None else (tally.forward, tally.backward, tally.seconds)
-        whole = inside[path] = _added(own, inside.get(path))
-        if path:
-            inside[path[:-1]] = _added(whole, inside.get(path[:-1]))
-    return inside
+def _shapes(tensors: Iterable[torch.Tensor]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(tensor.shape) for tensor in tensors)
 
 
-def _added(
-    one: tuple[Count, Backward, float], other: tuple[Count, Backward, float] | None
-) -> tuple[Count, Backward, float]:
-    return one if other is None else (one[0] + other[0], one[1] + other[1], one[2] + other[2])
+def _identity(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """What another view of the same memory, or a later state of it, differs in."""
+    return tuple(tensor.shape), tensor.stride(), tensor.storage_offset(), version_of(tensor)
+
+
+def _each_once(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    return list({id(tensor): tensor for tensor in tensors}.values())
+
+
+def _is_in(tensor: torch.Tensor, tensors: Iterable[torch.Tensor]) -> bool:
+    return any(tensor is other for other in tensors)
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Of their elements, which may share memory."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

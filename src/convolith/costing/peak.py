@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 
-from convolith.costing import planned, workspace
-from convolith.costing.fakes import (
+from convolith.costing.tracing.fake_models import (
     as_inputs,
     check_lazy,
     check_sizes,
@@ -26,11 +25,12 @@ from convolith.costing.fakes import (
     tensors_in,
     tensors_of,
 )
-from convolith.costing.watching import Watcher
-from convolith.engines.memory import plain
+from convolith.costing.tracing.module_tracker import Watcher
+from convolith.costing.workspace import engines, torch_kernels
+from convolith.engines.buffers import plain
 from convolith.errors import ConvolithError, check_option
 from convolith.jit.threads import forget_scratch
-from convolith.planner.kept import forget
+from convolith.planner.prepared_kernels import forget
 from convolith.torch_private import allocations, dispatch_mode, fake_mode, operator_name, storage_identity
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -199,13 +199,13 @@ class _Follower(Watcher):  # type: ignore[no-untyped-call]  # torch's own is unt
 
     def seen(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Follow what came out."""
-        path, holding = self.path(), planned.of_operator(func, args, kwargs, out)
+        path, holding = self.path(), engines.of_operator(func, args, kwargs, out)
         if holding is not None:
-            self._alive += planned.grown(self._kept, holding.kept)
+            self._alive += engines.grown(self._kept, holding.kept)
         before, made = self._alive, tensors_in(out)
         check_sizes(made, "the peak of a step is not known from shapes alone")
         for tensor in made:
-            self.follow(tensor, workspace.kept_by(func, args, out) if tensor is made[-1] else 0)
+            self.follow(tensor, torch_kernels.kept_by(func, args, out) if tensor is made[-1] else 0)
         most = self._alive if holding is None else max(self._alive, before + holding.running)
         if most > self.found.bytes:
             self.found = _Most(most, operator_name(func).removeprefix("aten::"), path, self.phase)
@@ -231,4 +231,4 @@ def _measured(model: torch.nn.Module, arguments: Any, keywords: Any, optimizer: 
         forget_scratch()  # so that the profiler sees what is kept come back
         forget()
         changes = allocations(lambda: _step(copied, given, trained))
-    return held + workspace.most(changes)
+    return held + torch_kernels.most(changes)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from convolith.engines import aten, direct, fft, phases, pointwise, reference, separable, winograd
-from convolith.engines.limits import Limits
-from convolith.engines.protocol import Engine
+from convolith.engines import aten, phases, reference, separable
+from convolith.engines.base import Engine
+from convolith.engines.direct import engine as direct
+from convolith.engines.fft import engine as fft
+from convolith.engines.machine_limits import Limits
+from convolith.engines.pointwise import engine as pointwise
+from convolith.engines.winograd import engine as winograd
 
 TABLE: tuple[Engine, ...] = (
     pointwise,

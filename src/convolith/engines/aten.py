@@ -12,9 +12,9 @@ import torch
 from torch.nn import functional
 
 from convolith.dtypes import COMPLEX, ITEMSIZE, is_float
-from convolith.engines.limits import Limits, sum_dtype_name
+from convolith.engines.base import deliver, direct_sum_bound, to_working, torch_dtype, turned, working_dtype
+from convolith.engines.machine_limits import Limits, sum_dtype_name
 from convolith.engines.padding import crop, pad
-from convolith.engines.protocol import deliver, direct_sum_bound, to_working, torch_dtype, turned, working_dtype
 from convolith.geometry import Pairs
 from convolith.spec import ConvSpec
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work

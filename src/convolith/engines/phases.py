@@ -18,9 +18,13 @@ from typing import Any, NamedTuple
 import torch
 
 from convolith.dtypes import COMPLEX, ITEMSIZE, is_float
-from convolith.engines import aten, direct, fft, pointwise, winograd
-from convolith.engines.limits import Limits
-from convolith.engines.protocol import Engine
+from convolith.engines import aten
+from convolith.engines.base import Engine
+from convolith.engines.direct import engine as direct
+from convolith.engines.fft import engine as fft
+from convolith.engines.machine_limits import Limits
+from convolith.engines.pointwise import engine as pointwise
+from convolith.engines.winograd import engine as winograd
 from convolith.spec import ConvSpec
 from convolith.work import ForwardMemory, Memory, Work, layer_work
 

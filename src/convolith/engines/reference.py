@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from convolith.dtypes import COMPLEX, half_ulp, is_float
-from convolith.engines.limits import Limits
-from convolith.engines.protocol import direct_sum_bound, torch_dtype, turned
+from convolith.engines.base import direct_sum_bound, torch_dtype, turned
+from convolith.engines.machine_limits import Limits
 from convolith.spec import ConvSpec
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 
 from convolith.dtypes import ITEMSIZE, half_ulp
-from convolith.engines import direct
-from convolith.engines.limits import Limits
-from convolith.engines.protocol import NEEDS_KERNEL, turned
+from convolith.engines.base import NEEDS_KERNEL, turned
+from convolith.engines.direct import engine as direct
+from convolith.engines.machine_limits import Limits
 from convolith.spec import ConvSpec
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 

@@ -1,9 +1,9 @@
 """Which kernel turned X into Y."""
 
 from convolith.fitting.gram import Gram
-from convolith.fitting.recover import fit
-from convolith.fitting.recover_varying import fit_varying
-from convolith.fitting.result import Fit
+from convolith.fitting.kernel_fit import fit
+from convolith.fitting.results import Fit
+from convolith.fitting.varying_fit import fit_varying
 from convolith.fitting.varying_gram import VaryingFit, VaryingGram
 from convolith.fitting.varying_kernel import VaryingKernel
 

@@ -15,8 +15,8 @@ import torch
 
 from convolith.correlation import correlate
 from convolith.errors import ConvolithError
+from convolith.fitting.data.problem import Problem
 from convolith.fitting.gram import Gram
-from convolith.fitting.problem import Problem
 from convolith.report.progress import track
 
 SAFE_SHARE = 0.9

@@ -10,14 +10,14 @@ from typing import Any, Self
 import numpy as np
 
 from convolith.errors import ConvolithError, check_flag
-from convolith.fitting import saved
-from convolith.fitting.asked import Asked
-from convolith.fitting.moments import moments
-from convolith.fitting.polynomials import monomials
-from convolith.fitting.problem import Problem, read, spatial_axes
-from convolith.fitting.result import Fit
-from convolith.fitting.solve import Penalty, least_squares
-from convolith.fitting.sums import Sums
+from convolith.fitting import gram_file
+from convolith.fitting.data.polynomials import monomials
+from convolith.fitting.data.problem import Problem, read, spatial_axes
+from convolith.fitting.kernel_options import Asked
+from convolith.fitting.moments.moments import moments
+from convolith.fitting.results import Fit
+from convolith.fitting.solving.least_squares import Penalty, least_squares
+from convolith.fitting.solving.normal_equations import Sums
 from convolith.geometry import Axes, Padding, check_whole, explicit_padding, per_axis
 from convolith.spec import ConvSpec
 
@@ -212,7 +212,7 @@ class Gram(Sums):
             ConvolithError: another ending, a place that cannot be written.
         """
         about = {name: getattr(self, name) for name in ("geometry", "equations", "dtypes", "size")}
-        saved.write(path, self.KIND, about, {"shift": self.shift, "matrix": self.matrix})
+        gram_file.write(path, self.KIND, about, {"shift": self.shift, "matrix": self.matrix})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -221,7 +221,7 @@ class Gram(Sums):
         Raises:
             ConvolithError: no such file, one that is damaged or truncated, or one of another version.
         """
-        about, arrays = saved.read(path, cls.KIND)
+        about, arrays = gram_file.read(path, cls.KIND)
         if not {"geometry", "equations", "dtypes", "size"} <= set(about) or not {"shift", "matrix"} <= set(arrays):
             raise ConvolithError(f"path is {path}, which lacks parts of a state; is it complete?")
         found = cls(**about["geometry"])

@@ -18,13 +18,13 @@ from typing import Any, Self
 import numpy as np
 
 from convolith.errors import ConvolithError, check_option
-from convolith.fitting.asked import Asked, whole_numbers
+from convolith.fitting.data.polynomials import monomials, moved, positions
+from convolith.fitting.data.positions import given_places, pixel_places
+from convolith.fitting.data.problem import Problem
 from convolith.fitting.gram import Gram
-from convolith.fitting.places import given_places, pixel_places
-from convolith.fitting.polynomials import monomials, moved, positions
-from convolith.fitting.problem import Problem
-from convolith.fitting.restrict import needs_solver
-from convolith.fitting.solve import Penalty, least_squares
+from convolith.fitting.kernel_options import Asked, whole_numbers
+from convolith.fitting.solving.constraints import needs_solver
+from convolith.fitting.solving.least_squares import Penalty, least_squares
 from convolith.fitting.varying_kernel import MODULATIONS, VaryingKernel
 from convolith.geometry import Axes, Padding, check_whole, per_axis
 from convolith.spec import ConvSpec

@@ -14,8 +14,8 @@ from convolith.conv import Conv
 from convolith.correlation import correlate
 from convolith.engines.padding import pad
 from convolith.errors import ConvolithError, check_option
-from convolith.fitting.places import check_position, pixel_places
-from convolith.fitting.polynomials import monomials, values
+from convolith.fitting.data.polynomials import monomials, values
+from convolith.fitting.data.positions import check_position, pixel_places
 from convolith.geometry import MAX_AXES, Padding, per_axis
 from convolith.spec import ConvSpec
 

@@ -2,94 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from convolith.errors import ConvolithError
-from convolith.folding.gate import part
-from convolith.folding.modules import module_of
-from convolith.folding.pieces import Values, shape_of
-from convolith.folding.runner import Runner
-from convolith.folding.search import Way
-from convolith.folding.sizes import Inputs, Reference, outputs
+from convolith.folding.example_inputs import Inputs, Reference, outputs
+from convolith.folding.rewrite.proof import TOLERANCE, Proof, difference
 from convolith.report.progress import track
 
-TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5, torch.float16: 5e-2, torch.bfloat16: 2e-1}
-"""Largest error of a folded model, relative to the largest output; half types round every layer on both sides."""
 MOST_COMPARED = 2
 """Inputs on which whole models are compared in their own dtype, random values each; the first in float64 too."""
-MOST_NUMBERS = 2**22
-"""Numbers of a tensor on which one rewrite is compared by itself."""
-
 Pair = tuple[nn.Module, nn.Module]
 """A model and the same folded."""
-
-
-@dataclass
-class Proof:
-    """A rewrite by itself, in float64.
-
-    Attributes:
-        name: of the last node.
-        before, after: the nodes that it takes the place of, and the new layer.
-        shape: of what they read.
-        reach: pixels along an axis that one output reads.
-        size: pixels along an axis of an image with an interior and every border.
-    """
-
-    name: str
-    before: Runner
-    after: nn.Module
-    shape: tuple[int, ...]
-    reach: int
-    size: int
-
-    @staticmethod
-    def of(values: Values, way: Way) -> Proof:
-        """Return the proof of a way, whose nodes still stand in a graph."""
-        shape = shape_of(way.source) or ()
-        made = module_of(way.affine, flat=len(shape) == 2, by_channel=way.by_channel)
-        conv = way.affine.conv
-        reach = max(k * d for k, d in zip(conv.kernel_size, conv.dilation, strict=True))
-        size = 2 * reach + 3 if way.affine.corrected else reach + max(conv.stride) + 1
-        return Proof(way.nodes[-1].name, part(values, way), made, shape, reach, size)
-
-    def inputs(self) -> Iterator[torch.Tensor]:
-        """Yield random tensors: with an interior and every border, smaller than the kernel, and of one pixel."""
-        generator = torch.Generator().manual_seed(0)
-        for size in dict.fromkeys((self.size, max(self.reach // 2, 1), 1)):
-            sizes = [min(size, n) if size > self.reach else size for n in self.shape[2:]]
-            images = 1 if size == self.size and sizes else 2
-            shape = (images, self.shape[1], *(n + axis % 2 for axis, n in enumerate(sizes)))
-            if prod(shape) <= MOST_NUMBERS:
-                yield torch.randn(shape, generator=generator, dtype=torch.float64)
-            if len(self.shape) == 2:
-                return
-
-    def check(self) -> float:
-        """Return the largest error, relative to the largest output.
-
-        Raises:
-            ConvolithError: an error that is more than rounding.
-        """
-        worst, compared = 0.0, 0
-        for x in self.inputs():
-            try:
-                expected = self.before(x.clone())
-            except Exception:  # noqa: BLE001, S112 - a size that the nodes do not take
-                continue
-            worst, compared = max(worst, _difference(expected, self.after(x.clone()))), compared + 1
-            if not worst <= TOLERANCE[torch.float64]:
-                raise ConvolithError(
-                    f"the rewrite at {self.name} is {worst:.1e} off for {tuple(x.shape)}, more than rounding explains; "
-                    "please report the model"
-                )
-        return worst
 
 
 def verify(
@@ -198,19 +125,4 @@ def _note(errors: dict[str, float], name: str, error: float, limit: float) -> No
 
 
 def _largest(first: list[torch.Tensor], second: list[torch.Tensor]) -> float:
-    return max((_difference(a, b) for a, b in zip(first, second, strict=True)), default=0.0)
-
-
-def _difference(a: torch.Tensor, b: torch.Tensor) -> float:
-    """The largest difference relative to the largest number; infinite where shapes or non-finite numbers differ."""
-    if a.shape != b.shape or a.is_floating_point() != b.is_floating_point():
-        return float("inf")
-    if not a.is_floating_point():
-        return 0.0 if torch.equal(a, b) else float("inf")
-    finite = a.isfinite()
-    if not torch.equal(finite, b.isfinite()):
-        return float("inf")
-    first, second = a[finite].double(), b[finite].double()
-    if not first.numel():
-        return 0.0
-    return float((first - second).abs().max() / first.abs().max().clamp_min(torch.finfo(torch.float64).tiny))
+    return max((difference(a, b) for a, b in zip(first, second, strict=True)), default=0.0)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from convolith.correlation.operator import is_watched
+from convolith.correlation.registered_operator import is_watched
 from convolith.errors import ConvolithError
 from convolith.planner import Bound, plan
 from convolith.spec import ConvSpec

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from convolith.correlation import correlate
-from convolith.correlation.operator import call_traced, takes_traced
+from convolith.correlation.registered_operator import call_traced, takes_traced
 from convolith.correlation.transposed import correlate_transposed
 from convolith.errors import ConvolithError
 from convolith.nn.frozen import Frozen

@@ -9,12 +9,12 @@ from collections.abc import Callable
 import torch
 from llvmlite import ir
 
-from convolith.engines import fft
-from convolith.engines.fft_tiles import operations
-from convolith.engines.limits import Limits
+from convolith.engines.fft import engine as fft
+from convolith.engines.fft.tiling import operations
+from convolith.engines.machine_limits import Limits
 from convolith.jit import Target, host, routine, thread_count
-from convolith.jit.build import I64, POINTER, Code, constant, itemsize
-from convolith.jit.numbers import STORED
+from convolith.jit.builder import I64, POINTER, Code, constant, itemsize
+from convolith.jit.conversions import STORED
 from convolith.planner import machine
 from convolith.spec import ConvSpec
 

@@ -10,12 +10,12 @@ import torch
 
 from convolith.dtypes import HALVES
 from convolith.engines import BY_NAME, TABLE, Engine, reference
-from convolith.engines.protocol import torch_dtype
+from convolith.engines.base import torch_dtype
 from convolith.errors import ConvolithError, check_option, shown
 from convolith.jit import thread_count, with_living_threads
 from convolith.planner import machine, measure, wisdom
 from convolith.planner.plan import Candidate, Plan, computed, plain
-from convolith.planner.stored import generation
+from convolith.planner.store import generation
 from convolith.spec import ConvSpec
 
 ACCURACIES = ("exact", "default", "fast", "double")

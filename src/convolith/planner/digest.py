@@ -15,7 +15,7 @@ import numpy as np
 from llvmlite import ir
 
 from convolith.jit import Target, host, routine, thread_count
-from convolith.jit.build import I16, I32, I64, POINTER, Code, constant, zero
+from convolith.jit.builder import I16, I32, I64, POINTER, Code, constant, zero
 
 LANES, VECTORS = 8, 8
 ROW = 4 * LANES * VECTORS

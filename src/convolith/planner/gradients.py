@@ -14,12 +14,13 @@ from typing import NamedTuple
 import torch
 
 from convolith.dtypes import COMPLEX, ITEMSIZE
-from convolith.engines import BY_NAME, aten, lags
+from convolith.engines import BY_NAME, aten
+from convolith.engines.kernel_gradient import engine as lags
 from convolith.jit import thread_count
 from convolith.planner import machine
 from convolith.planner.choose import plan
 from convolith.planner.plan import Plan
-from convolith.planner.stored import generation
+from convolith.planner.store import generation
 from convolith.spec import ConvSpec
 
 NODE_SECONDS = 4e-5

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from convolith.dtypes import ITEMSIZE
-from convolith.engines.limits import Limits
+from convolith.engines.machine_limits import Limits
 from convolith.errors import ConvolithError
-from convolith.planner import stored
+from convolith.planner import store
 from convolith.spec import ConvSpec
 
 _limits: dict[str, Limits] = {}
@@ -62,9 +62,9 @@ def check_result(spec: ConvSpec) -> None:
 
 def limits() -> Limits:
     """This machine's limits if they were measured, and the shipped ones otherwise."""
-    path = str(stored.path_of("machine"))
+    path = str(store.path_of("machine"))
     if path not in _limits:
-        entries = stored.read("machine", _good)
+        entries = store.read("machine", _good)
         _limits[path] = Limits(**entries) if entries else Limits()
     return _limits[path]
 
@@ -76,8 +76,8 @@ def measured() -> bool:
 
 def keep(found: Limits) -> None:
     """Store measured limits for this and later processes."""
-    stored.add("machine", asdict(found), _good)
-    _limits[str(stored.path_of("machine"))] = found
+    store.add("machine", asdict(found), _good)
+    _limits[str(store.path_of("machine"))] = found
 
 
 def _good(entries: dict[str, Any]) -> bool:

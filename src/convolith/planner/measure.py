@@ -12,7 +12,7 @@ import torch
 
 from convolith.dtypes import ITEMSIZE, is_float
 from convolith.engines import BY_NAME, reference
-from convolith.engines.protocol import torch_dtype
+from convolith.engines.base import torch_dtype
 from convolith.planner import calibrate, machine
 from convolith.planner.plan import Candidate
 from convolith.report.progress import track

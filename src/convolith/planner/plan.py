@@ -11,10 +11,10 @@ import torch
 from convolith.arrays import as_target, as_tensor, check_bias, check_same_kind, is_numpy, like
 from convolith.dtypes import dtype_name
 from convolith.engines import BY_NAME, aten
-from convolith.engines.protocol import NEEDS_KERNEL, torch_dtype
+from convolith.engines.base import NEEDS_KERNEL, torch_dtype
 from convolith.errors import ConvolithError
 from convolith.jit import with_living_threads
-from convolith.planner import kept
+from convolith.planner import prepared_kernels
 from convolith.report.table import Table
 from convolith.spec import ConvSpec
 from convolith.work import Work
@@ -141,7 +141,7 @@ class Plan:
             out: where to put the result; its memory must not overlap that of x, k or bias.
         """
         kernel = plain("k", k, self.spec.kernel_shape, self.spec.kernel_dtype)
-        state = kept.prepared(self, kernel, fixed=True).state
+        state = prepared_kernels.prepared(self, kernel, fixed=True).state
         return self._bound(k, kernel, self._checked(k, bias), state)(x, out)
 
     def bind(self, k: Any, bias: Any = None, *, copy: bool = True) -> Bound:

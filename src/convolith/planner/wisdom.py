@@ -7,7 +7,7 @@ from threading import Lock
 from typing import Any
 
 from convolith.engines import BY_NAME
-from convolith.planner import stored
+from convolith.planner import store
 from convolith.spec import ConvSpec
 
 Seconds = dict[str, float]
@@ -30,13 +30,13 @@ def remember(spec: ConvSpec, accuracy: str, seconds: Seconds) -> None:
     key = key_of(spec, accuracy)
     with _lock:
         _entries()[key] = seconds
-    stored.add("wisdom", {key: seconds}, _good)
+    store.add("wisdom", {key: seconds}, _good)
 
 
 def _entries() -> dict[str, Seconds]:
-    path = str(stored.path_of("wisdom"))
+    path = str(store.path_of("wisdom"))
     if path not in _known:
-        _known[path] = stored.read("wisdom", _good)
+        _known[path] = store.read("wisdom", _good)
     return _known[path]
 
 

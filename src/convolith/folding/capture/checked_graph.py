@@ -16,11 +16,17 @@ from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
 from convolith.errors import ConvolithError
-from convolith.folding.capture.numbers import Size, SizeRatio
+from convolith.folding.capture.model_copies import (
+    hooked,
+    hooks_of,
+    structural_copy,
+    with_computed_weights,
+    without_hooks,
+)
 from convolith.folding.capture.recorder import Guard, NotRecorded, Opaque, Record, Recorder, WrittenElsewhere
-from convolith.folding.capture.structure import hooked, hooks_of, structural_copy, with_computed_weights, without_hooks
-from convolith.folding.runner import Runner
-from convolith.folding.sizes import Inputs, Reference, outputs, reference_of, result_of, unchanged, variations
+from convolith.folding.capture.size_numbers import Size, SizeRatio
+from convolith.folding.example_inputs import Inputs, Reference, outputs, reference_of, result_of, unchanged, variations
+from convolith.folding.graph_runner import Runner
 from convolith.torch_private import GRAPH_ASSERT
 
 MOST_ATTEMPTS = 24

@@ -23,13 +23,13 @@ from torch import nn
 from torch.fx import Graph, Node
 from torch.overrides import TorchFunctionMode
 
-from convolith.folding.capture import functions
-from convolith.folding.capture.memory import Value, Write, look_alike, overlap, share_memory
-from convolith.folding.capture.numbers import Size, SizeRatio, number, plain
-from convolith.folding.capture.trees import Path as Steps
-from convolith.folding.capture.trees import leaves_of, tensors_of, with_sizes, without_history
-from convolith.folding.copies import shallow_copy
-from convolith.folding.sizes import Inputs
+from convolith.folding.capture import torch_functions
+from convolith.folding.capture.argument_trees import Path as Steps
+from convolith.folding.capture.argument_trees import leaves_of, tensors_of, with_sizes, without_history
+from convolith.folding.capture.shared_memory import Value, Write, look_alike, overlap, share_memory
+from convolith.folding.capture.size_numbers import Size, SizeRatio, number, plain
+from convolith.folding.example_inputs import Inputs
+from convolith.folding.graph_copies import shallow_copy
 from convolith.torch_private import version_of
 
 
@@ -211,15 +211,15 @@ class Recorder(TorchFunctionMode):
         return self._function(func, args, kwargs or {})
 
     def _function(self, func: Any, args: Any, kwargs: Any) -> Any:
-        name = functions.name_of(func)
-        if functions.is_assignment(func):
+        name = torch_functions.name_of(func)
+        if torch_functions.is_assignment(func):
             return self._assigned(func, name, args)
-        if name in functions.SIZES:
+        if name in torch_functions.SIZES:
             return self._size(name, func, args, kwargs)
-        if name in functions.QUERIES:
+        if name in torch_functions.QUERIES:
             return func(*without_history(args), **without_history(kwargs))
         given = list(tensors_of((args, kwargs)))
-        if name in functions.VALUES:
+        if name in torch_functions.VALUES:
             self._reads_values(name, given)
             with self._pause():
                 return func(*without_history(args), **without_history(kwargs))
@@ -233,7 +233,7 @@ class Recorder(TorchFunctionMode):
             return self._wrote(func, name, own_args, own_kwargs, given, written, result)
         if not any(True for _ in tensors_of(result)):
             return result
-        if isinstance(result, torch.Tensor) and name in functions.CASTS and result is args[0]:
+        if isinstance(result, torch.Tensor) and name in torch_functions.CASTS and result is args[0]:
             return result
         node = self._node_of(func, name, own_args, own_kwargs)
         if random is not None and not torch.equal(random, torch.get_rng_state()):
@@ -241,7 +241,7 @@ class Recorder(TorchFunctionMode):
         if isinstance(result, torch.Tensor) and result.dtype == self._first_dtype and result.is_floating_point():
             if not given and node.meta["constant"]:
                 node = self._constant(result)
-            elif not given or (name in functions.CASTS and args[0].dtype != result.dtype):
+            elif not given or (name in torch_functions.CASTS and args[0].dtype != result.dtype):
                 node = self._add("call_method", "type_as", (node if not given else own_args[0], self._first), {})
         return self._results(result, node, given)
 
@@ -256,12 +256,12 @@ class Recorder(TorchFunctionMode):
 
     def _node_of(self, func: Any, name: str, args: Any, kwargs: Any) -> Node:
         """Add a call as torch.fx writes it: operators, functions, methods, attributes."""
-        if name in functions.OPERATORS and not kwargs:
-            function, reflected = functions.OPERATORS[name]
+        if name in torch_functions.OPERATORS and not kwargs:
+            function, reflected = torch_functions.OPERATORS[name]
             return self._call_function(function, args[::-1] if reflected else args, {})
-        if functions.is_attribute(func):
+        if torch_functions.is_attribute(func):
             return self._call_function(getattr, (args[0], name), {})
-        if functions.is_method(func):
+        if torch_functions.is_method(func):
             return self._add("call_method", name, args, kwargs)
         return self._call_function(func, args, kwargs)
 
@@ -278,7 +278,7 @@ class Recorder(TorchFunctionMode):
         """Record an operator that writes in place: without writing if that is known to be the same."""
         target = written[0]
         write = self._writes = self._writes + 1
-        other = functions.without_writing(func, name, args, kwargs)
+        other = torch_functions.without_writing(func, name, args, kwargs)
         same_dtype = all(t.dtype == target.dtype or not t.ndim for t in given)
         free = same_dtype and len(written) == 1 and target is given[0] and not self._is_state(target)
         if other is None or not free or write in self.in_place:

@@ -1,0 +1,135 @@
+"""`convolith cost`: a layer's operations and bytes in closed form, or a model's, counted before it runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from convolith.cli.options import emit, factors_of, geometry_options, input_of_model, json_option, quantity, shape
+from convolith.cli.shapes import layer_spec
+from convolith.errors import ConvolithError
+from convolith.work import CONVENTIONS
+
+OF_LAYERS = ("stride", "padding", "dilation", "groups", "padding_mode", "bias", "no_input_gradient")
+OF_MODELS = (
+    "shapes",
+    "real",
+    "train",
+    "forward_only",
+    "input_gradient",
+    "strict",
+    "depth",
+    "sort",
+    "top",
+    "csv_file",
+    "html",
+)
+OF_STEPS = (
+    "law",
+    "peak",
+    "verify",
+    "fits",
+    "max_macs",
+    "max_parameters",
+    "max_peak_mb",
+    "baseline_file",
+    "save_baseline",
+)
+
+
+@click.command()
+@click.argument("subject", metavar="X_SHAPE|PACKAGE.MODULE:FACTORY")
+@click.argument("k_shape", type=shape, required=False)
+@geometry_options
+@click.option("--dtype", default="float32", show_default=True, help="Of x and the kernel, or of a model's input.")
+@click.option("--bias", is_flag=True, help="A layer with a bias.")
+@click.option("--convention", type=click.Choice(CONVENTIONS), default="dense", show_default=True)
+@click.option("--no-input-gradient", is_flag=True, help="A first layer: its input needs no gradient.")
+@click.option("--scale", multiple=True, metavar="NAME=FACTOR", help="What if, such as in_channels=2; may be repeated.")
+@click.option(
+    "--input",
+    "shapes",
+    type=input_of_model,
+    multiple=True,
+    metavar="SHAPE[:DTYPE]",
+    help="Of a model, the shape of an input: 1,3,224,224 or 2,128:int64; one each.",
+)
+@click.option("--train", is_flag=True, help="The model in training mode.")
+@click.option("--forward-only", is_flag=True, help="No backward pass of the model.")
+@click.option("--input-gradient", is_flag=True, help="The model's input has a gradient.")
+@click.option("--run", "real", is_flag=True, help="Count for a random example, which decides what the model computes.")
+@click.option("--strict", is_flag=True, help="Exit with 1 if an operator of the model has no rule.")
+@click.option("--depth", type=int, default=2, show_default=True, help="How deep the model's modules are shown.")
+@click.option("--sort", default="order", show_default=True, help="Modules by macs, parameters, backward and others.")
+@click.option("--top", type=int, help="How many modules are shown.")
+@click.option("--peak", metavar="OPTIMIZER", help="The most memory of a training step: with sgd, momentum or adam.")
+@click.option("--verify", is_flag=True, help="Run such a step too, and measure it.")
+@click.option("--fits", type=quantity, metavar="BYTES", help="The largest batch of a step in so much memory: 16G.")
+@click.option(
+    "--law",
+    is_flag=False,
+    flag_value="batch,size",
+    metavar="[NAMES]",
+    help="How the counts grow, with some of batch,size,channels,kernel_size; with the first two if none is named.",
+)
+@click.option("--max-macs", type=quantity, help="Exit with 1 above so many forward: 5G.")
+@click.option("--max-parameters", type=quantity, help="Likewise of parameters: 25M.")
+@click.option("--max-peak-mb", type=quantity, help="Likewise of the peak, in 10^6 bytes; needs --peak.")
+@click.option("--baseline", "baseline_file", metavar="FILE", help="Exit with 1 if a total grew since it was saved.")
+@click.option("--save-baseline", metavar="FILE", help="Where to save the totals as a baseline.")
+@click.option("--csv", "csv_file", metavar="FILE", help="Where to write every module as a row.")
+@click.option("--html", metavar="FILE", help="Where to write the model's report as a page.")
+@json_option
+@click.pass_context
+def command(ctx: click.Context, /, subject: str, k_shape: Any, *, as_json: bool, **options: Any) -> None:
+    """Count multiplications, additions and bytes of a layer or a model, forward and backward.
+
+    Of a layer, shapes are (N, in_channels, *size) and (out_channels, in_channels/groups, *kernel_size). A model is what
+    FACTORY gives, a function without arguments, imported from the current folder too; nothing is allocated or computed.
+    "dense" counts products with the zeros of the padding, "effective" leaves them out.
+
+    Example: convolith cost 1,64,56,56 64,64,3,3 --padding 1 --scale in_channels=2 --scale out_channels=2
+
+    Example: convolith cost my_models:resnet --input 1,3,224,224 --train --sort macs --top 10
+    """
+    of_model = ":" in subject
+    wrong = OF_LAYERS if of_model else (*OF_MODELS, *OF_STEPS)
+    default = click.core.ParameterSource.DEFAULT
+    given = [name for name in wrong if ctx.get_parameter_source(name) not in (default, None)]
+    if given:
+        name = {"shapes": "input", "csv_file": "csv", "baseline_file": "baseline", "real": "run"}.get(
+            given[0], given[0]
+        ).replace("_", "-")
+        kind = "a model" if of_model else "a layer"
+        raise ConvolithError(f"--{name} was given, but {subject} is {kind}, which has no such option")
+    if of_model:
+        if k_shape is not None:
+            raise ConvolithError(f"K_SHAPE was given beside the model {subject}; its inputs are --input")
+        from convolith.cli.cost.model import count
+
+        dtype = None if ctx.get_parameter_source("dtype") is default else options["dtype"]
+        count(subject, options | {"dtype": dtype}, as_json=as_json)
+    else:
+        if k_shape is None:
+            raise ConvolithError(
+                f"K_SHAPE is missing beside {subject}; expected (out_channels, in_channels/groups, *kernel_size), such "
+                "as 64,64,3,3"
+            )
+        rest = {name: options[name] for name in (*OF_LAYERS, "scale", "convention", "dtype")}
+        _layer(shape(subject), k_shape, as_json=as_json, **rest)
+
+
+def _layer(
+    x_shape: Any, k_shape: Any, *, convention: str, no_input_gradient: bool, scale: Any, as_json: bool, **options: Any
+) -> None:
+    from convolith.costing import cost
+
+    spec = layer_spec(x_shape, k_shape, **options)
+    counted = cost(spec, convention=convention, input_gradient=not no_input_gradient)
+    data, tables = counted.as_dict(), counted.tables()
+    if scale:
+        scaled = counted.scaled(**factors_of(scale))
+        data["scaled"] = {"by": scaled.by, "factors": scaled.factors, "after": scaled.after.as_dict()}
+        tables.append(scaled.table())
+    emit(as_json=as_json, data=data, tables=tables)

@@ -1,0 +1,147 @@
+"""`convolith cost` of a model: what is counted, what more is asked, what is written, and what is over budget."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from contextlib import redirect_stdout
+from functools import partial
+from typing import Any
+
+import click
+import torch
+
+from convolith.cli.cost import budget
+from convolith.cli.cost.page import cost_page
+from convolith.cli.factory import model_of
+from convolith.cli.io.files import Output
+from convolith.cli.options import emit, factors_of
+from convolith.costing import ModelCost, cost
+from convolith.costing.api import model_dtype, usual_dtype
+from convolith.errors import ConvolithError
+from convolith.report.plots import check_available
+from convolith.report.table import Table
+
+
+def count(factory: str, options: dict[str, Any], *, as_json: bool) -> None:
+    """Count a model and tell of it; exit with 1 if it is over budget.
+
+    Args:
+        factory: package.module:factory.
+        options: those of the command, by name.
+        as_json: whether what is told is JSON.
+    """
+    _check(factory, options)
+    endings = {"csv_file": (".csv",), "html": (".html",), "save_baseline": (".json",)}
+    files = {name: Output(options[name], ends) for name, ends in endings.items() if options[name] is not None}
+    if "html" in files:
+        check_available()
+    before = None if options["baseline_file"] is None else budget.read_baseline(options["baseline_file"])
+    with redirect_stdout(sys.stderr):  # whatever the model's own code prints
+        model = model_of(factory).train(options["train"])
+        counted = cost(
+            model,
+            **_inputs(model, options),
+            convention=options["convention"],
+            backward=not options["forward_only"],
+            input_gradient=options["input_gradient"],
+            optimizer=options["peak"],
+            verify=options["verify"],
+        )
+        data, more = _asked(counted, options)
+    exceeded = budget.over(counted, _limits(options))
+    changed, grew = ([], False) if before is None else budget.changes(before, counted)
+    data |= {"over_budget": None if exceeded is None else exceeded.rows, "grew": grew}
+    more += [*([exceeded] if exceeded else []), *changed]
+    texts = {
+        "csv_file": lambda: _csv(counted.table(depth=None, sort=options["sort"], full=True).rows),
+        "html": lambda: cost_page(counted, factory, more),
+        "save_baseline": lambda: budget.baseline(counted),
+    }
+    for name, file in files.items():
+        _write(file, texts[name]())
+    shown = counted.tables(**{name: options[name] for name in ("depth", "sort", "top")})
+    emit(as_json=as_json, data=counted.as_dict() | data, tables=[*shown, *more])
+    if counted.unknown:
+        told, kind = ", ".join(sorted(counted.unknown)), "--strict" if options["strict"] else "Warning"
+        held = "; what is within a limit may be over it" * bool(_limits(options) or before)
+        click.echo(f"{kind}: operators without a rule: {told}; the totals are lower bounds{held}", err=True)
+    if exceeded or grew or (counted.unknown and options["strict"]):
+        sys.exit(1)
+
+
+def _write(file: Output, text: str) -> None:
+    file.write(lambda stream: stream.write(text.encode()))
+
+
+def _check(factory: str, options: dict[str, Any]) -> None:
+    if not options["shapes"]:
+        raise ConvolithError(
+            f"--input is missing: the model {factory} needs the shape of its input, such as 1,3,224,224"
+        )
+    for name in ("verify", "fits", "max_peak_mb"):
+        given = options[name] is not None and options[name] is not False
+        if given and options["peak"] is None:
+            option = name.replace("_", "-")
+            raise ConvolithError(f"--{option} was given without --peak, the optimizer of the step; pass --peak sgd")
+    for name in ("peak", "law", "scale"):
+        if options["real"] and options[name] not in (None, ()):
+            raise ConvolithError(f"--{name} was given beside --run, but is known from shapes alone; leave one out")
+
+
+def _inputs(model: torch.nn.Module, options: dict[str, Any]) -> dict[str, Any]:
+    """How `cost` is told of the inputs: by shape, or as random numbers."""
+    usual = str(usual_dtype(model)).removeprefix("torch.")
+    shapes = [shape for shape, _ in options["shapes"]]
+    dtypes = [dtype or options["dtype"] or usual for _, dtype in options["shapes"]]
+    if not options["real"]:
+        return {"input_shape": shapes, "input_dtype": dtypes}
+    drawn = torch.Generator().manual_seed(0)
+    kinds = [model_dtype("--input", dtype) for dtype in dtypes]
+    return {"example_input": tuple(map(partial(_drawn, drawn), shapes, kinds)), "run": True}
+
+
+def _drawn(generator: torch.Generator, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Normal numbers, or whole ones that any table has a row for."""
+    if dtype.is_floating_point or dtype.is_complex:
+        return torch.randn(shape, generator=generator).to(dtype)
+    return torch.randint(0, 2, shape, generator=generator).to(dtype)
+
+
+def _asked(counted: ModelCost, options: dict[str, Any]) -> tuple[dict[str, Any], list[Table]]:
+    """What else is asked of a cost, as data and as tables."""
+    data: dict[str, Any] = {}
+    tables: list[Table] = []
+    if options["scale"]:
+        scaled = counted.scaled(**factors_of(options["scale"]))
+        data["scaled"] = {"by": scaled.by, "factors": scaled.factors, "after": scaled.after.counts()}
+        tables.append(scaled.table())
+    if options["law"] is not None:
+        law = counted.law(*options["law"].split(","))
+        data["law"] = {name: str(found) for name, found in law.expressions.items()}
+        data["law_period"] = law.period
+        tables.append(law.table())
+    if options["fits"] is not None:
+        data["largest_batch"] = counted.largest_batch(options["fits"])
+        tables.append(Table(f"The largest batch in {options['fits']:,.0f} bytes", [{"batch": data["largest_batch"]}]))
+    return data, tables
+
+
+def _limits(options: dict[str, Any]) -> dict[str, float]:
+    """Of totals by their names, those that were given."""
+    most = options["max_peak_mb"]
+    limits = {
+        "forward macs": options["max_macs"],
+        "parameters": options["max_parameters"],
+        "peak, bytes": None if most is None else 1e6 * most,
+    }
+    return {name: limit for name, limit in limits.items() if limit is not None}
+
+
+def _csv(rows: Any) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()

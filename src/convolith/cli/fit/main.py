@@ -1,0 +1,236 @@
+"""`convolith fit`: the kernel that turned one picture or array into another."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import click
+import numpy as np
+
+from convolith.cli.fit.data import Pair, pairs_of
+from convolith.cli.fit.page import fit_page
+from convolith.cli.fit.run import Varying, run
+from convolith.cli.fit.varying_page import varying_page, varying_tables
+from convolith.cli.io.files import Output, conv_arrays, read_array, varying_arrays
+from convolith.cli.options import emit, json_option, number_or_auto, numbers, numbers_or_auto, padding
+from convolith.conv import Conv
+from convolith.errors import ConvolithError
+from convolith.fitting import Fit, VaryingFit, fit
+from convolith.geometry import PADDING_MODES
+from convolith.report.plots import check_available
+from convolith.report.table import Table
+
+
+@click.command()
+@click.argument("before", type=click.Path())
+@click.argument("after", type=click.Path())
+@click.option(
+    "--size", "kernel_size", type=numbers_or_auto, required=True, help="Kernel size: 5, or 5,7 (one per axis), or auto."
+)
+@click.option("--max-size", type=int, help="The largest that --size auto looks at.")
+@click.option(
+    "--method", default="lstsq", show_default=True, help="lstsq (closed form), or descent: gd, momentum, adam, lbfgs."
+)
+@click.option("--loss", default="squares", show_default=True, help="squares; of descent huber and poisson too.")
+@click.option("--huber-delta", type=float, help="From where on Huber's loss is linear, in units of AFTER.")
+@click.option("--stride", type=numbers, default=1, show_default=True)
+@click.option("--padding", type=padding, default="valid", show_default=True, help="valid, same, full, 1 or 1:2,0:0.")
+@click.option("--padding-mode", type=click.Choice(PADDING_MODES), default="zeros", show_default=True)
+@click.option("--dilation", type=numbers, default=1, show_default=True)
+@click.option("--offset", "--background", is_flag=True, help="Fit a constant (a background) too.")
+@click.option(
+    "--mask",
+    "mask_file",
+    type=click.Path(),
+    metavar="FILE",
+    help="Pixels of AFTER to leave out: not zero where left out.",
+)
+@click.option("--mix-channels", is_flag=True, help="Of pictures: a kernel from all channels to all.")
+@click.option(
+    "--ridge", type=number_or_auto, default="0", show_default=True, help="Penalty on the squared kernel, or auto."
+)
+@click.option("--smoothness", type=float, default=0.0, show_default=True, help="Penalty on differences of neighbours.")
+@click.option("--basis", metavar="NAME|FILE", help="gaussian-hermite, or a file of kernels (count, *kernel_size).")
+@click.option("--nonnegative", "constraints", flag_value="nonnegative", multiple=True, help="No negative weights.")
+@click.option("--sum-to-one", "constraints", flag_value="sum-to-one", multiple=True, help="Weights that add up to one.")
+@click.option("--symmetric", "constraints", flag_value="symmetric", multiple=True, help="Its own mirror image.")
+@click.option("--x-noise-variance", type=float, default=0.0, help="Of white noise in BEFORE.")
+@click.option(
+    "--errors",
+    type=click.Choice(["white", "jackknife"]),
+    default="white",
+    show_default=True,
+    help="What noise standard errors are for: white, or alike in neighbouring pixels.",
+)
+@click.option("--degree", type=int, help="Of a kernel that is a polynomial of position; 1 or 2 are usual.")
+@click.option(
+    "--modulation",
+    type=click.Choice(["output", "input", "update"]),
+    help="Whose position counts: of pixels made (default), of pixels read, or one of --positions.",
+)
+@click.option("--background-degree", type=int, help="Fit a background that is a polynomial of position too.")
+@click.option("--constant", type=numbers, metavar="N,...", help="Kernels of --basis that do not vary.")
+@click.option(
+    "--positions", type=click.Path(), metavar="FILE", help="Of each image or pair, from -1 to 1 along each axis."
+)
+@click.option(
+    "--learning-rate", type=float, help="Of gradient descent; by default nine tenths of the largest that works."
+)
+@click.option("--steps", type=int, default=1000, show_default=True, help="Of gradient descent.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the kernel that gradient descent starts from.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(),
+    metavar="FILE.npz",
+    help="Where to write the kernel, for `correlate` and `compose`.",
+)
+@click.option("--html", metavar="FILE", help="Where to write the report as a page.")
+@json_option
+def command(
+    *,
+    before: str,
+    after: str,
+    mask_file: str | None,
+    mix_channels: bool,
+    output: str | None,
+    basis: str | None,
+    degree: int | None,
+    modulation: str | None,
+    background_degree: int | None,
+    constant: Any,
+    positions: str | None,
+    html: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Find the kernel for which BEFORE, correlated with it, comes nearest to AFTER.
+
+    Files are pictures or arrays of (in_channels, *size) or (N, in_channels, *size); two axes are one channel. Of two
+    pictures one kernel is sought for all channels, each filtered by itself, unless --mix-channels asks for a kernel
+    from all channels to all. Patterns in quotes, such as "before*.fits", stand for many pairs, in the order of their
+    names, which are read one after another. Where AFTER is as large as BEFORE, its border is left out, since nobody
+    knows what was beyond; --padding same takes it in, made as --padding-mode says. With --degree the kernel varies with
+    position.
+
+    Example: convolith fit before.png after.png --size 7 -o kernel.npz
+    """
+    target = None if output is None else Output(output, (".npz",))
+    sheet = None if html is None else Output(html, (".html",))
+    if sheet:
+        check_available()
+    if basis is not None:
+        options["basis"] = basis if basis == "gaussian-hermite" else read_array("--basis", basis)
+    asked = _varying(degree, modulation, background_degree, constant, positions)
+    outcome = run(pairs_of(before, after, mask_file), options, asked, mix=mix_channels)
+    found, pair = outcome.found, outcome.pair
+    same = pair.cropped or options["kernel_size"] == "auto"
+    if isinstance(found, VaryingFit):
+        tables = varying_tables(found, outcome.pairs, output)
+    else:
+        tables = _tables(found, outcome.pairs, output)
+    if target:
+        arrays = kernel_arrays(found, same=same)
+        target.write(lambda file: np.savez(file, **arrays))
+    if sheet:
+        text = (
+            varying_page(found, pair, tables) if isinstance(found, VaryingFit) else _page(found, pair, options, tables)
+        )
+        sheet.write(lambda file: file.write(text.encode()))
+    emit(as_json=as_json, data=_data(found), tables=tables)
+
+
+def _varying(
+    degree: int | None,
+    modulation: str | None,
+    background_degree: int | None,
+    constant: Any,
+    positions: str | None,
+) -> Varying | None:
+    """What is asked of a kernel that varies, if anything is."""
+    if degree is None and background_degree is None:
+        for name, value in (("modulation", modulation), ("constant", constant), ("positions", positions)):
+            if value is not None:
+                raise ConvolithError(f"--{name} was given, but no --degree of a kernel that varies; pass --degree 1")
+        return None
+    numbers = () if constant is None else (constant,) if isinstance(constant, int) else constant
+    places = None if positions is None else np.atleast_2d(read_array("--positions", positions))
+    usual = "output" if positions is None else "update"
+    return Varying(degree or 0, modulation or usual, background_degree, numbers, places)
+
+
+def kernel_arrays(found: Fit | VaryingFit, *, same: bool) -> dict[str, Any]:
+    """A kernel as named arrays for a .npz file; where it is applied to whole pictures, its result is as large."""
+    if isinstance(found, VaryingFit):
+        arrays = varying_arrays(replace(found.kernel, padding="same") if same else found.kernel)
+    else:
+        arrays = conv_arrays(with_same_padding(found.conv) if same else found.conv)
+    return arrays if found.stderr is None else arrays | {"stderr": found.stderr}
+
+
+def with_same_padding(conv: Conv) -> Conv:
+    """The kernel as it is applied to whole pictures: its result is as large as they are."""
+    return Conv(conv.weight, conv.bias, **{**conv.options, "padding": "same"})
+
+
+def _page(found: Fit, pair: Pair, options: dict[str, Any], tables: list[Table]) -> str:
+    learned = found.method != "lstsq" and options["loss"] == "squares"
+    closed = options | {"method": "lstsq", "learning_rate": None}
+    solved = fit(pair.x, pair.y, mask=pair.mask, **closed) if learned else None
+    return fit_page(found, solved, pair.x, pair.y, tables)
+
+
+def _data(found: Fit | VaryingFit) -> dict[str, Any]:
+    if isinstance(found, VaryingFit):
+        names: tuple[str, ...] = ("residual_rms", "held_out_rms", "condition", "loss", "stderr", "coefficients")
+        kernel = found.kernel
+        about = ("weights", "background", "terms", "background_degree", "modulation", "frame")
+        return {**{name: getattr(found, name) for name in names}, **{name: getattr(kernel, name) for name in about}}
+    names = (
+        "method",
+        "residual_rms",
+        "held_out_rms",
+        "condition",
+        "learning_rate",
+        "kernel",
+        "offset",
+        "stderr",
+        "loss",
+    )
+    more = {"coefficients": found.coefficients, "selection": [one._asdict() for one in found.selection]}
+    return {**{name: getattr(found, name) for name in names}, **more}
+
+
+def _tables(found: Fit, pairs: int, output: str | None) -> list[Table]:
+    summary = {
+        "kernel size": "x".join(map(str, found.kernel.shape[2:])),
+        "pairs": pairs if pairs > 1 else None,
+        "method": found.method,
+        "residual rms": found.residual_rms,
+        "held-out rms": found.held_out_rms,
+        "loss": found.loss[-1],
+        "steps": len(found.loss) if found.method != "lstsq" else None,
+        "condition": found.condition,
+        "sum of kernel": float(found.kernel.sum()),
+        "largest standard error": None if found.stderr is None else float(np.max(found.stderr)),
+        "offset": None if found.offset is None else ", ".join(f"{value:.4g}" for value in found.offset),
+        "written to": output or "-",
+    }
+    tables = [Table("Fit", [summary])]
+    if found.selection:
+        rows: list[dict[str, Any]] = [
+            {
+                "kernel size": "x".join(map(str, one.kernel_size)),
+                "ridge": one.ridge,
+                "rms of tiles left out": one.rms,
+                "mean square above the least": one.worse,
+                "standard error": one.spread,
+            }
+            for one in found.selection
+        ]
+        tables.append(Table("Cross-validation", rows))
+    if found.kernel.shape[:2] == (1, 1) and found.kernel.ndim == 4 and found.kernel.shape[3] <= 15:
+        rows = [{str(column): float(value) for column, value in enumerate(row)} for row in found.kernel[0, 0]]
+        tables.append(Table("Kernel (rows and columns)", rows))
+    return tables

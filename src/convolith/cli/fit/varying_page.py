@@ -1,0 +1,89 @@
+"""What `convolith fit` shows of a kernel that varies with position: in the terminal and as a page."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from convolith.cli.fit.data import Pair
+from convolith.cli.fit.page import LEFT
+from convolith.fitting import VaryingFit, VaryingKernel
+from convolith.report.page import Figure, Section, page
+from convolith.report.plots import image_row
+from convolith.report.table import Table
+
+PLACES = {-1.0: "first", 0.0: "middle", 1.0: "last"}
+
+
+def varying_tables(found: VaryingFit, pairs: int, output: str | None) -> list[Table]:
+    """The fit, and its kernel at the corners, the edges and the middle of the frame."""
+    kernel = found.kernel
+    summary = {
+        "kernel size": "x".join(map(str, kernel.weights.shape[3:])),
+        "pairs": pairs if pairs > 1 else None,
+        "degree": kernel.degree,
+        "modulation": kernel.modulation,
+        "background": "-" if kernel.background_degree is None else f"degree {kernel.background_degree}",
+        "residual rms": found.residual_rms,
+        "held-out rms": found.held_out_rms,
+        "loss": found.loss,
+        "condition": found.condition,
+        "largest standard error": float(np.max(found.stderr)),
+        "written to": output or "-",
+    }
+    rows: list[dict[str, Any]] = []
+    for position in product(PLACES, repeat=kernel.axes):
+        weight, sky = kernel.weight_at(position), kernel.background_at(position)
+        row: dict[str, Any] = {f"axis {axis}": PLACES[z] for axis, z in enumerate(position)}
+        row["sum of kernel"], row["largest weight"] = float(weight.sum()), float(weight.max())
+        if sky is not None:
+            row["background"] = ", ".join(f"{value:.4g}" for value in sky)
+        rows.append(row)
+    return [Table("Fit", [summary]), Table("Pixels of the frame along each axis", rows)]
+
+
+def varying_page(found: VaryingFit, pair: Pair, tables: list[Table]) -> str:
+    """The page as text.
+
+    Args:
+        found: the fit.
+        pair: the last pair that was fitted.
+        tables: what the terminal shows.
+    """
+    kernel = found.kernel
+    sections = [Section("The kernel", tables=tuple(tables), figures=_kernels(found))]
+    if kernel.axes == 2 and kernel.modulation != "update":
+        sections.append(Section("What is left", prose=LEFT, figures=(_residual(kernel, pair),)))
+    lead = "The kernel, a polynomial of position, that brings the first picture nearest to the second."
+    return page("Fit of a kernel that varies", lead, sections)
+
+
+def _kernels(found: VaryingFit) -> tuple[Figure, ...]:
+    kernel = found.kernel
+    if kernel.axes != 2:
+        return ()
+    figures = []
+    for row in PLACES:
+        shown = {
+            f"{PLACES[row]} row, {PLACES[column]} column": np.asarray(
+                kernel.weight_at((row, column))[0, 0], dtype=float
+            )
+            for column in PLACES
+        }
+        figures.append(Figure(image_row(shown), f"the kernel in the {PLACES[row]} row of the frame"))
+    error = image_row(
+        {"standard error in the middle": np.asarray(found.stderr[0, 0, 0])}
+    )  # where only the first term is
+    figures.append(Figure(error, "the standard error of the kernel", "Each picture has its own range of grey."))
+    return tuple(figures)
+
+
+def _residual(kernel: VaryingKernel, pair: Pair) -> Figure:
+    images = pair.x if pair.x.ndim == 4 else pair.x[None]
+    targets = pair.y if pair.y.ndim == 4 else pair.y[None]
+    predicted = kernel.apply(images[:1].astype(kernel.weights.dtype))[0, 0].astype(np.float64)
+    target = targets[0, 0].astype(np.float64)
+    shown = {"second picture": target, "predicted": predicted, "difference": target - predicted}
+    return Figure(image_row(shown), "the second picture, its prediction, and the difference", "The first channel.")

@@ -1,0 +1,367 @@
+"""Files in and out: images, arrays and kernels; outputs are checked before the work and replaced when complete."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from convolith.cli.io.expansion import check_arrays, check_expansion
+from convolith.cli.io.fits import encode_fits, read_fits
+from convolith.conv import Conv
+from convolith.errors import ConvolithError, missing_extra
+from convolith.fitting import VaryingKernel
+from convolith.replacing import replacing
+
+IMAGES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
+ARRAYS = (".npy", ".npz")
+FITS = (".fits", ".fit", ".fts", ".fits.gz", ".fits.fz")
+READABLE = (*IMAGES, *ARRAYS, *FITS)
+WRITABLE = (*IMAGES, *ARRAYS, ".fits", ".fit", ".fts")
+VARYING = ("weights", "background", "degree", "background_degree", "modulation", "frame")
+CONV_OPTIONS = ("stride", "padding", "dilation", "groups", "padding_mode", "transposed", "output_padding")
+
+
+def is_image(path: str) -> bool:
+    """Whether a path names a picture by its ending."""
+    return Path(path).suffix.lower() in IMAGES
+
+
+def is_fits(path: str) -> bool:
+    """Whether a path names a FITS file by its ending."""
+    return path.lower().endswith(FITS)
+
+
+def read_array(argument: str, path: str) -> np.ndarray:
+    """A picture, (H, W) or (H, W, channels), or the array in a .npy, .npz or FITS file.
+
+    Of several arrays one is named: FILE.npz:NAME, FILE.fits:NAME or FILE.fits:1; of a FITS file it is the first else.
+
+    Raises:
+        ConvolithError: no such file, another kind of file, one that is damaged or truncated.
+    """
+    name = None
+    if ".npz:" in path and not _is_file(path):
+        path, _, name = path.rpartition(":")
+    if not _is_file(path) and is_fits(path.rpartition(":")[0]):
+        path, _, name = path.rpartition(":")
+    file = _existing(argument, path)
+    if is_image(path):
+        return _read_image(argument, file)
+    if is_fits(path):
+        return read_fits(argument, file, name)
+    arrays = _load(argument, file)
+    if isinstance(arrays, np.ndarray):
+        return arrays
+    if name is None and len(arrays) == 1:
+        (name,) = arrays
+    if name not in arrays:
+        missing = "" if name is None else f" and no {name}"
+        raise ConvolithError(
+            f"{argument} is {path}, which holds {', '.join(arrays)}{missing}; name one: {path}:{min(arrays)}"
+        )
+    array: np.ndarray = arrays[name]
+    return array
+
+
+def read_kernel(argument: str, text: str, options: Mapping[str, Any]) -> np.ndarray | Conv:
+    """A kernel: a Conv from a file that a command wrote, or a bare weight from another file or a JSON list.
+
+    FILE.npz:0 is the first part of a chain that `decompose` wrote.
+
+    A two-dimensional array means one channel: (height, width) becomes (1, 1, height, width).
+
+    Args:
+        argument: the name of the argument, for messages.
+        text: the path or the list.
+        options: stride, padding and the like that were given beside it, which a Conv refuses: it brings its own.
+    """
+    if text.lstrip().startswith("["):
+        weight = _listed(argument, text)
+    else:
+        arrays = _load(argument, Path(text)) if text.lower().endswith(".npz") and _is_file(text) else {}
+        arrays = arrays or _part(argument, text)
+        if set(VARYING) <= set(arrays):
+            raise ConvolithError(
+                f"{argument} is {text}, which holds a kernel that varies with position; `correlate` alone applies it"
+            )
+        if "weight" in arrays:
+            if options:
+                raise ConvolithError(f"{next(iter(options))} was given, but {text} holds a kernel with its own options")
+            return _as_conv(argument, arrays)
+        if "0.weight" in arrays:
+            raise ConvolithError(f"{argument} is {text}, which holds several convolutions; name one: {text}:0")
+        if is_image(text):
+            raise ConvolithError(f"{argument} is {text}, a picture; expected a .npy or .npz file or a list")
+        weight = read_array(argument, text)
+    return weight[None, None] if weight.ndim == 2 else weight
+
+
+def _listed(argument: str, text: str) -> np.ndarray:
+    """Return the array that a JSON list of numbers stands for."""
+    expected = f"{argument} is {text[:60]!r}; expected a nested list such as [[0,1],[2,3]] of numbers"
+    try:
+        nested = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConvolithError(f"{expected} ({error})") from None
+    try:
+        weight = np.array(nested)
+    except (ValueError, OverflowError):
+        raise ConvolithError(f"{expected} in rows of equal length") from None
+    if weight.dtype.kind not in "iuf":  # text, objects, true, null, numbers of more than 64 bits
+        raise ConvolithError(f"{expected} of at most 64 bits each")
+    return weight
+
+
+def conv_arrays(conv: Conv) -> dict[str, Any]:
+    """A Conv as named arrays for a .npz file."""
+    arrays = {"weight": np.asarray(conv.weight), **{name: np.asarray(getattr(conv, name)) for name in CONV_OPTIONS}}
+    return arrays if conv.bias is None else arrays | {"bias": np.asarray(conv.bias)}
+
+
+def varying_arrays(kernel: VaryingKernel) -> dict[str, Any]:
+    """A kernel that varies as named arrays for a .npz file; what is None is an empty array."""
+    names = (*VARYING, "stride", "padding", "dilation", "padding_mode")
+    values = {name: getattr(kernel, name) for name in names}
+    return {name: np.asarray([] if value is None else value) for name, value in values.items()}
+
+
+def read_varying(argument: str, text: str, options: Mapping[str, Any]) -> VaryingKernel | None:
+    """A kernel that varies, from a file that `fit` wrote; None if there is none in it.
+
+    Args:
+        argument: the name of the argument, for messages.
+        text: the path.
+        options: stride, padding and the like that were given beside it, which it refuses.
+    """
+    if not (text.lower().endswith(".npz") and _is_file(text)):
+        return None
+    arrays = _load(argument, Path(text))
+    if not set(VARYING) <= set(arrays):
+        return None
+    if options:
+        raise ConvolithError(f"{next(iter(options))} was given, but {text} holds a kernel with its own options")
+    names = ("degree", "background_degree", "modulation", "frame", "stride", "padding", "dilation", "padding_mode")
+    try:
+        values: dict[str, Any] = {name: arrays[name].tolist() if arrays[name].size else None for name in names}
+    except KeyError as error:
+        raise ConvolithError(f"{argument} is {text}, which holds no {error}; write it with fit") from None
+    for name in ("frame", "stride", "dilation"):
+        values[name] = None if values[name] is None else tuple(values[name])
+    background = arrays["background"] if arrays["background"].size else None
+    return VaryingKernel(arrays["weights"], background, **values)
+
+
+def chain_arrays(parts: Sequence[Conv]) -> dict[str, Any]:
+    """Several Convs as named arrays for a .npz file: 0.weight, 0.stride, ..., 1.weight, ..."""
+    return {f"{at}.{name}": array for at, part in enumerate(parts) for name, array in conv_arrays(part).items()}
+
+
+def _part(argument: str, text: str) -> dict[str, Any]:
+    """The arrays of one part of a chain, FILE.npz:0, without their number; none if the text names no such thing."""
+    path, _, number = text.rpartition(":")
+    if not (number.isdigit() and path.lower().endswith(".npz") and _is_file(path)) or _is_file(text):
+        return {}
+    arrays = _load(argument, Path(path))
+    return {name.removeprefix(f"{number}."): arrays[name] for name in arrays if name.startswith(f"{number}.")}
+
+
+def _as_conv(argument: str, arrays: Any) -> Conv:
+    try:
+        options = {name: arrays[name].tolist() for name in CONV_OPTIONS}
+    except KeyError as error:
+        raise ConvolithError(f"{argument} holds a weight but no {error}; write it with compose or fit") from None
+    return Conv(arrays["weight"], arrays.get("bias"), **options)
+
+
+class Output:
+    """A file to be written: found writable before the work, replaced in one step when its contents are complete."""
+
+    def __init__(self, path: str, endings: tuple[str, ...]) -> None:
+        self.path = Path(path)
+        suffix = self.path.suffix.lower()
+        if suffix not in endings:
+            raise ConvolithError(f"output is {path}; expected a name that ends in {', '.join(endings)}")
+        if suffix in IMAGES:
+            _imageio()
+        try:
+            if self.path.is_dir():
+                raise ConvolithError(f"output is {path}, which is a folder; expected a file name")
+            if not self.path.parent.is_dir():
+                raise ConvolithError(f"output is {path}, but there is no folder {self.path.parent}; make it first")
+            if self.path.exists() and not os.access(self.path, os.W_OK):
+                raise ConvolithError(f"output is {path}, which is write-protected; choose another place")
+            with tempfile.TemporaryFile(dir=self.path.parent):
+                pass
+        except OSError as error:
+            raise ConvolithError(f"output is {path}, which cannot be written ({error}); choose another place") from None
+
+    def refuse_input(self, source: str) -> None:
+        """Refuse to replace the file that was read, whose values the result may not hold."""
+        if self.path.exists() and _is_file(source) and self.path.samefile(source):
+            raise ConvolithError(f"output is {self.path}, the input itself; choose another name")
+
+    def write(self, fill: Callable[[IO[bytes]], Any]) -> None:
+        """Let `fill` write a temporary file beside the output, then put it in its place."""
+        try:
+            with replacing(self.path) as file:
+                fill(file)
+        except OSError as error:
+            raise ConvolithError(f"output is {self.path}, which could not be written ({error})") from None
+
+    def write_array(self, array: np.ndarray, like: np.dtype[Any] | None = None) -> int:
+        """Write an array or a picture; returns how many values a picture's dtype made it clip.
+
+        A .tif keeps 8 and 16 bits, and everything else as float32; .png and .jpg are rounded and clipped to 8 bits, a
+        grey .png to 16 if the picture that it came from, of dtype `like`, has 16.
+        """
+        suffix, clipped = self.path.suffix.lower(), 0
+        if is_fits(str(self.path)):
+            encoded = encode_fits(array)
+            self.write(lambda file: file.write(encoded))
+            return 0
+        if suffix == ".npy":
+            self.write(lambda file: np.save(file, array))
+            return 0
+        if suffix == ".npz":
+            self.write(lambda file: np.savez(file, array=array))
+            return 0
+        _check_picture(array, self.path)
+        if suffix in (".tif", ".tiff"):
+            array = array.astype(np.float32) if array.dtype not in (np.uint8, np.uint16) else array
+        else:
+            if like is not None and like.kind not in "iub":
+                raise ConvolithError(
+                    f"the input is {like}, which has no picture's range to round to; write {self.path.stem}.tif or .npy"
+                )
+            if like == np.dtype(np.uint16) and suffix != ".png":
+                raise ConvolithError(f"the input has 16 bits, which no .jpg holds; write {self.path.stem}.tif")
+            deep = like == np.dtype(np.uint16)
+            if deep and array.ndim == 3 and array.shape[2] > 1:
+                raise ConvolithError(
+                    f"the result has 16 bits and colour, which a .png here holds not; write {self.path.stem}.tif"
+                )
+            if suffix in (".jpg", ".jpeg") and array.ndim == 3 and array.shape[2] in (2, 4):
+                raise ConvolithError(
+                    f"the result has an alpha channel, which no .jpg holds; write {self.path.stem}.png"
+                )
+            array, clipped = _rounded(array, np.dtype(np.uint16 if deep else np.uint8))
+        extension = {".jpg": ".jpeg", ".tif": ".tiff"}.get(suffix, suffix)
+        encoded = _imageio().imwrite("<bytes>", array, extension=extension)
+        self.write(lambda file: file.write(encoded))
+        return clipped
+
+
+def _check_picture(array: np.ndarray, path: Path) -> None:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 2, 3, 4)):
+        raise ConvolithError(f"the result has shape {array.shape}, which is no picture; write {path.stem}.npy instead")
+    if np.iscomplexobj(array):
+        raise ConvolithError(f"the result is complex, which no picture holds; write {path.stem}.npy instead")
+
+
+def _rounded(array: np.ndarray, dtype: np.dtype[Any]) -> tuple[np.ndarray, int]:
+    """The array rounded and clipped to an integer dtype, and how many values were clipped (NaN becomes 0)."""
+    limits = np.iinfo(dtype)
+    values = np.nan_to_num(np.rint(array.astype(np.float64)), nan=0.0, posinf=np.inf, neginf=-np.inf)
+    clipped = int(((values < limits.min) | (values > limits.max) | ~np.isfinite(array)).sum())
+    result = values.clip(limits.min, limits.max).astype(dtype)
+    return (result[..., 0] if result.ndim == 3 and result.shape[2] == 1 else result), clipped
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except OSError:  # a name that no file can have
+        return False
+
+
+def _existing(argument: str, path: str) -> Path:
+    if not _is_file(path):
+        raise ConvolithError(f"{argument} is {path[:200]}; there is no such file")
+    return Path(path)
+
+
+def _load(argument: str, file: Path) -> Any:
+    """The array of a .npy file, or the arrays of a .npz file by name; damage of any kind is one refusal."""
+    if file.suffix.lower() not in ARRAYS:
+        raise ConvolithError(f"{argument} is {file}; expected one of {', '.join(READABLE)}")
+    try:
+        with file.open("rb") as stream:  # NumPy leaves a damaged file open
+            check_arrays(argument, file, stream)
+            loaded = np.load(stream, allow_pickle=False)
+            arrays = loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+    except ConvolithError:
+        raise
+    except Exception as error:  # noqa: BLE001 - every layer of the format raises its own
+        raise ConvolithError(
+            f"{argument} is {file}, which cannot be read ({error or type(error).__name__}); is it complete?"
+        ) from None
+    if isinstance(arrays, dict):
+        arrays = {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
+        if not arrays:
+            raise ConvolithError(f"{argument} is {file}, which holds no array")
+    return arrays
+
+
+def _imageio() -> Any:
+    try:
+        import imageio.v3
+    except ImportError:
+        raise missing_extra("imageio", "image", "reading and writing pictures") from None
+    return imageio.v3
+
+
+@contextmanager
+def _any_size() -> Iterator[None]:
+    """Read pictures without Pillow's own limit of pixels, which stops at 13,400 x 13,400: `check_expansion` decides."""
+    try:
+        from PIL import Image
+    except ImportError:  # a reader that does without it
+        yield
+        return
+    usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with warnings.catch_warnings():  # imageio tries its old readers on what is no picture, and says that they are
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = usual
+
+
+def _read_image(argument: str, file: Path) -> np.ndarray:
+    """A picture; damage of any kind is one refusal."""
+    imageio = _imageio()
+    try:
+        content, suffix = file.read_bytes(), file.suffix.lower()
+        plugin = None if suffix in (".tif", ".tiff") else "pillow"  # others would be tried on what is no picture
+        with _any_size(), imageio.imopen(content, "r", plugin=plugin, extension=suffix) as opened:
+            header = opened.properties()
+        check_expansion(argument, file, prod(header.shape) * header.dtype.itemsize)
+        turned = {"rotate": True} if suffix in (".jpg", ".jpeg") else {}  # as a camera held it
+        with _any_size():
+            picture = np.asarray(imageio.imread(content, plugin=plugin, extension=suffix, **turned))
+    except ConvolithError:
+        raise
+    except Exception as error:  # noqa: BLE001 - every decoder raises its own; all mean that the file is no picture
+        raise ConvolithError(
+            f"{argument} is {file}, which cannot be read as a picture ({error or type(error).__name__}); "
+            "is it complete?"
+        ) from None
+    if suffix == ".png" and content[24] == 16 and picture.dtype == np.uint8:  # the header's bits per channel
+        raise ConvolithError(
+            f"{argument} is {file}, a .png of 16 bits and colour, which would be cut to 8; pass a .tif"
+        )
+    if picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] > 4):
+        raise ConvolithError(
+            f"{argument} is {file}, whose pixels have shape {picture.shape}; expected (H, W) or (H, W, 1 to 4 "
+            "channels); pass a stack of pages as a .npy array"
+        )
+    return picture

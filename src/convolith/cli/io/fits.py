@@ -1,0 +1,75 @@
+"""FITS files, through astropy."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convolith.cli.io.expansion import check_expansion, expanded
+from convolith.errors import ConvolithError, missing_extra
+
+
+def read_fits(argument: str, file: Path, name: str | None) -> np.ndarray:
+    """The first array of a file, or the one of a header unit's name or number; damage of any kind is one refusal.
+
+    Raises:
+        ConvolithError: a damaged or truncated file, no such unit, a unit without an array.
+    """
+    fits = _astropy()
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            with fits.open(expanded(argument, file), memmap=False) as units:
+                check_expansion(argument, file, sum(map(_bytes, units)))
+                arrays = [
+                    (number, unit.name, np.array(unit.data))
+                    for number, unit in enumerate(units)
+                    if unit.is_image and unit.data is not None
+                ]
+            cut = next((str(one.message) for one in said if "truncated" in str(one.message)), None)
+            if cut:  # astropy reads on, or would
+                raise OSError(cut)
+    except ConvolithError:
+        raise
+    except Exception as error:  # noqa: BLE001 - every layer of the format raises its own
+        raise ConvolithError(
+            f"{argument} is {file}, which cannot be read as FITS ({error or type(error).__name__}); is it complete?"
+        ) from None
+    chosen = [array for number, own, array in arrays if name in (None, str(number)) or name.upper() == own]
+    if not chosen:
+        names = ", ".join(f"{number} ({own})" if own else str(number) for number, own, _ in arrays) or "no array"
+        raise ConvolithError(f"{argument} is {file}{f':{name}' if name else ''}, but the file holds {names}")
+    array: np.ndarray = chosen[0]
+    return array.astype(array.dtype.newbyteorder("="))
+
+
+def _bytes(unit: Any) -> int:
+    """Return the size of a header unit's image by its header, whether its tiles are compressed or not."""
+    return prod(unit.shape) * abs(int(unit.header.get("BITPIX", 8))) // 8 if unit.is_image and unit.shape else 0
+
+
+def encode_fits(array: np.ndarray) -> bytes:
+    """A file that holds the array alone.
+
+    Raises:
+        ConvolithError: complex values, which FITS has no image of.
+    """
+    if np.iscomplexobj(array):
+        raise ConvolithError("the result is complex, which no FITS image holds; write a .npy instead")
+    stored = {np.dtype(np.float16): np.float32, np.dtype(np.bool_): np.uint8}.get(array.dtype, array.dtype)
+    buffer = io.BytesIO()
+    _astropy().PrimaryHDU(array.astype(stored)).writeto(buffer)
+    return buffer.getvalue()
+
+
+def _astropy() -> Any:
+    try:
+        from astropy.io import fits
+    except ImportError:
+        raise missing_extra("astropy", "fits", "reading and writing FITS files") from None
+    return fits

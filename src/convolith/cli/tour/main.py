@@ -1,0 +1,134 @@
+"""`convolith tour`: the chapter "Multiple Input and Multiple Output Channels", run on a real photograph."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import textwrap
+from typing import Any
+
+import click
+import numpy as np
+
+from convolith.cli.io.files import Output
+from convolith.cli.options import json_option
+from convolith.cli.tour.lessons import LESSONS, Lesson, Values
+from convolith.errors import missing_extra
+from convolith.report.page import Section, page
+from convolith.report.plain import to_json
+from convolith.report.table import Table, quantity
+
+INTRODUCTION = """Every line of Python on this page was run just now, on a photograph that scikit-image brings along
+(Eileen Collins, by NASA)."""
+
+SETUP = """import numpy as np
+from skimage import data
+
+import convolith as cl
+from convolith import d2l
+
+photo = data.astronaut()
+"""
+"""What the lessons' code begins with; the first one shows it."""
+
+
+@click.command()
+@click.option(
+    "--html",
+    "html",
+    type=click.Path(),
+    metavar="FILE",
+    help="Write the tour with its pictures as one self-contained page.",
+)
+@json_option
+def command(*, html: str | None, as_json: bool) -> None:
+    """Walk through the chapter: channels, 1x1, two kernels as one, a kernel learned, and what it all costs.
+
+    Each part shows the Python that it runs and the values that come out.
+    """
+    target = None if html is None else Output(html, (".html", ".htm"))
+    photo = photograph()
+    if target:
+        from convolith.report import plots
+
+        plots.check_available()
+    sections, shown = [], {}
+    for number, lesson in enumerate(LESSONS, start=1):
+        values = lesson.run(photo)
+        visible = {name: value for name, value in values.items() if not name.startswith("_")}
+        shown[lesson.heading] = {name: as_plain(value) for name, value in visible.items()}
+        if not as_json:
+            show(f"{number}. {lesson.heading}", lesson, visible)
+        if target:
+            sections.append(section(f"{number}. {lesson.heading}", lesson, values, visible))
+    if target:
+        text = page("Convolith: a tour of convolution", INTRODUCTION, sections)
+        target.write(lambda file: file.write(text.encode()))
+        click.echo(f"written to {html}", err=True)
+    if as_json:
+        click.echo(to_json(shown))
+
+
+def photograph() -> np.ndarray:
+    """The photograph: (512, 512, 3), uint8."""
+    try:
+        from skimage import data
+    except ImportError:
+        raise missing_extra("scikit-image", "image", "the tour's photograph") from None
+    picture: np.ndarray = data.astronaut()
+    return picture
+
+
+def prose(lesson: Lesson) -> str:
+    """A lesson's docstring, unwrapped: one line per paragraph."""
+    paragraphs = inspect.cleandoc(lesson.run.__doc__ or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def code(lesson: Lesson) -> str:
+    """Return the body of a lesson between its docstring and its return, as it is run; a comment without the source."""
+    try:
+        source = inspect.getsource(lesson.run)
+    except OSError:
+        return "# the source of this lesson is not installed"
+    body = source.split('"""', 2)[2].rpartition("\n    return {")[0]
+    return (SETUP if lesson is LESSONS[0] else "") + textwrap.dedent(body).strip()
+
+
+def as_plain(value: Any) -> Any:
+    """A value for JSON: numbers and arrays as they are, everything else as Python prints it."""
+    return value if isinstance(value, int | float | str | tuple | np.ndarray | np.number) else str(value)
+
+
+def written(value: Any) -> str:
+    """A value for reading."""
+    if isinstance(value, np.ndarray | tuple):
+        return str(value.tolist() if isinstance(value, np.ndarray) else value)
+    return quantity(value.item() if isinstance(value, np.number) else value)
+
+
+def show(heading: str, lesson: Lesson, visible: Values) -> None:
+    """Print one part: in colour on a terminal, plainly in a pipe."""
+    from rich.console import Console
+    from rich.syntax import Syntax
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    console.print(Text(f"\n{heading}", style="bold"))
+    console.print(Text(prose(lesson)), style=None)
+    console.print()
+    if console.is_terminal:
+        console.print(Syntax(code(lesson), "python", word_wrap=True, background_color="default"))
+    else:
+        click.echo(code(lesson))
+    console.print()
+    width = max(map(len, visible))
+    for name, value in visible.items():
+        click.echo(f"  {name:{width}}  {written(value)}")
+
+
+def section(heading: str, lesson: Lesson, values: Values, visible: Values) -> Section:
+    """One part of the page."""
+    rows = [{"name": name, "value": written(value)} for name, value in visible.items()]
+    figures = (lesson.draw(values),) if lesson.draw else ()
+    return Section(heading, prose(lesson), code(lesson), (Table("", rows),), figures)

@@ -1,0 +1,343 @@
+"""A model's cost: totals, and the tree of its modules with what each of them counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from html import escape
+from math import inf
+from typing import Any
+
+from convolith.costing.counting import Tally
+from convolith.costing.growth.laws import Law, law_of
+from convolith.costing.growth.scaling import Scaling, factor_of, times
+from convolith.costing.peak import Peak, largest_batch
+from convolith.costing.receptive_field import Field
+from convolith.errors import ConvolithError, check_option
+from convolith.report.table import Table
+from convolith.work import Backward, Count, Memory, Work
+
+AXES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+SORTS = ("order", "macs", "multiplications", "additions", "backward", "parameters")
+"""What rows of a model may be sorted by; the largest first, but for the order in which modules stand."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A module with all that is inside it."""
+
+    name: str
+    kind: str
+    depth: int
+    parameters: int
+    forward: Count
+    backward: Backward
+    seconds: float
+    field: Field | None
+
+    @property
+    def intensity(self) -> float | None:
+        """Multiply-accumulates for each byte that is moved forward; None where nothing is."""
+        return self.forward.macs / self.forward.bytes if self.forward.bytes else None
+
+
+@dataclass(frozen=True, eq=False)
+class ModelCost:
+    """What a model costs: counts by pass and module, and the bytes that it holds.
+
+    Attributes:
+        model: the name of its class.
+        convention: "dense" or "effective", of its convolutions.
+        training: whether it was counted in training mode.
+        parameters: elements of its parameters, shared ones once.
+        output_shapes: of what it gives.
+        modules: by module name ("" is the model) what was counted in it by itself.
+        memory: bytes: inputs, parameters (with buffers) and outputs; gradients, and what autograd keeps.
+        rows: every module with what is inside it, in order; a module with several names under each of them.
+        strides: of all windows, in pixels of the input.
+        peak: the most memory of a training step, where an optimizer was given.
+        peak_at: the same for another batch.
+        inputs: shapes of the tensors that went in.
+        differentiated: whether a backward pass was counted.
+        count_at: the cost of another batch and size, where the input was given by one shape.
+    """
+
+    model: str
+    convention: str
+    training: bool
+    parameters: int
+    output_shapes: tuple[tuple[int, ...], ...]
+    modules: Mapping[str, Tally]
+    memory: Memory
+    rows: tuple[Row, ...]
+    strides: frozenset[tuple[Fraction, ...]] = frozenset()
+    peak: Peak | None = None
+    peak_at: Callable[[int], Peak] | None = field(default=None, repr=False)
+    input_shape: tuple[int, ...] = ()
+    inputs: tuple[tuple[int, ...], ...] = ()
+    differentiated: bool = True
+    count_at: Callable[..., ModelCost] | None = field(default=None, repr=False)
+
+    def law(self, *of: str) -> Law:
+        """Closed forms of the counts (sympy's), counted again at other values; of macs alone, if others have none.
+
+        Args:
+            of: some of batch (N), size (L, or H and W, or D, H and W), channels (m times as many) and kernel_size (k
+                times as large, an odd number), as in `scaled`; batch and size if none is given.
+
+        Raises:
+            ConvolithError: several inputs, or one that was not given by shape (N, channels, *size); counts that are no
+                polynomials; modules that are not known to grow.
+
+        Example:
+            >>> import torch
+            >>> from convolith import cost
+            >>> layers = [torch.nn.Conv2d(3, 8, 3, padding=1, bias=False), torch.nn.Conv2d(8, 2, 1, bias=False)]
+            >>> counted = cost(torch.nn.Sequential(*layers), input_shape=(1, 3, 32, 32))
+            >>> law = counted.law()
+            >>> law.expressions["forward macs"], law.at(4, (64, 48))["forward macs"]
+            (232*H*N*W, 2850816)
+            >>> counted.law("channels", "kernel_size").expressions["forward macs"]
+            221184*k**2*m + 16384*m
+        """
+        if self.count_at is None or not 3 <= len(self.input_shape) <= 5:
+            raise ConvolithError(
+                "a law is of one input that was given by shape, (N, channels, *size); pass input_shape"
+            )
+        count_at = self.count_at
+        return law_of(
+            lambda shape, times: count_at(shape, times).counts(),
+            self.input_shape,
+            self.strides,
+            of or ("batch", "size"),
+        )
+
+    def scaled(self, **factors: float) -> Scaling:
+        """What if: the input's batch or size, the model's channels or kernels times factors, counted again.
+
+        Channels of the input and of the output stay, so that the stem and the head grow on one side alone; depthwise
+        convolutions stay depthwise. Kernels of one tap stay, and padding grows with the others.
+
+        Args:
+            factors: of batch, size (every axis), or one axis of it: length; height, width; depth; of channels and
+                kernel_size.
+
+        Raises:
+            ConvolithError: other names, products that are not whole, inputs that were not given by one shape; modules
+                that are not known to grow.
+        """
+        if self.count_at is None:
+            raise ConvolithError("scaled is of one input that was given by shape; pass input_shape")
+        axes = AXES.get(len(self.input_shape) - 2, ())
+        names = {"batch": (0,), "size": tuple(range(2, len(self.input_shape)))}
+        names |= {name: (2 + axis,) for axis, name in enumerate(axes)}
+        shape = list(self.input_shape)
+        growth = {"channels": Fraction(1), "kernel_size": Fraction(1)}
+        for name, factor in factors.items():
+            if name not in names and name not in growth:
+                raise ConvolithError(f"{name} is scaled; expected {', '.join((*names, *growth))}")
+            by = factor_of(name, factor)
+            if name in growth:
+                growth[name] = by
+            for axis in names.get(name, ()):
+                shape[axis] = times(name, shape[axis], by)
+        return Scaling(self, self.count_at(tuple(shape), tuple(growth.values())), dict(factors))
+
+    @property
+    def output(self) -> str:
+        """The shapes of what comes out."""
+        return " and ".join("x".join(map(str, shape)) for shape in self.output_shapes)
+
+    def counts(self) -> dict[str, int]:
+        """The numbers that laws and scalings are about, by name."""
+        return {
+            "parameters": self.parameters,
+            "forward macs": self.forward.macs,
+            "forward multiplications": self.forward.multiplications,
+            "forward additions": self.forward.additions,
+            "backward macs": self.backward.macs,
+            "saved activations, bytes": self.memory.backward.saved_activations,
+        }
+
+    def largest_batch(self, memory: float) -> int:
+        """The largest batch whose training step holds no more than so many bytes; 0 if one image is too much.
+
+        Raises:
+            ConvolithError: no optimizer was given, inputs that were not given by shape, or memory that is no finite
+                number.
+        """
+        if not isinstance(memory, int | float) or not 0 <= memory < inf:
+            raise ConvolithError(f"memory is {memory!r}; expected a finite number of bytes, 0 or more")
+        if self.peak_at is None:
+            raise ConvolithError("largest_batch needs the peak of a training step; pass optimizer= to cost")
+        return largest_batch(lambda batch: self.peak_at(batch).bytes if self.peak_at else 0, memory)
+
+    @cached_property
+    def work(self) -> Work:
+        """Of the whole model."""
+        total = Work(memory=self.memory)
+        for tally in self.modules.values():
+            total = total + Work(tally.forward, tally.backward)
+        return total
+
+    @property
+    def forward(self) -> Count:
+        """Multiplications, additions and others of the forward pass, and bytes moved."""
+        return self.work.forward
+
+    @property
+    def backward(self) -> Backward:
+        """The backward pass: convolutions by part, everything else in `rest`, and their sums."""
+        return self.work.backward
+
+    @cached_property
+    def unknown(self) -> dict[str, int]:
+        """How often operators ran that have no row, by name: with any, totals are lower bounds."""
+        found: dict[str, int] = {}
+        for tally in self.modules.values():
+            for name, calls in tally.unknown.items():
+                found[name] = found.get(name, 0) + calls
+        return found
+
+    @property
+    def coverage(self) -> float:
+        """The share of operator calls that have a row, at most 1."""
+        known = sum(tally.calls for tally in self.modules.values())
+        calls = known + sum(self.unknown.values())
+        return known / calls if calls else 1.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every number, for JSON."""
+        names = ("model", "convention", "training", "parameters", "output_shapes", "unknown", "coverage")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "lower_bound": bool(self.unknown),
+            "forward": _counted(self.forward),
+            "backward": _counted(self.backward.total),
+            "backward_parts": asdict(self.backward),
+            "memory": self._terms(),
+            "peak": None if self.peak is None else asdict(self.peak),
+            "modules": [
+                {
+                    "name": row.name,
+                    "kind": row.kind,
+                    "parameters": row.parameters,
+                    "seconds_at_least": row.seconds,
+                    "receptive_field": None if row.field is None else str(row.field),
+                    "forward": _counted(row.forward),
+                    "backward": _counted(row.backward.total),
+                }
+                for row in self.rows
+            ],
+        }
+
+    def table(self, *, depth: int | None = 2, sort: str = "order", top: int | None = None, full: bool = False) -> Table:
+        """The tree of modules, each with all that is inside it.
+
+        Args:
+            depth: how deep; None for all.
+            sort: one of order, macs, multiplications, additions, backward, parameters.
+            top: how many rows, None for all.
+            full: whether modules have their whole names.
+
+        Raises:
+            ConvolithError: another order, numbers below one.
+        """
+        check_option("sort", sort, SORTS)
+        for name, value in (("depth", depth), ("top", top)):
+            if value is not None and (not isinstance(value, int) or value < (name == "top")):
+                raise ConvolithError(
+                    f"{name} is {value!r}; expected a whole number, {int(name == 'top')} or more, or None"
+                )
+        shown = [row for row in self.rows if depth is None or row.depth <= depth]
+        if sort != "order":
+            shown.sort(key=lambda row: -_sortable(row, sort))
+        rows = [self._cells(row, indented=sort == "order" and not full) for row in shown[:top]]
+        return Table(f"Modules ({self.convention}; each with what is inside it; field: pixels seen by stride)", rows)
+
+    def tables(self, **shown: Any) -> list[Table]:
+        """Totals, memory and modules; arguments as for `table`."""
+        return list(self.sections(**shown).values())
+
+    def sections(self, **shown: Any) -> dict[str, Table]:
+        """The same by name: operations, memory, peak (where there is one), modules, unknown (where there are some)."""
+        zeros = "with" if self.convention == "dense" else "without"
+        mode = "training" if self.training else "evaluation"
+        bound = "" if not self.unknown else f"; LOWER BOUNDS: {self.coverage:.1%} of the calls have a rule"
+        passes = {"forward": self.forward}
+        if self.backward != Backward():
+            parts = {
+                f"backward, {name.replace('_', ' ')}": getattr(self.backward, name) for name in asdict(self.backward)
+            }
+            passes |= parts | {"backward, total": self.backward.total}
+        operations = [{"pass": name, **_words(count)} for name, count in passes.items()]
+        memory = [
+            {"pass": name, "term": "total" if term == "bytes" else term.replace("_", " "), "bytes": amount}
+            for name, terms in self._terms().items()
+            for term, amount in terms.items()
+        ]
+        title = f"{self.model} ({self.convention}: {zeros} the padding's zeros; in {mode}){bound}"
+        found = {"operations": Table(title, operations), "memory": Table("Memory held", memory)}
+        if self.peak:
+            found["peak"] = Table("Most memory of a training step", [self.peak.cells()])
+        found["modules"] = self.table(**shown)
+        if self.unknown:
+            rows = [{"operator": name, "calls": calls} for name, calls in sorted(self.unknown.items())]
+            found["unknown"] = Table("Operators without a rule, which are not counted", rows)
+        return found
+
+    def _terms(self) -> dict[str, dict[str, int]]:
+        """Bytes by pass and term; the workspace of kernels is not known of a model."""
+        forward, backward = self.memory.forward, self.memory.backward
+        known = {name: getattr(forward, name) for name in ("input", "parameters", "output")}
+        return {
+            "forward": {**known, "bytes": forward.bytes},
+            "backward": {**asdict(backward), "bytes": backward.bytes},
+        }
+
+    def _cells(self, row: Row, *, indented: bool) -> dict[str, Any]:
+        name = row.name.rpartition(".")[2] or self.model
+        share = row.forward.macs / self.forward.macs if self.forward.macs else 0.0
+        return {
+            "module": f"{'  ' * row.depth}{name}" if indented else row.name or self.model,
+            "kind": row.kind,
+            "parameters": row.parameters,
+            "macs": row.forward.macs,
+            "share": f"{share:.1%}",
+            "multiplications": row.forward.multiplications,
+            "additions": row.forward.additions,
+            "others": row.forward.others,
+            "backward macs": row.backward.total.macs,
+            "macs / byte": row.intensity,
+            "ms at least": 1e3 * row.seconds,
+            "field": None if row.field is None else str(row.field),
+        }
+
+    def __str__(self) -> str:
+        return "\n\n".join(table.text() for table in self.tables())
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return "\n".join(f"<pre>{escape(table.text())}</pre>" for table in self.tables())
+
+
+def _sortable(row: Row, sort: str) -> int:
+    if sort == "backward":
+        return row.backward.total.macs
+    return row.parameters if sort == "parameters" else int(getattr(row.forward, sort))
+
+
+def _counted(count: Count) -> dict[str, int]:
+    return {**asdict(count), "macs": count.macs}
+
+
+def _words(count: Count) -> dict[str, int]:
+    return {
+        "macs": count.macs,
+        "multiplications": count.multiplications,
+        "additions": count.additions,
+        "others": count.others,
+        "bytes moved": count.bytes,
+    }

@@ -1,0 +1,1 @@
+"""What each operator of torch counts: the table, and its formulas."""

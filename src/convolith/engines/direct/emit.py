@@ -1,0 +1,302 @@
+"""Writes the machine code of the direct engine: one loop nest, specialised on the kernel, generic in the sizes.
+
+A task is a block of output rows and columns of one image and group. Its inputs are read where they are, at borders
+under masks; where the processor has none, and where inputs must be converted or strides split, they are copied first
+into a scratch with zeros around. Then register tiles run over the block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from llvmlite import ir
+
+from convolith.engines.direct.emit_rolling import write_strip
+from convolith.engines.direct.emit_tile import (
+    Bounds,
+    Nest,
+    Place,
+    Tile,
+    bias_kind,
+    lanes_of,
+    line_of,
+    taps_of,
+    write_tile,
+)
+from convolith.jit.builder import POINTER, Code, Int, Number, Pointer, zero
+from convolith.jit.conversions import STORED, to_sum
+from convolith.jit.denormals import flush_denormals, restore_control
+from convolith.jit.target import Target
+
+SLOTS = (
+    *("x", "weight", "bias", "y", "scratch", "counters"),
+    *("tasks", "groups", "in_channels", "out_channels", "depth", "height", "width"),
+    *("out_depth", "out_height", "out_width", "pad_depth", "pad_height", "pad_width"),
+    *("x_image", "x_channel", "x_plane", "x_row", "y_image", "y_channel"),
+    *("shares", "share", "chunk", "block_rows", "block_columns", "row_blocks", "column_blocks", "direct"),
+    "streams",
+    *("thread_elements", "phase_pitch", "row_pitch", "plane_pitch", "channel_pitch"),
+)
+"""The arguments of a region, one 8-byte slot each: addresses, counts, strides in elements. Channels are per group."""
+NOWHERE = -(1 << 62)
+
+
+def slack(nest: Nest, target: Target) -> int:
+    """Elements that the scratch of a thread needs after its last row: what tiles read beyond it."""
+    return (max(nest.tiles(target)) + 1) * target.lanes(4)
+
+
+def write(module: ir.Module, target: Target, nest: Nest) -> None:
+    """The region: take blocks until none is left."""
+    pack = None if nest.masked else _pack(module, target, nest)
+    code = Code(module, "region", [POINTER])
+    element, wide, delivered = STORED[nest.x_dtype], STORED[nest.sum_dtype], STORED[nest.out_dtype]
+    kinds: dict[str, ir.Type] = {
+        "x": element,
+        "weight": wide,
+        "y": delivered,
+        "scratch": wide,
+        "counters": ir.IntType(64),
+    }
+    kinds["bias"] = bias_kind(nest)
+    values = code.slots(code.argument(0, ir.IntType(64)), [kinds.get(name) for name in SLOTS])
+    s: dict[str, Any] = dict(zip(SLOTS, values, strict=True))
+    before = flush_denormals(code, target)
+    scratch = s["scratch"] + code.take(s["counters"] + 8) * s["thread_elements"]
+    seen = Pointer(code, code.ir.alloca(ir.IntType(64), size=5), ir.IntType(64))  # where the last packed block began
+    if nest.masked:
+        none = zero(ir.VectorType(wide, lanes_of(nest, target)))
+        with code.loop(0, s["thread_elements"], none.type.count) as t:
+            (scratch + t.index).store(none)
+    else:
+        for number in range(5):
+            (seen + number).store(code.integer(NOWHERE).value)
+    with code.tasks(s["counters"], s["tasks"], s["chunk"], shares=s["shares"], share=s["share"]) as task:
+        _block(code, target, nest, s, task, scratch, seen, pack)
+    if nest.rolled:
+        code.fence()
+    restore_control(code, before)
+    code.finish()
+
+
+def _block(
+    code: Code,
+    target: Target,
+    nest: Nest,
+    s: dict[str, Any],
+    task: Int,
+    scratch: Pointer,
+    seen: Pointer,
+    pack: Code | None,
+) -> None:
+    lanes = lanes_of(nest, target)
+    column_block, rest = task % s["column_blocks"], task // s["column_blocks"]
+    row_block, rest = rest % s["row_blocks"], rest // s["row_blocks"]
+    plane, rest = rest % s["out_depth"], rest // s["out_depth"]
+    group, image = rest % s["groups"], rest // s["groups"]
+    row, column = row_block * s["block_rows"], column_block * s["block_columns"]
+    rows = code.minimum(s["block_rows"], s["out_height"] - row)
+    columns = code.minimum(s["block_columns"], s["out_width"] - column)
+    top = row * nest.stride[1] - s["pad_height"]
+    left = column * nest.stride[2] - s["pad_width"]
+    front = plane * nest.stride[0] - s["pad_depth"]
+    x = s["x"] + image * s["x_image"] + group * s["in_channels"] * s["x_channel"]
+    y = s["y"] + image * s["y_image"] + group * s["out_channels"] * s["y_channel"]
+    y = y + (plane * s["out_height"] + row) * s["out_width"] + column
+    weight = s["weight"] + group * s["out_channels"] * s["in_channels"] * taps_of(nest)
+    bias = s["bias"] + group * s["out_channels"]
+    source = x + front * s["x_plane"] + top * s["x_row"] + left
+    parts = {"row": s["x_row"], "plane": s["x_plane"] * nest.dilation[0], "channel": s["x_channel"]}
+    if pack is not None:
+        packed = scratch + (0 - code.maximum(0 - left, 0)) % line_of(nest)  # a row's inputs begin at a cache line
+        inside = code.every(s["direct"] >= 1, *_inside(code, target, nest, s, (front, top, left), rows, columns))
+        with code.when(code.ir.not_(inside)):
+            code.call(pack, code.argument(0, ir.IntType(64)), x, packed, seen, front, top, left, rows, columns)
+        pitches = {"row": s["row_pitch"], "plane": s["plane_pitch"], "channel": s["channel_pitch"]}
+        if nest.x_dtype == nest.sum_dtype and nest.stride[2] == 1:
+            source = code.choose(inside, source, packed)
+            parts = {part: code.choose(inside, parts[part], pitch) for part, pitch in pitches.items()}
+        else:
+            source, parts = packed, pitches
+
+    def one(tile: Tile, column: Number, begin: Int, channel: Number) -> None:
+        """The tile at a row and a column of the block, of some output channels."""
+        last: Number = 0
+        if tile.vectors == 1:  # fewer columns than one vector are stored under a mask
+            column = code.maximum(code.minimum(column, columns - lanes), 0)
+        else:
+            last = code.minimum(column + (tile.vectors - 1) * lanes, columns - lanes) - column
+        origin = source + begin * nest.stride[1] * parts["row"] + column
+        first = y + begin * s["out_width"] + column
+        place = Place(origin, weight, bias, first, code.integer(last), rows - begin, columns, None, edge=False)
+        write: Callable[[Place], None]
+        if nest.rolled:
+            write = partial(write_strip, code, target, nest, tile.vectors, s=s | parts)
+        else:
+            write = partial(write_tile, code, nest, tile, lanes, channel=channel, s=s | parts)
+        if not nest.masked:
+            write(place)
+            return
+        line, start = begin * nest.stride[1] + top, code.integer(column) + left
+        sizes = (s["depth"], s["height"], s["width"])
+        bounds = Bounds(front, line, start, *sizes, scratch.cast(STORED[nest.x_dtype]))
+        single = partial(one, tile._replace(vectors=1), begin=begin, channel=channel)
+        _at_borders(code, nest, tile, lanes, place, bounds, write, lambda moved: single(column + moved))
+
+    def run(tile: Tile, start: Number, count: Number) -> None:
+        """The tiles of one width, row by row to the bottom of the block, all output channels of each row or tile."""
+        width = tile.vectors * lanes
+        if nest.rolled:
+            with code.loop(0, count) as across:
+                one(tile, across.index * width + start, code.integer(0), 0)
+            return
+        with code.loop(0, rows, tile.rows) as down:
+            begin = code.maximum(code.minimum(down.index, rows - tile.rows), 0)
+            if not nest.many_outputs:
+                with code.loop(0, count) as across:
+                    one(tile, across.index * width + start, begin, 0)
+            elif nest.deep:
+                with code.loop(0, count) as across, code.loop(0, s["out_channels"], nest.channels) as out:
+                    one(tile, across.index * width + start, begin, out.index)
+            else:
+                with code.loop(0, s["out_channels"], nest.channels) as out, code.loop(0, count) as across:
+                    one(tile, across.index * width + start, begin, out.index)
+
+    vectors = (columns + (lanes - 1)) // lanes
+    for tile, start, count in _across(code, target, nest, vectors):
+        run(tile, start, count)
+
+
+def _across(code: Code, target: Target, nest: Nest, vectors: Int) -> Iterator[tuple[Tile, Number, Number]]:
+    """The tiles that lie side by side in a block, the widest first: the first column and the number of each width."""
+    lanes, tiles, done = lanes_of(nest, target), nest.tiles(target), code.integer(0)
+    for number, tile in tiles.items():
+        left_over = vectors - done
+        count = left_over // number
+        if number == max(tiles) > 1 and not (nest.flat or nest.deep):  # no single vector is left if it can be helped
+            count = code.choose((left_over % number).equals(1), code.maximum(count - 1, 0), count)
+        yield tile, done * lanes, count
+        done = count * number + done
+
+
+def _at_borders(
+    code: Code,
+    nest: Nest,
+    tile: Tile,
+    lanes: int,
+    place: Place,
+    bounds: Bounds,
+    write: Callable[[Place], None],
+    single: Callable[[Number], None],
+) -> None:
+    """A tile whose columns may be missing: the code for those that are all there, or the code under masks.
+
+    A strip of rolling sums masks its first and last vector; where others miss columns too, vectors go one by one.
+    """
+    start, width = code.integer(bounds.column), bounds.width
+    place = place._replace(bounds=bounds)
+    reach = lanes + (nest.kernel_size[2] - 1) * nest.dilation[2]
+    with code.ir.if_else(code.every(start >= 0, start + place.last + reach <= width)) as (inner, edge):
+        with inner:
+            write(place)
+        with edge:
+            if not nest.rolled or tile.vectors < 3:
+                write(place._replace(edge=True))
+                return
+            at_ends = code.every(start + lanes >= 0, start + (tile.vectors - 2) * lanes + reach <= width)
+            with code.ir.if_else(at_ends) as (ends, anywhere):
+                with ends:
+                    write(place._replace(edge=True))
+                with anywhere, code.loop(0, tile.vectors * lanes, lanes) as column:
+                    single(column.index)
+
+
+def _inside(
+    code: Code,
+    target: Target,
+    nest: Nest,
+    s: dict[str, Any],
+    starts: tuple[Number, Number, Number],
+    rows: Int,
+    columns: Int,
+) -> list[ir.Value]:
+    """The conditions under which all that the tiles of a block read lies inside the image."""
+    most_rows = max(tile.rows for tile in nest.tiles(target).values())
+    conditions = [rows >= most_rows, columns >= lanes_of(nest, target)]
+    for axis, (start, name, count) in enumerate(
+        zip(starts, ("depth", "height", "width"), (1, rows, columns), strict=True)
+    ):
+        reach = (code.integer(count) - 1) * nest.stride[axis] + (nest.kernel_size[axis] - 1) * nest.dilation[axis] + 1
+        conditions += [code.integer(start) >= 0, code.integer(start) + reach <= s[name]]
+    return conditions
+
+
+def _pack(module: ir.Module, target: Target, nest: Nest) -> Code:
+    """Copies a block's inputs into the scratch: converted, zeros around, columns split by the stride.
+
+    The zeros are written only where the block lies in its image otherwise than the one before it did.
+    """
+    lanes, element, wide = lanes_of(nest, target), STORED[nest.x_dtype], STORED[nest.sum_dtype]
+    code = Code(module, "pack", [POINTER] * 4 + [ir.IntType(64)] * 5, internal=True)
+    values = code.slots(code.argument(0, ir.IntType(64)), [POINTER if n == "x" else None for n in SLOTS])
+    s = dict(zip(SLOTS, values, strict=True))
+    x, scratch, seen = code.argument(1, element), code.argument(2, wide), code.argument(3, ir.IntType(64))
+    front, top, left, rows, columns = starts = [code.argument(n) for n in range(4, 9)]
+    depth, height, width = nest.kernel_size
+    stride = nest.stride[2]
+    tall = (rows - 1) * nest.stride[1] + (height - 1) * nest.dilation[1] + 1
+    wanted = (columns - 1) * stride + (width - 1) * nest.dilation[2] + 1
+    begin = code.minimum(code.maximum(0 - left, 0), wanted)
+    end = code.maximum(code.minimum(s["width"] - left, wanted), begin)
+    upper = code.minimum(code.maximum(0 - top, 0), tall)
+    lower = code.maximum(code.minimum(s["height"] - top, tall), upper)
+    line = scratch + s["channel_pitch"] * s["in_channels"]  # one row before it is split
+    planes = code.every(front >= 0, front + (depth - 1) * nest.dilation[0] < s["depth"])
+    # Nothing but inputs: no zero is needed, and none is left.
+    filled = code.every(begin.equals(0), end.equals(wanted), upper.equals(0), lower.equals(tall), planes)
+    again = code.every(*((seen + number).integer().equals(start) for number, start in enumerate(starts)))
+    for number, start in enumerate(starts):
+        (seen + number).store(code.choose(filled, NOWHERE, start).value)
+    with (
+        code.when(code.ir.not_(code.ir.or_(again, filled))),
+        code.loop(0, s["thread_elements"] - line_of(nest), lanes) as t,
+    ):
+        (scratch + t.index).store(zero(ir.VectorType(wide, lanes)))
+    enough = begin + lanes <= end
+    singles = code.choose(enough, end, begin)
+    with code.loop(0, s["in_channels"]) as channel, code.loop(0, depth) as plane:
+        z = front + plane.index * nest.dilation[0]
+        exists = code.every(z >= 0, z < s["depth"])
+        base = x + channel.index * s["x_channel"] + z * s["x_plane"] + top * s["x_row"] + left
+        goal = scratch + channel.index * s["channel_pitch"] + plane.index * s["plane_pitch"]
+        with code.loop(upper, code.choose(exists, lower, upper)) as row:
+            source, place = base + row.index * s["x_row"], goal + row.index * s["row_pitch"]
+            to = place if stride == 1 else line
+            with code.loop(begin, singles - lanes, lanes) as t:
+                (to + t.index).store(to_sum(code, (source + t.index).vector(lanes), nest.x_dtype, wide))
+            with code.when(enough):  # the last vector may overlap the one before: nothing beyond the row is read
+                final = to_sum(code, (source + (end - lanes)).vector(lanes), nest.x_dtype, wide)
+                (to + (end - lanes)).store(final)
+            with code.loop(singles, end) as t:
+                (to + t.index).store(to_sum(code, (source + t.index).vector(1), nest.x_dtype, wide))
+            if stride > 1:
+                _split(code, line, place, wanted, stride, s["phase_pitch"], lanes)
+    code.finish()
+    return code
+
+
+def _split(code: Code, line: Pointer, place: Pointer, wanted: Number, stride: int, pitch: Int, lanes: int) -> None:
+    """Element t of a row goes to phase t % stride, position t // stride."""
+    count = (wanted + (stride - 1)) // stride
+    if stride == 2:
+        with code.loop(0, count, lanes) as t:
+            a, b = ((line + t.index * 2 + half * lanes).vector(lanes) for half in range(2))
+            for odd in range(2):
+                chosen = code.shuffle(a, b, range(odd, 2 * lanes, 2))
+                (place + t.index + pitch * odd).store(chosen)
+        return
+    with code.loop(0, count) as position, code.loop(0, stride) as phase:
+        element = line + position.index * stride + phase.index
+        (place + position.index + pitch * phase.index).store(element.load())

@@ -1,0 +1,379 @@
+"""The register tile of the direct engine: what its code is specialised on, and the innermost loops.
+
+`channels` outputs by `rows` rows by up to three vectors of columns stay in registers while the taps go by, so that an
+input vector that was loaded serves every row and channel that needs it (the chapter's exercise of reading a strip that
+is wider than its outputs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+
+from convolith.jit.builder import Code, Int, Number, Pointer, itemsize, zero
+from convolith.jit.conversions import STORED, from_sum, to_sum
+from convolith.jit.target import Target
+
+UNROLLED_TAPS = 9
+"""Taps of a plane up to which every one is written out; above, the loop over columns is rolled: as fast, and it
+compiles several times sooner."""
+UNROLLED_CHANNELS = 4
+"""Channels that are written out together for a single tap, whose loop would be as long as its products."""
+UNROLLED_ROWS = 8
+"""Kernel rows that are written out at most: with 8 rows, a loaded vector serves nearly as many products as with all."""
+ROW_MULTIPLE = 7
+"""Rows of tall tiles are a multiple of it: the layers of most networks have 7 x 2^n rows."""
+FEW_REGISTERS = 16
+"""Vector registers with which no sums roll."""
+ROLLED_TAPS = 7
+"""The highest kernel whose sums roll."""
+VECTORS = 3
+"""Vectors of columns in the widest tile."""
+
+
+class Tile(NamedTuple):
+    """A register tile: output channels by rows by vectors."""
+
+    channels: int
+    rows: int
+    vectors: int
+
+
+@dataclass(frozen=True)
+class Nest:
+    """What the code is specialised on; spatial axes are (depth, height, width)."""
+
+    x_dtype: str
+    sum_dtype: str
+    out_dtype: str
+    kernel_size: tuple[int, int, int]
+    stride: tuple[int, int, int]
+    dilation: tuple[int, int, int]
+    channels: int
+    many_channels: bool
+    """Whether a group has several input channels."""
+    many_outputs: bool
+    """Whether a group has several output channels."""
+    deep: bool
+    """Whether a row of inputs outgrows a first-level cache: each tile is then done for all outputs before the next."""
+    flat: bool
+    """Whether the output has one row, so that tiles can only grow along it."""
+    masked: bool
+    """Whether borders are read in place: columns that do not exist under masks, rows from a row of zeros."""
+    rolled: bool = False
+    """Whether sums roll down strips of columns instead, `rows` being one."""
+
+    def shift(self, column: Number, phase_pitch: Number) -> Number:
+        """Where a kernel column begins in a row, which may have been split by the stride."""
+        reach, stride = column * self.dilation[2], self.stride[2]
+        return reach if stride == 1 else reach // stride + phase_pitch * (reach % stride)
+
+    def tiles(self, target: Target) -> dict[int, Tile]:
+        """The tile for each number of vectors, the widest first: as many rows as there are registers.
+
+        The sums live in registers, with one row of inputs and the weights that it meets: one for each row that shares
+        it (LLVM keeps them there, since they are met again in the next row).
+        """
+        registers, channels = target.vector_registers - 1, self.channels
+        if self.rolled:
+            widest = rolled_vectors(self.kernel_size, registers)
+            return {n: Tile(1, 1, n) for n in sorted({widest, *(n for n in (4, 3, 2, 1) if n < widest)}, reverse=True)}
+        if self.deep and self.many_outputs:  # two vectors of a channel are a cache line or two, three would be cut
+            return {n: Tile(channels, 1, n) for n in (2, 1)}
+        if self.flat:
+            widest = (registers - 1) // (channels + (channels > 1))
+            return {n: Tile(channels, 1, n) for n in sorted({1, 2, VECTORS, widest}, reverse=True)}
+        found = {}
+        for n in range(VECTORS, 0, -1):
+            rows = (registers - n) // (channels * (n + 1))
+            if rows > ROW_MULTIPLE:
+                rows -= rows % ROW_MULTIPLE
+            found[n] = Tile(channels, max(1, rows), n)
+        return found
+
+
+class Bounds(NamedTuple):
+    """What of the inputs exists, where borders are read in place; what does not counts as zero."""
+
+    plane: Number
+    """The number of the first input's plane, which may be negative, as those of its row and column may."""
+    row: Number
+    column: Number
+    depth: Int
+    height: Int
+    width: Int
+    zeros: Pointer
+    """As many as a tile reads of a row."""
+
+
+class Place(NamedTuple):
+    """Where a tile stands: its first input, its group's weights and biases, its first output, the offset of its last
+    vector, and the rows and columns that there are.
+    """
+
+    x: Pointer
+    weight: Pointer
+    bias: Pointer
+    y: Pointer
+    last: Int
+    rows: Int
+    columns: Int
+    bounds: Bounds | None
+    edge: bool
+    """Whether columns may be missing on its left or right."""
+
+
+def write_tile(
+    code: Code, nest: Nest, tile: Tile, lanes: int, place: Place, channel: Number, s: dict[str, Any]
+) -> None:
+    """One register tile: every product of channels x rows x vectors outputs, and their delivery.
+
+    Channels and rows that do not exist repeat the last one that does: their weights are its weights, or their outputs
+    are overwritten, since rows are stored from the last to the first.
+    """
+    numbers = [
+        code.minimum(channel + o, s["out_channels"] - 1) if o else code.integer(channel) for o in range(tile.channels)
+    ]
+    weights = [place.weight + number * s["in_channels"] * taps_of(nest) for number in numbers]
+    biases = [code.splat((place.bias + number).load(), lanes) for number in numbers]
+    vector = ir.VectorType(STORED[nest.sum_dtype], lanes)
+    biased = biases[0].type == vector
+    sums = [bias if biased else zero(vector) for bias in biases for _ in range(tile.rows * tile.vectors)]
+    writer = _Taps(code, nest, tile, lanes, place, s["row"], s["phase_pitch"])
+    if nest.many_channels:
+        together = UNROLLED_CHANNELS if taps_of(nest) == 1 else 1
+        whole = s["in_channels"] // together * together
+        for start, stop, step in ((0, whole, together), (whole, s["in_channels"], 1))[: 1 + (together > 1)]:
+            with code.loop(start, stop, step, values=sums) as ins:
+                made = ins.values
+                for channel in (ins.index + n for n in range(step)):
+                    here = [w + channel * taps_of(nest) for w in weights]
+                    made = writer.planes(place.x + channel * s["channel"], here, s["plane"], made)
+                ins.hand_on(made)
+            sums = ins.values
+    else:
+        sums = writer.planes(place.x, weights, s["plane"], sums)
+    for o, number in enumerate(numbers):
+        y = place.y + number * s["y_channel"]
+        for r in reversed(range(tile.rows)):
+            row = y + code.minimum(r, place.rows - 1) * s["out_width"] if r else y
+            at = (o * tile.rows + r) * tile.vectors
+            deliver(code, nest, sums[at : at + tile.vectors], row, None if biased else biases[o], place)
+
+
+@dataclass(frozen=True)
+class _Taps:
+    """The products of one input channel."""
+
+    code: Code
+    nest: Nest
+    tile: Tile
+    lanes: int
+    place: Place
+    row_pitch: Int
+    phase_pitch: Int
+
+    def planes(self, x: Pointer, weights: list[Pointer], pitch: Int, sums: Sequence[ir.Value]) -> list[ir.Value]:
+        """All taps, plane after plane."""
+        depth, height, width = self.nest.kernel_size
+        if depth == 1:
+            return self.plane(x, weights, self.height(0), sums)
+        with self.code.loop(0, depth, values=sums) as plane:
+            here = [w + plane.index * (height * width) for w in weights]
+            there = self.height(plane.index * self.nest.dilation[0])
+            plane.hand_on(self.plane(x + plane.index * pitch, here, there, plane.values))
+        return plane.values
+
+    def height(self, plane: Number) -> Int | None:
+        """The rows of a plane: none of one that does not exist; None where all that is read exists."""
+        bounds = self.place.bounds
+        if bounds is None:
+            return None
+        exists = (self.code.integer(bounds.plane) + plane).below(bounds.depth)
+        return self.code.choose(exists, bounds.height, 0)  # type: ignore[no-any-return]  # an Int
+
+    def plane(self, x: Pointer, weights: list[Pointer], height: Int | None, sums: Sequence[ir.Value]) -> list[ir.Value]:
+        """The taps of one plane: kernel rows in blocks that are written out."""
+        _, taps, width = self.nest.kernel_size
+        blocks = -(-taps // UNROLLED_ROWS)
+        size, larger = divmod(taps, blocks)
+        done = 0
+        for rows, count in ((size + 1, larger), (size, blocks - larger)):
+            if not count or not rows:
+                continue
+            step, start = rows * self.nest.dilation[1], done * self.nest.dilation[1]
+            here = [w + done * width for w in weights]
+            if count == 1:
+                sums = self.columns(self.rows(x, start, rows, height), here, rows, sums)
+            else:
+                with self.code.loop(0, count, values=sums) as block:
+                    moved = [w + block.index * (rows * width) for w in here]
+                    origins = self.rows(x, block.index * step + start, rows, height)
+                    block.hand_on(self.columns(origins, moved, rows, block.values))
+                sums = block.values
+            done += rows * count
+        return list(sums)
+
+    def rows(self, x: Pointer, start: Number, taps: int, height: Int | None) -> dict[int, Pointer]:
+        """Where the input rows begin that some kernel rows meet, by their distance from the first."""
+        first = x + self.row_pitch * start
+        found = {}
+        for row in sorted(set(self.users(taps))):
+            found[row] = first + self.row_pitch * row
+            if height is not None and self.place.bounds is not None:
+                exists = (self.code.integer(self.place.bounds.row) + start + row).below(height)
+                found[row] = self.code.choose(exists, found[row], self.place.bounds.zeros)
+        return found
+
+    def users(self, taps: int) -> dict[int, list[tuple[int, int]]]:
+        """The rows of the tile and of the kernel that meet in each input row."""
+        found: dict[int, list[tuple[int, int]]] = {}
+        for u in range(taps):
+            for r in range(self.tile.rows):
+                found.setdefault(r * self.nest.stride[1] + u * self.nest.dilation[1], []).append((r, u))
+        return found
+
+    def columns(
+        self, origins: dict[int, Pointer], weights: list[Pointer], rows: int, sums: Sequence[ir.Value]
+    ) -> list[ir.Value]:
+        """The taps of some kernel rows: few columns at once, many one after the other."""
+        _, height, width = self.nest.kernel_size
+        if height * width <= UNROLLED_TAPS:
+            return self.products(origins, weights, rows, range(width), sums)
+        with self.code.loop(0, width, values=sums) as column:
+            column.hand_on(self.products(origins, weights, rows, [column.index], column.values))
+        return column.values
+
+    def products(
+        self,
+        origins: dict[int, Pointer],
+        weights: list[Pointer],
+        rows: int,
+        columns: Sequence[Number],
+        sums: Sequence[ir.Value],
+    ) -> list[ir.Value]:
+        """Some kernel rows of some columns: each input row is loaded once a column, for all that need it."""
+        width = self.nest.kernel_size[2]
+        code, nest, tile, sums, users = self.code, self.nest, self.tile, list(sums), self.users(rows)
+        offsets = [q * self.lanes for q in range(tile.vectors - 1)] + [self.place.last]
+        wide, stored = STORED[self.nest.sum_dtype], self.nest.x_dtype if self.nest.masked else self.nest.sum_dtype
+        masks: dict[int, list[ir.Value] | None] = {}
+        kept: dict[tuple[int, int, int], ir.Value] = {}
+        for v, row in product(range(len(columns)), sorted(origins)):
+            code.keep_order()
+            shift = nest.shift(columns[v], self.phase_pitch)
+            if v not in masks:
+                masks[v] = self.masks(offsets, shift)
+            places = [origins[row] + shift + offset for offset in offsets]
+            chosen = masks[v]
+            if chosen is None:
+                loaded = [place.vector(self.lanes) for place in places]
+            else:
+                loaded = [place.masked_vector(self.lanes, m) for place, m in zip(places, chosen, strict=True)]
+            vectors = [to_sum(code, value, stored, wide) for value in loaded]
+            for r, u in users[row]:
+                for o, pointer in enumerate(weights):
+                    if (o, u, v) not in kept:
+                        kept[o, u, v] = code.splat((pointer + columns[v] + u * width).load(), self.lanes)
+                    for q in range(tile.vectors):
+                        at = (o * tile.rows + r) * tile.vectors + q
+                        sums[at] = code.multiply_add(vectors[q], kept[o, u, v], sums[at])
+        return sums
+
+    def masks(self, offsets: Sequence[Number], shift: Number) -> list[ir.Value] | None:
+        """The columns that exist of each vector of a tile at the left or right."""
+        bounds = self.place.bounds
+        if bounds is None or not self.place.edge:
+            return None
+        starts = [self.code.integer(bounds.column) + shift + offset for offset in offsets]
+        width = self.nest.kernel_size[2]
+        if self.tile.vectors * self.lanes + (width - 1) * self.nest.dilation[2] > 64:
+            return [self.code.lanes_between(0 - start, bounds.width - start, self.lanes) for start in starts]
+        # all columns that a tile reads, one bit each: LLVM finds it once
+        bits = self.code.bits_between(0 - bounds.column, bounds.width - bounds.column)
+        return [self.code.lanes_of_bits(bits, self.code.integer(shift) + offset, self.lanes) for offset in offsets]
+
+
+def deliver(
+    code: Code,
+    nest: Nest,
+    sums: Sequence[ir.Value],
+    row: Pointer,
+    bias: ir.Value | None,
+    place: Place,
+    *,
+    past_caches: bool = False,
+) -> None:
+    """Convert, add a bias that is not in the sums, and store; under a mask where there are fewer columns than lanes."""
+    lanes = sums[0].type.count
+    for q, value in enumerate(sums):
+        made = from_sum(code, value, nest.out_dtype)
+        if bias is not None:
+            made = code.add(made, bias)
+        where = row + (place.last if q == len(sums) - 1 else q * lanes)
+        if past_caches:
+            where.store_past_caches(made)
+        elif len(sums) > 1:
+            where.store(made)
+        else:
+            _store_columns(code, where, made, place.columns, lanes)
+
+
+def _store_columns(code: Code, where: Pointer, value: ir.Value, columns: Int, lanes: int) -> None:
+    with code.ir.if_else(columns < lanes) as (few, enough):
+        with few:
+            where.masked_store(value, code.lanes_below(columns, lanes))
+        with enough:
+            where.store(value)
+
+
+def rolls(nest: Nest, target: Target) -> bool:
+    """Whether one channel goes to one, down rows in turn, and strips of two vectors fit the registers.
+
+    With 16 registers strips are narrow, and every input meets fewer products than in a tile of several rows.
+    """
+    if target.vector_registers <= FEW_REGISTERS:
+        return False
+    alone = not (nest.many_channels or nest.many_outputs or nest.flat)
+    in_turn = nest.stride[1] == nest.dilation[1] == 1 and 2 <= nest.kernel_size[1] <= ROLLED_TAPS
+    return alone and in_turn and rolled_vectors(nest.kernel_size, target.vector_registers - 1) > 1
+
+
+def rolled_vectors(kernel_size: tuple[int, int, int], registers: int) -> int:
+    """The widest strip whose sums, a row of inputs and a weight fit the registers; all weights if there are few."""
+    return max((registers - 1) // (kernel_size[1] + 1), _beside_weights(kernel_size, registers))
+
+
+def keeps_weights(kernel_size: tuple[int, int, int], vectors: int, registers: int) -> bool:
+    """Whether all weights stay in registers beside the sums of a strip and one vector of inputs."""
+    return vectors <= _beside_weights(kernel_size, registers)
+
+
+def _beside_weights(kernel_size: tuple[int, int, int], registers: int) -> int:
+    depth, height, width = kernel_size
+    return (registers - 1 - height * width) // height if depth == 1 and height * width <= UNROLLED_TAPS else 0
+
+
+def line_of(nest: Nest) -> int:
+    """Sums in a cache line."""
+    return 64 // itemsize(STORED[nest.sum_dtype])
+
+
+def taps_of(nest: Nest) -> int:
+    """Taps of the kernel."""
+    depth, height, width = nest.kernel_size
+    return depth * height * width
+
+
+def lanes_of(nest: Nest, target: Target) -> int:
+    """Sums in a vector."""
+    return target.lanes(8 if nest.sum_dtype in ("float64", "int64") else 4)
+
+
+def bias_kind(nest: Nest) -> ir.Type:
+    """Integers take their bias after the conversion, in 64 bits; floats before, in the type of the sums."""
+    return STORED[nest.out_dtype] if "int" in nest.out_dtype else STORED[nest.sum_dtype]

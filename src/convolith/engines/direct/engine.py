@@ -1,0 +1,323 @@
+"""Direct sums by generated code: few channels, depthwise, integers and half types, on one to three axes."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import replace
+from functools import lru_cache
+from math import ceil, log2, prod
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from convolith.dtypes import COMPLEX, HALVES, ITEMSIZE, integer_bits, is_float
+from convolith.engines.base import direct_sum_bound, to_working, torch_dtype, turned
+from convolith.engines.buffers import empty
+from convolith.engines.collapse import collapsed
+from convolith.engines.direct import emit
+from convolith.engines.direct import tiling as geometry
+from convolith.engines.direct.emit import SLOTS
+from convolith.engines.direct.emit_tile import VECTORS, Nest, rolls
+from convolith.engines.machine_limits import Limits
+from convolith.engines.padding import pad
+from convolith.jit import Routine, Target, host, routine, scratch, thread_count
+from convolith.spec import ConvSpec
+from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
+
+name = "direct"
+
+LARGEST_SCRATCH = 1 << 23
+"""Bytes of a block's packed inputs above which nothing is gained by packing."""
+DENSE_SHARE, PLANE_SHARE, SIGNAL_SHARE = 0.92, 0.95, 0.6
+"""The share of the machine's products that tiles of several channels, of one, and of one row reach with many taps."""
+STARTING_TAPS, ROLLED_STARTING_TAPS = {True: 5.0, False: 10.0}, 1.5
+"""Products of an output whose time a tile needs to begin and end, with several channels and with one; and a row of a
+strip of rolling sums."""
+NARROW_SHARE = 0.7
+"""What is left of it where the output has fewer columns than two vectors."""
+SINGLE_TAP_SHARE = 0.8
+"""What is left of it with one tap, where each input is loaded for as many products as a tile has channels."""
+INT64_SHARE = 0.15
+"""Products of 64-bit integers are put together from 32-bit ones."""
+ROW_SECONDS, ROW_VECTOR_SECONDS = 1e-8, 2.5e-9
+"""What a row of outputs of one channel takes beside its products, and each vector of it, on one thread, where masks are
+vectors themselves (before AVX-512)."""
+LARGEST_STRIDE = 16
+"""From here on, windows hardly overlap, and what a block copies would be mostly what it does not need."""
+SERIAL_PRODUCTS = 200_000
+"""Products below which one thread is done before a second one has started."""
+
+LAYOUTS = 1024
+"""Specs whose blocks are remembered."""
+
+
+class State(NamedTuple):
+    """All that is ready before an input comes."""
+
+    spec: ConvSpec
+    nest: Nest
+    shape: tuple[int, ...]
+    """Of the result, whose spatial axes the spec may have as one."""
+    kernel: torch.Tensor
+    no_bias: torch.Tensor
+    template: array[int]
+    """The arguments but for addresses, for a contiguous x, and room for the counters behind them."""
+    region: Routine
+    threads: int
+    scratch_bytes: int
+    out_dtype: torch.dtype
+
+
+def sum_dtype(spec: ConvSpec) -> str:
+    """The narrowest type in which integer sums are exact (and come out of the conversion), and floats' working type."""
+    if spec.out_dtype in HALVES:
+        return "float32"
+    if is_float(spec.out_dtype):
+        return spec.out_dtype
+    bits = integer_bits(spec.dtype) + integer_bits(spec.kernel_dtype) + ceil(log2(spec.products_per_output))
+    return "float32" if bits <= 24 else "float64" if bits <= 51 else "int64"
+
+
+def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
+    """Transposed, complex, and steps so long that blocks would not fit a cache."""
+    if spec.transposed:
+        return "transposed"
+    if spec.out_dtype in COMPLEX:
+        return "complex numbers"
+    steps = [s for s, n in zip(spec.stride, spec.output_size, strict=True) if n > 1]
+    if max(steps, default=1) > LARGEST_STRIDE:
+        return f"stride {max(steps)} is over {LARGEST_STRIDE}"
+    if spec.dtype == "float16" and not host().halves:
+        return "this processor does not convert float16"
+    spec, target = _as_signal(spec), host()
+    needed = geometry.of(spec, nest_of(spec, target), target)[0]["thread_elements"] * 8
+    if needed > LARGEST_SCRATCH:
+        return f"a block of its inputs takes {needed / 1e6:.0f} MB"
+    return None
+
+
+def sums_directly(spec: ConvSpec) -> bool:
+    """It does."""
+    return True
+
+
+def note(spec: ConvSpec) -> str:
+    """The vectors, the type of the sums and whether the input is padded first."""
+    target = host()
+    kind = sum_dtype(spec)
+    parts = [f"{target.lanes(8 if '64' in kind else 4)} x {kind}"]
+    return ", ".join(parts + ["pads first"] * (spec.padding_mode != "zeros"))
+
+
+def work(spec: ConvSpec) -> Work:
+    """The layer's products; the blocks' scratch, and what padding of other modes copies."""
+    layer = layer_work(spec)
+    memory = layer.memory.forward
+    copied = 0
+    if spec.padding_mode != "zeros":
+        grown = prod(n + sum(pair) for n, pair in zip(spec.size, spec.padding, strict=True))
+        copied = spec.batch * spec.in_channels * grown * ITEMSIZE[spec.dtype]
+    forward = Count(layer.forward.multiplications, layer.forward.additions, memory.bytes + 2 * copied)
+    wide = sum_dtype(spec)
+    prepared = 0 if wide == spec.kernel_dtype else prod(spec.kernel_shape) * ITEMSIZE[wide]
+    workspace = copied + thread_count() * geometry.PACKED_BYTES
+    terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace, prepared)
+    return Work(forward=forward, memory=Memory(terms))
+
+
+def seconds(spec: ConvSpec, limits: Limits) -> float:
+    """Products at the rate that the tile allows, or the memory's time if that is longer; blocks that are copied."""
+    spec, target, threads = _as_signal(spec), host(), thread_count()
+    nest = nest_of(spec, target)
+    lanes = target.lanes(torch_dtype(nest.sum_dtype).itemsize)
+    width = spec.output_size[-1]
+    products = prod(spec.output_shape) / width * ceil(width / lanes) * lanes * spec.products_per_output
+    products *= ceil(spec.out_channels / spec.groups / nest.channels) * nest.channels * spec.groups / spec.out_channels
+    if nest.channels > 1:
+        share = DENSE_SHARE
+    elif nest.flat:
+        share = SIGNAL_SHARE
+    else:
+        share = PLANE_SHARE
+    starting = ROLLED_STARTING_TAPS if nest.rolled else STARTING_TAPS[nest.channels > 1]
+    share *= spec.products_per_output / (spec.products_per_output + starting)
+    if width < 2 * lanes:
+        share *= NARROW_SHARE
+    if spec.taps == 1:
+        share *= SINGLE_TAP_SHARE
+    if nest.sum_dtype == "int64":
+        share *= INT64_SHARE
+    rate = limits.products_per_second("float32" if nest.sum_dtype == "float32" else "float64") * share
+    forward = work(spec).forward
+    busy = 1 if products < SERIAL_PRODUCTS else threads
+    packed = 0 if _unpacked(spec, nest) else 2 * prod(spec.input_shape) * torch_dtype(nest.sum_dtype).itemsize
+    edges = 0.0
+    if nest.channels == 1 and nest.masked and target.masked_bytes > 1:
+        rows = prod(spec.output_shape[:-1]) * (spec.in_channels // spec.groups)
+        edges = rows * (ROW_SECONDS + ceil(width / lanes) * ROW_VECTOR_SECONDS) / threads
+    computing = (products / rate + packed / limits.cache_bytes_per_second + edges) * threads / busy
+    return limits.call_seconds + max(computing, limits.moving_seconds(forward.bytes))
+
+
+def _unpacked(spec: ConvSpec, nest: Nest) -> bool:
+    """Whether most blocks are read where they are."""
+    padded = any(spec.padding[-1]) and spec.output_size[-1] < geometry.FEW_BLOCKS * geometry.SHORT_PACKED_ROW
+    return nest.masked or (nest.x_dtype == nest.sum_dtype and nest.stride[2] == 1 and not padded)
+
+
+def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
+    """A direct sum's."""
+    return direct_sum_bound(spec)
+
+
+def prepare_seconds(spec: ConvSpec, limits: Limits) -> float:
+    """A conversion to the type of the sums, if that is another."""
+    return 0.0 if sum_dtype(spec) == spec.kernel_dtype else limits.moving_seconds(16 * prod(spec.kernel_shape))
+
+
+def prepare(spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
+    """The code, the blocks and the kernel in the type of the sums."""
+    return prepare_for(host(), spec, kernel, adjoint=adjoint)
+
+
+def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
+    """The same for any processor."""
+    ready = _ready(target, spec, thread_count())
+    kernel = turned(spec, kernel) if adjoint else kernel
+    return ready._replace(kernel=to_working(kernel, torch_dtype(ready.nest.sum_dtype)).contiguous())
+
+
+@lru_cache(maxsize=LAYOUTS)
+def _ready(target: Target, spec: ConvSpec, threads: int) -> State:
+    """All but the kernel: the code and the blocks."""
+    shape, spec = spec.output_shape, _flattened(_as_signal(spec))
+    nest = nest_of(spec, target)
+    wide = torch_dtype(nest.sum_dtype)
+    no_bias = torch.from_numpy(np.zeros(spec.out_channels, str(bias_dtype(nest)).removeprefix("torch.")))
+    slots, scratch_elements = geometry.of(spec, nest, target)
+    products = prod(spec.output_shape) * spec.products_per_output
+    threads = 1 if products < SERIAL_PRODUCTS else min(threads, slots["tasks"])
+    size = spec.size
+    if spec.padding_mode != "zeros":
+        size = tuple(n + sum(pair) for n, pair in zip(size, spec.padding, strict=True))
+    strides = torch.empty((1, spec.in_channels, *size), device="meta").stride()
+    template = array("q", [slots.get(name, 0) for name in SLOTS] + [0] * COUNTERS)
+    _describe(template, nest, strides, torch_dtype(spec.dtype).itemsize)
+    region = routine(emit.write, target, nest, ordered=True)
+    scratch_bytes = scratch_elements * wide.itemsize
+    out_dtype = torch_dtype(spec.out_dtype)
+    return State(spec, nest, shape, no_bias, no_bias, template, region, threads, scratch_bytes, out_dtype)
+
+
+def _as_signal(spec: ConvSpec) -> ConvSpec:
+    """Without axes of one place, along which tiles would grow in vain; other modes pad x as it comes."""
+    return collapsed(spec) if spec.padding_mode == "zeros" else spec
+
+
+def _flattened(spec: ConvSpec) -> ConvSpec:
+    """A single tap that takes every input as a layer on one long axis, where tiles are widest."""
+    if spec.taps > 1 or max(spec.stride) > 1 or any(map(any, spec.padding)) or spec.axes == 1:
+        return spec
+    return replace(
+        spec,
+        size=(prod(spec.size),),
+        kernel_size=(1,),
+        stride=(1,),
+        padding=((0, 0),),
+        dilation=(1,),
+        output_padding=(0,),
+    )
+
+
+def bias_dtype(nest: Nest) -> torch.dtype:
+    """Integer biases are added in the 64 bits of the output; others in the type of the sums."""
+    return torch.int64 if "int" in nest.out_dtype else torch_dtype(nest.sum_dtype)
+
+
+def nest_of(spec: ConvSpec, target: Target) -> Nest:
+    """What the code for a spec is specialised on; other sizes of image, batch or channels share it."""
+    # a step that is never taken is 1, so that no code is made for it
+    stride = _three(tuple(s if n > 1 else 1 for s, n in zip(spec.stride, spec.output_size, strict=True)))
+    dilation = _three(tuple(d if k > 1 else 1 for d, k in zip(spec.dilation, spec.kernel_size, strict=True)))
+    kernel_size = _three(spec.kernel_size)
+    deep = _window_bytes(spec) > geometry.WINDOW_BYTES
+    nest = Nest(
+        spec.dtype,
+        sum_dtype(spec),
+        spec.out_dtype,
+        kernel_size,
+        stride,
+        dilation,
+        channels=_channels(spec.out_channels // spec.groups, target, 2 if deep else VECTORS),
+        many_channels=spec.in_channels > spec.groups,
+        many_outputs=spec.out_channels > spec.groups,
+        deep=deep,
+        flat=spec.axes == 1,
+        masked=False,
+    )
+    nest = replace(nest, rolled=rolls(nest, target))
+    return replace(nest, masked=geometry.masked(nest, target, spec))
+
+
+def _window_bytes(spec: ConvSpec) -> int:
+    """The inputs of a row of tiles of a short block."""
+    return (
+        spec.in_channels
+        // spec.groups
+        * prod(spec.kernel_size[:-1])
+        * geometry.SHORT_PACKED_ROW
+        * torch_dtype(sum_dtype(spec)).itemsize
+    )
+
+
+def _three(values: tuple[int, ...]) -> tuple[int, int, int]:
+    """One number per axis (depth, height, width); axes that are missing have 1."""
+    return (*(1,) * (3 - len(values)), *values)  # type: ignore[return-value]  # three in all
+
+
+def _channels(outs: int, target: Target, vectors: int) -> int:
+    """Output channels of a tile: as many as the registers allow, unless fewer divide them better."""
+    most = min(outs, target.accumulators // vectors)
+    return min(range(most, 0, -1), key=lambda n: ceil(outs / n) * n * (1 + 0.15 * (most - n)))
+
+
+AT = {name: number for number, name in enumerate(SLOTS)}
+X, WEIGHT, BIAS, Y, SCRATCH, COUNTER = (AT[n] for n in ("x", "weight", "bias", "y", "scratch", "counters"))
+STREAMS = AT["streams"]
+COUNTERS = 24
+"""Slots for the two counters, each in a cache line of its own."""
+
+
+def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Fill the arguments and run the region."""
+    spec = state.spec
+    if spec.padding_mode != "zeros":
+        x = pad(x, spec.padding, spec.padding_mode)
+    slots = state.template[:]
+    if x.ndim != spec.axes + 2:
+        x = x.contiguous()  # its spatial axes are one
+    elif not x.is_contiguous():
+        if x.stride(-1) != 1:
+            x = x.contiguous()
+        _describe(slots, state.nest, x.stride(), x.element_size())
+    y = out if out is not None and out.is_contiguous() else empty(state.shape, state.out_dtype)
+    added = state.no_bias if bias is None else bias.to(state.no_bias.dtype).contiguous()
+    room = scratch(state.scratch_bytes)
+    base, length = slots.buffer_info()
+    slots[X], slots[WEIGHT], slots[BIAS], slots[Y] = (t.data_ptr() for t in (x, state.kernel, added, y))
+    if slots[STREAMS] and slots[Y] % 64:
+        slots[STREAMS] = 0
+    slots[SCRATCH], slots[COUNTER] = room.data_ptr(), base + (length - COUNTERS + 7) * 8
+    state.region.run(base, state.threads)
+    return y if out is None or out is y else out.copy_(y)
+
+
+def _describe(slots: array[int], nest: Nest, strides: tuple[int, ...], itemsize: int) -> None:
+    """Fill in what depends on the layout of x; its last axis has stride 1."""
+    slots[AT["x_image"]], slots[AT["x_channel"]], *rest = strides
+    slots[AT["x_plane"]] = rest[0] if len(rest) == 3 else 0
+    slots[AT["x_row"]] = rest[-2] if len(rest) > 1 else 0
+    slots[AT["direct"]] = geometry.reads_in_place(
+        nest, slots[AT["in_channels"]], slots[AT["out_channels"]], slots[AT["x_row"]] * itemsize
+    )

@@ -1,0 +1,400 @@
+"""Large kernels by the Fourier transform: overlap-save tiles in generated code, the kernel's spectrum prepared once.
+
+A tile of T inputs gives T - extent + 1 outputs: transformed, multiplied by the conjugate spectrum of the kernel and
+transformed back, without the part that wraps around (Stockham 1966; Oppenheim and Schafer, Discrete-Time Signal
+Processing, section 8.7.3). `fft_tiles` chooses the tiles, `fft_transform` and `fft_code` hold the transforms, and
+`fft_products` lets channels meet. The workspace is bounded by a few tiles, whatever the size of the image; where
+channels meet, by a pair of tiles of all channels (and of all slices of a volume).
+"""
+
+from __future__ import annotations
+
+from array import array
+from functools import lru_cache
+from math import ceil, frexp, log2, prod
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from convolith.dtypes import COMPLEX, HALVES, half_ulp, is_float
+from convolith.engines.base import deliver, to_working, torch_dtype, turned, working_dtype
+from convolith.engines.buffers import empty, empty_array
+from convolith.engines.collapse import collapsed
+from convolith.engines.fft import emit
+from convolith.engines.fft.emit_products import panel_of
+from convolith.engines.fft.emit_transforms import passes, rotations
+from convolith.engines.fft.tiling import (
+    OPERATIONS_PER_POINT,
+    OVERHEAD,
+    Tiling,
+    block_of,
+    depth_taps,
+    fits,
+    meeting,
+    operations,
+    pair_numbers,
+    tiling_of,
+    work_bytes,
+)
+from convolith.engines.machine_limits import Limits, sum_dtype_name
+from convolith.engines.padding import pad
+from convolith.jit import Routine, Target, host, routine, scratch, thread_count
+from convolith.jit.builder import itemsize
+from convolith.jit.conversions import STORED
+from convolith.spec import ConvSpec
+from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
+
+name = "fft"
+
+PRODUCT_SHARE = 0.75
+"""The share of the machine's products that complex products reach where channels meet."""
+SETUP_SECONDS = 6e-6
+"""What filling in the arguments takes beside a call."""
+PREPARE_SECONDS = 5e-5
+"""What the spectra of the smallest kernel take."""
+SPECTRUM_STEPS = 2.0
+"""Times as long as the transform of a pair of tiles that the spectrum of one plane takes."""
+LAYOUTS = 128
+"""Specs whose tables are remembered."""
+LARGEST_SPECTRA = 1 << 28
+"""Bytes of a kernel's spectra from which it is not worth its memory."""
+CHUNKS = 16
+"""Pieces that a thread's share of the products is taken in."""
+AT = {name: number for number, name in enumerate(emit.SLOTS)}
+X, Y, BIAS, SPECTRUM = (AT[slot] for slot in ("x", "y", "bias", "spectrum"))
+
+
+class State(NamedTuple):
+    """All that is ready before an input comes."""
+
+    spec: ConvSpec
+    inner: ConvSpec
+    """Without axes that have one place only."""
+    tiling: Tiling
+    lanes: int
+    spectra: torch.Tensor
+    tables: dict[str, torch.Tensor]
+    """Passes, rotations and zeros, by the names of the arguments."""
+    no_bias: torch.Tensor
+    template: array[int]
+    region: Routine
+
+
+def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
+    """Real floating-point layers whose windows move one by one."""
+    if spec.transposed:
+        return "transposed"
+    if spec.out_dtype in COMPLEX:
+        return "complex numbers"
+    if not is_float(spec.out_dtype):
+        return "rounds, and integers are exact"
+    if max(spec.stride) > 1:
+        return "stride: most of what it computes would be thrown away"
+    if spec.taps == 1:
+        return "a single tap"
+    spec = collapsed(spec)
+    if not fits(spec):
+        return "the kernel is longer than any tile"
+    needed = _spectra_bytes(spec)
+    if needed > LARGEST_SPECTRA:
+        return f"the kernel's spectra take {needed / 1e9:.1f} GB"
+    return None
+
+
+def sums_directly(spec: ConvSpec) -> bool:
+    """It does not: a NaN or an infinity spreads over the tiles that read it, and those that share their transform."""
+    return False
+
+
+def note(spec: ConvSpec) -> str:
+    """The tile, and what it does not keep to itself."""
+    spec = collapsed(spec)
+    tiling = tiling_of(spec)
+    shape = f"{tiling.points}" if spec.axes == 1 else f"{tiling.rows}x{tiling.columns}"
+    wide = "float32" if spec.out_dtype in HALVES else spec.out_dtype
+    largest = torch.finfo(torch_dtype(wide)).max / tiling.points
+    return f"tiles of {shape}, two at a time; spreads NaN, infinity and values over {largest:.0e}"
+
+
+def _spectra_bytes(spec: ConvSpec) -> int:
+    return prod(spec.kernel_shape[: max(2, spec.axes)]) * tiling_of(spec).points * 2 * working_dtype(spec).itemsize
+
+
+def work(spec: ConvSpec) -> Work:
+    """Transforms and spectral products, half of them multiplications; spectra and what lies between are moved."""
+    spec = collapsed(spec)
+    memory = layer_work(spec).memory.forward
+    half = ceil(sum(operations(spec, tiling_of(spec))) / 2)
+    copied = _copied_bytes(spec)
+    moved, workspace = work_bytes(spec, tiling_of(spec))
+    spectra = _spectra_bytes(spec)
+    forward = Count(half, half, memory.bytes + 2 * copied + spectra + moved)
+    terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace + copied, spectra)
+    return Work(forward=forward, memory=Memory(terms))
+
+
+def _copied_bytes(spec: ConvSpec) -> int:
+    """Copies in the working dtype: of inputs and outputs of other types, and of inputs padded in other modes."""
+    item, converted = working_dtype(spec).itemsize, working_dtype(spec) is not torch_dtype(spec.out_dtype)
+    copied = converted * (prod(spec.input_shape) + prod(spec.output_shape))
+    if spec.padding_mode != "zeros":
+        copied += spec.batch * spec.in_channels * prod(_grown(spec))
+    return copied * item
+
+
+def seconds(spec: ConvSpec, limits: Limits) -> float:
+    """Transforms and products at the machine's rate, threads that wait counted, or what is moved, if that is longer."""
+    spec = collapsed(spec)
+    tiling = tiling_of(spec)
+    transforms, products = operations(spec, tiling)
+    rate, threads = limits.products_per_second(sum_dtype_name(spec)), thread_count()
+    tasks = 0 if meeting(spec) else spec.batch * spec.groups * tiling.pairs
+    waiting = ceil(tasks / threads) * threads / tasks if tasks else 1
+    slower = 1 if sum_dtype_name(spec) == "float32" else 2
+    computing = transforms * waiting * slower / limits.fft_operations_per_second + products / (2 * rate * PRODUCT_SHARE)
+    between = work_bytes(spec, tiling)[0]  # blocks of tiles stay in a cache
+    moving = limits.moving_seconds(work(spec).forward.bytes - between) + between / limits.cache_bytes_per_second
+    taken = computing + moving if meeting(spec) else max(computing, moving)  # stage by stage, or all at once
+    copying = limits.moving_seconds(2 * spec.axes * _copied_bytes(spec))  # axis by axis
+    return limits.call_seconds + SETUP_SECONDS + taken + copying
+
+
+def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
+    """Each step of a transform loses half a unit of its norm (Schatzman 1996); channels add up as direct sums do."""
+    wide = "float32" if spec.out_dtype in HALVES else spec.out_dtype
+    spec = collapsed(spec)
+    summed = spec.in_channels / spec.groups * depth_taps(spec)
+    return half_ulp(wide) * (4 + 2 * (tiling_of(spec).points - 1).bit_length() + summed / 4)
+
+
+def prepare_seconds(spec: ConvSpec, limits: Limits) -> float:
+    """The transform of every plane of the kernel, or the memory's time for the spectra if longer."""
+    planes, points = prod(spec.kernel_shape[: max(2, spec.axes)]), tiling_of(collapsed(spec)).points
+    slower = 1 if sum_dtype_name(spec) == "float32" else 2
+    transforms = planes * OPERATIONS_PER_POINT * points * (log2(points) + OVERHEAD) * slower
+    computing = SPECTRUM_STEPS * transforms / limits.fft_operations_per_second
+    return PREPARE_SECONDS + max(computing, limits.moving_seconds(2 * _spectra_bytes(collapsed(spec))))
+
+
+def prepare(spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
+    """The code, the tables and the conjugate spectra of the kernel."""
+    return prepare_for(host(), spec, kernel, adjoint=adjoint)
+
+
+def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
+    """The same for any processor."""
+    inner = collapsed(spec)
+    tiling = tiling_of(inner)
+    ready = _ready(target, spec, tiling, (thread_count(), *block_of(inner, tiling)))
+    kernel = to_working(turned(spec, kernel) if adjoint else kernel, ready.no_bias.dtype)
+    weights, power = _normalised(kernel.numpy().reshape(inner.kernel_shape))
+    scale = torch.from_numpy(np.array([1 / tiling.points, 2.0**power], weights.dtype))
+    tables = ready.tables | {"scale": scale}
+    panel = panel_of(target) if meeting(inner) else 1
+    spectra = _spectra(inner, tiling, _at_addresses(ready.template, tables), ready.region, weights, panel)
+    return ready._replace(spectra=spectra, tables=tables)
+
+
+@lru_cache(maxsize=LAYOUTS)
+def _ready(target: Target, spec: ConvSpec, tiling: Tiling, blocks: tuple[int, ...]) -> State:
+    """All but the spectra: the code and the tables."""
+    given, spec, working = spec, collapsed(spec), working_dtype(spec)
+    dtype = str(working).removeprefix("torch.")
+    plain = np.dtype(dtype)
+    lanes = target.lanes(itemsize(STORED[dtype]))
+    tables: dict[str, np.ndarray] = {}
+    counts: dict[str, int] = {}
+    for axis, length in (("column", tiling.rows), ("row", tiling.columns)):
+        factors, starts = rotations(length)
+        steps = passes(length) or ()
+        tables[f"{axis}_rotations"] = factors.astype(plain)
+        tables[f"{axis}_passes"] = np.array([(*p, s) for p, s in zip(steps, starts, strict=True)], np.int64)
+        counts[f"{axis}_count"] = len(steps)
+    tables["zeros"] = np.zeros(tiling.columns + lanes, plain)
+    if spec.axes == 1:
+        tables["between"] = _between(tiling, lanes).astype(plain)
+    slots = dict.fromkeys(emit.SLOTS, 0) | counts | _slots(spec, tiling, lanes, plain.itemsize)
+    template = array("q", [slots[name] for name in emit.SLOTS])
+    shared = {name: torch.from_numpy(table) for name, table in tables.items()}
+    region = routine(emit.write, target, emit.Recipe(dtype, meeting(spec)))
+    no_bias = torch.from_numpy(np.zeros(spec.out_channels, plain))
+    return State(given, spec, tiling, lanes, no_bias, shared, no_bias, template, region)
+
+
+def _normalised(kernel: np.ndarray) -> tuple[np.ndarray, int]:
+    """The kernel over a power of two, and the power: spectra of about one neither overflow nor vanish."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        size = float(np.abs(kernel).reshape(len(kernel), -1).sum(1, dtype=np.float64).max())
+    limits = np.finfo(kernel.dtype)
+    power = min(max(frexp(size)[1], limits.minexp + 1), limits.maxexp - 2) if 0 < size < np.inf else 0
+    return np.ldexp(kernel, -power), power
+
+
+def _at_addresses(template: array[int], tables: dict[str, torch.Tensor]) -> array[int]:
+    """The arguments with the addresses of the tables."""
+    slots = template[:]
+    for key, table in tables.items():
+        slots[AT[key]] = table.data_ptr()
+    return slots
+
+
+def _between(tiling: Tiling, lanes: int) -> np.ndarray:
+    """The rotations between the axes of a signal, as V lies: (vector of rows, column, part, lane)."""
+    turns = np.outer(np.arange(tiling.rows), np.arange(tiling.columns)) % tiling.points
+    angles = -2 * np.pi * turns[_frequency_order(tiling.rows)] / tiling.points
+    blocks = angles.reshape(-1, lanes, tiling.columns).swapaxes(1, 2)
+    return np.ascontiguousarray(np.stack([np.cos(blocks), np.sin(blocks)], 2))
+
+
+def _frequency_order(length: int) -> np.ndarray:
+    """Which frequency a forward transform leaves at each place."""
+    order = np.zeros(1, np.int64)
+    done = 1
+    for radix, _, _ in passes(length) or ():
+        order = (order[:, None] + done * np.arange(radix)).reshape(-1)
+        done *= radix
+    return order
+
+
+def _slots(spec: ConvSpec, tiling: Tiling, lanes: int, item: int) -> dict[str, int]:
+    """The sizes among a region's arguments, for a contiguous y."""
+    flat = spec.axes == 1
+    depth, height, width = (1,) * (3 - spec.axes) + _grown(spec)
+    out_depth, out_height, out_width = (1,) * (3 - spec.axes) + spec.output_size
+    pads = (0,) * (3 - spec.axes) + tuple(before if spec.padding_mode == "zeros" else 0 for before, _ in spec.padding)
+    outs = out_depth * out_height * out_width
+    tile = tiling.points * 2 + 2 * lanes  # no two buffers begin in one set of a cache
+    offsets = {"v_offset": tile, "m_offset": 2 * tile}
+    offsets["table_offset"] = offsets["m_offset"] + 2 * lanes * tiling.columns
+    offsets["edge_offset"] = offsets["table_offset"] + 2 * tiling.rows * 8 // item
+    offsets["meet_offset"] = ceil((offsets["edge_offset"] + 7 * tiling.columns + lanes) / 64) * 64
+    block, alone = block_of(spec, tiling)
+    per_thread = offsets["meet_offset"] + alone * block * pair_numbers(spec, tiling)
+    return offsets | {
+        "groups": spec.groups,
+        "in_channels": spec.in_channels // spec.groups,
+        "out_channels": spec.out_channels // spec.groups,
+        "depth": depth,
+        "height": height,
+        "width": width,
+        "out_depth": out_depth,
+        "out_height": ceil(out_width / tiling.columns) if flat else out_height,
+        "out_width": out_width,
+        "pad_depth": pads[0],
+        "pad_height": pads[1],
+        "pad_width": pads[2],
+        "y_image": spec.out_channels * outs,
+        "y_channel": outs,
+        "y_plane": out_height * out_width,
+        "y_row": out_width,
+        "slices": out_depth + (spec.extent[0] - 1 if spec.axes == 3 else 0),
+        "rows": tiling.rows,
+        "columns": tiling.columns,
+        "step_rows": tiling.step_rows,
+        "step_columns": tiling.step_columns,
+        "tiles": tiling.down * tiling.across,
+        "tiles_across": tiling.across,
+        "pairs": tiling.pairs,
+        "all_pairs": spec.batch * tiling.pairs,
+        "block_pairs": block,
+        "taps": depth_taps(spec),
+        "dilation": spec.dilation[0] if spec.axes == 3 else 1,
+        "turned": int(flat),
+        "chunk": 1,
+        "thread_elements": ceil(per_thread / 64) * 64,
+    }
+
+
+def _grown(spec: ConvSpec) -> tuple[int, ...]:
+    """The size of what the code reads: padded first in modes other than zeros."""
+    if spec.padding_mode == "zeros":
+        return spec.size
+    return tuple(n + sum(pair) for n, pair in zip(spec.size, spec.padding, strict=True))
+
+
+def _spectra(
+    spec: ConvSpec, tiling: Tiling, slots: array[int], region: Routine, kernel: np.ndarray, panel: int
+) -> torch.Tensor:
+    """The conjugate spectra of every plane of a kernel, spread by its dilation (but not along the depth)."""
+    spread = spec.dilation[1:] if spec.axes == 3 else spec.dilation
+    planes = kernel.reshape(-1, *kernel.shape[-len(spread) :])
+    extent = tuple((k - 1) * d + 1 for k, d in zip(planes.shape[1:], spread, strict=True))
+    wide = empty_array((len(planes), *extent), kernel.dtype)
+    wide[:] = 0
+    wide[(slice(None), *(slice(None, None, d) for d in spread))] = planes
+    spectra = empty((len(planes) * tiling.points * 2,), torch_dtype(str(kernel.dtype)))
+    taps = depth_taps(spec)
+    height, width = (1, *extent)[-2:]
+    sizes = {"x": wide.ctypes.data, "y": spectra.data_ptr(), "panel": panel}
+    sizes |= {"height": height, "width": width, "in_channels": spec.in_channels // spec.groups * taps}
+    if not meeting(spec):  # each plane by itself
+        sizes |= {"in_channels": 1, "out_channels": 1}
+    sizes |= {"pad_height": 0, "pad_width": 0, "x_row": width, "x_channel": height * width}
+    sizes |= {"tiles": 1, "tiles_across": 1}
+    for key, value in sizes.items():
+        slots[AT[key]] = value
+    _run(region, slots, emit.SPECTRA, len(planes), kernel.itemsize)
+    return spectra
+
+
+def _run(region: Routine, slots: array[int], stage: int, tasks: int, item: int) -> None:
+    """One stage of the region, with scratch and counters of its own."""
+    counters = array("q", bytes(192))
+    threads = min(thread_count(), tasks)
+    room = scratch(slots[AT["thread_elements"]] * threads * item)
+    slots[AT["scratch"]], slots[AT["counters"]] = room.data_ptr(), counters.buffer_info()[0]
+    slots[AT["stage"]], slots[AT["tasks"]] = stage, tasks
+    slots[AT["chunk"]] = max(1, tasks // (threads * CHUNKS)) if stage == emit.PRODUCTS else 1
+    region.run(slots.buffer_info()[0], threads)
+
+
+def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None) -> torch.Tensor:
+    """All pairs of tiles, each by itself, or block after block where channels meet."""
+    spec, inner, working = state.spec, state.inner, state.no_bias.dtype
+    x = to_working(x, working)
+    if spec.padding_mode != "zeros":
+        x = pad(x, spec.padding, spec.padding_mode)
+    x = x.reshape(inner.batch, inner.in_channels, *_grown(inner)) if inner is not spec else x
+    if x.stride(-1) != 1:
+        x = x.contiguous()
+    straight = out is not None and out.dtype is working and out.is_contiguous()
+    y = out if straight and out is not None else empty(spec.output_shape, working)
+    added = state.no_bias if bias is None else to_working(bias, working).contiguous()
+    slots = _at_addresses(state.template, state.tables)
+    image, channel, *rest = x.stride()
+    plane, row, _ = (0,) * (3 - len(rest)) + tuple(rest)
+    slots[X], slots[Y], slots[BIAS], slots[SPECTRUM] = (t.data_ptr() for t in (x, y, added, state.spectra))
+    slots[AT["x_image"]], slots[AT["x_channel"]], slots[AT["x_plane"]], slots[AT["x_row"]] = image, channel, plane, row
+    if not meeting(inner):
+        tasks = inner.batch * inner.groups * state.tiling.pairs
+        _run(state.region, slots, emit.FILTER, tasks, working.itemsize)
+    else:
+        _in_blocks(state, slots)
+    if straight or (out is None and working is torch_dtype(spec.out_dtype)):
+        return y
+    return deliver(y, None, spec, out)
+
+
+def _in_blocks(state: State, slots: array[int]) -> None:
+    """A block of pairs of tiles for each thread, or one after the other for all threads together."""
+    spec, tiling, item, region = state.inner, state.tiling, state.no_bias.itemsize, state.region
+    slices, out_slices, number = slots[AT["slices"]], slots[AT["out_depth"]], slots[AT["all_pairs"]]
+    most, alone = slots[AT["block_pairs"]], slots[AT["thread_elements"]] > slots[AT["meet_offset"]]
+    if alone:
+        _run(region, slots, emit.TOGETHER, ceil(number / most), item)
+        return
+    ins, outs = slices * spec.in_channels, out_slices * spec.out_channels
+    v, m = (empty((most * planes * tiling.points * 2 * item + 64,), torch.uint8) for planes in (ins, outs))
+    slots[AT["v"]], slots[AT["m"]] = _aligned(v), _aligned(m)
+    for first in range(0, number, most):
+        block = min(most, number - first)
+        slots[AT["first_pair"]], slots[AT["block_pairs"]] = first, block
+        _run(region, slots, emit.FORWARD, block * ins, item)
+        _run(region, slots, emit.PRODUCTS, spec.groups * tiling.points // state.lanes, item)
+        _run(region, slots, emit.BACK, block * outs, item)
+
+
+def _aligned(buffer: torch.Tensor) -> int:
+    """The first address of a cache line in it."""
+    return -(-buffer.data_ptr() // 64) * 64

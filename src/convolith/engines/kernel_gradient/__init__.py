@@ -1,0 +1,1 @@
+"""The gradient of a kernel where few channels meet, by generated code."""

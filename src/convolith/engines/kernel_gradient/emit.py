@@ -1,0 +1,132 @@
+"""Writes the machine code of a kernel's gradient where few channels meet: products of the gradient with shifted inputs.
+
+`dk[o, c, t] = sum over n, p of g[n, o, p] x[n, c, p + t*dilation - padding]`. A band of rows of x, with its padding,
+and of g are copied to rows of one pitch, so that a tap is one shift of the flat band, and the places between the rows
+of g are zeros. Some rows of taps by some taps of each stay in registers while a band passes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from llvmlite import ir
+
+from convolith.jit.builder import I64, POINTER, Code, Int, Pointer, zero
+from convolith.jit.conversions import STORED
+from convolith.jit.denormals import flush_denormals, restore_control
+from convolith.jit.target import Target
+
+SLOTS = (
+    *("x", "g", "out", "scratch", "shifts", "counters", "tasks", "groups", "bands", "band_rows", "ins", "outs"),
+    *("height", "width", "out_height", "out_width", "pad_height", "pad_width", "reach", "pitch"),
+    *("x_image", "x_channel", "x_row", "g_image", "g_channel", "g_row", "row_blocks", "column_blocks", "step"),
+    *("x_band", "g_band", "thread_elements"),
+)
+"""The arguments of a region, one 8-byte slot each; `shifts` is a table of the shift of each row of taps."""
+
+
+class Recipe(NamedTuple):
+    """What the code is specialised on: the type of every number, and the rows and columns of a tile of taps."""
+
+    dtype: str
+    rows: int
+    columns: int
+
+
+def write(module: ir.Module, target: Target, recipe: Recipe) -> None:
+    """The region: bands of every image and group until none is left."""
+    code, element = Code(module, "region", [POINTER]), STORED[recipe.dtype]
+    lanes = target.lanes({"float32": 4, "float64": 8}[recipe.dtype])
+    kinds = dict.fromkeys(("x", "g", "out", "scratch"), element) | {"shifts": I64, "counters": I64}
+    s = dict(zip(SLOTS, code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS]), strict=True))
+    before = flush_denormals(code, target)
+    xs = s["scratch"] + code.take(s["counters"] + 8) * s["thread_elements"]
+    gs = xs + s["ins"] * s["x_band"]
+    with code.tasks(s["counters"], s["tasks"], 1) as task:
+        group, rest = task % s["groups"], task // s["groups"]
+        first, image = rest % s["bands"] * s["band_rows"], rest // s["bands"]
+        rows = code.minimum(s["band_rows"], s["out_height"] - first)
+        with code.loop(0, s["ins"]) as c:
+            source = s["x"] + image * s["x_image"] + (group * s["ins"] + c.index) * s["x_channel"]
+            _copy_inputs(code, s, (source, xs + c.index * s["x_band"]), first - s["pad_height"], rows, lanes)
+        with code.loop(0, s["outs"]) as o:
+            source = s["g"] + image * s["g_image"] + (group * s["outs"] + o.index) * s["g_channel"] + first * s["g_row"]
+            _copy_gradient(code, s, (source, gs + o.index * s["g_band"]), rows, lanes)
+        with code.loop(0, s["outs"]) as o, code.loop(0, s["ins"]) as c:
+            taps = s["row_blocks"] * s["column_blocks"] * (recipe.rows * recipe.columns)
+            goal = s["out"] + ((task * s["outs"] + o.index) * s["ins"] + c.index) * taps
+            places = gs + o.index * s["g_band"], xs + c.index * s["x_band"], goal
+            _sum(code, s, recipe, places, rows * s["pitch"], lanes)
+    restore_control(code, before)
+    code.finish()
+
+
+def _copy_inputs(
+    code: Code, s: dict[str, Int], places: tuple[Pointer, Pointer], first: Int, rows: Int, lanes: int
+) -> None:
+    """A band of x from a row that may lie in the padding on, with zeros wherever the padding is."""
+    source, goal = places
+    nothing = zero(ir.VectorType(goal.element, lanes))
+    with code.loop(0, rows + s["reach"]) as row:
+        line = goal + row.index * s["pitch"]
+        with code.loop(0, s["pitch"], lanes) as column:
+            (line + column.index).store(nothing)
+        with code.when((first + row.index).below(s["height"])):
+            _copy_row(code, source + (first + row.index) * s["x_row"], line + s["pad_width"], s["width"], lanes)
+    end = goal + (rows + s["reach"]) * s["pitch"]
+    with code.loop(0, s["x_band"] - (rows + s["reach"]) * s["pitch"] - lanes, lanes) as column:
+        (end + column.index).store(nothing)
+
+
+def _copy_gradient(code: Code, s: dict[str, Int], places: tuple[Pointer, Pointer], rows: Int, lanes: int) -> None:
+    """A band of g, with zeros between its rows and behind the last one."""
+    source, goal = places
+    nothing = zero(ir.VectorType(goal.element, lanes))
+    with code.loop(0, rows) as row:
+        line = goal + row.index * s["pitch"]
+        _copy_row(code, source + row.index * s["g_row"], line, s["out_width"], lanes)
+        with code.loop(s["out_width"], s["pitch"], lanes) as column:
+            (line + column.index).store(nothing)
+    (goal + rows * s["pitch"]).store(nothing)
+
+
+def _copy_row(code: Code, source: Pointer, goal: Pointer, count: Int, lanes: int) -> None:
+    """Elements of a row; what is written behind them, of less than a vector, is zero."""
+    whole = count // lanes * lanes
+    with code.loop(0, whole, lanes) as column:
+        (goal + column.index).store((source + column.index).vector(lanes))
+    with code.when((whole + 1) <= count):
+        (goal + whole).store((source + whole).masked_vector(lanes, code.lanes_below(count - whole, lanes)))
+
+
+def _sum(
+    code: Code, s: dict[str, Int], recipe: Recipe, places: tuple[Pointer, Pointer, Pointer], length: Int, lanes: int
+) -> None:
+    """All taps of a pair of channels over a band, tile after tile."""
+    g, x, goal = places
+    count = recipe.rows * recipe.columns
+    with code.loop(0, s["row_blocks"]) as down, code.loop(0, s["column_blocks"]) as across:
+        shifts = s["shifts"] + down.index * recipe.rows
+        ahead = across.index * s["step"] * recipe.columns
+        lines = [x + (shifts + row).integer() + ahead for row in range(recipe.rows)]
+        steps = [s["step"] * column for column in range(recipe.columns)]
+        starts: list[ir.Value] = [zero(ir.VectorType(g.element, lanes))] * count
+        with code.loop(0, length, lanes, values=starts) as turn:
+            ours, sums = (g + turn.index).vector(lanes), list(turn.values)
+            for number in range(count):
+                place = lines[number // recipe.columns] + turn.index + steps[number % recipe.columns]
+                sums[number] = code.multiply_add(ours, place.vector(lanes), sums[number])
+            turn.hand_on(sums)
+        sink = goal + (down.index * s["column_blocks"] + across.index) * count
+        for number, value in enumerate(turn.values):
+            (sink + number).store(_folded(code, value))
+
+
+def _folded(code: Code, vector: ir.Value) -> ir.Value:
+    """The sum of a vector's lanes, half of them onto the other until one remains."""
+    lanes = vector.type.count
+    while lanes > 1:
+        lanes //= 2
+        low, high = (code.shuffle(vector, vector, range(start, start + lanes)) for start in (0, lanes))
+        vector = code.ir.fadd(low, high)
+    return code.ir.extract_element(vector, ir.Constant(ir.IntType(32), 0))

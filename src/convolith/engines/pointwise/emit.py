@@ -1,0 +1,339 @@
+"""Writes the machine code of the pointwise engine: Y = K X where the positions, or the channels, lie side by side.
+
+Where positions do, a task is a tile of up to three vectors of positions, and all or a part of the output channels.
+Its inputs are packed while they are used for the first time: rows of X are pages apart, and every panel of output
+channels reads them again. Positions that fill no vector are gathered, over all images, into tiles that are vectors of
+output channels instead. Where channels lie side by side, all positions go that way, and nothing is packed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+
+from convolith.engines.pointwise.tiling import (
+    VECTORS,
+    Recipe,
+    channel_tile,
+    panel_rows,
+    write_channel_tile,
+    write_position_tile,
+)
+from convolith.jit.builder import I64, POINTER, Code, Int, Number, Pointer
+from convolith.jit.denormals import flush_denormals, restore_control
+from convolith.jit.target import Target
+
+SLOTS = (
+    *("x", "weight", "bias", "y", "scratch", "counters"),
+    *("threads", "batch", "in_channels", "out_channels", "panels", "weight_group"),
+    *("x_image", "x_channel", "x_depth", "x_row", "x_column", "y_image", "y_channel"),
+    *("positions", "out_height", "out_width", "reading"),
+    *("threes", "twos", "tiles", "blocks", "block_tiles", "splits", "tasks", "chunk"),
+    *("rest", "rest_tiles", "rest_splits", "rest_tasks", "thread_elements"),
+    *("block_positions",),
+)
+"""The arguments of a region, one 8-byte slot each: addresses, counts, strides in elements. Channels are per group."""
+GATHERS, PACKS, IN_PLACE = range(3)
+"""How X is read: gathered into a tile first, packed with its first use, or always where it is."""
+COUNTER_SLOTS = 8
+"""Of a counter: a cache line of its own."""
+GATHERED_TOGETHER = 8
+"""Positions of a row of a gathered tile that are copied without a loop."""
+
+
+def write(module: ir.Module, target: Target, recipe: Recipe) -> None:
+    """The region for positions side by side: every thread its own range of tiles, then what others have left."""
+    code, s = _begin(module, recipe)
+    before = flush_denormals(code, target)
+    me = code.take(s["counters"])
+    work = _Work(module, target, recipe, code, s, s["scratch"] + me * s["thread_elements"])
+    work.forget()
+    tiles = {n: work.position_tiles(n) for n in range(VECTORS, 0, -1)}
+    with code.loop(0, s["threads"]) as turn:
+        owner = (me + turn.index) % s["threads"]
+        counter = s["counters"] + (owner + 2) * COUNTER_SLOTS
+        first, end = (s["tasks"] * number // s["threads"] for number in (owner, owner + 1))
+        with code.tasks(counter, end, s["chunk"], start=first) as task:
+            work.block(tiles, task // s["splits"], task % s["splits"])
+    work.forget()
+    with code.tasks(s["counters"] + COUNTER_SLOTS, s["rest_tasks"], 1) as task:
+        work.rest(task // s["rest_splits"], task % s["rest_splits"])
+    restore_control(code, before)
+    code.finish()
+
+
+def write_last(module: ir.Module, target: Target, recipe: Recipe) -> None:
+    """The region for channels side by side: blocks of positions, all output channels of each."""
+    code, s = _begin(module, recipe)
+    before = flush_denormals(code, target)
+    me = code.take(s["counters"])
+    work = _Work(module, target, recipe, code, s, s["scratch"] + me * s["thread_elements"])
+    few = work.tiles_of(1)
+    with code.tasks(s["counters"] + COUNTER_SLOTS, s["tasks"], s["chunk"]) as task:
+        work.positions_of_channels(few, task // s["splits"], task % s["splits"])
+    restore_control(code, before)
+    code.finish()
+
+
+def _begin(module: ir.Module, recipe: Recipe) -> tuple[Code, dict[str, Any]]:
+    code = Code(module, "region", [POINTER])
+    kinds: dict[str, ir.Type] = dict.fromkeys(("x", "weight", "bias", "y", "scratch"), recipe.element)
+    kinds["counters"] = I64
+    values = code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS])
+    return code, dict(zip(SLOTS, values, strict=True))
+
+
+class PositionTiles(NamedTuple):
+    """The code for one number of vectors: packing, whole panels, the last panel."""
+
+    packing: Code
+    whole: Code
+    last: Code
+
+
+class Place(NamedTuple):
+    """Where an image's inputs, weights, biases and outputs begin."""
+
+    x: Pointer
+    weight: Pointer
+    bias: Pointer
+    y: Pointer
+
+
+class Source(NamedTuple):
+    """Inputs of some positions, and their pitches from position to position and from channel to channel."""
+
+    x: Pointer
+    pitch: Number
+    channel: Number
+
+
+class _Work:
+    """What is written into a region for a task."""
+
+    def __init__(
+        self, module: ir.Module, target: Target, recipe: Recipe, code: Code, s: dict[str, Any], scratch: Pointer
+    ) -> None:
+        self.module, self.target, self.recipe, self.code, self.s = module, target, recipe, code, s
+        self.lanes, self.rows = recipe.lanes(target), panel_rows(target)
+        self.shape = channel_tile(target, self.lanes)
+        self.outs = self.shape.vectors * self.lanes
+        self.packed = scratch
+        self.results = scratch + s["in_channels"] * s["block_tiles"] * (VECTORS * self.lanes)
+        self.channel_tiles = self.tiles_of(self.shape.vectors)
+        self.seen, self.sources, self.goals = (
+            Pointer(code, code.ir.alloca(I64, size=size), I64)
+            for size in (1, VECTORS * self.lanes, self.shape.positions)
+        )
+        self.gather = _gather(module, recipe)
+
+    def tiles_of(self, vectors: int) -> dict[int, Code]:
+        """The code for some vectors of output channels, by the number of positions."""
+        return {n: write_channel_tile(self.module, self.target, self.recipe, n, vectors) for n in self.shape.counts}
+
+    def position_tiles(self, vectors: int) -> PositionTiles:
+        """The code for some vectors of positions."""
+
+        def made(rows: int, *, packs: bool = False) -> Code:
+            return write_position_tile(self.module, self.target, self.recipe, vectors, rows, packs=packs)
+
+        whole = made(self.rows)
+        last = whole if self.recipe.last_rows == self.rows else made(self.recipe.last_rows)
+        return PositionTiles(made(self.rows, packs=True), whole, last)
+
+    def forget(self) -> None:
+        """Nothing is packed."""
+        self.seen.store(self.code.integer(-1).value)
+
+    def source(self, position: Number) -> Number:
+        """Where an output position's input lies in its image."""
+        s = self.s
+        column, rest = position % s["out_width"], position // s["out_width"]
+        row, plane = rest % s["out_height"], rest // s["out_height"]
+        return column * s["x_column"] + row * s["x_row"] + plane * s["x_depth"]
+
+    def block(self, tiles: dict[int, PositionTiles], unit: Int, split: Int) -> None:
+        """Some panels of output channels of a block of tiles: each panel of the whole block before the next."""
+        code, s = self.code, self.s
+        number, rest = unit % s["blocks"], unit // s["blocks"]
+        image, group = rest % s["batch"], rest // s["batch"]
+        x = s["x"] + image * s["x_image"] + group * s["in_channels"] * s["x_channel"]
+        y = s["y"] + image * s["y_image"] + group * s["out_channels"] * s["y_channel"]
+        place = Place(x, s["weight"] + group * s["weight_group"], s["bias"] + group * s["out_channels"], y)
+        begin = number * s["block_tiles"]
+        end = code.minimum(begin + s["block_tiles"], s["tiles"])
+        first, stop = s["panels"] * split // s["splits"], s["panels"] * (split + 1) // s["splits"]
+        fresh = code.ir.icmp_signed("!=", self.seen.load(), unit.value)
+        self.seen.store(unit.value)
+        packs = code.every(fresh, s["reading"].equals(PACKS))
+        in_place = s["reading"].equals(IN_PLACE)
+
+        def each(use: Callable[[int, PositionTiles, Int, Pointer], None]) -> None:
+            """What is done with every tile of the block: vectors, code, first position, where it is packed."""
+            with code.loop(begin, end) as tile:
+                packed = self.packed + (tile.index - begin) * (s["in_channels"] * (VECTORS * self.lanes))
+                wide, middle = tile.index < s["threes"], tile.index < s["threes"] + s["twos"]
+                conditions = {3: wide, 2: code.ir.and_(middle, code.ir.not_(wide)), 1: code.ir.not_(middle)}
+                before = {3: 0, 2: s["threes"], 1: s["threes"] * 2 + s["twos"]}
+                for vectors, condition in conditions.items():
+                    with code.when(condition):
+                        use(vectors, tiles[vectors], (tile.index * vectors + before[vectors]) * self.lanes, packed)
+
+        def gather(vectors: int, _: PositionTiles, position: Int, packed: Pointer) -> None:
+            self.gather_tile(vectors, x, position, packed)
+
+        def pack(vectors: int, tile: PositionTiles, position: Int, packed: Pointer) -> None:
+            self.panel(vectors, tile.packing, place, first, position, packed, code.integer(1).equals(1))
+
+        with code.when(code.every(fresh, s["reading"].equals(GATHERS))):
+            each(gather)
+        with code.when(packs):
+            each(pack)
+        ragged = self.recipe.last_rows < self.rows
+        whole = s["panels"] - 1 if ragged else s["panels"]
+        with code.loop(code.choose(packs, first + 1, first), code.minimum(stop, whole)) as panel:
+            each(lambda n, tile, at, packed: self.panel(n, tile.whole, place, panel.index, at, packed, in_place))
+        if ragged:
+            with code.when(stop.equals(s["panels"])):
+                each(lambda n, tile, at, packed: self.panel(n, tile.last, place, whole, at, packed, in_place))
+
+    def panel(
+        self, vectors: int, tile: Code, place: Place, number: Number, position: Int, packed: Pointer, in_place: ir.Value
+    ) -> None:
+        """One panel of output channels of a tile of positions, which X has in place or packed."""
+        code, s, rows = self.code, self.s, self.rows
+        last = self.last(vectors, position)
+        code.call(
+            tile,
+            code.choose(in_place, place.x + position, packed),
+            *(place.weight + number * rows * s["in_channels"], place.bias + number * rows),
+            *(place.y + number * rows * s["y_channel"] + position, packed, s["in_channels"]),
+            *(code.choose(in_place, s["x_channel"], vectors * self.lanes), s["y_channel"]),
+            *(code.choose(in_place, last, (vectors - 1) * self.lanes), last),
+        )
+
+    def last(self, vectors: int, position: Int) -> Int:
+        """Where the last vector of a tile begins: it may overlap the one before it, but not leave the image."""
+        here: Int = (
+            self.code.minimum(position + (vectors - 1) * self.lanes, self.s["positions"] - self.lanes) - position
+        )
+        return here
+
+    def gather_tile(self, vectors: int, x: Pointer, position: Int, packed: Pointer) -> None:
+        """Pack a tile of positions that do not lie side by side."""
+        code, final = self.code, (vectors - 1) * self.lanes
+        shift = self.last(vectors, position) - final
+        with code.loop(0, vectors * self.lanes) as lane:
+            moved = lane.index + position + code.choose(lane.index >= final, shift, 0)
+            (self.sources + lane.index).store(self.source(moved).value)
+        self.gathered(x, packed, vectors * self.lanes)
+
+    def gathered(self, x: Pointer, packed: Pointer, count: Number) -> None:
+        """Pack the positions of a tile whose places are in the table."""
+        self.code.call(self.gather, x, self.sources, packed, count, self.s["in_channels"], self.s["x_channel"], count)
+
+    def rest(self, unit: Int, split: Int) -> None:
+        """Some output channels of a tile of positions that fill no vector."""
+        code, s = self.code, self.s
+        tile, group = unit % s["rest_tiles"], unit // s["rest_tiles"]
+        begin = tile * self.shape.positions
+        count = code.minimum(s["batch"] * s["rest"] - begin, self.shape.positions)
+        with code.loop(0, count) as number:
+            flat = begin + number.index
+            image, position = flat // s["rest"], flat % s["rest"] + (s["positions"] - s["rest"])
+            (self.sources + number.index).store((image * s["x_image"] + self.source(position)).value)
+            (self.goals + number.index).store((image * s["y_image"] + position).value)
+        x = s["x"] + group * s["in_channels"] * s["x_channel"]
+        with code.when(code.ir.icmp_signed("!=", self.seen.load(), unit.value)):
+            self.gathered(x, self.packed, count)
+        self.seen.store(unit.value)
+        y = s["y"] + group * s["out_channels"] * s["y_channel"]
+        blocks = (s["out_channels"] + (self.outs - 1)) // self.outs
+        with code.loop(blocks * split // s["rest_splits"], blocks * (split + 1) // s["rest_splits"]) as block:
+            first = block.index * self.outs
+            source = Source(self.packed, 1, count)
+            self.multiply(self.channel_tiles, group, block.index, source, count, self.results, self.outs)
+            with (
+                code.loop(0, code.minimum(s["out_channels"] - first, self.outs)) as out,
+                code.loop(0, count) as number,
+            ):
+                goal = y + (self.goals + number.index).integer() + (first + out.index) * s["y_channel"]
+                goal.store((self.results + number.index * self.outs + out.index).load())
+
+    def multiply(
+        self,
+        tiles: dict[int, Code],
+        group: Number,
+        block: Int,
+        source: Source,
+        count: Int,
+        d: Pointer,
+        d_pitch: Number,
+    ) -> None:
+        """A block of output channels of some positions: by as many at a time as there is code for."""
+        code, s = self.code, self.s
+        panel = s["in_channels"] * self.rows
+        weight = s["weight"] + group * s["weight_group"] + block * self.shape.panels * panel
+        bias = s["bias"] + group * s["out_channels"] + block * self.outs
+        done: Number = 0
+        for number, tile in tiles.items():
+            times = (count - done) // number
+            with code.loop(0, times) as turn:
+                place = turn.index * number + done
+                code.call(
+                    tile,
+                    *(source.x + place * source.pitch, weight, bias, d + place * d_pitch),
+                    *(s["in_channels"], source.pitch, source.channel, panel, d_pitch),
+                )
+            done = times * number + done
+
+    def positions_of_channels(self, few: dict[int, Code], unit: Int, split: Int) -> None:
+        """A block of positions whose channels lie side by side, and some of their output channels."""
+        code, s = self.code, self.s
+        begin, group = unit % s["tiles"] * s["block_positions"], unit // s["tiles"]
+        count = code.minimum(s["positions"] - begin, s["block_positions"])
+        source = Source(s["x"] + begin * s["x_column"] + group * s["in_channels"], s["x_column"], 1)
+        y = s["y"] + begin * s["y_image"] + group * s["out_channels"]
+        blocks = (s["out_channels"] + (self.outs - 1)) // self.outs
+        with code.loop(blocks * split // s["splits"], blocks * (split + 1) // s["splits"]) as block:
+            first = block.index * self.outs
+            there = s["out_channels"] - first
+            wide, narrow = there >= self.lanes + 1, there < self.lanes + 1
+            with code.when(there >= self.outs):
+                self.multiply(self.channel_tiles, group, block.index, source, count, y + first, s["y_image"])
+            for tiles, vectors, fits in ((self.channel_tiles, self.shape.vectors, wide), (few, 1, narrow)):
+                with code.when(code.every(there < self.outs, fits)):
+                    self.multiply(tiles, group, block.index, source, count, self.packed, self.outs)
+                    self.copy_out(vectors, y + first, count, there)
+
+    def copy_out(self, vectors: int, y: Pointer, count: Int, outs: Int) -> None:
+        """The output channels that exist, of some positions."""
+        masks = [self.code.lanes_below(outs - v * self.lanes, self.lanes) for v in range(vectors)]
+        with self.code.loop(0, count) as number:
+            for v, mask in enumerate(masks):
+                value = (self.packed + number.index * self.outs + v * self.lanes).vector(self.lanes)
+                (y + number.index * self.s["y_image"] + v * self.lanes).masked_store(value, mask)
+
+
+def _gather(module: ir.Module, recipe: Recipe) -> Code:
+    """Copies positions of every channel side by side.
+
+    Arguments: X, where the positions lie in it, where they go; how many, channels, and the pitches of channels.
+    """
+    code = Code(module, "gather", [POINTER] * 3 + [I64] * 4, internal=True)
+    x, sources, goal = code.argument(0, recipe.element), code.argument(1, I64), code.argument(2, recipe.element)
+    count, channels, x_pitch, pitch = (code.argument(n) for n in range(3, 7))
+    together = GATHERED_TOGETHER
+    with code.loop(0, channels) as channel:
+        here, there = x + channel.index * x_pitch, goal + channel.index * pitch
+        for start, stop, step in (
+            (0, count // together * together, together),
+            (count // together * together, count, 1),
+        ):
+            with code.loop(start, stop, step) as number:
+                for n in range(step):
+                    (there + number.index + n).store((here + (sources + number.index + n).integer()).load())
+    code.finish()
+    return code

@@ -1,0 +1,430 @@
+"""A 1x1 kernel as a matrix product of channels: `y[o, p] = sum over c of k[o, c] x[c, p]`.
+
+Floats of one type go through generated code, in whichever layout they come; other types through torch's matrix product.
+The blocks are the classical ones (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008),
+but that inputs are packed while they are first used.
+"""
+
+from __future__ import annotations
+
+from array import array
+from functools import lru_cache
+from math import ceil, prod
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from convolith.dtypes import COMPLEX, ITEMSIZE
+from convolith.engines.base import deliver, direct_sum_bound, to_working, torch_dtype, turned, working_dtype
+from convolith.engines.buffers import empty
+from convolith.engines.machine_limits import Limits, sum_dtype_name
+from convolith.engines.pointwise import emit_packing
+from convolith.engines.pointwise.emit import COUNTER_SLOTS, GATHERS, IN_PLACE, PACKS, SLOTS, write, write_last
+from convolith.engines.pointwise.tiling import VECTORS, Recipe, channel_tile, panel_rows
+from convolith.jit import Routine, Target, host, routine, scratch, thread_count
+from convolith.spec import ConvSpec
+from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
+
+name = "pointwise"
+
+TORCH_SHARE = 0.6
+"""The share of the machine's products that torch's matrix product reaches on the shapes of layers."""
+PRODUCT_SHARE = {True: 0.97, False: 0.85}
+"""The share that the register tiles reach, with 32 vector registers and with 16."""
+STARTING_CHANNELS = 6
+"""Input channels whose time a tile needs to begin and to store its sums."""
+FEWEST_ROWS = 4
+"""Output channels below which a tile of them takes no less time: its sums wait for each other."""
+GATHERING_PRODUCTS = 16
+"""Products in whose time one input is gathered, where the rows of X are not read as they lie."""
+FULL_TAIL = 9
+"""Sixteenths of a vector of positions from which it is cheaper computed in full than by its positions."""
+TASKS_PER_THREAD = 32
+"""Parts that the work of a thread is cut into, so that all are done at once."""
+PACKED_BYTES = 1 << 14
+"""Of the packed tiles of a block, which share a first-level cache with the weights: with few channels, outputs are then
+written in long rows."""
+FEWEST_BLOCKS = 8
+"""For each thread."""
+BLOCK_BYTES = 1 << 17
+"""Of positions whose channels lie side by side: they stay in a second-level cache while the output channels go by."""
+SERIAL_PRODUCTS = 200_000
+"""Products below which one thread is done before a second one has started."""
+SERIAL_WEIGHTS = 40_000
+"""Weights below which one thread has packed them before a second one has started."""
+PACK_STEPS, PACK_SECONDS = 40.0, 15e-6
+"""Products of the machine in whose time one weight is packed; and what any packing takes."""
+PACKED_CHANNELS = 64
+"""Input channels that are packed at a time."""
+LAYOUTS = 256
+"""Specs whose blocks are remembered."""
+AT = {name: number for number, name in enumerate(SLOTS)}
+X, WEIGHT, BIAS, Y, SCRATCH, COUNTERS = (AT[n] for n in ("x", "weight", "bias", "y", "scratch", "counters"))
+
+
+class ChannelsLast(NamedTuple):
+    """What is known for inputs whose channels lie side by side: as they do, too, where there is but one position."""
+
+    strides: tuple[int, ...]
+    """Of x where it comes so."""
+    shape: tuple[int, ...]
+    """Of the result, with the channels last."""
+    template: array[int]
+    scratch_bytes: int
+
+
+class Generated(NamedTuple):
+    """The spec, the weights in panels, and the code for positions side by side; for channels it is made when needed."""
+
+    spec: ConvSpec
+    shape: tuple[int, ...]
+    """Of the result."""
+    last: ChannelsLast
+    target: Target
+    recipe: Recipe
+    weight: torch.Tensor
+    no_bias: torch.Tensor
+    template: array[int]
+    region: Routine
+    threads: int
+    scratch_bytes: int
+
+
+class Multiplied(NamedTuple):
+    """The spec, and the kernel as a (groups, out/groups, in/groups) matrix for torch."""
+
+    spec: ConvSpec
+    matrix: torch.Tensor
+
+
+def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
+    """Only kernels of one tap, unpadded."""
+    if spec.transposed:
+        return "transposed"
+    if spec.taps > 1:
+        return f"kernel_size {'x'.join(map(str, spec.kernel_size))} is not 1"
+    if any(map(any, spec.padding)):
+        return "padding around a single tap"
+    return None
+
+
+def sums_directly(spec: ConvSpec) -> bool:
+    """The matrix product does, but for complex numbers, whose parts mix."""
+    return spec.out_dtype not in COMPLEX
+
+
+def note(spec: ConvSpec) -> str:
+    """What is multiplied."""
+    rows, columns = spec.out_channels // spec.groups, spec.in_channels // spec.groups
+    return f"{rows}x{columns} matrix product" + (f", {spec.groups} groups" if spec.groups > 1 else "")
+
+
+def is_generated(spec: ConvSpec) -> bool:
+    """Whether the numbers are of one type that code is generated for."""
+    return spec.dtype == spec.kernel_dtype and spec.dtype in ("float32", "float64")
+
+
+def work(spec: ConvSpec) -> Work:
+    """The layer's products; inputs that are strided or converted before torch takes them are copied first."""
+    layer = layer_work(spec)
+    memory = layer.memory.forward
+    item = working_dtype(spec).itemsize
+    read = spec.batch * spec.in_channels * prod(spec.output_size) * item
+    copied = read if not is_generated(spec) and (max(spec.stride) > 1 or item != ITEMSIZE[spec.dtype]) else 0
+    forward = Count(layer.forward.multiplications, layer.forward.additions, memory.bytes + 2 * copied)
+    prepared = prod(spec.kernel_shape) * item * (item != ITEMSIZE[spec.kernel_dtype])
+    if is_generated(spec):
+        rows, shape = panel_rows(host()), channel_tile(host(), Recipe(spec.dtype, 1).lanes(host()))
+        panels = _panels(spec.out_channels // spec.groups, rows, shape.panels)
+        prepared = panels * rows * spec.in_channels * item
+    terms = ForwardMemory(memory.input, memory.parameters, memory.output, copied, prepared)
+    return Work(forward=forward, memory=Memory(terms))
+
+
+def seconds(spec: ConvSpec, limits: Limits) -> float:
+    """Products in whole tiles at the rate of the code that computes them, or the memory's time if that is longer."""
+    forward = work(spec).forward
+    rate, moving = limits.products_per_second(sum_dtype_name(spec)), limits.moving_seconds(forward.bytes)
+    if not is_generated(spec):
+        return 2 * limits.call_seconds + forward.multiplications / (rate * TORCH_SHARE) + moving
+    target, threads = host(), thread_count()
+    outs, ins, positions = spec.out_channels // spec.groups, spec.in_channels // spec.groups, prod(spec.output_size)
+    lanes = Recipe(spec.dtype, 1).lanes(target)
+    vectors, rest = _vectors(positions, lanes)
+    per_image = vectors * lanes * max(outs, FEWEST_ROWS) + rest * ceil(outs / (2 * lanes)) * 2 * lanes
+    products = spec.batch * spec.groups * per_image * (ins + STARTING_CHANNELS)
+    gathered = 0 if max(spec.stride) == 1 else spec.batch * spec.in_channels * positions
+    busy = 1 if prod(spec.output_shape) * ins < SERIAL_PRODUCTS else threads
+    computing = (
+        (products / (rate * PRODUCT_SHARE[target.vector_registers > 16]) + gathered * GATHERING_PRODUCTS / rate)
+        * threads
+        / busy
+    )
+    return limits.call_seconds + max(computing, moving)
+
+
+def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
+    """A direct sum over the channels."""
+    return direct_sum_bound(spec)
+
+
+def prepare_seconds(spec: ConvSpec, limits: Limits) -> float:
+    """Reading the kernel and writing the panels, one number at a time; nothing where torch multiplies."""
+    if not is_generated(spec):
+        return 0.0
+    busy = 1 if prod(spec.kernel_shape) < SERIAL_WEIGHTS else thread_count()
+    packing = prod(spec.kernel_shape) * PACK_STEPS / limits.products_per_second(spec.dtype)
+    moving = limits.moving_seconds(2 * prod(spec.kernel_shape) * ITEMSIZE[spec.dtype])
+    return PACK_SECONDS + max(packing, moving) * thread_count() / busy
+
+
+def prepare(spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> Generated | Multiplied:
+    """The kernel without its single tap, and the code."""
+    return prepare_for(host(), spec, kernel, adjoint=adjoint)
+
+
+def prepare_for(
+    target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False
+) -> Generated | Multiplied:
+    """The same for any processor."""
+    if not is_generated(spec):
+        kernel = turned(spec, kernel) if adjoint else kernel
+        matrix = (spec.groups, spec.out_channels // spec.groups, spec.in_channels // spec.groups)
+        return Multiplied(spec, to_working(kernel, working_dtype(spec)).reshape(matrix))
+    ready = _ready(target, spec, thread_count())
+    return ready._replace(weight=_packed(target, spec, kernel, adjoint=adjoint))
+
+
+@lru_cache(maxsize=LAYOUTS)
+def _ready(target: Target, spec: ConvSpec, threads: int) -> Generated:
+    """All but the packed weights: the code and the blocks."""
+    ins = spec.in_channels // spec.groups
+    recipe = Recipe(spec.dtype, (spec.out_channels // spec.groups - 1) % panel_rows(target) + 1)
+    lanes = recipe.lanes(target)
+    shape = channel_tile(target, lanes)
+    products = prod(spec.output_shape) * ins
+    threads = 1 if products < SERIAL_PRODUCTS else threads
+    slots = _slots(spec, target, recipe, threads)
+    template = array("q", [slots.get(name, 0) for name in SLOTS])
+    no_bias = torch.from_numpy(np.zeros(spec.out_channels + shape.vectors * lanes, spec.dtype))
+    return Generated(
+        spec,
+        spec.output_shape,
+        _channels_last(spec, target, recipe, template, threads),
+        target,
+        recipe,
+        no_bias,
+        no_bias,
+        template,
+        routine(write, target, recipe),
+        threads,
+        slots["thread_elements"] * threads * torch_dtype(spec.dtype).itemsize,
+    )
+
+
+def _panels(outs: int, rows: int, multiple: int) -> int:
+    """Panels of so many rows that hold all output channels of a group."""
+    return ceil(outs / (rows * multiple)) * multiple
+
+
+def _packed(target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool) -> torch.Tensor:
+    """Panels of weights, (groups, panels, in_channels, rows); output channels that do not exist are zero."""
+    outs, ins, rows = spec.out_channels // spec.groups, spec.in_channels // spec.groups, panel_rows(target)
+    panels = _panels(outs, rows, channel_tile(target, Recipe(spec.dtype, 1).lanes(target)).panels)
+    packed = empty((spec.groups, panels, ins, rows), kernel.dtype)
+    kernel = kernel.contiguous()
+    steps = {"out_step": 1, "in_step": outs} if adjoint else {"out_step": ins, "in_step": 1}
+    chunks, counters = ceil(ins / PACKED_CHANNELS), array("q", bytes(192))
+    values = steps | {
+        "kernel": kernel.data_ptr(),
+        "packed": packed.data_ptr(),
+        "counters": counters.buffer_info()[0],
+        "tasks": spec.groups * panels * chunks,
+        "in_channels": ins,
+        "out_channels": outs,
+        "panels": panels,
+        "kernel_group": outs * ins,
+        "chunk": PACKED_CHANNELS,
+        "chunks": chunks,
+    }
+    slots = array("q", [values[name] for name in emit_packing.SLOTS])
+    threads = 1 if prod(spec.kernel_shape) < SERIAL_WEIGHTS else thread_count()
+    packing = routine(emit_packing.write, target, emit_packing.Recipe(spec.dtype, rows))
+    packing.run(slots.buffer_info()[0], threads)
+    return packed
+
+
+def _slots(spec: ConvSpec, target: Target, recipe: Recipe, threads: int) -> dict[str, int]:
+    """The sizes among a region's arguments, for a contiguous x."""
+    outs, ins, positions = spec.out_channels // spec.groups, spec.in_channels // spec.groups, prod(spec.output_size)
+    lanes, rows = recipe.lanes(target), panel_rows(target)
+    shape = channel_tile(target, lanes)
+    vectors, rest = _vectors(positions, lanes)
+    threes, left = divmod(vectors, VECTORS)
+    if left == 1 and threes:  # two tiles of two rather than one of three and one of one
+        threes, left = threes - 1, 4
+    twos = left // 2
+    tiles = threes + twos + left % 2
+    panels = ceil(outs / rows)
+    wanted = threads * TASKS_PER_THREAD
+    packed_bytes = ins * VECTORS * lanes * torch_dtype(spec.dtype).itemsize
+    block_tiles = max(
+        1, min(PACKED_BYTES // packed_bytes, spec.groups * spec.batch * tiles // (threads * FEWEST_BLOCKS))
+    )
+    blocks = ceil(tiles / block_tiles)
+    units = spec.groups * spec.batch * blocks
+    splits = max(1, min(ceil(wanted / max(units, 1)), panels // 2))
+    rest_tiles = ceil(spec.batch * rest / shape.positions)
+    rest_units = spec.groups * rest_tiles
+    most = ceil(outs / (shape.vectors * lanes))
+    rest_splits = max(1, min(ceil(wanted / 4 / max(rest_units, 1)), most))
+    room = ins * VECTORS * lanes * block_tiles + shape.positions * shape.vectors * lanes
+    return {
+        "threads": threads,
+        "batch": spec.batch,
+        "in_channels": ins,
+        "out_channels": outs,
+        "panels": panels,
+        "weight_group": ceil(panels / shape.panels) * shape.panels * ins * rows,
+        "y_image": spec.out_channels * positions,
+        "y_channel": positions,
+        "positions": positions,
+        "threes": threes,
+        "twos": twos,
+        "tiles": max(tiles, 1),
+        "blocks": max(blocks, 1),
+        "block_tiles": block_tiles,
+        "splits": splits,
+        "tasks": units * splits,
+        "chunk": max(1, units * splits // (4 * wanted)),
+        "rest": max(rest, 1),
+        "rest_tiles": max(rest_tiles, 1),
+        "rest_splits": rest_splits,
+        "rest_tasks": rest_units * rest_splits if rest else 0,
+        "thread_elements": ceil(room / 1024) * 1024,
+        **_layout(spec, torch.empty(spec.input_shape, device="meta").stride(), panels),
+    }
+
+
+def _vectors(positions: int, lanes: int) -> tuple[int, int]:
+    """Vectors of an image's positions (the last may overlap the one before it), and positions that are left."""
+    vectors, rest = divmod(positions, lanes)
+    return (vectors + 1, 0) if vectors and 16 * rest >= FULL_TAIL * lanes else (vectors, rest)
+
+
+def _layout(spec: ConvSpec, strides: tuple[int, ...], panels: int) -> dict[str, int]:
+    """What depends on the layout of x: strides, and whether rows of positions are read where they are."""
+    ones = (0,) * (3 - spec.axes)
+    steps = (*ones, *(s * n for s, n in zip(strides[2:], spec.stride, strict=True)))
+    sizes = (*(1,) * (3 - spec.axes), *spec.output_size)
+    flat, expected = True, 1
+    for step, size in zip(reversed(steps), reversed(sizes), strict=True):
+        flat = flat and (size == 1 or step == expected)
+        expected *= size
+    if flat:
+        steps, sizes = (0, 0, 1), (1, 1, expected)
+    return {
+        "x_image": strides[0],
+        "x_channel": strides[1],
+        "x_depth": steps[0],
+        "x_row": steps[1],
+        "x_column": steps[2],
+        "out_height": sizes[1],
+        "out_width": sizes[2],
+        "reading": GATHERS if not flat else PACKS if panels > 1 else IN_PLACE,
+    }
+
+
+def apply(
+    state: Generated | Multiplied, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Multiply."""
+    if isinstance(state, Multiplied):
+        return _multiplied(state, x, bias, out)
+    if x.stride() == state.last.strides or (max(state.spec.stride) == 1 and channels_are_last(x)):
+        return _apply_last(state, x, bias, out)
+    slots = state.template[:]
+    if not x.is_contiguous():
+        _set(slots, _layout(state.spec, x.stride(), slots[AT["panels"]]))
+    y = out if out is not None and out.is_contiguous() else empty(state.shape, x.dtype)
+    _run(state, state.region, slots, x, bias, y, state.scratch_bytes)
+    return y if out is None or out is y else out.copy_(y)
+
+
+def _apply_last(state: Generated, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None) -> torch.Tensor:
+    """The same where the channels of a position lie side by side; the result's do too."""
+    last = state.last
+    region = routine(write_last, state.target, state.recipe)
+    y = empty(last.shape, x.dtype) if out is None or not out.movedim(1, -1).is_contiguous() else out
+    _run(state, region, last.template[:], x, bias, y, last.scratch_bytes)
+    if out is y:
+        return y
+    y = y.movedim(-1, 1)
+    return y if out is None else out.copy_(y)
+
+
+def _channels_last(spec: ConvSpec, target: Target, recipe: Recipe, template: array[int], threads: int) -> ChannelsLast:
+    """The blocks of positions whose channels lie side by side."""
+    lanes, slots, item = recipe.lanes(target), template[:], torch_dtype(spec.dtype).itemsize
+    shape = channel_tile(target, lanes)
+    outs, most = shape.vectors * lanes, shape.positions
+    positions, tile_bytes = spec.batch * prod(spec.output_size), slots[AT["in_channels"]] * item * most
+    wanted = threads * TASKS_PER_THREAD
+    block = max(1, min(BLOCK_BYTES // tile_bytes, positions // (most * wanted))) * most
+    units = ceil(positions / block) * spec.groups
+    splits = max(1, min(ceil(wanted / units), ceil(slots[AT["out_channels"]] / outs)))
+    room = ceil(block * outs / 1024) * 1024
+    sizes = {"positions": positions, "tiles": ceil(positions / block), "splits": splits, "tasks": units * splits}
+    sizes |= {"block_positions": block, "x_column": spec.in_channels, "y_image": spec.out_channels, "chunk": 1}
+    _set(slots, sizes | {"thread_elements": room})
+    strides: tuple[int, ...] = ()
+    if prod(spec.size) == 1:
+        strides = torch.empty(spec.input_shape, device="meta").stride()
+    elif max(spec.stride) == 1 and spec.in_channels > 1:  # one channel is both layouts at once, and counts as the other
+        strides = torch.empty((spec.batch, *spec.size, spec.in_channels), device="meta").movedim(-1, 1).stride()
+    return ChannelsLast(strides, (spec.batch, *spec.output_size, spec.out_channels), slots, room * item * threads)
+
+
+def _set(slots: array[int], values: dict[str, int]) -> None:
+    for key, value in values.items():
+        slots[AT[key]] = value
+
+
+def _run(
+    state: Generated,
+    region: Routine,
+    slots: array[int],
+    x: torch.Tensor,
+    bias: torch.Tensor | None,
+    y: torch.Tensor,
+    scratch_bytes: int,
+) -> None:
+    """Fill in the addresses and let the threads run."""
+    added, room = state.no_bias, scratch(scratch_bytes)
+    if bias is not None:
+        added = added.clone()
+        added[: state.spec.out_channels] = bias
+    counters = array("q", bytes(8 * COUNTER_SLOTS * (state.threads + 2)))
+    slots[X], slots[WEIGHT], slots[BIAS] = x.data_ptr(), state.weight.data_ptr(), added.data_ptr()
+    slots[Y], slots[SCRATCH], slots[COUNTERS] = y.data_ptr(), room.data_ptr(), counters.buffer_info()[0]
+    region.run(slots.buffer_info()[0], state.threads)
+
+
+def _multiplied(
+    state: Multiplied, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None
+) -> torch.Tensor:
+    """Torch's matrix product, stride by slicing."""
+    spec, matrix = state
+    x = x[:, :, *(slice(None, None, s) for s in spec.stride)]
+    x = to_working(x, matrix.dtype)
+    if spec.groups == 1 and channels_are_last(x):
+        y = torch.matmul(x.movedim(1, -1), matrix[0].T).movedim(-1, 1)
+    else:
+        y = torch.matmul(matrix, x.reshape(spec.batch, spec.groups, matrix.shape[2], prod(spec.output_size)))
+    return deliver(y.reshape(spec.output_shape), bias, spec, out)
+
+
+def channels_are_last(x: torch.Tensor) -> bool:
+    """Whether the channels of one position lie side by side in memory, and nothing else would be contiguous too."""
+    return not x.is_contiguous() and x.movedim(1, -1).is_contiguous()

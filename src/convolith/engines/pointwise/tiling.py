@@ -1,0 +1,165 @@
+"""The register tiles of the pointwise engine: some output channels by vectors of positions, or vectors of channels.
+
+Weights lie in panels of a few output channels, channel after channel, with zeros for output channels that do not exist,
+so that both tiles read them in one stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import NamedTuple
+
+from llvmlite import ir
+
+from convolith.jit.builder import I64, POINTER, Code, Int, Number, itemsize, zero
+from convolith.jit.conversions import STORED
+from convolith.jit.target import Target
+
+VECTORS = 3
+"""Vectors of positions in the widest tile: with a panel of output channels, they fill the registers."""
+TOGETHER = 4
+"""Channels that are written out together, so that the loop itself costs nothing."""
+
+FEWEST_SUMS = 8
+"""Sums that grow side by side, so that none waits for the product before: two products a cycle that take four."""
+
+
+class Recipe(NamedTuple):
+    """What the code is specialised on: the type of every number, and the output channels of a group's last panel."""
+
+    dtype: str
+    last_rows: int
+
+    @property
+    def element(self) -> ir.Type:
+        """The type of every number."""
+        return STORED[self.dtype]
+
+    def lanes(self, target: Target) -> int:
+        """Numbers in a vector."""
+        return target.lanes(itemsize(self.element))
+
+
+class ChannelTile(NamedTuple):
+    """A tile of vectors of output channels: how many vectors, panels of weights, and positions at most."""
+
+    vectors: int
+    panels: int
+    positions: int
+
+    @property
+    def counts(self) -> list[int]:
+        """The numbers of positions that there is code for, the largest first."""
+        return [1 << n for n in reversed(range(self.positions.bit_length()))]
+
+
+def panel_rows(target: Target) -> int:
+    """Output channels of a packed panel."""
+    return 8 if target.vector_registers > 16 else 4
+
+
+def channel_tile(target: Target, lanes: int) -> ChannelTile:
+    """The tile of vectors of output channels: two at least, and whole panels."""
+    rows = panel_rows(target)
+    vectors = max(2, rows // lanes)
+    most = target.accumulators // vectors
+    return ChannelTile(vectors, vectors * lanes // rows, 1 << most.bit_length() - 1)
+
+
+def write_position_tile(
+    module: ir.Module, target: Target, recipe: Recipe, vectors: int, rows: int, *, packs: bool = False
+) -> Code:
+    """Some output channels by some vectors of positions: Y = bias + K X over all channels.
+
+    Arguments: X, weights, biases, Y, where X is packed to; channels, the pitches of X and Y, and where the last vector
+    lies in them, which may overlap the one before it. With `packs`, X is copied as it is read, to a row of vectors for
+    each channel.
+    """
+    lanes, element, panel = recipe.lanes(target), recipe.element, panel_rows(target)
+    code = Code(module, f"positions_{vectors}_{rows}_{packs}", [POINTER] * 5 + [I64] * 5, internal=True)
+    x, weight, bias, y, packed = (code.argument(n, element) for n in range(5))
+    channels, x_pitch, y_pitch, x_last, last = (code.argument(n) for n in range(5, 10))
+    offsets = [*(q * lanes for q in range(vectors - 1)), last]
+    sources = [*offsets[:-1], x_last]
+    for r in range(rows):
+        for offset in [*offsets, last + (lanes - 1)]:
+            (y + y_pitch * r + offset).prefetch(write=True)
+
+    def step(channel: Number, sums: Sequence[ir.Value], _: int) -> list[ir.Value]:
+        """The products of one channel."""
+        here, weights = x + x_pitch * channel, weight + channel * panel
+        made = list(sums)
+        taken = [(here + offset).vector(lanes) for offset in sources]
+        if packs:
+            for q, value in enumerate(taken):
+                (packed + channel * (vectors * lanes) + q * lanes).store(value)
+        for r in range(rows):
+            factor = code.splat((weights + r).load(), lanes)
+            for q in range(vectors):
+                at = r * vectors + q
+                made[at] = code.multiply_add(taken[q], factor, made[at])
+        return made
+
+    start = [code.splat((bias + r).load(), lanes) for r in range(rows) for _ in range(vectors)]
+    for at, value in enumerate(_over_channels(code, channels, start, step)):
+        (y + y_pitch * (at // vectors) + offsets[at % vectors]).store(value)
+    code.finish()
+    return code
+
+
+def write_channel_tile(module: ir.Module, target: Target, recipe: Recipe, positions: int, vectors: int) -> Code:
+    """Some vectors of output channels by some positions: D = bias + K X over all channels, one row per position.
+
+    Arguments: X, weights, biases, D; channels, the pitches of X from position to position and from channel to channel,
+    of panels of weights and of D.
+    """
+    lanes, element, rows = recipe.lanes(target), recipe.element, panel_rows(target)
+    code = Code(module, f"channels_{positions}_{vectors}", [POINTER] * 4 + [I64] * 5, internal=True)
+    x, weight, bias, d = (code.argument(n, element) for n in range(4))
+    channels, x_pitch, x_channel, panel_pitch, d_pitch = (code.argument(n) for n in range(4, 9))
+
+    def weights(channel: Number, vector: int) -> ir.Value:
+        """A vector of output channels, from a part of a panel or from two."""
+        panel = weight + panel_pitch * (vector * lanes // rows) + channel * rows
+        if lanes <= rows:
+            return (panel + vector * lanes % rows).vector(lanes)
+        return code.shuffle(panel.vector(rows), (panel + panel_pitch).vector(rows), range(lanes))
+
+    chains = max(1, min(TOGETHER, FEWEST_SUMS // (positions * vectors)))
+
+    def step(channel: Number, sums: Sequence[ir.Value], turn: int) -> list[ir.Value]:
+        """The products of one channel."""
+        made, taken = list(sums), [weights(channel, v) for v in range(vectors)]
+        for p in range(positions):
+            factor = code.splat((x + x_pitch * p + x_channel * channel).load(), lanes)
+            for v in range(vectors):
+                at = (turn % chains * positions + p) * vectors + v
+                made[at] = code.multiply_add(taken[v], factor, made[at])
+        return made
+
+    start = [(bias + v * lanes).vector(lanes) for _ in range(positions) for v in range(vectors)]
+    start += [zero(start[0].type)] * (len(start) * (chains - 1))
+    made = _over_channels(code, channels, start, step)
+    for at in range(positions * vectors):
+        value = reduce(code.add, made[at :: positions * vectors])
+        (d + d_pitch * (at // vectors) + at % vectors * lanes).store(value)
+    code.finish()
+    return code
+
+
+Step = Callable[[Number, Sequence[ir.Value], int], list[ir.Value]]
+"""What one channel adds to the sums, as one of several that are written out together."""
+
+
+def _over_channels(code: Code, channels: Int, sums: list[ir.Value], step: Step) -> list[ir.Value]:
+    """The sums after all channels, several of which are written out together."""
+    whole = channels // TOGETHER * TOGETHER
+    for start, stop, together in ((0, whole, TOGETHER), (whole, channels, 1)):
+        with code.loop(start, stop, together, values=sums) as channel:
+            made = channel.values
+            for n in range(together):
+                made = step(channel.index + n, made, n)
+            channel.hand_on(made)
+        sums = channel.values
+    return sums

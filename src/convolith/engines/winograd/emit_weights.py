@@ -1,0 +1,99 @@
+"""Writes the machine code that transforms kernels for the Winograd engine: `U = G k G'` of every pair of channels.
+
+Lanes are output channels of a panel, several input channels at a time where a vector holds more. A few input channels
+are transformed into a buffer that stays in the first-level cache, and written out from there point by point: written
+at once, the points of one channel would lie a power of two apart, in one set of the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llvmlite import ir
+
+from convolith.engines.winograd.emit import Recipe, panel_rows
+from convolith.engines.winograd.transforms import transform_kernel
+from convolith.jit.builder import I64, POINTER, Code, Int, Pointer
+from convolith.jit.target import Target
+
+SLOTS = (
+    *("kernel", "u", "scratch", "counters", "tasks", "in_channels", "out_channels", "panels", "panel_block"),
+    *("out_step", "in_step", "reversed", "chunks"),
+)
+"""The arguments of a region, one 8-byte slot each; steps are elements from one channel of the kernel to the next."""
+CHUNK = 16
+"""Input channels that are transformed before they are written out."""
+KERNEL_TAPS = 9
+
+
+def write(module: ir.Module, target: Target, recipe: Recipe) -> None:
+    """The region: panels of output channels by chunks of input channels, until none is left."""
+    code, rows, element = Code(module, "region", [POINTER]), panel_rows(target), recipe.element
+    kinds = {"kernel": element, "u": element, "scratch": element, "counters": I64}
+    s = dict(zip(SLOTS, code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS]), strict=True))
+    points, together = recipe.points**2, max(1, recipe.lanes(target) // rows)
+    buffer = s["scratch"] + code.take(s["counters"] + 8) * (points * CHUNK * rows)
+    with code.tasks(s["counters"], s["tasks"], 1) as task:
+        panel, chunk = task // s["chunks"], task % s["chunks"]
+        first = chunk * CHUNK
+        count = code.minimum(s["in_channels"] - first, CHUNK)
+        sources = [
+            s["kernel"] + code.minimum(panel * rows + row, s["out_channels"] - 1) * s["out_step"] + first * s["in_step"]
+            for row in range(rows)
+        ]
+        present = code.lanes_below(s["out_channels"] - panel * rows, rows)
+        whole = count // together * together
+        for start, stop, step in ((0, whole, together), (whole, count, 1)):
+            if step == together or together > 1:
+                with code.loop(start, stop, step) as c:
+                    _transform(code, recipe, (sources, c.index, s), buffer, present, step)
+        _write_out(code, s, buffer, (panel, first, count), rows, points)
+    code.finish()
+
+
+def _transform(
+    code: Code,
+    recipe: Recipe,
+    place: tuple[Sequence[Pointer], Int, dict[str, Int]],
+    buffer: Pointer,
+    present: ir.Value,
+    together: int,
+) -> None:
+    """Some input channels of a panel: their taps as vectors, transformed along both axes, into the buffer."""
+    sources, channel, s = place
+    rows = len(sources)
+    backwards = s["reversed"].equals(1)
+    step = code.choose(backwards, -1, 1)
+    start = channel * s["in_step"] + code.choose(backwards, KERNEL_TAPS - 1, 0)
+    kind = ir.VectorType(recipe.element, rows * together)
+    taps: list[ir.Value] = []
+    for tap in range(KERNEL_TAPS):
+        vector = ir.Constant(kind, ir.Undefined)
+        for lane in range(rows * together):
+            offset = start + s["in_step"] * (lane // rows) + step * tap
+            number = (sources[lane % rows] + offset).load()
+            vector = code.ir.insert_element(vector, number, ir.Constant(ir.IntType(32), lane))
+        mask = present if together == 1 else code.shuffle(present, present, [*range(rows)] * together)
+        taps.append(code.ir.select(mask, vector, ir.Constant(kind, None)))
+    columns = [transform_kernel(code, recipe.outputs, taps[n::3]) for n in range(3)]  # down each column
+    for down in range(recipe.points):
+        made = transform_kernel(code, recipe.outputs, [column[down] for column in columns])
+        for across, value in enumerate(made):
+            point = down * recipe.points + across
+            (buffer + point * CHUNK * rows + channel * rows).store(value)
+
+
+def _write_out(
+    code: Code, s: dict[str, Int], buffer: Pointer, place: tuple[Int, Int, Int], rows: int, points: int
+) -> None:
+    """From the buffer to where the products read: (blocks of panels, points, panels, in_channels, rows)."""
+    panel, first, count = place
+    block = panel // s["panel_block"]
+    before = block * s["panel_block"]
+    panels = code.minimum(s["panels"] - before, s["panel_block"])
+    pitch = panels * s["in_channels"] * rows
+    goal = s["u"] + (before * points + (panel - before)) * s["in_channels"] * rows + first * rows
+    with code.loop(0, points) as point:
+        source, sink = buffer + point.index * (CHUNK * rows), goal + point.index * pitch
+        with code.loop(0, count) as c:
+            (sink + c.index * rows).store((source + c.index * rows).vector(rows))

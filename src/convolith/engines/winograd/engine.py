@@ -1,0 +1,372 @@
+"""3x3 kernels with fewer products: Winograd's minimal filtering, F(2x2, 3x3) and F(4x4, 3x3), in generated code.
+
+A tile of 2x2 or 4x4 outputs takes 16 or 36 products a channel where direct sums take 36 or 144. The transforms are
+described in `winograd_transform`, the blocks of tiles in `winograd_code`.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import ceil, prod
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from convolith.dtypes import half_ulp
+from convolith.engines.base import torch_dtype
+from convolith.engines.buffers import empty
+from convolith.engines.machine_limits import Limits
+from convolith.engines.padding import pad
+from convolith.engines.winograd import emit_weights as weights
+from convolith.engines.winograd.emit import (
+    INPUTS,
+    PRODUCTS,
+    SLOTS,
+    SUMMED_AT_ONCE,
+    VECTORS,
+    WHOLE,
+    Recipe,
+    panel_rows,
+    write,
+)
+from convolith.jit import Routine, Target, host, routine, scratch, thread_count
+from convolith.spec import ConvSpec
+from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
+
+AT = {name: number for number, name in enumerate(SLOTS)}
+X, U, BIAS, Y, SCRATCH, V, FIRST, LAST, ZEROS, COUNTERS = range(10)
+"""The slots of addresses, which come first."""
+BLOCK_BYTES = 1 << 18
+"""What a block's transformed inputs may take: half of a second-level cache of 512 KiB."""
+PRODUCT_BYTES = 160 << 10
+"""What the products of a block of output channels may take beside them."""
+MOST_VECTORS = 12
+"""Vectors of tiles in a block: more bring no better use of the weights."""
+TASKS_PER_THREAD = 4
+PRODUCT_SHARE, NARROW_SHARE = 0.85, 0.8
+"""The share of the machine's products that register tiles of three vectors and of fewer reach."""
+TRANSFORM_STEPS = 7
+"""Steps of a transform, as products of the machine, for each point of a tile."""
+SERIAL_STEPS = 500_000
+"""Products and steps of transforms below which one thread is done before a second one has started."""
+SERIAL_PAIRS = 4_000
+"""Pairs of channels below which one thread has transformed a kernel before a second one has started."""
+PACK_STEPS, PACK_SECONDS = 10.0, 25e-6
+"""Steps of a kernel's transform, as products of the machine, for each point and tap; and what any transform takes."""
+LAYOUTS = 256
+"""Specs whose blocks are remembered."""
+BEYOND = 64
+"""Zeros behind the last panel, which its last vectors read."""
+GAIN = {2: 6.0, 4: 40.0}
+"""By how much the transforms enlarge a rounding error, found on the data of the tests."""
+
+
+class State(NamedTuple):
+    """All that is ready before an input comes."""
+
+    spec: ConvSpec
+    shape: tuple[int, ...]
+    u: torch.Tensor
+    no_bias: torch.Tensor
+    first: torch.Tensor
+    last: torch.Tensor
+    zeros: torch.Tensor
+    template: array[int]
+    stages: tuple[tuple[int, int], ...]
+    region: Routine
+    threads: int
+    scratch_bytes: int
+    v_bytes: int
+
+
+class Layout(NamedTuple):
+    """The sizes among a region's arguments, threads, stages, and bytes of scratch and of transformed inputs."""
+
+    slots: dict[str, int]
+    threads: int
+    stages: tuple[tuple[int, int], ...]
+    scratch_bytes: int
+    v_bytes: int
+
+
+@dataclass(frozen=True)
+class Winograd:
+    """The engine for one size of output tiles."""
+
+    name: str
+    outputs: int
+
+    def refuse(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
+        """Plain 3x3 layers in float32 or float64."""
+        if spec.transposed:
+            return "transposed"
+        if spec.kernel_size != (3, 3):
+            return f"kernel_size {'x'.join(map(str, spec.kernel_size))} is not 3x3"
+        if spec.dtype != spec.kernel_dtype or spec.dtype not in ("float32", "float64"):
+            return f"{spec.dtype} with {spec.kernel_dtype}"
+        if max(spec.stride) > 1 or max(spec.dilation) > 1:
+            return "stride or dilation"
+        if spec.groups > 1:
+            return "groups"
+        return None
+
+    def sums_directly(self, spec: ConvSpec) -> bool:
+        """It does not: a NaN or an infinity spreads over its tile."""
+        return False
+
+    def note(self, spec: ConvSpec) -> str:
+        """The tile."""
+        lanes = self._recipe(spec).lanes(host())
+        return f"F({self.outputs}x{self.outputs}, 3x3), {lanes} tiles at a time; spreads NaN and infinity"
+
+    def work(self, spec: ConvSpec) -> Work:
+        """The products of the tiles, and the transforms of inputs and outputs."""
+        memory = layer_work(spec).memory.forward
+        points = (self.outputs + 2) ** 2
+        tiles = spec.batch * self._tiles(spec)[0] * self._tiles(spec)[1]
+        products = tiles * points * spec.in_channels * spec.out_channels
+        transforms = tiles * points * 6 * (spec.in_channels + spec.out_channels)
+        item = torch_dtype(spec.dtype).itemsize
+        transformed = tiles * points * (spec.in_channels + spec.out_channels) * item
+        weights = points * spec.in_channels * spec.out_channels * item
+        forward = Count(
+            products + transforms // 2, products + transforms // 2, memory.bytes + 2 * transformed + weights
+        )
+        layout, workspace = self._layout(replace(spec, batch=max(spec.batch, 1)), host()), 0
+        if spec.padding_mode != "zeros":
+            grown = prod(n + sum(pair) for n, pair in zip(spec.size, spec.padding, strict=True))
+            workspace = spec.batch * spec.in_channels * grown * item
+        workspace += layout.scratch_bytes + layout.v_bytes
+        prepared = points * spec.in_channels * layout.slots["panels"] * panel_rows(host()) * item
+        terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace, prepared)
+        return Work(forward=forward, memory=Memory(terms))
+
+    def seconds(self, spec: ConvSpec, limits: Limits) -> float:
+        """Products in full vectors of tiles, the transforms beside them, and the transformed weights from the cache."""
+        down, across = self._tiles(spec)
+        lanes = self._recipe(spec).lanes(host())
+        points = (self.outputs + 2) ** 2
+        tiles = ceil(spec.batch * down * across / lanes) * lanes
+        rate = limits.products_per_second(spec.dtype)
+        share = PRODUCT_SHARE if tiles > 3 * lanes else NARROW_SHARE
+        products = tiles * points * spec.in_channels * ceil(spec.out_channels / 8) * 8 / (rate * share)
+        transforms = tiles * points * TRANSFORM_STEPS * (spec.in_channels + spec.out_channels) / rate
+        weights = points * spec.in_channels * spec.out_channels * torch_dtype(spec.dtype).itemsize
+        moving = limits.moving_seconds(weights) + limits.moving_seconds(layer_work(spec).memory.forward.bytes)
+        return limits.call_seconds + products + transforms + moving / 2  # half of it in the shadow of the products
+
+    def _recipe(self, spec: ConvSpec) -> Recipe:
+        return Recipe(self.outputs, spec.dtype)
+
+    def _tiles(self, spec: ConvSpec) -> tuple[int, int]:
+        """Tiles down and across an image."""
+        down, across = (ceil(n / self.outputs) for n in spec.output_size)
+        return down, across
+
+    def error_bound(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
+        """The sums of each point are direct ones, in chunks; the transforms enlarge what they lose."""
+        chunks = ceil(spec.in_channels / SUMMED_AT_ONCE)
+        summed = min(spec.in_channels, SUMMED_AT_ONCE) / 4 + chunks / 4
+        return half_ulp(spec.dtype) * (GAIN[self.outputs] + summed)
+
+    def prepare_seconds(self, spec: ConvSpec, limits: Limits) -> float:
+        """The transforms of every pair of channels, and the memory's time for what they read and write."""
+        pairs = spec.in_channels * ceil(spec.out_channels / panel_rows(host())) * panel_rows(host())
+        points, rate = (self.outputs + 2) ** 2, limits.products_per_second(spec.dtype)
+        busy = 1 if pairs < SERIAL_PAIRS else thread_count()
+        moving = limits.moving_seconds(2 * pairs * (points + 9) * torch_dtype(spec.dtype).itemsize)
+        return PACK_SECONDS + pairs * (points + 9) * PACK_STEPS / rate * thread_count() / busy + moving
+
+    def prepare(self, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
+        """The code, the blocks and the transformed kernel."""
+        return self.prepare_for(host(), spec, kernel, adjoint=adjoint)
+
+    def prepare_for(self, target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
+        """The same for any processor."""
+        ready = _ready(self, target, spec, thread_count())
+        return ready._replace(u=self._transformed(target, spec, kernel, ready, adjoint=adjoint))
+
+    def _layout(self, spec: ConvSpec, target: Target) -> Layout:
+        """How many threads do what, in how much memory."""
+        down, across = self._tiles(spec)
+        tiles = spec.batch * down * across
+        steps = tiles * (
+            spec.in_channels * spec.out_channels + TRANSFORM_STEPS * (spec.in_channels + spec.out_channels)
+        )
+        threads = 1 if steps * (self.outputs + 2) ** 2 < SERIAL_STEPS else thread_count()
+        slots = self._slots(spec, target, threads, tiles, down, across)
+        stages = [(WHOLE, slots["blocks"])]
+        if slots["blocks"] < slots["fewest_blocks"]:
+            halves = ((INPUTS, slots["channel_chunks"]), (PRODUCTS, slots["panel_blocks"]))
+            stages = [(stage, slots["blocks"] * parts) for stage, parts in halves]
+        v_elements = 0 if len(stages) == 1 else slots["blocks"] * slots["v_block"]
+        item = torch_dtype(spec.dtype).itemsize
+        return Layout(slots, threads, tuple(stages), item * threads * slots["thread_elements"], item * v_elements)
+
+    def _slots(
+        self, spec: ConvSpec, target: Target, threads: int, tiles: int, down: int, across: int
+    ) -> dict[str, int]:
+        """The sizes among a region's arguments."""
+        lanes, rows = self._recipe(spec).lanes(target), panel_rows(target)
+        item = torch_dtype(spec.dtype).itemsize
+        points, m = self.outputs + 2, self.outputs
+        vectors = ceil(tiles / lanes)
+        vector_bytes = points**2 * spec.in_channels * lanes * item
+        widest = min(max(BLOCK_BYTES // vector_bytes, VECTORS), MOST_VECTORS)
+        blocks = ceil(vectors / widest)
+        if blocks > threads:  # every thread the same number of blocks
+            blocks = ceil(blocks / threads) * threads
+        panels = ceil(spec.out_channels / (2 * rows)) * 2
+        fewest_blocks = 2 * threads
+        weight_bytes = points**2 * spec.in_channels * panels * rows * item
+        if blocks < fewest_blocks and (weight_bytes <= BLOCK_BYTES or blocks * panels < 2 * fewest_blocks):
+            fewest_blocks = threads  # every thread has the weights at hand, or there are too few of them to share
+            blocks = max(blocks, threads)
+        blocks = min(blocks, vectors)
+        block_vectors = ceil(vectors / blocks)
+        panel_block = max(2, PRODUCT_BYTES // (points**2 * rows * block_vectors * lanes * item) // 2 * 2)
+        if blocks < fewest_blocks:
+            panel_block = min(panel_block, max(2, panels * blocks // (threads * TASKS_PER_THREAD) // 2 * 2))
+        panel_block = min(panel_block, panels)
+        tile_rows_touched = (block_vectors * lanes + across - 2) // across + 1
+        strip = _whole_lines(max(tile_rows_touched * across, block_vectors * lanes) * m + (m + 4) * lanes)
+        edge = _whole_lines(tile_rows_touched * across + 2 * lanes)
+        v_plane = block_vectors * spec.in_channels * lanes + 16
+        m_plane = panel_block * rows * block_vectors * lanes + 16
+        out_offset = points * (strip + 2 * edge)
+        m_offset = out_offset + points * strip
+        chunk = max(1, spec.in_channels // (threads * TASKS_PER_THREAD))
+        return {
+            "fewest_blocks": fewest_blocks,
+            "in_channels": spec.in_channels,
+            "out_channels": spec.out_channels,
+            "height": spec.size[0],
+            "width": spec.size[1],
+            "out_height": spec.output_size[0],
+            "out_width": spec.output_size[1],
+            "pad_height": spec.padding[0][0],
+            "pad_width": spec.padding[1][0],
+            "y_image": spec.out_channels * spec.output_size[0] * spec.output_size[1],
+            "y_channel": spec.output_size[0] * spec.output_size[1],
+            "tile_rows": down,
+            "tile_columns": across,
+            "tiles": tiles,
+            "vectors": vectors,
+            "blocks": blocks,
+            "block_vectors": block_vectors,
+            "channel_chunk": chunk,
+            "channel_chunks": ceil(spec.in_channels / chunk),
+            "panels": panels,
+            "panel_block": panel_block,
+            "panel_blocks": ceil(panels / panel_block),
+            "strip_pitch": strip,
+            "edge_pitch": edge,
+            "v_plane": v_plane,
+            "v_block": v_plane * points**2,
+            "m_plane": m_plane,
+            "edge_offset": points * strip,
+            "out_offset": out_offset,
+            "m_offset": m_offset,
+            "v_offset": m_offset + points**2 * m_plane,
+            "thread_elements": _whole_lines(m_offset + points**2 * (m_plane + v_plane) + 64),
+        }
+
+    def _transformed(
+        self, target: Target, spec: ConvSpec, kernel: torch.Tensor, ready: State, *, adjoint: bool
+    ) -> torch.Tensor:
+        """U, (blocks of panels, points, panels, in_channels, rows), rows of absent channels zero."""
+        rows, panels = panel_rows(target), ready.template[AT["panels"]]
+        size = (self.outputs + 2) ** 2 * panels * rows * spec.in_channels
+        u = empty((size + BEYOND,), kernel.dtype)
+        u[size:] = 0
+        kernel = kernel.contiguous()
+        steps = {"out_step": kernel.stride(0), "in_step": kernel.stride(1)}
+        if adjoint:
+            steps = {"out_step": kernel.stride(1), "in_step": kernel.stride(0), "reversed": 1}
+        chunks = ceil(spec.in_channels / weights.CHUNK)
+        counters = array("q", bytes(192))
+        threads = 1 if spec.in_channels * spec.out_channels < SERIAL_PAIRS else thread_count()
+        room = scratch((self.outputs + 2) ** 2 * rows * weights.CHUNK * kernel.itemsize * threads)
+        values = steps | {
+            "kernel": kernel.data_ptr(),
+            "u": u.data_ptr(),
+            "scratch": room.data_ptr(),
+            "counters": counters.buffer_info()[0],
+            "tasks": panels * chunks,
+            "chunks": chunks,
+            "panels": panels,
+            "panel_block": ready.template[AT["panel_block"]],
+            "in_channels": spec.in_channels,
+            "out_channels": spec.out_channels,
+        }
+        slots = array("q", [values.get(name, 0) for name in weights.SLOTS])
+        routine(weights.write, target, self._recipe(spec)).run(slots.buffer_info()[0], threads)
+        return u
+
+    def apply(
+        self, state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Fill the arguments and run the stages."""
+        spec = state.spec
+        if spec.padding_mode != "zeros":
+            x = pad(x, spec.padding, spec.padding_mode)
+        if x.stride(-1) != 1:
+            x = x.contiguous()
+        y = out if out is not None and out.is_contiguous() else empty(state.shape, x.dtype)
+        room = scratch(state.scratch_bytes + state.v_bytes + 64)
+        added = state.no_bias if bias is None else bias.contiguous()
+        slots = state.template[:]
+        counters = array("q", bytes(192))
+        slots[X], slots[U], slots[BIAS], slots[Y] = (t.data_ptr() for t in (x, state.u, added, y))
+        slots[FIRST], slots[LAST], slots[ZEROS] = (t.data_ptr() for t in (state.first, state.last, state.zeros))
+        slots[V] = room.data_ptr()
+        slots[SCRATCH], slots[COUNTERS] = slots[V] + state.v_bytes, counters.buffer_info()[0]
+        slots[AT["x_image"]], slots[AT["x_channel"]], slots[AT["x_row"]], _ = x.stride()
+        if spec.padding_mode != "zeros":
+            slots[AT["height"]], slots[AT["width"]] = x.shape[2:]
+            slots[AT["pad_height"]] = slots[AT["pad_width"]] = 0
+        for stage, tasks in state.stages:
+            counters[0] = counters[8] = 0
+            slots[AT["stage"]], slots[AT["tasks"]] = stage, tasks
+            state.region.run(slots.buffer_info()[0], min(state.threads, tasks))
+        if out is None or out is y:
+            return y
+        return out.copy_(y)
+
+
+@lru_cache(maxsize=LAYOUTS)
+def _ready(engine: Winograd, target: Target, spec: ConvSpec, threads: int) -> State:
+    """All but the transformed kernel: the code, the blocks, and what marks the first and last tile of a row."""
+    across = engine._tiles(spec)[1]
+    lanes, layout = engine._recipe(spec).lanes(target), engine._layout(spec, target)
+    slots = layout.slots
+    flat = np.arange(slots["vectors"] * lanes) % across
+    first, last = (torch.from_numpy(-(flat == place).astype(np.int32)) for place in (0, across - 1))
+    zeros = (spec.size[1] + 4 * lanes + sum(spec.padding[1]), spec.out_channels)
+    beyond, no_bias = (torch.from_numpy(np.zeros(n, spec.dtype)) for n in zeros)
+    return State(
+        spec,
+        spec.output_shape,
+        beyond,
+        no_bias,
+        first,
+        last,
+        beyond,
+        array("q", [slots.get(name, 0) for name in SLOTS]),
+        layout.stages,
+        routine(write, target, engine._recipe(spec)),
+        layout.threads,
+        layout.scratch_bytes,
+        layout.v_bytes,
+    )
+
+
+def _whole_lines(elements: int) -> int:
+    return ceil(elements / 16) * 16
+
+
+winograd_2x2 = Winograd("winograd_2x2", 2)
+winograd_4x4 = Winograd("winograd_4x4", 4)

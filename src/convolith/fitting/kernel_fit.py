@@ -1,0 +1,246 @@
+"""`fit`: the kernel that turned x into y, in closed form or by gradient descent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import sqrt
+from typing import Any
+
+import numpy as np
+import torch
+
+from convolith.arrays import as_tensor, like
+from convolith.engines.base import torch_dtype
+from convolith.errors import ConvolithError, check_option
+from convolith.fitting.data.problem import Problem, floating_dtype, read
+from convolith.fitting.descent import LOSSES, OPTIMIZERS, Callback, Goal, descend, steepest
+from convolith.fitting.gram import Gram
+from convolith.fitting.kernel_options import Asked
+from convolith.fitting.refinement import refined, residual_of
+from convolith.fitting.results import Candidate, Fit, check_errors, is_number
+from convolith.fitting.selection.cross_validation import RIDGES, candidates, choose_size, chosen
+from convolith.fitting.selection.jackknife import jackknife
+from convolith.fitting.selection.tiles import states_of_tiles
+from convolith.fitting.solving.least_squares import least_squares
+from convolith.geometry import Axes, Padding, check_whole
+
+METHODS = ("lstsq", *OPTIMIZERS)
+
+
+def fit(
+    x: Any,
+    y: Any,
+    *,
+    kernel_size: Axes | str,
+    method: str = "lstsq",
+    stride: Axes = 1,
+    padding: Padding = "valid",
+    dilation: Axes = 1,
+    padding_mode: str = "zeros",
+    offset: bool = False,
+    mask: Any = None,
+    weights: Any = None,
+    ridge: float | str = 0.0,
+    smoothness: float = 0.0,
+    basis: Any = None,
+    constraints: str | Sequence[str] = (),
+    x_noise_variance: Any = 0.0,
+    max_size: int | None = None,
+    errors: str = "white",
+    loss: str = "squares",
+    huber_delta: float | None = None,
+    learning_rate: float | None = None,
+    steps: int = 1000,
+    seed: int = 0,
+    callback: Callback | None = None,
+    progress: bool = False,
+) -> Fit:
+    """Find the kernel for which `correlate(x, kernel, offset, ...)` comes nearest to y.
+
+    It minimises `sum over pixels of weight (correlate(x, kernel) + offset - y)^2 + ridge |kernel|^2` (and
+    what else is asked), in float64.
+    `"lstsq"` solves this in closed form; `"gd"` walks down its gradient as the textbook loop does, which is the lesson
+    and not the tool: it needs a learning rate below 1 over the largest eigenvalue of the normal matrix, and then as
+    many steps as that matrix is badly conditioned. `"momentum"`, `"adam"` and `"lbfgs"` are torch's, for losses that
+    have no closed form.
+
+    Args:
+        x: (N, in_channels, *size) or (in_channels, *size).
+        y: what `correlate` would give: (N, out_channels, *output_size), or without N where x has none.
+        kernel_size: a number per spatial axis; one number means two axes (three where x has five). `"auto"`: the
+            smallest odd one that predicts tiles of y as well as any does, from the others (see `Fit.selection`); y is
+            then as large as x, and with padding "valid" its border is left out.
+        stride, padding, dilation, padding_mode: as for `correlate`.
+        offset: whether a constant per output channel (a background) is fitted too.
+        mask: booleans, True where a pixel of y is left out (NumPy's convention): (*output_size) or (N, *output_size).
+        weights: 0 or more per pixel of y, such as 1/variance; shaped as mask.
+        ridge: penalty on the squared kernel (not on the offset); `"auto"` by cross-validation over tiles of y.
+        smoothness: penalty on the squared differences of weights beside one another.
+        basis: kernels that the one sought is a combination of, for each input channel: arrays, (count, *kernel_size),
+            or `"gaussian-hermite"`, Gaussians times polynomials (Alard and Lupton 1998).
+        constraints: one or several of `"symmetric"` (its own mirror image), `"sum-to-one"` (over all input channels),
+            `"nonnegative"` and `"simplex"` (both of these); where weights may not be negative, the extra `fit` is used.
+        x_noise_variance: of white noise in x, one number or one per input channel, which makes kernels too small else.
+        max_size: the largest that `kernel_size="auto"` looks at; by default 31, or a third of the image.
+        errors: what `stderr` is for: `"white"` noise in y, or noise that is alike in neighbouring pixels: the
+            `"jackknife"` leaves out a tile at a time.
+        loss: what is minimised over pixels: `"squares"`; `"huber"`, linear from `huber_delta` on, so that single pixels
+            may be far off; or `"poisson"`, the negative logarithm of the likelihood of counts, of kernels and
+            offsets above zero. Only squares have a closed form.
+        huber_delta: in the units of y; by default 1.345 deviations of what least squares leave, by their median.
+        learning_rate: of gradient descent; by default nine tenths of the largest that converges.
+        steps, seed: of gradient descent; the seed draws the kernel that it starts from.
+        callback: called as `callback(step, loss, kernel)` after each step of gradient descent.
+        progress: show a bar on stderr.
+
+    Raises:
+        ConvolithError: shapes that cannot belong together, non-finite pixels, fewer equations than unknowns, a learning
+            rate that diverges (with one that does not), options of the other method.
+
+    Example:
+        >>> import numpy as np
+        >>> from convolith import correlate
+        >>> rng = np.random.default_rng(0)
+        >>> x, kernel = rng.normal(size=(1, 32, 32)), rng.normal(size=(1, 1, 3, 3))
+        >>> found = fit(x, correlate(x, kernel), kernel_size=3)
+        >>> bool(np.abs(found.kernel - kernel).max() < 1e-12)
+        True
+    """
+    geometry: dict[str, Any] = {
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
+        "padding_mode": padding_mode,
+    }
+    data = {"mask": mask, "weights": weights, "offset": offset}
+    selection: tuple[Candidate, ...] = ()
+    size: Any = kernel_size
+    share: Any = ridge
+    asked = Asked(0.0 if _is_auto(share) else share, smoothness, basis, constraints, x_noise_variance)
+    _check_options(method, asked, learning_rate, steps, seed, callback)
+    _check_choice(method, asked, kernel_size, ridge, errors)
+    _check_loss(method, loss, huber_delta, x, y)
+    if _is_auto(size):
+        found = choose_size(x, y, max_size, RIDGES if _is_auto(share) else [share], data, geometry)
+        size, share, selection = found.kernel_size, found.ridge, found.selection
+        y, data = found.y, found.data
+    elif max_size is not None:
+        raise ConvolithError('max_size was given beside a kernel_size; it is of kernel_size="auto" only')
+    problem = read(x, y, kernel_size=size, **data, **geometry)
+    if not problem.equations:
+        raise ConvolithError("mask or weights leave no pixel of y to fit; expected at least one")
+    gram = Gram(problem.spec.kernel_size, problem.spec.in_channels, problem.spec.out_channels, **geometry)
+    tiles = states_of_tiles(problem, gram) if _is_auto(share) or errors == "jackknife" else []
+    for tile in tiles:
+        gram.merge(tile)
+    gram = gram if tiles else gram.add(problem)
+    if _is_auto(share):
+        selection = tuple(candidates(gram, tiles, [gram.kernel_size], RIDGES, offset=offset))
+        share = chosen(selection).ridge
+    asked = replace(asked, ridge=share)
+    stderr = condition = rate = held_out = None
+    if method != "lstsq":
+        goal = Goal(loss, _delta(problem, gram, huber_delta) if loss == "huber" else 0.0, asked.ridge)
+        coefficients, squares, losses, rate = descend(
+            problem,
+            steepest(gram, asked.ridge, offset=offset),
+            goal,
+            method=method,
+            learning_rate=learning_rate,
+            steps=steps,
+            seed=seed,
+            callback=callback,
+            progress=progress,
+        )
+    else:
+        penalty = gram.penalty_of(asked)
+        solution = least_squares(gram.system(int(offset)), penalty)
+        coefficients, squares = refined(problem, gram, solution, penalty)
+        condition, losses = solution.condition, [squares + penalty.paid(coefficients[: gram.windows])]
+        left_out = jackknife(gram, tiles, asked, int(offset)) if errors == "jackknife" else None
+        spread = solution.stderr if left_out is None else left_out.stderr
+        held_out = chosen(selection).rms if selection else None
+        held_out = held_out if left_out is None else left_out.rms
+        stderr = like(torch.from_numpy(gram.kernel_of(spread)), x)
+    kernel, constant = gram.kernel_of(coefficients), coefficients[-1].copy()
+    dtype = torch_dtype(floating_dtype(x, y))
+    share = squares / (problem.weights.sum() * problem.spec.out_channels)
+    return Fit(
+        kernel=like(torch.from_numpy(kernel).to(dtype), x),
+        offset=like(torch.from_numpy(constant).to(dtype), x) if offset else None,
+        residual_rms=sqrt(max(share, 0.0)),
+        loss=tuple(losses),
+        stderr=stderr,
+        condition=condition,
+        method=method,
+        learning_rate=rate,
+        spec=problem.spec,
+        coefficients=asked.coefficients(kernel),
+        selection=selection,
+        held_out_rms=held_out,
+    )
+
+
+def _is_auto(value: Any) -> bool:
+    """Return whether a value is to be chosen; arrays, which compare one by one, are not."""
+    return isinstance(value, str) and value == "auto"
+
+
+def _check_choice(method: str, asked: Asked, kernel_size: Any, ridge: Any, errors: str) -> None:
+    check_errors(errors)
+    automatic = [name for name, value in (("kernel_size", kernel_size), ("ridge", ridge)) if _is_auto(value)]
+    if isinstance(kernel_size, str) and kernel_size != "auto":
+        raise ConvolithError(f'kernel_size is {kernel_size!r}; expected a number, one per axis, or "auto"')
+    if automatic and not asked.plain:
+        raise ConvolithError(
+            f'{automatic[0]} is "auto", which is chosen for kernels without smoothness, basis, constraints and '
+            "x_noise_variance; choose it first, then fit with its value"
+        )
+    if method != "lstsq" and (automatic or errors != "white"):
+        name = f'{automatic[0]}="auto"' if automatic else f"errors={errors!r}"
+        raise ConvolithError(f'{name} was given, but method "{method}" knows no closed form; pass method="lstsq"')
+
+
+def _check_loss(method: str, loss: str, huber_delta: float | None, x: Any, y: Any) -> None:
+    check_option("loss", loss, LOSSES)
+    if loss != "squares" and method == "lstsq":
+        raise ConvolithError(f'loss is "{loss}", which has no closed form; pass method="lbfgs", or another of descent')
+    if huber_delta is not None and (loss != "huber" or not is_number(huber_delta) or huber_delta <= 0):
+        raise ConvolithError(f'huber_delta is {huber_delta!r}; expected a positive number, beside loss="huber" only')
+    if loss == "poisson":
+        for name, array in (("x", x), ("y", y)):
+            tensor = as_tensor(name, array)
+            if tensor.numel() and not tensor.is_complex() and bool((tensor < 0).any()):
+                raise ConvolithError(
+                    f'{name} has a least value of {tensor.min()}; loss="poisson" is of counts, 0 or more'
+                )
+
+
+def _delta(problem: Problem, gram: Gram, given: float | None) -> float:
+    """Where Huber's loss becomes linear: 1.345 deviations lose but 5% where noise is normal (Huber 1981)."""
+    if given is not None:
+        return given
+    solution = least_squares(gram.system(problem.used), gram.penalty_of(Asked()))
+    coefficients = np.concatenate([solution.coefficients, gram.known_of(solution.coefficients, problem.used)])
+    left = np.abs(residual_of(problem, gram, coefficients))[
+        np.broadcast_to(problem.weights[:, None] > 0, problem.y.shape)
+    ]
+    return float(max(1.345 * 1.4826 * np.median(left), np.finfo(float).tiny))
+
+
+def _check_options(
+    method: str, asked: Asked, learning_rate: float | None, steps: int, seed: int, callback: Callback | None
+) -> None:
+    check_option("method", method, METHODS)
+    if method != "lstsq" and not asked.plain:
+        raise ConvolithError(
+            'smoothness, basis, constraints and x_noise_variance are solved in closed form; pass method="lstsq"'
+        )
+    check_whole("steps", steps, 1)
+    check_whole("seed", seed, 0)
+    if learning_rate is not None and not (is_number(learning_rate) and learning_rate > 0):
+        raise ConvolithError(f"learning_rate is {learning_rate!r}; expected a positive number")
+    if method == "lstsq" and (learning_rate is not None or callback is not None):
+        name = "callback" if learning_rate is None else "learning_rate"
+        raise ConvolithError(f'{name} was given, but method "lstsq" takes no steps; pass method="gd"')

@@ -1,0 +1,58 @@
+"""Writes the machine code of products at many lags, `out[r, s] = sum over p of a[p - row[r]] b[p + first + s]`.
+
+A block of rows and shifts is kept in registers while a chunk of positions passes: each vector of b serves all rows of
+the block, and each of a all shifts. The sums of a chunk stay apart, so that however many threads there are, they are
+added in one order.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from llvmlite import ir
+
+from convolith.jit.builder import F64, I64, POINTER, Code, zero
+from convolith.jit.target import Target
+
+SLOTS = ("a", "b", "rows", "out", "counter", "pairs", "tasks", "chunk", "length", "row_blocks", "shift_blocks", "first")
+"""The arguments of a region, one 8-byte slot each: a and b are tables of addresses, one for each pair."""
+
+
+class Recipe(NamedTuple):
+    """What the code is specialised on: rows and shifts of a block."""
+
+    rows: int
+    shifts: int
+
+
+def write(module: ir.Module, target: Target, recipe: Recipe) -> None:
+    """The region: chunks of positions until none is left."""
+    lanes = target.lanes(8)
+    code = Code(module, "region", [POINTER])
+    kinds = {"a": I64, "b": I64, "rows": I64, "out": F64, "counter": I64}
+    s = dict(zip(SLOTS, code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS]), strict=True))
+    block = recipe.rows * recipe.shifts
+    with code.tasks(s["counter"], s["tasks"], 1) as task:
+        pair, start = task % s["pairs"], task // s["pairs"] * s["chunk"]
+        a, b = (code.slots(s[name] + pair, [F64])[0] + start for name in ("a", "b"))
+        count = code.minimum(s["chunk"], s["length"] - start)
+        out = s["out"] + task * s["row_blocks"] * s["shift_blocks"] * block
+        with code.loop(0, s["row_blocks"]) as rows:
+            at = s["rows"] + rows.index * recipe.rows
+            lefts = [a - (at + r).integer() for r in range(recipe.rows)]
+            with code.loop(0, s["shift_blocks"]) as shifts:
+                right = b + s["first"] + shifts.index * recipe.shifts
+                sums = [zero(ir.VectorType(F64, lanes))] * (recipe.rows * recipe.shifts)
+                with code.loop(0, count, lanes, values=sums) as turn:
+                    ours = [(left + turn.index).vector(lanes) for left in lefts]
+                    sums = list(turn.values)
+                    for shift in range(recipe.shifts):
+                        theirs = (right + turn.index + shift).vector(lanes)
+                        for row in range(recipe.rows):
+                            number = row * recipe.shifts + shift
+                            sums[number] = code.multiply_add(ours[row], theirs, sums[number])
+                    turn.hand_on(sums)
+                place = out + (rows.index * s["shift_blocks"] + shifts.index) * block
+                for number, value in enumerate(turn.values):
+                    (place + number).store(code.sum_of(value))
+    code.finish()

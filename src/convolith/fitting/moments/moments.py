@@ -1,0 +1,214 @@
+"""Sums over all equations of products of every two of their columns, `Z' W Z`: all that least squares needs to know.
+
+An equation, for one pixel of y, has the columns [window of x, known, pixels of y]; what is known is one, or
+polynomials of position, which may multiply x too: each makes channels of its own. Where all weights are one the windows
+need not be formed: `lags` gives their sums. Strides and dilations become plain windows first: with g their common
+divisor, every d/g-th output reads every d-th pixel of x, which makes d/g images without dilation; in those, a stride
+of s/g makes s/g planes, as channels, of every s/g-th pixel. Pixels whose weight is not the usual one are added and
+taken off one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import product
+from math import gcd, prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import pad
+
+from convolith.fitting.data.polynomials import Powers, values
+from convolith.fitting.data.problem import Problem
+from convolith.fitting.moments.power_sums import power_sums
+from convolith.fitting.moments.window_products import window_sums
+
+TILE, MODULATED = 1 << 21, 1 << 23
+"""Numbers of x that are taken at a time at most, before and after modulation: what transforms need stays near 200 MB,
+but where several terms share the work at the border of a tile."""
+CHUNK = 1 << 22
+"""Numbers of windows that are formed at a time, 32 MiB."""
+
+
+def moments(problem: Problem, shift: np.ndarray) -> np.ndarray:
+    """`Z' W Z`, (columns, columns), for Z = [windows of x, known, y], x and y less a shift.
+
+    Args:
+        problem: the equations.
+        shift: (in_channels + out_channels,), what is subtracted from x (and from the zeros around it) and from y.
+    """
+    spec = problem.spec
+    usual = _usual(problem.weights)
+    found = np.zeros((problem.windows + len(problem.known) + spec.out_channels,) * 2)
+    for part in tiles(problem):
+        x = part.modulated(shift[: spec.in_channels])
+        y = part.y - np.reshape(shift[spec.in_channels :], (-1, *(1,) * spec.axes))
+        if usual:
+            found += usual * _unweighted(part, torch.from_numpy(x), torch.from_numpy(y))
+        for rows, weights in _chosen(part, x, y, part.weights - usual):
+            found += (rows * weights[:, None]).T @ rows
+    return found
+
+
+def _usual(weights: np.ndarray) -> float:
+    """The weight that so many pixels have that the others are better added and taken off, or 0."""
+    first = float(weights.flat[0])
+    if (weights == first).all():
+        return first
+    kinds, counts = np.unique(weights, return_counts=True)
+    most = float(kinds[counts.argmax()])
+    return most if np.count_nonzero(weights != most) < np.count_nonzero(weights) else 0.0
+
+
+def gradient(problem: Problem, residual: np.ndarray) -> np.ndarray:
+    """`A' W residual`, (unknowns, out_channels), for A = [windows of x, what of the known is sought].
+
+    Args:
+        problem: the equations.
+        residual: shaped as y.
+    """
+    found = np.zeros((problem.unknowns, problem.spec.out_channels))
+    n, used = problem.windows, problem.known[: problem.used]
+    for part in tiles(replace(problem, y=residual * problem.weights[:, None])):
+        left = torch.from_numpy(part.y)
+        for planes, targets, _, taps in _plain(part, torch.from_numpy(part.modulated()), left):
+            _, cross = window_sums(planes, targets, taps, products=False)
+            found[:n] += _as_taps(part, cross).numpy()
+        if used:
+            found[n:] += _pixel_sums(left, part.centres(), used).T
+    return found
+
+
+def tiles(problem: Problem) -> Iterator[Problem]:
+    """The equations in pieces of a bounded size."""
+    images = max(1, TILE // prod(problem.padded.shape[1:]))
+    for start in range(0, len(problem.padded), images):
+        whole = [(0, n) for n in problem.y.shape[2:]]
+        yield from _halves(problem.cut(slice(start, start + images), whole))
+
+
+def _halves(problem: Problem) -> Iterator[Problem]:
+    stride, extent, lengths = problem.spec.stride, problem.spec.extent, problem.y.shape[2:]
+    axis = max(range(len(lengths)), key=lambda a: lengths[a] * stride[a])
+    small = problem.padded.size <= TILE and problem.padded.size * len(problem.terms) <= MODULATED
+    if small or lengths[axis] * stride[axis] <= 4 * extent[axis]:
+        yield problem
+        return
+    for span in ((0, lengths[axis] // 2), (lengths[axis] // 2, lengths[axis])):
+        spans = [(0, n) for n in lengths]
+        spans[axis] = span
+        yield from _halves(problem.cut(slice(None), spans))
+
+
+def _unweighted(problem: Problem, x: torch.Tensor, y: torch.Tensor) -> np.ndarray:
+    """The moments of plain windows."""
+    n, known, outputs = problem.windows, len(problem.known), y.shape[1]
+    found = np.zeros((n + known + outputs,) * 2)
+    for planes, targets, places, taps in _plain(problem, x, y):
+        products, cross = window_sums(planes, targets, taps)
+        rows = _as_taps(problem, products)
+        found[:n, :n] += _as_taps(problem, rows.movedim(0, -1)).T.numpy()
+        found[:n, n + known :] += _as_taps(problem, cross).numpy()
+        found[:n, n : n + known] += _as_taps(problem, power_sums(planes, places, taps, problem.known)).numpy()
+    centres = problem.centres()
+    found[n : n + known, n : n + known] = len(y) * _grid_products(centres, problem.known)
+    found[n : n + known, n + known :] = _pixel_sums(y, centres, problem.known).T
+    pixels = y.movedim(1, 0).flatten(1)
+    found[n + known :, n + known :] = (pixels @ pixels.T).numpy()
+    lower = np.tril_indices(known + outputs, -1)
+    found[n:, :n] = found[:n, n:].T
+    found[n:, n:][lower] = found[n:, n:].T[lower]
+    return found
+
+
+def _grid_products(places: Sequence[np.ndarray], powers: Powers) -> np.ndarray:
+    """(monomials, monomials): the sums of their products over all places of a grid, the mean over images."""
+    found = np.ones((max(len(place) for place in places), len(powers), len(powers)))
+    for axis, place in enumerate(places):
+        exponents = np.array([one[axis] for one in powers])
+        sums = np.stack([(place**power).sum(1) for power in range(2 * exponents.max() + 1)], 1)
+        found *= sums[:, exponents[:, None] + exponents]
+    mean: np.ndarray = found.mean(0)
+    return mean
+
+
+def _pixel_sums(planes: torch.Tensor, places: Sequence[np.ndarray], powers: Powers) -> np.ndarray:
+    """(channels, monomials): sums of pixels times monomials of their places."""
+    grids = [torch.from_numpy(place) for place in places]
+    sums: np.ndarray = power_sums(planes, grids, (1,) * len(grids), powers).flatten(1, -2).squeeze(1).numpy()
+    return sums
+
+
+def _plain(
+    problem: Problem, x: torch.Tensor, y: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], tuple[int, ...]]]:
+    """Planes, targets, their places and window of problems without stride or dilation, which together are this one."""
+    spec, outputs = problem.spec, y.shape[2:]
+    shared = [gcd(s, d) for s, d in zip(spec.stride, spec.dilation, strict=True)]
+    apart = [d // g for d, g in zip(spec.dilation, shared, strict=True)]
+    phases = [s // g for s, g in zip(spec.stride, shared, strict=True)]
+    taps = tuple(-(-k // s) for k, s in zip(spec.kernel_size, phases, strict=True))
+    index: Any
+    centres = problem.centres()
+    for first in product(*(range(min(n, m)) for n, m in zip(apart, outputs, strict=True))):
+        index = (..., *(slice(r, None, step) for r, step in zip(first, apart, strict=True)))
+        targets = y[index]
+        pieces = []
+        for axis, r in enumerate(first):
+            start, step = r * spec.stride[axis], spec.dilation[axis]
+            length = (targets.shape[2 + axis] + taps[axis] - 1) * phases[axis]
+            pieces.append((slice(start, start + step * length, step), length))
+        index = (..., *(piece for piece, _ in pieces))
+        planes = x[index]
+        lacking = [(0, length - n) for (_, length), n in zip(pieces, planes.shape[2:], strict=True)]
+        planes = pad(planes, [amount for pair in reversed(lacking) for amount in pair])
+        places = [torch.from_numpy(c[:, r::step].copy()) for c, r, step in zip(centres, first, apart, strict=True)]
+        yield _phases(planes, phases), targets, places, taps
+
+
+def _phases(x: torch.Tensor, phases: list[int]) -> torch.Tensor:
+    """(N, channels * phases, *size / phases): every phase of each axis a channel of its own."""
+    if set(phases) == {1}:
+        return x
+    axes = len(phases)
+    for axis in range(axes - 1, -1, -1):
+        x = x.reshape(*x.shape[: 2 + axis], -1, phases[axis], *x.shape[3 + axis :])
+    order = [0, 1, *(3 + 2 * a for a in range(axes)), *(2 + 2 * a for a in range(axes))]
+    return x.permute(order).flatten(1, 1 + axes)
+
+
+def _as_taps(problem: Problem, sums: torch.Tensor) -> torch.Tensor:
+    """(channels * phases, *taps / phases, ...) as (channels * taps, ...), in the order of a kernel's weights."""
+    spec = problem.spec
+    axes = spec.axes
+    phases = [s // gcd(s, d) for s, d in zip(spec.stride, spec.dilation, strict=True)]
+    sums = sums.reshape(problem.channels, *phases, *sums.shape[1:])
+    order = [0, *(n for a in range(axes) for n in (1 + axes + a, 1 + a)), *range(1 + 2 * axes, sums.ndim)]
+    sums = sums.permute(order)
+    for axis, k in enumerate(spec.kernel_size):
+        sums = sums.flatten(1 + axis, 2 + axis).narrow(1 + axis, 0, k)
+    return sums.flatten(0, axes)
+
+
+def _chosen(
+    problem: Problem, x: np.ndarray, y: np.ndarray, weights: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """[windows of x, known, y] and the weights of the pixels whose weight is not zero, some rows at a time."""
+    spec = problem.spec
+    if not weights.any():
+        return
+    places = np.nonzero(weights)
+    spatial = tuple(range(2, 2 + spec.axes))
+    windows = np.lib.stride_tricks.sliding_window_view(x, spec.extent, axis=spatial)
+    strides = tuple(slice(None, None, s) for s in spec.stride)
+    windows = windows[(slice(None), slice(None), *strides, *(slice(None, None, d) for d in spec.dilation))]
+    windows, targets = np.moveaxis(windows, 1, 1 + spec.axes), np.moveaxis(y, 1, -1)
+    beside = values(problem.centres(), problem.known)
+    known = np.moveaxis(np.broadcast_to(beside, (len(y), *beside.shape[1:])), 1, -1)
+    step = max(1, CHUNK // problem.windows)
+    for start in range(0, len(places[0]), step):
+        part = tuple(place[start : start + step] for place in places)
+        left = windows[part].reshape(-1, problem.windows)
+        yield np.concatenate([left, known[part], targets[part]], axis=1), weights[part]

@@ -1,0 +1,189 @@
+"""Kernel size and ridge by cross-validation: each tile is predicted by the kernel of all the others.
+
+Smaller kernels are leading blocks of a larger one's normal matrix once its taps are sorted from the middle outwards; so
+one Cholesky factor for each tile that is left out and each ridge gives the kernels of every size. The smallest size is
+taken whose error is not above the least by more than the standard error of the difference, over tiles (Breiman et al.
+1984).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from convolith.arrays import as_tensor
+from convolith.errors import ConvolithError
+from convolith.fitting.data.problem import read, spatial_axes
+from convolith.fitting.gram import Gram
+from convolith.fitting.results import Candidate
+from convolith.fitting.selection.tiles import states_of_tiles
+from convolith.geometry import per_axis
+
+RIDGES = (0.0, *(10.0**power for power in range(-9, 1)))
+"""Of the mean square of a column: what a ridge is chosen from."""
+JITTER = 1e-13
+"""Of the mean square of a column, added for the factor's sake where the data leave something free."""
+
+
+class Chosen(NamedTuple):
+    """A kernel size and a ridge, everything that was compared, and the data for a fit of that size."""
+
+    kernel_size: tuple[int, ...]
+    ridge: float
+    selection: tuple[Candidate, ...]
+    y: Any
+    data: dict[str, Any]
+
+
+def choose_size(
+    x: Any, y: Any, max_size: int | None, ridges: Sequence[float], data: dict[str, Any], geometry: dict[str, Any]
+) -> Chosen:
+    """The kernel size for an x and a y of one size.
+
+    Args:
+        x, y: as for `fit`.
+        max_size: the largest size that is looked at.
+        ridges: shares of the mean square of a column, or a single ridge.
+        data: mask, weights and offset.
+        geometry: stride, padding, dilation and padding mode; with "valid" padding the border is left out of y.
+
+    Raises:
+        ConvolithError: sizes that differ, a stride, another padding.
+    """
+    dimensions = as_tensor("x", x).ndim, as_tensor("y", y).ndim
+    axes = spatial_axes(1, dimensions[0]) if dimensions[0] > 2 else 1
+    if per_axis("stride", geometry["stride"], axes, 1) != (1,) * axes or not (
+        isinstance(geometry["padding"], str) and geometry["padding"] in ("valid", "same")
+    ):
+        raise ConvolithError('kernel_size="auto" goes with stride 1, and padding "valid" or "same" alone')
+    size = tuple(x.shape[-axes:])
+    if dimensions[0] != dimensions[1] or tuple(y.shape[-axes:]) != size:
+        raise ConvolithError(
+            f'y has shape {tuple(y.shape)} beside x {tuple(x.shape)}; kernel_size="auto" expects both of one size'
+        )
+    steps = per_axis("dilation", geometry["dilation"], axes, 1)
+    sizes = odd_sizes([(n - 1) // d + 1 for n, d in zip(size, steps, strict=True)], max_size)
+    cropped, own = _cropped(y, data, sizes[-1], steps, geometry)
+    problem = read(x, cropped, kernel_size=sizes[-1], **own, **geometry)
+    gram = Gram(sizes[-1], problem.spec.in_channels, problem.spec.out_channels, **geometry)
+    tiles = states_of_tiles(problem, gram)
+    for tile in tiles:
+        gram.merge(tile)
+    shares = list(ridges) if len(ridges) > 1 else [ridges[0] / gram.unit]
+    found = candidates(gram, tiles, sizes, shares, offset=data["offset"])
+    best = chosen(found)
+    cropped, own = _cropped(y, data, best.kernel_size, steps, geometry)
+    return Chosen(best.kernel_size, best.ridge, tuple(found), cropped, own)
+
+
+def _cropped(
+    y: Any, data: dict[str, Any], kernel_size: tuple[int, ...], steps: tuple[int, ...], geometry: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """y, mask and weights without the border that a kernel does not reach, if padding does not."""
+    if geometry["padding"] == "same":
+        return y, data
+    reach = [d * (k - 1) // 2 for k, d in zip(kernel_size, steps, strict=True)]
+    inner = (..., *(slice(r, n - r) for r, n in zip(reach, y.shape[-len(reach) :], strict=True)))
+    inside = {name: None if data[name] is None else data[name][inner] for name in ("mask", "weights")}
+    return y[inner], {**data, **inside}
+
+
+def candidates(
+    total: Gram, tiles: Sequence[Gram], sizes: Sequence[tuple[int, ...]], ridges: Sequence[float], *, offset: bool
+) -> list[Candidate]:
+    """Every size with every ridge, sizes from the smallest on.
+
+    Args:
+        total: the state of all equations, for the largest size.
+        tiles: states that together are the whole, about the same shift.
+        sizes: each within the next one's middle.
+        ridges: shares of the mean square of a column of x.
+        offset: whether a constant is fitted too.
+    """
+    order, counts = _rings(total, sizes)
+    base = np.zeros_like(total.shift)
+    whole = total.matrix if offset else total.about(base)
+    parts = [tile.matrix if offset else tile.about(base) for tile in tiles]
+    errors = np.stack([_errors(whole - part, part, order, counts, ridges, offset=offset) for part in parts], -1)
+    weights = np.array([tile.weight for tile in tiles]) * total.out_channels
+    return _compared(total, sizes, ridges, errors, weights)
+
+
+def chosen(found: Sequence[Candidate]) -> Candidate:
+    """The best ridge of the smallest size that is as good as the best one."""
+    best = min(found, key=lambda one: one.rms)
+    alike = [one for one in found if one.worse <= one.spread]
+    least = min((one.kernel_size for one in alike), key=np.prod, default=best.kernel_size)
+    return min((one for one in found if one.kernel_size == least), key=lambda one: one.rms)
+
+
+def _rings(total: Gram, sizes: Sequence[tuple[int, ...]]) -> tuple[np.ndarray, list[int]]:
+    """The taps, those of the smallest size first, and how many each size has."""
+    places = np.arange(total.windows).reshape(total.in_channels, *total.kernel_size)
+    order: list[int] = []
+    counts = []
+    for size in sizes:
+        index = [slice((n - k) // 2, (n - k) // 2 + k) for n, k in zip(total.kernel_size, size, strict=True)]
+        inner = places[(slice(None), *index)].ravel().tolist()
+        order += sorted({*inner} - {*order})
+        counts.append(len(inner))
+    return np.array(order), counts
+
+
+def _errors(
+    train: np.ndarray, test: np.ndarray, order: np.ndarray, counts: list[int], ridges: Sequence[float], *, offset: bool
+) -> np.ndarray:
+    """(sizes, ridges): the sum of squares that kernels of `train` leave of `test`."""
+    n = len(order)
+    at = np.concatenate([order, np.arange(n, len(train))])
+    train, test = train[np.ix_(at, at)], test[np.ix_(at, at)]
+    left = train - np.outer(train[:, n], train[n]) / train[n, n] if offset else train
+    normal, cross = torch.from_numpy(left[:n, :n].copy()), torch.from_numpy(left[:n, n + 1 :].copy())
+    unit = float(normal.diagonal().mean())
+    found = np.empty((len(counts), len(ridges)))
+    for column, ridge in enumerate(ridges):
+        factor = torch.linalg.cholesky(
+            normal + max(ridge, JITTER) * unit * torch.eye(n, dtype=torch.float64, device="cpu")
+        )
+        half = torch.linalg.solve_triangular(factor, cross, upper=False)
+        for row, count in enumerate(counts):
+            block = factor[:count, :count].T
+            kernel = torch.linalg.solve_triangular(block, half[:count], upper=True).numpy()
+            constant = (train[n, n + 1 :] - train[n, :count] @ kernel) / train[n, n] if offset else 0 * kernel[0]
+            kept = np.concatenate([np.arange(count), np.arange(n, len(test))])
+            outputs = np.eye(kernel.shape[1])
+            beside = np.concatenate([-kernel, -constant[None], outputs])
+            found[row, column] = np.einsum("io,ij,jo->", beside, test[np.ix_(kept, kept)], beside)
+    return found
+
+
+def _compared(
+    total: Gram, sizes: Sequence[tuple[int, ...]], ridges: Sequence[float], errors: np.ndarray, weights: np.ndarray
+) -> list[Candidate]:
+    """Candidates of the errors of each tile, (sizes, ridges, tiles)."""
+    means = errors.sum(-1) / weights.sum()
+    best = errors.reshape(-1, errors.shape[-1])[means.argmin()]
+    unit = total.unit
+    found = []
+    for row, size in enumerate(sizes):
+        for column, ridge in enumerate(ridges):
+            difference = (errors[row, column] - best) / weights.mean()
+            spread = difference.std(ddof=1) / np.sqrt(len(difference))
+            rms = float(np.sqrt(max(means[row, column], 0.0)))
+            found.append(Candidate(size, ridge * unit, rms, float(difference.mean()), float(spread)))
+    return found
+
+
+def odd_sizes(size: Sequence[int], largest: int | None) -> list[tuple[int, ...]]:
+    """1, 3, 5, ... along every axis, up to the largest, or to 31 or a third of the image.
+
+    Raises:
+        ConvolithError: a largest one that the image does not take.
+    """
+    most = min(31, min(size) // 3) if largest is None else largest
+    if not 1 <= most <= min(size):
+        raise ConvolithError(f"max_size is {most}; expected 1 to {min(size)}, the smallest axis of x")
+    return [(k,) * len(size) for k in range(1, most + 1, 2)]

@@ -1,0 +1,1 @@
+"""How the moments are solved: normal equations, least squares, bases and constraints."""

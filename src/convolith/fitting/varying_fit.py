@@ -1,0 +1,136 @@
+"""`fit_varying`: the kernel that turned x into y where it varies with position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from typing import Any
+
+import torch
+
+from convolith.arrays import like
+from convolith.engines.base import torch_dtype
+from convolith.errors import ConvolithError
+from convolith.fitting.data.problem import floating_dtype, read
+from convolith.fitting.kernel_options import Asked, whole_numbers
+from convolith.fitting.refinement import refined
+from convolith.fitting.results import check_errors
+from convolith.fitting.selection.jackknife import jackknife
+from convolith.fitting.selection.tiles import states_of_tiles
+from convolith.fitting.solving.least_squares import least_squares
+from convolith.fitting.varying_gram import VaryingFit, VaryingGram
+from convolith.geometry import Axes, Padding
+
+
+def fit_varying(
+    x: Any,
+    y: Any,
+    *,
+    kernel_size: Axes,
+    degree: int = 1,
+    modulation: str = "output",
+    background_degree: int | None = None,
+    positions: Any = None,
+    stride: Axes = 1,
+    padding: Padding = "valid",
+    dilation: Axes = 1,
+    padding_mode: str = "zeros",
+    mask: Any = None,
+    weights: Any = None,
+    ridge: float = 0.0,
+    smoothness: float = 0.0,
+    basis: Any = None,
+    constant: Sequence[int] = (),
+    constraints: str | Sequence[str] = (),
+    x_noise_variance: Any = 0.0,
+    errors: str = "white",
+) -> VaryingFit:
+    """Find the kernel that varies over the image for which what it makes of x comes nearest to y.
+
+    Its weights are polynomials of position, `K(z) = sum over t of phi_t(z) K_t` with the monomials up to a total
+    degree, and z runs from -1 at the first pixel of x to 1 at the last along each axis (Alard 2000). In closed form, in
+    float64, as `fit`; `VaryingGram` is the state behind it.
+
+    Args:
+        x, y, kernel_size, stride, padding, dilation, padding_mode, mask, weights: as for `fit`.
+        degree: of the polynomials; 0 for a kernel that does not vary.
+        modulation: whose position counts: `"output"`, of the pixel that is made, which is the middle of the window;
+            `"input"`, of each pixel that is read (padding's too); `"update"`, one that is given for each image.
+        background_degree: of a background that is fitted too, a polynomial of the position of the pixel that is made;
+            None for no background.
+        positions: with modulation "update", of each image, (N, axes).
+        ridge, smoothness: penalties on each K_t as on a kernel of `fit`.
+        basis: as for `fit`; for each K_t.
+        constant: which kernels of the basis have one coefficient everywhere.
+        constraints: as for `fit`; at every position ("sum-to-one" keeps the flux the same everywhere). Weights that
+            may not be negative are refused where they vary.
+        x_noise_variance: as for `fit`.
+        errors: `"white"` or `"jackknife"`, as for `fit`.
+
+    Returns:
+        A `VaryingFit`: `found.kernel.at(position)` is the operator of one position, `found.kernel.apply(x)` predicts y.
+
+    Raises:
+        ConvolithError: what `fit` refuses; a modulation and positions that do not belong together.
+
+    Example:
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(1, 40, 40))
+        >>> y = x[:, 1:-1, 1:-1] * np.linspace(0, 1, 40)[1:-1]  # fades out towards the left
+        >>> found = fit_varying(x, y, kernel_size=3, degree=1)
+        >>> [round(float(found.kernel.at((0, column)).weight[0, 0, 1, 1]), 9) for column in (-1, 0, 0.5)]
+        [0.0, 0.5, 0.75]
+    """
+    geometry: dict[str, Any] = {
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
+        "padding_mode": padding_mode,
+    }
+    asked = Asked(ridge, smoothness, basis, constraints, x_noise_variance, whole_numbers("constant", constant))
+    check_errors(errors)
+    size: Any = kernel_size
+    if isinstance(size, str):
+        raise ConvolithError(
+            f"kernel_size is {kernel_size!r}; expected a number, or one per axis: choose it with fit for a kernel that "
+            "does not vary"
+        )
+    plain = read(x, y, kernel_size=kernel_size, mask=mask, weights=weights, offset=False, **geometry)
+    if not plain.equations:
+        raise ConvolithError("mask or weights leave no pixel of y to fit; expected at least one")
+    spec = plain.spec
+    gram = VaryingGram(
+        spec.kernel_size,
+        spec.in_channels,
+        spec.out_channels,
+        degree=degree,
+        modulation=modulation,
+        background_degree=background_degree or 0,
+        frame=None if modulation == "update" else spec.size,
+        **geometry,
+    )
+    used = gram.used(background_degree)
+    asked.penalty(spec.in_channels, spec.kernel_size, None, len(gram.terms))  # or refuses, before the work
+    problem = gram.placed(plain, position=positions, background_degree=background_degree)
+    tiles = states_of_tiles(problem, gram) if errors == "jackknife" else []
+    for tile in tiles:
+        gram.merge(tile)
+    gram = gram if tiles else gram.add(problem)
+    penalty = gram.penalty_of(asked)
+    solution = least_squares(gram.system(used), penalty)
+    coefficients, squares = refined(problem, gram, solution, penalty)
+    left_out = jackknife(gram, tiles, asked, used) if tiles else None
+    spread = solution.stderr if left_out is None else left_out.stderr
+    found = gram.kernel_of(coefficients)
+    dtype = torch_dtype(floating_dtype(x, y))
+    kernel, sky = (like(torch.from_numpy(part).to(dtype), x) for part in (found, coefficients[gram.windows :].copy()))
+    return VaryingFit(
+        gram.varying_kernel(kernel, sky, background_degree),
+        sqrt(max(squares, 0.0) / (problem.weights.sum() * spec.out_channels)),
+        squares + penalty.paid(coefficients[: gram.windows]),
+        like(torch.from_numpy(gram.kernel_of(spread)), x),
+        solution.condition,
+        spec,
+        gram.coefficients_of(asked, found),
+        None if left_out is None else left_out.rms,
+    )

@@ -1,0 +1,1 @@
+"""The other direction: a convolution as branches that train better and fold back to it."""

@@ -1,0 +1,298 @@
+"""`expand`: a convolution as branches that train better than it does by itself, and fold back to it.
+
+The published forms add up branches, each with a batch norm after its convolutions: one is the kernel that was there,
+the others are parts of it or rows that compose to it. Here every norm starts as the identity and every other branch
+with random weights; the first branch gets the kernel less what the others add up to, by the algebra of `Conv` values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import reduce
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convolith.algebra import add, compose, identity, subtract
+from convolith.arrays import as_tensor
+from convolith.conv import Conv
+from convolith.dtypes import COMPLEX, is_float
+from convolith.errors import ConvolithError, check_option
+from convolith.folding.expand.layers import Step, TrainingForm, average_step, branch_of, convolution_step
+from convolith.geometry import Pairs, check_whole
+
+MOBILEONE_KERNELS = 4
+"""Branches with a whole kernel in the paper's smallest network; its other ones have 1."""
+Branches = dict[str, list[Step]]
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the branches of a form are made from.
+
+    Attributes:
+        conv: what is expanded, in float64.
+        size: the root mean square of its weights, which random ones get too.
+        generator: of all random numbers.
+        kernels: branches that have a whole kernel.
+    """
+
+    conv: Conv
+    size: float
+    generator: torch.Generator
+    kernels: int
+
+    def draw(self, shape: tuple[int, ...], size: float) -> Tensor:
+        """Normal numbers of a root mean square."""
+        return size * torch.randn(shape, generator=self.generator, dtype=torch.float64)
+
+
+def expand(
+    conv: Conv | nn.Module,
+    *,
+    like: str = "repvgg",
+    branches: int | None = None,
+    seed: int = 0,
+    calibration: Any = None,
+) -> TrainingForm:
+    """The training form of a convolution: a torch module of branches with batch norms, the same in evaluation.
+
+    `sum over branches of norm(k_b * x) = bias + k * x`, the branches by `like`:
+
+    - `"repvgg"`: the kernel; a 1x1; the norm alone, where stride is 1 and output and input have one shape.
+    - `"mobileone"`: `branches` whole kernels, and the other two of RepVGG.
+    - `"acnet"`: the kernel, and for each axis one with taps along that axis only (3x1 and 1x3 beside 3x3).
+    - `"dbb"`: the kernel; a 1x1; a 1x1, norm and kernel; a 1x1, norm and average (where dilation is 1). The 1x1 before
+      the norm is what pads, so that borders are exact: in evaluation that is padding with the norm's value for 0.
+
+    A branch that would have to crop x is left out (a 1x1 beside an unpadded 3x3 reads fewer pixels than there are).
+    Random weights are normal and as large as the kernel's own. All norms start as identities: their weight is the
+    deviation that they divide by, their bias the mean. In training they take the batch's statistics instead. They start
+    from those of noise with mean 0 and variance 1, so that on other inputs the first training steps change the scale of
+    each branch; with `calibration` they start from its own, and on it training begins at the outputs of evaluation.
+
+    Args:
+        conv: a real float convolution that is not transposed, or a torch module that is one.
+        like: the form.
+        branches: whole kernels of `"mobileone"`, 4 if it is None; the other forms have one.
+        seed: of the random weights; torch's global random numbers are left as they are.
+        calibration: (N, in_channels, *size), inputs that the norms' statistics are taken from.
+
+    Returns:
+        A module of (N, in_channels, *size), in training mode as all new torch modules are, with the dtype and device of
+        the weights. `fold` makes its eval form one convolution again.
+
+    Raises:
+        ConvolithError: a form that has no second branch for this convolution, transposed convolutions, dtypes that are
+            not real floats, calibration of another shape.
+
+    Example:
+        >>> layer = torch.nn.Conv2d(8, 8, 3, padding=1)
+        >>> form = expand(layer, like="repvgg").eval()
+        >>> list(form.branches)
+        ['kernel', 'pointwise', 'identity']
+        >>> x = torch.randn(1, 8, 16, 16)
+        >>> torch.allclose(form(x), layer(x), atol=1e-5)
+        True
+
+    Source: Ding et al., "RepVGG", CVPR 2021; Ding et al., "Diverse Branch Block", CVPR 2021; Ding et al., "ACNet", ICCV
+    2019; Vasu et al., "MobileOne", CVPR 2023.
+    """
+    given = _checked(conv)
+    sample = as_tensor("weight", given.weight)
+    axes, wide = len(given.kernel_size), _double(given)
+    start = Start(
+        wide, _size(wide), torch.Generator().manual_seed(check_whole("seed", seed, 0)), _kernels(like, branches)
+    )
+    others = FORMS[like](start)
+    if not others:
+        raise ConvolithError(
+            f"like is {like!r}, which has no second branch for {given}: {NEEDS[like]}; pad it, or choose 'dbb', "
+            "or 'mobileone' with 2 branches or more: their whole kernels fit always"
+        )
+    rest = subtract(wide, add(*(_composed(steps) for steps in others.values())))
+    x = None if calibration is None else _inputs(calibration, wide)
+    made: dict[str, nn.Module] = {
+        "kernel": branch_of([_convolution(rest.weight, wide, wide.padding)], axes, x, rest.bias)
+    }
+    made |= {name: branch_of(steps, axes, x) for name, steps in others.items()}
+    return TrainingForm(made, axes).to(device=sample.device, dtype=sample.dtype)
+
+
+def _repvgg(start: Start) -> Branches:
+    """A 1x1, and x itself."""
+    return _pointwise(start) | _identity(start.conv)
+
+
+def _mobileone(start: Start) -> Branches:
+    """Further whole kernels, a 1x1, and x itself."""
+    conv = start.conv
+    found: Branches = {}
+    for number in range(2, start.kernels + 1):
+        weight = start.draw(tuple(conv.weight.shape), start.size)
+        found[f"kernel_{number}"] = [_convolution(weight, conv, conv.padding)]
+    return found | _repvgg(start)
+
+
+def _acnet(start: Start) -> Branches:
+    """For each axis a kernel that has one tap along all others."""
+    wide = [axis for axis, taps in enumerate(start.conv.kernel_size) if taps > 1]
+    if len(wide) < 2:  # the one line would be the kernel
+        return {}
+    return {f"axis_{axis}": [step] for axis in wide if (step := _part(start, {axis})) is not None}
+
+
+def _dbb(start: Start) -> Branches:
+    """A 1x1; a 1x1 and a kernel; a 1x1 and an average."""
+    conv = start.conv
+    found, ones = _pointwise(start), (1,) * len(conv.kernel_size)
+    into, groups = conv.in_channels, conv.groups
+    hidden = into if groups < conv.out_channels else 2 * into  # as in the paper's code: one channel mixes nothing
+    inner = start.draw((hidden, into // groups, *ones), (hidden // groups) ** -0.5)
+    outer = start.draw((conv.out_channels, hidden // groups, *conv.kernel_size), start.size)
+    found["expanded"] = [_pointwise_padded(inner, conv), _convolution(outer, conv, ((0, 0),) * len(ones))]
+    taps = prod(conv.kernel_size)
+    if taps > 1 and all(d == 1 or k == 1 for k, d in zip(conv.kernel_size, conv.dilation, strict=True)):
+        inner = start.draw((conv.out_channels, into // groups, *ones), start.size * taps**0.5)
+        found["averaged"] = [_pointwise_padded(inner, conv), average_step(conv)]
+    return found
+
+
+FORMS: dict[str, Callable[[Start], Branches]] = {
+    "acnet": _acnet,
+    "dbb": _dbb,
+    "mobileone": _mobileone,
+    "repvgg": _repvgg,
+}
+"""The branches of each form beside the kernel that is given."""
+_IN_PLACE = (
+    "a 1x1 beside a larger kernel needs padding that reaches one of its taps from both sides, an identity needs stride "
+    "1 and outputs of the input's shape"
+)
+NEEDS = {
+    "acnet": "it needs two axes with more than one tap, and padding along them that reaches a tap from both sides",
+    "mobileone": f"branches is 1, and {_IN_PLACE}",
+    "repvgg": _IN_PLACE,
+}
+"""What a form without a second branch lacks; `"dbb"` always has one."""
+
+
+def _kernels(like: str, branches: int | None) -> int:
+    """How many whole kernels a form has."""
+    check_option("like", like, FORMS)
+    if like == "mobileone":
+        return MOBILEONE_KERNELS if branches is None else check_whole("branches", branches, 1)
+    if branches is not None:
+        raise ConvolithError(
+            f"branches is {branches!r}, but {like} has one whole kernel; leave it out, or choose mobileone"
+        )
+    return 1
+
+
+def _pointwise(start: Start) -> Branches:
+    """A 1x1 on the tap nearest the middle; where the kernel is one already, none."""
+    step = _part(start, ()) if prod(start.conv.kernel_size) > 1 else None
+    return {} if step is None else {"pointwise": [step]}
+
+
+def _identity(conv: Conv) -> Branches:
+    """X itself, where one of the taps reads just that."""
+    axes = range(len(conv.kernel_size))
+    there = all(
+        _tap(conv, axis) is not None and sum(conv.padding[axis]) == conv.dilation[axis] * (conv.kernel_size[axis] - 1)
+        for axis in axes
+    )
+    if not there or max(conv.stride) > 1 or conv.in_channels != conv.out_channels:
+        return {}
+    return {"identity": [Step(identity(conv.in_channels, axes=len(axes), sample=conv.weight), ())]}
+
+
+def _part(start: Start, kept: Collection[int]) -> Step | None:
+    """A random kernel with all taps along some axes and one along the others, in its place; None where that crops."""
+    conv, size, padding = start.conv, [], []
+    for axis, (k, d, (before, after)) in enumerate(zip(conv.kernel_size, conv.dilation, conv.padding, strict=True)):
+        tap = 0 if axis in kept else _tap(conv, axis)
+        if tap is None:
+            return None
+        size.append(k if axis in kept else 1)
+        padding.append((before - d * tap, after - d * (k - size[-1] - tap)))
+    weight = start.draw((conv.out_channels, conv.in_channels // conv.groups, *size), start.size)
+    return _convolution(weight, conv, tuple(padding))
+
+
+def _tap(conv: Conv, axis: int) -> int | None:
+    """The tap nearest the middle that reads no less than the whole axis."""
+    k, d, (before, after) = conv.kernel_size[axis], conv.dilation[axis], conv.padding[axis]
+    fitting = [tap for tap in range(k) if d * tap <= before and d * (k - 1 - tap) <= after]
+    return min(fitting, key=lambda tap: abs(2 * tap - (k - 1)), default=None)
+
+
+def _convolution(weight: Tensor, like: Conv, padding: Pairs) -> Step:
+    """A convolution that steps as another does."""
+    return convolution_step(Conv(weight, **{**like.options, "padding": padding}))
+
+
+def _pointwise_padded(weight: Tensor, like: Conv) -> Step:
+    """A 1x1 that takes a kernel's padding upon itself: what comes after it has none, and is exact at the borders."""
+    return convolution_step(Conv(weight, padding=like.padding, padding_mode=like.padding_mode, groups=like.groups))
+
+
+def _composed(steps: list[Step]) -> Conv:
+    """A branch as one convolution, its norms being identities."""
+    return reduce(lambda first, second: compose(first, second).conv, [step.conv for step in steps])
+
+
+def _checked(conv: Any) -> Conv:
+    if not isinstance(conv, Conv | nn.Module):
+        raise ConvolithError(
+            f"conv is a {type(conv).__name__}; expected a Conv or a torch convolution module; pass composition.conv "
+            "for a composition"
+        )
+    given = conv if isinstance(conv, Conv) else Conv.from_module(conv)
+    if given.transposed:
+        raise ConvolithError(
+            "conv is transposed; expected a plain one, which is what these forms exist for; train it as it is"
+        )
+    if not is_float(given.dtype) or given.dtype in COMPLEX:
+        raise ConvolithError(
+            f"conv has dtype {given.dtype}; expected a real float, as batch norms have; convert its weights"
+        )
+    if getattr(given.weight, "is_meta", False):
+        raise ConvolithError("conv has weights on the meta device, which have no values; move them first")
+    return given
+
+
+def _double(conv: Conv) -> Conv:
+    """The same in torch's float64 on the CPU, apart from any graph of gradients."""
+    weight, bias = (
+        None if a is None else as_tensor(name, a).detach().to("cpu", torch.float64)
+        for name, a in (("weight", conv.weight), ("bias", conv.bias))
+    )
+    return Conv(weight, bias, **conv.options)
+
+
+def _size(conv: Conv) -> float:
+    """The root mean square of the weights; torch's usual one where they are all zero."""
+    found = float(conv.weight.square().mean().sqrt())
+    return found if found > 0 else float(prod(conv.weight.shape[1:])) ** -0.5
+
+
+def _inputs(calibration: Any, conv: Conv) -> Tensor:
+    """The calibration in float64."""
+    x = as_tensor("calibration", calibration).detach().to("cpu", torch.float64)
+    axes = len(conv.kernel_size)
+    if x.ndim != axes + 2 or x.shape[1] != conv.in_channels or x.numel() == 0 or not bool(x.isfinite().all()):
+        raise ConvolithError(
+            f"calibration has shape {tuple(x.shape)}; expected finite numbers of (N, {conv.in_channels}, *size) with "
+            f"{axes} spatial axes, one image or more"
+        )
+    try:
+        nn.Sequential(*convolution_step(conv).layers)(x)
+    except RuntimeError as problem:  # smaller than the kernel, or than what a padding mode needs
+        raise ConvolithError(
+            f"calibration of shape {tuple(x.shape)} cannot be convolved: {problem}; pass larger images"
+        ) from problem
+    return x

@@ -1,0 +1,1 @@
+"""The second stage of folding: which nodes of a graph equal one convolution, and which of these pay."""

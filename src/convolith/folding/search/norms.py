@@ -1,0 +1,178 @@
+"""Norms: applied to each convolution that they follow, and listed with the reason where they stay."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, Node
+
+from convolith.folding.report import Skipped
+from convolith.folding.search.candidates import Way, readers, target_of
+from convolith.folding.search.lowering import aten, called_module, is_split, module_path, operator_of
+from convolith.folding.search.readers import CONVOLVE, IDLE, Piece, Values, piece_of, shape_of
+
+OTHER_NORMS = (
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.LocalResponseNorm,
+)
+
+
+def norms_left(
+    graph: Graph, taken: Sequence[Way], told: set[str], untouchable: set[Node], values: Values
+) -> list[Skipped]:
+    """Return an entry for each norm whose input is a convolution's output and that no rewrite takes in.
+
+    Args:
+        told: names of nodes of which the report has an entry already.
+    """
+    inside = {node for way in taken for node in way.nodes}
+    found = []
+    for node in graph.nodes:
+        layer = called_module(node) if node.op == "call_module" else None
+        batch = target_of(node) is aten.batch_norm.default or _is_written_out(node, values)
+        if (
+            node in inside
+            or node.name in told
+            or not (batch or isinstance(layer, (*OTHER_NORMS, nn.modules.batchnorm._BatchNorm)))
+        ):
+            continue
+        source = _behind(node)
+        if source is None:
+            continue
+        reason = (
+            _reason(node, source, untouchable)
+            if batch
+            else f"{type(layer).__name__} takes its statistics from its input"
+        )
+        found.append(Skipped(node.name, module_path(node) or "the model", reason, "norm", node.meta.get("line")))
+    return found
+
+
+def spread_norms(working: GraphModule, values: Values) -> None:
+    """Apply norms of what several convolutions give side by side to each of them, and norms of a part to the whole.
+
+    A norm of concatenated channels is one of each branch. A norm of some channels of a convolution is one of all of
+    them, with factors of one for the others. Factors and shifts by channel take the norm's place, and fold into the
+    convolutions.
+    """
+    for node in list(working.graph.nodes):
+        if target_of(node) is not aten.batch_norm.default:
+            continue
+        piece = piece_of(node, values)
+        if not isinstance(piece, Piece) or piece.conv.kernel_size != (1,) * len(piece.conv.kernel_size):
+            continue
+        factors, shifts = piece.conv.weight.flatten(), piece.conv.bias
+        shifts = torch.zeros_like(factors) if shifts is None else shifts
+        if not _over_branches(working, values, node, factors, shifts):
+            _over_parts(working, values, node, factors, shifts)
+    working.graph.eliminate_dead_code(lambda n: bool(n.meta.get("writes")) or n.is_impure())
+
+
+def _over_branches(working: GraphModule, values: Values, norm: Node, factors: Tensor, shifts: Tensor) -> bool:
+    """Return whether a norm was applied to each of the convolutions that it follows side by side."""
+    joined = _input(norm)
+    called = operator_of(joined) if joined is not None else None
+    if joined is None or called is None or called.target is not aten.cat.default or len(readers(joined)) != 1:
+        return False
+    branches, axis = called.args
+    shapes = [shape_of(branch) if isinstance(branch, Node) else None for branch in branches]
+    if axis not in (1, 1 - len(shape_of(joined) or ())) or not all(shapes):
+        return False
+    if any(target_of(branch) not in CONVOLVE or len(readers(branch)) != 1 for branch in branches):
+        return False
+    counts = [(shape or ())[1] for shape in shapes]
+    made = []
+    for branch, factor, shift in zip(branches, torch.split(factors, counts), torch.split(shifts, counts), strict=True):
+        made.append(_scaled(working, values, branch, factor, shift, joined, norm))
+    joined.args = ([*made], *joined.args[1:])
+    norm.replace_all_uses_with(joined)
+    working.graph.erase_node(norm)
+    return True
+
+
+def _over_parts(working: GraphModule, values: Values, norm: Node, factors: Tensor, shifts: Tensor) -> bool:
+    """Return whether a norm of one part of a convolution's channels was applied before the convolution is split."""
+    part = _input(norm)
+    while part is not None and target_of(part) in IDLE and len(readers(part)) == 1:
+        part = _input(part)
+    split = part.args[0] if part is not None and part.args else None
+    if part is None or not isinstance(split, Node) or not is_split(split) or len(readers(part)) != 1:
+        return False
+    called, source = operator_of(part), split.args[0]
+    if called is None or not isinstance(source, Node) or len(source.users) != 1 or target_of(source) not in CONVOLVE:
+        return False
+    shape = shape_of(source)
+    if shape is None:
+        return False
+    whole, moved = torch.ones(shape[1], dtype=torch.float64), torch.zeros(shape[1], dtype=torch.float64)
+    whole[called.args[2] : called.args[3]], moved[called.args[2] : called.args[3]] = factors, shifts
+    made = _scaled(working, values, source, whole, moved, split, norm)
+    split.args = (made, *split.args[1:])
+    before = _input(norm)
+    if before is not None:
+        norm.replace_all_uses_with(before)
+        working.graph.erase_node(norm)
+    return True
+
+
+def _input(node: Node) -> Node | None:
+    called = operator_of(node)
+    first = called.args[0] if called is not None and called.args else None
+    return first if isinstance(first, Node) else None
+
+
+def _scaled(
+    working: GraphModule, values: Values, x: Node, factors: Tensor, shifts: Tensor, before: Node, norm: Node
+) -> Node:
+    """Add a factor and a shift by channel behind a node; they count as the norm's."""
+    shape = shape_of(x) or ()
+    graph, made = working.graph, x
+    for name, function, value in (("scale", operator.mul, factors), ("shift", operator.add, shifts)):
+        target = f"{name}_of_{norm.name}_{x.name}"
+        working.register_buffer(target, value.reshape(1, -1, *(1,) * (len(shape) - 2)).clone())
+        with graph.inserting_before(before):
+            constant = graph.get_attr(target)
+            made = graph.call_function(function, (made, constant))
+        constant.meta = {"constant": True, "module": norm.meta.get("module", "")}
+        values[constant] = getattr(working, target)
+        made.meta = {**x.meta, "memory": None, "module": module_path(norm), "line": norm.meta.get("line")}
+    return made
+
+
+def _behind(node: Node) -> Node | None:
+    """Return the convolution that a node follows, perhaps after what does nothing."""
+    called = operator_of(node)
+    before = called.args[0] if called is not None else (node.args[0] if node.args else None)
+    while isinstance(before, Node) and target_of(before) in IDLE:
+        before = before.args[0]
+    return before if isinstance(before, Node) and target_of(before) in CONVOLVE else None
+
+
+def _is_written_out(node: Node, values: Values) -> bool:
+    """Return whether a node multiplies by a constant for each channel, as norms do that are written as arithmetic."""
+    called = operator_of(node)
+    if called is None or called.target is not aten.mul.Tensor:
+        return False
+    constants = [values[a] for a in called.args if isinstance(a, Node) and a in values]
+    shape = shape_of(node)
+    return shape is not None and len(constants) == 1 and constants[0].numel() == shape[1] > 1
+
+
+def _reason(norm: Node, source: Node, untouchable: set[Node]) -> str:
+    if norm in untouchable or source in untouchable:
+        return "its tensor is written in place through a view, which is read elsewhere"
+    if any(a in untouchable for a in source.all_input_nodes):
+        return "its convolution reads a tensor that is written in place through a view"
+    others = [user for user in readers(source) if user is not norm]
+    if others:
+        return f"the convolution's output is also read by {', '.join(other.name for other in others)}"
+    if shape_of(norm) is None or shape_of(source) is None:
+        return "the number of channels is not the same at all sizes that were tried"
+    return "it is computed from other tensors than its convolution and constants"

@@ -1,0 +1,265 @@
+"""A model folded as one graph; or part by part, around code that no graph follows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import GraphModule
+
+from convolith.folding.capture import Captured, NoGraph, capture, hooks_of, structural_copy, without_hooks
+from convolith.folding.example_inputs import Inputs, Reference, outputs
+from convolith.folding.graph_copies import own_copy, own_module
+from convolith.folding.pairs import pairs_of
+from convolith.folding.quick_convolutions import QuickConvolutions
+from convolith.folding.report import Report, Rewrite, Skipped
+from convolith.folding.rewrite.proof import Proof
+from convolith.folding.rewrite.rewriting import count_layers, rewrite
+from convolith.folding.search.in_place import write_in_place
+from convolith.folding.search.lowering import called_module
+
+
+@dataclass
+class Done:
+    """A folded model, not proved yet.
+
+    Attributes:
+        reference, wide: the model and the folded one, in float64.
+        folded: in the model's own dtypes.
+        report: without errors.
+        proofs: of each rewrite.
+        tried: inputs that the model takes, the example first.
+    """
+
+    reference: nn.Module
+    wide: nn.Module
+    folded: nn.Module
+    report: Report
+    proofs: list[Proof]
+    tried: list[Inputs]
+
+
+def fold_graph(
+    model: nn.Module, inputs: Inputs, *, measure: bool, everything: bool, known: Reference | None = None
+) -> Done | NoGraph:
+    """Fold a model as one graph, modules that stay in it by their parts; or return why it is no graph.
+
+    Args:
+        known: what the model gives for the inputs, if that is known; its hooks have run in it.
+    """
+    try:
+        with QuickConvolutions():
+            captured = capture(without_hooks(model), inputs, None if hooks_of(model) else known)
+    except NoGraph as refusal:
+        return refusal
+    done = _folded(captured, inputs, measure=measure, everything=everything)
+    for name, given in captured.calls.items():
+        part = model.get_submodule(name)
+        if isinstance(part, torch.jit.ScriptModule):
+            continue
+        why = NoGraph(captured.kept[name])
+        try:
+            inner = fold_parts(part, given, why, measure=measure, everything=everything)
+        except NoGraph:
+            continue
+        done = _with_part(done, name, inner)
+    named = {entry.module for entry in done.report.skipped if entry.kind == "norm"}
+    left = [entry for entry in _norms_inside(done.folded, captured.kept) if entry.module not in named]
+    return replace(done, report=replace(done.report, skipped=(*done.report.skipped, *left)))
+
+
+def _norms_inside(folded: nn.Module, kept: dict[str, str]) -> list[Skipped]:
+    """Return the norms of modules that stay as they are, and are no part of a graph inside of them."""
+    found = []
+    present = dict(folded.named_modules(remove_duplicate=False))
+    for name, reason in kept.items():
+        if name not in present:  # it has another name in a module that is kept around it
+            continue
+        module, inside = present[name], f"it lies in {name or 'the model'}, whose code stays: {reason}"
+        graphs = {id(part) for graph in module.modules() if isinstance(graph, GraphModule) for part in graph.modules()}
+        for path, part in module.named_modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm) and id(part) not in graphs:
+                found.append(Skipped("-", f"{name}.{path}".strip("."), inside, "norm"))
+    return found
+
+
+def _folded(captured: Captured, inputs: Inputs, *, measure: bool, everything: bool) -> Done:
+    done = rewrite(captured, inputs, measure=measure, everything=everything)
+    folded = own_copy(done.graph, inputs[0].dtype, like=captured.module)
+    write_in_place(folded)
+    return Done(done.reference, done.graph, folded, done.report, done.proofs, captured.tried)
+
+
+def _with_part(done: Done, name: str, inner: Done) -> Done:
+    """Return a folded graph whose module of that name is folded too."""
+    for whole, part in ((done.wide, inner.wide), (done.folded, inner.folded)):
+        before = whole.get_submodule(name)
+        for hooks in (
+            "_forward_hooks",
+            "_forward_pre_hooks",
+            "_forward_hooks_with_kwargs",
+            "_forward_pre_hooks_with_kwargs",
+        ):
+            getattr(part, hooks).update(getattr(before, hooks))
+        whole.set_submodule(name, part)
+    own = count_layers(inner.reference)  # of which the graph's report counts each
+    others = replace(
+        done.report,
+        convolutions_before=done.report.convolutions_before - own[0],
+        convolutions_after=done.report.convolutions_after - own[0],
+        norms_before=done.report.norms_before - own[1],
+        norms_after=done.report.norms_after - own[1],
+    )
+    skipped = tuple(s for s in inner.report.skipped if s.module != "the model")
+    report = _added(others, {name: replace(inner.report, skipped=skipped)}, others.skipped)
+    return replace(done, report=report, proofs=[*done.proofs, *inner.proofs])
+
+
+def fold_parts(model: nn.Module, inputs: Inputs, refusal: NoGraph, *, measure: bool, everything: bool) -> Done:
+    """Fold the largest parts of a model that are graphs, in a copy that runs the model's own code.
+
+    Args:
+        refusal: why the whole is no graph.
+
+    Raises:
+        NoGraph: the refusal, if no part has anything to fold.
+    """
+    if not any(list(child.children()) for child in model.children()) and not pairs_of(model):
+        raise refusal
+    options: dict[str, Any] = {"measure": measure, "everything": everything}
+    with QuickConvolutions():
+        calls = _calls(model, inputs)
+    copies: list[nn.Module] = []  # in float64 and in its own dtypes, once there is something to fold
+    reports: dict[str, Report] = {}
+    proofs: list[Proof] = []
+
+    def take(name: str, done: Done) -> bool:
+        """Put a part in its place, if it has something to fold and the model runs with it."""
+        if not done.report.rewrites:
+            return False
+        copies[:] = copies or [own_module(model).double(), own_module(model)]
+        if not _replaced(copies[1], name, done.folded, inputs):
+            return False
+        copies[0].set_submodule(name, done.wide)
+        reports[name] = done.report
+        proofs.extend(done.proofs)
+        return True
+
+    waiting = [name for name, _ in model.named_children()]
+    _fold_pairs(model, "", calls, options, take, copies)
+    while waiting:
+        name = waiting.pop(0)
+        if name in reports:
+            continue
+        part, given = model.get_submodule(name), calls.get(name)
+        if (
+            given is not None and list(part.children()) and not hooks_of(part)
+        ):  # hooks of the part itself would go with it
+            done = fold_graph(part, given, **options)
+            if isinstance(done, Done):
+                take(name, done)
+                continue
+        _fold_pairs(model, name, calls, options, take, copies)
+        waiting += [f"{name}.{child}" for child, _ in part.named_children()]
+    if not reports:
+        raise refusal
+    wide, result = copies
+    whole = Skipped("-", "the model", f"{refusal.reason}; its parts are folded by themselves", "kept")
+    report = _added(Report((), (), 0, 0, 0.0, 0.0, 0.0, 0.0, 0, 0), reports, (whole,))
+    (convolutions, norms), (fewer, less) = count_layers(model), count_layers(result)
+    report = replace(
+        report, convolutions_before=convolutions, convolutions_after=fewer, norms_before=norms, norms_after=less
+    )
+    left = [replace(e, module=e.module.lstrip(".")) for e in _norms_inside(result, {"": refusal.reason})]
+    report = replace(report, skipped=(*report.skipped, *left))
+    return Done(own_module(model).double(), wide, result, report, proofs, [inputs])
+
+
+def _fold_pairs(
+    model: nn.Module,
+    name: str,
+    calls: dict[str, Inputs],
+    options: dict[str, Any],
+    take: Callable[[str, Done], bool],
+    copies: list[nn.Module],
+) -> None:
+    """Fold a convolution and the norm that a module's own code always calls behind it."""
+    module = model.get_submodule(name)
+    for first, second in pairs_of(module):
+        path, other = (".".join(filter(None, (name, each))) for each in (first, second))
+        row, given = nn.Sequential(getattr(module, first), getattr(module, second)).eval(), calls.get(path)
+        if given is None or any(map(hooks_of, row)):
+            continue
+        done = fold_graph(row, given, **options)
+        if isinstance(done, NoGraph) or not done.report.rewrites:
+            continue
+        done = replace(done, wide=_only_layer(done.wide), folded=_only_layer(done.folded), report=_of_pair(done.report))
+        if take(path, done):
+            for copied in copies:
+                copied.set_submodule(other, nn.Identity())
+
+
+def _only_layer(graph: nn.Module) -> nn.Module:
+    """Return the one layer that a graph calls, which has the attributes that the code around it may look at."""
+    called = [n for n in graph.graph.nodes if n.op == "call_module"]  # type: ignore[union-attr]  # a GraphModule
+    return called_module(called[0]) if len(called) == 1 else graph
+
+
+def _of_pair(report: Report) -> Report:
+    """Return the report of a convolution and its norm with the names that they have in their module."""
+    rewrites = tuple(replace(r, name="", modules=("the model",)) for r in report.rewrites)
+    return replace(report, rewrites=rewrites)
+
+
+def _added(report: Report, parts: dict[str, Report], skipped: tuple[Skipped, ...]) -> Report:
+    """Return a report with those of parts, whose names come behind that of each part."""
+    rewrites = [*report.rewrites, *(_renamed(r, name) for name, part in parts.items() for r in part.rewrites)]
+    more = [replace(s, module=f"{name}.{s.module}") for name, part in parts.items() for s in part.skipped]
+    reports = [report, *parts.values()]
+    names = [name for name in Report.__dataclass_fields__ if name.endswith(("_before", "_after"))]
+    sums: dict[str, Any] = {name: sum(getattr(one, name) for one in reports) for name in names}
+    others = dict(sum((Counter(one.others) for one in reports), Counter()))
+    return Report(tuple(rewrites), (*skipped, *more), others=others, **sums)
+
+
+def _calls(model: nn.Module, inputs: Inputs) -> dict[str, Inputs]:
+    """Return what each module is called with first, if that is float tensors only."""
+    found: dict[str, Inputs] = {}
+    watched = structural_copy(model)
+
+    def keep(name: str) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            plain = args and not kwargs and all(isinstance(a, torch.Tensor) and a.is_floating_point() for a in args)
+            if plain and name not in found:
+                found[name] = tuple(a.detach().clone() for a in args)
+
+        return hook
+
+    for name, module in watched.named_modules():
+        if name and not isinstance(module, torch.jit.ScriptModule):
+            module.register_forward_pre_hook(keep(name), with_kwargs=True)
+    with torch.no_grad():
+        outputs(watched, inputs)
+    return found
+
+
+def _replaced(result: nn.Module, name: str, folded: nn.Module, inputs: Inputs) -> bool:
+    """Return whether the model runs with a part folded; it is put back where the model's code looks into it."""
+    before = result.get_submodule(name)
+    result.set_submodule(name, folded)
+    try:
+        with torch.no_grad(), QuickConvolutions():
+            outputs(result, inputs)
+    except Exception:  # noqa: BLE001 - whatever the model's own code raises
+        result.set_submodule(name, before)
+        return False
+    return True
+
+
+def _renamed(rewrite: Rewrite, name: str) -> Rewrite:
+    modules = tuple(name if module == "the model" else f"{name}.{module}" for module in rewrite.modules)
+    return replace(rewrite, name=f"{name}.{rewrite.name}".strip("."), modules=modules)

@@ -1,0 +1,69 @@
+"""Elements of every real dtype as LLVM sees them, and their conversion to and from the type that sums are kept in."""
+
+from __future__ import annotations
+
+from llvmlite import ir
+
+from convolith.jit.builder import F16, F32, F64, I8, I16, I32, I64, Code, constant, is_integer, itemsize
+
+STORED = {
+    "float16": F16,
+    "bfloat16": I16,
+    "float32": F32,
+    "float64": F64,
+    **{f"{sign}int{bits}": kind for bits, kind in ((8, I8), (16, I16), (32, I32), (64, I64)) for sign in ("", "u")},
+}
+"""The type of an element in memory. LLVM's own bfloat needs newer processors; 16 bits do everywhere."""
+MAGIC = 1.5 * 2**52
+"""Added to a float64 under 2^51, it leaves the integer in the low bits."""
+
+
+def to_sum(code: Code, value: ir.Value, dtype: str, wide: ir.Type) -> ir.Value:
+    """A vector of a dtype in memory as a vector of the type of sums (float32, float64 or int64)."""
+    lanes = value.type.count
+    kind = ir.VectorType(wide, lanes)
+    if value.type == kind:
+        return value
+    if dtype == "bfloat16":
+        bits = code.ir.zext(value, ir.VectorType(I32, lanes))
+        value = code.ir.bitcast(code.ir.shl(bits, constant(ir.VectorType(I32, lanes), 16)), ir.VectorType(F32, lanes))
+        return value if wide == F32 else code.ir.fpext(value, kind)
+    unsigned = dtype.startswith("u")
+    if is_integer(kind):
+        return (code.ir.zext if unsigned else code.ir.sext)(value, kind)
+    if is_integer(value.type):
+        if itemsize(value.type.element) < 4:  # processors convert from 32 bits
+            value = (code.ir.zext if unsigned else code.ir.sext)(value, ir.VectorType(I32, lanes))
+            unsigned = False
+        return (code.ir.uitofp if unsigned else code.ir.sitofp)(value, kind)
+    return code.ir.fpext(value, kind) if itemsize(wide) > itemsize(value.type.element) else code.ir.fptrunc(value, kind)
+
+
+def from_sum(code: Code, value: ir.Value, dtype: str) -> ir.Value:
+    """A vector of sums as a vector of a dtype in memory; integers held in floats are below 2^24 and 2^51."""
+    stored = STORED[dtype]
+    lanes = value.type.count
+    kind = ir.VectorType(stored, lanes)
+    if value.type == kind:
+        return value
+    if dtype == "bfloat16":
+        return round_to_bfloat16(code, value)
+    if not is_integer(kind):
+        return code.ir.fptrunc(value, kind)
+    if value.type.element == F32:
+        return code.ir.sext(code.ir.fptosi(value, ir.VectorType(I32, lanes)), kind)
+    magic = constant(value.type, MAGIC)
+    bits = code.ir.bitcast(code.ir.fadd(value, magic), kind)
+    return code.ir.sub(bits, code.ir.bitcast(magic, kind))
+
+
+def round_to_bfloat16(code: Code, value: ir.Value) -> ir.Value:
+    """To the nearest, ties to even; NaN stays a quiet NaN."""
+    lanes = value.type.count
+    wide = ir.VectorType(I32, lanes)
+    bits = code.ir.bitcast(value, wide)
+    sixteen = constant(wide, 16)
+    odd = code.ir.and_(code.ir.lshr(bits, sixteen), constant(wide, 1))
+    rounded = code.ir.lshr(code.ir.add(code.ir.add(bits, constant(wide, 0x7FFF)), odd), sixteen)
+    nan = code.ir.fcmp_unordered("uno", value, value)
+    return code.ir.trunc(code.ir.select(nan, constant(wide, 0x7FC0), rounded), ir.VectorType(I16, lanes))
