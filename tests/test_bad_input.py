@@ -208,3 +208,29 @@ def test_things_of_another_kind():
     ]:
         with pytest.raises(ConvolithError, match=message):
             call()
+
+
+@pytest.mark.parametrize("stride", [2.0, (2, 2.0), np.float32(2), "2"])
+def test_options_are_refused_whatever_was_called_before(stride):
+    """2.0 equals 2 and has its hash, so that a cache of calls would take one for the other."""
+    x, k = torch.ones(1, 1, 5, 5), torch.ones(1, 1, 3, 3)
+    for _ in range(2):
+        cl.correlate(x, k, stride=2)
+        cl.correlate(x, k, stride=(2, 2))
+        with pytest.raises(cl.ConvolithError, match=r"stride is .*; expected a whole number"):
+            cl.correlate(x, k, stride=stride)
+
+
+def test_true_is_one_as_an_option():
+    x, k = torch.ones(1, 1, 5, 5), torch.ones(1, 1, 3, 3)
+    for _ in range(2):
+        assert cl.correlate(x, k, stride=True, groups=True, padding=True).shape == (1, 1, 5, 5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"), [(np.float32, "float32"), (float, "float64"), (np.int8, "int8"), (torch.float16, "float16")]
+)
+def test_dtypes_may_be_given_as_classes(dtype, name):
+    assert cl.ConvSpec(in_channels=1, out_channels=1, size=5, kernel_size=3, dtype=dtype).dtype == name
+    with pytest.raises(cl.ConvolithError, match="dtype object"):
+        cl.ConvSpec(in_channels=1, out_channels=1, size=5, kernel_size=3, dtype=object)

@@ -12,12 +12,19 @@ UNSIGNED = {"uint8": 1, "uint16": 2, "uint32": 4, "uint64": 8}
 ITEMSIZE = FLOATS | SIGNED | UNSIGNED
 """Bytes of one element, for every dtype that Convolith accepts."""
 
+PYTHON = {"float": "float64", "int": "int64", "complex": "complex128"}
+"""Dtypes that Python's own numbers have as arrays."""
 HALVES = ("float16", "bfloat16")
 COMPLEX = ("complex64", "complex128")
 
 
 def dtype_name(dtype: Any) -> str:
-    """The plain name of a NumPy or torch dtype: `"float32"` for `torch.float32`, whatever its byte order."""
+    """Return the name of a dtype of NumPy or torch, of NumPy's scalar types, or of Python's numbers.
+
+    `"float32"` for `torch.float32`, `numpy.float32` and `numpy.dtype(">f4")`; `"float64"` for `float`.
+    """
+    if isinstance(dtype, type):
+        return PYTHON.get(dtype.__name__, dtype.__name__)
     name: str = getattr(dtype, "name", None) or str(dtype).removeprefix("torch.")
     return name
 

@@ -30,7 +30,9 @@ def is_symbolic(value: Any) -> bool:
 
 def _whole(value: Any) -> int:
     """Return `value` as an int, or as the symbol that it is: `index` would fix a symbol to one number."""
-    return value if isinstance(value, int) or is_symbolic(value) else index(value)
+    if type(value) is int or is_symbolic(value):
+        return value
+    return int(index(value))  # True becomes 1: torch takes no bool for a size
 
 
 def _at_least(value: Any, minimum: int) -> Any:

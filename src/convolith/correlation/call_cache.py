@@ -25,11 +25,16 @@ from convolith.spec import ConvSpec
 from convolith.torch_private import is_view, without_batch
 
 MOST_CALLS = 4096
+OPTIONS = 5
+"""The place of a call's options in its key."""
 PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 class Call(NamedTuple):
     """What is known of a call that was seen before."""
+
+    options: tuple[Any, ...]
+    """As they were given and found to be right."""
 
     plan: Any
     """The plan, or None inside autograd."""
@@ -63,11 +68,19 @@ def key_of(x: Any, k: Any, bias: Any, options: tuple[Any, ...]) -> Any:
 
 
 def find(key: Any) -> Call | None:
-    """The call of a key, if it was seen."""
+    """The call of a key, if it was seen, with options of the same types: 2.0 equals 2, but is refused."""
     try:
-        return _calls.get(key)
+        call = _calls.get(key)
     except TypeError:  # an option that cannot be hashed: a list, an array
         return None
+    if call is None or all(a is b or _types(a) == _types(b) for a, b in zip(call.options, key[OPTIONS], strict=True)):
+        return call
+    return None
+
+
+def _types(option: Any) -> Any:
+    """Return the type of an option, and of every entry of one that is a tuple."""
+    return [_types(entry) for entry in option] if type(option) is tuple else type(option)
 
 
 def remember(
@@ -83,11 +96,11 @@ def remember(
     batched = x.ndim == spec.axes + 2
     if not isinstance(how, Plan):
         if spec.padding_mode == "zeros" and is_float(spec.dtype) and is_float(spec.kernel_dtype):
-            _remember(key, bias, spec, Call(None, batched, None, how))
+            _remember(key, bias, spec, Call(key[OPTIONS], None, batched, None, how))
         return
     torchs = how.engine == aten.contiguous.name and how.accuracy != "double"
     straight = aten.straight_operator(spec) if torchs else None
-    _remember(key, bias, spec, Call(how, batched, None if how.by_name else chooser(how), straight))
+    _remember(key, bias, spec, Call(key[OPTIONS], how, batched, None if how.by_name else chooser(how), straight))
 
 
 def _remember(key: Any, bias: torch.Tensor | None, spec: ConvSpec, call: Call) -> None:

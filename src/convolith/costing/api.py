@@ -54,11 +54,11 @@ def cost(
     One rule counts every pass: multiplications are the products formed; additions are the products less the result
     elements that receive at least one, plus one per output where there is a bias. Input and weight gradient form the
     products of the forward pass; the bias gradient is additions only. A layer comes in closed form. A model is run once
-    on tensors without memory, and every operator is counted as torch dispatches it (see `costing/operators.py` for
+    on tensors without memory, and every operator is counted as torch dispatches it (see `costing/rules/table.py` for
     theirs); `macs` are the products of convolutions, matrix products and attention alone.
 
     The model is not touched: what runs is a structural copy, with its own modules, containers, hooks and objects, whose
-    tensors have no memory (`costing/copies.py` says what is copied and what is shared). Other threads may use the model
+    tensors have no memory (`costing/tracing/model_copies.py` says what is copied and what is shared). Other threads may use the model
     meanwhile, or count it too. Small tensors without gradients (buffers with a stride or a flag) keep their values,
     which the model's code may read. A module with several names is counted under the name by which it is called.
 
