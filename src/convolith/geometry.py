@@ -30,8 +30,8 @@ def is_symbolic(value: Any) -> bool:
 
 def _whole(value: Any) -> int:
     """Return `value` as an int, or as the symbol that it is: `index` would fix a symbol to one number."""
-    if type(value) is int or is_symbolic(value):
-        return value
+    if is_symbolic(value):
+        return value  # type: ignore[no-any-return]  # counts as an int
     return int(index(value))  # True becomes 1: torch takes no bool for a size
 
 

@@ -58,9 +58,10 @@ def cost(
     theirs); `macs` are the products of convolutions, matrix products and attention alone.
 
     The model is not touched: what runs is a structural copy, with its own modules, containers, hooks and objects, whose
-    tensors have no memory (`costing/tracing/model_copies.py` says what is copied and what is shared). Other threads may use the model
-    meanwhile, or count it too. Small tensors without gradients (buffers with a stride or a flag) keep their values,
-    which the model's code may read. A module with several names is counted under the name by which it is called.
+    tensors have no memory (`costing/tracing/model_copies.py` says what is copied and what is shared). Other threads may
+    use the model meanwhile, or count it too. Small tensors without gradients (buffers with a stride or a flag) keep
+    their values, which the model's code may read. A module with several names is counted under the name by which it is
+    called.
 
     Memory is in bytes: forward input + parameters + output; backward gradients + what autograd saves.
 
