@@ -4,6 +4,8 @@ import atexit
 import os
 import shutil
 import tempfile
+from pathlib import Path
+from typing import Any
 
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
@@ -13,7 +15,23 @@ if "CONVOLITH_CACHE_DIR" not in os.environ:  # before anything is compiled; chil
     os.environ["CONVOLITH_CACHE_DIR"] = tempfile.mkdtemp(prefix="convolith-tests-")
     atexit.register(shutil.rmtree, os.environ["CONVOLITH_CACHE_DIR"], ignore_errors=True)
 
-markdown = Sybil(parsers=[PythonCodeBlockParser()], patterns=["README.md", "docs/*.md"])
+HERE = Path(__file__).parent
+
+
+def _leave(namespace: dict[str, Any]) -> None:
+    os.chdir(HERE)
+    shutil.rmtree(namespace["folder"], ignore_errors=True)
+
+
+def _enter(namespace: dict[str, Any]) -> None:
+    """Let the examples of a document write their files into a folder of their own."""
+    namespace["folder"] = tempfile.mkdtemp(prefix="convolith-docs-")
+    os.chdir(namespace["folder"])
+
+
+markdown = Sybil(
+    parsers=[PythonCodeBlockParser()], patterns=["README.md", "docs/**/*.md"], setup=_enter, teardown=_leave
+)
 docstrings = Sybil(
     parsers=[DocTestParser()],
     patterns=["src/**/*.py"],

@@ -1,5 +1,6 @@
 """The repository keeps its own promises: public names, commands, layers, lean files, documents that are true."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from convolith.engines import TABLE
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
-LIMIT = 600
+LIMIT, MOST_FILES = 600, 14
 
 
 def test_public_names_are_the_documented_ones():
@@ -42,9 +43,52 @@ def test_every_module_opens_with_a_sentence():
         assert path.read_text().startswith('"""'), path
 
 
-def test_the_readme_names_every_command_and_engine():
-    for name in [*COMMANDS, *(engine.name for engine in TABLE)]:
-        assert f"`{name}`" in README or f"convolith {name}" in README, name
+def test_every_command_and_engine_is_in_the_tables():
+    for name in COMMANDS:
+        assert f"| `convolith {name}` |" in README, name
+    engines = (ROOT / "docs" / "engines.md").read_text()
+    for engine in TABLE:
+        assert f"`{engine.name}`" in engines, engine.name
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere():
+    assert len(README.splitlines()) < 150
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+        text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+            assert link.startswith("http") or (page.parent / link).exists(), f"{page}: {link}"
+
+
+def test_every_folder_has_a_line_in_contributing_and_few_files():
+    table = (ROOT / "CONTRIBUTING.md").read_text()
+    for folder in {path.parent for path in SOURCES}:
+        assert len(list(folder.glob("*.py"))) <= MOST_FILES, folder
+        name = folder.relative_to(ROOT / "src" / "convolith").as_posix()
+        assert name == "." or f"`{name}/`" in table or f"`{folder.name}/`" in table, name
+
+
+LONG = {
+    "correlate": "its docstring",
+    "cost": "its docstring",
+    "fit": "its docstring, and options for every method",
+    "fit_varying": "its docstring, and options for every method",
+    "ConvSpec.__init__": "the geometry of a layer",
+    "command": "one parameter for each option of `convolith fit`",
+    "_block": "generates one loop nest, whose parts share thirty values",
+}
+"""Functions over 80 lines or with more than 12 parameters, with the reason."""
+
+
+def test_functions_are_short_and_have_few_parameters():
+    long = set()
+    for path in SOURCES:
+        for owner in ast.walk(ast.parse(path.read_text())):
+            for node in ast.iter_child_nodes(owner):
+                if isinstance(node, ast.FunctionDef):
+                    arguments = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+                    if node.end_lineno - node.lineno + 1 > 80 or len(arguments) > 12:
+                        long.add(f"{owner.name}.{node.name}" if isinstance(owner, ast.ClassDef) else node.name)
+    assert long == set(LONG)
 
 
 def test_the_readmes_setup_is_two_commands_and_ci_runs_the_second():
