@@ -18,6 +18,13 @@ CORRELATE = {
         {},
         r"x has 4 channels \(shape \(1, 4, 8, 8\)\) but k expects 3 \(k.shape\[1\] \* groups\)",
     ),
+    "x and k swapped": ((k, np.ones((1, 3, 64, 64))), {}, r"k spans 64 elements .* did you swap x and k\?"),
+    "one kernel without an axis": (
+        (np.ones((3, 5, 5)), np.ones((3, 3, 3))),
+        {},
+        r"one kernel for its channels, pass k\[None\]",
+    ),
+    "a kernel with an axis less": ((x, np.ones((3, 3, 3))), {}, r"if k lacks an axis, add it with k\[None\]"),
     "channels last": ((np.ones((1, 8, 8, 3)), k), {}, r"is x channels-last\? pass x.movedim\(-1, -3\)"),
     "channels last, one axis": ((np.ones((8, 2)), np.ones((1, 2, 3))), {}, r"movedim\(-1, -2\)"),
     "kernel too large": (

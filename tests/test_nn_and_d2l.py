@@ -75,7 +75,17 @@ def test_the_notebook_runs_with_one_import_changed():
         (lambda: d2l.corr2d_multi_in_out(np.ones((1, 3, 3)), np.ones((2, 2))), r"K has shape \(2, 2\)"),
         (lambda: d2l.corr2d_multi_in_out_1x1(np.ones((2, 3, 3)), np.ones((1, 2, 2, 2))), r"expected \(c_o, 2, 1, 1\)"),
         (lambda: d2l.corr2d(np.ones((3, 3)), torch.ones(2, 2)), "X is a NumPy array but K is a torch tensor"),
-        (lambda: d2l.corr2d([[1]], np.ones((2, 2))), "X is a list"),
+        (
+            lambda: d2l.corr2d([[1]], np.ones((2, 2))),
+            r"K does not fit .* \(1, 1\) and K \(2, 2\); did you swap X and K",
+        ),
+        (lambda: d2l.corr2d(np.ones((3, 9)), np.ones((5, 5))), r"K does not fit into X.*; use a smaller K"),
+        (lambda: d2l.corr2d([[1, 2], [3]], np.ones((1, 1))), "X is a list whose rows have different lengths"),
+        (lambda: d2l.corr2d_multi_in(np.ones((3, 5, 5)), np.ones((2, 3, 3))), "X has 3 channels .* but K has 2"),
+        (
+            lambda: d2l.corr2d_multi_in_out(np.ones((3, 3, 9)), np.ones((3, 3, 3))),
+            r"K has shape .*\(c_o, c_i, kh, kw\)",
+        ),
     ],
 )
 def test_refusals_use_the_chapters_letters(call, message):

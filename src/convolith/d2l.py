@@ -1,12 +1,14 @@
 """The functions of the chapter "Multiple Input and Multiple Output Channels" of Dive into Deep Learning, by its names.
 
 Its notebook runs with one import changed: `from convolith import d2l` in place of `from d2l import torch as d2l`.
-Arrays are NumPy's or torch's, of any dtype that `correlate` takes; torch's carry gradients.
+X and K are arrays of NumPy, tensors of torch (with gradients) or nested lists, of any dtype that `correlate` takes.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+import numpy as np
 
 from convolith.arrays import as_tensor, check_same_kind
 from convolith.correlation import correlate
@@ -16,18 +18,20 @@ from convolith.errors import ConvolithError
 def corr2d(X: Any, K: Any) -> Any:
     """Cross-correlate one channel: X (h, w) with K (kh, kw) gives (h - kh + 1, w - kw + 1).
 
+    Args:
+        X, K: arrays, tensors or nested lists.
+
     Example:
-        >>> import numpy as np
-        >>> corr2d(np.arange(9.0).reshape(3, 3), np.array([[0.0, 1.0], [2.0, 3.0]]))
+        >>> corr2d([[0.0, 1.0, 2.0], [3.0, 4.0, 5.0], [6.0, 7.0, 8.0]], [[0.0, 1.0], [2.0, 3.0]])
         array([[19., 25.],
                [37., 43.]])
     """
-    _check_axes(X=(X, "h, w"), K=(K, "kh, kw"))
+    X, K = _read(X, K, "h, w", "kh, kw")
     return correlate(X[None], K[None, None])[0]
 
 
 def corr2d_multi_in(X: Any, K: Any) -> Any:
-    """Several input channels: X (c_i, h, w) with K (c_i, kh, kw), summed over the channels, gives one channel.
+    """Sum over the input channels: X (c_i, h, w) with K (c_i, kh, kw) gives one channel.
 
     Example:
         >>> import numpy as np
@@ -37,41 +41,62 @@ def corr2d_multi_in(X: Any, K: Any) -> Any:
         array([[ 56,  72],
                [104, 120]])
     """
-    _check_axes(X=(X, "c_i, h, w"), K=(K, "c_i, kh, kw"))
+    X, K = _read(X, K, "c_i, h, w", "c_i, kh, kw")
     return correlate(X, K[None])[0]
 
 
 def corr2d_multi_in_out(X: Any, K: Any) -> Any:
-    """Several input and output channels: X (c_i, h, w) with K (c_o, c_i, kh, kw) gives c_o channels.
+    """Compute several output channels: X (c_i, h, w) with K (c_o, c_i, kh, kw) gives c_o of them.
 
     Example:
         >>> import numpy as np
         >>> corr2d_multi_in_out(np.ones((2, 4, 4)), np.ones((3, 2, 2, 2))).shape
         (3, 3, 3)
     """
-    _check_axes(X=(X, "c_i, h, w"), K=(K, "c_o, c_i, kh, kw"))
+    X, K = _read(X, K, "c_i, h, w", "c_o, c_i, kh, kw")
     return correlate(X, K)
 
 
 def corr2d_multi_in_out_1x1(X: Any, K: Any) -> Any:
-    """A 1x1 kernel as the matrix product that it is: X (c_i, h, w) with K (c_o, c_i, 1, 1) gives (c_o, h, w).
+    """Compute a 1x1 kernel as a matrix product: X (c_i, h, w) with K (c_o, c_i, 1, 1) gives (c_o, h, w).
 
     Example:
         >>> import numpy as np
         >>> corr2d_multi_in_out_1x1(np.ones((2, 4, 4)), np.ones((3, 2, 1, 1)))[0, 0]
         array([2., 2., 2., 2.])
     """
-    _check_axes(X=(X, "c_i, h, w"), K=(K, "c_o, c_i, 1, 1"))
-    c_i = X.shape[0]
-    if tuple(K.shape[1:]) != (c_i, 1, 1):
-        raise ConvolithError(f"K has shape {tuple(K.shape)}; expected (c_o, {c_i}, 1, 1), as X has {c_i} channels")
+    X, K = _read(X, K, "c_i, h, w", "c_o, c_i, 1, 1")
+    if tuple(K.shape[2:]) != (1, 1):
+        raise ConvolithError(f"K has shape {tuple(K.shape)}; expected (c_o, {X.shape[0]}, 1, 1)")
     return correlate(X, K, engine="pointwise")
 
 
-def _check_axes(**arrays: tuple[Any, str]) -> None:
-    """Refuse arrays of another kind or number of axes, in the chapter's letters."""
-    for name, (array, layout) in arrays.items():
+def _array(name: str, value: Any) -> Any:
+    """Return nested lists as an array, and everything else as it is."""
+    if not isinstance(value, list | tuple):
+        return value
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise ConvolithError(f"{name} is a list whose rows have different lengths; give all of them as many") from None
+
+
+def _read(X: Any, K: Any, x_layout: str, k_layout: str) -> tuple[Any, Any]:
+    """Return X and K as arrays whose shapes go together; errors use the chapter's letters."""
+    X, K = _array("X", X), _array("K", K)
+    for name, array, layout in (("X", X, x_layout), ("K", K, k_layout)):
         shape = tuple(as_tensor(name, array).shape)
         if len(shape) != layout.count(",") + 1:
             raise ConvolithError(f"{name} has shape {shape}; expected ({layout})")
-    check_same_kind(**{name: array for name, (array, _) in arrays.items()})
+    check_same_kind(X=X, K=K)
+    if "c_i" in x_layout and X.shape[0] != K.shape[-3]:
+        raise ConvolithError(
+            f"X has {X.shape[0]} channels (shape {tuple(X.shape)}) but K has {K.shape[-3]} (shape {tuple(K.shape)}, "
+            f"expected ({k_layout})); give both as many"
+        )
+    sizes = [tuple(array.shape[-2:]) for array in (X, K)]
+    if any(k > n for n, k in zip(*sizes, strict=True)):
+        swapped = all(k >= n for n, k in zip(*sizes, strict=True))
+        remedy = "did you swap X and K?" if swapped else "use a smaller K"
+        raise ConvolithError(f"K does not fit into X: X has the size {sizes[0]} and K {sizes[1]}; {remedy}")
+    return X, K

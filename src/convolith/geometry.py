@@ -219,9 +219,11 @@ KERNEL_LAYOUT = "(out_channels, in_channels/groups, *kernel_size)"
 def split_input_shape(shape: tuple[int, ...], axes: int) -> tuple[int, int, tuple[int, ...]]:
     """(batch, channels, size) of x; an unbatched x counts as a batch of one."""
     if len(shape) not in (axes + 1, axes + 2):
+        few = len(shape) < axes + 1
+        remedy = "add the missing axes with x[None]" if few else "if k lacks an axis, add it with k[None] or k[:, None]"
         raise ConvolithError(
             f"x has shape {shape}; expected (N, in_channels, *size) or (in_channels, *size) with {axes} spatial "
-            f"{'axis' if axes == 1 else 'axes'}, as k has; add the missing axes with x[None]"
+            f"{'axis' if axes == 1 else 'axes'}, as k has; {remedy}"
         )
     if any(n < 1 for n in shape[-1 - axes :]):
         raise ConvolithError(f"x has shape {shape}; expected no empty channel or spatial axis (only N may be 0)")
@@ -240,11 +242,20 @@ def shape_of(argument: str, value: Any) -> tuple[int, ...]:
     return shape
 
 
-def channel_mismatch(x_shape: tuple[int, ...], channels: int, expected: int, axes: int, *, transposed: bool) -> str:
-    """The message for a channel count that does not fit, with the channels-last guess where it would."""
+def channel_mismatch(
+    x_shape: tuple[int, ...], k_shape: tuple[int, ...], channels: int, expected: int, *, transposed: bool
+) -> str:
+    """Return the message for a channel count that does not fit, with a guess at what was meant."""
+    axes = len(k_shape) - 2
     source = "k.shape[0]" if transposed else "k.shape[1] * groups"
     message = f"x has {channels} channels (shape {x_shape}) but k expects {expected} ({source})"
     if x_shape[-1] == expected:
         place = -1 - axes
         return f"{message}; is x channels-last? pass x.movedim(-1, {place}) in torch, numpy.moveaxis(x, -1, {place})"
+    fits = len(x_shape) == len(k_shape) and all(n >= k for n, k in zip(x_shape[1:], k_shape[1:], strict=True))
+    if fits and x_shape[0] == k_shape[0] and not transposed:
+        return (
+            f"{message}; if x is one image of (channels, *size) and k, of shape {k_shape}, one kernel for its "
+            "channels, pass k[None]"
+        )
     return message + "; the channels of x stand before its spatial axes"

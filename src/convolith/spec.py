@@ -32,6 +32,9 @@ from convolith.geometry import (
     transposed_length,
 )
 
+MUCH_LARGER = 16
+"""Times the elements of an input that a kernel has which seems to be the input."""
+
 
 @dataclass(frozen=True, init=False)
 class ConvSpec:
@@ -136,10 +139,20 @@ class ConvSpec:
                 continue
             if self.transposed:
                 raise ConvolithError(f"padding is {pair} on spatial axis {axis}, which crops the whole output away")
+            remedy = (
+                "did you swap x and k? or use a larger padding"
+                if self._seems_swapped
+                else "use a larger padding or a smaller k"
+            )
             raise ConvolithError(
                 f"k spans {e} elements on spatial axis {axis} (kernel_size {self.kernel_size[axis]}, dilation "
-                f"{self.dilation[axis]}) but the padded input has {n + sum(pair)}; use a larger padding or a smaller k"
+                f"{self.dilation[axis]}) but the padded input has {n + sum(pair)}; {remedy}"
             )
+
+    @property
+    def _seems_swapped(self) -> bool:
+        """Whether the kernel is as much larger than the input as inputs are usually larger than kernels."""
+        return self.groups == 1 and prod(self.kernel_size) >= MUCH_LARGER * prod(self.size)
 
     @classmethod
     def of(
@@ -181,7 +194,7 @@ class ConvSpec:
         if transposed:
             in_channels, out_channels = k_shape[0], k_shape[1] * groups
         if channels != in_channels:
-            raise ConvolithError(channel_mismatch(x_shape, channels, in_channels, axes, transposed=transposed))
+            raise ConvolithError(channel_mismatch(x_shape, k_shape, channels, in_channels, transposed=transposed))
         return cls(
             batch=batch,
             in_channels=in_channels,
