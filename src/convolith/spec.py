@@ -139,11 +139,9 @@ class ConvSpec:
                 continue
             if self.transposed:
                 raise ConvolithError(f"padding is {pair} on spatial axis {axis}, which crops the whole output away")
-            remedy = (
-                "did you swap x and k? or use a larger padding"
-                if self._seems_swapped
-                else "use a larger padding or a smaller k"
-            )
+            remedy = "use a larger padding or a smaller k"
+            if self._seems_swapped:
+                remedy = "did you swap x and k? if not, " + remedy
             raise ConvolithError(
                 f"k spans {e} elements on spatial axis {axis} (kernel_size {self.kernel_size[axis]}, dilation "
                 f"{self.dilation[axis]}) but the padded input has {n + sum(pair)}; {remedy}"
