@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from convolith import Conv, ConvolithError, correlate
 from convolith.algebra import add, concatenate, rescale, subtract
-from convolith.algebra.affine import Affine, affine, constant, follow, together
+from convolith.algebra.affine import Affine, affine, constant, join, then
 from convolith.folding.rewrite.modules import module_of
 from tests.strategies import branches, pairs_of_convs, pairs_with_transposed
 
@@ -62,7 +62,7 @@ REASONS = (
 def test_drawn_rows(pair, size, seed):
     first, second = map(in_torch, pair)
     try:
-        one = follow(affine(first), second)
+        one = then(affine(first), second)
     except ConvolithError as refusal:
         assert any(reason in str(refusal) for reason in REASONS)  # noqa: PT017 - most pairs are not refused
         return
@@ -85,9 +85,9 @@ def test_drawn_branches_behind_a_shift(convs, size, seed):
     before = rescale(factors, shift, axes=axes)
     x = torch.randn(2, channels, *size[:axes], generator=generator, dtype=torch.float64)
     try:
-        parts = [follow(affine(before), conv) for conv in convs]
-        total, stacked = together(add, *parts), together(concatenate, *parts)
-        difference = together(subtract, parts[0], parts[-1])
+        parts = [then(affine(before), conv) for conv in convs]
+        total, stacked = join(add, *parts), join(concatenate, *parts)
+        difference = join(subtract, parts[0], parts[-1])
     except ConvolithError as refusal:
         assert any(reason in str(refusal) for reason in REASONS)  # noqa: PT017 - most are not refused
         return
@@ -105,7 +105,7 @@ def test_drawn_branches_behind_a_shift(convs, size, seed):
 def test_a_1x1_with_a_bias_before_a_padded_3x3(size, stride):
     first = Conv(torch.randn(8, 3, 1, 1).double(), torch.randn(8).double())
     second = Conv(torch.randn(5, 8, 3, 3).double(), torch.randn(5).double(), padding=1, stride=stride)
-    one = follow(affine(first), second)
+    one = then(affine(first), second)
     assert one.edge is not None
     assert one.conv.bias is None
     x = torch.randn(2, 3, *size, dtype=torch.float64)
@@ -121,7 +121,7 @@ def test_a_correction_goes_through_more_layers():
     ]
     one = affine(row[0])
     for conv in row[1:]:
-        one = follow(one, conv)
+        one = then(one, conv)
     assert one.conv.transposed
     assert one.conv.kernel_size == (4, 4)
     for size in [(1, 1), (2, 3), (9, 8)]:
@@ -143,7 +143,7 @@ SMALL = [(1, 1), (1, 9), (2, 3), (5, 4), (12, 11)]
 @pytest.mark.parametrize("first", WIDE.values(), ids=WIDE)
 def test_a_row_that_differs_at_the_border_is_recomputed_there(first):
     second = Conv(torch.randn(3, 8, 3, 5).double(), torch.randn(3).double(), padding=((1, 2), (0, 3)))
-    one = follow(affine(first), second)
+    one = then(affine(first), second)
     assert one.row is not None
     assert one.corrected
     for size in SMALL:
@@ -164,7 +164,7 @@ def test_what_follows_a_recomputed_row_joins_its_second():
     ]
     one = affine(row[0])
     for conv in row[1:]:
-        one = follow(one, conv)
+        one = then(one, conv)
     assert one.row is not None
     assert one.conv.kernel_size == (6, 6)
     for size in SMALL[2:]:
@@ -173,16 +173,16 @@ def test_what_follows_a_recomputed_row_joins_its_second():
             expected = apply(expected, conv)
         check(one, x, expected)
     with pytest.raises(ConvolithError, match="a border correction of its own behind it"):
-        follow(one, Conv(torch.randn(1, 3, 3, 3).double(), padding=1))
+        then(one, Conv(torch.randn(1, 3, 3, 3).double(), padding=1))
     with pytest.raises(ConvolithError, match="such rows are joined with nothing"):
-        together(add, one, one)
+        join(add, one, one)
 
 
 def test_rows_with_strides_are_not_recomputed():
     first, second = WIDE["bias"], Conv(torch.randn(3, 8, 3, 3).double(), padding=1)
     for pair in [(Conv(first.weight, padding=1, stride=2), second), (first, Conv(second.weight, padding=1, stride=2))]:
         with pytest.raises(ConvolithError, match="for rows of stride 1 only"):
-            follow(affine(pair[0]), pair[1])
+            then(affine(pair[0]), pair[1])
 
 
 def test_a_bias_that_cancels_needs_no_correction():
@@ -192,7 +192,7 @@ def test_a_bias_that_cancels_needs_no_correction():
         rescale(torch.ones(3).double(), shift),
         Conv(torch.randn(2, 3, 3, 3).double(), padding=1),
     ]
-    one = follow(follow(affine(row[0]), row[1]), row[2])
+    one = then(then(affine(row[0]), row[1]), row[2])
     assert one.edge is None
     assert one.conv.bias is None
 

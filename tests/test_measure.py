@@ -11,7 +11,7 @@ import torch
 
 import convolith as cl
 from convolith import ConvolithError, ConvSpec
-from convolith.engines import BY_NAME, Limits, separable
+from convolith.engines import BY_NAME, MachineLimits, separable
 from convolith.planner import machine, measure, prepared_kernels, store, wisdom
 
 SPEC = ConvSpec(in_channels=3, out_channels=4, size=(20, 20), kernel_size=3)
@@ -151,11 +151,11 @@ def test_wisdom_is_believed_as_a_whole_or_not_at_all():
 
 
 def test_damaged_limits_give_way_to_the_shipped_ones():
-    machine.keep(Limits(float32_products_per_second=1e9))
+    machine.keep(MachineLimits(float32_products_per_second=1e9))
     store.path_of("machine").write_text('{"entries": {"float32_products_per_second": "much"}, "signature": {}}')
     machine._limits.clear()
     with pytest.warns(RuntimeWarning, match="damaged or not ours"):
-        assert machine.limits() == Limits()
+        assert machine.limits() == MachineLimits()
 
 
 WRITER = """

@@ -16,7 +16,7 @@ from convolith.jit import host, scratch
 from convolith.jit.target import widths
 from convolith.planner import gradients as planned
 from convolith.planner import prepared_kernels
-from convolith.planner.prepared_kernels import Kept
+from convolith.planner.prepared_kernels import PreparedKernel
 
 
 @pytest.fixture(autouse=True)
@@ -143,8 +143,8 @@ def test_what_shifted_products_refuse():
         assert reason in lags.refuse(ConvSpec(**options | more))
 
 
-def entries() -> list[Kept]:
-    return [entry for entry in prepared_kernels._kept.values() if isinstance(entry, Kept)]
+def entries() -> list[PreparedKernel]:
+    return [entry for entry in prepared_kernels._kept.values() if isinstance(entry, PreparedKernel)]
 
 
 LAYER = {"in_channels": 64, "out_channels": 64, "size": (28, 28), "kernel_size": 3, "padding": 1}

@@ -6,7 +6,7 @@ import torch
 
 from convolith import ConvSpec
 from convolith.engines.pointwise import engine as pointwise
-from convolith.engines.pointwise.tiling import Recipe, channel_tile, panel_rows
+from convolith.engines.pointwise.tiling import PointwiseRecipe, channel_tile, panel_rows
 from convolith.jit.target import Target, host, widths
 from tests.oracle import compare
 from tests.strategies import arrays_for
@@ -39,7 +39,7 @@ def check(spec: ConvSpec, target: Target, seed: int = 0) -> None:
 def test_positions_around_the_tiles(width, dtype):
     """One compiled nest for all of them: sizes are arguments of the code."""
     target = host(width)
-    lanes = Recipe(dtype, 1).lanes(target)
+    lanes = PointwiseRecipe(dtype, 1).lanes(target)
     sizes = {k * lanes + n for k in range(9) for n in (-1, 0, 1, lanes // 2, lanes * 5 // 8)} | {500}
     for number, size in enumerate(sorted(sizes - {-1, 0})):
         check(layer(5, 11, (size,), batch=1 + number % 3, dtype=dtype), target, number)
@@ -49,7 +49,7 @@ def test_positions_around_the_tiles(width, dtype):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_output_channels_around_the_panels(width, dtype):
     target = host(width)
-    rows, shape = panel_rows(target), channel_tile(target, Recipe(dtype, 1).lanes(target))
+    rows, shape = panel_rows(target), channel_tile(target, PointwiseRecipe(dtype, 1).lanes(target))
     outs = {k * rows + n for k in (0, 1, 2, shape.panels) for n in range(-1, rows)} - {-1, 0}
     for number, out in enumerate(sorted(outs)):
         check(layer(3, out, (2, 37), batch=2, dtype=dtype), target, number)

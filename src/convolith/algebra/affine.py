@@ -28,7 +28,7 @@ NEGLIGIBLE = 1e-13
 """A bias that is this small beside the terms that it is left over from is their rounding, and counts as zero."""
 
 
-class Row(NamedTuple):
+class RecomputedRow(NamedTuple):
     """Two in a row, the first of stride 1, whose second reads zeros where the first would give something else."""
 
     first: Conv
@@ -49,7 +49,7 @@ class Affine:
     conv: Conv
     edge: Conv | None
     largest: torch.Tensor
-    row: Row | None = None
+    row: RecomputedRow | None = None
 
     @property
     def corrected(self) -> bool:
@@ -63,7 +63,7 @@ def affine(conv: Conv) -> Affine:
     return Affine(conv, None, none if conv.bias is None else conv.bias.abs())
 
 
-def follow(first: Affine, second: Conv) -> Affine:
+def then(first: Affine, second: Conv) -> Affine:
     """`second` after `first`, exact at every output of every input size.
 
     Raises:
@@ -101,9 +101,9 @@ def _edge(before: Conv, second: Conv) -> Conv:
     return spread.conv if second.bias is None else add(spread.conv, constant(spread.conv, second.bias))
 
 
-def _continued(row: Row, second: Conv, carried: torch.Tensor) -> Affine:
+def _continued(row: RecomputedRow, second: Conv, carried: torch.Tensor) -> Affine:
     """One more after a row whose border is recomputed: it joins the row's second."""
-    behind = follow(affine(row.second), second)
+    behind = then(affine(row.second), second)
     if behind.corrected:
         raise ConvolithError(
             "what comes before is recomputed at the border by the two that it is made of, and this one would need a "
@@ -125,10 +125,10 @@ def _by_strips(first: Conv, second: Conv, reason: str, carried: torch.Tensor) ->
     if {*first.stride, *second.stride} != {1}:
         raise ConvolithError(f"{reason}, and borders are recomputed for rows of stride 1 only")
     conv = compose(first, second).conv
-    return Affine(_cleared(conv, carried), None, carried, Row(first, second))
+    return Affine(_cleared(conv, carried), None, carried, RecomputedRow(first, second))
 
 
-def together(join: Callable[..., Conv], *parts: Affine) -> Affine:
+def join(join: Callable[..., Conv], *parts: Affine) -> Affine:
     """Branches that read the same x, joined by `add`, `subtract` or `concatenate`.
 
     Raises:

@@ -26,10 +26,10 @@ class Factor(NamedTuple):
 def dense(conv: Conv, working: torch.dtype) -> Factor:
     """A weight and bias in a working dtype, zeros written between groups; (in, out, ...) if it is transposed."""
     bias = None if conv.bias is None else to_working(as_tensor("bias", conv.bias), working)
-    return Factor(written_out(to_working(as_tensor("weight", conv.weight), working), conv), bias)
+    return Factor(to_dense(to_working(as_tensor("weight", conv.weight), working), conv), bias)
 
 
-def written_out(weight: torch.Tensor, conv: Conv) -> torch.Tensor:
+def to_dense(weight: torch.Tensor, conv: Conv) -> torch.Tensor:
     """A convolution's weight, or one like it, with the zeros between its groups."""
     if conv.groups == 1:
         return weight
@@ -103,7 +103,7 @@ def _product(
     else:
         W1, W2, groups, within = _blocks(W1, first, shared), _blocks(W2, second, shared), shared, 1
     channels = (groups, W2.shape[1], W1.shape[2])
-    K = crossed(W1, W2, first.dilation, steps, dilation, "ghc...,goh->goc...", channels)
+    K = compose_taps(W1, W2, first.dilation, steps, dilation, "ghc...,goh->goc...", channels)
     if second.groups == shared and within > 1:
         K = K.reshape(shared, within, *K.shape[1:]).transpose(1, 2).flatten(2, 3)
     return Factor(K.flatten(0, 1), b2)
@@ -132,7 +132,7 @@ def rescales(conv: Conv) -> bool:
     return alone and plain
 
 
-def crossed(
+def compose_taps(
     W1: torch.Tensor,
     W2: torch.Tensor,
     d1: tuple[int, ...],

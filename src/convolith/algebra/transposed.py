@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from convolith.algebra.kernels import Factor, crossed, dense
+from convolith.algebra.kernels import Factor, compose_taps, dense
 from convolith.arrays import as_tensor
 from convolith.conv import Conv
 from convolith.errors import ConvolithError
@@ -128,7 +128,7 @@ def composed(first: Conv, second: Conv, working: torch.dtype, found: Rule) -> Fa
     if not second.transposed:  # its taps come in reversed order
         W2 = W2.transpose(0, 1).flip(tuple(range(2, W2.ndim)))
     spread = tuple(d * step for d, step in zip(first.dilation, found.steps, strict=True))
-    K = crossed(W1, W2, spread, second.dilation, found.dilation, "ih...,ho->io...", (W1.shape[0], W2.shape[1]))
+    K = compose_taps(W1, W2, spread, second.dilation, found.dilation, "ih...,ho->io...", (W1.shape[0], W2.shape[1]))
     if b1 is None:
         return Factor(K, b2)
     return Factor(K, W2.flatten(2).sum(2).T @ b1 + (0 if b2 is None else b2))

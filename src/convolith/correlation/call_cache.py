@@ -99,7 +99,7 @@ def remember(
             _remember(key, bias, spec, Call(key[OPTIONS], None, batched, None, how))
         return
     torchs = how.engine == aten.contiguous.name and how.accuracy != "double"
-    straight = aten.straight_operator(spec) if torchs else None
+    straight = aten.torch_operator(spec) if torchs else None
     _remember(key, bias, spec, Call(key[OPTIONS], how, batched, None if how.by_name else chooser(how), straight))
 
 

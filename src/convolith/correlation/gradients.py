@@ -31,7 +31,7 @@ Compute = Callable[..., torch.Tensor]
 """Function of x, the kernel and the bias."""
 
 
-class Node(NamedTuple):
+class GradientContext(NamedTuple):
     """Plan and kernel-dependent choice of a node in the autograd graph."""
 
     plan: Plan
@@ -97,15 +97,15 @@ def recording(spec: ConvSpec, accuracy: str, engine: str, wanted: tuple[bool, bo
     chosen = plan(spec, accuracy=accuracy, engine=engine)
     views = spec.axes == 1 or spec.out_dtype in COMPLEX  # are what torch's own operator and its gradients give
     own = accuracy in ("default", "fast") and not views and not is_forked()  # its backward pass would hang in a child
-    straight = aten.straight_operator(spec) if own else None
+    straight = aten.torch_operator(spec) if own else None
     if engine == aten.contiguous.name and straight is not None:
         return straight
     if engine == "auto" and straight is not None and not planned.pays(chosen, wanted, last=last):
         return straight
-    return partial(_record, Node(chosen, chooser(chosen) if engine == "auto" else None))
+    return partial(_record, GradientContext(chosen, chooser(chosen) if engine == "auto" else None))
 
 
-def _record(node: Node, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def _record(node: GradientContext, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     y: torch.Tensor = _Correlate.apply(x, k, bias, node)  # type: ignore[no-untyped-call]  # torch's own is untyped
     return y
 
@@ -130,7 +130,9 @@ class _Correlate(torch.autograd.Function):
     """The planned engine forward, and the gradients by `gradients` backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, node: Node) -> torch.Tensor:
+    def forward(
+        ctx: Any, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, node: GradientContext
+    ) -> torch.Tensor:
         ctx.save_for_backward(x, k)
         ctx.plan = node.plan
         kernel = _bare(k)

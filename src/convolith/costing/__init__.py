@@ -2,7 +2,7 @@
 
 from convolith.costing.api import cost
 from convolith.costing.growth.scaling import Scaling
-from convolith.costing.layer_cost import Cost
+from convolith.costing.layer_cost import LayerCost
 from convolith.costing.model_cost import ModelCost
 
-__all__ = ["Cost", "ModelCost", "Scaling", "cost"]
+__all__ = ["LayerCost", "ModelCost", "Scaling", "cost"]

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from convolith.costing.growth.grown_models import Ends, ends_of, widen
-from convolith.costing.receptive_field import Field, Fields
+from convolith.costing.receptive_field import ReceptiveField, ReceptiveFields
 from convolith.costing.rules.formulas import Rule
 from convolith.costing.rules.quantised import packed_tensors
 from convolith.costing.rules.table import rule_of
@@ -32,9 +32,9 @@ from convolith.costing.tracing.fake_models import (
     tensors_of,
 )
 from convolith.costing.tracing.model_copies import named_places
-from convolith.costing.tracing.module_tracker import REMEDY, Path, Unwatched, Watcher
+from convolith.costing.tracing.module_tracker import REMEDY, ModuleTracker, Path, Unwatched
 from convolith.costing.workspace.torch_kernels import kept_by
-from convolith.engines.machine_limits import Limits
+from convolith.engines.machine_limits import MachineLimits
 from convolith.errors import ConvolithError
 from convolith.planner.machine import limits
 from convolith.torch_private import dispatch_mode, fake_mode, operator_name, storage_identity, version_of
@@ -47,7 +47,7 @@ UNGROWN = (Fraction(1), Fraction(1))
 
 
 @dataclass
-class Tally:
+class ModuleCounts:
     """What was counted in one module by itself, without those inside it.
 
     Attributes:
@@ -71,11 +71,11 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Run:
+class CountedRun:
     """What a model did, by module, what it holds, and the shapes that came out."""
 
-    tallies: Mapping[Path, Tally]
-    fields: Mapping[Path, Field]
+    tallies: Mapping[Path, ModuleCounts]
+    fields: Mapping[Path, ReceptiveField]
     strides: frozenset[tuple[Fraction, ...]]
     memory: Memory
     inputs: tuple[tuple[int, ...], ...]
@@ -94,7 +94,7 @@ def run(
     input_gradient: bool,
     real: bool,
     growth: tuple[Fraction, Fraction] = UNGROWN,
-) -> Run:
+) -> CountedRun:
     """Count a forward pass, and a backward pass if it is asked for.
 
     Args:
@@ -125,7 +125,7 @@ def run(
             _run(model, arguments, keywords, backward=False, **options)
         except ConvolithError:
             raise problem from problem.__cause__
-        raise ConvolithError(str(problem).replace(REMEDY, Watcher.without_backward)) from problem.__cause__
+        raise ConvolithError(str(problem).replace(REMEDY, ModuleTracker.without_backward)) from problem.__cause__
 
 
 def _run(
@@ -138,7 +138,7 @@ def _run(
     input_gradient: bool,
     real: bool,
     growth: tuple[Fraction, Fraction],
-) -> Run:
+) -> CountedRun:
     """Count a copy of the model; arguments as for `run`."""
     fake, saved = None if real else fake_mode(), _Saved()
     speeds = limits()  # which may be measured, on real tensors
@@ -159,7 +159,7 @@ def _run(
         stack.enter_context(torch.set_grad_enabled(backward))
         inputs = tensors_of(given)
         with counter.watching(), saved.hooks():
-            counter.fields = Fields(inputs)
+            counter.fields = ReceptiveFields(inputs)
             result = model(*given[0], **dict(given[1]))
         outputs = tensors_of(result)
         places = named_places(model)
@@ -193,7 +193,7 @@ def _run(
         ),
     )
     fields, shapes = counter.fields, (_shapes(inputs), _shapes(outputs))
-    return Run(counter.tallies, fields.of_modules, frozenset(fields.strides), memory, *shapes, own)
+    return CountedRun(counter.tallies, fields.of_modules, frozenset(fields.strides), memory, *shapes, own)
 
 
 def _ends(model: torch.nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any], fake: Any) -> Ends:
@@ -222,7 +222,7 @@ class _Operator(NamedTuple):
         return cls(operator_name(func).removeprefix("aten::"), view, pointwise, rule_of(func))
 
 
-class _Counter(Watcher):  # type: ignore[no-untyped-call]  # torch's own is untyped
+class _Counter(ModuleTracker):  # type: ignore[no-untyped-call]  # torch's own is untyped
     """Counts every operator."""
 
     def __init__(
@@ -230,15 +230,15 @@ class _Counter(Watcher):  # type: ignore[no-untyped-call]  # torch's own is unty
         model: torch.nn.Module,
         convention: str,
         saved: _Saved,
-        speeds: Limits,
+        speeds: MachineLimits,
         generator: torch.Generator | None,
     ) -> None:
         super().__init__(model, generator)
         self.convention, self._saved = convention, saved
         self._edges: dict[int, tuple[Any, Any, Sequence[int]]] = {}
-        self.tallies: dict[Path, Tally] = {(): Tally()}
-        self.fields = Fields([])
-        self._limits: Limits = speeds
+        self.tallies: dict[Path, ModuleCounts] = {(): ModuleCounts()}
+        self.fields = ReceptiveFields([])
+        self._limits: MachineLimits = speeds
         self._known: dict[Any, _Operator] = {}
 
     def seen(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
@@ -249,7 +249,7 @@ class _Counter(Watcher):  # type: ignore[no-untyped-call]  # torch's own is unty
         path = self.path()
         tally = self.tallies.get(path)
         if tally is None:
-            tally = self.tallies[path] = Tally()
+            tally = self.tallies[path] = ModuleCounts()
         if known.view:
             tally.calls += 1
             if known.name == "slice" and len(args) > 4 and args[4] != 1:

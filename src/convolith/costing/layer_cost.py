@@ -20,7 +20,7 @@ CHANNELS = "channels"
 
 
 @dataclass(frozen=True)
-class Cost:
+class LayerCost:
     """The work of a spec under one convention, with the gradients (of input, weights and bias) that were asked for."""
 
     spec: ConvSpec
@@ -177,9 +177,9 @@ def _terms(memory: ForwardMemory) -> dict[str, int]:
     return {"input": memory.input, "parameters": memory.parameters, "output": memory.output}
 
 
-def layer_cost(spec: ConvSpec, *, convention: str, gradients: tuple[bool, bool, bool]) -> Cost:
+def layer_cost(spec: ConvSpec, *, convention: str, gradients: tuple[bool, bool, bool]) -> LayerCost:
     """The cost of one layer in closed form."""
-    return Cost(spec, convention, layer_work(spec, convention, gradients=gradients), gradients)
+    return LayerCost(spec, convention, layer_work(spec, convention, gradients=gradients), gradients)
 
 
 def _both_channels(spec: ConvSpec) -> tuple[str, ...]:

@@ -10,11 +10,11 @@ from html import escape
 from math import inf
 from typing import Any
 
-from convolith.costing.counting import Tally
+from convolith.costing.counting import ModuleCounts
 from convolith.costing.growth.laws import Law, law_of
 from convolith.costing.growth.scaling import Scaling, factor_of, times
 from convolith.costing.peak import Peak, largest_batch
-from convolith.costing.receptive_field import Field
+from convolith.costing.receptive_field import ReceptiveField
 from convolith.errors import ConvolithError, check_option
 from convolith.report.table import Table
 from convolith.work import Backward, Count, Memory, Work
@@ -25,7 +25,7 @@ SORTS = ("order", "macs", "multiplications", "additions", "backward", "parameter
 
 
 @dataclass(frozen=True)
-class Row:
+class ModuleRow:
     """A module with all that is inside it."""
 
     name: str
@@ -35,7 +35,7 @@ class Row:
     forward: Count
     backward: Backward
     seconds: float
-    field: Field | None
+    field: ReceptiveField | None
 
     @property
     def intensity(self) -> float | None:
@@ -69,9 +69,9 @@ class ModelCost:
     training: bool
     parameters: int
     output_shapes: tuple[tuple[int, ...], ...]
-    modules: Mapping[str, Tally]
+    modules: Mapping[str, ModuleCounts]
     memory: Memory
-    rows: tuple[Row, ...]
+    rows: tuple[ModuleRow, ...]
     strides: frozenset[tuple[Fraction, ...]] = frozenset()
     peak: Peak | None = None
     peak_at: Callable[[int], Peak] | None = field(default=None, repr=False)
@@ -297,7 +297,7 @@ class ModelCost:
             "backward": {**asdict(backward), "bytes": backward.bytes},
         }
 
-    def _cells(self, row: Row, *, indented: bool) -> dict[str, Any]:
+    def _cells(self, row: ModuleRow, *, indented: bool) -> dict[str, Any]:
         name = row.name.rpartition(".")[2] or self.model
         share = row.forward.macs / self.forward.macs if self.forward.macs else 0.0
         return {
@@ -323,7 +323,7 @@ class ModelCost:
         return "\n".join(f"<pre>{escape(table.text())}</pre>" for table in self.tables())
 
 
-def _sortable(row: Row, sort: str) -> int:
+def _sortable(row: ModuleRow, sort: str) -> int:
     if sort == "backward":
         return row.backward.total.macs
     return row.parameters if sort == "parameters" else int(getattr(row.forward, sort))

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from convolith.costing.counting import Run, run
-from convolith.costing.model_cost import ModelCost, Row
+from convolith.costing.counting import CountedRun, run
+from convolith.costing.model_cost import ModelCost, ModuleRow
 from convolith.costing.tracing.model_copies import named_places
 from convolith.costing.tracing.module_tracker import Path
 from convolith.work import Backward, Count
@@ -36,7 +36,7 @@ def count_model(
     )
 
 
-def _rows(model: torch.nn.Module, found: Run) -> tuple[Row, ...]:
+def _rows(model: torch.nn.Module, found: CountedRun) -> tuple[ModuleRow, ...]:
     """Every module, in order, with what it and all modules inside it counted."""
     modules = named_places(model)
     inside = _with_what_is_inside({path for path, _ in modules} | set(found.tallies), found)
@@ -46,7 +46,7 @@ def _rows(model: torch.nn.Module, found: Run) -> tuple[Row, ...]:
         for depth in range(len(path) + 1):
             parameters[path[:depth]] |= own
     return tuple(
-        Row(
+        ModuleRow(
             ".".join(path),
             type(module).__name__,
             len(path),
@@ -58,7 +58,7 @@ def _rows(model: torch.nn.Module, found: Run) -> tuple[Row, ...]:
     )
 
 
-def _with_what_is_inside(paths: set[Path], found: Run) -> dict[Path, tuple[Count, Backward, float]]:
+def _with_what_is_inside(paths: set[Path], found: CountedRun) -> dict[Path, tuple[Count, Backward, float]]:
     """What was counted in every module and all those inside it: the deepest first, each added to the one around it."""
     inside: dict[Path, tuple[Count, Backward, float]] = {}
     for path in sorted(paths, key=len, reverse=True):

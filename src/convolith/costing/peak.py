@@ -25,7 +25,7 @@ from convolith.costing.tracing.fake_models import (
     tensors_in,
     tensors_of,
 )
-from convolith.costing.tracing.module_tracker import Watcher
+from convolith.costing.tracing.module_tracker import ModuleTracker
 from convolith.costing.workspace import engines, torch_kernels
 from convolith.engines.buffers import plain
 from convolith.errors import ConvolithError, check_option
@@ -165,7 +165,7 @@ class _Most:
     phase: str = ""
 
 
-class _Follower(Watcher):  # type: ignore[no-untyped-call]  # torch's own is untyped
+class _Follower(ModuleTracker):  # type: ignore[no-untyped-call]  # torch's own is untyped
     """Knows how much is alive, and when it was most."""
 
     def __init__(self, model: torch.nn.Module) -> None:

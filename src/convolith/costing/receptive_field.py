@@ -47,7 +47,7 @@ REDUCTIONS = frozenset(_REDUCING.split())
 
 
 @dataclass(frozen=True)
-class Field:
+class ReceptiveField:
     """What a pixel of a layer's result sees.
 
     Attributes:
@@ -70,16 +70,16 @@ class Seen:
     Of a fixed size, it has as many pixels whatever the input's size is.
     """
 
-    field: Field | None = None
+    field: ReceptiveField | None = None
     channels: int | None = None
     fixed: bool = False
 
 
-class Fields:
+class ReceptiveFields:
     """Fields of tensors, by their storage, and of modules, by the last window of each."""
 
     def __init__(self, inputs: Iterable[torch.Tensor]) -> None:
-        self.of_modules: dict[Path, Field] = {}
+        self.of_modules: dict[Path, ReceptiveField] = {}
         self.strides: set[tuple[Fraction, ...]] = set()
         self._of: dict[int, Seen] = {}
         self._kept: list[Any] = []  # storages, so that no other takes their place
@@ -158,7 +158,7 @@ class Fields:
 
 def _mixed(seen: Seen) -> Seen:
     """All pixels are seen; nothing is said where no window was seen before."""
-    return seen if seen.field is None else replace(seen, field=Field(None, seen.field.stride))
+    return seen if seen.field is None else replace(seen, field=ReceptiveField(None, seen.field.stride))
 
 
 def _over_pixels(name: str, args: tuple[Any, ...], seen: Seen) -> bool:
@@ -191,9 +191,9 @@ def _widest(several: list[Seen]) -> Seen:
     alike = [field for field in fields if len(field.stride) == len(fields[0].stride)]
     strides = tuple(max(sides) for sides in zip(*(field.stride for field in alike), strict=True))
     if any(field.size is None for field in alike):
-        return Seen(Field(None, strides), channels, fixed)
+        return Seen(ReceptiveField(None, strides), channels, fixed)
     sizes = (field.size for field in alike if field.size is not None)
-    return Seen(Field(tuple(max(sides) for sides in zip(*sizes, strict=True)), strides), channels, fixed)
+    return Seen(ReceptiveField(tuple(max(sides) for sides in zip(*sizes, strict=True)), strides), channels, fixed)
 
 
 def _window(name: str, args: tuple[Any, ...], out: torch.Tensor, seen: Seen) -> Seen | None:
@@ -202,7 +202,7 @@ def _window(name: str, args: tuple[Any, ...], out: torch.Tensor, seen: Seen) -> 
     channels = out.shape[-len(taps) - 1]
     if seen.field is None:
         one = (Fraction(1),) * len(strides)
-        field = Field(one, one)
+        field = ReceptiveField(one, one)
     else:
         field = seen.field
         more = len(strides) - len(field.stride)  # signals may be pooled as images of one row
@@ -213,7 +213,7 @@ def _window(name: str, args: tuple[Any, ...], out: torch.Tensor, seen: Seen) -> 
     size = field.size
     if size is not None:
         size = tuple(n + (k - 1) * j for n, k, j in zip(size, taps, field.stride, strict=True))
-    return Seen(Field(size, after), channels, seen.fixed or name in ADAPTIVE)
+    return Seen(ReceptiveField(size, after), channels, seen.fixed or name in ADAPTIVE)
 
 
 def _number(n: Fraction) -> str:

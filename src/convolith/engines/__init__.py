@@ -6,7 +6,7 @@ from convolith.engines import aten, phases, reference, separable
 from convolith.engines.base import Engine
 from convolith.engines.direct import engine as direct
 from convolith.engines.fft import engine as fft
-from convolith.engines.machine_limits import Limits
+from convolith.engines.machine_limits import MachineLimits
 from convolith.engines.pointwise import engine as pointwise
 from convolith.engines.winograd import engine as winograd
 
@@ -26,4 +26,4 @@ TABLE: tuple[Engine, ...] = (
 
 BY_NAME: dict[str, Engine] = {engine.name: engine for engine in TABLE}
 
-__all__ = ["BY_NAME", "TABLE", "Engine", "Limits"]
+__all__ = ["BY_NAME", "TABLE", "Engine", "MachineLimits"]

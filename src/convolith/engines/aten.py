@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from convolith.dtypes import COMPLEX, ITEMSIZE, is_float
 from convolith.engines.base import deliver, direct_sum_bound, to_working, torch_dtype, turned, working_dtype
-from convolith.engines.machine_limits import Limits, sum_dtype_name
+from convolith.engines.machine_limits import MachineLimits, sum_dtype_name
 from convolith.engines.padding import crop, pad
 from convolith.geometry import Pairs
 from convolith.spec import ConvSpec
@@ -71,7 +71,7 @@ class State(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Aten:
+class TorchEngine:
     """The engine for one memory format."""
 
     name: str
@@ -122,7 +122,7 @@ class Aten:
         terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace, prepared)
         return Work(forward=forward, memory=Memory(terms))
 
-    def seconds(self, spec: ConvSpec, limits: Limits) -> float:
+    def seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
         """Products at the share that torch's code for such a layer reaches, and the copies."""
         forward = self.work(spec).forward
         rate = limits.products_per_second(sum_dtype_name(spec)) * self._share(spec)
@@ -145,7 +145,7 @@ class Aten:
         dense = POINTWISE_SHARE if spec.taps == 1 else DENSE_SHARE
         return dense * min(1, outs / FEW_CHANNELS, (ins + 1) / FEW_CHANNELS)
 
-    def gradient_seconds(self, spec: ConvSpec, limits: Limits) -> tuple[float, float]:
+    def gradient_seconds(self, spec: ConvSpec, limits: MachineLimits) -> tuple[float, float]:
         """Estimates of torch's backward pass, for the input's gradient alone and for the kernel's alone."""
         forward = self.work(spec).forward
         rate = limits.products_per_second(sum_dtype_name(spec))
@@ -174,7 +174,7 @@ class Aten:
         """A direct sum; the complex form adds sums of parts, whose sizes add up too."""
         return direct_sum_bound(spec) * (4 if spec.out_dtype in COMPLEX else 1)
 
-    def prepare_seconds(self, spec: ConvSpec, limits: Limits) -> float:
+    def prepare_seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
         """The conversion of the kernel, where there is one."""
         moved = limits.moving_seconds(2 * self.work(spec).memory.forward.prepared)
         return moved + limits.call_seconds / 4 if moved else 0.0
@@ -182,7 +182,7 @@ class Aten:
     def prepare(self, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
         """The kernel in the working dtype and memory format."""
         kernel = to_working(turned(spec, kernel) if adjoint else kernel, working_dtype(spec))
-        straight = None if self.last else straight_operator(spec)
+        straight = None if self.last else torch_operator(spec)
         return State(spec, kernel.to(memory_format=self.memory_format(spec)), straight)
 
     def apply(
@@ -203,8 +203,8 @@ class Aten:
         return deliver(y, bias, spec, out)
 
 
-contiguous = Aten("aten", last=False)
-channels_last = Aten("aten_channels_last", last=True)
+contiguous = TorchEngine("aten", last=False)
+channels_last = TorchEngine("aten_channels_last", last=True)
 
 
 def split_padding(spec: ConvSpec) -> tuple[tuple[int, ...], Pairs]:
@@ -237,7 +237,7 @@ def through_onednn(spec: ConvSpec) -> bool:
     return working_dtype(spec) is torch.float32 and (large or square or spec.groups > 1)
 
 
-def straight_operator(spec: ConvSpec) -> Callable[..., torch.Tensor] | None:
+def torch_operator(spec: ConvSpec) -> Callable[..., torch.Tensor] | None:
     """Torch's operator of (x, k, bias) with the spec's options, or None where something is converted or padded too."""
     shared, rest = split_padding(spec)
     same = spec.dtype == spec.kernel_dtype == spec.out_dtype and working_dtype(spec) is torch_dtype(spec.dtype)

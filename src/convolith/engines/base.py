@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from convolith.dtypes import HALVES, half_ulp, integer_bits, is_float
-from convolith.engines.machine_limits import Limits
+from convolith.engines.machine_limits import MachineLimits
 from convolith.spec import ConvSpec
 from convolith.work import Work
 
@@ -33,7 +33,7 @@ class Engine(Protocol):
     def work(self, spec: ConvSpec) -> Work:
         """What it really does: operations, bytes moved and workspace of the forward pass."""
 
-    def seconds(self, spec: ConvSpec, limits: Limits) -> float:
+    def seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
         """An estimate of its time on a machine: what it really does, against what the machine can do."""
 
     def error_bound(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
@@ -42,7 +42,7 @@ class Engine(Protocol):
     def note(self, spec: ConvSpec) -> str:
         """How it goes about it, in a few words for `explain()`."""
 
-    def prepare_seconds(self, spec: ConvSpec, limits: Limits) -> float:
+    def prepare_seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
         """An estimate of what `prepare` takes for a kernel that was not seen before, of a spec that was."""
 
     def prepare(self, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> Any:

@@ -9,7 +9,7 @@ from convolith.spec import ConvSpec
 
 
 @dataclass(frozen=True)
-class Limits:
+class MachineLimits:
     """Rates of all threads together; the defaults are those of two cores with 256-bit vectors at 3 GHz."""
 
     float32_products_per_second: float = 90e9

@@ -22,7 +22,7 @@ from convolith.engines import aten
 from convolith.engines.base import Engine
 from convolith.engines.direct import engine as direct
 from convolith.engines.fft import engine as fft
-from convolith.engines.machine_limits import Limits
+from convolith.engines.machine_limits import MachineLimits
 from convolith.engines.pointwise import engine as pointwise
 from convolith.engines.winograd import engine as winograd
 from convolith.spec import ConvSpec
@@ -107,7 +107,7 @@ def engine_of(spec: ConvSpec) -> Engine:
     """The engine that computes the phases: by the machine's defaults, so that it is the same for plan and state."""
     inner = layout(spec).spec
     fit = [engine for engine in INNER if engine.refuse(inner) is None]
-    return min(fit, key=lambda engine: engine.seconds(inner, Limits()))
+    return min(fit, key=lambda engine: engine.seconds(inner, MachineLimits()))
 
 
 def _interleaves(spec: ConvSpec) -> bool:
@@ -138,7 +138,7 @@ def work(spec: ConvSpec) -> Work:
     return Work(forward=forward, memory=Memory(terms))
 
 
-def seconds(spec: ConvSpec, limits: Limits) -> float:
+def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
     """The engine's own estimate, and the copies."""
     needed = engine_of(spec).seconds(layout(spec).spec, limits)
     if not _interleaves(spec):
@@ -152,7 +152,7 @@ def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
     return engine_of(spec).error_bound(layout(spec).spec)
 
 
-def prepare_seconds(spec: ConvSpec, limits: Limits) -> float:
+def prepare_seconds(spec: ConvSpec, limits: MachineLimits) -> float:
     """Return what sorting the taps by phase takes, and the engine of the phases with them."""
     inner = layout(spec).spec
     copied = 4 * prod(inner.kernel_shape) * ITEMSIZE[spec.kernel_dtype]

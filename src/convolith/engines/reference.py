@@ -12,7 +12,7 @@ import torch
 
 from convolith.dtypes import COMPLEX, half_ulp, is_float
 from convolith.engines.base import direct_sum_bound, torch_dtype, turned
-from convolith.engines.machine_limits import Limits
+from convolith.engines.machine_limits import MachineLimits
 from convolith.spec import ConvSpec
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 
@@ -63,7 +63,7 @@ def work(spec: ConvSpec) -> Work:
     return Work(forward=forward, memory=Memory(terms))
 
 
-def seconds(spec: ConvSpec, limits: Limits) -> float:
+def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
     """One pass over the outputs for every tap, by NumPy."""
     forward = work(spec).forward
     return limits.call_seconds * spec.taps + forward.multiplications / PRODUCTS_PER_SECOND
@@ -77,7 +77,7 @@ def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
     return 2 * rounding + direct_sum_bound(replace(spec, dtype=wide_dtype(spec), kernel_dtype=wide_dtype(spec)))
 
 
-def prepare_seconds(spec: ConvSpec, limits: Limits) -> float:
+def prepare_seconds(spec: ConvSpec, limits: MachineLimits) -> float:
     """The kernel's conversion."""
     return limits.moving_seconds(16 * prod(spec.kernel_shape))
 

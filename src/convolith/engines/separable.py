@@ -16,7 +16,7 @@ import torch
 from convolith.dtypes import ITEMSIZE, half_ulp
 from convolith.engines.base import NEEDS_KERNEL, turned
 from convolith.engines.direct import engine as direct
-from convolith.engines.machine_limits import Limits
+from convolith.engines.machine_limits import MachineLimits
 from convolith.spec import ConvSpec
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 
@@ -140,7 +140,7 @@ def work(spec: ConvSpec) -> Work:
     return Work(forward=forward, memory=Memory(terms))
 
 
-def seconds(spec: ConvSpec, limits: Limits) -> float:
+def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
     """Of both passes."""
     return sum(direct.seconds(part, limits) for part in passes(spec, RANK_ONE))
 
@@ -151,7 +151,7 @@ def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
     return 2 * (first + second) + 4 * half_ulp(spec.dtype) + DROPPED[spec.dtype]
 
 
-def prepare_seconds(spec: ConvSpec, limits: Limits) -> float:
+def prepare_seconds(spec: ConvSpec, limits: MachineLimits) -> float:
     """Of the decompositions, a few tens of operations for each product of two sides."""
     height, width = spec.kernel_size
     steps = spec.groups * height * width * min(height, width) * DECOMPOSITION_STEPS

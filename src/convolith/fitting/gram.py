@@ -13,16 +13,16 @@ from convolith.errors import ConvolithError, check_flag
 from convolith.fitting import gram_file
 from convolith.fitting.data.polynomials import monomials
 from convolith.fitting.data.problem import Problem, read, spatial_axes
-from convolith.fitting.kernel_options import Asked
+from convolith.fitting.kernel_options import KernelOptions
 from convolith.fitting.moments.moments import moments
 from convolith.fitting.results import Fit
 from convolith.fitting.solving.least_squares import Penalty, least_squares
-from convolith.fitting.solving.normal_equations import Sums
+from convolith.fitting.solving.normal_equations import NormalEquations
 from convolith.geometry import Axes, Padding, check_whole, explicit_padding, per_axis
 from convolith.spec import ConvSpec
 
 
-class Gram(Sums):
+class Gram(NormalEquations):
     """Sums over the equations `y = correlate(x, kernel) + offset` of products of every two of their columns.
 
     An equation, for one pixel of y, has the columns [window of x, known, pixel of y], and what is known is 1. The state
@@ -187,7 +187,7 @@ class Gram(Sums):
         Raises:
             ConvolithError: a state without equations, fewer equations than unknowns, options that `fit` refuses.
         """
-        asked = Asked(**options)
+        asked = KernelOptions(**options)
         penalty = self.penalty_of(asked)
         solution = least_squares(self.system(int(check_flag("offset", offset))), penalty)
         kernel, stderr = (self.kernel_of(found) for found in (solution.coefficients, solution.stderr))
@@ -272,7 +272,7 @@ class Gram(Sums):
             **self.options,
         )
 
-    def penalty_of(self, asked: Asked) -> Penalty:
+    def penalty_of(self, asked: KernelOptions) -> Penalty:
         """What is asked of the kernel, in matrices.
 
         Raises:

@@ -16,7 +16,7 @@ from convolith.errors import ConvolithError, check_option
 from convolith.fitting.data.problem import Problem, floating_dtype, read
 from convolith.fitting.descent import LOSSES, OPTIMIZERS, Callback, Goal, descend, steepest
 from convolith.fitting.gram import Gram
-from convolith.fitting.kernel_options import Asked
+from convolith.fitting.kernel_options import KernelOptions
 from convolith.fitting.refinement import refined, residual_of
 from convolith.fitting.results import Candidate, Fit, check_errors, is_number
 from convolith.fitting.selection.cross_validation import RIDGES, candidates, choose_size, chosen
@@ -117,7 +117,7 @@ def fit(
     selection: tuple[Candidate, ...] = ()
     size: Any = kernel_size
     share: Any = ridge
-    asked = Asked(0.0 if _is_auto(share) else share, smoothness, basis, constraints, x_noise_variance)
+    asked = KernelOptions(0.0 if _is_auto(share) else share, smoothness, basis, constraints, x_noise_variance)
     _check_options(method, asked, learning_rate, steps, seed, callback)
     _check_choice(method, asked, kernel_size, ridge, errors)
     _check_loss(method, loss, huber_delta, x, y)
@@ -187,7 +187,7 @@ def _is_auto(value: Any) -> bool:
     return isinstance(value, str) and value == "auto"
 
 
-def _check_choice(method: str, asked: Asked, kernel_size: Any, ridge: Any, errors: str) -> None:
+def _check_choice(method: str, asked: KernelOptions, kernel_size: Any, ridge: Any, errors: str) -> None:
     check_errors(errors)
     automatic = [name for name, value in (("kernel_size", kernel_size), ("ridge", ridge)) if _is_auto(value)]
     if isinstance(kernel_size, str) and kernel_size != "auto":
@@ -221,7 +221,7 @@ def _delta(problem: Problem, gram: Gram, given: float | None) -> float:
     """Where Huber's loss becomes linear: 1.345 deviations lose but 5% where noise is normal (Huber 1981)."""
     if given is not None:
         return given
-    solution = least_squares(gram.system(problem.used), gram.penalty_of(Asked()))
+    solution = least_squares(gram.system(problem.used), gram.penalty_of(KernelOptions()))
     coefficients = np.concatenate([solution.coefficients, gram.known_of(solution.coefficients, problem.used)])
     left = np.abs(residual_of(problem, gram, coefficients))[
         np.broadcast_to(problem.weights[:, None] > 0, problem.y.shape)
@@ -230,7 +230,7 @@ def _delta(problem: Problem, gram: Gram, given: float | None) -> float:
 
 
 def _check_options(
-    method: str, asked: Asked, learning_rate: float | None, steps: int, seed: int, callback: Callback | None
+    method: str, asked: KernelOptions, learning_rate: float | None, steps: int, seed: int, callback: Callback | None
 ) -> None:
     check_option("method", method, METHODS)
     if method != "lstsq" and not asked.plain:

@@ -17,7 +17,7 @@ from convolith.geometry import check_whole
 
 
 @dataclass(frozen=True)
-class Asked:
+class KernelOptions:
     """Options of `fit` that concern the kernel alone.
 
     Attributes:

@@ -12,7 +12,7 @@ from convolith.arrays import like
 from convolith.engines.base import torch_dtype
 from convolith.errors import ConvolithError
 from convolith.fitting.data.problem import floating_dtype, read
-from convolith.fitting.kernel_options import Asked, whole_numbers
+from convolith.fitting.kernel_options import KernelOptions, whole_numbers
 from convolith.fitting.refinement import refined
 from convolith.fitting.results import check_errors
 from convolith.fitting.selection.jackknife import jackknife
@@ -87,7 +87,7 @@ def fit_varying(
         "dilation": dilation,
         "padding_mode": padding_mode,
     }
-    asked = Asked(ridge, smoothness, basis, constraints, x_noise_variance, whole_numbers("constant", constant))
+    asked = KernelOptions(ridge, smoothness, basis, constraints, x_noise_variance, whole_numbers("constant", constant))
     check_errors(errors)
     size: Any = kernel_size
     if isinstance(size, str):

@@ -22,7 +22,7 @@ from convolith.fitting.data.polynomials import monomials, moved, positions
 from convolith.fitting.data.positions import given_places, pixel_places
 from convolith.fitting.data.problem import Problem
 from convolith.fitting.gram import Gram
-from convolith.fitting.kernel_options import Asked, whole_numbers
+from convolith.fitting.kernel_options import KernelOptions, whole_numbers
 from convolith.fitting.solving.constraints import needs_solver
 from convolith.fitting.solving.least_squares import Penalty, least_squares
 from convolith.fitting.varying_kernel import MODULATIONS, VaryingKernel
@@ -260,7 +260,7 @@ class VaryingGram(Gram):
         Raises:
             ConvolithError: a state without equations, fewer equations than unknowns, options that are refused.
         """
-        asked = Asked(**options, constant=whole_numbers("constant", constant))
+        asked = KernelOptions(**options, constant=whole_numbers("constant", constant))
         penalty = self.penalty_of(asked)
         solution = least_squares(self.system(self.used(background_degree)), penalty)
         squares = float(solution.squares.sum())
@@ -276,7 +276,7 @@ class VaryingGram(Gram):
             self.coefficients_of(asked, weights),
         )
 
-    def penalty_of(self, asked: Asked) -> Penalty:
+    def penalty_of(self, asked: KernelOptions) -> Penalty:
         """What is asked of the kernel, in matrices.
 
         Raises:
@@ -322,7 +322,7 @@ class VaryingGram(Gram):
         shape = (len(self.terms), self.out_channels, self.in_channels, *self.kernel_size)
         return np.ascontiguousarray(wide.transpose(0, 2, 1)).reshape(shape)
 
-    def coefficients_of(self, asked: Asked, weights: np.ndarray) -> np.ndarray | None:
+    def coefficients_of(self, asked: KernelOptions, weights: np.ndarray) -> np.ndarray | None:
         """Of the basis' kernels, (terms, out_channels, in_channels, count), or None without a basis."""
         found = asked.coefficients(weights.reshape(-1, *weights.shape[2:]))
         return None if found is None else found.reshape(*weights.shape[:3], -1)

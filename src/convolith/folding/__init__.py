@@ -2,6 +2,6 @@
 
 from convolith.folding.expand.forms import expand
 from convolith.folding.fold_model import Folded, fold
-from convolith.folding.report import Report, Rewrite, Skipped
+from convolith.folding.report import FoldReport, Rewrite, Skipped
 
-__all__ = ["Folded", "Report", "Rewrite", "Skipped", "expand", "fold"]
+__all__ = ["FoldReport", "Folded", "Rewrite", "Skipped", "expand", "fold"]

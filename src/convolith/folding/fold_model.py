@@ -15,8 +15,8 @@ from convolith.folding.capture import HOOKS, NoGraph, bookkeeping
 from convolith.folding.example_inputs import Inputs, Reference, reference_of, taken, unchanged
 from convolith.folding.graph_copies import own_module
 from convolith.folding.quick_convolutions import QuickConvolutions
-from convolith.folding.report import Report, Skipped
-from convolith.folding.submodules import fold_graph, fold_parts
+from convolith.folding.report import FoldReport, Skipped
+from convolith.folding.submodules import fold_graph, fold_submodules
 from convolith.folding.verification import verify
 from convolith.nn import revert
 
@@ -26,7 +26,7 @@ class Folded:
     """A folded model, a plain torch module, and the report of how it came about."""
 
     model: torch.nn.Module
-    report: Report
+    report: FoldReport
 
 
 def fold(
@@ -56,9 +56,9 @@ def fold(
 
     Returns:
         `model`: a `torch.fx.GraphModule` of torch's own layers under the names that they had, with parameters of its
-        own; it can be saved, exported, compiled, converted and trained. A model whose own code depends on values, or on
-        sizes in a way that no graph follows, comes back as a copy with its parts folded. `report`: see `Report`; print
-        it.
+        own. It can be saved, exported, compiled, converted and trained. A model whose own code depends on values, or on
+        sizes in a way that no graph follows, comes back as a copy with its parts folded. `report`: a `FoldReport`;
+        print it.
 
     Raises:
         ConvolithError: a model in training mode, with quantised modules, compiled or exported by another tool, or of
@@ -81,7 +81,7 @@ def fold(
     with unchanged(model):
         done = fold_graph(model, inputs, **options, known=known)
         if isinstance(done, NoGraph):
-            done = fold_parts(model, inputs, done, **options)
+            done = fold_submodules(model, inputs, done, **options)
             with QuickConvolutions():
                 done.tried += taken(model, inputs)
     for name in HOOKS:

@@ -10,7 +10,7 @@ from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
 
-class Runner:
+class GraphRunner:
     """Calls what each node of a graph calls.
 
     Args:

@@ -68,7 +68,7 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Report:
+class FoldReport:
     """What was folded, what was not and why, and how near the folded model is.
 
     Attributes:

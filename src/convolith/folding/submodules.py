@@ -16,15 +16,15 @@ from convolith.folding.example_inputs import Inputs, Reference, outputs
 from convolith.folding.graph_copies import own_copy, own_module
 from convolith.folding.pairs import pairs_of
 from convolith.folding.quick_convolutions import QuickConvolutions
-from convolith.folding.report import Report, Rewrite, Skipped
-from convolith.folding.rewrite.proof import Proof
+from convolith.folding.report import FoldReport, Rewrite, Skipped
+from convolith.folding.rewrite.proof import RewriteProof
 from convolith.folding.rewrite.rewriting import count_layers, rewrite
 from convolith.folding.search.in_place import write_in_place
 from convolith.folding.search.lowering import called_module
 
 
 @dataclass
-class Done:
+class UnprovedFold:
     """A folded model, not proved yet.
 
     Attributes:
@@ -38,14 +38,14 @@ class Done:
     reference: nn.Module
     wide: nn.Module
     folded: nn.Module
-    report: Report
-    proofs: list[Proof]
+    report: FoldReport
+    proofs: list[RewriteProof]
     tried: list[Inputs]
 
 
 def fold_graph(
     model: nn.Module, inputs: Inputs, *, measure: bool, everything: bool, known: Reference | None = None
-) -> Done | NoGraph:
+) -> UnprovedFold | NoGraph:
     """Fold a model as one graph, modules that stay in it by their parts; or return why it is no graph.
 
     Args:
@@ -63,7 +63,7 @@ def fold_graph(
             continue
         why = NoGraph(captured.kept[name])
         try:
-            inner = fold_parts(part, given, why, measure=measure, everything=everything)
+            inner = fold_submodules(part, given, why, measure=measure, everything=everything)
         except NoGraph:
             continue
         done = _with_part(done, name, inner)
@@ -87,14 +87,14 @@ def _norms_inside(folded: nn.Module, kept: dict[str, str]) -> list[Skipped]:
     return found
 
 
-def _folded(captured: Captured, inputs: Inputs, *, measure: bool, everything: bool) -> Done:
+def _folded(captured: Captured, inputs: Inputs, *, measure: bool, everything: bool) -> UnprovedFold:
     done = rewrite(captured, inputs, measure=measure, everything=everything)
     folded = own_copy(done.graph, inputs[0].dtype, like=captured.module)
     write_in_place(folded)
-    return Done(done.reference, done.graph, folded, done.report, done.proofs, captured.tried)
+    return UnprovedFold(done.reference, done.graph, folded, done.report, done.proofs, captured.tried)
 
 
-def _with_part(done: Done, name: str, inner: Done) -> Done:
+def _with_part(done: UnprovedFold, name: str, inner: UnprovedFold) -> UnprovedFold:
     """Return a folded graph whose module of that name is folded too."""
     for whole, part in ((done.wide, inner.wide), (done.folded, inner.folded)):
         before = whole.get_submodule(name)
@@ -119,7 +119,9 @@ def _with_part(done: Done, name: str, inner: Done) -> Done:
     return replace(done, report=report, proofs=[*done.proofs, *inner.proofs])
 
 
-def fold_parts(model: nn.Module, inputs: Inputs, refusal: NoGraph, *, measure: bool, everything: bool) -> Done:
+def fold_submodules(
+    model: nn.Module, inputs: Inputs, refusal: NoGraph, *, measure: bool, everything: bool
+) -> UnprovedFold:
     """Fold the largest parts of a model that are graphs, in a copy that runs the model's own code.
 
     Args:
@@ -134,10 +136,10 @@ def fold_parts(model: nn.Module, inputs: Inputs, refusal: NoGraph, *, measure: b
     with QuickConvolutions():
         calls = _calls(model, inputs)
     copies: list[nn.Module] = []  # in float64 and in its own dtypes, once there is something to fold
-    reports: dict[str, Report] = {}
-    proofs: list[Proof] = []
+    reports: dict[str, FoldReport] = {}
+    proofs: list[RewriteProof] = []
 
-    def take(name: str, done: Done) -> bool:
+    def take(name: str, done: UnprovedFold) -> bool:
         """Put a part in its place, if it has something to fold and the model runs with it."""
         if not done.report.rewrites:
             return False
@@ -160,7 +162,7 @@ def fold_parts(model: nn.Module, inputs: Inputs, refusal: NoGraph, *, measure: b
             given is not None and list(part.children()) and not hooks_of(part)
         ):  # hooks of the part itself would go with it
             done = fold_graph(part, given, **options)
-            if isinstance(done, Done):
+            if isinstance(done, UnprovedFold):
                 take(name, done)
                 continue
         _fold_pairs(model, name, calls, options, take, copies)
@@ -169,14 +171,14 @@ def fold_parts(model: nn.Module, inputs: Inputs, refusal: NoGraph, *, measure: b
         raise refusal
     wide, result = copies
     whole = Skipped("-", "the model", f"{refusal.reason}; its parts are folded by themselves", "kept")
-    report = _added(Report((), (), 0, 0, 0.0, 0.0, 0.0, 0.0, 0, 0), reports, (whole,))
+    report = _added(FoldReport((), (), 0, 0, 0.0, 0.0, 0.0, 0.0, 0, 0), reports, (whole,))
     (convolutions, norms), (fewer, less) = count_layers(model), count_layers(result)
     report = replace(
         report, convolutions_before=convolutions, convolutions_after=fewer, norms_before=norms, norms_after=less
     )
     left = [replace(e, module=e.module.lstrip(".")) for e in _norms_inside(result, {"": refusal.reason})]
     report = replace(report, skipped=(*report.skipped, *left))
-    return Done(own_module(model).double(), wide, result, report, proofs, [inputs])
+    return UnprovedFold(own_module(model).double(), wide, result, report, proofs, [inputs])
 
 
 def _fold_pairs(
@@ -184,7 +186,7 @@ def _fold_pairs(
     name: str,
     calls: dict[str, Inputs],
     options: dict[str, Any],
-    take: Callable[[str, Done], bool],
+    take: Callable[[str, UnprovedFold], bool],
     copies: list[nn.Module],
 ) -> None:
     """Fold a convolution and the norm that a module's own code always calls behind it."""
@@ -209,21 +211,21 @@ def _only_layer(graph: nn.Module) -> nn.Module:
     return called_module(called[0]) if len(called) == 1 else graph
 
 
-def _of_pair(report: Report) -> Report:
+def _of_pair(report: FoldReport) -> FoldReport:
     """Return the report of a convolution and its norm with the names that they have in their module."""
     rewrites = tuple(replace(r, name="", modules=("the model",)) for r in report.rewrites)
     return replace(report, rewrites=rewrites)
 
 
-def _added(report: Report, parts: dict[str, Report], skipped: tuple[Skipped, ...]) -> Report:
+def _added(report: FoldReport, parts: dict[str, FoldReport], skipped: tuple[Skipped, ...]) -> FoldReport:
     """Return a report with those of parts, whose names come behind that of each part."""
     rewrites = [*report.rewrites, *(_renamed(r, name) for name, part in parts.items() for r in part.rewrites)]
     more = [replace(s, module=f"{name}.{s.module}") for name, part in parts.items() for s in part.skipped]
     reports = [report, *parts.values()]
-    names = [name for name in Report.__dataclass_fields__ if name.endswith(("_before", "_after"))]
+    names = [name for name in FoldReport.__dataclass_fields__ if name.endswith(("_before", "_after"))]
     sums: dict[str, Any] = {name: sum(getattr(one, name) for one in reports) for name in names}
     others = dict(sum((Counter(one.others) for one in reports), Counter()))
-    return Report(tuple(rewrites), (*skipped, *more), others=others, **sums)
+    return FoldReport(tuple(rewrites), (*skipped, *more), others=others, **sums)
 
 
 def _calls(model: nn.Module, inputs: Inputs) -> dict[str, Inputs]:

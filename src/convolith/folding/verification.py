@@ -10,7 +10,7 @@ from torch import nn
 
 from convolith.errors import ConvolithError
 from convolith.folding.example_inputs import Inputs, Reference, outputs
-from convolith.folding.rewrite.proof import TOLERANCE, Proof, difference
+from convolith.folding.rewrite.proof import TOLERANCE, RewriteProof, difference
 from convolith.report.progress import track
 
 MOST_COMPARED = 2
@@ -20,7 +20,7 @@ Pair = tuple[nn.Module, nn.Module]
 
 
 def verify(
-    proofs: Sequence[Proof], wide: Pair, own: Pair, tried: list[Inputs], known: Reference
+    proofs: Sequence[RewriteProof], wide: Pair, own: Pair, tried: list[Inputs], known: Reference
 ) -> tuple[dict[str, float], str | None]:
     """Return the largest error by dtype, relative to each output's largest number; and what float64 lacks.
 

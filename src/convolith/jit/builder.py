@@ -25,7 +25,7 @@ Number = Any
 class Int:
     """A 64-bit integer of the function under construction."""
 
-    code: Code
+    code: FunctionBuilder
     value: ir.Value
 
     def __add__(self, other: Number) -> Number:
@@ -82,7 +82,7 @@ class Int:
 class Pointer:
     """An address of elements of one type; adding moves by elements."""
 
-    code: Code
+    code: FunctionBuilder
     value: ir.Value
     element: ir.Type
 
@@ -152,7 +152,7 @@ class Loop:
         self._next = list(values)
 
 
-class Code:
+class FunctionBuilder:
     """One function under construction, `void name(arguments)`, writing at the end of its current block."""
 
     def __init__(self, module: ir.Module, name: str, arguments: Sequence[ir.Type], *, internal: bool = False) -> None:
@@ -262,7 +262,7 @@ class Code:
             known = ir.Function(self.module, ir.FunctionType(result, [a.type for a in arguments]), name)
         return self.ir.call(known, list(arguments))
 
-    def call(self, callee: Code, *arguments: Any) -> None:
+    def call(self, callee: FunctionBuilder, *arguments: Any) -> None:
         """Call another function of the module."""
         values = [a.value if isinstance(a, Int | Pointer) else self.integer(a).value for a in arguments]
         self.ir.call(callee.function, values)

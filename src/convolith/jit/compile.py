@@ -29,7 +29,7 @@ Recipe = Callable[[ir.Module, Target, Any], None]
 """Writes functions into a module for a target, from parameters whose repr tells them apart."""
 
 
-class Asked(NamedTuple):
+class RoutineKey(NamedTuple):
     """All that a routine is made from."""
 
     recipe: Recipe
@@ -39,14 +39,14 @@ class Asked(NamedTuple):
     """Whether instructions stay in the order in which they were written."""
 
 
-_routines: dict[Asked, Routine] = {}
+_routines: dict[RoutineKey, Routine] = {}
 _lock = threading.Lock()
 
 
 class Routine:
     """Compiled code that threads run together; pickled as its recipe, since addresses belong to one process."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: RoutineKey) -> None:
         self._asked = asked
         self._engine = _load(asked)  # owns the machine code
         self._address = int(self._engine.get_function_address(ENTRY))
@@ -73,10 +73,10 @@ def routine(recipe: Recipe, target: Target, parameters: Any, *, ordered: bool = 
         parameters: a hashable value with a complete repr.
         ordered: whether instructions stay in the order in which they were written.
     """
-    return _routine(Asked(recipe, target, parameters, ordered))
+    return _routine(RoutineKey(recipe, target, parameters, ordered))
 
 
-def _routine(key: Asked) -> Routine:
+def _routine(key: RoutineKey) -> Routine:
     known = _routines.get(key)
     if known is not None:
         return known
@@ -87,7 +87,7 @@ def _routine(key: Asked) -> Routine:
     return known
 
 
-def _load(asked: Asked) -> Any:
+def _load(asked: RoutineKey) -> Any:
     """The engine that holds the code, from the disk or from the compiler."""
     recipe, target, parameters, ordered = asked
     key = name_of(recipe, target, parameters, ordered=ordered)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from convolith.jit.builder import F16, F32, F64, I8, I16, I32, I64, Code, constant, is_integer, itemsize
+from convolith.jit.builder import F16, F32, F64, I8, I16, I32, I64, FunctionBuilder, constant, is_integer, itemsize
 
 STORED = {
     "float16": F16,
@@ -18,7 +18,7 @@ MAGIC = 1.5 * 2**52
 """Added to a float64 under 2^51, it leaves the integer in the low bits."""
 
 
-def to_sum(code: Code, value: ir.Value, dtype: str, wide: ir.Type) -> ir.Value:
+def to_sum(code: FunctionBuilder, value: ir.Value, dtype: str, wide: ir.Type) -> ir.Value:
     """A vector of a dtype in memory as a vector of the type of sums (float32, float64 or int64)."""
     lanes = value.type.count
     kind = ir.VectorType(wide, lanes)
@@ -39,7 +39,7 @@ def to_sum(code: Code, value: ir.Value, dtype: str, wide: ir.Type) -> ir.Value:
     return code.ir.fpext(value, kind) if itemsize(wide) > itemsize(value.type.element) else code.ir.fptrunc(value, kind)
 
 
-def from_sum(code: Code, value: ir.Value, dtype: str) -> ir.Value:
+def from_sum(code: FunctionBuilder, value: ir.Value, dtype: str) -> ir.Value:
     """A vector of sums as a vector of a dtype in memory; integers held in floats are below 2^24 and 2^51."""
     stored = STORED[dtype]
     lanes = value.type.count
@@ -57,7 +57,7 @@ def from_sum(code: Code, value: ir.Value, dtype: str) -> ir.Value:
     return code.ir.sub(bits, code.ir.bitcast(magic, kind))
 
 
-def round_to_bfloat16(code: Code, value: ir.Value) -> ir.Value:
+def round_to_bfloat16(code: FunctionBuilder, value: ir.Value) -> ir.Value:
     """To the nearest, ties to even; NaN stays a quiet NaN."""
     lanes = value.type.count
     wide = ir.VectorType(I32, lanes)

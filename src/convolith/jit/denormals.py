@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from convolith.jit.builder import I32, VOID, Code, Pointer
+from convolith.jit.builder import I32, VOID, FunctionBuilder, Pointer
 from convolith.jit.target import Target
 
 FLUSH_AND_ZERO = 0x8040
 """MXCSR's bits for "denormal results are zero" and "denormal operands are zero"."""
 
 
-def flush_denormals(code: Code, target: Target) -> Pointer | None:
+def flush_denormals(code: FunctionBuilder, target: Target) -> Pointer | None:
     """Switch the flushing on; returns where the caller's mode was kept."""
     if target.name not in ("avx512", "avx2", "sse2"):
         return None
@@ -25,7 +25,7 @@ def flush_denormals(code: Code, target: Target) -> Pointer | None:
     return before
 
 
-def restore_control(code: Code, before: Pointer | None) -> None:
+def restore_control(code: FunctionBuilder, before: Pointer | None) -> None:
     """Put the caller's mode back."""
     if before is not None:
         code.intrinsic("llvm.x86.sse.ldmxcsr", VOID, [before.value])

@@ -10,7 +10,7 @@ import torch
 
 from convolith.correlation.registered_operator import is_watched
 from convolith.errors import ConvolithError
-from convolith.planner import Bound, plan
+from convolith.planner import BoundPlan, plan
 from convolith.spec import ConvSpec
 from convolith.torch_private import is_traced_or_transformed, version_of, without_batch
 
@@ -49,7 +49,7 @@ class Frozen:
             self.weight = module.weight.detach().clone(memory_format=torch.contiguous_format)
             self.bias = None if module.bias is None else module.bias.detach().clone()
         self.trained = any(parameter.requires_grad for parameter in module.parameters())
-        self.bounds: OrderedDict[Any, Bound] = OrderedDict()
+        self.bounds: OrderedDict[Any, BoundPlan] = OrderedDict()
 
     def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
         return type(None), ()
@@ -81,7 +81,7 @@ class Frozen:
         y: torch.Tensor = bound(x.detach() if batched else x.detach()[None])
         return y if batched else without_batch(y)
 
-    def _bound(self, module: Any, x: torch.Tensor) -> Bound:
+    def _bound(self, module: Any, x: torch.Tensor) -> BoundPlan:
         """The plan for a shape, with the kernel prepared."""
         key = (x.shape, torch.get_num_threads())
         found = self.bounds.get(key)

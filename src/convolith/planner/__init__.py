@@ -1,6 +1,6 @@
 """Which engine computes a spec, and why."""
 
 from convolith.planner.choose import ACCURACIES, EFFORTS, check_choice, plan
-from convolith.planner.plan import Bound, Candidate, Plan, computed
+from convolith.planner.plan import BoundPlan, Candidate, Plan, computed
 
-__all__ = ["ACCURACIES", "EFFORTS", "Bound", "Candidate", "Plan", "check_choice", "computed", "plan"]
+__all__ = ["ACCURACIES", "EFFORTS", "BoundPlan", "Candidate", "Plan", "check_choice", "computed", "plan"]

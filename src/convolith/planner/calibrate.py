@@ -11,9 +11,9 @@ from llvmlite import ir
 
 from convolith.engines.fft import engine as fft
 from convolith.engines.fft.tiling import operations
-from convolith.engines.machine_limits import Limits
+from convolith.engines.machine_limits import MachineLimits
 from convolith.jit import Target, host, routine, thread_count
-from convolith.jit.builder import I64, POINTER, Code, constant, itemsize
+from convolith.jit.builder import I64, POINTER, FunctionBuilder, constant, itemsize
 from convolith.jit.conversions import STORED
 from convolith.planner import machine
 from convolith.spec import ConvSpec
@@ -31,10 +31,10 @@ IMAGE = ConvSpec(in_channels=1, out_channels=1, size=(512, 512), kernel_size=31,
 """What transforms are measured on."""
 
 
-def calibrate() -> Limits:
+def calibrate() -> MachineLimits:
     """Measure and store this machine's limits; takes about a second."""
-    shipped = Limits()
-    found = Limits(
+    shipped = MachineLimits()
+    found = MachineLimits(
         float32_products_per_second=products_per_second("float32"),
         float64_products_per_second=products_per_second("float64"),
         memory_bytes_per_second=_copied(LARGE_BYTES),
@@ -58,7 +58,7 @@ def products_per_second(dtype: str) -> float:
 
 def write(module: ir.Module, target: Target, dtype: str) -> None:
     """A loop of products that depend on nothing but their own register."""
-    code = Code(module, "region", [POINTER])
+    code = FunctionBuilder(module, "region", [POINTER])
     kind = ir.VectorType(STORED[dtype], target.lanes(itemsize(STORED[dtype])))
     start = [constant(kind, 1.0 + n) for n in range(target.accumulators)]
     with code.loop(0, TURNS, values=start) as loop:

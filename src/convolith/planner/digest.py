@@ -15,7 +15,7 @@ import numpy as np
 from llvmlite import ir
 
 from convolith.jit import Target, host, routine, thread_count
-from convolith.jit.builder import I16, I32, I64, POINTER, Code, constant, zero
+from convolith.jit.builder import I16, I32, I64, POINTER, FunctionBuilder, constant, zero
 
 LANES, VECTORS = 8, 8
 ROW = 4 * LANES * VECTORS
@@ -49,7 +49,7 @@ def digest(data: np.ndarray) -> np.ndarray:
 
 def write(module: ir.Module, target: Target, block_rows: int) -> None:  # noqa: ARG001 - any processor's
     """The region: blocks, until none is left."""
-    code, word = Code(module, "region", [POINTER]), ir.VectorType(I32, LANES)
+    code, word = FunctionBuilder(module, "region", [POINTER]), ir.VectorType(I32, LANES)
     kinds = {"bytes": I16, "digests": I32, "counters": I64}
     s = dict(zip(SLOTS, code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS]), strict=True))
     with code.tasks(s["counters"], s["blocks"], 1) as block:

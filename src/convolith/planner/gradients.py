@@ -39,7 +39,7 @@ class KernelGradient(NamedTuple):
     seconds: float
 
 
-class Chosen(NamedTuple):
+class GradientChoice(NamedTuple):
     """Who computes the gradients of one layer; torch's own backward pass what is None."""
 
     by_x: Plan | None
@@ -52,7 +52,7 @@ class Chosen(NamedTuple):
     """Of the same by torch's own backward pass, as the operands come."""
 
 
-def chosen_gradients(spec: ConvSpec, accuracy: str, wanted: tuple[bool, bool]) -> Chosen:
+def chosen_gradients(spec: ConvSpec, accuracy: str, wanted: tuple[bool, bool]) -> GradientChoice:
     """Who computes the gradients that are wanted, of the input and of the kernel."""
     return _chosen(spec, accuracy, wanted, thread_count(), generation())
 
@@ -80,7 +80,7 @@ def pays(forward: Plan, wanted: tuple[bool, bool], *, last: bool = False) -> boo
 
 
 @lru_cache(maxsize=4096)
-def _chosen(spec: ConvSpec, accuracy: str, wanted: tuple[bool, bool], *state: int) -> Chosen:  # noqa: ARG001 - part of the key
+def _chosen(spec: ConvSpec, accuracy: str, wanted: tuple[bool, bool], *state: int) -> GradientChoice:  # noqa: ARG001 - part of the key
     limits = machine.limits()
     usual = aten.contiguous.gradient_seconds(spec, limits)
     by_x = input_gradient(spec, accuracy) if wanted[0] else None
@@ -93,7 +93,7 @@ def _chosen(spec: ConvSpec, accuracy: str, wanted: tuple[bool, bool], *state: in
     rest = {layout: _sum(seconds, left) for layout, seconds in times.items()}
     layout = min(rest, key=lambda each: rest[each])
     seconds = rest[layout] + (by_x.seconds or 0.0 if by_x else 0.0) + (by_k.seconds if by_k else 0.0)
-    return Chosen(by_x, by_k, layout, seconds, _sum(usual, wanted))
+    return GradientChoice(by_x, by_k, layout, seconds, _sum(usual, wanted))
 
 
 def _sum(seconds: tuple[float, float], wanted: tuple[bool, bool]) -> float:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from convolith.dtypes import ITEMSIZE
-from convolith.engines.machine_limits import Limits
+from convolith.engines.machine_limits import MachineLimits
 from convolith.errors import ConvolithError
 from convolith.planner import store
 from convolith.spec import ConvSpec
 
-_limits: dict[str, Limits] = {}
+_limits: dict[str, MachineLimits] = {}
 
 
 @cache
@@ -60,26 +60,26 @@ def check_result(spec: ConvSpec) -> None:
     check_memory(f"the result, of shape {spec.output_shape} and dtype {spec.out_dtype}, takes", needed)
 
 
-def limits() -> Limits:
+def limits() -> MachineLimits:
     """This machine's limits if they were measured, and the shipped ones otherwise."""
     path = str(store.path_of("machine"))
     if path not in _limits:
         entries = store.read("machine", _good)
-        _limits[path] = Limits(**entries) if entries else Limits()
+        _limits[path] = MachineLimits(**entries) if entries else MachineLimits()
     return _limits[path]
 
 
 def measured() -> bool:
     """Whether the limits are this machine's own."""
-    return limits() != Limits()
+    return limits() != MachineLimits()
 
 
-def keep(found: Limits) -> None:
+def keep(found: MachineLimits) -> None:
     """Store measured limits for this and later processes."""
     store.add("machine", asdict(found), _good)
     _limits[str(store.path_of("machine"))] = found
 
 
 def _good(entries: dict[str, Any]) -> bool:
-    names = {field.name for field in fields(Limits)}
+    names = {field.name for field in fields(MachineLimits)}
     return set(entries) == names and all(isinstance(v, float) and v > 0 for v in entries.values())

@@ -144,7 +144,7 @@ class Plan:
         state = prepared_kernels.prepared(self, kernel, fixed=True).state
         return self._bound(k, kernel, self._checked(k, bias), state)(x, out)
 
-    def bind(self, k: Any, bias: Any = None, *, copy: bool = True) -> Bound:
+    def bind(self, k: Any, bias: Any = None, *, copy: bool = True) -> BoundPlan:
         """The plan with its kernel prepared once, from its own copy (`copy=False`: from k, which must not change)."""
         kernel, checked = plain("k", k, self.spec.kernel_shape, self.spec.kernel_dtype), self._checked(k, bias)
         if copy:
@@ -158,9 +158,9 @@ class Plan:
         check_same_kind(k=k, bias=bias)
         return check_bias(plain("bias", bias), self.spec.out_channels, self.spec.out_dtype)
 
-    def _bound(self, k: Any, kernel: torch.Tensor, bias: torch.Tensor | None, state: Any) -> Bound:
+    def _bound(self, k: Any, kernel: torch.Tensor, bias: torch.Tensor | None, state: Any) -> BoundPlan:
         dtype = torch_dtype(self.spec.dtype)
-        return Bound(self, state, kernel, bias, is_numpy(k), self.spec.input_shape, dtype)
+        return BoundPlan(self, state, kernel, bias, is_numpy(k), self.spec.input_shape, dtype)
 
     def prepared(self, kernel: torch.Tensor, *, adjoint: bool = False) -> Any:
         """The engine's state for a kernel, or for the one of the layer whose adjoint this is; none for no images."""
@@ -174,7 +174,7 @@ class Plan:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Bound:
+class BoundPlan:
     """A plan with its kernel prepared: call it with x."""
 
     plan: Plan

@@ -58,7 +58,7 @@ def _memcmp() -> Any:
     return found
 
 
-class Kept(NamedTuple):
+class PreparedKernel(NamedTuple):
     """A plan and the engine's state for a kernel, and what the kernel is recognised by: its bytes, or their digest."""
 
     asked: Plan  # kept alive, since its identity is part of the key
@@ -69,7 +69,7 @@ class Kept(NamedTuple):
     """Bytes of the kernel."""
 
 
-class Seen(NamedTuple):
+class SeenKernel(NamedTuple):
     """A kernel that came once, or whose values decide nothing: a few of its bytes."""
 
     asked: Plan
@@ -80,7 +80,7 @@ class Seen(NamedTuple):
 
 Choose = Callable[[torch.Tensor], "Plan"]
 Key = tuple[int, int, bool, bool]
-_kept: OrderedDict[Key, Kept | Seen] = OrderedDict()
+_kept: OrderedDict[Key, PreparedKernel | SeenKernel] = OrderedDict()
 _total = 0
 _lock = Lock()
 
@@ -103,13 +103,13 @@ def forget() -> None:
         _total = 0
 
 
-def once(asked: Plan, kernel: torch.Tensor, *, fixed: bool = False) -> Kept:
+def once(asked: Plan, kernel: torch.Tensor, *, fixed: bool = False) -> PreparedKernel:
     """A plan and its state for a kernel of which nothing is kept."""
     fresh = asked if fixed else asked.for_new_kernels
-    return Kept(asked, fresh, fresh.prepared(kernel))
+    return PreparedKernel(asked, fresh, fresh.prepared(kernel))
 
 
-def prepared(asked: Plan, kernel: torch.Tensor, choose: Choose | None = None, *, fixed: bool = False) -> Kept:
+def prepared(asked: Plan, kernel: torch.Tensor, choose: Choose | None = None, *, fixed: bool = False) -> PreparedKernel:
     """A plan and its state for a kernel (a plain tensor of the right dtype), kept from its second call on.
 
     Args:
@@ -121,11 +121,11 @@ def prepared(asked: Plan, kernel: torch.Tensor, choose: Choose | None = None, *,
         return once(asked, kernel, fixed=fixed)
     key = (id(asked), kernel.data_ptr(), choose is not None, fixed)
     found = _found(key)
-    if isinstance(found, Kept) and found.mark is not None and _same(found.mark, _mark(_bytes(kernel))):
+    if isinstance(found, PreparedKernel) and found.mark is not None and _same(found.mark, _mark(_bytes(kernel))):
         return found
     witness = _witness(kernel)
-    if not isinstance(found, Seen) or found.witness != witness:
-        _keep(key, Seen(asked, witness, settled=False))
+    if not isinstance(found, SeenKernel) or found.witness != witness:
+        _keep(key, SeenKernel(asked, witness, settled=False))
         return once(asked, kernel, fixed=fixed)
     if found.settled:
         return once(asked, kernel, fixed=fixed)
@@ -133,9 +133,9 @@ def prepared(asked: Plan, kernel: torch.Tensor, choose: Choose | None = None, *,
     np.copyto(_bytes(copy), _bytes(kernel))
     chosen = choose(copy) if choose else asked
     if not chosen.prepares:
-        _keep(key, Seen(asked, witness, settled=True))
+        _keep(key, SeenKernel(asked, witness, settled=True))
         return once(asked, kernel, fixed=fixed)
-    fresh = Kept(asked, chosen, chosen.prepared(copy), _mark(_bytes(copy)), copy.nbytes)
+    fresh = PreparedKernel(asked, chosen, chosen.prepared(copy), _mark(_bytes(copy)), copy.nbytes)
     _keep(key, fresh)
     return fresh
 
@@ -153,7 +153,7 @@ def _witness(kernel: torch.Tensor) -> bytes:
     return ctypes.string_at(start, few) + ctypes.string_at(start + size - few, few)
 
 
-def _found(key: Key) -> Kept | Seen | None:
+def _found(key: Key) -> PreparedKernel | SeenKernel | None:
     """Return the entry of a key, or None; it counts as just used."""
     with _lock:
         entry = _kept.get(key)
@@ -162,7 +162,7 @@ def _found(key: Key) -> Kept | Seen | None:
         return entry
 
 
-def _keep(key: Key, entry: Kept | Seen) -> None:
+def _keep(key: Key, entry: PreparedKernel | SeenKernel) -> None:
     """Remember an entry, and give back the longest unused beyond the bounds."""
     global _total
     with _lock:
@@ -173,6 +173,6 @@ def _keep(key: Key, entry: Kept | Seen) -> None:
             _total -= _size(_kept.popitem(last=False)[1])
 
 
-def _size(entry: Kept | Seen | None) -> int:
+def _size(entry: PreparedKernel | SeenKernel | None) -> int:
     """Bytes of a kept kernel."""
-    return entry.size if isinstance(entry, Kept) else 0
+    return entry.size if isinstance(entry, PreparedKernel) else 0

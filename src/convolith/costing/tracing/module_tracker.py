@@ -40,7 +40,7 @@ REMEDY = "pass inputs of the shapes and dtypes that the model takes"
 """What a refusal of the forward pass says to do, where nothing else is known to help."""
 
 
-class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own is untyped
+class ModuleTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own is untyped
     """Calls `seen` after every operator."""
 
     without_backward = "pass backward=False to count the forward pass alone"
@@ -183,7 +183,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's ow
         return ConvolithError(f"{where} refuses {shapes}: {said}; {REMEDY}")
 
 
-class Unwatched(Watcher):  # type: ignore[no-untyped-call]  # torch's own is untyped
+class Unwatched(ModuleTracker):  # type: ignore[no-untyped-call]  # torch's own is untyped
     """Knows the modules that run, for refusals alone."""
 
     def seen(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:

@@ -27,7 +27,7 @@ SCRATCH = "scratch"
 
 
 @dataclass
-class Holding:
+class EngineMemory:
     """What an operator holds.
 
     Attributes:
@@ -39,7 +39,7 @@ class Holding:
     kept: dict[Hashable, int] = field(default_factory=dict)
 
 
-def of_operator(func: Any, args: tuple[Any, ...], keywords: Mapping[str, Any], out: Any) -> Holding | None:
+def of_operator(func: Any, args: tuple[Any, ...], keywords: Mapping[str, Any], out: Any) -> EngineMemory | None:
     """Of a convolution by Convolith's engines or torch's kernels; None for other operators."""
     name = operator_name(func)
     if name == "convolith::correlate":
@@ -47,18 +47,18 @@ def of_operator(func: Any, args: tuple[Any, ...], keywords: Mapping[str, Any], o
     if name == "convolith::correlate_backward":
         return _backward(args)
     running = torch_kernels.of_operator(func, args, keywords, out)
-    return None if running is None else Holding(running)
+    return None if running is None else EngineMemory(running)
 
 
-def _forward(args: tuple[Any, ...], out: torch.Tensor) -> Holding:
+def _forward(args: tuple[Any, ...], out: torch.Tensor) -> EngineMemory:
     x, k, bias, *options = args
     spec = correlated(x, k, bias, *options)
     chosen = plan(spec, accuracy=options[-2], engine=options[-1]).for_new_kernels  # kept from the second call on
     scratch, running = _running(chosen, x, k, out)
-    return Holding(running + _terms(chosen).prepared, {SCRATCH: scratch})
+    return EngineMemory(running + _terms(chosen).prepared, {SCRATCH: scratch})
 
 
-def _backward(args: tuple[Any, ...]) -> Holding:
+def _backward(args: tuple[Any, ...]) -> EngineMemory:
     """Input and kernel one after the other; what engines do not compute is left to torch together."""
     grad, x, k, bias, *options, wanted = args
     spec, accuracy = correlated(x, k, bias, *options), options[-2]
@@ -67,7 +67,7 @@ def _backward(args: tuple[Any, ...]) -> Holding:
     by_x, by_k = chosen.by_x, chosen.by_k
     made = bias.nbytes if wants_bias else 0
     expanded = grad.nbytes * (0 in grad.stride())  # such as a sum's, which is copied
-    found = Holding(made)
+    found = EngineMemory(made)
     by_plan = [(by_x, grad, k, x)] if by_x is not None else []
     if by_k is not None and by_k.swapped is not None:
         by_plan.append((by_k.swapped, x.transpose(0, 1), grad.transpose(0, 1), k))

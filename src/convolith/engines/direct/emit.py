@@ -16,7 +16,7 @@ from llvmlite import ir
 from convolith.engines.direct.emit_rolling import write_strip
 from convolith.engines.direct.emit_tile import (
     Bounds,
-    Nest,
+    DirectRecipe,
     Place,
     Tile,
     bias_kind,
@@ -25,7 +25,7 @@ from convolith.engines.direct.emit_tile import (
     taps_of,
     write_tile,
 )
-from convolith.jit.builder import POINTER, Code, Int, Number, Pointer, zero
+from convolith.jit.builder import POINTER, FunctionBuilder, Int, Number, Pointer, zero
 from convolith.jit.conversions import STORED, to_sum
 from convolith.jit.denormals import flush_denormals, restore_control
 from convolith.jit.target import Target
@@ -43,16 +43,16 @@ SLOTS = (
 NOWHERE = -(1 << 62)
 
 
-def slack(nest: Nest, target: Target) -> int:
+def slack(recipe: DirectRecipe, target: Target) -> int:
     """Elements that the scratch of a thread needs after its last row: what tiles read beyond it."""
-    return (max(nest.tiles(target)) + 1) * target.lanes(4)
+    return (max(recipe.tiles(target)) + 1) * target.lanes(4)
 
 
-def write(module: ir.Module, target: Target, nest: Nest) -> None:
+def write(module: ir.Module, target: Target, recipe: DirectRecipe) -> None:
     """The region: take blocks until none is left."""
-    pack = None if nest.masked else _pack(module, target, nest)
-    code = Code(module, "region", [POINTER])
-    element, wide, delivered = STORED[nest.x_dtype], STORED[nest.sum_dtype], STORED[nest.out_dtype]
+    pack = None if recipe.masked else _pack(module, target, recipe)
+    code = FunctionBuilder(module, "region", [POINTER])
+    element, wide, delivered = STORED[recipe.x_dtype], STORED[recipe.sum_dtype], STORED[recipe.out_dtype]
     kinds: dict[str, ir.Type] = {
         "x": element,
         "weight": wide,
@@ -60,38 +60,38 @@ def write(module: ir.Module, target: Target, nest: Nest) -> None:
         "scratch": wide,
         "counters": ir.IntType(64),
     }
-    kinds["bias"] = bias_kind(nest)
+    kinds["bias"] = bias_kind(recipe)
     values = code.slots(code.argument(0, ir.IntType(64)), [kinds.get(name) for name in SLOTS])
     s: dict[str, Any] = dict(zip(SLOTS, values, strict=True))
     before = flush_denormals(code, target)
     scratch = s["scratch"] + code.take(s["counters"] + 8) * s["thread_elements"]
     seen = Pointer(code, code.ir.alloca(ir.IntType(64), size=5), ir.IntType(64))  # where the last packed block began
-    if nest.masked:
-        none = zero(ir.VectorType(wide, lanes_of(nest, target)))
+    if recipe.masked:
+        none = zero(ir.VectorType(wide, lanes_of(recipe, target)))
         with code.loop(0, s["thread_elements"], none.type.count) as t:
             (scratch + t.index).store(none)
     else:
         for number in range(5):
             (seen + number).store(code.integer(NOWHERE).value)
     with code.tasks(s["counters"], s["tasks"], s["chunk"], shares=s["shares"], share=s["share"]) as task:
-        _block(code, target, nest, s, task, scratch, seen, pack)
-    if nest.rolled:
+        _block(code, target, recipe, s, task, scratch, seen, pack)
+    if recipe.rolled:
         code.fence()
     restore_control(code, before)
     code.finish()
 
 
 def _block(
-    code: Code,
+    code: FunctionBuilder,
     target: Target,
-    nest: Nest,
+    recipe: DirectRecipe,
     s: dict[str, Any],
     task: Int,
     scratch: Pointer,
     seen: Pointer,
-    pack: Code | None,
+    pack: FunctionBuilder | None,
 ) -> None:
-    lanes = lanes_of(nest, target)
+    lanes = lanes_of(recipe, target)
     column_block, rest = task % s["column_blocks"], task // s["column_blocks"]
     row_block, rest = rest % s["row_blocks"], rest // s["row_blocks"]
     plane, rest = rest % s["out_depth"], rest // s["out_depth"]
@@ -99,23 +99,23 @@ def _block(
     row, column = row_block * s["block_rows"], column_block * s["block_columns"]
     rows = code.minimum(s["block_rows"], s["out_height"] - row)
     columns = code.minimum(s["block_columns"], s["out_width"] - column)
-    top = row * nest.stride[1] - s["pad_height"]
-    left = column * nest.stride[2] - s["pad_width"]
-    front = plane * nest.stride[0] - s["pad_depth"]
+    top = row * recipe.stride[1] - s["pad_height"]
+    left = column * recipe.stride[2] - s["pad_width"]
+    front = plane * recipe.stride[0] - s["pad_depth"]
     x = s["x"] + image * s["x_image"] + group * s["in_channels"] * s["x_channel"]
     y = s["y"] + image * s["y_image"] + group * s["out_channels"] * s["y_channel"]
     y = y + (plane * s["out_height"] + row) * s["out_width"] + column
-    weight = s["weight"] + group * s["out_channels"] * s["in_channels"] * taps_of(nest)
+    weight = s["weight"] + group * s["out_channels"] * s["in_channels"] * taps_of(recipe)
     bias = s["bias"] + group * s["out_channels"]
     source = x + front * s["x_plane"] + top * s["x_row"] + left
-    parts = {"row": s["x_row"], "plane": s["x_plane"] * nest.dilation[0], "channel": s["x_channel"]}
+    parts = {"row": s["x_row"], "plane": s["x_plane"] * recipe.dilation[0], "channel": s["x_channel"]}
     if pack is not None:
-        packed = scratch + (0 - code.maximum(0 - left, 0)) % line_of(nest)  # a row's inputs begin at a cache line
-        inside = code.every(s["direct"] >= 1, *_inside(code, target, nest, s, (front, top, left), rows, columns))
+        packed = scratch + (0 - code.maximum(0 - left, 0)) % line_of(recipe)  # a row's inputs begin at a cache line
+        inside = code.every(s["direct"] >= 1, *_inside(code, target, recipe, s, (front, top, left), rows, columns))
         with code.when(code.ir.not_(inside)):
             code.call(pack, code.argument(0, ir.IntType(64)), x, packed, seen, front, top, left, rows, columns)
         pitches = {"row": s["row_pitch"], "plane": s["plane_pitch"], "channel": s["channel_pitch"]}
-        if nest.x_dtype == nest.sum_dtype and nest.stride[2] == 1:
+        if recipe.x_dtype == recipe.sum_dtype and recipe.stride[2] == 1:
             source = code.choose(inside, source, packed)
             parts = {part: code.choose(inside, parts[part], pitch) for part, pitch in pitches.items()}
         else:
@@ -128,62 +128,66 @@ def _block(
             column = code.maximum(code.minimum(column, columns - lanes), 0)
         else:
             last = code.minimum(column + (tile.vectors - 1) * lanes, columns - lanes) - column
-        origin = source + begin * nest.stride[1] * parts["row"] + column
+        origin = source + begin * recipe.stride[1] * parts["row"] + column
         first = y + begin * s["out_width"] + column
         place = Place(origin, weight, bias, first, code.integer(last), rows - begin, columns, None, edge=False)
         write: Callable[[Place], None]
-        if nest.rolled:
-            write = partial(write_strip, code, target, nest, tile.vectors, s=s | parts)
+        if recipe.rolled:
+            write = partial(write_strip, code, target, recipe, tile.vectors, s=s | parts)
         else:
-            write = partial(write_tile, code, nest, tile, lanes, channel=channel, s=s | parts)
-        if not nest.masked:
+            write = partial(write_tile, code, recipe, tile, lanes, channel=channel, s=s | parts)
+        if not recipe.masked:
             write(place)
             return
-        line, start = begin * nest.stride[1] + top, code.integer(column) + left
+        line, start = begin * recipe.stride[1] + top, code.integer(column) + left
         sizes = (s["depth"], s["height"], s["width"])
-        bounds = Bounds(front, line, start, *sizes, scratch.cast(STORED[nest.x_dtype]))
+        bounds = Bounds(front, line, start, *sizes, scratch.cast(STORED[recipe.x_dtype]))
         single = partial(one, tile._replace(vectors=1), begin=begin, channel=channel)
-        _at_borders(code, nest, tile, lanes, place, bounds, write, lambda moved: single(column + moved))
+        _at_borders(code, recipe, tile, lanes, place, bounds, write, lambda moved: single(column + moved))
 
     def run(tile: Tile, start: Number, count: Number) -> None:
         """The tiles of one width, row by row to the bottom of the block, all output channels of each row or tile."""
         width = tile.vectors * lanes
-        if nest.rolled:
+        if recipe.rolled:
             with code.loop(0, count) as across:
                 one(tile, across.index * width + start, code.integer(0), 0)
             return
         with code.loop(0, rows, tile.rows) as down:
             begin = code.maximum(code.minimum(down.index, rows - tile.rows), 0)
-            if not nest.many_outputs:
+            if not recipe.many_outputs:
                 with code.loop(0, count) as across:
                     one(tile, across.index * width + start, begin, 0)
-            elif nest.deep:
-                with code.loop(0, count) as across, code.loop(0, s["out_channels"], nest.channels) as out:
+            elif recipe.deep:
+                with code.loop(0, count) as across, code.loop(0, s["out_channels"], recipe.channels) as out:
                     one(tile, across.index * width + start, begin, out.index)
             else:
-                with code.loop(0, s["out_channels"], nest.channels) as out, code.loop(0, count) as across:
+                with code.loop(0, s["out_channels"], recipe.channels) as out, code.loop(0, count) as across:
                     one(tile, across.index * width + start, begin, out.index)
 
     vectors = (columns + (lanes - 1)) // lanes
-    for tile, start, count in _across(code, target, nest, vectors):
+    for tile, start, count in _across(code, target, recipe, vectors):
         run(tile, start, count)
 
 
-def _across(code: Code, target: Target, nest: Nest, vectors: Int) -> Iterator[tuple[Tile, Number, Number]]:
+def _across(
+    code: FunctionBuilder, target: Target, recipe: DirectRecipe, vectors: Int
+) -> Iterator[tuple[Tile, Number, Number]]:
     """The tiles that lie side by side in a block, the widest first: the first column and the number of each width."""
-    lanes, tiles, done = lanes_of(nest, target), nest.tiles(target), code.integer(0)
+    lanes, tiles, done = lanes_of(recipe, target), recipe.tiles(target), code.integer(0)
     for number, tile in tiles.items():
         left_over = vectors - done
         count = left_over // number
-        if number == max(tiles) > 1 and not (nest.flat or nest.deep):  # no single vector is left if it can be helped
+        if number == max(tiles) > 1 and not (
+            recipe.flat or recipe.deep
+        ):  # no single vector is left if it can be helped
             count = code.choose((left_over % number).equals(1), code.maximum(count - 1, 0), count)
         yield tile, done * lanes, count
         done = count * number + done
 
 
 def _at_borders(
-    code: Code,
-    nest: Nest,
+    code: FunctionBuilder,
+    recipe: DirectRecipe,
     tile: Tile,
     lanes: int,
     place: Place,
@@ -197,12 +201,12 @@ def _at_borders(
     """
     start, width = code.integer(bounds.column), bounds.width
     place = place._replace(bounds=bounds)
-    reach = lanes + (nest.kernel_size[2] - 1) * nest.dilation[2]
+    reach = lanes + (recipe.kernel_size[2] - 1) * recipe.dilation[2]
     with code.ir.if_else(code.every(start >= 0, start + place.last + reach <= width)) as (inner, edge):
         with inner:
             write(place)
         with edge:
-            if not nest.rolled or tile.vectors < 3:
+            if not recipe.rolled or tile.vectors < 3:
                 write(place._replace(edge=True))
                 return
             at_ends = code.every(start + lanes >= 0, start + (tile.vectors - 2) * lanes + reach <= width)
@@ -214,46 +218,48 @@ def _at_borders(
 
 
 def _inside(
-    code: Code,
+    code: FunctionBuilder,
     target: Target,
-    nest: Nest,
+    recipe: DirectRecipe,
     s: dict[str, Any],
     starts: tuple[Number, Number, Number],
     rows: Int,
     columns: Int,
 ) -> list[ir.Value]:
     """The conditions under which all that the tiles of a block read lies inside the image."""
-    most_rows = max(tile.rows for tile in nest.tiles(target).values())
-    conditions = [rows >= most_rows, columns >= lanes_of(nest, target)]
+    most_rows = max(tile.rows for tile in recipe.tiles(target).values())
+    conditions = [rows >= most_rows, columns >= lanes_of(recipe, target)]
     for axis, (start, name, count) in enumerate(
         zip(starts, ("depth", "height", "width"), (1, rows, columns), strict=True)
     ):
-        reach = (code.integer(count) - 1) * nest.stride[axis] + (nest.kernel_size[axis] - 1) * nest.dilation[axis] + 1
+        reach = (
+            (code.integer(count) - 1) * recipe.stride[axis] + (recipe.kernel_size[axis] - 1) * recipe.dilation[axis] + 1
+        )
         conditions += [code.integer(start) >= 0, code.integer(start) + reach <= s[name]]
     return conditions
 
 
-def _pack(module: ir.Module, target: Target, nest: Nest) -> Code:
+def _pack(module: ir.Module, target: Target, recipe: DirectRecipe) -> FunctionBuilder:
     """Copies a block's inputs into the scratch: converted, zeros around, columns split by the stride.
 
     The zeros are written only where the block lies in its image otherwise than the one before it did.
     """
-    lanes, element, wide = lanes_of(nest, target), STORED[nest.x_dtype], STORED[nest.sum_dtype]
-    code = Code(module, "pack", [POINTER] * 4 + [ir.IntType(64)] * 5, internal=True)
+    lanes, element, wide = lanes_of(recipe, target), STORED[recipe.x_dtype], STORED[recipe.sum_dtype]
+    code = FunctionBuilder(module, "pack", [POINTER] * 4 + [ir.IntType(64)] * 5, internal=True)
     values = code.slots(code.argument(0, ir.IntType(64)), [POINTER if n == "x" else None for n in SLOTS])
     s = dict(zip(SLOTS, values, strict=True))
     x, scratch, seen = code.argument(1, element), code.argument(2, wide), code.argument(3, ir.IntType(64))
     front, top, left, rows, columns = starts = [code.argument(n) for n in range(4, 9)]
-    depth, height, width = nest.kernel_size
-    stride = nest.stride[2]
-    tall = (rows - 1) * nest.stride[1] + (height - 1) * nest.dilation[1] + 1
-    wanted = (columns - 1) * stride + (width - 1) * nest.dilation[2] + 1
+    depth, height, width = recipe.kernel_size
+    stride = recipe.stride[2]
+    tall = (rows - 1) * recipe.stride[1] + (height - 1) * recipe.dilation[1] + 1
+    wanted = (columns - 1) * stride + (width - 1) * recipe.dilation[2] + 1
     begin = code.minimum(code.maximum(0 - left, 0), wanted)
     end = code.maximum(code.minimum(s["width"] - left, wanted), begin)
     upper = code.minimum(code.maximum(0 - top, 0), tall)
     lower = code.maximum(code.minimum(s["height"] - top, tall), upper)
     line = scratch + s["channel_pitch"] * s["in_channels"]  # one row before it is split
-    planes = code.every(front >= 0, front + (depth - 1) * nest.dilation[0] < s["depth"])
+    planes = code.every(front >= 0, front + (depth - 1) * recipe.dilation[0] < s["depth"])
     # Nothing but inputs: no zero is needed, and none is left.
     filled = code.every(begin.equals(0), end.equals(wanted), upper.equals(0), lower.equals(tall), planes)
     again = code.every(*((seen + number).integer().equals(start) for number, start in enumerate(starts)))
@@ -261,13 +267,13 @@ def _pack(module: ir.Module, target: Target, nest: Nest) -> Code:
         (seen + number).store(code.choose(filled, NOWHERE, start).value)
     with (
         code.when(code.ir.not_(code.ir.or_(again, filled))),
-        code.loop(0, s["thread_elements"] - line_of(nest), lanes) as t,
+        code.loop(0, s["thread_elements"] - line_of(recipe), lanes) as t,
     ):
         (scratch + t.index).store(zero(ir.VectorType(wide, lanes)))
     enough = begin + lanes <= end
     singles = code.choose(enough, end, begin)
     with code.loop(0, s["in_channels"]) as channel, code.loop(0, depth) as plane:
-        z = front + plane.index * nest.dilation[0]
+        z = front + plane.index * recipe.dilation[0]
         exists = code.every(z >= 0, z < s["depth"])
         base = x + channel.index * s["x_channel"] + z * s["x_plane"] + top * s["x_row"] + left
         goal = scratch + channel.index * s["channel_pitch"] + plane.index * s["plane_pitch"]
@@ -275,19 +281,21 @@ def _pack(module: ir.Module, target: Target, nest: Nest) -> Code:
             source, place = base + row.index * s["x_row"], goal + row.index * s["row_pitch"]
             to = place if stride == 1 else line
             with code.loop(begin, singles - lanes, lanes) as t:
-                (to + t.index).store(to_sum(code, (source + t.index).vector(lanes), nest.x_dtype, wide))
+                (to + t.index).store(to_sum(code, (source + t.index).vector(lanes), recipe.x_dtype, wide))
             with code.when(enough):  # the last vector may overlap the one before: nothing beyond the row is read
-                final = to_sum(code, (source + (end - lanes)).vector(lanes), nest.x_dtype, wide)
+                final = to_sum(code, (source + (end - lanes)).vector(lanes), recipe.x_dtype, wide)
                 (to + (end - lanes)).store(final)
             with code.loop(singles, end) as t:
-                (to + t.index).store(to_sum(code, (source + t.index).vector(1), nest.x_dtype, wide))
+                (to + t.index).store(to_sum(code, (source + t.index).vector(1), recipe.x_dtype, wide))
             if stride > 1:
                 _split(code, line, place, wanted, stride, s["phase_pitch"], lanes)
     code.finish()
     return code
 
 
-def _split(code: Code, line: Pointer, place: Pointer, wanted: Number, stride: int, pitch: Int, lanes: int) -> None:
+def _split(
+    code: FunctionBuilder, line: Pointer, place: Pointer, wanted: Number, stride: int, pitch: Int, lanes: int
+) -> None:
     """Element t of a row goes to phase t % stride, position t // stride."""
     count = (wanted + (stride - 1)) // stride
     if stride == 2:

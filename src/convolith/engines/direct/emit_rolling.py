@@ -15,7 +15,7 @@ from llvmlite import ir
 
 from convolith.engines.direct.emit_tile import (
     UNROLLED_TAPS,
-    Nest,
+    DirectRecipe,
     Place,
     bias_kind,
     deliver,
@@ -23,7 +23,7 @@ from convolith.engines.direct.emit_tile import (
     lanes_of,
     taps_of,
 )
-from convolith.jit.builder import Code, Int, Number, Pointer, zero
+from convolith.jit.builder import FunctionBuilder, Int, Number, Pointer, zero
 from convolith.jit.conversions import STORED, to_sum
 from convolith.jit.target import Target
 
@@ -31,23 +31,25 @@ CHAINS = 8
 """Multiply-adds that a processor has under way at once: two per cycle that take four."""
 
 
-def waits_for_itself(nest: Nest, vectors: int) -> bool:
+def waits_for_itself(recipe: DirectRecipe, vectors: int) -> bool:
     """Whether a row's products outlast the multiply-adds if each is added to what the row before left.
 
     They are then summed from zero, whatever the rows before are doing, and added at once.
     """
-    _, height, width = nest.kernel_size
+    _, height, width = recipe.kernel_size
     return vectors * height * (width + 1) < CHAINS * width
 
 
-def write_strip(code: Code, target: Target, nest: Nest, vectors: int, place: Place, s: dict[str, Any]) -> None:
+def write_strip(
+    code: FunctionBuilder, target: Target, recipe: DirectRecipe, vectors: int, place: Place, s: dict[str, Any]
+) -> None:
     """All outputs of a strip of some vectors of columns, `place.rows` rows high."""
-    lanes, waiting = lanes_of(nest, target), nest.kernel_size[1] - 1
-    kept = keeps_weights(nest.kernel_size, vectors, target.vector_registers - 1)
+    lanes, waiting = lanes_of(recipe, target), recipe.kernel_size[1] - 1
+    kept = keeps_weights(recipe.kernel_size, vectors, target.vector_registers - 1)
     bias, late_bias = code.splat(place.bias.load(), lanes), None
-    if bias_kind(nest) != STORED[nest.sum_dtype]:
-        bias, late_bias = zero(ir.VectorType(STORED[nest.sum_dtype], lanes)), bias
-    strip = _Strip(code, nest, vectors, lanes, place, s, kept, late_bias)
+    if bias_kind(recipe) != STORED[recipe.sum_dtype]:
+        bias, late_bias = zero(ir.VectorType(STORED[recipe.sum_dtype], lanes)), bias
+    strip = _Strip(code, recipe, vectors, lanes, place, s, kept, late_bias)
     steps = place.rows + waiting
     begin, end = strip.existing(steps)
     first = place.y - waiting * s["out_width"]
@@ -58,7 +60,7 @@ def write_strip(code: Code, target: Target, nest: Nest, vectors: int, place: Pla
         with code.loop(start, stop, values=values) as row:
             x, y = Pointer(code, row.values[0], place.x.element), Pointer(code, row.values[1], place.y.element)
             made = [bias] * vectors + row.values[2:]
-            if exists and waits_for_itself(nest, vectors):
+            if exists and waits_for_itself(recipe, vectors):
                 apart = strip.row(x, [zero(bias.type)] * len(made))
                 made = [code.add(a, b) for a, b in zip(made, apart, strict=True)]
             elif exists:
@@ -71,8 +73,8 @@ def write_strip(code: Code, target: Target, nest: Nest, vectors: int, place: Pla
 
 @dataclass
 class _Strip:
-    code: Code
-    nest: Nest
+    code: FunctionBuilder
+    recipe: DirectRecipe
     vectors: int
     lanes: int
     place: Place
@@ -83,11 +85,11 @@ class _Strip:
     """A bias that is added after the conversion."""
 
     def __post_init__(self) -> None:
-        nest, place = self.nest, self.place
+        recipe, place = self.recipe, self.place
         self.offsets = [q * self.lanes for q in range(self.vectors - 1)] + [place.last]
         if self.kept:
-            self.weights = [self.weight(place.weight + tap) for tap in range(taps_of(nest))]
-        reach = self.lanes + (nest.kernel_size[2] - 1) * nest.dilation[2]
+            self.weights = [self.weight(place.weight + tap) for tap in range(taps_of(recipe))]
+        reach = self.lanes + (recipe.kernel_size[2] - 1) * recipe.dilation[2]
         self.bits: dict[int, Int] = {}
         if place.bounds is not None and place.edge and reach <= 64:
             for q in self.ends():  # all columns that a vector meets, one bit each
@@ -108,7 +110,7 @@ class _Strip:
         if bounds is None:
             return 0, steps
         height: Number = bounds.height
-        if self.nest.kernel_size[0] == 1:  # the only plane may be one of zeros
+        if self.recipe.kernel_size[0] == 1:  # the only plane may be one of zeros
             height = self.code.choose(self.code.integer(bounds.plane).below(bounds.depth), height, 0)
         begin = self.code.minimum(self.code.maximum(0 - self.code.integer(bounds.row), 0), steps)
         end = self.code.minimum(height - bounds.row, steps)
@@ -116,7 +118,7 @@ class _Strip:
 
     def row(self, x: Pointer, sums: list[ir.Value]) -> list[ir.Value]:
         """The products of one input row, in every plane."""
-        depth, height, width = self.nest.kernel_size
+        depth, height, width = self.recipe.kernel_size
         if depth == 1:
             return self.columns(x, self.place.weight, sums)
         begin, end = self.planes()
@@ -127,7 +129,7 @@ class _Strip:
 
     def planes(self) -> tuple[Number, Number]:
         """The first plane that exists, and the first one after it that does not."""
-        bounds, depth, step = self.place.bounds, self.nest.kernel_size[0], self.nest.dilation[0]
+        bounds, depth, step = self.place.bounds, self.recipe.kernel_size[0], self.recipe.dilation[0]
         if bounds is None:
             return 0, depth
         front = self.code.integer(bounds.plane)
@@ -136,7 +138,7 @@ class _Strip:
 
     def columns(self, x: Pointer, weight: Pointer, sums: list[ir.Value]) -> list[ir.Value]:
         """The products of one row: few kernel columns are written out, many are a loop."""
-        _, height, width = self.nest.kernel_size
+        _, height, width = self.recipe.kernel_size
         if height * width <= UNROLLED_TAPS:
             for v in range(width):
                 sums = self.products(x, weight, v, sums)
@@ -147,7 +149,7 @@ class _Strip:
 
     def products(self, x: Pointer, weight: Pointer, column: Number, sums: Sequence[ir.Value]) -> list[ir.Value]:
         """The products of one row and one kernel column: with all weights at hand, vector by vector."""
-        _, height, width = self.nest.kernel_size
+        _, height, width = self.recipe.kernel_size
         made = list(sums)
         self.code.keep_order()
         if self.kept:
@@ -167,10 +169,10 @@ class _Strip:
 
     def load(self, x: Pointer, q: int, column: Number) -> ir.Value:
         """The inputs that a vector of outputs meets at a kernel column; what does not exist is zero."""
-        nest, bounds = self.nest, self.place.bounds
-        shift = nest.shift(column, self.s["phase_pitch"])
+        recipe, bounds = self.recipe, self.place.bounds
+        shift = recipe.shift(column, self.s["phase_pitch"])
         at = x + shift + self.offsets[q]
-        stored = nest.x_dtype if nest.masked else nest.sum_dtype
+        stored = recipe.x_dtype if recipe.masked else recipe.sum_dtype
         if bounds is None or not self.place.edge or q not in self.ends():
             value = at.vector(self.lanes)
         elif self.bits:
@@ -178,11 +180,11 @@ class _Strip:
         else:
             start = self.code.integer(bounds.column) + shift + self.offsets[q]
             value = at.masked_vector(self.lanes, self.code.lanes_between(0 - start, bounds.width - start, self.lanes))
-        return to_sum(self.code, value, stored, STORED[nest.sum_dtype])
+        return to_sum(self.code, value, stored, STORED[recipe.sum_dtype])
 
     def store(self, sums: Sequence[ir.Value], y: Pointer) -> None:
         """Deliver a complete row."""
         with self.code.ir.if_else(self.s["streams"] >= 1) as (past, through):
             for way, past_caches in ((past, True), (through, False)):
                 with way:
-                    deliver(self.code, self.nest, sums, y, self.late_bias, self.place, past_caches=past_caches)
+                    deliver(self.code, self.recipe, sums, y, self.late_bias, self.place, past_caches=past_caches)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from llvmlite import ir
 
-from convolith.jit.builder import Code, Int, Number, Pointer, itemsize, zero
+from convolith.jit.builder import FunctionBuilder, Int, Number, Pointer, itemsize, zero
 from convolith.jit.conversions import STORED, from_sum, to_sum
 from convolith.jit.target import Target
 
@@ -44,7 +44,7 @@ class Tile(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Nest:
+class DirectRecipe:
     """What the code is specialised on; spatial axes are (depth, height, width)."""
 
     x_dtype: str
@@ -128,7 +128,13 @@ class Place(NamedTuple):
 
 
 def write_tile(
-    code: Code, nest: Nest, tile: Tile, lanes: int, place: Place, channel: Number, s: dict[str, Any]
+    code: FunctionBuilder,
+    recipe: DirectRecipe,
+    tile: Tile,
+    lanes: int,
+    place: Place,
+    channel: Number,
+    s: dict[str, Any],
 ) -> None:
     """One register tile: every product of channels x rows x vectors outputs, and their delivery.
 
@@ -138,20 +144,20 @@ def write_tile(
     numbers = [
         code.minimum(channel + o, s["out_channels"] - 1) if o else code.integer(channel) for o in range(tile.channels)
     ]
-    weights = [place.weight + number * s["in_channels"] * taps_of(nest) for number in numbers]
+    weights = [place.weight + number * s["in_channels"] * taps_of(recipe) for number in numbers]
     biases = [code.splat((place.bias + number).load(), lanes) for number in numbers]
-    vector = ir.VectorType(STORED[nest.sum_dtype], lanes)
+    vector = ir.VectorType(STORED[recipe.sum_dtype], lanes)
     biased = biases[0].type == vector
     sums = [bias if biased else zero(vector) for bias in biases for _ in range(tile.rows * tile.vectors)]
-    writer = _Taps(code, nest, tile, lanes, place, s["row"], s["phase_pitch"])
-    if nest.many_channels:
-        together = UNROLLED_CHANNELS if taps_of(nest) == 1 else 1
+    writer = _Taps(code, recipe, tile, lanes, place, s["row"], s["phase_pitch"])
+    if recipe.many_channels:
+        together = UNROLLED_CHANNELS if taps_of(recipe) == 1 else 1
         whole = s["in_channels"] // together * together
         for start, stop, step in ((0, whole, together), (whole, s["in_channels"], 1))[: 1 + (together > 1)]:
             with code.loop(start, stop, step, values=sums) as ins:
                 made = ins.values
                 for channel in (ins.index + n for n in range(step)):
-                    here = [w + channel * taps_of(nest) for w in weights]
+                    here = [w + channel * taps_of(recipe) for w in weights]
                     made = writer.planes(place.x + channel * s["channel"], here, s["plane"], made)
                 ins.hand_on(made)
             sums = ins.values
@@ -162,15 +168,15 @@ def write_tile(
         for r in reversed(range(tile.rows)):
             row = y + code.minimum(r, place.rows - 1) * s["out_width"] if r else y
             at = (o * tile.rows + r) * tile.vectors
-            deliver(code, nest, sums[at : at + tile.vectors], row, None if biased else biases[o], place)
+            deliver(code, recipe, sums[at : at + tile.vectors], row, None if biased else biases[o], place)
 
 
 @dataclass(frozen=True)
 class _Taps:
     """The products of one input channel."""
 
-    code: Code
-    nest: Nest
+    code: FunctionBuilder
+    recipe: DirectRecipe
     tile: Tile
     lanes: int
     place: Place
@@ -179,12 +185,12 @@ class _Taps:
 
     def planes(self, x: Pointer, weights: list[Pointer], pitch: Int, sums: Sequence[ir.Value]) -> list[ir.Value]:
         """All taps, plane after plane."""
-        depth, height, width = self.nest.kernel_size
+        depth, height, width = self.recipe.kernel_size
         if depth == 1:
             return self.plane(x, weights, self.height(0), sums)
         with self.code.loop(0, depth, values=sums) as plane:
             here = [w + plane.index * (height * width) for w in weights]
-            there = self.height(plane.index * self.nest.dilation[0])
+            there = self.height(plane.index * self.recipe.dilation[0])
             plane.hand_on(self.plane(x + plane.index * pitch, here, there, plane.values))
         return plane.values
 
@@ -198,14 +204,14 @@ class _Taps:
 
     def plane(self, x: Pointer, weights: list[Pointer], height: Int | None, sums: Sequence[ir.Value]) -> list[ir.Value]:
         """The taps of one plane: kernel rows in blocks that are written out."""
-        _, taps, width = self.nest.kernel_size
+        _, taps, width = self.recipe.kernel_size
         blocks = -(-taps // UNROLLED_ROWS)
         size, larger = divmod(taps, blocks)
         done = 0
         for rows, count in ((size + 1, larger), (size, blocks - larger)):
             if not count or not rows:
                 continue
-            step, start = rows * self.nest.dilation[1], done * self.nest.dilation[1]
+            step, start = rows * self.recipe.dilation[1], done * self.recipe.dilation[1]
             here = [w + done * width for w in weights]
             if count == 1:
                 sums = self.columns(self.rows(x, start, rows, height), here, rows, sums)
@@ -234,14 +240,14 @@ class _Taps:
         found: dict[int, list[tuple[int, int]]] = {}
         for u in range(taps):
             for r in range(self.tile.rows):
-                found.setdefault(r * self.nest.stride[1] + u * self.nest.dilation[1], []).append((r, u))
+                found.setdefault(r * self.recipe.stride[1] + u * self.recipe.dilation[1], []).append((r, u))
         return found
 
     def columns(
         self, origins: dict[int, Pointer], weights: list[Pointer], rows: int, sums: Sequence[ir.Value]
     ) -> list[ir.Value]:
         """The taps of some kernel rows: few columns at once, many one after the other."""
-        _, height, width = self.nest.kernel_size
+        _, height, width = self.recipe.kernel_size
         if height * width <= UNROLLED_TAPS:
             return self.products(origins, weights, rows, range(width), sums)
         with self.code.loop(0, width, values=sums) as column:
@@ -257,15 +263,18 @@ class _Taps:
         sums: Sequence[ir.Value],
     ) -> list[ir.Value]:
         """Some kernel rows of some columns: each input row is loaded once a column, for all that need it."""
-        width = self.nest.kernel_size[2]
-        code, nest, tile, sums, users = self.code, self.nest, self.tile, list(sums), self.users(rows)
+        width = self.recipe.kernel_size[2]
+        code, recipe, tile, sums, users = self.code, self.recipe, self.tile, list(sums), self.users(rows)
         offsets = [q * self.lanes for q in range(tile.vectors - 1)] + [self.place.last]
-        wide, stored = STORED[self.nest.sum_dtype], self.nest.x_dtype if self.nest.masked else self.nest.sum_dtype
+        wide, stored = (
+            STORED[self.recipe.sum_dtype],
+            self.recipe.x_dtype if self.recipe.masked else self.recipe.sum_dtype,
+        )
         masks: dict[int, list[ir.Value] | None] = {}
         kept: dict[tuple[int, int, int], ir.Value] = {}
         for v, row in product(range(len(columns)), sorted(origins)):
             code.keep_order()
-            shift = nest.shift(columns[v], self.phase_pitch)
+            shift = recipe.shift(columns[v], self.phase_pitch)
             if v not in masks:
                 masks[v] = self.masks(offsets, shift)
             places = [origins[row] + shift + offset for offset in offsets]
@@ -290,8 +299,8 @@ class _Taps:
         if bounds is None or not self.place.edge:
             return None
         starts = [self.code.integer(bounds.column) + shift + offset for offset in offsets]
-        width = self.nest.kernel_size[2]
-        if self.tile.vectors * self.lanes + (width - 1) * self.nest.dilation[2] > 64:
+        width = self.recipe.kernel_size[2]
+        if self.tile.vectors * self.lanes + (width - 1) * self.recipe.dilation[2] > 64:
             return [self.code.lanes_between(0 - start, bounds.width - start, self.lanes) for start in starts]
         # all columns that a tile reads, one bit each: LLVM finds it once
         bits = self.code.bits_between(0 - bounds.column, bounds.width - bounds.column)
@@ -299,8 +308,8 @@ class _Taps:
 
 
 def deliver(
-    code: Code,
-    nest: Nest,
+    code: FunctionBuilder,
+    recipe: DirectRecipe,
     sums: Sequence[ir.Value],
     row: Pointer,
     bias: ir.Value | None,
@@ -311,7 +320,7 @@ def deliver(
     """Convert, add a bias that is not in the sums, and store; under a mask where there are fewer columns than lanes."""
     lanes = sums[0].type.count
     for q, value in enumerate(sums):
-        made = from_sum(code, value, nest.out_dtype)
+        made = from_sum(code, value, recipe.out_dtype)
         if bias is not None:
             made = code.add(made, bias)
         where = row + (place.last if q == len(sums) - 1 else q * lanes)
@@ -323,7 +332,7 @@ def deliver(
             _store_columns(code, where, made, place.columns, lanes)
 
 
-def _store_columns(code: Code, where: Pointer, value: ir.Value, columns: Int, lanes: int) -> None:
+def _store_columns(code: FunctionBuilder, where: Pointer, value: ir.Value, columns: Int, lanes: int) -> None:
     with code.ir.if_else(columns < lanes) as (few, enough):
         with few:
             where.masked_store(value, code.lanes_below(columns, lanes))
@@ -331,16 +340,16 @@ def _store_columns(code: Code, where: Pointer, value: ir.Value, columns: Int, la
             where.store(value)
 
 
-def rolls(nest: Nest, target: Target) -> bool:
+def rolls(recipe: DirectRecipe, target: Target) -> bool:
     """Whether one channel goes to one, down rows in turn, and strips of two vectors fit the registers.
 
     With 16 registers strips are narrow, and every input meets fewer products than in a tile of several rows.
     """
     if target.vector_registers <= FEW_REGISTERS:
         return False
-    alone = not (nest.many_channels or nest.many_outputs or nest.flat)
-    in_turn = nest.stride[1] == nest.dilation[1] == 1 and 2 <= nest.kernel_size[1] <= ROLLED_TAPS
-    return alone and in_turn and rolled_vectors(nest.kernel_size, target.vector_registers - 1) > 1
+    alone = not (recipe.many_channels or recipe.many_outputs or recipe.flat)
+    in_turn = recipe.stride[1] == recipe.dilation[1] == 1 and 2 <= recipe.kernel_size[1] <= ROLLED_TAPS
+    return alone and in_turn and rolled_vectors(recipe.kernel_size, target.vector_registers - 1) > 1
 
 
 def rolled_vectors(kernel_size: tuple[int, int, int], registers: int) -> int:
@@ -358,22 +367,22 @@ def _beside_weights(kernel_size: tuple[int, int, int], registers: int) -> int:
     return (registers - 1 - height * width) // height if depth == 1 and height * width <= UNROLLED_TAPS else 0
 
 
-def line_of(nest: Nest) -> int:
+def line_of(recipe: DirectRecipe) -> int:
     """Sums in a cache line."""
-    return 64 // itemsize(STORED[nest.sum_dtype])
+    return 64 // itemsize(STORED[recipe.sum_dtype])
 
 
-def taps_of(nest: Nest) -> int:
+def taps_of(recipe: DirectRecipe) -> int:
     """Taps of the kernel."""
-    depth, height, width = nest.kernel_size
+    depth, height, width = recipe.kernel_size
     return depth * height * width
 
 
-def lanes_of(nest: Nest, target: Target) -> int:
+def lanes_of(recipe: DirectRecipe, target: Target) -> int:
     """Sums in a vector."""
-    return target.lanes(8 if nest.sum_dtype in ("float64", "int64") else 4)
+    return target.lanes(8 if recipe.sum_dtype in ("float64", "int64") else 4)
 
 
-def bias_kind(nest: Nest) -> ir.Type:
+def bias_kind(recipe: DirectRecipe) -> ir.Type:
     """Integers take their bias after the conversion, in 64 bits; floats before, in the type of the sums."""
-    return STORED[nest.out_dtype] if "int" in nest.out_dtype else STORED[nest.sum_dtype]
+    return STORED[recipe.out_dtype] if "int" in recipe.out_dtype else STORED[recipe.sum_dtype]

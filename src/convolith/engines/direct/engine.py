@@ -18,8 +18,8 @@ from convolith.engines.collapse import collapsed
 from convolith.engines.direct import emit
 from convolith.engines.direct import tiling as geometry
 from convolith.engines.direct.emit import SLOTS
-from convolith.engines.direct.emit_tile import VECTORS, Nest, rolls
-from convolith.engines.machine_limits import Limits
+from convolith.engines.direct.emit_tile import VECTORS, DirectRecipe, rolls
+from convolith.engines.machine_limits import MachineLimits
 from convolith.engines.padding import pad
 from convolith.jit import Routine, Target, host, routine, scratch, thread_count
 from convolith.spec import ConvSpec
@@ -56,7 +56,7 @@ class State(NamedTuple):
     """All that is ready before an input comes."""
 
     spec: ConvSpec
-    nest: Nest
+    recipe: DirectRecipe
     shape: tuple[int, ...]
     """Of the result, whose spatial axes the spec may have as one."""
     kernel: torch.Tensor
@@ -91,7 +91,7 @@ def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
     if spec.dtype == "float16" and not host().halves:
         return "this processor does not convert float16"
     spec, target = _as_signal(spec), host()
-    needed = geometry.of(spec, nest_of(spec, target), target)[0]["thread_elements"] * 8
+    needed = geometry.plan_blocks(spec, recipe_of(spec, target), target)[0]["thread_elements"] * 8
     if needed > LARGEST_SCRATCH:
         return f"a block of its inputs takes {needed / 1e6:.0f} MB"
     return None
@@ -126,44 +126,46 @@ def work(spec: ConvSpec) -> Work:
     return Work(forward=forward, memory=Memory(terms))
 
 
-def seconds(spec: ConvSpec, limits: Limits) -> float:
+def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
     """Products at the rate that the tile allows, or the memory's time if that is longer; blocks that are copied."""
     spec, target, threads = _as_signal(spec), host(), thread_count()
-    nest = nest_of(spec, target)
-    lanes = target.lanes(torch_dtype(nest.sum_dtype).itemsize)
+    recipe = recipe_of(spec, target)
+    lanes = target.lanes(torch_dtype(recipe.sum_dtype).itemsize)
     width = spec.output_size[-1]
     products = prod(spec.output_shape) / width * ceil(width / lanes) * lanes * spec.products_per_output
-    products *= ceil(spec.out_channels / spec.groups / nest.channels) * nest.channels * spec.groups / spec.out_channels
-    if nest.channels > 1:
+    products *= (
+        ceil(spec.out_channels / spec.groups / recipe.channels) * recipe.channels * spec.groups / spec.out_channels
+    )
+    if recipe.channels > 1:
         share = DENSE_SHARE
-    elif nest.flat:
+    elif recipe.flat:
         share = SIGNAL_SHARE
     else:
         share = PLANE_SHARE
-    starting = ROLLED_STARTING_TAPS if nest.rolled else STARTING_TAPS[nest.channels > 1]
+    starting = ROLLED_STARTING_TAPS if recipe.rolled else STARTING_TAPS[recipe.channels > 1]
     share *= spec.products_per_output / (spec.products_per_output + starting)
     if width < 2 * lanes:
         share *= NARROW_SHARE
     if spec.taps == 1:
         share *= SINGLE_TAP_SHARE
-    if nest.sum_dtype == "int64":
+    if recipe.sum_dtype == "int64":
         share *= INT64_SHARE
-    rate = limits.products_per_second("float32" if nest.sum_dtype == "float32" else "float64") * share
+    rate = limits.products_per_second("float32" if recipe.sum_dtype == "float32" else "float64") * share
     forward = work(spec).forward
     busy = 1 if products < SERIAL_PRODUCTS else threads
-    packed = 0 if _unpacked(spec, nest) else 2 * prod(spec.input_shape) * torch_dtype(nest.sum_dtype).itemsize
+    packed = 0 if _unpacked(spec, recipe) else 2 * prod(spec.input_shape) * torch_dtype(recipe.sum_dtype).itemsize
     edges = 0.0
-    if nest.channels == 1 and nest.masked and target.masked_bytes > 1:
+    if recipe.channels == 1 and recipe.masked and target.masked_bytes > 1:
         rows = prod(spec.output_shape[:-1]) * (spec.in_channels // spec.groups)
         edges = rows * (ROW_SECONDS + ceil(width / lanes) * ROW_VECTOR_SECONDS) / threads
     computing = (products / rate + packed / limits.cache_bytes_per_second + edges) * threads / busy
     return limits.call_seconds + max(computing, limits.moving_seconds(forward.bytes))
 
 
-def _unpacked(spec: ConvSpec, nest: Nest) -> bool:
+def _unpacked(spec: ConvSpec, recipe: DirectRecipe) -> bool:
     """Whether most blocks are read where they are."""
     padded = any(spec.padding[-1]) and spec.output_size[-1] < geometry.FEW_BLOCKS * geometry.SHORT_PACKED_ROW
-    return nest.masked or (nest.x_dtype == nest.sum_dtype and nest.stride[2] == 1 and not padded)
+    return recipe.masked or (recipe.x_dtype == recipe.sum_dtype and recipe.stride[2] == 1 and not padded)
 
 
 def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
@@ -171,7 +173,7 @@ def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
     return direct_sum_bound(spec)
 
 
-def prepare_seconds(spec: ConvSpec, limits: Limits) -> float:
+def prepare_seconds(spec: ConvSpec, limits: MachineLimits) -> float:
     """A conversion to the type of the sums, if that is another."""
     return 0.0 if sum_dtype(spec) == spec.kernel_dtype else limits.moving_seconds(16 * prod(spec.kernel_shape))
 
@@ -185,17 +187,17 @@ def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint
     """The same for any processor."""
     ready = _ready(target, spec, thread_count())
     kernel = turned(spec, kernel) if adjoint else kernel
-    return ready._replace(kernel=to_working(kernel, torch_dtype(ready.nest.sum_dtype)).contiguous())
+    return ready._replace(kernel=to_working(kernel, torch_dtype(ready.recipe.sum_dtype)).contiguous())
 
 
 @lru_cache(maxsize=LAYOUTS)
 def _ready(target: Target, spec: ConvSpec, threads: int) -> State:
     """All but the kernel: the code and the blocks."""
     shape, spec = spec.output_shape, _flattened(_as_signal(spec))
-    nest = nest_of(spec, target)
-    wide = torch_dtype(nest.sum_dtype)
-    no_bias = torch.from_numpy(np.zeros(spec.out_channels, str(bias_dtype(nest)).removeprefix("torch.")))
-    slots, scratch_elements = geometry.of(spec, nest, target)
+    recipe = recipe_of(spec, target)
+    wide = torch_dtype(recipe.sum_dtype)
+    no_bias = torch.from_numpy(np.zeros(spec.out_channels, str(bias_dtype(recipe)).removeprefix("torch.")))
+    slots, scratch_elements = geometry.plan_blocks(spec, recipe, target)
     products = prod(spec.output_shape) * spec.products_per_output
     threads = 1 if products < SERIAL_PRODUCTS else min(threads, slots["tasks"])
     size = spec.size
@@ -203,11 +205,11 @@ def _ready(target: Target, spec: ConvSpec, threads: int) -> State:
         size = tuple(n + sum(pair) for n, pair in zip(size, spec.padding, strict=True))
     strides = torch.empty((1, spec.in_channels, *size), device="meta").stride()
     template = array("q", [slots.get(name, 0) for name in SLOTS] + [0] * COUNTERS)
-    _describe(template, nest, strides, torch_dtype(spec.dtype).itemsize)
-    region = routine(emit.write, target, nest, ordered=True)
+    _describe(template, recipe, strides, torch_dtype(spec.dtype).itemsize)
+    region = routine(emit.write, target, recipe, ordered=True)
     scratch_bytes = scratch_elements * wide.itemsize
     out_dtype = torch_dtype(spec.out_dtype)
-    return State(spec, nest, shape, no_bias, no_bias, template, region, threads, scratch_bytes, out_dtype)
+    return State(spec, recipe, shape, no_bias, no_bias, template, region, threads, scratch_bytes, out_dtype)
 
 
 def _as_signal(spec: ConvSpec) -> ConvSpec:
@@ -230,19 +232,19 @@ def _flattened(spec: ConvSpec) -> ConvSpec:
     )
 
 
-def bias_dtype(nest: Nest) -> torch.dtype:
+def bias_dtype(recipe: DirectRecipe) -> torch.dtype:
     """Integer biases are added in the 64 bits of the output; others in the type of the sums."""
-    return torch.int64 if "int" in nest.out_dtype else torch_dtype(nest.sum_dtype)
+    return torch.int64 if "int" in recipe.out_dtype else torch_dtype(recipe.sum_dtype)
 
 
-def nest_of(spec: ConvSpec, target: Target) -> Nest:
+def recipe_of(spec: ConvSpec, target: Target) -> DirectRecipe:
     """What the code for a spec is specialised on; other sizes of image, batch or channels share it."""
     # a step that is never taken is 1, so that no code is made for it
     stride = _three(tuple(s if n > 1 else 1 for s, n in zip(spec.stride, spec.output_size, strict=True)))
     dilation = _three(tuple(d if k > 1 else 1 for d, k in zip(spec.dilation, spec.kernel_size, strict=True)))
     kernel_size = _three(spec.kernel_size)
     deep = _window_bytes(spec) > geometry.WINDOW_BYTES
-    nest = Nest(
+    recipe = DirectRecipe(
         spec.dtype,
         sum_dtype(spec),
         spec.out_dtype,
@@ -256,8 +258,8 @@ def nest_of(spec: ConvSpec, target: Target) -> Nest:
         flat=spec.axes == 1,
         masked=False,
     )
-    nest = replace(nest, rolled=rolls(nest, target))
-    return replace(nest, masked=geometry.masked(nest, target, spec))
+    recipe = replace(recipe, rolled=rolls(recipe, target))
+    return replace(recipe, masked=geometry.masked(recipe, target, spec))
 
 
 def _window_bytes(spec: ConvSpec) -> int:
@@ -300,7 +302,7 @@ def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.T
     elif not x.is_contiguous():
         if x.stride(-1) != 1:
             x = x.contiguous()
-        _describe(slots, state.nest, x.stride(), x.element_size())
+        _describe(slots, state.recipe, x.stride(), x.element_size())
     y = out if out is not None and out.is_contiguous() else empty(state.shape, state.out_dtype)
     added = state.no_bias if bias is None else bias.to(state.no_bias.dtype).contiguous()
     room = scratch(state.scratch_bytes)
@@ -313,11 +315,11 @@ def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.T
     return y if out is None or out is y else out.copy_(y)
 
 
-def _describe(slots: array[int], nest: Nest, strides: tuple[int, ...], itemsize: int) -> None:
+def _describe(slots: array[int], recipe: DirectRecipe, strides: tuple[int, ...], itemsize: int) -> None:
     """Fill in what depends on the layout of x; its last axis has stride 1."""
     slots[AT["x_image"]], slots[AT["x_channel"]], *rest = strides
     slots[AT["x_plane"]] = rest[0] if len(rest) == 3 else 0
     slots[AT["x_row"]] = rest[-2] if len(rest) > 1 else 0
     slots[AT["direct"]] = geometry.reads_in_place(
-        nest, slots[AT["in_channels"]], slots[AT["out_channels"]], slots[AT["x_row"]] * itemsize
+        recipe, slots[AT["in_channels"]], slots[AT["out_channels"]], slots[AT["x_row"]] * itemsize
     )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from convolith.dtypes import ITEMSIZE
 from convolith.engines.direct import emit
-from convolith.engines.direct.emit_tile import UNROLLED_TAPS, Nest, lanes_of, line_of, taps_of
+from convolith.engines.direct.emit_tile import UNROLLED_TAPS, DirectRecipe, lanes_of, line_of, taps_of
 from convolith.jit import Target, thread_count
 from convolith.spec import ConvSpec
 
@@ -75,17 +75,17 @@ class Block(NamedTuple):
     columns: int
 
 
-def of(spec: ConvSpec, nest: Nest, target: Target) -> tuple[dict[str, int], int]:
+def plan_blocks(spec: ConvSpec, recipe: DirectRecipe, target: Target) -> tuple[dict[str, int], int]:
     """The sizes among a region's arguments, and the elements of scratch for all threads."""
     layer = _layer(spec)
     large = prod(spec.output_shape) * ITEMSIZE[spec.out_dtype] >= LARGE_BYTES
-    block = _strips(layer, nest, large=large) if nest.rolled and nest.masked else _block(layer, nest, target)
+    block = _strips(layer, recipe, large=large) if recipe.rolled and recipe.masked else _block(layer, recipe, target)
     row_blocks, column_blocks = (ceil(n / b) for n, b in zip(layer.output_size[1:], block, strict=True))
     tasks = layer.planes * row_blocks * column_blocks
     threads = thread_count()
     share = int(tasks * STATIC_SHARE) // threads
-    pitches = _pitches(nest, target, block)
-    per_thread = _zeros(nest, target) if nest.masked else _scratch(layer, nest, target, pitches)
+    pitches = _pitches(recipe, target, block)
+    per_thread = _zeros(recipe, target) if recipe.masked else _scratch(layer, recipe, target, pitches)
     slots = {
         "tasks": tasks,
         "shares": threads,
@@ -101,7 +101,7 @@ def of(spec: ConvSpec, nest: Nest, target: Target) -> tuple[dict[str, int], int]
         "row_blocks": row_blocks,
         "column_blocks": column_blocks,
         "thread_elements": per_thread,
-        "streams": int(nest.rolled and large and _whole_vectors(spec, nest, target)),
+        "streams": int(recipe.rolled and large and _whole_vectors(spec, recipe, target)),
     }
     for axis, one in enumerate(("depth", "height", "width")):
         slots |= {one: layer.size[axis], f"out_{one}": layer.output_size[axis], f"pad_{one}": layer.before[axis]}
@@ -127,22 +127,22 @@ def _layer(spec: ConvSpec) -> Layer:
     )
 
 
-def _block(layer: Layer, nest: Nest, target: Target) -> Block:
+def _block(layer: Layer, recipe: DirectRecipe, target: Target) -> Block:
     """As large as the caches allow, unless there would be too few for the threads."""
     _, out_height, out_width = layer.output_size
-    lanes = lanes_of(nest, target)
-    tiles = nest.tiles(target)
+    lanes = lanes_of(recipe, target)
+    tiles = recipe.tiles(target)
     narrowest = max(tiles) * lanes
-    columns = _even(out_width, _columns(layer, nest, narrowest), lanes)
+    columns = _even(out_width, _columns(layer, recipe, narrowest), lanes)
     fewest_rows = max(tile.rows for tile in tiles.values())
-    if nest.masked:
+    if recipe.masked:
         fewest_rows = tiles[max((n for n in tiles if n * lanes <= columns), default=1)].rows
-    block = Block(out_height if nest.masked else min(out_height, TALL_BLOCK), columns)
-    budget = PACKED_BYTES // ITEMSIZE[nest.sum_dtype]
+    block = Block(out_height if recipe.masked else min(out_height, TALL_BLOCK), columns)
+    budget = PACKED_BYTES // ITEMSIZE[recipe.sum_dtype]
 
     while (
-        not nest.masked
-        and layer.ins * _pitches(nest, target, block)[3] > budget
+        not recipe.masked
+        and layer.ins * _pitches(recipe, target, block)[3] > budget
         and block != (smaller := _halved(block, fewest_rows, narrowest, lanes))
     ):
         block = smaller
@@ -154,31 +154,33 @@ def _block(layer: Layer, nest: Nest, target: Target) -> Block:
     return block
 
 
-def _strips(layer: Layer, nest: Nest, *, large: bool) -> Block:
+def _strips(layer: Layer, recipe: DirectRecipe, *, large: bool) -> Block:
     """Whole rows, divided so that each thread has some blocks."""
     _, out_height, out_width = layer.output_size
-    waiting, most = nest.kernel_size[1] - 1, STRIP_ROWS
-    if large and taps_of(nest) > UNROLLED_TAPS:
-        row_bytes = layer.size[2] * ITEMSIZE[nest.x_dtype]
+    waiting, most = recipe.kernel_size[1] - 1, STRIP_ROWS
+    if large and taps_of(recipe) > UNROLLED_TAPS:
+        row_bytes = layer.size[2] * ITEMSIZE[recipe.x_dtype]
         most = min(most, (FOLLOWED_PAGES * max(1, PAGE // row_bytes) - waiting) // 2)
     least = ceil(thread_count() * TASKS_PER_THREAD / max(1, layer.planes))  # blocks
     blocks = max(ceil(out_height / most), min(least, out_height // (ROWS_PER_WAITING * waiting)))
     return Block(ceil(out_height / blocks), out_width)
 
 
-def _whole_vectors(spec: ConvSpec, nest: Nest, target: Target) -> bool:
+def _whole_vectors(spec: ConvSpec, recipe: DirectRecipe, target: Target) -> bool:
     """Whether every output row begins at a multiple of a vector's bytes, as stores past the caches must."""
     size = ITEMSIZE[spec.out_dtype]
-    return spec.output_size[-1] * size % min(64, lanes_of(nest, target) * size) == 0
+    return spec.output_size[-1] * size % min(64, lanes_of(recipe, target) * size) == 0
 
 
-def _columns(layer: Layer, nest: Nest, narrowest: int) -> int:
+def _columns(layer: Layer, recipe: DirectRecipe, narrowest: int) -> int:
     """The columns that a block would best have."""
-    if nest.many_outputs and not nest.deep:  # as long as the inputs of an output row stay in the cache for all of them
-        rows = layer.ins * nest.kernel_size[0] * nest.kernel_size[1]
-        return max(narrowest, WINDOW_BYTES // (rows * nest.stride[2] * ITEMSIZE[nest.sum_dtype]))
+    if (
+        recipe.many_outputs and not recipe.deep
+    ):  # as long as the inputs of an output row stay in the cache for all of them
+        rows = layer.ins * recipe.kernel_size[0] * recipe.kernel_size[1]
+        return max(narrowest, WINDOW_BYTES // (rows * recipe.stride[2] * ITEMSIZE[recipe.sum_dtype]))
     out_width = layer.output_size[2]
-    if nest.masked:
+    if recipe.masked:
         return LONG_ROW
     if layer.padded and out_width < FEW_BLOCKS * SHORT_PACKED_ROW:  # most blocks would touch a border
         return out_width
@@ -197,58 +199,58 @@ def _halved(block: Block, fewest_rows: int, narrowest: int, lanes: int) -> Block
     return block._replace(columns=max(min(block.columns, narrowest), ceil(block.columns / 2 / lanes) * lanes))
 
 
-def _zeros(nest: Nest, target: Target) -> int:
+def _zeros(recipe: DirectRecipe, target: Target) -> int:
     """Elements of the row of zeros that stands for rows outside the image."""
-    reach = max(nest.tiles(target)) * lanes_of(nest, target) + (nest.kernel_size[2] - 1) * nest.dilation[2]
+    reach = max(recipe.tiles(target)) * lanes_of(recipe, target) + (recipe.kernel_size[2] - 1) * recipe.dilation[2]
     return ceil(reach / 64) * 64
 
 
-def _scratch(layer: Layer, nest: Nest, target: Target, pitches: tuple[int, int, int, int]) -> int:
+def _scratch(layer: Layer, recipe: DirectRecipe, target: Target, pitches: tuple[int, int, int, int]) -> int:
     """Elements of a block's packed inputs, a row before it is split, and what tiles read beyond."""
     phase, row, _, channel = pitches
-    line = row + nest.stride[2] * (phase + 4 * lanes_of(nest, target))
-    return ceil((layer.ins * channel + line + emit.slack(nest, target)) / 64) * 64
+    line = row + recipe.stride[2] * (phase + 4 * lanes_of(recipe, target))
+    return ceil((layer.ins * channel + line + emit.slack(recipe, target)) / 64) * 64
 
 
-def _pitches(nest: Nest, target: Target, block: Block) -> tuple[int, int, int, int]:
+def _pitches(recipe: DirectRecipe, target: Target, block: Block) -> tuple[int, int, int, int]:
     """Of phases, rows, planes and channels in the scratch of a block."""
-    reach = (block.columns - 1) * nest.stride[2] + (nest.kernel_size[2] - 1) * nest.dilation[2] + 1
-    line = line_of(nest)
-    phase = ceil((ceil(reach / nest.stride[2]) + lanes_of(nest, target)) / line) * line
-    row = phase * nest.stride[2] + (line if phase * nest.stride[2] // line % 2 == 0 else 0)  # no rows in one set
-    rows = max(block.rows, *(tile.rows for tile in nest.tiles(target).values()))
-    tall = (rows - 1) * nest.stride[1] + (nest.kernel_size[1] - 1) * nest.dilation[1] + 1
-    return phase, row, row * tall, row * tall * nest.kernel_size[0]
+    reach = (block.columns - 1) * recipe.stride[2] + (recipe.kernel_size[2] - 1) * recipe.dilation[2] + 1
+    line = line_of(recipe)
+    phase = ceil((ceil(reach / recipe.stride[2]) + lanes_of(recipe, target)) / line) * line
+    row = phase * recipe.stride[2] + (line if phase * recipe.stride[2] // line % 2 == 0 else 0)  # no rows in one set
+    rows = max(block.rows, *(tile.rows for tile in recipe.tiles(target).values()))
+    tall = (rows - 1) * recipe.stride[1] + (recipe.kernel_size[1] - 1) * recipe.dilation[1] + 1
+    return phase, row, row * tall, row * tall * recipe.kernel_size[0]
 
 
-def masked(nest: Nest, target: Target, spec: ConvSpec) -> bool:
+def masked(recipe: DirectRecipe, target: Target, spec: ConvSpec) -> bool:
     """Whether all is read where it is, borders under masks: where the processor has them and no stride is split.
 
     Elements are converted as often as they are loaded, hence only where what is loaded serves several products. Masks
     that are vectors themselves (before AVX-512) are made anew for every kernel column, and pay in wide images only.
     """
     ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
-    if ITEMSIZE[nest.x_dtype] < target.masked_bytes or nest.stride[2] > 1 or _read_often(nest, ins, outs):
+    if ITEMSIZE[recipe.x_dtype] < target.masked_bytes or recipe.stride[2] > 1 or _read_often(recipe, ins, outs):
         return False
     if target.masked_bytes > 1 and any(spec.padding[-1]):
-        vectors = spec.output_size[-1] / lanes_of(nest, target)
-        if nest.many_channels or nest.many_outputs or vectors < WIDE_FOR_MASKS * nest.kernel_size[2]:
+        vectors = spec.output_size[-1] / lanes_of(recipe, target)
+        if recipe.many_channels or recipe.many_outputs or vectors < WIDE_FOR_MASKS * recipe.kernel_size[2]:
             return False
-    tile, taps = next(iter(nest.tiles(target).values())), nest.kernel_size[1]
-    products = taps if nest.rolled else tile.channels * tile.rows * taps / (tile.rows + taps - 1)
-    return nest.x_dtype == nest.sum_dtype or products >= CONVERTED_FOR
+    tile, taps = next(iter(recipe.tiles(target).values())), recipe.kernel_size[1]
+    products = taps if recipe.rolled else tile.channels * tile.rows * taps / (tile.rows + taps - 1)
+    return recipe.x_dtype == recipe.sum_dtype or products >= CONVERTED_FOR
 
 
-def _read_often(nest: Nest, ins: int, outs: int) -> bool:
+def _read_often(recipe: DirectRecipe, ins: int, outs: int) -> bool:
     """Whether the inputs of a tile lie on many pages and are read many times, so that packing them pays."""
-    return outs / nest.channels >= PACKED_FOR and ins * nest.kernel_size[0] * nest.kernel_size[1] > MANY_ROWS
+    return outs / recipe.channels >= PACKED_FOR and ins * recipe.kernel_size[0] * recipe.kernel_size[1] > MANY_ROWS
 
 
-def reads_in_place(nest: Nest, ins: int, outs: int, row_bytes: int) -> bool:
+def reads_in_place(recipe: DirectRecipe, ins: int, outs: int, row_bytes: int) -> bool:
     """Whether inner blocks are read where they are: no conversion, no stride, and rows that do not evict each other."""
-    if nest.x_dtype != nest.sum_dtype or nest.stride[2] > 1 or _read_often(nest, ins, outs):
+    if recipe.x_dtype != recipe.sum_dtype or recipe.stride[2] > 1 or _read_often(recipe, ins, outs):
         return False
     sets = 1
     while row_bytes % CACHE_PERIOD and sets < 8:
         row_bytes, sets = 2 * row_bytes, 2 * sets
-    return (nest.kernel_size[1] + 3) / sets <= CROWDED_ROWS
+    return (recipe.kernel_size[1] + 3) / sets <= CROWDED_ROWS

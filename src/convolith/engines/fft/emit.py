@@ -24,7 +24,7 @@ from llvmlite import ir
 from convolith.engines.fft.emit_passes import Kernels, kernels_of, load, store
 from convolith.engines.fft.emit_products import Products, Sizes, products_of
 from convolith.engines.fft.emit_transforms import Complex, multiply
-from convolith.jit.builder import I64, POINTER, Code, Int, Number, Pointer, itemsize
+from convolith.jit.builder import I64, POINTER, FunctionBuilder, Int, Number, Pointer, itemsize
 from convolith.jit.conversions import STORED
 from convolith.jit.denormals import flush_denormals, restore_control
 from convolith.jit.target import Target
@@ -61,20 +61,20 @@ PASS_FIELDS = 4
 """Numbers of a pass in its table: radix, distance, blocks, and where its rotations begin."""
 
 
-class Recipe(NamedTuple):
+class FftRecipe(NamedTuple):
     """What the code is specialised on: float32 or float64, and whether channels (or slices) meet."""
 
     dtype: str
     meet: bool
 
 
-def write(module: ir.Module, target: Target, recipe: Recipe) -> None:
+def write(module: ir.Module, target: Target, recipe: FftRecipe) -> None:
     """The region: a stage's tasks until none is left."""
     element = STORED[recipe.dtype]
     lanes = target.lanes(itemsize(element))
     kernels = kernels_of(module, element, lanes)
     products = products_of(module, target, element) if recipe.meet else None
-    code = Code(module, "region", [POINTER])
+    code = FunctionBuilder(module, "region", [POINTER])
     kinds: dict[str, Any] = dict.fromkeys(POINTERS, element)
     kinds |= dict.fromkeys(("column_passes", "row_passes", "counters"), I64)
     s = dict(zip(SLOTS, code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS]), strict=True))
@@ -96,7 +96,7 @@ def write(module: ir.Module, target: Target, recipe: Recipe) -> None:
 class _Tiles(NamedTuple):
     """What is written into the region for a pair of tiles."""
 
-    code: Code
+    code: FunctionBuilder
     lanes: int
     s: dict[str, Any]
     scratch: Pointer
@@ -304,7 +304,7 @@ class _Tiles(NamedTuple):
             goal = y + last * s["columns"] + column.index
             goal.masked_store(value, code.lanes_below(rest - column.index, lanes))
 
-    def run(self, functions: dict[int, Code], z: Pointer, axis: str, begin: Number, end: Number) -> None:
+    def run(self, functions: dict[int, FunctionBuilder], z: Pointer, axis: str, begin: Number, end: Number) -> None:
         """Some passes of an axis, forward or back."""
         code, s = self.code, self.s
         back = functions is self.kernels.back

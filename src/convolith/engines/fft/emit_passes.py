@@ -7,17 +7,17 @@ from typing import NamedTuple
 from llvmlite import ir
 
 from convolith.engines.fft.emit_transforms import FIRST, RADICES, Complex, multiply, transform, transpose
-from convolith.jit.builder import I64, POINTER, Code, Int, Number, Pointer
+from convolith.jit.builder import I64, POINTER, FunctionBuilder, Int, Number, Pointer
 
 
 class Kernels(NamedTuple):
     """The functions of passes, by radix: forward and back, and those that read and write images."""
 
-    forward: dict[int, Code]
-    back: dict[int, Code]
-    gather: Code
-    scatter: Code
-    block: Code
+    forward: dict[int, FunctionBuilder]
+    back: dict[int, FunctionBuilder]
+    gather: FunctionBuilder
+    scatter: FunctionBuilder
+    block: FunctionBuilder
 
 
 def kernels_of(module: ir.Module, element: ir.Type, lanes: int) -> Kernels:
@@ -42,17 +42,17 @@ def store(z: Pointer, lanes: int, value: Complex, at: Number = 0) -> None:
     (z + (at * (2 * lanes) + lanes)).store(value.imag)
 
 
-def _rotations(code: Code, table: Pointer, j: Int, radix: int, lanes: int) -> list[Complex]:
+def _rotations(code: FunctionBuilder, table: Pointer, j: Int, radix: int, lanes: int) -> list[Complex]:
     """The factors of the outputs 1 .. radix - 1 at a place."""
     base = table + j * (2 * (radix - 1))
     numbers = [code.splat((base + n).load(), lanes) for n in range(2 * (radix - 1))]
     return [Complex(*pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
 
 
-def _pass(module: ir.Module, element: ir.Type, lanes: int, radix: int, *, forward: bool) -> Code:
+def _pass(module: ir.Module, element: ir.Type, lanes: int, radix: int, *, forward: bool) -> FunctionBuilder:
     """A pass in place. Arguments: Z, distance, blocks, rotations (not read where the distance is one)."""
     name = f"{'forward' if forward else 'back'}{radix}"
-    code = Code(module, name, [POINTER, I64, I64, POINTER], internal=True)
+    code = FunctionBuilder(module, name, [POINTER, I64, I64, POINTER], internal=True)
     z, distance, blocks, table = (code.argument(n, k) for n, k in enumerate((element, None, None, element)))
     sign = -1 if forward else 1
 
@@ -81,19 +81,19 @@ def _pass(module: ir.Module, element: ir.Type, lanes: int, radix: int, *, forwar
     return code
 
 
-def _at(code: Code, table: Pointer, number: Number, offset: Int, element: ir.Type) -> Pointer:
+def _at(code: FunctionBuilder, table: Pointer, number: Number, offset: Int, element: ir.Type) -> Pointer:
     """An address out of a table, moved by bytes."""
     address = (table + number).integer() + offset
     return Pointer(code, code.ir.inttoptr(address.value, POINTER), element)
 
 
-def _gather(module: ir.Module, element: ir.Type, lanes: int) -> Code:
+def _gather(module: ir.Module, element: ir.Type, lanes: int) -> FunctionBuilder:
     """The first pass down columns, out of the rows of two tiles, zero beyond their bounds.
 
     Arguments: Z, the tables of both tiles, the bytes before the column, the first lane and the one after the last that
     exist in each tile, distance, rotations.
     """
-    code = Code(module, "gather", [POINTER] * 3 + [I64] * 6 + [POINTER], internal=True)
+    code = FunctionBuilder(module, "gather", [POINTER] * 3 + [I64] * 6 + [POINTER], internal=True)
     z, one, other = (code.argument(n, kind) for n, kind in enumerate((element, I64, I64)))
     offset, *bounds, distance = (code.argument(n) for n in range(3, 9))
     table = code.argument(9, element)
@@ -116,13 +116,13 @@ def _gather(module: ir.Module, element: ir.Type, lanes: int) -> Code:
     return code
 
 
-def _scatter(module: ir.Module, element: ir.Type, lanes: int) -> Code:
+def _scatter(module: ir.Module, element: ir.Type, lanes: int) -> FunctionBuilder:
     """The last pass back, into the rows of two tiles.
 
     Arguments: Z, the tables of both tiles, the bytes before the column, the columns left in each tile, distance,
     rotations, the bias, and two numbers that everything is multiplied by before.
     """
-    code = Code(module, "scatter", [POINTER] * 3 + [I64] * 4 + [POINTER] * 3, internal=True)
+    code = FunctionBuilder(module, "scatter", [POINTER] * 3 + [I64] * 4 + [POINTER] * 3, internal=True)
     z, one, other = (code.argument(n, kind) for n, kind in enumerate((element, I64, I64)))
     offset, *left, distance = (code.argument(n) for n in range(3, 7))
     table = code.argument(7, element)
@@ -143,9 +143,9 @@ def _scatter(module: ir.Module, element: ir.Type, lanes: int) -> Code:
     return code
 
 
-def _block(module: ir.Module, element: ir.Type, lanes: int) -> Code:
+def _block(module: ir.Module, element: ir.Type, lanes: int) -> FunctionBuilder:
     """A block of lanes x lanes complex numbers, transposed. Arguments: where from, where to."""
-    code = Code(module, "block", [POINTER, POINTER], internal=True)
+    code = FunctionBuilder(module, "block", [POINTER, POINTER], internal=True)
     source, goal = (code.argument(n, element) for n in range(2))
     for part in range(2):
         taken = [(source + (2 * lane + part) * lanes).vector(lanes) for lane in range(lanes)]

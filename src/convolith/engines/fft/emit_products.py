@@ -12,7 +12,7 @@ from typing import NamedTuple
 from llvmlite import ir
 
 from convolith.engines.fft.emit_passes import load
-from convolith.jit.builder import I64, POINTER, Code, Int, Number, Pointer, itemsize, zero
+from convolith.jit.builder import I64, POINTER, FunctionBuilder, Int, Number, Pointer, itemsize, zero
 from convolith.jit.target import Target
 
 
@@ -37,11 +37,11 @@ class Sizes(NamedTuple):
 class Products(NamedTuple):
     """The functions of register tiles, by output channels and pairs."""
 
-    functions: dict[tuple[int, int], Code]
+    functions: dict[tuple[int, int], FunctionBuilder]
     most: int
     lanes: int
 
-    def frequency(self, code: Code, size: Sizes, number: Int, u: Pointer, v: Pointer, m: Pointer) -> None:
+    def frequency(self, code: FunctionBuilder, size: Sizes, number: Int, u: Pointer, v: Pointer, m: Pointer) -> None:
         """All products of one vector of frequencies of one group, by its number among all of them."""
         ins, outs, taps, vector = size.in_channels, size.out_channels, size.taps, 2 * self.lanes
         group, f = number // size.frequencies, number % size.frequencies
@@ -69,13 +69,13 @@ def products_of(module: ir.Module, target: Target, element: ir.Type) -> Products
     return Products(functions, most, lanes)
 
 
-def _products(module: ir.Module, element: ir.Type, lanes: int, outs: int, pairs: int) -> Code:
+def _products(module: ir.Module, element: ir.Type, lanes: int, outs: int, pairs: int) -> FunctionBuilder:
     """A register tile.
 
     Arguments: U, V, M, channels, taps along the depth, the pitches of channels and taps of V, and those of pairs and
     channels of M.
     """
-    code = Code(module, f"products{outs}x{pairs}", [POINTER] * 3 + [I64] * 6, internal=True)
+    code = FunctionBuilder(module, f"products{outs}x{pairs}", [POINTER] * 3 + [I64] * 6, internal=True)
     u, v, m = (code.argument(n, element) for n in range(3))
     channels, taps, v_pitch, tap_pitch, pair_pitch, out_pitch = (code.argument(n) for n in range(3, 9))
     nothing = zero(ir.VectorType(element, lanes))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from llvmlite import ir
 
-from convolith.jit.builder import Code, constant
+from convolith.jit.builder import FunctionBuilder, constant
 
 RADICES = (8, 5, 4, 3, 2)
 """Points of the transforms in registers; eight complex vectors and what they need fill 32 registers."""
@@ -66,17 +66,17 @@ def rotations(length: int) -> tuple[np.ndarray, list[int]]:
     return np.concatenate(made), starts
 
 
-def add(code: Code, a: Complex, b: Complex) -> Complex:
+def add(code: FunctionBuilder, a: Complex, b: Complex) -> Complex:
     """The sum."""
     return Complex(code.ir.fadd(a.real, b.real), code.ir.fadd(a.imag, b.imag))
 
 
-def subtract(code: Code, a: Complex, b: Complex) -> Complex:
+def subtract(code: FunctionBuilder, a: Complex, b: Complex) -> Complex:
     """The difference."""
     return Complex(code.ir.fsub(a.real, b.real), code.ir.fsub(a.imag, b.imag))
 
 
-def multiply(code: Code, a: Complex, b: Complex, *, conjugate: bool = False) -> Complex:
+def multiply(code: FunctionBuilder, a: Complex, b: Complex, *, conjugate: bool = False) -> Complex:
     """`a b`, or a times the conjugate of b."""
     flip = code.ir.fneg
     straight, crossed = code.ir.fmul(a.imag, b.imag), code.ir.fmul(a.real, b.imag)
@@ -85,14 +85,14 @@ def multiply(code: Code, a: Complex, b: Complex, *, conjugate: bool = False) -> 
     return Complex(real, imag)
 
 
-def turn(code: Code, a: Complex, sign: int) -> Complex:
+def turn(code: FunctionBuilder, a: Complex, sign: int) -> Complex:
     """A times i or -i."""
     if sign > 0:
         return Complex(code.ir.fneg(a.imag), a.real)
     return Complex(a.imag, code.ir.fneg(a.real))
 
 
-def transform(code: Code, x: Sequence[Complex], sign: int) -> list[Complex]:
+def transform(code: FunctionBuilder, x: Sequence[Complex], sign: int) -> list[Complex]:
     """`X[q] = sum over p of x[p] exp(sign 2 pi i p q / n)` for n of RADICES."""
     n = len(x)
     if n == 2:
@@ -105,7 +105,7 @@ def transform(code: Code, x: Sequence[Complex], sign: int) -> list[Complex]:
     return sums + [subtract(code, a, b) for a, b in zip(even, made, strict=True)]
 
 
-def _eighth(code: Code, a: Complex, eighths: int) -> Complex:
+def _eighth(code: FunctionBuilder, a: Complex, eighths: int) -> Complex:
     """A times exp(2 pi i eighths / 8), for -3 to 3 eighths."""
     if eighths == 0:
         return a
@@ -117,7 +117,7 @@ def _eighth(code: Code, a: Complex, eighths: int) -> Complex:
     return Complex(code.ir.fmul(both.real, half), code.ir.fmul(both.imag, half))
 
 
-def _odd(code: Code, x: Sequence[Complex], sign: int) -> list[Complex]:
+def _odd(code: FunctionBuilder, x: Sequence[Complex], sign: int) -> list[Complex]:
     """Three or five points: the pairs p and n - p share their sum and their difference."""
     n, half = len(x), len(x) // 2
     kind = x[0].real.type
@@ -144,12 +144,12 @@ def _odd(code: Code, x: Sequence[Complex], sign: int) -> list[Complex]:
     return made
 
 
-def _weigh(code: Code, total: Complex, weight: float, value: Complex, kind: ir.Type) -> list[ir.Value]:
+def _weigh(code: FunctionBuilder, total: Complex, weight: float, value: Complex, kind: ir.Type) -> list[ir.Value]:
     factor = constant(kind, weight)
     return [code.multiply_add(factor, part, whole) for part, whole in zip(value, total, strict=True)]
 
 
-def transpose(code: Code, rows: Sequence[ir.Value]) -> list[ir.Value]:
+def transpose(code: FunctionBuilder, rows: Sequence[ir.Value]) -> list[ir.Value]:
     """As many vectors as they have lanes: lane i of vector j becomes lane j of vector i."""
     made = list(rows)
     lanes = len(made)

@@ -37,7 +37,7 @@ from convolith.engines.fft.tiling import (
     tiling_of,
     work_bytes,
 )
-from convolith.engines.machine_limits import Limits, sum_dtype_name
+from convolith.engines.machine_limits import MachineLimits, sum_dtype_name
 from convolith.engines.padding import pad
 from convolith.jit import Routine, Target, host, routine, scratch, thread_count
 from convolith.jit.builder import itemsize
@@ -143,7 +143,7 @@ def _copied_bytes(spec: ConvSpec) -> int:
     return copied * item
 
 
-def seconds(spec: ConvSpec, limits: Limits) -> float:
+def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
     """Transforms and products at the machine's rate, threads that wait counted, or what is moved, if that is longer."""
     spec = collapsed(spec)
     tiling = tiling_of(spec)
@@ -168,7 +168,7 @@ def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
     return half_ulp(wide) * (4 + 2 * (tiling_of(spec).points - 1).bit_length() + summed / 4)
 
 
-def prepare_seconds(spec: ConvSpec, limits: Limits) -> float:
+def prepare_seconds(spec: ConvSpec, limits: MachineLimits) -> float:
     """The transform of every plane of the kernel, or the memory's time for the spectra if longer."""
     planes, points = prod(spec.kernel_shape[: max(2, spec.axes)]), tiling_of(collapsed(spec)).points
     slower = 1 if sum_dtype_name(spec) == "float32" else 2
@@ -217,7 +217,7 @@ def _ready(target: Target, spec: ConvSpec, tiling: Tiling, blocks: tuple[int, ..
     slots = dict.fromkeys(emit.SLOTS, 0) | counts | _slots(spec, tiling, lanes, plain.itemsize)
     template = array("q", [slots[name] for name in emit.SLOTS])
     shared = {name: torch.from_numpy(table) for name, table in tables.items()}
-    region = routine(emit.write, target, emit.Recipe(dtype, meeting(spec)))
+    region = routine(emit.write, target, emit.FftRecipe(dtype, meeting(spec)))
     no_bias = torch.from_numpy(np.zeros(spec.out_channels, plain))
     return State(given, spec, tiling, lanes, no_bias, shared, no_bias, template, region)
 

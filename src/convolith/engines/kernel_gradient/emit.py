@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from llvmlite import ir
 
-from convolith.jit.builder import I64, POINTER, Code, Int, Pointer, zero
+from convolith.jit.builder import I64, POINTER, FunctionBuilder, Int, Pointer, zero
 from convolith.jit.conversions import STORED
 from convolith.jit.denormals import flush_denormals, restore_control
 from convolith.jit.target import Target
@@ -25,7 +25,7 @@ SLOTS = (
 """The arguments of a region, one 8-byte slot each; `shifts` is a table of the shift of each row of taps."""
 
 
-class Recipe(NamedTuple):
+class KernelGradientRecipe(NamedTuple):
     """What the code is specialised on: the type of every number, and the rows and columns of a tile of taps."""
 
     dtype: str
@@ -33,9 +33,9 @@ class Recipe(NamedTuple):
     columns: int
 
 
-def write(module: ir.Module, target: Target, recipe: Recipe) -> None:
+def write(module: ir.Module, target: Target, recipe: KernelGradientRecipe) -> None:
     """The region: bands of every image and group until none is left."""
-    code, element = Code(module, "region", [POINTER]), STORED[recipe.dtype]
+    code, element = FunctionBuilder(module, "region", [POINTER]), STORED[recipe.dtype]
     lanes = target.lanes({"float32": 4, "float64": 8}[recipe.dtype])
     kinds = dict.fromkeys(("x", "g", "out", "scratch"), element) | {"shifts": I64, "counters": I64}
     s = dict(zip(SLOTS, code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS]), strict=True))
@@ -62,7 +62,7 @@ def write(module: ir.Module, target: Target, recipe: Recipe) -> None:
 
 
 def _copy_inputs(
-    code: Code, s: dict[str, Int], places: tuple[Pointer, Pointer], first: Int, rows: Int, lanes: int
+    code: FunctionBuilder, s: dict[str, Int], places: tuple[Pointer, Pointer], first: Int, rows: Int, lanes: int
 ) -> None:
     """A band of x from a row that may lie in the padding on, with zeros wherever the padding is."""
     source, goal = places
@@ -78,7 +78,9 @@ def _copy_inputs(
         (end + column.index).store(nothing)
 
 
-def _copy_gradient(code: Code, s: dict[str, Int], places: tuple[Pointer, Pointer], rows: Int, lanes: int) -> None:
+def _copy_gradient(
+    code: FunctionBuilder, s: dict[str, Int], places: tuple[Pointer, Pointer], rows: Int, lanes: int
+) -> None:
     """A band of g, with zeros between its rows and behind the last one."""
     source, goal = places
     nothing = zero(ir.VectorType(goal.element, lanes))
@@ -90,7 +92,7 @@ def _copy_gradient(code: Code, s: dict[str, Int], places: tuple[Pointer, Pointer
     (goal + rows * s["pitch"]).store(nothing)
 
 
-def _copy_row(code: Code, source: Pointer, goal: Pointer, count: Int, lanes: int) -> None:
+def _copy_row(code: FunctionBuilder, source: Pointer, goal: Pointer, count: Int, lanes: int) -> None:
     """Elements of a row; what is written behind them, of less than a vector, is zero."""
     whole = count // lanes * lanes
     with code.loop(0, whole, lanes) as column:
@@ -100,7 +102,12 @@ def _copy_row(code: Code, source: Pointer, goal: Pointer, count: Int, lanes: int
 
 
 def _sum(
-    code: Code, s: dict[str, Int], recipe: Recipe, places: tuple[Pointer, Pointer, Pointer], length: Int, lanes: int
+    code: FunctionBuilder,
+    s: dict[str, Int],
+    recipe: KernelGradientRecipe,
+    places: tuple[Pointer, Pointer, Pointer],
+    length: Int,
+    lanes: int,
 ) -> None:
     """All taps of a pair of channels over a band, tile after tile."""
     g, x, goal = places
@@ -122,7 +129,7 @@ def _sum(
             (sink + number).store(_folded(code, value))
 
 
-def _folded(code: Code, vector: ir.Value) -> ir.Value:
+def _folded(code: FunctionBuilder, vector: ir.Value) -> ir.Value:
     """The sum of a vector's lanes, half of them onto the other until one remains."""
     lanes = vector.type.count
     while lanes > 1:

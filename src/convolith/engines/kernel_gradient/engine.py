@@ -17,8 +17,8 @@ from convolith.dtypes import half_ulp
 from convolith.engines.base import torch_dtype
 from convolith.engines.buffers import empty_array
 from convolith.engines.collapse import collapsed
-from convolith.engines.kernel_gradient.emit import SLOTS, Recipe, write
-from convolith.engines.machine_limits import Limits
+from convolith.engines.kernel_gradient.emit import SLOTS, KernelGradientRecipe, write
+from convolith.engines.machine_limits import MachineLimits
 from convolith.jit import Routine, Target, host, routine, scratch, thread_count
 from convolith.spec import ConvSpec
 
@@ -47,7 +47,7 @@ class Layout(NamedTuple):
     """The tile of taps, the arguments but for addresses, the shifts of the rows of taps, and the code."""
 
     spec: ConvSpec
-    recipe: Recipe
+    recipe: KernelGradientRecipe
     template: array[int]
     shifts: array[int]
     shape: tuple[int, ...]
@@ -74,7 +74,7 @@ def refuse(spec: ConvSpec) -> str | None:
     return None
 
 
-def seconds(spec: ConvSpec, limits: Limits) -> float:
+def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
     """Products of padded rows and whole tiles at the rate of the code, and the copies of the bands."""
     layout = _layout(host(), spec, thread_count())
     slots, tile = layout.template, layout.recipe.rows * layout.recipe.columns
@@ -205,7 +205,7 @@ def _layout(target: Target, spec: ConvSpec, threads: int) -> Layout:
         "g_band": g_band,
         "thread_elements": thread_elements,
     }
-    recipe = Recipe(spec.dtype, rows, columns)
+    recipe = KernelGradientRecipe(spec.dtype, rows, columns)
     threads = 1 if products < SERIAL_PRODUCTS else min(threads, tasks * bands)
     return Layout(
         inner,

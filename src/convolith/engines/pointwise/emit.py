@@ -15,13 +15,13 @@ from llvmlite import ir
 
 from convolith.engines.pointwise.tiling import (
     VECTORS,
-    Recipe,
+    PointwiseRecipe,
     channel_tile,
     panel_rows,
     write_channel_tile,
     write_position_tile,
 )
-from convolith.jit.builder import I64, POINTER, Code, Int, Number, Pointer
+from convolith.jit.builder import I64, POINTER, FunctionBuilder, Int, Number, Pointer
 from convolith.jit.denormals import flush_denormals, restore_control
 from convolith.jit.target import Target
 
@@ -43,7 +43,7 @@ GATHERED_TOGETHER = 8
 """Positions of a row of a gathered tile that are copied without a loop."""
 
 
-def write(module: ir.Module, target: Target, recipe: Recipe) -> None:
+def write(module: ir.Module, target: Target, recipe: PointwiseRecipe) -> None:
     """The region for positions side by side: every thread its own range of tiles, then what others have left."""
     code, s = _begin(module, recipe)
     before = flush_denormals(code, target)
@@ -64,7 +64,7 @@ def write(module: ir.Module, target: Target, recipe: Recipe) -> None:
     code.finish()
 
 
-def write_last(module: ir.Module, target: Target, recipe: Recipe) -> None:
+def write_last(module: ir.Module, target: Target, recipe: PointwiseRecipe) -> None:
     """The region for channels side by side: blocks of positions, all output channels of each."""
     code, s = _begin(module, recipe)
     before = flush_denormals(code, target)
@@ -77,8 +77,8 @@ def write_last(module: ir.Module, target: Target, recipe: Recipe) -> None:
     code.finish()
 
 
-def _begin(module: ir.Module, recipe: Recipe) -> tuple[Code, dict[str, Any]]:
-    code = Code(module, "region", [POINTER])
+def _begin(module: ir.Module, recipe: PointwiseRecipe) -> tuple[FunctionBuilder, dict[str, Any]]:
+    code = FunctionBuilder(module, "region", [POINTER])
     kinds: dict[str, ir.Type] = dict.fromkeys(("x", "weight", "bias", "y", "scratch"), recipe.element)
     kinds["counters"] = I64
     values = code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS])
@@ -88,9 +88,9 @@ def _begin(module: ir.Module, recipe: Recipe) -> tuple[Code, dict[str, Any]]:
 class PositionTiles(NamedTuple):
     """The code for one number of vectors: packing, whole panels, the last panel."""
 
-    packing: Code
-    whole: Code
-    last: Code
+    packing: FunctionBuilder
+    whole: FunctionBuilder
+    last: FunctionBuilder
 
 
 class Place(NamedTuple):
@@ -114,7 +114,13 @@ class _Work:
     """What is written into a region for a task."""
 
     def __init__(
-        self, module: ir.Module, target: Target, recipe: Recipe, code: Code, s: dict[str, Any], scratch: Pointer
+        self,
+        module: ir.Module,
+        target: Target,
+        recipe: PointwiseRecipe,
+        code: FunctionBuilder,
+        s: dict[str, Any],
+        scratch: Pointer,
     ) -> None:
         self.module, self.target, self.recipe, self.code, self.s = module, target, recipe, code, s
         self.lanes, self.rows = recipe.lanes(target), panel_rows(target)
@@ -129,14 +135,14 @@ class _Work:
         )
         self.gather = _gather(module, recipe)
 
-    def tiles_of(self, vectors: int) -> dict[int, Code]:
+    def tiles_of(self, vectors: int) -> dict[int, FunctionBuilder]:
         """The code for some vectors of output channels, by the number of positions."""
         return {n: write_channel_tile(self.module, self.target, self.recipe, n, vectors) for n in self.shape.counts}
 
     def position_tiles(self, vectors: int) -> PositionTiles:
         """The code for some vectors of positions."""
 
-        def made(rows: int, *, packs: bool = False) -> Code:
+        def made(rows: int, *, packs: bool = False) -> FunctionBuilder:
             return write_position_tile(self.module, self.target, self.recipe, vectors, rows, packs=packs)
 
         whole = made(self.rows)
@@ -200,7 +206,14 @@ class _Work:
                 each(lambda n, tile, at, packed: self.panel(n, tile.last, place, whole, at, packed, in_place))
 
     def panel(
-        self, vectors: int, tile: Code, place: Place, number: Number, position: Int, packed: Pointer, in_place: ir.Value
+        self,
+        vectors: int,
+        tile: FunctionBuilder,
+        place: Place,
+        number: Number,
+        position: Int,
+        packed: Pointer,
+        in_place: ir.Value,
     ) -> None:
         """One panel of output channels of a tile of positions, which X has in place or packed."""
         code, s, rows = self.code, self.s, self.rows
@@ -264,7 +277,7 @@ class _Work:
 
     def multiply(
         self,
-        tiles: dict[int, Code],
+        tiles: dict[int, FunctionBuilder],
         group: Number,
         block: Int,
         source: Source,
@@ -289,7 +302,7 @@ class _Work:
                 )
             done = times * number + done
 
-    def positions_of_channels(self, few: dict[int, Code], unit: Int, split: Int) -> None:
+    def positions_of_channels(self, few: dict[int, FunctionBuilder], unit: Int, split: Int) -> None:
         """A block of positions whose channels lie side by side, and some of their output channels."""
         code, s = self.code, self.s
         begin, group = unit % s["tiles"] * s["block_positions"], unit // s["tiles"]
@@ -317,12 +330,12 @@ class _Work:
                 (y + number.index * self.s["y_image"] + v * self.lanes).masked_store(value, mask)
 
 
-def _gather(module: ir.Module, recipe: Recipe) -> Code:
+def _gather(module: ir.Module, recipe: PointwiseRecipe) -> FunctionBuilder:
     """Copies positions of every channel side by side.
 
     Arguments: X, where the positions lie in it, where they go; how many, channels, and the pitches of channels.
     """
-    code = Code(module, "gather", [POINTER] * 3 + [I64] * 4, internal=True)
+    code = FunctionBuilder(module, "gather", [POINTER] * 3 + [I64] * 4, internal=True)
     x, sources, goal = code.argument(0, recipe.element), code.argument(1, I64), code.argument(2, recipe.element)
     count, channels, x_pitch, pitch = (code.argument(n) for n in range(3, 7))
     together = GATHERED_TOGETHER

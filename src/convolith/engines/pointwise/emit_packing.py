@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from llvmlite import ir
 
-from convolith.jit.builder import I32, I64, POINTER, Code, Pointer, zero
+from convolith.jit.builder import I32, I64, POINTER, FunctionBuilder, Pointer, zero
 from convolith.jit.conversions import STORED
 from convolith.jit.target import Target
 
@@ -17,16 +17,16 @@ SLOTS = (
 """The arguments of a region, one 8-byte slot each; steps are elements from one channel of the kernel to the next."""
 
 
-class Recipe(NamedTuple):
+class PackingRecipe(NamedTuple):
     """What the code is specialised on: the type of every number, and the output channels of a panel."""
 
     dtype: str
     rows: int
 
 
-def write(module: ir.Module, target: Target, recipe: Recipe) -> None:
+def write(module: ir.Module, target: Target, recipe: PackingRecipe) -> None:
     """The region: panels by chunks of input channels, until none is left; absent output channels are zero."""
-    code, rows, element = Code(module, "region", [POINTER]), recipe.rows, STORED[recipe.dtype]
+    code, rows, element = FunctionBuilder(module, "region", [POINTER]), recipe.rows, STORED[recipe.dtype]
     kinds = {"kernel": element, "packed": element, "counters": I64}
     s = dict(zip(SLOTS, code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS]), strict=True))
     with code.tasks(s["counters"], s["tasks"], 1) as task:
@@ -51,7 +51,7 @@ def write(module: ir.Module, target: Target, recipe: Recipe) -> None:
     code.finish()
 
 
-def gathered(code: Code, places: list[Pointer]) -> ir.Value:
+def gathered(code: FunctionBuilder, places: list[Pointer]) -> ir.Value:
     """One element from each place, as a vector."""
     vector = ir.Constant(ir.VectorType(places[0].element, len(places)), ir.Undefined)
     for lane, place in enumerate(places):

@@ -18,10 +18,10 @@ import torch
 from convolith.dtypes import COMPLEX, ITEMSIZE
 from convolith.engines.base import deliver, direct_sum_bound, to_working, torch_dtype, turned, working_dtype
 from convolith.engines.buffers import empty
-from convolith.engines.machine_limits import Limits, sum_dtype_name
+from convolith.engines.machine_limits import MachineLimits, sum_dtype_name
 from convolith.engines.pointwise import emit_packing
 from convolith.engines.pointwise.emit import COUNTER_SLOTS, GATHERS, IN_PLACE, PACKS, SLOTS, write, write_last
-from convolith.engines.pointwise.tiling import VECTORS, Recipe, channel_tile, panel_rows
+from convolith.engines.pointwise.tiling import VECTORS, PointwiseRecipe, channel_tile, panel_rows
 from convolith.jit import Routine, Target, host, routine, scratch, thread_count
 from convolith.spec import ConvSpec
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
@@ -82,7 +82,7 @@ class Generated(NamedTuple):
     """Of the result."""
     last: ChannelsLast
     target: Target
-    recipe: Recipe
+    recipe: PointwiseRecipe
     weight: torch.Tensor
     no_bias: torch.Tensor
     template: array[int]
@@ -135,14 +135,14 @@ def work(spec: ConvSpec) -> Work:
     forward = Count(layer.forward.multiplications, layer.forward.additions, memory.bytes + 2 * copied)
     prepared = prod(spec.kernel_shape) * item * (item != ITEMSIZE[spec.kernel_dtype])
     if is_generated(spec):
-        rows, shape = panel_rows(host()), channel_tile(host(), Recipe(spec.dtype, 1).lanes(host()))
+        rows, shape = panel_rows(host()), channel_tile(host(), PointwiseRecipe(spec.dtype, 1).lanes(host()))
         panels = _panels(spec.out_channels // spec.groups, rows, shape.panels)
         prepared = panels * rows * spec.in_channels * item
     terms = ForwardMemory(memory.input, memory.parameters, memory.output, copied, prepared)
     return Work(forward=forward, memory=Memory(terms))
 
 
-def seconds(spec: ConvSpec, limits: Limits) -> float:
+def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
     """Products in whole tiles at the rate of the code that computes them, or the memory's time if that is longer."""
     forward = work(spec).forward
     rate, moving = limits.products_per_second(sum_dtype_name(spec)), limits.moving_seconds(forward.bytes)
@@ -150,7 +150,7 @@ def seconds(spec: ConvSpec, limits: Limits) -> float:
         return 2 * limits.call_seconds + forward.multiplications / (rate * TORCH_SHARE) + moving
     target, threads = host(), thread_count()
     outs, ins, positions = spec.out_channels // spec.groups, spec.in_channels // spec.groups, prod(spec.output_size)
-    lanes = Recipe(spec.dtype, 1).lanes(target)
+    lanes = PointwiseRecipe(spec.dtype, 1).lanes(target)
     vectors, rest = _vectors(positions, lanes)
     per_image = vectors * lanes * max(outs, FEWEST_ROWS) + rest * ceil(outs / (2 * lanes)) * 2 * lanes
     products = spec.batch * spec.groups * per_image * (ins + STARTING_CHANNELS)
@@ -169,7 +169,7 @@ def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
     return direct_sum_bound(spec)
 
 
-def prepare_seconds(spec: ConvSpec, limits: Limits) -> float:
+def prepare_seconds(spec: ConvSpec, limits: MachineLimits) -> float:
     """Reading the kernel and writing the panels, one number at a time; nothing where torch multiplies."""
     if not is_generated(spec):
         return 0.0
@@ -200,7 +200,7 @@ def prepare_for(
 def _ready(target: Target, spec: ConvSpec, threads: int) -> Generated:
     """All but the packed weights: the code and the blocks."""
     ins = spec.in_channels // spec.groups
-    recipe = Recipe(spec.dtype, (spec.out_channels // spec.groups - 1) % panel_rows(target) + 1)
+    recipe = PointwiseRecipe(spec.dtype, (spec.out_channels // spec.groups - 1) % panel_rows(target) + 1)
     lanes = recipe.lanes(target)
     shape = channel_tile(target, lanes)
     products = prod(spec.output_shape) * ins
@@ -231,7 +231,7 @@ def _panels(outs: int, rows: int, multiple: int) -> int:
 def _packed(target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool) -> torch.Tensor:
     """Panels of weights, (groups, panels, in_channels, rows); output channels that do not exist are zero."""
     outs, ins, rows = spec.out_channels // spec.groups, spec.in_channels // spec.groups, panel_rows(target)
-    panels = _panels(outs, rows, channel_tile(target, Recipe(spec.dtype, 1).lanes(target)).panels)
+    panels = _panels(outs, rows, channel_tile(target, PointwiseRecipe(spec.dtype, 1).lanes(target)).panels)
     packed = empty((spec.groups, panels, ins, rows), kernel.dtype)
     kernel = kernel.contiguous()
     steps = {"out_step": 1, "in_step": outs} if adjoint else {"out_step": ins, "in_step": 1}
@@ -250,12 +250,12 @@ def _packed(target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bo
     }
     slots = array("q", [values[name] for name in emit_packing.SLOTS])
     threads = 1 if prod(spec.kernel_shape) < SERIAL_WEIGHTS else thread_count()
-    packing = routine(emit_packing.write, target, emit_packing.Recipe(spec.dtype, rows))
+    packing = routine(emit_packing.write, target, emit_packing.PackingRecipe(spec.dtype, rows))
     packing.run(slots.buffer_info()[0], threads)
     return packed
 
 
-def _slots(spec: ConvSpec, target: Target, recipe: Recipe, threads: int) -> dict[str, int]:
+def _slots(spec: ConvSpec, target: Target, recipe: PointwiseRecipe, threads: int) -> dict[str, int]:
     """The sizes among a region's arguments, for a contiguous x."""
     outs, ins, positions = spec.out_channels // spec.groups, spec.in_channels // spec.groups, prod(spec.output_size)
     lanes, rows = recipe.lanes(target), panel_rows(target)
@@ -364,7 +364,9 @@ def _apply_last(state: Generated, x: torch.Tensor, bias: torch.Tensor | None, ou
     return y if out is None else out.copy_(y)
 
 
-def _channels_last(spec: ConvSpec, target: Target, recipe: Recipe, template: array[int], threads: int) -> ChannelsLast:
+def _channels_last(
+    spec: ConvSpec, target: Target, recipe: PointwiseRecipe, template: array[int], threads: int
+) -> ChannelsLast:
     """The blocks of positions whose channels lie side by side."""
     lanes, slots, item = recipe.lanes(target), template[:], torch_dtype(spec.dtype).itemsize
     shape = channel_tile(target, lanes)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from llvmlite import ir
 
-from convolith.jit.builder import I64, POINTER, Code, Int, Number, itemsize, zero
+from convolith.jit.builder import I64, POINTER, FunctionBuilder, Int, Number, itemsize, zero
 from convolith.jit.conversions import STORED
 from convolith.jit.target import Target
 
@@ -25,7 +25,7 @@ FEWEST_SUMS = 8
 """Sums that grow side by side, so that none waits for the product before: two products a cycle that take four."""
 
 
-class Recipe(NamedTuple):
+class PointwiseRecipe(NamedTuple):
     """What the code is specialised on: the type of every number, and the output channels of a group's last panel."""
 
     dtype: str
@@ -68,8 +68,8 @@ def channel_tile(target: Target, lanes: int) -> ChannelTile:
 
 
 def write_position_tile(
-    module: ir.Module, target: Target, recipe: Recipe, vectors: int, rows: int, *, packs: bool = False
-) -> Code:
+    module: ir.Module, target: Target, recipe: PointwiseRecipe, vectors: int, rows: int, *, packs: bool = False
+) -> FunctionBuilder:
     """Some output channels by some vectors of positions: Y = bias + K X over all channels.
 
     Arguments: X, weights, biases, Y, where X is packed to; channels, the pitches of X and Y, and where the last vector
@@ -77,7 +77,7 @@ def write_position_tile(
     each channel.
     """
     lanes, element, panel = recipe.lanes(target), recipe.element, panel_rows(target)
-    code = Code(module, f"positions_{vectors}_{rows}_{packs}", [POINTER] * 5 + [I64] * 5, internal=True)
+    code = FunctionBuilder(module, f"positions_{vectors}_{rows}_{packs}", [POINTER] * 5 + [I64] * 5, internal=True)
     x, weight, bias, y, packed = (code.argument(n, element) for n in range(5))
     channels, x_pitch, y_pitch, x_last, last = (code.argument(n) for n in range(5, 10))
     offsets = [*(q * lanes for q in range(vectors - 1)), last]
@@ -108,14 +108,16 @@ def write_position_tile(
     return code
 
 
-def write_channel_tile(module: ir.Module, target: Target, recipe: Recipe, positions: int, vectors: int) -> Code:
+def write_channel_tile(
+    module: ir.Module, target: Target, recipe: PointwiseRecipe, positions: int, vectors: int
+) -> FunctionBuilder:
     """Some vectors of output channels by some positions: D = bias + K X over all channels, one row per position.
 
     Arguments: X, weights, biases, D; channels, the pitches of X from position to position and from channel to channel,
     of panels of weights and of D.
     """
     lanes, element, rows = recipe.lanes(target), recipe.element, panel_rows(target)
-    code = Code(module, f"channels_{positions}_{vectors}", [POINTER] * 4 + [I64] * 5, internal=True)
+    code = FunctionBuilder(module, f"channels_{positions}_{vectors}", [POINTER] * 4 + [I64] * 5, internal=True)
     x, weight, bias, d = (code.argument(n, element) for n in range(4))
     channels, x_pitch, x_channel, panel_pitch, d_pitch = (code.argument(n) for n in range(4, 9))
 
@@ -152,7 +154,7 @@ Step = Callable[[Number, Sequence[ir.Value], int], list[ir.Value]]
 """What one channel adds to the sums, as one of several that are written out together."""
 
 
-def _over_channels(code: Code, channels: Int, sums: list[ir.Value], step: Step) -> list[ir.Value]:
+def _over_channels(code: FunctionBuilder, channels: Int, sums: list[ir.Value], step: Step) -> list[ir.Value]:
     """The sums after all channels, several of which are written out together."""
     whole = channels // TOGETHER * TOGETHER
     for start, stop, together in ((0, whole, TOGETHER), (whole, channels, 1)):

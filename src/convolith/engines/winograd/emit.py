@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from llvmlite import ir
 
 from convolith.engines.winograd.transforms import TAPS, merge, split, transform_inputs, transform_outputs
-from convolith.jit.builder import I64, POINTER, Code, Int, Number, Pointer, itemsize, zero
+from convolith.jit.builder import I64, POINTER, FunctionBuilder, Int, Number, Pointer, itemsize, zero
 from convolith.jit.conversions import STORED
 from convolith.jit.denormals import flush_denormals, restore_control
 from convolith.jit.target import Target
@@ -48,7 +48,7 @@ VECTORS = 3
 """Vectors of tiles in the widest register tile."""
 
 
-class Recipe(NamedTuple):
+class WinogradRecipe(NamedTuple):
     """What the code is specialised on: F(outputs x outputs, 3x3) of float32 or float64."""
 
     outputs: int
@@ -74,11 +74,11 @@ def panel_rows(target: Target) -> int:
     return 8 if target.vector_registers > 16 else 4
 
 
-def write(module: ir.Module, target: Target, recipe: Recipe) -> None:
+def write(module: ir.Module, target: Target, recipe: WinogradRecipe) -> None:
     """The region: a stage's tasks until none is left."""
     lanes, element = recipe.lanes(target), recipe.element
     products = {n: _products(module, target, recipe, n) for n in range(1, VECTORS + 1)}
-    code = Code(module, "region", [POINTER])
+    code = FunctionBuilder(module, "region", [POINTER])
     kinds: dict[str, Any] = dict.fromkeys(POINTERS, element)
     kinds |= dict.fromkeys(("first", "last", "counters"), I64)
     s = dict(zip(SLOTS, code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS]), strict=True))
@@ -106,14 +106,14 @@ def write(module: ir.Module, target: Target, recipe: Recipe) -> None:
     code.finish()
 
 
-def _products(module: ir.Module, target: Target, recipe: Recipe, vectors: int) -> Code:
+def _products(module: ir.Module, target: Target, recipe: WinogradRecipe, vectors: int) -> FunctionBuilder:
     """One or two panels of output channels by some vectors of tiles: M = U V over a chunk of channels.
 
     Arguments: U, V, M, channels, whether M is to be added to, and the pitches of panels of U, vectors of V, rows of M.
     """
     lanes, rows = recipe.lanes(target), panel_rows(target)
     panels = 2 if vectors == 1 else 1
-    code = Code(module, f"products{vectors}", [POINTER] * 3 + [I64] * 5, internal=True)
+    code = FunctionBuilder(module, f"products{vectors}", [POINTER] * 3 + [I64] * 5, internal=True)
     u, v, m = (code.argument(n, recipe.element) for n in range(3))
     channels, adding, u_pitch, v_pitch, m_pitch = (code.argument(n) for n in range(3, 8))
     kind = ir.VectorType(recipe.element, lanes)
@@ -147,13 +147,13 @@ def _products(module: ir.Module, target: Target, recipe: Recipe, vectors: int) -
 class _Block(NamedTuple):
     """What is written into the region for a block of tiles."""
 
-    code: Code
-    recipe: Recipe
+    code: FunctionBuilder
+    recipe: WinogradRecipe
     lanes: int
     rows: int
     s: dict[str, Any]
     scratch: Pointer
-    products: dict[int, Code]
+    products: dict[int, FunctionBuilder]
 
     def span(self, block: Int) -> tuple[Int, Int, Int, Int]:
         """First vector of a block, how many, and its first tile and the one after its last."""

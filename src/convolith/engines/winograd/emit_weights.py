@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from llvmlite import ir
 
-from convolith.engines.winograd.emit import Recipe, panel_rows
+from convolith.engines.winograd.emit import WinogradRecipe, panel_rows
 from convolith.engines.winograd.transforms import transform_kernel
-from convolith.jit.builder import I64, POINTER, Code, Int, Pointer
+from convolith.jit.builder import I64, POINTER, FunctionBuilder, Int, Pointer
 from convolith.jit.target import Target
 
 SLOTS = (
@@ -26,9 +26,9 @@ CHUNK = 16
 KERNEL_TAPS = 9
 
 
-def write(module: ir.Module, target: Target, recipe: Recipe) -> None:
+def write(module: ir.Module, target: Target, recipe: WinogradRecipe) -> None:
     """The region: panels of output channels by chunks of input channels, until none is left."""
-    code, rows, element = Code(module, "region", [POINTER]), panel_rows(target), recipe.element
+    code, rows, element = FunctionBuilder(module, "region", [POINTER]), panel_rows(target), recipe.element
     kinds = {"kernel": element, "u": element, "scratch": element, "counters": I64}
     s = dict(zip(SLOTS, code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS]), strict=True))
     points, together = recipe.points**2, max(1, recipe.lanes(target) // rows)
@@ -52,8 +52,8 @@ def write(module: ir.Module, target: Target, recipe: Recipe) -> None:
 
 
 def _transform(
-    code: Code,
-    recipe: Recipe,
+    code: FunctionBuilder,
+    recipe: WinogradRecipe,
     place: tuple[Sequence[Pointer], Int, dict[str, Int]],
     buffer: Pointer,
     present: ir.Value,
@@ -84,7 +84,7 @@ def _transform(
 
 
 def _write_out(
-    code: Code, s: dict[str, Int], buffer: Pointer, place: tuple[Int, Int, Int], rows: int, points: int
+    code: FunctionBuilder, s: dict[str, Int], buffer: Pointer, place: tuple[Int, Int, Int], rows: int, points: int
 ) -> None:
     """From the buffer to where the products read: (blocks of panels, points, panels, in_channels, rows)."""
     panel, first, count = place

@@ -18,7 +18,7 @@ import torch
 from convolith.dtypes import half_ulp
 from convolith.engines.base import torch_dtype
 from convolith.engines.buffers import empty
-from convolith.engines.machine_limits import Limits
+from convolith.engines.machine_limits import MachineLimits
 from convolith.engines.padding import pad
 from convolith.engines.winograd import emit_weights as weights
 from convolith.engines.winograd.emit import (
@@ -28,7 +28,7 @@ from convolith.engines.winograd.emit import (
     SUMMED_AT_ONCE,
     VECTORS,
     WHOLE,
-    Recipe,
+    WinogradRecipe,
     panel_rows,
     write,
 )
@@ -144,7 +144,7 @@ class Winograd:
         terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace, prepared)
         return Work(forward=forward, memory=Memory(terms))
 
-    def seconds(self, spec: ConvSpec, limits: Limits) -> float:
+    def seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
         """Products in full vectors of tiles, the transforms beside them, and the transformed weights from the cache."""
         down, across = self._tiles(spec)
         lanes = self._recipe(spec).lanes(host())
@@ -158,8 +158,8 @@ class Winograd:
         moving = limits.moving_seconds(weights) + limits.moving_seconds(layer_work(spec).memory.forward.bytes)
         return limits.call_seconds + products + transforms + moving / 2  # half of it in the shadow of the products
 
-    def _recipe(self, spec: ConvSpec) -> Recipe:
-        return Recipe(self.outputs, spec.dtype)
+    def _recipe(self, spec: ConvSpec) -> WinogradRecipe:
+        return WinogradRecipe(self.outputs, spec.dtype)
 
     def _tiles(self, spec: ConvSpec) -> tuple[int, int]:
         """Tiles down and across an image."""
@@ -172,7 +172,7 @@ class Winograd:
         summed = min(spec.in_channels, SUMMED_AT_ONCE) / 4 + chunks / 4
         return half_ulp(spec.dtype) * (GAIN[self.outputs] + summed)
 
-    def prepare_seconds(self, spec: ConvSpec, limits: Limits) -> float:
+    def prepare_seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
         """The transforms of every pair of channels, and the memory's time for what they read and write."""
         pairs = spec.in_channels * ceil(spec.out_channels / panel_rows(host())) * panel_rows(host())
         points, rate = (self.outputs + 2) ** 2, limits.products_per_second(spec.dtype)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from llvmlite import ir
 
-from convolith.jit.builder import Code, constant
+from convolith.jit.builder import FunctionBuilder, constant
 
 POINTS = {2: (1.0,), 4: (sqrt(0.5), sqrt(2.0))}
 """By the number of outputs: the positive points; zero, their negatives and infinity come with them."""
@@ -45,7 +45,7 @@ def matrices(outputs: int) -> Matrices:
     return Matrices(*clean)
 
 
-def transform_inputs(code: Code, outputs: int, x: Sequence[ir.Value]) -> list[ir.Value]:
+def transform_inputs(code: FunctionBuilder, outputs: int, x: Sequence[ir.Value]) -> list[ir.Value]:
     """`B' x`: the rows of a point and its negative share their even and their odd part."""
     matrix = matrices(outputs).inputs
     made: list[ir.Value] = [weighted(code, matrix[0], x)]
@@ -56,7 +56,7 @@ def transform_inputs(code: Code, outputs: int, x: Sequence[ir.Value]) -> list[ir
     return [*made, weighted(code, matrix[-1], x)]
 
 
-def transform_outputs(code: Code, outputs: int, m: Sequence[ir.Value]) -> list[ir.Value]:
+def transform_outputs(code: FunctionBuilder, outputs: int, m: Sequence[ir.Value]) -> list[ir.Value]:
     """`A' m`: the columns of a point and its negative are added and subtracted once."""
     matrix = matrices(outputs).outputs
     values, columns = [m[0]], [matrix[:, 0]]
@@ -68,7 +68,7 @@ def transform_outputs(code: Code, outputs: int, m: Sequence[ir.Value]) -> list[i
     return [weighted(code, row, values) for row in np.stack(columns, 1)]
 
 
-def transform_kernel(code: Code, outputs: int, k: Sequence[ir.Value]) -> list[ir.Value]:
+def transform_kernel(code: FunctionBuilder, outputs: int, k: Sequence[ir.Value]) -> list[ir.Value]:
     """`G k`: the rows of a point and its negative share their even and their odd part."""
     matrix = matrices(outputs).kernel
     made: list[ir.Value] = [weighted(code, matrix[0], k)]
@@ -79,7 +79,7 @@ def transform_kernel(code: Code, outputs: int, k: Sequence[ir.Value]) -> list[ir
     return [*made, weighted(code, matrix[-1], k)]
 
 
-def weighted(code: Code, weights: Sequence[float], values: Sequence[ir.Value]) -> ir.Value:
+def weighted(code: FunctionBuilder, weights: Sequence[float], values: Sequence[ir.Value]) -> ir.Value:
     """The sum of values times constants; zeros cost nothing, and the first one is a plain value where there is one."""
     terms = [(float(w), v) for w, v in zip(weights, values, strict=True) if abs(w) > 1e-12]
     terms.sort(key=lambda term: term[0] != 1)
@@ -95,7 +95,7 @@ def weighted(code: Code, weights: Sequence[float], values: Sequence[ir.Value]) -
     return total
 
 
-def split(code: Code, vectors: Sequence[ir.Value]) -> list[ir.Value]:
+def split(code: FunctionBuilder, vectors: Sequence[ir.Value]) -> list[ir.Value]:
     """Vectors of consecutive elements as vectors of every n-th one, n being their number (a power of two)."""
     if len(vectors) == 1:
         return list(vectors)
@@ -105,7 +105,7 @@ def split(code: Code, vectors: Sequence[ir.Value]) -> list[ir.Value]:
     return [halves[i % 2][i // 2] for i in range(len(vectors))]
 
 
-def merge(code: Code, vectors: Sequence[ir.Value]) -> list[ir.Value]:
+def merge(code: FunctionBuilder, vectors: Sequence[ir.Value]) -> list[ir.Value]:
     """The inverse of `split`."""
     if len(vectors) == 1:
         return list(vectors)

@@ -11,24 +11,24 @@ from typing import NamedTuple
 
 from llvmlite import ir
 
-from convolith.jit.builder import F64, I64, POINTER, Code, zero
+from convolith.jit.builder import F64, I64, POINTER, FunctionBuilder, zero
 from convolith.jit.target import Target
 
 SLOTS = ("a", "b", "rows", "out", "counter", "pairs", "tasks", "chunk", "length", "row_blocks", "shift_blocks", "first")
 """The arguments of a region, one 8-byte slot each: a and b are tables of addresses, one for each pair."""
 
 
-class Recipe(NamedTuple):
+class LaggedProductsRecipe(NamedTuple):
     """What the code is specialised on: rows and shifts of a block."""
 
     rows: int
     shifts: int
 
 
-def write(module: ir.Module, target: Target, recipe: Recipe) -> None:
+def write(module: ir.Module, target: Target, recipe: LaggedProductsRecipe) -> None:
     """The region: chunks of positions until none is left."""
     lanes = target.lanes(8)
-    code = Code(module, "region", [POINTER])
+    code = FunctionBuilder(module, "region", [POINTER])
     kinds = {"a": I64, "b": I64, "rows": I64, "out": F64, "counter": I64}
     s = dict(zip(SLOTS, code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS]), strict=True))
     block = recipe.rows * recipe.shifts

@@ -16,7 +16,7 @@ import torch
 
 from convolith.engines import buffers
 from convolith.fitting.moments import emit_lagged_products
-from convolith.fitting.moments.emit_lagged_products import SLOTS, Recipe
+from convolith.fitting.moments.emit_lagged_products import SLOTS, LaggedProductsRecipe
 from convolith.jit import Target, host, routine, thread_count
 
 CHUNK = 1 << 13
@@ -98,15 +98,15 @@ def products(a: Line, b: Line, rows: Sequence[tuple[int, ...]], first: int, shif
     return summed[:, : len(rows), :shifts].reshape(len(a.memory), len(b.memory), len(rows), shifts)
 
 
-def block_of(target: Target, rows: int, shifts: int) -> Recipe:
+def block_of(target: Target, rows: int, shifts: int) -> LaggedProductsRecipe:
     """The block that needs the fewest cycles: two products a cycle, two loads, one of them if it crosses a line."""
 
-    def cycles(recipe: Recipe) -> tuple[float, int]:
+    def cycles(recipe: LaggedProductsRecipe) -> tuple[float, int]:
         blocks, size = ceil(rows / recipe.rows) * ceil(shifts / recipe.shifts), recipe.rows * recipe.shifts
         return blocks * max(size, recipe.rows + 2 * recipe.shifts) / 2, -size
 
     fitting = [
-        Recipe(r, s)
+        LaggedProductsRecipe(r, s)
         for r, s in product(range(1, min(rows, 8) + 1), range(1, min(shifts, 16) + 1))
         if r * s <= target.accumulators and r * s + r < target.vector_registers
     ]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from convolith.fitting.gram import Gram
-from convolith.fitting.kernel_options import Asked
+from convolith.fitting.kernel_options import KernelOptions
 from convolith.fitting.solving.least_squares import least_squares
 
 
@@ -25,7 +25,7 @@ class LeftOut(NamedTuple):
     rms: float
 
 
-def jackknife(total: Gram, tiles: Sequence[Gram], asked: Asked, used: int) -> LeftOut:
+def jackknife(total: Gram, tiles: Sequence[Gram], asked: KernelOptions, used: int) -> LeftOut:
     """What leaving out a tile at a time tells.
 
     Args:

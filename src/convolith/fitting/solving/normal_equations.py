@@ -16,7 +16,7 @@ from convolith.fitting.data.polynomials import Powers, moved
 from convolith.fitting.solving.least_squares import System
 
 
-class Sums:
+class NormalEquations:
     """Sums over equations, about a shift.
 
     Attributes:

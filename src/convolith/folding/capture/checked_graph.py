@@ -23,10 +23,10 @@ from convolith.folding.capture.model_copies import (
     with_computed_weights,
     without_hooks,
 )
-from convolith.folding.capture.recorder import Guard, NotRecorded, Opaque, Record, Recorder, WrittenElsewhere
+from convolith.folding.capture.recorder import NotRecorded, Opaque, Record, Recorder, SizeCondition, WrittenElsewhere
 from convolith.folding.capture.size_numbers import Size, SizeRatio
 from convolith.folding.example_inputs import Inputs, Reference, outputs, reference_of, result_of, unchanged, variations
-from convolith.folding.graph_runner import Runner
+from convolith.folding.graph_runner import GraphRunner
 from convolith.torch_private import GRAPH_ASSERT
 
 MOST_ATTEMPTS = 24
@@ -76,7 +76,7 @@ class NoGraph(ConvolithError):  # noqa: N818 - an answer with its reason, as the
 class Unlike(Exception):  # noqa: N818 - an answer: which guards came out otherwise
     """A graph that gives other outputs than the model for inputs of some shapes."""
 
-    def __init__(self, shapes: list[Shape], flipped: list[Guard]) -> None:
+    def __init__(self, shapes: list[Shape], flipped: list[SizeCondition]) -> None:
         self.shapes = " and ".join(map(str, shapes))
         super().__init__(f"the recorded graph gives other outputs than the model for inputs of {self.shapes}")
         self.flipped = flipped
@@ -147,7 +147,7 @@ def _because(reason: str, line: str | None) -> str:
     return f"{reason} (at {line}: {text})" if text else f"{reason} (at {line})"
 
 
-def _in_words(guard: Guard, shapes: str) -> str:
+def _in_words(guard: SizeCondition, shapes: str) -> str:
     signs = {
         operator.eq: "==",
         operator.ne: "!=",
@@ -258,10 +258,10 @@ def _checked(references: _References, record: Record, kept: dict[str, str]) -> C
     return Captured(module, kept, tried, [run.shapes for run in runs[:NOTED]], runs[0].calls)
 
 
-def _guard_nodes(record: Record) -> dict[str, Guard]:
+def _guard_nodes(record: Record) -> dict[str, SizeCondition]:
     """Add the comparisons of sizes to the graph, as early as they can stand; return them by node name."""
     graph = record.graph
-    found: dict[Any, tuple[Node, Guard]] = {}
+    found: dict[Any, tuple[Node, SizeCondition]] = {}
     with graph.inserting_before(next(n for n in graph.nodes if n.op == "output")):
         for guard in record.guards:
             args = tuple(a.node() if isinstance(a, Size | SizeRatio) else a for a in guard.args)
@@ -284,7 +284,7 @@ def _is_about_sizes(node: Node) -> bool:
     return node.op == "call_function" and arithmetic and bool(inputs) and all(map(_is_about_sizes, inputs))
 
 
-def _check(graph: torch.fx.Graph, node: Node, guard: Guard) -> None:
+def _check(graph: torch.fx.Graph, node: Node, guard: SizeCondition) -> None:
     """Let the graph refuse sizes at which a comparison comes out otherwise."""
     with graph.inserting_after(node):
         wanted = node if guard.result else graph.call_function(operator.not_, (node,))
@@ -305,7 +305,7 @@ def _graph_module(record: Record) -> GraphModule:
     return GraphModule({**modules, **record.tensors}, record.graph)
 
 
-class _Run(Runner):
+class _Run(GraphRunner):
     """Notes the shapes of float tensors, how comparisons come out, and what kept modules are given."""
 
     def __init__(self, module: GraphModule, guards: Collection[str], kept: Collection[str]) -> None:

@@ -50,7 +50,7 @@ class WrittenElsewhere(Exception):  # noqa: N818 - as above
 
 
 @dataclasses.dataclass
-class Guard:
+class SizeCondition:
     """A comparison of sizes that the model's code looked at: the graph is right where it comes out the same."""
 
     function: Callable[..., Any]
@@ -77,7 +77,7 @@ class Record:
     graph: Graph
     modules: dict[str, nn.Module] = dataclasses.field(default_factory=dict)
     tensors: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
-    guards: list[Guard] = dataclasses.field(default_factory=list)
+    guards: list[SizeCondition] = dataclasses.field(default_factory=list)
     suspects: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -152,7 +152,7 @@ class Recorder(TorchFunctionMode):
     def compared(self, function: Callable[..., Any], args: tuple[Any, ...], *, result: bool) -> None:
         """Note that the model's code looked at a comparison of sizes."""
         if not self._paused:
-            self.record_.guards.append(Guard(function, args, result, self._module(), line_of_caller()))
+            self.record_.guards.append(SizeCondition(function, args, result, self._module(), line_of_caller()))
 
     def converted(self, number: Any, value: float) -> None:
         """Note that a size became a plain number."""
@@ -160,7 +160,7 @@ class Recorder(TorchFunctionMode):
             return
         self._lost[int(value)] = number
         self.record_.guards.append(
-            Guard(operator.eq, (number, value), result=True, module=self._module(), line=line_of_caller())
+            SizeCondition(operator.eq, (number, value), result=True, module=self._module(), line=line_of_caller())
         )
 
     # Calls of modules.

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from torch.fx import Node
 
 
-class Scribe(Protocol):
+class SizeRecorder(Protocol):
     """Records what happens to sizes."""
 
     def apply(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Node:
@@ -26,7 +26,7 @@ class Scribe(Protocol):
 class Size(int):
     """An integer that depends on the size of a tensor."""
 
-    _scribe: Scribe
+    _scribe: SizeRecorder
     _make: Callable[[], Node]
 
     def node(self) -> Node:
@@ -75,7 +75,7 @@ class Size(int):
 class SizeRatio(float):
     """A float that depends on the size of a tensor."""
 
-    _scribe: Scribe
+    _scribe: SizeRecorder
     _make: Callable[[], Node]
 
     def node(self) -> Node:
@@ -117,7 +117,7 @@ class SizeRatio(float):
         return float, (float.__pos__(self),)
 
 
-def number(value: Any, scribe: Scribe, make: Callable[[], Node]) -> Any:
+def number(value: Any, scribe: SizeRecorder, make: Callable[[], Node]) -> Any:
     """Return a value as a number whose node is made when it is first needed."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value

@@ -13,9 +13,9 @@ from torch import nn
 from torch.fx import Graph, GraphModule, Node
 
 from convolith.folding.graph_copies import put
-from convolith.folding.graph_runner import Runner
+from convolith.folding.graph_runner import GraphRunner
 from convolith.folding.rewrite.modules import module_of
-from convolith.folding.search.candidates import Way
+from convolith.folding.search.candidates import Candidate
 from convolith.folding.search.lowering import called_module
 from convolith.folding.search.readers import Values
 
@@ -28,7 +28,9 @@ Times = tuple[float, float]
 """Seconds before and after."""
 
 
-def measured(captured: GraphModule, values: Values, ways: list[Way], inputs: Any) -> Iterator[tuple[Way, Times]]:
+def measured(
+    captured: GraphModule, values: Values, ways: list[Candidate], inputs: Any
+) -> Iterator[tuple[Candidate, Times]]:
     """Median seconds of a call, of the nodes and of the convolution, for each way, in the inputs' dtype.
 
     Args:
@@ -47,7 +49,7 @@ def measured(captured: GraphModule, values: Values, ways: list[Way], inputs: Any
             yield way, _times(old, new, x)
 
 
-def part(values: Values, way: Way) -> Runner:
+def part(values: Values, way: Candidate) -> GraphRunner:
     """Return the nodes that a way takes the place of, as a graph of their own."""
     graph = Graph()
     env: dict[Node, Node] = {way.source: graph.placeholder("x")}
@@ -67,10 +69,10 @@ def part(values: Values, way: Way) -> Runner:
             put(holder, str(node.target), called_module(node))
         env[node] = graph.node_copy(node, argument)
     graph.output(env[way.nodes[-1]])
-    return Runner(graph, holder)
+    return GraphRunner(graph, holder)
 
 
-class _Sources(Runner):
+class _Sources(GraphRunner):
     """Keeps what some nodes give."""
 
     def __init__(self, captured: GraphModule, wanted: set[Node]) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from convolith.algebra.affine import Affine
-from convolith.algebra.kernels import written_out
+from convolith.algebra.kernels import to_dense
 from convolith.conv import Conv
 from convolith.folding.search.strips import Stripped
 
@@ -69,7 +69,7 @@ def unfilled(kind: Any, *args: Any, **options: Any) -> Any:
 
 def _linear(conv: Conv) -> nn.Module:
     made: nn.Module = unfilled(nn.Linear, conv.in_channels, conv.out_channels, bias=conv.bias is not None)
-    _fill(made, written_out(conv.weight, conv).flatten(1), conv.bias)
+    _fill(made, to_dense(conv.weight, conv).flatten(1), conv.bias)
     return made
 
 

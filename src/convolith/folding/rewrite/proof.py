@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from convolith.errors import ConvolithError
-from convolith.folding.graph_runner import Runner
+from convolith.folding.graph_runner import GraphRunner
 from convolith.folding.rewrite.measurement import part
 from convolith.folding.rewrite.modules import module_of
-from convolith.folding.search.candidates import Way
+from convolith.folding.search.candidates import Candidate
 from convolith.folding.search.readers import Values, shape_of
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5, torch.float16: 5e-2, torch.bfloat16: 2e-1}
@@ -23,7 +23,7 @@ MOST_NUMBERS = 2**22
 
 
 @dataclass
-class Proof:
+class RewriteProof:
     """A rewrite by itself, in float64.
 
     Attributes:
@@ -35,21 +35,21 @@ class Proof:
     """
 
     name: str
-    before: Runner
+    before: GraphRunner
     after: nn.Module
     shape: tuple[int, ...]
     reach: int
     size: int
 
     @staticmethod
-    def of(values: Values, way: Way) -> Proof:
+    def of(values: Values, way: Candidate) -> RewriteProof:
         """Return the proof of a way, whose nodes still stand in a graph."""
         shape = shape_of(way.source) or ()
         made = module_of(way.affine, flat=len(shape) == 2, by_channel=way.by_channel)
         conv = way.affine.conv
         reach = max(k * d for k, d in zip(conv.kernel_size, conv.dilation, strict=True))
         size = 2 * reach + 3 if way.affine.corrected else reach + max(conv.stride) + 1
-        return Proof(way.nodes[-1].name, part(values, way), made, shape, reach, size)
+        return RewriteProof(way.nodes[-1].name, part(values, way), made, shape, reach, size)
 
     def inputs(self) -> Iterator[torch.Tensor]:
         """Yield random tensors: with an interior and every border, smaller than the kernel, and of one pixel."""

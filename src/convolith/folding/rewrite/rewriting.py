@@ -16,17 +16,17 @@ from convolith.conv import Conv
 from convolith.folding.capture import Captured
 from convolith.folding.example_inputs import Inputs
 from convolith.folding.graph_copies import own_copy, put, with_own_graph
-from convolith.folding.report import Report, Rewrite, Skipped, ranges
+from convolith.folding.report import FoldReport, Rewrite, Skipped, ranges
 from convolith.folding.rewrite.layers import name_layers
 from convolith.folding.rewrite.measurement import Times, measured
-from convolith.folding.rewrite.proof import Proof
+from convolith.folding.rewrite.proof import RewriteProof
 from convolith.folding.search.candidates import (
     FREE,
     JOINS,
-    Choice,
-    Cost,
-    Options,
-    Way,
+    Candidate,
+    CandidateCost,
+    Candidates,
+    Selection,
     choose,
     options,
     readers,
@@ -73,7 +73,7 @@ def rewrite(captured: Captured, inputs: Inputs, *, measure: bool, everything: bo
     skipped = _skipped(found, choice, taken, seconds, captured.kept)
     skipped += norms_left(working.graph, taken, {entry.node for entry in skipped}, written.read, values)
     convolutions, norms = count_layers(working)
-    proofs = [Proof.of(values, way) for way in taken]
+    proofs = [RewriteProof.of(values, way) for way in taken]
     names = _names(working, taken)
     rewrites = tuple(
         _described(found, way, name, seconds.get(_place(way)), item) for way, name in zip(taken, names, strict=True)
@@ -91,7 +91,7 @@ def rewrite(captured: Captured, inputs: Inputs, *, measure: bool, everything: bo
     working.delete_all_unused_submodules()
     working.recompile()
     left = count_layers(working)
-    report = Report(
+    report = FoldReport(
         rewrites,
         tuple(dict.fromkeys(skipped)),
         convolutions,
@@ -112,8 +112,8 @@ class Rewritten(NamedTuple):
 
     reference: GraphModule
     graph: GraphModule
-    report: Report
-    proofs: list[Proof]
+    report: FoldReport
+    proofs: list[RewriteProof]
 
 
 def _others(graph: Graph, values: Values) -> dict[str, int]:
@@ -177,7 +177,7 @@ def _constants(working: GraphModule) -> Values:
     return values
 
 
-def _taken(graph: Graph, choice: Choice) -> list[Way]:
+def _taken(graph: Graph, choice: Selection) -> list[Candidate]:
     """The ways that the output needs, in the order of the nodes that they end in."""
     needed: set[Node] = set()
     taken = []
@@ -193,7 +193,7 @@ def _taken(graph: Graph, choice: Choice) -> list[Way]:
     return taken[::-1]
 
 
-def _names(working: GraphModule, taken: list[Way]) -> list[str]:
+def _names(working: GraphModule, taken: list[Candidate]) -> list[str]:
     """Return a name for each way's convolution: that of the one layer in whose place it stands, or one below all."""
     used = {str(n.target) for n in working.graph.nodes if n.op == "call_module"}
     found: list[str] = []
@@ -214,7 +214,7 @@ def _names(working: GraphModule, taken: list[Way]) -> list[str]:
     return found
 
 
-def _is_free(working: GraphModule, way: Way, layer: Node, name: str) -> bool:
+def _is_free(working: GraphModule, way: Candidate, layer: Node, name: str) -> bool:
     """Return whether nothing else is computed by a layer, or by the module whose code calls it as a function."""
     if layer is not way.nodes[-1] and not set(readers(layer)) <= set(way.nodes):
         return False
@@ -227,7 +227,7 @@ def _is_free(working: GraphModule, way: Way, layer: Node, name: str) -> bool:
     return [n for n in (*calls, *others) if n is not layer] == []
 
 
-def _transposes(layer: Node, way: Way) -> bool:
+def _transposes(layer: Node, way: Candidate) -> bool:
     """Return whether a way is a transposed convolution and its layer is none, or the other way round."""
     called = operator_of(layer)
     return called is not None and ("transpose" in str(called.target)) is not way.affine.conv.transposed
@@ -240,7 +240,7 @@ def _common(paths: list[str]) -> str:
     return ".".join(level[0] for level in shared)
 
 
-def _replace(working: GraphModule, way: Way, name: str, made: nn.Module) -> None:
+def _replace(working: GraphModule, way: Candidate, name: str, made: nn.Module) -> None:
     graph, node = working.graph, way.nodes[-1]
     learns = _learns(working, way)
     put(working, f"{REPLACED}{name}", made.requires_grad_(learns))
@@ -258,7 +258,7 @@ REPLACED = "replaced_by_folding."
 """Place of new layers until the old ones whose names they take are gone."""
 
 
-def _learns(working: GraphModule, way: Way) -> bool:
+def _learns(working: GraphModule, way: Candidate) -> bool:
     """Return whether any parameter that a way takes the place of does; without one there is nothing to freeze."""
     waiting = [a for node in way.nodes for a in node.all_input_nodes if a is not way.source]
     seen: set[Node] = {*way.nodes}
@@ -274,18 +274,18 @@ def _learns(working: GraphModule, way: Way) -> bool:
     return any(found) or not found
 
 
-def _place(way: Way) -> Place:
+def _place(way: Candidate) -> Place:
     return way.source, way.nodes[-1]
 
 
-def _total(found: Options, taken: list[Way]) -> Cost:
+def _total(found: Candidates, taken: list[Candidate]) -> CandidateCost:
     """Of all nodes that folding reads, some of them replaced."""
     gone = {node for way in taken for node in way.nodes}
     costs = [cost for node, cost in found.alone.items() if node not in gone] + [way.cost for way in taken]
-    return reduce(Cost.plus, costs, FREE)
+    return reduce(CandidateCost.plus, costs, FREE)
 
 
-def _described(found: Options, way: Way, name: str, times: Times | None, item: int) -> Rewrite:
+def _described(found: Candidates, way: Candidate, name: str, times: Times | None, item: int) -> Rewrite:
     conv = way.affine.conv
     before = [found.alone.get(node, FREE) for node in way.nodes]
     if conv.transposed:
@@ -327,7 +327,7 @@ def _words(conv: Conv) -> str:
 
 
 def _skipped(
-    found: Options, choice: Choice, taken: list[Way], seconds: dict[Place, Times], kept: dict[str, str]
+    found: Candidates, choice: Selection, taken: list[Candidate], seconds: dict[Place, Times], kept: dict[str, str]
 ) -> list[Skipped]:
     """Return what looked as if it might be folded and is none of the rewrites' own nodes."""
     inside = {node for way in taken for node in way.nodes[:-1]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil, prod
 from typing import NamedTuple
 
-from convolith.algebra.affine import Affine, Row
+from convolith.algebra.affine import Affine, RecomputedRow
 from convolith.folding.search.strips import strips_of
 
 CALL = 2.5e5
@@ -70,7 +70,7 @@ def correction(one: Affine, inputs: tuple[int, ...], result: tuple[int, ...], pr
     return min(by_map, by_channel, key=lambda way: way.weighed)
 
 
-def _by_strips(row: Row, result: tuple[int, ...]) -> Correction:
+def _by_strips(row: RecomputedRow, result: tuple[int, ...]) -> Correction:
     """Every strip is as long as the image, to the order of the padding."""
     first, second = row
     multiplications = moved = 0.0

@@ -18,14 +18,14 @@ import torch
 from torch.fx import Graph, Node
 
 from convolith.algebra import add, concatenate, identity, subtract
-from convolith.algebra.affine import Affine, affine, follow, together
-from convolith.algebra.kernels import written_out
+from convolith.algebra.affine import Affine, affine, join, then
+from convolith.algebra.kernels import to_dense
 from convolith.conv import Conv
 from convolith.errors import ConvolithError
 from convolith.folding.search.border_cost import CALL, correction
-from convolith.folding.search.in_place import Written
+from convolith.folding.search.in_place import InPlaceWrites
 from convolith.folding.search.lowering import Operator, is_size, is_split, operator_of
-from convolith.folding.search.readers import CONVOLVE, IDLE, SAMPLE, Piece, Values, axes_of, piece_of, shape_of
+from convolith.folding.search.readers import CONVOLVE, IDLE, SAMPLE, ConvNode, Values, axes_of, read_node, shape_of
 
 aten = torch.ops.aten
 JOINS: dict[Any, Callable[..., Conv]] = {
@@ -36,7 +36,7 @@ JOINS: dict[Any, Callable[..., Conv]] = {
 """Operators that join branches."""
 
 
-class Cost(NamedTuple):
+class CandidateCost(NamedTuple):
     """What a node costs on the example; compared from left to right.
 
     Attributes:
@@ -49,16 +49,16 @@ class Cost(NamedTuple):
     moved: float
     multiplications: float
 
-    def plus(self, other: Cost) -> Cost:
+    def plus(self, other: CandidateCost) -> CandidateCost:
         """Both."""
-        return Cost(*(a + b for a, b in zip(self, other, strict=True)))
+        return CandidateCost(*(a + b for a, b in zip(self, other, strict=True)))
 
 
-FREE = Cost(0.0, 0.0, 0.0)
+FREE = CandidateCost(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
-class Way:
+class Candidate:
     """One convolution that gives a node's tensor from a source's.
 
     Attributes:
@@ -71,7 +71,7 @@ class Way:
 
     source: Node
     affine: Affine
-    cost: Cost
+    cost: CandidateCost
     nodes: tuple[Node, ...]
     by_channel: bool = False
 
@@ -92,11 +92,11 @@ class Way:
 
 
 @dataclass
-class Options:
+class Candidates:
     """Every way to compute each node, its cost and weights by itself, and why some rows are none."""
 
-    ways: dict[Node, list[Way]] = field(default_factory=dict)
-    alone: dict[Node, Cost] = field(default_factory=dict)
+    ways: dict[Node, list[Candidate]] = field(default_factory=dict)
+    alone: dict[Node, CandidateCost] = field(default_factory=dict)
     weights: dict[Node, int] = field(default_factory=dict)
     refusals: dict[Node, str] = field(default_factory=dict)
     hopeless: dict[Node, str] = field(default_factory=dict)
@@ -104,11 +104,11 @@ class Options:
 
 
 @dataclass
-class Choice:
+class Selection:
     """The way taken for each node, its cost with all that only it needs, and the longer ways that did not pay."""
 
-    best: dict[Node, Way] = field(default_factory=dict)
-    costs: dict[Node, Cost] = field(default_factory=dict)
+    best: dict[Node, Candidate] = field(default_factory=dict)
+    costs: dict[Node, CandidateCost] = field(default_factory=dict)
     declined: dict[Node, str] = field(default_factory=dict)
 
 
@@ -134,19 +134,19 @@ def private(node: Node) -> bool:
     return len(readers(node)) == 1
 
 
-def options(graph: Graph, values: Values, written: Written, *, everything: bool) -> Options:
+def options(graph: Graph, values: Values, written: InPlaceWrites, *, everything: bool) -> Candidates:
     """Return the ways to compute the nodes of a graph that depend on an input, and are not written over."""
-    found = Options()
+    found = Candidates()
     for node in graph.nodes:
         if node in values or shape_of(node) is None:
             continue
-        piece = piece_of(node, values)
-        ways: Iterator[Way] = iter(())
+        piece = read_node(node, values)
+        ways: Iterator[Candidate] = iter(())
         if isinstance(piece, str):
             found.refusals[node] = piece
         elif piece is not None:
             own = _way(affine(piece.conv), piece.source, (node,)).cost
-            idle = FREE if piece.target in IDLE else Cost(CALL, own.moved, 0.0)
+            idle = FREE if piece.target in IDLE else CandidateCost(CALL, own.moved, 0.0)
             found.alone[node] = own if piece.multiplies else idle
             if piece.source not in written.read and node not in written.made:
                 ways = _rows(node, piece, found, everything=everything)
@@ -154,14 +154,14 @@ def options(graph: Graph, values: Values, written: Written, *, everything: bool)
             called = operator_of(node)
             branches = _branches(node, called, values) if called is not None and called.target in JOINS else []
             if called is not None and branches:
-                found.alone[node] = Cost(CALL, float(sum(map(_elements, (*branches, node)))), 0.0)
+                found.alone[node] = CandidateCost(CALL, float(sum(map(_elements, (*branches, node)))), 0.0)
                 if written.read.isdisjoint(branches) and node not in written.made:
                     ways = _joined(node, called, branches, found)
         found.ways[node] = list(_with_sources(node, list(ways), found, everything=everything))
     return found
 
 
-def _with_sources(node: Node, ways: list[Way], found: Options, *, everything: bool) -> Iterator[Way]:
+def _with_sources(node: Node, ways: list[Candidate], found: Candidates, *, everything: bool) -> Iterator[Candidate]:
     """Yield ways, and those that compute their source as well, where nothing else reads it."""
     yield from ways
     known = {(way.source, frozenset(way.nodes)) for way in ways}
@@ -177,7 +177,7 @@ def _with_sources(node: Node, ways: list[Way], found: Options, *, everything: bo
                 yield longer
 
 
-def choose(graph: Graph, found: Options, barred: set[tuple[Node, Node]], *, everything: bool) -> Choice:
+def choose(graph: Graph, found: Candidates, barred: set[tuple[Node, Node]], *, everything: bool) -> Selection:
     """Return the cheapest way for every node; `everything`: the one that takes the place of most, whatever it costs.
 
     A node's cost is that of all that only it needs.
@@ -185,7 +185,7 @@ def choose(graph: Graph, found: Options, barred: set[tuple[Node, Node]], *, ever
     Args:
         barred: (source, node) of ways that are not taken.
     """
-    taken = Choice()
+    taken = Selection()
     owned: dict[Node, list[Node]] = {}
     for part, owner in owners(graph).items():
         owned.setdefault(owner, []).append(part)
@@ -212,7 +212,7 @@ def choose(graph: Graph, found: Options, barred: set[tuple[Node, Node]], *, ever
     return taken
 
 
-def _behind(nodes: Sequence[Node], owned: dict[Node, list[Node]], taken: Choice) -> Cost:
+def _behind(nodes: Sequence[Node], owned: dict[Node, list[Node]], taken: Selection) -> CandidateCost:
     """Return the cost of all that only these nodes need, and that is none of them."""
     inside = set(nodes)
     return _total([taken.costs[part] for node in nodes for part in owned.get(node, []) if part not in inside])
@@ -235,10 +235,10 @@ def owners(graph: Graph) -> dict[Node, Node]:
     return {node: owner for node, owner in found.items() if owner is not None}
 
 
-def _rows(node: Node, piece: Piece, found: Options, *, everything: bool) -> Iterator[Way]:
+def _rows(node: Node, piece: ConvNode, found: Candidates, *, everything: bool) -> Iterator[Candidate]:
     """Yield the piece by itself, and behind each way to compute what it reads."""
     found.weights[node] = prod(piece.conv.weight.shape)
-    yield Way(piece.source, affine(piece.conv), found.alone[node], (node,))
+    yield Candidate(piece.source, affine(piece.conv), found.alone[node], (node,))
     if not private(piece.source):
         return
     for way in found.ways.get(piece.source, []):
@@ -248,25 +248,27 @@ def _rows(node: Node, piece: Piece, found: Options, *, everything: bool) -> Iter
 
 
 def _composed(
-    node: Node, way: Way, conv: Conv, nodes: tuple[Node, ...], found: Options, *, everything: bool
-) -> Way | None:
+    node: Node, way: Candidate, conv: Conv, nodes: tuple[Node, ...], found: Candidates, *, everything: bool
+) -> Candidate | None:
     """Return a way followed by a convolution as one; None where that is none or much too large, which is noted."""
     if not way.busy:
         return _way(affine(conv), way.source, nodes)
     weights = _weights(way.affine.conv, conv)
     parts = sum(found.weights.get(part, 0) for part in nodes)
-    if weights > LARGEST or (not everything and weights > parts * (HOPE if weights < LARGE else HOPE_OF_LARGE)):
+    if weights > LARGEST or (
+        not everything and weights > parts * (MAX_WEIGHT_GROWTH if weights < LARGE else HOPE_OF_LARGE)
+    ):
         found.hopeless[node] = f"as one convolution from {way.source.name} it would have {weights:,} weights"
         return None
     try:
-        both = follow(way.affine, conv)
+        both = then(way.affine, conv)
     except ConvolithError as refusal:
         found.refusals[node] = str(refusal)
         return None
     return _way(both, way.source, nodes)
 
 
-HOPE, LARGE, HOPE_OF_LARGE, LARGEST = 64, 500_000, 3, 50_000_000
+MAX_WEIGHT_GROWTH, LARGE, HOPE_OF_LARGE, LARGEST = 64, 500_000, 3, 50_000_000
 """How many times the weights of its parts a row may have to be composed, since what follows may make it pay again; from
 how many weights on less, since composing it takes long; and how many it may have at all."""
 
@@ -301,13 +303,13 @@ def _branches(node: Node, called: Operator, values: Values) -> list[Node]:
     return branches if len(alike) == 1 and (called.target is aten.cat.default or len(channels) == 1) else []
 
 
-def _joined(node: Node, called: Operator, branches: list[Node], found: Options) -> Iterator[Way]:
+def _joined(node: Node, called: Operator, branches: list[Node], found: Candidates) -> Iterator[Candidate]:
     """Branches that begin at the same node."""
     each = [list(_from(a, found)) for a in branches]
     for source in dict.fromkeys(way.source for way in each[0]):
         for ways in product(*([way for way in own if way.source is source] for own in each)):
             try:
-                one = together(JOINS[called.target], *(way.affine for way in ways))
+                one = join(JOINS[called.target], *(way.affine for way in ways))
             except ConvolithError as refusal:
                 found.refusals[node] = str(refusal)
                 continue
@@ -315,28 +317,28 @@ def _joined(node: Node, called: Operator, branches: list[Node], found: Options) 
             yield _way(one, source, (*nodes, node))
 
 
-def _from(node: Node, found: Options) -> Iterator[Way]:
+def _from(node: Node, found: Candidates) -> Iterator[Candidate]:
     """The ways to compute a branch, and the branch that is the tensor itself."""
     shape = shape_of(node) or ()
-    yield Way(node, affine(identity(shape[1], axes=axes_of(shape), sample=SAMPLE)), FREE, ())
+    yield Candidate(node, affine(identity(shape[1], axes=axes_of(shape), sample=SAMPLE)), FREE, ())
     if private(node) or len(set(readers(node))) == 1:
         yield from found.ways.get(node, [])
 
 
-def _way(one: Affine, source: Node, nodes: tuple[Node, ...]) -> Way:
+def _way(one: Affine, source: Node, nodes: tuple[Node, ...]) -> Candidate:
     """A way with its cost."""
     conv, inputs, result = one.conv, shape_of(source) or (), shape_of(nodes[-1]) or ()
-    weight = written_out(conv.weight, conv) if len(inputs) == 2 else conv.weight  # a linear layer has no groups
+    weight = to_dense(conv.weight, conv) if len(inputs) == 2 else conv.weight  # a linear layer has no groups
     positions = prod(inputs[2:] if conv.transposed else result[2:]) * result[0]
     products, moved = float(positions * prod(weight.shape)), float(prod(inputs) + prod(result))
     added = correction(one, inputs, result, products)
-    cost = Cost(CALL + products + added.weighed, moved + added.moved, products + added.multiplications)
-    return Way(source, one, cost, nodes, added.by_channel)
+    cost = CandidateCost(CALL + products + added.weighed, moved + added.moved, products + added.multiplications)
+    return Candidate(source, one, cost, nodes, added.by_channel)
 
 
 def _elements(node: Node) -> int:
     return prod(shape_of(node) or ())
 
 
-def _total(costs: list[Cost]) -> Cost:
-    return reduce(Cost.plus, costs, FREE)
+def _total(costs: list[CandidateCost]) -> CandidateCost:
+    return reduce(CandidateCost.plus, costs, FREE)

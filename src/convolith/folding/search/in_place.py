@@ -16,14 +16,14 @@ from convolith.folding.search.lowering import aten, called_module, is_size, oper
 from convolith.folding.search.readers import CONVOLVE, Values, shape_of
 
 
-class Written(NamedTuple):
+class InPlaceWrites(NamedTuple):
     """Nodes whose tensors are written in place: `read`, which no fold may read later; `made`, which none may make."""
 
     read: set[Node]
     made: set[Node]
 
 
-def settle(working: GraphModule, values: Values) -> Written:
+def settle(working: GraphModule, values: Values) -> InPlaceWrites:
     """Undo writing over the border of a padded tensor; return what no fold may touch for the rest.
 
     A fold may make a tensor that is written over afterwards, if it makes the memory too, and not a view of it.
@@ -37,7 +37,7 @@ def settle(working: GraphModule, values: Values) -> Written:
     first: dict[Any, Node] = {}
     for node in working.graph.nodes:
         first.setdefault(node.meta.get("memory"), node)
-    return Written(read, {node for node in read if first[node.meta["memory"]] is not node})
+    return InPlaceWrites(read, {node for node in read if first[node.meta["memory"]] is not node})
 
 
 def _set_border(working: GraphModule, padded: Node, values: Values) -> None:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
 from convolith.folding.report import Skipped
-from convolith.folding.search.candidates import Way, readers, target_of
+from convolith.folding.search.candidates import Candidate, readers, target_of
 from convolith.folding.search.lowering import aten, called_module, is_split, module_path, operator_of
-from convolith.folding.search.readers import CONVOLVE, IDLE, Piece, Values, piece_of, shape_of
+from convolith.folding.search.readers import CONVOLVE, IDLE, ConvNode, Values, read_node, shape_of
 
 OTHER_NORMS = (
     nn.GroupNorm,
@@ -25,7 +25,7 @@ OTHER_NORMS = (
 
 
 def norms_left(
-    graph: Graph, taken: Sequence[Way], told: set[str], untouchable: set[Node], values: Values
+    graph: Graph, taken: Sequence[Candidate], told: set[str], untouchable: set[Node], values: Values
 ) -> list[Skipped]:
     """Return an entry for each norm whose input is a convolution's output and that no rewrite takes in.
 
@@ -65,8 +65,8 @@ def spread_norms(working: GraphModule, values: Values) -> None:
     for node in list(working.graph.nodes):
         if target_of(node) is not aten.batch_norm.default:
             continue
-        piece = piece_of(node, values)
-        if not isinstance(piece, Piece) or piece.conv.kernel_size != (1,) * len(piece.conv.kernel_size):
+        piece = read_node(node, values)
+        if not isinstance(piece, ConvNode) or piece.conv.kernel_size != (1,) * len(piece.conv.kernel_size):
             continue
         factors, shifts = piece.conv.weight.flatten(), piece.conv.bias
         shifts = torch.zeros_like(factors) if shifts is None else shifts

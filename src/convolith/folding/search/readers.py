@@ -17,7 +17,7 @@ from convolith.folding.search.lowering import operator_of
 aten = torch.ops.aten
 
 
-class Call(NamedTuple):
+class OperatorCall(NamedTuple):
     """How an operator is called: the shape of the one tensor that moves, its place among the arguments, all of them."""
 
     shape: tuple[int, ...]
@@ -25,14 +25,14 @@ class Call(NamedTuple):
     args: list[Any]
 
 
-Read = Callable[[Call], "Conv | str | None"]
+Read = Callable[[OperatorCall], "Conv | str | None"]
 """The convolution that a call is, or why it is none although it looks like one, or None."""
 Values = dict[Node, Any]
 """The constants of a graph in float64, by node."""
 SAMPLE = torch.zeros(1, dtype=torch.float64)
 
 
-class Piece(NamedTuple):
+class ConvNode(NamedTuple):
     """A node that applies a convolution to another node's tensor."""
 
     source: Node
@@ -46,7 +46,7 @@ class Piece(NamedTuple):
         return self.target not in MOVES
 
 
-def piece_of(node: Node, values: Values) -> Piece | str | None:
+def read_node(node: Node, values: Values) -> ConvNode | str | None:
     """Return what a node does to its one tensor, if that is a convolution at every input size; or why it is none."""
     called = operator_of(node)
     read = None if called is None else READERS.get(called.target)
@@ -63,7 +63,7 @@ def piece_of(node: Node, values: Values) -> Piece | str | None:
         return None
     try:
         at = next(place for place, a in enumerate(called.args) if a is moving[0])
-        conv = read(Call(shape, at, settled))
+        conv = read(OperatorCall(shape, at, settled))
     except ConvolithError as refusal:
         return str(refusal)
     if not isinstance(conv, Conv):
@@ -73,7 +73,7 @@ def piece_of(node: Node, values: Values) -> Piece | str | None:
         return "it reads an image without a batch axis; give the example one" if unbatched else None
     if conv.in_channels != shape[1]:
         return f"it takes {conv.in_channels} channels and gets {shape[1]}"
-    return Piece(moving[0], conv, called.target)
+    return ConvNode(moving[0], conv, called.target)
 
 
 def _settled(argument: Any, values: Values) -> Any:
@@ -95,7 +95,7 @@ def axes_of(shape: tuple[int, ...]) -> int:
     return max(len(shape) - 2, 1)
 
 
-def _conv(call: Call) -> Conv | str | None:
+def _conv(call: OperatorCall) -> Conv | str | None:
     if call.at != 0:
         return None
     defaults = [None, 1, 0, 1, 1, "zeros"]
@@ -103,7 +103,7 @@ def _conv(call: Call) -> Conv | str | None:
     return Conv(weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, padding_mode=mode)
 
 
-def _transposed(call: Call) -> Conv | str | None:
+def _transposed(call: OperatorCall) -> Conv | str | None:
     if call.at != 0:
         return None
     defaults = [None, 1, 0, 0, 1, 1]
@@ -122,7 +122,7 @@ def _transposed(call: Call) -> Conv | str | None:
     )
 
 
-def _norm(call: Call) -> Conv | str | None:
+def _norm(call: OperatorCall) -> Conv | str | None:
     _, weight, bias, mean, variance, training, _, eps, _ = call.args
     if call.at != 0:
         return None
@@ -131,7 +131,7 @@ def _norm(call: Call) -> Conv | str | None:
     return batch_norm(mean, variance, weight, bias, eps=eps, axes=axes_of(call.shape))
 
 
-def _pooled(call: Call) -> Conv | str | None:
+def _pooled(call: OperatorCall) -> Conv | str | None:
     _, size, stride, padding, ceil_mode, counted, divisor = (
         call.args + [[], 0, False, True, None][len(call.args) - 2 :]
     )[:7]
@@ -144,7 +144,7 @@ def _pooled(call: Call) -> Conv | str | None:
     return average_pool(call.shape[1], size, stride=stride or None, padding=padding, axes=axes, sample=SAMPLE)
 
 
-def _padded(call: Call) -> Conv | str | None:
+def _padded(call: OperatorCall) -> Conv | str | None:
     _, amounts, mode, value = (call.args + ["constant", None][len(call.args) - 2 :])[:4]
     axes = axes_of(call.shape)
     if call.at != 0 or len(amounts) > 2 * axes:
@@ -158,18 +158,18 @@ def _padded(call: Call) -> Conv | str | None:
     return pad(call.shape[1], pairs, axes=axes, padding_mode=named, sample=SAMPLE)
 
 
-def _scaled(call: Call) -> Conv | str | None:
+def _scaled(call: OperatorCall) -> Conv | str | None:
     factors = _per_channel(call.shape, call.args[1 - call.at])
     return None if factors is None else rescale(factors, axes=axes_of(call.shape))
 
 
-def _divided(call: Call) -> Conv | str | None:
+def _divided(call: OperatorCall) -> Conv | str | None:
     factors = _per_channel(call.shape, call.args[1])
     return None if call.at or factors is None else rescale(1 / factors, axes=axes_of(call.shape))
 
 
 def _shifted(sign: int) -> Read:
-    def read(call: Call) -> Conv | str | None:
+    def read(call: OperatorCall) -> Conv | str | None:
         shift = _per_channel(call.shape, call.args[1 - call.at])
         if shift is None:
             return None
@@ -192,7 +192,7 @@ def _per_channel(shape: tuple[int, ...], value: Any) -> torch.Tensor | None:
     return tensor.reshape(-1).expand(shape[1]).clone()
 
 
-def _repeated(call: Call) -> Conv | str | None:
+def _repeated(call: OperatorCall) -> Conv | str | None:
     axes = axes_of(call.shape)
     factors = call.args[1] if isinstance(call.args[1], list | tuple) else [call.args[1]] * axes
     if call.at != 0 or any(f is None or f != int(f) or f < 1 for f in factors) or len(factors) != axes:
@@ -200,18 +200,22 @@ def _repeated(call: Call) -> Conv | str | None:
     return upsample(call.shape[1], [int(f) for f in factors], axes=axes_of(call.shape), sample=SAMPLE)
 
 
-def _linear(call: Call) -> Conv | str | None:
+def _linear(call: OperatorCall) -> Conv | str | None:
     return linear(call.args[1], *call.args[2:3], axes=1) if call.at == 0 and len(call.shape) == 2 else None
 
 
-def _sliced(call: Call) -> Conv | str | None:
+def _sliced(call: OperatorCall) -> Conv | str | None:
     _, axis, start, stop, step = (call.args + [0, None, None, 1][len(call.args) - 1 :])[:5]
     if axis == 1:
         return select(call.shape[1], range(call.shape[1])[start:stop:step], axes=axes_of(call.shape), sample=SAMPLE)
-    return _same(Call(call.shape, call.at, call.args[:1])) if not start and stop in (None, FAR) and step == 1 else None
+    return (
+        _same(OperatorCall(call.shape, call.at, call.args[:1]))
+        if not start and stop in (None, FAR) and step == 1
+        else None
+    )
 
 
-def _same(call: Call) -> Conv | str | None:
+def _same(call: OperatorCall) -> Conv | str | None:
     return (
         identity(call.shape[1], axes=axes_of(call.shape), sample=SAMPLE)
         if call.at == 0 and len(call.args) == 1
@@ -219,11 +223,11 @@ def _same(call: Call) -> Conv | str | None:
     )
 
 
-def _dropped(call: Call) -> Conv | str | None:
-    return None if call.args[2] else _same(Call(call.shape, call.at, call.args[:1]))
+def _dropped(call: OperatorCall) -> Conv | str | None:
+    return None if call.args[2] else _same(OperatorCall(call.shape, call.at, call.args[:1]))
 
 
-def _negated(call: Call) -> Conv | str | None:
+def _negated(call: OperatorCall) -> Conv | str | None:
     return rescale(-torch.ones(call.shape[1], dtype=torch.float64), axes=axes_of(call.shape))
 
 

@@ -12,7 +12,7 @@ from torch.fx import Graph, GraphModule, Node
 from convolith.conv import Conv
 from convolith.folding.search.candidates import JOINS
 from convolith.folding.search.lowering import FUNCTIONS, aten, called_module, is_size, operator_of
-from convolith.folding.search.readers import Values, piece_of, shape_of
+from convolith.folding.search.readers import Values, read_node, shape_of
 
 ELEMENTWISE = (
     *(
@@ -78,7 +78,7 @@ def _new_size(graph: Graph, tensor: Any, axis: int, values: Values, known: Sizes
     source = _as_large(tensor)
     if source is not None:
         return _size(graph, source, axis, values, known) or graph.call_method("size", (source, axis))
-    piece = piece_of(tensor, values)
+    piece = read_node(tensor, values)
     if shape is None or piece is None or isinstance(piece, str):
         return None
     if axis == 1:

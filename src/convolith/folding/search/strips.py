@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn.functional import conv1d, conv2d, conv3d, pad
 
-from convolith.algebra.affine import Row
+from convolith.algebra.affine import RecomputedRow
 from convolith.algebra.borders import axis_is_exact
 
 aten = torch.ops.aten
@@ -47,7 +47,7 @@ class Strip(NamedTuple):
     around_second: tuple[int, ...]
 
 
-def strips_of(row: Row) -> list[Strip]:
+def strips_of(row: RecomputedRow) -> list[Strip]:
     """The strips of a row of stride 1, whose padding is zero."""
     sides = [(axis, side) for axis, pair in enumerate(row.second.padding) for side in (0, 1) if pair[side]]
     if row.first.bias is None:  # nothing but zeros lies beyond the border of some axes then
@@ -55,7 +55,7 @@ def strips_of(row: Row) -> list[Strip]:
     return [_strip(row, axis, side) for axis, side in sides]
 
 
-def _strip(row: Row, axis: int, side: int) -> Strip:
+def _strip(row: RecomputedRow, axis: int, side: int) -> Strip:
     first, second = row
     reach, reach_of_second = (conv.dilation[axis] * (conv.kernel_size[axis] - 1) for conv in row)
     wide, own = second.padding[axis][side], first.padding[axis][side]
@@ -84,7 +84,7 @@ def _flat(pairs: Sequence[tuple[int, int]]) -> tuple[int, ...]:
 class Stripped(nn.Module):
     """`second(first(x))` of a row, by its one convolution; traced, it leaves operators of torch's own."""
 
-    def __init__(self, conv: nn.Module, row: Row) -> None:
+    def __init__(self, conv: nn.Module, row: RecomputedRow) -> None:
         super().__init__()
         self.conv = conv
         self.first = nn.Parameter(row.first.weight.clone())
