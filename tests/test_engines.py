@@ -106,7 +106,7 @@ def test_accuracy_classes(engine, accuracy):
     if engine.refuse(spec):
         spec = ConvSpec(in_channels=8, out_channels=8, size=(12, 12), kernel_size=3, stride=2, transposed=True)
     x, kernel, bias = arrays_for(spec)
-    if accuracy == "exact" and not engine.sums_directly(spec):
+    if accuracy == "exact" and not engine.keeps_nonfinite_local(spec):
         with pytest.raises(ConvolithError, match="not a direct sum"):
             plan(spec, engine=engine.name, accuracy=accuracy)
         return
@@ -163,7 +163,7 @@ def test_data_that_hurts(engine, spec, data, dtype):
     check(engine, spec, x, box, None)
 
 
-@pytest.mark.parametrize("engine", [row for row in ENGINES if row.values[0].sums_directly(PLAIN)])
+@pytest.mark.parametrize("engine", [row for row in ENGINES if row.values[0].keeps_nonfinite_local(PLAIN)])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_non_finite_values_land_where_the_direct_sum_puts_them(engine, value):
     spec = ConvSpec(in_channels=2, out_channels=3, size=(9, 8), kernel_size=1 if engine.name == "pointwise" else 3)
@@ -190,7 +190,7 @@ def test_work_is_positive_and_never_below_the_layer(spec):
     for engine in TABLE:
         if engine.refuse(spec) is None:
             work = engine.work(spec)
-            if engine.sums_directly(spec):
+            if engine.keeps_nonfinite_local(spec):
                 assert work.forward.multiplications >= layer.forward.multiplications
             assert work.forward.bytes >= layer.forward.bytes
             assert work.memory.forward.workspace >= 0

@@ -96,9 +96,9 @@ def test_an_empty_name_keeps_nothing(fresh, monkeypatch):
 def test_the_name_of_an_object_tells_everything_it_depends_on():
     nest, target = direct.recipe_of(SPEC, host()), host()
     names = {
-        compiling.name_of(direct.direct_blocks.write, target, nest),
-        compiling.name_of(direct.direct_blocks.write, host(widths()[-1]), nest),
-        compiling.name_of(direct.direct_blocks.write, target, direct.recipe_of(DEEP, target)),
+        compiling.name_of(direct.emit.write, target, nest),
+        compiling.name_of(direct.emit.write, host(widths()[-1]), nest),
+        compiling.name_of(direct.emit.write, target, direct.recipe_of(DEEP, target)),
         compiling.name_of(winograd.write, target, nest),
     }
     assert len(names) == 4
@@ -207,13 +207,13 @@ OTHERS = {
     "neon": Target("neon", "aarch64-unknown-linux-gnu", "neoverse-n1", "", 16, 32, fused=True, halves=True),
 }
 RECIPES = {
-    "one channel": (direct.direct_blocks.write, lambda t: direct.recipe_of(SPEC, t)),
+    "one channel": (direct.emit.write, lambda t: direct.recipe_of(SPEC, t)),
     "halves": (
-        direct.direct_blocks.write,
+        direct.emit.write,
         lambda t: direct.recipe_of(replace(DEEP, dtype="bfloat16", kernel_dtype="bfloat16"), t),
     ),
     "integers": (
-        direct.direct_blocks.write,
+        direct.emit.write,
         lambda t: direct.recipe_of(replace(DEEP, dtype="uint8", kernel_dtype="int16"), t),
     ),
     "winograd": (winograd.write, lambda t: winograd.WinogradRecipe(4, "float32")),

@@ -328,10 +328,10 @@ def missing(name): raise importlib.metadata.PackageNotFoundError(name)
 importlib.metadata.version = missing
 import json, torch, convolith as cl
 from convolith.jit import compile as compiling
-from convolith.planner import stored
+from convolith.planner import store
 for _ in range(2):
     y = cl.correlate(torch.ones(1, 1, 700, 700), torch.ones(1, 1, 3, 3), engine="direct")
-stored.add("machine", {}, lambda _: True)
+store.add("machine", {}, lambda _: True)
 print(json.dumps([cl.__file__, float(y[0, 0, 0, 0])]))
 """
 

@@ -297,7 +297,7 @@ def _torch_must_see(operands: Operands) -> bool:
 def _through_torch(operands: Operands, spec: ConvSpec, accuracy: str, engine: str) -> torch.Tensor:
     """The same by plain torch operators, in the operands' own float dtype (or wider), or exactly for integers."""
     if engine not in ("auto", aten.contiguous.name) or (
-        accuracy == "exact" and not aten.contiguous.sums_directly(spec)
+        accuracy == "exact" and not aten.contiguous.keeps_nonfinite_local(spec)
     ):
         raise ConvolithError(
             f"engine is {engine!r} and accuracy {accuracy!r}, but transforms, tracing, autocast and devices other than "

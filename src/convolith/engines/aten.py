@@ -81,7 +81,7 @@ class TorchEngine:
         """Nothing is refused but channels_last on one axis, where there is no such format."""
         return "no such format on one axis" if self.last and spec.axes == 1 else None
 
-    def sums_directly(self, spec: ConvSpec) -> bool:
+    def keeps_nonfinite_local(self, spec: ConvSpec) -> bool:
         """Real numbers yes; complex ones are combined from three real sums."""
         return spec.out_dtype not in COMPLEX
 

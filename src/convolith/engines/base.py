@@ -27,7 +27,7 @@ class Engine(Protocol):
     def refuse(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
         """Why it cannot compute this spec (with these kernel values, where given), or None if it can."""
 
-    def sums_directly(self, spec: ConvSpec) -> bool:
+    def keeps_nonfinite_local(self, spec: ConvSpec) -> bool:
         """Whether it adds the products themselves, so that NaN and infinity land where the direct sum puts them."""
 
     def work(self, spec: ConvSpec) -> Work:

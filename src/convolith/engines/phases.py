@@ -115,7 +115,7 @@ def _interleaves(spec: ConvSpec) -> bool:
     return prod(spec.stride) > 1 or layout(spec).spec.output_size != spec.output_size
 
 
-def sums_directly(spec: ConvSpec) -> bool:
+def keeps_nonfinite_local(spec: ConvSpec) -> bool:
     """It does not: the kernel is padded to whole strides, and an infinity times such a zero is not a number."""
     return False
 

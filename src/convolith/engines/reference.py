@@ -34,7 +34,7 @@ def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
     return None
 
 
-def sums_directly(spec: ConvSpec) -> bool:
+def keeps_nonfinite_local(spec: ConvSpec) -> bool:
     """It does."""
     return True
 

@@ -112,7 +112,7 @@ def passes(spec: ConvSpec, rank: int) -> tuple[ConvSpec, ConvSpec]:
     return down, along
 
 
-def sums_directly(spec: ConvSpec) -> bool:
+def keeps_nonfinite_local(spec: ConvSpec) -> bool:
     """It does not: an infinity times a zero of a factor is not a number."""
     return False
 

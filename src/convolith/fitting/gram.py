@@ -187,8 +187,8 @@ class Gram(NormalEquations):
         Raises:
             ConvolithError: a state without equations, fewer equations than unknowns, options that `fit` refuses.
         """
-        asked = KernelOptions(**options)
-        penalty = self.penalty_of(asked)
+        kernel_options = KernelOptions(**options)
+        penalty = self.penalty_of(kernel_options)
         solution = least_squares(self.system(int(check_flag("offset", offset))), penalty)
         kernel, stderr = (self.kernel_of(found) for found in (solution.coefficients, solution.stderr))
         squares = float(solution.squares.sum())
@@ -202,7 +202,7 @@ class Gram(NormalEquations):
             method="lstsq",
             learning_rate=None,
             spec=self.spec_of(self.size),
-            coefficients=asked.coefficients(kernel),
+            coefficients=kernel_options.coefficients(kernel),
         )
 
     def save(self, path: str | Path) -> None:
@@ -272,19 +272,19 @@ class Gram(NormalEquations):
             **self.options,
         )
 
-    def penalty_of(self, asked: KernelOptions) -> Penalty:
+    def penalty_of(self, kernel_options: KernelOptions) -> Penalty:
         """What is asked of the kernel, in matrices.
 
         Raises:
             ConvolithError: noise in an x that was padded, whose padding has none.
         """
-        variances = asked.variances(self.in_channels)
+        variances = kernel_options.variances(self.in_channels)
         if variances.any() and any(map(any, self.spec_of(self.size or self._least()).padding)):
             raise ConvolithError(
                 'x_noise_variance was given, but x is padded, and its padding has no noise; pass padding="valid"'
             )
         noise = self.noise(variances) if variances.any() else None
-        return asked.penalty(self.in_channels, self.kernel_size, noise, len(self.terms))
+        return kernel_options.penalty(self.in_channels, self.kernel_size, noise, len(self.terms))
 
     def kernel_of(self, coefficients: np.ndarray) -> np.ndarray:
         """(windows, out_channels) as (out_channels, in_channels, *kernel_size)."""

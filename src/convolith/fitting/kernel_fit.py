@@ -117,9 +117,9 @@ def fit(
     selection: tuple[Candidate, ...] = ()
     size: Any = kernel_size
     share: Any = ridge
-    asked = KernelOptions(0.0 if _is_auto(share) else share, smoothness, basis, constraints, x_noise_variance)
-    _check_options(method, asked, learning_rate, steps, seed, callback)
-    _check_choice(method, asked, kernel_size, ridge, errors)
+    kernel_options = KernelOptions(0.0 if _is_auto(share) else share, smoothness, basis, constraints, x_noise_variance)
+    _check_options(method, kernel_options, learning_rate, steps, seed, callback)
+    _check_choice(method, kernel_options, kernel_size, ridge, errors)
     _check_loss(method, loss, huber_delta, x, y)
     if _is_auto(size):
         found = choose_size(x, y, max_size, RIDGES if _is_auto(share) else [share], data, geometry)
@@ -138,13 +138,13 @@ def fit(
     if _is_auto(share):
         selection = tuple(candidates(gram, tiles, [gram.kernel_size], RIDGES, offset=offset))
         share = chosen(selection).ridge
-    asked = replace(asked, ridge=share)
+    kernel_options = replace(kernel_options, ridge=share)
     stderr = condition = rate = held_out = None
     if method != "lstsq":
-        goal = Goal(loss, _delta(problem, gram, huber_delta) if loss == "huber" else 0.0, asked.ridge)
+        goal = Goal(loss, _delta(problem, gram, huber_delta) if loss == "huber" else 0.0, kernel_options.ridge)
         coefficients, squares, losses, rate = descend(
             problem,
-            steepest(gram, asked.ridge, offset=offset),
+            steepest(gram, kernel_options.ridge, offset=offset),
             goal,
             method=method,
             learning_rate=learning_rate,
@@ -154,11 +154,11 @@ def fit(
             progress=progress,
         )
     else:
-        penalty = gram.penalty_of(asked)
+        penalty = gram.penalty_of(kernel_options)
         solution = least_squares(gram.system(int(offset)), penalty)
         coefficients, squares = refined(problem, gram, solution, penalty)
         condition, losses = solution.condition, [squares + penalty.paid(coefficients[: gram.windows])]
-        left_out = jackknife(gram, tiles, asked, int(offset)) if errors == "jackknife" else None
+        left_out = jackknife(gram, tiles, kernel_options, int(offset)) if errors == "jackknife" else None
         spread = solution.stderr if left_out is None else left_out.stderr
         held_out = chosen(selection).rms if selection else None
         held_out = held_out if left_out is None else left_out.rms
@@ -176,7 +176,7 @@ def fit(
         method=method,
         learning_rate=rate,
         spec=problem.spec,
-        coefficients=asked.coefficients(kernel),
+        coefficients=kernel_options.coefficients(kernel),
         selection=selection,
         held_out_rms=held_out,
     )
@@ -187,12 +187,12 @@ def _is_auto(value: Any) -> bool:
     return isinstance(value, str) and value == "auto"
 
 
-def _check_choice(method: str, asked: KernelOptions, kernel_size: Any, ridge: Any, errors: str) -> None:
+def _check_choice(method: str, kernel_options: KernelOptions, kernel_size: Any, ridge: Any, errors: str) -> None:
     check_errors(errors)
     automatic = [name for name, value in (("kernel_size", kernel_size), ("ridge", ridge)) if _is_auto(value)]
     if isinstance(kernel_size, str) and kernel_size != "auto":
         raise ConvolithError(f'kernel_size is {kernel_size!r}; expected a number, one per axis, or "auto"')
-    if automatic and not asked.plain:
+    if automatic and not kernel_options.plain:
         raise ConvolithError(
             f'{automatic[0]} is "auto", which is chosen for kernels without smoothness, basis, constraints and '
             "x_noise_variance; choose it first, then fit with its value"
@@ -230,10 +230,15 @@ def _delta(problem: Problem, gram: Gram, given: float | None) -> float:
 
 
 def _check_options(
-    method: str, asked: KernelOptions, learning_rate: float | None, steps: int, seed: int, callback: Callback | None
+    method: str,
+    kernel_options: KernelOptions,
+    learning_rate: float | None,
+    steps: int,
+    seed: int,
+    callback: Callback | None,
 ) -> None:
     check_option("method", method, METHODS)
-    if method != "lstsq" and not asked.plain:
+    if method != "lstsq" and not kernel_options.plain:
         raise ConvolithError(
             'smoothness, basis, constraints and x_noise_variance are solved in closed form; pass method="lstsq"'
         )

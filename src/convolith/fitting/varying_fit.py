@@ -87,7 +87,9 @@ def fit_varying(
         "dilation": dilation,
         "padding_mode": padding_mode,
     }
-    asked = KernelOptions(ridge, smoothness, basis, constraints, x_noise_variance, whole_numbers("constant", constant))
+    kernel_options = KernelOptions(
+        ridge, smoothness, basis, constraints, x_noise_variance, whole_numbers("constant", constant)
+    )
     check_errors(errors)
     size: Any = kernel_size
     if isinstance(size, str):
@@ -110,16 +112,16 @@ def fit_varying(
         **geometry,
     )
     used = gram.used(background_degree)
-    asked.penalty(spec.in_channels, spec.kernel_size, None, len(gram.terms))  # or refuses, before the work
+    kernel_options.penalty(spec.in_channels, spec.kernel_size, None, len(gram.terms))  # or refuses, before the work
     problem = gram.placed(plain, position=positions, background_degree=background_degree)
     tiles = states_of_tiles(problem, gram) if errors == "jackknife" else []
     for tile in tiles:
         gram.merge(tile)
     gram = gram if tiles else gram.add(problem)
-    penalty = gram.penalty_of(asked)
+    penalty = gram.penalty_of(kernel_options)
     solution = least_squares(gram.system(used), penalty)
     coefficients, squares = refined(problem, gram, solution, penalty)
-    left_out = jackknife(gram, tiles, asked, used) if tiles else None
+    left_out = jackknife(gram, tiles, kernel_options, used) if tiles else None
     spread = solution.stderr if left_out is None else left_out.stderr
     found = gram.kernel_of(coefficients)
     dtype = torch_dtype(floating_dtype(x, y))
@@ -131,6 +133,6 @@ def fit_varying(
         like(torch.from_numpy(gram.kernel_of(spread)), x),
         solution.condition,
         spec,
-        gram.coefficients_of(asked, found),
+        gram.coefficients_of(kernel_options, found),
         None if left_out is None else left_out.rms,
     )

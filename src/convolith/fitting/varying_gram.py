@@ -260,8 +260,8 @@ class VaryingGram(Gram):
         Raises:
             ConvolithError: a state without equations, fewer equations than unknowns, options that are refused.
         """
-        asked = KernelOptions(**options, constant=whole_numbers("constant", constant))
-        penalty = self.penalty_of(asked)
+        kernel_options = KernelOptions(**options, constant=whole_numbers("constant", constant))
+        penalty = self.penalty_of(kernel_options)
         solution = least_squares(self.system(self.used(background_degree)), penalty)
         squares = float(solution.squares.sum())
         background = self.known_of(solution.coefficients, self.used(background_degree))
@@ -273,21 +273,21 @@ class VaryingGram(Gram):
             stderr,
             solution.condition,
             self.spec_of(self.size),
-            self.coefficients_of(asked, weights),
+            self.coefficients_of(kernel_options, weights),
         )
 
-    def penalty_of(self, asked: KernelOptions) -> Penalty:
+    def penalty_of(self, kernel_options: KernelOptions) -> Penalty:
         """What is asked of the kernel, in matrices.
 
         Raises:
             ConvolithError: as `Gram.penalty_of`; constraints that are no equations.
         """
-        if needs_solver(asked.names) and self.degree:
+        if needs_solver(kernel_options.names) and self.degree:
             raise ConvolithError(
-                f"constraints is {asked.constraints!r}, but weights that vary are not of one sign everywhere because "
-                "they are at some places; leave it out, or pass degree=0"
+                f"constraints is {kernel_options.constraints!r}, but weights that vary are not of one sign everywhere "
+                "because they are at some places; leave it out, or pass degree=0"
             )
-        return super().penalty_of(asked)
+        return super().penalty_of(kernel_options)
 
     def steps(self) -> np.ndarray:
         """(taps, axes): how far from the middle of a window each of its pixels lies, as positions are counted."""
@@ -322,9 +322,9 @@ class VaryingGram(Gram):
         shape = (len(self.terms), self.out_channels, self.in_channels, *self.kernel_size)
         return np.ascontiguousarray(wide.transpose(0, 2, 1)).reshape(shape)
 
-    def coefficients_of(self, asked: KernelOptions, weights: np.ndarray) -> np.ndarray | None:
+    def coefficients_of(self, kernel_options: KernelOptions, weights: np.ndarray) -> np.ndarray | None:
         """Of the basis' kernels, (terms, out_channels, in_channels, count), or None without a basis."""
-        found = asked.coefficients(weights.reshape(-1, *weights.shape[2:]))
+        found = kernel_options.coefficients(weights.reshape(-1, *weights.shape[2:]))
         return None if found is None else found.reshape(*weights.shape[:3], -1)
 
     def varying_kernel(self, weights: Any, background: Any, background_degree: int | None) -> VaryingKernel:

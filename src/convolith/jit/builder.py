@@ -147,7 +147,7 @@ class Loop:
     index: Int
     values: list[ir.Value]
 
-    def hand_on(self, values: Sequence[ir.Value]) -> None:
+    def carry(self, values: Sequence[ir.Value]) -> None:
         """Set what the next turn, or the code after the loop, finds in `values`."""
         self._next = list(values)
 
@@ -275,7 +275,7 @@ class FunctionBuilder:
         """What was written before, past caches too, is seen before what is written after."""
         self.ir.fence("seq_cst")
 
-    def take(self, counter: Pointer) -> Int:
+    def fetch_add(self, counter: Pointer) -> Int:
         """Fetch the counter and add one to it, atomically: each thread gets a number of its own."""
         return Int(self, self.ir.atomic_rmw("add", counter.value, ir.Constant(I64, 1), "monotonic"))
 
@@ -292,7 +292,7 @@ class FunctionBuilder:
         for phi, value in zip(carried, values, strict=True):
             phi.add_incoming(value, before)
         loop = Loop(Int(self, index), list(carried))
-        loop.hand_on(carried)
+        loop.carry(carried)
         self.ir.cbranch(loop.index < stop, body, after)
         self.ir.position_at_end(body)
         yield loop
@@ -327,7 +327,7 @@ class FunctionBuilder:
         head, body, after = (self.ir.append_basic_block(part) for part in ("next", "task", "done"))
         self.ir.branch(head)
         self.ir.position_at_end(head)
-        ticket = self.take(counter)
+        ticket = self.fetch_add(counter)
         late = ticket >= shares
         first = self.choose(late, (ticket - shares) * chunk + self.integer(shares) * share, ticket * share) + start
         self.ir.cbranch(first < count, body, after)

@@ -63,7 +63,7 @@ def write(module: ir.Module, target: Target, dtype: str) -> None:
     start = [constant(kind, 1.0 + n) for n in range(target.accumulators)]
     with code.loop(0, TURNS, values=start) as loop:
         factor, term = constant(kind, 0.999), constant(kind, 0.5)
-        loop.hand_on([code.multiply_add(value, factor, term) for value in loop.values])
+        loop.carry([code.multiply_add(value, factor, term) for value in loop.values])
     total = loop.values[0]
     for value in loop.values[1:]:
         total = code.ir.fadd(total, value)

@@ -60,7 +60,7 @@ def write(module: ir.Module, target: Target, block_rows: int) -> None:  # noqa: 
                 words = code.ir.bitcast((source + number * 2 * LANES).vector(2 * LANES), word)
                 product = code.ir.mul(code.ir.xor(state, words), constant(word, FACTOR))
                 mixed.append(code.intrinsic("llvm.fshl.v8i32", word, [product, product, constant(word, ROTATION)]))
-            row.hand_on(mixed)
+            row.carry(mixed)
         for number, state in enumerate(row.values):
             (s["digests"] + block * (ROW // 4) + number * LANES).store(state)
     code.finish()

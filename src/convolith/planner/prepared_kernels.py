@@ -61,7 +61,7 @@ def _memcmp() -> Any:
 class PreparedKernel(NamedTuple):
     """A plan and the engine's state for a kernel, and what the kernel is recognised by: its bytes, or their digest."""
 
-    asked: Plan  # kept alive, since its identity is part of the key
+    requested: Plan  # kept alive, since its identity is part of the key
     plan: Plan
     state: Any
     mark: np.ndarray | None = None
@@ -72,7 +72,7 @@ class PreparedKernel(NamedTuple):
 class SeenKernel(NamedTuple):
     """A kernel that came once, or whose values decide nothing: a few of its bytes."""
 
-    asked: Plan
+    requested: Plan
     witness: bytes
     settled: bool
     """Whether there is nothing to gain from keeping it."""
@@ -103,39 +103,41 @@ def forget() -> None:
         _total = 0
 
 
-def once(asked: Plan, kernel: torch.Tensor, *, fixed: bool = False) -> PreparedKernel:
+def once(requested: Plan, kernel: torch.Tensor, *, fixed: bool = False) -> PreparedKernel:
     """A plan and its state for a kernel of which nothing is kept."""
-    fresh = asked if fixed else asked.for_new_kernels
-    return PreparedKernel(asked, fresh, fresh.prepared(kernel))
+    fresh = requested if fixed else requested.for_new_kernels
+    return PreparedKernel(requested, fresh, fresh.prepared(kernel))
 
 
-def prepared(asked: Plan, kernel: torch.Tensor, choose: Choose | None = None, *, fixed: bool = False) -> PreparedKernel:
+def prepared(
+    requested: Plan, kernel: torch.Tensor, choose: Choose | None = None, *, fixed: bool = False
+) -> PreparedKernel:
     """A plan and its state for a kernel (a plain tensor of the right dtype), kept from its second call on.
 
     Args:
-        asked: the plan for the spec alone.
+        requested: the plan for the spec alone.
         choose: the plan for a kernel's values, where they may decide about the engine.
         fixed: keep to the plan's engine, even for a kernel that was not seen before.
     """
-    if not (choose or asked.prepares):
-        return once(asked, kernel, fixed=fixed)
-    key = (id(asked), kernel.data_ptr(), choose is not None, fixed)
+    if not (choose or requested.prepares):
+        return once(requested, kernel, fixed=fixed)
+    key = (id(requested), kernel.data_ptr(), choose is not None, fixed)
     found = _found(key)
     if isinstance(found, PreparedKernel) and found.mark is not None and _same(found.mark, _mark(_bytes(kernel))):
         return found
     witness = _witness(kernel)
     if not isinstance(found, SeenKernel) or found.witness != witness:
-        _keep(key, SeenKernel(asked, witness, settled=False))
-        return once(asked, kernel, fixed=fixed)
+        _keep(key, SeenKernel(requested, witness, settled=False))
+        return once(requested, kernel, fixed=fixed)
     if found.settled:
-        return once(asked, kernel, fixed=fixed)
+        return once(requested, kernel, fixed=fixed)
     copy = torch.empty(kernel.shape, dtype=kernel.dtype, device="cpu")
     np.copyto(_bytes(copy), _bytes(kernel))
-    chosen = choose(copy) if choose else asked
+    chosen = choose(copy) if choose else requested
     if not chosen.prepares:
-        _keep(key, SeenKernel(asked, witness, settled=True))
-        return once(asked, kernel, fixed=fixed)
-    fresh = PreparedKernel(asked, chosen, chosen.prepared(copy), _mark(_bytes(copy)), copy.nbytes)
+        _keep(key, SeenKernel(requested, witness, settled=True))
+        return once(requested, kernel, fixed=fixed)
+    fresh = PreparedKernel(requested, chosen, chosen.prepared(copy), _mark(_bytes(copy)), copy.nbytes)
     _keep(key, fresh)
     return fresh
 

@@ -64,7 +64,7 @@ def write(module: ir.Module, target: Target, recipe: DirectRecipe) -> None:
     values = code.slots(code.argument(0, ir.IntType(64)), [kinds.get(name) for name in SLOTS])
     s: dict[str, Any] = dict(zip(SLOTS, values, strict=True))
     before = flush_denormals(code, target)
-    scratch = s["scratch"] + code.take(s["counters"] + 8) * s["thread_elements"]
+    scratch = s["scratch"] + code.fetch_add(s["counters"] + 8) * s["thread_elements"]
     seen = Pointer(code, code.ir.alloca(ir.IntType(64), size=5), ir.IntType(64))  # where the last packed block began
     if recipe.masked:
         none = zero(ir.VectorType(wide, lanes_of(recipe, target)))

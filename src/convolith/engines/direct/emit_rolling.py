@@ -67,7 +67,7 @@ def write_strip(
                 made = strip.row(x, made)
             with code.when(row.index >= waiting):
                 strip.store(made[waiting * vectors :], y)
-            row.hand_on([(x + s["row"]).value, (y + s["out_width"]).value, *made[: waiting * vectors]])
+            row.carry([(x + s["row"]).value, (y + s["out_width"]).value, *made[: waiting * vectors]])
         values = row.values
 
 
@@ -124,7 +124,7 @@ class _Strip:
         begin, end = self.planes()
         with self.code.loop(begin, end, values=sums) as plane:
             here = self.place.weight + plane.index * (height * width)
-            plane.hand_on(self.columns(x + plane.index * self.s["plane"], here, plane.values))
+            plane.carry(self.columns(x + plane.index * self.s["plane"], here, plane.values))
         return plane.values
 
     def planes(self) -> tuple[Number, Number]:
@@ -144,7 +144,7 @@ class _Strip:
                 sums = self.products(x, weight, v, sums)
             return sums
         with self.code.loop(0, width, values=sums) as column:
-            column.hand_on(self.products(x, weight, column.index, column.values))
+            column.carry(self.products(x, weight, column.index, column.values))
         return column.values
 
     def products(self, x: Pointer, weight: Pointer, column: Number, sums: Sequence[ir.Value]) -> list[ir.Value]:

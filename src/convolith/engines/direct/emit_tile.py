@@ -159,7 +159,7 @@ def write_tile(
                 for channel in (ins.index + n for n in range(step)):
                     here = [w + channel * taps_of(recipe) for w in weights]
                     made = writer.planes(place.x + channel * s["channel"], here, s["plane"], made)
-                ins.hand_on(made)
+                ins.carry(made)
             sums = ins.values
     else:
         sums = writer.planes(place.x, weights, s["plane"], sums)
@@ -191,7 +191,7 @@ class _Taps:
         with self.code.loop(0, depth, values=sums) as plane:
             here = [w + plane.index * (height * width) for w in weights]
             there = self.height(plane.index * self.recipe.dilation[0])
-            plane.hand_on(self.plane(x + plane.index * pitch, here, there, plane.values))
+            plane.carry(self.plane(x + plane.index * pitch, here, there, plane.values))
         return plane.values
 
     def height(self, plane: Number) -> Int | None:
@@ -219,7 +219,7 @@ class _Taps:
                 with self.code.loop(0, count, values=sums) as block:
                     moved = [w + block.index * (rows * width) for w in here]
                     origins = self.rows(x, block.index * step + start, rows, height)
-                    block.hand_on(self.columns(origins, moved, rows, block.values))
+                    block.carry(self.columns(origins, moved, rows, block.values))
                 sums = block.values
             done += rows * count
         return list(sums)
@@ -251,7 +251,7 @@ class _Taps:
         if height * width <= UNROLLED_TAPS:
             return self.products(origins, weights, rows, range(width), sums)
         with self.code.loop(0, width, values=sums) as column:
-            column.hand_on(self.products(origins, weights, rows, [column.index], column.values))
+            column.carry(self.products(origins, weights, rows, [column.index], column.values))
         return column.values
 
     def products(

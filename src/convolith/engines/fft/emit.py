@@ -79,7 +79,7 @@ def write(module: ir.Module, target: Target, recipe: FftRecipe) -> None:
     kinds |= dict.fromkeys(("column_passes", "row_passes", "counters"), I64)
     s = dict(zip(SLOTS, code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS]), strict=True))
     before = flush_denormals(code, target)
-    scratch = s["scratch"] + code.take(s["counters"] + 8) * s["thread_elements"]
+    scratch = s["scratch"] + code.fetch_add(s["counters"] + 8) * s["thread_elements"]
     work = _Tiles(code, lanes, s, scratch, kernels, products)
     stages: dict[int, Callable[[Int], None]] = {FILTER: work.filter}
     if recipe.meet:

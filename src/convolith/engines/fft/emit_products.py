@@ -93,8 +93,8 @@ def _products(module: ir.Module, element: ir.Type, lanes: int, outs: int, pairs:
                     imag = code.multiply_add(value.real, weight.imag, sums[at + 1])
                     sums[at] = code.multiply_add(value.imag, less, real)
                     sums[at + 1] = code.multiply_add(value.imag, weight.real, imag)
-            tap.hand_on(sums)
-        channel.hand_on(tap.values)
+            tap.carry(sums)
+        channel.carry(tap.values)
     for o in range(outs):
         for q in range(pairs):
             place = m + out_pitch * o + pair_pitch * q

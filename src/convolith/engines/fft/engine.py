@@ -102,7 +102,7 @@ def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
     return None
 
 
-def sums_directly(spec: ConvSpec) -> bool:
+def keeps_nonfinite_local(spec: ConvSpec) -> bool:
     """It does not: a NaN or an infinity spreads over the tiles that read it, and those that share their transform."""
     return False
 

@@ -40,7 +40,7 @@ def write(module: ir.Module, target: Target, recipe: KernelGradientRecipe) -> No
     kinds = dict.fromkeys(("x", "g", "out", "scratch"), element) | {"shifts": I64, "counters": I64}
     s = dict(zip(SLOTS, code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS]), strict=True))
     before = flush_denormals(code, target)
-    xs = s["scratch"] + code.take(s["counters"] + 8) * s["thread_elements"]
+    xs = s["scratch"] + code.fetch_add(s["counters"] + 8) * s["thread_elements"]
     gs = xs + s["ins"] * s["x_band"]
     with code.tasks(s["counters"], s["tasks"], 1) as task:
         group, rest = task % s["groups"], task // s["groups"]
@@ -123,7 +123,7 @@ def _sum(
             for number in range(count):
                 place = lines[number // recipe.columns] + turn.index + steps[number % recipe.columns]
                 sums[number] = code.multiply_add(ours, place.vector(lanes), sums[number])
-            turn.hand_on(sums)
+            turn.carry(sums)
         sink = goal + (down.index * s["column_blocks"] + across.index) * count
         for number, value in enumerate(turn.values):
             (sink + number).store(_folded(code, value))

@@ -47,7 +47,7 @@ def write(module: ir.Module, target: Target, recipe: PointwiseRecipe) -> None:
     """The region for positions side by side: every thread its own range of tiles, then what others have left."""
     code, s = _begin(module, recipe)
     before = flush_denormals(code, target)
-    me = code.take(s["counters"])
+    me = code.fetch_add(s["counters"])
     work = _Work(module, target, recipe, code, s, s["scratch"] + me * s["thread_elements"])
     work.forget()
     tiles = {n: work.position_tiles(n) for n in range(VECTORS, 0, -1)}
@@ -68,7 +68,7 @@ def write_last(module: ir.Module, target: Target, recipe: PointwiseRecipe) -> No
     """The region for channels side by side: blocks of positions, all output channels of each."""
     code, s = _begin(module, recipe)
     before = flush_denormals(code, target)
-    me = code.take(s["counters"])
+    me = code.fetch_add(s["counters"])
     work = _Work(module, target, recipe, code, s, s["scratch"] + me * s["thread_elements"])
     few = work.tiles_of(1)
     with code.tasks(s["counters"] + COUNTER_SLOTS, s["tasks"], s["chunk"]) as task:

@@ -109,7 +109,7 @@ def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
     return None
 
 
-def sums_directly(spec: ConvSpec) -> bool:
+def keeps_nonfinite_local(spec: ConvSpec) -> bool:
     """The matrix product does, but for complex numbers, whose parts mix."""
     return spec.out_dtype not in COMPLEX
 

@@ -162,6 +162,6 @@ def _over_channels(code: FunctionBuilder, channels: Int, sums: list[ir.Value], s
             made = channel.values
             for n in range(together):
                 made = step(channel.index + n, made, n)
-            channel.hand_on(made)
+            channel.carry(made)
         sums = channel.values
     return sums

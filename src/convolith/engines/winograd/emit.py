@@ -83,7 +83,7 @@ def write(module: ir.Module, target: Target, recipe: WinogradRecipe) -> None:
     kinds |= dict.fromkeys(("first", "last", "counters"), I64)
     s = dict(zip(SLOTS, code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS]), strict=True))
     before = flush_denormals(code, target)
-    scratch = s["scratch"] + code.take(s["counters"] + 8) * s["thread_elements"]
+    scratch = s["scratch"] + code.fetch_add(s["counters"] + 8) * s["thread_elements"]
     with code.loop(0, s["edge_offset"] + s["edge_pitch"] * (2 * recipe.points), lanes) as t:
         (scratch + t.index).store(zero(ir.VectorType(element, lanes)))
     work = _Block(code, recipe, lanes, panel_rows(target), s, scratch, products)
@@ -132,7 +132,7 @@ def _products(module: ir.Module, target: Target, recipe: WinogradRecipe, vectors
                     weight = code.splat((weights[r // rows] + r % rows).load(), lanes)
                     for q in range(vectors):
                         sums[r * vectors + q] = code.multiply_add(taken[q], weight, sums[r * vectors + q])
-            channel.hand_on(sums)
+            channel.carry(sums)
         made = channel.values
     with code.ir.if_else(adding >= 1) as (again, anew):
         for branch, extend in ((again, True), (anew, False)):

@@ -32,7 +32,7 @@ def write(module: ir.Module, target: Target, recipe: WinogradRecipe) -> None:
     kinds = {"kernel": element, "u": element, "scratch": element, "counters": I64}
     s = dict(zip(SLOTS, code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS]), strict=True))
     points, together = recipe.points**2, max(1, recipe.lanes(target) // rows)
-    buffer = s["scratch"] + code.take(s["counters"] + 8) * (points * CHUNK * rows)
+    buffer = s["scratch"] + code.fetch_add(s["counters"] + 8) * (points * CHUNK * rows)
     with code.tasks(s["counters"], s["tasks"], 1) as task:
         panel, chunk = task // s["chunks"], task % s["chunks"]
         first = chunk * CHUNK

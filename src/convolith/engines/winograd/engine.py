@@ -113,7 +113,7 @@ class Winograd:
             return "groups"
         return None
 
-    def sums_directly(self, spec: ConvSpec) -> bool:
+    def keeps_nonfinite_local(self, spec: ConvSpec) -> bool:
         """It does not: a NaN or an infinity spreads over its tile."""
         return False
 

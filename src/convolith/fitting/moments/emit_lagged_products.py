@@ -51,7 +51,7 @@ def write(module: ir.Module, target: Target, recipe: LaggedProductsRecipe) -> No
                         for row in range(recipe.rows):
                             number = row * recipe.shifts + shift
                             sums[number] = code.multiply_add(ours[row], theirs, sums[number])
-                    turn.hand_on(sums)
+                    turn.carry(sums)
                 place = out + (rows.index * s["shift_blocks"] + shifts.index) * block
                 for number, value in enumerate(turn.values):
                     (place + number).store(code.sum_of(value))

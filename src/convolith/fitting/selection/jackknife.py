@@ -25,19 +25,21 @@ class LeftOut(NamedTuple):
     rms: float
 
 
-def jackknife(total: Gram, tiles: Sequence[Gram], asked: KernelOptions, used: int) -> LeftOut:
+def jackknife(total: Gram, tiles: Sequence[Gram], kernel_options: KernelOptions, used: int) -> LeftOut:
     """What leaving out a tile at a time tells.
 
     Args:
         total: the state of all equations.
         tiles: states that together are the whole.
-        asked: what else is asked of the kernel.
+        kernel_options: what else is asked of the kernel.
         used: how many known columns are sought too: 1 for a constant.
     """
     found, squares = [], 0.0
     for tile in tiles:
         rest = total.like().merge(total).subtract(tile)
-        solution = least_squares(rest.system(used), rest.penalty_of(asked), warns=False)  # the whole has warned
+        solution = least_squares(
+            rest.system(used), rest.penalty_of(kernel_options), warns=False
+        )  # the whole has warned
         found.append(solution.coefficients)
         squares += tile.squares_left(found[-1], rest.known_of(found[-1], used))
     spread = np.stack(found)

@@ -140,16 +140,16 @@ def least_squares(system: System, penalty: Penalty, *, warns: bool = True) -> So
         ConvolithError: fewer equations than unknowns, constraints that no kernel meets.
     """
     n, outputs = system.cross.shape
-    noisy, asked = penalty.noise is not None, penalty.matrix is not None
+    noisy, kernel_options = penalty.noise is not None, penalty.matrix is not None
     sought = system.used + (n if penalty.space is None else penalty.space.directions.shape[1])
-    if system.equations < sought and not asked:
+    if system.equations < sought and not kernel_options:
         raise ConvolithError(
             f"y has {system.equations} pixels to fit but each output channel has {sought} unknowns; expected at least "
             "as many pixels; use a smaller kernel_size, more data, or ridge="
         )
     free = inverse(system.normal)
     total = penalty.added_to(system.normal)
-    found = inverse(total) if asked or noisy else free
+    found = inverse(total) if kernel_options or noisy else free
     if noisy and found.rank < n:
         raise ConvolithError(
             "x_noise_variance is as much as x varies at all in some direction of its windows, or more; expected the "

@@ -86,7 +86,7 @@ class Candidate:
         return any(target_of(node) in CONVOLVE for node in self.nodes)
 
     @property
-    def busy(self) -> int:
+    def operators_replaced(self) -> int:
         """How many nodes that do anything it takes the place of."""
         return sum(target_of(node) not in IDLE for node in self.nodes)
 
@@ -201,7 +201,7 @@ def choose(graph: Graph, found: Candidates, barred: set[tuple[Node, Node]], *, e
                 taken.best[node], taken.costs[node] = way, cost
         longest = max(open_ways, key=lambda way: len(way.nodes), default=None)
         reached = taken.best.get(node)
-        if longest is not None and longest.busy > (1 if reached is None else reached.busy):
+        if longest is not None and longest.operators_replaced > (1 if reached is None else reached.operators_replaced):
             own = longest.cost.multiplications
             instead = taken.costs[node].multiplications - _behind(longest.nodes, owned, taken).multiplications
             over = ", and more time for the border correction than it saves"
@@ -251,12 +251,12 @@ def _composed(
     node: Node, way: Candidate, conv: Conv, nodes: tuple[Node, ...], found: Candidates, *, everything: bool
 ) -> Candidate | None:
     """Return a way followed by a convolution as one; None where that is none or much too large, which is noted."""
-    if not way.busy:
+    if not way.operators_replaced:
         return _way(affine(conv), way.source, nodes)
     weights = _weights(way.affine.conv, conv)
     parts = sum(found.weights.get(part, 0) for part in nodes)
     if weights > LARGEST or (
-        not everything and weights > parts * (MAX_WEIGHT_GROWTH if weights < LARGE else HOPE_OF_LARGE)
+        not everything and weights > parts * (MAX_WEIGHT_GROWTH if weights < LARGE else MAX_WEIGHT_GROWTH_OF_LARGE)
     ):
         found.hopeless[node] = f"as one convolution from {way.source.name} it would have {weights:,} weights"
         return None
@@ -268,7 +268,7 @@ def _composed(
     return _way(both, way.source, nodes)
 
 
-MAX_WEIGHT_GROWTH, LARGE, HOPE_OF_LARGE, LARGEST = 64, 500_000, 3, 50_000_000
+MAX_WEIGHT_GROWTH, LARGE, MAX_WEIGHT_GROWTH_OF_LARGE, LARGEST = 64, 500_000, 3, 50_000_000
 """How many times the weights of its parts a row may have to be composed, since what follows may make it pay again; from
 how many weights on less, since composing it takes long; and how many it may have at all."""
 
