@@ -522,7 +522,7 @@ def test_fold_writes_a_model_that_torch_reads(models, ending):
 
 
 def test_fold_as_json_of_a_model_that_is_there(models):
-    result = run("fold", "some_models:plain", "--input", "1,3,12,12", "--all", "--measure", "--json")
+    result = run("fold", "some_models:plain", "--input", "1,3,12,12", "--force", "--measure", "--json")
     report = json.loads(result.stdout)
     assert report["convolutions_after"] == 1
     assert report["rewrites"][0]["seconds_after"] > 0

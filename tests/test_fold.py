@@ -225,7 +225,7 @@ def test_drawn_models(model, everything, size):
             model(x), model(other)
     except RuntimeError:  # smaller than a kernel, or than what a padding mode needs
         return
-    folded = cl.fold(model, x, everything=everything)
+    folded = cl.fold(model, x, force=everything)
     for given_input in (x, other):
         check_same(model, folded.model, given_input)
 
@@ -279,16 +279,23 @@ def test_two_padded_3x3_with_a_wide_middle_are_one_away_from_the_border():
 def test_everything_is_folded_whether_it_pays_or_not():
     model = randomised(reassembled(48, 40, 32, 1))
     x = torch.randn(1, 48, 6, 8)
-    folded = cl.fold(model, x, everything=True)
+    folded = cl.fold(model, x, force=True)
     assert folded.report.convolutions_after == 1
     check_same(model, folded.model, torch.randn(2, 48, 9, 5))
+
+
+def test_the_former_name_of_force_goes_on_working():
+    model, x = randomised(reassembled(48, 40, 32, 1)), torch.randn(1, 48, 6, 8)
+    with pytest.warns(DeprecationWarning, match="everything= is called force= now") as caught:
+        assert cl.fold(model, x, everything=True).report.convolutions_after == 1
+    assert caught[0].filename == __file__
 
 
 def test_a_measured_gate_gives_seconds_and_keeps_what_is_faster():
     report = cl.fold(NETWORKS["repvgg_grouped"].factory(), torch.randn(1, 3, 64, 64), measure=True).report
     assert report.rewrites
     assert all(r.seconds_after < r.seconds_before for r in report.rewrites)
-    everything = cl.fold(Joined().eval(), torch.randn(1, 4, 9, 9), measure=True, everything=True).report
+    everything = cl.fold(Joined().eval(), torch.randn(1, 4, 9, 9), measure=True, force=True).report
     assert everything.convolutions_after == 1
     assert all(r.seconds_after is not None for r in everything.rewrites)
 

@@ -41,9 +41,14 @@ def missing_extra(package: str, extra: str, purpose: str) -> ConvolithError:
     )
 
 
-def warn(message: str) -> None:
-    """A RuntimeWarning at the line of the caller's caller outside Convolith, who can do something about it."""
+def renamed(old: str, new: str) -> None:
+    """Warn that a keyword has another name now; the old one goes on working."""
+    warn(f"{old}= is called {new}= now; the old name will go", DeprecationWarning)
+
+
+def warn(message: str, kind: type[Warning] = RuntimeWarning) -> None:
+    """Warn at the line outside Convolith that called it, since its author can do something about it."""
     level = 1
     while sys._getframe(level).f_globals.get("__name__", "").startswith("convolith") and sys._getframe(level).f_back:
         level += 1
-    warnings.warn(message, RuntimeWarning, stacklevel=level + 1)
+    warnings.warn(message, kind, stacklevel=level + 1)

@@ -29,7 +29,7 @@ ENDINGS = (".pt", ".pth", ".pt2")
     "-o", "--output", metavar="FILE", help="Where to write the model: .pt (a torch module) or .pt2 (torch.export)."
 )
 @click.option("--measure", is_flag=True, help="Keep a rewrite only if it is measured faster here, too.")
-@click.option("--all", "everything", is_flag=True, help="Make every rewrite, even where it does not pay.")
+@click.option("--force", "--all", "force", is_flag=True, help="Make every rewrite, even where it does not save time.")
 @click.option("--html", metavar="FILE", help="Where to write the report as a page.")
 @json_option
 def command(
@@ -38,7 +38,7 @@ def command(
     shapes: tuple[tuple[int, ...], ...],
     output: str | None,
     measure: bool,
-    everything: bool,
+    force: bool,
     html: str | None,
     as_json: bool,
 ) -> None:
@@ -71,7 +71,7 @@ def command(
     if target:
         _warn_of_pickling(factory, target, model)
     with redirect_stdout(sys.stderr):
-        folded = fold(model, inputs, measure=measure, everything=everything)
+        folded = fold(model, inputs, measure=measure, force=force)
     if target:
         _write(target, folded.model, inputs)
     report = folded.report

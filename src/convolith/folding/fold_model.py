@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
-from convolith.errors import ConvolithError
+from convolith.errors import ConvolithError, renamed
 from convolith.folding.capture import HOOKS, NoGraph, bookkeeping
 from convolith.folding.example_inputs import Inputs, Reference, reference_of, taken, unchanged
 from convolith.folding.graph_copies import own_module
@@ -34,7 +34,8 @@ def fold(
     example_input: torch.Tensor | Sequence[torch.Tensor],
     *,
     measure: bool = False,
-    everything: bool = False,
+    force: bool = False,
+    everything: bool | None = None,
 ) -> Folded:
     """Return a copy of a model in which chains and branches that equal one convolution are replaced by it.
 
@@ -52,7 +53,8 @@ def fold(
         model: in evaluation mode.
         example_input: (N, channels, *size), as the model takes it; several in a row if it takes several.
         measure: keep a rewrite only if it is measured faster on this machine, on the example's shape, as well.
-        everything: make every rewrite, even where it does not pay.
+        force: make every rewrite, even where it does not save time.
+        everything: the former name of `force`.
 
     Returns:
         `model`: a `torch.fx.GraphModule` of torch's own layers under the names that they had, with parameters of its
@@ -71,13 +73,16 @@ def fold(
         >>> [rewrite.nodes for rewrite in folded.report.rewrites]
         [('_0', '_1')]
     """
+    if everything is not None:
+        renamed("everything", "force")
+        force = everything
     with QuickConvolutions():
         inputs, known = _checked(model, example_input)
     if any(type(module).__module__.startswith("convolith.nn") for module in model.modules()):
         model = revert(own_module(model))  # torch's own layers are what comes out; they can be converted again
         with unchanged(model), QuickConvolutions():
             known = reference_of(model, inputs)
-    options = {"measure": measure, "everything": everything}
+    options = {"measure": measure, "force": force}
     with unchanged(model):
         done = fold_graph(model, inputs, **options, known=known)
         if isinstance(done, NoGraph):

@@ -44,7 +44,7 @@ class UnprovedFold:
 
 
 def fold_graph(
-    model: nn.Module, inputs: Inputs, *, measure: bool, everything: bool, known: Reference | None = None
+    model: nn.Module, inputs: Inputs, *, measure: bool, force: bool, known: Reference | None = None
 ) -> UnprovedFold | NoGraph:
     """Fold a model as one graph, modules that stay in it by their parts; or return why it is no graph.
 
@@ -56,14 +56,14 @@ def fold_graph(
             captured = capture(without_hooks(model), inputs, None if hooks_of(model) else known)
     except NoGraph as refusal:
         return refusal
-    done = _folded(captured, inputs, measure=measure, everything=everything)
+    done = _folded(captured, inputs, measure=measure, force=force)
     for name, given in captured.calls.items():
         part = model.get_submodule(name)
         if isinstance(part, torch.jit.ScriptModule):
             continue
         why = NoGraph(captured.kept[name])
         try:
-            inner = fold_submodules(part, given, why, measure=measure, everything=everything)
+            inner = fold_submodules(part, given, why, measure=measure, force=force)
         except NoGraph:
             continue
         done = _with_part(done, name, inner)
@@ -87,8 +87,8 @@ def _norms_inside(folded: nn.Module, kept: dict[str, str]) -> list[Skipped]:
     return found
 
 
-def _folded(captured: Captured, inputs: Inputs, *, measure: bool, everything: bool) -> UnprovedFold:
-    done = rewrite(captured, inputs, measure=measure, everything=everything)
+def _folded(captured: Captured, inputs: Inputs, *, measure: bool, force: bool) -> UnprovedFold:
+    done = rewrite(captured, inputs, measure=measure, force=force)
     folded = own_copy(done.graph, inputs[0].dtype, like=captured.module)
     write_in_place(folded)
     return UnprovedFold(done.reference, done.graph, folded, done.report, done.proofs, captured.tried)
@@ -119,9 +119,7 @@ def _with_part(done: UnprovedFold, name: str, inner: UnprovedFold) -> UnprovedFo
     return replace(done, report=report, proofs=[*done.proofs, *inner.proofs])
 
 
-def fold_submodules(
-    model: nn.Module, inputs: Inputs, refusal: NoGraph, *, measure: bool, everything: bool
-) -> UnprovedFold:
+def fold_submodules(model: nn.Module, inputs: Inputs, refusal: NoGraph, *, measure: bool, force: bool) -> UnprovedFold:
     """Fold the largest parts of a model that are graphs, in a copy that runs the model's own code.
 
     Args:
@@ -132,7 +130,7 @@ def fold_submodules(
     """
     if not any(list(child.children()) for child in model.children()) and not pairs_of(model):
         raise refusal
-    options: dict[str, Any] = {"measure": measure, "everything": everything}
+    options: dict[str, Any] = {"measure": measure, "force": force}
     with QuickConvolutions():
         calls = _calls(model, inputs)
     copies: list[nn.Module] = []  # in float64 and in its own dtypes, once there is something to fold

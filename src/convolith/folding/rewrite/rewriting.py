@@ -42,13 +42,13 @@ Place = tuple[Node, Node]
 """Where a way begins and ends."""
 
 
-def rewrite(captured: Captured, inputs: Inputs, *, measure: bool, everything: bool) -> Rewritten:
+def rewrite(captured: Captured, inputs: Inputs, *, measure: bool, force: bool) -> Rewritten:
     """Return the folded copy in float64, and what it came about by; its errors are not known yet.
 
     Args:
         inputs: of the model, in its dtype.
         measure: whether each rewrite must be faster here as well.
-        everything: whether rewrites are made even where they do not pay.
+        force: whether rewrites are made even where they do not pay.
     """
     reference = own_copy(captured.module, torch.float64)
     working = with_own_graph(reference)
@@ -58,11 +58,11 @@ def rewrite(captured: Captured, inputs: Inputs, *, measure: bool, everything: bo
     prepare_shapes(working, values)
     spread_norms(working, values)
     working.recompile()
-    found = options(working.graph, values, written, everything=everything)
+    found = options(working.graph, values, written, force=force)
     seconds: dict[Place, Times] = {}
     while True:
-        barred = {place for place, (before, after) in seconds.items() if after >= before and not everything}
-        choice = choose(working.graph, found, barred, everything=everything)
+        barred = {place for place, (before, after) in seconds.items() if after >= before and not force}
+        choice = choose(working.graph, found, barred, force=force)
         taken = _taken(working.graph, choice)
         unknown = [way for way in taken if _place(way) not in seconds] if measure else []
         if not unknown:

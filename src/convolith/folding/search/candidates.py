@@ -134,7 +134,7 @@ def private(node: Node) -> bool:
     return len(readers(node)) == 1
 
 
-def options(graph: Graph, values: Values, written: InPlaceWrites, *, everything: bool) -> Candidates:
+def options(graph: Graph, values: Values, written: InPlaceWrites, *, force: bool) -> Candidates:
     """Return the ways to compute the nodes of a graph that depend on an input, and are not written over."""
     found = Candidates()
     for node in graph.nodes:
@@ -149,7 +149,7 @@ def options(graph: Graph, values: Values, written: InPlaceWrites, *, everything:
             idle = FREE if piece.target in IDLE else CandidateCost(CALL, own.moved, 0.0)
             found.alone[node] = own if piece.multiplies else idle
             if piece.source not in written.read and node not in written.made:
-                ways = _rows(node, piece, found, everything=everything)
+                ways = _rows(node, piece, found, force=force)
         else:
             called = operator_of(node)
             branches = _branches(node, called, values) if called is not None and called.target in JOINS else []
@@ -157,11 +157,11 @@ def options(graph: Graph, values: Values, written: InPlaceWrites, *, everything:
                 found.alone[node] = CandidateCost(CALL, float(sum(map(_elements, (*branches, node)))), 0.0)
                 if written.read.isdisjoint(branches) and node not in written.made:
                     ways = _joined(node, called, branches, found)
-        found.ways[node] = list(_with_sources(node, list(ways), found, everything=everything))
+        found.ways[node] = list(_with_sources(node, list(ways), found, force=force))
     return found
 
 
-def _with_sources(node: Node, ways: list[Candidate], found: Candidates, *, everything: bool) -> Iterator[Candidate]:
+def _with_sources(node: Node, ways: list[Candidate], found: Candidates, *, force: bool) -> Iterator[Candidate]:
     """Yield ways, and those that compute their source as well, where nothing else reads it."""
     yield from ways
     known = {(way.source, frozenset(way.nodes)) for way in ways}
@@ -172,13 +172,13 @@ def _with_sources(node: Node, ways: list[Candidate], found: Candidates, *, every
             nodes = (*behind.nodes, *way.nodes)
             if (behind.source, frozenset(nodes)) in known:
                 continue
-            longer = _composed(node, behind, way.affine.conv, nodes, found, everything=everything)
+            longer = _composed(node, behind, way.affine.conv, nodes, found, force=force)
             if longer is not None:
                 yield longer
 
 
-def choose(graph: Graph, found: Candidates, barred: set[tuple[Node, Node]], *, everything: bool) -> Selection:
-    """Return the cheapest way for every node; `everything`: the one that takes the place of most, whatever it costs.
+def choose(graph: Graph, found: Candidates, barred: set[tuple[Node, Node]], *, force: bool) -> Selection:
+    """Return the cheapest way for every node; `force`: the one that takes the place of most, whatever it costs.
 
     A node's cost is that of all that only it needs.
 
@@ -197,7 +197,7 @@ def choose(graph: Graph, found: Candidates, barred: set[tuple[Node, Node]], *, e
             cost = way.cost.plus(_behind(way.nodes, owned, taken))
             before = taken.best.get(node)
             farther = before is None or len(way.nodes) > len(before.nodes)
-            if farther if everything else cost < taken.costs[node]:
+            if farther if force else cost < taken.costs[node]:
                 taken.best[node], taken.costs[node] = way, cost
         longest = max(open_ways, key=lambda way: len(way.nodes), default=None)
         reached = taken.best.get(node)
@@ -235,20 +235,20 @@ def owners(graph: Graph) -> dict[Node, Node]:
     return {node: owner for node, owner in found.items() if owner is not None}
 
 
-def _rows(node: Node, piece: ConvNode, found: Candidates, *, everything: bool) -> Iterator[Candidate]:
+def _rows(node: Node, piece: ConvNode, found: Candidates, *, force: bool) -> Iterator[Candidate]:
     """Yield the piece by itself, and behind each way to compute what it reads."""
     found.weights[node] = prod(piece.conv.weight.shape)
     yield Candidate(piece.source, affine(piece.conv), found.alone[node], (node,))
     if not private(piece.source):
         return
     for way in found.ways.get(piece.source, []):
-        longer = _composed(node, way, piece.conv, (*way.nodes, node), found, everything=everything)
+        longer = _composed(node, way, piece.conv, (*way.nodes, node), found, force=force)
         if longer is not None:
             yield longer
 
 
 def _composed(
-    node: Node, way: Candidate, conv: Conv, nodes: tuple[Node, ...], found: Candidates, *, everything: bool
+    node: Node, way: Candidate, conv: Conv, nodes: tuple[Node, ...], found: Candidates, *, force: bool
 ) -> Candidate | None:
     """Return a way followed by a convolution as one; None where that is none or much too large, which is noted."""
     if not way.operators_replaced:
@@ -256,7 +256,7 @@ def _composed(
     weights = _weights(way.affine.conv, conv)
     parts = sum(found.weights.get(part, 0) for part in nodes)
     if weights > LARGEST or (
-        not everything and weights > parts * (MAX_WEIGHT_GROWTH if weights < LARGE else MAX_WEIGHT_GROWTH_OF_LARGE)
+        not force and weights > parts * (MAX_WEIGHT_GROWTH if weights < LARGE else MAX_WEIGHT_GROWTH_OF_LARGE)
     ):
         found.hopeless[node] = f"as one convolution from {way.source.name} it would have {weights:,} weights"
         return None
