@@ -41,7 +41,7 @@ def _layer_options(command: Any) -> Any:
 @click.command()
 @click.argument("first", type=click.Path())
 @click.argument("second", type=click.Path())
-@click.option("-o", "--output", type=click.Path(), metavar="FILE.npz", help="Where to write the one convolution.")
+@click.option("-o", "--output", type=click.Path(), metavar="FILE.npz", help="File for the composed convolution.")
 @_layer_options
 @json_option
 def command(*, first: str, second: str, output: str | None, as_json: bool, **options: Any) -> None:

@@ -26,11 +26,13 @@ from convolith.report.table import Table
     "--output",
     type=click.Path(),
     metavar="FILE",
-    help="Where to write: a picture, .npy, .npz or .fits.",
+    help="Output file: an image, .npy, .npz or .fits.",
 )
 @geometry_options
 @engine_options
-@click.option("--flip", is_flag=True, help="Reverse the kernel first: a convolution in the mathematical sense.")
+@click.option(
+    "--flip", is_flag=True, help="Flip the kernel first, which makes it a convolution in the mathematical sense."
+)
 @json_option
 @click.pass_context
 def command(

@@ -18,13 +18,19 @@ from convolith.report.table import Table
 
 @click.command()
 @click.argument("kernel", type=click.Path())
-@click.option("--tolerance", type=float, default=0.0, show_default=True, help="Largest relative error to admit.")
+@click.option(
+    "--tolerance", type=float, default=0.0, show_default=True, help="Largest relative error that is accepted."
+)
 @click.option("--stride", type=numbers, help="One number, or one per axis.")
-@click.option("--padding", type=padding, help="same, valid, full, 1 or 1:2,0:0; none by default.")
+@click.option(
+    "--padding",
+    type=padding,
+    help="same, valid, full, a number, or before:after per axis such as 1:2,0:0; none by default.",
+)
 @click.option("--dilation", type=numbers, help="One number, or one per axis.")
-@click.option("--groups", type=int, help="Groups of channels.")
-@click.option("--padding-mode", type=click.Choice(PADDING_MODES), help="What to pad with; zeros by default.")
-@click.option("-o", "--output", type=click.Path(), metavar="FILE.npz", help="Where to write the parts.")
+@click.option("--groups", type=int, help="Number of channel groups.")
+@click.option("--padding-mode", type=click.Choice(PADDING_MODES), help="Padding mode; zeros by default.")
+@click.option("-o", "--output", type=click.Path(), metavar="FILE.npz", help="File for the parts.")
 @json_option
 def command(*, kernel: str, tolerance: float, output: str | None, as_json: bool, **options: Any) -> None:
     """Smaller convolutions that equal KERNEL in a row, or come within a tolerance, with a certified error.

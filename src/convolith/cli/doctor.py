@@ -44,7 +44,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @click.command()
-@click.option("--calibrate", "calibrating", is_flag=True, help="Measure this machine's limits first, and keep them.")
+@click.option("--calibrate", "calibrating", is_flag=True, help="Measure the machine's limits first, and store them.")
 @json_option
 def command(*, calibrating: bool, as_json: bool) -> None:
     """Show versions, threads and limits, and check every engine against the oracle; exit code 1 if one is off."""

@@ -23,14 +23,21 @@ ENDINGS = (".pt", ".pth", ".pt2")
 @click.command()
 @click.argument("factory", metavar="PACKAGE.MODULE:FACTORY")
 @click.option(
-    "--input", "shapes", type=shape, multiple=True, required=True, help="Shape of an input: 1,3,224,224; one each."
+    "--input",
+    "shapes",
+    type=shape,
+    multiple=True,
+    required=True,
+    help="Shape of one model input, such as 1,3,224,224 (repeatable).",
 )
 @click.option(
-    "-o", "--output", metavar="FILE", help="Where to write the model: .pt (a torch module) or .pt2 (torch.export)."
+    "-o", "--output", metavar="FILE", help="File for the folded model: .pt (a torch module) or .pt2 (torch.export)."
 )
-@click.option("--measure", is_flag=True, help="Keep a rewrite only if it is measured faster here, too.")
+@click.option(
+    "--measure", is_flag=True, help="Keep a rewrite only if it is also measured to be faster on this machine."
+)
 @click.option("--force", "--all", "force", is_flag=True, help="Make every rewrite, even where it does not save time.")
-@click.option("--html", metavar="FILE", help="Where to write the report as a page.")
+@click.option("--html", metavar="FILE", help="File for the report as an HTML page.")
 @json_option
 def command(
     *,

@@ -94,9 +94,14 @@ def geometry_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """--stride, --padding, --dilation, --groups and --padding-mode."""
     options = [
         click.option("--stride", type=numbers, default=1, show_default=True, help="One number, or one per axis."),
-        click.option("--padding", type=padding, default=0, help="same, valid, full, 1 or 1:2,0:0; none by default."),
+        click.option(
+            "--padding",
+            type=padding,
+            default=0,
+            help="same, valid, full, a number, or before:after per axis such as 1:2,0:0; none by default.",
+        ),
         click.option("--dilation", type=numbers, default=1, show_default=True, help="One number, or one per axis."),
-        click.option("--groups", type=int, default=1, show_default=True, help="Groups of channels."),
+        click.option("--groups", type=int, default=1, show_default=True, help="Number of channel groups."),
         click.option("--padding-mode", type=click.Choice(PADDING_MODES), default="zeros", show_default=True),
     ]
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
@@ -105,7 +110,7 @@ def geometry_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """--engine and --accuracy; their names are checked where they are used, so that help needs no engine."""
     options = [
-        click.option("--engine", default="auto", show_default=True, help="An engine by name; `plan` lists them."),
+        click.option("--engine", default="auto", show_default=True, help="Name of the engine; `plan` lists them."),
         click.option("--accuracy", default="default", show_default=True, help="exact, default, fast or double."),
     ]
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)

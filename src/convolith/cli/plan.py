@@ -17,11 +17,13 @@ from convolith.planner.choose import BUDGET_SECONDS
 @click.argument("k_shape", type=shape)
 @geometry_options
 @engine_options
-@click.option("--dtype", default="float32", show_default=True, help="The dtype of x.")
-@click.option("--kernel-dtype", help="The dtype of the kernel, if it is another.")
-@click.option("--bias", is_flag=True, help="With a bias.")
-@click.option("--measure", is_flag=True, help="Time the engines here, and remember the result.")
-@click.option("--budget", default=BUDGET_SECONDS, show_default=True, metavar="SECONDS", help="What measuring may take.")
+@click.option("--dtype", default="float32", show_default=True, help="Dtype of x.")
+@click.option("--kernel-dtype", help="Dtype of the kernel, if it differs.")
+@click.option("--bias", is_flag=True, help="Add a bias.")
+@click.option("--measure", is_flag=True, help="Time the engines on this machine, and store the result.")
+@click.option(
+    "--budget", default=BUDGET_SECONDS, show_default=True, metavar="SECONDS", help="Time that measuring may take."
+)
 @json_option
 def command(
     *,

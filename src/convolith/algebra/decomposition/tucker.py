@@ -31,7 +31,7 @@ def propose(kernel: Kernel) -> list[Ladder] | str:
         ladders.append(_one_side(kernel, "out"))
     if into > 1 and out > 1 and prod(kernel.taps) > 1:
         ladders.append(_both_sides(kernel))
-    return ladders or "fewer channels than one there are not"
+    return ladders or "input and output already have a single channel"
 
 
 def unfolded(blocks: np.ndarray, side: str) -> np.ndarray:

@@ -42,44 +42,66 @@ OF_STEPS = (
 @click.argument("subject", metavar="X_SHAPE|PACKAGE.MODULE:FACTORY")
 @click.argument("k_shape", type=shape, required=False)
 @geometry_options
-@click.option("--dtype", default="float32", show_default=True, help="Of x and the kernel, or of a model's input.")
-@click.option("--bias", is_flag=True, help="A layer with a bias.")
+@click.option(
+    "--dtype", default="float32", show_default=True, help="Dtype of x and the kernel, or of the model's input."
+)
+@click.option("--bias", is_flag=True, help="Count a layer with a bias.")
 @click.option("--convention", type=click.Choice(CONVENTIONS), default="dense", show_default=True)
-@click.option("--no-input-gradient", is_flag=True, help="A first layer: its input needs no gradient.")
-@click.option("--scale", multiple=True, metavar="NAME=FACTOR", help="What if, such as in_channels=2; may be repeated.")
+@click.option("--no-input-gradient", is_flag=True, help="Leave out the gradient of the input, as for a first layer.")
+@click.option(
+    "--scale",
+    multiple=True,
+    metavar="NAME=FACTOR",
+    help="Compare with a scaled layer or model, such as in_channels=2 (repeatable).",
+)
 @click.option(
     "--input",
     "shapes",
     type=input_of_model,
     multiple=True,
     metavar="SHAPE[:DTYPE]",
-    help="Of a model, the shape of an input: 1,3,224,224 or 2,128:int64; one each.",
+    help="Shape of one model input, such as 1,3,224,224 or 2,128:int64 (repeatable).",
 )
-@click.option("--train", is_flag=True, help="The model in training mode.")
-@click.option("--forward-only", is_flag=True, help="No backward pass of the model.")
-@click.option("--input-gradient", is_flag=True, help="The model's input has a gradient.")
-@click.option("--run", "real", is_flag=True, help="Count for a random example, which decides what the model computes.")
-@click.option("--strict", is_flag=True, help="Exit with 1 if an operator of the model has no rule.")
-@click.option("--depth", type=int, default=2, show_default=True, help="How deep the model's modules are shown.")
-@click.option("--sort", default="order", show_default=True, help="Modules by macs, parameters, backward and others.")
-@click.option("--top", type=int, help="How many modules are shown.")
-@click.option("--peak", metavar="OPTIMIZER", help="The most memory of a training step: with sgd, momentum or adam.")
-@click.option("--verify", is_flag=True, help="Run such a step too, and measure it.")
-@click.option("--fits", type=quantity, metavar="BYTES", help="The largest batch of a step in so much memory: 16G.")
+@click.option("--train", is_flag=True, help="Count the model in training mode.")
+@click.option("--forward-only", is_flag=True, help="Count the forward pass only.")
+@click.option("--input-gradient", is_flag=True, help="Count the gradient of the model's input as well.")
+@click.option(
+    "--run", "real", is_flag=True, help="Run the model on a random input, for models whose code depends on values."
+)
+@click.option("--strict", is_flag=True, help="Exit with 1 if an operator of the model cannot be counted.")
+@click.option("--depth", type=int, default=2, show_default=True, help="Depth to which the model's modules are shown.")
+@click.option(
+    "--sort", default="order", show_default=True, help="Order of the modules: macs, parameters, backward, ..."
+)
+@click.option("--top", type=int, help="Number of modules to show.")
+@click.option(
+    "--peak", metavar="OPTIMIZER", help="Predict the peak memory of a training step with sgd, momentum or adam."
+)
+@click.option("--verify", is_flag=True, help="Also run a training step, and measure its peak memory.")
+@click.option(
+    "--fits",
+    type=quantity,
+    metavar="BYTES",
+    help="Find the largest batch whose training step fits into this memory, such as 16G.",
+)
 @click.option(
     "--law",
     is_flag=False,
     flag_value="batch,size",
     metavar="[NAMES]",
-    help="How the counts grow, with some of batch,size,channels,kernel_size; with the first two if none is named.",
+    help="Print how the counts grow with batch, size, channels, kernel_size (comma-separated; batch,size by default).",
 )
-@click.option("--max-macs", type=quantity, help="Exit with 1 above so many forward: 5G.")
-@click.option("--max-parameters", type=quantity, help="Likewise of parameters: 25M.")
-@click.option("--max-peak-mb", type=quantity, help="Likewise of the peak, in 10^6 bytes; needs --peak.")
-@click.option("--baseline", "baseline_file", metavar="FILE", help="Exit with 1 if a total grew since it was saved.")
-@click.option("--save-baseline", metavar="FILE", help="Where to save the totals as a baseline.")
-@click.option("--csv", "csv_file", metavar="FILE", help="Where to write every module as a row.")
-@click.option("--html", metavar="FILE", help="Where to write the model's report as a page.")
+@click.option("--max-macs", type=quantity, help="Exit with 1 if the forward pass takes more multiply-adds, such as 5G.")
+@click.option("--max-parameters", type=quantity, help="Exit with 1 if the model has more parameters, such as 25M.")
+@click.option(
+    "--max-peak-mb", type=quantity, help="Exit with 1 if the peak memory is larger, in 10^6 bytes; needs --peak."
+)
+@click.option(
+    "--baseline", "baseline_file", metavar="FILE", help="Exit with 1 if a total grew since this baseline was saved."
+)
+@click.option("--save-baseline", metavar="FILE", help="File to save the totals in, as a baseline.")
+@click.option("--csv", "csv_file", metavar="FILE", help="CSV file with one row for each module.")
+@click.option("--html", metavar="FILE", help="File for the model's report as an HTML page.")
 @json_option
 @click.pass_context
 def command(ctx: click.Context, /, subject: str, k_shape: Any, *, as_json: bool, **options: Any) -> None:

@@ -28,65 +28,99 @@ from convolith.report.table import Table
 @click.option(
     "--size", "kernel_size", type=numbers_or_auto, required=True, help="Kernel size: 5, or 5,7 (one per axis), or auto."
 )
-@click.option("--max-size", type=int, help="The largest that --size auto looks at.")
+@click.option("--max-size", type=int, help="Largest size that --size auto tries.")
 @click.option(
-    "--method", default="lstsq", show_default=True, help="lstsq (closed form), or descent: gd, momentum, adam, lbfgs."
+    "--method",
+    default="lstsq",
+    show_default=True,
+    help="lstsq (closed form), or gd, momentum, adam, lbfgs (gradient descent).",
 )
-@click.option("--loss", default="squares", show_default=True, help="squares; of descent huber and poisson too.")
-@click.option("--huber-delta", type=float, help="From where on Huber's loss is linear, in units of AFTER.")
+@click.option(
+    "--loss", default="squares", show_default=True, help="squares; with gradient descent also huber or poisson."
+)
+@click.option("--huber-delta", type=float, help="Residual beyond which Huber's loss is linear, in units of AFTER.")
 @click.option("--stride", type=numbers, default=1, show_default=True)
 @click.option("--padding", type=padding, default="valid", show_default=True, help="valid, same, full, 1 or 1:2,0:0.")
 @click.option("--padding-mode", type=click.Choice(PADDING_MODES), default="zeros", show_default=True)
 @click.option("--dilation", type=numbers, default=1, show_default=True)
-@click.option("--offset", "--background", is_flag=True, help="Fit a constant (a background) too.")
+@click.option("--offset", "--background", is_flag=True, help="Fit a constant background as well.")
 @click.option(
     "--mask",
     "mask_file",
     type=click.Path(),
     metavar="FILE",
-    help="Pixels of AFTER to leave out: not zero where left out.",
+    help="Mask of the pixels of AFTER to ignore: nonzero where ignored.",
 )
-@click.option("--mix-channels", is_flag=True, help="Of pictures: a kernel from all channels to all.")
+@click.option("--mix-channels", is_flag=True, help="Fit one kernel from all channels of an image to all channels.")
 @click.option(
-    "--ridge", type=number_or_auto, default="0", show_default=True, help="Penalty on the squared kernel, or auto."
+    "--ridge",
+    type=number_or_auto,
+    default="0",
+    show_default=True,
+    help="Weight of the penalty on the squared kernel, or auto.",
 )
-@click.option("--smoothness", type=float, default=0.0, show_default=True, help="Penalty on differences of neighbours.")
-@click.option("--basis", metavar="NAME|FILE", help="gaussian-hermite, or a file of kernels (count, *kernel_size).")
-@click.option("--nonnegative", "constraints", flag_value="nonnegative", multiple=True, help="No negative weights.")
-@click.option("--sum-to-one", "constraints", flag_value="sum-to-one", multiple=True, help="Weights that add up to one.")
-@click.option("--symmetric", "constraints", flag_value="symmetric", multiple=True, help="Its own mirror image.")
-@click.option("--x-noise-variance", type=float, default=0.0, help="Of white noise in BEFORE.")
+@click.option(
+    "--smoothness",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Weight of the penalty on differences between neighbouring weights.",
+)
+@click.option(
+    "--basis", metavar="NAME|FILE", help="gaussian-hermite, or a file of basis kernels of shape (count, *kernel_size)."
+)
+@click.option(
+    "--nonnegative", "constraints", flag_value="nonnegative", multiple=True, help="Allow no negative weights."
+)
+@click.option(
+    "--sum-to-one", "constraints", flag_value="sum-to-one", multiple=True, help="Make the weights add up to one."
+)
+@click.option(
+    "--symmetric", "constraints", flag_value="symmetric", multiple=True, help="Make the kernel equal its mirror image."
+)
+@click.option("--x-noise-variance", type=float, default=0.0, help="Variance of the white noise in BEFORE.")
 @click.option(
     "--errors",
     type=click.Choice(["white", "jackknife"]),
     default="white",
     show_default=True,
-    help="What noise standard errors are for: white, or alike in neighbouring pixels.",
+    help="Noise that the standard errors assume: white, or correlated between pixels (jackknife).",
 )
-@click.option("--degree", type=int, help="Of a kernel that is a polynomial of position; 1 or 2 are usual.")
+@click.option(
+    "--degree", type=int, help="Fit a kernel that is a polynomial of position, of this degree (usually 1 or 2)."
+)
 @click.option(
     "--modulation",
     type=click.Choice(["output", "input", "update"]),
-    help="Whose position counts: of pixels made (default), of pixels read, or one of --positions.",
-)
-@click.option("--background-degree", type=int, help="Fit a background that is a polynomial of position too.")
-@click.option("--constant", type=numbers, metavar="N,...", help="Kernels of --basis that do not vary.")
-@click.option(
-    "--positions", type=click.Path(), metavar="FILE", help="Of each image or pair, from -1 to 1 along each axis."
+    help="Position that the kernel depends on: of the output pixel (default), of the input pixel, or --positions.",
 )
 @click.option(
-    "--learning-rate", type=float, help="Of gradient descent; by default nine tenths of the largest that works."
+    "--background-degree", type=int, help="Fit a background that is a polynomial of position, of this degree."
 )
-@click.option("--steps", type=int, default=1000, show_default=True, help="Of gradient descent.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the kernel that gradient descent starts from.")
+@click.option("--constant", type=numbers, metavar="N,...", help="Numbers of the --basis kernels that do not vary.")
+@click.option(
+    "--positions",
+    type=click.Path(),
+    metavar="FILE",
+    help="File with one position for each image or pair, from -1 to 1 on each axis.",
+)
+@click.option(
+    "--learning-rate",
+    type=float,
+    help="Learning rate of gradient descent; by default 0.9 times the largest stable one.",
+)
+@click.option("--steps", type=int, default=1000, show_default=True, help="Steps of gradient descent.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of the kernel that gradient descent starts from."
+)
 @click.option(
     "-o",
     "--output",
     type=click.Path(),
     metavar="FILE.npz",
-    help="Where to write the kernel, for `correlate` and `compose`.",
+    help="File for the kernel, which `correlate` and `compose` read.",
 )
-@click.option("--html", metavar="FILE", help="Where to write the report as a page.")
+@click.option("--html", metavar="FILE", help="File for the report as an HTML page.")
 @json_option
 def command(
     *,

@@ -38,7 +38,7 @@ photo = data.astronaut()
     "html",
     type=click.Path(),
     metavar="FILE",
-    help="Write the tour with its pictures as one self-contained page.",
+    help="File for the tour with its pictures, as one self-contained HTML page.",
 )
 @json_option
 def command(*, html: str | None, as_json: bool) -> None:
