@@ -13,28 +13,39 @@ from convolith.version import __version__ as __version__
 if TYPE_CHECKING:
     from convolith import d2l, nn
     from convolith.algebra import Composition, Decomposition, compose, decompose
+    from convolith.caches import clear_caches
     from convolith.conv import Conv
     from convolith.correlation import convolve, correlate, filter_image
-    from convolith.costing import cost
+    from convolith.costing import Law, LayerCost, ModelCost, Peak, Scaling, cost
     from convolith.errors import ConvolithError
     from convolith.fitting import Fit, Gram, VaryingFit, VaryingGram, VaryingKernel, fit, fit_varying
-    from convolith.folding import Folded, expand, fold
-    from convolith.planner import Plan, plan
+    from convolith.folding import Folded, FoldReport, expand, fold
+    from convolith.planner import BoundPlan, Plan, plan
     from convolith.spec import ConvSpec
+    from convolith.work import Count
 
 _HOMES = {
+    "BoundPlan": "planner",
     "Composition": "algebra",
     "Conv": "conv",
     "ConvSpec": "spec",
     "ConvolithError": "errors",
+    "Count": "work",
     "Decomposition": "algebra",
     "Fit": "fitting",
-    "Gram": "fitting",
+    "FoldReport": "folding",
     "Folded": "folding",
+    "Gram": "fitting",
+    "Law": "costing",
+    "LayerCost": "costing",
+    "ModelCost": "costing",
+    "Peak": "costing",
     "Plan": "planner",
+    "Scaling": "costing",
     "VaryingFit": "fitting",
     "VaryingGram": "fitting",
     "VaryingKernel": "fitting",
+    "clear_caches": "caches",
     "compose": "algebra",
     "convolve": "correlation",
     "correlate": "correlation",
@@ -50,18 +61,27 @@ _HOMES = {
 _ROOMS = ("d2l", "nn")
 
 __all__ = [
+    "BoundPlan",
     "Composition",
     "Conv",
     "ConvSpec",
     "ConvolithError",
+    "Count",
     "Decomposition",
     "Fit",
+    "FoldReport",
     "Folded",
     "Gram",
+    "Law",
+    "LayerCost",
+    "ModelCost",
+    "Peak",
     "Plan",
+    "Scaling",
     "VaryingFit",
     "VaryingGram",
     "VaryingKernel",
+    "clear_caches",
     "compose",
     "convolve",
     "correlate",

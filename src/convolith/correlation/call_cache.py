@@ -67,6 +67,11 @@ def key_of(x: Any, k: Any, bias: Any, options: tuple[Any, ...]) -> Any:
     return (x.shape, x.dtype, k.shape, k.dtype, recorded, options, thread_count(), generation(), added)
 
 
+def forget() -> None:
+    """Forget all calls."""
+    _calls.clear()
+
+
 def find(key: Any) -> Call | None:
     """The call of a key, if it was seen, with options of the same types: 2.0 equals 2, but is refused."""
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch.nn.parameter import UninitializedParameter
 from convolith.arrays import as_tensor
 from convolith.conv import Conv
 from convolith.costing.counting import UNGROWN
-from convolith.costing.layer_cost import layer_cost
+from convolith.costing.layer_cost import LayerCost, layer_cost
 from convolith.costing.model_cost import ModelCost
 from convolith.costing.module_counts import count_model
 from convolith.costing.peak import Peak, peak_of
@@ -36,6 +36,42 @@ LAYERS = (
 )
 
 
+_Convolution = (
+    torch.nn.Conv1d
+    | torch.nn.Conv2d
+    | torch.nn.Conv3d
+    | torch.nn.ConvTranspose1d
+    | torch.nn.ConvTranspose2d
+    | torch.nn.ConvTranspose3d
+)
+
+
+@overload
+def cost(  # type: ignore[overload-overlap]  # a layer is a module whose cost is another
+    subject: ConvSpec | Conv | _Convolution,
+    *,
+    input_shape: Any = None,
+    convention: str = "dense",
+    input_gradient: bool | None = None,
+) -> LayerCost: ...
+
+
+@overload
+def cost(
+    subject: torch.nn.Module,
+    *,
+    input_shape: Any = None,
+    input_dtype: Any = None,
+    example_input: Any = None,
+    convention: str = "dense",
+    backward: bool = True,
+    input_gradient: bool | None = None,
+    run: bool = False,
+    optimizer: str | None = None,
+    verify: bool = False,
+) -> ModelCost: ...
+
+
 def cost(
     subject: Any,
     *,
@@ -48,7 +84,7 @@ def cost(
     run: bool = False,
     optimizer: str | None = None,
     verify: bool = False,
-) -> Any:
+) -> LayerCost | ModelCost:
     """Multiplications, additions and bytes of a layer or a model, forward and backward, before it runs.
 
     One rule counts every pass: multiplications are the products formed; additions are the products less the result

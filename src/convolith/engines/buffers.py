@@ -121,6 +121,14 @@ def _take(size: int) -> Block | None:
         return block
 
 
+def give_up() -> None:
+    """Give everything that is kept back to the system."""
+    global _total
+    with _lock:
+        _kept.clear()
+        _total = 0
+
+
 def _give_back(block: Block) -> None:
     """Keep memory that nobody refers to; what is too much goes back to the system."""
     global _total
