@@ -54,7 +54,7 @@ class Composition:
 
 
 def compose(first: Conv, second: Conv) -> Composition:
-    """The one convolution that equals `second` after `first`.
+    """Compose two convolutions: return the single one that equals `second` after `first`.
 
     Stride s1*s2, padding p1 + s1*p2 on each side, dilation gcd(d1, s1*d2) over the axes with more than one tap, groups
     gcd(g1, g2), and taps that are the full convolution of the two kernels (at stride 1: kernel size k1 + k2 - 1), not
@@ -68,8 +68,8 @@ def compose(first: Conv, second: Conv) -> Composition:
         first, second: convolutions on the same number of axes; `second` takes the channels that `first` gives.
 
     Raises:
-        ConvolithError: channels or axes that do not fit, transposed convolutions in rows that are none, two float
-            dtypes, weights that leave the range of their dtype.
+        ConvolithError: channels or axes that do not fit, transposed convolutions that are no single convolution, two
+            float dtypes, weights that leave the range of their dtype.
 
     Example:
         >>> import numpy as np

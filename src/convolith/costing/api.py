@@ -85,42 +85,39 @@ def cost(
     optimizer: str | None = None,
     verify: bool = False,
 ) -> LayerCost | ModelCost:
-    """Multiplications, additions and bytes of a layer or a model, forward and backward, before it runs.
+    """Count the multiplications, additions and bytes of a layer or a model, forward and backward, before it runs.
 
-    One rule counts every pass: multiplications are the products formed; additions are the products less the result
-    elements that receive at least one, plus one per output where there is a bias. Input and weight gradient form the
-    products of the forward pass; the bias gradient is additions only. A layer comes in closed form. A model is run once
-    on tensors without memory, and every operator is counted as torch dispatches it (see `costing/rules/table.py` for
-    theirs); `macs` are the products of convolutions, matrix products and attention alone.
+    One rule counts every pass: multiplications are the products formed; additions are the products minus the elements of
+    the result that receive at least one, plus one per output if there is a bias. The gradients of input and weights form
+    the products of the forward pass; the gradient of the bias takes additions only. A layer is counted in closed form. A
+    model is run once on tensors without memory, and every operator is counted as torch dispatches it
+    (`costing/rules/table.py` holds the rules). `macs` are the products of convolutions, matrix products and attention.
 
-    The model is not touched: what runs is a structural copy, with its own modules, containers, hooks and objects, whose
-    tensors have no memory (`costing/tracing/model_copies.py` says what is copied and what is shared). Other threads may
-    use the model meanwhile, or count it too. Small tensors without gradients (buffers with a stride or a flag) keep
-    their values, which the model's code may read. A module with several names is counted under the name by which it is
-    called.
+    The model is not touched: a structural copy runs, with its own modules, containers, hooks and objects
+    (`costing/tracing/model_copies.py` says what is copied and what is shared). Other threads may use or count the model
+    meanwhile. Small tensors without gradients (such as buffers with a stride or a flag) keep their values, which the
+    model's code may read. A module with several names is counted under the name by which it is called.
 
     Memory is in bytes: forward input + parameters + output; backward gradients + what autograd saves.
 
     Args:
-        subject: a `ConvSpec`, a `Conv`, a torch convolution module, or any torch module, in the mode (training or
-            evaluation) in which it shall be counted.
-        input_shape: (N, in_channels, *size) or (in_channels, *size); of a model with several inputs one shape each.
-            Not for a ConvSpec.
-        input_dtype: of a model's inputs that are given by shape, by name, one for all or one each; by default that of
-            its parameters.
-        example_input: of a model instead of shapes: a tensor, a tuple of arguments or a dict of keywords.
-        convention: `"dense"` counts products with the zeros of a convolution's padding, as every tool does;
-            `"effective"` leaves them out.
-        backward: of a model, whether a backward pass is counted, for the parameters that require gradients.
-        input_gradient: whether the input has a gradient; by default of a layer, and not of a model.
-        optimizer: of a model, `"sgd"`, `"momentum"` or `"adam"`: predict the most memory that a training step of the
-            model as it is holds, whose loss is the sum of what comes out (`ModelCost.peak`).
-        verify: run such a step of a copy of the model too, and measure it. Its random numbers are drawn from torch's
-            own generator, which is put back after it.
-        run: of a model whose values decide what it computes: count it for the example, with memory and time.
+        subject: a `ConvSpec`, a `Conv`, a torch convolution module, or any torch module, in training or evaluation mode.
+        input_shape: (N, in_channels, *size) or (in_channels, *size); a list of shapes for a model with several inputs.
+            Not for a `ConvSpec`.
+        input_dtype: dtype of a model's inputs, by name: one for all, or one for each; by default the parameters' dtype.
+        example_input: for a model, instead of shapes: a tensor, a tuple of arguments, or a dict of keywords.
+        convention: `"dense"` counts products with the zeros of the padding, as every tool does; `"effective"` leaves
+            them out.
+        backward: for a model, whether to count a backward pass, for the parameters that require gradients.
+        input_gradient: whether to count the gradient of the input; by default yes for a layer, no for a model.
+        optimizer: for a model, `"sgd"`, `"momentum"` or `"adam"`: predict the peak memory of a training step, with the sum
+            of the outputs as its loss (`ModelCost.peak`).
+        verify: also run such a step on a copy of the model, and measure its peak. The state of torch's random generator
+            is restored.
+        run: for a model whose code depends on values: count a real run on the example.
 
     Returns:
-        A `Cost` of a layer, a `ModelCost` of a model; print it.
+        A `LayerCost` for a layer, a `ModelCost` for a model; print it.
 
     Raises:
         ConvolithError: no input shape, one that does not fit (with the module that refused), a model whose values

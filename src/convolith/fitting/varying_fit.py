@@ -45,7 +45,7 @@ def fit_varying(
     x_noise_variance: Any = 0.0,
     errors: str = "white",
 ) -> VaryingFit:
-    """Find the kernel that varies over the image for which what it makes of x comes nearest to y.
+    """Fit a kernel that varies over the image: the one whose result on x is nearest to y in the least-squares sense.
 
     Its weights are polynomials of position, `K(z) = sum over t of phi_t(z) K_t` with the monomials up to a total
     degree, and z runs from -1 at the first pixel of x to 1 at the last along each axis (Alard 2000). In closed form, in
@@ -53,15 +53,14 @@ def fit_varying(
 
     Args:
         x, y, kernel_size, stride, padding, dilation, padding_mode, mask, weights: as for `fit`.
-        degree: of the polynomials; 0 for a kernel that does not vary.
+        degree: degree of the polynomials; 0 for a kernel that does not vary.
         modulation: whose position counts: `"output"`, of the pixel that is made, which is the middle of the window;
             `"input"`, of each pixel that is read (padding's too); `"update"`, one that is given for each image.
-        background_degree: of a background that is fitted too, a polynomial of the position of the pixel that is made;
-            None for no background.
-        positions: with modulation "update", of each image, (N, axes).
+        background_degree: degree of a background, a polynomial of the output pixel's position; None for no background.
+        positions: with modulation "update", the position of each image, (N, axes).
         ridge, smoothness: penalties on each K_t as on a kernel of `fit`.
         basis: as for `fit`; for each K_t.
-        constant: which kernels of the basis have one coefficient everywhere.
+        constant: numbers of the basis kernels whose coefficient does not vary.
         constraints: as for `fit`; at every position ("sum-to-one" keeps the flux the same everywhere). Weights that
             may not be negative are refused where they vary.
         x_noise_variance: as for `fit`.

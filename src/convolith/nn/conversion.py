@@ -59,7 +59,7 @@ class Conversion:
 
 
 def convert(model: torch.nn.Module) -> torch.nn.Module:
-    """Let Convolith compute a model's convolutions, in place: the parameters, hooks and state_dict stay what they are.
+    """Replace a model's convolutions by Convolith's, in place; parameters, hooks and state_dict do not change.
 
     Modules of torch's own classes are changed, parametrised and lazy ones too (these once they have shapes), plain and
     transposed. A subclass may compute something else, and stays as it is. `report` says what was done and what was not.
@@ -83,7 +83,7 @@ def convert(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def revert(model: torch.nn.Module) -> torch.nn.Module:
-    """Undo `convert` (and `freeze`), in place: every one of Convolith's modules is of torch's own class again.
+    """Undo `convert` and `freeze`, in place: Convolith's modules become torch's own again.
 
     Parametrisations that were added or removed since stay as they are.
 

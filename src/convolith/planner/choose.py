@@ -37,18 +37,18 @@ def plan(
     engine: str = "auto",
     budget: float = BUDGET_SECONDS,
 ) -> Plan:
-    """Choose an engine for a spec.
+    """Choose the engine that computes a layer fastest.
 
     Args:
         spec: the geometry of the layer.
-        kernel: its weights, for engines whose use depends on them.
-        effort: `"estimate"` times nothing: it takes what was measured for this spec before, if anything was, and
-            weighs every engine's counted work against the machine's limits otherwise. `"measure"` times the engines
-            on random data, and remembers the result for later processes if it was steady.
-        accuracy: `"exact"` (direct sums in the output dtype), `"default"`, `"fast"` (1e-4), or `"double"`
-            (computed in float64, rounded once at the end).
+        kernel: the weights, for engines that depend on their values.
+        effort: `"estimate"` times nothing: it uses a measurement of this spec if one is stored, and otherwise estimates
+            every engine's time from its operations and the machine's limits. `"measure"` times the engines on random
+            data, and stores the result for later processes if the times were steady.
+        accuracy: `"exact"` (direct sums in the output dtype), `"default"`, `"fast"` (an error bound of 1e-4), or
+            `"double"` (computed in float64, rounded once at the end).
         engine: `"auto"`, or the name of one engine.
-        budget: seconds that measuring may take.
+        budget: time limit of the measurement, in seconds.
 
     Raises:
         ConvolithError: an unknown effort, accuracy or engine, or an engine that cannot compute this spec (with its

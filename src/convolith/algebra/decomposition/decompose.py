@@ -107,20 +107,21 @@ class _Limits(NamedTuple):
 
 
 def decompose(conv: Conv, *, tolerance: float = 0.0) -> Decomposition:
-    """Smaller convolutions that equal `conv` when applied in a row, borders included, or come within a tolerance.
+    """Factor a convolution into a chain of smaller ones, exactly or within a tolerance, borders included.
 
-    `K = K_n * ... * K_1`, the full convolution of the parts' taps with matrix products over their channels. Of all
-    chains that were found, the one that forms the fewest products is taken. One axis and one channel always decompose,
-    into pieces of at most 3 taps, though at no saving; so do exact factors of one channel per group. Chains through
-    hidden channels, and those that are not exact, count only where they save products. "The nearest that does" is the
-    nearest of those that the methods build: another may be nearer. Each axis is padded by the first part with several
-    taps along it and strided by the last; every part keeps the dilation; the last adds the bias. The sources of the
-    methods stand in their files, that of the bound in `certificate`.
+    `K = K_n * ... * K_1`, the full convolution of the parts' taps with matrix products over their channels. Among all
+    chains that the methods find, the one with the fewest multiplications is returned. A convolution on one axis with
+    one channel always decomposes, into parts of at most 3 taps, although that saves nothing; so do exact factors of
+    kernels with one channel per group. Chains through hidden channels, and chains that are not exact, count only if
+    they save multiplications. If none does, `reason` gives the distance of the nearest chain that was found; a nearer
+    one may exist. Each axis is padded by the first part with several taps along it and strided by the last one; every
+    part keeps the dilation, and the last one adds the bias. The files of the methods and of the certificate name their
+    sources.
 
     Args:
         conv: a plain convolution with real float weights. Gradients do not pass through the decomposition.
-        tolerance: the largest `relative` error that is admitted: the norm of the difference over that of `conv`. At 0
-            only chains that are exact up to rounding: 1e-10, or 4 roundings of the weights' dtype.
+        tolerance: largest accepted relative error, the norm of the difference divided by that of `conv`. With 0, chains
+            must be exact up to rounding: 1e-10, or 4 roundings of the weights' dtype.
 
     Raises:
         ConvolithError: not a Conv, a transposed one, integer, complex, NaN or infinite weights, or ones without values;

@@ -58,7 +58,7 @@ def expand(
     seed: int = 0,
     calibration: Any = None,
 ) -> TrainingForm:
-    """The training form of a convolution: a torch module of branches with batch norms, the same in evaluation.
+    """Build a training form of a convolution: branches with batch norms that compute the same in evaluation mode.
 
     `sum over branches of norm(k_b * x) = bias + k * x`, the branches by `like`:
 
