@@ -87,10 +87,10 @@ def cost(
 ) -> LayerCost | ModelCost:
     """Count the multiplications, additions and bytes of a layer or a model, forward and backward, before it runs.
 
-    One rule counts every pass: multiplications are the products formed; additions are the products minus the elements of
-    the result that receive at least one, plus one per output if there is a bias. The gradients of input and weights form
-    the products of the forward pass; the gradient of the bias takes additions only. A layer is counted in closed form. A
-    model is run once on tensors without memory, and every operator is counted as torch dispatches it
+    One rule counts every pass: multiplications are the products formed; additions are the products minus the elements
+    of the result that receive at least one, plus one per output if there is a bias. The gradients of input and weights
+    form the products of the forward pass; the gradient of the bias takes additions only. A layer is counted in closed
+    form. A model is run once on tensors without memory, and every operator is counted as torch dispatches it
     (`costing/rules/table.py` holds the rules). `macs` are the products of convolutions, matrix products and attention.
 
     The model is not touched: a structural copy runs, with its own modules, containers, hooks and objects
@@ -101,7 +101,7 @@ def cost(
     Memory is in bytes: forward input + parameters + output; backward gradients + what autograd saves.
 
     Args:
-        subject: a `ConvSpec`, a `Conv`, a torch convolution module, or any torch module, in training or evaluation mode.
+        subject: a `ConvSpec`, a `Conv`, a torch convolution module, or any torch module, in either mode.
         input_shape: (N, in_channels, *size) or (in_channels, *size); a list of shapes for a model with several inputs.
             Not for a `ConvSpec`.
         input_dtype: dtype of a model's inputs, by name: one for all, or one for each; by default the parameters' dtype.
@@ -110,8 +110,8 @@ def cost(
             them out.
         backward: for a model, whether to count a backward pass, for the parameters that require gradients.
         input_gradient: whether to count the gradient of the input; by default yes for a layer, no for a model.
-        optimizer: for a model, `"sgd"`, `"momentum"` or `"adam"`: predict the peak memory of a training step, with the sum
-            of the outputs as its loss (`ModelCost.peak`).
+        optimizer: for a model, `"sgd"`, `"momentum"` or `"adam"`: predict the peak memory of a training step, with the
+            sum of the outputs as its loss (`ModelCost.peak`).
         verify: also run such a step on a copy of the model, and measure its peak. The state of torch's random generator
             is restored.
         run: for a model whose code depends on values: count a real run on the example.
