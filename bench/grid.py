@@ -19,7 +19,7 @@ from bench.rows import CONTROL, SETS
 from bench.timing import CONTROL_TOLERANCE, race
 from convolith import ConvSpec
 from convolith.dtypes import is_float
-from convolith.engines.base import error_scale
+from convolith.engines.error_bounds import error_scale
 from convolith.engines.machine_limits import sum_dtype_name
 from convolith.engines.padding import pad
 from convolith.planner import machine

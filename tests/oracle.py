@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from convolith import ConvSpec
 from convolith.engines import reference
-from convolith.engines.base import error_scale
+from convolith.engines.error_bounds import error_scale
 
 
 def compare(engine, spec: ConvSpec, state, x, kernel, bias) -> None:

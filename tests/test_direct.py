@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from convolith import ConvSpec
-from convolith.engines.base import error_scale
 from convolith.engines.direct import engine as direct
 from convolith.engines.direct import tiling
+from convolith.engines.error_bounds import error_scale
 from convolith.jit.target import host, widths
 from tests.oracle import compare
 from tests.strategies import arrays_for

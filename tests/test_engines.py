@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from convolith import ConvolithError, ConvSpec
 from convolith.dtypes import COMPLEX, HALVES, half_ulp, is_float
 from convolith.engines import BY_NAME, TABLE
-from convolith.engines.base import error_scale
+from convolith.engines.error_bounds import error_scale
 from convolith.planner import plan
 from convolith.work import layer_work
 from tests.strategies import INTEGERS, arrays_for, specs, specs_taken_by

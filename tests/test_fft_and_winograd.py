@@ -8,7 +8,7 @@ import torch
 
 from convolith import ConvSpec
 from convolith.engines import reference
-from convolith.engines.base import error_scale
+from convolith.engines.error_bounds import error_scale
 from convolith.engines.fft import engine as fft
 from convolith.engines.fft import tiling
 from convolith.engines.fft.emit_transforms import passes

@@ -20,9 +20,9 @@ from convolith.algebra.kernels import Factor, dense, grouped
 from convolith.algebra.ranges import bias_dtype, weight_dtype, working_dtype
 from convolith.arrays import as_tensor, check_same_kind, like
 from convolith.conv import Conv
-from convolith.engines.base import from_working
 from convolith.errors import ConvolithError
 from convolith.geometry import Pairs
+from convolith.tensors import from_working
 
 
 def add(*convs: Conv) -> Conv:

@@ -19,8 +19,8 @@ from convolith.algebra.ranges import bias_dtype, check_range, weight_dtype, work
 from convolith.arrays import check_same_kind, like
 from convolith.conv import Conv
 from convolith.dtypes import dtype_name, is_float
-from convolith.engines.base import from_working
 from convolith.errors import ConvolithError
+from convolith.tensors import from_working
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import torch
 
 from convolith.arrays import as_tensor
 from convolith.conv import Conv
-from convolith.engines.base import to_working
 from convolith.planner.machine import check_memory
+from convolith.tensors import to_working
 
 
 class Factor(NamedTuple):

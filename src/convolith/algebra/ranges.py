@@ -9,8 +9,8 @@ import torch
 
 from convolith.algebra.kernels import Factor
 from convolith.dtypes import COMPLEX, UNSIGNED, is_float, result_dtype
-from convolith.engines.base import torch_dtype
 from convolith.errors import ConvolithError
+from convolith.tensors import torch_dtype
 
 
 def weight_dtype(first: str, second: str) -> str:

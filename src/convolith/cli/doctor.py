@@ -14,7 +14,7 @@ import torch
 from convolith import __version__
 from convolith.cli.options import emit, json_option
 from convolith.engines import TABLE
-from convolith.engines.base import error_scale, torch_dtype
+from convolith.engines.error_bounds import error_scale
 from convolith.jit import host
 from convolith.jit.cache import directory
 from convolith.planner import plan
@@ -23,6 +23,7 @@ from convolith.planner.machine import limits as known_limits
 from convolith.planner.machine import measured
 from convolith.report.table import Table
 from convolith.spec import ConvSpec
+from convolith.tensors import torch_dtype
 
 PACKAGES = {
     "torch": "core",

@@ -15,13 +15,13 @@ import torch
 from convolith.correlation.gradients import chooser
 from convolith.dtypes import COMPLEX, is_float
 from convolith.engines import aten
-from convolith.engines.base import torch_dtype
 from convolith.jit import thread_count, with_living_threads
 from convolith.planner import Plan
 from convolith.planner.plan import compute
 from convolith.planner.prepared_kernels import Choose, prepared
 from convolith.planner.store import generation
 from convolith.spec import ConvSpec
+from convolith.tensors import torch_dtype
 from convolith.torch_private import is_view, without_batch
 
 MOST_CALLS = 4096

@@ -17,11 +17,11 @@ from convolith.correlation import call_cache, registered_operator
 from convolith.correlation.gradients import padded_before, recorded, run
 from convolith.dtypes import is_float
 from convolith.engines import aten
-from convolith.engines.base import from_working, to_working, torch_dtype, working_dtype
 from convolith.errors import ConvolithError, check_flag
 from convolith.geometry import Axes, Padding
 from convolith.planner import check_choice, computed, plan
 from convolith.spec import ConvSpec
+from convolith.tensors import from_working, to_working, torch_dtype, working_dtype
 from convolith.torch_private import is_traced_or_transformed, is_view, without_batch
 
 UNSET_OPTIONS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "padding_mode": "zeros"}

@@ -15,7 +15,6 @@ import torch
 from convolith.arrays import Operands
 from convolith.dtypes import COMPLEX, HALVES, is_float
 from convolith.engines import aten
-from convolith.engines.base import torch_dtype
 from convolith.engines.kernel_gradient import engine as lags
 from convolith.engines.padding import pad
 from convolith.jit import is_forked, with_living_threads
@@ -25,6 +24,7 @@ from convolith.planner.machine import check_result
 from convolith.planner.plan import compute
 from convolith.planner.prepared_kernels import Choose, once, prepared
 from convolith.spec import ConvSpec
+from convolith.tensors import torch_dtype
 from convolith.torch_private import is_view
 
 Compute = Callable[..., torch.Tensor]

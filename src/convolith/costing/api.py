@@ -20,10 +20,10 @@ from convolith.costing.module_counts import count_model
 from convolith.costing.peak import Peak, peak_of
 from convolith.costing.tracing.fake_models import Shape, check_lazy
 from convolith.dtypes import check_dtype
-from convolith.engines.base import torch_dtype
 from convolith.errors import ConvolithError, check_flag, check_option
 from convolith.geometry import check_whole
 from convolith.spec import ConvSpec
+from convolith.tensors import torch_dtype
 from convolith.work import CONVENTIONS
 
 LAYERS = (

@@ -12,11 +12,13 @@ import torch
 from torch.nn import functional
 
 from convolith.dtypes import COMPLEX, ITEMSIZE, is_float
-from convolith.engines.base import deliver, direct_sum_bound, to_working, torch_dtype, turned, working_dtype
+from convolith.engines.base import deliver, turned
+from convolith.engines.error_bounds import direct_sum_bound
 from convolith.engines.machine_limits import MachineLimits, sum_dtype_name
 from convolith.engines.padding import crop, pad
 from convolith.geometry import Pairs
 from convolith.spec import ConvSpec
+from convolith.tensors import to_working, torch_dtype, working_dtype
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 
 PLAIN = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 
 from convolith.dtypes import COMPLEX, half_ulp, is_float
-from convolith.engines.base import direct_sum_bound, torch_dtype, turned
+from convolith.engines.base import turned
+from convolith.engines.error_bounds import direct_sum_bound
 from convolith.engines.machine_limits import MachineLimits
 from convolith.spec import ConvSpec
+from convolith.tensors import torch_dtype
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 
 name = "reference"

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from convolith.arrays import as_tensor, like
-from convolith.engines.base import torch_dtype
 from convolith.errors import ConvolithError, check_option
 from convolith.fitting.data.problem import Problem, floating_dtype, read
 from convolith.fitting.descent import LOSSES, OPTIMIZERS, Callback, Goal, descend, steepest
@@ -24,6 +23,7 @@ from convolith.fitting.selection.jackknife import jackknife
 from convolith.fitting.selection.tiles import states_of_tiles
 from convolith.fitting.solving.least_squares import least_squares
 from convolith.geometry import Axes, Padding, check_whole
+from convolith.tensors import torch_dtype
 
 METHODS = ("lstsq", *OPTIMIZERS)
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from convolith.arrays import like
-from convolith.engines.base import torch_dtype
 from convolith.errors import ConvolithError
 from convolith.fitting.data.problem import floating_dtype, read
 from convolith.fitting.kernel_options import KernelOptions, whole_numbers
@@ -20,6 +19,7 @@ from convolith.fitting.selection.tiles import states_of_tiles
 from convolith.fitting.solving.least_squares import least_squares
 from convolith.fitting.varying_gram import VaryingFit, VaryingGram
 from convolith.geometry import Axes, Padding
+from convolith.tensors import torch_dtype
 
 
 def fit_varying(

@@ -10,13 +10,13 @@ import torch
 
 from convolith.dtypes import HALVES
 from convolith.engines import BY_NAME, TABLE, Engine, reference
-from convolith.engines.base import torch_dtype
 from convolith.errors import ConvolithError, check_option, shown
 from convolith.jit import thread_count, with_living_threads
 from convolith.planner import machine, measure, wisdom
 from convolith.planner.plan import Candidate, Plan, computed, plain
 from convolith.planner.store import generation
 from convolith.spec import ConvSpec
+from convolith.tensors import torch_dtype
 
 ACCURACIES = ("exact", "default", "fast", "double")
 EFFORTS = ("estimate", "measure")

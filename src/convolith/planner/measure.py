@@ -12,11 +12,11 @@ import torch
 
 from convolith.dtypes import ITEMSIZE, is_float
 from convolith.engines import BY_NAME, reference
-from convolith.engines.base import torch_dtype
 from convolith.planner import calibrate, machine
 from convolith.planner.plan import Candidate
 from convolith.report.progress import track
 from convolith.spec import ConvSpec
+from convolith.tensors import torch_dtype
 
 HOPELESS = 30.0
 """Engines whose estimate is this many times the best measured time are not tried."""

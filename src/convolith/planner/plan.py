@@ -11,12 +11,13 @@ import torch
 from convolith.arrays import as_target, as_tensor, check_bias, check_same_kind, is_numpy, like
 from convolith.dtypes import dtype_name
 from convolith.engines import BY_NAME, aten
-from convolith.engines.base import NEEDS_KERNEL, torch_dtype
+from convolith.engines.base import NEEDS_KERNEL
 from convolith.errors import ConvolithError
 from convolith.jit import with_living_threads
 from convolith.planner import prepared_kernels
 from convolith.report.table import Table
 from convolith.spec import ConvSpec
+from convolith.tensors import torch_dtype
 from convolith.work import Work
 
 WIDER = {"float16": "float64", "bfloat16": "float64", "float32": "float64", "complex64": "complex128"}

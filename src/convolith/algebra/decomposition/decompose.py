@@ -26,8 +26,8 @@ from convolith.arrays import as_tensor, is_numpy
 from convolith.conv import Conv
 from convolith.correlation import correlate
 from convolith.dtypes import COMPLEX, half_ulp, is_float
-from convolith.engines.base import torch_dtype
 from convolith.errors import ConvolithError
+from convolith.tensors import torch_dtype
 
 METHODS: tuple[tuple[str, Callable[[Kernel], list[Ladder] | str]], ...] = (
     ("polynomial", polynomial.propose),

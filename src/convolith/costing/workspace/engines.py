@@ -12,13 +12,13 @@ from convolith.costing.rules.products import correlated
 from convolith.costing.workspace import torch_kernels
 from convolith.dtypes import HALVES
 from convolith.engines import aten
-from convolith.engines.base import torch_dtype
 from convolith.engines.buffers import bytes_for
 from convolith.engines.kernel_gradient import engine as lags
 from convolith.jit.threads import KEPT_SCRATCH
 from convolith.planner import Plan, computed, plan
 from convolith.planner import gradients as planned
 from convolith.spec import ConvSpec
+from convolith.tensors import torch_dtype
 from convolith.torch_private import operator_name
 from convolith.work import ForwardMemory
 

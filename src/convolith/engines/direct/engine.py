@@ -12,17 +12,19 @@ import numpy as np
 import torch
 
 from convolith.dtypes import COMPLEX, HALVES, ITEMSIZE, integer_bits, is_float
-from convolith.engines.base import direct_sum_bound, to_working, torch_dtype, turned
+from convolith.engines.base import turned
 from convolith.engines.buffers import empty
 from convolith.engines.collapse import collapsed
 from convolith.engines.direct import emit
 from convolith.engines.direct import tiling as geometry
 from convolith.engines.direct.emit import SLOTS
 from convolith.engines.direct.emit_tile import VECTORS, DirectRecipe, rolls
+from convolith.engines.error_bounds import direct_sum_bound
 from convolith.engines.machine_limits import MachineLimits
 from convolith.engines.padding import pad
 from convolith.jit import Routine, Target, host, routine, scratch, thread_count
 from convolith.spec import ConvSpec
+from convolith.tensors import to_working, torch_dtype
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 
 name = "direct"

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from convolith.dtypes import COMPLEX, HALVES, half_ulp, is_float
-from convolith.engines.base import deliver, to_working, torch_dtype, turned, working_dtype
+from convolith.engines.base import deliver, turned
 from convolith.engines.buffers import empty, empty_array
 from convolith.engines.collapse import collapsed
 from convolith.engines.fft import emit
@@ -43,6 +43,7 @@ from convolith.jit import Routine, Target, host, routine, scratch, thread_count
 from convolith.jit.builder import itemsize
 from convolith.jit.conversions import STORED
 from convolith.spec import ConvSpec
+from convolith.tensors import to_working, torch_dtype, working_dtype
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 
 name = "fft"

@@ -10,10 +10,10 @@ from functools import lru_cache
 from math import ceil, log2
 from typing import NamedTuple
 
-from convolith.engines.base import working_dtype
 from convolith.engines.fft.emit_transforms import passes
 from convolith.jit import thread_count
 from convolith.spec import ConvSpec
+from convolith.tensors import working_dtype
 
 MULTIPLE = 16
 """Lengths are multiples of it: rows and columns are transposed in blocks of as many as vectors have lanes."""

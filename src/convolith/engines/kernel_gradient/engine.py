@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from convolith.dtypes import half_ulp
-from convolith.engines.base import torch_dtype
 from convolith.engines.buffers import empty_array
 from convolith.engines.collapse import collapsed
 from convolith.engines.kernel_gradient.emit import SLOTS, KernelGradientRecipe, write
 from convolith.engines.machine_limits import MachineLimits
 from convolith.jit import Routine, Target, host, routine, scratch, thread_count
 from convolith.spec import ConvSpec
+from convolith.tensors import torch_dtype
 
 AT = {name: number for number, name in enumerate(SLOTS)}
 BAND_ELEMENTS = 3600

@@ -16,14 +16,16 @@ import numpy as np
 import torch
 
 from convolith.dtypes import COMPLEX, ITEMSIZE
-from convolith.engines.base import deliver, direct_sum_bound, to_working, torch_dtype, turned, working_dtype
+from convolith.engines.base import deliver, turned
 from convolith.engines.buffers import empty
+from convolith.engines.error_bounds import direct_sum_bound
 from convolith.engines.machine_limits import MachineLimits, sum_dtype_name
 from convolith.engines.pointwise import emit_packing
 from convolith.engines.pointwise.emit import COUNTER_SLOTS, GATHERS, IN_PLACE, PACKS, SLOTS, write, write_last
 from convolith.engines.pointwise.tiling import VECTORS, PointwiseRecipe, channel_tile, panel_rows
 from convolith.jit import Routine, Target, host, routine, scratch, thread_count
 from convolith.spec import ConvSpec
+from convolith.tensors import to_working, torch_dtype, working_dtype
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 
 name = "pointwise"

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from convolith.dtypes import half_ulp
-from convolith.engines.base import torch_dtype
 from convolith.engines.buffers import empty
 from convolith.engines.machine_limits import MachineLimits
 from convolith.engines.padding import pad
@@ -34,6 +33,7 @@ from convolith.engines.winograd.emit import (
 )
 from convolith.jit import Routine, Target, host, routine, scratch, thread_count
 from convolith.spec import ConvSpec
+from convolith.tensors import torch_dtype
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 
 AT = {name: number for number, name in enumerate(SLOTS)}
