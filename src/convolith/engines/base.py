@@ -58,7 +58,7 @@ class Engine(Protocol):
     def apply(
         self, state: Any, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Convolve x, (N, in_channels, *size); return the result in the spec's `out_dtype`, written to `out` if given."""
+        """Convolve x, (N, in_channels, *size), into `out` if given; the result has the spec's `out_dtype`."""
 
 
 def turned(spec: ConvSpec, kernel: torch.Tensor) -> torch.Tensor:

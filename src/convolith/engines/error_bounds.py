@@ -18,7 +18,7 @@ def error_scale(spec: ConvSpec, x: torch.Tensor, kernel: torch.Tensor) -> float:
 
 
 def direct_sum_bound(spec: ConvSpec) -> float:
-    """Estimate the error of a direct sum in the working dtype: half of the worst case of a running sum, plus a constant.
+    """Estimate the error of a direct sum: half of the worst case of a running sum in the working dtype, and a constant.
 
     A running sum of n products loses at most u/2 per addition of a partial sum that is n/2 on average; the tests hold
     engines under this on random data, constant images with box kernels, ramps and alternating signs.
