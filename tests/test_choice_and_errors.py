@@ -143,7 +143,7 @@ x, y = np.random.default_rng(0).normal(size=(2, 1, 30, 30))
 REFUSED = {
     "size": ({"kernel_size": "large"}, "kernel_size is 'large'; expected a number, one per axis, or \"auto\""),
     "largest": ({"kernel_size": "auto", "max_size": 31}, "max_size is 31; expected 1 to 30"),
-    "largest of none": ({"kernel_size": 3, "max_size": 7}, "max_size was given beside a kernel_size"),
+    "largest of none": ({"kernel_size": 3, "max_size": 7}, "max_size was given together with a kernel_size"),
     "stride": ({"kernel_size": "auto", "stride": 2}, 'kernel_size="auto" goes with stride 1'),
     "padding": ({"kernel_size": "auto", "padding": 1}, 'padding "valid" or "same" alone'),
     "basis": ({"kernel_size": "auto", "basis": "gaussian-hermite"}, 'kernel_size is "auto", which is chosen for'),

@@ -186,7 +186,7 @@ def test_weights_that_leave_the_range_are_refused():
     ]:
         with pytest.raises(ConvolithError, match="leave the range of .*; convert both convolutions to a wider dtype"):
             compose(first, second)
-    with pytest.raises(ConvolithError, match="first has a float bias beside integer weights"):
+    with pytest.raises(ConvolithError, match="first has a float bias and integer weights"):
         compose(Conv(np.ones((1, 1, 1), int), np.array([0.5])), Conv(np.ones((1, 1, 1), int)))
     with pytest.raises(ConvolithError, match="first has weights on the meta device"):
         compose(*(Conv(torch.ones(1, 1, 3, device="meta")),) * 2)

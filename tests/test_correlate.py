@@ -179,9 +179,9 @@ def test_a_conv_brings_its_own_options():
     np.testing.assert_allclose(
         cl.convolve(x, conv), cl.correlate(x, weight[:, :, ::-1, ::-1], bias, **options), atol=1e-12
     )
-    with pytest.raises(ConvolithError, match="stride was given beside a Conv"):
+    with pytest.raises(ConvolithError, match="stride was given together with a Conv"):
         cl.correlate(x, conv, stride=2)
-    with pytest.raises(ConvolithError, match="bias was given beside a Conv"):
+    with pytest.raises(ConvolithError, match="bias was given together with a Conv"):
         cl.correlate(x, conv, bias)
 
 

@@ -466,7 +466,7 @@ def test_a_layer_of_twice_the_channels():
     assert layer.law("channels").at(channels=2)["forward macs"] == 4 * layer.forward.macs
     with pytest.raises(ConvolithError, match="width is not a dimension of a layer; expected one of .*channels"):
         layer.scaled(width=2)
-    with pytest.raises(ConvolithError, match="a law is asked for of 'width'"):
+    with pytest.raises(ConvolithError, match="law was called with 'width'"):
         layer.law("width")
 
 
@@ -474,7 +474,7 @@ def test_refusals():
     layer = nn.Conv2d(3, 4, 3)
     for model, options, message in (
         (layer, {"input_shape": (1, 3, 8, 8), "optimizer": "sgd"}, "leave it out, or pass torch.nn.Sequential"),
-        (row(layer), {"example_input": torch.ones(1, 3, 8, 8), "run": True, "optimizer": "sgd"}, "optimizer was given beside run=True"),
+        (row(layer), {"example_input": torch.ones(1, 3, 8, 8), "run": True, "optimizer": "sgd"}, "optimizer was given together with run=True"),
         (nn.LazyConv2d(4, 3), {"input_shape": (1, 3, 8, 8)}, "lazy parameter weight"),
         (row(layer), {"input_shape": (1, -3, 8, 8)}, r"an entry of input_shape \(1, -3, 8, 8\) is -3"),
         (Of(lambda s, a, b: a + b), {"input_shape": ((1, 3), (1, 3)), "input_dtype": ["float32"]}, "expected one for all inputs, or one for each of 2"),

@@ -282,7 +282,7 @@ REFUSED = {
         {"loss": "huber", "method": "gd", "huber_delta": 0},
         "huber_delta is 0; expected a positive number",
     ),
-    "delta of squares": ((x, y), {"method": "gd", "huber_delta": 1.0}, 'beside loss="huber" only'),
+    "delta of squares": ((x, y), {"method": "gd", "huber_delta": 1.0}, 'with loss="huber" only'),
     "counts": ((x, y), {"loss": "poisson", "method": "lbfgs"}, "x has a least value of .* is of counts, 0 or more"),
     "rate of counts": (
         (x**2, y),

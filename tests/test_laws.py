@@ -121,7 +121,7 @@ def test_a_law_of_everything():
         assert law.at(batch, size, channels=channels, kernel_size=kernel_size) == again.counts()
     assert law.at() == cost(built(8, 3), input_shape=(1, 3, 16, 16)).counts()
     assert "k = 1 mod 2" in law.table().title
-    with pytest.raises(ConvolithError, match="k = 2 was asked for; the law holds for"):
+    with pytest.raises(ConvolithError, match="k = 2 was requested; the law holds for"):
         law.at(1, (16, 16), kernel_size=2)
     for wrong, message in (
         ({"size": 16}, "size is 16; expected 2 numbers"),
@@ -133,7 +133,7 @@ def test_a_law_of_everything():
             law.at(**wrong)
     with pytest.raises(ConvolithError, match="m is given; the law is of k"):
         cost(built(8, 3), input_shape=(1, 3, 16, 16)).law("kernel_size").at(channels=2)
-    with pytest.raises(ConvolithError, match="a law is asked for of 'width'; expected some of batch"):
+    with pytest.raises(ConvolithError, match="law was called with 'width'; expected some of batch"):
         cost(built(8, 3), input_shape=(1, 3, 16, 16)).law("width")
 
 

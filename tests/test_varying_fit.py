@@ -418,7 +418,7 @@ def test_a_state_refuses_other_states_and_places_and_stays_as_it_was():
     with pytest.raises(ConvolithError, match="whose positions are given; leave it out"):
         VaryingGram(3, modulation="update", frame=(9, 9))
     np.testing.assert_array_equal(gram.matrix, before)
-    with pytest.raises(ConvolithError, match="position was given beside modulation"):
+    with pytest.raises(ConvolithError, match="position was given together with modulation"):
         gram.solve().kernel.apply(x, position=(0, 0))
     with pytest.raises(ConvolithError, match="the state holds no equations"):
         VaryingGram(3).solve()

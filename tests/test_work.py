@@ -115,7 +115,7 @@ def test_cost_of_modules_and_convs():
         cost(module)
     with pytest.raises(ConvolithError, match="subject is a str; expected a ConvSpec, a Conv or a torch module"):
         cost("Conv2d", input_shape=(3, 3, 3))
-    with pytest.raises(ConvolithError, match="given beside a ConvSpec"):
+    with pytest.raises(ConvolithError, match="given together with a ConvSpec"):
         cost(by_module.spec, input_shape=(2, 3, 16, 16))
     with pytest.raises(ConvolithError, match="convention is 'sparse'; expected one of dense, effective"):
         cost(by_module.spec, convention="sparse")

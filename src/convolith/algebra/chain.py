@@ -135,7 +135,7 @@ def _check(first: Conv, second: Conv) -> None:
         if getattr(conv.weight, "is_meta", False):
             raise ConvolithError(f"{argument} has weights on the meta device, which have no values; move them first")
         if conv.bias is not None and not is_float(conv.dtype) and is_float(dtype_name(conv.bias.dtype)):
-            raise ConvolithError(f"{argument} has a float bias beside integer weights; convert the weights to float")
+            raise ConvolithError(f"{argument} has a float bias and integer weights; convert the weights to float")
     check_same_kind(first=first.weight, second=second.weight)
     axes = len(first.kernel_size), len(second.kernel_size)
     if axes[0] != axes[1]:

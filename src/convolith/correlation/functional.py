@@ -242,7 +242,7 @@ def _unpack(conv: Conv, bias: Any, options: dict[str, Any]) -> tuple[Any, Any, d
     given = [name for name, value in options.items() if value != UNSET_OPTIONS[name]] + ["bias"] * (bias is not None)
     if given:
         raise ConvolithError(
-            f"{given[0]} was given beside a Conv, which carries its own; leave it out, or build the Conv with it"
+            f"{given[0]} was given together with a Conv, which carries its own; leave it out, or build the Conv with it"
         )
     return conv.weight, conv.bias, conv.options
 

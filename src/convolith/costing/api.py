@@ -143,7 +143,7 @@ def cost(
             raise ConvolithError("verify is True without an optimizer, whose step would be run; pass one, such as sgd")
         if optimizer is not None and run:
             raise ConvolithError(
-                "optimizer was given beside run=True, but a step's peak is predicted from shapes alone; leave one out"
+                "optimizer was given together with run=True, but a step's peak is predicted from shapes alone; leave one out"
             )
         arguments, keywords = _inputs(subject, input_shape, input_dtype, example_input)
         options = {"convention": convention, "backward": backward, "input_gradient": bool(input_gradient), "real": run}
@@ -249,7 +249,7 @@ def _resized(arguments: tuple[Any, ...], keywords: Mapping[str, Any], batch: int
 def _spec(subject: Any, input_shape: Sequence[int] | None) -> ConvSpec:
     if isinstance(subject, ConvSpec):
         if input_shape is not None:
-            raise ConvolithError("input_shape was given beside a ConvSpec, which has its own; leave it out")
+            raise ConvolithError("input_shape was given together with a ConvSpec, which has its own; leave it out")
         return subject
     if not isinstance(subject, Conv | torch.nn.Module):
         raise ConvolithError(f"subject is a {type(subject).__name__}; expected a ConvSpec, a Conv or a torch module")
@@ -309,7 +309,7 @@ def _inputs(
         dtypes = _dtypes(model, input_dtype, len(sizes))
         return tuple(Shape(size, dtype, device) for size, dtype in zip(sizes, dtypes, strict=True)), {}
     if input_dtype is not None:
-        raise ConvolithError("input_dtype was given beside an example_input, which has its own; leave it out")
+        raise ConvolithError("input_dtype was given together with an example_input, which has its own; leave it out")
     if isinstance(example_input, Mapping):
         return (), dict(example_input)
     several = example_input if isinstance(example_input, tuple | list) else (example_input,)

@@ -126,7 +126,7 @@ def fit(
         size, share, selection = found.kernel_size, found.ridge, found.selection
         y, data = found.y, found.data
     elif max_size is not None:
-        raise ConvolithError('max_size was given beside a kernel_size; it is of kernel_size="auto" only')
+        raise ConvolithError('max_size was given together with a kernel_size; it belongs to kernel_size="auto" only')
     problem = read(x, y, kernel_size=size, **data, **geometry)
     if not problem.equations:
         raise ConvolithError("mask or weights leave no pixel of y to fit; expected at least one")
@@ -207,7 +207,7 @@ def _check_loss(method: str, loss: str, huber_delta: float | None, x: Any, y: An
     if loss != "squares" and method == "lstsq":
         raise ConvolithError(f'loss is "{loss}", which has no closed form; pass method="lbfgs", or another of descent')
     if huber_delta is not None and (loss != "huber" or not is_number(huber_delta) or huber_delta <= 0):
-        raise ConvolithError(f'huber_delta is {huber_delta!r}; expected a positive number, beside loss="huber" only')
+        raise ConvolithError(f'huber_delta is {huber_delta!r}; expected a positive number, with loss="huber" only')
     if loss == "poisson":
         for name, array in (("x", x), ("y", y)):
             tensor = as_tensor(name, array)

@@ -127,7 +127,7 @@ def command(ctx: click.Context, /, subject: str, k_shape: Any, *, as_json: bool,
         raise ConvolithError(f"--{name} was given, but {subject} is {kind}, which has no such option")
     if of_model:
         if k_shape is not None:
-            raise ConvolithError(f"K_SHAPE was given beside the model {subject}; its inputs are --input")
+            raise ConvolithError(f"K_SHAPE was given together with the model {subject}; its inputs are --input")
         from convolith.cli.cost.model import count
 
         dtype = None if ctx.get_parameter_source("dtype") is default else options["dtype"]
@@ -135,7 +135,7 @@ def command(ctx: click.Context, /, subject: str, k_shape: Any, *, as_json: bool,
     else:
         if k_shape is None:
             raise ConvolithError(
-                f"K_SHAPE is missing beside {subject}; expected (out_channels, in_channels/groups, *kernel_size), such "
+                f"K_SHAPE is missing for the input {subject}; expected (out_channels, in_channels/groups, *kernel_size), such "
                 "as 64,64,3,3"
             )
         rest = {name: options[name] for name in (*OF_LAYERS, "scale", "convention", "dtype")}

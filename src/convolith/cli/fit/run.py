@@ -138,4 +138,4 @@ def _refuse(files: Sequence[Files], options: dict[str, Any], varying: Varying | 
                 f"number for {what}, such as the one that is chosen for the first"
             )
     if varying is not None and options["offset"]:
-        raise ConvolithError("--background was given beside a kernel that varies; pass --background-degree 0")
+        raise ConvolithError("--background was given together with a kernel that varies; pass --background-degree 0")

@@ -101,7 +101,7 @@ class Law:
         given = self._given(batch, size, times)
         if any(not variable.holds(given[variable.name]) for variable in self.variables):
             told = ", ".join(f"{name} = {value}" for name, value in given.items())
-            raise ConvolithError(f"{told} was asked for; the law holds for {self._where()}")
+            raise ConvolithError(f"{told} was requested; the law holds for {self._where()}")
         return {name: int(found.subs(given)) for name, found in self.expressions.items()}
 
     def _given(self, batch: int | None, size: Any, times: dict[str, int]) -> dict[str, int]:
@@ -145,7 +145,7 @@ def law_of(
     """
     unknown = [name for name in of if name not in OF]
     if unknown:
-        raise ConvolithError(f"a law is asked for of {unknown[0]!r}; expected some of {', '.join(OF)}")
+        raise ConvolithError(f"law was called with {unknown[0]!r}; expected some of {', '.join(OF)}")
     batch, channels, *size = shape
     names, steps = AXES[len(size)], _steps(strides, len(size))
 
