@@ -201,12 +201,16 @@ def _check(convs: tuple[Conv, ...], done: str) -> None:
     wanted_words = {"in_channels": "input channels", "out_channels": "output channels", "transposed": "transposed"}
     axes = {len(c.kernel_size) for c in convs}
     if len(axes) > 1:
-        raise ConvolithError(f"the convolutions have {sorted(axes)} spatial axes; convolutions to be {done} need the same number")
+        raise ConvolithError(
+            f"the convolutions have {sorted(axes)} spatial axes; convolutions to be {done} need the same number"
+        )
     for name in sorted(wanted):
         values = [getattr(c, name) for c in convs]
         if any(value != values[0] for value in values):
             what = wanted_words.get(name, name)
-            raise ConvolithError(f"the convolutions differ in {what} ({values}); convolutions to be {done} need the same")
+            raise ConvolithError(
+                f"the convolutions differ in {what} ({values}); convolutions to be {done} need the same"
+            )
     if first.transposed:
         _check_transposed(convs, done)
         return
@@ -220,7 +224,9 @@ def _check(convs: tuple[Conv, ...], done: str) -> None:
             )
     modes = {c.padding_mode for c in convs if any(map(any, c.padding))}
     if len(modes) > 1:
-        raise ConvolithError(f"the convolutions pad with {sorted(modes)}; convolutions to be {done} need the same padding mode")
+        raise ConvolithError(
+            f"the convolutions pad with {sorted(modes)}; convolutions to be {done} need the same padding mode"
+        )
 
 
 def _check_transposed(convs: tuple[Conv, ...], done: str) -> None:

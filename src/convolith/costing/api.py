@@ -143,7 +143,7 @@ def cost(
             raise ConvolithError("verify is True without an optimizer, whose step would be run; pass one, such as sgd")
         if optimizer is not None and run:
             raise ConvolithError(
-                "optimizer was given together with run=True, but a step's peak is predicted from shapes alone; leave one out"
+                "optimizer was given together with run=True, but a step's peak is predicted from shapes; leave one out"
             )
         arguments, keywords = _inputs(subject, input_shape, input_dtype, example_input)
         options = {"convention": convention, "backward": backward, "input_gradient": bool(input_gradient), "real": run}

@@ -129,8 +129,8 @@ class VaryingKernel:
         if position is not None:
             if self.modulation != "update" or origin is not None:
                 raise ConvolithError(
-                    f'position was given together with modulation "{self.modulation}" and origin {origin}; expected it alone, '
-                    'for a kernel of modulation "update"'
+                    f'position was given together with modulation "{self.modulation}" and origin {origin}; expected it '
+                    'alone, for a kernel of modulation "update"'
                 )
             return correlate(x, self.weight_at(position), self.background_at(position), **self.options)
         tensor = as_tensor("x", x)

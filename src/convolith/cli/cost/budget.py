@@ -98,7 +98,7 @@ def changes(before: Mapping[str, Any], counted: ModelCost) -> tuple[list[Table],
         if before["of"].get(what) != value:
             had = before["of"].get(what)
             raise ConvolithError(
-                f"the baseline has {what} {had}, but this has {value}; count both in the same way, or save another baseline"
+                f"the baseline has {what} {had}, but this has {value}; count both in the same way, or save another"
             )
     missing = [name for name in now if name not in before["totals"]]
     if missing:

@@ -87,7 +87,9 @@ def _check(factory: str, options: dict[str, Any]) -> None:
             raise ConvolithError(f"--{option} was given without --peak, the optimizer of the step; pass --peak sgd")
     for name in ("peak", "law", "scale"):
         if options["real"] and options[name] not in (None, ()):
-            raise ConvolithError(f"--{name} was given together with --run, but is known from shapes alone; leave one out")
+            raise ConvolithError(
+                f"--{name} was given together with --run, but is known from shapes alone; leave one out"
+            )
 
 
 def _inputs(model: torch.nn.Module, options: dict[str, Any]) -> dict[str, Any]:
