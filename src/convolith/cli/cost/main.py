@@ -135,8 +135,8 @@ def command(ctx: click.Context, /, subject: str, k_shape: Any, *, as_json: bool,
     else:
         if k_shape is None:
             raise ConvolithError(
-                f"K_SHAPE is missing for the input {subject}; expected (out_channels, in_channels/groups, *kernel_size), "
-                "such as 64,64,3,3"
+                f"K_SHAPE is missing for the input {subject}; expected (out_channels, in_channels/groups, "
+                "*kernel_size), such as 64,64,3,3"
             )
         rest = {name: options[name] for name in (*OF_LAYERS, "scale", "convention", "dtype")}
         _layer(shape(subject), k_shape, as_json=as_json, **rest)
