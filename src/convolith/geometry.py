@@ -30,9 +30,9 @@ def is_symbolic(value: Any) -> bool:
 
 def _whole(value: Any) -> int:
     """Return `value` as an int, or as the symbol that it is: `index` would fix a symbol to one number."""
-    if is_symbolic(value):
-        return value  # type: ignore[no-any-return]  # counts as an int
-    return int(index(value))  # True becomes 1: torch takes no bool for a size
+    if isinstance(value, bool):
+        return int(value)  # torch takes no bool for a size
+    return value if isinstance(value, int) or is_symbolic(value) else index(value)
 
 
 def _at_least(value: Any, minimum: int) -> Any:

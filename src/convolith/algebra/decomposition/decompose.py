@@ -319,7 +319,7 @@ def _check(conv: Any, tolerance: Any) -> None:
         )
     if conv.dtype in COMPLEX:
         raise ConvolithError(
-            f"conv has {conv.dtype} weights; decompose takes real ones, so pass the real and the imaginary part"
+            f"conv has {conv.dtype} weights; decompose takes real ones; decompose the real and imaginary part each"
         )
     if not is_float(conv.dtype):
         raise ConvolithError(
