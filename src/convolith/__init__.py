@@ -13,9 +13,8 @@ from convolith.version import __version__ as __version__
 if TYPE_CHECKING:
     from convolith import d2l, nn
     from convolith.algebra import Composition, Decomposition, compose, decompose
-    from convolith.caches import clear_caches
     from convolith.conv import Conv
-    from convolith.correlation import convolve, correlate, filter_image
+    from convolith.correlation import clear_caches, convolve, correlate, filter_image
     from convolith.costing import Law, LayerCost, ModelCost, Peak, Scaling, cost
     from convolith.errors import ConvolithError
     from convolith.fitting import Fit, Gram, VaryingFit, VaryingGram, VaryingKernel, fit, fit_varying
@@ -45,7 +44,7 @@ _HOMES = {
     "VaryingFit": "fitting",
     "VaryingGram": "fitting",
     "VaryingKernel": "fitting",
-    "clear_caches": "caches",
+    "clear_caches": "correlation",
     "compose": "algebra",
     "convolve": "correlation",
     "correlate": "correlation",

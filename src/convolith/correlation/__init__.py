@@ -1,5 +1,6 @@
 """The functional face: `correlate`, `convolve` and `filter_image`, for NumPy and torch, with gradients."""
 
+from convolith.correlation.caches import clear_caches
 from convolith.correlation.functional import convolve, correlate, filter_image
 
-__all__ = ["convolve", "correlate", "filter_image"]
+__all__ = ["clear_caches", "convolve", "correlate", "filter_image"]
