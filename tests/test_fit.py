@@ -39,7 +39,7 @@ def test_descent_and_least_squares_and_composition_agree(seed):
     np.testing.assert_allclose(learned.kernel, both.conv.weight, atol=1e-9)
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(st.data(), st.integers(1, 2), st.booleans(), st.integers(0, 99))
 def test_any_geometry_is_recovered(data, axes, offset, seed):
     rng = np.random.default_rng(seed)

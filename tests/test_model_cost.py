@@ -41,7 +41,7 @@ def test_known_networks(name):
 MODULES = {1: (nn.Conv1d, nn.ConvTranspose1d), 2: (nn.Conv2d, nn.ConvTranspose2d), 3: (nn.Conv3d, nn.ConvTranspose3d)}
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(spec=specs(max_axes=3))
 def test_a_layer_inside_a_model_counts_as_by_itself(spec):
     changes = {"dtype": "float32", "kernel_dtype": "float32", "batch": max(spec.batch, 1)}

@@ -26,19 +26,19 @@ def oracle_against_loops(spec: ConvSpec) -> None:
             )
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(specs(dtypes=FLOATS, max_axes=2))
 def test_floats(spec):
     oracle_against_loops(spec)
 
 
-@settings(max_examples=100)
+@settings(max_examples=70)
 @given(specs(dtypes=INTEGERS, max_axes=2))
 def test_integers_are_exact_modulo_two_to_the_64(spec):
     oracle_against_loops(spec)
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(specs(dtypes=("float64", "int64"), max_axes=3))
 def test_three_axes(spec):
     oracle_against_loops(spec)
