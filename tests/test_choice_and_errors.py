@@ -40,7 +40,7 @@ def test_two_thirds_of_the_weights_lie_within_a_standard_error():
 def test_the_jackknife_knows_noise_that_is_alike_nearby():
     kernel = np.random.default_rng(1).normal(size=(1, 1, 3, 3))
     x = smooth_field((72, 72))
-    assert 0.65 <= covered(x, kernel, alike, 200, errors="jackknife") <= 0.71
+    assert 0.65 <= covered(x, kernel, alike, 100, errors="jackknife") <= 0.71
     assert not 0.6 <= covered(x, kernel, alike, 200) <= 0.75  # as if it were white
 
 
