@@ -197,8 +197,11 @@ class _References:
             self.known = self.known or reference_of(self.model, self.inputs)
             self.pairs = self.pairs or [(self.inputs, self.known.outputs)]
             usual, most = (_within(calls * self.known.seconds, bounds) for calls, bounds in LIMITS)
-            for others in self.others:
+            while True:
                 start, limit = time.perf_counter(), most if len(self.pairs) <= enough else usual
+                others = next(self.others, None)  # the first one looks for small sizes, which takes calls too
+                if others is None:
+                    break
                 expected = self.known.seconds * _numbers(others) / _numbers(self.inputs)
                 if len(self.pairs) > FEWEST and self.seconds + expected > limit:
                     if self.seconds > limit:
