@@ -1,4 +1,4 @@
-"""What Convolith keeps in memory from call to call, and how it is given back."""
+"""`clear_caches`: release the memory that is kept between calls."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from convolith.planner.choose import estimated
 
 
 def clear_caches() -> None:
-    """Give back the memory that is kept from call to call: prepared kernels, results' buffers, plans, known calls.
+    """Release the memory that is kept between calls: prepared kernels, buffers of results, plans, known calls.
 
-    The next calls find them out again. Compiled code stays loaded, and measurements stay on disk.
+    Later calls build these again. Compiled code stays loaded, and measurements stay on disk.
 
     Example:
         >>> import convolith as cl

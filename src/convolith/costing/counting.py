@@ -48,7 +48,7 @@ UNGROWN = (Fraction(1), Fraction(1))
 
 @dataclass
 class ModuleCounts:
-    """What was counted in one module by itself, without those inside it.
+    """Counts of one module, without the modules inside it.
 
     Attributes:
         forward, backward: of the passes, the latter of the gradients of convolutions and of the rest.
@@ -72,7 +72,7 @@ class ModuleCounts:
 
 @dataclass(frozen=True)
 class CountedRun:
-    """What a model did, by module, what it holds, and the shapes that came out."""
+    """Result of one counted run: counts and receptive fields of each module, memory, input and output shapes."""
 
     tallies: Mapping[Path, ModuleCounts]
     fields: Mapping[Path, ReceptiveField]
@@ -81,7 +81,7 @@ class CountedRun:
     inputs: tuple[tuple[int, ...], ...]
     outputs: tuple[tuple[int, ...], ...]
     parameters: Mapping[Path, Mapping[int, int]]
-    """By module its own parameters' elements, by what tells shared ones apart."""
+    """Elements of each parameter, by module and by identity, which names of a shared parameter have in common."""
 
 
 def run(
@@ -95,7 +95,7 @@ def run(
     real: bool,
     growth: tuple[Fraction, Fraction] = UNGROWN,
 ) -> CountedRun:
-    """Count a forward pass, and a backward pass if it is asked for.
+    """Count a forward pass, and optionally a backward pass.
 
     Args:
         model: in the mode, training or evaluation, in which it is to be counted; it is left as it was.
@@ -207,7 +207,7 @@ def _ends(model: torch.nn.Module, arguments: tuple[Any, ...], keywords: Mapping[
 
 
 class _Operator(NamedTuple):
-    """What is known of an operator, whatever it is given."""
+    """Properties of an operator that do not depend on its arguments."""
 
     name: str
     view: bool
@@ -278,7 +278,7 @@ class _Counter(ModuleTracker):  # type: ignore[no-untyped-call]  # torch's own i
             tally.seconds += self._least(counted + moved, out)
 
     def _follow(self, known: _Operator, args: Any, given: Any, made: Any, path: Path) -> None:
-        """Where pixels come from; what cannot be followed stops no count."""
+        """Track receptive fields through an operator; a failure to do so does not stop the count."""
         try:
             self.fields.seen(known.name, args, given, made, path, pointwise=known.pointwise)
         except (IndexError, TypeError, ValueError, AttributeError, ZeroDivisionError):
@@ -294,7 +294,7 @@ class _Counter(ModuleTracker):  # type: ignore[no-untyped-call]  # torch's own i
         return {"edge": self._edge_of(args[CONVOLUTIONS[name]])} if name in CONVOLUTIONS else {}
 
     def _edge_of(self, tensor: torch.Tensor) -> Sequence[int]:
-        """Of a tensor that is what was padded, and not a part of it or something else in its place by now."""
+        """Return the padding of a tensor that was padded as a whole, or nothing for any other tensor."""
         _, identity, edge = self._edges.get(storage_identity(tensor.untyped_storage()), (None, None, ()))
         return edge if identity == _identity(tensor) else ()
 
@@ -306,7 +306,7 @@ class _Counter(ModuleTracker):  # type: ignore[no-untyped-call]  # torch's own i
 
 
 class _Saved:
-    """What autograd keeps for the backward pass, once for each storage; parameters are left out."""
+    """Storages that autograd saves for the backward pass, each counted once; parameters are excluded."""
 
     def __init__(self) -> None:
         self._own: set[int] = set()
@@ -323,7 +323,7 @@ class _Saved:
 
     @property
     def bytes(self) -> int:
-        """Of all of it."""
+        """Total size of the saved storages."""
         return sum(
             max(storage.nbytes(), self._larger.get(place, (storage, 0))[1]) for place, storage in self._kept.items()
         )
