@@ -125,6 +125,9 @@ def _variations(small: Base, inputs: Inputs) -> Iterator[Inputs]:
     yield example_at(inputs, base, 2)
     whole = _largest_sizes(inputs)
     axes = [*whole]
+    if all(base[axis] == whole[axis] for axis in axes[1:]):  # likely a model of one size: little time for others
+        for axis in axes:
+            yield example_at(inputs, {axis: whole[axis] + 1}, 1)
     near = {**whole, **base}
     twice = {axis: 2 * n for axis, n in whole.items()}
     steps = {axis: steps.get(axis, 1) for axis in axes}

@@ -40,8 +40,8 @@ def verify(
     """
     dtype = tried[0][0].dtype
     errors = {"float64": 0.0} if dtype == torch.float64 else {"float64": 0.0, str(dtype).removeprefix("torch."): 0.0}
-    example, *others = tried
-    smallest = sorted(others, key=lambda inputs: sum(x.numel() for x in inputs))
+    example = tried[0]
+    smallest = sorted(tried, key=lambda inputs: sum(x.numel() for x in inputs))
     tellers = [inputs for inputs in smallest if min(min(x.shape[2:], default=9) for x in inputs) > 1] or [example]
     problem = None
     with torch.no_grad():

@@ -31,12 +31,12 @@ from convolith.torch_private import GRAPH_ASSERT
 
 MOST_ATTEMPTS = 24
 """Recordings of one model: each keeps more modules as they are, or more writes in place."""
-LIMITS = (4.0, (0.2, 2.0)), (6.0, (0.6, 2.0))
+LIMITS = (4.0, (0.2, 2.0)), (6.0, (0.6, 2.0)), (12.0, (2.0, 4.0))
 """Time that comparing at other sizes takes, in calls of the model on the example and, at the least and at the most, in
-seconds; and the same while few inputs were compared."""
-ENOUGH, ENOUGH_OF_CONDITIONS, FEWEST = 5, 8, 2
-"""Inputs that are compared if there is time; where the model's code compares sizes; and in any case, if the model takes
-as many."""
+seconds; the same while few inputs were compared, and while only one beside the example was, which is always there."""
+ENOUGH, ENOUGH_OF_CONDITIONS, FEW = 5, 8, 2
+"""Inputs that are compared if there is time; where the model's code compares sizes; and so few that more time is taken
+for another one."""
 NOTED = 3
 """Inputs for which the shape of each tensor is noted: the example and the first of another batch and size."""
 
@@ -196,14 +196,15 @@ class _References:
             warnings.simplefilter("ignore")
             self.known = self.known or reference_of(self.model, self.inputs)
             self.pairs = self.pairs or [(self.inputs, self.known.outputs)]
-            usual, most = (_within(calls * self.known.seconds, bounds) for calls, bounds in LIMITS)
+            usual, more, most = (_within(calls * self.known.seconds, bounds) for calls, bounds in LIMITS)
             while True:
-                start, limit = time.perf_counter(), most if len(self.pairs) <= enough else usual
+                compared = len(self.pairs)
+                start, limit = time.perf_counter(), usual if compared > enough else more if compared > FEW else most
                 others = next(self.others, None)  # the first one looks for small sizes, which takes calls too
                 if others is None:
                     break
                 expected = self.known.seconds * _numbers(others) / _numbers(self.inputs)
-                if len(self.pairs) > FEWEST and self.seconds + expected > limit:
+                if compared > 1 and self.seconds + expected > limit:
                     if self.seconds > limit:
                         break
                     continue
