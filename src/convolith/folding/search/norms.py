@@ -78,23 +78,31 @@ def spread_norms(working: GraphModule, values: Values) -> None:
 def _over_branches(working: GraphModule, values: Values, norm: Node, factors: Tensor, shifts: Tensor) -> bool:
     """Return whether a norm was applied to each of the convolutions that it follows side by side."""
     joined = _input(norm)
-    called = operator_of(joined) if joined is not None else None
-    if joined is None or called is None or called.target is not aten.cat.default or len(readers(joined)) != 1:
+    branches = _branches(joined, norm) if joined is not None and target_of(joined) is aten.cat.default else None
+    if joined is None or not branches or len(set(branches)) < len(branches):
         return False
-    branches, axis = called.args
-    shapes = [shape_of(branch) if isinstance(branch, Node) else None for branch in branches]
-    if axis not in (1, 1 - len(shape_of(joined) or ())) or not all(shapes):
-        return False
-    if any(target_of(branch) not in CONVOLVE or len(readers(branch)) != 1 for branch in branches):
-        return False
-    counts = [(shape or ())[1] for shape in shapes]
-    made = []
-    for branch, factor, shift in zip(branches, torch.split(factors, counts), torch.split(shifts, counts), strict=True):
-        made.append(_scaled(working, values, branch, factor, shift, joined, norm))
-    joined.args = ([*made], *joined.args[1:])
+    counts = [(shape_of(branch) or ())[1] for _, branch in branches]
+    for (cat, branch), factor, shift in zip(branches, factors.split(counts), shifts.split(counts), strict=True):
+        cat.replace_input_with(branch, _scaled(working, values, branch, factor, shift, cat, norm))
     norm.replace_all_uses_with(joined)
     working.graph.erase_node(norm)
     return True
+
+
+def _branches(node: Node, reader: Node) -> list[tuple[Node, Node]] | None:
+    """Return the convolutions that are concatenated in a node, each with the `cat` that reads it.
+
+    None if it is anything else, or if another node than `reader` reads one of them.
+    """
+    called, shape = operator_of(node), shape_of(node)
+    if called is None or shape is None or readers(node) != [reader]:
+        return None
+    if called.target in CONVOLVE:
+        return [(reader, node)]
+    if called.target is not aten.cat.default or called.args[1] not in (1, 1 - len(shape)):
+        return None
+    found = [_branches(branch, node) for branch in called.args[0]] if isinstance(called.args[0], Sequence) else [None]
+    return None if any(f is None for f in found) else [pair for f in found for pair in f or ()]
 
 
 def _over_parts(working: GraphModule, values: Values, norm: Node, factors: Tensor, shifts: Tensor) -> bool:
@@ -147,12 +155,22 @@ def _scaled(
 
 
 def _behind(node: Node) -> Node | None:
-    """Return the convolution that a node follows, perhaps after what does nothing."""
+    """Return the convolution, or the concatenation of convolutions, that a node follows."""
     called = operator_of(node)
     before = called.args[0] if called is not None else (node.args[0] if node.args else None)
-    while isinstance(before, Node) and target_of(before) in IDLE:
-        before = before.args[0]
-    return before if isinstance(before, Node) and target_of(before) in CONVOLVE else None
+    return _source(before)
+
+
+def _source(node: object) -> Node | None:
+    """Return the convolution or the concatenation of convolutions that a node is, perhaps after what does nothing."""
+    while isinstance(node, Node) and target_of(node) in IDLE:
+        node = node.args[0]
+    if not isinstance(node, Node):
+        return None
+    called = operator_of(node)
+    if called is not None and called.target is aten.cat.default and isinstance(called.args[0], Sequence):
+        return node if all(map(_source, called.args[0])) else None
+    return node if target_of(node) in CONVOLVE else None
 
 
 def _is_written_out(node: Node, values: Values) -> bool:
@@ -172,7 +190,10 @@ def _reason(norm: Node, source: Node, untouchable: set[Node]) -> str:
         return "its convolution reads a tensor that is written in place through a view"
     others = [user for user in readers(source) if user is not norm]
     if others:
-        return f"the convolution's output is also read by {', '.join(other.name for other in others)}"
+        name = "convolution's output" if target_of(source) in CONVOLVE else "concatenation of convolutions"
+        return f"the {name} is also read by {', '.join(other.name for other in others)}"
+    if target_of(source) not in CONVOLVE:
+        return "a convolution in its concatenation is also read elsewhere, or is not concatenated along the channels"
     if shape_of(norm) is None or shape_of(source) is None:
         return "the number of channels is not the same at all sizes that were tried"
     return "it is computed from other tensors than its convolution and constants"
