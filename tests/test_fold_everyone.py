@@ -12,6 +12,7 @@ from torch.nn import functional
 
 import convolith as cl
 from convolith import ConvolithError
+from convolith.folding.capture.checked_graph import MOST_ATTEMPTS
 from convolith.folding.example_inputs import outputs
 from tests.networks.randomise import randomised
 
@@ -181,6 +182,32 @@ def test_a_branch_on_an_odd_size_is_named_with_its_line():
     assert "test_fold_everyone.py" in reason
     assert "if x.shape[2] % 2:" in reason
     check_same(model, folded.model, (2, 4, 17, 9), (1, 4, 8, 8))
+
+
+class FixedSize(nn.Module):
+    """Resizes whatever has another size than its own, as blocks that mix along the axes do."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size, self.c, self.b = size, nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.place = nn.Parameter(torch.randn(size, size))
+
+    def forward(self, x):
+        shape = x.shape[2:]
+        if shape[0] != self.size:
+            x = functional.interpolate(x, (self.size, self.size))
+        y = self.b(self.c(x)).relu() * self.place
+        if shape[0] != self.size:
+            y = functional.interpolate(y, shape)
+        return y
+
+
+def test_more_kept_modules_of_a_class_than_attempts():
+    model = given(lambda m, x: m.b(m.c(m.blocks(x))))
+    model.blocks = randomised(nn.Sequential(*(FixedSize(16) for _ in range(MOST_ATTEMPTS + 2))))
+    folded = cl.fold(model, torch.randn(X))
+    assert folded.report.norms_after == 0
+    check_same(model, folded.model, X, (2, 4, 9, 7), (1, 4, 32, 20))
 
 
 class Weighed(nn.Module):

@@ -6,6 +6,7 @@ import linecache
 import operator
 import time
 import warnings
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,8 @@ from convolith.torch_private import GRAPH_ASSERT
 
 MOST_ATTEMPTS = 24
 """Recordings of one model: each keeps more modules as they are, or more writes in place."""
+ALIKE = 3
+"""Modules of one class that fail at the same line, after which all modules of that class are kept."""
 LIMITS = (4.0, (0.2, 2.0)), (6.0, (0.6, 2.0)), (12.0, (2.0, 4.0))
 """Time that comparing at other sizes takes, in calls of the model on the example and, at the least and at the most, in
 seconds; the same while few inputs were compared, and while only one beside the example was, which is always there."""
@@ -97,6 +100,7 @@ def capture(model: nn.Module, inputs: Inputs, known: Reference | None = None) ->
         NoGraph: a model whose own code is such, with the line.
     """
     kept, in_place, guess = dict(hooked(model)), set[int](), True
+    failures: Counter[tuple[type, str]] = Counter()
     references = _References(model, inputs, known)
     model = with_computed_weights(model)
     for _ in range(MOST_ATTEMPTS):
@@ -112,13 +116,15 @@ def capture(model: nn.Module, inputs: Inputs, known: Reference | None = None) ->
                 raise NoGraph("it writes in place over a tensor that a view reads") from None
             in_place.add(problem.write)
         except NotRecorded as problem:
-            _keep(kept, {problem.module: _because(str(problem), problem.line)})
+            reasons = {problem.module: _because(str(problem), problem.line)}
+            _keep(kept, _with_relatives(copied, kept, reasons, failures))
         except Unlike as problem:
             if guess and recorder.record_.guards and any(g.function is operator.eq for g in problem.flipped):
                 guess = False
                 continue
             reasons = {g.module: _because(_in_words(g, problem.shapes), g.line) for g in problem.flipped}
-            _keep(kept, reasons or recorder.record_.suspects or {"": str(problem)})
+            reasons = reasons or recorder.record_.suspects or {"": str(problem)}
+            _keep(kept, _with_relatives(copied, kept, reasons, failures))
         except ConvolithError:
             raise
         except Exception as problem:  # noqa: BLE001 - whatever the model's own code raises while it is recorded
@@ -137,6 +143,21 @@ def _keep(kept: dict[str, str], more: dict[str, str]) -> None:
         if name == "" or name in kept:
             raise NoGraph(reason)
     kept |= more
+
+
+def _with_relatives(
+    model: nn.Module, kept: dict[str, str], reasons: dict[str, str], failures: Counter[tuple[type, str]]
+) -> dict[str, str]:
+    """Return the modules to keep, with all of the same class once several of that class failed for the same reason."""
+    modules = dict(model.named_modules())
+    more: dict[str, str] = {}
+    for name, reason in reasons.items():
+        family = type(modules.get(name)), reason.rpartition(" (at ")[2]
+        failures[family] += 1
+        if name and failures[family] >= ALIKE:
+            more |= {other: reason for other, m in modules.items() if type(m) is family[0]}
+    outer = tuple(f"{name}." for name in (*kept, *reasons))
+    return reasons | {name: more[name] for name in more if name not in kept | reasons and not name.startswith(outer)}
 
 
 def _because(reason: str, line: str | None) -> str:

@@ -82,7 +82,8 @@ def _over_branches(working: GraphModule, values: Values, norm: Node, factors: Te
     if joined is None or not branches or len(set(branches)) < len(branches):
         return False
     counts = [(shape_of(branch) or ())[1] for _, branch in branches]
-    for (cat, branch), factor, shift in zip(branches, factors.split(counts), shifts.split(counts), strict=True):
+    each = zip(branches, torch.split(factors, counts), torch.split(shifts, counts), strict=True)
+    for (cat, branch), factor, shift in each:
         cat.replace_input_with(branch, _scaled(working, values, branch, factor, shift, cat, norm))
     norm.replace_all_uses_with(joined)
     working.graph.erase_node(norm)
