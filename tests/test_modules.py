@@ -241,6 +241,56 @@ def test_what_cannot_be_frozen():
             call([])
 
 
+def repeated_small_layer():
+    torch.manual_seed(0)
+    layer, x = cl.nn.Conv2d(4, 4, 3, padding=1), torch.randn(2, 4, 6, 6, requires_grad=True)
+    for _ in range(3):  # from the third call on, torch's operator is called at once
+        layer(x)
+    assert layer._small is not None
+    return layer, x
+
+
+CHANGES = {
+    "the stride": lambda layer, x: setattr(layer, "stride", (2, 2)),
+    "the padding mode": lambda layer, x: setattr(layer, "padding_mode", "reflect"),
+    "the weight": lambda layer, x: setattr(layer, "weight", torch.nn.Parameter(torch.randn(4, 4, 3, 3))),
+    "its values": lambda layer, x: layer.weight.data.normal_(),
+    "the kernel size": lambda layer, x: setattr(layer.weight, "data", torch.randn(4, 4, 1, 1)),
+    "the bias": lambda layer, x: setattr(layer, "bias", None),
+    "the dtypes": lambda layer, x: (layer.double(), setattr(x, "data", x.data.double())),
+    "what is trained": lambda layer, x: layer.requires_grad_(False),
+    "the batch": lambda layer, x: setattr(x, "data", torch.randn(3, 4, 5, 5)),
+    "the memory format": lambda layer, x: setattr(x, "data", x.data.contiguous(memory_format=torch.channels_last)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_small_layer_that_is_called_again_after_a_change(change):
+    layer, x = repeated_small_layer()
+    CHANGES[change](layer, x)
+    theirs = cl.nn.revert(copy.deepcopy(torch.nn.Sequential(layer)))[0]
+    x.grad = None
+    layer(x).square().sum().backward()
+    ours, x.grad = x.grad, None
+    theirs(x).square().sum().backward()
+    torch.testing.assert_close(ours, x.grad)
+
+
+def test_a_small_layer_that_is_called_again_is_seen_by_others():
+    layer, x = repeated_small_layer()
+    theirs = cl.nn.revert(copy.deepcopy(torch.nn.Sequential(layer)))[0]
+    assert copy.deepcopy(layer)._small is None
+    mapped = torch.func.vmap(layer)(x.detach()[None])
+    torch.testing.assert_close(mapped[0], theirs(x).detach())
+    torch.testing.assert_close(torch.func.jvp(layer, (x.detach(),), (x.detach(),))[0], theirs(x))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(x).dtype is torch.bfloat16
+    assert next(node.op for node in torch.fx.symbolic_trace(layer).graph.nodes) == "placeholder"
+    torch.testing.assert_close(torch.compile(layer, backend="aot_eager", fullgraph=True)(x), theirs(x))
+    with pytest.raises(ConvolithError, match="x has 5 channels"):
+        layer(torch.randn(2, 5, 6, 6, requires_grad=True))
+
+
 @pytest.mark.filterwarnings("ignore")  # torch's quantisers warn of their own end
 def test_quantisers_find_torchs_layers_or_are_told():
     import torch.ao.quantization as quantization

@@ -12,11 +12,16 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.nn.modules.conv import _ConvNd as ConvolutionBase
 from torch.nn.modules.conv import _ConvTransposeNd as TransposedBase
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+_count_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", int)
+_tracing_state: Callable[[], Any] = getattr(torch._C, "_get_tracing_state", lambda: None)
+_functorch_is_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", bool)
 
 __all__ = ("ConvolutionBase", "NormBase", "TorchDispatchMode", "TransposedBase")
 """Base classes of torch's own modules and modes; functions follow."""
@@ -24,16 +29,21 @@ __all__ = ("ConvolutionBase", "NormBase", "TorchDispatchMode", "TransposedBase")
 
 def dispatch_modes() -> int:
     """Return how many dispatch modes (fake tensors, counters) are active; 0 where torch does not say."""
-    count = getattr(torch._C, "_len_torch_dispatch_stack", None)
-    return 0 if count is None else int(count())
+    return int(_count_modes())
 
 
 def is_traced_or_transformed() -> bool:
     """Return whether `torch.jit.trace`, a functorch transform or forward-mode differentiation is active."""
-    return (
-        torch._C._get_tracing_state() is not None
-        or torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
+    return _tracing_state() is not None or _functorch_is_active() or forward_ad._current_level >= 0
+
+
+def needs_torch_operators() -> bool:
+    """Return whether autocast, a tracer or a transform is active, which only torch's own operators satisfy."""
+    return (  # written out: it runs in every call
+        _tracing_state() is not None
+        or _functorch_is_active()
+        or forward_ad._current_level >= 0
+        or torch.is_autocast_enabled("cpu")
     )
 
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from operator import is_
 from typing import Any, NamedTuple
 
 import torch
+from torch import strided
+from torch.overrides import has_torch_function
 
 from convolith.correlation.gradients import chooser
 from convolith.dtypes import COMPLEX, is_float
@@ -22,7 +25,7 @@ from convolith.planner.prepared_kernels import Choose, prepared
 from convolith.planner.store import generation
 from convolith.spec import ConvSpec
 from convolith.tensors import torch_dtype
-from convolith.torch_private import is_view, without_batch
+from convolith.torch_private import dispatch_modes, is_view, needs_torch_operators, without_batch
 
 MOST_CALLS = 4096
 OPTIONS = 5
@@ -52,7 +55,9 @@ def key_of(x: Any, k: Any, bias: Any, options: tuple[Any, ...]) -> Any:
     """What a call is known by, or None where something about it needs a closer look."""
     if type(x) not in PLAIN or type(k) not in PLAIN or not (x.is_cpu and k.is_cpu) or x.is_neg() or k.is_neg():
         return None
-    if x.layout is not torch.strided or k.layout is not torch.strided or x.is_nested or k.is_nested:
+    if dispatch_modes() or needs_torch_operators():
+        return None
+    if x.layout is not strided or k.layout is not strided or x.is_nested or k.is_nested:
         return None
     recorded = None
     if torch.is_grad_enabled():
@@ -61,7 +66,7 @@ def key_of(x: Any, k: Any, bias: Any, options: tuple[Any, ...]) -> Any:
             recorded = (given, changing, x.is_contiguous())
     if bias is None:
         return (x.shape, x.dtype, k.shape, k.dtype, recorded, options, thread_count(), generation())
-    if type(bias) not in PLAIN or not bias.is_cpu or bias.is_neg() or bias.layout is not torch.strided:
+    if type(bias) not in PLAIN or not bias.is_cpu or bias.is_neg() or bias.layout is not strided:
         return None
     added = (bias.shape, bias.dtype)
     return (x.shape, x.dtype, k.shape, k.dtype, recorded, options, thread_count(), generation(), added)
@@ -73,12 +78,14 @@ def forget() -> None:
 
 
 def find(key: Any) -> Call | None:
-    """The call of a key, if it was seen, with options of the same types: 2.0 equals 2, but is refused."""
+    """The call of a key (or None), if it was seen, with options of the same types: 2.0 equals 2, but is refused."""
+    if key is None:
+        return None
     try:
         call = _calls.get(key)
     except TypeError:  # an option that cannot be hashed: a list, an array
         return None
-    if call is None or all(a is b or _types(a) == _types(b) for a, b in zip(call.options, key[OPTIONS], strict=True)):
+    if call is None or all(map(is_, call.options, key[OPTIONS])) or _types(call.options) == _types(key[OPTIONS]):
         return call
     return None
 
@@ -86,6 +93,11 @@ def find(key: Any) -> Call | None:
 def _types(option: Any) -> Any:
     """Return the type of an option, and of every entry of one that is a tuple."""
     return [_types(entry) for entry in option] if type(option) is tuple else type(option)
+
+
+def seen(x: Any, k: Any, bias: Any, options: tuple[Any, ...]) -> Call | None:
+    """Return what is known of a call, or None where it was not seen before."""
+    return None if has_torch_function((x, k, bias)) else find(key_of(x, k, bias, options))
 
 
 def remember(

@@ -22,7 +22,7 @@ from convolith.geometry import Axes, Padding
 from convolith.planner import check_choice, computed, plan
 from convolith.spec import ConvSpec
 from convolith.tensors import from_working, to_working, torch_dtype, working_dtype
-from convolith.torch_private import is_traced_or_transformed, is_view, without_batch
+from convolith.torch_private import is_view, needs_torch_operators, without_batch
 
 UNSET_OPTIONS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "padding_mode": "zeros"}
 """The defaults of correlate, which a Conv's own options replace."""
@@ -94,12 +94,12 @@ def correlate(
         )
     compiling = torch.compiler.is_compiling()
     key = None
-    watched = not compiling and registered_operator.is_watched()
-    if not (compiling or watched or flip or _seen_by_torch()):
+    if not (compiling or flip):
         key = call_cache.key_of(x, k, bias, (stride, padding, dilation, groups, padding_mode, engine, accuracy))
-        call = None if key is None else call_cache.find(key)
+        call = call_cache.find(key)
         if call is not None:
             return call_cache.run(call, x, k, bias)
+    watched = not compiling and registered_operator.is_watched()
     options: dict[str, Any] = {
         "stride": stride,
         "padding": padding,
@@ -119,7 +119,7 @@ def correlate(
     batched = operands.x.ndim == spec.axes + 2
     if not batched:
         operands = operands._replace(x=operands.x[None])
-    if watched and not _seen_by_torch() and registered_operator.takes(operands, spec):
+    if watched and not needs_torch_operators() and registered_operator.takes(operands, spec):
         y = _as_operator(operands, spec, accuracy, engine)
     elif not is_numpy(x) and (compiling or _torch_must_see(operands)):
         y = _through_torch(operands, spec, accuracy, engine)
@@ -280,16 +280,11 @@ def _needs_gradients(operands: Operands) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
 
 
-def _seen_by_torch() -> bool:
-    """Whether a transform or a tracer is at work that only torch's own operators satisfy."""
-    return torch.is_autocast_enabled("cpu") or is_traced_or_transformed()
-
-
 def _torch_must_see(operands: Operands) -> bool:
     """The same, or a device or a kind of tensor that is torch's alone."""
     return (
         operands.x.device.type != "cpu"
-        or _seen_by_torch()
+        or needs_torch_operators()
         or any(t is not None and type(t) not in (torch.Tensor, torch.nn.Parameter) for t in operands)
     )
 

@@ -13,7 +13,7 @@ from convolith.dtypes import COMPLEX, dtype_name, is_float
 from convolith.engines.aten import TRANSPOSED
 from convolith.planner import plan
 from convolith.spec import ConvSpec
-from convolith.torch_private import is_traced_or_transformed, without_batch
+from convolith.torch_private import needs_torch_operators, without_batch
 
 
 def correlate_transposed(
@@ -44,7 +44,7 @@ def correlate_transposed(
     if torch.compiler.is_compiling() or not _is_ours(x, k, bias):
         return TRANSPOSED[axes](x, k, bias, stride, padding, output_padding, groups, dilation)
     key = call_cache.key_of(x, k, bias, ("transposed", stride, padding, dilation, groups, output_padding))
-    call = None if key is None else call_cache.find(key)
+    call = call_cache.find(key)
     if call is not None:
         return call_cache.run(call, x, k, bias)
     options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
@@ -69,6 +69,5 @@ def _is_ours(x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None) -> boo
         and is_float(name)
         and name not in COMPLEX
         and not registered_operator.is_watched()
-        and not torch.is_autocast_enabled("cpu")
-        and not is_traced_or_transformed()
+        and not needs_torch_operators()
     )

@@ -248,6 +248,11 @@ def torch_operator(spec: ConvSpec) -> Callable[..., torch.Tensor] | None:
     return partial(_straight, PLAIN[spec.axes], (spec.stride, shared, spec.dilation, spec.groups))
 
 
+def is_torch_operator(compute: Any) -> bool:
+    """Return whether a function is one that `torch_operator` gave."""
+    return isinstance(compute, partial) and compute.func is _straight
+
+
 def _straight(
     convolve: Callable[..., torch.Tensor],
     options: tuple[Any, ...],

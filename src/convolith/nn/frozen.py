@@ -12,7 +12,7 @@ from convolith.correlation.registered_operator import is_watched
 from convolith.errors import ConvolithError
 from convolith.planner import BoundPlan, plan
 from convolith.spec import ConvSpec
-from convolith.torch_private import is_traced_or_transformed, version_of, without_batch
+from convolith.torch_private import needs_torch_operators, version_of, without_batch
 
 MOST_SHAPES = 8
 """Input shapes that a layer stays prepared for; the longest unused is prepared again when it comes back."""
@@ -74,7 +74,7 @@ class Frozen:
             return None
         if torch.is_grad_enabled() and (x.requires_grad or self.trained):
             return None
-        if is_watched() or torch.is_autocast_enabled("cpu") or is_traced_or_transformed():
+        if is_watched() or needs_torch_operators():
             return None
         bound = self._bound(module, x)
         batched = x.ndim == self.weight.ndim

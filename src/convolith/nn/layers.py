@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 
-from convolith.correlation import correlate
-from convolith.correlation.registered_operator import call_traced, takes_traced
+from convolith.correlation import call_cache, correlate
+from convolith.correlation.registered_operator import call_traced, is_watched, takes_traced
 from convolith.correlation.transposed import correlate_transposed
+from convolith.engines.aten import is_torch_operator
 from convolith.errors import ConvolithError
+from convolith.jit import thread_count
 from convolith.nn.frozen import Frozen
+from convolith.planner.store import generation
 from convolith.torch_private import output_padding_of
 
 
@@ -34,6 +38,7 @@ class _Computed(torch.nn.Module):
 def to_torch(module: torch.nn.Module) -> None:
     """Let a module be of torch's own class again."""
     module.__dict__.pop("_frozen", None)
+    module.__dict__.pop("_small", None)
     swap(module, {ours: theirs for theirs, ours in SWAPPED.items()})
 
 
@@ -74,21 +79,57 @@ def _refuse_quantiser(x: Any) -> None:
         )
 
 
+class _SmallCall(NamedTuple):
+    """The last call if torch's own operator computed it, forward and backward: looking it up would take as long.
+
+    The operator takes whatever the weights have become since, as torch's own layer does.
+    """
+
+    key: tuple[Any, ...]
+    compute: Callable[..., torch.Tensor]
+
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        return type(None), ()  # a copy of the layer finds out anew
+
+
+def _small_key(module: Any, x: torch.Tensor, weight: torch.Tensor) -> tuple[Any, ...]:
+    """Return what decides that torch's operator computes a layer."""
+    wanted = torch.is_grad_enabled(), x.requires_grad, weight.requires_grad
+    return x.shape, x.dtype, x.is_contiguous(), wanted, thread_count(), generation(), is_watched(), *_options(module)
+
+
+def _options(module: Any) -> tuple[Any, ...]:
+    return module.stride, module.padding, module.dilation, module.groups, module.padding_mode
+
+
 class _Correlating(_Computed):
     """The modules that are not transposed."""
 
+    _small: _SmallCall | None = None
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return the convolution of (N, in_channels, *size) or (in_channels, *size)."""
-        if self._frozen is not None and not torch.compiler.is_compiling():
-            y = self._frozen(self, input)
+        module: Any = self
+        if not torch.compiler.is_compiling():
+            y = None if self._frozen is None else self._frozen(self, input)
             if y is not None:
                 return y
-        module: Any = self
+            weight, bias, small = module.weight, module.bias, self._small
+            if small is not None and type(input) is torch.Tensor and small.key == _small_key(self, input, weight):
+                return small.compute(input, weight, bias)
+            return self._conv_forward(input, weight, bias)
         return self._conv_forward(input, module.weight, module.bias)
 
     def _conv_forward(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """Return what torch's method of this name returns."""
         module: Any = self
+        is_compiling = torch.compiler.is_compiling()
+        if not is_compiling:
+            call = call_cache.seen(input, weight, bias, (*_options(self), "auto", "default"))
+            if call is not None:
+                if call.plan is None and call.batched and call.straight and is_torch_operator(call.straight):
+                    self.__dict__["_small"] = _SmallCall(_small_key(self, input, weight), call.straight)
+                return call_cache.run(call, input, weight, bias)
         options: dict[str, Any] = {
             "stride": module.stride,
             "padding": module.padding,
@@ -96,7 +137,7 @@ class _Correlating(_Computed):
             "groups": module.groups,
             "padding_mode": module.padding_mode,
         }
-        if torch.compiler.is_compiling():
+        if is_compiling:
             if not torch.is_autocast_enabled("cpu") and takes_traced(input, weight, bias, options):
                 return call_traced(input, weight, bias, "default", "auto", **options)
         elif type(input) is not torch.Tensor:
