@@ -30,38 +30,38 @@ COMPLEX_PRODUCTS = 3
 """Real convolutions that torch forms for a complex one (the sum of parts is multiplied once: Gauss's trick)."""
 MANY_TAPS = 100
 """Taps from which torch's contiguous float32 code for one channel a group falls back to plain loops."""
-DENSE_SHARE = 0.8
-"""The share of the machine's products that layers with many channels reach."""
-POINTWISE_SHARE = 0.68
-"""That single taps reach."""
+DENSE_EFFICIENCY = 0.8
+"""Fraction of the peak product rate that layers with many channels reach."""
+POINTWISE_EFFICIENCY = 0.68
+"""Fraction of the peak product rate that 1x1 layers reach."""
 FEW_CHANNELS = 8
 """Channels of a group below which vectors are not filled, and the share falls in proportion."""
-DEPTHWISE_SHARE = {False: 0.4, True: 0.28}
-"""With one channel a group: contiguous with few taps, and channels_last."""
-PLANE_SHARE = {False: 0.03, True: 0.08}
-"""With one channel in all."""
-FALLBACK_SHARE = 0.012
-"""Of the plain loops."""
+DEPTHWISE_EFFICIENCY = {False: 0.4, True: 0.28}
+"""Fraction of the peak product rate of depthwise layers: contiguous with few taps, and channels_last."""
+PLANE_EFFICIENCY = {False: 0.03, True: 0.08}
+"""Fraction of the peak product rate of one-channel images, contiguous and channels_last."""
+FALLBACK_EFFICIENCY = 0.012
+"""Fraction of the peak product rate of the plain loops."""
 CALLS, ONEDNN_CALLS = 0.5, 4.0
 """What torch's own code costs beside its work, in calls of ours, and what its way to oneDNN does."""
 NATIVE_ELEMENTS, NATIVE_KERNEL = 20480, 3
 """Inputs, and the kernel's size on either axis, up to which torch's own code takes a float32 layer."""
 BACKWARD_CALLS = 3.0
 """What torch's backward pass costs beside its work, in calls of ours."""
-POINTWISE_GRADIENT_SHARES, DENSE_GRADIENT_SHARES = (0.6, 0.8), (0.75, 0.6)
-"""The shares that the input's gradient and the kernel's reach, with one tap and with more."""
-PLANE_GRADIENT_SHARE = 0.006
-"""That both reach with one channel in all."""
-DEPTHWISE_KERNEL_SHARE = {False: 0.35, True: 0.05}
-"""That the kernel's gradient reaches with one channel a group, contiguous with few taps and channels_last."""
-DEPTHWISE_INPUT_SHARE = 0.3
-"""That the input's gradient reaches there, contiguous."""
+POINTWISE_GRADIENT_EFFICIENCIES, DENSE_GRADIENT_EFFICIENCIES = (0.6, 0.8), (0.75, 0.6)
+"""Fractions of the peak product rate of the input's and the kernel's gradient, with one tap and with more."""
+PLANE_GRADIENT_EFFICIENCY = 0.006
+"""Fraction of the peak product rate of both gradients for one-channel images."""
+DEPTHWISE_KERNEL_EFFICIENCY = {False: 0.35, True: 0.05}
+"""Fraction of the peak product rate of a depthwise kernel's gradient, contiguous with few taps and channels_last."""
+DEPTHWISE_INPUT_EFFICIENCY = 0.3
+"""Fraction of the peak product rate of a depthwise input's gradient, contiguous."""
 FEW_TAPS = 9
 """Taps up to which torch has code of its own for the kernel's gradient with one channel a group."""
-LAST_SHARE_OF_TAP = 0.0015
-"""What each tap adds to the share of the input's gradient in channels_last, with one channel a group."""
-UNFOLDED_SHARE = 0.5
-"""Of the matrix product where windows are written out first."""
+LAST_EFFICIENCY_OF_TAP = 0.0015
+"""Efficiency that each tap adds to a depthwise input's gradient in channels_last."""
+UNFOLDED_EFFICIENCY = 0.5
+"""Factor on the matrix product's efficiency where windows are written out first."""
 
 
 class State(NamedTuple):
@@ -139,12 +139,12 @@ class TorchEngine:
         """Of the machine's products."""
         ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
         if unfolded(spec)[0]:
-            return UNFOLDED_SHARE * min(1, outs / FEW_CHANNELS)
+            return UNFOLDED_EFFICIENCY * min(1, outs / FEW_CHANNELS)
         if ins == outs == 1:
             if not self.last and spec.taps >= MANY_TAPS:
-                return FALLBACK_SHARE
-            return (PLANE_SHARE if spec.groups == 1 else DEPTHWISE_SHARE)[self.last]
-        dense = POINTWISE_SHARE if spec.taps == 1 else DENSE_SHARE
+                return FALLBACK_EFFICIENCY
+            return (PLANE_EFFICIENCY if spec.groups == 1 else DEPTHWISE_EFFICIENCY)[self.last]
+        dense = POINTWISE_EFFICIENCY if spec.taps == 1 else DENSE_EFFICIENCY
         return dense * min(1, outs / FEW_CHANNELS, (ins + 1) / FEW_CHANNELS)
 
     def gradient_seconds(self, spec: ConvSpec, limits: MachineLimits) -> tuple[float, float]:
@@ -161,16 +161,16 @@ class TorchEngine:
         ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
         filled = min(1, outs / FEW_CHANNELS, (ins + 1) / FEW_CHANNELS)
         if unfolded(spec)[0]:
-            return UNFOLDED_SHARE * min(1, outs / FEW_CHANNELS), UNFOLDED_SHARE * min(1, outs / FEW_CHANNELS)
+            return UNFOLDED_EFFICIENCY * min(1, outs / FEW_CHANNELS), UNFOLDED_EFFICIENCY * min(1, outs / FEW_CHANNELS)
         if ins > 1 or outs > 1:
-            by_x, by_k = POINTWISE_GRADIENT_SHARES if spec.taps == 1 else DENSE_GRADIENT_SHARES
+            by_x, by_k = POINTWISE_GRADIENT_EFFICIENCIES if spec.taps == 1 else DENSE_GRADIENT_EFFICIENCIES
             return by_x * filled, by_k * filled
         if spec.groups == 1:
-            return PLANE_GRADIENT_SHARE, PLANE_GRADIENT_SHARE
-        by_k = DEPTHWISE_KERNEL_SHARE[self.last]
+            return PLANE_GRADIENT_EFFICIENCY, PLANE_GRADIENT_EFFICIENCY
+        by_k = DEPTHWISE_KERNEL_EFFICIENCY[self.last]
         if self.last:
-            return min(DEPTHWISE_SHARE[True], LAST_SHARE_OF_TAP * spec.taps), by_k
-        return DEPTHWISE_INPUT_SHARE, by_k if spec.taps <= FEW_TAPS else FALLBACK_SHARE
+            return min(DEPTHWISE_EFFICIENCY[True], LAST_EFFICIENCY_OF_TAP * spec.taps), by_k
+        return DEPTHWISE_INPUT_EFFICIENCY, by_k if spec.taps <= FEW_TAPS else FALLBACK_EFFICIENCY
 
     def error_bound(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
         """A direct sum; the complex form adds sums of parts, whose sizes add up too."""

@@ -31,16 +31,16 @@ name = "direct"
 
 LARGEST_SCRATCH = 1 << 23
 """Bytes of a block's packed inputs above which nothing is gained by packing."""
-DENSE_SHARE, PLANE_SHARE, SIGNAL_SHARE = 0.92, 0.95, 0.6
-"""The share of the machine's products that tiles of several channels, of one, and of one row reach with many taps."""
+DENSE_EFFICIENCY, PLANE_EFFICIENCY, SIGNAL_EFFICIENCY = 0.92, 0.95, 0.6
+"""Fraction of the peak product rate that tiles of several channels, of one, and of one row reach with many taps."""
 STARTING_TAPS, ROLLED_STARTING_TAPS = {True: 5.0, False: 10.0}, 1.5
 """Products of an output whose time a tile needs to begin and end, with several channels and with one; and a row of a
 strip of rolling sums."""
-NARROW_SHARE = 0.7
-"""What is left of it where the output has fewer columns than two vectors."""
-SINGLE_TAP_SHARE = 0.8
-"""What is left of it with one tap, where each input is loaded for as many products as a tile has channels."""
-INT64_SHARE = 0.15
+NARROW_EFFICIENCY = 0.7
+"""Factor on the efficiency where the output has fewer columns than two vectors."""
+SINGLE_TAP_EFFICIENCY = 0.8
+"""Factor on the efficiency with one tap, where each input is loaded for as many products as a tile has channels."""
+INT64_EFFICIENCY = 0.15
 """Products of 64-bit integers are put together from 32-bit ones."""
 ROW_SECONDS, ROW_VECTOR_SECONDS = 1e-8, 2.5e-9
 """What a row of outputs of one channel takes beside its products, and each vector of it, on one thread, where masks are
@@ -139,19 +139,19 @@ def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
         ceil(spec.out_channels / spec.groups / recipe.channels) * recipe.channels * spec.groups / spec.out_channels
     )
     if recipe.channels > 1:
-        share = DENSE_SHARE
+        share = DENSE_EFFICIENCY
     elif recipe.flat:
-        share = SIGNAL_SHARE
+        share = SIGNAL_EFFICIENCY
     else:
-        share = PLANE_SHARE
+        share = PLANE_EFFICIENCY
     starting = ROLLED_STARTING_TAPS if recipe.rolled else STARTING_TAPS[recipe.channels > 1]
     share *= spec.products_per_output / (spec.products_per_output + starting)
     if width < 2 * lanes:
-        share *= NARROW_SHARE
+        share *= NARROW_EFFICIENCY
     if spec.taps == 1:
-        share *= SINGLE_TAP_SHARE
+        share *= SINGLE_TAP_EFFICIENCY
     if recipe.sum_dtype == "int64":
-        share *= INT64_SHARE
+        share *= INT64_EFFICIENCY
     rate = limits.products_per_second("float32" if recipe.sum_dtype == "float32" else "float64") * share
     forward = work(spec).forward
     busy = 1 if products < SERIAL_PRODUCTS else threads

@@ -48,8 +48,8 @@ from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 
 name = "fft"
 
-PRODUCT_SHARE = 0.75
-"""The share of the machine's products that complex products reach where channels meet."""
+PRODUCT_EFFICIENCY = 0.75
+"""Fraction of the peak product rate that the sums over channels reach."""
 SETUP_SECONDS = 6e-6
 """What filling in the arguments takes beside a call."""
 PREPARE_SECONDS = 5e-5
@@ -153,7 +153,9 @@ def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
     tasks = 0 if meeting(spec) else spec.batch * spec.groups * tiling.pairs
     waiting = ceil(tasks / threads) * threads / tasks if tasks else 1
     slower = 1 if sum_dtype_name(spec) == "float32" else 2
-    computing = transforms * waiting * slower / limits.fft_operations_per_second + products / (2 * rate * PRODUCT_SHARE)
+    computing = transforms * waiting * slower / limits.fft_operations_per_second + products / (
+        2 * rate * PRODUCT_EFFICIENCY
+    )
     between = work_bytes(spec, tiling)[0]  # blocks of tiles stay in a cache
     moving = limits.moving_seconds(work(spec).forward.bytes - between) + between / limits.cache_bytes_per_second
     taken = computing + moving if meeting(spec) else max(computing, moving)  # stage by stage, or all at once

@@ -29,8 +29,8 @@ GROUP_BYTES = 1 << 18
 """What the bands of all channels of a group may take: half of a second-level cache of 512 KiB."""
 LARGEST_BAND_BYTES = 1 << 22
 """From here on, the bands of a thread would not stay in any cache of its own."""
-PRODUCT_SHARE = 0.4
-"""The share of the machine's products that a tile reaches, where each vector of inputs is used once."""
+PRODUCT_EFFICIENCY = 0.4
+"""Fraction of the peak product rate that a tile reaches, where each vector of inputs is used once."""
 TILE_PRODUCTS = 12
 """Vectors of products in whose time a tile begins and adds up its lanes, for each tap."""
 COPY_STEPS = 1.0
@@ -83,7 +83,7 @@ def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
     lanes = host().lanes(torch_dtype(spec.dtype).itemsize)
     positions = slots[AT["out_height"]] * slots[AT["pitch"]]
     rate = limits.products_per_second(spec.dtype)
-    products = pairs * taps * (positions / PRODUCT_SHARE + slots[AT["bands"]] * TILE_PRODUCTS * lanes)
+    products = pairs * taps * (positions / PRODUCT_EFFICIENCY + slots[AT["bands"]] * TILE_PRODUCTS * lanes)
     copied = spec.batch * (spec.in_channels + spec.out_channels) * positions
     computing = (products + copied * COPY_STEPS) / rate * thread_count() / layout.threads
     moved = (prod(spec.input_shape) + prod(spec.output_shape)) * torch_dtype(spec.dtype).itemsize

@@ -30,10 +30,10 @@ from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 
 name = "pointwise"
 
-TORCH_SHARE = 0.6
-"""The share of the machine's products that torch's matrix product reaches on the shapes of layers."""
-PRODUCT_SHARE = {True: 0.97, False: 0.85}
-"""The share that the register tiles reach, with 32 vector registers and with 16."""
+TORCH_EFFICIENCY = 0.6
+"""Fraction of the peak product rate that torch's matrix product reaches on the shapes of layers."""
+PRODUCT_EFFICIENCY = {True: 0.97, False: 0.85}
+"""Fraction of the peak product rate that register tiles reach, with 32 vector registers and with 16."""
 STARTING_CHANNELS = 6
 """Input channels whose time a tile needs to begin and to store its sums."""
 FEWEST_ROWS = 4
@@ -149,7 +149,7 @@ def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
     forward = work(spec).forward
     rate, moving = limits.products_per_second(sum_dtype_name(spec)), limits.moving_seconds(forward.bytes)
     if not is_generated(spec):
-        return 2 * limits.call_seconds + forward.multiplications / (rate * TORCH_SHARE) + moving
+        return 2 * limits.call_seconds + forward.multiplications / (rate * TORCH_EFFICIENCY) + moving
     target, threads = host(), thread_count()
     outs, ins, positions = spec.out_channels // spec.groups, spec.in_channels // spec.groups, prod(spec.output_size)
     lanes = PointwiseRecipe(spec.dtype, 1).lanes(target)
@@ -159,7 +159,7 @@ def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
     gathered = 0 if max(spec.stride) == 1 else spec.batch * spec.in_channels * positions
     busy = 1 if prod(spec.output_shape) * ins < SERIAL_PRODUCTS else threads
     computing = (
-        (products / (rate * PRODUCT_SHARE[target.vector_registers > 16]) + gathered * GATHERING_PRODUCTS / rate)
+        (products / (rate * PRODUCT_EFFICIENCY[target.vector_registers > 16]) + gathered * GATHERING_PRODUCTS / rate)
         * threads
         / busy
     )

@@ -46,8 +46,8 @@ PRODUCT_BYTES = 160 << 10
 MOST_VECTORS = 12
 """Vectors of tiles in a block: more bring no better use of the weights."""
 TASKS_PER_THREAD = 4
-PRODUCT_SHARE, NARROW_SHARE = 0.85, 0.8
-"""The share of the machine's products that register tiles of three vectors and of fewer reach."""
+PRODUCT_EFFICIENCY, NARROW_EFFICIENCY = 0.85, 0.8
+"""Fraction of the peak product rate that register tiles of three vectors, and of fewer, reach."""
 TRANSFORM_STEPS = 7
 """Steps of a transform, as products of the machine, for each point of a tile."""
 SERIAL_STEPS = 500_000
@@ -151,7 +151,7 @@ class Winograd:
         points = (self.outputs + 2) ** 2
         tiles = ceil(spec.batch * down * across / lanes) * lanes
         rate = limits.products_per_second(spec.dtype)
-        share = PRODUCT_SHARE if tiles > 3 * lanes else NARROW_SHARE
+        share = PRODUCT_EFFICIENCY if tiles > 3 * lanes else NARROW_EFFICIENCY
         products = tiles * points * spec.in_channels * ceil(spec.out_channels / 8) * 8 / (rate * share)
         transforms = tiles * points * TRANSFORM_STEPS * (spec.in_channels + spec.out_channels) / rate
         weights = points * spec.in_channels * spec.out_channels * torch_dtype(spec.dtype).itemsize
