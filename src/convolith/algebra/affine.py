@@ -1,13 +1,13 @@
-"""Convolutions whose constant part is kept apart: exact through zero padding, where a bias alone is not.
+"""Convolutions with a separate constant part: exact through zero padding, where a bias alone is not.
 
-A convolution is linear but for its bias. Where another one pads its output with zeros, the bias ends at the border, and
-what reaches the outputs there is less than in the interior. It is what the row makes of an image of ones: one more
-input channel, whose kernel goes through the same rules as all others. `Affine` keeps that kernel beside the linear
-part, so that only the linear parts must fit.
+A convolution is linear except for its bias. Where a second convolution pads the output with zeros, the bias is absent
+from the padding, and its contribution is smaller near the border than in the interior. This contribution is the
+response of the chain to an image of ones: one more input channel, whose kernel follows the same rules as all others.
+`Affine` holds that kernel in addition to the linear part, so that only the linear parts must compose exactly.
 
-Where the linear part of two in a row differs at the border as well, `Affine` keeps the two: the one convolution gives
-`second(first(x))` for a first that does not end at its border, and what second reads beyond it, a few rows that first
-computes from the outermost pixels, is taken off again.
+Where the linear part of a chain of two differs at the border as well, `Affine` holds the two: the single convolution
+computes `second(first(x))` as if first had values beyond its border, and the contribution of those values, a few rows
+that first would compute from the outermost pixels, is subtracted.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from convolith.conv import Conv
 from convolith.errors import ConvolithError
 
 NEGLIGIBLE = 1e-13
-"""A bias that is this small beside the terms that it is left over from is their rounding, and counts as zero."""
+"""Size of a bias, relative to the terms that it is the sum of, up to which it is their rounding and counts as zero."""
 
 
 class RecomputedRow(NamedTuple):
-    """Two in a row, the first of stride 1, whose second reads zeros where the first would give something else."""
+    """A chain of two, the first of stride 1, whose second reads zeros where the first would compute other values."""
 
     first: Conv
     second: Conv
@@ -37,13 +37,13 @@ class RecomputedRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Affine:
-    """`y = conv(x) + edge(ones)`, or `conv(x)` less what `row.second` reads beyond `row.first`'s border; in float64.
+    """`y = conv(x) + edge(ones)`, or `conv(x)` less the contribution of values beyond `row.first`'s border; in float64.
 
     Attributes:
-        conv: the linear part, and the bias if it is the same at every output; torch tensors.
-        edge: from one channel of ones, as large as x; then `conv` has no bias. None where a bias does.
-        largest: (out_channels,), of the terms that each number of the bias is the sum of.
-        row: the two that `conv` is away from the border only. None where it is that everywhere.
+        conv: linear part, with the bias if it is equal at every output; torch tensors.
+        edge: constant part, a convolution of one channel of ones, as large as x; then `conv` has no bias. Or None.
+        largest: (out_channels,), sum of the absolute terms of each bias.
+        row: chain that `conv` equals only away from the border. None where `conv` is exact everywhere.
     """
 
     conv: Conv
@@ -53,21 +53,21 @@ class Affine:
 
     @property
     def corrected(self) -> bool:
-        """Whether `conv` by itself is another one at the border."""
+        """Whether `conv` alone is wrong at the border."""
         return self.edge is not None or self.row is not None
 
 
 def affine(conv: Conv) -> Affine:
-    """A convolution as it stands."""
+    """Return a convolution as an `Affine` without border corrections."""
     none = torch.zeros(conv.out_channels, dtype=torch.float64)
     return Affine(conv, None, none if conv.bias is None else conv.bias.abs())
 
 
 def then(first: Affine, second: Conv) -> Affine:
-    """`second` after `first`, exact at every output of every input size.
+    """Compose `second` after `first`, exact at every output of every input size.
 
     Raises:
-        ConvolithError: two whose linear parts are no one convolution, or not at the borders, with the reason.
+        ConvolithError: linear parts that equal no single convolution, or not at the borders, with the reason.
     """
     if second.padding_mode != "zeros" and borders.is_padded(first.conv) and borders.is_padded(second):
         raise ConvolithError(
@@ -95,28 +95,28 @@ def then(first: Affine, second: Conv) -> Affine:
 
 
 def _edge(before: Conv, second: Conv) -> Conv:
-    """What second makes of a constant part, and its own bias."""
+    """Compose a constant part with second, and add the bias of second."""
     spread = compose(before, bare(second))
     _check_exact(spread)
     return spread.conv if second.bias is None else add(spread.conv, constant(spread.conv, second.bias))
 
 
 def _continued(row: RecomputedRow, second: Conv, carried: torch.Tensor) -> Affine:
-    """One more after a row whose border is recomputed: it joins the row's second."""
-    behind = then(affine(row.second), second)
-    if behind.corrected:
+    """Append a convolution to a chain whose border is recomputed, by composing it with the second of the chain."""
+    tail = then(affine(row.second), second)
+    if tail.corrected:
         raise ConvolithError(
-            "what comes before is recomputed at the border by the two that it is made of, and this one would need a "
+            "the chain before is recomputed at the border by its two convolutions, and this convolution would need a "
             "border correction of its own behind it"
         )
-    return _by_strips(row.first, behind.conv, borders.exactness(row.first, behind.conv)[1], carried)
+    return _by_strips(row.first, tail.conv, borders.exactness(row.first, tail.conv)[1], carried)
 
 
 def _by_strips(first: Conv, second: Conv, reason: str, carried: torch.Tensor) -> Affine:
-    """Two that are one away from the border.
+    """Compose two convolutions whose composition is exact away from the border only.
 
     Raises:
-        ConvolithError: another geometry than plain convolutions of stride 1 with zero padding.
+        ConvolithError: a geometry other than plain convolutions of stride 1 with zero padding.
     """
     plain = not first.transposed and not second.transposed
     zeros = second.padding_mode == "zeros" and (first.padding_mode == "zeros" or not borders.is_padded(first))
@@ -129,10 +129,10 @@ def _by_strips(first: Conv, second: Conv, reason: str, carried: torch.Tensor) ->
 
 
 def join(join: Callable[..., Conv], *parts: Affine) -> Affine:
-    """Branches that read the same x, joined by `add`, `subtract` or `concatenate`.
+    """Join branches that read the same x by `add`, `subtract` or `concatenate`.
 
     Raises:
-        ConvolithError: branches that are no one convolution, with the reason.
+        ConvolithError: branches that equal no single convolution, with the reason.
     """
     if any(part.row is not None for part in parts):
         raise ConvolithError("a branch is a row that is recomputed at the border; such rows are joined with nothing")
@@ -145,15 +145,15 @@ def join(join: Callable[..., Conv], *parts: Affine) -> Affine:
 
 
 def bare(conv: Conv) -> Conv:
-    """The same without its bias."""
+    """Return a convolution without its bias."""
     return conv if conv.bias is None else Conv(conv.weight, None, **conv.options)
 
 
 def constant(conv: Conv, values: torch.Tensor | None) -> Conv:
-    """From one channel of ones, `values` at every output of a convolution's geometry, by taps that never read padding.
+    """Return the convolution from one channel of ones to `values` at every output, by taps that never read padding.
 
     Raises:
-        ConvolithError: a geometry without such taps, as of padding beyond the kernel's reach.
+        ConvolithError: a geometry without such taps, for example with more padding than the kernel reaches.
     """
     chosen = [_inner_taps(conv, axis) for axis in range(len(conv.kernel_size))]
     channels = conv.out_channels
@@ -165,26 +165,26 @@ def constant(conv: Conv, values: torch.Tensor | None) -> Conv:
 
 
 def _inner_taps(conv: Conv, axis: int) -> slice:
-    """The one tap of an axis that always lies on the input; those that meet each output once if it is transposed."""
+    """Return the tap of an axis that always reads input; if transposed, the taps that reach each output once."""
     k, d, s = conv.kernel_size[axis], conv.dilation[axis], conv.stride[axis]
     before, after = conv.padding[axis]
     if conv.transposed:
         after -= conv.output_padding[axis]
-        found = [t for t in range(k) if t * d <= before and (t + s - 1) * d >= (k - 1) * d - after and t + s <= k]
-        if found and (s == 1 or d == 1):
-            return slice(found[-1], found[-1] + s)
+        inner = [t for t in range(k) if t * d <= before and (t + s - 1) * d >= (k - 1) * d - after and t + s <= k]
+        if inner and (s == 1 or d == 1):
+            return slice(inner[-1], inner[-1] + s)
     else:
-        found = [t for t in range(k) if t * d >= before and (k - 1 - t) * d >= after]
-        if found:
-            return slice(found[0], found[0] + 1)
+        inner = [t for t in range(k) if t * d >= before and (k - 1 - t) * d >= after]
+        if inner:
+            return slice(inner[0], inner[0] + 1)
     raise ConvolithError(
         f"the bias of a convolution of kernel size {conv.kernel_size} with padding {conv.padding} meets zero padding, "
-        "and none of its taps reads a pixel for every output: no kernel over ones stands for it"
+        "and none of its taps reads a pixel for every output: no kernel over ones represents it"
     )
 
 
 def _ends(first: Conv, second: Conv) -> bool:
-    """Whether first's bias ends at a border that second sees."""
+    """Return whether second reads zeros beyond first's border in place of first's bias."""
     if first.bias is None or not bool(first.bias.any()):
         return False
     if second.transposed:
@@ -195,7 +195,7 @@ def _ends(first: Conv, second: Conv) -> bool:
 
 
 def _carried(first: Affine, second: Conv) -> torch.Tensor:
-    """Of the terms of the bias of both: first's through the size of the second's weights, and second's own."""
+    """Sum the absolute terms of the composed bias: those of first times the weights of second, and those of second."""
     sizes = second.weight.abs().flatten(2).sum(2)
     inputs = second.in_channels // second.groups
     if second.transposed:  # (in, out / groups)
@@ -212,7 +212,7 @@ def _check_exact(both: Composition) -> None:
 
 
 def _cleared(conv: Conv, largest: torch.Tensor) -> Conv:
-    """The same with zero where the bias is but rounding."""
+    """Return a convolution with zeros in place of bias values that are only rounding."""
     if conv.bias is None:
         return conv
     bias = torch.where(conv.bias.abs() <= NEGLIGIBLE * largest, torch.zeros_like(conv.bias), conv.bias)

@@ -1,8 +1,8 @@
-"""Where one convolution differs from the two that it replaces, and how the right answer comes out all the same.
+"""Borders of a composition: where it differs from the two convolutions that it replaces, and how to correct it.
 
-`second` reads padding around `first`'s output; the single convolution computes there what `first` would give outside
-its output. The composition is exact where the two are the same thing, and the outputs that read padding are computed
-again through the originals where they are not.
+`second` reads padding around `first`'s output; the composed convolution reads there the values that `first` would
+compute outside its output. Where these are equal, the composition is exact; where they differ, the two original
+convolutions recompute the outputs that read padding.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Range = tuple[int, int]
 
 
 def is_padded(conv: Conv) -> bool:
-    """Whether it pads at all."""
+    """Return whether a convolution pads any axis."""
     return any(map(any, conv.padding))
 
 
 def exactness(first: Conv, second: Conv) -> tuple[str, str]:
-    """("everywhere" | "interior", why): whether the one convolution equals the two at every input size."""
+    """Return ("everywhere" | "interior", reason): whether the composition equals the two at every input size."""
     padded = [axis for axis, pair in enumerate(second.padding) if any(pair)]
     if not padded:
         return "everywhere", "the second convolution is not padded"
@@ -42,9 +42,9 @@ def exactness(first: Conv, second: Conv) -> tuple[str, str]:
 
 
 def axis_is_exact(first: Conv, second: Conv, axis: int) -> bool:
-    """Whether padding the first's output along one axis is what the first computes beyond its border, at every size.
+    """Return whether padding of the first's output equals the values it would compute there, at every input size.
 
-    Circular and reflected padding take an output as long as the input (stride 1), replicated a single tap.
+    Circular and reflected padding need an output as long as the input (stride 1), replicated padding a single tap.
     """
     mode = second.padding_mode
     reach = first.dilation[axis] * (first.kernel_size[axis] - 1)
@@ -62,20 +62,20 @@ def axis_is_exact(first: Conv, second: Conv, axis: int) -> bool:
 
 
 def _reads_zeros(first: Conv, second: Conv, axis: int) -> bool:
-    """Whether every position outside first's output that second reads is one whose window misses the real input."""
+    """Return whether every position outside first's output that second reads has only padding in its window."""
     reach = first.dilation[axis] * (first.kernel_size[axis] - 1)
     stride, (before, after) = first.stride[axis], first.padding[axis]
     low, high = second.padding[axis]
     starts = range(0, low, second.stride[axis])
     reads = [start + second.dilation[axis] * tap - low for start in starts for tap in range(second.kernel_size[axis])]
     nearest = max((q for q in reads if q < 0), default=None)
-    left = nearest is None or nearest * stride - before + reach < 0
-    right = high == 0 or after >= reach  # the worst remainder of the division by the stride occurs at some size
-    return left and right
+    low_is_zero = nearest is None or nearest * stride - before + reach < 0
+    high_is_zero = high == 0 or after >= reach  # the worst remainder of the division by the stride occurs at some size
+    return low_is_zero and high_is_zero
 
 
 def apply(first: Conv, second: Conv, conv: Conv, exact: str, x: Any, **options: Any) -> Any:
-    """`second(first(x))`, through `conv` where that is right; `options` are correlate's engine and accuracy."""
+    """Compute `second(first(x))`, through `conv` where it is correct; `options` are correlate's engine and accuracy."""
     tensor = as_tensor("x", x)
     inner = first.spec(tensor.shape, dtype_name(tensor.dtype))
     outer = second.spec(inner.output_shape, inner.out_dtype)
@@ -98,12 +98,12 @@ def apply(first: Conv, second: Conv, conv: Conv, exact: str, x: Any, **options: 
 
 
 def _padded(conv: Conv, padding: Pairs) -> Conv:
-    """The same convolution with another padding."""
+    """Return a convolution with its padding replaced."""
     return Conv(conv.weight, conv.bias, **{**conv.options, "padding": padding})
 
 
 class Strip(NamedTuple):
-    """A box of outputs, and how to compute just those: the window of x, and the padding that is left for each layer."""
+    """A box of outputs with the window of x that they depend on and the padding that each layer needs there."""
 
     outputs: tuple[Range, ...]
     window: tuple[Range, ...]
@@ -114,7 +114,7 @@ class Strip(NamedTuple):
 def _strips(
     first: Conv, second: Conv, size: tuple[int, ...], hidden: tuple[int, ...], outputs: tuple[int, ...]
 ) -> list[Strip] | None:
-    """Strips that cover, once each, the outputs that read padding; None where there is no interior to gain."""
+    """Return strips that cover each output that reads padding once; None where the composition saves nothing."""
     interior = []
     for axis, (n, count) in enumerate(zip(hidden, outputs, strict=True)):
         stride, (before, _) = second.stride[axis], second.padding[axis]
@@ -138,7 +138,7 @@ def _strips(
 
 
 def _reads(conv: Conv, axis: int, outputs: Range, size: int) -> tuple[Range, Range]:
-    """The range of real input that a range of outputs reads along one axis, and the padding on either side of it."""
+    """Return the range of actual input that a range of outputs reads along one axis, and the padding on both sides."""
     before = conv.padding[axis][0]
     start = outputs[0] * conv.stride[axis] - before
     stop = (outputs[1] - 1) * conv.stride[axis] - before + conv.dilation[axis] * (conv.kernel_size[axis] - 1) + 1

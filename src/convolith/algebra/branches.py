@@ -1,9 +1,9 @@
-"""Convolutions side by side as one: their sum, their difference, their outputs one after the other.
+"""Parallel convolutions as one: their sum, their difference, the concatenation of their outputs.
 
-Branches that read the same x are one convolution where their windows step together: with equal strides, tap `i` of a
-branch reads position `p*stride + i*dilation - padding`, so that `i*dilation - padding` is its place on a grid that all
-branches share. Places that a branch does not have hold zeros, and zeros of the padding are read by none: the sum is
-exact everywhere.
+Branches that read the same x equal one convolution if their strides are equal: tap `i` of a branch reads position
+`p*stride + i*dilation - padding`, so that `i*dilation - padding` is its position on a grid that all branches share. A
+branch has zero weights at the other positions of the grid, also where the added padding lies: the sum is exact
+everywhere.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from convolith.tensors import from_working
 
 
 def add(*convs: Conv) -> Conv:
-    """The one convolution that gives the sum of what each gives.
+    """Return the single convolution whose output is the sum of the outputs of all.
 
-    Kernels are aligned on the positions that they read, dilations re-expressed on their common grid, groups on the
+    Kernels are aligned at the positions that they read, dilations are reduced to their common grid, groups to their
     greatest common divisor. Exact everywhere, borders included.
 
     Args:
-        convs: of the same channels, axes and strides, which pad alike and give outputs of the same size at every input
-            size. Transposed ones must all be transposed, with equal dilation, padding and kernel size.
+        convs: convolutions with equal channels, axes, strides and padding mode, and with outputs of equal size at every
+            input size. Transposed ones must all be transposed, with equal dilation, padding and kernel size.
 
     Raises:
-        ConvolithError: convolutions whose outputs cannot be added, or whose sum is no single convolution.
+        ConvolithError: convolutions whose outputs cannot be added, or whose sum equals no single convolution.
 
     Example:
         >>> import numpy as np
@@ -51,7 +51,7 @@ def add(*convs: Conv) -> Conv:
 
 
 def subtract(a: Conv, b: Conv) -> Conv:
-    """The one convolution that gives `a(x) - b(x)`; see `add`.
+    """Return the single convolution that computes `a(x) - b(x)`; see `add`.
 
     Example:
         >>> import numpy as np
@@ -63,7 +63,7 @@ def subtract(a: Conv, b: Conv) -> Conv:
 
 
 def concatenate(*convs: Conv) -> Conv:
-    """The one convolution that gives the outputs of all, one after the other along the channels; see `add`.
+    """Return the single convolution whose output is the outputs of all, concatenated along the channels; see `add`.
 
     Example:
         >>> import numpy as np
@@ -74,7 +74,7 @@ def concatenate(*convs: Conv) -> Conv:
 
 
 def scale(conv: Conv, factors: Any) -> Conv:
-    """The convolution that gives `factors * conv(x)`: one number, or one for each output channel.
+    """Return the convolution that computes `factors * conv(x)`; one factor, or one for each output channel.
 
     Example:
         >>> import numpy as np
@@ -101,21 +101,21 @@ def scale(conv: Conv, factors: Any) -> Conv:
 
 @dataclass(frozen=True)
 class _Grid:
-    """The places that all branches' taps have in common, along each axis."""
+    """The grid of taps that contains the taps of all branches, along each axis."""
 
     dilation: tuple[int, ...]
     kernel_size: tuple[int, ...]
     padding: Pairs
 
     def place(self, conv: Conv) -> tuple[slice, ...]:
-        """Where a branch's taps lie."""
-        found = []
+        """Return the slices of the grid that hold the taps of one branch."""
+        slices = []
         for k, d, (before, _), step, (most, _) in zip(
             conv.kernel_size, conv.dilation, conv.padding, self.dilation, self.padding, strict=True
         ):
             start, stride = (most - before) // step, max(d // step, 1)
-            found.append(slice(start, start + stride * (k - 1) + 1, stride))
-        return tuple(found)
+            slices.append(slice(start, start + stride * (k - 1) + 1, stride))
+        return tuple(slices)
 
 
 def _grid(convs: tuple[Conv, ...]) -> _Grid:
@@ -135,7 +135,7 @@ def _grid(convs: tuple[Conv, ...]) -> _Grid:
 def _together(
     convs: tuple[Conv, ...], done: str, join: Callable[[list[torch.Tensor], list[torch.Tensor | None]], Factor]
 ) -> Conv:
-    """The one convolution of aligned branches."""
+    """Align the branches on one grid and join them."""
     _check(convs, done)
     name = reduce(weight_dtype, [c.dtype for c in convs])
     working, first = working_dtype(name), convs[0]
@@ -167,8 +167,8 @@ def _together(
 
 
 def _sum(weights: list[torch.Tensor], biases: list[torch.Tensor | None]) -> Factor:
-    given = [bias for bias in biases if bias is not None]
-    return Factor(torch.stack(weights).sum(0), torch.stack(given).sum(0) if given else None)
+    present = [bias for bias in biases if bias is not None]
+    return Factor(torch.stack(weights).sum(0), torch.stack(present).sum(0) if present else None)
 
 
 def _stack(weights: list[torch.Tensor], biases: list[torch.Tensor | None]) -> Factor:
@@ -183,15 +183,15 @@ def _bias(conv: Conv, working: torch.dtype) -> torch.Tensor | None:
 
 
 def _delivered(factor: Factor, sample: Any, name: str, options: dict[str, Any]) -> Conv:
-    """A convolution of the sample's kind, rounded once to a dtype."""
+    """Build a convolution of the sample's array kind, rounded once to a dtype."""
     bias = None if factor.bias is None else like(from_working(factor.bias, bias_dtype(name)), sample)
     return Conv(like(from_working(factor.weight, name), sample), bias, **options)
 
 
 def _check(convs: tuple[Conv, ...], done: str) -> None:
-    """Refuse branches that are not one convolution, and say why."""
+    """Refuse branches that do not equal one convolution, with the reason."""
     if not convs:
-        raise ConvolithError(f"no convolution is given; expected those that are {done}")
+        raise ConvolithError(f"no convolution is given; expected at least one to be {done}")
     for number, conv in enumerate(convs):
         if not isinstance(conv, Conv):
             raise ConvolithError(f"argument {number} is a {type(conv).__name__}; expected a Conv")

@@ -1,9 +1,9 @@
-"""Two convolutions in a row as one: `compose`.
+"""Two successive convolutions as one: `compose`.
 
-Derivation: put the first, `h[q] = b1 + sum over i of W1[i] x[q*s1 + i*d1 - p1]`, into the second,
+Derivation: substitute the first, `h[q] = b1 + sum over i of W1[i] x[q*s1 + i*d1 - p1]`, into the second,
 `y[p] = b2 + sum over j of W2[j] h[p*s2 + j*d2 - p2]`. The positions add up to
 `p*s1*s2 + (s1*d2*j + d1*i) - (p1 + s1*p2)`: one correlation whose tap `s1*d2*j + d1*i` holds the matrix products
-`W2[j] @ W1[i]`. It is right wherever the second reads what the first computed; see `borders` for the rest.
+`W2[j] @ W1[i]`. It is valid wherever the second reads outputs of the first; `borders` handles the padded positions.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from convolith.tensors import from_working
 
 @dataclass(frozen=True)
 class Composition:
-    """Two convolutions and the one that they are; call it with x for the exact answer, borders included.
+    """Two convolutions and the single one that equals them; call it with x for the exact result, borders included.
 
-    Exact means up to rounding, for finite x: where dilations or groups differ, the one kernel has zeros that the two do
-    not multiply by, and zero times infinity is NaN.
+    Exact means up to rounding, for finite x: where dilations or groups differ, the single kernel contains zeros that
+    the two kernels do not have, and zero times infinity is NaN.
 
     Attributes:
-        first, second: as they were given.
+        first, second: the arguments of `compose`.
         conv: the single convolution.
         exact: `"everywhere"` if `conv` alone equals the two at every input size, else `"interior"`: it then differs
             only at outputs for which `second` reads padding.
-        reason: what makes it so, in words.
+        reason: explanation of `exact`, in words.
     """
 
     first: Conv
@@ -45,10 +45,10 @@ class Composition:
     reason: str
 
     def __call__(self, x: Any, *, engine: str = "auto", accuracy: str = "default") -> Any:
-        """`second(first(x))`, computed through `conv` wherever that is right.
+        """Compute `second(first(x))`, through `conv` wherever that is correct.
 
-        Where `exact` is `"interior"`, the border strips are computed again through the two originals (with zero
-        padding), or everything is (with the other padding modes, whose borders depend on far pixels).
+        Where `exact` is `"interior"`, the two originals recompute the border strips (with zero padding) or everything
+        (with the other padding modes, whose borders depend on distant pixels).
         """
         return borders.apply(self.first, self.second, self.conv, self.exact, x, engine=engine, accuracy=accuracy)
 
@@ -58,18 +58,18 @@ def compose(first: Conv, second: Conv) -> Composition:
 
     Stride s1*s2, padding p1 + s1*p2 on each side, dilation gcd(d1, s1*d2) over the axes with more than one tap, groups
     gcd(g1, g2), and taps that are the full convolution of the two kernels (at stride 1: kernel size k1 + k2 - 1), not
-    their correlation. Weights are multiplied in float64 (integers in int64) and rounded once; those of torch keep their
-    gradients.
+    their correlation. Weights are multiplied in float64 (integers in int64) and rounded once; gradients flow to torch
+    weights.
 
-    A transposed convolution and a plain one of stride 1 after it, two transposed ones, and a transposed one after a
-    single tap are one transposed convolution: see `transposed`. Nearest-neighbour upsampling is one too (`upsample`).
+    A transposed convolution before a plain one of stride 1, two transposed ones, and a transposed one after a single
+    tap equal one transposed convolution: see `transposed`. Nearest-neighbour upsampling (`upsample`) is one as well.
 
     Args:
-        first, second: convolutions on the same number of axes; `second` takes the channels that `first` gives.
+        first, second: convolutions on the same number of axes; `second` reads as many channels as `first` returns.
 
     Raises:
-        ConvolithError: channels or axes that do not fit, transposed convolutions that are no single convolution, two
-            float dtypes, weights that leave the range of their dtype.
+        ConvolithError: channels or axes that do not match, transposed convolutions that equal no single convolution,
+            two float dtypes, weights that leave the range of their dtype.
 
     Example:
         >>> import numpy as np
@@ -105,21 +105,21 @@ def compose(first: Conv, second: Conv) -> Composition:
 
 
 def _transposed(first: Conv, second: Conv) -> Composition:
-    """The same where transposed convolutions stand in the row."""
+    """Compose two convolutions of which at least one is transposed."""
     name = weight_dtype(first.dtype, second.dtype)
     if not is_float(name):
         raise ConvolithError("first or second is transposed and has integer weights; convert them to float")
-    found = transposed.rule(first, second)
-    dense = transposed.composed(first, second, working_dtype(name), found)
+    rule = transposed.rule(first, second)
+    dense = transposed.composed(first, second, working_dtype(name), rule)
     product = dense._replace(weight=grouped(dense.weight, gcd(first.groups, second.groups)))
     check_range(product, lambda: product, name)
-    options = {name: getattr(found, name) for name in ("stride", "padding", "dilation", "output_padding")}
+    options = {name: getattr(rule, name) for name in ("stride", "padding", "dilation", "output_padding")}
     conv = _delivered(first, second, product, name, {**options, "transposed": True})
-    return Composition(first, second, conv, found.exact, found.reason)
+    return Composition(first, second, conv, rule.exact, rule.reason)
 
 
 def _delivered(first: Conv, second: Conv, product: Factor, name: str, options: dict[str, Any]) -> Conv:
-    """The one convolution, rounded once to its dtype, of as many groups as the two share."""
+    """Build the composed convolution: rounded once to its dtype, with gcd(g1, g2) groups."""
     groups = gcd(first.groups, second.groups)
     bias = None if product.bias is None else like(from_working(product.bias, bias_dtype(name)), first.weight)
     return Conv(like(from_working(product.weight, name), first.weight), bias, groups=groups, **options)

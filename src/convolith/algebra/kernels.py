@@ -1,4 +1,4 @@
-"""The arithmetic of composition: dense kernels and biases multiplied tap by tap, as tensors."""
+"""Products of kernels and biases, tap by tap, as tensors: the arithmetic of `compose`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from convolith.tensors import to_working
 
 
 class Factor(NamedTuple):
-    """A weight with its groups written out, (out_channels, in_channels, *kernel_size), and a bias or None."""
+    """A weight, dense (out_channels, in_channels, *kernel_size) unless stated otherwise, and a bias or None."""
 
     weight: torch.Tensor
     bias: torch.Tensor | None
 
 
 def dense(conv: Conv, working: torch.dtype) -> Factor:
-    """A weight and bias in a working dtype, zeros written between groups; (in, out, ...) if it is transposed."""
+    """Return the dense weight and the bias in a working dtype; (in, out, ...) if the convolution is transposed."""
     bias = None if conv.bias is None else to_working(as_tensor("bias", conv.bias), working)
     return Factor(to_dense(to_working(as_tensor("weight", conv.weight), working), conv), bias)
 
 
 def to_dense(weight: torch.Tensor, conv: Conv) -> torch.Tensor:
-    """A convolution's weight, or one like it, with the zeros between its groups."""
+    """Return a weight of a convolution's shape as a dense one, with zeros between its groups."""
     if conv.groups == 1:
         return weight
     channels = (conv.out_channels, conv.in_channels)
@@ -45,7 +45,7 @@ def to_dense(weight: torch.Tensor, conv: Conv) -> torch.Tensor:
 
 
 def grouped(full: torch.Tensor, groups: int) -> torch.Tensor:
-    """The diagonal blocks of a dense weight: the inverse of writing its groups out."""
+    """Return the diagonal blocks of a dense weight, as a grouped weight: the inverse of `to_dense`."""
     rows, columns = full.shape[0] // groups, full.shape[1] // groups
     blocks = [full[g * rows : (g + 1) * rows, g * columns : (g + 1) * columns] for g in range(groups)]
     return torch.cat(blocks)
@@ -54,12 +54,12 @@ def grouped(full: torch.Tensor, groups: int) -> torch.Tensor:
 def composed(
     first: Conv, second: Conv, working: torch.dtype, steps: tuple[int, ...], dilation: tuple[int, ...]
 ) -> Factor:
-    """The weight and bias of two convolutions in a row, in the groups that they share, on their common grid."""
+    """Compute the grouped weight and the bias of `second` after `first`, on their common grid of taps."""
     return _product(first, second, partial(_lifted, working=working), steps, dilation)
 
 
 def largest(first: Conv, second: Conv, steps: tuple[int, ...], dilation: tuple[int, ...]) -> Factor:
-    """What each number of the composition is at most in size, in float64: the same with absolute values."""
+    """Compute an upper bound on the size of each composed number: the composition of absolute values, in float64."""
     return _product(first, second, _size, steps, dilation)
 
 
@@ -68,7 +68,7 @@ def _lifted(array: Any, working: torch.dtype) -> torch.Tensor:
 
 
 def _size(array: Any) -> torch.Tensor:
-    """Absolute values in float64."""
+    """Return absolute values in float64."""
     tensor = as_tensor("weight", array).detach()
     return to_working(tensor, torch.complex128 if tensor.is_complex() else torch.float64).abs()
 
@@ -80,7 +80,7 @@ def _product(
     steps: tuple[int, ...],
     dilation: tuple[int, ...],
 ) -> Factor:
-    """`K[t] = sum over steps*j + d1*i = t of W2[j] @ W1[i]`, and `b2 + sum over j of W2[j] @ b1`, by shared groups."""
+    """Compute `K[t] = sum over steps*j + d1*i = t of W2[j] @ W1[i]` and `b2 + sum over j of W2[j] @ b1`, by group."""
     b1, b2 = (None if c.bias is None else lift(c.bias) for c in (first, second))
     shared, taps = gcd(first.groups, second.groups), len(first.kernel_size)
     W1, W2 = lift(first.weight), lift(second.weight)
@@ -88,17 +88,17 @@ def _product(
         by_group = (second.groups, -1, second.in_channels // second.groups)
         carried = torch.einsum("goh,gh->go", W2.flatten(2).sum(2).reshape(by_group), b1.reshape(second.groups, -1))
         b2 = carried.flatten() if b2 is None else carried.flatten() + b2
-    if rescales(second):  # as norms do: a factor for each output, without a product of matrices
+    if rescales(second):  # such as a norm: one factor per output channel instead of matrix products
         return Factor(W1 * W2, b2)
     if rescales(first):
         factors = W1.reshape(second.groups, 1, -1, *(1,) * taps)
         return Factor((_parted(W2, second.groups) * factors).flatten(0, 1), b2)
     groups = max(first.groups, second.groups)
     within = groups // shared
-    if second.groups == shared:  # each group of the second reads several of the first's: their kernels side by side
+    if second.groups == shared:  # each group of the second reads several groups of the first
         W1 = _parted(W1, groups)
         W2 = _parted(W2, shared).reshape(shared, -1, within, W1.shape[1], *W2.shape[2:]).transpose(1, 2).flatten(0, 1)
-    elif first.groups == shared:  # several groups of the second read one of the first's
+    elif first.groups == shared:  # several groups of the second read one group of the first
         W1, W2 = _parted(W1, groups), _parted(W2, groups)
     else:
         W1, W2, groups, within = _blocks(W1, first, shared), _blocks(W2, second, shared), shared, 1
@@ -110,12 +110,12 @@ def _product(
 
 
 def _parted(weight: torch.Tensor, groups: int) -> torch.Tensor:
-    """(groups, out_channels/groups, ...)."""
+    """Reshape a weight to (groups, out_channels/groups, ...)."""
     return weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
 
 
 def _blocks(weight: torch.Tensor, conv: Conv, shared: int) -> torch.Tensor:
-    """(shared, out_channels/shared, in_channels/shared, *kernel_size): zeros between the groups within shared ones."""
+    """Return dense blocks, (shared, out_channels/shared, in_channels/shared, *kernel_size), one per shared group."""
     within, rows, columns = conv.groups // shared, conv.out_channels // conv.groups, conv.in_channels // conv.groups
     parts = weight.reshape(shared, within, rows, columns, *conv.kernel_size)
     full = weight.new_zeros((shared, within * rows, within * columns, *conv.kernel_size))
@@ -126,10 +126,10 @@ def _blocks(weight: torch.Tensor, conv: Conv, shared: int) -> torch.Tensor:
 
 
 def rescales(conv: Conv) -> bool:
-    """Whether it only multiplies each channel by a number, and adds one."""
-    alone = conv.groups == conv.in_channels == conv.out_channels and not conv.transposed
+    """Return whether a convolution only multiplies each channel by a number, and adds one."""
+    per_channel = conv.groups == conv.in_channels == conv.out_channels and not conv.transposed
     plain = set(conv.kernel_size) == set(conv.stride) == {1} and not any(map(any, conv.padding))
-    return alone and plain
+    return per_channel and plain
 
 
 def compose_taps(
@@ -141,20 +141,20 @@ def compose_taps(
     contraction: str,
     channels: tuple[int, ...],
 ) -> torch.Tensor:
-    """The taps of two dense kernels in a row: tap `d1*i + d2*j` of their common grid gets the product of `i` and `j`.
+    """Convolve two kernels: tap `d1*i + d2*j` of their common grid gets the product of taps `i` and `j`.
 
     Args:
-        W1, W2: dense kernels, axes of channels before the taps.
-        d1, d2: how far their taps lie apart.
-        dilation: of the common grid.
-        contraction: what of the channels is summed, as `torch.einsum` has it, for all taps of W1 and one of W2.
-        channels: the axes of channels of what is left.
+        W1, W2: kernels, with the channel axes before the taps.
+        d1, d2: spacing of their taps.
+        dilation: spacing of the common grid.
+        contraction: `torch.einsum` equation that sums over channels, for all taps of W1 and one of W2.
+        channels: sizes of the result's channel axes.
     """
     near = [max(d // D, 1) for d, D in zip(d1, dilation, strict=True)]  # a single tap's dilation may be below D
     far = [max(d // D, 1) for d, D in zip(d2, dilation, strict=True)]
     k1, k2 = W1.shape[len(channels) :], W2.shape[len(channels) :]
     size = [a * (n - 1) + b * (m - 1) + 1 for a, n, b, m in zip(near, k1, far, k2, strict=True)]
-    check_memory(f"the kernel of the two convolutions together, of {size} taps, takes", prod((*channels, *size)) * 8)
+    check_memory(f"the composed kernel, of {size} taps, takes", prod((*channels, *size)) * 8)
     K = W1.new_zeros((*channels, *size))
     for tap in product(*map(range, k2)):
         index: tuple[Any, ...] = (*(slice(None),) * len(channels), *tap)

@@ -1,7 +1,7 @@
-"""What networks put beside convolutions, as `Conv` values: identities, norms, pooling, padding, slices, upsampling.
+"""Layers around convolutions as `Conv` values: identities, norms, pooling, padding, slices, upsampling.
 
-Each is exact at every input size, borders included. They become parts of other convolutions through `compose` and
-`add`, which say where that is exact too.
+Each is exact at every input size, borders included. `compose` and `add` merge them into other convolutions and report
+where the result is exact.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from convolith.errors import ConvolithError
 from convolith.geometry import Axes, Padding, check_whole, per_axis
 
 DOUBLE = np.zeros(1)
-"""What weights are like where nothing is said: NumPy, float64."""
+"""Default sample for the array kind and dtype of weights: NumPy, float64."""
 
 
 def identity(channels: int, *, axes: int = 2, sample: Any = DOUBLE) -> Conv:
-    """`y = x`: one tap of 1 for each channel, in a group of its own.
+    """Return `y = x` as a depthwise convolution with a single tap of 1.
 
     Args:
-        channels: of x and y.
-        axes: spatial axes of x.
-        sample: an array whose kind and dtype the weights get.
+        channels: number of channels of x and y.
+        axes: number of spatial axes of x.
+        sample: array whose kind and dtype the weights get.
 
     Example:
         >>> identity(3).weight.shape
@@ -38,7 +38,7 @@ def identity(channels: int, *, axes: int = 2, sample: Any = DOUBLE) -> Conv:
 
 
 def pad(channels: int, padding: Padding, *, axes: int = 2, padding_mode: str = "zeros", sample: Any = DOUBLE) -> Conv:
-    """X with more pixels around: the identity with padding.
+    """Return the identity with padding.
 
     Example:
         >>> pad(3, (1, 2)).spec((1, 3, 8, 8)).output_shape
@@ -57,13 +57,13 @@ def average_pool(
     axes: int = 2,
     sample: Any = DOUBLE,
 ) -> Conv:
-    """The mean of each window, padding counted: taps of `1 / taps`, each channel in a group of its own.
+    """Return the mean of each window, padding included, as a depthwise convolution with weights of `1 / taps`.
 
     This is torch's `avg_pool` with `count_include_pad=True`, its default, without `ceil_mode` and `divisor_override`:
-    with those, the divisor depends on the position, and no convolution is the same.
+    no convolution has a divisor that depends on the position.
 
     Args:
-        stride: the kernel's size if it is None, as torch has it.
+        stride: `kernel_size` if None, as in torch.
 
     Example:
         >>> average_pool(1, 2).weight.tolist()
@@ -75,7 +75,7 @@ def average_pool(
 
 
 def upsample(channels: int, scale: Axes, *, axes: int = 2, sample: Any = DOUBLE) -> Conv:
-    """Every pixel repeated `scale` times along each axis: a transposed convolution with taps of 1 and stride `scale`.
+    """Return the transposed convolution (taps of 1, stride `scale`) that repeats pixels `scale` times along each axis.
 
     This is nearest-neighbour interpolation by a whole factor.
 
@@ -91,9 +91,9 @@ def upsample(channels: int, scale: Axes, *, axes: int = 2, sample: Any = DOUBLE)
 def batch_norm(
     mean: Any, variance: Any, weight: Any = None, bias: Any = None, *, eps: float = 1e-5, axes: int = 2
 ) -> Conv:
-    """`y = (x - mean) / sqrt(variance + eps) * weight + bias` for each channel: one tap and a bias.
+    """Return `y = (x - mean) / sqrt(variance + eps) * weight + bias` for each channel: one tap and a bias.
 
-    Batch normalisation as it is in evaluation, with the statistics that training left (Ioffe and Szegedy 2015).
+    This is batch normalisation in evaluation mode, with the running statistics (Ioffe and Szegedy 2015).
 
     Args:
         mean, variance: (channels,), the running statistics.
@@ -110,26 +110,26 @@ def batch_norm(
     """
     given = {"mean": mean, "variance": variance, "weight": weight, "bias": bias}
     check_same_kind(**{name: value for name, value in given.items() if value is not None})
-    found = {name: as_tensor(name, value) for name, value in given.items() if value is not None}
-    channels = found["mean"].numel()
-    for name, tensor in found.items():
+    tensors = {name: as_tensor(name, value) for name, value in given.items() if value is not None}
+    channels = tensors["mean"].numel()
+    for name, tensor in tensors.items():
         if tuple(tensor.shape) != (channels,):
             raise ConvolithError(
-                f"{name} has shape {tuple(tensor.shape)}; expected ({channels},), one number a channel"
+                f"{name} has shape {tuple(tensor.shape)}; expected ({channels},), one number per channel"
             )
-    wide = {name: tensor.double() for name, tensor in found.items()}
+    wide = {name: tensor.double() for name, tensor in tensors.items()}
     spread = wide["variance"] + eps
     if not bool((spread > 0).all()):
-        raise ConvolithError(f"variance + eps is {spread.min().item():g} at least; expected more than 0")
+        raise ConvolithError(f"variance + eps has a minimum of {spread.min().item():g}; expected more than 0")
     factor = spread.rsqrt() * wide.get("weight", torch.ones(()))
     shift = wide.get("bias", torch.zeros(())) - wide["mean"] * factor
-    dtype = found["mean"].dtype
+    dtype = tensors["mean"].dtype
     taps = factor.reshape(channels, 1, *(1,) * axes).to(dtype)
     return Conv(like(taps, mean), like(shift.to(dtype), mean), groups=channels)
 
 
 def rescale(factors: Any, shift: Any = None, *, axes: int = 2) -> Conv:
-    """`y = factors * x + shift` for each channel, as in LayerScale (Touvron et al. 2021).
+    """Return `y = factors * x + shift` for each channel, as in LayerScale (Touvron et al. 2021).
 
     Args:
         factors: (channels,).
@@ -142,12 +142,12 @@ def rescale(factors: Any, shift: Any = None, *, axes: int = 2) -> Conv:
     """
     tensor = as_tensor("factors", factors)
     if tensor.ndim != 1:
-        raise ConvolithError(f"factors has shape {tuple(tensor.shape)}; expected (channels,), one number a channel")
+        raise ConvolithError(f"factors has shape {tuple(tensor.shape)}; expected (channels,), one number per channel")
     return Conv(like(tensor.reshape(-1, 1, *(1,) * axes), factors), shift, groups=tensor.numel())
 
 
 def linear(weight: Any, bias: Any = None, *, axes: int = 2) -> Conv:
-    """A fully connected layer as a convolution with a single tap: the same on maps of one pixel, and on every pixel.
+    """Return a fully connected layer, applied at every pixel, as a convolution with a single tap.
 
     Args:
         weight: (out_channels, in_channels).
@@ -164,9 +164,9 @@ def linear(weight: Any, bias: Any = None, *, axes: int = 2) -> Conv:
 
 
 def select(in_channels: int, channels: Sequence[int], *, axes: int = 2, sample: Any = DOUBLE) -> Conv:
-    """Some channels of x, in the order given: a single tap whose matrix holds ones.
+    """Return a selection of the channels of x, in the given order: a single tap with ones and zeros.
 
-    Composed before a convolution it makes a slice of channels that convolution's own; after it, it takes outputs.
+    Composed before a convolution, it selects input channels; after a convolution, it selects output channels.
 
     Example:
         >>> select(4, [2, 0]).weight[:, :, 0, 0].tolist()

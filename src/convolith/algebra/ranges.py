@@ -1,4 +1,4 @@
-"""Which dtypes a composition has, and whether they can hold it."""
+"""Dtypes of a composition, and the check that they can represent it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from convolith.tensors import torch_dtype
 
 
 def weight_dtype(first: str, second: str) -> str:
-    """The dtype of the composed weight, with which every x gives the dtype that the two in a row give.
+    """Return the dtype of the composed weight, which gives the result dtype of the two convolutions for every x.
 
-    Floats keep theirs. Only unsigned integers can make a uint64 result: of any unsigned x if the first has uint64
-    weights, else of a uint64 x only, as with uint32.
+    Float dtypes are unchanged. Only unsigned integers can give a uint64 result: for any unsigned x if the first has
+    uint64 weights, otherwise only for a uint64 x, as with uint32.
     """
     if is_float(first) or is_float(second):
         return result_dtype(first, second)
@@ -27,23 +27,23 @@ def weight_dtype(first: str, second: str) -> str:
 
 
 def bias_dtype(weight: str) -> str:
-    """The dtype of the composed bias: the weight's, or int64."""
+    """Return the dtype of the composed bias: that of a float weight, otherwise int64."""
     return weight if is_float(weight) else "int64"
 
 
 def working_dtype(weight: str) -> torch.dtype:
-    """The dtype that weights are multiplied in."""
+    """Return the dtype in which weights are multiplied."""
     if weight in COMPLEX:
         return torch.complex128
     return torch.float64 if is_float(weight) else torch.int64
 
 
 def check_range(product: Factor, largest: Callable[[], Factor], weight: str) -> None:
-    """Refuse a composition that its dtypes cannot hold.
+    """Refuse a composition that its dtypes cannot represent.
 
     Args:
         product: the weights and bias in a working dtype.
-        largest: gives what each of their numbers is at most in size, in float64; asked where that may matter.
+        largest: returns upper bounds on the absolute values, in float64; called only where the range may be exceeded.
         weight: name of the dtype of the weights.
     """
     for what, values, name in (("weights", product.weight, weight), ("bias", product.bias, bias_dtype(weight))):

@@ -1,8 +1,8 @@
-"""Rows of two in which transposed convolutions stand, as one transposed convolution.
+"""Two successive convolutions, at least one of them transposed, as one transposed convolution.
 
-A transposed convolution adds `W[i] x[n]` to position `n*s + i*d - p`. A plain one after it moves what it finds there by
+A transposed convolution adds `W[i] x[n]` to position `n*s + i*d - p`. A plain one after it moves that value by
 `p2 - j*d2`, which is tap `k2 - 1 - j` of a transposed one with padding `d2*(k2-1) - p2`. Positions add up as in
-`compose`: a tap of the two lies at `step*i + d2*j`, and the padding is `step*p1 + p2`.
+`compose`: a tap of the composition lies at `step*i + d2*j`, and its padding is `step*p1 + p2`.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from convolith.geometry import Pairs
 
 
 class Rule(NamedTuple):
-    """The options of the one transposed convolution, and how its taps come from the two kernels'."""
+    """Options of the composed transposed convolution, and the spacing with which the two kernels are combined."""
 
     stride: tuple[int, ...]
     padding: Pairs
     dilation: tuple[int, ...]
     output_padding: tuple[int, ...]
     steps: tuple[int, ...]
-    """Of the first one's taps."""
+    """Factors by which the dilation of the first kernel is multiplied."""
     exact: str
     reason: str
 
 
 def rule(first: Conv, second: Conv) -> Rule:
-    """The one that equals `second` after `first`, of which at least one is transposed.
+    """Return the options of the transposed convolution that equals `second` after `first`; one or both are transposed.
 
     Raises:
-        ConvolithError: two that no single transposed convolution equals.
+        ConvolithError: no single transposed convolution equals the two.
     """
     axes = range(len(first.kernel_size))
     if not first.transposed:
@@ -82,7 +82,7 @@ def rule(first: Conv, second: Conv) -> Rule:
 
 
 def exactness(first: Conv, second: Conv) -> tuple[str, str]:
-    """("everywhere" | "interior", why), as for plain convolutions."""
+    """Return ("everywhere" | "interior", reason), as `borders.exactness` does for plain convolutions."""
     axes = range(len(first.kernel_size))
     cropped = [(axis, side) for axis in axes for side in (0, 1) if _reaches(first, second, axis, side)]
     if second.transposed:
@@ -96,12 +96,12 @@ def exactness(first: Conv, second: Conv) -> tuple[str, str]:
     if first.bias is not None and bool(as_tensor("bias", first.bias).any()):
         return "interior", "the second convolution pads with zeros where the first would give its bias"
     if cropped:
-        return "interior", "the second convolution pads with zeros where the first crops what it has"
+        return "interior", "the second convolution pads with zeros where the first crops values"
     return "everywhere", "zero padding of the first's output is just what lies beyond its border"
 
 
 def _reaches(first: Conv, second: Conv, axis: int, side: int) -> bool:
-    """Whether something that the first crops on one side would meet an output of the second."""
+    """Return whether a value that the first crops on one side would reach an output of the second."""
     if not first.transposed:
         return False
     crop = first.padding[axis][side] - first.output_padding[axis] * side
@@ -109,7 +109,7 @@ def _reaches(first: Conv, second: Conv, axis: int, side: int) -> bool:
     stride = first.stride[axis]
     filled = [
         distance
-        for distance in range(1, crop + 1)  # from the border; beyond it, a tap of some input must lie there
+        for distance in range(1, crop + 1)  # from the border, at which a tap of some input lies
         if any(crop - distance >= step and (crop - distance - step) % stride == 0 for step in steps)
     ]
     if not second.transposed:
@@ -120,12 +120,12 @@ def _reaches(first: Conv, second: Conv, axis: int, side: int) -> bool:
 
 
 def composed(first: Conv, second: Conv, working: torch.dtype, found: Rule) -> Factor:
-    """The dense weight, (in_channels, out_channels, *kernel_size), and the bias of the two."""
+    """Compute the dense weight, (in_channels, out_channels, *kernel_size), and the bias of the composition."""
     W1, b1 = dense(first, working)
     W2, b2 = dense(second, working)
     if not first.transposed:  # a single tap: (hidden, in, ...)
         W1 = W1.transpose(0, 1)
-    if not second.transposed:  # its taps come in reversed order
+    if not second.transposed:  # as a transposed kernel, its taps are reversed
         W2 = W2.transpose(0, 1).flip(tuple(range(2, W2.ndim)))
     spread = tuple(d * step for d, step in zip(first.dilation, found.steps, strict=True))
     K = compose_taps(W1, W2, spread, second.dilation, found.dilation, "ih...,ho->io...", (W1.shape[0], W2.shape[1]))

@@ -1,4 +1,4 @@
-"""The command line: one group, one command per file, each imported only when it is called."""
+"""The command line: a group of commands, each in its own file or folder and imported only when it is called."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ COMMANDS = {
     "cost": "Count a layer's or a model's operations and bytes, forward and backward.",
     "doctor": "Check this installation.",
 }
-"""Every command with its one line; the command itself is `command` in the file of its name."""
+"""Command names with their one-line help; the command is `command` in the module of that name."""
 
 
 class _Refusal(click.ClickException):
-    """Wrong use: the message on stderr, exit code 2."""
+    """Error for wrong use: a message on stderr and exit code 2."""
 
     exit_code = 2
 
 
 class _Interrupted(click.ClickException):
-    """Ctrl-C: one line on stderr, and the exit code that shells give to a process that the signal ended."""
+    """Error for Ctrl-C: one line on stderr, and the exit code of shells for a process that this signal ended."""
 
     exit_code = 130
 
@@ -40,7 +40,7 @@ class _Interrupted(click.ClickException):
 
 
 class _Group(click.Group):
-    """Commands found by name, so that `--help` imports none of them."""
+    """Group that imports a command only when it is called, so that `--help` imports none."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(COMMANDS)
@@ -65,7 +65,7 @@ class _Group(click.Group):
         except MemoryError as error:
             raise _Refusal(_no_memory(error)) from error
         except RuntimeError as error:
-            if "can't allocate memory" not in str(error):  # torch's word for it
+            if "can't allocate memory" not in str(error):  # torch's wording
                 raise
             raise _Refusal(_no_memory(error)) from error
 
@@ -78,8 +78,8 @@ def _no_memory(error: Exception) -> str:
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="convolith")
 def main() -> None:
-    """Convolutions: computed fast, folded into one, recovered from data, and costed before they run.
+    """Compute convolutions fast, fold them into one, recover them from data, and count their cost before they run.
 
-    Results go to stdout, progress and warnings to stderr. Every command takes --json. Exit codes: 0 done, 1 a check
-    failed, 2 wrong use.
+    Results go to stdout, progress and warnings to stderr. Every command accepts --json. Exit codes: 0 success, 1 failed
+    check, 2 wrong use.
     """

@@ -19,7 +19,7 @@ from convolith.planner.machine import check_memory
 from convolith.report.table import Table
 
 TOLERANCE = 1e-4
-"""Largest relative error of the check; weights may be float16, whose rounding is 5e-4 but averages out below this."""
+"""Largest accepted relative error; float16 weights have a rounding of 5e-4, but it averages out below this value."""
 
 
 def _layer_options(command: Any) -> Any:
@@ -45,7 +45,7 @@ def _layer_options(command: Any) -> Any:
 @_layer_options
 @json_option
 def command(*, first: str, second: str, output: str | None, as_json: bool, **options: Any) -> None:
-    """The one convolution that equals SECOND after FIRST, and where it does.
+    """Compose SECOND after FIRST into one convolution, and report where it is exact.
 
     Kernels are files (.npz from `fit` or `compose`, or bare arrays) or lists such as "[[0,1],[2,3]]". The result is
     checked against the two on random input; exit code 1 if it differs.
@@ -56,9 +56,9 @@ def command(*, first: str, second: str, output: str | None, as_json: bool, **opt
     convs = []
     for which, text in (("first", first), ("second", second)):
         names = ("stride", "padding", "dilation", "groups", "padding_mode")
-        given = {name: options[f"{which}_{name}"] for name in names if options[f"{which}_{name}"] is not None}
-        kernel = read_kernel(which.upper(), text, given)
-        convs.append(kernel if isinstance(kernel, Conv) else Conv(kernel, **given))
+        chosen = {name: options[f"{which}_{name}"] for name in names if options[f"{which}_{name}"] is not None}
+        kernel = read_kernel(which.upper(), text, chosen)
+        convs.append(kernel if isinstance(kernel, Conv) else Conv(kernel, **chosen))
     both = compose(*convs)
     error = check(both)
     if target:
@@ -77,12 +77,12 @@ def command(*, first: str, second: str, output: str | None, as_json: bool, **opt
         "", [{"exact": both.exact, "because": both.reason, "checked to": error, "written to": output or "-"}]
     )
     emit(as_json=as_json, data=data, tables=[Table("Two convolutions as one", rows), summary])
-    if not error <= TOLERANCE:  # NaN is no agreement
+    if not error <= TOLERANCE:  # NaN fails as well
         raise click.exceptions.Exit(1)
 
 
 def convolution_row(name: str, conv: Conv) -> dict[str, Any]:
-    """What a table says of a convolution."""
+    """Return the table row of a convolution."""
     across = ",".join
     return {
         "convolution": name,
@@ -98,9 +98,9 @@ def convolution_row(name: str, conv: Conv) -> dict[str, Any]:
 
 
 def check(both: Composition, seed: int = 0) -> float:
-    """Largest error of the composition on random input in float64, borders included, relative to the largest output."""
+    """Return the largest error of a composition on random float64 input, borders included, relative to the output."""
     first, second = _wide(both.first), _wide(both.second)
-    spare = 16 if len(first.kernel_size) == 3 else 64  # outputs beyond the extents, per axis
+    spare = 16 if len(first.kernel_size) == 3 else 64  # input beyond the receptive field, per axis
     reaches = [
         d1 * (k1 - 1) + s1 * d2 * (k2 - 1)
         for d1, k1, s1, d2, k2 in zip(
@@ -114,11 +114,11 @@ def check(both: Composition, seed: int = 0) -> float:
     x = np.random.default_rng(seed).normal(size=shape)
     x = x.astype(first.weight.dtype)
     expected = correlate(correlate(x, first), second)
-    found = replace(both, first=first, second=second, conv=_wide(both.conv))(x)
-    return float(np.abs(found - expected).max() / max(np.abs(expected).max(), np.finfo(float).tiny))
+    result = replace(both, first=first, second=second, conv=_wide(both.conv))(x)
+    return float(np.abs(result - expected).max() / max(np.abs(expected).max(), np.finfo(float).tiny))
 
 
 def _wide(conv: Conv) -> Conv:
-    """The same in float64, or as it is if it is complex."""
+    """Return a convolution in float64, or in complex128 if it is complex."""
     to = np.complex128 if np.iscomplexobj(conv.weight) else np.float64
     return Conv(conv.weight.astype(to), None if conv.bias is None else conv.bias.astype(to), **conv.options)

@@ -1,4 +1,4 @@
-"""`convolith correlate`: a picture or an array through a kernel."""
+"""`convolith correlate`: correlation of an image or an array with a kernel."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from convolith.report.table import Table
 def command(
     ctx: click.Context, /, source: str, kernel: str, output: str | None, *, flip: bool, as_json: bool, **options: Any
 ) -> None:
-    """Correlate INPUT, a picture or an array (.npy, .npz, FITS), with KERNEL.
+    """Correlate INPUT, an image or an array (.npy, .npz, FITS), with KERNEL.
 
     KERNEL is a file that `fit` or `compose` wrote, a bare array in a .npy or .npz file, or a list such as
-    "[[0,1,0],[1,-4,1],[0,1,0]]". A kernel of two axes filters each channel of a picture by itself, with padding "same"
-    unless you say otherwise; a kernel with channels takes the picture's channels together.
+    "[[0,1,0],[1,-4,1],[0,1,0]]". A kernel with two axes filters each channel of an image separately, by default with
+    padding "same"; a kernel with channels is applied to all channels of the image together.
 
     Example: convolith correlate photo.png "[[-1,0,1],[-2,0,2],[-1,0,1]]" -o edges.tif
     """
@@ -53,14 +53,14 @@ def command(
     if is_image(source) and x.ndim == 3 and x.shape[2] in (2, 4):
         click.echo("warning: the picture's alpha channel is filtered like a colour", err=True)
     names = ("stride", "padding", "dilation", "groups", "padding_mode")
-    given = {name: options[name] for name in names if _was_given(ctx, name)}
+    chosen = {name: options[name] for name in names if _was_given(ctx, name)}
     engine = {"engine": options["engine"], "accuracy": options["accuracy"], "flip": flip}
-    varying = read_varying("KERNEL", kernel, given)
+    varying = read_varying("KERNEL", kernel, chosen)
     if varying is not None:
         _refuse_engine(ctx)
         y = _varying(x, varying, channels_last=is_image(source))
     else:
-        y = _through(x, read_kernel("KERNEL", kernel, given), given, engine, picture=is_image(source))
+        y = _through(x, read_kernel("KERNEL", kernel, chosen), chosen, engine, picture=is_image(source))
     clipped = target.write_array(y, x.dtype) if target else 0
     if clipped:
         click.echo(
@@ -80,7 +80,7 @@ def command(
 def _through(
     x: np.ndarray, kernel: np.ndarray | Conv, given: dict[str, Any], engine: dict[str, Any], *, picture: bool
 ) -> np.ndarray:
-    """X through a kernel that is the same everywhere."""
+    """Correlate x with a constant kernel: each channel separately, or all channels together."""
     k = _matched(kernel, x)
     shape = (k.weight if isinstance(k, Conv) else k).shape
     if len(shape) == 4 and shape[:2] == (1, 1) and (x.ndim == 2 or (x.ndim == 3 and picture)):
@@ -90,7 +90,7 @@ def _through(
 
 
 def _varying(x: np.ndarray, kernel: VaryingKernel, *, channels_last: bool) -> np.ndarray:
-    """X through a kernel that varies with position: over x, if positions were given when it was fitted."""
+    """Apply a kernel that varies with position; the image is x."""
     if is_float(str(x.dtype)) and not np.iscomplexobj(x):
         sky = None if kernel.background is None else kernel.background.astype(x.dtype)
         kernel = replace(kernel, weights=kernel.weights.astype(x.dtype), background=sky)
@@ -106,7 +106,7 @@ def _varying(x: np.ndarray, kernel: VaryingKernel, *, channels_last: bool) -> np
 def _refuse_engine(ctx: click.Context) -> None:
     for name in ("engine", "accuracy", "flip"):
         if _was_given(ctx, name):
-            raise ConvolithError(f"--{name} was given, but the kernel varies with position and goes by its own plan")
+            raise ConvolithError(f"--{name} was given, but the kernel varies with position and uses its own plan")
 
 
 def _was_given(ctx: click.Context, name: str) -> bool:
@@ -118,7 +118,7 @@ def _number(value: Any) -> Any:
 
 
 def _matched(kernel: np.ndarray | Conv, x: np.ndarray) -> np.ndarray | Conv:
-    """The kernel in the float dtype of x: on disk, pictures and arrays come in another one than their kernels."""
+    """Return the kernel in the float dtype of x, since files of images and kernels often differ in dtype."""
     weight = kernel.weight if isinstance(kernel, Conv) else kernel
     if not is_float(str(x.dtype)) or np.iscomplexobj(weight) != np.iscomplexobj(x):
         return kernel
@@ -128,14 +128,14 @@ def _matched(kernel: np.ndarray | Conv, x: np.ndarray) -> np.ndarray | Conv:
 
 
 def _each_channel(x: np.ndarray, kernel: Any, options: dict[str, Any]) -> np.ndarray:
-    """One plane in, one out: (H, W), or each channel of (H, W, channels) by itself."""
+    """Correlate (H, W), or each channel of (H, W, channels) separately, with a single-channel kernel."""
     planes = np.moveaxis(x[..., None] if x.ndim == 2 else x, -1, 0)[:, None]
     y: np.ndarray = np.moveaxis(correlate(planes, kernel, **options)[:, 0], 0, -1)
     return y[..., 0] if x.ndim == 2 else y
 
 
 def _all_channels(x: np.ndarray, kernel: Any, options: dict[str, Any], *, channels_last: bool) -> np.ndarray:
-    """The channels of x together; a picture's stand last."""
+    """Correlate all channels of x with a kernel with channels; the channels of images come last."""
     if not channels_last:
         y: np.ndarray = correlate(x, kernel, **options)
         return y

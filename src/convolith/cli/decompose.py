@@ -1,4 +1,4 @@
-"""`convolith decompose`: one convolution as several smaller ones in a row, with a certified error."""
+"""`convolith decompose`: one convolution as a chain of smaller ones, with a certified error bound."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from convolith.report.table import Table
 @click.option("-o", "--output", type=click.Path(), metavar="FILE.npz", help="File for the parts.")
 @json_option
 def command(*, kernel: str, tolerance: float, output: str | None, as_json: bool, **options: Any) -> None:
-    """Smaller convolutions that equal KERNEL in a row, or come within a tolerance, with a certified error.
+    """Factor KERNEL into a chain of smaller convolutions, exactly or within a tolerance, with a certified error bound.
 
     KERNEL is a file (.npz from `fit` or `compose`, or a bare array) or a list such as "[[1,2,1],[2,4,2],[1,2,1]]" or
     "[1,4,6,4,1]". The parts are written as FILE.npz with 0.weight, 0.stride and so on, which `compose` and `correlate`
@@ -42,12 +42,12 @@ def command(*, kernel: str, tolerance: float, output: str | None, as_json: bool,
     Example: convolith decompose "[[1,2,1],[2,4,2],[1,2,1]]" --padding same -o parts.npz
     """
     target = None if output is None else Output(output, (".npz",))
-    given = {name: value for name, value in options.items() if value is not None}
-    read = read_kernel("KERNEL", kernel, given)
+    chosen = {name: value for name, value in options.items() if value is not None}
+    read = read_kernel("KERNEL", kernel, chosen)
     if isinstance(read, np.ndarray):
         read = read[None, None] if read.ndim == 1 else read
-        read = read.astype(np.float64) if read.dtype.kind in "iu" else read  # whole numbers in a list or a file
-    found = decompose(read if isinstance(read, Conv) else Conv(read, **given), tolerance=tolerance)
+        read = read.astype(np.float64) if read.dtype.kind in "iu" else read
+    found = decompose(read if isinstance(read, Conv) else Conv(read, **chosen), tolerance=tolerance)
     if target and found.parts:
         target.write(lambda file: np.savez(file, **chain_arrays(found.parts)))
     emit(as_json=as_json, data=_data(found), tables=_tables(found, output if found.parts else None))

@@ -1,4 +1,4 @@
-"""`convolith doctor`: what is installed, and whether every engine agrees with the oracle here."""
+"""`convolith doctor`: installed packages, machine limits, and the check of every engine against the oracle."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ CASES: dict[str, dict[str, Any]] = {
 @click.option("--calibrate", "calibrating", is_flag=True, help="Measure the machine's limits first, and store them.")
 @json_option
 def command(*, calibrating: bool, as_json: bool) -> None:
-    """Show versions, threads and limits, and check every engine against the oracle; exit code 1 if one is off."""
+    """Show versions, threads and limits, and check every engine against the oracle; exit code 1 if an engine fails."""
     if calibrating:
         calibrate()
     installed = [{"package": name, "for": extra, "version": _version(name)} for name, extra in PACKAGES.items()]
@@ -61,13 +61,13 @@ def command(*, calibrating: bool, as_json: bool) -> None:
         "cache": str(directory() or "switched off"),
     }
     limits = asdict(known_limits())
-    kept = [{"limit": name.replace("_", " "), "value": float(f"{value:.3g}")} for name, value in limits.items()]
+    limit_rows = [{"limit": name.replace("_", " "), "value": float(f"{value:.3g}")} for name, value in limits.items()]
     source = "measured here" if measured() else "as shipped; convolith doctor --calibrate measures this machine's"
     checks = [row for name, options in CASES.items() for row in _check(name, options)]
     tables = [
         Table("Machine", [machine]),
         Table("Packages", installed),
-        Table(f"Limits ({source})", kept),
+        Table(f"Limits ({source})", limit_rows),
         Table("Engines against the oracle", checks),
     ]
     data = {"machine": machine, "packages": installed, "limits": limits, "measured": measured(), "checks": checks}
@@ -84,7 +84,7 @@ def _version(package: str) -> str:
 
 
 def _check(name: str, options: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each engine that takes the case, with its error beside its bound, in float32 and float64."""
+    """Return the error and the error bound of each engine that supports the case, in float32 and float64."""
     rows = []
     for dtype in ("float32", "float64"):
         spec = ConvSpec(batch=2, in_channels=4, out_channels=4, size=(19, 23), dtype=dtype, **options)

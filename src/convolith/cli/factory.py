@@ -1,4 +1,4 @@
-"""Models that a command is given by name: `package.module:factory`, imported, from the current folder too."""
+"""Import of models by name, `package.module:factory`, also from the current folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from convolith.errors import ConvolithError
 
 
 def model_of(text: str) -> Any:
-    """What a factory gives."""
+    """Return the model that a factory creates, or the model of that name."""
     import torch
 
     where, _, name = text.partition(":")
@@ -20,25 +20,25 @@ def model_of(text: str) -> Any:
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     try:
-        found: Any = import_module(where)
+        factory: Any = import_module(where)
         for step in name.split("."):
-            found = getattr(found, step)
-    except (Exception, SystemExit) as problem:  # the module's own code may raise anything, or end the process
+            factory = getattr(factory, step)
+    except (Exception, SystemExit) as problem:  # the module's code may raise anything, or exit
         raise ConvolithError(
             f"FACTORY is {text}, which cannot be imported from here ({type(problem).__name__}: {problem}); expected "
             "package.module:factory, such as my_models:repvgg"
         ) from problem
     finally:
         sys.path.remove(folder)
-    if isinstance(found, torch.nn.Module) or not callable(found):
-        model = found
+    if isinstance(factory, torch.nn.Module) or not callable(factory):
+        model = factory
     else:
         try:
-            model = found()
-        except (Exception, SystemExit) as problem:  # as above
+            model = factory()
+        except (Exception, SystemExit) as problem:  # the factory's code may, too
             raise ConvolithError(
-                f"FACTORY is {text}, whose call raised {type(problem).__name__}: {problem}; expected a function that "
-                "gives a model without arguments"
+                f"FACTORY is {text}, whose call raised {type(problem).__name__}: {problem}; expected a function "
+                "without arguments that returns a model"
             ) from problem
     if not isinstance(model, torch.nn.Module):
         raise ConvolithError(f"FACTORY is {text}, which gives {type(model).__name__}; expected a torch.nn.Module")

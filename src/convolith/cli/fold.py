@@ -1,4 +1,4 @@
-"""`convolith fold`: a model's chains and branches of convolutions made one each, proved, and written to a file."""
+"""`convolith fold`: chains and branches of a model's convolutions folded into one each, verified, and saved."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def command(
     html: str | None,
     as_json: bool,
 ) -> None:
-    """Fold the convolutions of the model that FACTORY gives, which is a function without arguments, or a model.
+    """Fold the convolutions of the model FACTORY: a function without arguments that returns a model, or a model.
 
-    FACTORY is imported, from the current folder too, as in my_package.models:repvgg. The model is folded as it is in
-    evaluation, on random inputs of the shapes given, and takes other batches and sizes afterwards as before.
+    FACTORY is imported, also from the current folder, as in my_package.models:repvgg. The model is folded in evaluation
+    mode, on random inputs of the given shapes; the folded model supports all batch and image sizes of the original.
 
     Example: convolith fold my_models:repvgg --input 1,3,224,224 -o folded.pt --html report.html
     """
@@ -66,10 +66,10 @@ def command(
     from convolith.folding import fold
     from convolith.planner.machine import check_memory
 
-    with redirect_stdout(sys.stderr):  # whatever the model's own code prints
+    with redirect_stdout(sys.stderr):  # the model's own code may print
         model = model_of(factory)
     if any(module.training for module in model.modules()):
-        click.echo(f"{factory} gives a model in training mode; it is folded as it is in evaluation", err=True)
+        click.echo(f"{factory} returns a model in training mode; it is folded in evaluation mode", err=True)
         model.eval()
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     check_memory("the inputs, here and in float64 for the proof, take", sum(map(prod, shapes)) * (dtype.itemsize + 8))
@@ -98,7 +98,7 @@ def _write(target: Output, model: Any, inputs: tuple[Any, ...]) -> None:
         sizes = tuple(dict.fromkeys(range(x.ndim), Dim.AUTO) for x in doubled)
         try:
             program = torch.export.export(model, doubled, dynamic_shapes=sizes)
-        except Exception as problem:  # torch raises whatever the model's own code does, and more
+        except Exception as problem:  # torch and the model's own code may raise anything
             why = pickling_problem(model)
             remedy = f"write {target.path.stem}.pt"
             if why:
@@ -110,7 +110,7 @@ def _write(target: Output, model: Any, inputs: tuple[Any, ...]) -> None:
         target.write(lambda file: torch.export.save(program, file))
     elif unpicklable := pickling_problem(model):
         raise ConvolithError(
-            f"output is {target.path}, but what folding keeps of the model's own code cannot be pickled "
+            f"output is {target.path}, but code of the original model that folding keeps cannot be pickled "
             f"({unpicklable}); "
             f"write {target.path.stem}.pt2, or define its classes and functions at the top level of a module"
         )
@@ -119,18 +119,18 @@ def _write(target: Output, model: Any, inputs: tuple[Any, ...]) -> None:
 
 
 def _warn_of_pickling(factory: str, target: Output, model: Any) -> None:
-    """Say before the work that the model may not go into a .pt file."""
+    """Warn before the work that it may be impossible to write the model as a .pt file."""
     problem = None if target.path.suffix.lower() == ".pt2" else pickling_problem(model)
     if problem:
         click.echo(
-            f"warning: {factory} gives a model that cannot be pickled ({problem}); {target.path.name} can be written "
-            f"only if folding keeps none of its own code; {target.path.stem}.pt2 takes whatever torch.export does",
+            f"warning: {factory} returns a model that cannot be pickled ({problem}); {target.path.name} can be written "
+            f"only if folding keeps none of its code; {target.path.stem}.pt2 takes every model that torch.export does",
             err=True,
         )
 
 
 def pickling_problem(model: Any) -> str | None:
-    """Return why a model cannot be pickled, or None if it can; its tensors are not written anywhere."""
+    """Return the reason why a model cannot be pickled, or None if it can; its tensors are not written."""
     import torch
 
     class Dry(pickle.Pickler):
@@ -139,7 +139,7 @@ def pickling_problem(model: Any) -> str | None:
 
     try:
         Dry(io.BytesIO()).dump(model)
-    except Exception as problem:  # noqa: BLE001 - whatever the model's own objects raise
+    except Exception as problem:  # noqa: BLE001 - the model's own objects may raise anything
         return str(problem).strip().partition("\n")[0] or type(problem).__name__
     return None
 
@@ -156,10 +156,10 @@ def _page(factory: str, shapes: tuple[tuple[int, ...], ...], report: Any) -> str
         "inputs of several sizes, are below."
     )
     proses = {
-        "Folded": "Multiplications and bytes of what folding reads: convolutions, norms, scales, pooling, sums.",
-        "Rewrites": "One row for each new convolution, and what it takes the place of.",
-        "Other operators": "What is no convolution, and was not touched.",
-        "Left as it is": "What looked as if it might be one convolution, and why it was left.",
+        "Folded": "Multiplications and bytes of convolutions, norms, scales, pooling and sums, which folding reads.",
+        "Rewrites": "One row for each new convolution, with the operators that it replaces.",
+        "Other operators": "Operators other than convolutions, which are unchanged.",
+        "Left as it is": "Candidates that were not folded into one convolution, with the reason.",
     }
     sections = [
         Section(table.title, proses.get(table.title, ""), tables=(replace(table, title=""),))

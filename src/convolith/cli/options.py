@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their values are read."""
+"""Options that several commands share, and the parsers of their values."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from convolith.report.table import Table
 
 
 def numbers(text: str) -> int | tuple[int, ...]:
-    """Whole numbers with commas between them: `3` or `2,1`; one number stays a number."""
+    """Parse integers separated by commas, such as `3` or `2,1`; a single one is returned as a number."""
     try:
         entries = tuple(int(part) for part in str(text).split(","))
     except ValueError:
-        raise click.BadParameter(f"{text!r} is not a whole number, or several with commas between them") from None
+        raise click.BadParameter(f"{text!r} is not a whole number, or several separated by commas") from None
     return entries[0] if len(entries) == 1 else entries
 
 
 def numbers_or_auto(text: str) -> int | tuple[int, ...] | str:
-    """The same, or `auto`."""
+    """Parse integers separated by commas, or `auto`."""
     return "auto" if text == "auto" else numbers(text)
 
 
 def number_or_auto(text: str) -> float | str:
-    """A number, or `auto`."""
+    """Parse a number, or `auto`."""
     if text == "auto":
         return text
     try:
@@ -43,20 +43,20 @@ SUFFIXES = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
 def quantity(text: str) -> float:
-    """A number with k, M, G or T behind it for a thousand, a million and so on: `5G`; a B after it changes nothing."""
-    plain = str(text).strip().removesuffix("B").strip()
-    factor = SUFFIXES.get(plain[-1:], 1.0)
+    """Parse a number with an optional suffix k, M, G or T for 10^3 to 10^12, such as `5G`; a final B is ignored."""
+    digits = str(text).strip().removesuffix("B").strip()
+    factor = SUFFIXES.get(digits[-1:], 1.0)
     try:
-        found = float(plain.rstrip("kMGT")) * factor
+        value = float(digits.rstrip("kMGT")) * factor
     except ValueError:
-        found = -1.0
-    if not 0 <= found < float("inf"):
+        value = -1.0
+    if not 0 <= value < float("inf"):
         raise click.BadParameter(f"{text!r} is not a number such as 5G, 0 or more")
-    return found
+    return value
 
 
 def shape(text: str) -> tuple[int, ...]:
-    """A shape: at least two whole numbers, such as `1,3,224,224`."""
+    """Parse a shape of at least two integers, such as `1,3,224,224`."""
     entries = numbers(text)
     if isinstance(entries, int):
         raise click.BadParameter(f"{text!r} is one number; expected a shape such as 1,3,224,224")
@@ -64,14 +64,14 @@ def shape(text: str) -> tuple[int, ...]:
 
 
 def input_of_model(text: str) -> tuple[tuple[int, ...], str | None]:
-    """A shape of one number or more, and perhaps a dtype: `1,3,224,224`, `2,128:int64`."""
+    """Parse a shape of one or more integers, with an optional dtype: `1,3,224,224`, `2,128:int64`."""
     sizes, _, dtype = str(text).partition(":")
     entries = numbers(sizes)
     return (entries,) if isinstance(entries, int) else entries, dtype or None
 
 
 def padding(text: str) -> Any:
-    """`same`, `valid`, `full`, a number, one per axis (`1,2`), or pairs before:after (`1:2,0:0`)."""
+    """Parse `same`, `valid`, `full`, a number, one per axis (`1,2`), or pairs before:after (`1:2,0:0`)."""
     if str(text) in PADDING_NAMES:
         return str(text)
     try:
@@ -91,7 +91,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 
 
 def geometry_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--stride, --padding, --dilation, --groups and --padding-mode."""
+    """Add --stride, --padding, --dilation, --groups and --padding-mode to a command."""
     options = [
         click.option("--stride", type=numbers, default=1, show_default=True, help="One number, or one per axis."),
         click.option(
@@ -108,7 +108,7 @@ def geometry_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--engine and --accuracy; their names are checked where they are used, so that help needs no engine."""
+    """Add --engine and --accuracy to a command; the names are checked on use, so that help imports no engine."""
     options = [
         click.option("--engine", default="auto", show_default=True, help="Name of the engine; `plan` lists them."),
         click.option("--accuracy", default="default", show_default=True, help="exact, default, fast or double."),
@@ -117,7 +117,7 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def emit(*, as_json: bool, data: Any, tables: list[Table]) -> None:
-    """Print a result on stdout: JSON if asked for, lined tables on a terminal, plain text in a pipe."""
+    """Print a result on stdout: as JSON if requested, as tables with lines on a terminal, as plain text in a pipe."""
     if as_json:
         click.echo(to_json(data))
     elif sys.stdout.isatty():
@@ -131,7 +131,7 @@ def emit(*, as_json: bool, data: Any, tables: list[Table]) -> None:
 
 
 def parse_factor(text: str) -> tuple[str, float]:
-    """`name=number`, as in `in_channels=2`."""
+    """Parse `name=number`, such as `in_channels=2`."""
     name, _, number = text.partition("=")
     try:
         return name.strip().replace("-", "_"), float(number)
@@ -140,7 +140,7 @@ def parse_factor(text: str) -> tuple[str, float]:
 
 
 def factors_of(scale: tuple[str, ...]) -> dict[str, float]:
-    """Several `name=number` by name, each once."""
+    """Parse several `name=number` into a dict; each name may occur once."""
     factors = dict(map(parse_factor, scale))
     if len(factors) < len(scale):
         raise ConvolithError(f"scale is {', '.join(scale)}; expected each name once")

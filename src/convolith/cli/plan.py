@@ -1,4 +1,4 @@
-"""`convolith plan`: which engine computes a layer, and why."""
+"""`convolith plan`: the engine that computes a layer, and the reason for its choice."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Show every engine's time and work for correlating X_SHAPE with K_SHAPE, which one is chosen, and why.
+    """Show every engine's time and work for correlating X_SHAPE with K_SHAPE, and the choice with its reason.
 
-    Times are estimates from counted work and the machine's limits, or what was measured here before.
+    Times are estimates from counted work and the machine's limits, or earlier measurements on this machine.
 
     Shapes are (N, in_channels, *size) and (out_channels, in_channels/groups, *kernel_size).
 

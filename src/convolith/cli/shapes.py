@@ -1,4 +1,4 @@
-"""A layer given by the shapes of its input and its kernel."""
+"""The spec of a layer from the shapes of its input and kernel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def layer_spec(
     bias: bool = False,
     **options: Any,
 ) -> ConvSpec:
-    """The spec of correlating arrays of these shapes and dtypes."""
+    """Return the spec of a correlation of arrays of the given shapes and dtypes."""
     for argument, name in (("--dtype", dtype), ("--kernel-dtype", kernel_dtype or dtype)):
         check_dtype(argument, name)
     x = SimpleNamespace(shape=x_shape, dtype=dtype)

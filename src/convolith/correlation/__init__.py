@@ -1,4 +1,4 @@
-"""The functional face: `correlate`, `convolve` and `filter_image`, for NumPy and torch, with gradients."""
+"""The functional interface: `correlate`, `convolve` and `filter_image`, for NumPy and torch, with gradients."""
 
 from convolith.correlation.caches import clear_caches
 from convolith.correlation.functional import convolve, correlate, filter_image

@@ -10,7 +10,7 @@ from convolith.planner.choose import estimated
 
 
 def clear_caches() -> None:
-    """Release the memory that is kept between calls: prepared kernels, buffers of results, plans, known calls.
+    """Release the memory that is kept between calls: prepared kernels, buffers of results, plans, checked calls.
 
     Later calls build these again. Compiled code stays loaded, and measurements stay on disk.
 

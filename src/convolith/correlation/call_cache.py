@@ -1,7 +1,7 @@
-"""The quick way of a call that was seen before: shapes, dtypes and options are known to be right, the plan is found.
+"""Cache of checked calls: a call that was seen before has valid shapes, dtypes and options, and a known plan.
 
 Reading, checking and planning take a hundred microseconds, which is longer than a small layer takes to compute. Only
-plain tensors on the CPU come this way; everything else takes the long one, and so does whatever was not seen yet.
+plain tensors on the CPU use this fast path; all other calls take the full path, and so do calls not seen before.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ from convolith.torch_private import dispatch_modes, is_view, needs_torch_operato
 
 MOST_CALLS = 4096
 OPTIONS = 5
-"""The place of a call's options in its key."""
+"""Index of a call's options in its key."""
 PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 class Call(NamedTuple):
-    """What is known of a call that was seen before."""
+    """Checked options and computation of a call that was seen before."""
 
     options: tuple[Any, ...]
-    """As they were given and found to be right."""
+    """Options as given, found to be valid."""
 
     plan: Any
-    """The plan, or None inside autograd."""
+    """Plan of the call, or None inside autograd."""
     batched: bool
     choose: Choose | None
-    """The plan for a kernel's values, where they may decide about the engine."""
+    """Function that plans for a kernel's values, if they may decide the engine."""
     straight: Callable[..., torch.Tensor] | None
-    """Torch's own operator, where it is the engine and needs nothing prepared; or what computes inside autograd."""
+    """Torch's own operator, if it is the engine and needs no preparation; or the function for calls inside autograd."""
 
 
 _calls: dict[Any, Call] = {}
 
 
 def key_of(x: Any, k: Any, bias: Any, options: tuple[Any, ...]) -> Any:
-    """What a call is known by, or None where something about it needs a closer look."""
+    """Return the key of a call, or None if the call needs the full path."""
     if type(x) not in PLAIN or type(k) not in PLAIN or not (x.is_cpu and k.is_cpu) or x.is_neg() or k.is_neg():
         return None
     if dispatch_modes() or needs_torch_operators():
@@ -61,9 +61,9 @@ def key_of(x: Any, k: Any, bias: Any, options: tuple[Any, ...]) -> Any:
         return None
     recorded = None
     if torch.is_grad_enabled():
-        given, changing = x.requires_grad, k.requires_grad
-        if given or changing or (bias is not None and bias.requires_grad):
-            recorded = (given, changing, x.is_contiguous())
+        x_needs_grad, k_needs_grad = x.requires_grad, k.requires_grad
+        if x_needs_grad or k_needs_grad or (bias is not None and bias.requires_grad):
+            recorded = (x_needs_grad, k_needs_grad, x.is_contiguous())
     if bias is None:
         return (x.shape, x.dtype, k.shape, k.dtype, recorded, options, thread_count(), generation())
     if type(bias) not in PLAIN or not bias.is_cpu or bias.is_neg() or bias.layout is not strided:
@@ -73,12 +73,12 @@ def key_of(x: Any, k: Any, bias: Any, options: tuple[Any, ...]) -> Any:
 
 
 def forget() -> None:
-    """Forget all calls."""
+    """Drop all cached calls."""
     _calls.clear()
 
 
 def find(key: Any) -> Call | None:
-    """The call of a key (or None), if it was seen, with options of the same types: 2.0 equals 2, but is refused."""
+    """Return the cached call of a key, or None; types of options must agree too: 2.0 equals 2, but is refused."""
     if key is None:
         return None
     try:
@@ -96,19 +96,19 @@ def _types(option: Any) -> Any:
 
 
 def seen(x: Any, k: Any, bias: Any, options: tuple[Any, ...]) -> Call | None:
-    """Return what is known of a call, or None where it was not seen before."""
+    """Return the cached call for these arguments, or None if it was not seen before."""
     return None if has_torch_function((x, k, bias)) else find(key_of(x, k, bias, options))
 
 
 def remember(
     key: Any, x: torch.Tensor, bias: torch.Tensor | None, spec: ConvSpec, how: Plan | Callable[..., torch.Tensor]
 ) -> None:
-    """Keep what the long way found out, if the quick way can do without it.
+    """Cache the outcome of the full path, if the fast path can repeat the call.
 
     Args:
         key, x, bias: the call.
         spec: its layer.
-        how: the plan, or what computes inside autograd, if its operands need no conversion and no padding before.
+        how: the plan, or the function for calls inside autograd, whose operands must need no conversion or padding.
     """
     batched = x.ndim == spec.axes + 2
     if not isinstance(how, Plan):
@@ -134,10 +134,10 @@ def _remember(key: Any, bias: torch.Tensor | None, spec: ConvSpec, call: Call) -
 
 
 def run(call: Call, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Compute a call that was found."""
+    """Compute a cached call."""
     if not call.batched:
         x = x[None]
-    # autograd, of which there is no plan, records on the thread that asks for it
+    # inside autograd, where the plan is None, the graph is recorded on the calling thread
     y = _computed(call, x, k, bias) if call.plan is None else with_living_threads(_computed, call, x, k, bias)
     return y if call.batched else without_batch(y)
 
@@ -145,6 +145,6 @@ def run(call: Call, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None)
 def _computed(call: Call, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     if call.straight is not None:
         y = call.straight(x, k, bias)
-        return y.data if is_view(y) and not y.requires_grad else y  # torch's own on one axis is a view
-    kept = prepared(call.plan, k.detach(), call.choose)
-    return compute(kept.plan, kept.state, x.detach(), None if bias is None else bias.detach())
+        return y.data if is_view(y) and not y.requires_grad else y  # torch's result on one axis is a view
+    entry = prepared(call.plan, k.detach(), call.choose)
+    return compute(entry.plan, entry.state, x.detach(), None if bias is None else bias.detach())

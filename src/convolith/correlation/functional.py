@@ -1,4 +1,4 @@
-"""What users call: arguments read and checked, then handed to the plan, to autograd or to torch."""
+"""Public functions: arguments are read and checked, then passed to the plan, to autograd or to torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from convolith.tensors import from_working, to_working, torch_dtype, working_dty
 from convolith.torch_private import is_view, needs_torch_operators, without_batch
 
 UNSET_OPTIONS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "padding_mode": "zeros"}
-"""The defaults of correlate, which a Conv's own options replace."""
+"""Defaults of `correlate`, which the options of a `Conv` replace."""
 
 
 def correlate(
@@ -42,13 +42,13 @@ def correlate(
     accuracy: str = "default",
     flip: bool = False,
 ) -> Any:
-    """Cross-correlate: what convolution layers compute, on one, two or three spatial axes.
+    """Compute the cross-correlation that convolution layers apply, on one, two or three spatial axes.
 
     `y[o, p] = bias[o] + sum over c, t of k[o, c, t] x[c, p*stride + t*dilation - padding]`
 
-    NumPy in gives NumPy out; torch in gives torch out, with gradients. Floats keep their dtype (half types are
-    accumulated in float32); integers with integers give int64, or uint64 if both are unsigned and one is uint64,
-    exactly and modulo 2^64; an integer with a float is computed in the float's dtype.
+    NumPy inputs give NumPy outputs; torch inputs give torch outputs, with gradients. Floats keep their dtype (half
+    types are accumulated in float32); integers with integers give int64, or uint64 if both are unsigned and one is
+    uint64, exactly and modulo 2^64; an integer with a float is computed in the float's dtype.
 
     Args:
         x: (N, in_channels, *size), or (in_channels, *size) for one image.
@@ -63,10 +63,10 @@ def correlate(
         flip: reverse the kernel's spatial axes first, which makes it a convolution in the mathematical sense.
 
     Returns:
-        (N, out_channels, *output_size), or without N where x had none.
+        (N, out_channels, *output_size), or without N if x has none.
 
     Raises:
-        ConvolithError: shapes, dtypes, devices or options that do not go together, with the remedy.
+        ConvolithError: shapes, dtypes, devices or options that do not match; the message names the remedy.
 
     Example:
         >>> import numpy as np
@@ -133,7 +133,7 @@ def correlate(
 def _by_engines(
     operands: Operands, spec: ConvSpec, accuracy: str, engine: str, remember: Callable[..., None] | None
 ) -> torch.Tensor:
-    """Inside autograd or without it; `remember` is told how it was computed."""
+    """Compute by the engines, inside autograd if needed, and pass the plan or function to `remember`."""
     if _needs_gradients(operands):
         y, how = recorded(operands, spec, accuracy, engine)
     else:
@@ -169,7 +169,7 @@ def filter_image(
     accuracy: str = "default",
     flip: bool = False,
 ) -> Any:
-    """Correlate a plain picture with one kernel, each channel by itself.
+    """Correlate a picture with one kernel, each channel separately.
 
     Args:
         image: (H, W), or (H, W, channels), of any real dtype; booleans count as 0 and 1.
@@ -223,14 +223,14 @@ def filter_image(
 
 
 def _without_booleans(array: Any) -> Any:
-    """Booleans as 0 and 1."""
+    """Convert booleans to 0 and 1; leave other arrays unchanged."""
     if array.dtype in (np.bool_, torch.bool):
         return array.view(np.uint8) if isinstance(array, np.ndarray) else array.to(torch.uint8)
     return array
 
 
 def _kernel_array(kernel: Any) -> Any:
-    """A plain kernel as an array: lists are read as NumPy reads them."""
+    """Return a kernel as an array or tensor; lists are read as NumPy reads them."""
     try:
         return _without_booleans(kernel if isinstance(kernel, torch.Tensor) else np.asanyarray(kernel))
     except ValueError as error:
@@ -238,7 +238,7 @@ def _kernel_array(kernel: Any) -> Any:
 
 
 def _unpack(conv: Conv, bias: Any, options: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
-    """A Conv's weight, bias and options; nothing may be given beside them."""
+    """Return a Conv's weight, bias and options; no other bias or options may be given."""
     given = [name for name, value in options.items() if value != UNSET_OPTIONS[name]] + ["bias"] * (bias is not None)
     if given:
         raise ConvolithError(
@@ -248,14 +248,14 @@ def _unpack(conv: Conv, bias: Any, options: dict[str, Any]) -> tuple[Any, Any, d
 
 
 def _prepared(operands: Operands, *, flip: bool, numpy: bool) -> Operands:
-    """The operands with the kernel flipped if that is wanted, and tensors in autocast's dtype."""
+    """Return the operands with the kernel flipped if wanted, and tensors in autocast's dtype."""
     if flip:
         operands = operands._replace(k=flip_axes(operands.k, range(2, operands.k.ndim)))
     return operands if numpy else _autocast(operands)
 
 
 def _autocast(operands: Operands) -> Operands:
-    """Under autocast, floating operands in autocast's dtype (float64 stays), as torch's own convolution takes them."""
+    """Convert floating operands to autocast's dtype under autocast (float64 stays), as torch's own convolution does."""
     device = operands.x.device.type
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return operands
@@ -269,19 +269,19 @@ def _eligible(tensor: torch.Tensor) -> bool:
 
 
 def _as_operator(operands: Operands, spec: ConvSpec, accuracy: str, engine: str) -> torch.Tensor:
-    """Call the operator; with gradients after the padding, which is an operator by itself elsewhere too."""
+    """Call the registered operator; if gradients are needed, pad first, as a separate operation."""
     if _needs_gradients(operands):
         operands, spec = padded_before(operands, spec)
     return registered_operator.call(operands, spec, accuracy, engine)
 
 
 def _needs_gradients(operands: Operands) -> bool:
-    """Whether autograd records what is done with them."""
+    """Return whether autograd records operations on the operands."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
 
 
 def _torch_must_see(operands: Operands) -> bool:
-    """The same, or a device or a kind of tensor that is torch's alone."""
+    """Return whether the device, a transform or the class of a tensor requires torch's own operators."""
     return (
         operands.x.device.type != "cpu"
         or needs_torch_operators()
@@ -290,7 +290,7 @@ def _torch_must_see(operands: Operands) -> bool:
 
 
 def _through_torch(operands: Operands, spec: ConvSpec, accuracy: str, engine: str) -> torch.Tensor:
-    """The same by plain torch operators, in the operands' own float dtype (or wider), or exactly for integers."""
+    """Compute by torch's operators, in the operands' own float dtype (or wider), or exactly for integers."""
     if engine not in ("auto", aten.contiguous.name) or (
         accuracy == "exact" and not aten.contiguous.keeps_nonfinite_local(spec)
     ):

@@ -1,7 +1,7 @@
-"""The planned engines inside autograd: forward and backward are planned alike, and second derivatives work.
+"""Planned engines inside autograd: forward and backward pass are both planned, and second derivatives work.
 
 Where torch's own operator is as fast, forward and backward together, the call is torch's operator, with torch's node in
-autograd's graph. Of kernels that require gradients nothing is kept from call to call, since they change.
+autograd's graph. Kernels that require gradients are not cached between calls, since they change.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class GradientContext(NamedTuple):
 def run(
     chosen: Plan, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, *, by_kernel: bool = False
 ) -> torch.Tensor:
-    """The planned engine on plain tensors, or one that the kernel's values admit."""
+    """Run the planned engine on plain tensors, or one that the kernel's values admit."""
     return with_living_threads(_run, chosen, x, k, bias, by_kernel)
 
 
@@ -53,12 +53,12 @@ def _run(
     by_kernel: bool,  # noqa: FBT001
 ) -> torch.Tensor:
     check_result(chosen.spec)
-    kept = prepared(chosen, _bare(k), chooser(chosen) if by_kernel else None)
-    return compute(kept.plan, kept.state, _bare(x), None if bias is None else _bare(bias))
+    entry = prepared(chosen, _bare(k), chooser(chosen) if by_kernel else None)
+    return compute(entry.plan, entry.state, _bare(x), None if bias is None else _bare(bias))
 
 
 def chooser(chosen: Plan) -> Choose | None:
-    """The plan for a kernel's values, if they may decide."""
+    """Return a function that plans for a kernel's values, or None if they cannot decide the engine."""
     return partial(_by_values, chosen.spec, accuracy=chosen.accuracy) if chosen.depends_on_values else None
 
 
@@ -67,18 +67,18 @@ def _by_values(spec: ConvSpec, kernel: torch.Tensor, *, accuracy: str) -> Plan:
 
 
 def _bare(tensor: torch.Tensor) -> torch.Tensor:
-    """Without gradients or lazy conjugation."""
+    """Return a tensor without gradients or lazy conjugation."""
     return tensor.detach().resolve_conj().resolve_neg()
 
 
 def differentiable(operands: Operands, spec: ConvSpec, accuracy: str, engine: str) -> torch.Tensor:
-    """The result inside autograd."""
+    """Compute the result inside autograd."""
     return recorded(operands, spec, accuracy, engine)[0]
 
 
 def recorded(operands: Operands, spec: ConvSpec, accuracy: str, engine: str) -> tuple[torch.Tensor, Compute]:
-    """The result inside autograd, and what computes it of other operands of the same kind, padded if they are."""
-    plan(spec, accuracy=accuracy, engine=engine)  # refuses what would be refused without gradients
+    """Compute the result inside autograd, and return it with the function that computes it from padded operands."""
+    plan(spec, accuracy=accuracy, engine=engine)  # raises the same errors as without gradients
     operands, spec = padded_before(operands, spec)
     x, k, _ = operands
     last = not x.is_contiguous() and x.ndim in aten.LAST and x.is_contiguous(memory_format=aten.LAST[x.ndim])
@@ -87,16 +87,16 @@ def recorded(operands: Operands, spec: ConvSpec, accuracy: str, engine: str) -> 
 
 
 def recording(spec: ConvSpec, accuracy: str, engine: str, wanted: tuple[bool, bool], *, last: bool) -> Compute:
-    """What computes a layer inside autograd: our engines where they pay, and torch's own operator otherwise.
+    """Return the function that computes a layer inside autograd: our engines where faster, else torch's operator.
 
     Args:
-        spec: with zero padding.
-        wanted: whether the input's and the kernel's gradient will be.
+        spec: spec with padding mode "zeros".
+        wanted: whether the input's and the kernel's gradient will be computed.
         last: whether the input is in channels_last.
     """
     chosen = plan(spec, accuracy=accuracy, engine=engine)
-    views = spec.axes == 1 or spec.out_dtype in COMPLEX  # are what torch's own operator and its gradients give
-    own = accuracy in ("default", "fast") and not views and not is_forked()  # its backward pass would hang in a child
+    views = spec.axes == 1 or spec.out_dtype in COMPLEX  # as results of torch's operator and its gradients
+    own = accuracy in ("default", "fast") and not views and not is_forked()  # its backward pass hangs in a forked child
     straight = aten.torch_operator(spec) if own else None
     if engine == aten.contiguous.name and straight is not None:
         return straight
@@ -111,7 +111,7 @@ def _record(node: GradientContext, x: torch.Tensor, k: torch.Tensor, bias: torch
 
 
 def padded_before(operands: Operands, spec: ConvSpec) -> tuple[Operands, ConvSpec]:
-    """What is differentiated: floats, padded outside in modes other than zeros, where torch differentiates them."""
+    """Convert operands to floats, and pad them in modes other than zeros, so that torch differentiates the padding."""
     x, k, bias = operands
     if not is_float(spec.dtype):  # the gradient of k needs x as a float
         x = x.to(torch_dtype(spec.out_dtype))
@@ -127,7 +127,7 @@ def padded_before(operands: Operands, spec: ConvSpec) -> tuple[Operands, ConvSpe
 
 
 class _Correlate(torch.autograd.Function):
-    """The planned engine forward, and the gradients by `gradients` backward."""
+    """Autograd function with the planned engine forward, and `gradients` backward."""
 
     @staticmethod
     def forward(
@@ -137,9 +137,9 @@ class _Correlate(torch.autograd.Function):
         ctx.plan = node.plan
         kernel = _bare(k)
         changing = ctx.needs_input_grad[1]
-        kept = once(node.plan, kernel) if changing else prepared(node.plan, kernel, node.choose)
-        y = compute(kept.plan, kept.state, _bare(x), None if bias is None else _bare(bias))
-        return y.detach()  # never a view, such as an engine's with channels last, which could not be overwritten
+        entry = once(node.plan, kernel) if changing else prepared(node.plan, kernel, node.choose)
+        y = compute(entry.plan, entry.state, _bare(x), None if bias is None else _bare(bias))
+        return y.detach()  # not a view, as some engines return: views refuse in-place changes
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -151,10 +151,10 @@ class _Correlate(torch.autograd.Function):
 def gradients(
     grad: torch.Tensor, x: torch.Tensor, k: torch.Tensor, spec: ConvSpec, accuracy: str, wanted: tuple[bool, ...]
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-    """The gradients of x, the kernel and the bias (None where not wanted), in their own dtypes.
+    """Compute the gradients of x, the kernel and the bias (None where not wanted), in their own dtypes.
 
-    Each is planned by itself where an engine is faster than torch's own backward pass, and nothing has to be
-    differentiated again.
+    Each gradient is planned separately if an engine is faster than torch's own backward pass and the gradients need
+    not be differentiated again.
     """
     if torch.is_grad_enabled():
         return _gradients(grad, x, k, spec, accuracy, wanted)
@@ -172,9 +172,9 @@ def _gradients(
         layout = chosen.layout
         by_x = _planned_by_x(grad, k, chosen.by_x) if chosen.by_x is not None else None
         by_k = _planned_by_k(grad, x, chosen.by_k) if chosen.by_k is not None else None
-    left = (wants_x and by_x is None, wants_k and by_k is None)
-    if any(left):
-        rest = _by_torch(grad, x, k, spec, _wide(spec, accuracy), (*left, wants_bias), layout)
+    remaining = (wants_x and by_x is None, wants_k and by_k is None)
+    if any(remaining):
+        rest = _by_torch(grad, x, k, spec, _wide(spec, accuracy), (*remaining, wants_bias), layout)
         by_x, by_k = (done if done is not None else other for done, other in zip((by_x, by_k), rest[:2], strict=True))
         by_bias = rest[2]
     elif wants_bias:
@@ -183,7 +183,7 @@ def _gradients(
 
 
 def _owned(gradient: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
-    """A gradient in its operand's dtype, which is no view: hooks and optimisers may change it in place."""
+    """Return a gradient in its operand's dtype, not as a view: hooks and optimisers may change it in place."""
     if gradient is None:
         return None
     gradient = gradient.to(dtype)
@@ -201,32 +201,32 @@ def _by_torch(
     wanted: tuple[bool, bool, bool],
     layout: torch.memory_format,
 ) -> tuple[torch.Tensor | None, ...]:
-    """Torch's own backward pass, in the memory format that suits it; what comes out is in the operands' own."""
-    given = x.is_contiguous()
+    """Run torch's own backward pass in the given memory format; the results have the format of the operands."""
+    contiguous = x.is_contiguous()
     grad, x, k = (tensor.to(wide) for tensor in (grad, x, k))
     if layout is torch.contiguous_format:
         return aten.gradients(grad, x, k, spec, wanted)
     grad, x, k = (tensor.contiguous(memory_format=layout) for tensor in (grad, x, k))
     by_x, by_k, by_bias = aten.gradients(grad, x, k, spec, wanted)
-    by_x = by_x.contiguous() if by_x is not None and given else by_x
+    by_x = by_x.contiguous() if by_x is not None and contiguous else by_x
     return by_x, None if by_k is None else by_k.contiguous(), by_bias
 
 
 @cache
 def _wide(spec: ConvSpec, accuracy: str) -> torch.dtype:
-    """The dtype in which gradients are computed."""
+    """Return the dtype in which gradients are computed."""
     if accuracy == "double":
         return torch_dtype(computed(spec, "double").out_dtype)
     return torch.float32 if spec.out_dtype in HALVES else torch_dtype(spec.out_dtype)
 
 
 def _planned_by_x(grad: torch.Tensor, k: torch.Tensor, chosen: Plan) -> torch.Tensor:
-    """The gradient of x by an engine."""
+    """Compute the gradient of x by an engine."""
     return compute(chosen, chosen.prepared(_bare(k), adjoint=True), _bare(grad), None)
 
 
 def _planned_by_k(grad: torch.Tensor, x: torch.Tensor, chosen: planned.KernelGradient) -> torch.Tensor:
-    """The gradient of the kernel by code of its own, or by an engine that takes the output's gradient as a kernel."""
+    """Compute the kernel's gradient by dedicated code, or by an engine with the output's gradient as kernel."""
     grad, x = _bare(grad), _bare(x)
     if chosen.swapped is None:
         return lags.compute(chosen.spec, x, grad)

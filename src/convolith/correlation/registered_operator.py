@@ -1,4 +1,4 @@
-"""The registered operator: what `torch.compile`, `torch.export` and dispatch modes see of a correlation, one node.
+"""The registered operator: the single node that `torch.compile`, `torch.export` and dispatch modes see.
 
 Eager calls bypass it, since going through torch's dispatcher costs more than a small layer.
 """
@@ -28,18 +28,18 @@ ARGUMENTS = (
 
 
 def is_watched() -> bool:
-    """Whether a dispatch mode sees operators, as fake tensors and counters do."""
+    """Return whether a dispatch mode sees operators, as fake tensors and counters do."""
     return dispatch_modes() > 0
 
 
 def takes(operands: Operands, spec: ConvSpec) -> bool:
-    """Whether a call that is watched goes through the operator: floats of one dtype on the CPU."""
+    """Return whether a call under a dispatch mode uses the operator: floats of one dtype on the CPU."""
     x, k, _ = operands
     return x.device.type == "cpu" and x.dtype is k.dtype and is_float(spec.dtype) and not spec.transposed
 
 
 def takes_traced(x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, options: dict[str, Any]) -> bool:
-    """Whether a call that is compiled or exported goes through the operator, judged without looking at a size."""
+    """Return whether a compiled or exported call uses the operator, without reading any size."""
     return (
         x.device.type == "cpu"
         and k.device.type == "cpu"
@@ -66,10 +66,10 @@ def call_traced(
     padding_mode: str,
     **_: Any,
 ) -> torch.Tensor:
-    """The operator while a graph is made, which is to serve every batch and size.
+    """Call the operator while a graph is traced that must serve every batch and size.
 
-    Nothing here depends on a size but `"same"` with a stride. What is given is checked by the operator, which plans
-    when it runs; torch traces these lines, so that they are the plainest Python.
+    Only `"same"` with a stride depends on a size here. The operator checks its arguments and plans when it runs; torch
+    traces these lines, so they are kept to the simplest Python.
     """
     axes = k.ndim - 2
     strides, dilations = _each(stride, axes), _each(dilation, axes)
@@ -82,12 +82,12 @@ def call_traced(
 
 
 def _each(value: Any, axes: int) -> list[int]:
-    """One number per axis."""
+    """Return one number per axis."""
     return [value] * axes if isinstance(value, int) else list(value)
 
 
 def _amounts(padding: Any, size: Any, kernel_size: Any, stride: list[int], dilation: list[int]) -> list[Any]:
-    """The padding before and after each axis, one after the other."""
+    """Return the padding before and after each axis as a flat list."""
     if isinstance(padding, str):
         pairs = resolve_padding(padding, size, kernel_size, stride, dilation)
         return [amount for pair in pairs for amount in pair]
@@ -98,7 +98,7 @@ def _amounts(padding: Any, size: Any, kernel_size: Any, stride: list[int], dilat
 
 
 def call(operands: Operands, spec: ConvSpec, accuracy: str, engine: str) -> torch.Tensor:
-    """The operator, with a spec's options as plain numbers."""
+    """Call the operator, with the options of a spec as plain numbers."""
     padding = [amount for pair in spec.padding for amount in pair]
     y: torch.Tensor = _correlate(
         *operands,
@@ -136,11 +136,11 @@ def _(x: Any, k: Any, bias: Any, *options: Any) -> Any:
 def _backward(grad: Any, x: Any, k: Any, bias: Any, *options: Any) -> Any:
     *geometry, wanted = options
     spec, accuracy, _ = _spec(x, k, bias, *geometry)
-    found = _gradients(grad, x, k, spec, accuracy, tuple(wanted))
+    computed = _gradients(grad, x, k, spec, accuracy, tuple(wanted))
     formats = (format_of(x), torch.contiguous_format, torch.contiguous_format)
     return tuple(
         grad.new_empty(0) if tensor is None else tensor.contiguous(memory_format=layout)
-        for tensor, layout in zip(found, formats, strict=True)
+        for tensor, layout in zip(computed, formats, strict=True)
     )
 
 
@@ -154,7 +154,7 @@ def _(grad: Any, x: Any, k: Any, bias: Any, *options: Any) -> Any:  # noqa: ARG0
 def _gradients(
     grad: torch.Tensor, x: torch.Tensor, k: torch.Tensor, spec: ConvSpec, accuracy: str, wanted: tuple[bool, ...]
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-    """The gradients of x, the kernel and the bias, through the padding too, which is part of the operator."""
+    """Compute the gradients of x, the kernel and the bias, through the padding too, which is part of the operator."""
     operands, inner = padded_before(Operands(x, k, None), spec)
     by_x, by_k, by_bias = gradients(grad, operands.x, k, inner, accuracy, wanted)
     if by_x is not None and spec.padding_mode != "zeros":
@@ -185,9 +185,9 @@ def _setup(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG001 - torch'
 def _differentiate(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
     x, k, bias = ctx.saved_tensors
     wanted = list(ctx.needs_input_grad[:3])
-    found = _backward(grad, x, k, bias, *ctx.options, wanted)
-    made = [tensor if want else None for tensor, want in zip(found, wanted, strict=True)]
-    return (*made, *[None] * len(ctx.options))
+    computed = _backward(grad, x, k, bias, *ctx.options, wanted)
+    results = [tensor if want else None for tensor, want in zip(computed, wanted, strict=True)]
+    return (*results, *[None] * len(ctx.options))
 
 
 def _setup_again(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG001 - torch's own signature
@@ -197,27 +197,27 @@ def _setup_again(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG001 - 
 
 
 def _differentiate_again(ctx: Any, *slopes: torch.Tensor) -> tuple[Any, ...]:
-    """Through torch's own backward pass, which is differentiable."""
+    """Differentiate the backward pass, computed by torch's own, which is differentiable."""
     *geometry, wanted = ctx.options
     spec, accuracy, _ = _spec(*ctx.saved_tensors[1:], *geometry)
-    grad, x, k = given = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors[:3]]
+    grad, x, k = operands = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors[:3]]
     with torch.enable_grad():
-        made = _gradients(grad, x, k, spec, accuracy, tuple(wanted))
-    pairs = [(one, slope) for one, slope in zip(made, slopes, strict=True) if one is not None and one.requires_grad]
+        computed = _gradients(grad, x, k, spec, accuracy, tuple(wanted))
+    pairs = [(one, slope) for one, slope in zip(computed, slopes, strict=True) if one is not None and one.requires_grad]
     outs, seeds = zip(*pairs, strict=True)
-    found = torch.autograd.grad(outs, given, seeds, allow_unused=True)
-    return (*found, None, *[None] * len(ctx.options))
+    results = torch.autograd.grad(outs, operands, seeds, allow_unused=True)
+    return (*results, None, *[None] * len(ctx.options))
 
 
 def _batched(info: Any, in_dims: Any, x: Any, k: Any, bias: Any, *options: Any) -> Any:
-    """Under vmap: one call for each element."""
+    """Compute under vmap, with one call for each element."""
     results = []
     for i in range(info.batch_size):
-        taken = [
+        element = [
             t if dim is None or t is None else t.select(dim, i)
             for t, dim in zip((x, k, bias), in_dims[:3], strict=True)
         ]
-        results.append(_correlate(*taken, *options))
+        results.append(_correlate(*element, *options))
     return torch.stack(results), 0
 
 
@@ -228,11 +228,11 @@ torch.library.register_vmap("convolith::correlate", _batched)
 
 @register_flop_formula(torch.ops.convolith.correlate)
 def _flops(x_shape: Any, k_shape: Any, *_: Any, out_shape: Any, **__: Any) -> int:  # noqa: ARG001 - torch's own
-    """For torch's own FlopCounterMode, which counts two operations a product."""
+    """Count operations for torch's FlopCounterMode, which counts two per product."""
     return int(2 * prod((*out_shape, *k_shape[1:])))
 
 
 @register_flop_formula(torch.ops.convolith.correlate_backward)
 def _backward_flops(grad_shape: Any, x_shape: Any, k_shape: Any, *options: Any, **_: Any) -> int:  # noqa: ARG001 - torch's own
-    """As many again for each of the two gradients that are wanted."""
+    """Count the forward pass's operations once for each wanted gradient, of x and of the kernel."""
     return int(2 * prod((*grad_shape, *k_shape[1:], sum(options[-1][:2]))))

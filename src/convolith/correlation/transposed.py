@@ -1,4 +1,4 @@
-"""Transposed convolution of tensors: what the transposed modules call, planned as `correlate` is."""
+"""Transposed convolution of tensors, called by the transposed modules and planned like `correlate`."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def correlate_transposed(
         k: (in_channels, out_channels/groups, *kernel_size).
 
     Returns:
-        (N, out_channels, *output_size), or without N where x had none; gradients are recorded. Torch's own operator
-        computes what is compiled, exported, traced, transformed, watched, under autocast, not a plain tensor or not on
-        the CPU.
+        (N, out_channels, *output_size), or without N if x has none; gradients are recorded. Torch's own operator is
+        used in compiling, exporting, tracing, transforms, dispatch modes and autocast, and for tensors that are not
+        plain, not on the CPU or not of one real float dtype.
     """
     axes = k.ndim - 2
     if torch.compiler.is_compiling() or not _is_ours(x, k, bias):
@@ -61,7 +61,7 @@ def correlate_transposed(
 
 
 def _is_ours(x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None) -> bool:
-    """Whether nothing needs to see torch's own operator, and the dtypes are one real float type."""
+    """Return whether nothing requires torch's own operator, and the dtypes are one real float dtype."""
     given = [t for t in (x, k, bias) if t is not None]
     name = dtype_name(x.dtype)
     return (

@@ -1,4 +1,4 @@
-"""What a layer or a model costs before it runs."""
+"""The cost of a layer or a model, computed before it runs."""
 
 from convolith.costing.api import cost
 from convolith.costing.growth.laws import Law

@@ -1,4 +1,4 @@
-"""`cost`: of a layer in closed form, of a model by counting its operators."""
+"""The function `cost`, which counts a layer in closed form and a model operator by operator."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _Convolution = (
 
 
 @overload
-def cost(  # type: ignore[overload-overlap]  # a layer is a module whose cost is another
+def cost(  # type: ignore[overload-overlap]  # a layer is a module with another return type
     subject: ConvSpec | Conv | _Convolution,
     *,
     input_shape: Any = None,
@@ -88,40 +88,40 @@ def cost(
     """Count the multiplications, additions and bytes of a layer or a model, forward and backward, before it runs.
 
     One rule counts every pass: multiplications are the products formed; additions are the products minus the elements
-    of the result that receive at least one, plus one per output if there is a bias. The gradients of input and weights
-    form the products of the forward pass; the gradient of the bias takes additions only. A layer is counted in closed
-    form. A model is run once on tensors without memory, and every operator is counted as torch dispatches it
+    of the result that receive at least one product, plus one per output if there is a bias. The gradients of input and
+    weights form as many products as the forward pass; the gradient of the bias takes additions only. A layer is counted
+    in closed form. A model runs once on tensors without memory, and every operator is counted as torch dispatches it
     (`costing/rules/table.py` holds the rules). `macs` are the products of convolutions, matrix products and attention.
 
-    The model is not touched: a structural copy runs, with its own modules, containers, hooks and objects
+    The model is not modified: a structural copy runs, with its own modules, containers, hooks and objects
     (`costing/tracing/model_copies.py` says what is copied and what is shared). Other threads may use or count the model
     meanwhile. Small tensors without gradients (such as buffers with a stride or a flag) keep their values, which the
     model's code may read. A module with several names is counted under the name by which it is called.
 
-    Memory is in bytes: forward input + parameters + output; backward gradients + what autograd saves.
+    Memory is in bytes: input + parameters + output (forward); gradients + tensors saved by autograd (backward).
 
     Args:
-        subject: a `ConvSpec`, a `Conv`, a torch convolution module, or any torch module, in either mode.
+        subject: a `ConvSpec`, a `Conv`, a torch convolution, or any torch module, in training or evaluation mode.
         input_shape: (N, in_channels, *size) or (in_channels, *size); a list of shapes for a model with several inputs.
             Not for a `ConvSpec`.
         input_dtype: dtype of a model's inputs, by name: one for all, or one for each; by default the parameters' dtype.
-        example_input: for a model, instead of shapes: a tensor, a tuple of arguments, or a dict of keywords.
+        example_input: input of a model, in place of shapes: a tensor, a tuple of arguments, or a dict of keywords.
         convention: `"dense"` counts products with the zeros of the padding, as every tool does; `"effective"` leaves
             them out.
         backward: for a model, whether to count a backward pass, for the parameters that require gradients.
         input_gradient: whether to count the gradient of the input; by default yes for a layer, no for a model.
-        optimizer: for a model, `"sgd"`, `"momentum"` or `"adam"`: predict the peak memory of a training step, with the
-            sum of the outputs as its loss (`ModelCost.peak`).
-        verify: also run such a step on a copy of the model, and measure its peak. The state of torch's random generator
-            is restored.
-        run: for a model whose code depends on values: count a real run on the example.
+        optimizer: for a model, `"sgd"`, `"momentum"` or `"adam"`; the peak memory of a training step is then predicted,
+            with the sum of the outputs as the loss (`ModelCost.peak`).
+        verify: whether also to run such a step on a copy of the model and measure its peak. The state of torch's random
+            generator is restored.
+        run: whether to count a real run on `example_input`, for a model whose control flow depends on values.
 
     Returns:
-        A `LayerCost` for a layer, a `ModelCost` for a model; print it.
+        A `LayerCost` for a layer, a `ModelCost` for a model; both can be printed.
 
     Raises:
-        ConvolithError: no input shape, one that does not fit (with the module that refused), a model whose values
-            decide what it computes.
+        ConvolithError: the input shape is missing or does not fit (the message names the module that raised), or the
+            model's control flow depends on values.
 
     Example:
         >>> layer = ConvSpec(in_channels=64, out_channels=64, size=(56, 56), kernel_size=3, padding=1)
@@ -166,7 +166,7 @@ def cost(
 
 
 def _model_cost(model: torch.nn.Module, arguments: Any, keywords: Any, options: dict[str, Any]) -> ModelCost:
-    """A model counted, which can be counted again at other shapes where it is given one."""
+    """Count a model; if its only input is given by shape, the result can count it again at other shapes."""
 
     def at(one: Shape, growth: Any) -> ModelCost:
         def again(size: tuple[int, ...], more: Any = UNGROWN) -> ModelCost:
@@ -190,7 +190,7 @@ def _model_cost(model: torch.nn.Module, arguments: Any, keywords: Any, options: 
 def _with_peak(
     counted: ModelCost, model: torch.nn.Module, arguments: Any, keywords: Any, optimizer: str, *, verify: bool
 ) -> ModelCost:
-    """A cost with the peak of a training step."""
+    """Add the peak memory of a training step to a cost."""
 
     def at(batch: int | None) -> Peak:
         resized = arguments if batch is None else _resized(arguments, keywords, batch)
@@ -200,20 +200,20 @@ def _with_peak(
 
 
 def _is_layer(module: torch.nn.Module) -> bool:
-    """Whether a module computes what its class promises: torch's own layers, and ours, with plain weights."""
+    """Return whether a module is a convolution layer whose forward pass is neither overridden nor hooked."""
     own = next((cls for cls in LAYERS if isinstance(module, cls)), None)
     if own is None or isinstance(vars(module).get("_parameters", {}).get("weight"), UninitializedParameter):
         return own is not None
-    made = getattr(type(module), "_conv_forward", None)
+    conv_forward = getattr(type(module), "_conv_forward", None)
     inherited = type(module).__module__ == "convolith.nn" or (
-        type(module).forward is own.forward and made is getattr(own, "_conv_forward", None)
+        type(module).forward is own.forward and conv_forward is getattr(own, "_conv_forward", None)
     )
     hooked = module._forward_pre_hooks or module._forward_hooks
     return inherited and not hooked and "weight" in module._parameters
 
 
 def _trained(subject: Any) -> tuple[bool, bool]:
-    """Whether weights and bias of a layer have gradients."""
+    """Return whether the weights and the bias of a layer require gradients."""
     if not isinstance(subject, torch.nn.Module):
         return True, True
     check_lazy(subject)
@@ -222,10 +222,10 @@ def _trained(subject: Any) -> tuple[bool, bool]:
 
 
 def _shapes(given: Any) -> list[Any]:
-    """One shape, or several, as a list.
+    """Return one shape, or several, as a list.
 
     Raises:
-        ConvolithError: anything else.
+        ConvolithError: a value that is neither a shape nor a sequence of shapes.
     """
     if isinstance(given, Sequence) and not isinstance(given, str):
         if all(isinstance(n, Integral) for n in given):
@@ -236,13 +236,13 @@ def _shapes(given: Any) -> list[Any]:
 
 
 def _resized(arguments: tuple[Any, ...], keywords: Mapping[str, Any], batch: int) -> tuple[Any, ...]:
-    """The same shapes with another batch.
+    """Return the input shapes with another batch size.
 
     Raises:
         ConvolithError: inputs that were not given by shape.
     """
     if keywords or not all(isinstance(one, Shape) for one in arguments):
-        raise ConvolithError("another batch is known of inputs that are given by shape alone; pass input_shape")
+        raise ConvolithError("the batch can be changed only for inputs that are given by shape alone; pass input_shape")
     return tuple(replace(one, size=(batch, *one.size[1:])) for one in arguments)
 
 
@@ -261,16 +261,16 @@ def _spec(subject: Any, input_shape: Sequence[int] | None) -> ConvSpec:
 
 
 def usual_dtype(model: torch.nn.Module) -> torch.dtype:
-    """That of a model's first parameter of real or complex numbers; torch's own default without any."""
+    """Return the dtype of a model's first real or complex parameter, or torch's default dtype if there is none."""
     kinds = (p.dtype for p in model.parameters() if p.is_floating_point() or p.is_complex())
     return next(kinds, torch.get_default_dtype())
 
 
 def _dtypes(model: torch.nn.Module, given: Any, inputs: int) -> list[torch.dtype]:
-    """Of each input.
+    """Return the dtype of each input.
 
     Raises:
-        ConvolithError: names that are no dtypes, or not one for all or for each.
+        ConvolithError: names that are not dtypes, or a list whose length is not the number of inputs.
     """
     if given is None:
         return [usual_dtype(model)] * inputs
@@ -282,10 +282,10 @@ def _dtypes(model: torch.nn.Module, given: Any, inputs: int) -> list[torch.dtype
 
 
 def model_dtype(argument: str, name: str) -> torch.dtype:
-    """The dtype of a model's input by its name: a layer's, or bool.
+    """Return the dtype of a model's input by its name: a dtype that layers take, or bool.
 
     Raises:
-        ConvolithError: another name.
+        ConvolithError: an unsupported name.
     """
     if name != "bool":
         check_dtype(argument, name)
@@ -295,7 +295,7 @@ def model_dtype(argument: str, name: str) -> torch.dtype:
 def _inputs(
     model: torch.nn.Module, input_shape: Any, input_dtype: Any, example_input: Any
 ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    """Arguments and keywords of a model's call."""
+    """Return the positional and keyword arguments of a model's call."""
     if (input_shape is None) == (example_input is None):
         came = "both" if input_shape is not None else "neither"
         raise ConvolithError(

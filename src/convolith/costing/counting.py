@@ -1,8 +1,8 @@
-"""Runs a model on tensors that have shapes and no memory, and counts every operator as torch dispatches it.
+"""Counting of models: a model runs on tensors without memory, and every operator is counted as torch dispatches it.
 
-What is counted are operators, not classes: functional calls, subclasses, shared modules and einsum come out right, and
-so do gradients, since autograd asks for those alone that are needed (a first layer's input has none, and a frozen
-layer's weights).
+Operators are counted, not classes of modules, so that functional calls, subclasses, shared modules and einsum are
+counted correctly. The gradients are correct too, since autograd computes only those that are needed (for example, no
+gradient of a first layer's input or of frozen weights).
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ from convolith.torch_private import dispatch_mode, fake_mode, operator_name, sto
 from convolith.work import Backward, BackwardMemory, Count, ForwardMemory, Memory
 
 CONVOLUTIONS = {"aten::convolution": 0, "aten::convolution_backward": 1}
-"""And the place of their image."""
+"""Convolution operators, and the position of the image among their arguments."""
 NOTHING, NO_GRADIENTS = Count(), Backward()
 UNGROWN = (Fraction(1), Fraction(1))
 
 
 @dataclass
 class ModuleCounts:
-    """Counts of one module, without the modules inside it.
+    """Counts of one module, without its submodules.
 
     Attributes:
-        forward, backward: of the passes, the latter of the gradients of convolutions and of the rest.
-        calls: operators that ran and have a row.
-        unknown: how often operators ran that have none, by name.
-        seconds: of its operators forward, at the least: products, or what is moved, at this machine's measured limits.
+        forward, backward: counts of the two passes; the latter adds `gradients` (of convolutions) and `rest`.
+        calls: number of operator calls that have a rule.
+        unknown: number of calls of each operator that has no rule, by name.
+        seconds: lower bound on the forward time, from products and bytes moved, at this machine's measured limits.
     """
 
     forward: Count = NOTHING
@@ -66,7 +66,7 @@ class ModuleCounts:
 
     @property
     def backward(self) -> Backward:
-        """Convolutions by part, and the rest."""
+        """Gradients of convolutions by part, and all other operators of the backward pass in `rest`."""
         return replace(self.gradients, rest=self.rest)
 
 
@@ -81,7 +81,7 @@ class CountedRun:
     inputs: tuple[tuple[int, ...], ...]
     outputs: tuple[tuple[int, ...], ...]
     parameters: Mapping[Path, Mapping[int, int]]
-    """Elements of each parameter, by module and by identity, which names of a shared parameter have in common."""
+    """Number of elements of each parameter, by module and by `id`, which all names of a shared parameter share."""
 
 
 def run(
@@ -98,16 +98,16 @@ def run(
     """Count a forward pass, and optionally a backward pass.
 
     Args:
-        model: in the mode, training or evaluation, in which it is to be counted; it is left as it was.
-        arguments, keywords: of the call; of tensors shapes and dtypes count.
-        convention: "dense" or "effective", of convolutions.
-        backward: whether gradients of the parameters that require them are taken.
-        input_gradient: whether those of the inputs are too.
-        real: whether to compute with the values given, for models whose values decide what runs.
-        growth: how many times the channels and the taps of kernels the model is counted with.
+        model: model to count, in training or evaluation mode; it is not modified.
+        arguments, keywords: arguments of the call; unless `real`, only the shapes and dtypes of tensors matter.
+        convention: "dense" or "effective", for convolutions.
+        backward: whether to count the gradients of the parameters that require them.
+        input_gradient: whether to count the gradients of the inputs too.
+        real: whether to compute with the given values, for models whose control flow depends on values.
+        growth: factors by which the model's channels and kernel sizes are multiplied before it is counted.
 
     Raises:
-        ConvolithError: what the model itself refuses, with the module that refused; values that decide what runs.
+        ConvolithError: an error that the model raises (the message names the module), control flow that needs values.
     """
     check_lazy(model)
     options: dict[str, Any] = {
@@ -141,12 +141,12 @@ def _run(
 ) -> CountedRun:
     """Count a copy of the model; arguments as for `run`."""
     fake, saved = None if real else fake_mode(), _Saved()
-    speeds = limits()  # which may be measured, on real tensors
+    speeds = limits()  # may be measured here, so before fake tensors are active
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(mode=False))
         if fake is not None:
             stack.enter_context(dispatch_mode(fake))
-        ends = None if growth == UNGROWN else _ends(model, arguments, keywords, fake)  # of shapes alone
+        ends = None if growth == UNGROWN else _ends(model, arguments, keywords, fake)
         model, state = model_copy(model, fake, by_name=True)
         generator = torch.Generator().manual_seed(0) if real else None
         counter = _Counter(model, convention, saved, speeds, generator)
@@ -176,8 +176,8 @@ def _run(
             with counter.watching(), counter.backwards():
                 torch.autograd.backward(roots, seeds)
             if not real:
-                made = (leaf.grad for leaf in leaves if leaf.grad is not None)
-                check_sizes(made, "pass run=True with an example_input")
+                computed = (leaf.grad for leaf in leaves if leaf.grad is not None)
+                check_sizes(computed, "pass run=True with an example_input")
             gradients = [leaf.grad for leaf in leaves if leaf.grad is not None and not _is_in(leaf, inputs)]
     memory = Memory(
         ForwardMemory(
@@ -197,7 +197,7 @@ def _run(
 
 
 def _ends(model: torch.nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any], fake: Any) -> Ends:
-    """The ends of a model, found in a copy all of whose parameters have gradients."""
+    """Return the stem and head of a model, found in a copy whose floating-point parameters all require gradients."""
     model, _ = model_copy(model, fake)
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.is_floating_point() or parameter.requires_grad)
@@ -216,14 +216,14 @@ class _Operator(NamedTuple):
 
     @classmethod
     def of(cls, func: Any) -> _Operator:
-        """Names are those of the table."""
+        """Return the properties of a dispatched operator, under its name in the table."""
         view = func.is_view or torch.Tag.inplace_view in func.tags
         pointwise = torch.Tag.pointwise in func.tags
         return cls(operator_name(func).removeprefix("aten::"), view, pointwise, rule_of(func))
 
 
 class _Counter(ModuleTracker):  # type: ignore[no-untyped-call]  # torch's own is untyped
-    """Counts every operator."""
+    """Dispatch mode that counts every operator, by module."""
 
     def __init__(
         self,
@@ -242,7 +242,7 @@ class _Counter(ModuleTracker):  # type: ignore[no-untyped-call]  # torch's own i
         self._known: dict[Any, _Operator] = {}
 
     def seen(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        """Count it."""
+        """Count an operator that has run."""
         known = self._known.get(func)
         if known is None:
             known = self._known[func] = _Operator.of(func)
@@ -255,11 +255,11 @@ class _Counter(ModuleTracker):  # type: ignore[no-untyped-call]  # torch's own i
             if known.name == "slice" and len(args) > 4 and args[4] != 1:
                 self.fields.forget(out)
             return
-        given, made = [*tensors_in(args), *tensors_in(tuple(kwargs.values()))], tensors_in(out)
+        inputs, results = [*tensors_in(args), *tensors_in(tuple(kwargs.values()))], tensors_in(out)
         if not self.backward:
-            self._follow(known, args, given, made, path)
-            if made:
-                self._saved.enlarge(made[-1], kept_by(func, args, out))
+            self._follow(known, args, inputs, results, path)
+            if results:
+                self._saved.enlarge(results[-1], kept_by(func, args, out))
         if known.rule is None:
             tally.unknown[known.name] = tally.unknown.get(known.name, 0) + 1
             return
@@ -270,7 +270,7 @@ class _Counter(ModuleTracker):  # type: ignore[no-untyped-call]  # torch's own i
         if isinstance(counted, Backward):
             tally.gradients = tally.gradients + counted
             return
-        moved = Count(bytes=_bytes(given) + _bytes(made) - counted.bytes)  # of which some rules speak too
+        moved = Count(bytes=_bytes(inputs) + _bytes(results) - counted.bytes)  # some rules count bytes too
         if self.backward:
             tally.rest = tally.rest + counted + moved
         else:
@@ -286,7 +286,7 @@ class _Counter(ModuleTracker):  # type: ignore[no-untyped-call]  # torch's own i
                 self.fields.forget(tensor)
 
     def _edged(self, func: Any, args: tuple[Any, ...], out: Any) -> dict[str, Any]:
-        """For a convolution the zeros that were put around its image by an operator before it."""
+        """Return, for a convolution, the zeros that an earlier padding operator added around its image."""
         name = operator_name(func)
         if name == "aten::constant_pad_nd" and not (args[2] if len(args) > 2 else 0):
             edge = [a + b for a, b in zip_longest(args[1], self._edge_of(args[0]), fillvalue=0)]
@@ -299,7 +299,7 @@ class _Counter(ModuleTracker):  # type: ignore[no-untyped-call]  # torch's own i
         return edge if identity == _identity(tensor) else ()
 
     def _least(self, count: Count, out: Any) -> float:
-        """Seconds that no computation of it takes less than (Williams, Waterman and Patterson 2009)."""
+        """Return an operator's least time in seconds by the roofline model (Williams, Waterman and Patterson 2009)."""
         wide = isinstance(out, torch.Tensor) and out.dtype in (torch.float64, torch.complex128)
         products = count.macs / self._limits.products_per_second("float64" if wide else "float32")
         return max(products, self._limits.moving_seconds(count.bytes) if count.bytes else 0.0)
@@ -310,15 +310,15 @@ class _Saved:
 
     def __init__(self) -> None:
         self._own: set[int] = set()
-        self._kept: dict[int, torch.UntypedStorage] = {}  # itself, so that no other takes its address
+        self._kept: dict[int, torch.UntypedStorage] = {}  # storages, so that no address is reused
         self._larger: dict[int, tuple[torch.UntypedStorage, int]] = {}
 
     def leave_out(self, tensors: Iterable[torch.Tensor]) -> None:
-        """These are held anyway."""
+        """Exclude tensors that are held in any case, such as parameters."""
         self._own |= {storage_identity(storage) for tensor in tensors for storage in storages_of(tensor)}
 
     def hooks(self) -> Any:
-        """A context in which what is saved is noted."""
+        """Return a context that records the tensors that autograd saves in it."""
         return torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
 
     @property
@@ -329,7 +329,7 @@ class _Saved:
         )
 
     def enlarge(self, tensor: torch.Tensor, size: int) -> None:
-        """It holds so many bytes in a real run."""
+        """Record the bytes of a tensor's storage in a real run, where its fake tensor has fewer; 0 records nothing."""
         if size:
             storage = tensor.untyped_storage()
             self._larger[storage_identity(storage)] = storage, size
@@ -346,7 +346,7 @@ def _shapes(tensors: Iterable[torch.Tensor]) -> tuple[tuple[int, ...], ...]:
 
 
 def _identity(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """What another view of the same memory, or a later state of it, differs in."""
+    """Return shape, strides, offset and version, which differ for other views and later states of the memory."""
     return tuple(tensor.shape), tensor.stride(), tensor.storage_offset(), version_of(tensor)
 
 
@@ -359,5 +359,5 @@ def _is_in(tensor: torch.Tensor, tensors: Iterable[torch.Tensor]) -> bool:
 
 
 def _bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Of their elements, which may share memory."""
+    """Return the bytes of the tensors' elements; memory that several tensors share counts for each."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

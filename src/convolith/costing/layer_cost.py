@@ -1,4 +1,4 @@
-"""The cost of one layer: operations and bytes, forward and backward, and what happens to them when it is scaled."""
+"""The cost of one layer: operations and bytes, forward and backward, and how they change when it is scaled."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from convolith.work import ALL, Backward, Count, ForwardMemory, Memory, Work, la
 
 SCALABLE = ("batch", "in_channels", "out_channels", "groups", "size", "kernel_size", "stride", "padding", "dilation")
 CHANNELS = "channels"
-"""Input and output channels together, in `scaled`; groups too, where each channel is one."""
+"""Name of input and output channels together in `scaled`; it includes the groups of a depthwise layer."""
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """The work of a spec under one convention, with the gradients (of input, weights and bias) that were asked for."""
+    """Cost of one layer under one convention, with the requested gradients (of input, weights and bias)."""
 
     spec: ConvSpec
     convention: str
@@ -45,22 +45,22 @@ class LayerCost:
 
     @property
     def output(self) -> str:
-        """The spatial size of the result."""
+        """Spatial size of the result, as text."""
         return "x".join(map(str, self.spec.output_size))
 
     def scaled(self, **factors: float) -> Scaling:
-        """What if: multiply dimensions of the layer by factors.
+        """Compute the cost of the layer with some of its dimensions multiplied by factors.
 
         Args:
-            factors: of batch, in_channels, out_channels, channels (both of these), groups, size, kernel_size, stride,
-                padding or dilation; where one has a number per axis, each is multiplied. Every product must be a whole
-                number.
+            factors: factors of batch, in_channels, out_channels, channels (both of these), groups, size, kernel_size,
+                stride, padding or dilation; a dimension with one number per axis is multiplied along every axis. Every
+                product must be a whole number.
 
         Returns:
             A `Scaling`: the cost before and after, and the factor of each count.
 
         Raises:
-            ConvolithError: a name that is not a dimension, a product that is not whole, a layer that cannot be.
+            ConvolithError: an unknown dimension, a product that is not a whole number, an invalid layer.
 
         Example:
             >>> from convolith import cost
@@ -78,15 +78,15 @@ class LayerCost:
         return Scaling(self, after, dict(factors))
 
     def law(self, *of: str) -> Law:
-        """Closed forms of the counts (sympy's), counted again at other values.
+        """Return closed forms of the counts (sympy expressions), checked by counting at other values.
 
         Args:
             of: some of batch (N), size (L, or H and W, or D, H and W), channels (m times as many, of input and output)
                 and kernel_size (k times as large, an odd number; zero padding grows with it, so that the output's size
-                stays); batch and size if none is given.
+                stays); by default batch and size.
 
         Raises:
-            ConvolithError: other names, counts that are no polynomials.
+            ConvolithError: unknown names, counts that are not polynomials.
 
         Example:
             >>> from convolith import cost
@@ -101,7 +101,7 @@ class LayerCost:
         return law_of(self._counts_at, spec.input_shape, [steps], of or ("batch", "size"))
 
     def _counts_at(self, shape: tuple[int, ...], times: tuple[Fraction, Fraction]) -> dict[str, int]:
-        """The counts of another batch and size, and so many times the channels and the kernel's size."""
+        """Return the counts at another batch and size, with channels and kernel size multiplied by two factors."""
         channels, kernel_size = times
         spec = replace(self.spec, batch=shape[0], size=shape[2:])
         names = _both_channels(spec) if channels != 1 else ()
@@ -112,7 +112,7 @@ class LayerCost:
         return cost.counts() | {"forward macs": cost.forward.macs, "backward macs": cost.backward.total.macs}
 
     def counts(self) -> dict[str, int]:
-        """The totals that a scaling compares, by name."""
+        """Return the totals that a scaling compares, by name."""
         return {
             "forward multiplications": self.forward.multiplications,
             "forward additions": self.forward.additions,
@@ -123,7 +123,7 @@ class LayerCost:
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """Every number, nested by pass and term, for JSON."""
+        """Return every number, nested by pass and term, for JSON."""
         passes = {"forward": self.forward, "backward": self.backward.total}
         return {
             "convention": self.convention,
@@ -139,7 +139,7 @@ class LayerCost:
         }
 
     def tables(self) -> list[Table]:
-        """Operations and memory as tables for a report."""
+        """Return operations and memory as tables for a report."""
         parts = asdict(self.backward)
         passes = {"forward": self.forward} | {name: getattr(self.backward, name) for name in parts}
         passes["backward, total"] = self.backward.total
@@ -173,23 +173,23 @@ class LayerCost:
 
 
 def _terms(memory: ForwardMemory) -> dict[str, int]:
-    """Of a layer, whatever engine computes it; what engines need is in their plan."""
+    """Return the terms that do not depend on the engine; the memory of an engine is in its plan."""
     return {"input": memory.input, "parameters": memory.parameters, "output": memory.output}
 
 
 def layer_cost(spec: ConvSpec, *, convention: str, gradients: tuple[bool, bool, bool]) -> LayerCost:
-    """The cost of one layer in closed form."""
+    """Compute the cost of one layer in closed form."""
     return LayerCost(spec, convention, layer_work(spec, convention, gradients=gradients), gradients)
 
 
 def _both_channels(spec: ConvSpec) -> tuple[str, ...]:
-    """What grows with the channels; a depthwise layer has as many groups as channels, and stays depthwise."""
+    """Return the dimensions that grow with the channels: a depthwise layer's groups too, so that it stays depthwise."""
     both = ("in_channels", "out_channels")
     return (*both, "groups") if 1 < spec.groups == spec.in_channels else both
 
 
 def _grown_kernel(spec: ConvSpec, by: Fraction) -> dict[str, Any]:
-    """So many times the taps along axes that have more than one, with as much more padding on both sides together."""
+    """Multiply the taps along axes that have more than one, and enlarge the padding so that the output size stays."""
     taps = tuple(n if n == 1 else times("kernel_size", n, by) for n in spec.kernel_size)
     more = [(new - old) * d for new, old, d in zip(taps, spec.kernel_size, spec.dilation, strict=True)]
     padding = tuple((a + n // 2, b + n - n // 2) for (a, b), n in zip(spec.padding, more, strict=True))
@@ -197,7 +197,7 @@ def _grown_kernel(spec: ConvSpec, by: Fraction) -> dict[str, Any]:
 
 
 def _scaled_value(name: str, value: int | tuple[int, ...] | Pairs | None, by: float | Fraction) -> Any:
-    """A dimension, or each number of it, times a factor."""
+    """Return a dimension, or each of its entries, times a factor."""
     if name not in SCALABLE or value is None:
         expected = ", ".join((*SCALABLE, CHANNELS))
         raise ConvolithError(f"{name} is not a dimension of a layer; expected one of {expected}")

@@ -1,4 +1,4 @@
-"""A model's cost: totals, and the tree of its modules with what each of them counts."""
+"""The cost of a model: totals, and the tree of its modules with the counts of each."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from convolith.work import Backward, Count, Memory, Work
 
 AXES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 SORTS = ("order", "macs", "multiplications", "additions", "backward", "parameters")
-"""What rows of a model may be sorted by; the largest first, but for the order in which modules stand."""
+"""Keys by which the rows of modules can be sorted, largest first; "order" is the order of the modules in the model."""
 
 
 @dataclass(frozen=True)
 class ModuleRow:
-    """A module with all that is inside it."""
+    """Counts of a module, including its submodules."""
 
     name: str
     kind: str
@@ -39,29 +39,29 @@ class ModuleRow:
 
     @property
     def intensity(self) -> float | None:
-        """Multiply-accumulates for each byte that is moved forward; None where nothing is."""
+        """Multiply-accumulates per byte moved in the forward pass, or None if no byte is moved."""
         return self.forward.macs / self.forward.bytes if self.forward.bytes else None
 
 
 @dataclass(frozen=True, eq=False)
 class ModelCost:
-    """What a model costs: counts by pass and module, and the bytes that it holds.
+    """Cost of a model: counts by pass and module, and bytes of memory.
 
     Attributes:
-        model: the name of its class.
-        convention: "dense" or "effective", of its convolutions.
-        training: whether it was counted in training mode.
-        parameters: elements of its parameters, shared ones once.
-        output_shapes: of what it gives.
-        modules: by module name ("" is the model) what was counted in it by itself.
-        memory: bytes: inputs, parameters (with buffers) and outputs; gradients, and what autograd keeps.
-        rows: every module with what is inside it, in order; a module with several names under each of them.
-        strides: of all windows, in pixels of the input.
-        peak: the most memory of a training step, where an optimizer was given.
-        peak_at: the same for another batch.
-        inputs: shapes of the tensors that went in.
+        model: class name of the model.
+        convention: "dense" or "effective", for convolutions.
+        training: whether the model was counted in training mode.
+        parameters: number of elements of the model's parameters; shared parameters count once.
+        output_shapes: shapes of the outputs.
+        modules: counts of each module without its submodules, by module name ("" is the model).
+        memory: bytes of inputs, parameters (with buffers) and outputs; of gradients, and of tensors saved by autograd.
+        rows: counts of every module with its submodules, in order; a module with several names has one row for each.
+        strides: cumulative strides of all windows, in pixels of the input.
+        peak: peak memory of a training step, if an optimizer was given.
+        peak_at: function that returns the peak at another batch size, if an optimizer was given.
+        inputs: shapes of the input tensors.
         differentiated: whether a backward pass was counted.
-        count_at: the cost of another batch and size, where the input was given by one shape.
+        count_at: function that returns the cost at another batch and size, if the input was given by one shape.
     """
 
     model: str
@@ -81,15 +81,15 @@ class ModelCost:
     count_at: Callable[..., ModelCost] | None = field(default=None, repr=False)
 
     def law(self, *of: str) -> Law:
-        """Closed forms of the counts (sympy's), counted again at other values; of macs alone, if others have none.
+        """Return closed forms of the counts (sympy), checked at other values; only of macs, if other counts have none.
 
         Args:
             of: some of batch (N), size (L, or H and W, or D, H and W), channels (m times as many) and kernel_size (k
-                times as large, an odd number), as in `scaled`; batch and size if none is given.
+                times as large, an odd number), as in `scaled`; by default batch and size.
 
         Raises:
-            ConvolithError: several inputs, or one that was not given by shape (N, channels, *size); counts that are no
-                polynomials; modules that are not known to grow.
+            ConvolithError: several inputs, or one that was not given by shape (N, channels, *size); counts that are not
+                polynomials; modules whose growth is not known.
 
         Example:
             >>> import torch
@@ -115,18 +115,18 @@ class ModelCost:
         )
 
     def scaled(self, **factors: float) -> Scaling:
-        """What if: the input's batch or size, the model's channels or kernels times factors, counted again.
+        """Count the model again with the input's batch or size, or its own channels or kernels, multiplied by factors.
 
-        Channels of the input and of the output stay, so that the stem and the head grow on one side alone; depthwise
-        convolutions stay depthwise. Kernels of one tap stay, and padding grows with the others.
+        The channels of the model's input and output are not scaled, so the first and last layers grow on one side only;
+        depthwise convolutions stay depthwise. Kernels of one tap keep their size; padding grows with other kernels.
 
         Args:
-            factors: of batch, size (every axis), or one axis of it: length; height, width; depth; of channels and
+            factors: factors of batch, size (every axis) or one axis of it (length; height, width; depth), channels and
                 kernel_size.
 
         Raises:
-            ConvolithError: other names, products that are not whole, inputs that were not given by one shape; modules
-                that are not known to grow.
+            ConvolithError: unknown names, products that are not whole numbers, inputs that were not given by one shape;
+                modules whose growth is not known.
         """
         if self.count_at is None:
             raise ConvolithError("scaled is of one input that was given by shape; pass input_shape")
@@ -147,11 +147,11 @@ class ModelCost:
 
     @property
     def output(self) -> str:
-        """The shapes of what comes out."""
+        """Shapes of the outputs, as text."""
         return " and ".join("x".join(map(str, shape)) for shape in self.output_shapes)
 
     def counts(self) -> dict[str, int]:
-        """The numbers that laws and scalings are about, by name."""
+        """Return the counts that laws and scalings are computed for, by name."""
         return {
             "parameters": self.parameters,
             "forward macs": self.forward.macs,
@@ -162,11 +162,11 @@ class ModelCost:
         }
 
     def largest_batch(self, memory: float) -> int:
-        """The largest batch whose training step holds no more than so many bytes; 0 if one image is too much.
+        """Return the largest batch size whose training step needs at most `memory` bytes; 0 if one image needs more.
 
         Raises:
-            ConvolithError: no optimizer was given, inputs that were not given by shape, or memory that is no finite
-                number.
+            ConvolithError: no optimizer was given, inputs were not given by shape, or memory is not a finite number of
+                bytes.
         """
         if not isinstance(memory, int | float) or not 0 <= memory < inf:
             raise ConvolithError(f"memory is {memory!r}; expected a finite number of bytes, 0 or more")
@@ -176,7 +176,7 @@ class ModelCost:
 
     @cached_property
     def work(self) -> Work:
-        """Of the whole model."""
+        """Operations and memory of the whole model."""
         total = Work(memory=self.memory)
         for tally in self.modules.values():
             total = total + Work(tally.forward, tally.backward)
@@ -184,32 +184,32 @@ class ModelCost:
 
     @property
     def forward(self) -> Count:
-        """Multiplications, additions and others of the forward pass, and bytes moved."""
+        """Multiplications, additions, other operations and bytes moved of the forward pass."""
         return self.work.forward
 
     @property
     def backward(self) -> Backward:
-        """The backward pass: convolutions by part, everything else in `rest`, and their sums."""
+        """Counts of the backward pass: convolutions by part, all other operators in `rest`, and their sums."""
         return self.work.backward
 
     @cached_property
     def unknown(self) -> dict[str, int]:
-        """How often operators ran that have no row, by name: with any, totals are lower bounds."""
-        found: dict[str, int] = {}
+        """Number of calls of each operator without a rule, by name; if there are any, totals are lower bounds."""
+        total: dict[str, int] = {}
         for tally in self.modules.values():
             for name, calls in tally.unknown.items():
-                found[name] = found.get(name, 0) + calls
-        return found
+                total[name] = total.get(name, 0) + calls
+        return total
 
     @property
     def coverage(self) -> float:
-        """The share of operator calls that have a row, at most 1."""
+        """Share of operator calls that have a rule, at most 1."""
         known = sum(tally.calls for tally in self.modules.values())
         calls = known + sum(self.unknown.values())
         return known / calls if calls else 1.0
 
     def as_dict(self) -> dict[str, Any]:
-        """Every number, for JSON."""
+        """Return every number, for JSON."""
         names = ("model", "convention", "training", "parameters", "output_shapes", "unknown", "coverage")
         return {
             **{name: getattr(self, name) for name in names},
@@ -234,16 +234,16 @@ class ModelCost:
         }
 
     def table(self, *, depth: int | None = 2, sort: str = "order", top: int | None = None, full: bool = False) -> Table:
-        """The tree of modules, each with all that is inside it.
+        """Return the tree of modules, each including its submodules, as a table.
 
         Args:
-            depth: how deep; None for all.
+            depth: deepest level of modules to show; None for all.
             sort: one of order, macs, multiplications, additions, backward, parameters.
-            top: how many rows, None for all.
-            full: whether modules have their whole names.
+            top: number of rows to show; None for all.
+            full: whether to show the full names of modules.
 
         Raises:
-            ConvolithError: another order, numbers below one.
+            ConvolithError: an unknown order, a negative depth, a top below one.
         """
         check_option("sort", sort, SORTS)
         for name, value in (("depth", depth), ("top", top)):
@@ -258,11 +258,11 @@ class ModelCost:
         return Table(f"Modules ({self.convention}; each with what is inside it; field: pixels seen by stride)", rows)
 
     def tables(self, **shown: Any) -> list[Table]:
-        """Totals, memory and modules; arguments as for `table`."""
+        """Return tables of totals, memory and modules; arguments as for `table`."""
         return list(self.sections(**shown).values())
 
     def sections(self, **shown: Any) -> dict[str, Table]:
-        """The same by name: operations, memory, peak (where there is one), modules, unknown (where there are some)."""
+        """Return the tables by name: operations, memory, peak (if predicted), modules, unknown (operators, if any)."""
         zeros = "with" if self.convention == "dense" else "without"
         mode = "training" if self.training else "evaluation"
         bound = "" if not self.unknown else f"; LOWER BOUNDS: {self.coverage:.1%} of the calls have a rule"
@@ -279,17 +279,17 @@ class ModelCost:
             for term, amount in terms.items()
         ]
         title = f"{self.model} ({self.convention}: {zeros} the padding's zeros; in {mode}){bound}"
-        found = {"operations": Table(title, operations), "memory": Table("Memory held", memory)}
+        tables = {"operations": Table(title, operations), "memory": Table("Memory held", memory)}
         if self.peak:
-            found["peak"] = Table("Most memory of a training step", [self.peak.cells()])
-        found["modules"] = self.table(**shown)
+            tables["peak"] = Table("Most memory of a training step", [self.peak.cells()])
+        tables["modules"] = self.table(**shown)
         if self.unknown:
             rows = [{"operator": name, "calls": calls} for name, calls in sorted(self.unknown.items())]
-            found["unknown"] = Table("Operators without a rule, which are not counted", rows)
-        return found
+            tables["unknown"] = Table("Operators without a rule, which are not counted", rows)
+        return tables
 
     def _terms(self) -> dict[str, dict[str, int]]:
-        """Bytes by pass and term; the workspace of kernels is not known of a model."""
+        """Return bytes by pass and term; the workspace of kernels is not known for a model."""
         forward, backward = self.memory.forward, self.memory.backward
         known = {name: getattr(forward, name) for name in ("input", "parameters", "output")}
         return {
@@ -319,7 +319,7 @@ class ModelCost:
         return "\n\n".join(table.text() for table in self.tables())
 
     def _repr_html_(self) -> str:
-        """For notebooks."""
+        """Return the tables as HTML for notebooks."""
         return "\n".join(f"<pre>{escape(table.text())}</pre>" for table in self.tables())
 
 

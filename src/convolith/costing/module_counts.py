@@ -1,4 +1,4 @@
-"""A model counted: its operators run once, and what they come to for every module of it."""
+"""Counts of a model by module: the model runs once, and its operators' counts are summed for every module."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from convolith.work import Backward, Count
 def count_model(
     model: torch.nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any], **options: Any
 ) -> ModelCost:
-    """Count a model; arguments and options as for `dispatch.run`."""
-    found = run(model, arguments, keywords, **options)
-    names = {".".join(path): tally for path, tally in found.tallies.items()}
-    own = {place: n for each in found.parameters.values() for place, n in each.items()}
+    """Count a model; arguments and options as for `counting.run`."""
+    counted = run(model, arguments, keywords, **options)
+    names = {".".join(path): tally for path, tally in counted.tallies.items()}
+    own = {place: n for each in counted.parameters.values() for place, n in each.items()}
     return ModelCost(
         type(model).__name__,
         options["convention"],
         model.training,
         sum(own.values()),
-        found.outputs,
+        counted.outputs,
         names,
-        found.memory,
-        _rows(model, found),
-        found.strides,
-        inputs=found.inputs,
+        counted.memory,
+        _rows(model, counted),
+        counted.strides,
+        inputs=counted.inputs,
         differentiated=options["backward"],
     )
 
 
 def _rows(model: torch.nn.Module, found: CountedRun) -> tuple[ModuleRow, ...]:
-    """Every module, in order, with what it and all modules inside it counted."""
+    """Return a row for every module, in order, with the counts of the module and all its submodules."""
     modules = named_places(model)
     inside = _with_what_is_inside({path for path, _ in modules} | set(found.tallies), found)
-    parameters: dict[Path, dict[int, int]] = {path: {} for path, _ in modules}  # shared ones count once in each
+    parameters: dict[Path, dict[int, int]] = {path: {} for path, _ in modules}  # by id: shared ones count once in each
     for path, _ in modules:
         own = found.parameters.get(path, {})
         for depth in range(len(path) + 1):
@@ -59,7 +59,7 @@ def _rows(model: torch.nn.Module, found: CountedRun) -> tuple[ModuleRow, ...]:
 
 
 def _with_what_is_inside(paths: set[Path], found: CountedRun) -> dict[Path, tuple[Count, Backward, float]]:
-    """What was counted in every module and all those inside it: the deepest first, each added to the one around it."""
+    """Return the counts of every module with its submodules: starting with the deepest, each is added to its parent."""
     inside: dict[Path, tuple[Count, Backward, float]] = {}
     for path in sorted(paths, key=len, reverse=True):
         tally = found.tallies.get(path)

@@ -1,8 +1,8 @@
-"""The most memory that a training step holds: forward, loss, backward and the optimizer's step, on fake tensors.
+"""The peak memory of a training step: forward, loss, backward and the optimizer's step, on fake tensors.
 
-Every storage is followed from the operator that makes it to the moment when nobody refers to it any more, which under
-fake tensors is the same moment as in a real run, and while a convolution runs its kernel's own memory is added
-(`workspace`). Two steps are run; the second one counts, when the optimizer has its state.
+Every storage is tracked from the operator that allocates it until its last reference disappears, which happens at the
+same moment with fake tensors as in a real run. While a convolution runs, the memory of its kernel is added
+(`workspace`). Two steps are run; the second one counts, since the optimizer then has its state.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "momentum": lambda parameters: torch.optim.SGD(parameters, lr=1e-3, momentum=0.9),
     "adam": lambda parameters: torch.optim.Adam(parameters),
 }
-"""By name; the rate has no part in it."""
+"""Optimizers by name; the learning rate does not affect the memory."""
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The most that a training step holds.
+    """Peak memory of a training step.
 
     Attributes:
-        bytes: at once, of the model, its input, gradients, the optimizer's state and everything that is made.
-        optimizer: by name.
-        operator, module, phase: what ran then: "forward", "backward" or "optimizer".
-        measured: bytes in a real step, or None where none was run.
+        bytes: largest number of bytes held at once: model, input, gradients, optimizer state and all other tensors.
+        optimizer: name of the optimizer.
+        operator, module, phase: operator that ran at the peak, its module, and "forward", "backward" or "optimizer".
+        measured: peak bytes of a real step, or None if none was run.
     """
 
     bytes: int
@@ -60,21 +60,21 @@ class Peak:
     measured: int | None = None
 
     def cells(self) -> dict[str, Any]:
-        """For a table."""
-        found: dict[str, Any] = {"optimizer": self.optimizer, "bytes": self.bytes}
+        """Return the row of a table."""
+        row: dict[str, Any] = {"optimizer": self.optimizer, "bytes": self.bytes}
         if self.measured is not None:
-            found |= {"measured": self.measured, "predicted / measured": self.bytes / self.measured}
-        return found | {"when": self.phase, "operator": self.operator, "module": self.module or "-"}
+            row |= {"measured": self.measured, "predicted / measured": self.bytes / self.measured}
+        return row | {"when": self.phase, "operator": self.operator, "module": self.module or "-"}
 
 
 def largest_batch(peak: Callable[[int], int], memory: float) -> int:
-    """The largest batch whose peak, which grows with it, is no more than `memory`; 0 if that of one is more.
+    """Return the largest batch whose peak, which grows with it, is at most `memory`; 0 if even the smallest has more.
 
-    What grows is nearly a line: the line through two batches is followed, until the answer is between neighbours.
+    The peak is almost linear in the batch: lines through two batches give the next one, until the bounds are adjacent.
     """
     try:
         low, held = 1, peak(1)
-    except ConvolithError:  # norms of a batch may want more than one number of each channel
+    except ConvolithError:  # a batch norm may need more than one value per channel
         low, held = 2, peak(2)
     if held > memory:
         return 0
@@ -95,20 +95,20 @@ def largest_batch(peak: Callable[[int], int], memory: float) -> int:
 def peak_of(
     model: torch.nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any], optimizer: str, *, verify: bool
 ) -> Peak:
-    """The peak of a step whose loss is the sum of all that the model gives.
+    """Predict the peak of a training step whose loss is the sum of all outputs.
 
     Args:
-        model: in the mode in which it is trained; it is left as it was.
-        arguments, keywords: of its call.
+        model: model in the mode in which it is trained; it is not modified.
+        arguments, keywords: arguments of its call.
         optimizer: one of OPTIMIZERS.
-        verify: run a step of a copy, and measure it too.
+        verify: whether also to run a real step on a copy and measure its peak.
 
     Raises:
-        ConvolithError: another optimizer, a model without parameters to train, and what the model refuses.
+        ConvolithError: an unknown optimizer, a model without trainable parameters, an error that the model raises.
     """
     check_option("optimizer", optimizer, OPTIMIZERS)
     if not any(p.requires_grad for p in model.parameters()):
-        raise ConvolithError("model has no parameter that requires a gradient; there is no training step of it")
+        raise ConvolithError("model has no parameter that requires a gradient, so that it has no training step")
     check_lazy(model)
     fake = fake_mode()
     with ExitStack() as stack:
@@ -126,16 +126,16 @@ def peak_of(
             for _ in range(2):
                 follower.restart()
                 _step(copied, given, trained, follower)
-        found = follower.found
+        most = follower.found
         del trained
     measured = _measured(model, arguments, keywords, optimizer) if verify else None
-    return Peak(found.bytes, optimizer, found.operator, ".".join(found.path), found.phase, measured)
+    return Peak(most.bytes, optimizer, most.operator, ".".join(most.path), most.phase, measured)
 
 
 def _step(
     model: torch.nn.Module, given: Any, trained: torch.optim.Optimizer, follower: _Follower | None = None
 ) -> None:
-    """A training step."""
+    """Run a training step."""
     if follower is not None:
         follower.phase = "forward"
     outputs = [tensor for tensor in tensors_of(model(*given[0], **given[1])) if tensor.requires_grad]
@@ -166,7 +166,7 @@ class _Most:
 
 
 class _Follower(ModuleTracker):  # type: ignore[no-untyped-call]  # torch's own is untyped
-    """Knows how much is alive, and when it was most."""
+    """Dispatch mode that tracks the bytes of live storages, and their peak."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__(model)
@@ -177,11 +177,11 @@ class _Follower(ModuleTracker):  # type: ignore[no-untyped-call]  # torch's own 
         self._kept: dict[Any, int] = {}
 
     def restart(self) -> None:
-        """Forget the most, not what is alive."""
+        """Reset the peak, but not the bytes of live storages."""
         self.found = _Most(self._alive)
 
     def follow(self, tensor: torch.Tensor, more: int = 0) -> None:
-        """Count its storage, and so many bytes more, until nobody refers to it."""
+        """Count a tensor's storage, and `more` bytes, until its last reference disappears."""
         for storage in storages_of(tensor):
             self._hold(storage, more)
 
@@ -198,28 +198,28 @@ class _Follower(ModuleTracker):  # type: ignore[no-untyped-call]  # torch's own 
         self._alive += size
 
     def seen(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        """Follow what came out."""
+        """Track the results of an operator, and the memory that it held while it ran."""
         path, holding = self.path(), engines.of_operator(func, args, kwargs, out)
         if holding is not None:
             self._alive += engines.grown(self._kept, holding.kept)
-        before, made = self._alive, tensors_in(out)
-        check_sizes(made, "the peak of a step is not known from shapes alone")
-        for tensor in made:
-            self.follow(tensor, torch_kernels.kept_by(func, args, out) if tensor is made[-1] else 0)
+        before, results = self._alive, tensors_in(out)
+        check_sizes(results, "the peak of a step is not known from shapes alone")
+        for tensor in results:
+            self.follow(tensor, torch_kernels.kept_by(func, args, out) if tensor is results[-1] else 0)
         most = self._alive if holding is None else max(self._alive, before + holding.running)
         if most > self.found.bytes:
             self.found = _Most(most, operator_name(func).removeprefix("aten::"), path, self.phase)
 
 
 def _measured(model: torch.nn.Module, arguments: Any, keywords: Any, optimizer: str) -> int:
-    """The peak of a real step of a copy, from the allocator's events."""
+    """Measure the peak of a real training step on a copy, from the allocator's events."""
     held_elsewhere = [p for p in model.parameters() if not p.is_cpu]
     if held_elsewhere:
         raise ConvolithError(
             f"model is on {held_elsewhere[0].device}, but verify measures a step on the CPU; leave it out"
         )
     with torch.inference_mode(mode=False), torch.random.fork_rng(devices=[]), torch.enable_grad(), plain():
-        forget()  # kernels that other models keep would be in the way
+        forget()  # kernels prepared for other models would fill the cache
         copied, _ = model_copy(model, None)
         given = as_inputs((arguments, keywords), None, requires_grad=False)
         for tensor in tensors_of(given):
@@ -228,7 +228,7 @@ def _measured(model: torch.nn.Module, arguments: Any, keywords: Any, optimizer: 
         _step(copied, given, trained)
         state = [value for one in trained.state.values() for value in one.values() if isinstance(value, torch.Tensor)]
         held = storage_bytes([*copied.parameters(), *copied.buffers(), *tensors_of(given), *state])
-        forget_scratch()  # so that the profiler sees what is kept come back
+        forget_scratch()  # so that the profiler sees the scratch and prepared kernels being allocated again
         forget()
         changes = allocations(lambda: _step(copied, given, trained))
     return held + torch_kernels.most(changes)

@@ -1,9 +1,9 @@
-"""Receptive fields: how many pixels of the input a pixel of each layer's result sees, and how far apart neighbours are.
+"""Receptive fields: how many input pixels one pixel of a layer's output depends on, and the cumulative stride.
 
-Followed from operator to operator: a window of k taps, d apart, on pixels that lie j of the input's apart, sees
-(k - 1) d j pixels more, and a stride multiplies j (Araujo, Norris and Sim 2019). What is added or stacked sees what the
-widest of its parts sees; what brings pixels together (means over them, matrix products that sum more than channels,
-attention) sees all. What is not followed is not known, and stops no count.
+They are propagated from operator to operator: a window of k taps with dilation d, at cumulative stride j, enlarges the
+field by (k - 1) d j input pixels, and a stride multiplies j (Araujo, Norris and Sim 2019). A sum or a concatenation has
+the largest field of its parts; operators that combine all pixels (means over pixels, matrix products that sum over more
+than channels, attention) have the whole input as field. Unsupported operators make it unknown, but stop no count.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ MIXERS = frozenset(
         *("_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"),
     )
 )
-"""Operators whose results see every pixel (of those that have a spatial extent at all)."""
+"""Operators whose results depend on every pixel, if their input has spatial axes."""
 PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1, "mv": 0}
-"""Matrix products, and the place of their first matrix; what they sum are channels, or pixels too."""
+"""Matrix products, and the position of their first matrix; they sum over channels, or over pixels too."""
 NORMS = frozenset(("native_layer_norm", "native_batch_norm", "_native_batch_norm_legit"))
 _KEEPING = (
     "clone _to_copy copy cat stack native_dropout constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d "
@@ -37,22 +37,22 @@ _KEEPING = (
     "unsafe_split unsafe_split_with_sizes split_with_sizes_copy _prelu_kernel masked_fill bernoulli index_select"
 )
 KEEPERS = frozenset(_KEEPING.split())
-"""Operators whose results see what their arguments see, as those of pointwise ones do."""
+"""Operators that, like pointwise ones, keep the receptive field of their arguments."""
 _REDUCING = (
     "mean sum amax amin max min var std var_mean std_mean logsumexp prod norm linalg_vector_norm any all argmax argmin "
     "cumsum cumprod median sort topk _softmax _log_softmax _safe_softmax _fft_r2c _fft_c2c _fft_c2r"
 )
 REDUCTIONS = frozenset(_REDUCING.split())
-"""Operators along axes, their second argument (all, if there is none)."""
+"""Operators along axes, which are the second argument, or the third of norms (all axes by default)."""
 
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """What a pixel of a layer's result sees.
+    """Receptive field of a pixel of a layer's output.
 
     Attributes:
-        size: pixels of the input along each axis; None for all.
-        stride: how many pixels of the input lie between neighbours, along each axis; below one after upsampling.
+        size: number of input pixels along each axis; None for the whole input.
+        stride: distance of neighbouring output pixels along each axis, in input pixels; below one after upsampling.
     """
 
     size: tuple[Fraction, ...] | None
@@ -65,9 +65,9 @@ class ReceptiveField:
 
 @dataclass(frozen=True)
 class Seen:
-    """A tensor's field (None while no window was seen, whatever its axes are), and its channels if they are known.
+    """Receptive field of a tensor (None before the first window operator), and its number of channels, if known.
 
-    Of a fixed size, it has as many pixels whatever the input's size is.
+    If `fixed`, its number of pixels does not depend on the input's size.
     """
 
     field: ReceptiveField | None = None
@@ -76,13 +76,13 @@ class Seen:
 
 
 class ReceptiveFields:
-    """Fields of tensors, by their storage, and of modules, by the last window of each."""
+    """Receptive fields of tensors, by storage, and of modules, after the last window operator of each."""
 
     def __init__(self, inputs: Iterable[torch.Tensor]) -> None:
         self.of_modules: dict[Path, ReceptiveField] = {}
         self.strides: set[tuple[Fraction, ...]] = set()
         self._of: dict[int, Seen] = {}
-        self._kept: list[Any] = []  # storages, so that no other takes their place
+        self._kept: list[Any] = []  # storages, so that no identity is reused
         for tensor in inputs:
             self._put(tensor, Seen())
 
@@ -96,27 +96,27 @@ class ReceptiveFields:
         *,
         pointwise: bool,
     ) -> None:
-        """An operator ran, which is no view: with tensors among its arguments, and those that it made."""
+        """Update the fields after an operator that is not a view, with its input tensors and its results."""
         given = [seen for tensor in ins if (seen := self._get(tensor)) is not None]
         if not given or not made:
             return
         name = name.removesuffix("_")
         before = _widest(given)
-        found = self._through(name, args, made[0], before, pointwise=pointwise)
+        after = self._through(name, args, made[0], before, pointwise=pointwise)
         for tensor in made:
-            self._put(tensor, found)
-        if found is None or found.field is None:
+            self._put(tensor, after)
+        if after is None or after.field is None:
             return
         if name in WINDOWS:
-            self.of_modules[path] = found.field
-            stride = found.field.stride
-            if name in ADAPTIVE:  # every so many pixels its windows are of whole pixels again
+            self.of_modules[path] = after.field
+            stride = after.field.stride
+            if name in ADAPTIVE:  # its windows are of whole pixels if the size is a multiple of this
                 stride = (Fraction(1),) * len(stride) if before.field is None else before.field.stride
                 stride = tuple(j * n for j, n in zip(stride, made[0].shape[-len(stride) :], strict=True))
             if not before.fixed:
                 self.strides.add(stride)
-        elif found.field.size is None:
-            self.of_modules[path] = found.field
+        elif after.field.size is None:
+            self.of_modules[path] = after.field
 
     def _get(self, tensor: torch.Tensor) -> Seen | None:
         return self._of.get(storage_identity(storages_of(tensor)[0]))
@@ -130,13 +130,13 @@ class ReceptiveFields:
         self._of[storage_identity(storage)] = seen
 
     def forget(self, tensor: torch.Tensor) -> None:
-        """A tensor's pixels were taken apart in a way that is not followed."""
+        """Make the field of a tensor unknown, after an operator that is not supported."""
         self._put(tensor, None)
 
     def _through(
         self, name: str, args: tuple[Any, ...], out: torch.Tensor, seen: Seen, *, pointwise: bool
     ) -> Seen | None:
-        """What an operator's result sees; None where that is not known."""
+        """Return the field of an operator's result, or None if it is unknown."""
         if name in WINDOWS:
             return _window(name, args, out, seen)
         if name in PRODUCTS:
@@ -157,12 +157,12 @@ class ReceptiveFields:
 
 
 def _mixed(seen: Seen) -> Seen:
-    """All pixels are seen; nothing is said where no window was seen before."""
+    """Return the whole input as field, or no field if no window operator ran before."""
     return seen if seen.field is None else replace(seen, field=ReceptiveField(None, seen.field.stride))
 
 
 def _over_pixels(name: str, args: tuple[Any, ...], seen: Seen) -> bool:
-    """Whether a reduction goes along axes of pixels, and not along that of channels alone."""
+    """Return whether a reduction includes spatial axes, not only batch and channels."""
     place = 2 if "norm" in name else 1
     x, axes = args[0], args[place] if len(args) > place else None
     if isinstance(axes, bool) or not isinstance(axes, int | list | tuple) or axes == []:
@@ -173,14 +173,14 @@ def _over_pixels(name: str, args: tuple[Any, ...], seen: Seen) -> bool:
 
 
 def _normalises_pixels(name: str, args: tuple[Any, ...], seen: Seen) -> bool:
-    """Whether statistics are of pixels: of other axes than channels, or of each image by itself."""
+    """Return whether a norm's statistics are over pixels: over spatial axes, or of each image separately."""
     if name == "native_layer_norm":
         return len(args[1]) > 1 or (seen.channels not in (args[1][0], None) and args[0].ndim > 2)
-    return len(args) > 5 and args[3] is None and bool(args[5])  # a batch's statistics that are not tracked
+    return len(args) > 5 and args[3] is None and bool(args[5])  # statistics of the batch, without running ones
 
 
 def _widest(several: list[Seen]) -> Seen:
-    """Of what is brought together, pixel by pixel."""
+    """Return the largest field of several tensors that are combined pixel by pixel."""
     if len(several) == 1:
         return several[0]
     channels = max((seen.channels for seen in several if seen.channels is not None), default=None)
@@ -188,16 +188,16 @@ def _widest(several: list[Seen]) -> Seen:
     fields = [seen.field for seen in several if seen.field is not None]
     if not fields:
         return Seen(None, channels, fixed)
-    alike = [field for field in fields if len(field.stride) == len(fields[0].stride)]
-    strides = tuple(max(sides) for sides in zip(*(field.stride for field in alike), strict=True))
-    if any(field.size is None for field in alike):
+    comparable = [field for field in fields if len(field.stride) == len(fields[0].stride)]
+    strides = tuple(max(sides) for sides in zip(*(field.stride for field in comparable), strict=True))
+    if any(field.size is None for field in comparable):
         return Seen(ReceptiveField(None, strides), channels, fixed)
-    sizes = (field.size for field in alike if field.size is not None)
+    sizes = (field.size for field in comparable if field.size is not None)
     return Seen(ReceptiveField(tuple(max(sides) for sides in zip(*sizes, strict=True)), strides), channels, fixed)
 
 
 def _window(name: str, args: tuple[Any, ...], out: torch.Tensor, seen: Seen) -> Seen | None:
-    """Windows on what was seen; the first ones see the input itself, on as many axes as they have."""
+    """Return the field after a window operator; the first one sees input pixels and sets the number of axes."""
     taps, strides = WINDOWS[name](args, out)
     channels = out.shape[-len(taps) - 1]
     if seen.field is None:
@@ -205,7 +205,7 @@ def _window(name: str, args: tuple[Any, ...], out: torch.Tensor, seen: Seen) -> 
         field = ReceptiveField(one, one)
     else:
         field = seen.field
-        more = len(strides) - len(field.stride)  # signals may be pooled as images of one row
+        more = len(strides) - len(field.stride)  # 1-d signals may be pooled as images of one row
         if more < 0 or any(n != 1 for n in (*taps[:more], *strides[:more])):
             return None
         taps, strides = taps[more:], strides[more:]
@@ -221,21 +221,21 @@ def _number(n: Fraction) -> str:
 
 
 def _each(values: Any, axes: int) -> tuple[int, ...]:
-    found = tuple(values) if isinstance(values, list | tuple) else (values,)
-    return found * axes if len(found) == 1 else found
+    entries = tuple(values) if isinstance(values, list | tuple) else (values,)
+    return entries * axes if len(entries) == 1 else entries
 
 
 def _extents(kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:
     return [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
 
 
-def _convolution(args: tuple[Any, ...], out: torch.Tensor) -> Any:  # noqa: ARG001 - as every window
+def _convolution(args: tuple[Any, ...], out: torch.Tensor) -> Any:  # noqa: ARG001 - signature of every window
     axes = args[1].ndim - 2
     steps = _each(args[3], axes)
     taps = _extents(args[1].shape[2:], _each(args[5], axes))
     if not args[6]:
         return taps, [Fraction(s) for s in steps]
-    reached = [(k - 1) // s + 1 for k, s in zip(taps, steps, strict=True)]  # of the inputs, by one result
+    reached = [(k - 1) // s + 1 for k, s in zip(taps, steps, strict=True)]  # inputs that one output reads
     return reached, [Fraction(1, s) for s in steps]
 
 
@@ -244,7 +244,7 @@ def _correlation(args: tuple[Any, ...], out: torch.Tensor) -> Any:
 
 
 def _pool(axes: int, *, dilated: bool = False) -> Any:
-    def window(args: tuple[Any, ...], out: torch.Tensor) -> Any:  # noqa: ARG001 - as every window
+    def window(args: tuple[Any, ...], out: torch.Tensor) -> Any:  # noqa: ARG001 - signature of every window
         kernel = _each(args[1], axes)
         stride = _each(args[2], axes) if len(args) > 2 and args[2] else kernel
         dilation = _each(args[4], axes) if dilated and len(args) > 4 else (1,) * axes
@@ -258,7 +258,7 @@ def _shares(args: tuple[Any, ...], out: torch.Tensor, axes: int) -> list[Fractio
 
 
 def _resized(axes: int, neighbours: int, *, smoothed: bool = False) -> Any:
-    """Interpolation reads so many neighbours, however far apart; smoothed, all those between too."""
+    """Return the window of an interpolation from `neighbours` per axis; antialiasing reads all pixels between them."""
 
     def window(args: tuple[Any, ...], out: torch.Tensor) -> Any:
         shares = _shares(args, out, axes)
@@ -282,7 +282,7 @@ ADAPTIVE: dict[str, Any] = {
     "adaptive_max_pool2d": _adaptive(2),
     "adaptive_max_pool3d": _adaptive(3),
 }
-"""Windows whose results have a fixed size, as in the next table."""
+"""Window operators whose results have a fixed size; entries as in `WINDOWS`."""
 WINDOWS: dict[str, Any] = {
     **ADAPTIVE,
     "pixel_shuffle": lambda args, _: ([1, 1], [Fraction(1, args[1])] * 2),
@@ -304,4 +304,4 @@ WINDOWS: dict[str, Any] = {
     "_upsample_bilinear2d_aa": _resized(2, 2, smoothed=True),
     "_upsample_bicubic2d_aa": _resized(2, 4, smoothed=True),
 }
-"""By operator: taps of a window (gaps counted) and how many times farther apart its results lie, from its arguments."""
+"""Functions of arguments and output, by operator: taps of a window (with dilation gaps), and its stride."""

@@ -1,4 +1,4 @@
-"""The engines: one algorithm per file, and the one table of them."""
+"""Convolution engines, one algorithm per module or package, and the table that lists them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TABLE: tuple[Engine, ...] = (
     phases,
     reference,
 )
-"""Every engine, in the order in which ties are broken. Adding one is one file and one row."""
+"""All engines, in the order that breaks ties. A new engine needs one module and one entry here."""
 
 BY_NAME: dict[str, Engine] = {engine.name: engine for engine in TABLE}
 

@@ -1,4 +1,4 @@
-"""Torch's own convolution in either memory format, padding first what it does not know; its gradients."""
+"""Engines that call torch's convolution, contiguous or channels_last, padding first if necessary; its gradients."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ PLAIN = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 LAST = {axes + 2: layout for axes, layout in CHANNELS_LAST.items()}
-"""The formats by the axes of a tensor."""
+"""Channels-last memory formats by the number of tensor dimensions."""
 COMPLEX_PRODUCTS = 3
-"""Real convolutions that torch forms for a complex one (the sum of parts is multiplied once: Gauss's trick)."""
+"""Number of real convolutions in torch's complex convolution (Gauss's trick: the sum of both parts is used once)."""
 MANY_TAPS = 100
-"""Taps from which torch's contiguous float32 code for one channel a group falls back to plain loops."""
+"""Number of taps from which torch's contiguous float32 code for one channel per group uses plain loops."""
 DENSE_EFFICIENCY = 0.8
 """Fraction of the peak product rate that layers with many channels reach."""
 POINTWISE_EFFICIENCY = 0.68
 """Fraction of the peak product rate that 1x1 layers reach."""
 FEW_CHANNELS = 8
-"""Channels of a group below which vectors are not filled, and the share falls in proportion."""
+"""Number of channels per group below which vectors are not filled and the efficiency falls in proportion."""
 DEPTHWISE_EFFICIENCY = {False: 0.4, True: 0.28}
 """Fraction of the peak product rate of depthwise layers: contiguous with few taps, and channels_last."""
 PLANE_EFFICIENCY = {False: 0.03, True: 0.08}
@@ -43,13 +43,13 @@ PLANE_EFFICIENCY = {False: 0.03, True: 0.08}
 FALLBACK_EFFICIENCY = 0.012
 """Fraction of the peak product rate of the plain loops."""
 CALLS, ONEDNN_CALLS = 0.5, 4.0
-"""What torch's own code costs beside its work, in calls of ours, and what its way to oneDNN does."""
+"""Fixed overhead of torch's native code and of its oneDNN path, in units of `MachineLimits.call_seconds`."""
 NATIVE_ELEMENTS, NATIVE_KERNEL = 20480, 3
-"""Inputs, and the kernel's size on either axis, up to which torch's own code takes a float32 layer."""
+"""Largest input elements and shorter kernel side for which torch's native code computes a float32 layer."""
 BACKWARD_CALLS = 3.0
-"""What torch's backward pass costs beside its work, in calls of ours."""
+"""Fixed overhead of torch's backward pass, in units of `MachineLimits.call_seconds`."""
 POINTWISE_GRADIENT_EFFICIENCIES, DENSE_GRADIENT_EFFICIENCIES = (0.6, 0.8), (0.75, 0.6)
-"""Fractions of the peak product rate of the input's and the kernel's gradient, with one tap and with more."""
+"""Fractions of the peak product rate of the input gradient and the kernel gradient, with one tap and with more."""
 PLANE_GRADIENT_EFFICIENCY = 0.006
 """Fraction of the peak product rate of both gradients for one-channel images."""
 DEPTHWISE_KERNEL_EFFICIENCY = {False: 0.35, True: 0.05}
@@ -57,15 +57,15 @@ DEPTHWISE_KERNEL_EFFICIENCY = {False: 0.35, True: 0.05}
 DEPTHWISE_INPUT_EFFICIENCY = 0.3
 """Fraction of the peak product rate of a depthwise input's gradient, contiguous."""
 FEW_TAPS = 9
-"""Taps up to which torch has code of its own for the kernel's gradient with one channel a group."""
+"""Largest number of taps for which torch has specialised code for the kernel gradient with one channel per group."""
 LAST_EFFICIENCY_OF_TAP = 0.0015
 """Efficiency that each tap adds to a depthwise input's gradient in channels_last."""
 UNFOLDED_EFFICIENCY = 0.5
-"""Factor on the matrix product's efficiency where windows are written out first."""
+"""Fraction of the peak product rate where the windows are first copied to a matrix (im2col)."""
 
 
 class State(NamedTuple):
-    """The spec, the kernel in the working dtype and memory format, and torch's operator where it is all there is."""
+    """Spec, kernel in the working dtype and memory format, and torch's operator if it alone computes the result."""
 
     spec: ConvSpec
     kernel: torch.Tensor
@@ -74,25 +74,25 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class TorchEngine:
-    """The engine for one memory format."""
+    """Engine for one memory format."""
 
     name: str
     last: bool
 
     def refuse(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
-        """Nothing is refused but channels_last on one axis, where there is no such format."""
+        """Return a reason only for channels_last on one axis, where this format does not exist."""
         return "no such format on one axis" if self.last and spec.axes == 1 else None
 
     def keeps_nonfinite_local(self, spec: ConvSpec) -> bool:
-        """Real numbers yes; complex ones are combined from three real sums."""
+        """Return True for real dtypes; complex results are combined from three real sums."""
         return spec.out_dtype not in COMPLEX
 
     def memory_format(self, spec: ConvSpec) -> torch.memory_format:
-        """The format in which it computes."""
+        """Return the memory format of the computation."""
         return CHANNELS_LAST[spec.axes] if self.last else torch.contiguous_format
 
     def note(self, spec: ConvSpec) -> str:
-        """The memory format, the working dtype and whether it pads first."""
+        """Describe the memory format, the working dtype and whether padding is a separate step."""
         parts = ["channels_last" if self.last else "contiguous"]
         if any(map(any, split_padding(spec)[1])):
             parts.append("crops after" if spec.transposed else "pads first")
@@ -100,7 +100,7 @@ class TorchEngine:
         return ", ".join(parts + [f"in {working}"] * (working != spec.out_dtype))
 
     def work(self, spec: ConvSpec) -> Work:
-        """The layer's products (three real ones for a complex one), and the copies that padding and conversion make."""
+        """Count the layer's products (three real ones per complex one), and the copies for padding and conversion."""
         layer = layer_work(spec)
         memory, item = layer.memory.forward, working_dtype(spec).itemsize
         rest = split_padding(spec)[1]
@@ -110,7 +110,7 @@ class TorchEngine:
             copied += elements * grown * item
         if item != ITEMSIZE[spec.dtype]:
             copied += elements * prod(spec.size) * item
-        if self.last:  # there and back; one channel is in both formats at once
+        if self.last:  # to the format and back; a single channel has both formats
             copied += elements * grown * item * (spec.in_channels > 1) + memory.output * (spec.out_channels > 1)
         written, held = unfolded(spec)
         copied += written
@@ -125,18 +125,18 @@ class TorchEngine:
         return Work(forward=forward, memory=Memory(terms))
 
     def seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
-        """Products at the share that torch's code for such a layer reaches, and the copies."""
+        """Estimate the time of the products, at the efficiency of torch's code for such a layer, and of the copies."""
         forward = self.work(spec).forward
         rate = limits.products_per_second(sum_dtype_name(spec)) * self._share(spec)
         calls, moved = (ONEDNN_CALLS if through_onednn(spec) else CALLS), forward.bytes
         if self.last or any(map(any, split_padding(spec)[1])):
             calls += 1.5  # copies
         elif through_onednn(spec) and spec.groups == spec.in_channels == spec.out_channels > 1:
-            moved *= 3  # to its own layout and back, which takes longer than so few products
+            moved *= 3  # reordering to oneDNN's layout and back takes longer than the few products
         return calls * limits.call_seconds + forward.multiplications / rate + limits.moving_seconds(moved)
 
     def _share(self, spec: ConvSpec) -> float:
-        """Of the machine's products."""
+        """Return the fraction of the peak product rate."""
         ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
         if unfolded(spec)[0]:
             return UNFOLDED_EFFICIENCY * min(1, outs / FEW_CHANNELS)
@@ -148,7 +148,7 @@ class TorchEngine:
         return dense * min(1, outs / FEW_CHANNELS, (ins + 1) / FEW_CHANNELS)
 
     def gradient_seconds(self, spec: ConvSpec, limits: MachineLimits) -> tuple[float, float]:
-        """Estimates of torch's backward pass, for the input's gradient alone and for the kernel's alone."""
+        """Estimate the time of torch's backward pass for the input gradient alone and the kernel gradient alone."""
         forward = self.work(spec).forward
         rate = limits.products_per_second(sum_dtype_name(spec))
         calls = BACKWARD_CALLS + (2.0 if self.last else 0.0)
@@ -157,7 +157,7 @@ class TorchEngine:
         return by_x, by_k
 
     def _gradient_shares(self, spec: ConvSpec) -> tuple[float, float]:
-        """Of the machine's products, for the gradients of the input and of the kernel."""
+        """Return the fractions of the peak product rate for the input gradient and the kernel gradient."""
         ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
         filled = min(1, outs / FEW_CHANNELS, (ins + 1) / FEW_CHANNELS)
         if unfolded(spec)[0]:
@@ -173,16 +173,16 @@ class TorchEngine:
         return DEPTHWISE_INPUT_EFFICIENCY, by_k if spec.taps <= FEW_TAPS else FALLBACK_EFFICIENCY
 
     def error_bound(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
-        """A direct sum; the complex form adds sums of parts, whose sizes add up too."""
+        """Return the bound of a direct sum, times 4 for complex dtypes, where sums of both parts are added."""
         return direct_sum_bound(spec) * (4 if spec.out_dtype in COMPLEX else 1)
 
     def prepare_seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
-        """The conversion of the kernel, where there is one."""
+        """Estimate the time to convert the kernel, if it is converted."""
         moved = limits.moving_seconds(2 * self.work(spec).memory.forward.prepared)
         return moved + limits.call_seconds / 4 if moved else 0.0
 
     def prepare(self, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
-        """The kernel in the working dtype and memory format."""
+        """Convert the kernel to the working dtype and memory format."""
         kernel = to_working(turned(spec, kernel) if adjoint else kernel, working_dtype(spec))
         straight = None if self.last else torch_operator(spec)
         return State(spec, kernel.to(memory_format=self.memory_format(spec)), straight)
@@ -190,11 +190,11 @@ class TorchEngine:
     def apply(
         self, state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Convert, convolve, convert back, unless x came in channels_last itself."""
+        """Convert x, convolve, and make the result contiguous unless x is channels_last."""
         spec, kernel, straight = state
         if out is None and straight is not None:
             return straight(x, kernel, bias)
-        last = CHANNELS_LAST.get(spec.axes)  # one channel is both formats at once, and counts as contiguous
+        last = CHANNELS_LAST.get(spec.axes)  # with one channel, x has both formats and counts as contiguous
         given_last = last is not None and x.is_contiguous(memory_format=last) and not x.is_contiguous()
         x = to_working(x, kernel.dtype)
         if self.last:
@@ -210,7 +210,7 @@ channels_last = TorchEngine("aten_channels_last", last=True)
 
 
 def split_padding(spec: ConvSpec) -> tuple[tuple[int, ...], Pairs]:
-    """The symmetric part, which torch's operator takes, and the rest, which is padded (transposed: cropped) apart."""
+    """Split the padding into a symmetric part for torch's operator, and a rest to pad (transposed: crop) separately."""
     if spec.padding_mode != "zeros":
         return (0,) * spec.axes, spec.padding
     shared = tuple(min(pair) for pair in spec.padding)
@@ -218,9 +218,9 @@ def split_padding(spec: ConvSpec) -> tuple[tuple[int, ...], Pairs]:
 
 
 def unfolded(spec: ConvSpec) -> tuple[int, int]:
-    """Bytes of windows that torch writes out, in all and at a time: only its float32 kernels do without.
+    """Return the bytes of im2col windows that torch writes, in total and at once; its float32 kernels need none.
 
-    In other dtypes it copies the window of every output of a group before it multiplies: `taps` times the input.
+    In other dtypes torch copies the window of every output of a group before the products: `taps` times the input.
     """
     working = working_dtype(spec)
     single = spec.taps == 1 and max(spec.stride) == 1 and not any(map(any, spec.padding))
@@ -233,14 +233,14 @@ def unfolded(spec: ConvSpec) -> tuple[int, int]:
 
 
 def through_onednn(spec: ConvSpec) -> bool:
-    """Whether torch hands a layer to oneDNN: float32 ones but for small single images (`use_mkldnn` in its source)."""
+    """Return whether torch uses oneDNN: in float32, except for small single images (`use_mkldnn` in its source)."""
     large = spec.batch > 1 or prod(spec.input_shape) > NATIVE_ELEMENTS
     square = spec.axes > 1 and min(spec.kernel_size[-2:]) > NATIVE_KERNEL
     return working_dtype(spec) is torch.float32 and (large or square or spec.groups > 1)
 
 
 def torch_operator(spec: ConvSpec) -> Callable[..., torch.Tensor] | None:
-    """Torch's operator of (x, k, bias) with the spec's options, or None where something is converted or padded too."""
+    """Return torch's operator of (x, k, bias) with the spec's options, or None if x must be converted or padded."""
     shared, rest = split_padding(spec)
     same = spec.dtype == spec.kernel_dtype == spec.out_dtype and working_dtype(spec) is torch_dtype(spec.dtype)
     if spec.transposed or any(map(any, rest)) or not same or not is_float(spec.dtype):
@@ -249,7 +249,7 @@ def torch_operator(spec: ConvSpec) -> Callable[..., torch.Tensor] | None:
 
 
 def is_torch_operator(compute: Any) -> bool:
-    """Return whether a function is one that `torch_operator` gave."""
+    """Return whether a function was returned by `torch_operator`."""
     return isinstance(compute, partial) and compute.func is _straight
 
 
@@ -260,12 +260,12 @@ def _straight(
     k: torch.Tensor,
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Torch's operator with its options by place, which torch reads sooner than by name."""
+    """Call torch's operator with positional options, which torch parses faster than keywords."""
     return convolve(x, k, bias, *options)
 
 
 def torch_operators(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None, spec: ConvSpec) -> torch.Tensor:
-    """The same in plain torch operators and in the tensors' own dtype, so that torch's transforms see through it."""
+    """Convolve with torch operators only, in the tensors' own dtype, so that torch's transforms can trace it."""
     shared, rest = split_padding(spec)
     options: dict[str, Any] = {"stride": spec.stride, "dilation": spec.dilation, "groups": spec.groups}
     if not spec.transposed:
@@ -277,9 +277,9 @@ def torch_operators(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | 
 def gradients(
     grad: torch.Tensor, x: torch.Tensor, kernel: torch.Tensor, spec: ConvSpec, wanted: tuple[bool, bool, bool]
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-    """The gradients of x, the kernel and the bias (None where not wanted); differentiable in their turn.
+    """Return the gradients of x, the kernel and the bias (None where not wanted); they can be differentiated again.
 
-    Padding modes other than zeros are handled by padding x before, where torch differentiates it.
+    Padding modes other than zeros are applied to x beforehand, where torch differentiates them.
     """
     if grad.is_complex():
         by_bias = grad.sum((0, *range(2, grad.ndim))) if wanted[2] else None
@@ -307,11 +307,11 @@ def gradients(
 def _complex_gradients(
     grad: torch.Tensor, x: torch.Tensor, kernel: torch.Tensor, spec: ConvSpec, wanted: tuple[bool, bool]
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The same for complex numbers, which convolution_backward does not take: torch differentiates its forward pass."""
+    """Return the gradients of complex tensors, which convolution_backward rejects, by autograd of the forward pass."""
     again = torch.is_grad_enabled()
     with torch.enable_grad():
         y = torch_operators(x, kernel, None, spec)
         leaves = [tensor for tensor, want in zip((x, kernel), wanted, strict=True) if want]
-        found = iter(torch.autograd.grad(y, leaves, grad, create_graph=again))
-    by_x, by_kernel = (next(found) if want else None for want in wanted)
+        results = iter(torch.autograd.grad(y, leaves, grad, create_graph=again))
+    by_x, by_kernel = (next(results) if want else None for want in wanted)
     return by_x, by_kernel

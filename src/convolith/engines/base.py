@@ -14,11 +14,11 @@ from convolith.tensors import from_working, to_working
 from convolith.work import Work
 
 NEEDS_KERNEL = "depends on the kernel's values: plan with kernel="
-"""Reason of an engine that cannot decide before it has seen the kernel."""
+"""Refusal reason of an engine that needs the values of the kernel to decide."""
 
 
 class Engine(Protocol):
-    """One algorithm: a module or an object with these functions. It estimates its own cost; the planner compares."""
+    """One algorithm: a module or an object with these functions. Engines estimate their cost; the planner compares."""
 
     @property
     def name(self) -> str:
@@ -46,7 +46,7 @@ class Engine(Protocol):
         """Estimate the time of `prepare` for a new kernel of a known spec."""
 
     def prepare(self, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> Any:
-        """Compute what depends on the kernel alone, once.
+        """Compute everything that depends on the kernel alone, once.
 
         Args:
             spec: the layer.
@@ -80,7 +80,7 @@ def add_bias(y: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
 def deliver(y: torch.Tensor, bias: torch.Tensor | None, spec: ConvSpec, out: torch.Tensor | None) -> torch.Tensor:
     """Finish a result: add the bias, convert to the output dtype, and write to `out` if given.
 
-    Integer sums take their bias after leaving float64, in int64, where it cannot be rounded.
+    Integer sums are converted from float64 to int64 before the bias is added, so that the bias is not rounded.
     """
     if not is_float(spec.out_dtype):
         y = y.to(torch.int64)

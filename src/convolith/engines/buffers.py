@@ -1,8 +1,8 @@
-"""Fresh memory for results: large results are written into memory that earlier ones gave back.
+"""Memory for results: large results reuse the memory of earlier results that were released.
 
-The system takes longer to hand out 64 MB in pages of 4 KB, zeroed, than a small kernel takes to fill them, and torch
-gives freed memory back to it. Here the memory of a large result that nobody refers to any more is kept for the next
-one, up to a bound, and comes in huge pages where the system has them (as NumPy asks for them too).
+The operating system needs longer to provide 64 MB in zeroed pages of 4 KB than a small kernel needs to fill them, and
+torch returns freed memory to the system. This module keeps the memory of large results that are no longer referenced
+for reuse, up to a limit, and requests huge pages where the system supports them (as NumPy does).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from convolith.dtypes import ITEMSIZE
 
 HUGE_PAGE = 1 << 21
 LARGE = 1 << 20
-"""Bytes from which memory is kept; below, the allocator of the process keeps it by itself."""
+"""Bytes from which memory is kept for reuse; the process's allocator keeps smaller blocks itself."""
 MOST_WASTE = 1.3
-"""Times what is needed that huge pages may take."""
+"""Largest ratio of the memory in huge pages to the memory needed."""
 KEPT_BYTES = 1 << 27
-"""What is kept at most: the longest unused goes back to the system first."""
+"""Upper bound on the bytes kept; the least recently used memory is returned to the system first."""
 NUMPY: dict[torch.dtype, Any] = {getattr(torch, name): np.dtype(name) for name in ITEMSIZE if name != "bfloat16"}
-"""The dtypes that NumPy has too; bfloat16 is made of as many bits."""
+"""NumPy dtype of each torch dtype, except bfloat16, which is stored in 16-bit integers."""
 
 
 class Block(NamedTuple):
@@ -39,25 +39,25 @@ class Block(NamedTuple):
     size: int
 
 
-_kept: OrderedDict[int, list[Block]] = OrderedDict()  # by size, the longest unused first
-_lock = RLock()  # a tensor may be collected, and its memory come back, while memory is taken
+_kept: OrderedDict[int, list[Block]] = OrderedDict()  # by size, least recently used first
+_lock = RLock()  # reentrant: garbage collection may return memory inside the locked code
 _total = 0
 _local = local()
 
 
 class _Lent(np.ndarray):
-    """Memory that is given back when the last tensor or view that refers to it is gone."""
+    """Array whose memory is returned for reuse when no tensor or view refers to it any more."""
 
     block: Block
 
     def __del__(self) -> None:
-        block = self.__dict__.get("block")  # views have none
-        if block is not None and _give_back is not None:  # None: the interpreter ends
+        block = self.__dict__.get("block")  # views have no block
+        if block is not None and _give_back is not None:  # None at interpreter exit
             _give_back(block)
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """An uninitialised contiguous tensor."""
+    """Return an uninitialised contiguous tensor."""
     size = prod(shape) * dtype.itemsize
     if size < LARGE or getattr(_local, "plain", False) or not hasattr(mmap, "MAP_ANONYMOUS"):
         return torch.empty(shape, dtype=dtype, device="cpu")
@@ -65,17 +65,17 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     block = _take(size) or _fresh(size)
     array = _Lent(shape, NUMPY.get(dtype, np.uint16), block.memory, block.offset)
     array.block = block
-    made = torch.from_numpy(array)  # the tensor refers to the array while it lives
-    return made if dtype in NUMPY else made.view(dtype)
+    tensor = torch.from_numpy(array)  # the tensor refers to the array while it lives
+    return tensor if dtype in NUMPY else tensor.view(dtype)
 
 
 def empty_array(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An uninitialised array of torch's memory, which its profiler knows."""
+    """Return an uninitialised array in memory allocated by torch, which torch's profiler records."""
     return torch.empty(shape, dtype=getattr(torch, np.dtype(dtype).name), device="cpu").numpy()
 
 
 def bytes_for(size: int) -> int:
-    """What is taken for so many: whole pages, and huge ones where that wastes little."""
+    """Return the bytes to allocate for a size: whole pages, and huge pages where they waste little."""
     if size < LARGE:
         return size
     huge = -(-size // HUGE_PAGE) * HUGE_PAGE
@@ -84,7 +84,7 @@ def bytes_for(size: int) -> int:
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """While inside, results of this thread come from torch's allocator, which tells its profiler of them."""
+    """Allocate this thread's results with torch's allocator inside the context, so that its profiler records them."""
     _local.plain = True
     try:
         yield
@@ -93,22 +93,22 @@ def plain() -> Iterator[None]:
 
 
 def _fresh(size: int) -> Block:
-    """Memory from the system, private to this process and its children; whole huge pages begin where those do."""
+    """Allocate memory private to this process and its children; whole huge pages are aligned to their size."""
     huge = size % HUGE_PAGE == 0 and hasattr(mmap, "MADV_HUGEPAGE")
     try:
         memory = mmap.mmap(-1, size + huge * HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
-        raise MemoryError(f"a result of {size:,} bytes finds no room in memory") from error
+        raise MemoryError(f"cannot allocate {size:,} bytes for a result") from error
     if not huge:
         return Block(memory, 0, size)
     offset = -np.frombuffer(memory, np.uint8).ctypes.data % HUGE_PAGE
-    with suppress(OSError):  # a kernel without them
+    with suppress(OSError):  # an operating system without huge pages
         memory.madvise(mmap.MADV_HUGEPAGE)
     return Block(memory, offset, size)
 
 
 def _take(size: int) -> Block | None:
-    """Memory of exactly this size that was given back, if there is any."""
+    """Return kept memory of exactly this size, or None."""
     global _total
     with _lock:
         blocks = _kept.get(size)
@@ -122,7 +122,7 @@ def _take(size: int) -> Block | None:
 
 
 def give_up() -> None:
-    """Give everything that is kept back to the system."""
+    """Return all kept memory to the system."""
     global _total
     with _lock:
         _kept.clear()
@@ -130,7 +130,7 @@ def give_up() -> None:
 
 
 def _give_back(block: Block) -> None:
-    """Keep memory that nobody refers to; what is too much goes back to the system."""
+    """Keep unreferenced memory for reuse; return the excess over KEPT_BYTES to the system."""
     global _total
     with _lock:
         _kept.setdefault(block.size, []).append(block)
@@ -138,7 +138,7 @@ def _give_back(block: Block) -> None:
         _total += block.size
         while _total > KEPT_BYTES:
             size, blocks = next(iter(_kept.items()))
-            blocks.pop(0)  # unmapped when its array is gone
+            blocks.pop(0)  # unmapped when its array is deleted
             _total -= size
             if not blocks:
                 del _kept[size]

@@ -1,4 +1,4 @@
-"""Leaves out axes that have one place only: an image of one row is a signal."""
+"""Removal of axes that have a single position: an image with one row becomes a signal."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from convolith.spec import ConvSpec
 
 @lru_cache(maxsize=4096)
 def collapsed(spec: ConvSpec) -> ConvSpec:
-    """The spec without axes of one place and one tap; at least one is left. Contiguous arrays need no change."""
-    places = zip(spec.size, spec.extent, spec.padding, strict=True)
-    kept = [axis for axis, (n, e, pair) in enumerate(places) if n > 1 or e > 1 or any(pair)] or [0]
+    """Remove unpadded axes of one position and one tap, but not all axes; contiguous arrays need no copy."""
+    per_axis = zip(spec.size, spec.extent, spec.padding, strict=True)
+    kept = [axis for axis, (n, e, pair) in enumerate(per_axis) if n > 1 or e > 1 or any(pair)] or [0]
     if len(kept) == spec.axes or spec.transposed:
         return spec
     names = ("size", "kernel_size", "stride", "padding", "dilation", "output_padding")

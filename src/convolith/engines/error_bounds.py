@@ -1,4 +1,4 @@
-"""Upper bounds on the errors of engines, and what they are relative to."""
+"""Upper bounds on the errors of engines, and the scale that they are relative to."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def error_scale(spec: ConvSpec, x: torch.Tensor, kernel: torch.Tensor) -> float:
 def direct_sum_bound(spec: ConvSpec) -> float:
     """Estimate the error of a direct sum: half of the worst case of a running sum in the working dtype, and a constant.
 
-    A running sum of n products loses at most u/2 per addition of a partial sum that is n/2 on average; the tests hold
-    engines under this on random data, constant images with box kernels, ramps and alternating signs.
+    A running sum of n products loses at most u/2 per addition of a partial sum that is n/2 on average; the tests check
+    this bound on random data, constant images with box kernels, ramps and alternating signs.
     """
     if not is_float(spec.out_dtype):
         return 0.0

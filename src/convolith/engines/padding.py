@@ -1,4 +1,4 @@
-"""Padding ahead of an engine that cannot pad by itself: any amount, any mode, any dtype."""
+"""Padding for engines that cannot pad themselves: any amount, any mode, any dtype."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from convolith.geometry import Pairs, padding_sources
 
 
 def crop(y: torch.Tensor, padding: Pairs, size: tuple[int, ...]) -> torch.Tensor:
-    """The inverse of padding with zeros: `size` elements per spatial axis, after the pair's first number."""
+    """Undo zero padding: return `size` elements per spatial axis, starting at the first number of each pair."""
     for axis, ((before, _), n) in enumerate(zip(padding, size, strict=True), start=2):
         y = y.narrow(axis, before, n)
     return y
 
 
 def fold_padding(grad: torch.Tensor, padding: Pairs, size: tuple[int, ...], mode: str) -> torch.Tensor:
-    """The adjoint of padding in a mode other than zeros: each border's gradient goes to where its value came from."""
+    """Apply the adjoint of padding in a mode other than zeros: add border gradients to the positions they copied."""
     for axis, (pair, n) in enumerate(zip(padding, size, strict=True), start=2):
         if any(pair):
             sources = torch.from_numpy(padding_sources(n, pair, mode)).to(grad.device)
@@ -25,7 +25,7 @@ def fold_padding(grad: torch.Tensor, padding: Pairs, size: tuple[int, ...], mode
 
 
 def pad(x: torch.Tensor, padding: Pairs, mode: str) -> torch.Tensor:
-    """x, (N, C, *size), padded by a pair per spatial axis; differentiable; x itself where nothing is added."""
+    """Pad x, (N, C, *size), by a pair per spatial axis, differentiably; return x itself if nothing is added."""
     if not any(sum(pair) for pair in padding):
         return x
     if mode == "zeros":

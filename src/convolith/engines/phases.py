@@ -1,9 +1,9 @@
-"""Transposed convolutions as one correlation: every residue of an output's position modulo the stride is a channel.
+"""Transposed convolutions as one correlation: each residue of an output position modulo the stride is a channel.
 
-With `q = m s + r` (a position before cropping, its stride and its phase), the sum over `p s + t d = q` of
+With `q = m s + r` (an output position before cropping, the stride s and the phase r), the sum over `p s + t d = q` of
 `k[c, o, t] x[c, p]` is a correlation of x with the taps `u = j s + r` of the dilated kernel, reversed:
-`sum over j of k'[c, o, j s + r] x[c, m - j]`. The phases are computed as channels by the fastest engine that takes
-them, and interleaved. At stride 1 there is one phase, and nothing to interleave.
+`sum over j of k'[c, o, j s + r] x[c, m - j]`. The fastest engine that accepts them computes the phases as
+channels; then they are interleaved. At stride 1 there is a single phase and no interleaving.
 
 This is the polyphase form of an interpolating filter (P. P. Vaidyanathan, "Multirate Systems and Filter Banks", 1993).
 """
@@ -39,24 +39,24 @@ INNER: tuple[Engine, ...] = (
     aten.channels_last,
     fft,
 )
-"""The engines that may compute the phases."""
+"""Engines that may compute the phases."""
 INTERLEAVING_PASSES = 4
-"""Times that the result is read or written while phases are interleaved and cropped."""
+"""Number of times that the result is read or written while the phases are interleaved and cropped."""
 INTERLEAVING_CALLS = 2.0
-"""The calls that this takes."""
+"""Fixed overhead of interleaving, in units of `MachineLimits.call_seconds`."""
 MOST_PHASES = 64
-"""Phases beyond which the kernel's padding to whole strides outweighs everything."""
+"""Largest number of phases; beyond it, padding the kernel to whole strides dominates the cost."""
 
 
 class Layout(NamedTuple):
-    """The correlation that computes the phases, and where the result begins in what they make together."""
+    """Correlation that computes the phases, and the start of the result in the interleaved phases."""
 
     spec: ConvSpec
     start: tuple[int, ...]
 
 
 class State(NamedTuple):
-    """The layer, its phases, the engine that computes them, and that engine's state."""
+    """Layer, its phases, the engine that computes them, and the state of that engine."""
 
     spec: ConvSpec
     layout: Layout
@@ -65,7 +65,7 @@ class State(NamedTuple):
 
 
 def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
-    """Transposed convolutions of real floats."""
+    """Return a reason for all but transposed convolutions of real floats with few phases."""
     if not spec.transposed:
         return "not transposed"
     if not is_float(spec.dtype) or spec.dtype != spec.kernel_dtype or spec.dtype in COMPLEX:
@@ -77,16 +77,16 @@ def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
 
 @lru_cache(maxsize=1024)
 def layout(spec: ConvSpec) -> Layout:
-    """The correlation of the phases."""
+    """Return the correlation that computes the phases."""
     taps, padding, start = [], [], []
     axes_of = zip(spec.extent, spec.kernel_size, spec.stride, spec.size, spec.padding, spec.output_size, strict=True)
     for extent, kernel_size, stride, size, (before, _), length in axes_of:
-        reach = -(-extent // stride) - 1  # how many steps back the first tap of a phase lies
+        reach = -(-extent // stride) - 1  # number of earlier input positions that a phase reads
         taps.append(kernel_size if stride == 1 else reach + 1)
         first, last = before // stride, -(-(before + length) // stride)
         lead = max(reach - first, 0)
         padding.append((lead, max(last - size, 0)))
-        start.append(before - stride * (reach - lead))  # the phases' first step is reach - lead
+        start.append(before - stride * (reach - lead))  # the first step that is computed is reach - lead
     spec_of_phases = ConvSpec(
         batch=spec.batch,
         in_channels=spec.in_channels,
@@ -104,42 +104,42 @@ def layout(spec: ConvSpec) -> Layout:
 
 @lru_cache(maxsize=1024)
 def engine_of(spec: ConvSpec) -> Engine:
-    """The engine that computes the phases: by the machine's defaults, so that it is the same for plan and state."""
+    """Return the engine that computes the phases, chosen by default machine limits so that plan and state agree."""
     inner = layout(spec).spec
     fit = [engine for engine in INNER if engine.refuse(inner) is None]
     return min(fit, key=lambda engine: engine.seconds(inner, MachineLimits()))
 
 
 def _interleaves(spec: ConvSpec) -> bool:
-    """Whether the result has to be copied together."""
+    """Return whether the phases must be interleaved or cropped, which copies the result."""
     return prod(spec.stride) > 1 or layout(spec).spec.output_size != spec.output_size
 
 
 def keeps_nonfinite_local(spec: ConvSpec) -> bool:
-    """It does not: the kernel is padded to whole strides, and an infinity times such a zero is not a number."""
+    """Return False: the kernel is zero-padded to whole strides, and infinity times zero is NaN."""
     return False
 
 
 def note(spec: ConvSpec) -> str:
-    """The phases and their engine."""
+    """Describe the number of phases and the engine that computes them."""
     count = prod(spec.stride)
     return f"{count} phase{'s' * (count > 1)} by {engine_of(spec).name}; may spread NaN and infinity"
 
 
 def work(spec: ConvSpec) -> Work:
-    """What the engine of the phases does, and the copies."""
+    """Count the work of the engine that computes the phases, and the copies."""
     inner = engine_of(spec).work(layout(spec).spec)
-    made, whole = inner.memory.forward, layer_work(spec).memory.forward
-    copied = INTERLEAVING_PASSES * whole.output if _interleaves(spec) else 0
+    inner_memory, memory = inner.memory.forward, layer_work(spec).memory.forward
+    copied = INTERLEAVING_PASSES * memory.output if _interleaves(spec) else 0
     forward = replace(inner.forward, bytes=inner.forward.bytes + copied)
-    workspace = made.workspace + (made.output + whole.output if copied else 0)
-    prepared = made.prepared or prod(layout(spec).spec.kernel_shape) * ITEMSIZE[spec.dtype]
-    terms = ForwardMemory(whole.input, whole.parameters, whole.output, workspace, prepared)
+    workspace = inner_memory.workspace + (inner_memory.output + memory.output if copied else 0)
+    prepared = inner_memory.prepared or prod(layout(spec).spec.kernel_shape) * ITEMSIZE[spec.dtype]
+    terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace, prepared)
     return Work(forward=forward, memory=Memory(terms))
 
 
 def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
-    """The engine's own estimate, and the copies."""
+    """Estimate the time of the engine that computes the phases, and of the copies."""
     needed = engine_of(spec).seconds(layout(spec).spec, limits)
     if not _interleaves(spec):
         return needed
@@ -148,28 +148,28 @@ def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
 
 
 def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
-    """The bound of the engine that computes the phases."""
+    """Return the bound of the engine that computes the phases."""
     return engine_of(spec).error_bound(layout(spec).spec)
 
 
 def prepare_seconds(spec: ConvSpec, limits: MachineLimits) -> float:
-    """Return what sorting the taps by phase takes, and the engine of the phases with them."""
+    """Estimate the time to sort the taps by phase and to prepare the engine that computes the phases."""
     inner = layout(spec).spec
     copied = 4 * prod(inner.kernel_shape) * ITEMSIZE[spec.kernel_dtype]
     return 4 * limits.call_seconds + limits.moving_seconds(copied) + engine_of(spec).prepare_seconds(inner, limits)
 
 
 def prepare(spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
-    """Prepare the kernels of the phases by their engine.
+    """Prepare the kernels of the phases with the engine that computes them.
 
-    A transposed convolution is the adjoint of a correlation with the very same kernel: `adjoint` changes nothing.
+    A transposed convolution is the adjoint of a correlation with the same kernel, so `adjoint` has no effect.
     """
-    found, engine = layout(spec), engine_of(spec)
-    return State(spec, found, engine, engine.prepare(found.spec, phase_kernels(spec, kernel)))
+    phases, engine = layout(spec), engine_of(spec)
+    return State(spec, phases, engine, engine.prepare(phases.spec, phase_kernels(spec, kernel)))
 
 
 def phase_kernels(spec: ConvSpec, kernel: torch.Tensor) -> torch.Tensor:
-    """The taps of each phase, reversed: (out_channels * phases, in_channels/groups, *taps)."""
+    """Return the reversed taps of each phase: (out_channels * phases, in_channels/groups, *taps)."""
     taps = layout(spec).spec.kernel_size
     whole = kernel.new_zeros((*kernel.shape[:2], *(n * s for n, s in zip(taps, spec.stride, strict=True))))
     steps = tuple(slice(0, e if s > 1 else None, d if s > 1 else 1) for e, s, d in _spacing(spec))
@@ -183,23 +183,23 @@ def phase_kernels(spec: ConvSpec, kernel: torch.Tensor) -> torch.Tensor:
 
 
 def _spacing(spec: ConvSpec) -> zip[tuple[int, int, int]]:
-    """Extent, stride and dilation of each axis."""
+    """Return the extent, stride and dilation of each axis."""
     return zip(spec.extent, spec.stride, spec.dilation, strict=True)
 
 
 def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None) -> torch.Tensor:
-    """The phases as channels, interleaved and cropped."""
-    spec, found, engine, inner = state
+    """Compute the phases as channels, interleave and crop them."""
+    spec, phases, engine, inner = state
     if not _interleaves(spec):
         return engine.apply(inner, x, bias, out)
     y = engine.apply(inner, x, None if bias is None else bias.repeat_interleave(prod(spec.stride)))
     axes = spec.axes
-    y = y.reshape(spec.batch, spec.out_channels, *spec.stride, *found.spec.output_size)
+    y = y.reshape(spec.batch, spec.out_channels, *spec.stride, *phases.spec.output_size)
     order = [place for axis in range(axes) for place in (2 + axes + axis, 2 + axis)]
     y = y.permute(0, 1, *order)
     y = y.reshape(
-        spec.batch, spec.out_channels, *(n * s for n, s in zip(found.spec.output_size, spec.stride, strict=True))
+        spec.batch, spec.out_channels, *(n * s for n, s in zip(phases.spec.output_size, spec.stride, strict=True))
     )
-    for axis, (start, length) in enumerate(zip(found.start, spec.output_size, strict=True), start=2):
+    for axis, (start, length) in enumerate(zip(phases.start, spec.output_size, strict=True), start=2):
         y = y.narrow(axis, start, length)
     return y.contiguous() if out is None else out.copy_(y)

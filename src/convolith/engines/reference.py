@@ -1,4 +1,4 @@
-"""The oracle: shifted slices summed tap by tap in NumPy, in float64, complex128, int64 or uint64; every option."""
+"""Reference engine for all options: sums shifted slices in NumPy, in float64, complex128, int64 or uint64."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 name = "reference"
 
 PRODUCTS_PER_SECOND = 2e8
-"""Of the oracle, which is made to be read."""
+"""Product rate of the reference engine, which is written for readability."""
 
 
 class State(NamedTuple):
-    """The spec, and the kernel in the widest dtype."""
+    """Spec, and the kernel in the widest dtype."""
 
     spec: ConvSpec
     kernel: np.ndarray
 
 
 def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
-    """Nothing is refused."""
+    """Return None, since every option is supported."""
     return None
 
 
 def keeps_nonfinite_local(spec: ConvSpec) -> bool:
-    """It does."""
+    """Return True."""
     return True
 
 
 def note(spec: ConvSpec) -> str:
-    """The dtype that it computes in."""
+    """Describe the dtype of the computation."""
     return f"in {wide_dtype(spec)}, tap by tap"
 
 
 def wide_dtype(spec: ConvSpec) -> str:
-    """The dtype that everything is computed in."""
+    """Return the dtype of the computation."""
     if spec.out_dtype in COMPLEX:
         return "complex128"
     return "float64" if is_float(spec.out_dtype) else spec.out_dtype
 
 
 def work(spec: ConvSpec) -> Work:
-    """The layer's products; each tap copies a slice of the widened input, and adds to the widened output."""
+    """Count the layer's products; each tap copies a slice of the widened input and adds to the widened output."""
     layer = layer_work(spec)
     memory, item = layer.memory.forward, np.dtype(wide_dtype(spec)).itemsize
     inputs = spec.batch * spec.in_channels * item * prod(padded_size(spec))
@@ -66,13 +66,13 @@ def work(spec: ConvSpec) -> Work:
 
 
 def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
-    """One pass over the outputs for every tap, by NumPy."""
+    """Estimate the time of one NumPy pass over the outputs per tap."""
     forward = work(spec).forward
     return limits.call_seconds * spec.taps + forward.multiplications / PRODUCTS_PER_SECOND
 
 
 def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
-    """The rounding of the result to its dtype, and the float64 sum; the rounding to a half type is left out."""
+    """Bound the errors of the float64 sum and of rounding the result, except rounding to a half type."""
     if not is_float(spec.out_dtype):
         return 0.0
     rounding = half_ulp(spec.out_dtype) if spec.out_dtype in ("float32", "complex64") else 0.0
@@ -80,20 +80,20 @@ def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
 
 
 def prepare_seconds(spec: ConvSpec, limits: MachineLimits) -> float:
-    """The kernel's conversion."""
+    """Estimate the time to convert the kernel."""
     return limits.moving_seconds(16 * prod(spec.kernel_shape))
 
 
 def prepare(spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
-    """The kernel, widened."""
+    """Convert the kernel to the widest dtype."""
     return State(spec, widen(turned(spec, kernel) if adjoint else kernel, spec))
 
 
 def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Sum the taps."""
+    """Sum the taps, and add the bias."""
     spec, kernel = state
     run = scatter_taps if spec.transposed else gather_taps
-    # A NaN or an infinity in x is an answer, not an accident; so is an integer that wraps around.
+    # NaN, infinity and integer overflow are valid results.
     with np.errstate(invalid="ignore", over="ignore"):
         y = run(widen(x, spec), kernel, spec)
         if bias is not None:
@@ -106,7 +106,7 @@ def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.T
 
 
 def widen(tensor: torch.Tensor, spec: ConvSpec) -> np.ndarray:
-    """The values as a NumPy array of the widest dtype; integers modulo 2^64."""
+    """Convert a tensor to a NumPy array of the widest dtype; integers modulo 2^64."""
     name = wide_dtype(spec)
     if not is_float(name):
         array: np.ndarray = tensor.numpy().astype(name)
@@ -116,38 +116,38 @@ def widen(tensor: torch.Tensor, spec: ConvSpec) -> np.ndarray:
 
 
 def padded_size(spec: ConvSpec) -> tuple[int, ...]:
-    """Spatial size of the padded input."""
+    """Return the spatial size of the padded input."""
     if spec.transposed:
         return spec.size
     return tuple(n + sum(pair) for n, pair in zip(spec.size, spec.padding, strict=True))
 
 
 def uncropped_size(spec: ConvSpec) -> tuple[int, ...]:
-    """Spatial size of the result before a transposed convolution's padding is cropped off."""
+    """Return the spatial size of the result before a transposed convolution's padding is cropped."""
     if not spec.transposed:
         return spec.output_size
     return tuple(n + sum(pair) for n, pair in zip(spec.output_size, spec.padding, strict=True))
 
 
 def tap_slices(spec: ConvSpec, taps: tuple[int, ...], counts: tuple[int, ...]) -> tuple[slice, ...]:
-    """The positions that one tap meets, `counts` of them along each axis, a stride apart."""
+    """Return slices of the positions that one tap reads (transposed: writes), `counts` per axis, strided."""
     axes_of = zip(taps, spec.dilation, spec.stride, counts, strict=True)
     every = slice(None)  # all images, all channels
     return (every, every, *(slice(t * d, t * d + s * (n - 1) + 1, s) for t, d, s, n in axes_of))
 
 
 def tap_matrix(grouped: np.ndarray, taps: tuple[int, ...]) -> np.ndarray:
-    """The weights of one tap: (groups, rows, columns)."""
+    """Return the weights of one tap: (groups, rows, columns)."""
     return grouped.reshape(*grouped.shape[:3], -1)[..., np.ravel_multi_index(taps, grouped.shape[3:])]
 
 
 def gather_taps(x: np.ndarray, kernel: np.ndarray, spec: ConvSpec) -> np.ndarray:
-    """Y = sum over taps of k[tap] @ x shifted by the tap, group by group."""
+    """Compute y = sum over taps of k[tap] @ (x shifted by the tap), for each group."""
     modes = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
     x = np.pad(x, [(0, 0), (0, 0), *spec.padding], mode=modes[spec.padding_mode])  # type: ignore[call-overload]  # one of four literals
     grouped = kernel.reshape(spec.groups, -1, *kernel.shape[1:])  # (groups, out/groups, in/groups, *kernel_size)
     y = np.zeros((spec.batch, spec.groups, grouped.shape[1], prod(spec.output_size)), x.dtype)
-    times = np.multiply if grouped.shape[2] == 1 else np.matmul  # the same products, without a call for each group
+    times = np.multiply if grouped.shape[2] == 1 else np.matmul  # equal products without a matrix call per group
     for taps in product(*map(range, spec.kernel_size)):
         shifted = x[tap_slices(spec, taps, spec.output_size)]
         y += times(tap_matrix(grouped, taps), shifted.reshape(spec.batch, spec.groups, grouped.shape[2], y.shape[-1]))
@@ -155,12 +155,12 @@ def gather_taps(x: np.ndarray, kernel: np.ndarray, spec: ConvSpec) -> np.ndarray
 
 
 def scatter_taps(x: np.ndarray, kernel: np.ndarray, spec: ConvSpec) -> np.ndarray:
-    """The adjoint: every input adds k[tap] times itself to the output a tap away; then the padding is cropped off."""
+    """Compute the adjoint: add k[tap] times each input to the output shifted by the tap, then crop the padding."""
     grouped = kernel.reshape(spec.groups, -1, *kernel.shape[1:])  # (groups, in/groups, out/groups, *kernel_size)
     x = x.reshape(spec.batch, spec.groups, grouped.shape[1], prod(spec.size))
     full = np.zeros((spec.batch, spec.out_channels, *uncropped_size(spec)), x.dtype)
     for taps in product(*map(range, spec.kernel_size)):
         part = np.swapaxes(tap_matrix(grouped, taps), -1, -2) @ x
         full[tap_slices(spec, taps, spec.size)] += part.reshape(spec.batch, spec.out_channels, *spec.size)
-    kept = [slice(before, before + n) for (before, _), n in zip(spec.padding, spec.output_size, strict=True)]
-    return np.ascontiguousarray(full[:, :, *kept])
+    inner = [slice(before, before + n) for (before, _), n in zip(spec.padding, spec.output_size, strict=True)]
+    return np.ascontiguousarray(full[:, :, *inner])

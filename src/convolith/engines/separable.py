@@ -1,7 +1,7 @@
-"""Kernels of low rank as columns and rows: `k = sum over r of column_r row_r'`, by the singular value decomposition.
+"""Low-rank kernels as column and row passes: `k = sum over r of column_r row_r'`, by singular value decomposition.
 
-A kernel of rank r and n x m taps takes r (n + m) products instead of n m: a Gaussian has rank one. What the
-decomposition drops is in the error bound, so that other kernels are refused. Both passes are direct sums.
+A kernel of rank r with n x m taps takes r (n + m) products instead of n m; a Gaussian has rank one. The error bound
+includes the truncation of the decomposition; kernels of high rank are refused. Both passes are direct sums.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 name = "separable"
 
 DROPPED = {"float32": 1e-6, "float64": 2e-15}
-"""What the decomposition may leave out, relative to the sum of |k|: below what any class admits."""
+"""Upper bound on the truncation error, relative to the sum of |k|: below the tolerance of every accuracy class."""
 MOST_BETWEEN = 1 << 25
-"""Bytes that may lie between the passes beside one output: terms beyond the first one."""
+"""Upper bound on the bytes between the passes, not counting the first term."""
 DECOMPOSITION_STEPS, DECOMPOSITION_SECONDS = 200, 1e-5
-"""Products for each tap and each term of a decomposition, and what any decomposition takes."""
+"""Products per tap and singular value of a decomposition, and the fixed time of a decomposition in seconds."""
 RANK_ONE = 1
-"""The rank that is assumed where no kernel is given to count with."""
+"""Rank assumed by estimates, which do not know the kernel."""
 
 
 class State(NamedTuple):
-    """The two passes, ready."""
+    """Prepared states of the two passes."""
 
     columns: direct.State
     rows: direct.State
 
 
 class Factors(NamedTuple):
-    """A kernel's columns, (channels * rank, 1, height, 1), and its rows, (channels, rank, 1, width)."""
+    """Columns of a kernel, (channels * rank, 1, height, 1), and its rows, (channels, rank, 1, width)."""
 
     columns: torch.Tensor
     rows: torch.Tensor
 
     @property
     def rank(self) -> int:
-        """Terms of the sum, the same for every channel."""
+        """Number of terms of the sum, equal for all channels."""
         return self.rows.shape[1]
 
 
 def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
-    """Kernels on two axes, one channel each, of a rank low enough to save products."""
+    """Return a reason for all but 2-D kernels of one channel per group whose rank is low enough to save products."""
     if spec.axes != 2 or min(spec.kernel_size) < 2:
-        return "not a kernel on two axes"
+        return "not a 2-D kernel with at least 2 taps per axis"
     if spec.in_channels > spec.groups or spec.out_channels > spec.groups or spec.transposed:
         return "channels meet" if not spec.transposed else "transposed"
     if spec.dtype != spec.kernel_dtype or spec.dtype not in DROPPED:
@@ -69,12 +69,12 @@ def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
     if rank * sum(spec.kernel_size) >= spec.taps:
         return f"rank {rank}: no fewer products"
     if (rank - 1) * prod(spec.output_shape) * ITEMSIZE[spec.dtype] > MOST_BETWEEN:
-        return f"rank {rank}: too much memory between its passes"
+        return f"rank {rank}: the result of its first pass takes too much memory"
     return None
 
 
 def factors(kernel: torch.Tensor) -> Factors:
-    """The singular value decomposition of every channel's kernel, as short as what may be dropped allows."""
+    """Decompose every channel's kernel by SVD, with the smallest rank whose truncation error is within DROPPED."""
     planes = kernel[:, 0].double()
     left, values, right = torch.linalg.svd(planes, full_matrices=False)
     size = planes.abs().sum((1, 2))
@@ -90,7 +90,7 @@ def factors(kernel: torch.Tensor) -> Factors:
 
 @lru_cache(maxsize=1024)
 def passes(spec: ConvSpec, rank: int) -> tuple[ConvSpec, ConvSpec]:
-    """The specs of the pass down the columns, one output for each term, and of the pass along the rows, which adds."""
+    """Return the specs of the column pass, with an output channel per term, and of the row pass, which sums terms."""
     down = replace(
         spec,
         out_channels=spec.out_channels * rank,
@@ -113,17 +113,17 @@ def passes(spec: ConvSpec, rank: int) -> tuple[ConvSpec, ConvSpec]:
 
 
 def keeps_nonfinite_local(spec: ConvSpec) -> bool:
-    """It does not: an infinity times a zero of a factor is not a number."""
+    """Return False: infinity times a zero of a factor is NaN."""
     return False
 
 
 def note(spec: ConvSpec) -> str:
-    """How it goes about it."""
+    """Describe the two passes."""
     return "columns, then rows; may spread NaN and infinity"
 
 
 def work(spec: ConvSpec) -> Work:
-    """Both passes at rank one, and what lies between them."""
+    """Count both passes at rank one, and the memory between them."""
     down, along = passes(spec, RANK_ONE)
     first, second = direct.work(down), direct.work(along)
     between = prod(down.output_shape) * ITEMSIZE[spec.dtype]
@@ -132,39 +132,39 @@ def work(spec: ConvSpec) -> Work:
         first.forward.additions + second.forward.additions,
         first.forward.bytes + second.forward.bytes,
     )
-    given, made = first.memory.forward, second.memory.forward
-    workspace = between + max(given.workspace, made.workspace)
-    factors_bytes = given.parameters + made.parameters
+    columns, rows = first.memory.forward, second.memory.forward
+    workspace = between + max(columns.workspace, rows.workspace)
+    factors_bytes = columns.parameters + rows.parameters
     parameters = layer_work(spec).memory.forward.parameters
-    terms = ForwardMemory(given.input, parameters, made.output, workspace, factors_bytes)
+    terms = ForwardMemory(columns.input, parameters, rows.output, workspace, factors_bytes)
     return Work(forward=forward, memory=Memory(terms))
 
 
 def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
-    """Of both passes."""
+    """Estimate the time of both passes at rank one."""
     return sum(direct.seconds(part, limits) for part in passes(spec, RANK_ONE))
 
 
 def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
-    """Of both passes, the rounding of the factors, and what was dropped."""
+    """Bound the errors of both passes, of rounding the factors and of the truncation."""
     first, second = (direct.error_bound(part) for part in passes(spec, RANK_ONE))
     return 2 * (first + second) + 4 * half_ulp(spec.dtype) + DROPPED[spec.dtype]
 
 
 def prepare_seconds(spec: ConvSpec, limits: MachineLimits) -> float:
-    """Of the decompositions, a few tens of operations for each product of two sides."""
+    """Estimate the time of the decompositions of all channels."""
     height, width = spec.kernel_size
     steps = spec.groups * height * width * min(height, width) * DECOMPOSITION_STEPS
     return DECOMPOSITION_SECONDS * spec.groups + steps / limits.float64_products_per_second
 
 
 def prepare(spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
-    """The factors, and both passes made ready."""
-    found = factors(turned(spec, kernel) if adjoint else kernel)
-    down, along = passes(spec, found.rank)
-    return State(direct.prepare(down, found.columns), direct.prepare(along, found.rows))
+    """Decompose the kernel, and prepare both passes."""
+    low_rank = factors(turned(spec, kernel) if adjoint else kernel)
+    down, along = passes(spec, low_rank.rank)
+    return State(direct.prepare(down, low_rank.columns), direct.prepare(along, low_rank.rows))
 
 
 def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Down the columns, then along the rows."""
+    """Apply the column pass, then the row pass."""
     return direct.apply(state.rows, direct.apply(state.columns, x, None), bias, out)

@@ -1,4 +1,4 @@
-"""Which kernel turned X into Y."""
+"""Estimation of the kernel that maps x to y."""
 
 from convolith.fitting.gram import Gram
 from convolith.fitting.kernel_fit import fit

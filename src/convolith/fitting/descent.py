@@ -1,7 +1,7 @@
-"""Kernels learned step by step: the chapter's loop, which learns what a closed form knows, and torch's optimisers.
+"""Kernels fitted by iteration: the textbook loop of gradient descent, and torch's optimisers.
 
-Where what is minimised is no sum of squares there is no closed form, and they are the tool: Huber's loss, which lets
-single pixels be far off, and the likelihood of counted photons.
+The optimisers are meant for losses that are not sums of squares and so have no closed form: Huber's loss, which
+tolerates outlying pixels, and the likelihood of photon counts.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from convolith.fitting.gram import Gram
 from convolith.report.progress import track
 
 SAFE_SHARE = 0.9
-"""The share of the largest stable learning rate that is chosen or recommended."""
+"""Fraction of the largest stable learning rate that is chosen or recommended."""
 BLOWN_UP = 1e3
-"""A loss this many times the first one is taken for divergence at once."""
+"""Rise of the loss, as a multiple of the first loss, that counts as divergence at once."""
 NOISE_FLOOR = 1e-24
-"""The share of the first loss below which a rise is rounding, not divergence (two float64 roundings, squared)."""
+"""Fraction of the first loss below which a rise is rounding, not divergence (two float64 roundings, squared)."""
 
 Callback = Callable[[int, float, np.ndarray], Any]
 
@@ -37,20 +37,20 @@ OPTIMIZERS: dict[str, Callable[[Any, float], torch.optim.Optimizer]] = {
         parameters,
         lr=rate,
         max_iter=1,
-        max_eval=50,  # of a line search: torch allows for one if iterations are few
+        max_eval=50,  # evaluations per line search; torch's default for max_iter=1 is one
         tolerance_grad=0,
         tolerance_change=0,
         line_search_fn="strong_wolfe",
     ),
 }
-"""By the method's name; each step of theirs is one step here."""
+"""Optimisers by the name of the method; one step of an optimiser is one step of `descend`."""
 LOSSES = ("squares", "huber", "poisson")
 ADAM_SHARE = 0.05
-"""Of the largest first weight: Adam's rate, which is about how far a weight moves at a step."""
+"""Learning rate of Adam, relative to the largest initial weight: about the distance a weight moves per step."""
 
 
 class Descent(NamedTuple):
-    """Coefficients (unknowns, out_channels), their sum of squares, the loss before each step, and the rate."""
+    """Coefficients (unknowns, out_channels), sum of squared residuals, the loss before each step, and the rate."""
 
     coefficients: np.ndarray
     squares: float
@@ -59,14 +59,14 @@ class Descent(NamedTuple):
 
 
 class Goal(NamedTuple):
-    """What is minimised: a loss by name, Huber's delta in the units of y (or 0), and a ridge."""
+    """Objective to minimise: a loss by name, Huber's delta in the units of y (or 0), and a ridge."""
 
     loss: str = "squares"
     delta: float = 0.0
     ridge: float = 0.0
 
     def of(self, predicted: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """The loss of each pixel."""
+        """Return the loss of each pixel."""
         if self.loss == "huber":
             return 2 * torch.nn.functional.huber_loss(predicted, y, reduction="none", delta=self.delta)
         if self.loss == "poisson":
@@ -87,17 +87,17 @@ def descend(
     callback: Callback | None,
     progress: bool,
 ) -> Descent:
-    """Take the steps.
+    """Minimise an objective step by step.
 
-    Of squares the loss is `sum of w (correlate(x, kernel) + offset - y)^2 + ridge |kernel|^2`. Plain descent subtracts
-    the learning rate times its gradient, and converges if and only if the rate is below 1/lambda_max of the normal
-    matrix; so does Huber's, whose loss is nowhere steeper. For counts, kernel and offset are exponentials of what is
-    learned.
+    For squares, the loss is `sum of w (correlate(x, kernel) + offset - y)^2 + ridge |kernel|^2`. Gradient descent
+    subtracts the learning rate times its gradient, and converges if and only if the rate is below 1/lambda_max of the
+    normal matrix; Huber's loss converges there too, since its curvature is nowhere larger. For counts, kernel and
+    offset are exponentials of the parameters.
 
     Args:
         problem: the equations.
-        largest: lambda_max, with the ridge: see `steepest`.
-        goal: what is minimised.
+        largest: lambda_max of the normal matrix plus ridge; see `steepest`.
+        goal: the objective.
         method: one of OPTIMIZERS.
     """
     spec, counts = problem.spec, goal.loss == "poisson"
@@ -110,11 +110,11 @@ def descend(
         x, y = torch.from_numpy(problem.padded), torch.from_numpy(problem.y)
         weights = torch.from_numpy(problem.weights)[:, None]
 
-        def found() -> list[torch.Tensor]:
+        def current() -> list[torch.Tensor]:
             return [p.exp() if counts else p for p in parameters]
 
         def total() -> tuple[torch.Tensor, torch.Tensor]:
-            values = found()
+            values = current()
             predicted = correlate(x, *values, stride=spec.stride, dilation=spec.dilation)
             loss = (weights * goal.of(predicted, y)).sum() + goal.ridge * (values[0] ** 2).sum()
             return loss, (weights * (predicted - y) ** 2).sum()
@@ -130,13 +130,13 @@ def descend(
             if blown_up(losses):
                 raise diverged(method, largest, rate, losses)
             if callback is not None:
-                callback(step, losses[-1], found()[0].detach().numpy().copy())
+                callback(step, losses[-1], current()[0].detach().numpy().copy())
         last, squares = (value.item() for value in total())
-    reached = [*losses, last]
-    rises = reached[-1] > 2 * min(reached) + NOISE_FLOOR * abs(reached[0])
-    if blown_up(reached) or (method == "gd" and not counts and rises and rate * largest > 1):
-        raise diverged(method, largest, rate, reached)
-    columns = [value.detach().reshape(spec.out_channels, -1) for value in found()]
+    all_losses = [*losses, last]
+    rises = all_losses[-1] > 2 * min(all_losses) + NOISE_FLOOR * abs(all_losses[0])
+    if blown_up(all_losses) or (method == "gd" and not counts and rises and rate * largest > 1):
+        raise diverged(method, largest, rate, all_losses)
+    columns = [value.detach().reshape(spec.out_channels, -1) for value in current()]
     return Descent(torch.cat(columns, dim=1).T.numpy(), squares, losses, rate)
 
 
@@ -153,7 +153,7 @@ def _rate(method: str, goal: Goal, largest: float, bound: float) -> float:
 
 
 def _first(problem: Problem, bound: float, seed: int, *, counts: bool) -> list[torch.Tensor]:
-    """What the steps begin with: drawn weights and no offset; for counts, logarithms of what gives y's mean."""
+    """Return initial parameters: random weights and zero offset; for counts, logarithms that predict about y's mean."""
     spec = problem.spec
     shape = (spec.out_channels, spec.in_channels, *spec.kernel_size)
     drawn = torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64, device="cpu")
@@ -166,19 +166,19 @@ def _first(problem: Problem, bound: float, seed: int, *, counts: bool) -> list[t
 
 
 def blown_up(losses: list[float]) -> bool:
-    """Whether the last loss is no number any more, or far above the first."""
+    """Return whether the last loss is not finite, or far above the first."""
     return not isfinite(losses[-1]) or losses[-1] > losses[0] + BLOWN_UP * abs(losses[0])
 
 
 def steepest(gram: Gram, ridge: float, *, offset: bool) -> float:
-    """The largest eigenvalue of the normal matrix (with the ridge): 1 over it is where descent stops converging."""
+    """Return the largest eigenvalue of the normal matrix plus ridge; descent converges at rates below 1 over it."""
     columns = gram.windows + offset
     matrix = gram.moments[:columns, :columns]
     return float(max(np.linalg.eigvalsh(matrix)[-1] + ridge, np.finfo(float).tiny))
 
 
 def diverged(method: str, steepest: float, rate: float, losses: list[float]) -> ConvolithError:
-    """The refusal that names a rate which converges."""
+    """Return the error for a descent that diverges, with a smaller learning rate to use instead."""
     largest = 1 / steepest
     if method != "gd":
         return ConvolithError(

@@ -1,4 +1,4 @@
-"""`Gram`: what least squares needs to know of any amount of data, in a state that adds up."""
+"""`Gram`: an accumulator of the normal equations, for data in chunks whose partial results can be merged."""
 
 from __future__ import annotations
 
@@ -23,26 +23,27 @@ from convolith.spec import ConvSpec
 
 
 class Gram(NormalEquations):
-    """Sums over the equations `y = correlate(x, kernel) + offset` of products of every two of their columns.
+    """Accumulator of the normal equations of `y = correlate(x, kernel) + offset`.
 
-    An equation, for one pixel of y, has the columns [window of x, known, pixel of y], and what is known is 1. The state
-    is the matrix of their products, which is all that least squares depends on: kernels of this size and of every
-    smaller one, with an offset
-    or without, with any penalty, come from it without the data being read again. States of other data of the same
-    geometry are added by `merge`; however the data are cut up, the state comes out the same (to 1e-12).
+    Each pixel of y gives one equation, with the columns [window of x, known, pixel of y], where known is 1. The state
+    is the matrix of sums of products of every two columns, which is all that least squares depends on: kernels of this
+    size and of every smaller size, with or without an offset, with any penalty, are solved from it without reading the
+    data again. `merge` adds states of other data of the same geometry; the result does not depend on how the data are
+    split (to 1e-12).
 
-    The windows are not formed: their products depend on lags but for the borders (see `lags`), so that an image of N
-    pixels takes `O(N log N)` instead of `O(N taps^2)`. Sums are in float64, about the first image's means.
+    The windows are not formed: except at borders, their products depend on the lag alone (see `window_products`), so
+    that an image of N pixels takes `O(N log N)` instead of `O(N taps^2)`. Sums are in float64, for data less the
+    channel means of the first update.
 
     Args:
         kernel_size: a number per spatial axis.
-        in_channels, out_channels: of x and y.
+        in_channels, out_channels: number of channels of x and of y.
         stride, padding, dilation, padding_mode: as for `correlate`.
 
     Attributes:
-        equations: pixels of y that counted.
-        matrix: (columns, columns), about `shift`; `moments` gives it about zero.
-        terms, known: monomials of position that multiply the windows and stand beside them: here the constant alone.
+        equations: number of pixels of y with nonzero weight.
+        matrix: (columns, columns), sums for the data less `shift`; `moments` gives those of the data themselves.
+        terms, known: monomials of position that multiply the windows, or are columns themselves: only the constant.
 
     Example:
         >>> import numpy as np
@@ -57,7 +58,7 @@ class Gram(NormalEquations):
     """
 
     KIND = "convolith gram"
-    """Of its files."""
+    """Label of the class in files of its states."""
 
     def __init__(
         self,
@@ -83,10 +84,10 @@ class Gram(NormalEquations):
         self.out_channels = check_whole("out_channels", out_channels, 1)
         self.terms = self.known = monomials(axes, 0)
         self._empty()
-        self.spec_of(self._least())  # or refuses
+        self.spec_of(self._least())  # raises for an invalid geometry
 
     def _least(self) -> tuple[int, ...]:
-        """The size of the smallest image that the kernel fits into."""
+        """Return the size of the smallest image that the kernel fits into."""
         return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.options["dilation"], strict=True))
 
     def _empty(self) -> None:
@@ -97,33 +98,33 @@ class Gram(NormalEquations):
         self.size: tuple[int, ...] = ()
 
     def update(self, x: Any, y: Any, *, mask: Any = None, weights: Any = None) -> Self:
-        """Take in the equations of an image, or of several; the state is as before if they are refused.
+        """Add the equations of one or several images; the state is unchanged if they are refused.
 
         Args:
             x: (N, in_channels, *size) or (in_channels, *size).
-            y: what `correlate` would give.
-            mask: booleans, True where a pixel of y is left out: (*output_size) or (N, *output_size).
+            y: the target, in the shape of `correlate`'s result.
+            mask: booleans, True where a pixel of y is excluded: (*output_size) or (N, *output_size).
             weights: 0 or more per pixel of y, shaped as mask.
 
         Returns:
             The state itself.
 
         Raises:
-            ConvolithError: shapes that cannot belong together, other channels or dtypes than before, pixels that are
-                not finite and not masked.
+            ConvolithError: shapes that do not match, other channels or dtypes than before, pixels that are not finite
+                and not masked.
         """
         return self.add(self._read(x, y, mask, weights))
 
     def downdate(self, x: Any, y: Any, *, mask: Any = None, weights: Any = None) -> Self:
-        """Take equations out again; arguments and result as for `update`.
+        """Remove equations that were added; arguments and result as for `update`.
 
         Raises:
-            ConvolithError: as `update`, and more equations than the state holds.
+            ConvolithError: as for `update`, and more equations than the state holds.
         """
         return self._take_out(self._read(x, y, mask, weights))
 
     def merge(self, other: Gram) -> Self:
-        """Take in what another state holds, and return the state itself.
+        """Add the equations of another state, and return this state.
 
         Raises:
             ConvolithError: another geometry, other channels or other dtypes.
@@ -144,45 +145,42 @@ class Gram(NormalEquations):
         return self
 
     def sub(self, kernel_size: Axes) -> Self:
-        """The state of the same equations for a smaller kernel, which lies in the middle of this one's window.
+        """Return the state of the same equations for a smaller kernel in the middle of this kernel's window.
 
-        Where sizes differ by an odd number, the smaller half is left out before it. Its padding is less by as much;
-        where there was none, `correlate` with the smaller kernel gives a larger y than this one's, which is its middle.
+        If the sizes differ by an odd number, the smaller half is cut off before the kernel. The padding shrinks by as
+        much; without padding, this state's y is the middle of the larger y that `correlate` gives for the smaller one.
 
         Raises:
-            ConvolithError: a kernel that is larger along an axis, "same" padding with a stride, which depends on the
-                size.
+            ConvolithError: a kernel that is larger along an axis, or "same" padding with a stride.
         """
         size = per_axis("kernel_size", kernel_size, len(self.kernel_size), 1)
         if any(small > large for small, large in zip(size, self.kernel_size, strict=True)):
             raise ConvolithError(f"kernel_size is {size}; expected none larger than the state's, {self.kernel_size}")
         if self.options["padding"] == "same" and max(self.options["stride"]) > 1:
-            raise ConvolithError(
-                'the state has padding "same" with a stride, which is another one for every kernel_size'
-            )
-        places = np.arange(self.windows).reshape(-1, *self.kernel_size)
+            raise ConvolithError('the state has padding "same" with a stride, whose amount depends on kernel_size')
+        indices = np.arange(self.windows).reshape(-1, *self.kernel_size)
         pairs = []
         around = self.spec_of(self.size or self._least()).padding
         for axis, (small, large, d) in enumerate(zip(size, self.kernel_size, self.options["dilation"], strict=True)):
             before = (large - small) // 2
-            places = places.take(range(before, before + small), axis=1 + axis)
+            indices = indices.take(range(before, before + small), axis=1 + axis)
             low, high = around[axis]
             pairs.append((max(low - d * before, 0), max(high - d * (large - small - before), 0)))
-        kept = np.concatenate([places.ravel(), np.arange(self.windows, len(self.matrix))])
-        found = self.like(kernel_size=size, padding=tuple(pairs))
-        found.matrix, found.shift = self.matrix[np.ix_(kept, kept)], self.shift.copy()
-        found.equations, found.dtypes, found.size = self.equations, self.dtypes, self.size
-        return found
+        selected = np.concatenate([indices.ravel(), np.arange(self.windows, len(self.matrix))])
+        state = self.like(kernel_size=size, padding=tuple(pairs))
+        state.matrix, state.shift = self.matrix[np.ix_(selected, selected)], self.shift.copy()
+        state.equations, state.dtypes, state.size = self.equations, self.dtypes, self.size
+        return state
 
     def solve(self, *, offset: bool = False, **options: Any) -> Fit:
-        """The kernel that comes nearest to y, from the state alone: see `fit`, which also looks at the data again.
+        """Compute the least-squares kernel from the state alone; `fit` also refines it on the data.
 
         Args:
             offset: whether a constant per output channel is fitted too.
             options: `ridge`, `smoothness`, `basis`, `constraints` and `x_noise_variance`, as for `fit`.
 
         Returns:
-            A `Fit`, in float64. Its residuals are known to 1e-16 of y squared, its kernel to 1e-16 times `condition`.
+            A `Fit`, in float64: squared residuals exact to 1e-16 of y squared, the kernel to 1e-16 times `condition`.
 
         Raises:
             ConvolithError: a state without equations, fewer equations than unknowns, options that `fit` refuses.
@@ -190,7 +188,7 @@ class Gram(NormalEquations):
         kernel_options = KernelOptions(**options)
         penalty = self.penalty_of(kernel_options)
         solution = least_squares(self.system(int(check_flag("offset", offset))), penalty)
-        kernel, stderr = (self.kernel_of(found) for found in (solution.coefficients, solution.stderr))
+        kernel, stderr = (self.kernel_of(rows) for rows in (solution.coefficients, solution.stderr))
         squares = float(solution.squares.sum())
         return Fit(
             kernel=kernel,
@@ -206,62 +204,62 @@ class Gram(NormalEquations):
         )
 
     def save(self, path: str | Path) -> None:
-        """Write the state to a .npz file, which is replaced when it is complete.
+        """Write the state to a .npz file; an existing file is replaced once the new one is complete.
 
         Raises:
-            ConvolithError: another ending, a place that cannot be written.
+            ConvolithError: another file extension, or a path that cannot be written.
         """
         about = {name: getattr(self, name) for name in ("geometry", "equations", "dtypes", "size")}
         gram_file.write(path, self.KIND, about, {"shift": self.shift, "matrix": self.matrix})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """A state that `save` wrote.
+        """Read a state that `save` wrote.
 
         Raises:
-            ConvolithError: no such file, one that is damaged or truncated, or one of another version.
+            ConvolithError: a missing, damaged or truncated file, or one of another version.
         """
         about, arrays = gram_file.read(path, cls.KIND)
         if not {"geometry", "equations", "dtypes", "size"} <= set(about) or not {"shift", "matrix"} <= set(arrays):
             raise ConvolithError(f"path is {path}, which lacks parts of a state; is it complete?")
-        found = cls(**about["geometry"])
+        state = cls(**about["geometry"])
         for name in ("shift", "matrix"):
-            if arrays[name].shape != getattr(found, name).shape:
+            if arrays[name].shape != getattr(state, name).shape:
                 raise ConvolithError(
                     f"path is {path}, whose {name} has shape {arrays[name].shape}; expected "
-                    f"{getattr(found, name).shape} for its kernel_size"
+                    f"{getattr(state, name).shape} for its kernel_size"
                 )
-            setattr(found, name, arrays[name])
-        found.equations, found.dtypes, found.size = about["equations"], tuple(about["dtypes"]), tuple(about["size"])
-        return found
+            setattr(state, name, arrays[name])
+        state.equations, state.dtypes, state.size = about["equations"], tuple(about["dtypes"]), tuple(about["size"])
+        return state
 
     @property
     def geometry(self) -> dict[str, Any]:
-        """What such a state is made with."""
+        """Arguments that construct an empty state like this one."""
         names = ("kernel_size", "in_channels", "out_channels")
         return {name: getattr(self, name) for name in names} | self.options
 
     def like(self, **changes: Any) -> Self:
-        """An empty state of the same geometry, but for some changes."""
+        """Return an empty state of the same geometry, with the given changes."""
         return type(self)(**(self.geometry | changes))
 
     def subtract(self, other: Gram) -> Self:
-        """Take out what another state holds, and return the state itself.
+        """Remove the equations of another state, and return this state.
 
         Raises:
             ConvolithError: another geometry, other channels or other dtypes, more equations than the state holds.
         """
         if isinstance(other, Gram) and other.equations > self.equations:
             raise ConvolithError(
-                f"other holds {other.equations} equations, more than the {self.equations} to take them out of; "
-                "expected a state that was merged in"
+                f"other holds {other.equations} equations, but this state only {self.equations}; expected a state that "
+                "was merged before"
             )
-        kept = self.like().merge(other)
-        kept.matrix, kept.equations = -kept.matrix, -kept.equations
-        return self.merge(kept)
+        negative = self.like().merge(other)
+        negative.matrix, negative.equations = -negative.matrix, -negative.equations
+        return self.merge(negative)
 
     def spec_of(self, size: Sequence[int]) -> ConvSpec:
-        """The correlation that is sought, on an image of some size."""
+        """Return the spec of the fitted correlation, for an image of a given size."""
         return ConvSpec(
             batch=1,
             in_channels=self.in_channels,
@@ -273,10 +271,10 @@ class Gram(NormalEquations):
         )
 
     def penalty_of(self, kernel_options: KernelOptions) -> Penalty:
-        """What is asked of the kernel, in matrices.
+        """Return the penalties and constraints on the kernel as matrices.
 
         Raises:
-            ConvolithError: noise in an x that was padded, whose padding has none.
+            ConvolithError: noise in an x that was padded, since the padding has no noise.
         """
         variances = kernel_options.variances(self.in_channels)
         if variances.any() and any(map(any, self.spec_of(self.size or self._least()).padding)):
@@ -287,7 +285,7 @@ class Gram(NormalEquations):
         return kernel_options.penalty(self.in_channels, self.kernel_size, noise, len(self.terms))
 
     def kernel_of(self, coefficients: np.ndarray) -> np.ndarray:
-        """(windows, out_channels) as (out_channels, in_channels, *kernel_size)."""
+        """Reshape (windows, out_channels) to (out_channels, in_channels, *kernel_size)."""
         rows = coefficients[: self.windows]
         return np.ascontiguousarray(rows.T).reshape(self.out_channels, self.in_channels, *self.kernel_size)
 
@@ -315,11 +313,11 @@ class Gram(NormalEquations):
         if self.dtypes and dtypes != self.dtypes:
             raise ConvolithError(
                 f"{argument} come in {' and '.join(dtypes)}, but this state began with {' and '.join(self.dtypes)}; "
-                "convert them, so that no chunk differs by its rounding alone"
+                "convert them, so that all chunks have the same rounding"
             )
 
     def add(self, problem: Problem, sign: int = 1) -> Self:
-        """Take in equations that were checked, or out."""
+        """Add equations that were checked, or remove them with sign -1."""
         if not problem.equations:
             return self
         shift = self.shift if self.dtypes else problem.means()

@@ -1,4 +1,4 @@
-"""States of a fit in files: every number of them, and the version of what they mean."""
+"""Files of fit states: all numbers of a state, and the version of the format."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from convolith.errors import ConvolithError
 from convolith.replacing import replacing
 
 VERSION = 2
-"""Of the files; another one is refused, for it may mean other numbers."""
+"""Version of the format; other versions are refused, since their numbers may have another meaning."""
 
 
 def write(path: str | Path, kind: str, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays and what they are to a .npz file, which is replaced when it is complete.
+    """Write arrays and their description to a .npz file; an existing file is replaced once the new one is complete.
 
     Raises:
-        ConvolithError: another ending, a place that cannot be written.
+        ConvolithError: another file extension, or a path that cannot be written.
     """
     place = Path(path)
     if place.suffix != ".npz":
@@ -30,11 +30,11 @@ def write(path: str | Path, kind: str, about: dict[str, Any], arrays: dict[str, 
         with replacing(place) as file:
             np.savez(file, about=np.array(described), **arrays)  # type: ignore[arg-type] # NumPy's stubs take it for a flag
     except OSError as problem:
-        raise ConvolithError(f"path is {path}, which cannot be written ({problem}); choose another place") from None
+        raise ConvolithError(f"path is {path}, which cannot be written ({problem}); choose another path") from None
 
 
 def _check_plain(stream: IO[bytes], size: int) -> None:
-    """Refuse an archive whose contents are larger than itself: states are written uncompressed."""
+    """Refuse an archive whose contents are larger than the file: states are written uncompressed."""
     with ZipFile(stream) as archive:
         contents = sum(member.file_size for member in archive.infolist())
     if contents > size:
@@ -43,10 +43,10 @@ def _check_plain(stream: IO[bytes], size: int) -> None:
 
 
 def read(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What `write` wrote.
+    """Read the description and the arrays that `write` wrote.
 
     Raises:
-        ConvolithError: no such file, one that is damaged or truncated, or one of another version.
+        ConvolithError: a missing, damaged or truncated file, or one of another version.
     """
     place = Path(path)
     if not place.is_file():
@@ -56,11 +56,11 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndar
             _check_plain(stream, place.stat().st_size)
             arrays = dict(np.load(stream, allow_pickle=False))
         about = json.loads(str(arrays.pop("about")))
-        named = about.pop("kind"), about.pop("version")
+        header = about.pop("kind"), about.pop("version")
     except Exception as problem:  # noqa: BLE001 - every layer of the format raises its own
         raise ConvolithError(
             f"path is {path}, which cannot be read as a state ({problem or type(problem).__name__}); is it complete?"
         ) from None
-    if named != (kind, VERSION):
-        raise ConvolithError(f"path is {path}, a {named[0]} of version {named[1]}; expected a {kind} of {VERSION}")
+    if header != (kind, VERSION):
+        raise ConvolithError(f"path is {path}, a {header[0]} of version {header[1]}; expected a {kind} of {VERSION}")
     return about, arrays

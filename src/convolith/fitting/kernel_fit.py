@@ -1,4 +1,4 @@
-"""`fit`: the kernel that turned x into y, in closed form or by gradient descent."""
+"""`fit`: the kernel that maps x to y, in closed form or by gradient descent."""
 
 from __future__ import annotations
 
@@ -56,47 +56,47 @@ def fit(
     callback: Callback | None = None,
     progress: bool = False,
 ) -> Fit:
-    """Find the kernel for which `correlate(x, kernel, offset, ...)` comes nearest to y.
+    """Find the kernel for which `correlate(x, kernel, offset, ...)` is closest to y.
 
-    It minimises `sum over pixels of weight (correlate(x, kernel) + offset - y)^2 + ridge |kernel|^2` (and
-    what else is asked), in float64.
-    `"lstsq"` solves this in closed form; `"gd"` walks down its gradient as the textbook loop does, which is the lesson
-    and not the tool: it needs a learning rate below 1 over the largest eigenvalue of the normal matrix, and then as
-    many steps as that matrix is badly conditioned. `"momentum"`, `"adam"` and `"lbfgs"` are torch's, for losses that
-    have no closed form.
+    The objective is `sum over pixels of weight (correlate(x, kernel) + offset - y)^2 + ridge |kernel|^2`, plus further
+    penalties, in float64. `"lstsq"` minimises it in closed form; `"gd"` follows its gradient as the textbook loop does,
+    for teaching rather than for use: it needs a learning rate below 1 over the largest eigenvalue of the normal matrix,
+    and a number of steps that grows with the condition number of that matrix. `"momentum"`, `"adam"` and `"lbfgs"` are
+    torch's optimisers, for losses that have no closed form.
 
     Args:
         x: (N, in_channels, *size) or (in_channels, *size).
-        y: what `correlate` would give: (N, out_channels, *output_size), or without N where x has none.
+        y: the target, in the shape of `correlate`'s result: (N, out_channels, *output_size), or without N as in x.
         kernel_size: a number per spatial axis; one number means two axes (three where x has five). `"auto"`: the
-            smallest odd one that predicts tiles of y as well as any does, from the others (see `Fit.selection`); y is
-            then as large as x, and with padding "valid" its border is left out.
+            smallest odd size whose kernels predict tiles of y from the other tiles as well as any size (see
+            `Fit.selection`); y must then be as large as x, and with padding "valid" its border is excluded.
         stride, padding, dilation, padding_mode: as for `correlate`.
         offset: whether a constant per output channel (a background) is fitted too.
-        mask: booleans, True where a pixel of y is left out (NumPy's convention): (*output_size) or (N, *output_size).
+        mask: booleans, True where a pixel of y is excluded (NumPy's convention): (*output_size) or (N, *output_size).
         weights: 0 or more per pixel of y, such as 1/variance; shaped as mask.
-        ridge: penalty on the squared kernel (not on the offset); `"auto"` by cross-validation over tiles of y.
-        smoothness: penalty on the squared differences of weights beside one another.
-        basis: kernels that the one sought is a combination of, for each input channel: arrays, (count, *kernel_size),
+        ridge: penalty on the squared kernel (not on the offset); `"auto"`: by cross-validation over tiles of y.
+        smoothness: penalty on the squared differences of neighbouring weights.
+        basis: kernels whose linear combination is fitted, for each input channel: arrays, (count, *kernel_size),
             or `"gaussian-hermite"`, Gaussians times polynomials (Alard and Lupton 1998).
-        constraints: one or several of `"symmetric"` (its own mirror image), `"sum-to-one"` (over all input channels),
-            `"nonnegative"` and `"simplex"` (both of these); where weights may not be negative, the extra `fit` is used.
-        x_noise_variance: of white noise in x, one number or one per input channel, which makes kernels too small else.
-        max_size: the largest that `kernel_size="auto"` looks at; by default 31, or a third of the image.
-        errors: what `stderr` is for: `"white"` noise in y, or noise that is alike in neighbouring pixels: the
-            `"jackknife"` leaves out a tile at a time.
-        loss: what is minimised over pixels: `"squares"`; `"huber"`, linear from `huber_delta` on, so that single pixels
-            may be far off; or `"poisson"`, the negative logarithm of the likelihood of counts, of kernels and
-            offsets above zero. Only squares have a closed form.
-        huber_delta: in the units of y; by default 1.345 deviations of what least squares leave, by their median.
+        constraints: one or several of `"symmetric"` (unchanged with all axes reversed), `"sum-to-one"` (over all input
+            channels), `"nonnegative"`, `"simplex"` (nonnegative and sum to one); the last two need the extra `fit`.
+        x_noise_variance: variance of white noise in x, one or one per input channel; ignored noise shrinks kernels.
+        max_size: largest size that `kernel_size="auto"` considers; by default 31, or a third of the image.
+        errors: noise that `stderr` assumes in y: `"white"`, or, with `"jackknife"`, spatially correlated noise; the
+            jackknife omits one tile at a time.
+        loss: loss of a pixel: `"squares"`; `"huber"`, linear from `huber_delta` on, which tolerates outlying pixels; or
+            `"poisson"`, the negative log-likelihood of counts, with kernels and offsets above zero. Only squares have
+            a closed form.
+        huber_delta: in the units of y; by default 1.345 standard deviations of the least-squares residuals, estimated
+            from their median.
         learning_rate: of gradient descent; by default nine tenths of the largest that converges.
-        steps, seed: of gradient descent; the seed draws the kernel that it starts from.
+        steps, seed: number of steps of gradient descent, and seed of its initial kernel.
         callback: called as `callback(step, loss, kernel)` after each step of gradient descent.
-        progress: show a bar on stderr.
+        progress: whether to show a progress bar on stderr.
 
     Raises:
-        ConvolithError: shapes that cannot belong together, non-finite pixels, fewer equations than unknowns, a learning
-            rate that diverges (with one that does not), options of the other method.
+        ConvolithError: shapes that do not match, non-finite pixels, fewer equations than unknowns, a learning rate that
+            diverges (the message names a smaller one), options of another method.
 
     Example:
         >>> import numpy as np
@@ -122,9 +122,9 @@ def fit(
     _check_choice(method, kernel_options, kernel_size, ridge, errors)
     _check_loss(method, loss, huber_delta, x, y)
     if _is_auto(size):
-        found = choose_size(x, y, max_size, RIDGES if _is_auto(share) else [share], data, geometry)
-        size, share, selection = found.kernel_size, found.ridge, found.selection
-        y, data = found.y, found.data
+        selected = choose_size(x, y, max_size, RIDGES if _is_auto(share) else [share], data, geometry)
+        size, share, selection = selected.kernel_size, selected.ridge, selected.selection
+        y, data = selected.y, selected.data
     elif max_size is not None:
         raise ConvolithError('max_size was given together with a kernel_size; it belongs to kernel_size="auto" only')
     problem = read(x, y, kernel_size=size, **data, **geometry)
@@ -183,7 +183,7 @@ def fit(
 
 
 def _is_auto(value: Any) -> bool:
-    """Return whether a value is to be chosen; arrays, which compare one by one, are not."""
+    """Return whether a value is "auto"; arrays, which compare elementwise, are not."""
     return isinstance(value, str) and value == "auto"
 
 
@@ -199,7 +199,7 @@ def _check_choice(method: str, kernel_options: KernelOptions, kernel_size: Any, 
         )
     if method != "lstsq" and (automatic or errors != "white"):
         name = f'{automatic[0]}="auto"' if automatic else f"errors={errors!r}"
-        raise ConvolithError(f'{name} was given, but method "{method}" knows no closed form; pass method="lstsq"')
+        raise ConvolithError(f'{name} was given, but method "{method}" has no closed form; pass method="lstsq"')
 
 
 def _check_loss(method: str, loss: str, huber_delta: float | None, x: Any, y: Any) -> None:
@@ -218,15 +218,15 @@ def _check_loss(method: str, loss: str, huber_delta: float | None, x: Any, y: An
 
 
 def _delta(problem: Problem, gram: Gram, given: float | None) -> float:
-    """Where Huber's loss becomes linear: 1.345 deviations lose but 5% where noise is normal (Huber 1981)."""
+    """Return where Huber's loss becomes linear: 1.345 deviations lose only 5% for normal noise (Huber 1981)."""
     if given is not None:
         return given
     solution = least_squares(gram.system(problem.used), gram.penalty_of(KernelOptions()))
     coefficients = np.concatenate([solution.coefficients, gram.known_of(solution.coefficients, problem.used)])
-    left = np.abs(residual_of(problem, gram, coefficients))[
+    residuals = np.abs(residual_of(problem, gram, coefficients))[
         np.broadcast_to(problem.weights[:, None] > 0, problem.y.shape)
     ]
-    return float(max(1.345 * 1.4826 * np.median(left), np.finfo(float).tiny))
+    return float(max(1.345 * 1.4826 * np.median(residuals), np.finfo(float).tiny))
 
 
 def _check_options(

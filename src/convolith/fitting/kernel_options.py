@@ -1,4 +1,4 @@
-"""What is asked of a kernel beside the data, checked: penalties, a basis, constraints."""
+"""Options for the kernel of a fit, checked: penalties, a basis, constraints."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class KernelOptions:
     """Options of `fit` that concern the kernel alone.
 
     Attributes:
-        ridge: of the squared weights.
-        smoothness: of the squared differences of weights beside one another, along every axis.
-        basis: arrays, (count, *kernel_size), or the name of one.
-        constraints: names of them, or one name.
-        x_noise_variance: of white noise in x, one number or one for each input channel.
-        constant: which of the basis' kernels have coefficients that do not vary with position.
+        ridge: penalty on the squared weights.
+        smoothness: penalty on the squared differences of neighbouring weights, along every axis.
+        basis: arrays, (count, *kernel_size), or the name of a basis.
+        constraints: names of constraints, or one name.
+        x_noise_variance: variance of white noise in x, one number or one for each input channel.
+        constant: indices of the basis kernels whose coefficients do not vary with position.
     """
 
     ridge: float = 0.0
@@ -54,56 +54,56 @@ class KernelOptions:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the constraints."""
+        """Names of the constraints."""
         return check_constraints(self.constraints)
 
     @property
     def plain(self) -> bool:
-        """Whether nothing but a ridge is asked."""
+        """Whether no option but a ridge is set."""
         more = self.smoothness or self.basis is not None or np.any(self.x_noise_variance)
         return not more and not self.names
 
     def coefficients(self, kernel: np.ndarray) -> np.ndarray | None:
-        """Of the basis' kernels in a kernel that is made of them, (out_channels, in_channels, count)."""
+        """Return the coefficients of the basis kernels in a kernel, (out_channels, in_channels, count)."""
         basis = basis_of(self.basis, kernel.shape[2:])
         if basis is None:
             return None
         flat = kernel.reshape(-1, basis[0].size).T
-        found: np.ndarray = np.linalg.lstsq(basis.reshape(len(basis), -1).T, flat, rcond=None)[0]
-        return found.T.reshape(*kernel.shape[:2], len(basis))
+        solution: np.ndarray = np.linalg.lstsq(basis.reshape(len(basis), -1).T, flat, rcond=None)[0]
+        return solution.T.reshape(*kernel.shape[:2], len(basis))
 
     def _check_constant(self, basis: np.ndarray | None) -> None:
         if basis is None:
-            raise ConvolithError(f"constant is {self.constant} without a basis, whose kernels it counts; pass basis=")
+            raise ConvolithError(f"constant is {self.constant} without a basis, whose kernels it numbers; pass basis=")
         for number in self.constant:
             if check_whole("constant", number, 0) >= len(basis):
                 raise ConvolithError(f"constant is {self.constant}; expected numbers below {len(basis)}, of the basis")
 
     def variances(self, in_channels: int) -> np.ndarray:
-        """(in_channels,): of x's noise.
+        """Return the noise variance of each channel of x, (in_channels,).
 
         Raises:
-            ConvolithError: another number of them than channels.
+            ConvolithError: several variances, but not one for each channel.
         """
-        found = np.broadcast_to(self.x_noise_variance, np.shape(self.x_noise_variance) or in_channels).astype(float)
-        if len(found) != in_channels:
+        values = np.broadcast_to(self.x_noise_variance, np.shape(self.x_noise_variance) or in_channels).astype(float)
+        if len(values) != in_channels:
             raise ConvolithError(
-                f"x_noise_variance has {len(found)} numbers; expected one, or one for each of {in_channels} channels"
+                f"x_noise_variance has {len(values)} numbers; expected one, or one for each of {in_channels} channels"
             )
-        return found
+        return values
 
     def penalty(
         self, in_channels: int, kernel_size: tuple[int, ...], noise: np.ndarray | None, terms: int = 1
     ) -> Penalty:
-        """The same in matrices.
+        """Return the penalties and constraints as matrices.
 
         Args:
-            in_channels, kernel_size: of the kernel.
-            noise: what noise in x adds to the normal matrix, if it has any.
-            terms: monomials of position, each with weights of its own.
+            in_channels, kernel_size: shape of the kernel.
+            noise: contribution of noise in x to the normal matrix, or None.
+            terms: number of monomials of position, each with weights of its own.
 
         Raises:
-            ConvolithError: a basis of another shape, constraints that no kernel of the basis meets.
+            ConvolithError: a basis of another shape, constraints that no kernel of the basis satisfies.
         """
         names = self.names
         planes, taps = terms * in_channels, int(np.prod(kernel_size))
@@ -118,7 +118,7 @@ class KernelOptions:
 
 
 def whole_numbers(argument: str, value: Any) -> tuple[int, ...]:
-    """One whole number or several.
+    """Return one whole number or several as a tuple.
 
     Raises:
         ConvolithError: anything else.
@@ -130,12 +130,12 @@ def whole_numbers(argument: str, value: Any) -> tuple[int, ...]:
 
 
 def _roughness(kernel_size: tuple[int, ...]) -> np.ndarray:
-    """(taps, taps): the sum of squared differences of neighbours."""
+    """Return the matrix of the sum of squared differences of neighbouring taps, (taps, taps)."""
     taps = int(np.prod(kernel_size))
-    found = np.zeros((taps, taps))
+    matrix = np.zeros((taps, taps))
     numbers = np.arange(taps).reshape(kernel_size)
     for axis, k in enumerate(kernel_size):
         lower, upper = (numbers.take(range(*ends), axis).ravel() for ends in ((0, k - 1), (1, k)))
         differences = np.eye(taps)[upper] - np.eye(taps)[lower]
-        found += differences.T @ differences
-    return found
+        matrix += differences.T @ differences
+    return matrix

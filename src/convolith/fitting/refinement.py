@@ -1,8 +1,8 @@
-"""A solution of the normal equations made as good as one of the data: what is left is fitted again.
+"""Iterative refinement of a solution of the normal equations: its residual, computed from the data, is fitted again.
 
-The normal matrix squares the condition number. The residual, computed from the data, does not, and solving for it with
-the same inverse brings the error down by as much again (Bjoerck, Stability analysis of the method of seminormal
-equations, 1987).
+The normal matrix squares the condition number. The residual, computed from the data, does not suffer from this, and
+solving for it with the same inverse reduces the error by the same factor again (Bjoerck, Stability analysis of the
+method of seminormal equations, 1987).
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from convolith.fitting.solving.least_squares import Penalty, Solution
 from convolith.fitting.solving.normal_equations import solved
 
 WELL = 1e8
-"""A condition number up to which one pass leaves but rounding; beyond it two are made."""
+"""Condition number up to which the error after one pass is mere rounding; above it two passes are made."""
 
 
 def refined(problem: Problem, gram: Gram, solution: Solution, penalty: Penalty) -> tuple[np.ndarray, float]:
-    """Coefficients (unknowns, out_channels), those of known columns last, and the sum of squares that is left."""
+    """Return refined coefficients (unknowns, out_channels), known columns last, and the sum of squared residuals."""
     n, used = gram.windows, problem.used
     coefficients = np.concatenate([solution.coefficients, gram.known_of(solution.coefficients, used)])
     sums = gram.known_sums()[:used, : n + used]
-    beside, own = gram.outward(sums[:, :n].T), sums[:, n:]
+    mixed, own = gram.outward(sums[:, :n].T), sums[:, n:]
     residual = residual_of(problem, gram, coefficients)
     best, squares, least = (
         coefficients,
@@ -38,9 +38,9 @@ def refined(problem: Problem, gram: Gram, solution: Solution, penalty: Penalty) 
     )
     for _ in range(1 if solution.condition < WELL else 2):
         slope = gradient(problem, residual)
-        of_kernel = gram.outward(slope[:n]) - penalty.of(coefficients[:n]) - beside @ solved(own, slope[n:])
+        of_kernel = gram.outward(slope[:n]) - penalty.of(coefficients[:n]) - mixed @ solved(own, slope[n:])
         change = solution.change(of_kernel)
-        change = np.concatenate([change, solved(own, slope[n:] - beside.T @ change)])
+        change = np.concatenate([change, solved(own, slope[n:] - mixed.T @ change)])
         coefficients = coefficients + change
         residual = residual_of(problem, gram, coefficients)
         loss = _loss(problem, residual, coefficients[:n], penalty)
@@ -50,21 +50,21 @@ def refined(problem: Problem, gram: Gram, solution: Solution, penalty: Penalty) 
 
 
 def residual_of(problem: Problem, gram: Gram, coefficients: np.ndarray) -> np.ndarray:
-    """What is left of y."""
+    """Return y less the prediction from coefficients (unknowns, out_channels)."""
     n, spec = gram.windows, problem.spec
     weights = np.ascontiguousarray(gram.inward(coefficients[:n]).T)
     kernel = torch.from_numpy(weights.reshape(-1, problem.channels, *gram.kernel_size))
-    left = problem.y.copy()
-    for part in tiles(replace(problem, y=left)):
+    residual = problem.y.copy()
+    for part in tiles(replace(problem, y=residual)):
         with torch.no_grad():
             x = torch.from_numpy(part.modulated())
             predicted = correlate(x, kernel, stride=spec.stride, dilation=spec.dilation).numpy()
         np.subtract(part.y, predicted, out=part.y)
         if problem.used:
-            beside = values(part.centres(), problem.known[: problem.used])
-            sky = coefficients[n:].T @ beside.reshape(*beside.shape[:2], -1)
+            monomials = values(part.centres(), problem.known[: problem.used])
+            sky = coefficients[n:].T @ monomials.reshape(*monomials.shape[:2], -1)
             np.subtract(part.y, sky.reshape(len(sky), -1, *part.y.shape[2:]), out=part.y)
-    return left
+    return residual
 
 
 def _loss(problem: Problem, residual: np.ndarray, kernel: np.ndarray, penalty: Penalty) -> float:

@@ -1,4 +1,4 @@
-"""What a fit found."""
+"""Results of a fit."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from convolith.errors import check_option
 from convolith.spec import ConvSpec
 
 ERRORS = ("white", "jackknife")
-"""What noise standard errors are for."""
+"""Methods for standard errors: for white noise, or by the jackknife for spatially correlated noise."""
 
 
 class Candidate(NamedTuple):
-    """A kernel size and a ridge, and how well the kernels of other tiles predict a tile.
+    """Kernel size and ridge, with the error of predicting each tile by the kernel of the other tiles.
 
     Attributes:
-        kernel_size: along each axis.
-        ridge: as `fit` takes it.
-        rms: root mean square of what is left of y.
-        worse: by how much the mean square is above the least, and
-        spread: the standard error of that difference.
+        kernel_size: size along each axis.
+        ridge: penalty on the squared kernel, as for `fit`.
+        rms: root mean square of the prediction errors.
+        worse: excess of the mean squared error over the least one of all candidates.
+        spread: standard error of `worse`.
     """
 
     kernel_size: tuple[int, ...]
@@ -36,24 +36,24 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A recovered kernel and what is known about it.
+    """Fitted kernel with its accuracy.
 
     Attributes:
         kernel: (out_channels, in_channels, *kernel_size), in the floating dtype of the data (float64 for integers).
-        offset: (out_channels,), or None where none was sought.
-        residual_rms: root mean square of what is left of y, weighted, over all channels.
-        loss: what was minimised, the weighted sum of squared errors (or of another loss) plus the penalties: before
-            each step of descent, or once, at its least, for the closed form.
-        stderr: standard errors of the kernel for white noise in y (a ridge's bias is not in them), in float64; NaN
-            where no equation is to spare; None for gradient descent.
+        offset: (out_channels,), or None if no offset was fitted.
+        residual_rms: weighted root mean square of the residuals, over all channels.
+        loss: minimised objective, the weighted sum of squared errors (or of another loss) plus the penalties: before
+            each step of descent, or once, at the minimum, for the closed form.
+        stderr: standard errors of the kernel, for white noise in y or by the jackknife (without the bias of a ridge),
+            in float64; NaN if the equations do not outnumber the unknowns; None for gradient descent.
         condition: condition number of the (column-scaled) normal matrix; None for gradient descent.
-        method: as it was given.
-        learning_rate: of gradient descent, else None.
-        spec: the geometry that was fitted.
-        coefficients: (out_channels, in_channels, count), of the kernels of a basis, in float64; None without one.
-        held_out_rms: root mean square of what the kernel of all other tiles leaves of each tile, where tiles were left
-            out (the jackknife, or a choice by cross-validation); else None.
-        selection: every kernel size and ridge that was compared, with its error; empty where none was chosen.
+        method: method of the fit, as given.
+        learning_rate: learning rate of gradient descent, else None.
+        spec: geometry of the fit.
+        coefficients: (out_channels, in_channels, count), of the kernels of a basis, in float64; None without a basis.
+        held_out_rms: root mean square error of predicting each tile by the kernel of all other tiles, if tiles were
+            held out (by the jackknife or cross-validation); else None.
+        selection: every kernel size and ridge that was compared, with its error; empty without such a comparison.
     """
 
     kernel: Any
@@ -71,7 +71,7 @@ class Fit:
 
     @property
     def conv(self) -> Conv:
-        """The fit as an operator: `correlate(x, fit.conv)` predicts y."""
+        """Fitted kernel and offset as an operator: `correlate(x, fit.conv)` predicts y."""
         spec = self.spec
         return Conv(
             self.kernel,
@@ -92,5 +92,5 @@ def is_number(value: Any) -> bool:
 
 
 def check_errors(errors: str) -> None:
-    """Refuse standard errors of a kind that does not exist."""
+    """Refuse an unknown method for standard errors."""
     check_option("errors", errors, ERRORS)

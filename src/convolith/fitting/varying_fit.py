@@ -1,4 +1,4 @@
-"""`fit_varying`: the kernel that turned x into y where it varies with position."""
+"""`fit_varying`: the kernel that maps x to y and varies with position."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ def fit_varying(
 
     Its weights are polynomials of position, `K(z) = sum over t of phi_t(z) K_t` with the monomials up to a total
     degree, and z runs from -1 at the first pixel of x to 1 at the last along each axis (Alard 2000). In closed form, in
-    float64, as `fit`; `VaryingGram` is the state behind it.
+    float64, like `fit`; `VaryingGram` accumulates its normal equations.
 
     Args:
         x, y, kernel_size, stride, padding, dilation, padding_mode, mask, weights: as for `fit`.
         degree: degree of the polynomials; 0 for a kernel that does not vary.
-        modulation: whose position counts: `"output"`, of the pixel that is made, which is the middle of the window;
-            `"input"`, of each pixel that is read (padding's too); `"update"`, one that is given for each image.
+        modulation: position that selects the kernel: `"output"`, of the output pixel, the centre of its window;
+            `"input"`, of each input pixel (padding included); `"update"`, one position given for each image.
         background_degree: degree of a background, a polynomial of the output pixel's position; None for no background.
-        positions: with modulation "update", the position of each image, (N, axes).
+        positions: position of each image with modulation "update", (N, axes).
         ridge, smoothness: penalties on each K_t as on a kernel of `fit`.
         basis: as for `fit`; for each K_t.
-        constant: numbers of the basis kernels whose coefficient does not vary.
-        constraints: as for `fit`; at every position ("sum-to-one" keeps the flux the same everywhere). Weights that
-            may not be negative are refused where they vary.
+        constant: indices of the basis kernels whose coefficients do not vary.
+        constraints: as for `fit`; at every position ("sum-to-one" keeps the flux constant). Nonnegative weights are
+            refused for a kernel that varies.
         x_noise_variance: as for `fit`.
         errors: `"white"` or `"jackknife"`, as for `fit`.
 
@@ -70,7 +70,7 @@ def fit_varying(
         A `VaryingFit`: `found.kernel.at(position)` is the operator of one position, `found.kernel.apply(x)` predicts y.
 
     Raises:
-        ConvolithError: what `fit` refuses; a modulation and positions that do not belong together.
+        ConvolithError: whatever `fit` refuses; a modulation and positions that do not match.
 
     Example:
         >>> import numpy as np
@@ -96,10 +96,10 @@ def fit_varying(
             f"kernel_size is {kernel_size!r}; expected a number, or one per axis: choose it with fit for a kernel that "
             "does not vary"
         )
-    plain = read(x, y, kernel_size=kernel_size, mask=mask, weights=weights, offset=False, **geometry)
-    if not plain.equations:
+    unplaced = read(x, y, kernel_size=kernel_size, mask=mask, weights=weights, offset=False, **geometry)
+    if not unplaced.equations:
         raise ConvolithError("mask or weights leave no pixel of y to fit; expected at least one")
-    spec = plain.spec
+    spec = unplaced.spec
     gram = VaryingGram(
         spec.kernel_size,
         spec.in_channels,
@@ -111,8 +111,8 @@ def fit_varying(
         **geometry,
     )
     used = gram.used(background_degree)
-    kernel_options.penalty(spec.in_channels, spec.kernel_size, None, len(gram.terms))  # or refuses, before the work
-    problem = gram.placed(plain, position=positions, background_degree=background_degree)
+    kernel_options.penalty(spec.in_channels, spec.kernel_size, None, len(gram.terms))  # raises before the work
+    problem = gram.placed(unplaced, position=positions, background_degree=background_degree)
     tiles = states_of_tiles(problem, gram) if errors == "jackknife" else []
     for tile in tiles:
         gram.merge(tile)
@@ -122,9 +122,9 @@ def fit_varying(
     coefficients, squares = refined(problem, gram, solution, penalty)
     left_out = jackknife(gram, tiles, kernel_options, used) if tiles else None
     spread = solution.stderr if left_out is None else left_out.stderr
-    found = gram.kernel_of(coefficients)
+    fitted = gram.kernel_of(coefficients)
     dtype = torch_dtype(floating_dtype(x, y))
-    kernel, sky = (like(torch.from_numpy(part).to(dtype), x) for part in (found, coefficients[gram.windows :].copy()))
+    kernel, sky = (like(torch.from_numpy(part).to(dtype), x) for part in (fitted, coefficients[gram.windows :].copy()))
     return VaryingFit(
         gram.varying_kernel(kernel, sky, background_degree),
         sqrt(max(squares, 0.0) / (problem.weights.sum() * spec.out_channels)),
@@ -132,6 +132,6 @@ def fit_varying(
         like(torch.from_numpy(gram.kernel_of(spread)), x),
         solution.condition,
         spec,
-        gram.coefficients_of(kernel_options, found),
+        gram.coefficients_of(kernel_options, fitted),
         None if left_out is None else left_out.rms,
     )

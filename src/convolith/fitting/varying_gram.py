@@ -1,11 +1,10 @@
-"""`VaryingGram`: the state of a fit whose kernel and background are polynomials of position.
+"""`VaryingGram`: the normal equations of a kernel and a background that are polynomials of position.
 
-With x times each monomial as channels of their own, a kernel whose weights vary is one that does not, and the sums are
-those of `Gram`. They serve two models. Modulated at the input, each pixel of x has the weights of its own position;
-modulated at the output, all pixels of a window have those of its middle, whose monomials are combinations of those of
-the pixels (`polynomials.moved`); so these coefficients are others, but both come by the same transforms. Where a
-position is given for each update, it holds for a whole image, as in programs that fit small stamps around stars
-(Alard 2000).
+With x times each monomial as separate channels, a kernel that varies becomes one that does not, and the sums are those
+of `Gram`. They serve two models. Modulated at the input, each pixel of x has the weights of its own position; modulated
+at the output, all pixels of a window have the weights of its centre, whose monomials are combinations of those of the
+pixels (`polynomials.moved`). The coefficients differ, but the sums are the same. A position that is given for an update
+holds for the whole image, as in programs that fit small stamps around stars (Alard 2000).
 """
 
 from __future__ import annotations
@@ -32,17 +31,17 @@ from convolith.spec import ConvSpec
 
 @dataclass(frozen=True, eq=False)
 class VaryingFit:
-    """A recovered kernel that varies with position, and what is known about it.
+    """Fitted kernel that varies with position, with its accuracy.
 
     Attributes:
         kernel: the kernel, with its background.
-        residual_rms: root mean square of what is left of y, weighted, over all channels.
-        loss: what was minimised: the weighted sum of squared errors plus the penalties.
+        residual_rms: weighted root mean square of the residuals, over all channels.
+        loss: minimised objective: the weighted sum of squared errors plus the penalties.
         stderr: standard errors of the kernel's weights, shaped as they are, in float64.
         condition: condition number of the (column-scaled) normal matrix.
-        spec: the geometry that was fitted.
-        coefficients: (terms, out_channels, in_channels, count), of the kernels of a basis; None without one.
-        held_out_rms: root mean square of what kernels of all other tiles leave of each (the jackknife); else None.
+        spec: geometry of the fit.
+        coefficients: (terms, out_channels, in_channels, count), of the kernels of a basis; None without a basis.
+        held_out_rms: root mean square error of predicting each tile by the kernel of all others (jackknife); else None.
     """
 
     kernel: VaryingKernel
@@ -56,16 +55,16 @@ class VaryingFit:
 
 
 class VaryingGram(Gram):
-    """Sums as `Gram` holds them, for a kernel and a background that are polynomials of position.
+    """Accumulator of normal equations like `Gram`, for a kernel and a background that are polynomials of position.
 
     Args:
-        kernel_size, in_channels, out_channels: of the kernel, as for `Gram`.
-        degree: of the polynomials that its weights are; 0 for a kernel that does not vary.
-        modulation: whose position counts: `"output"` (of the pixel that is made), `"input"` (of each pixel that is
-            read) or `"update"` (one that is given with each update).
-        background_degree: the highest that `solve` may ask for; those up to `degree` are kept anyway.
-        frame: the pixels of the whole image along each axis, over which positions run from -1 to 1; by default the
-            size of the first x.
+        kernel_size, in_channels, out_channels: as for `Gram`.
+        degree: degree of the polynomials of the weights; 0 for a kernel that does not vary.
+        modulation: position that selects the kernel: `"output"` (of the output pixel), `"input"` (of each input pixel)
+            or `"update"` (one position given with each update).
+        background_degree: highest degree of a background in `solve`; degrees up to `degree` are always possible.
+        frame: number of pixels of the whole image along each axis, over which positions run from -1 to 1; by default
+            the size of the first x.
         stride, padding, dilation, padding_mode: as for `correlate`.
 
     Example:
@@ -111,9 +110,7 @@ class VaryingGram(Gram):
         self.background_degree = check_whole("background_degree", background_degree, 0)
         check_option("modulation", modulation, MODULATIONS)
         if modulation == "update" and frame is not None:
-            raise ConvolithError(
-                f'frame is {frame} beside modulation "update", whose positions are given; leave it out'
-            )
+            raise ConvolithError(f'frame is {frame} with modulation "update", whose positions are given; leave it out')
         self.modulation = modulation
         self.frame = None if frame is None else per_axis("frame", frame, axes, 1)
         self.terms = monomials(axes, degree)
@@ -122,7 +119,7 @@ class VaryingGram(Gram):
 
     @property
     def geometry(self) -> dict[str, Any]:
-        """What such a state is made with."""
+        """Arguments that construct an empty state like this one."""
         names = ("degree", "modulation", "background_degree", "frame")
         return super().geometry | {name: getattr(self, name) for name in names}
 
@@ -136,15 +133,15 @@ class VaryingGram(Gram):
         origin: Sequence[int] | None = None,
         position: Sequence[float] | None = None,
     ) -> Self:
-        """Take in the equations of an image, or of several; the state is as before if they are refused.
+        """Add the equations of one or several images; the state is unchanged if they are refused.
 
         Args:
             x, y, mask, weights: as for `Gram.update`.
-            origin: the pixel of the frame at which x begins; by default its first one.
-            position: with modulation "update", that of x, from -1 to 1 for each axis.
+            origin: pixel of the frame at which x begins; by default its first one.
+            position: position of x with modulation "update", from -1 to 1 for each axis.
 
         Raises:
-            ConvolithError: as `Gram.update`; a position that is missing, or given where pixels have their own.
+            ConvolithError: as for `Gram.update`; a position that is missing, or given with another modulation.
         """
         return self.add(self.placed(self._read(x, y, mask, weights), origin=origin, position=position))
 
@@ -158,10 +155,10 @@ class VaryingGram(Gram):
         origin: Sequence[int] | None = None,
         position: Sequence[float] | None = None,
     ) -> Self:
-        """Take equations out again; arguments as for `update`.
+        """Remove equations that were added; arguments as for `update`.
 
         Raises:
-            ConvolithError: as `update`, and more equations than the state holds.
+            ConvolithError: as for `update`, and more equations than the state holds.
         """
         problem = self.placed(self._read(x, y, mask, weights), origin=origin, position=position)
         return self._take_out(problem)
@@ -174,12 +171,12 @@ class VaryingGram(Gram):
         position: Any = None,
         background_degree: int | None = None,
     ) -> Problem:
-        """The equations with the positions of their pixels.
+        """Return the equations with the positions of their pixels.
 
         Args:
             problem: equations of this state's geometry.
             origin, position: as for `update`; one position for each image is (N, axes).
-            background_degree: of the background that is sought too.
+            background_degree: degree of the background to fit; None for no background.
         """
         spec = problem.spec
         if (position is not None) != (self.modulation == "update"):
@@ -202,29 +199,29 @@ class VaryingGram(Gram):
         )
 
     def used(self, background_degree: int | None) -> int:
-        """How many of the known columns a background has."""
+        """Return the number of known columns that a background has."""
         if background_degree is None:
             return 0
         if isinstance(background_degree, bool):
             raise ConvolithError(f"background_degree is {background_degree}; expected a whole number, or None for none")
         check_whole("background_degree", background_degree, 0)
-        found = len(monomials(len(self.kernel_size), background_degree))
-        if found > len(self.known):
+        count = len(monomials(len(self.kernel_size), background_degree))
+        if count > len(self.known):
             raise ConvolithError(
                 f"background_degree is {background_degree}, but the state was made for "
                 f"{max(self.degree, self.background_degree)} at most"
             )
-        return found
+        return count
 
     def add(self, problem: Problem, sign: int = 1) -> Self:
-        """Take in equations that were checked and placed, or out."""
+        """Add equations that were checked and have positions, or remove them with sign -1."""
         super().add(problem, sign)
         if self.modulation != "update" and self.equations and self.frame is None:
             self.frame = problem.spec.size
         return self
 
     def merge(self, other: Gram) -> Self:
-        """Take in what another state holds, and return the state itself; the frame may be the other's.
+        """Add the equations of another state, and return this state, with the other's frame if it has none.
 
         Raises:
             ConvolithError: another geometry, other channels or other dtypes.
@@ -234,27 +231,27 @@ class VaryingGram(Gram):
         return self
 
     def sub(self, kernel_size: Axes) -> Self:
-        """The state of the same equations for a smaller kernel in the middle of this one's window.
+        """Return the state of the same equations for a smaller kernel in the middle of this kernel's window.
 
         Raises:
-            ConvolithError: as `Gram.sub`; sizes that differ by an odd number, whose middles are not the same.
+            ConvolithError: as for `Gram.sub`; sizes that differ by an odd number, whose windows have other centres.
         """
         size = per_axis("kernel_size", kernel_size, len(self.kernel_size), 1)
         if any((large - small) % 2 for small, large in zip(size, self.kernel_size, strict=True)):
             raise ConvolithError(
-                f"kernel_size is {size} beside the state's {self.kernel_size}; expected sizes that differ by an even "
-                "number, so that windows have one middle"
+                f"kernel_size is {size}, but the state's {self.kernel_size}; expected sizes that differ by an even "
+                "number, so that windows have the same centre"
             )
         return super().sub(size)
 
-    def solve(  # type: ignore[override]  # another kind of fit, with a background of a degree
+    def solve(  # type: ignore[override]  # another result, and a background of any degree
         self, *, background_degree: int | None = None, constant: Sequence[int] = (), **options: Any
     ) -> VaryingFit:
-        """The kernel that comes nearest to y, from the state alone: see `fit_varying`.
+        """Compute the least-squares kernel from the state alone; `fit_varying` also refines it on the data.
 
         Args:
-            background_degree: of the background; None for none.
-            constant: which of the basis' kernels do not vary.
+            background_degree: degree of the background; None for no background.
+            constant: indices of the basis kernels that do not vary.
             options: `ridge`, `smoothness`, `basis`, `constraints` and `x_noise_variance`, as for `fit_varying`.
 
         Raises:
@@ -265,7 +262,7 @@ class VaryingGram(Gram):
         solution = least_squares(self.system(self.used(background_degree)), penalty)
         squares = float(solution.squares.sum())
         background = self.known_of(solution.coefficients, self.used(background_degree))
-        weights, stderr = (self.kernel_of(found) for found in (solution.coefficients, solution.stderr))
+        weights, stderr = (self.kernel_of(rows) for rows in (solution.coefficients, solution.stderr))
         return VaryingFit(
             self.varying_kernel(weights, background, background_degree),
             sqrt(squares / (self.weight * self.out_channels)),
@@ -277,10 +274,10 @@ class VaryingGram(Gram):
         )
 
     def penalty_of(self, kernel_options: KernelOptions) -> Penalty:
-        """What is asked of the kernel, in matrices.
+        """Return the penalties and constraints on the kernel as matrices.
 
         Raises:
-            ConvolithError: as `Gram.penalty_of`; constraints that are no equations.
+            ConvolithError: as for `Gram.penalty_of`; nonnegative weights for a kernel that varies.
         """
         if needs_solver(kernel_options.names) and self.degree:
             raise ConvolithError(
@@ -290,7 +287,7 @@ class VaryingGram(Gram):
         return super().penalty_of(kernel_options)
 
     def steps(self) -> np.ndarray:
-        """(taps, axes): how far from the middle of a window each of its pixels lies, as positions are counted."""
+        """Return the offset of each window pixel from the window centre, in units of position, (taps, axes)."""
         if self.modulation == "update" or self.frame is None:
             return super().steps()
         grids = [
@@ -300,11 +297,11 @@ class VaryingGram(Gram):
         return np.stack([grid.ravel() for grid in np.meshgrid(*grids, indexing="ij")], 1)
 
     def inward(self, coefficients: np.ndarray) -> np.ndarray:
-        """(windows, ...): the weights of the windows of modulated x, from the coefficients that are sought."""
+        """Convert fitted coefficients to weights of the windows of modulated x, (windows, ...)."""
         return self._through(coefficients, (0, 2, 1))
 
     def outward(self, slope: np.ndarray) -> np.ndarray:
-        """(windows, ...): a slope along the coefficients that are sought, from one along weights of windows."""
+        """Convert a gradient with respect to weights of windows to one for fitted coefficients, (windows, ...)."""
         return self._through(slope, (0, 1, 2))
 
     def _through(self, rows: np.ndarray, order: tuple[int, int, int]) -> np.ndarray:
@@ -317,18 +314,18 @@ class VaryingGram(Gram):
         return mixed.reshape(rows.shape)
 
     def kernel_of(self, coefficients: np.ndarray) -> np.ndarray:
-        """(windows, out_channels) as (terms, out_channels, in_channels, *kernel_size)."""
+        """Reshape (windows, out_channels) to (terms, out_channels, in_channels, *kernel_size)."""
         wide = coefficients[: self.windows].reshape(len(self.terms), -1, self.out_channels)
         shape = (len(self.terms), self.out_channels, self.in_channels, *self.kernel_size)
         return np.ascontiguousarray(wide.transpose(0, 2, 1)).reshape(shape)
 
     def coefficients_of(self, kernel_options: KernelOptions, weights: np.ndarray) -> np.ndarray | None:
-        """Of the basis' kernels, (terms, out_channels, in_channels, count), or None without a basis."""
-        found = kernel_options.coefficients(weights.reshape(-1, *weights.shape[2:]))
-        return None if found is None else found.reshape(*weights.shape[:3], -1)
+        """Return coefficients of the basis kernels, (terms, out_channels, in_channels, count); None without a basis."""
+        flat = kernel_options.coefficients(weights.reshape(-1, *weights.shape[2:]))
+        return None if flat is None else flat.reshape(*weights.shape[:3], -1)
 
     def varying_kernel(self, weights: Any, background: Any, background_degree: int | None) -> VaryingKernel:
-        """The value of these weights, and of the background that was sought with them."""
+        """Return a `VaryingKernel` with these weights and the background that was fitted with them."""
         return VaryingKernel(
             weights,
             None if background_degree is None else background,

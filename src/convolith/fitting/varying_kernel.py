@@ -1,4 +1,4 @@
-"""A kernel that varies with position, as a value: polynomials of position times weights, applied through plans."""
+"""Kernels that vary with position, as values: polynomials of position times weights, applied through plans."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from convolith.geometry import MAX_AXES, Padding, per_axis
 from convolith.spec import ConvSpec
 
 MODULATIONS = ("output", "input", "update")
-"""Whose position counts: of the pixel that is made (the middle of the window), of each pixel that is read, or one that
-is given for a whole image."""
+"""Pixels whose position selects the kernel: the output pixel (the centre of its window), each input pixel, or none,
+where one position is given for a whole image."""
 
 
 @dataclass(frozen=True, eq=False)
 class VaryingKernel:
-    """Weights that are polynomials of position: `sum over t of phi_t(position) weights[t]`.
+    """Kernel whose weights are polynomials of position: `sum over t of phi_t(position) weights[t]`.
 
     Positions run from -1, at the first pixel of a frame, to 1, at its last, along each axis; `phi_t` are the monomials
     up to a total degree, in the order of `terms`.
 
     Attributes:
         weights: (terms, out_channels, in_channels, *kernel_size).
-        background: (monomials, out_channels), of a background that varies too, or None.
-        degree, background_degree: of the polynomials; the latter None without a background.
-        modulation: "output": a pixel that is made has the kernel of its own position; "input": a pixel that is read
-            spreads with the kernel of its own; "update": one position holds for a whole image.
-        frame: the pixels of the frame along each axis, or None if positions were given.
+        background: (monomials, out_channels), coefficients of a background that varies too, or None.
+        degree, background_degree: degrees of the polynomials; the latter None without a background.
+        modulation: "output": an output pixel has the kernel of its own position; "input": an input pixel is spread by
+            the kernel of its own position; "update": one position holds for a whole image.
+        frame: number of pixels of the frame along each axis, or None if positions were given.
         stride, padding, dilation, padding_mode: as for `correlate`.
     """
 
@@ -54,17 +54,17 @@ class VaryingKernel:
 
     @property
     def axes(self) -> int:
-        """Spatial ones."""
+        """Number of spatial axes."""
         return int(self.weights.ndim) - 3
 
     @property
     def terms(self) -> tuple[tuple[int, ...], ...]:
-        """Exponents along each axis of the monomials that weights belong to."""
+        """Exponents along each axis of the monomials that multiply the weights."""
         return monomials(self.axes, self.degree)
 
     @property
     def options(self) -> dict[str, Any]:
-        """Those of `correlate`."""
+        """Options for `correlate`."""
         return {name: getattr(self, name) for name in ("stride", "padding", "dilation", "padding_mode")}
 
     def __post_init__(self) -> None:
@@ -86,45 +86,45 @@ class VaryingKernel:
                 per_axis(name, getattr(self, name), axes, 1)
 
     def weight_at(self, position: Sequence[float]) -> Any:
-        """(out_channels, in_channels, *kernel_size): the weights of one position."""
+        """Return the weights at a position, (out_channels, in_channels, *kernel_size)."""
         place = [np.array([[value]]) for value in check_position(position, self.axes)]
         return _summed(self.weights, values(place, self.terms).reshape(-1))
 
     def background_at(self, position: Sequence[float]) -> Any:
-        """(out_channels,): the background of one position, or None without one."""
+        """Return the background at a position, (out_channels,), or None without a background."""
         if self.background_degree is None:
             return None
         place = [np.array([[value]]) for value in check_position(position, self.axes)]
         return _summed(self.background, values(place, monomials(self.axes, self.background_degree)).reshape(-1))
 
     def at(self, position: Sequence[float]) -> Conv:
-        """The kernel and background of one position, which may lie outside the frame, as an operator.
+        """Return the kernel and background at a position, which may lie outside the frame, as an operator.
 
-        With "input" modulation it is how the pixel at that position spreads.
+        With "input" modulation, the operator spreads the pixel at that position.
 
         Args:
             position: a number for each axis, from -1 to 1 across the frame.
 
         Raises:
-            ConvolithError: "same" padding with a stride, which is another one for every size and no `Conv` has.
+            ConvolithError: "same" padding with a stride, whose amount depends on the image size, unlike in a `Conv`.
         """
         return Conv(self.weight_at(position), self.background_at(position), **self.options)
 
     def apply(self, x: Any, *, origin: Sequence[int] | None = None, position: Sequence[float] | None = None) -> Any:
-        """What the kernel makes of an image: through the planned engines, one correlation of several channels.
+        """Apply the kernel to an image, by one planned correlation of several channels.
 
         Args:
             x: (N, in_channels, *size) or (in_channels, *size), of the size of the frame, or a part of it.
-            origin: of a part, the pixel of the frame at which it begins.
-            position: for a kernel that was fitted at given positions, that of x; by default x is its own frame, and
-                every pixel that is made has the kernel of its own position.
+            origin: pixel of the frame at which x begins, if x is a part of it.
+            position: position of x, for a kernel that was fitted at given positions; by default x is its own frame, and
+                every output pixel has the kernel of its own position.
 
         Returns:
-            (N, out_channels, *output_size), or without N, of the kind of x.
+            (N, out_channels, *output_size), or without N, of the array type of x.
 
         Raises:
-            ConvolithError: an x that is not in the frame, a position for a kernel with a frame, and what `correlate`
-                refuses.
+            ConvolithError: an x that is not in the frame, a position for a kernel with a frame, and whatever
+                `correlate` refuses.
         """
         if position is not None:
             if self.modulation != "update" or origin is not None:
@@ -141,36 +141,36 @@ class VaryingKernel:
         spec = ConvSpec.of(wide, weights[0], **self.options)
         places = pixel_places(spec, origin, self.frame)
         centres = _middles(places, spec)
-        plain: dict[str, Any] = {"stride": self.stride, "dilation": self.dilation}
+        steps: dict[str, Any] = {"stride": self.stride, "dilation": self.dilation}
         padded = pad(wide, spec.padding, spec.padding_mode)
         if self.modulation == "input":
             factors = _factors(places, self.degree, weights)[:, None]
-            y = correlate((factors * padded[:, None]).flatten(1, 2), weights.transpose(0, 1).flatten(1, 2), **plain)
+            y = correlate((factors * padded[:, None]).flatten(1, 2), weights.transpose(0, 1).flatten(1, 2), **steps)
         else:
-            made = correlate(padded, weights.flatten(0, 1), **plain).unflatten(1, tuple(weights.shape[:2]))
-            y = (made * _factors(centres, self.degree, made)[:, None]).sum(1)
+            products = correlate(padded, weights.flatten(0, 1), **steps).unflatten(1, tuple(weights.shape[:2]))
+            y = (products * _factors(centres, self.degree, products)[:, None]).sum(1)
         if self.background_degree is not None:
-            beside = _factors(centres, self.background_degree, y)
-            y = y + torch.einsum("m...,mo->o...", beside, as_tensor("background", self.background).to(y))
+            background_factors = _factors(centres, self.background_degree, y)
+            y = y + torch.einsum("m...,mo->o...", background_factors, as_tensor("background", self.background).to(y))
         y = y if tensor.ndim == self.axes + 2 else y[0]
         return like(y.detach() if is_numpy(x) else y, x)
 
 
 def _summed(parts: Any, factors: np.ndarray) -> Any:
-    """The sum over the first axis of parts times factors, in their dtype."""
+    """Return the sum over the first axis of parts times factors, in the dtype of the parts."""
     tensor = as_tensor("weights", parts)
     return like(torch.tensordot(torch.from_numpy(factors).to(tensor), tensor, 1), parts)
 
 
 def _middles(places: Sequence[np.ndarray], spec: ConvSpec) -> list[np.ndarray]:
-    """The positions of the middles of windows, for each axis, from those of the pixels of padded x."""
-    found = []
+    """Return the positions of window centres for each axis, from those of the pixels of padded x."""
+    centres = []
     for place, n, s, extent in zip(places, spec.output_size, spec.stride, spec.extent, strict=True):
         start = np.arange(n) * s
-        found.append((place[:, start] + place[:, start + extent - 1]) / 2)
-    return found
+        centres.append((place[:, start] + place[:, start + extent - 1]) / 2)
+    return centres
 
 
 def _factors(places: Sequence[np.ndarray], degree: int, like: torch.Tensor) -> torch.Tensor:
-    """(monomials, *lengths): at every place of a grid, of a tensor's dtype and device."""
+    """Evaluate monomials at every point of a grid, (monomials, *lengths), in the dtype and device of `like`."""
     return torch.from_numpy(values(places, monomials(len(places), degree))[0]).to(like)

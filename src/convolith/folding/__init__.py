@@ -1,4 +1,4 @@
-"""Whole models folded: many convolutions made one, exactly; and the other direction, for training."""
+"""Folding: several convolutions of a model become one, exactly (`fold`), or one becomes several (`expand`)."""
 
 from convolith.folding.expand.forms import expand
 from convolith.folding.fold_model import Folded, fold

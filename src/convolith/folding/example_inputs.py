@@ -1,4 +1,4 @@
-"""Inputs of other batches and sizes that a model takes: what a captured graph and a folded model are compared on."""
+"""Inputs of other batch and image sizes that a model accepts, to compare captured graphs and folded models on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Inputs = tuple[torch.Tensor, ...]
 
 
 def outputs(model: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
-    """Return the tensors of a model's result, in order; the inputs stay as they are, whatever the model writes."""
+    """Return the tensors of a model's result, in order; the model gets copies, and may write to them in place."""
     result = model(*(x.clone(memory_format=torch.preserve_format) for x in inputs))
     return [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
 
@@ -30,28 +30,28 @@ class Reference(NamedTuple):
 
 
 def reference_of(model: nn.Module, inputs: Inputs) -> Reference:
-    """Call a model."""
+    """Call a model; return its outputs and the duration of the call."""
     start = perf_counter()
     with torch.no_grad():
-        found = [x.clone() for x in outputs(model, inputs)]  # it may give a buffer that it writes on again
-    return Reference(found, perf_counter() - start)
+        result = [x.clone() for x in outputs(model, inputs)]  # an output may be a buffer that the next call overwrites
+    return Reference(result, perf_counter() - start)
 
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """While inside, the model may write on its buffers; they are what they were after it."""
-    kept = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    """Return a context in which the model may write to its buffers; afterwards they are restored."""
+    saved = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, before in kept:
-                if not torch.equal(buffer, before):  # one that is expanded cannot be written at all
+            for buffer, before in saved:
+                if not torch.equal(buffer, before):  # expanded buffers cannot be written to
                     buffer.copy_(before)
 
 
 def result_of(model: nn.Module, inputs: Inputs) -> list[torch.Tensor] | None:
-    """Return the model's outputs, or None where it does not take the inputs."""
+    """Return the model's outputs, or None if it rejects the inputs."""
     try:
         with torch.no_grad():
             return outputs(model, inputs)
@@ -60,27 +60,27 @@ def result_of(model: nn.Module, inputs: Inputs) -> list[torch.Tensor] | None:
 
 
 def example_at(inputs: Inputs, sizes: dict[int, int], batch: int = 0) -> Inputs:
-    """Return random inputs of other sizes along some axes, and of another batch if it is given."""
+    """Return random inputs of the given sizes along some axes, and of another batch size if `batch` is not 0."""
     generator = torch.Generator().manual_seed(len(sizes) + batch)
-    made = []
+    tensors = []
     for x in inputs:
         shape = [sizes.get(axis, n) for axis, n in enumerate(x.shape)]
         shape[0] = batch or x.shape[0]
-        made.append(torch.randn(shape, generator=generator).to(dtype=x.dtype, device=x.device))
-    return tuple(made)
+        tensors.append(torch.randn(shape, generator=generator).to(dtype=x.dtype, device=x.device))
+    return tuple(tensors)
 
 
 class Base(NamedTuple):
-    """Small sizes of the spatial axes that a model takes, and by axis the step between sizes that it takes."""
+    """Small sizes that a model accepts, and the step between accepted sizes, both by spatial axis."""
 
     sizes: dict[int, int]
     steps: dict[int, int]
 
 
 def small_base(model: nn.Module, inputs: Inputs) -> Base:
-    """Return small sizes that a model takes, some fraction of the example's; the whole at worst.
+    """Return small sizes that a model accepts: a fraction of the example's, or the example's if it rejects the others.
 
-    Odd sizes are tried first: a model that takes these takes any (steps of 1); others often take multiples only.
+    Odd sizes are tried first: a model that accepts them accepts any size (step 1); others often need multiples.
     """
     whole = {axis: n for axis, n in _largest_sizes(inputs).items() if axis > 1}
     for factor in (0.125, 0.25, 0.5):
@@ -94,23 +94,23 @@ def small_base(model: nn.Module, inputs: Inputs) -> Base:
 
 
 def _largest_sizes(inputs: Inputs) -> dict[int, int]:
-    """Return by axis, from that of the channels on, the largest size of the inputs."""
+    """Return the largest size of the inputs along each axis but the batch axis."""
     return {axis: max(x.shape[axis] for x in inputs if x.ndim > axis) for axis in range(1, max(x.ndim for x in inputs))}
 
 
 SMALLEST = 7
-"""Pixels along an axis that a small input has at least, so that layers have an interior and borders."""
+"""Minimum size of a small input along an axis, in pixels, so that layers have an interior and borders."""
 MULTIPLE = 32
-"""Many networks take images only whose sizes are multiples of this."""
+"""Number of pixels of which many networks require image sizes to be a multiple."""
 
 
 def variations(model: nn.Module, inputs: Inputs) -> Iterator[Inputs]:
-    """Yield inputs of other batches and sizes, each once, those that tell most first; the model may not take some.
+    """Yield inputs of other batch and image sizes, each once, the most informative first; the model may reject some.
 
-    Along each axis, channels included: one more and one less (of other parity), half, twice, and one pixel. The other
-    axes are as small as the model takes them, and of odd and even sizes in turn, so that few inputs that cost little
-    tell much; then each axis by itself, for a model that takes other sizes along one axis only. A model that takes no
-    odd sizes is given multiples of small ones.
+    Along each axis, channels included, the size is increased and decreased by one (other parity), halved, doubled, and
+    set to one pixel. The other axes have small accepted sizes, odd and even in turn, so that few cheap inputs cover
+    much. Then axes are changed one at a time, for a model that accepts other sizes along one axis only. A model that
+    rejects odd sizes gets multiples of its small sizes.
     """
     known = {tuple(x.shape for x in inputs)}
     for others in _variations(small_base(model, inputs), inputs):
@@ -125,7 +125,7 @@ def _variations(small: Base, inputs: Inputs) -> Iterator[Inputs]:
     yield example_at(inputs, base, 2)
     whole = _largest_sizes(inputs)
     axes = [*whole]
-    if all(base[axis] == whole[axis] for axis in axes[1:]):  # likely a model of one size: little time for others
+    if all(base[axis] == whole[axis] for axis in axes[1:]):  # probably a model of one fixed size
         for axis in axes:
             yield example_at(inputs, {axis: whole[axis] + 1}, 1)
     near = {**whole, **base}
@@ -135,7 +135,7 @@ def _variations(small: Base, inputs: Inputs) -> Iterator[Inputs]:
     less = {axis: max(n - steps[axis], 1) for axis, n in whole.items()}
 
     def at(sizes: dict[int, int]) -> Inputs:
-        """Return inputs of these sizes: two images if a size is odd and both are half the example at most, or one."""
+        """Return inputs: two images if a size is odd and both have at most half the example's pixels, else one."""
         pixels = [prod({**near, **sizes}.values()), prod(whole.values())]
         is_odd = any(n // steps[axis] % 2 for axis, n in sizes.items())
         return example_at(inputs, sizes, 2 if 4 * pixels[0] <= pixels[1] and is_odd else 1)
@@ -159,9 +159,9 @@ def _variations(small: Base, inputs: Inputs) -> Iterator[Inputs]:
 
 
 MOST_TRIED = 12
-"""Inputs of other sizes that a model of several graphs is given, to find some that it takes."""
+"""Maximum number of inputs of other sizes that are tried on a model that is not one graph."""
 
 
 def taken(model: nn.Module, inputs: Inputs) -> list[Inputs]:
-    """Return some inputs of other batches and sizes that a model takes."""
+    """Return some inputs of other batch and image sizes that a model accepts."""
     return [others for others in islice(variations(model, inputs), MOST_TRIED) if result_of(model, others) is not None]

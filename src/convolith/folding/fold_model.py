@@ -1,4 +1,4 @@
-"""`fold`: replace every chain and every set of branches of a model that equals one convolution, and prove it."""
+"""`fold`: replace every chain and set of branches of a model that equals one convolution, and verify the result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from convolith.nn import revert
 
 @dataclass(frozen=True)
 class Folded:
-    """A folded model, a plain torch module, and the report of how it came about."""
+    """A folded model, which is an ordinary torch module, and the report of what was changed."""
 
     model: torch.nn.Module
     report: FoldReport
@@ -40,31 +40,31 @@ def fold(
     """Return a copy of a model in which chains and branches that equal one convolution are replaced by it.
 
     The model is recorded as a graph of layers and functions. Convolutions, norms, poolings, scales, shifts, padding,
-    slices, enlargement by whole factors and linear layers are all convolutions: chains of them are composed, and sums,
-    differences and concatenations of those that begin at the same tensor are joined. Each rewrite is exact at every
-    batch and image size, borders included (with a border correction where a bias meets zero padding), and kept where
-    its products and calls take less time than before. Each is compared with what it replaces in float64, and the folded
-    model with the model on the example and on random inputs of other sizes. Hooks of the model run in this too.
+    slices, upsampling by whole factors and linear layers all count as convolutions: chains of them are composed, and
+    sums, differences and concatenations of branches that start at the same tensor are merged. Each rewrite is exact at
+    every batch and image size, borders included (with a border correction where zero padding follows a bias), and kept
+    if its multiplications and calls take less time than before. Each is compared in float64 with the nodes that it
+    replaces, and the folded model with the original on the example and on random inputs of other sizes. The model's
+    hooks run in these calls too.
 
     Rules: see `compose`, `convolith.algebra`; RepVGG (Ding et al. 2021), Diverse Branch Block (Ding et al. 2021),
-    MobileOne (Vasu et al. 2023) and their kin are instances.
+    MobileOne (Vasu et al. 2023) and similar forms are instances.
 
     Args:
-        model: in evaluation mode.
-        example_input: (N, channels, *size), as the model takes it; several in a row if it takes several.
-        measure: keep a rewrite only if it is measured faster on this machine, on the example's shape, as well.
-        force: make every rewrite, even where it does not save time.
-        everything: the former name of `force`.
+        model: a module in evaluation mode.
+        example_input: a tensor (N, channels, *size) that the model accepts, or a sequence of them for several inputs.
+        measure: keep a rewrite only if it is also measured to be faster on this machine, on the example's shape.
+        force: make every rewrite, even if it does not save time.
+        everything: former name of `force`.
 
     Returns:
-        `model`: a `torch.fx.GraphModule` of torch's own layers under the names that they had, with parameters of its
-        own. It can be saved, exported, compiled, converted and trained. A model whose own code depends on values, or on
-        sizes in a way that no graph follows, comes back as a copy with its parts folded. `report`: a `FoldReport`;
-        print it.
+        `model`: a `torch.fx.GraphModule` of torch's own layers under their original names, with its own parameters. It
+        can be saved, exported, compiled, converted and trained. If the model's own code depends on values, or on sizes
+        in a way that a graph cannot represent, it is a copy with folded submodules. `report`: a `FoldReport`; print it.
 
     Raises:
-        ConvolithError: a model in training mode, with quantised modules, compiled or exported by another tool, or of
-            which nothing can be captured (with the line of its code); an example that it does not take.
+        ConvolithError: if the model is in training mode, has quantised modules, was compiled or exported by another
+            tool, rejects the example, or if no part of it can be captured (with the line of its code).
 
     Example:
         >>> import torch
@@ -79,7 +79,7 @@ def fold(
     with QuickConvolutions():
         inputs, known = _checked(model, example_input)
     if any(type(module).__module__.startswith("convolith.nn") for module in model.modules()):
-        model = revert(own_module(model))  # torch's own layers are what comes out; they can be converted again
+        model = revert(own_module(model))  # the result has torch's own layers, which can be converted again
         with unchanged(model), QuickConvolutions():
             known = reference_of(model, inputs)
     options = {"measure": measure, "force": force}
@@ -93,33 +93,33 @@ def fold(
         getattr(done.folded, name).update(getattr(model, name))
     with unchanged(model), unchanged(done.folded), QuickConvolutions():
         errors, problem = verify(done.proofs, (done.reference, done.wide), (model, done.folded), done.tried, known)
-    reason = f"its code does not run in float64 ({problem}): it is compared in its own dtype, each rewrite in float64"
+    reason = f"its code does not run in float64 ({problem}); it is compared in its own dtype, each rewrite in float64"
     alone = [Skipped("-", "the model", reason, "settled")] if problem else []
     skipped = (*done.report.skipped, *alone, *_set_aside(model), *_settled_arguments(model, inputs))
     return Folded(done.folded, replace(done.report, skipped=skipped, error=errors))
 
 
 def _set_aside(model: torch.nn.Module) -> list[Skipped]:
-    """Return the hooks that a package keeps on its own models, which are not carried over."""
+    """Return a report entry for the hooks that a package registers on its own models, which are not carried over."""
     names = bookkeeping(model)
     package = type(model).__module__.partition(".")[0]
-    reason = f"hooks that {package} registers on its own models are not carried over; they change nothing here"
+    reason = f"hooks that {package} registers on its own models are not carried over; they do not change the outputs"
     return [Skipped("-", ", ".join(names[:3]) + ", ..." * (len(names) > 3), reason, "settled")] if names else []
 
 
 def _settled_arguments(model: torch.nn.Module, inputs: Inputs) -> list[Skipped]:
-    """The arguments of `forward` that the example leaves at their defaults, and that the folded model has not."""
+    """Return a report entry for the arguments of `forward` that the example omits and the folded model lacks."""
     parameters = list(inspect.signature(model.forward).parameters.values())
-    left = [p.name for p in parameters[len(inputs) :] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    reason = f"the example leaves {', '.join(left)} at the default, and so the folded model takes no such argument"
-    return [Skipped("-", "the model", reason, "settled")] if left else []
+    omitted = [p.name for p in parameters[len(inputs) :] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    reason = f"the example omits {', '.join(omitted)}; the folded model uses the default and takes no such argument"
+    return [Skipped("-", "the model", reason, "settled")] if omitted else []
 
 
 def _checked(model: Any, example: Any) -> tuple[Inputs, Reference]:
-    """Return the inputs and what the model gives for them.
+    """Validate the arguments; return the inputs and the model's outputs for them.
 
     Raises:
-        ConvolithError: what is no model in evaluation, or no input that it takes.
+        ConvolithError: if `model` is not a module in evaluation mode, or rejects the inputs.
     """
     if not isinstance(model, torch.nn.Module):
         raise ConvolithError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
@@ -141,8 +141,8 @@ def _checked(model: Any, example: Any) -> tuple[Inputs, Reference]:
             f"of {tuple(example.shape)}, {example.dtype}" if isinstance(example, torch.Tensor) else repr(example)[:60]
         )
         raise ConvolithError(
-            f"example_input is {came}; expected a float tensor of (N, channels, *size), not empty, as the model takes "
-            "it, or several in a row"
+            f"example_input is {came}; expected a float tensor of shape (N, channels, *size), not empty, or a "
+            "sequence of such tensors"
         )
     try:
         with unchanged(model):
@@ -155,7 +155,7 @@ def _checked(model: Any, example: Any) -> tuple[Inputs, Reference]:
 
 
 def _check_plain(model: torch.nn.Module) -> None:
-    """Refuse what another tool has compiled or exported, with the way out."""
+    """Raise an error with a remedy if another tool has compiled or exported the model."""
     kind, remedy = "", "fold the model before"
     if isinstance(model, torch.jit.ScriptModule):
         kind = "compiled or traced to TorchScript"

@@ -1,4 +1,4 @@
-"""A graph computed node by node: at once, where generating and compiling its code would take longer than running it."""
+"""Interpreter of graphs: runs them node by node, where generating and compiling code would take longer than the run."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from torch.fx.node import map_arg
 
 
 class GraphRunner:
-    """Calls what each node of a graph calls.
+    """Interpreter that executes a graph node by node.
 
     Args:
-        graph: of layers and functions.
-        root: has the layers and tensors that the graph names.
+        graph: graph of layers and functions.
+        root: module with the layers and tensors that the graph names.
     """
 
     def __init__(self, graph: Graph, root: nn.Module) -> None:
         self.graph, self.root = graph, root
 
     def __call__(self, *inputs: Any) -> Any:
-        """Return what the graph gives for its inputs."""
-        given = iter(inputs)
-        found: dict[Node, Any] = {}
+        """Return the graph's output for its inputs."""
+        arguments = iter(inputs)
+        results: dict[Node, Any] = {}
         unread = {node: len(node.users) for node in self.graph.nodes}
         for node in self.graph.nodes:
-            args, kwargs = map_arg((node.args, node.kwargs), found.__getitem__)
+            args, kwargs = map_arg((node.args, node.kwargs), results.__getitem__)
             if node.op == "output":
                 return args[0]
-            found[node] = next(given) if node.op == "placeholder" else self.called(node, args, kwargs)
-            self.note(node, args, found[node])
-            for read in node.all_input_nodes:  # what nothing reads any more leaves memory
+            results[node] = next(arguments) if node.op == "placeholder" else self.called(node, args, kwargs)
+            self.note(node, args, results[node])
+            for read in node.all_input_nodes:  # free results that no later node reads
                 unread[read] -= 1
                 if not unread[read]:
-                    del found[read]
+                    del results[read]
         raise AssertionError("a graph has an output")
 
     def note(self, node: Node, args: Any, result: Any) -> None:
-        """Take note of what a node was given and gave."""
+        """Observe a node's arguments and result; subclasses override this."""
 
     def called(self, node: Node, args: Any, kwargs: Any) -> Any:
-        """Return what one node gives."""
+        """Return the result of one node."""
         target: Any = node.target
         if node.op == "get_attr":
             return operator.attrgetter(target)(self.root)

@@ -1,8 +1,8 @@
-"""Convolution and norm that a module's own code calls one right behind the other, whatever else the code does.
+"""Pairs of a convolution and a norm that a module's own code always calls directly after each other.
 
-Code that depends on values or sizes is no graph. Yet `self.norm(self.conv(x))`, or `x = self.conv(x)` followed by
-`x = self.norm(x)`, gives the convolution's output to the norm alone on every way through the code, so that the two may
-be one.
+Code that depends on values or sizes cannot be recorded as a graph. Yet in `self.norm(self.conv(x))`, or in
+`x = self.conv(x)` followed by `x = self.norm(x)`, only the norm reads the convolution's output on every path through
+the code, so that the two can be folded.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Pair = tuple[str, str]
 
 
 def pairs_of(module: nn.Module) -> list[Pair]:
-    """Return the names of a module's convolutions and norms that its code always calls one behind the other.
+    """Return the names of each convolution and norm of a module that its code always calls directly after each other.
 
-    Both are mentioned once in the code of the module's class, its initialisation left out.
+    Both names occur exactly once in the code of the module's class, not counting its initialisation.
     """
     trees = list(_methods(type(module)))
     mentioned = Counter(name for tree in trees for name in _mentions(tree))
-    found = []
+    pairs = []
     for tree in trees:
         for first, second in _in_a_row(tree):
             layers = (getattr(module, first, None), getattr(module, second, None))
@@ -38,15 +38,15 @@ def pairs_of(module: nn.Module) -> list[Pair]:
                 and type(layers[1]) in NORMS
                 and mentioned[first] == mentioned[second] == 1
             ):
-                found.append((first, second))
-    return found
+                pairs.append((first, second))
+    return pairs
 
 
 def _mentions(tree: ast.AST) -> Iterator[str]:
-    """Yield the attributes that code looks at.
+    """Yield the attributes that code uses, without harmless uses of a layer, which do not depend on its weights.
 
-    A layer's geometry says nothing of its weights, nor does a question whether it is there; what it is handed to reads
-    its geometry too, which comparing outputs confirms.
+    Harmless uses read the layer's geometry, compare the layer with None, or pass it to a function, which is assumed to
+    read the geometry only; comparing outputs confirms this.
     """
     harmless: set[int] = set()
     for node in ast.walk(tree):
@@ -71,7 +71,7 @@ GEOMETRY = {"stride", "kernel_size", "padding", "dilation", "groups", "in_channe
 
 
 def _methods(kind: type) -> Iterator[ast.AST]:
-    """Yield the code of a class's own methods, and of the classes that it inherits from outside of torch."""
+    """Yield the syntax trees of the methods of a class and of its bases outside torch, initialisation excepted."""
     for base in kind.__mro__:
         if base is object or base.__module__.partition(".")[0] == "torch":
             continue
@@ -84,12 +84,12 @@ def _methods(kind: type) -> Iterator[ast.AST]:
             ):
                 try:
                     yield ast.parse(textwrap.dedent(inspect.getsource(method)))
-                except (OSError, SyntaxError, TypeError):  # a method without source: nothing is known of it
+                except (OSError, SyntaxError, TypeError):  # no source: its uses of layers are unknown
                     return
 
 
 def _in_a_row(tree: ast.AST) -> Iterator[Pair]:
-    """Yield what is called on a tensor, and on nothing but its result right after."""
+    """Yield pairs of a layer and the layer that is called directly after it, on its output."""
     own = _own_name(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
@@ -106,7 +106,7 @@ def _in_a_row(tree: ast.AST) -> Iterator[Pair]:
 def _follow(before: ast.stmt, after: ast.stmt, own: str) -> Iterator[Pair]:
     """Yield the pair of `x = self.first(...)` and `x = self.second(x)` (or `return self.second(x)`).
 
-    The second may stand behind `if self.second is not None`, which is so.
+    The second statement may be inside `if self.second is not None`, since that condition holds.
     """
     if isinstance(after, ast.If) and _asks_whether_there(after.test) and not after.orelse:
         after = after.body[0]
@@ -115,23 +115,23 @@ def _follow(before: ast.stmt, after: ast.stmt, own: str) -> Iterator[Pair]:
     name = before.targets[0].id
     value = after.value if isinstance(after, ast.Assign | ast.Return) else None
     while isinstance(value, ast.Call) and len(value.args) == 1 and isinstance(value.args[0], ast.Call):
-        value = value.args[0]  # the innermost of what is called on the result
+        value = value.args[0]  # the innermost call, whose argument is the result
     if not isinstance(value, ast.Call) or len(value.args) != 1 or not isinstance(value.args[0], ast.Name):
         return
-    again = isinstance(after, ast.Assign) and [t.id for t in after.targets if isinstance(t, ast.Name)] == [name]
+    is_reassigned = isinstance(after, ast.Assign) and [t.id for t in after.targets if isinstance(t, ast.Name)] == [name]
     first, second = _called(before.value, own), _called(value, own)
-    if first and second and value.args[0].id == name and (again or isinstance(after, ast.Return)):
+    if first and second and value.args[0].id == name and (is_reassigned or isinstance(after, ast.Return)):
         yield first, second
 
 
 def _own_name(tree: ast.AST) -> str:
-    """Return how a method calls its module."""
+    """Return the name of a method's first parameter, usually `self`."""
     arguments = next((n.args for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)), None)
     return arguments.args[0].arg if arguments is not None and arguments.args else "self"
 
 
 def _called(node: ast.AST, own: str) -> str | None:
-    """Return `name` of `self.name(...)` on one argument."""
+    """Return `name` if a node is a call `self.name(...)` with one argument, else None."""
     if not isinstance(node, ast.Call) or node.keywords or len(node.args) != 1:
         return None
     function = node.func

@@ -1,4 +1,4 @@
-"""Convolutions that torch takes long for, such as large kernels and those in float64, by this package's engines."""
+"""Convolutions that are slow in torch, such as large or float64 ones, computed by this package's engines."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from convolith.spec import ConvSpec
 
 CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
 LARGE = 2e7
-"""Products up to which torch takes no longer than planning one of our engines."""
+"""Number of multiplications up to which torch's convolution takes no longer than planning one of our engines."""
 MOST_GROUPS = 64
-"""Groups of all images up to which torch takes no longer in float64, where it computes each by itself, than the
-oracle."""
+"""Number of groups times images up to which torch is as fast in float64, where it computes each group separately, as
+the reference engine."""
 SMALL = 49
-"""Taps of a kernel up to which torch's convolutions in other dtypes are quick enough."""
+"""Number of kernel taps up to which torch's convolutions are fast enough in dtypes other than float64."""
 MUCH_LONGER = 4.0
-"""Times the estimate of our engine that torch must take in other dtypes."""
+"""Minimum ratio of torch's estimated time to our engine's for which ours is used, in dtypes other than float64."""
 
 
 class QuickConvolutions(TorchFunctionMode):
-    """While inside, convolutions that torch takes long for are computed by this package's engines.
+    """Context in which convolutions that are slow in torch are computed by this package's engines.
 
-    The engine is chosen by shapes only, so that the same call gives the same bits again.
+    The choice of the engine depends on shapes only, so that repeated calls give identical bits.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call a function of torch's, or compute what it would."""
+        """Call a torch function, or compute its result by an engine."""
         kwargs = kwargs or {}
         if func in CONVOLUTIONS:
             return _convolved(func, *args, **kwargs)
@@ -64,7 +64,7 @@ def _convolved(
             spec = ConvSpec.of(input, weight, groups=groups, **options)
             state, own = reference.prepare(spec, weight.detach()), None if bias is None else bias.detach()
             return reference.apply(state, input.detach(), own)
-    except ConvolithError:  # torch says in its own words what it does not take
+    except ConvolithError:  # torch raises its own error for invalid arguments
         pass
     return func(input, weight, bias, groups=groups, **options)
 

@@ -1,4 +1,4 @@
-"""What folding did to a model: each rewrite, each refusal with its reason, the work before and after, the error."""
+"""Report of a fold: each rewrite, each refusal with its reason, the work before and after, and the error."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import torch
 from convolith.report.table import Table
 
 LEAST_STEPS = 8.0
-"""Root mean square of a channel's weights in steps of int8 below which rounding them shows: 3.6% of noise."""
+"""Root mean square of a channel's weights, in int8 steps, below which the report warns: rounding adds 3.6% of noise."""
 
 
 @dataclass(frozen=True)
 class Rewrite:
-    """Nodes of a captured model that one convolution takes the place of.
+    """Replacement of several nodes of a captured model by one convolution.
 
     Attributes:
-        name: of the new module.
-        modules: where the nodes stand in the model.
-        nodes: their names in the captured graph, in order.
-        conv: the convolution, as text.
+        name: name of the new module.
+        modules: modules that the replaced nodes belong to.
+        nodes: names of the replaced nodes in the captured graph, in order.
+        conv: description of the convolution, as text.
         kind: `"exact"` or `"exact with border correction"`.
-        multiplications_before, multiplications_after: on the example.
-        bytes_before, bytes_after: read and written on the example, in the model's dtype, without weights.
-        least_range, largest_range: over the output channels, the largest weight of each.
-        warning: where rounding the weights to int8 would suffer, or None.
-        seconds_before, seconds_after: where both were measured.
+        multiplications_before, multiplications_after: number of multiplications on the example.
+        bytes_before, bytes_after: bytes read and written on the example, in the model's dtype, without weights.
+        least_range, largest_range: minimum and maximum over the output channels of a channel's largest weight.
+        warning: warning if rounding the weights to int8 would add much noise, or None.
+        seconds_before, seconds_after: median time of a call, if both were measured.
     """
 
     name: str
@@ -48,16 +48,16 @@ class Rewrite:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A place that looked as if it might be folded, and why it was not.
+    """Part of a model that was not folded, and the reason.
 
     Attributes:
-        node: its name in the captured graph.
-        module: where it stands in the model.
-        reason: in words.
-        kind: `"refused"` (it is no one convolution), `"does not pay"`, `"kept"` (a module that stays as it is),
-            `"norm"` (a norm right behind a convolution that stays), or `"settled"` (an argument that the folded model
-            does not have).
-        line: file and line of the code that calls it, where known.
+        node: name of the node in the captured graph.
+        module: module that the node belongs to.
+        reason: reason in words.
+        kind: `"refused"` (it does not equal one convolution), `"does not pay"`, `"kept"` (a module that stays as it
+            is), `"norm"` (a norm directly after a convolution, which stays), or `"settled"` (a difference of the whole
+            model, such as an argument that the folded model does not take).
+        line: file and line of the code that calls the node, if known.
     """
 
     node: str
@@ -69,17 +69,17 @@ class Skipped:
 
 @dataclass(frozen=True)
 class FoldReport:
-    """What was folded, what was not and why, and how near the folded model is.
+    """Rewrites of a model, the parts that were not folded with the reasons, and the error of the folded model.
 
     Attributes:
         rewrites: one entry for each new convolution.
-        skipped: one for each row or sum that was left.
-        convolutions_before, convolutions_after: that one pass computes.
-        multiplications_before, multiplications_after: of what folding reads (convolutions, norms, scales, pooling).
-        bytes_before, bytes_after: that those read and write, without weights.
-        norms_before, norms_after: batch norms that one pass computes.
-        others: operators that folding does not read as convolutions, and how often each stands there.
-        error: by dtype, the largest difference of any output, relative to the largest output.
+        skipped: one entry for each chain, sum, norm or module that was not folded.
+        convolutions_before, convolutions_after: number of convolutions in one forward pass.
+        multiplications_before, multiplications_after: total of the operators read (convolutions, norms, pooling, ...).
+        bytes_before, bytes_after: bytes that these operators read and write, without weights.
+        norms_before, norms_after: number of batch norms in one forward pass.
+        others: number of occurrences of each operator that folding does not read as a convolution.
+        error: largest difference of any output relative to the largest output, by dtype.
     """
 
     rewrites: tuple[Rewrite, ...]
@@ -96,7 +96,7 @@ class FoldReport:
     error: dict[str, float] = field(default_factory=dict)
 
     def tables(self) -> list[Table]:
-        """The report as tables."""
+        """Return the report as tables."""
         counted = [
             {"": name, "before": getattr(self, f"{field}_before"), "after": getattr(self, f"{field}_after")}
             for name, field in (
@@ -112,17 +112,17 @@ class FoldReport:
             for s in self.skipped
         ]
         errors = [{"dtype": name, "largest relative error": value} for name, value in self.error.items()]
-        found = [Table("Folded", counted), Table("Verified", errors)]
+        result = [Table("Folded", counted), Table("Verified", errors)]
         if rewrites:
-            found.insert(1, Table("Rewrites", rewrites))
+            result.insert(1, Table("Rewrites", rewrites))
         if skipped:
-            found.append(Table("Left as it is", skipped))
+            result.append(Table("Left as it is", skipped))
         if self.others:
-            found.append(
+            result.append(
                 Table("Other operators", [{"operator": n, "times": times} for n, times in self.others.items()])
             )
         warned = [{"new module": r.name, "warning": r.warning} for r in self.rewrites if r.warning]
-        return [*found, Table("Before int8 quantisation", warned)] if warned else found
+        return [*result, Table("Before int8 quantisation", warned)] if warned else result
 
     def __str__(self) -> str:
         return "\n\n".join(table.text() for table in self.tables())
@@ -147,10 +147,10 @@ def _row(rewrite: Rewrite) -> dict[str, Any]:
 
 
 def ranges(by_channel: torch.Tensor) -> tuple[float, float, str | None]:
-    """The least and the largest of the channels' largest weights, and what int8 would do to them.
+    """Return the minimum and maximum of the channels' largest weights, and a warning if int8 would lose much.
 
     Args:
-        by_channel: (out_channels, weights).
+        by_channel: weights, (out_channels, weights per channel).
     """
     largest = by_channel.abs().amax(1)
     size = by_channel.square().mean(1).sqrt()
@@ -161,7 +161,7 @@ def ranges(by_channel: torch.Tensor) -> tuple[float, float, str | None]:
     own = (127 * size[used] / largest[used]).min().item()
     warning = None
     if own < LEAST_STEPS:
-        warning = f"one scale for each channel leaves a channel {own:.2g} steps (root mean square of its weights)"
+        warning = f"even with one int8 scale per channel, a channel's root mean square is only {own:.2g} steps"
     elif whole < LEAST_STEPS:
-        warning = f"one scale for all leaves a channel {whole:.2g} steps; take one for each channel ({own:.2g} steps)"
+        warning = f"one scale for all channels leaves a channel {whole:.2g} steps; one per channel gives it {own:.2g}"
     return largest.min().item(), largest.max().item(), warning

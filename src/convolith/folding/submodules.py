@@ -1,4 +1,4 @@
-"""A model folded as one graph; or part by part, around code that no graph follows."""
+"""Folding of a model as one graph, or submodule by submodule where its own code cannot be recorded as a graph."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from convolith.folding.search.lowering import called_module
 
 @dataclass
 class UnprovedFold:
-    """A folded model, not proved yet.
+    """Folded model that has not been verified yet.
 
     Attributes:
-        reference, wide: the model and the folded one, in float64.
-        folded: in the model's own dtypes.
-        report: without errors.
-        proofs: of each rewrite.
-        tried: inputs that the model takes, the example first.
+        reference, wide: the model and the folded model, in float64.
+        folded: the folded model in the model's own dtypes.
+        report: report of the fold, without the errors.
+        proofs: proof of each rewrite, to be checked.
+        tried: inputs that the model accepts, the example first.
     """
 
     reference: nn.Module
@@ -46,10 +46,10 @@ class UnprovedFold:
 def fold_graph(
     model: nn.Module, inputs: Inputs, *, measure: bool, force: bool, known: Reference | None = None
 ) -> UnprovedFold | NoGraph:
-    """Fold a model as one graph, modules that stay in it by their parts; or return why it is no graph.
+    """Fold a model as one graph, and the inside of modules that are kept in it; or return why it cannot be a graph.
 
     Args:
-        known: what the model gives for the inputs, if that is known; its hooks have run in it.
+        known: the model's outputs for the inputs, if known; not used if the model has hooks, which ran in that call.
     """
     try:
         with QuickConvolutions():
@@ -57,34 +57,34 @@ def fold_graph(
     except NoGraph as refusal:
         return refusal
     done = _folded(captured, inputs, measure=measure, force=force)
-    for name, given in captured.calls.items():
+    for name, arguments in captured.calls.items():
         part = model.get_submodule(name)
         if isinstance(part, torch.jit.ScriptModule):
             continue
         why = NoGraph(captured.kept[name])
         try:
-            inner = fold_submodules(part, given, why, measure=measure, force=force)
+            inner = fold_submodules(part, arguments, why, measure=measure, force=force)
         except NoGraph:
             continue
         done = _with_part(done, name, inner)
     named = {entry.module for entry in done.report.skipped if entry.kind == "norm"}
-    left = [entry for entry in _norms_inside(done.folded, captured.kept) if entry.module not in named]
-    return replace(done, report=replace(done.report, skipped=(*done.report.skipped, *left)))
+    norms = [entry for entry in _norms_inside(done.folded, captured.kept) if entry.module not in named]
+    return replace(done, report=replace(done.report, skipped=(*done.report.skipped, *norms)))
 
 
 def _norms_inside(folded: nn.Module, kept: dict[str, str]) -> list[Skipped]:
-    """Return the norms of modules that stay as they are, and are no part of a graph inside of them."""
-    found = []
+    """Return a report entry for each norm in a kept module that is not part of a folded graph inside that module."""
+    entries = []
     present = dict(folded.named_modules(remove_duplicate=False))
     for name, reason in kept.items():
-        if name not in present:  # it has another name in a module that is kept around it
+        if name not in present:  # an enclosing module is kept, in which it has another name
             continue
-        module, inside = present[name], f"it lies in {name or 'the model'}, whose code stays: {reason}"
+        module, inside = present[name], f"it is in {name or 'the model'}, whose code is kept: {reason}"
         graphs = {id(part) for graph in module.modules() if isinstance(graph, GraphModule) for part in graph.modules()}
         for path, part in module.named_modules():
             if isinstance(part, nn.modules.batchnorm._BatchNorm) and id(part) not in graphs:
-                found.append(Skipped("-", f"{name}.{path}".strip("."), inside, "norm"))
-    return found
+                entries.append(Skipped("-", f"{name}.{path}".strip("."), inside, "norm"))
+    return entries
 
 
 def _folded(captured: Captured, inputs: Inputs, *, measure: bool, force: bool) -> UnprovedFold:
@@ -95,7 +95,7 @@ def _folded(captured: Captured, inputs: Inputs, *, measure: bool, force: bool) -
 
 
 def _with_part(done: UnprovedFold, name: str, inner: UnprovedFold) -> UnprovedFold:
-    """Return a folded graph whose module of that name is folded too."""
+    """Return a folded graph in which the module of that name is replaced by its folded version."""
     for whole, part in ((done.wide, inner.wide), (done.folded, inner.folded)):
         before = whole.get_submodule(name)
         for hooks in (
@@ -106,7 +106,7 @@ def _with_part(done: UnprovedFold, name: str, inner: UnprovedFold) -> UnprovedFo
         ):
             getattr(part, hooks).update(getattr(before, hooks))
         whole.set_submodule(name, part)
-    own = count_layers(inner.reference)  # of which the graph's report counts each
+    own = count_layers(inner.reference)  # counted in the graph's report already
     others = replace(
         done.report,
         convolutions_before=done.report.convolutions_before - own[0],
@@ -120,25 +120,25 @@ def _with_part(done: UnprovedFold, name: str, inner: UnprovedFold) -> UnprovedFo
 
 
 def fold_submodules(model: nn.Module, inputs: Inputs, refusal: NoGraph, *, measure: bool, force: bool) -> UnprovedFold:
-    """Fold the largest parts of a model that are graphs, in a copy that runs the model's own code.
+    """Fold the largest submodules that can be recorded as graphs, in a copy that runs the model's own code.
 
     Args:
-        refusal: why the whole is no graph.
+        refusal: reason why the whole model cannot be a graph.
 
     Raises:
-        NoGraph: the refusal, if no part has anything to fold.
+        NoGraph: the refusal, if no submodule has anything to fold.
     """
     if not any(list(child.children()) for child in model.children()) and not pairs_of(model):
         raise refusal
     options: dict[str, Any] = {"measure": measure, "force": force}
     with QuickConvolutions():
         calls = _calls(model, inputs)
-    copies: list[nn.Module] = []  # in float64 and in its own dtypes, once there is something to fold
+    copies: list[nn.Module] = []  # in float64 and in the model's dtypes, made for the first folded part
     reports: dict[str, FoldReport] = {}
     proofs: list[RewriteProof] = []
 
     def take(name: str, done: UnprovedFold) -> bool:
-        """Put a part in its place, if it has something to fold and the model runs with it."""
+        """Insert a folded part if it has rewrites and the model runs with it; return whether it was inserted."""
         if not done.report.rewrites:
             return False
         copies[:] = copies or [own_module(model).double(), own_module(model)]
@@ -155,11 +155,11 @@ def fold_submodules(model: nn.Module, inputs: Inputs, refusal: NoGraph, *, measu
         name = waiting.pop(0)
         if name in reports:
             continue
-        part, given = model.get_submodule(name), calls.get(name)
+        part, arguments = model.get_submodule(name), calls.get(name)
         if (
-            given is not None and list(part.children()) and not hooks_of(part)
-        ):  # hooks of the part itself would go with it
-            done = fold_graph(part, given, **options)
+            arguments is not None and list(part.children()) and not hooks_of(part)
+        ):  # replacing the part would remove its hooks
+            done = fold_graph(part, arguments, **options)
             if isinstance(done, UnprovedFold):
                 take(name, done)
                 continue
@@ -168,14 +168,14 @@ def fold_submodules(model: nn.Module, inputs: Inputs, refusal: NoGraph, *, measu
     if not reports:
         raise refusal
     wide, result = copies
-    whole = Skipped("-", "the model", f"{refusal.reason}; its parts are folded by themselves", "kept")
+    whole = Skipped("-", "the model", f"{refusal.reason}; its submodules are folded separately", "kept")
     report = _added(FoldReport((), (), 0, 0, 0.0, 0.0, 0.0, 0.0, 0, 0), reports, (whole,))
     (convolutions, norms), (fewer, less) = count_layers(model), count_layers(result)
     report = replace(
         report, convolutions_before=convolutions, convolutions_after=fewer, norms_before=norms, norms_after=less
     )
-    left = [replace(e, module=e.module.lstrip(".")) for e in _norms_inside(result, {"": refusal.reason})]
-    report = replace(report, skipped=(*report.skipped, *left))
+    inside = [replace(e, module=e.module.lstrip(".")) for e in _norms_inside(result, {"": refusal.reason})]
+    report = replace(report, skipped=(*report.skipped, *inside))
     return UnprovedFold(own_module(model).double(), wide, result, report, proofs, [inputs])
 
 
@@ -187,14 +187,14 @@ def _fold_pairs(
     take: Callable[[str, UnprovedFold], bool],
     copies: list[nn.Module],
 ) -> None:
-    """Fold a convolution and the norm that a module's own code always calls behind it."""
+    """Fold each convolution with the norm that a module's own code always calls on its output."""
     module = model.get_submodule(name)
     for first, second in pairs_of(module):
         path, other = (".".join(filter(None, (name, each))) for each in (first, second))
-        row, given = nn.Sequential(getattr(module, first), getattr(module, second)).eval(), calls.get(path)
-        if given is None or any(map(hooks_of, row)):
+        chain, arguments = nn.Sequential(getattr(module, first), getattr(module, second)).eval(), calls.get(path)
+        if arguments is None or any(map(hooks_of, chain)):
             continue
-        done = fold_graph(row, given, **options)
+        done = fold_graph(chain, arguments, **options)
         if isinstance(done, NoGraph) or not done.report.rewrites:
             continue
         done = replace(done, wide=_only_layer(done.wide), folded=_only_layer(done.folded), report=_of_pair(done.report))
@@ -204,19 +204,19 @@ def _fold_pairs(
 
 
 def _only_layer(graph: nn.Module) -> nn.Module:
-    """Return the one layer that a graph calls, which has the attributes that the code around it may look at."""
+    """Return a graph's only layer, whose attributes the calling code may read; or the graph if it calls several."""
     called = [n for n in graph.graph.nodes if n.op == "call_module"]  # type: ignore[union-attr]  # a GraphModule
     return called_module(called[0]) if len(called) == 1 else graph
 
 
 def _of_pair(report: FoldReport) -> FoldReport:
-    """Return the report of a convolution and its norm with the names that they have in their module."""
+    """Return the report of a pair, with its rewrites attributed to the pair as a whole."""
     rewrites = tuple(replace(r, name="", modules=("the model",)) for r in report.rewrites)
     return replace(report, rewrites=rewrites)
 
 
 def _added(report: FoldReport, parts: dict[str, FoldReport], skipped: tuple[Skipped, ...]) -> FoldReport:
-    """Return a report with those of parts, whose names come behind that of each part."""
+    """Return a report merged with those of parts, where each part's name precedes the names in its report."""
     rewrites = [*report.rewrites, *(_renamed(r, name) for name, part in parts.items() for r in part.rewrites)]
     more = [replace(s, module=f"{name}.{s.module}") for name, part in parts.items() for s in part.skipped]
     reports = [report, *parts.values()]
@@ -227,15 +227,15 @@ def _added(report: FoldReport, parts: dict[str, FoldReport], skipped: tuple[Skip
 
 
 def _calls(model: nn.Module, inputs: Inputs) -> dict[str, Inputs]:
-    """Return what each module is called with first, if that is float tensors only."""
-    found: dict[str, Inputs] = {}
+    """Return the arguments of each module's first call with float tensors only."""
+    first_calls: dict[str, Inputs] = {}
     watched = structural_copy(model)
 
     def keep(name: str) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             plain = args and not kwargs and all(isinstance(a, torch.Tensor) and a.is_floating_point() for a in args)
-            if plain and name not in found:
-                found[name] = tuple(a.detach().clone() for a in args)
+            if plain and name not in first_calls:
+                first_calls[name] = tuple(a.detach().clone() for a in args)
 
         return hook
 
@@ -244,11 +244,11 @@ def _calls(model: nn.Module, inputs: Inputs) -> dict[str, Inputs]:
             module.register_forward_pre_hook(keep(name), with_kwargs=True)
     with torch.no_grad():
         outputs(watched, inputs)
-    return found
+    return first_calls
 
 
 def _replaced(result: nn.Module, name: str, folded: nn.Module, inputs: Inputs) -> bool:
-    """Return whether the model runs with a part folded; it is put back where the model's code looks into it."""
+    """Insert a folded part and return whether the model still runs; if not, restore the original part."""
     before = result.get_submodule(name)
     result.set_submodule(name, folded)
     try:

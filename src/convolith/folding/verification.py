@@ -1,4 +1,4 @@
-"""A folded model held against the one that it came from: each rewrite by itself, then the whole, in two dtypes."""
+"""Comparison of a folded model with the original: each rewrite separately, then the whole model, in two dtypes."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from convolith.folding.rewrite.proof import TOLERANCE, RewriteProof, difference
 from convolith.report.progress import track
 
 MOST_COMPARED = 2
-"""Inputs on which whole models are compared in their own dtype, random values each; the first in float64 too."""
+"""Number of random inputs on which whole models are compared in their own dtype; the first is used in float64 too."""
 Pair = tuple[nn.Module, nn.Module]
-"""A model and the same folded."""
+"""A model and its folded version."""
 
 
 def verify(
     proofs: Sequence[RewriteProof], wide: Pair, own: Pair, tried: list[Inputs], known: Reference
 ) -> tuple[dict[str, float], str | None]:
-    """Return the largest error by dtype, relative to each output's largest number; and what float64 lacks.
+    """Return the largest error by dtype, relative to each output's largest number, and why float64 failed, if it did.
 
-    Each rewrite is compared by itself in float64 in any case. A model whose own code makes tensors of another dtype
-    does not run in float64 as a whole.
+    Each rewrite is compared in float64 in any case. A model whose own code makes tensors of another dtype does not run
+    in float64 as a whole.
 
     Args:
-        proofs: each rewrite by itself.
-        wide, own: the model and the folded one, in float64 and in the model's dtype.
-        tried: inputs in that dtype, the example first; random values of the same shapes are compared.
-        known: what the model gives for the example.
+        proofs: proof of each rewrite.
+        wide, own: the model and the folded model, in float64 and in the model's dtype.
+        tried: inputs in the model's dtype, the example first; random values of the same shapes are compared.
+        known: the model's outputs for the example.
 
     Raises:
-        ConvolithError: an error that is more than rounding: more than `TOLERANCE`, and more than four times what the
-            model itself is off in its dtype, or its outputs move by where the last bits of the input do (or a thousand
+        ConvolithError: if an error exceeds both `TOLERANCE` and four times the model's own sensitivity (its rounding
+            error in its dtype, or its change when the last bits of the input change; the limit is at most a thousand
             times `TOLERANCE`).
     """
     dtype = tried[0][0].dtype
     errors = {"float64": 0.0} if dtype == torch.float64 else {"float64": 0.0, str(dtype).removeprefix("torch."): 0.0}
     example = tried[0]
     smallest = sorted(tried, key=lambda inputs: sum(x.numel() for x in inputs))
-    tellers = [inputs for inputs in smallest if min(min(x.shape[2:], default=9) for x in inputs) > 1] or [example]
+    larger = [inputs for inputs in smallest if min(min(x.shape[2:], default=9) for x in inputs) > 1] or [example]
     problem = None
     with torch.no_grad():
         for number in track(range(len(proofs)), "proving", len(proofs), shown=len(proofs) > LONG):
             errors["float64"] = max(errors["float64"], proofs[number].check())
-        for number, inputs in enumerate(_distinct([*tellers[:1], *smallest[:1], *tellers[1:2]])[:MOST_COMPARED]):
+        for number, inputs in enumerate(_distinct([*larger[:1], *smallest[:1], *larger[1:2]])[:MOST_COMPARED]):
             values = _random(inputs, number)
             if number == 0 or (problem is None and dtype == torch.float64):
                 exact, problem = _tried(wide[0], values)
@@ -60,7 +60,7 @@ def verify(
 
 
 def _tried(model: nn.Module, inputs: Inputs) -> tuple[list[torch.Tensor] | None, str | None]:
-    """Return a model's outputs in float64, or None and why it does not run in it."""
+    """Return a model's outputs in float64 and None, or None and the reason why it does not run in float64."""
     try:
         return _exact(model, inputs), None
     except Exception as problem:  # noqa: BLE001 - whatever the model's own code raises
@@ -68,13 +68,13 @@ def _tried(model: nn.Module, inputs: Inputs) -> tuple[list[torch.Tensor] | None,
 
 
 LONG = 100
-"""Rewrites from which on progress is shown, on a terminal."""
+"""Number of rewrites above which progress is shown, on a terminal."""
 
 
 def _compare_own(
     errors: dict[str, float], own: Pair, exact: nn.Module | None, inputs: Inputs, expected: list[torch.Tensor]
 ) -> None:
-    """Note how far two are apart in their own dtype; `exact`: the model in float64, if it runs in it."""
+    """Record the folded model's error in its own dtype; `exact` is the model in float64, or None if it fails."""
     dtype = inputs[0].dtype
     worst = _largest(expected, outputs(own[1], inputs))
     allowed = TOLERANCE[dtype]
@@ -86,7 +86,7 @@ def _compare_own(
 
 
 NUDGES = 4
-"""Inputs with other last bits that tell how much the model itself makes of rounding."""
+"""Number of inputs with changed last bits, which show how much the model itself amplifies rounding."""
 
 
 def _nudged(inputs: Inputs, seed: int) -> Inputs:
@@ -112,7 +112,7 @@ def _random(inputs: Inputs, seed: int) -> Inputs:
 
 
 def _allowed(off: float, tolerance: float) -> float:
-    """Four times what the model itself is off, within reason; anything for whole numbers that differ by themselves."""
+    """Return four times the model's own error, from 1 to 1000 tolerances, or infinity if its own error is infinite."""
     return off if off == float("inf") else max(tolerance, min(4 * off, 1e3 * tolerance))
 
 
@@ -120,7 +120,7 @@ def _note(errors: dict[str, float], name: str, error: float, limit: float) -> No
     errors[name] = max(errors[name], error)
     if not error <= limit:
         raise ConvolithError(
-            f"the folded model is {error:.1e} off in {name}, more than rounding explains; please report the model"
+            f"the folded model's error in {name} is {error:.1e}, more than rounding explains; please report the model"
         )
 
 

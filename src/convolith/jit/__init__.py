@@ -1,4 +1,4 @@
-"""Machine code from Python: written as LLVM IR, compiled for this processor, kept on disk, run on torch's threads."""
+"""Machine code generated in Python: LLVM IR, compiled for this processor, cached on disk, run on torch's threads."""
 
 from convolith.jit.compile import Routine, routine
 from convolith.jit.target import Target, host

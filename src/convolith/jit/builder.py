@@ -1,6 +1,6 @@
-"""Writes one function of LLVM IR: integers with Python's operators, typed pointers, vectors, loops and branches.
+"""Builder of one LLVM IR function: integers with Python's operators, typed pointers, vectors, loops and branches.
 
-Python numbers are constants wherever a 64-bit integer is expected, and arithmetic between them happens here and now.
+Python integers are constants wherever a 64-bit integer is expected; arithmetic between them is done immediately.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 POINTER = ir.PointerType()
 VOID = ir.VoidType()
 Number = Any
-"""An Int of the function, or a Python int."""
+"""Int of the function, or a Python int."""
 
 
 @dataclass(frozen=True)
 class Int:
-    """A 64-bit integer of the function under construction."""
+    """64-bit integer of the function under construction."""
 
     code: FunctionBuilder
     value: ir.Value
@@ -46,11 +46,11 @@ class Int:
     __rmul__ = __mul__
 
     def __floordiv__(self, other: Number) -> Number:
-        """Of numbers that are not negative."""
+        """Return the quotient of two numbers that are not negative."""
         return self if isinstance(other, int) and other == 1 else self._plain("udiv", other)
 
     def __mod__(self, other: Number) -> Number:
-        """Of numbers that are not negative."""
+        """Return the remainder of two numbers that are not negative."""
         return 0 if isinstance(other, int) and other == 1 else self._plain("urem", other)
 
     def __lt__(self, other: Number) -> ir.Value:
@@ -63,16 +63,16 @@ class Int:
         return self.code.ir.icmp_signed(">=", self.value, self.code.integer(other).value)
 
     def below(self, other: Number) -> ir.Value:
-        """Whether it is at least 0 and less than `other`, which is not negative."""
+        """Return whether this number is at least 0 and less than `other`, which is not negative."""
         return self.code.ir.icmp_unsigned("<", self.value, self.code.integer(other).value)
 
     def equals(self, other: Number) -> ir.Value:
-        """Whether both are the same number."""
+        """Return whether both numbers are equal."""
         return self.code.ir.icmp_signed("==", self.value, self.code.integer(other).value)
 
     def _signed(self, operation: str, other: Number) -> Int:
-        made = getattr(self.code.ir, operation)(self.value, self.code.integer(other).value, flags=["nsw"])
-        return Int(self.code, made)
+        result = getattr(self.code.ir, operation)(self.value, self.code.integer(other).value, flags=["nsw"])
+        return Int(self.code, result)
 
     def _plain(self, operation: str, other: Number) -> Int:
         return Int(self.code, getattr(self.code.ir, operation)(self.value, self.code.integer(other).value))
@@ -80,7 +80,7 @@ class Int:
 
 @dataclass(frozen=True)
 class Pointer:
-    """An address of elements of one type; adding moves by elements."""
+    """Address of elements of one type; addition advances it by elements."""
 
     code: FunctionBuilder
     value: ir.Value
@@ -96,64 +96,64 @@ class Pointer:
         return self + (-elements if isinstance(elements, int) else 0 - elements)
 
     def load(self) -> ir.Value:
-        """The element there."""
+        """Load the element at the address."""
         return self.code.ir.load(self.value, typ=self.element, align=itemsize(self.element))
 
     def integer(self) -> Int:
-        """The 64-bit integer there."""
+        """Load the 64-bit integer at the address."""
         return Int(self.code, self.load())
 
     def vector(self, lanes: int) -> ir.Value:
-        """The next `lanes` elements; the address need not be aligned to more than one."""
+        """Load the next `lanes` elements; the address needs the alignment of one element only."""
         return self.code.ir.load(self.value, typ=ir.VectorType(self.element, lanes), align=itemsize(self.element))
 
     def store(self, value: ir.Value) -> None:
-        """Write an element, or a vector of them."""
+        """Store an element, or a vector of elements."""
         self.code.ir.store(value, self.value, align=itemsize(self.element))
 
     def store_past_caches(self, value: ir.Value) -> None:
-        """Write a vector at a multiple of its bytes (of 64 at most), not to be read soon: no cache takes it up.
+        """Store a vector that is not read soon, bypassing the caches, at a multiple of its bytes (of 64 at most).
 
-        Other threads see it in order only after a fence.
+        Other threads see the store in order only after a fence.
         """
         stored = self.code.ir.store(value, self.value, align=min(64, itemsize(self.element) * value.type.count))
         stored.set_metadata("nontemporal", self.code.module.add_metadata([ir.Constant(I32, 1)]))
 
     def masked_vector(self, lanes: int, mask: ir.Value) -> ir.Value:
-        """The elements whose lane of the mask is set, and zero in the others, which are not read."""
+        """Load the elements whose mask lane is set; the other lanes are zero and are not read."""
         kind = ir.VectorType(self.element, lanes)
         arguments = [self.value, ir.Constant(I32, itemsize(self.element)), mask, zero(kind)]
         return self.code.intrinsic(f"llvm.masked.load.{suffix(kind)}.p0", kind, arguments)
 
     def masked_store(self, value: ir.Value, mask: ir.Value) -> None:
-        """Write the lanes whose mask is set."""
+        """Store the lanes whose mask is set."""
         arguments = [value, self.value, ir.Constant(I32, itemsize(self.element)), mask]
         self.code.intrinsic(f"llvm.masked.store.{suffix(value.type)}.p0", VOID, arguments)
 
     def prefetch(self, *, write: bool = False, level: int = 1) -> None:
-        """Ask for the cache line there in a level of the caches, to be used soon; the address need not exist."""
+        """Prefetch the cache line of the address into a level of the caches; the address need not be valid."""
         hints = [ir.Constant(I32, number) for number in (int(write), 4 - level, 1)]
         self.code.intrinsic("llvm.prefetch.p0", VOID, [self.value, *hints])
 
     def cast(self, element: ir.Type) -> Pointer:
-        """The same address of elements of another type."""
+        """Return the address as a pointer to elements of another type."""
         return Pointer(self.code, self.value, element)
 
 
 @dataclass
 class Loop:
-    """A loop under construction: its index, and the values that one turn hands to the next."""
+    """Loop under construction: its index, and the values carried from one iteration to the next."""
 
     index: Int
     values: list[ir.Value]
 
     def carry(self, values: Sequence[ir.Value]) -> None:
-        """Set what the next turn, or the code after the loop, finds in `values`."""
+        """Set the `values` of the next iteration and of the code after the loop."""
         self._next = list(values)
 
 
 class FunctionBuilder:
-    """One function under construction, `void name(arguments)`, writing at the end of its current block."""
+    """Function under construction, `void name(arguments)`; code is appended to its current basic block."""
 
     def __init__(self, module: ir.Module, name: str, arguments: Sequence[ir.Type], *, internal: bool = False) -> None:
         self.module = module
@@ -165,66 +165,66 @@ class FunctionBuilder:
         self.ir = ir.IRBuilder(self.function.append_basic_block("entry"))
 
     def argument(self, number: int, element: ir.Type | None = None) -> Any:
-        """An argument: a pointer to elements of a type, or an integer."""
+        """Return an argument: a pointer to elements of a type, or an integer."""
         value = self.function.args[number]
         return Int(self, value) if element is None else Pointer(self, value, element)
 
     def slots(self, pointer: Pointer, elements: Sequence[ir.Type | None]) -> list[Any]:
-        """Read a row of 8-byte slots: pointers to elements of the given types, or integers where None."""
-        found: list[Any] = []
+        """Load consecutive 8-byte slots: pointers to elements of the given types, or integers where None."""
+        values: list[Any] = []
         for number, element in enumerate(elements):
             slot = pointer.cast(I64) + number
             if element is None:
-                found.append(slot.integer())
+                values.append(slot.integer())
             else:
-                found.append(Pointer(self, self.ir.load(slot.value, typ=POINTER, align=8), element))
-        return found
+                values.append(Pointer(self, self.ir.load(slot.value, typ=POINTER, align=8), element))
+        return values
 
     def integer(self, number: Number) -> Int:
-        """A constant as an Int."""
+        """Convert a Python int to a constant Int."""
         return number if isinstance(number, Int) else Int(self, ir.Constant(I64, number))
 
     def minimum(self, a: Number, b: Number) -> Int:
-        """The smaller of two integers."""
+        """Return the smaller of two integers."""
         first, second = self.integer(a), self.integer(b)
         return Int(self, self.ir.select(first < second, first.value, second.value))
 
     def maximum(self, a: Number, b: Number) -> Int:
-        """The larger of two integers."""
+        """Return the larger of two integers."""
         first, second = self.integer(a), self.integer(b)
         return Int(self, self.ir.select(first < second, second.value, first.value))
 
     def choose(self, condition: ir.Value, a: Any, b: Any) -> Any:
-        """`a if condition else b`, of integers or of pointers; both are computed."""
+        """Return `a if condition else b`, for integers or pointers; both are computed."""
         if isinstance(a, Pointer):
             return Pointer(self, self.ir.select(condition, a.value, b.value), a.element)
         return Int(self, self.ir.select(condition, self.integer(a).value, self.integer(b).value))
 
     def every(self, *conditions: ir.Value) -> ir.Value:
-        """Whether all conditions hold; all are computed."""
+        """Return whether all conditions hold; all are computed."""
         return reduce(self.ir.and_, conditions)
 
     def splat(self, scalar: ir.Value, lanes: int) -> ir.Value:
-        """A vector with the scalar in every lane."""
+        """Return a vector with the scalar in every lane."""
         kind = ir.VectorType(scalar.type, lanes)
         undefined = ir.Constant(kind, ir.Undefined)
         first = self.ir.insert_element(undefined, scalar, ir.Constant(I32, 0))
         return self.ir.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, lanes), [0] * lanes))
 
     def shuffle(self, a: ir.Value, b: ir.Value, lanes: Sequence[int]) -> ir.Value:
-        """The given lanes of the concatenation of two vectors."""
+        """Return the given lanes of the concatenation of two vectors."""
         return self.ir.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes)))
 
     def lanes_below(self, count: Number, lanes: int) -> ir.Value:
-        """A mask of the lanes whose number is less than `count`."""
+        """Return a mask of the lanes whose number is less than `count`."""
         bounded = self.ir.trunc(self.maximum(self.minimum(count, lanes), 0).value, I32)
         numbers = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
         return self.ir.icmp_signed("<", numbers, self.splat(bounded, lanes))
 
     def bits_between(self, low: Number, high: Number) -> Int:
-        """An integer whose bits are set where their number, of 0 to 63, is at least `low` and less than `high`."""
+        """Return an integer whose bits 0 to 63 are set where their number is at least `low` and less than `high`."""
 
-        def below(count: Number) -> ir.Value:  # by 1 and up to 63 more, since 64 is too far for a shift
+        def below(count: Number) -> ir.Value:  # shifts by 0 to 63, since a shift by 64 is undefined
             bounded = self.maximum(self.minimum(count, 64), 0)
             some = self.ir.lshr(ir.Constant(I64, -1), (64 - self.maximum(bounded, 1)).value)
             return self.ir.select(bounded >= 1, some, ir.Constant(I64, 0))
@@ -232,31 +232,31 @@ class FunctionBuilder:
         return Int(self, self.ir.and_(below(high), self.ir.not_(below(low))))
 
     def lanes_of_bits(self, bits: Int, first: Number, lanes: int) -> ir.Value:
-        """A mask of the lanes whose bit is set, from a bit's number on."""
+        """Return a mask of the lanes whose bit is set; lane 0 corresponds to bit number `first`."""
         chosen = self.ir.trunc(self.ir.lshr(bits.value, self.integer(first).value), ir.IntType(lanes))
         return self.ir.bitcast(chosen, ir.VectorType(ir.IntType(1), lanes))
 
     def lanes_between(self, low: Number, high: Number, lanes: int) -> ir.Value:
-        """A mask of the lanes whose number is at least `low` and less than `high`."""
+        """Return a mask of the lanes whose number is at least `low` and less than `high`."""
         return self.lanes_of_bits(self.bits_between(low, high), 0, lanes)
 
     def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-        """`a * b + c`, rounded once where the processor can."""
+        """Return `a * b + c`, rounded once where the processor supports it."""
         if is_integer(a.type):
             return self.ir.add(c, self.ir.mul(a, b))
         return self.intrinsic(f"llvm.fmuladd.{suffix(a.type)}", a.type, [a, b, c])
 
     def add(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        """`a + b`, of floats or of integers modulo their width."""
+        """Return `a + b`, for floats or for integers modulo their width."""
         return self.ir.add(a, b) if is_integer(a.type) else self.ir.fadd(a, b)
 
     def sum_of(self, vector: ir.Value) -> ir.Value:
-        """The sum of a vector's floats, from the first lane on."""
+        """Return the sum of a vector's floats, added in lane order."""
         arguments = [ir.Constant(vector.type.element, 0.0), vector]
         return self.intrinsic(f"llvm.vector.reduce.fadd.{suffix(vector.type)}", vector.type.element, arguments)
 
     def intrinsic(self, name: str, result: ir.Type, arguments: Sequence[ir.Value]) -> ir.Value:
-        """Call one of LLVM's own functions, declared on its first use."""
+        """Call an LLVM intrinsic, which is declared on its first use."""
         known = self.module.globals.get(name)
         if known is None:
             known = ir.Function(self.module, ir.FunctionType(result, [a.type for a in arguments]), name)
@@ -268,20 +268,20 @@ class FunctionBuilder:
         self.ir.call(callee.function, values)
 
     def keep_order(self) -> None:
-        """Keep the compiler from moving loads and stores across this point; no instruction comes of it."""
+        """Keep the compiler from moving loads and stores across this point; no instruction is generated."""
         self.ir.fence("seq_cst", "singlethread")
 
     def fence(self) -> None:
-        """What was written before, past caches too, is seen before what is written after."""
+        """Make earlier stores, including those that bypass the caches, visible before later stores."""
         self.ir.fence("seq_cst")
 
     def fetch_add(self, counter: Pointer) -> Int:
-        """Fetch the counter and add one to it, atomically: each thread gets a number of its own."""
+        """Fetch the counter and add one to it, atomically: each thread gets a different number."""
         return Int(self, self.ir.atomic_rmw("add", counter.value, ir.Constant(I64, 1), "monotonic"))
 
     @contextmanager
     def loop(self, start: Number, stop: Number, step: Number = 1, values: Sequence[ir.Value] = ()) -> Iterator[Loop]:
-        """`for index in range(start, stop, step)`, with values carried from turn to turn."""
+        """Generate `for index in range(start, stop, step)`, with values carried between iterations."""
         before = self.ir.block
         head, body, after = (self.ir.append_basic_block(part) for part in ("head", "body", "after"))
         self.ir.branch(head)
@@ -304,7 +304,7 @@ class FunctionBuilder:
 
     @contextmanager
     def when(self, condition: ir.Value) -> Iterator[None]:
-        """What is written inside happens only if the condition holds."""
+        """Run the code generated inside the context only if the condition holds."""
         with self.ir.if_then(condition):
             yield
 
@@ -321,8 +321,8 @@ class FunctionBuilder:
     ) -> Iterator[Int]:
         """Take numbers from `start` to below `count` from a shared counter (zero before), until all are taken.
 
-        The first ones go in `shares` pieces of `share` numbers, so that threads that come in the same order take the
-        same numbers in every call; the others `chunk` at a time.
+        The first `shares` pieces have `share` numbers each, so that threads that arrive in the same order take the same
+        numbers in every call; later pieces have `chunk` numbers.
         """
         head, body, after = (self.ir.append_basic_block(part) for part in ("next", "task", "done"))
         self.ir.branch(head)
@@ -338,34 +338,34 @@ class FunctionBuilder:
         self.ir.position_at_end(after)
 
     def finish(self) -> None:
-        """Return."""
+        """Generate the return instruction."""
         self.ir.ret_void()
 
 
 def zero(kind: ir.Type) -> ir.Constant:
-    """Zero of a type."""
+    """Return the zero of a type."""
     return ir.Constant(kind, None)
 
 
 def constant(kind: ir.VectorType, number: float) -> ir.Constant:
-    """A number in every lane."""
+    """Return a vector constant with a number in every lane."""
     return ir.Constant(kind, [number] * kind.count)
 
 
 def is_integer(kind: ir.Type) -> bool:
-    """Whether a type, or a vector's element, is an integer."""
+    """Return whether a type, or a vector's element type, is an integer."""
     return isinstance(getattr(kind, "element", kind), ir.IntType)
 
 
 def itemsize(element: ir.Type) -> int:
-    """Bytes of one element."""
+    """Return the bytes of one element."""
     if isinstance(element, ir.IntType):
         return int(element.width) // 8
     return {F16: 2, F32: 4, F64: 8}[element]
 
 
 def suffix(kind: ir.Type) -> str:
-    """How LLVM's intrinsics write a type: v8f32."""
+    """Return the name of a type in LLVM's intrinsics, such as v8f32."""
     element = getattr(kind, "element", kind)
     letter = "i" if isinstance(element, ir.IntType) else "f"
     return (f"v{kind.count}" if isinstance(kind, ir.VectorType) else "") + f"{letter}{8 * itemsize(element)}"

@@ -1,6 +1,6 @@
-"""Compiled code kept on disk: one file an object, readable by its owner alone, checked before it is believed.
+"""Disk cache of compiled code: one file per object, readable by its owner only, verified by a digest when read.
 
-Nothing here can fail a computation: a cache that is damaged, foreign or read-only costs a warning and a compilation.
+No failure here stops a computation: a damaged, foreign or read-only cache causes a warning and a compilation.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 from convolith.errors import warn
 
 DIRECTORY = "CONVOLITH_CACHE_DIR"
-"""The environment variable that names another directory; empty, nothing is kept."""
+"""Environment variable that names another cache directory; an empty value disables the cache."""
 DIGEST_BYTES = 32
 
 
 def directory() -> Path | None:
-    """Return where this user's compiled code and measurements are kept, or None where nothing shall be.
+    """Return the directory of this user's compiled code and measurements, or None if nothing is stored.
 
-    A leading `~` is the user's home, also where no shell replaced it (in a container's or a notebook's settings).
+    A leading `~` is expanded to the user's home, also if no shell did so (in a container's or a notebook's settings).
     """
     named = os.environ.get(DIRECTORY)
     if named == "":
@@ -38,7 +38,7 @@ def directory() -> Path | None:
 
 
 def read(key: str) -> bytes | None:
-    """The object kept under a key, or None."""
+    """Return the object stored under a key, or None."""
     home = usable(directory())
     if home is None:
         return None
@@ -58,20 +58,20 @@ def read(key: str) -> bytes | None:
 
 
 def write(key: str, code: bytes) -> None:
-    """Keep an object under a key; a reader sees all of it or nothing."""
+    """Store an object under a key; a reader sees the complete file or none."""
     home = made(directory())
     if home is not None:
         replace_file(home / f"{key}.o", hashlib.sha256(code).digest() + code)
 
 
 def made(home: Path | None) -> Path | None:
-    """The directory, made where it is missing; None where it cannot be used."""
+    """Create the directory if it is missing and return it, or None if it cannot be used."""
     if home is None:
         return None
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
     except FileExistsError:
-        return usable(home)  # which says that it is a file
+        return usable(home)  # which warns that it is a file
     except OSError as error:
         _warn(f"{home} cannot be made ({error.strerror}); nothing is kept")
         return None
@@ -79,7 +79,7 @@ def made(home: Path | None) -> Path | None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file under another name and move it into place; a failure is a warning."""
+    """Write a file under a temporary name and move it into place; warn if this fails."""
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
         try:
@@ -94,17 +94,17 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def usable(home: Path | None) -> Path | None:
-    """The directory if it exists and only its owner, who is this user, can write there."""
+    """Return the directory if it exists, belongs to this user and nobody else can write to it; otherwise None."""
     if home is None:
         return None
     try:
-        found = home.stat()
+        status = home.stat()
     except OSError:
         return None
-    if not stat.S_ISDIR(found.st_mode):
+    if not stat.S_ISDIR(status.st_mode):
         _warn(f"{home} is a file, so nothing is kept; remove it, or name a directory in {DIRECTORY}")
         return None
-    if hasattr(os, "getuid") and (found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o022):
+    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o022):
         _warn(f"{home} belongs to another user or can be written by others; nothing is kept there (chmod 700 it)")
         return None
     return home
@@ -112,5 +112,5 @@ def usable(home: Path | None) -> Path | None:
 
 @cache
 def _warn(message: str) -> None:
-    """Say it once in a process: messages name the directory and not an object, of which there are many."""
+    """Warn once per process and message; messages usually name the directory rather than one of many objects."""
     warn(f"convolith's cache: {message}")

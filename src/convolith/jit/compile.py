@@ -1,4 +1,4 @@
-"""From a recipe to machine code: written, compiled, kept on disk, and remembered in this process."""
+"""Compilation of recipes to machine code, cached on disk and in this process."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from convolith.version import __version__
 
 PACKAGE = "convolith."
 ENTRY = "region"
-"""The name of the function that a recipe must define."""
+"""Name of the function that a recipe must define."""
 Recipe = Callable[[ir.Module, Target, Any], None]
-"""Writes functions into a module for a target, from parameters whose repr tells them apart."""
+"""Function that generates a module's functions for a target, from parameters that their repr identifies."""
 
 
 class RoutineKey(NamedTuple):
-    """All that a routine is made from."""
+    """Everything that a routine depends on."""
 
     recipe: Recipe
     target: Target
@@ -44,16 +44,16 @@ _lock = threading.Lock()
 
 
 class Routine:
-    """Compiled code that threads run together; pickled as its recipe, since addresses belong to one process."""
+    """Compiled code that threads run together; pickled as its recipe, since addresses are valid in one process only."""
 
     def __init__(self, asked: RoutineKey) -> None:
         self._asked = asked
-        self._engine = _load(asked)  # owns the machine code
+        self._engine = _load(asked)  # owner of the machine code
         self._address = int(self._engine.get_function_address(ENTRY))
         self._alone = threads.Region(self._address)
 
     def run(self, arguments: int, count: int) -> None:
-        """Let `count` threads, or as many as torch has now, call the code with the address of its arguments."""
+        """Call the code with the address of its arguments on `count` threads, but on no more than torch uses now."""
         count = min(count, threads.thread_count())
         if count == 1:
             self._alone(arguments)
@@ -65,10 +65,10 @@ class Routine:
 
 
 def routine(recipe: Recipe, target: Target, parameters: Any, *, ordered: bool = False) -> Routine:
-    """The code that a recipe writes; compiled at most once, and not at all where it is kept on disk.
+    """Return the code that a recipe generates, compiled at most once, and not at all if it is stored on disk.
 
     Args:
-        recipe: a module's function, which writes `region` from the parameters.
+        recipe: a function of a module, which generates `region` from the parameters.
         target: the processor.
         parameters: a hashable value with a complete repr.
         ordered: whether instructions stay in the order in which they were written.
@@ -88,7 +88,7 @@ def _routine(key: RoutineKey) -> Routine:
 
 
 def _load(asked: RoutineKey) -> Any:
-    """The engine that holds the code, from the disk or from the compiler."""
+    """Return the LLVM engine that holds the code, from the disk or from the compiler."""
     recipe, target, parameters, ordered = asked
     key = name_of(recipe, target, parameters, ordered=ordered)
     code = disk.read(key)
@@ -107,10 +107,10 @@ def _load(asked: RoutineKey) -> Any:
 
 @contextmanager
 def _in_written_order() -> Iterator[None]:
-    """Instructions stay in the order in which they were written, for recipes that count their registers.
+    """Keep instructions in the order in which they were written, for recipes that count their registers.
 
-    LLVM's scheduler would move loads up until a tile that fills the registers spills: a quarter of its instructions
-    were then spills. The option is LLVM's own and the process's, so it is put back.
+    LLVM's scheduler would move loads earlier until a tile that fills the registers spills: a quarter of its
+    instructions were then spills. The option is global to the process, so it is restored.
     """
     llvm.set_option("", "-enable-misched=false")
     try:
@@ -120,7 +120,7 @@ def _in_written_order() -> Iterator[None]:
 
 
 def written(recipe: Recipe, target: Target, parameters: Any) -> str:
-    """The recipe's LLVM IR as text."""
+    """Return the LLVM IR of a recipe as text."""
     module = ir.Module(name="convolith")
     module.triple = target.triple
     recipe(module, target, parameters)
@@ -128,32 +128,32 @@ def written(recipe: Recipe, target: Target, parameters: Any) -> str:
 
 
 def name_of(recipe: Recipe, target: Target, parameters: Any, *, ordered: bool = False) -> str:
-    """What a kept object is filed under: all that its IR and its compilation depend on.
+    """Return the key of a stored object: a digest of everything that its IR and its compilation depend on.
 
-    The IR is a function of the recipe's source, the target and the parameters; they stand for it, since writing it out
-    takes longer than loading the object.
+    The IR is a function of the recipe's source, the target and the parameters; the key uses these, since generating
+    the IR takes longer than loading the object.
     """
-    asked = [recipe.__qualname__, repr(target), repr(parameters), str(ordered)]
-    parts = [source_digest(recipe), *asked, llvmlite.__version__, str(llvm.llvm_version_info)]
+    fields = [recipe.__qualname__, repr(target), repr(parameters), str(ordered)]
+    parts = [source_digest(recipe), *fields, llvmlite.__version__, str(llvm.llvm_version_info)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 @cache
 def source_digest(recipe: Recipe) -> str:
-    """A digest of everything that writes a recipe's IR: its own module, and what of this package it uses in turn."""
-    found: set[str] = {__name__}
+    """Return a digest of the source that generates a recipe's IR: its module and, recursively, the modules it uses."""
+    modules: set[str] = {__name__}
     waiting = [recipe.__module__]
     while waiting:
         name = waiting.pop()
-        if name not in found:
-            found.add(name)
+        if name not in modules:
+            modules.add(name)
             used = {getattr(value, "__module__", "") or "" for value in vars(sys.modules[name]).values()}
             waiting += [module for module in used if module.startswith(PACKAGE)]
-    return hashlib.sha256(b"".join(_source(sys.modules[name]) for name in sorted(found))).hexdigest()
+    return hashlib.sha256(b"".join(_source(sys.modules[name]) for name in sorted(modules))).hexdigest()
 
 
 def _source(module: ModuleType) -> bytes:
-    """Return what a module was made from: its source, or its compiled code where there is none (.pyc, frozen)."""
+    """Return the source of a module, or its compiled code if it has no source (.pyc, frozen)."""
     try:
         return inspect.getsource(module).encode()
     except (OSError, TypeError):
@@ -162,7 +162,7 @@ def _source(module: ModuleType) -> bytes:
 
 
 def _machine(target: Target) -> Any:
-    found = llvm.Target.from_triple(target.triple)
-    return found.create_target_machine(
+    llvm_target = llvm.Target.from_triple(target.triple)
+    return llvm_target.create_target_machine(
         cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="jitdefault", jit=True
     )

@@ -1,4 +1,4 @@
-"""Elements of every real dtype as LLVM sees them, and their conversion to and from the type that sums are kept in."""
+"""LLVM types of all real dtypes, and their conversion to and from the type of sums."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ STORED = {
     "float64": F64,
     **{f"{sign}int{bits}": kind for bits, kind in ((8, I8), (16, I16), (32, I32), (64, I64)) for sign in ("", "u")},
 }
-"""The type of an element in memory. LLVM's own bfloat needs newer processors; 16 bits do everywhere."""
+"""LLVM type of an element in memory. LLVM's bfloat needs newer processors, so bfloat16 is a 16-bit integer."""
 MAGIC = 1.5 * 2**52
-"""Added to a float64 under 2^51, it leaves the integer in the low bits."""
+"""Constant whose sum with an integral float64 below 2^51 has the integer in its low bits."""
 
 
 def to_sum(code: FunctionBuilder, value: ir.Value, dtype: str, wide: ir.Type) -> ir.Value:
-    """A vector of a dtype in memory as a vector of the type of sums (float32, float64 or int64)."""
+    """Convert a vector of a dtype in memory to the type of sums (float32, float64 or int64)."""
     lanes = value.type.count
     kind = ir.VectorType(wide, lanes)
     if value.type == kind:
@@ -32,7 +32,7 @@ def to_sum(code: FunctionBuilder, value: ir.Value, dtype: str, wide: ir.Type) ->
     if is_integer(kind):
         return (code.ir.zext if unsigned else code.ir.sext)(value, kind)
     if is_integer(value.type):
-        if itemsize(value.type.element) < 4:  # processors convert from 32 bits
+        if itemsize(value.type.element) < 4:  # processors convert integers of 32 bits
             value = (code.ir.zext if unsigned else code.ir.sext)(value, ir.VectorType(I32, lanes))
             unsigned = False
         return (code.ir.uitofp if unsigned else code.ir.sitofp)(value, kind)
@@ -40,7 +40,7 @@ def to_sum(code: FunctionBuilder, value: ir.Value, dtype: str, wide: ir.Type) ->
 
 
 def from_sum(code: FunctionBuilder, value: ir.Value, dtype: str) -> ir.Value:
-    """A vector of sums as a vector of a dtype in memory; integers held in floats are below 2^24 and 2^51."""
+    """Convert a vector of sums to a dtype in memory; integers are below 2^24 in float32 and below 2^51 in float64."""
     stored = STORED[dtype]
     lanes = value.type.count
     kind = ir.VectorType(stored, lanes)
@@ -58,7 +58,7 @@ def from_sum(code: FunctionBuilder, value: ir.Value, dtype: str) -> ir.Value:
 
 
 def round_to_bfloat16(code: FunctionBuilder, value: ir.Value) -> ir.Value:
-    """To the nearest, ties to even; NaN stays a quiet NaN."""
+    """Round float32 to the nearest bfloat16, ties to even; NaN stays a quiet NaN."""
     lanes = value.type.count
     wide = ir.VectorType(I32, lanes)
     bits = code.ir.bitcast(value, wide)

@@ -1,6 +1,6 @@
-"""The floating-point control register: denormal numbers count as zero while generated code runs.
+"""Floating-point control register: denormal numbers count as zero while generated code runs.
 
-On x86, arithmetic on denormals takes a hundred times as long as on others; on ARM it does not, and nothing is changed.
+On x86, arithmetic on denormals is a hundred times slower than on other numbers; on ARM it is not, so nothing changes.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from convolith.jit.builder import I32, VOID, FunctionBuilder, Pointer
 from convolith.jit.target import Target
 
 FLUSH_AND_ZERO = 0x8040
-"""MXCSR's bits for "denormal results are zero" and "denormal operands are zero"."""
+"""MXCSR bits for "denormal results are zero" and "denormal operands are zero"."""
 
 
 def flush_denormals(code: FunctionBuilder, target: Target) -> Pointer | None:
-    """Switch the flushing on; returns where the caller's mode was kept."""
+    """Enable flushing of denormals; return where the caller's mode is saved, or None if it is unchanged."""
     if target.name not in ("avx512", "avx2", "sse2"):
         return None
     before, inside = (Pointer(code, code.ir.alloca(I32), I32) for _ in range(2))
@@ -26,6 +26,6 @@ def flush_denormals(code: FunctionBuilder, target: Target) -> Pointer | None:
 
 
 def restore_control(code: FunctionBuilder, before: Pointer | None) -> None:
-    """Put the caller's mode back."""
+    """Restore the caller's mode."""
     if before is not None:
         code.intrinsic("llvm.x86.sse.ldmxcsr", VOID, [before.value])

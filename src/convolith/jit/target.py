@@ -1,4 +1,4 @@
-"""The processor that code is generated for: its vectors, its registers, and what it can convert."""
+"""Processor that code is generated for: its vectors, registers and hardware conversions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from convolith.errors import ConvolithError
 
 @dataclass(frozen=True)
 class Target:
-    """A processor as LLVM names it, and the shape of its vector unit."""
+    """Processor as LLVM names it, and the properties of its vector unit."""
 
     name: str
     triple: str
@@ -26,15 +26,15 @@ class Target:
     halves: bool
     """Whether float16 is converted in hardware."""
     masked_bytes: int = 1 << 10
-    """The smallest element whose vectors are loaded under a mask by an instruction of their own."""
+    """Bytes of the smallest element whose vectors have a masked load instruction."""
 
     def lanes(self, itemsize: int) -> int:
-        """How many elements of a size one vector holds."""
+        """Return the number of elements of a size in one vector."""
         return self.vector_bytes // itemsize
 
     @property
     def accumulators(self) -> int:
-        """Vectors that a register tile may keep: the rest hold one row of inputs and a weight."""
+        """Number of vectors that a register tile may keep; the other registers hold one row of inputs and a weight."""
         return self.vector_registers - 8 if self.vector_registers > 16 else self.vector_registers - 4
 
 
@@ -43,14 +43,14 @@ X86 = {
     "avx2": (32, 16, True, True, 4, ("avx2", "fma", "f16c")),
     "sse2": (16, 16, False, False, 1 << 10, ("sse2",)),
 }
-"""Widths of x86-64, the widest first: bytes, registers, fused, halves, masked_bytes, and the features that it needs."""
+"""Vector widths of x86-64, widest first: bytes, registers, fused, halves, masked_bytes, and required features."""
 WIDER = {"avx2": "-avx512f", "sse2": "-avx,-avx2,-fma,-f16c,-avx512f"}
-"""What is switched off so that a wider host runs code for a narrower vector."""
+"""Features that are disabled so that a wider host runs code for narrower vectors."""
 
 
 @cache
 def host(width: str = "") -> Target:
-    """This machine's processor, with its widest vectors or with a narrower `width` (a key of X86).
+    """Return this machine's processor, with its widest vectors or with a narrower `width` (a key of X86).
 
     Raises:
         ConvolithError: a width that this processor does not have.
@@ -71,6 +71,6 @@ def host(width: str = "") -> Target:
 
 
 def widths() -> list[str]:
-    """The vector widths that this processor can run, the widest first."""
+    """Return the vector widths that this processor can run, widest first."""
     features = llvm.get_host_cpu_features()
     return [name for name, row in X86.items() if all(features.get(feature) for feature in row[-1])]

@@ -1,4 +1,4 @@
-"""Runs generated code on torch's own OpenMP threads, or on a pool of Python threads where they cannot be had."""
+"""Execution of generated code on torch's OpenMP threads, or on a pool of Python threads if these are unavailable."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import torch
 
 T = TypeVar("T")
 Region = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-"""A generated function: it takes the address of its arguments and shares its tasks by a counter in them."""
+"""Generated function: it takes the address of its arguments, in which a counter shares its tasks among threads."""
 _forked = False
-"""OpenMP's threads do not survive a fork, and waiting for them would hang: a child runs everything itself."""
+"""Whether this is a forked child: OpenMP's threads do not survive a fork and waiting hangs, so it uses one thread."""
 
 
 _local = threading.local()
 _since_fork: ThreadPoolExecutor | None = None
-"""One thread that a child started itself, on which torch's operators get OpenMP threads of their own."""
+"""Thread that a forked child started itself, on which torch's operators get their own OpenMP threads."""
 
 
 def _after_fork() -> None:
@@ -38,38 +38,38 @@ if hasattr(os, "register_at_fork"):
 
 @cache
 def openmp() -> Any:
-    """`GOMP_parallel(function, arguments, threads, flags)` of the library that torch itself uses, or None."""
+    """Return `GOMP_parallel(function, arguments, threads, flags)` of the library that torch uses, or None."""
     library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
     try:
-        found = ctypes.CDLL(str(library)).GOMP_parallel  # found among the libraries that torch was linked with
+        parallel = ctypes.CDLL(str(library)).GOMP_parallel  # resolved through torch's linked libraries
     except (OSError, AttributeError):
         return None
-    found.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-    found.restype = None
-    return found
+    parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    parallel.restype = None
+    return parallel
 
 
 @cache
 def pool() -> ThreadPoolExecutor:
-    """The fall-back: threads of Python, which release the interpreter while generated code runs."""
+    """Return the fallback: Python threads, which release the interpreter lock while generated code runs."""
     return ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="convolith")
 
 
 def is_forked() -> bool:
-    """Return whether this process is a child that was forked."""
+    """Return whether this process is a forked child."""
     return _forked
 
 
 def thread_count() -> int:
-    """How many threads a region gets: what torch was told, and one after a fork."""
+    """Return the number of threads of a region: torch's setting, or one after a fork."""
     return 1 if _forked else torch.get_num_threads()
 
 
 def with_living_threads(function: Callable[..., T], *arguments: Any) -> T:
     """Call a function that runs torch's operators; after a fork, on a thread that this process started.
 
-    OpenMP's team belongs to the thread that started it. The thread that forked waits for a team that the child does not
-    have, so that torch's operators hang there; a thread that the child starts gets a team of its own.
+    An OpenMP team belongs to the thread that started it. After a fork, torch's operators hang on the forked thread,
+    which waits for a team that the child does not have; a thread that the child starts gets its own team.
     """
     global _since_fork
     if not _forked or getattr(_local, "since_fork", False):
@@ -80,13 +80,13 @@ def with_living_threads(function: Callable[..., T], *arguments: Any) -> T:
 
 
 def _without_gradients(inference: bool, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:  # noqa: FBT001
-    """Call a function without gradients, in inference mode if the caller is: both belong to a thread."""
+    """Call a function without gradients, in inference mode if the caller is: both settings are per thread."""
     with torch.inference_mode(inference), torch.no_grad():
         return function(*arguments)
 
 
 def run(address: int, arguments: int, threads: int) -> None:
-    """Let `threads` threads call the function at an address with the same arguments; returns when all are done."""
+    """Call the function at an address on `threads` threads with the same arguments; return when all have finished."""
     if threads == 1 or _forked:
         Region(address)(arguments)
         return
@@ -94,28 +94,28 @@ def run(address: int, arguments: int, threads: int) -> None:
     if parallel is not None:
         parallel(address, arguments, threads, 0)
         return
-    waiting = [pool().submit(Region(address), arguments) for _ in range(threads - 1)]
+    futures = [pool().submit(Region(address), arguments) for _ in range(threads - 1)]
     Region(address)(arguments)
-    for future in waiting:
+    for future in futures:
         future.result()
 
 
 KEPT_SCRATCH = 1 << 24
-"""Bytes of scratch memory that a thread keeps from call to call; larger scratch is given back."""
+"""Upper bound on the scratch bytes that a thread keeps between calls; larger scratch is released."""
 
 
 def forget_scratch() -> None:
-    """Give back what this thread keeps."""
+    """Release the scratch memory of this thread."""
     _local.scratch = None
 
 
 def scratch(size: int) -> torch.Tensor:
-    """At least `size` bytes, aligned to a page of 4096, which this thread alone uses until its next call."""
-    kept: torch.Tensor | None = getattr(_local, "scratch", None)
-    if kept is not None and kept.numel() >= size:
-        return kept
+    """Return at least `size` bytes, aligned to 4096, which this thread alone uses until its next call."""
+    buffer: torch.Tensor | None = getattr(_local, "scratch", None)
+    if buffer is not None and buffer.numel() >= size:
+        return buffer
     if size <= KEPT_SCRATCH:
-        kept = _local.scratch = None  # given back before more is taken
+        buffer = _local.scratch = None  # released before more is allocated
     raw = torch.empty(size + 4096, dtype=torch.uint8, device="cpu")
     fresh = raw[-raw.data_ptr() % 4096 :]
     if size <= KEPT_SCRATCH:

@@ -1,4 +1,4 @@
-"""Conversion: torch's convolutions in a model become Convolith's and back, with a record of what was and was not."""
+"""Conversion of a model's convolutions from torch to Convolith and back, with a record of every layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OURS = frozenset(SWAPPED.values())
 
 @dataclass(frozen=True)
 class Layer:
-    """One convolution of a model: its name, its class, and why it is or is not computed by Convolith."""
+    """One convolution of a model: its name and class, whether Convolith computes it, and the reason."""
 
     name: str
     kind: str
@@ -27,7 +27,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What computes each convolution of a model; print it."""
+    """Record of which library computes each convolution of a model; print it."""
 
     layers: tuple[Layer, ...]
 
@@ -38,11 +38,11 @@ class Conversion:
 
     @property
     def skipped(self) -> tuple[Layer, ...]:
-        """The layers that it does not compute, each with its reason."""
+        """The layers that Convolith does not compute, each with its reason."""
         return tuple(layer for layer in self.layers if not layer.converted)
 
     def table(self) -> Table:
-        """One row for each layer."""
+        """Return a table with one row per layer."""
         rows: list[dict[str, Any]] = [
             {
                 "layer": layer.name or "(the model)",
@@ -61,11 +61,11 @@ class Conversion:
 def convert(model: torch.nn.Module) -> torch.nn.Module:
     """Replace a model's convolutions by Convolith's, in place; parameters, hooks and state_dict do not change.
 
-    Modules of torch's own classes are changed, parametrised and lazy ones too (these once they have shapes), plain and
-    transposed. A subclass may compute something else, and stays as it is. `report` says what was done and what was not.
+    Plain and transposed modules of torch's own classes are changed, parametrised ones included, and lazy ones once they
+    have shapes. Subclasses stay unchanged, since they may compute something else. `report` lists the result.
 
     Returns:
-        The same model.
+        `model` itself.
 
     Raises:
         ConvolithError: not a torch module, or one that was compiled to TorchScript.
@@ -85,10 +85,10 @@ def convert(model: torch.nn.Module) -> torch.nn.Module:
 def revert(model: torch.nn.Module) -> torch.nn.Module:
     """Undo `convert` and `freeze`, in place: Convolith's modules become torch's own again.
 
-    Parametrisations that were added or removed since stay as they are.
+    Parametrisations that were added or removed in the meantime stay unchanged.
 
     Returns:
-        The same model.
+        `model` itself.
 
     Example:
         >>> import torch
@@ -104,7 +104,7 @@ def revert(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def report(model: torch.nn.Module) -> Conversion:
-    """Return what computes each convolution of a model, and why; the model is only looked at.
+    """Report which library computes each convolution of a model, and why, without changing the model.
 
     Raises:
         ConvolithError: not a torch module, or one that was compiled to TorchScript.
@@ -121,12 +121,12 @@ def report(model: torch.nn.Module) -> Conversion:
         'a subclass of Conv2d, which may compute something else'
     """
     check_model(model)
-    found = (_layer(name, module) for name, module in model.named_modules())
-    return Conversion(tuple(layer for layer in found if layer is not None))
+    layers = (_layer(name, module) for name, module in model.named_modules())
+    return Conversion(tuple(layer for layer in layers if layer is not None))
 
 
 def check_model(model: Any) -> None:
-    """Refuse what is not a module, or is compiled."""
+    """Refuse objects that are not modules, and compiled modules."""
     if not isinstance(model, torch.nn.Module):
         raise ConvolithError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
     if isinstance(model, torch.jit.ScriptModule):
@@ -134,7 +134,7 @@ def check_model(model: Any) -> None:
 
 
 def _layer(name: str, module: torch.nn.Module) -> Layer | None:
-    """The entry of a module, or None if it is no convolution."""
+    """Return the record of a module, or None if it is not a convolution."""
     kind, plain = type(module), unparametrised(type(module))
     if plain in OURS:
         return Layer(name, kind.__name__, converted=True, reason=_remark(module))
@@ -157,7 +157,7 @@ def _layer(name: str, module: torch.nn.Module) -> Layer | None:
 
 
 def _remark(module: torch.nn.Module) -> str:
-    """What else is to be known of a converted layer."""
+    """Return the remarks on a converted layer: lazy, parametrised, on another device, frozen."""
     weight: torch.Tensor | None = next(iter(module.parameters()), None)
     remarks = []
     if isinstance(weight, UninitializedParameter):

@@ -1,4 +1,4 @@
-"""Freezing: a model's convolutions prepared once, for inference with weights that do not change."""
+"""Freezing: one-time preparation of a model's convolutions, for inference with constant weights."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ LAYERS = tuple(ours for ours in SWAPPED.values() if not ours.__name__.startswith
 
 
 def freeze(model: torch.nn.Module) -> torch.nn.Module:
-    """Prepare every convolution of Convolith in a model from a private copy of its weights, in place.
+    """Prepare every Convolith convolution of a model from a private copy of its weights, in place.
 
-    Without it, each call reads all bytes of the kernel to see whether it is the one that was prepared, since nothing
-    less notices every way to write to a tensor (a kernel of 1 MiB and more by a digest, which misses no change of one
-    number, and others by chance alone, one in 2^32). A frozen layer does not read its parameters: it is prepared once
-    for each input shape, and computes with the weights as they were when `freeze` was called. Parametrised weights are
-    computed once.
+    Without `freeze`, each call reads all bytes of the kernel to check that it is the prepared one, since only that
+    detects every way to write to a tensor (kernels of 1 MiB and more are compared by a digest, which detects every
+    change of one number and misses other changes with a probability of 1 in 2^32). A frozen layer does not read its
+    parameters: it is prepared once per input shape, and computes with the weights at the time of the call of `freeze`.
+    Parametrised weights are computed once.
 
-    What is guaranteed: a change that torch counts (in-place operators, an optimiser's step, `load_state_dict`), a
-    parameter that was replaced, and one whose memory was replaced (`.to()`, `.half()`) are refused by the next call. A
-    write through `.data` or `.numpy()` that torch does not count is not noticed, and does not reach the layer: it goes
-    on computing with the frozen weights. Calls that record gradients, that are compiled or traced, or that run under
-    autocast or a transform of torch compute from the parameters, as they do without `freeze`.
+    Guarantees: the next call raises an error after a change that torch counts (in-place operators, an optimiser's step,
+    `load_state_dict`), a replaced parameter, or a parameter with replaced memory (`.to()`, `.half()`). A write through
+    `.data` or `.numpy()`, which torch does not count, is not detected and has no effect: the layer continues with the
+    frozen weights. Calls that record gradients, that are compiled or traced, or that run under autocast or a transform
+    of torch compute from the parameters, as they do without `freeze`.
 
-    The `state_dict` stays what it is. A copy or a pickle of a frozen model is not frozen.
+    The `state_dict` does not change. A copy or a pickle of a frozen model is not frozen.
 
     Returns:
-        The same model.
+        `model` itself.
 
     Raises:
-        ConvolithError: not a torch module, no convolution of Convolith in it, or weights that torch keeps no count of.
+        ConvolithError: not a torch module, no Convolith convolution in it, or weights whose changes torch cannot count.
 
     Example:
         >>> import torch
@@ -61,7 +61,7 @@ def unfreeze(model: torch.nn.Module) -> torch.nn.Module:
     """Undo `freeze`, in place: every call reads the parameters again.
 
     Returns:
-        The same model.
+        `model` itself.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""A layer's weights as they were when it was frozen, prepared once for each shape of its input."""
+"""Copies of a layer's weights at the time of freezing, prepared once per input shape."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from convolith.spec import ConvSpec
 from convolith.torch_private import needs_torch_operators, version_of, without_batch
 
 MOST_SHAPES = 8
-"""Input shapes that a layer stays prepared for; the longest unused is prepared again when it comes back."""
+"""Largest number of input shapes for which a layer stays prepared; the least recently used is dropped."""
 
 
 class Witness(NamedTuple):
-    """What a tensor of a module was when the module was frozen."""
+    """The state of a module's tensor at the time of freezing."""
 
     owner: dict[str, torch.Tensor | None]
     key: str
@@ -29,7 +29,7 @@ class Witness(NamedTuple):
     address: int
 
     def changed(self) -> bool:
-        """Whether the tensor was replaced, moved, or written to in a way that torch counts."""
+        """Return whether the tensor was replaced, moved, or written to in a way that torch counts."""
         now = self.owner.get(self.key)
         if now is not self.tensor:
             return True
@@ -55,7 +55,7 @@ class Frozen:
         return type(None), ()
 
     def check(self) -> None:
-        """Refuse weights that were changed since.
+        """Refuse weights that were changed after freezing.
 
         Raises:
             ConvolithError: a parameter or buffer of the layer was changed.
@@ -82,10 +82,10 @@ class Frozen:
         return y if batched else without_batch(y)
 
     def _bound(self, module: Any, x: torch.Tensor) -> BoundPlan:
-        """The plan for a shape, with the kernel prepared."""
+        """Return the plan for an input shape, with the kernel prepared."""
         key = (x.shape, torch.get_num_threads())
-        found = self.bounds.get(key)
-        if found is None:
+        bound = self.bounds.get(key)
+        if bound is None:
             spec = ConvSpec.of(
                 *(x, self.weight, self.bias),
                 stride=module.stride,
@@ -96,15 +96,15 @@ class Frozen:
                 transposed=module.transposed,
                 output_padding=module.output_padding,
             )
-            found = self.bounds[key] = plan(spec, self.weight).bind(self.weight, self.bias, copy=False)
+            bound = self.bounds[key] = plan(spec, self.weight).bind(self.weight, self.bias, copy=False)
             while len(self.bounds) > MOST_SHAPES:
                 self.bounds.popitem(last=False)
-        return found
+        return bound
 
 
 def _witnesses(name: str, module: torch.nn.Module) -> list[Witness]:
-    """Every parameter and buffer of a layer, those of its parametrisations too."""
-    found = []
+    """Record every parameter and buffer of a layer, those of its parametrisations included."""
+    witnesses = []
     for place, part in module.named_modules():
         for owner in (part._parameters, part._buffers):
             for key, tensor in owner.items():
@@ -115,7 +115,7 @@ def _witnesses(name: str, module: torch.nn.Module) -> list[Witness]:
                         f"{key} of layer {name!r} is an inference tensor, whose changes torch does not count; make the "
                         "model outside of torch.inference_mode()"
                     )
-                found.append(
+                witnesses.append(
                     Witness(owner, key, f"{place}.{key}".lstrip("."), tensor, version_of(tensor), tensor.data_ptr())
                 )
-    return found
+    return witnesses

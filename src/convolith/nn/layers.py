@@ -1,4 +1,4 @@
-"""The modules: subclasses of torch's own convolutions, with their arguments and state_dict, computed by Convolith."""
+"""Convolution modules: subclasses of torch's own, with equal arguments and state_dict, computed by Convolith."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from convolith.torch_private import output_padding_of
 
 
 class _Computed(torch.nn.Module):
-    """What all of the modules share: how they are printed, frozen, and handed to torch's quantisers."""
+    """Common base of the modules: printing, freezing, and the conversion to torch's classes for its quantisers."""
 
     _frozen: Frozen | None = None
 
     def extra_repr(self) -> str:
-        """Return the arguments, and who computes."""
+        """Return the arguments and the library that computes the layer."""
         frozen = "" if self._frozen is None else ", frozen"
         return f"{super().extra_repr()}, computed by convolith{frozen}"
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; torch's quantisers announce themselves by `qconfig`, and look for torch's own classes."""
+        """Set an attribute; `qconfig` turns the module into torch's class, since torch's quantisers know no other."""
         if name == "qconfig" and value is not None:
             to_torch(self)
-        torch.nn.Module.__setattr__(self, name, value)  # not super(): the class may be torch's by now
+        torch.nn.Module.__setattr__(self, name, value)  # not super(): `to_torch` may have changed the class
 
 
 def to_torch(module: torch.nn.Module) -> None:
-    """Let a module be of torch's own class again."""
+    """Change a module's class back to torch's own."""
     module.__dict__.pop("_frozen", None)
     module.__dict__.pop("_small", None)
     swap(module, {ours: theirs for theirs, ours in SWAPPED.items()})
 
 
 def swap(module: torch.nn.Module, classes: dict[type[torch.nn.Module], type[torch.nn.Module]]) -> bool:
-    """Change a module's class by a table, or the class that a parametrisation is derived from.
+    """Replace a module's class according to a table; for a parametrised module, the base of its class.
 
     Returns:
-        Whether the table has it.
+        Whether the table contains the class.
     """
     kind = type(module)
     if kind in classes:
@@ -63,14 +63,14 @@ def swap(module: torch.nn.Module, classes: dict[type[torch.nn.Module], type[torc
 def unparametrised(kind: type[torch.nn.Module]) -> type[torch.nn.Module]:
     """Return the class that `torch.nn.utils.parametrize` derived a class from, or the class itself.
 
-    It makes a class for each module, `Parametrized...`, whose one base is restored when the parametrisation is removed.
+    `parametrize` creates a class `Parametrized...` per module and restores its base when a parametrisation is removed.
     """
-    made = kind.__name__.startswith("Parametrized") and kind.__module__ == "torch.nn.utils.parametrize"
-    return kind.__bases__[0] if made and len(kind.__bases__) == 1 else kind
+    is_derived = kind.__name__.startswith("Parametrized") and kind.__module__ == "torch.nn.utils.parametrize"
+    return kind.__bases__[0] if is_derived and len(kind.__bases__) == 1 else kind
 
 
 def _refuse_quantiser(x: Any) -> None:
-    """Refuse to be traced by torch's FX quantiser, which would not find the convolution."""
+    """Refuse tracing by torch's FX quantiser, which would not find the convolution."""
     tracer = getattr(x, "tracer", None) if isinstance(x, torch.fx.Proxy) else None
     if tracer is not None and any("quantiz" in kind.__module__ for kind in type(tracer).__mro__):
         raise ConvolithError(
@@ -80,20 +80,20 @@ def _refuse_quantiser(x: Any) -> None:
 
 
 class _SmallCall(NamedTuple):
-    """The last call if torch's own operator computed it, forward and backward: looking it up would take as long.
+    """The last call if torch's own operator computed it, forward and backward; finding its plan would take as long.
 
-    The operator takes whatever the weights have become since, as torch's own layer does.
+    The operator reads the current weights, as torch's own layer does.
     """
 
     key: tuple[Any, ...]
     compute: Callable[..., torch.Tensor]
 
     def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
-        return type(None), ()  # a copy of the layer finds out anew
+        return type(None), ()  # a copy of the layer starts without it
 
 
 def _small_key(module: Any, x: torch.Tensor, weight: torch.Tensor) -> tuple[Any, ...]:
-    """Return what decides that torch's operator computes a layer."""
+    """Return the values that determine whether torch's operator computes a layer."""
     wanted = torch.is_grad_enabled(), x.requires_grad, weight.requires_grad
     return x.shape, x.dtype, x.is_contiguous(), wanted, thread_count(), generation(), is_watched(), *_options(module)
 
@@ -103,7 +103,7 @@ def _options(module: Any) -> tuple[Any, ...]:
 
 
 class _Correlating(_Computed):
-    """The modules that are not transposed."""
+    """Base of the plain convolution modules."""
 
     _small: _SmallCall | None = None
 
@@ -121,7 +121,7 @@ class _Correlating(_Computed):
         return self._conv_forward(input, module.weight, module.bias)
 
     def _conv_forward(self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """Return what torch's method of this name returns."""
+        """Compute the convolution; this overrides torch's method, with its arguments and result."""
         module: Any = self
         is_compiling = torch.compiler.is_compiling()
         if not is_compiling:
@@ -147,14 +147,14 @@ class _Correlating(_Computed):
 
 
 class _Transposing(_Computed):
-    """The transposed modules."""
+    """Base of the transposed convolution modules."""
 
     def forward(self, input: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
         """Return the transposed convolution of (N, in_channels, *size) or (in_channels, *size).
 
         Args:
             input: the image.
-            output_size: the spatial size of the result, where `output_padding` is to follow from it.
+            output_size: spatial size of the result, which determines `output_padding`; None for the module's own.
         """
         module: Any = self
         if torch.compiler.is_compiling() or type(input) is not torch.Tensor or module.padding_mode != "zeros":
@@ -245,7 +245,7 @@ class ConvTranspose3d(_Transposing, torch.nn.ConvTranspose3d):
     """
 
 
-class LazyConv1d(_Computed, torch.nn.LazyConv1d):  # type: ignore[misc]  # torch's mixin and ours differ in types alone
+class LazyConv1d(_Computed, torch.nn.LazyConv1d):  # type: ignore[misc]  # torch's mixin and ours differ in types only
     """`torch.nn.LazyConv1d`, which becomes a `Conv1d` of Convolith with its first input."""
 
     cls_to_become = Conv1d
@@ -295,4 +295,4 @@ SWAPPED: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
     torch.nn.LazyConvTranspose2d: LazyConvTranspose2d,
     torch.nn.LazyConvTranspose3d: LazyConvTranspose3d,
 }
-"""Torch's classes, and those that take their place."""
+"""Torch's classes and their replacements."""

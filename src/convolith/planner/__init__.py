@@ -1,4 +1,4 @@
-"""Which engine computes a spec, and why."""
+"""Planner: the choice of the engine for a spec, with reasons."""
 
 from convolith.planner.choose import ACCURACIES, EFFORTS, check_choice, plan
 from convolith.planner.plan import BoundPlan, Candidate, Plan, computed

@@ -1,4 +1,4 @@
-"""Measures this machine's limits: products, copies and transforms per second, of all threads together."""
+"""Measurement of this machine's limits: products, copies and transforms per second, of all threads together."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from convolith.planner import machine
 from convolith.spec import ConvSpec
 
 TURNS = 20_000
-"""Turns of the loop of products: about a millisecond."""
+"""Iterations of the loop of products: about a millisecond."""
 BLOCKS, ROUNDS = 6, 6
-"""Timed calls, in blocks apart from each other: a system may run all threads on one core for tens of milliseconds."""
+"""Blocks, with pauses between, and timed calls of each: all threads may share one core for tens of milliseconds."""
 PAUSE_SECONDS = 0.03
-"""Before each block: threads of whatever ran before may go on spinning for a while."""
+"""Pause before each block: threads of earlier work may go on spinning for a while."""
 LARGE_BYTES = 1 << 26
-"""Of an array that no cache holds."""
+"""Size of an array that no cache holds."""
 SMALL_BYTES = 1 << 20
 IMAGE = ConvSpec(in_channels=1, out_channels=1, size=(512, 512), kernel_size=31, padding=15)
-"""What transforms are measured on."""
+"""Layer on which transforms are measured."""
 
 
 def calibrate() -> MachineLimits:
     """Measure and store this machine's limits; takes about a second."""
     shipped = MachineLimits()
-    found = MachineLimits(
+    limits = MachineLimits(
         float32_products_per_second=products_per_second("float32"),
         float64_products_per_second=products_per_second("float64"),
         memory_bytes_per_second=_copied(LARGE_BYTES),
@@ -43,12 +43,12 @@ def calibrate() -> MachineLimits:
         fft_operations_per_second=_transformed(),
         call_seconds=shipped.call_seconds,
     )
-    machine.keep(found)
-    return found
+    machine.keep(limits)
+    return limits
 
 
 def products_per_second(dtype: str) -> float:
-    """Multiplications with additions on registers, nothing else: what no engine can exceed."""
+    """Measure the rate of multiply-adds on registers alone, which no engine can exceed."""
     target, threads = host(), thread_count()
     region = routine(write, target, dtype)
     arguments = array("q", [0])
@@ -57,7 +57,7 @@ def products_per_second(dtype: str) -> float:
 
 
 def write(module: ir.Module, target: Target, dtype: str) -> None:
-    """A loop of products that depend on nothing but their own register."""
+    """Generate a loop of products, each of which depends on its own register only."""
     code = FunctionBuilder(module, "region", [POINTER])
     kind = ir.VectorType(STORED[dtype], target.lanes(itemsize(STORED[dtype])))
     start = [constant(kind, 1.0 + n) for n in range(target.accumulators)]
@@ -67,10 +67,10 @@ def write(module: ir.Module, target: Target, dtype: str) -> None:
     total = loop.values[0]
     for value in loop.values[1:]:
         total = code.ir.fadd(total, value)
-    kept = code.ir.fcmp_ordered(
+    negative = code.ir.fcmp_ordered(
         "<", code.ir.extract_element(total, ir.Constant(ir.IntType(32), 0)), STORED[dtype](-1.0)
     )
-    with code.when(kept):  # never: but the compiler cannot know, and has to compute
+    with code.when(negative):  # never true, but the compiler cannot know and must compute
         code.argument(0, I64).store(code.integer(0).value)
     code.finish()
 
@@ -87,7 +87,7 @@ def _transformed() -> float:
 
 
 def _least(function: Callable[[], object]) -> float:
-    """Seconds of a call, when nothing else disturbs it."""
+    """Return the shortest of the times of several calls, in seconds."""
     times = []
     for _ in range(BLOCKS):
         time.sleep(PAUSE_SECONDS)

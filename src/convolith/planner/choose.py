@@ -1,4 +1,4 @@
-"""The choice: every engine weighed, by its estimate or by a measurement, and the fastest that is allowed taken."""
+"""The planner's choice: the fastest engine that the accuracy allows, by estimates or by measurements."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from convolith.tensors import torch_dtype
 ACCURACIES = ("exact", "default", "fast", "double")
 EFFORTS = ("estimate", "measure")
 DEFAULT_BOUND = {"float32": 5e-6, "complex64": 5e-6, "float64": 1e-14, "complex128": 1e-14}
-"""What `accuracy="default"` admits, relative to max|x| times the largest sum of |k|; torch's own sum always passes."""
+"""Error bound for `accuracy="default"`, relative to max|x| times the largest sum of |k|; torch's sum always passes."""
 FAST_BOUND = 1e-4
-"""What `accuracy="fast"` admits."""
+"""Error bound for `accuracy="fast"`, relative to max|x| times the largest sum of |k|."""
 BUDGET_SECONDS = 2.0
-"""What measuring one spec may take by default, the engines' preparations not counted."""
+"""Default time limit for measuring one spec, without the engines' preparations."""
 
 
 def plan(
@@ -76,7 +76,7 @@ def plan(
 
 
 def check_choice(accuracy: str, engine: str) -> None:
-    """Refuse names that do not exist."""
+    """Refuse unknown names of accuracies and engines."""
     check_option("accuracy", accuracy, ACCURACIES)
     if not isinstance(engine, str) or engine not in ("auto", *BY_NAME):
         raise ConvolithError(f"engine is {shown(engine)}; expected auto or one of {', '.join(BY_NAME)}")
@@ -84,7 +84,7 @@ def check_choice(accuracy: str, engine: str) -> None:
 
 @lru_cache(maxsize=4096)
 def estimated(spec: ConvSpec, accuracy: str, engine: str, *state: int) -> Plan:  # noqa: ARG001 - part of the key
-    """Plans without a kernel, remembered for as long as the threads and what is stored stay the same."""
+    """Return the plan without a kernel, cached until the thread count or the stored measurements change."""
     return _choose(spec, accuracy, engine, None, "estimate", BUDGET_SECONDS)
 
 
@@ -92,36 +92,36 @@ def _choose(
     spec: ConvSpec, accuracy: str, engine: str, kernel: torch.Tensor | None, effort: str, budget: float
 ) -> Plan:
     inner = computed(spec, accuracy)
-    if kernel is not None:  # as the engines see it, wide where the accuracy is
+    if kernel is not None:  # in the dtype in which the engines compute
         kernel = kernel.to(torch_dtype(inner.kernel_dtype))
     candidates = [_weigh(row, inner, accuracy, kernel) for row in TABLE]
     fit = [c for c in candidates if c.reason is None and engine in ("auto", c.engine)]
-    if not fit and engine == "auto":  # what torch refuses, which does without transforms and blocks
+    if not fit and engine == "auto":  # the reason of torch's operator, which has the fewest limits
         reason = next(c.reason for c in candidates if c.engine == "aten")
         raise ConvolithError(f"k cannot be applied to x of shape {spec.input_shape}: {reason}; pass less at a time")
     if not fit:
         reason = next(c.reason for c in candidates if c.engine == engine)
         raise ConvolithError(f"engine {engine!r} cannot compute this: {reason}; use engine='auto'")
     known = wisdom.recall(spec, accuracy) or {}
-    by_values = [c for c in fit if BY_NAME[c.engine].refuse(inner) is not None]  # no other kernel's time is theirs
+    by_values = [c for c in fit if BY_NAME[c.engine].refuse(inner) is not None]  # whose times hold for this kernel only
     if effort == "measure" and spec.batch and (by_values or not any(c.engine in known for c in fit)):
         known, steady = measure.times(inner, fit, kernel, budget)
-        if engine == "auto" and steady:  # one engine's time alone says nothing of the others
+        if engine == "auto" and steady:  # the time of one engine alone cannot rank the others
             of_any_kernel = {n: t for n, t in known.items() if BY_NAME[n].refuse(inner) is None}
             wisdom.remember(spec, accuracy, of_any_kernel)
     candidates = [_with_time(c, known) for c in candidates]
     fit = [c for c in candidates if c.reason is None and engine in ("auto", c.engine)]
     special = {c.engine for c in by_values}
     trusted = [c for c in fit if c.timed or c.engine in special] if any(c.timed for c in fit) else fit
-    trusted = [c for c in trusted if c.engine != reference.name] or trusted  # the oracle is made to be read
+    trusted = [c for c in trusted if c.engine != reference.name] or trusted  # the oracle is slow by design
     chosen = min(trusted, key=lambda c: c.seconds or 0.0)
     return Plan(spec, accuracy, chosen.engine, tuple(candidates), effort, by_name=engine != "auto")
 
 
 def _with_time(candidate: Candidate, known: dict[str, float]) -> Candidate:
-    """A candidate with its measured time, where there is one."""
-    found = known.get(candidate.engine)
-    return candidate if found is None else replace(candidate, seconds=found, timed=True)
+    """Return a candidate with its measured time, if one is known."""
+    seconds_measured = known.get(candidate.engine)
+    return candidate if seconds_measured is None else replace(candidate, seconds=seconds_measured, timed=True)
 
 
 def _weigh(engine: Engine, spec: ConvSpec, accuracy: str, kernel: torch.Tensor | None) -> Candidate:
@@ -152,7 +152,7 @@ def _weigh(engine: Engine, spec: ConvSpec, accuracy: str, kernel: torch.Tensor |
 
 
 def allowed_error(spec: ConvSpec, accuracy: str) -> float:
-    """The largest error bound that an accuracy class admits; torch's own sum is always good enough for the default."""
+    """Return the largest error bound that an accuracy admits, which is never below the bound of torch's own sum."""
     if accuracy == "exact":
         return float("inf")
     usual = BY_NAME["aten"].error_bound(spec)

@@ -1,9 +1,9 @@
-"""A digest of all bytes of an array, at the speed of memory: what a kept kernel is recognised by.
+"""Digest of all bytes of an array, at memory speed, by which a cached kernel is recognised.
 
 Bytes are read as rows of 64 words of 32 bits. In each block of rows, each of the 64 columns is mixed into one word by
 `state = rotate((state ^ word) * odd number)`, and the words of all blocks, with the bytes that fill no row, are the
-digest. Each step is one to one, so that a change of a single word in a column of a block always changes the digest;
-changes of several may cancel, for numbers without a plan in one of 2^32 cases for each column that they touch.
+digest. Each step is a bijection, so that a change of a single word in a column of a block always changes the digest;
+several changes may cancel, for random changes in one of 2^32 cases for each column that they touch.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ LANES, VECTORS = 8, 8
 ROW = 4 * LANES * VECTORS
 """Bytes of a row."""
 BLOCK_ROWS = 256
-"""Rows that are mixed into one."""
+"""Number of rows that are mixed into one."""
 FACTOR, ROTATION = 0x9E3779B1, 15
-"""An odd number near 2^32 over the golden ratio, and the bits by which a product is turned to reach its low end."""
+"""Odd number near 2^32 over the golden ratio, and the bits by which a product is rotated to mix into its low bits."""
 SLOTS = ("bytes", "digests", "counters", "rows", "blocks")
-"""The arguments of a region, one 8-byte slot each."""
+"""Arguments of the region, one 8-byte slot each."""
 
 
 def digest(data: np.ndarray) -> np.ndarray:
@@ -35,20 +35,20 @@ def digest(data: np.ndarray) -> np.ndarray:
         data: (size,) of uint8.
 
     Returns:
-        Bytes, one of 256 for large data.
+        Bytes; one for every 256 bytes of large data.
     """
     rows, blocks = data.size // ROW, ceil(data.size // ROW / BLOCK_ROWS)
-    found = np.empty(blocks * ROW + data.size % ROW, np.uint8)
-    found[blocks * ROW :] = data[rows * ROW :]
+    result = np.empty(blocks * ROW + data.size % ROW, np.uint8)
+    result[blocks * ROW :] = data[rows * ROW :]
     counters = np.zeros(1, np.int64)
-    slots = array("q", [data.ctypes.data, found.ctypes.data, counters.ctypes.data, rows, blocks])
+    slots = array("q", [data.ctypes.data, result.ctypes.data, counters.ctypes.data, rows, blocks])
     threads = min(thread_count(), max(blocks // 2, 1))
     routine(write, host(), BLOCK_ROWS).run(slots.buffer_info()[0], threads)
-    return found
+    return result
 
 
-def write(module: ir.Module, target: Target, block_rows: int) -> None:  # noqa: ARG001 - any processor's
-    """The region: blocks, until none is left."""
+def write(module: ir.Module, target: Target, block_rows: int) -> None:  # noqa: ARG001 - the code suits any processor
+    """Generate the region, which processes blocks until all are done."""
     code, word = FunctionBuilder(module, "region", [POINTER]), ir.VectorType(I32, LANES)
     kinds = {"bytes": I16, "digests": I32, "counters": I64}
     s = dict(zip(SLOTS, code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS]), strict=True))

@@ -1,8 +1,8 @@
-"""Which engines compute a correlation's gradients, weighed against torch's own backward pass.
+"""Choice of the engines for a correlation's gradients, compared with torch's own backward pass.
 
-The input's gradient is a correlation itself, with the kernel turned round. The kernel's gradient is one whose kernel is
-as large as an image; where few channels meet, code of its own sums it. No kernel among them comes again, so that its
-preparation counts in full.
+The input's gradient is itself a correlation, with the flipped kernel. The kernel's gradient is a correlation whose
+kernel is as large as an image; for few channels, dedicated code sums it. Each of these kernels is used only once, so
+that its preparation counts in full.
 """
 
 from __future__ import annotations
@@ -24,46 +24,46 @@ from convolith.planner.store import generation
 from convolith.spec import ConvSpec
 
 NODE_SECONDS = 4e-5
-"""What our node in autograd's graph costs beside torch's: Python on the way forward and back."""
+"""Overhead of our node in autograd's graph over torch's: Python in the forward and backward pass."""
 CLEARLY = 0.85
-"""Times torch's estimated time that an engine's must stay under: estimates err, and torch's way is never a loss."""
+"""Fraction of torch's estimated time below which an engine is chosen: estimates err, and torch's pass is no loss."""
 
 
 class KernelGradient(NamedTuple):
-    """Who computes the kernel's gradient: sums of shifted products, or a transform planned for exchanged operands."""
+    """Method for the kernel's gradient: sums of shifted products, or a transform planned for exchanged operands."""
 
     spec: ConvSpec
-    """Of the layer."""
+    """Spec of the layer."""
     swapped: Plan | None
-    """Of x with the gradient as a kernel, images as channels; None where shifted products are summed."""
+    """Plan for x with the output's gradient as kernel and images as channels; None for shifted products."""
     seconds: float
 
 
 class GradientChoice(NamedTuple):
-    """Who computes the gradients of one layer; torch's own backward pass what is None."""
+    """Methods for the gradients of one layer; None for torch's own backward pass."""
 
     by_x: Plan | None
     by_k: KernelGradient | None
     layout: torch.memory_format
-    """In which torch computes the rest."""
+    """Memory format in which torch computes the other gradients."""
     seconds: float
-    """Of everything that is wanted, by those chosen."""
+    """Time of all wanted gradients by the chosen methods."""
     torch_seconds: float
-    """Of the same by torch's own backward pass, as the operands come."""
+    """Time of all wanted gradients by torch's own backward pass, for contiguous operands."""
 
 
 def chosen_gradients(spec: ConvSpec, accuracy: str, wanted: tuple[bool, bool]) -> GradientChoice:
-    """Who computes the gradients that are wanted, of the input and of the kernel."""
+    """Choose the methods for the wanted gradients, of the input and of the kernel."""
     return _chosen(spec, accuracy, wanted, thread_count(), generation())
 
 
 def pays(forward: Plan, wanted: tuple[bool, bool], *, last: bool = False) -> bool:
-    """Whether a recorded call and its backward pass are faster by our engines than by torch's own operator.
+    """Return whether a recorded call and its backward pass are faster by our engines than by torch's own operator.
 
     Args:
-        forward: the plan of the call.
-        wanted: whether the gradients of the input and of the kernel will be.
-        last: whether the input comes in channels_last, as torch takes it; most engines copy it.
+        forward: plan of the call.
+        wanted: whether the gradients of the input and of the kernel will be computed.
+        last: whether the input is in channels_last, which torch reads directly and most engines copy.
     """
     usual = _seconds_of(forward, aten.contiguous.name)
     if usual is None:
@@ -85,12 +85,12 @@ def _chosen(spec: ConvSpec, accuracy: str, wanted: tuple[bool, bool], *state: in
     usual = aten.contiguous.gradient_seconds(spec, limits)
     by_x = input_gradient(spec, accuracy) if wanted[0] else None
     by_k = kernel_gradient(spec, accuracy) if wanted[1] else None
-    left = wanted[0] and by_x is None, wanted[1] and by_k is None
+    by_torch = wanted[0] and by_x is None, wanted[1] and by_k is None
     times = {torch.contiguous_format: usual}
     last = aten.CHANNELS_LAST.get(spec.axes)
     if last is not None and spec.out_dtype not in COMPLEX:
         times[last] = aten.channels_last.gradient_seconds(spec, limits)
-    rest = {layout: _sum(seconds, left) for layout, seconds in times.items()}
+    rest = {layout: _sum(seconds, by_torch) for layout, seconds in times.items()}
     layout = min(rest, key=lambda each: rest[each])
     seconds = rest[layout] + (by_x.seconds or 0.0 if by_x else 0.0) + (by_k.seconds if by_k else 0.0)
     return GradientChoice(by_x, by_k, layout, seconds, _sum(usual, wanted))
@@ -105,7 +105,7 @@ def _seconds_of(chosen: Plan, engine: str) -> float | None:
 
 
 def _torch_seconds(spec: ConvSpec) -> tuple[float, float]:
-    """Of torch's backward pass in the better of its formats, for either gradient."""
+    """Return the time of torch's backward pass for either gradient, in the faster of its memory formats."""
     formats = [aten.contiguous]
     if spec.axes in aten.CHANNELS_LAST and spec.out_dtype not in COMPLEX:
         formats.append(aten.channels_last)
@@ -115,10 +115,10 @@ def _torch_seconds(spec: ConvSpec) -> tuple[float, float]:
 
 
 def input_gradient(spec: ConvSpec, accuracy: str) -> Plan | None:
-    """`sum over o, t of k[o, c, t] grad[o, q - t + padding]`: a correlation with the flipped kernel, channels swapped.
+    """Plan `sum over o, t of k[o, c, t] grad[o, q - t + padding]`: correlation with flipped kernel, channels swapped.
 
-    None where torch's own backward pass computes it: because it is faster, or for windows that are strided or
-    transposed, more cropped than the kernel reaches, and complex numbers.
+    Return None where torch's own backward pass computes it: if it is faster, and for strides, transposed layers,
+    padding larger than the kernel reaches, accuracy "double" and complex numbers.
     """
     around = tuple((e - 1 - a, e - 1 - b) for e, (a, b) in zip(spec.extent, spec.padding, strict=True))
     if max(spec.stride) > 1 or spec.transposed or min(min(pair) for pair in around) < 0:
@@ -136,33 +136,33 @@ def input_gradient(spec: ConvSpec, accuracy: str) -> Plan | None:
         groups=spec.groups,
         dtype=spec.out_dtype,
     )
-    found = plan(adjoint, accuracy=accuracy).for_new_kernels
-    if found.engine in (aten.contiguous.name, aten.channels_last.name):
+    chosen = plan(adjoint, accuracy=accuracy).for_new_kernels
+    if chosen.engine in (aten.contiguous.name, aten.channels_last.name):
         return None
-    return found if (found.seconds or inf) < CLEARLY * _torch_seconds(spec)[0] else None
+    return chosen if (chosen.seconds or inf) < CLEARLY * _torch_seconds(spec)[0] else None
 
 
 def kernel_gradient(spec: ConvSpec, accuracy: str) -> KernelGradient | None:
-    """`sum over n, p of x[c, p + t - padding] grad[o, p]`: shifted products, or x correlated with the gradient.
+    """Plan `sum over n, p of x[c, p + t - padding] grad[o, p]`: shifted products, or x correlated with the gradient.
 
-    None where torch's own backward pass is faster. Neither way puts NaN and infinity where a direct sum does.
+    Return None where torch's own backward pass is faster. Neither method places NaN and infinity as a direct sum does.
     """
     if spec.transposed or accuracy in ("double", "exact") or spec.out_dtype in COMPLEX or not spec.batch:
         return None
-    found = [each for each in (_shifted(spec), _transformed(spec)) if each is not None]
-    best = min(found, key=lambda each: each.seconds, default=None)
+    methods = [each for each in (_shifted(spec), _transformed(spec)) if each is not None]
+    best = min(methods, key=lambda each: each.seconds, default=None)
     return best if best is not None and best.seconds < CLEARLY * _torch_seconds(spec)[1] else None
 
 
 def _shifted(spec: ConvSpec) -> KernelGradient | None:
-    """By products at shifts, where few channels meet."""
+    """Return the method of shifted products, for few channels, or None."""
     if lags.refuse(spec) is not None:
         return None
     return KernelGradient(spec, None, lags.seconds(spec, machine.limits()))
 
 
 def _transformed(spec: ConvSpec) -> KernelGradient | None:
-    """By Fourier transforms: of all engines, only they gain from a kernel as large as an image."""
+    """Return the method of Fourier transforms, which alone gain from a kernel as large as an image, or None."""
     if max(*spec.stride, *spec.dilation) > 1 or spec.groups > 1:
         return None
     swapped = ConvSpec(

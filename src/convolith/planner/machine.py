@@ -1,4 +1,4 @@
-"""What the planner knows of this machine: its memory, and its limits, shipped or measured."""
+"""Memory of this machine, and its performance limits, shipped or measured."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _limits: dict[str, MachineLimits] = {}
 
 @cache
 def memory_bytes() -> int | None:
-    """Return the physical memory, or a container's share of it; None where the system does not say."""
+    """Return the physical memory in bytes, or a container's limit; None if the system does not report it."""
     try:
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -31,21 +31,21 @@ def memory_bytes() -> int | None:
 
 
 def _container_limits() -> Iterator[int]:
-    """Yield the limits that Linux sets to this process's container (control groups, version 2 and 1)."""
+    """Yield the memory limits that Linux sets for this process's container (control groups, version 2 and 1)."""
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with suppress(OSError, ValueError):  # no such file, or "max"
             yield int(Path(path).read_text())
 
 
 def check_memory(what: str, needed: int) -> None:
-    """Refuse what needs more bytes than the machine has, before anything is allocated.
+    """Refuse an operation that needs more bytes than the machine has, before anything is allocated.
 
     Args:
-        what: the beginning of the message, such as `"the output of shape (1, 2) takes"`.
-        needed: bytes.
+        what: beginning of the message, such as `"the output of shape (1, 2) takes"`.
+        needed: number of bytes.
 
     Raises:
-        ConvolithError: with both sizes.
+        ConvolithError: too little memory; the message gives both sizes.
     """
     available = memory_bytes()
     if available is not None and needed > available:
@@ -61,7 +61,7 @@ def check_result(spec: ConvSpec) -> None:
 
 
 def limits() -> MachineLimits:
-    """This machine's limits if they were measured, and the shipped ones otherwise."""
+    """Return this machine's limits if they were measured, and the shipped ones otherwise."""
     path = str(store.path_of("machine"))
     if path not in _limits:
         entries = store.read("machine", _good)
@@ -70,7 +70,7 @@ def limits() -> MachineLimits:
 
 
 def measured() -> bool:
-    """Whether the limits are this machine's own."""
+    """Return whether the limits were measured on this machine."""
     return limits() != MachineLimits()
 
 

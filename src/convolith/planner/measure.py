@@ -1,4 +1,4 @@
-"""Times engines against each other on random data: in turn, in rounds, the least of each, within a budget."""
+"""Measurement of engines on random data: in turn, over several rounds, the least time of each, within a budget."""
 
 from __future__ import annotations
 
@@ -19,47 +19,47 @@ from convolith.spec import ConvSpec
 from convolith.tensors import torch_dtype
 
 HOPELESS = 30.0
-"""Engines whose estimate is this many times the best measured time are not tried."""
+"""Ratio of an engine's estimate to the best measured time above which the engine is not tried."""
 BEATEN = 3.0
-"""Engines whose first runs and whose estimate are this many times the best are not run again.
+"""Ratio to the best time above which an engine is not run again, if both its first runs and its estimate exceed it.
 
-First runs alone say little: for some ten milliseconds, both threads may find themselves on one core.
+First runs alone prove little: for some ten milliseconds, both threads may share one core.
 """
 BLOCK_SECONDS, CHUNK_SECONDS = 0.01, 0.001
-"""An engine's turn, and the repeated calls between two looks at the clock: the least of them counts. A turn ends by the
-clock: while both threads are on one core, a call may take a thousand times as long."""
+"""Length of an engine's turn, and of the repeated calls between two readings of the clock: the least time counts. A
+turn ends by the clock: while both threads share one core, a call may take a thousand times as long."""
 TURN_PAUSE_SECONDS = 0.003
-"""Before a turn of short calls: threads that wait go to sleep, and may wake on a core of their own."""
+"""Pause before a turn of short calls: waiting threads go to sleep, and may wake on a core of their own."""
 TRIES, LONG_SECONDS = 4, 0.1
-"""More calls before an engine can be dropped, unless they take this long."""
+"""Additional first calls before an engine can be dropped, and the time of a call from which on there are none."""
 MOST_ROUNDS, FEWEST_ROUNDS, MORE_ROUNDS = 15, 3, 4
-"""At most, at least whatever the budget, and again where a result contradicts the estimates."""
+"""Most rounds, least rounds for any budget, and additional rounds if a result contradicts the estimates."""
 CONTRADICTION = 10.0
-"""Times an engine's time over its estimate may be off from what is usual among the engines."""
+"""Factor by which an engine's ratio of time to estimate may differ from the median ratio of the engines."""
 NEAR, STEADY = 1.5, 1.25
-"""Engines this near to the fastest decide; the best turns of each may differ this much if they are to be remembered."""
+"""Ratio to the fastest up to which engines decide, and ratio of their best turns up to which results are stored."""
 LONG_BAR_SECONDS = 1.0
-"""Budgets from which progress is shown, on a terminal."""
+"""Budget from which on progress is shown, on a terminal."""
 
 
 class Times(NamedTuple):
-    """Seconds of a call by engine, and whether the rounds agreed well enough to be remembered."""
+    """Seconds of a call by engine, and whether the rounds agreed well enough to be stored."""
 
     seconds: dict[str, float]
     steady: bool
 
 
 def times(spec: ConvSpec, candidates: list[Candidate], kernel: torch.Tensor | None, budget: float) -> Times:
-    """Seconds of a call by engine, of those worth trying; the machine's limits are measured first, once.
+    """Measure the seconds of a call by each engine worth trying; the machine's limits are measured first, once.
 
-    The least of all blocks counts: what else the machine does can only add to the time that an engine takes. The
-    oracle is timed only where nothing else is asked for.
+    The least time of all blocks counts, since other processes can only add to the time of an engine. The reference
+    engine is timed only if it is the only candidate.
 
     Args:
-        spec: as the engines see it.
-        candidates: who may compute it, with their estimates.
-        kernel: its weights, or None for random ones.
-        budget: seconds for all calls together, preparations and the fewest rounds not counted.
+        spec: spec as the engines see it.
+        candidates: engines that can compute the spec, with their estimates.
+        kernel: weights, or None for random ones.
+        budget: seconds for all calls together, without preparations and the least number of rounds.
     """
     machine.check_memory(
         f"measuring {spec.input_shape} -> {spec.output_shape} takes",
@@ -81,7 +81,7 @@ def times(spec: ConvSpec, candidates: list[Candidate], kernel: torch.Tensor | No
             continue
         engine, start = BY_NAME[candidate.engine], time.perf_counter()
         states[candidate.engine] = engine.prepare(spec, weights)
-        engine.apply(states[candidate.engine], x, None)  # what is compiled, opened or cached on a first call
+        engine.apply(states[candidate.engine], x, None)  # a first call compiles code and fills caches
         deadline += time.perf_counter() - start
         first[candidate.engine] = _tried(candidate.engine, states[candidate.engine], x)
     best = min(first.values())
@@ -90,7 +90,7 @@ def times(spec: ConvSpec, candidates: list[Candidate], kernel: torch.Tensor | No
     repeats = {name: max(1, round(CHUNK_SECONDS / seconds)) for name, seconds in first.items()}
 
     def turns(number: int, names: list[str]) -> None:
-        """Every engine's turn, each time another one first."""
+        """Give every engine a turn, with another one first in each round."""
         start = number % len(names)
         for name in names[start:] + names[:start]:
             racing[name].append(_turn(name, states[name], x, repeats[name]))
@@ -105,24 +105,24 @@ def times(spec: ConvSpec, candidates: list[Candidate], kernel: torch.Tensor | No
 
 
 def contradicting(seconds: dict[str, float], estimates: dict[str, float]) -> list[str]:
-    """Engines whose time is ten times as far from its estimate as is usual among them, and the fastest beside them."""
+    """Return engines whose ratio of time to estimate is ten times off the median, if any, and the fastest engine."""
     ratios = {name: time / estimates[name] for name, time in seconds.items() if estimates[name] > 0}
     if not ratios:
         return []
     usual = median(ratios.values())
-    found = [name for name, ratio in ratios.items() if not usual / CONTRADICTION < ratio < usual * CONTRADICTION]
-    return list(dict.fromkeys([*found, min(seconds, key=lambda name: seconds[name])])) if found else []
+    suspects = [name for name, ratio in ratios.items() if not usual / CONTRADICTION < ratio < usual * CONTRADICTION]
+    return list(dict.fromkeys([*suspects, min(seconds, key=lambda name: seconds[name])])) if suspects else []
 
 
 def steady(racing: dict[str, list[float]]) -> bool:
-    """Whether the best turns of every engine that is near the fastest agree: a single one proves nothing."""
+    """Return whether the best turns of every engine near the fastest agree: a single turn proves nothing."""
     best = min(min(found) for found in racing.values())
     near = [sorted(found) for found in racing.values() if min(found) <= NEAR * best]
     return all(len(found) >= FEWEST_ROUNDS and found[FEWEST_ROUNDS - 1] <= STEADY * found[0] for found in near)
 
 
 def _rounds(deadline: float, budget: float) -> Iterator[int]:
-    """Numbers until the time is up or enough is known, but a few in any case."""
+    """Yield numbers of rounds until the time or the most rounds are reached, but a few in any case."""
     for number in track(range(MOST_ROUNDS), "measuring", MOST_ROUNDS, shown=budget >= LONG_BAR_SECONDS):
         if number >= FEWEST_ROUNDS and time.perf_counter() > deadline:
             return
@@ -130,13 +130,13 @@ def _rounds(deadline: float, budget: float) -> Iterator[int]:
 
 
 def _tried(name: str, state: Any, x: torch.Tensor) -> float:
-    """The least time of a few calls: one alone may have met with a pause of the system."""
+    """Return the least time of a few calls: a single call may include a pause of the system."""
     first = _timed(name, state, x, 1)
     return first if first > LONG_SECONDS else min(first, *(_timed(name, state, x, 1) for _ in range(TRIES)))
 
 
 def _turn(name: str, state: Any, x: torch.Tensor, repeats: int) -> float:
-    """The least time of a call in an engine's turn, after a pause and a call that does not count."""
+    """Return the least time of a call in an engine's turn, after a pause and a warm-up call."""
     if repeats > 1:
         time.sleep(TURN_PAUSE_SECONDS)
         _timed(name, state, x, 1)
@@ -148,7 +148,7 @@ def _turn(name: str, state: Any, x: torch.Tensor, repeats: int) -> float:
 
 
 def _timed(name: str, state: Any, x: torch.Tensor, repeats: int) -> float:
-    """Seconds of one call, over some in a row."""
+    """Return the seconds of one call, as the mean over several."""
     apply = BY_NAME[name].apply
     start = time.perf_counter()
     for _ in range(repeats):

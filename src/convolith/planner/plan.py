@@ -1,4 +1,4 @@
-"""A plan: an engine chosen for a spec, with every other's time or reason, ready to run."""
+"""Plans: the engine chosen for a spec, with the time or refusal of every engine, ready to run."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from convolith.work import Work
 
 WIDER = {"float16": "float64", "bfloat16": "float64", "float32": "float64", "complex64": "complex128"}
 NEARLY = 0.9
-"""Times the estimate of torch's operator that another engine must stay under for a kernel that does not come again."""
+"""Fraction of the estimate for torch's operator below which another engine is chosen for a kernel used only once."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One engine as the planner sees it: what it would do, or why it may not."""
+    """One engine as the planner sees it: its estimates, or the reason of its refusal."""
 
     engine: str
     reason: str | None
@@ -35,17 +35,17 @@ class Candidate:
     error_bound: float | None = None
     note: str = ""
     seconds: float | None = None
-    """Estimated, or measured where `timed`."""
+    """Time of a call: measured if `timed`, else estimated."""
     timed: bool = False
     prepare_seconds: float | None = None
-    """Estimated, for a kernel that was not seen before."""
+    """Estimated time to prepare a kernel that was not seen before."""
     by_values: bool = False
-    """Whether it is possible for this kernel only, because of its values."""
+    """Whether the engine is possible for this kernel only, because of its values."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """An engine chosen for a spec, with every other's time or reason; immutable, thread-safe, and it can be pickled.
+    """Engine chosen for a spec, with the time or refusal of every engine; immutable, thread-safe and picklable.
 
     Example:
         >>> import numpy as np
@@ -61,13 +61,13 @@ class Plan:
     candidates: tuple[Candidate, ...]
     effort: str = "estimate"
     by_name: bool = False
-    """Whether the engine was named by the caller."""
+    """Whether the caller named the engine."""
     new_kernels: bool = False
-    """Whether the kernel is another one in each call, so that its preparation counts."""
+    """Whether the kernel changes with each call, so that its preparation counts."""
 
     @property
     def seconds(self) -> float | None:
-        """What a call takes, as estimated or measured."""
+        """Time of a call, as estimated or measured."""
         chosen = next(c for c in self.candidates if c.engine == self.engine)
         if chosen.seconds is None or not self.new_kernels:
             return chosen.seconds
@@ -75,7 +75,7 @@ class Plan:
 
     @cached_property
     def for_new_kernels(self) -> Plan:
-        """The plan for kernels that do not come again, such as those in training; the engine may be another."""
+        """Plan for kernels that are used only once, as in training; its engine may differ."""
         if self.by_name or self.new_kernels:
             return replace(self, new_kernels=True)
         fit = [c for c in self.candidates if c.reason is None and not c.by_values]
@@ -85,17 +85,17 @@ class Plan:
 
     @cached_property
     def depends_on_values(self) -> bool:
-        """Whether some engine can say only of a kernel's values whether it is possible."""
+        """Whether some engine is possible only for certain values of the kernel."""
         return any(candidate.reason == NEEDS_KERNEL for candidate in self.candidates)
 
     @cached_property
     def prepares(self) -> bool:
-        """Whether the engine computes something of a kernel that is worth keeping."""
+        """Whether the engine computes something from a kernel that is worth caching."""
         chosen = next(c for c in self.candidates if c.engine == self.engine)
         return bool(chosen.prepare_seconds)
 
     def table(self) -> Table:
-        """Every engine, the best first, as rows for a report."""
+        """Return every engine, the best first, as rows of a report."""
         late = float("inf")
         order = sorted(
             self.candidates, key=lambda c: (c.engine != self.engine, c.reason is not None, c.seconds or late)
@@ -107,7 +107,7 @@ class Plan:
         return Table(f"{shape}, {dtypes}, accuracy {self.accuracy}", [self._row(candidate) for candidate in order])
 
     def _row(self, candidate: Candidate) -> dict[str, Any]:
-        """One engine: its verdict and time, how it goes about it, and its work."""
+        """Return the row of one engine: its verdict, method, time and work."""
         verdict = "chosen" if candidate.engine == self.engine else candidate.reason or self._behind(candidate)
         row: dict[str, Any] = {"engine": candidate.engine, "verdict": verdict, "how": candidate.note}
         if candidate.seconds is not None:
@@ -124,36 +124,36 @@ class Plan:
         return row
 
     def _behind(self, candidate: Candidate) -> str:
-        """Why an engine that could do it was not chosen."""
+        """Return why an engine that can compute the spec was not chosen."""
         chosen = next(c for c in self.candidates if c.engine == self.engine)
         if candidate.seconds is None or chosen.seconds is None or candidate.seconds < chosen.seconds:
-            return "not asked for"
+            return "not requested"
         return f"{candidate.seconds / chosen.seconds:.3g} times as long"
 
     def explain(self) -> str:
-        """The table as text: each engine's time, counted work and error bound, and why it was chosen or not."""
+        """Return the table as text: each engine's time, counted work and error bound, and why it was chosen or not."""
         return self.table().text()
 
     def __call__(self, x: Any, k: Any, bias: Any = None, out: Any = None) -> Any:
         """Correlate `x` with `k`; no gradients (use `correlate` for those).
 
         Args:
-            x: as the spec says, batch included.
-            out: where to put the result; its memory must not overlap that of x, k or bias.
+            x: input of the shape and dtype of the spec, batch included.
+            out: array for the result; its memory must not overlap that of x, k or bias.
         """
         kernel = plain("k", k, self.spec.kernel_shape, self.spec.kernel_dtype)
         state = prepared_kernels.prepared(self, kernel, fixed=True).state
         return self._bound(k, kernel, self._checked(k, bias), state)(x, out)
 
     def bind(self, k: Any, bias: Any = None, *, copy: bool = True) -> BoundPlan:
-        """The plan with its kernel prepared once, from its own copy (`copy=False`: from k, which must not change)."""
+        """Prepare the kernel once, from a copy (`copy=False`: from k, which must not change), for calls with x."""
         kernel, checked = plain("k", k, self.spec.kernel_shape, self.spec.kernel_dtype), self._checked(k, bias)
         if copy:
             kernel, checked = kernel.clone(), None if checked is None else checked.clone()
         return self._bound(k, kernel, checked, self.prepared(kernel))
 
     def _checked(self, k: Any, bias: Any) -> torch.Tensor | None:
-        """The bias as a tensor of the right shape and dtype."""
+        """Return the bias as a tensor, after checking its shape and dtype."""
         if bias is None:
             return None
         check_same_kind(k=k, bias=bias)
@@ -164,7 +164,7 @@ class Plan:
         return BoundPlan(self, state, kernel, bias, is_numpy(k), self.spec.input_shape, dtype)
 
     def prepared(self, kernel: torch.Tensor, *, adjoint: bool = False) -> Any:
-        """The engine's state for a kernel, or for the one of the layer whose adjoint this is; none for no images."""
+        """Return the engine's state for a kernel (of the layer itself if `adjoint`), or None for an empty batch."""
         inner = computed(self.spec, self.accuracy)
         if not inner.batch:
             return None
@@ -176,7 +176,7 @@ class Plan:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class BoundPlan:
-    """A plan with its kernel prepared: call it with x."""
+    """Plan with its kernel prepared, to be called with x."""
 
     plan: Plan
     state: Any
@@ -187,8 +187,8 @@ class BoundPlan:
     dtype: torch.dtype
 
     def __call__(self, x: Any, out: Any = None) -> Any:
-        """Correlate `x`, into `out` where it is given."""
-        if (  # the usual case, found out in a microsecond: nothing about x needs a closer look
+        """Correlate `x`, into `out` if given."""
+        if (  # the usual case, recognised in a microsecond: x needs no further checks
             out is None
             and type(x) is torch.Tensor
             and x.dtype is self.dtype
@@ -212,13 +212,13 @@ class BoundPlan:
 
 
 def _seconds_of_new(candidate: Candidate) -> float:
-    """What a call with a new kernel takes; an engine's estimate must be clearly under that of torch's operator."""
+    """Return the time of a call with a new kernel, reduced for torch's operator, which estimates must clearly beat."""
     seconds = (candidate.seconds or 0.0) + (candidate.prepare_seconds or 0.0)
     return seconds * (NEARLY if candidate.engine == aten.contiguous.name and not candidate.timed else 1.0)
 
 
 def computed(spec: ConvSpec, accuracy: str) -> ConvSpec:
-    """The spec that the engines see: the same, or its widened form for `accuracy="double"`."""
+    """Return the spec that the engines see: with wider dtypes for `accuracy="double"`, otherwise unchanged."""
     if accuracy != "double":
         return spec
     widened = {name: WIDER.get(getattr(spec, name), getattr(spec, name)) for name in ("dtype", "kernel_dtype")}
@@ -228,7 +228,7 @@ def computed(spec: ConvSpec, accuracy: str) -> ConvSpec:
 def compute(
     chosen: Plan, state: Any, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Apply a plan's prepared engine, widened if its accuracy asks for it; the result is in the promised dtype."""
+    """Apply a plan's prepared engine, in wider dtypes for `accuracy="double"`; the result has the spec's dtype."""
     return with_living_threads(_compute, chosen, state, x, bias, out)
 
 
@@ -240,14 +240,14 @@ def _compute(
         return torch.empty(spec.output_shape, dtype=torch_dtype(spec.out_dtype), device="cpu") if out is None else out
     if torch.is_autocast_enabled(
         "cpu"
-    ):  # an engine's torch operators must not be narrowed: their bounds are the plan's
+    ):  # autocast must not narrow the dtypes of an engine: the plan promises its error bound
         with torch.autocast("cpu", enabled=False):
             return _compute(chosen, state, x, bias, out)
     if chosen.accuracy != "double":
         y = engine.apply(state, x, bias, out)
         if out is not None:
             return y
-        y = y.data  # in the same memory, but no view of an engine's buffer: autograd refuses in-place changes of those
+        y = y.data  # same memory, but not a view of an engine's buffer: autograd refuses to change views in place
         return y if x.is_contiguous() else y.contiguous(memory_format=format_of(x))
     inner = computed(spec, "double")
     wide_bias = None if bias is None else bias.to(torch_dtype(inner.out_dtype))
@@ -256,7 +256,7 @@ def _compute(
 
 
 def format_of(x: torch.Tensor) -> torch.memory_format:
-    """Channels_last in gives channels_last out (one channel is both formats at once, and counts as contiguous)."""
+    """Return the memory format of the result: that of x (a single channel has both formats; contiguous is taken)."""
     last = aten.CHANNELS_LAST.get(x.ndim - 2)
     if last is not None and not x.is_contiguous() and x.is_contiguous(memory_format=last):
         return last
@@ -264,7 +264,7 @@ def format_of(x: torch.Tensor) -> torch.memory_format:
 
 
 def plain(argument: str, array: Any, shape: tuple[int, ...] | None = None, dtype: str | None = None) -> torch.Tensor:
-    """An array as a tensor without gradients or lazy conjugation, of the shape and dtype that a plan was made for."""
+    """Return an array as a tensor without gradients or lazy conjugation, after checking its shape and dtype."""
     tensor = as_tensor(argument, array)
     if tensor.requires_grad and torch.is_grad_enabled():
         raise ConvolithError(

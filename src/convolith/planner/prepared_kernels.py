@@ -1,9 +1,9 @@
-"""Prepared kernels kept from call to call, and used again only after the kernel was found to be the same.
+"""Cache of prepared kernels, which are used again only after a check that the kernel is the same.
 
-A kernel is prepared to be kept when it comes back: one that changes between calls, as in training, costs nothing. A
-tensor's version says nothing of writes through `.data` or `.numpy()`, so all bytes of a kept kernel are read in every
-call: a small one is compared with a copy, of a large one a digest is compared (see `digest` for what that may miss).
-Whether a kernel seems to have come back is judged by a few bytes, since nothing but time depends on it.
+A prepared kernel is cached when the kernel recurs: one that changes between calls, as in training, costs nothing. A
+tensor's version does not count writes through `.data` or `.numpy()`, so all bytes of a cached kernel are read in every
+call: a small one is compared with a copy, a large one by its digest (see `digest` for the changes that it may miss).
+Whether a kernel seems to recur is judged by a few bytes, since only time depends on it.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
     from convolith.planner.plan import Plan
 
 KEPT_BYTES = 1 << 28
-"""The most bytes of kernels whose preparations are kept; the longest unused are forgotten first."""
+"""Most bytes of kernels whose preparations are cached; the least recently used are dropped first."""
 DIGEST_BYTES = 1 << 20
-"""From which on a kernel is recognised by its digest: below, comparing it with its copy takes less time."""
+"""Bytes from which on a kernel is recognised by its digest; below, comparing it with its copy takes less time."""
 MOST_KEPT = 1024
 WITNESS_BYTES = 64
-"""Bytes at either end of a kernel by which one seems to have come back."""
+"""Bytes at either end of a kernel by which it seems to recur."""
 
 
 def _bytes(kernel: torch.Tensor) -> np.ndarray:
-    """The bytes of a kernel, for NumPy: torch's threads do not survive a fork."""
+    """Return the bytes of a kernel as a NumPy array: torch's threads do not survive a fork."""
     whole = kernel.contiguous()
-    return whole.as_strided((whole.numel(),), (1,)).view(torch.uint8).numpy()  # one element has any stride at all
+    return whole.as_strided((whole.numel(),), (1,)).view(torch.uint8).numpy()  # a single element may have any stride
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two arrays of bytes are equal, at the speed of memory."""
+    """Return whether two arrays of bytes are equal, at memory speed."""
     compare = _memcmp()
     if compare is None:
         return np.array_equal(a, b)
@@ -49,33 +49,33 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 
 @cache
 def _memcmp() -> Any:
-    """The system's comparison, which needs no room for an answer per byte; None where it is not found."""
+    """Return the system's memcmp, which stores no result per byte, or None if it is not found."""
     try:
-        found = ctypes.CDLL(None).memcmp
+        function = ctypes.CDLL(None).memcmp
     except (OSError, AttributeError, TypeError):
         return None
-    found.argtypes, found.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t], ctypes.c_int
-    return found
+    function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t], ctypes.c_int
+    return function
 
 
 class PreparedKernel(NamedTuple):
-    """A plan and the engine's state for a kernel, and what the kernel is recognised by: its bytes, or their digest."""
+    """Plan and engine state for a kernel, and the bytes or the digest by which the kernel is recognised."""
 
     requested: Plan  # kept alive, since its identity is part of the key
     plan: Plan
     state: Any
     mark: np.ndarray | None = None
     size: int = 0
-    """Bytes of the kernel."""
+    """Number of bytes of the kernel."""
 
 
 class SeenKernel(NamedTuple):
-    """A kernel that came once, or whose values decide nothing: a few of its bytes."""
+    """A few bytes of a kernel that was seen once, or whose preparation is not worth caching."""
 
     requested: Plan
     witness: bytes
     settled: bool
-    """Whether there is nothing to gain from keeping it."""
+    """Whether the preparation is not worth caching."""
 
 
 Choose = Callable[[torch.Tensor], "Plan"]
@@ -86,7 +86,7 @@ _lock = Lock()
 
 
 def _after_fork() -> None:
-    """A thread that held the lock is not in the child."""
+    """Replace the lock in a child process, which lacks the thread that may hold it."""
     global _lock
     _lock = Lock()
 
@@ -96,7 +96,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def forget() -> None:
-    """Give back all that is kept."""
+    """Drop all cached kernels."""
     global _total
     with _lock:
         _kept.clear()
@@ -104,7 +104,7 @@ def forget() -> None:
 
 
 def once(requested: Plan, kernel: torch.Tensor, *, fixed: bool = False) -> PreparedKernel:
-    """A plan and its state for a kernel of which nothing is kept."""
+    """Prepare a kernel without caching it, and return its plan and state."""
     fresh = requested if fixed else requested.for_new_kernels
     return PreparedKernel(requested, fresh, fresh.prepared(kernel))
 
@@ -112,24 +112,24 @@ def once(requested: Plan, kernel: torch.Tensor, *, fixed: bool = False) -> Prepa
 def prepared(
     requested: Plan, kernel: torch.Tensor, choose: Choose | None = None, *, fixed: bool = False
 ) -> PreparedKernel:
-    """A plan and its state for a kernel (a plain tensor of the right dtype), kept from its second call on.
+    """Return a plan and its state for a kernel (a plain tensor of the right dtype), cached from its second call on.
 
     Args:
         requested: the plan for the spec alone.
-        choose: the plan for a kernel's values, where they may decide about the engine.
-        fixed: keep to the plan's engine, even for a kernel that was not seen before.
+        choose: function that plans for a kernel's values, if they may decide the engine.
+        fixed: whether to use the plan's engine even for a kernel that was not seen before.
     """
     if not (choose or requested.prepares):
         return once(requested, kernel, fixed=fixed)
     key = (id(requested), kernel.data_ptr(), choose is not None, fixed)
-    found = _found(key)
-    if isinstance(found, PreparedKernel) and found.mark is not None and _same(found.mark, _mark(_bytes(kernel))):
-        return found
+    entry = _found(key)
+    if isinstance(entry, PreparedKernel) and entry.mark is not None and _same(entry.mark, _mark(_bytes(kernel))):
+        return entry
     witness = _witness(kernel)
-    if not isinstance(found, SeenKernel) or found.witness != witness:
+    if not isinstance(entry, SeenKernel) or entry.witness != witness:
         _keep(key, SeenKernel(requested, witness, settled=False))
         return once(requested, kernel, fixed=fixed)
-    if found.settled:
+    if entry.settled:
         return once(requested, kernel, fixed=fixed)
     copy = torch.empty(kernel.shape, dtype=kernel.dtype, device="cpu")
     np.copyto(_bytes(copy), _bytes(kernel))
@@ -143,12 +143,12 @@ def prepared(
 
 
 def _mark(data: np.ndarray) -> np.ndarray:
-    """Return what a kernel is recognised by: these very bytes (no copy) if they are few, else their digest."""
+    """Return the mark by which a kernel is recognised: its bytes (not a copy) if they are few, else their digest."""
     return data if data.size < DIGEST_BYTES else digest(data)
 
 
 def _witness(kernel: torch.Tensor) -> bytes:
-    """The first and the last bytes of a contiguous kernel, and of another its first element."""
+    """Return the first and last bytes of a contiguous kernel, or the first element of another one."""
     size = kernel.nbytes if kernel.is_contiguous() else kernel.itemsize
     few = min(size, WITNESS_BYTES)
     start = kernel.data_ptr()
@@ -156,7 +156,7 @@ def _witness(kernel: torch.Tensor) -> bytes:
 
 
 def _found(key: Key) -> PreparedKernel | SeenKernel | None:
-    """Return the entry of a key, or None; it counts as just used."""
+    """Return the entry of a key, or None, and mark it as most recently used."""
     with _lock:
         entry = _kept.get(key)
         if entry is not None:
@@ -165,7 +165,7 @@ def _found(key: Key) -> PreparedKernel | SeenKernel | None:
 
 
 def _keep(key: Key, entry: PreparedKernel | SeenKernel) -> None:
-    """Remember an entry, and give back the longest unused beyond the bounds."""
+    """Cache an entry, and drop the least recently used ones beyond the bounds."""
     global _total
     with _lock:
         _total += _size(entry) - _size(_kept.get(key))
@@ -176,5 +176,5 @@ def _keep(key: Key, entry: PreparedKernel | SeenKernel) -> None:
 
 
 def _size(entry: PreparedKernel | SeenKernel | None) -> int:
-    """Bytes of a kept kernel."""
+    """Return the bytes of a cached kernel, 0 for other entries."""
     return entry.size if isinstance(entry, PreparedKernel) else 0

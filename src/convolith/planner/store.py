@@ -1,6 +1,6 @@
-"""What the planner remembers on disk: JSON files signed with the processor, the threads and the versions.
+"""Storage of the planner on disk: JSON files signed with the processor, the threads and the versions.
 
-A file is believed as a whole or not at all. Writers take a lock, read what is there, add theirs and replace the file.
+A file is trusted as a whole or not at all. Writers take a lock, read the file, add their entries and replace the file.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _generation = 0
 
 
 def generation() -> int:
-    """A number that changes with everything that is added: plans made before may be out of date."""
+    """Return a number that changes with every entry added: earlier plans may be out of date."""
     return _generation
 
 
 def signature() -> dict[str, Any]:
-    """What measurements depend on besides the spec."""
+    """Return everything that measurements depend on in addition to the spec."""
     target = host()
     return {
         "processor": target.cpu,
@@ -41,14 +41,14 @@ def signature() -> dict[str, Any]:
 
 
 def path_of(kind: str) -> Path | None:
-    """The file of a kind for the present signature, or None where nothing shall be kept."""
+    """Return the file of a kind for the current signature, or None if nothing is to be stored."""
     home = disk.directory()
     digest = sha256(json.dumps(signature(), sort_keys=True).encode()).hexdigest()[:16]
     return None if home is None else home / f"{kind}-{digest}.json"
 
 
 def read(kind: str, check: Check) -> dict[str, Any]:
-    """The entries of a kind, or none where the file is missing, foreign, damaged or not as `check` wants it."""
+    """Return the entries of a kind, or none if the file is missing, foreign, damaged or refused by `check`."""
     path = path_of(kind)
     if path is None or disk.usable(path.parent) is None:
         return {}
@@ -67,7 +67,7 @@ def read(kind: str, check: Check) -> dict[str, Any]:
 
 
 def add(kind: str, entries: dict[str, Any], check: Check) -> None:
-    """Add entries to what is stored; a failure costs a warning, never the result."""
+    """Add entries to the stored ones; a failure gives a warning and no error."""
     global _generation
     _generation += 1
     path = path_of(kind)
@@ -81,7 +81,7 @@ def add(kind: str, entries: dict[str, Any], check: Check) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One writer at a time, of all processes."""
+    """Lock out all other writers, of this and other processes."""
     try:
         import fcntl
 

@@ -1,4 +1,4 @@
-"""Wisdom: the seconds that engines were measured to take, by spec and accuracy, in this process and on disk."""
+"""Wisdom: measured times of engines, by spec and accuracy, in this process and on disk."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _lock = Lock()
 
 
 def key_of(spec: ConvSpec, accuracy: str) -> str:
-    """What measurements are filed under."""
+    """Return the key of the measurements for a spec and an accuracy."""
     return repr((*astuple(spec), accuracy))
 
 
 def recall(spec: ConvSpec, accuracy: str) -> Seconds | None:
-    """What was measured for a spec, or None."""
+    """Return the times measured for a spec, or None."""
     return _entries().get(key_of(spec, accuracy))
 
 
 def remember(spec: ConvSpec, accuracy: str, seconds: Seconds) -> None:
-    """Keep what was measured, for this process and later ones."""
+    """Store measured times, for this process and later ones."""
     key = key_of(spec, accuracy)
     with _lock:
         _entries()[key] = seconds
@@ -41,7 +41,7 @@ def _entries() -> dict[str, Seconds]:
 
 
 def _good(entries: dict[str, Any]) -> bool:
-    """Every entry gives positive seconds of engines that exist."""
+    """Return whether every entry gives positive seconds of existing engines."""
     return all(
         isinstance(seconds, dict)
         and seconds

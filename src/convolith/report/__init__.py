@@ -1,1 +1,1 @@
-"""Plain rows as text, JSON and pages; it knows no other room."""
+"""Tables, JSON, plots and HTML pages from plain data; independent of the other subpackages."""

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: prose, code, tables and pictures, with nothing fetched from anywhere."""
+"""A self-contained HTML page with prose, code, tables and figures, and without external resources."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ figcaption { font-size: .9rem; }
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture as a data URI, what it shows for those who cannot see it, and its caption."""
+    """An image as a data URI, its description for screen readers, and its caption."""
 
     source: str
     description: str
@@ -51,7 +51,7 @@ class Section:
 
 
 def page(title: str, introduction: str, sections: list[Section]) -> str:
-    """The whole page as text."""
+    """Return the whole page as HTML text."""
     body = "\n".join(_section(section) for section in sections)
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

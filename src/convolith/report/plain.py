@@ -1,4 +1,4 @@
-"""Any result as plain data, and plain data as JSON."""
+"""Conversion of any result to plain data, and of plain data to JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """Nested dicts, lists, strings, numbers and None; arrays as nested lists, non-finite numbers as None."""
+    """Return nested dicts, lists, strings, numbers and None; arrays become nested lists, non-finite numbers None."""
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -24,5 +24,5 @@ def plain(value: Any) -> Any:
 
 
 def to_json(value: Any) -> str:
-    """`value` as indented JSON."""
+    """Return `value` as indented JSON."""
     return json.dumps(plain(value), indent=2)

@@ -1,4 +1,4 @@
-"""Pictures for pages, by matplotlib: rows of images and curves, as data URIs."""
+"""Plots for pages, by matplotlib, as data URIs: rows of images, curves, bars."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 from convolith.errors import missing_extra
 
 WIDTH = 9.0
-"""Inches of a figure."""
+"""Width of a figure in inches."""
 
 
 def check_available() -> None:
-    """Refuse at once where matplotlib is missing, before any work."""
+    """Raise an error if matplotlib is missing; call it before any long work."""
     if find_spec("matplotlib") is None:
         raise missing_extra("matplotlib", "plot", "drawing pictures")
 
@@ -37,7 +37,7 @@ def _source(figure: Any, kind: str) -> str:
 
 
 def image_row(images: Mapping[str, np.ndarray]) -> str:
-    """Images side by side under their names: (H, W) in grey with its own range, or (H, W, 3) in colour from 0 to 1."""
+    """Plot named images in a row: (H, W) in grey, scaled to its own range, or (H, W, 3) in colour from 0 to 1."""
     figure = _figure(3.2)
     axes = figure.subplots(1, len(images), squeeze=False)[0]
     for panel, (name, image) in zip(axes, images.items(), strict=True):
@@ -51,7 +51,7 @@ def image_row(images: Mapping[str, np.ndarray]) -> str:
 def loss_curves(
     curves: Mapping[str, Sequence[float]], floor: Mapping[str, float], *, label: str = "sum of squared errors"
 ) -> str:
-    """Losses per step on logarithmic axes (linear upwards if any is not above 0), and lines where closed forms end."""
+    """Plot losses per step on logarithmic axes (linear y if a loss is not positive), with lines at the floor values."""
     figure = _figure(3.6)
     panel = figure.subplots()
     for name, values in curves.items():
@@ -69,7 +69,7 @@ def loss_curves(
 
 
 def curve(at: Sequence[float], values: Sequence[float], *, x: str, y: str, mark: float) -> str:
-    """A curve of positive values on a logarithmic axis, with a vertical line."""
+    """Plot a curve, on a logarithmic y axis if all values are positive, with a vertical line at `mark`."""
     figure = _figure(3.2)
     panel = figure.subplots()
     panel.plot(at, values, marker="o")
@@ -83,7 +83,7 @@ def curve(at: Sequence[float], values: Sequence[float], *, x: str, y: str, mark:
 
 
 def bars(names: Sequence[str], lengths: Mapping[str, Sequence[float]], *, x: str) -> str:
-    """Horizontal bars under one another, the first name on top; of each name one bar for each kind, end to end."""
+    """Plot stacked horizontal bars: one row per name, the first on top, with one segment per kind."""
     figure = _figure(1.0 + 0.22 * len(names))
     panel = figure.subplots()
     rows = np.arange(len(names))

@@ -1,4 +1,4 @@
-"""Progress on stderr, for whatever takes long."""
+"""Progress bars on stderr for long computations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def track(steps: Iterable[int], description: str, total: int, *, shown: bool) -> Iterator[int]:
-    """The steps, with a bar on stderr while they pass if it is to be shown and stderr is a terminal."""
+    """Yield the steps, with a progress bar on stderr if `shown` is true and stderr is a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as progress:

@@ -1,4 +1,4 @@
-"""A titled table of plain rows: lined on a terminal, aligned text in a pipe."""
+"""A titled table of plain rows: with lines on a terminal, as aligned text in a pipe."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 PLAIN_WIDTH = 500
-"""Columns of plain text: so many that nothing is wrapped or cut."""
+"""Width of plain text in characters, large enough that no line is wrapped or cut."""
 
 
 def quantity(value: Any) -> str:
-    """A cell as people read it: integers with separators, floats in three digits, everything else as it is."""
+    """Format a cell: integers with separators, floats with three digits, booleans as yes or no, None as -."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -37,15 +37,15 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        """Every name that a row has."""
+        """Names of all cells, in order of appearance."""
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
     def is_numeric(self, name: str) -> bool:
-        """Whether a column holds numbers only."""
+        """Return whether a column contains only numbers."""
         return all(isinstance(row.get(name), int | float | None) for row in self.rows)
 
     def rich(self, *, lines: bool = True) -> RichTable:
-        """The cells for a rich console, without the title."""
+        """Return the cells as a table for a rich console, without the title."""
         table = RichTable(box=box.SIMPLE_HEAD if lines else None, pad_edge=False)
         for name in self.columns:
             words = [word for text in [name, *(quantity(row.get(name)) for row in self.rows)] for word in text.split()]
@@ -56,9 +56,9 @@ class Table:
         return table
 
     def show(self, console: Console) -> None:
-        """Print it on a terminal: with lines if no word need be cut for them, as plain text otherwise."""
+        """Print the table: with lines if the console is wide enough for every word, as plain text otherwise."""
         table = self.rich()
-        spare = 2 * len(self.columns)  # rich leaves the space between columns out of what it measures
+        spare = 2 * len(self.columns)  # rich does not count the space between columns
         least = console.measure(table, options=console.options.update(max_width=PLAIN_WIDTH)).minimum + spare
         if least > console.width:
             console.print(self.text(), soft_wrap=True, highlight=False, markup=False)
@@ -67,7 +67,7 @@ class Table:
         console.print(table)
 
     def text(self) -> str:
-        """Aligned plain text, as in a pipe."""
+        """Return the table as aligned plain text, as in a pipe."""
         buffer = io.StringIO()
         Console(file=buffer, width=PLAIN_WIDTH, color_system=None).print(self.rich(lines=False))
         lines = [line.rstrip() for line in buffer.getvalue().splitlines()]

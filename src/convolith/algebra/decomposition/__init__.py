@@ -1,1 +1,1 @@
-"""One convolution as several smaller ones: `decompose`, one method per file, and the certificate of their error."""
+"""Factorisation of a convolution into smaller ones: `decompose`, one method per file, and the certified error bound."""

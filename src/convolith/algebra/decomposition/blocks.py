@@ -1,6 +1,6 @@
-"""Kernels as blocks, a dense one for each group, (groups, out, in, *taps) in float64: products and counts of chains.
+"""Kernels as blocks, one dense block per group, (groups, out, in, *taps) in float64: products and cost of chains.
 
-A part of a chain may have more groups than the whole, in multiples: a depthwise part between two dense ones.
+The groups of a part may be a multiple of the groups of the chain, as for a depthwise part between two dense ones.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Shape = tuple[int, ...]
 
 
 class Kernel(NamedTuple):
-    """What is to be decomposed: blocks whose largest number is 1 in size, and what goes with them.
+    """A kernel to decompose: blocks scaled to a largest absolute value of 1, with stride and rounding.
 
     Attributes:
         blocks: (groups, out, in, *taps).
         stride: one number per axis.
-        rounding: half a unit in the last place of the dtype that the weights came in, relative.
+        rounding: relative rounding, half a unit in the last place, of the dtype of the original weights.
     """
 
     blocks: np.ndarray
@@ -35,7 +35,7 @@ class Kernel(NamedTuple):
 
     @property
     def taps(self) -> tuple[int, ...]:
-        """Taps per axis."""
+        """Number of taps per axis."""
         return self.blocks.shape[3:]
 
     @property
@@ -45,18 +45,18 @@ class Kernel(NamedTuple):
 
     @property
     def one_to_one(self) -> bool:
-        """Whether every group has one channel in and one out."""
+        """Whether every group has one input and one output channel."""
         return self.blocks.shape[1:3] == (1, 1)
 
 
 class Ladder(NamedTuple):
-    """Chains of one method, from the cheapest to the most faithful.
+    """Chains of one method, one per level, from the cheapest to the most accurate.
 
     Attributes:
-        method: its name in a `Decomposition`.
-        levels: how many there are.
-        shapes: the shapes of a level's parts, which tell its cost.
-        build: a level's parts, as blocks, in the order in which they are applied.
+        method: name of the method in a `Decomposition`.
+        levels: number of levels.
+        shapes: function that returns the shapes of a level's parts, which determine its cost.
+        build: function that returns a level's parts, as blocks, in the order in which they are applied.
     """
 
     method: str
@@ -66,13 +66,13 @@ class Ladder(NamedTuple):
 
 
 def blocks_of(conv: Conv) -> np.ndarray:
-    """A convolution's weight as blocks."""
+    """Return a convolution's weight as blocks."""
     weight = as_tensor("weight", conv.weight).detach().cpu().double().numpy()
     return weight.reshape(conv.groups, -1, *weight.shape[1:])
 
 
 def widened(part: np.ndarray, groups: int) -> np.ndarray:
-    """The same part with fewer groups, zero between those that were joined."""
+    """Return a part with fewer groups, with zeros between the groups that were merged."""
     many, out, into = part.shape[:3]
     if many == groups:
         return part
@@ -85,7 +85,7 @@ def widened(part: np.ndarray, groups: int) -> np.ndarray:
 
 
 def multiplied(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The blocks of `second` after `first`: the full convolution of their taps, matrix products over the channels."""
+    """Return the blocks of `second` after `first`: full convolution of taps, matrix products over channels."""
     n, m = first.shape[3:], second.shape[3:]
     size = [a + b - 1 for a, b in zip(n, m, strict=True)]
     result = np.zeros((first.shape[0], second.shape[1], first.shape[2], *size), np.result_type(first, second))
@@ -99,12 +99,12 @@ def multiplied(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def chained(parts: Sequence[np.ndarray], groups: int) -> np.ndarray:
-    """The blocks of all parts in a row."""
+    """Return the blocks of a whole chain."""
     return reduce(multiplied, (widened(part, groups) for part in parts))
 
 
 def exactly_chained(parts: Sequence[np.ndarray], groups: int) -> tuple[np.ndarray, int]:
-    """The same without any rounding: whole numbers (as Python's) and the power of two that they are multiples of."""
+    """Return the blocks of a whole chain without rounding: Python integers, and the exponent of their power of two."""
     power, whole = 0, []
     for part in parts:
         numbers, shift = as_integers(part)
@@ -114,7 +114,7 @@ def exactly_chained(parts: Sequence[np.ndarray], groups: int) -> tuple[np.ndarra
 
 
 def as_integers(array: np.ndarray) -> tuple[np.ndarray, int]:
-    """Floats as whole numbers times one power of two, exactly."""
+    """Return floats as exact integers times a common power of two, and its exponent."""
     ratios = [float(value).as_integer_ratio() for value in array.flat]
     shift = max((below.bit_length() - 1 for _, below in ratios), default=0)
     whole: Any = np.empty(len(ratios), object)
@@ -123,30 +123,30 @@ def as_integers(array: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def stride_homes(shapes: Sequence[Shape]) -> list[int]:
-    """Which part takes the stride of each axis: the last that has more than one tap on it, else the first.
+    """Return, for each axis, the part that gets the stride: the last with more than one tap on it, else the first.
 
-    Parts with one tap on an axis commute with leaving out positions along it.
+    Parts with one tap on an axis commute with subsampling along it.
     """
     axes = range(3, len(shapes[0]))
     return [max((j for j, shape in enumerate(shapes) if shape[axis] > 1), default=0) for axis in axes]
 
 
 def padding_homes(shapes: Sequence[Shape]) -> list[int]:
-    """Which part takes the padding of each axis: the first that has more than one tap on it, else the first of all.
+    """Return, for each axis, the part that gets the padding: the first with more than one tap on it, else the first.
 
-    Parts with one tap on an axis, stride 1 and no bias commute with padding it, whatever it is padded with.
+    Parts with one tap on an axis, stride 1 and no bias commute with padding along it, in every padding mode.
     """
     axes = range(3, len(shapes[0]))
     return [min((j for j, shape in enumerate(shapes) if shape[axis] > 1), default=0) for axis in axes]
 
 
 def is_factored(shapes: Sequence[Shape]) -> bool:
-    """Whether a chain has one channel per group throughout: a product of kernels, not a sum over hidden channels."""
+    """Return whether every part has one channel per group: a product of kernels, not a sum over hidden channels."""
     return all(shape[1:3] == (1, 1) for shape in shapes)
 
 
 def multiplications(shapes: Sequence[Shape], stride: Sequence[int]) -> int:
-    """Products that a chain forms per output position, all channels together; parts before a stride run more often."""
+    """Return a chain's multiplications per output position, over all channels; parts before a stride run more often."""
     homes = stride_homes(shapes)
     return sum(
         prod(shape) * prod(s for s, home in zip(stride, homes, strict=True) if j < home)

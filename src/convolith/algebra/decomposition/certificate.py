@@ -1,8 +1,8 @@
-"""How far two kernels are apart as operators: a certified bound from finitely many frequencies.
+"""Certified bounds on the operator norm of the difference of two kernels, from finitely many frequencies.
 
 A correlation's norm, `max ||y||_2 / ||x||_2` over all inputs of all sizes, is at most the largest spectral norm of its
-frequency response `K^(w) = sum over t of K[t] e^(i w t)`; zero padding, strides and borders only take away from it
-(Sedghi, Gupta and Long, "The singular values of convolutional layers", ICLR 2019). Each `u* K^(w) v` is, but for a
+frequency response `K^(w) = sum over t of K[t] e^(i w t)`; zero padding, strides and borders can only reduce it
+(Sedghi, Gupta and Long, "The singular values of convolutional layers", ICLR 2019). Each `u* K^(w) v` is, up to a
 factor of size 1, a trigonometric polynomial of degree (k - 1)/2 along an axis of k taps. A real function of exponential
 type m whose largest value M is reached at w0 stays above `M cos(m (w - w0))` within pi/m of it (Duffin and Schaeffer,
 "Some properties of functions of exponential type", Bull. AMS 44, 1938; for polynomials on grids Ehlich and Zeller,
@@ -22,26 +22,26 @@ from convolith.algebra.decomposition.blocks import as_integers, chained, exactly
 OVERSAMPLING = (16, 8, 4, 2)
 """Grid points per (k - 1), finest first: the certificate is loose by 0.5%, 2%, 8% or 41% for each axis."""
 BUDGET = 7e10
-"""Operations that the eigenvalues over a grid may take; the finest grid that stays below is taken."""
+"""Largest number of operations for the eigenvalues over a grid; the finest grid within this limit is used."""
 EXACT_PRODUCTS = 1 << 18
-"""Up to so many products a chain is multiplied out in whole numbers; beyond, its rounding is bounded."""
+"""Largest number of products for which a chain is multiplied in integers; above it, its rounding is bounded."""
 SHORT = 8
-"""Parts of a chain beyond which that bound, which grows with every part, would tell nothing."""
+"""Largest number of parts for which the rounding bound is used; it grows with every part and becomes useless."""
 SMALL = 8
-"""Channels on one side up to which the spectral norm is computed at once."""
+"""Largest number of input or output channels, the smaller of both, for which `norm_sketch` computes `norm_bounds`."""
 ROUNDS = 8
-"""Power iterations of a sketch."""
+"""Number of power iterations of a sketch."""
 UNIT = 2.0**-53
 """Half a unit in the last place of float64, relative."""
 
 
 def difference(blocks: np.ndarray, parts: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
-    """Chain minus kernel as blocks, and a bound of the norm of what rounding may have added to it."""
+    """Return chain minus kernel as blocks, and a bound on the norm of the rounding error in it."""
     groups = blocks.shape[0]
     if len(parts) > SHORT or _products(parts, groups) <= EXACT_PRODUCTS:
-        (whole, power), (given, shift) = exactly_chained(parts, groups), as_integers(blocks)
+        (whole, power), (kernel, shift) = exactly_chained(parts, groups), as_integers(blocks)
         low = min(power, shift)
-        gaps = whole * 2 ** (power - low) - given * 2 ** (shift - low)
+        gaps = whole * 2 ** (power - low) - kernel * 2 ** (shift - low)
         return np.array([_scaled(int(gap), low) for gap in gaps.flat]).reshape(blocks.shape), 0.0
     sizes = [np.abs(widened(part, groups)).reshape(groups, *_matrix(part, groups), -1).sum(-1) for part in parts]
     reach = sizes[0]
@@ -53,7 +53,7 @@ def difference(blocks: np.ndarray, parts: Sequence[np.ndarray]) -> tuple[np.ndar
 
 
 def _products(parts: Sequence[np.ndarray], groups: int) -> int:
-    """How many it takes to multiply a chain out."""
+    """Count the products that multiplying the parts of a chain into one kernel takes."""
     total, taps = 0, parts[0].shape[3:]
     for part in parts[1:]:
         into = parts[0].shape[0] // groups * parts[0].shape[2]
@@ -68,12 +68,12 @@ def _matrix(part: np.ndarray, groups: int) -> tuple[int, int]:
 
 
 def _scaled(value: int, power: int) -> float:
-    """`value * 2**power`, rounded once."""
+    """Return `value * 2**power`, rounded once."""
     return value / (1 << -power) if power <= 0 else float(value << power)
 
 
 def norm_bounds(blocks: np.ndarray) -> tuple[float, float]:
-    """A number not above, and one not below, the largest spectral norm over all frequencies and groups."""
+    """Return a lower and an upper bound on the largest spectral norm over all frequencies and groups."""
     taps, (out, into) = blocks.shape[3:], blocks.shape[1:3]
     each = blocks.shape[0] * min(out, into) ** 2 * (max(out, into) + 10 * min(out, into))
     finest = next((n for n in OVERSAMPLING if each * prod(max(n * (k - 1), 1) for k in taps) / 2 <= BUDGET), 2)
@@ -95,7 +95,7 @@ def norm_bounds(blocks: np.ndarray) -> tuple[float, float]:
 
 
 def norm_sketch(blocks: np.ndarray) -> tuple[float, float]:
-    """The same two numbers farther apart, soon: power iteration from below, the sum of squares from above."""
+    """Return looser bounds than `norm_bounds`, faster: power iteration from below, the sum of squares from above."""
     taps, (out, into) = blocks.shape[3:], blocks.shape[1:3]
     if min(out, into) <= SMALL:
         return norm_bounds(blocks)
@@ -115,19 +115,19 @@ def norm_sketch(blocks: np.ndarray) -> tuple[float, float]:
 
 
 def chain_sketch(blocks: np.ndarray, parts: Sequence[np.ndarray]) -> tuple[float, float]:
-    """What `chain_bounds` gives, farther apart, soon."""
-    apart, rounding = difference(blocks, parts)
-    low, high = norm_sketch(apart)
+    """Return looser bounds than `chain_bounds`, faster."""
+    residual, rounding = difference(blocks, parts)
+    low, high = norm_sketch(residual)
     return max(low - rounding, 0.0), high + rounding
 
 
 def chain_bounds(blocks: np.ndarray, parts: Sequence[np.ndarray]) -> tuple[float, float]:
-    """A number not above, and one not below, the norm of chain minus kernel."""
-    apart, rounding = difference(blocks, parts)
-    low, high = norm_bounds(apart)
+    """Return a lower and an upper bound on the norm of chain minus kernel."""
+    residual, rounding = difference(blocks, parts)
+    low, high = norm_bounds(residual)
     return max(low - rounding, 0.0), high + rounding
 
 
 def padding_gain(padding: Sequence[tuple[int, int]], mode: str) -> float:
-    """How many times larger padding may make ||x||_2: zeros add nothing, other modes repeat an input once per place."""
+    """Bound the growth of ||x||_2 by padding: 1 for zeros; other modes repeat an input once per padded position."""
     return 1.0 if mode == "zeros" else sqrt(prod(1 + before + after for before, after in padding))

@@ -1,10 +1,10 @@
-"""Kernels as a sum of R products of vectors, one per axis: 1x1 into R channels, one axis after another, 1x1 out.
+"""Kernels as a sum of R products of one vector per axis: a 1x1 part into R channels, one part per axis, a 1x1 part.
 
 The canonical polyadic decomposition, `K[o, i, s, t] = sum over r of a[o, r] b[i, r] c[s, r] d[t, r]`, by alternating
-least squares (Carroll and Chang; Harshman, 1970). Where R is at most the number of channels on either side it begins at
-the joint eigenvectors of two mixtures of taps, which give an exact decomposition at once (Leurgans, Ross and Abel, SIAM
-J. Matrix Anal. Appl. 14, 1993). For layers: Lebedev et al., "Speeding-up convolutional neural networks using fine-tuned
-CP-decomposition", ICLR 2015.
+least squares (Carroll and Chang; Harshman, 1970). If R is at most the number of input and of output channels, it
+starts from the joint eigenvectors of two mixtures of taps, which give an exact decomposition if one exists (Leurgans,
+Ross and Abel, SIAM J. Matrix Anal. Appl. 14, 1993). For layers: Lebedev et al., "Speeding-up
+convolutional neural networks using fine-tuned CP-decomposition", ICLR 2015.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import numpy as np
 from convolith.algebra.decomposition.blocks import Kernel, Ladder, Shape
 
 MOST_TERMS = 32
-"""Terms that are tried at most; the least-squares systems grow with their square."""
+"""Largest number of terms; the size of the least-squares systems grows with its square."""
 LARGEST = 1 << 16
-"""Weights of a group at most; each round reads all of them once for each axis."""
+"""Largest number of weights in a group; each round reads all of them once for each axis."""
 ROUNDS = 100
-"""Alternations at most; they end earlier where nothing is gained."""
+"""Largest number of rounds; they end earlier when the error no longer decreases."""
 GAIN = 1e-4
-"""The relative gain of a round below which the alternation ends."""
+"""Relative decrease of the error in a round below which the rounds end."""
 
 
 def propose(kernel: Kernel) -> list[Ladder] | str:
-    """Sums of R terms for layers with channels on both sides and several taps."""
+    """Propose sums of R terms for layers with several input channels, output channels and taps."""
     groups, out, into = kernel.blocks.shape[:3]
     wide = kernel.wide_axes
     if out == 1 or into == 1 or not wide:
-        return "a sum of products over all axes needs channels on both sides and several taps"
+        return "a sum of products over all axes needs several input channels, output channels and taps"
     if kernel.blocks[0].size > LARGEST:
-        return f"more than {LARGEST} weights in a group: its alternation would take long"
+        return f"more than {LARGEST} weights in a group: alternating least squares would take too long"
     ones = (1,) * len(kernel.taps)
 
     def shapes(level: int) -> list[Shape]:
@@ -42,8 +42,8 @@ def propose(kernel: Kernel) -> list[Ladder] | str:
 
     def build(level: int) -> list[np.ndarray]:
         tensors = kernel.blocks.reshape(groups, out, into, *(kernel.taps[axis] for axis in wide))
-        found = [terms(tensor, level + 1) for tensor in tensors]
-        stacked = [np.stack(factors) for factors in zip(*found, strict=True)]  # (groups, length, rank)
+        by_group = [terms(tensor, level + 1) for tensor in tensors]
+        stacked = [np.stack(factors) for factors in zip(*by_group, strict=True)]  # (groups, length, rank)
         ordered = [stacked[1].swapaxes(1, 2), *(factor.swapaxes(1, 2) for factor in stacked[2:]), stacked[0]]
         return [factor.reshape(shape) for factor, shape in zip(ordered, shapes(level), strict=True)]
 
@@ -56,14 +56,14 @@ def propose(kernel: Kernel) -> list[Ladder] | str:
 
 
 def _mixed_rank(tensor: np.ndarray) -> int:
-    """The rank of a random mixture of the taps: the number of terms, where it is below the channels on either side."""
+    """Return the rank of a random mixture of the taps: the number of terms, if below the input and output channels."""
     slices = tensor.reshape(*tensor.shape[:2], -1)
     mixture = slices @ np.random.default_rng(0).normal(size=slices.shape[2])
     return max(int(np.linalg.matrix_rank(mixture, rtol=1e-11)), 1)
 
 
 def terms(tensor: np.ndarray, rank: int) -> list[np.ndarray]:
-    """For each axis of a tensor, `rank` columns whose sum of outer products comes near to it."""
+    """Return, for each axis of a tensor, `rank` columns whose sum of outer products approximates the tensor."""
     size = np.linalg.norm(tensor)
     if size == 0:
         return [np.zeros((n, rank)) for n in tensor.shape]
@@ -72,12 +72,12 @@ def terms(tensor: np.ndarray, rank: int) -> list[np.ndarray]:
     for _ in range(ROUNDS):
         for axis in range(tensor.ndim):
             factors[axis] = _best(tensor, factors, axis)
-            if axis < tensor.ndim - 1:  # one axis keeps the sizes
+            if axis < tensor.ndim - 1:  # the last axis holds the scale of each term
                 factors[axis] = factors[axis] / np.maximum(np.linalg.norm(factors[axis], axis=0), np.finfo(float).tiny)
-        found = float(np.linalg.norm(tensor - _summed(factors)) / size)
-        if not found < error * (1 - GAIN) or found < 1e-15:
+        residual = float(np.linalg.norm(tensor - _summed(factors)) / size)
+        if not residual < error * (1 - GAIN) or residual < 1e-15:
             break
-        error = found
+        error = residual
     spread = np.linalg.norm(factors[-1], axis=0)
     factors[-1] = factors[-1] / np.maximum(spread, np.finfo(float).tiny)
     each = spread ** (1 / len(factors))
@@ -85,7 +85,7 @@ def terms(tensor: np.ndarray, rank: int) -> list[np.ndarray]:
 
 
 def _best(tensor: np.ndarray, factors: list[np.ndarray], axis: int) -> np.ndarray:
-    """The columns of one axis that are best beside the others: a linear least-squares problem."""
+    """Solve for the columns of one axis with all others fixed: a linear least-squares problem."""
     rank = factors[0].shape[1]
     others = [factor for at, factor in enumerate(factors) if at != axis]
     design = np.ones((1, rank))
@@ -107,7 +107,7 @@ def _summed(factors: list[np.ndarray]) -> np.ndarray:
 
 
 def _beginning(tensor: np.ndarray, rank: int) -> list[np.ndarray]:
-    """Joint eigenvectors where the rank allows it, random columns elsewhere."""
+    """Return starting columns: from joint eigenvectors if the rank allows it, otherwise random."""
     rng = np.random.default_rng(0)
     random = [rng.normal(size=(n, rank)) for n in tensor.shape]
     out, into = tensor.shape[:2]

@@ -1,4 +1,4 @@
-"""One convolution as several smaller ones in a row: `decompose`, which asks every method and certifies the answer."""
+"""Factorisation of a convolution into a chain: `decompose`, which tries every method and certifies the result."""
 
 from __future__ import annotations
 
@@ -39,31 +39,31 @@ METHODS: tuple[tuple[str, Callable[[Kernel], list[Ladder] | str]], ...] = (
     ("reducible", reducible.propose),
     ("cp", cp.propose),
 )
-"""Every method by name; each answers with ladders of chains, or with the reason why it has none. Of two chains that
-form equally many products the earlier is taken; what takes long stands last, and seeks only what would form fewer."""
+"""Methods by name; each returns ladders of chains, or the reason why it has none. Of two chains with equally many
+multiplications the earlier is chosen; slow methods come last and build only chains with fewer multiplications."""
 
 EXACT = 1e-10
-"""Relative distance, before the parts are rounded to their dtype, up to which a chain counts as exact."""
+"""Relative error, before the parts are rounded to their dtype, up to which a chain counts as exact."""
 ROUNDINGS = 4
-"""Units of the dtype's rounding up to which it does too: what the given weights' own rounding may have cost."""
+"""Relative error up to which a chain counts as exact, in roundings of the dtype: the given weights are rounded too."""
 
 
 @dataclass(frozen=True, repr=False)
 class Decomposition:
-    """A convolution and the smaller ones that it is, or nearly is; call it with x to apply them.
+    """A convolution and the chain of smaller ones that equals or approximates it; call it with x to apply the chain.
 
-    For x of any size, `||d(x) - correlate(x, conv)||_2 <= bound * ||x||_2`, up to the rounding of running either.
+    For x of any size, `||d(x) - correlate(x, conv)||_2 <= bound * ||x||_2`, up to the rounding of both sides.
 
     Attributes:
-        conv: the convolution that was given.
-        parts: plain convolutions to apply in order; empty if there are none within the tolerance.
-        method: how the parts were found: `"polynomial"`, `"separable"`, `"low rank"`, `"reducible"`, `"depthwise"`,
-            `"tucker"` or `"cp"`; of the nearest chain if there are no parts, and `"none"` if no method has one.
-        bound: of the parts as they are, rounded to their dtype; of the nearest chain if there are no parts.
-        relative: that difference's norm over the convolution's own, as operators without their padding; not below it.
+        conv: the argument of `decompose`.
+        parts: plain convolutions to apply in order; empty if no chain is within the tolerance.
+        method: name of the method: `"polynomial"`, `"separable"`, `"low rank"`, `"reducible"`, `"depthwise"`,
+            `"tucker"` or `"cp"`; that of the nearest chain if `parts` is empty, and `"none"` if there is no chain.
+        bound: bound on the error of the parts, rounded to their dtype; of the nearest chain if `parts` is empty.
+        relative: upper bound on the norm of the difference divided by that of `conv`, as operators without padding.
         multiplications_before, multiplications_after: products per output position, all channels together; parts before
             a stride count as often as they run.
-        reason: why this chain, or why none, in words.
+        reason: explanation of the choice of this chain, or of none, in words.
     """
 
     conv: Conv
@@ -76,7 +76,7 @@ class Decomposition:
     reason: str
 
     def __call__(self, x: Any, *, engine: str = "auto", accuracy: str = "default") -> Any:
-        """The parts, one after another; `conv` itself if it does not decompose."""
+        """Apply the parts in order, or `conv` itself if it does not decompose."""
         for part in self.parts or (self.conv,):
             x = correlate(x, part, engine=engine, accuracy=accuracy)
         return x
@@ -87,7 +87,7 @@ class Decomposition:
 
 
 class _Chain(NamedTuple):
-    """A chain that was built: its method, parts as blocks and cost, and how far it is and may be away, relative."""
+    """A chain that is built: method, parts as blocks, cost, relative error and the largest accepted relative error."""
 
     method: str
     parts: list[np.ndarray]
@@ -97,9 +97,9 @@ class _Chain(NamedTuple):
 
 
 class _Limits(NamedTuple):
-    """How far chains that save products, and others, may be away, relative: what saves nothing has to be exact.
+    """Largest accepted relative errors, of chains that save multiplications and of others, which have to be exact.
 
-    Kernels along one axis never save anything, and may be as far away as others.
+    Chains for kernels along one axis never save multiplications; for them, both limits are equal.
     """
 
     saving: float
@@ -147,7 +147,7 @@ def decompose(conv: Conv, *, tolerance: float = 0.0) -> Decomposition:
     exact = max(EXACT, ROUNDINGS * half_ulp(conv.dtype))
     limit = max(float(tolerance), exact)
     limits = _Limits(limit, limit if len(kernel.wide_axes) < 2 else exact)
-    found: list[_Chain] = []
+    chains: list[_Chain] = []
     reasons, fewest = [], inf
     for name, propose in METHODS:
         ladders = propose(kernel)
@@ -158,16 +158,16 @@ def decompose(conv: Conv, *, tolerance: float = 0.0) -> Decomposition:
             chain = _climbed(kernel, ladder, size, limits, fewest)
             if chain is None:
                 continue
-            found.append(chain)
+            chains.append(chain)
             if chain.distance <= chain.limit:
                 fewest = min(fewest, chain.cost)
-    return _chosen(conv, kernel, scale, size, found, reasons, limit, exact)
+    return _chosen(conv, kernel, scale, size, chains, reasons, limit, exact)
 
 
 def _climbed(kernel: Kernel, ladder: Ladder, size: float, limits: _Limits, fewest: float) -> _Chain | None:
-    """The cheapest level within its limit, of those that form fewer products than `fewest`; else the last of them.
+    """Build the cheapest level within its limit, of those with fewer products than `fewest`; else the last of them.
 
-    Hidden channels are worth their products only where they save some: with enough of them, everything is a chain.
+    A chain through hidden channels counts only if it saves products: with enough of them, every kernel is a chain.
     """
 
     def counts(level: int) -> bool:
@@ -185,7 +185,7 @@ def _climbed(kernel: Kernel, ladder: Ladder, size: float, limits: _Limits, fewes
         cost = multiplications([part.shape for part in parts], kernel.stride)
         limit = limits.saving if cost < kernel.blocks.size else limits.other
         low, high = chain_sketch(kernel.blocks, parts)
-        if low <= limit * size < high:  # the sketch does not tell
+        if low <= limit * size < high:  # the sketch does not decide
             high = chain_bounds(kernel.blocks, parts)[1]
         return _Chain(ladder.method, parts, cost, _relative(low if low > limit * size else high, size), limit)
 
@@ -202,7 +202,7 @@ def _climbed(kernel: Kernel, ladder: Ladder, size: float, limits: _Limits, fewes
 
 
 def _last(holds: Callable[[int], bool], count: int) -> int:
-    """The last of 0..count-1 for which something holds that holds for all before it, or -1."""
+    """Return the last of 0..count-1 for which a condition holds, or -1; it must hold for all smaller numbers too."""
     low, high = -1, count - 1
     while low < high:
         middle = (low + high + 1) // 2
@@ -226,7 +226,7 @@ def _chosen(
     limit: float,
     exact: float,
 ) -> Decomposition:
-    """The chain with the fewest products of those within the tolerance, rounded to the dtype and certified again."""
+    """Choose the chain with the fewest products within the tolerance, round it to the dtype and certify it again."""
     before, gain = kernel.blocks.size, padding_gain(conv.padding, conv.padding_mode)
     whole = max(scale, np.finfo(float).tiny)
     coarse = None
@@ -234,9 +234,9 @@ def _chosen(
         if chain.distance > chain.limit:
             continue
         parts = _convs(conv, chain.parts, scale)
-        apart = chain_bounds(blocks_of(conv) / whole, _rescaled([blocks_of(part) for part in parts], whole))[1]
-        relative = _relative(apart, size)
-        if relative > max(limit, half_ulp(conv.dtype) ** 0.5):  # more than half of its digits
+        error = chain_bounds(blocks_of(conv) / whole, _rescaled([blocks_of(part) for part in parts], whole))[1]
+        relative = _relative(error, size)
+        if relative > max(limit, half_ulp(conv.dtype) ** 0.5):  # rounding costs more than half of the digits
             coarse = coarse or (chain.method, relative)
             continue
         words = "exact" if chain.distance <= exact else f"within {relative:.2g} of it"
@@ -245,7 +245,7 @@ def _chosen(
             words += ", which saves nothing"
         if chain.distance <= exact < relative:
             words += f"; rounding the parts to {conv.dtype} costs {relative:.2g}"
-        return Decomposition(conv, parts, chain.method, apart * scale * gain, relative, before, chain.cost, words)
+        return Decomposition(conv, parts, chain.method, error * scale * gain, relative, before, chain.cost, words)
     if coarse is not None:
         method, relative = coarse
         words = f"does not decompose in {conv.dtype}: its parts, rounded, are {relative:.2g} away ({method})"
@@ -254,29 +254,29 @@ def _chosen(
     if nearest is None or not isfinite(nearest.distance):
         words = f"does not decompose: no method has a chain that saves products ({'; '.join(reasons)})"
         return Decomposition(conv, (), "none", inf, inf, before, before, words)
-    apart = chain_bounds(kernel.blocks, nearest.parts)[1]
-    relative = _relative(apart, size)
+    error = chain_bounds(kernel.blocks, nearest.parts)[1]
+    relative = _relative(error, size)
     words = (
         f"does not decompose: the nearest that does is {relative:.2g} away ({nearest.method}: {before:,} products per "
     )
     words += f"output position would become {nearest.cost:,})"
-    return Decomposition(conv, (), nearest.method, apart * scale * gain, relative, before, before, words)
+    return Decomposition(conv, (), nearest.method, error * scale * gain, relative, before, before, words)
 
 
 def _rescaled(parts: list[np.ndarray], whole: float) -> list[np.ndarray]:
-    """The parts of a kernel that was divided by its scale, which the first takes."""
+    """Return the parts with the first divided by `whole`: a chain of the kernel divided by it."""
     return [parts[0] / whole, *parts[1:]]
 
 
 def _convs(conv: Conv, parts: Sequence[np.ndarray], scale: float) -> tuple[Conv, ...]:
-    """The parts as convolutions in the kind, dtype and device of the given one, with its options shared out."""
+    """Return the parts as convolutions, with the array kind, dtype and device of `conv` and its options distributed."""
     shapes = [part.shape for part in parts]
     strided, padded = stride_homes(shapes), padding_homes(shapes)
     sizes = [float(np.abs(part).max()) for part in parts]
     even = prod(size ** (1 / len(sizes)) for size in sizes)
     signs = [
         np.sign(part.flat[np.abs(part).argmax()]) or 1.0 for part in parts[:-1]
-    ]  # all but the last mostly positive
+    ]  # the largest tap of all parts but the last is positive
     signs.append(prod(signs))
     share = scale ** (1 / len(parts))
     weight = as_tensor("weight", conv.weight).detach()
@@ -323,10 +323,10 @@ def _check(conv: Any, tolerance: Any) -> None:
         )
     if not is_float(conv.dtype):
         raise ConvolithError(
-            f"conv has {conv.dtype} weights, whose factors are no integers; convert them to float64 first"
+            f"conv has {conv.dtype} weights, whose factors are not integers; convert them to float64 first"
         )
     weight = as_tensor("weight", conv.weight)
     if weight.is_meta:
         raise ConvolithError("conv has weights on the meta device, which have no values; move them first")
     if not bool(weight.isfinite().all()):
-        raise ConvolithError("conv has weights that are NaN or infinite, which have no factors; replace them first")
+        raise ConvolithError("conv has weights that are NaN or infinite, which cannot be factored; replace them first")

@@ -1,9 +1,9 @@
-"""Kernels as a depthwise part and a mixture of channels, in either order.
+"""Kernels as a depthwise part and a 1x1 part, in either order.
 
-For each input channel, the matrix of (output channels, taps) truncated to R singular values is R filters of that
-channel alone and a 1x1 part that mixes what they give (or the other way round): the nearest chain of this shape,
-channel by channel. With R = 1 it is MobileNet's (Howard et al., arXiv:1704.04861; Guo et al., "Network decoupling",
-BMVC 2018).
+For each input channel, the matrix of (output channels, taps), truncated to R singular values, gives R filters of this
+channel and a 1x1 part that mixes their outputs: the nearest chain of this shape, channel by channel; likewise for each
+output channel, with the 1x1 part first. With R = 1 it is MobileNet's (Howard et al., arXiv:1704.04861; Guo et al.,
+"Network decoupling", BMVC 2018).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from convolith.algebra.decomposition.blocks import Kernel, Ladder, Shape
 
 
 def propose(kernel: Kernel) -> list[Ladder] | str:
-    """Depthwise first where several channels come in, last where several go out."""
+    """Propose the depthwise part first for several input channels, and last for several output channels."""
     _, out, into = kernel.blocks.shape[:3]
     if prod(kernel.taps) == 1 or (into == 1 and out == 1):
         return "a depthwise part needs several taps and several channels"

@@ -1,9 +1,9 @@
-"""Kernels as one axis after another, through as few hidden channels as their rank asks for.
+"""Kernels as a chain of parts along one axis each, with as many hidden channels as the rank of the kernel.
 
-Unfolded as a matrix with (in, taps of one axis) on one side and (out, taps of the other axes) on the other, a kernel of
-rank R is a part along the one axis into R channels and a part along the others out of them: rank one and one channel is
-the separable kernel. The singular value decomposition truncated to R terms is the nearest in the sum of squares (Eckart
-and Young, 1936); three axes take two of them, a tensor train (Oseledets, SIAM J. Sci. Comput. 33, 2011). For layers:
+Unfolded as a matrix of (in, taps of one axis) by (out, taps of the other axes), a kernel of rank R is a part along the
+one axis into R channels, followed by a part along the other axes: with rank one and one channel it is the separable
+kernel. The singular value decomposition truncated to R terms is the nearest in the sum of squares (Eckart and Young,
+1936); three axes take two such decompositions, a tensor train (Oseledets, SIAM J. Sci. Comput. 33, 2011). For layers:
 Jaderberg, Vedaldi and Zisserman, "Speeding up convolutional neural networks with low rank expansions", BMVC 2014.
 """
 
@@ -17,11 +17,11 @@ import numpy as np
 from convolith.algebra.decomposition.blocks import Kernel, Ladder, Shape
 
 NEGLIGIBLE = 1e-14
-"""Singular values below this, relative to the largest, are rounding."""
+"""Singular value, relative to the largest, up to which one counts as rounding."""
 
 
 def propose(kernel: Kernel) -> list[Ladder] | str:
-    """One axis after another, in every order of the axes."""
+    """Propose a part per axis, in every order of the axes."""
     if len(kernel.wide_axes) < 2:
         return "low rank over the axes needs two axes with several taps"
     ladders = [_ladder(kernel, order) for order in permutations(kernel.wide_axes)]
@@ -49,17 +49,17 @@ def _ladder(kernel: Kernel, order: tuple[int, ...]) -> Ladder:
         for part in range(len(order) - 1):
             rows = rank * taps[part]
             left, values, right = np.linalg.svd(rest.reshape(groups, rows, -1), full_matrices=False)
-            kept = min(level + 1, _rank(values))
-            spread = np.sqrt(values[:, :kept])  # both parts the same size, as far as they go
+            channels = min(level + 1, _rank(values))
+            spread = np.sqrt(values[:, :channels])  # shared by the last two parts, for equal size
             last = part == len(order) - 2
             first, rest = (
-                (left[:, :, :kept] * spread[:, None], right[:, :kept] * spread[:, :, None])
+                (left[:, :, :channels] * spread[:, None], right[:, :channels] * spread[:, :, None])
                 if last
-                else (left[:, :, :kept], right[:, :kept] * values[:, :kept, None])
+                else (left[:, :, :channels], right[:, :channels] * values[:, :channels, None])
             )
-            tensor = np.moveaxis(first.reshape(groups, rank, taps[part], kept), 3, 1)
-            parts.append(tensor.reshape(shape(part, kept, rank)))
-            rank = kept
+            tensor = np.moveaxis(first.reshape(groups, rank, taps[part], channels), 3, 1)
+            parts.append(tensor.reshape(shape(part, channels, rank)))
+            rank = channels
         tensor = np.moveaxis(rest.reshape(groups, rank, taps[-1], out), 3, 1)
         return [*parts, tensor.reshape(shape(len(order) - 1, out, rank))]
 
@@ -67,5 +67,5 @@ def _ladder(kernel: Kernel, order: tuple[int, ...]) -> Ladder:
 
 
 def _rank(values: np.ndarray) -> int:
-    """How many singular values are more than rounding in any group, at least one."""
+    """Return the largest number of singular values above rounding in a group, at least one."""
     return max(int((values > NEGLIGIBLE * values[:, :1]).sum(1).max()), 1)

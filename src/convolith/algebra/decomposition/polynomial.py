@@ -1,9 +1,9 @@
-"""Kernels along one axis as pieces of at most three taps: a real polynomial's roots, two at a time.
+"""Kernels along one axis as parts of at most three taps: pairs of roots of a real polynomial.
 
-The taps are the coefficients of a polynomial, and correlating in a row multiplies polynomials. Over the reals every
-polynomial is a product of factors of degree 2 and less (the fundamental theorem of algebra): complex roots pair with
-their conjugates. The roots are eigenvalues of the companion matrix; steps of Newton's method on the factors' own
-coefficients then take away what rounding left.
+The taps are the coefficients of a polynomial, and a chain of correlations multiplies polynomials. Over the reals every
+polynomial is a product of factors of degree at most 2 (the fundamental theorem of algebra): complex roots pair with
+their conjugates. The roots are eigenvalues of the companion matrix; Newton steps on the coefficients of the factors
+then reduce the rounding error.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ import numpy as np
 from convolith.algebra.decomposition.blocks import Kernel, Ladder, Shape
 
 PIECE = 3
-"""Taps of a piece: degree 2, which real factors cannot always go below."""
+"""Largest number of taps of a part: degree 2, since real factors of degree 1 do not always exist."""
 STEPS = 6
-"""Newton steps on the factors at most; two or three do."""
+"""Largest number of Newton steps on the factors; two or three suffice."""
 ROUNDED = 1e-12
-"""An error, relative to the largest tap, that may be rounding."""
+"""Error, relative to the largest tap, up to which it counts as rounding."""
 NOTHING = 2.0**-500
-"""Taps below this, relative to the largest, count as zero at the ends: their roots are beyond the range of floats."""
+"""Size, relative to the largest tap, up to which outer taps count as zero: their roots exceed the range of floats."""
 LOST = 2.0**-60
-"""Taps below this, relative to the largest, count as zero at the ends where the factors are not good otherwise."""
+"""Size, relative to the largest tap, up to which outer taps count as zero if the factors are inaccurate otherwise."""
 GRID = 8
-"""Frequencies per tap at which the size of partial products is watched."""
+"""Number of frequencies per tap at which the size of partial products is evaluated."""
 
 
 def propose(kernel: Kernel) -> list[Ladder] | str:
-    """Pieces for kernels along one axis, one channel per group."""
+    """Propose parts of at most three taps for kernels along one axis, one channel per group."""
     axes = kernel.wide_axes
     if not kernel.one_to_one or len(axes) != 1:
-        return "polynomials are kernels along one axis, one channel per group"
+        return "a polynomial is a kernel along one axis, with one channel per group"
     (axis,) = axes
     groups, taps = kernel.blocks.shape[0], kernel.taps[axis]
     degrees = [2] * ((taps - 1) // 2) + [1] * ((taps - 1) % 2)
@@ -46,20 +46,20 @@ def propose(kernel: Kernel) -> list[Ladder] | str:
 
 
 def pieces(taps: np.ndarray) -> list[np.ndarray]:
-    """Factors of three taps (one of two, the last, if the number of taps is even) whose full convolution is `taps`."""
+    """Return factors of three taps (the last of two for an even number of taps) whose full convolution is `taps`."""
     sizes = np.abs(taps)
     if not sizes.any():
         return [np.zeros(min(PIECE, len(taps) - at)) for at in range(0, max(len(taps) - 1, 1), 2)]
-    found = _factored(taps, np.flatnonzero(sizes > NOTHING * sizes.max()))
-    if _error(taps, found, 1.0) <= ROUNDED * sizes.max():
-        return found
-    # ends that are lost beside the largest tap put roots far out or near to zero, which spoils all others
+    factors = _factored(taps, np.flatnonzero(sizes > NOTHING * sizes.max()))
+    if _error(taps, factors, 1.0) <= ROUNDED * sizes.max():
+        return factors
+    # negligible outer taps give roots of huge or tiny size, which makes all others inaccurate
     cut = _factored(taps, np.flatnonzero(sizes > LOST * sizes.max()))
-    return min(found, cut, key=lambda factors: _error(taps, factors, 1.0))
+    return min(factors, cut, key=lambda candidate: _error(taps, candidate, 1.0))
 
 
 def _factored(taps: np.ndarray, filled: np.ndarray) -> list[np.ndarray]:
-    """The same from the roots of the taps between the first and the last of `filled`."""
+    """Return such factors, from the roots of the taps between the first and the last index of `filled`."""
     low, high = filled[0], len(taps) - 1 - filled[-1]
     roots = np.roots(taps[low : filled[-1] + 1][::-1])
     real = sorted((root.real for root in roots if root.imag == 0), key=abs)
@@ -82,46 +82,46 @@ def _unit(factor: np.ndarray) -> np.ndarray:
 
 
 def _calm(factors: list[np.ndarray]) -> list[np.ndarray]:
-    """An order in which rounding grows little: at each step the product so far times the product of the rest is small.
+    """Order the factors so that rounding grows little: each step picks the one that keeps both partial products small.
 
-    Both are taken at their largest over the frequencies; what is rounded in the one is multiplied by the other.
+    The rounding of the product so far is multiplied by the product of the rest; both maxima are over frequencies.
     """
     if not factors:
         return []
     rest = np.log(np.maximum(np.abs(np.fft.rfft(np.stack(factors), GRID * (2 * len(factors) + 1))), 1e-300))
-    total, sofar, order, left = rest.sum(0), np.zeros(rest.shape[1]), [], list(range(len(factors)))
-    while left:
-        partial = sofar + rest[left]
+    total, sofar, order, remaining = rest.sum(0), np.zeros(rest.shape[1]), [], list(range(len(factors)))
+    while remaining:
+        partial = sofar + rest[remaining]
         at = int(np.argmin(partial.max(1) + (total - partial).max(1)))
         sofar = partial[at]
-        order.append(factors[left.pop(at)])
+        order.append(factors[remaining.pop(at)])
     return order
 
 
 def refined(taps: np.ndarray, factors: list[np.ndarray]) -> list[np.ndarray]:
-    """The factors with their common gain spread over them, after Newton steps for as long as those help."""
+    """Refine the factors by Newton steps while the error decreases, then distribute the common gain over them."""
     gain, factors = _fitted(taps, factors)
     best, error = factors, _error(taps, factors, gain)
     for _ in range(STEPS):
         jacobian = _jacobian(factors, gain, len(taps))
         step = np.linalg.lstsq(jacobian, taps - gain * _product(factors), rcond=1e-12)[0]
-        places = np.cumsum([len(factor) for factor in factors])[:-1]
-        moved = [f + change for f, change in zip(factors, np.split(step, places), strict=True)]
+        ends = np.cumsum([len(factor) for factor in factors])[:-1]
+        moved = [f + change for f, change in zip(factors, np.split(step, ends), strict=True)]
         gain, factors = _fitted(taps, moved)
-        found = _error(taps, factors, gain)
-        if not found < error:
+        refined_error = _error(taps, factors, gain)
+        if not refined_error < error:
             break
-        best, error = factors, found
+        best, error = factors, refined_error
     gain = _fitted(taps, best)[0]
     each = abs(gain) ** (1 / len(best))
     return [factor * (np.copysign(each, gain) if at == 0 else each) for at, factor in enumerate(best)]
 
 
 def _fitted(taps: np.ndarray, factors: list[np.ndarray]) -> tuple[float, list[np.ndarray]]:
-    """The gain with which the product of the factors comes nearest to the taps, and they, their product of norm one."""
+    """Return the least-squares gain of the factors' product to the taps, and the factors with a product of norm 1."""
     factors = [factor / np.linalg.norm(factor) for factor in factors]
     product, size = np.ones(1), 0.0
-    for factor in factors:  # the product of a thousand may be below the range of floats
+    for factor in factors:  # the product of a thousand factors may underflow
         product = np.convolve(product, factor)
         norm = np.linalg.norm(product)
         product, size = product / norm, size + np.log(norm)
@@ -141,7 +141,7 @@ def _error(taps: np.ndarray, factors: list[np.ndarray], gain: float) -> float:
 
 
 def _jacobian(factors: list[np.ndarray], gain: float, taps: int) -> np.ndarray:
-    """How the product moves with each coefficient: the product of the other factors, shifted."""
+    """Return the derivative of the product by each coefficient: the product of the other factors, shifted."""
     before, after = [np.ones(1)], [np.ones(1)]
     for factor in factors[:-1]:
         before.append(np.convolve(before[-1], factor))

@@ -1,10 +1,10 @@
-"""Kernels that are two smaller ones in a row: the bilinear equations of their taps, solved by least squares.
+"""Kernels as a chain of two smaller ones: the bilinear equations of their taps, solved by least squares.
 
-`K[t] = sum over i + j = t of B[j] @ A[i]` is linear in A and in B. Polynomials in two variables are irreducible but for
-exceptions, so that most kernels are not of this form (`bivariate` finds those that are, where no factor comes twice,
-and `hidden` those that pass through few channels). Those that nearly are, or have other channels, are sought by
-Levenberg and Marquardt's damped Gauss-Newton steps from several starts (Marquardt, J. SIAM 11, 1963). The answer is
-checked, the search is not exhaustive: what it does not find may still exist.
+`K[t] = sum over i + j = t of B[j] @ A[i]` is linear in A and in B. Most polynomials in two variables are irreducible,
+so that most kernels are not of this form (`bivariate` finds exact factors if none is repeated, and `hidden` those with
+few hidden channels). All other exact and approximate factors are searched by Levenberg and Marquardt's damped
+Gauss-Newton steps from several starts (Marquardt, J. SIAM 11, 1963). The result is verified, but the search is not
+exhaustive: factors that it does not find may still exist.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ import numpy as np
 from convolith.algebra.decomposition.blocks import Kernel, Ladder, Shape, multiplications
 
 NEARLY = 1e-3
-"""The relative residual below which a given first part is worth polishing."""
+"""Relative residual up to which a given first part is refined."""
 STARTS = 12
-"""Random beginnings; products of two random 3x3 kernels are found from about half of them."""
+"""Number of random starts; products of two random 3x3 kernels are found from about half of them."""
 STEPS = 150
-"""Damped steps at most."""
+"""Largest number of damped steps."""
 LEAST_DAMPING = 1e-12
-"""Keeps the systems regular along the scales (and mixtures of hidden channels) that leave the product as it is."""
+"""Smallest damping; it keeps systems regular along scalings and channel mixtures that do not change the product."""
 RANK = 0.05
-"""Singular values below this, relative to the largest, ask for no hidden channel of their own."""
+"""Singular value, relative to the largest, up to which one adds no hidden channel."""
 SOLVED = 1e-15
-"""The residual, relative to the kernel, at which the search ends."""
+"""Residual, relative to the kernel, at which the search ends."""
 LARGEST = 400
-"""Unknown numbers at most; each step solves a dense system of them."""
+"""Largest number of unknowns; each step solves a dense system of this size."""
 WORK = 4e9
-"""Operations that all searches for one kernel may take at most; the cheapest chains are sought first."""
+"""Largest number of operations of all searches for one kernel; the cheapest chains are searched first."""
 
 
 class Split(NamedTuple):
-    """The taps of the two parts, and the channels between them."""
+    """The taps of two parts, and the number of hidden channels between them."""
 
     first: tuple[int, ...]
     second: tuple[int, ...]
@@ -45,10 +45,10 @@ class Split(NamedTuple):
 
 
 def propose(kernel: Kernel) -> list[Ladder] | str:
-    """Every split into two parts of several taps each that would save products, the cheapest first."""
+    """Propose every split into two parts that saves products, the cheapest first, within `WORK`."""
     if not kernel.wide_axes or (kernel.one_to_one and len(kernel.wide_axes) < 2):
-        return "two smaller kernels in a row need two axes, or several channels"
-    found, spent = [], 0.0
+        return "a chain of two smaller kernels needs two axes, or several channels"
+    ladders, spent = [], 0.0
     before = kernel.blocks.size
     splits = [(multiplications(_shapes(kernel, split), kernel.stride), split) for split in _splits(kernel)]
     for cost, split in sorted(splits):
@@ -56,8 +56,8 @@ def propose(kernel: Kernel) -> list[Ladder] | str:
         if cost >= before or spent + effort > WORK:
             continue
         spent += effort
-        found.append(_ladder(kernel, split))
-    return found or "no two smaller kernels in a row save products, or the search for them is too large"
+        ladders.append(_ladder(kernel, split))
+    return ladders or "no chain of two smaller kernels saves products, or the search for it is too large"
 
 
 def _splits(kernel: Kernel) -> list[Split]:
@@ -65,14 +65,14 @@ def _splits(kernel: Kernel) -> list[Split]:
     splits = []
     for first in product(*(range(1, n + 1) for n in kernel.taps)):
         second = tuple(n - a + 1 for n, a in zip(kernel.taps, first, strict=True))
-        apart = all(min(a, b) == 1 for a, b in zip(first, second, strict=True))  # then `lowrank` has the best
-        if not apart and not (kernel.one_to_one and first > second and _plain(kernel)):
+        separable = all(min(a, b) == 1 for a, b in zip(first, second, strict=True))  # `lowrank` has the optimum
+        if not separable and not (kernel.one_to_one and first > second and _plain(kernel)):
             splits.append(Split(first, second, max(width, 1)))
     return splits
 
 
 def rank(block: np.ndarray, negligible: float) -> int:
-    """Of the matrix of responses at a random frequency: the least number of hidden channels."""
+    """Return the rank of the response at a random frequency: the smallest possible number of hidden channels."""
     response = block
     for angle in np.random.default_rng(0).uniform(0, 2 * np.pi, block.ndim - 2):
         response = np.tensordot(response, np.exp(1j * angle * np.arange(response.shape[2])), (2, 0))
@@ -81,7 +81,7 @@ def rank(block: np.ndarray, negligible: float) -> int:
 
 
 def _plain(kernel: Kernel) -> bool:
-    """Whether it does not matter which part comes first."""
+    """Return whether the order of the two parts does not affect the cost: stride 1."""
     return max(kernel.stride) == 1
 
 
@@ -91,7 +91,7 @@ def _shapes(kernel: Kernel, split: Split) -> list[Shape]:
 
 
 def _effort(kernel: Kernel, split: Split) -> float:
-    """Operations of a search, or infinity for one that is too large."""
+    """Estimate the operations of a search; infinity for one that is too large."""
     unknowns = sum(prod(shape[1:]) for shape in _shapes(kernel, split))
     if unknowns > LARGEST:
         return float("inf")
@@ -103,7 +103,7 @@ def _ladder(kernel: Kernel, split: Split) -> Ladder:
 
 
 def solved(blocks: np.ndarray, split: Split) -> list[np.ndarray]:
-    """The two parts whose product comes nearest to each group's block, of those that were found."""
+    """Search each group for two parts whose product approximates its block; return the best of all starts."""
     groups, out, into = blocks.shape[:3]
     shapes = ((split.hidden, into, *split.first), (out, split.hidden, *split.second))
     pairs = [_searched(block, split) for block in blocks]
@@ -112,7 +112,7 @@ def solved(blocks: np.ndarray, split: Split) -> list[np.ndarray]:
 
 @lru_cache(maxsize=64)
 def _places(out: int, into: int, split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each product of an A and a B: which tap of K it goes to, which A and which B it takes."""
+    """Return, for each product of a weight of A and one of B, the flat indices of the weights of K, A and B."""
     taps = tuple(a + b - 1 for a, b in zip(split.first, split.second, strict=True))
     n, m = prod(split.first), prod(split.second)
     o, i, h, a, b = (axis.ravel() for axis in np.indices((out, into, split.hidden, n, m)))
@@ -122,7 +122,7 @@ def _places(out: int, into: int, split: Split) -> tuple[np.ndarray, np.ndarray, 
 
 
 def polished(plane: np.ndarray, split: Split, first: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """The two parts of a kernel of one channel from a first part that is nearly right; None if it was not."""
+    """Refine a first part of a single-channel kernel and compute the second; None if the first was not nearly right."""
     rows, columns, others = _places(1, 1, split)
     design = np.zeros((plane.size, prod(split.second)))
     design[rows, others] = first.ravel()[columns]
@@ -135,7 +135,7 @@ def polished(plane: np.ndarray, split: Split, first: np.ndarray) -> tuple[np.nda
 
 
 def _searched(block: np.ndarray, split: Split, starts: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """A and B, flat and of the same size, from the best of all starts."""
+    """Return A and B, flat and with equal norms, from the best of all starts."""
     out, into = block.shape[:2]
     rows, columns, others = _places(out, into, split)
     few = split.hidden * into * prod(split.first)
@@ -154,11 +154,11 @@ def _searched(block: np.ndarray, split: Split, starts: np.ndarray | None = None)
         system, gradient = turned @ jacobian, (turned @ rest[:, :, None])
         step = np.linalg.solve(system + damping[:, None, None] * np.eye(count), gradient)[:, :, 0]
         tried = x + step
-        fresh, left = _equations(tried, target, rows, columns, others, few)
-        found = (left**2).sum(1)
-        better = found < error
-        x, rest = np.where(better[:, None], tried, x), np.where(better[:, None], left, rest)
-        jacobian, error = np.where(better[:, None, None], fresh, jacobian), np.where(better, found, error)
+        fresh, residual = _equations(tried, target, rows, columns, others, few)
+        squares = (residual**2).sum(1)
+        better = squares < error
+        x, rest = np.where(better[:, None], tried, x), np.where(better[:, None], residual, rest)
+        jacobian, error = np.where(better[:, None, None], fresh, jacobian), np.where(better, squares, error)
         damping = np.clip(np.where(better, damping / 5, damping * 4), LEAST_DAMPING, 1e6)
         if error.min() <= SOLVED**2 or damping.min() >= 1e6:
             break
@@ -172,7 +172,7 @@ def _searched(block: np.ndarray, split: Split, starts: np.ndarray | None = None)
 def _equations(
     x: np.ndarray, target: np.ndarray, rows: np.ndarray, columns: np.ndarray, others: np.ndarray, few: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The Jacobian and what is left of the target, for every start."""
+    """Return the Jacobian and the residual, for every start."""
     jacobian = np.zeros((len(x), len(target), x.shape[1]))
     jacobian[:, rows, columns] = x[:, few + others]
     jacobian[:, rows, few + others] = x[:, columns]

@@ -1,9 +1,9 @@
-"""Kernels between fewer channels: a mixture of the input's channels, a core over the taps, a mixture to the output's.
+"""Kernels with fewer channels: a 1x1 part on the input, a core with the taps, a 1x1 part to the output.
 
 Tucker's decomposition of the two channel axes: `K[o, i, t] = sum over p, q of V[o, q] C[q, p, t] U[i, p]`, a 1x1 part,
-a smaller kernel, and a 1x1 part. One side alone is a truncated singular value decomposition, the nearest there is in
-the sum of squares; both sides begin at the singular vectors of the two unfoldings (De Lathauwer, De Moor and
-Vandewalle, "A multilinear singular value decomposition", SIAM J. Matrix Anal. Appl. 21, 2000) and alternate from there.
+a smaller kernel, and a 1x1 part. For one side only it is a truncated singular value decomposition, the nearest in the
+sum of squares; for both sides it starts from the singular vectors of the two unfoldings (De Lathauwer, De Moor and
+Vandewalle, "A multilinear singular value decomposition", SIAM J. Matrix Anal. Appl. 21, 2000) and alternates.
 For layers: Kim et al., "Compression of deep convolutional neural networks", ICLR 2016.
 """
 
@@ -16,18 +16,18 @@ import numpy as np
 from convolith.algebra.decomposition.blocks import Kernel, Ladder, Shape
 
 ROUNDS = 20
-"""Alternations between the two sides at most; they gain little after the first few."""
+"""Largest number of rounds over the two sides; they gain little after the first few."""
 GAIN = 1e-2
-"""What a round has to take of the error's square for another to follow."""
+"""Relative decrease of the squared error in a round below which the rounds end."""
 
 
 def propose(kernel: Kernel) -> list[Ladder] | str:
-    """Fewer channels on the way in, on the way out, or both."""
+    """Propose fewer channels on the input side, the output side, or both."""
     _, out, into = kernel.blocks.shape[:3]
     ladders = []
     if into > 1:
         ladders.append(_one_side(kernel, "in"))
-    if out > 1 and prod(kernel.taps) > 1:  # of a single tap, one side is the same as the other
+    if out > 1 and prod(kernel.taps) > 1:  # for a single tap, both sides give equal chains
         ladders.append(_one_side(kernel, "out"))
     if into > 1 and out > 1 and prod(kernel.taps) > 1:
         ladders.append(_both_sides(kernel))
@@ -35,7 +35,7 @@ def propose(kernel: Kernel) -> list[Ladder] | str:
 
 
 def unfolded(blocks: np.ndarray, side: str) -> np.ndarray:
-    """(groups, channels of that side, everything else)."""
+    """Return the blocks as matrices, (groups, channels of a side, all other axes)."""
     matrix = blocks if side == "out" else blocks.swapaxes(1, 2)
     return matrix.reshape(*matrix.shape[:2], -1)
 
@@ -89,7 +89,7 @@ def _both_sides(kernel: Kernel) -> Ladder:
 
 
 def _alternated(blocks: np.ndarray, U: np.ndarray, V: np.ndarray) -> list[np.ndarray]:
-    """Orthogonal iteration: each side's best basis given the other's, then the core between them."""
+    """Run orthogonal iteration: the best basis of each side given that of the other, then the core between them."""
     ones = (1,) * (blocks.ndim - 3)
     p, q = U.shape[2], V.shape[2]
     whole, before = float((blocks**2).sum()), 0.0
@@ -98,15 +98,15 @@ def _alternated(blocks: np.ndarray, U: np.ndarray, V: np.ndarray) -> list[np.nda
         outer = _mixed(blocks.swapaxes(1, 2), U).swapaxes(1, 2)
         V = np.linalg.svd(unfolded(outer, "out"), full_matrices=False)[0][:, :, :q]
         core = _mixed(outer, V)
-        kept = float((core**2).sum())
-        if kept - before <= max(GAIN * (whole - before), 1e-26 * whole):
+        energy = float((core**2).sum())
+        if energy - before <= max(GAIN * (whole - before), 1e-26 * whole):
             break
-        before = kept
+        before = energy
     first = U.swapaxes(1, 2).reshape(*U.shape[:1], p, -1, *ones)
     return [first, core, V.reshape(*V.shape, *ones)]
 
 
 def _mixed(blocks: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    """The blocks with their output channels in a basis, (groups, channels, columns)."""
+    """Return the blocks with their output channels in a basis, (groups, channels, columns)."""
     mixed: np.ndarray = basis.swapaxes(1, 2) @ blocks.reshape(*blocks.shape[:2], -1)
     return mixed.reshape(*mixed.shape[:2], *blocks.shape[2:])

@@ -1,4 +1,4 @@
-"""Budgets for a check that runs on every change: limits of totals, and what changed since a saved baseline."""
+"""Budgets for continuous integration: limits of totals, and changes since a saved baseline."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ KIND, VERSION = "convolith cost baseline", 2
 
 
 def totals(counted: ModelCost) -> dict[str, int]:
-    """The numbers that limits and baselines are about, by name."""
-    found = {
+    """Return the totals that limits and baselines refer to, by name."""
+    values = {
         "parameters": counted.parameters,
         "forward macs": counted.forward.macs,
         "forward multiplications": counted.forward.multiplications,
@@ -24,34 +24,34 @@ def totals(counted: ModelCost) -> dict[str, int]:
         "backward macs": counted.backward.macs,
         "saved activations, bytes": counted.memory.backward.saved_activations,
     }
-    return found if counted.peak is None else found | {"peak, bytes": counted.peak.bytes}
+    return values if counted.peak is None else values | {"peak, bytes": counted.peak.bytes}
 
 
 def over(counted: ModelCost, limits: Mapping[str, float]) -> Table | None:
-    """What is above its limit, by the names of `totals`; None if nothing is."""
-    found = totals(counted)
+    """Return a table of the totals above their limits, which have the names of `totals`; None if there are none."""
+    values = totals(counted)
     rows = [
         {
             "what": name,
-            "is": found[name],
+            "is": values[name],
             "limit": round(limit),
-            "over by": f"{found[name] / limit - 1:.1%}" if limit else "-",
+            "over by": f"{values[name] / limit - 1:.1%}" if limit else "-",
         }
         for name, limit in limits.items()
-        if found[name] > limit
+        if values[name] > limit
     ]
     return Table("Over budget", rows) if rows else None
 
 
 def baseline(counted: ModelCost) -> str:
-    """A model's totals and its modules' macs, as text for a file."""
+    """Return a model's totals and its modules' macs, as text for a file."""
     modules = {row.name: row.forward.macs for row in counted.rows if row.forward.macs}
     about = {"kind": KIND, "version": VERSION, "of": _of(counted)}
     return json.dumps({**about, "totals": totals(counted), "modules": modules}, indent=1) + "\n"
 
 
 def _of(counted: ModelCost) -> dict[str, Any]:
-    """What must be alike for totals to be compared."""
+    """Return the settings that must be equal for totals to be comparable."""
     return {
         "model": counted.model,
         "inputs": [list(shape) for shape in counted.inputs],
@@ -63,10 +63,10 @@ def _of(counted: ModelCost) -> dict[str, Any]:
 
 
 def read_baseline(path: str | Path) -> dict[str, Any]:
-    """What `baseline` wrote.
+    """Read a file that `baseline` wrote.
 
     Raises:
-        ConvolithError: no such file, one that is damaged, or one of another version.
+        ConvolithError: a missing or damaged file, or one of another version.
     """
     try:
         found: dict[str, Any] = json.loads(Path(path).read_text())
@@ -88,10 +88,10 @@ def _are_counts(part: Any) -> bool:
 
 
 def changes(before: Mapping[str, Any], counted: ModelCost) -> tuple[list[Table], bool]:
-    """What changed since a baseline, and whether any total grew.
+    """Return tables of the changes since a baseline, and whether any total grew.
 
     Raises:
-        ConvolithError: a baseline of something else: another model, other inputs, another mode.
+        ConvolithError: a baseline with other settings: another model, other inputs, another mode.
     """
     now, this = totals(counted), _of(counted)
     for what, value in this.items():

@@ -1,4 +1,4 @@
-"""`convolith cost`: a layer's operations and bytes in closed form, or a model's, counted before it runs."""
+"""`convolith cost`: operations and bytes of a layer, in closed form, or of a model, counted before it runs."""
 
 from __future__ import annotations
 
@@ -107,9 +107,9 @@ OF_STEPS = (
 def command(ctx: click.Context, /, subject: str, k_shape: Any, *, as_json: bool, **options: Any) -> None:
     """Count multiplications, additions and bytes of a layer or a model, forward and backward.
 
-    Of a layer, shapes are (N, in_channels, *size) and (out_channels, in_channels/groups, *kernel_size). A model is what
-    FACTORY gives, a function without arguments, imported from the current folder too; nothing is allocated or computed.
-    "dense" counts products with the zeros of the padding, "effective" leaves them out.
+    A layer has the shapes (N, in_channels, *size) and (out_channels, in_channels/groups, *kernel_size). FACTORY is a
+    function without arguments that returns a model; it may be in the current folder. Nothing is allocated or computed.
+    "dense" counts products with the zeros of the padding, "effective" omits them.
 
     Example: convolith cost 1,64,56,56 64,64,3,3 --padding 1 --scale in_channels=2 --scale out_channels=2
 
@@ -118,10 +118,10 @@ def command(ctx: click.Context, /, subject: str, k_shape: Any, *, as_json: bool,
     of_model = ":" in subject
     wrong = OF_LAYERS if of_model else (*OF_MODELS, *OF_STEPS)
     default = click.core.ParameterSource.DEFAULT
-    given = [name for name in wrong if ctx.get_parameter_source(name) not in (default, None)]
-    if given:
+    unsuitable = [name for name in wrong if ctx.get_parameter_source(name) not in (default, None)]
+    if unsuitable:
         name = {"shapes": "input", "csv_file": "csv", "baseline_file": "baseline", "real": "run"}.get(
-            given[0], given[0]
+            unsuitable[0], unsuitable[0]
         ).replace("_", "-")
         kind = "a model" if of_model else "a layer"
         raise ConvolithError(f"--{name} was given, but {subject} is {kind}, which has no such option")

@@ -1,4 +1,4 @@
-"""`convolith cost` of a model: what is counted, what more is asked, what is written, and what is over budget."""
+"""`convolith cost` of a model: counts, scalings and laws, output files, and the check of budgets."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from convolith.report.table import Table
 
 
 def count(factory: str, options: dict[str, Any], *, as_json: bool) -> None:
-    """Count a model and tell of it; exit with 1 if it is over budget.
+    """Count a model and print the result; exit with 1 if it is over budget.
 
     Args:
         factory: package.module:factory.
-        options: those of the command, by name.
-        as_json: whether what is told is JSON.
+        options: options of the command, by name.
+        as_json: whether the output is JSON.
     """
     _check(factory, options)
     endings = {"csv_file": (".csv",), "html": (".html",), "save_baseline": (".json",)}
@@ -38,7 +38,7 @@ def count(factory: str, options: dict[str, Any], *, as_json: bool) -> None:
     if "html" in files:
         check_available()
     before = None if options["baseline_file"] is None else budget.read_baseline(options["baseline_file"])
-    with redirect_stdout(sys.stderr):  # whatever the model's own code prints
+    with redirect_stdout(sys.stderr):  # the model's own code may print
         model = model_of(factory).train(options["train"])
         counted = cost(
             model,
@@ -64,9 +64,9 @@ def count(factory: str, options: dict[str, Any], *, as_json: bool) -> None:
     shown = counted.tables(**{name: options[name] for name in ("depth", "sort", "top")})
     emit(as_json=as_json, data=counted.as_dict() | data, tables=[*shown, *more])
     if counted.unknown:
-        told, kind = ", ".join(sorted(counted.unknown)), "--strict" if options["strict"] else "Warning"
+        names, kind = ", ".join(sorted(counted.unknown)), "--strict" if options["strict"] else "Warning"
         held = "; what is within a limit may be over it" * bool(_limits(options) or before)
-        click.echo(f"{kind}: operators without a rule: {told}; the totals are lower bounds{held}", err=True)
+        click.echo(f"{kind}: operators without a rule: {names}; the totals are lower bounds{held}", err=True)
     if exceeded or grew or (counted.unknown and options["strict"]):
         sys.exit(1)
 
@@ -87,32 +87,30 @@ def _check(factory: str, options: dict[str, Any]) -> None:
             raise ConvolithError(f"--{option} was given without --peak, the optimizer of the step; pass --peak sgd")
     for name in ("peak", "law", "scale"):
         if options["real"] and options[name] not in (None, ()):
-            raise ConvolithError(
-                f"--{name} was given together with --run, but is known from shapes alone; leave one out"
-            )
+            raise ConvolithError(f"--{name} was given together with --run, but needs shapes only; omit one of the two")
 
 
 def _inputs(model: torch.nn.Module, options: dict[str, Any]) -> dict[str, Any]:
-    """How `cost` is told of the inputs: by shape, or as random numbers."""
+    """Return the arguments of `cost` for the inputs: shapes and dtypes, or random tensors."""
     usual = str(usual_dtype(model)).removeprefix("torch.")
     shapes = [shape for shape, _ in options["shapes"]]
     dtypes = [dtype or options["dtype"] or usual for _, dtype in options["shapes"]]
     if not options["real"]:
         return {"input_shape": shapes, "input_dtype": dtypes}
-    drawn = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     kinds = [model_dtype("--input", dtype) for dtype in dtypes]
-    return {"example_input": tuple(map(partial(_drawn, drawn), shapes, kinds)), "run": True}
+    return {"example_input": tuple(map(partial(_drawn, generator), shapes, kinds)), "run": True}
 
 
 def _drawn(generator: torch.Generator, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Normal numbers, or whole ones that any table has a row for."""
+    """Draw normal numbers, or integers 0 and 1, which are valid indices for every embedding table."""
     if dtype.is_floating_point or dtype.is_complex:
         return torch.randn(shape, generator=generator).to(dtype)
     return torch.randint(0, 2, shape, generator=generator).to(dtype)
 
 
 def _asked(counted: ModelCost, options: dict[str, Any]) -> tuple[dict[str, Any], list[Table]]:
-    """What else is asked of a cost, as data and as tables."""
+    """Compute the requested scalings, laws and batch sizes, as data and as tables."""
     data: dict[str, Any] = {}
     tables: list[Table] = []
     if options["scale"]:
@@ -121,7 +119,7 @@ def _asked(counted: ModelCost, options: dict[str, Any]) -> tuple[dict[str, Any],
         tables.append(scaled.table())
     if options["law"] is not None:
         law = counted.law(*options["law"].split(","))
-        data["law"] = {name: str(found) for name, found in law.expressions.items()}
+        data["law"] = {name: str(expression) for name, expression in law.expressions.items()}
         data["law_period"] = law.period
         tables.append(law.table())
     if options["fits"] is not None:
@@ -131,7 +129,7 @@ def _asked(counted: ModelCost, options: dict[str, Any]) -> tuple[dict[str, Any],
 
 
 def _limits(options: dict[str, Any]) -> dict[str, float]:
-    """Of totals by their names, those that were given."""
+    """Return the limits that were passed, by the names of the totals."""
     most = options["max_peak_mb"]
     limits = {
         "forward macs": options["max_macs"],

@@ -1,4 +1,4 @@
-"""The page of a model's cost: totals, memory, the modules as bars and as a table."""
+"""HTML page of a model's cost: totals, memory, modules as bars and as a table."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from convolith.report.plots import bars
 from convolith.report.table import Table
 
 MOST_BARS = 30
-"""Modules that are drawn: those with the most products."""
+"""Largest number of modules in the bar plot; those with the most macs are shown."""
 
 
 def cost_page(counted: ModelCost, factory: str, more: Sequence[Table]) -> str:
-    """The page as text.
+    """Return the page as text.
 
     Args:
         counted: the cost.
-        factory: of the model, by name.
-        more: what else was asked: laws, scalings, what is over budget.
+        factory: name of the model's factory.
+        more: further tables: laws, scalings, totals over budget.
     """
     sized = " and ".join("x".join(map(str, shape)) for shape in counted.inputs)
     mode = "training" if counted.training else "evaluation"
@@ -30,25 +30,25 @@ def cost_page(counted: ModelCost, factory: str, more: Sequence[Table]) -> str:
         f"{factory} on {sized}, in {mode}: {counted.forward.macs:,} multiply-accumulates forward, "
         f"{counted.backward.macs:,} backward, {counted.parameters:,} parameters.{bound}"
     )
-    found = counted.sections(depth=None)
-    sections = [Section("Operations", OPERATIONS, tables=(found["operations"],))]
+    tables = counted.sections(depth=None)
+    sections = [Section("Operations", OPERATIONS, tables=(tables["operations"],))]
     sections.append(
-        Section("Memory", MEMORY, tables=tuple(found[name] for name in ("memory", "peak") if name in found))
+        Section("Memory", MEMORY, tables=tuple(tables[name] for name in ("memory", "peak") if name in tables))
     )
     sections.append(Section("Where the products are", figures=_bars(counted)))
     if more:
         sections.append(Section("Asked for", tables=tuple(more)))
-    sections.append(Section("Modules", tables=(found["modules"],)))
-    if "unknown" in found:
-        sections.append(Section("Not counted", tables=(found["unknown"],)))
+    sections.append(Section("Modules", tables=(tables["modules"],)))
+    if "unknown" in tables:
+        sections.append(Section("Not counted", tables=(tables["unknown"],)))
     return page(f"What {counted.model} costs", introduction, sections)
 
 
 OPERATIONS = (
-    "Macs are products that are summed up, of convolutions, matrix products and attention; multiplications are these "
-    "and all others; others are comparisons, divisions, roots, exponentials and the like."
+    "Macs are the multiply-accumulates of convolutions, matrix products and attention; multiplications are these and "
+    "all other products; others are comparisons, divisions, roots, exponentials and the like."
 )
-MEMORY = "Bytes of what is held: parameters with buffers; what autograd keeps between the passes, without parameters."
+MEMORY = "Bytes in memory: parameters with buffers; tensors that autograd saves between the passes, without parameters."
 
 
 def _bars(counted: ModelCost) -> tuple[Figure, ...]:
@@ -61,6 +61,6 @@ def _bars(counted: ModelCost) -> tuple[Figure, ...]:
         "forward": [counted.modules[name].forward.macs for name in shown],
         "backward": [counted.modules[name].backward.macs for name in shown],
     }
-    which = f"The {len(shown)} modules with the most macs, by themselves." if len(names) > len(shown) else ""
+    which = f"The {len(shown)} modules with the most macs, without their submodules." if len(names) > len(shown) else ""
     source = bars([name or counted.model for name in shown], lengths, x="macs")
     return (Figure(source, "macs of each module, forward and backward", which),)

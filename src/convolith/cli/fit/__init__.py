@@ -1,4 +1,4 @@
-"""`convolith fit`: the kernel that turned one picture or array into another."""
+"""`convolith fit`: the kernel that maps one image or array to another."""
 
 from convolith.cli.fit.main import command
 

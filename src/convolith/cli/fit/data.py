@@ -1,4 +1,4 @@
-"""The files of `convolith fit`: pictures and arrays as the data of a fit, one pair or many."""
+"""Input files of `convolith fit`: images and arrays as the data of a fit, one pair or many."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from convolith.geometry import per_axis, same_padding
 
 
 class Files(NamedTuple):
-    """The names of a pair, and of its mask if it has one."""
+    """File names of a pair, and of its mask or None."""
 
     before: str
     after: str
@@ -28,8 +28,8 @@ class Pair(NamedTuple):
     """The data of a fit.
 
     Attributes:
-        x, y, mask: as `fit` takes them.
-        cropped: whether y was as large as x, and its border was left out.
+        x, y, mask: arguments of `fit`.
+        cropped: whether y was as large as x and its border was cropped.
     """
 
     x: np.ndarray
@@ -39,7 +39,7 @@ class Pair(NamedTuple):
 
 
 def pairs_of(before: str, after: str, mask: str | None) -> list[Files]:
-    """The files that patterns stand for, in the order of their names; one mask may serve for all.
+    """Return the files that match the patterns, in the order of their names; a single mask applies to all pairs.
 
     Raises:
         ConvolithError: a pattern that no file matches, patterns that match different numbers of files.
@@ -48,8 +48,8 @@ def pairs_of(before: str, after: str, mask: str | None) -> list[Files]:
     masks = [None] if mask is None else _matching("--mask", mask)
     if len(befores) != len(afters):
         raise ConvolithError(
-            f"BEFORE matches {len(befores)} files and AFTER {len(afters)}; expected as many, which are paired in the "
-            f"order of their names, {befores[0]} with {afters[0]} first"
+            f"BEFORE matches {len(befores)} files and AFTER {len(afters)}; expected equal numbers; files are paired "
+            f"in the order of their names, {befores[0]} with {afters[0]} first"
         )
     if len(masks) not in (1, len(befores)):
         raise ConvolithError(
@@ -60,18 +60,18 @@ def pairs_of(before: str, after: str, mask: str | None) -> list[Files]:
 
 
 def read_pair(files: Files, options: dict[str, Any], *, mix: bool) -> Pair:
-    """A pair as the data of a fit.
+    """Read a pair as the data of a fit.
 
     Args:
-        files: their names.
+        files: names of the files.
         options: kernel_size, stride, padding and dilation.
-        mix: whether the channels of two pictures go into one kernel, or each through the same one.
+        mix: whether the kernel maps all channels of an image to all channels, or each channel separately.
     """
     mix = mix or not (is_image(files.before) and is_image(files.after))
     x, y = (_channels(name, path, mix=mix) for name, path in (("BEFORE", files.before), ("AFTER", files.after)))
     mask = None if files.mask is None else read_array("--mask", files.mask) != 0
-    plain = options["padding"] == "valid" and np.all(np.asarray(options["stride"]) == 1)
-    if options["kernel_size"] == "auto" or not plain or x.ndim != y.ndim:
+    unpadded = options["padding"] == "valid" and np.all(np.asarray(options["stride"]) == 1)
+    if options["kernel_size"] == "auto" or not unpadded or x.ndim != y.ndim:
         return Pair(x, y, mask, cropped=False)
     inside = inner_part(x, y, options["kernel_size"], options["dilation"])
     if inside is None:
@@ -82,12 +82,12 @@ def read_pair(files: Files, options: dict[str, Any], *, mix: bool) -> Pair:
 
 
 def say_cropped() -> None:
-    """Tell on stderr that a border was left out."""
+    """Print on stderr that the border was cropped."""
     click.echo("AFTER is as large as BEFORE: its border is left out (--padding same takes it in)", err=True)
 
 
 def inner_part(x: np.ndarray, y: np.ndarray, kernel_size: Any, dilation: Any) -> tuple[slice, ...] | None:
-    """The outputs of y that read no padding, if y is as large as x; None if it is not, or nothing would be left."""
+    """Return the slices of y that read no padding, if y is as large as x; None otherwise, or if they would be empty."""
     axes = spatial_axes(kernel_size, x.ndim)
     size = x.shape[-axes:]
     if y.shape[-axes:] != size:
@@ -100,7 +100,7 @@ def inner_part(x: np.ndarray, y: np.ndarray, kernel_size: Any, dilation: Any) ->
 
 
 def crop(array: np.ndarray, inside: tuple[slice, ...]) -> np.ndarray:
-    """The last axes cut."""
+    """Crop the last axes of an array."""
     return array[tuple([...] + list(inside))]  # noqa: RUF005 - NumPy's stubs know no tuple that begins with an ellipsis
 
 
@@ -111,19 +111,19 @@ def _matching(argument: str, pattern: str) -> list[str]:
     if is_fits(pattern.rpartition(":")[0]):
         pattern, _, unit = pattern.rpartition(":")
         unit = f":{unit}"
-    found = [name + unit for name in sorted(glob(pattern), key=_by_numbers)]
-    if not found:
+    names = [name + unit for name in sorted(glob(pattern), key=_by_numbers)]
+    if not names:
         raise ConvolithError(f"{argument} is {pattern}, which matches no file")
-    return found
+    return names
 
 
 def _by_numbers(name: str) -> list[tuple[int, str]]:
-    """Names in the order that people give them: 2 comes before 10."""
+    """Return a sort key by numeric order: 2 comes before 10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _channels(argument: str, path: str, *, mix: bool) -> np.ndarray:
-    """(channels, 1, H, W) of a picture, or (channels, H, W) to mix them; an array as it is."""
+    """Return an image as (channels, 1, H, W), or as (channels, H, W) to mix the channels; an array is unchanged."""
     array = read_array(argument, path)
     if array.ndim == 2:
         return array[None]

@@ -1,4 +1,4 @@
-"""`convolith fit`: the kernel that turned one picture or array into another."""
+"""`convolith fit`: the kernel that maps one image or array to another."""
 
 from __future__ import annotations
 
@@ -139,13 +139,13 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Find the kernel for which BEFORE, correlated with it, comes nearest to AFTER.
+    """Find the kernel for which the correlation of BEFORE with it is nearest to AFTER.
 
-    Files are pictures or arrays of (in_channels, *size) or (N, in_channels, *size); two axes are one channel. Of two
-    pictures one kernel is sought for all channels, each filtered by itself, unless --mix-channels asks for a kernel
-    from all channels to all. Patterns in quotes, such as "before*.fits", stand for many pairs, in the order of their
-    names, which are read one after another. Where AFTER is as large as BEFORE, its border is left out, since nobody
-    knows what was beyond; --padding same takes it in, made as --padding-mode says. With --degree the kernel varies with
+    Files are images or arrays of (in_channels, *size) or (N, in_channels, *size); two axes are one channel. For two
+    images, one kernel is fitted that filters each channel separately; with --mix-channels, a kernel from all channels
+    to all channels. Patterns in quotes, such as "before*.fits", match many pairs, in the order of their names, which
+    are read one after another. If AFTER is as large as BEFORE, its border is ignored, since the pixels beyond it are
+    unknown; --padding same includes it, with the padding of --padding-mode. With --degree the kernel varies with
     position.
 
     Example: convolith fit before.png after.png --size 7 -o kernel.npz
@@ -156,8 +156,8 @@ def command(
         check_available()
     if basis is not None:
         options["basis"] = basis if basis == "gaussian-hermite" else read_array("--basis", basis)
-    asked = _varying(degree, modulation, background_degree, constant, positions)
-    outcome = run(pairs_of(before, after, mask_file), options, asked, mix=mix_channels)
+    varying = _varying(degree, modulation, background_degree, constant, positions)
+    outcome = run(pairs_of(before, after, mask_file), options, varying, mix=mix_channels)
     found, pair = outcome.found, outcome.pair
     same = pair.cropped or options["kernel_size"] == "auto"
     if isinstance(found, VaryingFit):
@@ -182,20 +182,20 @@ def _varying(
     constant: Any,
     positions: str | None,
 ) -> Varying | None:
-    """What is asked of a kernel that varies, if anything is."""
+    """Return the options of a kernel that varies with position, or None for a constant kernel."""
     if degree is None and background_degree is None:
         for name, value in (("modulation", modulation), ("constant", constant), ("positions", positions)):
             if value is not None:
                 raise ConvolithError(f"--{name} was given, but no --degree of a kernel that varies; pass --degree 1")
         return None
     numbers = () if constant is None else (constant,) if isinstance(constant, int) else constant
-    places = None if positions is None else np.atleast_2d(read_array("--positions", positions))
+    coordinates = None if positions is None else np.atleast_2d(read_array("--positions", positions))
     usual = "output" if positions is None else "update"
-    return Varying(degree or 0, modulation or usual, background_degree, numbers, places)
+    return Varying(degree or 0, modulation or usual, background_degree, numbers, coordinates)
 
 
 def kernel_arrays(found: Fit | VaryingFit, *, same: bool) -> dict[str, Any]:
-    """A kernel as named arrays for a .npz file; where it is applied to whole pictures, its result is as large."""
+    """Return a kernel as named arrays for a .npz file; with `same`, its outputs are as large as its inputs."""
     if isinstance(found, VaryingFit):
         arrays = varying_arrays(replace(found.kernel, padding="same") if same else found.kernel)
     else:
@@ -204,7 +204,7 @@ def kernel_arrays(found: Fit | VaryingFit, *, same: bool) -> dict[str, Any]:
 
 
 def with_same_padding(conv: Conv) -> Conv:
-    """The kernel as it is applied to whole pictures: its result is as large as they are."""
+    """Return the kernel with padding "same", for outputs as large as the inputs."""
     return Conv(conv.weight, conv.bias, **{**conv.options, "padding": "same"})
 
 

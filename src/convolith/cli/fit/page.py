@@ -1,4 +1,4 @@
-"""The page of `convolith fit`: the kernel, its standard errors, what is left, and how it was chosen or learned."""
+"""HTML page of `convolith fit`: kernel, standard errors, residual, choice of the size, gradient descent."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from convolith.report.table import Table
 
 
 def fit_page(found: Fit, solved: Fit | None, x: np.ndarray, y: np.ndarray, tables: list[Table]) -> str:
-    """The page as text.
+    """Return the page as text.
 
     Args:
         found: the fit.
-        solved: the same in closed form, if it was learned and has one.
-        x, y: as they were fitted, y perhaps with a border that the fit left out.
-        tables: what the terminal shows.
+        solved: the fit in closed form, if `found` is by gradient descent and a closed form exists.
+        x, y: fitted data; y may include a border that the fit ignored.
+        tables: tables of the terminal output.
     """
     sections = [Section("The kernel", tables=tuple(tables), figures=_kernel(found))]
     if found.kernel.ndim == 4:
@@ -29,15 +29,15 @@ def fit_page(found: Fit, solved: Fit | None, x: np.ndarray, y: np.ndarray, table
     if found.method != "lstsq":
         sections.append(_lesson(found, solved) if solved else _learned(found))
     return page(
-        "Fit", "The kernel for which the first picture, correlated with it, comes nearest to the second.", sections
+        "Fit", "The kernel for which the correlation of the first picture with it is nearest to the second.", sections
     )
 
 
 NAMES = {"gd": "gradient descent", "momentum": "descent with momentum", "adam": "Adam", "lbfgs": "L-BFGS"}
-LEFT = "The second picture, what the kernel makes of the first, and their difference, which has its own range of grey."
+LEFT = "The second picture, the first picture filtered by the kernel, and their difference, with its own grey scale."
 SIZES = (
-    "Each size predicts every tile of the picture from all the others. The smallest one is taken whose error is not "
-    "above the least by more than the standard error of the difference."
+    "Each size predicts every tile of the picture from all others. The chosen size is the smallest whose error exceeds "
+    "the minimum by no more than the standard error of the difference."
 )
 
 
@@ -86,8 +86,8 @@ def _lesson(found: Fit, solved: Fit) -> Section:
     prose = (
         f"After {len(found.loss):,} steps of {NAMES[found.method]} the loss is {found.loss[-1]:.6g}; the closed form "
         f"finds {solved.loss[0]:.6g} at once. The learned kernel is {distance:.1%} away from the optimum, relative to "
-        f"its size. The normal matrix has a condition number of {solved.condition:.2g}; plain descent needs about so "
-        "many steps."
+        f"its size. The normal matrix has a condition number of {solved.condition:.2g}; gradient descent needs "
+        "about as many steps."
     )
     drawn = loss_curves({NAMES[found.method]: found.loss}, {"closed form": solved.loss[0]})
     return Section("Gradient descent", prose, figures=(Figure(drawn, "the loss of each step, and the optimum"),))

@@ -1,4 +1,4 @@
-"""What `convolith fit` runs: one pair at once, many one after another through a state, of kernels that vary or not."""
+"""Fits of `convolith fit`: one pair at once, or many accumulated in a `Gram`; constant or varying kernels."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ ONE_PAIR = {
     "steps": 1000,
     "seed": 0,
 }
-"""What looks at the data several times, and what it is where it does not."""
+"""Options that need several passes over the data, with the values that turn them off."""
 
 
 class Varying(NamedTuple):
-    """What is asked of a kernel that varies: see `fit_varying`."""
+    """Options of a kernel that varies with position: see `fit_varying`."""
 
     degree: int
     modulation: str
@@ -40,7 +40,7 @@ class Varying(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What was found, from the last pair and how many there were."""
+    """The fit, the last pair of data and the number of pairs."""
 
     found: Fit | VaryingFit
     pair: Pair
@@ -52,12 +52,12 @@ def run(files: Sequence[Files], options: dict[str, Any], varying: Varying | None
 
     Args:
         files: the pairs.
-        options: those of `fit`.
-        varying: what is asked of a kernel that varies, or None.
+        options: options of `fit`.
+        varying: options of a kernel that varies, or None.
         mix: see `read_pair`.
 
     Raises:
-        ConvolithError: options that do not go together.
+        ConvolithError: options that cannot be combined.
     """
     if varying is not None or len(files) > 1:
         _refuse(files, options, varying)
@@ -68,16 +68,16 @@ def run(files: Sequence[Files], options: dict[str, Any], varying: Varying | None
         say_cropped()
     if varying is None:
         return Outcome(fit(pair.x, pair.y, mask=pair.mask, progress=True, **options), pair, 1)
-    asked = {name: options[name] for name in ("kernel_size", *GEOMETRY, *ASKED, "errors") if name in options}
-    return Outcome(fit_varying(pair.x, pair.y, mask=pair.mask, **asked, **varying._asdict()), pair, 1)
+    rest = {name: options[name] for name in ("kernel_size", *GEOMETRY, *ASKED, "errors") if name in options}
+    return Outcome(fit_varying(pair.x, pair.y, mask=pair.mask, **rest, **varying._asdict()), pair, 1)
 
 
 def _through_a_state(files: Sequence[Files], options: dict[str, Any], varying: Varying | None, *, mix: bool) -> Outcome:
-    """Every pair is read once, and only what a fit depends on is kept."""
+    """Read each pair once and accumulate its normal equations, then solve them."""
     gram: Gram | None = None
-    places = None if varying is None else varying.positions
-    if places is not None and len(places) != len(files):
-        raise ConvolithError(f"--positions has {len(places)} rows; expected one for each of {len(files)} pairs")
+    positions = None if varying is None else varying.positions
+    if positions is not None and len(positions) != len(files):
+        raise ConvolithError(f"--positions has {len(positions)} rows; expected one for each of {len(files)} pairs")
     first, last = files[0], files[-1]
     click.echo(
         f"{len(files)} pairs, from {first.before} with {first.after} to {last.before} with {last.after}", err=True
@@ -89,18 +89,18 @@ def _through_a_state(files: Sequence[Files], options: dict[str, Any], varying: V
             say_cropped()
         gram = gram or _state(pair, options, varying)
         try:
-            where = {} if places is None else {"position": places[number]}
+            where = {} if positions is None else {"position": positions[number]}
             gram.update(pair.x, pair.y, mask=pair.mask, **where)
         except ConvolithError as problem:
             raise ConvolithError(f"{names.before} and {names.after}: {problem}") from None
     assert gram is not None  # noqa: S101 - there is a first pair
-    asked = {name: options[name] for name in ASKED if name in options}
+    rest = {name: options[name] for name in ASKED if name in options}
     if isinstance(gram, VaryingGram) and varying is not None:
         solved: Fit | VaryingFit = gram.solve(
-            background_degree=varying.background_degree, constant=varying.constant, **asked
+            background_degree=varying.background_degree, constant=varying.constant, **rest
         )
     else:
-        solved = gram.solve(offset=options["offset"], **asked)
+        solved = gram.solve(offset=options["offset"], **rest)
     return Outcome(solved, pair, len(files))
 
 
@@ -127,15 +127,15 @@ def _refuse(files: Sequence[Files], options: dict[str, Any], varying: Varying | 
     for name, usual in ONE_PAIR.items():
         if name not in allowed and options[name] != usual:
             raise ConvolithError(
-                f"--{name.replace('_', '-')} is {options[name]}, which is for a kernel of one pair that is the same "
-                f"everywhere; {what} come in closed form and in one pass; leave it out"
+                f"--{name.replace('_', '-')} is {options[name]}, which is for a constant kernel of one pair; "
+                f"{what} are fitted in closed form and in one pass; omit the option"
             )
     for name in ("kernel_size", "ridge"):
         if options[name] == "auto":
             option = "size" if name == "kernel_size" else name
             raise ConvolithError(
-                f"--{option} is auto, which is chosen for a kernel of one pair that is the same everywhere; give a "
-                f"number for {what}, such as the one that is chosen for the first"
+                f"--{option} is auto, which is chosen for a kernel of one pair that does not vary; pass a number "
+                f"for {what}, such as the one that is chosen for the first pair"
             )
     if varying is not None and options["offset"]:
         raise ConvolithError("--background was given together with a kernel that varies; pass --background-degree 0")

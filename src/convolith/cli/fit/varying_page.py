@@ -1,4 +1,4 @@
-"""What `convolith fit` shows of a kernel that varies with position: in the terminal and as a page."""
+"""Tables and HTML page of `convolith fit` for a kernel that varies with position."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLACES = {-1.0: "first", 0.0: "middle", 1.0: "last"}
 
 
 def varying_tables(found: VaryingFit, pairs: int, output: str | None) -> list[Table]:
-    """The fit, and its kernel at the corners, the edges and the middle of the frame."""
+    """Return tables of the fit and of its kernel at the corners, the edges and the middle of the frame."""
     kernel = found.kernel
     summary = {
         "kernel size": "x".join(map(str, kernel.weights.shape[3:])),
@@ -45,18 +45,18 @@ def varying_tables(found: VaryingFit, pairs: int, output: str | None) -> list[Ta
 
 
 def varying_page(found: VaryingFit, pair: Pair, tables: list[Table]) -> str:
-    """The page as text.
+    """Return the page as text.
 
     Args:
         found: the fit.
-        pair: the last pair that was fitted.
-        tables: what the terminal shows.
+        pair: the last fitted pair.
+        tables: tables of the terminal output.
     """
     kernel = found.kernel
     sections = [Section("The kernel", tables=tuple(tables), figures=_kernels(found))]
     if kernel.axes == 2 and kernel.modulation != "update":
         sections.append(Section("What is left", prose=LEFT, figures=(_residual(kernel, pair),)))
-    lead = "The kernel, a polynomial of position, that brings the first picture nearest to the second."
+    lead = "The kernel, a polynomial of position, that maps the first picture closest to the second."
     return page("Fit of a kernel that varies", lead, sections)
 
 
@@ -75,7 +75,7 @@ def _kernels(found: VaryingFit) -> tuple[Figure, ...]:
         figures.append(Figure(image_row(shown), f"the kernel in the {PLACES[row]} row of the frame"))
     error = image_row(
         {"standard error in the middle": np.asarray(found.stderr[0, 0, 0])}
-    )  # where only the first term is
+    )  # at which all other terms are zero
     figures.append(Figure(error, "the standard error of the kernel", "Each picture has its own range of grey."))
     return tuple(figures)
 

@@ -1,1 +1,1 @@
-"""Files in and out: images, arrays, FITS, kernels."""
+"""Reading and writing of files: images, arrays, FITS, kernels."""

@@ -1,4 +1,4 @@
-"""How far a file may expand when it is read: compressed pictures and archives are measured by their headers first."""
+"""Limits on the decompressed size of files, checked by the headers of images and archives before they are read."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from convolith.errors import ConvolithError
 from convolith.planner.machine import check_memory
 
 MAX_EXPANDED_BYTES = 1 << 32
-"""Bytes that a compressed file of any size may expand to."""
+"""Decompressed size in bytes that is accepted for every file."""
 USUAL_EXPANSION = 20
-"""Times its own size that a file may expand to in any case: pictures of sky or paper do; a bomb expands 1000 times."""
+"""Expansion factor that is accepted for every file: images of sky or paper reach it; a bomb expands 1000 times."""
 CHUNK_BYTES = 1 << 24
 
 
 def allowed_bytes(file: Path) -> int:
-    """Return how many bytes a compressed file may expand to."""
+    """Return the largest accepted decompressed size of a file, in bytes."""
     return max(MAX_EXPANDED_BYTES, USUAL_EXPANSION * file.stat().st_size)
 
 
 def check_expansion(argument: str, file: Path, expanded: int) -> None:
-    """Refuse a file whose contents would be larger than what is allowed, or than the machine's memory.
+    """Refuse a file whose decompressed contents exceed the limit or the machine's memory.
 
     Raises:
         ConvolithError: the file's size, the size of its contents and the limit.
@@ -44,16 +44,16 @@ def check_expansion(argument: str, file: Path, expanded: int) -> None:
 
 
 def check_arrays(argument: str, file: Path, stream: IO[bytes]) -> None:
-    """Refuse a .npz archive whose members expand too far, and a .npy file that is shorter than its header says.
+    """Refuse a .npz archive whose members exceed the limit, and a .npy file that is shorter than its header declares.
 
     Args:
         argument: the name of the argument, for messages.
         file: the path.
-        stream: the file, opened; it stands at its beginning afterwards.
+        stream: the open file; it is at its beginning afterwards.
 
     Raises:
-        ConvolithError: more than is allowed, or than the machine's memory.
-        ValueError: a file that is damaged.
+        ConvolithError: contents that exceed the limit or the machine's memory.
+        ValueError: a damaged file.
     """
     if stream.read(2) == b"PK":
         with zipfile.ZipFile(stream) as archive:
@@ -62,7 +62,7 @@ def check_arrays(argument: str, file: Path, stream: IO[bytes]) -> None:
         stream.seek(0)
         version = np.lib.format.read_magic(stream)
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        if version in readers:  # later ones are those of records with named fields
+        if version in readers:  # later versions are for records with named fields
             shape, _, dtype = readers[version](stream)
             declared, stored = prod(shape) * dtype.itemsize, file.stat().st_size - stream.tell()
             if declared > stored:
@@ -82,11 +82,11 @@ OPENERS: dict[bytes, Callable[[Path], Any]] = {
     b"\xfd7zXZ": lzma.open,
     b"PK": _first_member,
 }
-"""How a compressed file is opened, by its first bytes."""
+"""Functions that open a compressed file, by its first bytes."""
 
 
 def expanded(argument: str, file: Path) -> Path | IO[bytes]:
-    """Return a file as it is, or the contents of a compressed one, read only as far as is allowed."""
+    """Return the path of an uncompressed file, or the contents of a compressed one, up to the limit."""
     with file.open("rb") as stream:
         opener = _opener(stream.read(8))
     if opener is None:

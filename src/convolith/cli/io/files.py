@@ -1,4 +1,4 @@
-"""Files in and out: images, arrays and kernels; outputs are checked before the work and replaced when complete."""
+"""Files of images, arrays and kernels; outputs are checked before the work and replaced when complete."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ CONV_OPTIONS = ("stride", "padding", "dilation", "groups", "padding_mode", "tran
 
 
 def is_image(path: str) -> bool:
-    """Whether a path names a picture by its ending."""
+    """Return whether the ending of a path is that of an image."""
     return Path(path).suffix.lower() in IMAGES
 
 
 def is_fits(path: str) -> bool:
-    """Whether a path names a FITS file by its ending."""
+    """Return whether the ending of a path is that of a FITS file."""
     return path.lower().endswith(FITS)
 
 
 def read_array(argument: str, path: str) -> np.ndarray:
-    """A picture, (H, W) or (H, W, channels), or the array in a .npy, .npz or FITS file.
+    """Read an image, (H, W) or (H, W, channels), or the array in a .npy, .npz or FITS file.
 
-    Of several arrays one is named: FILE.npz:NAME, FILE.fits:NAME or FILE.fits:1; of a FITS file it is the first else.
+    FILE.npz:NAME, FILE.fits:NAME or FILE.fits:1 selects one of several arrays; the default of a FITS file is the first.
 
     Raises:
-        ConvolithError: no such file, another kind of file, one that is damaged or truncated.
+        ConvolithError: a missing, damaged or truncated file, or one of another kind.
     """
     name = None
     if ".npz:" in path and not _is_file(path):
@@ -73,16 +73,16 @@ def read_array(argument: str, path: str) -> np.ndarray:
 
 
 def read_kernel(argument: str, text: str, options: Mapping[str, Any]) -> np.ndarray | Conv:
-    """A kernel: a Conv from a file that a command wrote, or a bare weight from another file or a JSON list.
+    """Read a kernel: a Conv from a file that a command wrote, or a bare weight from another file or a JSON list.
 
-    FILE.npz:0 is the first part of a chain that `decompose` wrote.
+    FILE.npz:0 selects the first part of a chain that `decompose` wrote.
 
-    A two-dimensional array means one channel: (height, width) becomes (1, 1, height, width).
+    A two-dimensional array has one channel: (height, width) becomes (1, 1, height, width).
 
     Args:
         argument: the name of the argument, for messages.
         text: the path or the list.
-        options: stride, padding and the like that were given beside it, which a Conv refuses: it brings its own.
+        options: stride, padding and the like from the command line; refused with a Conv, which has its own.
     """
     if text.lstrip().startswith("["):
         weight = _listed(argument, text)
@@ -106,7 +106,7 @@ def read_kernel(argument: str, text: str, options: Mapping[str, Any]) -> np.ndar
 
 
 def _listed(argument: str, text: str) -> np.ndarray:
-    """Return the array that a JSON list of numbers stands for."""
+    """Convert a JSON list of numbers to an array."""
     expected = f"{argument} is {text[:60]!r}; expected a nested list such as [[0,1],[2,3]] of numbers"
     try:
         nested = json.loads(text)
@@ -122,25 +122,25 @@ def _listed(argument: str, text: str) -> np.ndarray:
 
 
 def conv_arrays(conv: Conv) -> dict[str, Any]:
-    """A Conv as named arrays for a .npz file."""
+    """Return a Conv as named arrays for a .npz file."""
     arrays = {"weight": np.asarray(conv.weight), **{name: np.asarray(getattr(conv, name)) for name in CONV_OPTIONS}}
     return arrays if conv.bias is None else arrays | {"bias": np.asarray(conv.bias)}
 
 
 def varying_arrays(kernel: VaryingKernel) -> dict[str, Any]:
-    """A kernel that varies as named arrays for a .npz file; what is None is an empty array."""
+    """Return a kernel that varies as named arrays for a .npz file; None becomes an empty array."""
     names = (*VARYING, "stride", "padding", "dilation", "padding_mode")
     values = {name: getattr(kernel, name) for name in names}
     return {name: np.asarray([] if value is None else value) for name, value in values.items()}
 
 
 def read_varying(argument: str, text: str, options: Mapping[str, Any]) -> VaryingKernel | None:
-    """A kernel that varies, from a file that `fit` wrote; None if there is none in it.
+    """Read a kernel that varies from a file that `fit` wrote; return None if the file has another kernel.
 
     Args:
         argument: the name of the argument, for messages.
         text: the path.
-        options: stride, padding and the like that were given beside it, which it refuses.
+        options: stride, padding and the like from the command line, which are refused.
     """
     if not (text.lower().endswith(".npz") and _is_file(text)):
         return None
@@ -161,12 +161,12 @@ def read_varying(argument: str, text: str, options: Mapping[str, Any]) -> Varyin
 
 
 def chain_arrays(parts: Sequence[Conv]) -> dict[str, Any]:
-    """Several Convs as named arrays for a .npz file: 0.weight, 0.stride, ..., 1.weight, ..."""
+    """Return several Convs as named arrays for a .npz file: 0.weight, 0.stride, ..., 1.weight, ..."""
     return {f"{at}.{name}": array for at, part in enumerate(parts) for name, array in conv_arrays(part).items()}
 
 
 def _part(argument: str, text: str) -> dict[str, Any]:
-    """The arrays of one part of a chain, FILE.npz:0, without their number; none if the text names no such thing."""
+    """Return the arrays of one part of a chain, FILE.npz:0, without their number; empty for any other text."""
     path, _, number = text.rpartition(":")
     if not (number.isdigit() and path.lower().endswith(".npz") and _is_file(path)) or _is_file(text):
         return {}
@@ -183,7 +183,7 @@ def _as_conv(argument: str, arrays: Any) -> Conv:
 
 
 class Output:
-    """A file to be written: found writable before the work, replaced in one step when its contents are complete."""
+    """An output file: checked to be writable before the work, replaced in one step when its contents are complete."""
 
     def __init__(self, path: str, endings: tuple[str, ...]) -> None:
         self.path = Path(path)
@@ -205,12 +205,12 @@ class Output:
             raise ConvolithError(f"output is {path}, which cannot be written ({error}); choose another place") from None
 
     def refuse_input(self, source: str) -> None:
-        """Refuse to replace the file that was read, whose values the result may not hold."""
+        """Refuse to overwrite the input file, since the result may lose its values."""
         if self.path.exists() and _is_file(source) and self.path.samefile(source):
             raise ConvolithError(f"output is {self.path}, the input itself; choose another name")
 
     def write(self, fill: Callable[[IO[bytes]], Any]) -> None:
-        """Let `fill` write a temporary file beside the output, then put it in its place."""
+        """Let `fill` write a temporary file in the folder of the output, then rename it to the output."""
         try:
             with replacing(self.path) as file:
                 fill(file)
@@ -218,10 +218,10 @@ class Output:
             raise ConvolithError(f"output is {self.path}, which could not be written ({error})") from None
 
     def write_array(self, array: np.ndarray, like: np.dtype[Any] | None = None) -> int:
-        """Write an array or a picture; returns how many values a picture's dtype made it clip.
+        """Write an array or an image; return the number of values that were clipped to the image's dtype.
 
-        A .tif keeps 8 and 16 bits, and everything else as float32; .png and .jpg are rounded and clipped to 8 bits, a
-        grey .png to 16 if the picture that it came from, of dtype `like`, has 16.
+        A .tif has 8 or 16 bits as the array, otherwise float32; .png and .jpg are rounded and clipped to 8 bits, a grey
+        .png to 16 bits if the input image, of dtype `like`, has 16.
         """
         suffix, clipped = self.path.suffix.lower(), 0
         if is_fits(str(self.path)):
@@ -247,7 +247,7 @@ class Output:
             deep = like == np.dtype(np.uint16)
             if deep and array.ndim == 3 and array.shape[2] > 1:
                 raise ConvolithError(
-                    f"the result has 16 bits and colour, which a .png here holds not; write {self.path.stem}.tif"
+                    f"the result has 16 bits and colour, which cannot be written as .png; write {self.path.stem}.tif"
                 )
             if suffix in (".jpg", ".jpeg") and array.ndim == 3 and array.shape[2] in (2, 4):
                 raise ConvolithError(
@@ -268,7 +268,7 @@ def _check_picture(array: np.ndarray, path: Path) -> None:
 
 
 def _rounded(array: np.ndarray, dtype: np.dtype[Any]) -> tuple[np.ndarray, int]:
-    """The array rounded and clipped to an integer dtype, and how many values were clipped (NaN becomes 0)."""
+    """Round and clip an array to an integer dtype; return it and the number of clipped values (NaN becomes 0)."""
     limits = np.iinfo(dtype)
     values = np.nan_to_num(np.rint(array.astype(np.float64)), nan=0.0, posinf=np.inf, neginf=-np.inf)
     clipped = int(((values < limits.min) | (values > limits.max) | ~np.isfinite(array)).sum())
@@ -279,7 +279,7 @@ def _rounded(array: np.ndarray, dtype: np.dtype[Any]) -> tuple[np.ndarray, int]:
 def _is_file(path: str) -> bool:
     try:
         return Path(path).is_file()
-    except OSError:  # a name that no file can have
+    except OSError:  # not a valid file name
         return False
 
 
@@ -290,17 +290,17 @@ def _existing(argument: str, path: str) -> Path:
 
 
 def _load(argument: str, file: Path) -> Any:
-    """The array of a .npy file, or the arrays of a .npz file by name; damage of any kind is one refusal."""
+    """Read the array of a .npy file, or the arrays of a .npz file by name; all damage raises the same error."""
     if file.suffix.lower() not in ARRAYS:
         raise ConvolithError(f"{argument} is {file}; expected one of {', '.join(READABLE)}")
     try:
-        with file.open("rb") as stream:  # NumPy leaves a damaged file open
+        with file.open("rb") as stream:  # NumPy does not close a damaged file
             check_arrays(argument, file, stream)
             loaded = np.load(stream, allow_pickle=False)
             arrays = loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
     except ConvolithError:
         raise
-    except Exception as error:  # noqa: BLE001 - every layer of the format raises its own
+    except Exception as error:  # noqa: BLE001 - every layer of the format raises its own errors
         raise ConvolithError(
             f"{argument} is {file}, which cannot be read ({error or type(error).__name__}); is it complete?"
         ) from None
@@ -321,15 +321,15 @@ def _imageio() -> Any:
 
 @contextmanager
 def _any_size() -> Iterator[None]:
-    """Read pictures without Pillow's own limit of pixels, which stops at 13,400 x 13,400: `check_expansion` decides."""
+    """Turn off Pillow's own limit of 13,400 x 13,400 pixels; `check_expansion` limits the size."""
     try:
         from PIL import Image
-    except ImportError:  # a reader that does without it
+    except ImportError:  # the reader in use does not need Pillow
         yield
         return
     usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with warnings.catch_warnings():  # imageio tries its old readers on what is no picture, and says that they are
+        with warnings.catch_warnings():  # imageio tries deprecated readers on invalid files, and warns
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -337,20 +337,20 @@ def _any_size() -> Iterator[None]:
 
 
 def _read_image(argument: str, file: Path) -> np.ndarray:
-    """A picture; damage of any kind is one refusal."""
+    """Read an image; all damage raises the same error."""
     imageio = _imageio()
     try:
         content, suffix = file.read_bytes(), file.suffix.lower()
-        plugin = None if suffix in (".tif", ".tiff") else "pillow"  # others would be tried on what is no picture
+        plugin = None if suffix in (".tif", ".tiff") else "pillow"  # no other readers for invalid files
         with _any_size(), imageio.imopen(content, "r", plugin=plugin, extension=suffix) as opened:
             header = opened.properties()
         check_expansion(argument, file, prod(header.shape) * header.dtype.itemsize)
-        turned = {"rotate": True} if suffix in (".jpg", ".jpeg") else {}  # as a camera held it
+        turned = {"rotate": True} if suffix in (".jpg", ".jpeg") else {}  # upright, by the camera's orientation tag
         with _any_size():
             picture = np.asarray(imageio.imread(content, plugin=plugin, extension=suffix, **turned))
     except ConvolithError:
         raise
-    except Exception as error:  # noqa: BLE001 - every decoder raises its own; all mean that the file is no picture
+    except Exception as error:  # noqa: BLE001 - every decoder raises its own errors; all mean an invalid file
         raise ConvolithError(
             f"{argument} is {file}, which cannot be read as a picture ({error or type(error).__name__}); "
             "is it complete?"

@@ -1,4 +1,4 @@
-"""FITS files, through astropy."""
+"""Reading and writing of FITS files by astropy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from convolith.errors import ConvolithError, missing_extra
 
 
 def read_fits(argument: str, file: Path, name: str | None) -> np.ndarray:
-    """The first array of a file, or the one of a header unit's name or number; damage of any kind is one refusal.
+    """Read the first array of a file, or that of a unit's name or number; all damage raises the same error.
 
     Raises:
         ConvolithError: a damaged or truncated file, no such unit, a unit without an array.
@@ -32,11 +32,11 @@ def read_fits(argument: str, file: Path, name: str | None) -> np.ndarray:
                     if unit.is_image and unit.data is not None
                 ]
             cut = next((str(one.message) for one in said if "truncated" in str(one.message)), None)
-            if cut:  # astropy reads on, or would
+            if cut:  # astropy only warns
                 raise OSError(cut)
     except ConvolithError:
         raise
-    except Exception as error:  # noqa: BLE001 - every layer of the format raises its own
+    except Exception as error:  # noqa: BLE001 - every layer of the format raises its own errors
         raise ConvolithError(
             f"{argument} is {file}, which cannot be read as FITS ({error or type(error).__name__}); is it complete?"
         ) from None
@@ -49,15 +49,15 @@ def read_fits(argument: str, file: Path, name: str | None) -> np.ndarray:
 
 
 def _bytes(unit: Any) -> int:
-    """Return the size of a header unit's image by its header, whether its tiles are compressed or not."""
+    """Return the decompressed size in bytes of a unit's image, by its header."""
     return prod(unit.shape) * abs(int(unit.header.get("BITPIX", 8))) // 8 if unit.is_image and unit.shape else 0
 
 
 def encode_fits(array: np.ndarray) -> bytes:
-    """A file that holds the array alone.
+    """Return the bytes of a FITS file with the array as its only unit.
 
     Raises:
-        ConvolithError: complex values, which FITS has no image of.
+        ConvolithError: complex values, which FITS images do not support.
     """
     if np.iscomplexobj(array):
         raise ConvolithError("the result is complex, which no FITS image holds; write a .npy instead")

@@ -1,7 +1,7 @@
-"""The tour's lessons: each function is run as it stands, and its body is what the tour prints.
+"""Lessons of the tour: functions that are run, and whose source the tour prints.
 
-A lesson's docstring is its prose, its body the Python that is shown, and the dict that it returns the values beside it.
-What it hands on under names that begin with an underscore is for the pictures only.
+The docstring of a lesson is its prose, its body the Python code that is shown, and the returned dict its values. Values
+whose names begin with an underscore are only for the figures.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Values = dict[str, Any]
 def a_photograph(photo: np.ndarray) -> Values:
     """A colour photograph is an array of channels: red, green and blue, each a grid of numbers.
 
-    A convolution layer computes cross-correlations of such stacks: it slides a kernel over the picture, multiplies, and
-    adds up.
+    A convolution layer computes cross-correlations of such stacks: it slides a kernel over the image, multiplies, and
+    sums up.
     """
     x = np.moveaxis(photo, -1, 0) / 255  # channels first: (3, height, width), from 0 to 1
 
@@ -32,9 +32,9 @@ def a_photograph(photo: np.ndarray) -> Values:
 
 
 def several_input_channels(photo: np.ndarray) -> Values:
-    """With several input channels the kernel has as many, and the results of all channels are added up.
+    """With several input channels, the kernel has as many channels, and the results of all channels are added.
 
-    On the chapter's own numbers that gives 56, 72, 104, 120. On the photograph, one kernel looks for vertical edges in
+    With the numbers of the chapter this gives 56, 72, 104, 120. On the photograph, one kernel detects vertical edges in
     all three colours at once.
     """
     X = np.array([[[0, 1, 2], [3, 4, 5], [6, 7, 8]], [[1, 2, 3], [4, 5, 6], [7, 8, 9]]])
@@ -51,7 +51,7 @@ def several_input_channels(photo: np.ndarray) -> Values:
 
 
 def several_output_channels(photo: np.ndarray) -> Values:
-    """Several output channels are several such kernels, stacked: each sees all input channels and makes one output."""
+    """Several output channels are several kernels, stacked: each reads all input channels and computes one output."""
     X = np.array([[[0, 1, 2], [3, 4, 5], [6, 7, 8]], [[1, 2, 3], [4, 5, 6], [7, 8, 9]]])
     K = np.array([[[0, 1], [2, 3]], [[1, 2], [3, 4]]])
     Y = d2l.corr2d_multi_in_out(X, np.stack([K, K + 1, K + 2]))
@@ -65,10 +65,10 @@ def several_output_channels(photo: np.ndarray) -> Values:
 
 
 def one_by_one_is_a_matrix_product(photo: np.ndarray) -> Values:
-    """A 1x1 kernel looks at one pixel at a time: it mixes channels, and is a matrix product over them.
+    """A 1x1 kernel reads one pixel at a time: it mixes channels, and is a matrix product over them.
 
-    The two ways give the same numbers up to the last bits. Neither is the wrong one: they add the same products in
-    another order, and every addition of floats is rounded. Against float64 both are off by about as much.
+    Sliding the kernel and the matrix product give equal numbers up to the last bits. Both are correct: they add the
+    same products in different orders, and every float addition is rounded. Their errors against float64 are similar.
     """
     x = np.moveaxis(photo, -1, 0).astype(np.float32) / 255
     x = np.concatenate([x**power for power in range(1, 17)])  # 48 channels to mix
@@ -87,11 +87,11 @@ def one_by_one_is_a_matrix_product(photo: np.ndarray) -> Values:
 
 
 def two_kernels_are_one(photo: np.ndarray) -> Values:
-    """Two correlations in a row are one, whose kernel is the full convolution of the two: 4x4 and 3x3 make 6x6.
+    """Two successive correlations equal one, whose kernel is the full convolution of the two: 4x4 and 3x3 give 6x6.
 
-    Correlating one kernel with the other is not it: corr2d(K1, K2) is 2x2, and takes a 12x12 image to 11x11, where the
-    two kernels take it to 7x7. With padding between the two, borders differ; Convolith says where the one kernel is
-    exact, and computes the rest again.
+    Correlating one kernel with the other is wrong: corr2d(K1, K2) is 2x2 and maps a 12x12 image to 11x11, but the two
+    kernels map it to 7x7. With padding between the two, borders differ; Convolith reports where the single kernel is
+    exact, and recomputes the other outputs.
     """
     grey = photo.mean(axis=2) / 255
     X = grey[100:112, 200:212]  # a 12x12 piece of the photograph
@@ -120,10 +120,10 @@ def two_kernels_are_one(photo: np.ndarray) -> Values:
 
 
 def a_kernel_is_learned(photo: np.ndarray) -> Values:
-    """Given only the picture before and after, gradient descent finds the one kernel by steps, least squares at once.
+    """From the images before and after, gradient descent finds the kernel in steps, least squares in closed form.
 
-    On random numbers 1000 steps are plenty. On a photograph neighbouring pixels are alike, the problem is badly
-    conditioned, and after 1000 steps the kernel is still far off.
+    On random numbers 1000 steps are enough. In a photograph neighbouring pixels are similar, the problem is badly
+    conditioned, and after 1000 steps the kernel is still far from the true one.
     """
     rng = np.random.default_rng(0)
     X = rng.normal(size=(1, 10, 10))
@@ -154,10 +154,10 @@ def a_kernel_is_learned(photo: np.ndarray) -> Values:
 
 
 def what_it_costs(_photo: np.ndarray) -> Values:
-    """Before it runs, a layer's operations and bytes are known: one product per kernel weight, output pixel and image.
+    """A layer's operations and bytes are known before it runs: one product per kernel weight, output pixel and image.
 
-    Doubling the channels in and out takes four times the products, tripling them nine times. Doubling the padding is no
-    such law: it only makes the output larger.
+    Doubling the input and output channels takes four times the products, tripling them nine times. The padding has
+    no such factor: doubling it only makes the output larger.
     """
     layer = cl.ConvSpec(in_channels=64, out_channels=64, size=(56, 56), kernel_size=3, padding=1)
     counted = cl.cost(layer)
@@ -180,7 +180,7 @@ def what_it_costs(_photo: np.ndarray) -> Values:
 
 @dataclass(frozen=True)
 class Lesson:
-    """A heading, the function that is run and printed, and what draws its picture (None: no picture)."""
+    """A heading, the function that is run and printed, and the function that draws its figure (None: no figure)."""
 
     heading: str
     run: Callable[[np.ndarray], Values]
@@ -188,7 +188,7 @@ class Lesson:
 
 
 def draw_channels(values: Values) -> Figure:
-    """The photograph and its channels."""
+    """Draw the photograph and its channels."""
     x = values["_x"]
     panels = {"photograph": np.moveaxis(x, 0, -1), "red": x[0], "green": x[1], "blue": x[2]}
     return Figure(
@@ -197,27 +197,27 @@ def draw_channels(values: Values) -> Figure:
 
 
 def draw_edges(values: Values) -> Figure:
-    """Before and after the edge kernel."""
+    """Draw the input and the output of the edge kernel."""
     panels = {"in: 3 channels": np.moveaxis(values["_x"], 0, -1), "out: 1 channel": np.abs(values["_edges"])}
     return Figure(
         image_row(panels),
         "The photograph and its vertical edges",
-        "Three channels in, one out: how strong its values are.",
+        "Three input channels, one output channel: its absolute values.",
     )
 
 
 def draw_outputs(values: Values) -> Figure:
-    """Three output channels."""
+    """Draw three output channels."""
     names = ("vertical edges", "horizontal edges", "blur")
     return Figure(
         image_row(dict(zip(names, values["_y"], strict=True))),
         "Vertical edges, horizontal edges and a blurred version of the photograph",
-        "Three output channels: three kernels, each over all colours.",
+        "Three output channels: three kernels, each applied to all colours.",
     )
 
 
 def draw_losses(values: Values) -> Figure:
-    """The loss per step."""
+    """Draw the loss per step."""
     return Figure(
         loss_curves(values["_curves"], values["_floor"]),
         "Loss per step of gradient descent: on random numbers it falls to rounding, on the photograph it levels off",

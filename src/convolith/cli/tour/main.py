@@ -18,7 +18,7 @@ from convolith.report.page import Section, page
 from convolith.report.plain import to_json
 from convolith.report.table import Table, quantity
 
-INTRODUCTION = """Every line of Python on this page was run just now, on a photograph that scikit-image brings along
+INTRODUCTION = """All Python code on this page was run to create it, on a photograph from scikit-image
 (Eileen Collins, by NASA)."""
 
 SETUP = """import numpy as np
@@ -29,7 +29,7 @@ from convolith import d2l
 
 photo = data.astronaut()
 """
-"""What the lessons' code begins with; the first one shows it."""
+"""Beginning of the lessons' code, which the first lesson shows."""
 
 
 @click.command()
@@ -42,9 +42,9 @@ photo = data.astronaut()
 )
 @json_option
 def command(*, html: str | None, as_json: bool) -> None:
-    """Walk through the chapter: channels, 1x1, two kernels as one, a kernel learned, and what it all costs.
+    """Walk through the chapter: channels, 1x1, two kernels as one, a learned kernel, and the cost of a layer.
 
-    Each part shows the Python that it runs and the values that come out.
+    Each part shows the Python code that it runs and the resulting values.
     """
     target = None if html is None else Output(html, (".html", ".htm"))
     photo = photograph()
@@ -70,7 +70,7 @@ def command(*, html: str | None, as_json: bool) -> None:
 
 
 def photograph() -> np.ndarray:
-    """The photograph: (512, 512, 3), uint8."""
+    """Return the photograph, (512, 512, 3), uint8."""
     try:
         from skimage import data
     except ImportError:
@@ -80,13 +80,13 @@ def photograph() -> np.ndarray:
 
 
 def prose(lesson: Lesson) -> str:
-    """A lesson's docstring, unwrapped: one line per paragraph."""
+    """Return a lesson's docstring with one line per paragraph."""
     paragraphs = inspect.cleandoc(lesson.run.__doc__ or "").split("\n\n")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def code(lesson: Lesson) -> str:
-    """Return the body of a lesson between its docstring and its return, as it is run; a comment without the source."""
+    """Return the body of a lesson between its docstring and its return; a comment if the source is not installed."""
     try:
         source = inspect.getsource(lesson.run)
     except OSError:
@@ -96,19 +96,19 @@ def code(lesson: Lesson) -> str:
 
 
 def as_plain(value: Any) -> Any:
-    """A value for JSON: numbers and arrays as they are, everything else as Python prints it."""
+    """Convert a value for JSON: numbers, strings and arrays are unchanged, all others become text."""
     return value if isinstance(value, int | float | str | tuple | np.ndarray | np.number) else str(value)
 
 
 def written(value: Any) -> str:
-    """A value for reading."""
+    """Format a value as text for readers."""
     if isinstance(value, np.ndarray | tuple):
         return str(value.tolist() if isinstance(value, np.ndarray) else value)
     return quantity(value.item() if isinstance(value, np.number) else value)
 
 
 def show(heading: str, lesson: Lesson, visible: Values) -> None:
-    """Print one part: in colour on a terminal, plainly in a pipe."""
+    """Print one part: in colour on a terminal, as plain text in a pipe."""
     from rich.console import Console
     from rich.syntax import Syntax
     from rich.text import Text
@@ -128,7 +128,7 @@ def show(heading: str, lesson: Lesson, visible: Values) -> None:
 
 
 def section(heading: str, lesson: Lesson, values: Values, visible: Values) -> Section:
-    """One part of the page."""
+    """Return one section of the page."""
     rows = [{"name": name, "value": written(value)} for name, value in visible.items()]
     figures = (lesson.draw(values),) if lesson.draw else ()
     return Section(heading, prose(lesson), code(lesson), (Table("", rows),), figures)

@@ -1,1 +1,1 @@
-"""How a cost grows: scaled copies of models, before and after, and closed forms."""
+"""Growth of costs: scaled copies of models, comparisons before and after scaling, and closed forms."""

@@ -1,7 +1,7 @@
-"""A copy of a model with more channels or larger kernels: parameters of other shapes in the place of its own.
+"""Models with more channels or larger kernels: copies whose parameters are replaced by parameters of other shapes.
 
-What the input and the output have of channels stays: layers that read the input (the stem) grow in their outputs alone,
-and those that make the output (the head) in their inputs. All others grow on both sides.
+The channels of the model's input and output do not change: layers that read the input (the stem) grow only in their
+outputs, and layers that make the output (the head) only in their inputs. All others grow on both sides.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from convolith.errors import ConvolithError
 from convolith.torch_private import ConvolutionBase, NormBase, TransposedBase
 
 NORMS = (NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU)
-"""Whose parameters have one number for each channel."""
+"""Modules whose parameters have one number for each channel."""
 
 
 @dataclass(frozen=True)
 class Ends:
-    """Names of layers that read the model's input, and of those between the last weights and its output."""
+    """Names of layers that read the model's input (stem), and of layers from the last weights to the output (head)."""
 
     stem: frozenset[str]
     head: frozenset[str]
 
 
 def ends_of(model: nn.Module, call: Callable[[], Any]) -> Ends:
-    """The ends of a model.
+    """Return the stem and head of a model.
 
     Args:
-        model: a copy, in which hooks are registered; its parameters all require gradients, and its inputs do not.
-        call: runs it.
+        model: copy in which hooks are registered; all its parameters require gradients, and its inputs do not.
+        call: function that runs the model.
     """
     names = {id(module): name for name, module in model.named_modules()}
     stem: set[str] = set()
-    made: dict[Any, nn.Module] = {}
+    maker_of: dict[Any, nn.Module] = {}
 
     def enter(module: nn.Module, arguments: tuple[Any, ...]) -> None:
         if not any(tensor.requires_grad for tensor in tensors_of(arguments)):
             stem.add(names[id(module)])
 
-    def leave(module: nn.Module, arguments: tuple[Any, ...], result: Any) -> None:  # noqa: ARG001 - torch's own
+    def leave(module: nn.Module, arguments: tuple[Any, ...], result: Any) -> None:  # noqa: ARG001 - torch's signature
         for tensor in tensors_of(result):
             if tensor.grad_fn is not None:
-                made[tensor.grad_fn] = module
+                maker_of[tensor.grad_fn] = module
 
     for module in model.modules():
         scripted = isinstance(module, torch.jit.ScriptModule)  # takes no hooks
@@ -62,7 +62,7 @@ def ends_of(model: nn.Module, call: Callable[[], Any]) -> Ends:
     seen = set(waiting)
     while waiting:
         node = waiting.pop()
-        maker = made.get(node)
+        maker = maker_of.get(node)
         if maker is not None:
             head.add(names[id(maker)])
             if isinstance(maker, ConvolutionBase | nn.Linear) and not _is_depthwise(maker):
@@ -74,15 +74,15 @@ def ends_of(model: nn.Module, call: Callable[[], Any]) -> Ends:
 
 
 def widen(model: nn.Module, ends: Ends, channels: Fraction, kernel_size: Fraction) -> None:
-    """Give a model so many times the channels and taps (of kernels that have more than one).
+    """Multiply a model's channels, and the taps of kernels that have more than one, by factors.
 
     Args:
-        model: a copy; modules with several names may be one object for each name.
-        ends: of the model.
+        model: copy to change; modules with several names may be one object for each name.
+        ends: stem and head of the model.
         channels, kernel_size: factors.
 
     Raises:
-        ConvolithError: products that are not whole, kernels that cannot grow evenly, parameters of other kinds.
+        ConvolithError: products that are not whole numbers, kernels that cannot grow evenly, modules of unknown growth.
     """
     known: set[int] = set()
     for name, module in model.named_modules():
@@ -96,7 +96,7 @@ def widen(model: nn.Module, ends: Ends, channels: Fraction, kernel_size: Fractio
 def _changes(
     name: str, module: nn.Module, ends: Ends, channels: Fraction, kernel_size: Fraction
 ) -> Iterator[tuple[Any, str, Any]]:
-    """What of a module takes another value: where it is kept, by which name, and the value."""
+    """Yield the changes of a module: the dict that stores a value, its key, and the new value."""
     own: dict[str, torch.Tensor] = {key: p for key, p in module._parameters.items() if p is not None}
     own |= {key: b for key, b in module._buffers.items() if b is not None and b.ndim}
     if isinstance(module, ConvolutionBase | nn.Linear) and "weight" not in module._parameters:
@@ -131,7 +131,7 @@ def _changes(
 def _of_norm(
     name: str, module: nn.Module, own: dict[str, torch.Tensor], share: Fraction
 ) -> Iterator[tuple[Any, str, Any]]:
-    """What has one number for each channel."""
+    """Yield the changes of a module that has one number for each channel."""
     single = isinstance(module, nn.PReLU) and module.num_parameters == 1
     for key, tensor in own.items():
         store: Any = module._parameters if key in module._parameters else module._buffers
@@ -153,7 +153,7 @@ def _of_convolution(
     name: str, module: ConvolutionBase, inputs: Fraction, outputs: Fraction, kernel_size: Fraction
 ) -> Iterator[tuple[Any, str, Any]]:
     groups = module.groups
-    if _is_depthwise(module):  # stays so
+    if _is_depthwise(module):  # stays depthwise
         groups = _whole(name, groups, inputs)
         shares = (inputs, Fraction(1)) if isinstance(module, TransposedBase) else (outputs, Fraction(1))
     else:
@@ -178,8 +178,8 @@ def _of_convolution(
 
 def _empty(name: str, tensor: torch.Tensor, shares: tuple[Fraction, ...]) -> torch.Tensor:
     shape = [_whole(name, n, share) for n, share in zip(tensor.shape, shares, strict=False)]
-    made = tensor.new_empty([*shape, *tensor.shape[len(shape) :]])
-    return made.requires_grad_(tensor.requires_grad)
+    empty = tensor.new_empty([*shape, *tensor.shape[len(shape) :]])
+    return empty.requires_grad_(tensor.requires_grad)
 
 
 def _whole(name: str, number: int, share: Fraction) -> int:

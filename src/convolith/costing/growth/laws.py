@@ -1,9 +1,9 @@
-"""How a model's cost grows: closed forms in its batch, size, channels and kernels, found by counting, and checked.
+"""Closed forms of a model's cost in its batch, size, channels and kernel size, interpolated from counts and checked.
 
-Strides round, so counts are polynomials of the size on every s-th size alone, where s is what all strides together make
-of one step: the strides of windows are known, and what else the size is divided by (patches that are cut out) is looked
-for. The polynomial through the least number of counts is then exact, and is held against counts at other values, some
-of them far away, where a rounding that was overlooked has added up.
+Strides round output sizes, so counts are polynomials of the size only on every s-th size, where s is a common multiple
+of all strides. The strides of windows are known; other divisors of the size (such as those of patches) are searched
+for. The polynomial through the smallest sufficient number of counts is then exact; it is checked against counts at
+other values, some of them far away, where a rounding that was overlooked has accumulated.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from convolith.report.table import Table
 
 Counts = dict[str, int]
 Counter = Callable[..., Counts]
-"""Counts by name, of values of variables by their names."""
+"""Function from the values of variables, by their names, to counts."""
 AXES = {1: ("L",), 2: ("H", "W"), 3: ("D", "H", "W")}
 BATCH, CHANNELS, KERNEL_SIZE = "N", "m", "k"
-"""The batch; how many times the channels; how many times the kernels' size, an odd number."""
+"""Symbols of the batch, of the factor of the channels, and of the factor of the kernel size (an odd number)."""
 SIZES = frozenset(name for names in AXES.values() for name in names)
 OF = ("batch", "size", "channels", "kernel_size")
-"""What a law may be of."""
+"""Variables that a law may have."""
 SYMBOLS = {"channels": CHANNELS, "kernel_size": KERNEL_SIZE}
 PERIODS = (1, 96, 960)
-"""Times the strides, in pixels, of which the least divisor is taken that does."""
+"""Candidate periods in pixels, before their common multiple with the strides is taken and reduced if possible."""
 DEGREES = (1, 2)
-"""Along one axis: convolutions grow with its length, attention with its square."""
+"""Degrees of polynomials along one axis: convolutions grow with its length, attention with its square."""
 FAR = (61, 1009)
-"""Periods away, where a law is checked too."""
+"""Distances from the given size, in periods, at which a law is checked too."""
 NEAR = 32
-"""Periods below the given size, as far as which it is checked, and no farther than it holds."""
+"""Largest distance below the given size, in periods, down to which a law is checked."""
 
 
 @dataclass(frozen=True)
 class Variable:
-    """What counts are polynomials of, on every `step`-th value from `start` on; at no other one if the step is 0.
+    """Variable of a law that holds on every `step`-th value from `start` on, or only at `start` if the step is 0.
 
-    From `least` on the polynomials were found to hold below `start` too.
+    Below `start`, the law was found to hold down to `least`.
     """
 
     name: str
@@ -54,12 +54,12 @@ class Variable:
     least: int = 1
 
     def holds(self, value: int) -> bool:
-        """Whether a law holds for a value."""
+        """Return whether a law holds for a value of the variable."""
         away = value - self.start
         return value >= self.least and (away % self.step == 0 if self.step else away == 0)
 
     def nodes(self) -> list[int]:
-        """As many values as tell a polynomial of its degree."""
+        """Return as many values as determine a polynomial of the variable's degree."""
         return [self.start + self.step * i for i in range(self.degree + 1)]
 
     def __str__(self) -> str:
@@ -74,10 +74,10 @@ class Law:
     """Closed forms of counts.
 
     Attributes:
-        expressions: by the count's name, a sympy expression of the variables: N (batch), L or H and W or D, H and W
-            (size), m (times the channels), k (times the kernels' size).
-        variables: with the values for which they hold.
-        checked: at how many other values they were counted again, and found equal.
+        expressions: sympy expressions by the count's name, of the variables N (batch), L or H and W or D, H and W
+            (size), m (factor of the channels), k (factor of the kernel size).
+        variables: variables, with the values for which the law holds.
+        checked: number of other points at which the model was counted again, with equal results.
     """
 
     expressions: dict[str, Any]
@@ -86,26 +86,26 @@ class Law:
 
     @property
     def period(self) -> tuple[int, ...]:
-        """Sizes for which it holds are those so many pixels away from the given one; 0 where that is the only one."""
+        """Pixels along each axis between sizes for which the law holds; 0 if it holds for the given size only."""
         return tuple(variable.step for variable in self.variables if variable.name in SIZES)
 
     def at(self, batch: int | None = None, size: Sequence[int] = (), **times: int) -> Counts:
-        """The counts of a batch, a size, and times the channels and the kernel size; what is left out is as given.
+        """Return the counts at a batch, a size and factors of channels and kernels; omitted ones stay as given.
 
         Args:
-            times: channels and kernel_size.
+            times: factors of channels and kernel_size.
 
         Raises:
-            ConvolithError: what the law has no variable for, and values for which it does not hold.
+            ConvolithError: a name that is not a variable of the law, a value for which the law does not hold.
         """
         given = self._given(batch, size, times)
         if any(not variable.holds(given[variable.name]) for variable in self.variables):
-            told = ", ".join(f"{name} = {value}" for name, value in given.items())
-            raise ConvolithError(f"{told} was requested; the law holds for {self._where()}")
-        return {name: int(found.subs(given)) for name, found in self.expressions.items()}
+            values = ", ".join(f"{name} = {value}" for name, value in given.items())
+            raise ConvolithError(f"{values} was requested; the law holds for {self._where()}")
+        return {name: int(expression.subs(given)) for name, expression in self.expressions.items()}
 
     def _given(self, batch: int | None, size: Any, times: dict[str, int]) -> dict[str, int]:
-        """Values by the names of the variables."""
+        """Return the value of each variable, by its name."""
         values = {variable.name: variable.start for variable in self.variables}
         axes = [name for name in values if name in SIZES]
         lengths = tuple(size) if isinstance(size, Sequence) else (size,)
@@ -121,8 +121,8 @@ class Law:
         return values
 
     def table(self) -> Table:
-        """Every law as a row."""
-        rows = [{"count": name, "law": str(found)} for name, found in self.expressions.items()]
+        """Return a table with one row for each count."""
+        rows = [{"count": name, "law": str(expression)} for name, expression in self.expressions.items()]
         return Table(f"How it grows, for {self._where()}; counted again at {self.checked} others", rows)
 
     def _where(self) -> str:
@@ -132,16 +132,16 @@ class Law:
 def law_of(
     counts_at: Callable[..., Counts], shape: tuple[int, ...], strides: Iterable[tuple[Fraction, ...]], of: Sequence[str]
 ) -> Law:
-    """The law of a model or a layer; of macs alone, where other counts are no polynomials.
+    """Find the law of a model or a layer; only of macs, if other counts are not polynomials.
 
     Args:
-        counts_at: counts, of a shape and how many times the channels and the kernels' size.
-        shape: of the input, (N, channels, *size), from which on it holds.
-        strides: of all windows.
-        of: some of OF.
+        counts_at: function of an input shape and of the two factors of channels and kernel size, which returns counts.
+        shape: input shape (N, channels, *size) from which on the law holds.
+        strides: cumulative strides of all windows.
+        of: variables of the law, some of OF.
 
     Raises:
-        ConvolithError: other names, counts that are no polynomials.
+        ConvolithError: unknown names, counts that are not polynomials.
     """
     unknown = [name for name in of if name not in OF]
     if unknown:
@@ -156,16 +156,16 @@ def law_of(
         return counts_at(given, times)
 
     def law(kinds: str) -> Law:
-        def kept(**at: int) -> Counts:
+        def selected(**at: int) -> Counts:
             return {name: n for name, n in counted(**at).items() if name.endswith(kinds)}
 
         variables = [Variable(BATCH, batch, 1, 1)] * ("batch" in of)
         if "size" in of:
             axes = zip(names, size, steps, strict=True)
-            variables += [axis(name, n, step, partial(_along, kept, name)) for name, n, step in axes]
+            variables += [axis(name, n, step, partial(_along, selected, name)) for name, n, step in axes]
         variables += [Variable(CHANNELS, 1, 1, 2)] * ("channels" in of)
         variables += [Variable(KERNEL_SIZE, 1, 2, len(size))] * ("kernel_size" in of)
-        return through(kept, variables)
+        return through(selected, variables)
 
     try:
         return law("")
@@ -174,26 +174,26 @@ def law_of(
 
 
 def _steps(strides: Iterable[tuple[Fraction, ...]], axes: int) -> list[int]:
-    """Along each axis a number of pixels that the strides of all windows divide."""
-    alike = [step for step in strides if len(step) == axes]
+    """Return for each axis a number of pixels that is a multiple of the strides of all windows."""
+    full = [step for step in strides if len(step) == axes]
     others = lcm(*(n.numerator for step in strides if len(step) != axes for n in step))
-    return [lcm(others, *(step[axis].numerator for step in alike)) for axis in range(axes)]
+    return [lcm(others, *(step[axis].numerator for step in full)) for axis in range(axes)]
 
 
 def _along(count: Counter, name: str, value: int) -> Counts:
-    """Counts by one variable."""
+    """Return the counts at a value of one variable, with the given values of the others."""
     return count(**{name: value})
 
 
 def through(count: Counter, variables: Sequence[Variable]) -> Law:
-    """The law of what is counted.
+    """Interpolate counts by a law, and check it at other points.
 
     Args:
-        count: of values of variables, by their names.
-        variables: their least values, steps and degrees.
+        count: function from the values of variables, by their names, to counts.
+        variables: variables with their start, step and degree.
 
     Raises:
-        ConvolithError: counts that are no such polynomials.
+        ConvolithError: counts that are not polynomials of these degrees.
     """
     symbols = [variable.name for variable in variables]
 
@@ -210,7 +210,7 @@ def through(count: Counter, variables: Sequence[Variable]) -> Law:
     ]
     for point in others:
         where = dict(zip(symbols, point, strict=True))
-        if {name: int(found.subs(where)) for name, found in expressions.items()} != at(point):
+        if {name: int(expression.subs(where)) for name, expression in expressions.items()} != at(point):
             raise ConvolithError(
                 f"the counts of this model at {where} are not what those of smaller ones lead to; there is no such law"
             )
@@ -218,23 +218,23 @@ def through(count: Counter, variables: Sequence[Variable]) -> Law:
 
 
 def axis(name: str, start: int, step: int, count: Callable[[int], Counts]) -> Variable:
-    """The length of an axis as a variable: its least period, and the degree of the polynomials.
+    """Return the length of an axis as a variable: with its smallest period and the degree of its polynomials.
 
     Args:
-        name: of the variable.
+        name: name of the variable.
         start: the given length.
-        step: a number of pixels that the strides of all windows divide.
-        count: of a length; raises ConvolithError where the model takes no such length.
+        step: number of pixels that is a multiple of the strides of all windows.
+        count: function of a length; raises ConvolithError for a length that the model does not take.
 
     Raises:
-        ConvolithError: counts that are no polynomials on any period that is looked at.
+        ConvolithError: counts that are not polynomials for any period that is tried.
     """
 
     @cache
     def counted(n: int) -> Counts | None:
         try:
             return count(n) if n > 0 else None
-        except ConvolithError:  # the model's own module has said why
+        except ConvolithError:  # the model does not take this length
             return None
 
     if counted(start + step) is None and counted(start + lcm(step, PERIODS[-1])) is None:
@@ -247,7 +247,7 @@ def axis(name: str, start: int, step: int, count: Callable[[int], Counts]) -> Va
         degree = _degree(away(period))
         if degree is None:
             continue
-        for prime in (5, 3, 2):  # what holds on every sixth size may hold on every second
+        for prime in (5, 3, 2):  # a law for every sixth size may hold for every second
             while period % (prime * step) == 0 and (smaller := _degree(away(period // prime))) is not None:
                 period, degree = period // prime, smaller
         return Variable(name, start, period, degree, start - period * _below(away(period), degree))
@@ -258,47 +258,47 @@ def axis(name: str, start: int, step: int, count: Callable[[int], Counts]) -> Va
 
 
 Away = Callable[[int], Counts | None]
-"""Counts so many periods away; None where the model takes no such size."""
+"""Function from a number of periods to the counts at that distance, or None if the model does not take that size."""
 
 
 def _degree(away: Away) -> int | None:
-    """The least degree of polynomials that counts are, near and far; None for more than those that are looked for."""
+    """Return the lowest of DEGREES with which polynomials fit the counts, near and far, or None if none fits."""
     for degree in DEGREES:
-        told = [away(i) for i in range(degree + 3)]
-        if None not in told and all(_holds(told, degree, i, away(i)) for i in (0, *FAR)):
+        near = [away(i) for i in range(degree + 3)]
+        if None not in near and all(_holds(near, degree, i, away(i)) for i in (0, *FAR)):
             return degree
     return None
 
 
 def _below(away: Away, degree: int) -> int:
-    """How many periods below the given size all counts are as the law says."""
-    told = [away(i) for i in range(degree + 3)]
+    """Return the number of periods below the given size down to which all counts follow the law, at most NEAR."""
+    near = [away(i) for i in range(degree + 3)]
     for i in range(1, NEAR + 1):
-        found = away(-i)
-        if found is None or not _holds(told, degree, -i, found):
+        counts = away(-i)
+        if counts is None or not _holds(near, degree, -i, counts):
             return i - 1
     return NEAR
 
 
 def _holds(told: Sequence[Any], degree: int, i: int, found: Counts | None) -> bool:
-    """Whether counts of equally distant sizes are a polynomial's, and so are those of the i-th, if there are such."""
+    """Return whether counts at equally spaced sizes, and those at the i-th size if known, follow one polynomial."""
     for name in told[0]:
         rows = [[counts[name] for counts in told]]
         for _ in range(degree + 1):
             rows.append([b - a for a, b in pairwise(rows[-1])])
-        there = sum(row[0] * _choose(i, j) for j, row in enumerate(rows))  # Newton's form
-        if any(rows[-1]) or (found is not None and found[name] != there):
+        predicted = sum(row[0] * _choose(i, j) for j, row in enumerate(rows))  # Newton's form
+        if any(rows[-1]) or (found is not None and found[name] != predicted):
             return False
     return True
 
 
 def _choose(i: int, j: int) -> int:
-    """Binomial coefficients, of numbers below zero too."""
+    """Return a binomial coefficient; `i` may be negative."""
     return prod(range(i - j + 1, i + 1)) // factorial(j)
 
 
 def _interpolated(variables: Sequence[Variable], values: dict[tuple[int, ...], int]) -> Any:
-    """The polynomial with these values on the grid of the variables' nodes."""
+    """Return the polynomial that takes given values on the grid of the variables' nodes."""
     import sympy
 
     symbols = [sympy.Symbol(variable.name) for variable in variables]

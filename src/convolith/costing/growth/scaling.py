@@ -1,4 +1,4 @@
-"""What if: a cost before and after something was scaled, of a layer or of a model."""
+"""The cost of a layer or a model before and after scaling."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from convolith.report.table import Table
 
 
 def factor_of(name: str, by: Any) -> Fraction:
-    """A factor, exactly: 0.1 is meant as a tenth.
+    """Return a factor as an exact fraction: 0.1 becomes one tenth.
 
     Raises:
-        ConvolithError: what is no finite number above zero.
+        ConvolithError: a value that is not a finite number, or is negative.
     """
     try:
         fraction = Fraction(by).limit_denominator(10**6)
@@ -28,10 +28,10 @@ def factor_of(name: str, by: Any) -> Fraction:
 
 
 def times(name: str, value: int, by: Fraction, least: int = 1) -> int:
-    """A whole number times a factor.
+    """Return a whole number times a factor.
 
     Raises:
-        ConvolithError: a product that is not whole, or below the least.
+        ConvolithError: a product that is not a whole number, or is below `least`.
     """
     product = value * by
     if product.denominator != 1 or product < least:
@@ -44,9 +44,9 @@ def times(name: str, value: int, by: Fraction, least: int = 1) -> int:
 
 @dataclass(frozen=True)
 class Scaling:
-    """A cost before and after its layer, or its model's input, channels or kernels, were scaled.
+    """Cost before and after a layer, or a model's input, channels or kernels, were scaled.
 
-    Both costs have `counts()`, totals by name, and `output`, the size of what comes out.
+    Both costs have `counts()`, totals by name, and `output`, the size of the output.
     """
 
     before: Any
@@ -55,29 +55,29 @@ class Scaling:
 
     @property
     def factor(self) -> float:
-        """How many times the multiplications of the forward pass; NaN where there were none (an empty batch)."""
+        """Factor of the forward pass's multiplications; NaN if there were none before (an empty batch)."""
         return self.factors.get("forward multiplications", nan)
 
     @property
     def factors(self) -> dict[str, float]:
-        """The factor of each count; a count that was 0 is left out."""
+        """Factor of each count; counts that were 0 before are omitted."""
         after = self.after.counts()
         return {name: after[name] / before for name, before in self.before.counts().items() if before}
 
     def table(self) -> Table:
-        """Before, after and factor, for a report."""
-        what = ", ".join(f"{name} x {by:g}" for name, by in self.by.items())
+        """Return a table of the counts before and after, and of their factors."""
+        changes = ", ".join(f"{name} x {by:g}" for name, by in self.by.items())
         before, after = self.before.counts(), self.after.counts()
         rows = [
             {"count": name, "before": before[name], "after": after[name], "factor": factor}
             for name, factor in self.factors.items()
         ]
         sized = f"output size {self.before.output} -> {self.after.output}"
-        return Table(f"What if: {what}{self._of_channels()}; {sized}", rows)
+        return Table(f"What if: {changes}{self._of_channels()}; {sized}", rows)
 
     def _of_channels(self) -> str:
-        """Of a model, what a layer between others grows by, and what stem and head leave of it."""
-        factor = self.factors.get("forward macs")  # which a layer's counts have not: it grows by what is said
+        """Return a note on a model's channels: the factor of an inner layer, and that of the whole model."""
+        factor = self.factors.get("forward macs")  # absent in a layer's counts, which need no note
         if "channels" not in self.by or factor is None:
             return ""
         return f" (a layer's both: {self.by['channels'] ** 2:.3g}x; here, with the stem and the head: {factor:.3g}x)"

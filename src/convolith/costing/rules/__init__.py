@@ -1,1 +1,1 @@
-"""What each operator of torch counts: the table, and its formulas."""
+"""Rules that count the operations of torch's operators: the table, and its formulas."""

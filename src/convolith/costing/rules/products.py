@@ -1,4 +1,4 @@
-"""What sums of products count: convolutions, matrix products, attention, recurrent layers."""
+"""Rules for sums of products: convolutions, matrix products, attention, recurrent layers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _layer(
     convention: str,
     edge: tuple[int, ...],
 ) -> Work:
-    """The work of a convolution by the shapes and options that torch dispatches."""
+    """Compute the work of a convolution from the shapes and options that torch dispatches."""
     axes = len(w_shape) - 2
 
     def each(values: tuple[int, ...]) -> tuple[int, ...]:
@@ -73,12 +73,12 @@ def convolution(
     edge: Sequence[int] = (),
     **_: Any,
 ) -> Count:
-    """Forward; an edge is of zeros that were put around the image before."""
+    """Count a convolution; `edge` is the zero padding that an earlier operator added around the image."""
     return _work(x, w, geometry[:6], bias=bias is not None, convention=convention, edge=edge).forward
 
 
 def _edged(spec: ConvSpec, edge: Sequence[int]) -> ConvSpec:
-    """The layer of the image within its edge, given as `pad` takes it: the last axis first."""
+    """Return the spec with an edge of zeros moved into its padding; as in `pad`, the edge lists the last axis first."""
     if not edge or spec.transposed or min(edge) < 0 or len(edge) > 2 * spec.axes:
         return spec
     pairs = [*zip(edge[::2], edge[1::2], strict=True)] + [(0, 0)] * (spec.axes - len(edge) // 2)
@@ -98,14 +98,14 @@ def convolution_backward(
     edge: Sequence[int] = (),
     **_: Any,
 ) -> Backward:
-    """The parts that the output mask asks for."""
+    """Count the gradients of a convolution that the output mask selects."""
     *shape, mask = geometry
     work = _work(x, w, shape, bias=bool(bias_sizes) or mask[2], convention=convention, edge=edge)
     return _parts(work.backward, mask)
 
 
 def correlated(x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, *options: Any) -> ConvSpec:
-    """The layer of a call of Convolith's own operator."""
+    """Return the spec of a call of Convolith's own operator."""
     stride, padding, dilation, groups, padding_mode, *_ = options
     pairs = tuple(zip(padding[::2], padding[1::2], strict=True))
     geometry: dict[str, Any] = {"stride": tuple(stride), "padding": pairs, "dilation": tuple(dilation)}
@@ -113,24 +113,24 @@ def correlated(x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, *opt
 
 
 def correlation(*arguments: Any, convention: str, **_: Any) -> Count:
-    """Forward, by Convolith's engines: the layer's products, whatever an engine saves of them."""
+    """Count Convolith's own operator: all products of the layer, even if an engine forms fewer."""
     return layer_work(correlated(*arguments), convention).forward
 
 
 def correlation_backward(grad: torch.Tensor, *arguments: Any, convention: str, **_: Any) -> Backward:
-    """The parts that are wanted."""
+    """Count the gradients that a call of Convolith's own backward operator requests."""
     *call, wanted = arguments
     return _parts(layer_work(correlated(*call), convention).backward, wanted)
 
 
 def _parts(whole: Backward, mask: Sequence[bool]) -> Backward:
-    """Those of a backward pass that a mask asks for."""
+    """Return the gradients of a backward pass that a mask selects."""
     parts = (whole.input_gradient, whole.weight_gradient, whole.bias_gradient)
-    return Backward(*(part if asked else Count() for part, asked in zip(parts, mask, strict=True)))
+    return Backward(*(part if selected else Count() for part, selected in zip(parts, mask, strict=True)))
 
 
 def product(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor, **_: Any) -> Count:
-    """mm, bmm, mv, dot: every result sums a row."""
+    """Count mm, bmm, mv, dot: every result is a sum of products along one axis."""
     return sums_of_products(out.numel() * a.shape[-1], out.numel())
 
 
@@ -142,24 +142,24 @@ def product_added(
     out: torch.Tensor,
     **factors: Any,
 ) -> Count:
-    """addmm, baddbmm, addmv, addr: and one addition each; factors that are neither one nor zero multiply."""
+    """Count addmm, baddbmm, addmv, addr: the products, a term added to each result, and the factors of both."""
     inner = a.shape[-1] if a.ndim > 1 else 1
     return _added(sums_of_products(out.numel() * inner, out.numel()), out, **factors)
 
 
 def _added(products: Count, out: torch.Tensor, alpha: float = 1, beta: float = 1, **_: Any) -> Count:
-    """And a term, each with a factor."""
+    """Add a term to products; alpha multiplies the products and beta the term, unless they are trivial."""
     scaled = out.numel() * ((alpha != 1) + (beta not in (0, 1)))
     return products + Count(scaled, out.numel() * (beta != 0), elementwise=scaled)
 
 
 def product_summed(bias: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor, **factors: Any) -> Count:
-    """addbmm: the products of a batch of matrices are summed too."""
+    """Count addbmm, which also sums the matrix products over the batch."""
     return _added(sums_of_products(out.numel() * a.shape[0] * a.shape[-1], out.numel()), out, **factors)
 
 
 def grouped_product(a: torch.Tensor, b: torch.Tensor, *_: Any, out: torch.Tensor, **__: Any) -> Count:
-    """Rows (or inner places) of one matrix belong to several others: each is read once."""
+    """Count a grouped product: the rows (or inner indices) of one matrix are divided among several other matrices."""
     rows = a.shape[-2] if a.ndim == 2 and b.ndim == 2 else out.numel() // max(out.shape[-1], 1)
     inner, columns = a.shape[-1], out.shape[-1]
     results = out.numel()
@@ -167,19 +167,19 @@ def grouped_product(a: torch.Tensor, b: torch.Tensor, *_: Any, out: torch.Tensor
 
 
 def trilinear(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, *given: Any, out: torch.Tensor, **_: Any) -> Count:
-    """Products of three, summed along axes (`nn.Bilinear`)."""
+    """Count products of three factors, summed along axes (`nn.Bilinear`)."""
     sides = [tensor.ndim for tensor in (a, b, c)]
     ndim = sides[0] + len(given[0])
     shapes = []
     for tensor, expanded in zip((a, b, c), given[:3], strict=True):
-        kept = iter(tensor.shape)
-        shapes.append([1 if axis in expanded else next(kept) for axis in range(ndim)])
+        sizes = iter(tensor.shape)
+        shapes.append([1 if axis in expanded else next(sizes) for axis in range(ndim)])
     n = prod(broadcast(*shapes))
     return sums_of_products(2 * n, 2 * n - max(n - out.numel(), 0))
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: Any, **__: Any) -> Count:
-    """Scores, their softmax, and their sums of values (Vaswani et al. 2017), masked ones too."""
+    """Count scores, their softmax, and weighted sums of values (Vaswani et al. 2017), including masked ones."""
     rows, keys = prod(q.shape[:-1]), k.shape[-2]
     scores = rows * keys
     matrices = sums_of_products(scores * q.shape[-1], scores) + sums_of_products(
@@ -191,7 +191,7 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: Any, **__: 
 def attention_backward(
     grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: Any, **__: Any
 ) -> Count:
-    """Scores and their softmax again, and the gradients of values, softmax, queries and keys."""
+    """Count the recomputed scores and softmax, and the gradients of values, softmax, queries and keys."""
     rows, keys, depth, wide = prod(q.shape[:-1]), k.shape[-2], q.shape[-1], v.shape[-1]
     scores = rows * keys
     again = sums_of_products(scores * depth, scores) + Count(scores, elementwise=scores) + softmax_of(scores, rows)
@@ -201,12 +201,12 @@ def attention_backward(
 
 
 def _cells(x: torch.Tensor, w: torch.Tensor, hidden: torch.Tensor) -> tuple[int, int, int, int]:
-    """Cells (steps times images), numbers of gates, inputs and hidden units of each."""
+    """Return the number of cells (steps times images), and of gates, inputs and hidden units of each cell."""
     return x.numel() // max(x.shape[-1], 1), w.shape[0], w.shape[1], hidden.shape[1]
 
 
 def lstm(x: torch.Tensor, w: torch.Tensor, hidden: torch.Tensor, *rest: Any, **_: Any) -> Count:
-    """A layer's matrix products of inputs and of hidden units, and the gates (Hochreiter and Schmidhuber 1997)."""
+    """Count a layer's matrix products of inputs and hidden units, and the gates (Hochreiter and Schmidhuber 1997)."""
     cells, gates, inputs, units = _cells(x, w, hidden)
     biased = 2 if rest[8] else 0
     of_inputs = sums_of_products(cells * gates * inputs, cells * gates, biased=cells * gates * (1 + biased))
@@ -219,10 +219,10 @@ def lstm(x: torch.Tensor, w: torch.Tensor, hidden: torch.Tensor, *rest: Any, **_
 
 
 def lstm_backward(x: torch.Tensor, w: torch.Tensor, hidden: torch.Tensor, *_: Any, **__: Any) -> Count:
-    """Of inputs, hidden units and both matrices, and through the gates."""
+    """Count the gradients of inputs, hidden units and both matrices, and those of the gates."""
     cells, gates, inputs, units = _cells(x, w, hidden)
-    found = Count(16 * cells * units, 6 * cells * units, elementwise=16 * cells * units)
+    total = Count(16 * cells * units, 6 * cells * units, elementwise=16 * cells * units)
     for width in (inputs, units):
         products = cells * gates * width
-        found = found + sums_of_products(products, cells * width) + sums_of_products(products, gates * width)
-    return found
+        total = total + sums_of_products(products, cells * width) + sums_of_products(products, gates * width)
+    return total

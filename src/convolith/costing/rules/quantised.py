@@ -1,6 +1,6 @@
-"""Operators on numbers of eight bits, whose weights are packed: what they count, and what is packed.
+"""Rules for operators on 8-bit numbers, whose weights are packed, and access to the packed tensors.
 
-Products are those of the layer in whole numbers; every result is then rescaled, rounded and clamped.
+The products of a layer are formed in whole numbers; every result is then rescaled, rounded and clamped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from convolith.work import Count, layer_work
 
 
 def rescaled(x: torch.Tensor, *_: Any, out: torch.Tensor, **__: Any) -> Count:
-    """Times a scale, rounded, moved by the zero point and clamped."""
+    """Count a quantisation: each number is multiplied by a scale, rounded, shifted by the zero point and clamped."""
     return _rescaled(out.numel())
 
 
@@ -25,12 +25,12 @@ def _rescaled(n: int) -> Count:
 
 
 def convolution(*, rectified: bool = False, dynamic: bool = False) -> Rule:
-    """A layer whose geometry is packed with its weights; if dynamic, the input is quantised first."""
+    """Return the rule of a convolution with packed geometry and weights; if dynamic, the input is quantised first."""
 
     def rule(x: torch.Tensor, packed: Any, *_: Any, out: torch.Tensor, convention: str, **__: Any) -> Count:
         weights, bias = packed.unpack()
         axes = weights.ndim - 2
-        size = x.shape[2:] if x.ndim == weights.ndim else (1, *x.shape[2:])  # a signal is packed as a row
+        size = x.shape[2:] if x.ndim == weights.ndim else (1, *x.shape[2:])  # a 1-d layer is packed as a 2-d one
         transposed, groups = bool(packed.transpose()), packed.groups()
         outs, ins = weights.shape[:2]
         if transposed:
@@ -58,7 +58,7 @@ def _last(values: list[int], axes: int) -> tuple[int, ...]:
 
 
 def linear(*, rectified: bool = False, dynamic: bool = False) -> Rule:
-    """A matrix product."""
+    """Return the rule of a linear layer; if dynamic, the input is quantised first."""
 
     def rule(x: torch.Tensor, packed: Any, *_: Any, out: torch.Tensor, **__: Any) -> Count:
         _, bias = packed.unpack()
@@ -70,17 +70,17 @@ def linear(*, rectified: bool = False, dynamic: bool = False) -> Rule:
 
 
 def _around(x: torch.Tensor, out: torch.Tensor, *, rectified: bool, dynamic: bool) -> Count:
-    """What is done to the numbers that go in and come out."""
-    found = Count(others=out.numel() * rectified)
+    """Count the ReLU of the results, and the quantisation of inputs and results."""
+    relu = Count(others=out.numel() * rectified)
     if not dynamic:
-        return found + _rescaled(out.numel())
-    return found + _rescaled(x.numel()) + Count(out.numel(), elementwise=out.numel())
+        return relu + _rescaled(out.numel())
+    return relu + _rescaled(x.numel()) + Count(out.numel(), elementwise=out.numel())
 
 
 def packed_tensors(module: nn.Module) -> list[torch.Tensor]:
-    """The weights and biases that a module has packed, which are not among its parameters."""
+    """Return the packed weights and biases of a module, which are not among its parameters."""
     packed: Any = vars(module).get("_packed_params")
     if not isinstance(packed, torch.ScriptObject):
         return []
-    held: Any = packed  # whose methods types do not know
+    held: Any = packed  # its methods have no type hints
     return [tensor for tensor in held.unpack() if isinstance(tensor, torch.Tensor)]

@@ -1,4 +1,4 @@
-"""What operators count that bring many numbers together: sums, extremes, norms, variances, running sums, losses."""
+"""Rules for operators that reduce many numbers: sums, extremes, norms, variances, running sums, losses."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from convolith.costing.rules.formulas import Rule, broadcast, numel
 from convolith.work import Count
 
 MEAN, SUM = 1, 2
-"""The ways of a loss in torch's operators; 0 leaves it as it is."""
+"""Codes of a loss's reduction in torch's operators; 0 is no reduction."""
 
 
 def summed(multiplications: int = 0, additions: int = 1, others: int = 0, last: int = 0) -> Rule:
-    """So many for every element beyond the first of its row, and `last` others for every result."""
+    """Return a rule of counts per element beyond the first of its row, and `last` other operations per result."""
 
     def rule(x: torch.Tensor, *_: Any, out: Any, **__: Any) -> Count:
         rows = max(numel(out), 1)
@@ -27,7 +27,7 @@ def summed(multiplications: int = 0, additions: int = 1, others: int = 0, last: 
 
 
 def running(multiplications: int = 0, additions: int = 0, others: int = 0) -> Rule:
-    """So many for every element of a row beyond its first: all of them are results."""
+    """Return a rule of counts per element beyond the first of its row; all elements are results, not only the last."""
 
     def rule(x: torch.Tensor, dim: int, *_: Any, **__: Any) -> Count:
         more = x.numel() - x.numel() // max(x.shape[dim], 1) if x.ndim else 0
@@ -38,13 +38,13 @@ def running(multiplications: int = 0, additions: int = 0, others: int = 0) -> Ru
 
 
 def sorted_rows(x: torch.Tensor, *given: Any, dim: int = -1, **__: Any) -> Count:
-    """As many comparisons as tell apart all orders of a row, about: its length times the logarithm of it."""
+    """Count about n log2 n comparisons for a row of length n, enough to distinguish all its orders."""
     axis = next((value for value in given if isinstance(value, int) and not isinstance(value, bool)), dim)
     return _comparisons(x, axis)
 
 
 def largest_of_rows(x: torch.Tensor, k: int, dim: int = -1, *_: Any, **__: Any) -> Count:
-    """Counted as sorting, whatever k is."""
+    """Count the comparisons of sorting, whatever k is."""
     return _comparisons(x, dim)
 
 
@@ -53,13 +53,13 @@ def _comparisons(x: torch.Tensor, axis: int) -> Count:
 
 
 def variance(x: torch.Tensor, *_: Any, out: Any, **__: Any) -> Count:
-    """A mean, which is taken off, and the mean of the squares; a root is not counted apart."""
+    """Count the mean, its subtraction, and the mean of the squares; the root of a deviation is not counted."""
     n, rows = x.numel(), max(numel(out), 1)
     return Count(n, 3 * n - 2 * rows, elementwise=n, others=2 * rows)
 
 
 def norm(x: torch.Tensor, order: Any = 2, *_: Any, out: torch.Tensor, **__: Any) -> Count:
-    """Squares, their sum and its root; of other orders sizes or powers, which are others, or the largest size."""
+    """Count squares, their sum and its root; for other orders, absolute values, their powers or their maximum."""
     n, rows = x.numel(), max(out.numel(), 1)
     order = 2 if order is None else order
     if order == 2:
@@ -70,49 +70,49 @@ def norm(x: torch.Tensor, order: Any = 2, *_: Any, out: torch.Tensor, **__: Any)
 
 
 def loss(multiplications: int, additions: int, others: int = 0, *, reduction: int = 2) -> Rule:
-    """So many for every pair of a value and its target, and their sum or mean; at which place it says which."""
+    """Return a rule of counts per value and target, and their sum or mean; `reduction` is that argument's position."""
 
     def rule(x: torch.Tensor, target: torch.Tensor, *rest: Any, out: torch.Tensor, **named: Any) -> Count:
         n = prod(broadcast(x.shape, target.shape))
-        way = named.get("reduction", rest[reduction - 2] if len(rest) > reduction - 2 else MEAN)
-        together = max(n - 1, 0) if way in (MEAN, SUM) else 0
+        mode = named.get("reduction", rest[reduction - 2] if len(rest) > reduction - 2 else MEAN)
+        more = max(n - 1, 0) if mode in (MEAN, SUM) else 0
         products = multiplications * n
-        return Count(products, additions * n + together, elementwise=products, others=others * n + (way == MEAN))
+        return Count(products, additions * n + more, elementwise=products, others=others * n + (mode == MEAN))
 
     return rule
 
 
 def scattered(x: torch.Tensor, dim: int, index: torch.Tensor, source: Any = None, *rest: Any, **named: Any) -> Count:
-    """Put into places; added or multiplied there if it is said so."""
-    way = named.get("reduce", rest[0] if rest else None)
+    """Count values written at an index; with a reduction, they are added or multiplied there."""
+    mode = named.get("reduce", rest[0] if rest else None)
     n = index.numel()
-    if way in ("add", "sum", "mean"):
-        return Count(0, n, others=x.numel() * (way == "mean"))
-    if way in ("multiply", "prod"):
+    if mode in ("add", "sum", "mean"):
+        return Count(0, n, others=x.numel() * (mode == "mean"))
+    if mode in ("multiply", "prod"):
         return Count(n, elementwise=n)
-    return Count(others=n if way is not None else 0)
+    return Count(others=n if mode is not None else 0)
 
 
 def added_into(
     x: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor, *_: Any, alpha: float = 1, **__: Any
 ) -> Count:
-    """An addition for every element of the source, and a product where there is a factor."""
+    """Count an addition per element of the source, and a product if alpha is not one."""
     products = source.numel() * (alpha != 1)
     return Count(products, source.numel(), elementwise=products)
 
 
 def middle(x: torch.Tensor, *given: Any, **named: Any) -> Count:
-    """Counted as sorting: a row, or all numbers where no axis is given."""
+    """Count the comparisons of sorting: of each row, or of all numbers if no axis is given."""
     return sorted_rows(x, *given, **named) if given or "dim" in named else sorted_rows(x.flatten())
 
 
 def weight_norm(v: torch.Tensor, g: torch.Tensor, *_: Any, **__: Any) -> Count:
-    """Norms of rows, and every row times the quotient of its length and its norm (Salimans and Kingma 2016)."""
+    """Count the norms of rows, and the scaling of every row to a given norm (Salimans and Kingma 2016)."""
     n, rows = v.numel(), g.numel()
     return Count(2 * n, n - rows, elementwise=2 * n, others=2 * rows)
 
 
 def weight_norm_backward(grad: torch.Tensor, v: torch.Tensor, g: torch.Tensor, *_: Any, **__: Any) -> Count:
-    """Sums of the gradient's products with rows, and what they take off."""
+    """Count the dot products of the gradient with rows, and the terms that they subtract."""
     n, rows = v.numel(), g.numel()
     return Count(3 * n + 3 * rows, 2 * n - rows, elementwise=3 * n + 3 * rows, others=2 * rows)

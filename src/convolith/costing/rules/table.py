@@ -1,7 +1,7 @@
-"""The table of operators: what each counts.
+"""The table of operators, with the rule that counts each.
 
-A row sees an operator as torch dispatches it, after everything that is made of others was taken apart: a functional
-call, an einsum and a module that come to the same operators count the same.
+Rules apply to operators as torch dispatches them, after composite operators are decomposed: a functional call, an
+einsum and a module that decompose into equal operators have equal counts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from convolith.torch_private import has_tensors, operator_name
 
 
 def _of_axes(names: str) -> str:
-    """Names of operators of one, two and three axes, whose number stands for #."""
+    """Return the names of operators of one, two and three axes; the number of axes replaces #."""
     return " ".join(names.replace("#", str(axes)) for axes in (1, 2, 3))
 
 
@@ -186,28 +186,28 @@ TABLE: tuple[tuple[Rule, str], ...] = (
         "_nested_tensor_from_mask_left_aligned",
     ),
 )
-"""A rule and the operators that it counts. A pointwise operator without a row counts one other operation for every
-element, a view none; anything else that has no row makes a total a lower bound."""
+"""Rules, each with the operators that it counts. A pointwise operator without a row counts one other operation for
+every element, a view none; any other operator without a row makes the totals lower bounds."""
 RULES: dict[str, Rule] = {name: rule for rule, names in TABLE for name in names.split()}
 
 
 def count_of(name: str) -> Rule | None:
-    """The row of an operator (`add`, or with a namespace that is not torch's, `quantized::conv2d`), or None.
+    """Return the rule for an operator's name (`add`, or with another namespace, `quantized::conv2d`), or None.
 
-    An operator that writes in place counts as the one that does not.
+    An in-place operator has the rule of its out-of-place form.
     """
-    plain = name.removesuffix("_") if not name.endswith("__") else name
-    return RULES.get(name) or RULES.get(plain)
+    out_of_place = name.removesuffix("_") if not name.endswith("__") else name
+    return RULES.get(name) or RULES.get(out_of_place)
 
 
 def rule_of(operator: Any) -> Rule | None:
-    """The rule of a dispatched operator, or None where there is none."""
+    """Return the rule of a dispatched operator, or None if there is none."""
     name = operator_name(operator).removeprefix("aten::")
-    found = count_of(name)
-    if found is not None:
-        return found
+    rule = count_of(name)
+    if rule is not None:
+        return rule
     if operator.is_view or torch.Tag.inplace_view in operator.tags or not has_tensors(operator):
-        return nothing  # what neither reads nor gives tensors marks a region for a profiler, or checks a size
+        return nothing  # operators without tensors mark regions for a profiler or check sizes
     if torch.Tag.pointwise in operator.tags:
         return each(others=1)
     return None

@@ -1,1 +1,1 @@
-"""Models run without memory: structural copies, fake tensors, and which module an operator belongs to."""
+"""Runs of models without memory: structural copies, fake tensors, and the module of each operator."""

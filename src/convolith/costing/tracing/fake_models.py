@@ -1,4 +1,4 @@
-"""Copies of models and inputs without memory: torch's fake tensors take the place of theirs."""
+"""Copies of models and inputs without memory: their tensors are replaced by torch's fake tensors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from convolith.torch_private import NormBase, fake_constant, fake_of, mapped_tre
 
 @dataclass(frozen=True)
 class Shape:
-    """An input of which nothing else is known."""
+    """Input that is given by its shape, dtype and device, without values."""
 
     size: tuple[int, ...]
     dtype: torch.dtype
@@ -27,7 +27,7 @@ class Shape:
 
 
 def check_lazy(model: torch.nn.Module) -> None:
-    """Refuse parameters whose shapes only a first call decides."""
+    """Raise an error if a parameter is lazy, so that only a first call sets its shape."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
             raise ConvolithError(
@@ -36,14 +36,14 @@ def check_lazy(model: torch.nn.Module) -> None:
 
 
 def model_copy(model: nn.Module, fake: Any, *, by_name: bool = False) -> tuple[nn.Module, list[torch.Tensor]]:
-    """Return a structural copy of a model (`copies`), whose tensors have no memory, and its parameters and buffers.
+    """Return a structural copy of a model, whose tensors have no memory, and its parameters and buffers.
 
-    Values of small tensors that have no gradient are known as long as nothing is written into them, so that code may
-    read a size that is kept in a buffer.
+    Values of small tensors without gradients are known until something is written into them, so that code can read a
+    size that is stored in a buffer.
 
     Args:
-        model: is not written to.
-        fake: the mode of the fake tensors, or None for copies with memory; they share memory as the model's tensors do.
+        model: model to copy; it is not modified.
+        fake: the mode of the fake tensors, or None for copies with memory, shared as among the model's tensors.
         by_name: whether a module with several names becomes one object for each (`structural_copy`).
     """
     own = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
@@ -56,30 +56,30 @@ def model_copy(model: nn.Module, fake: Any, *, by_name: bool = False) -> tuple[n
             return _copied(tensor, storages)
         return _faked(tensor, fake, places, constant=_is_small_constant(tensor) and id(tensor) not in unread)
 
-    made = structural_copy(model, tensor_copy, by_name=by_name)
-    state = {id(tensor): tensor for tensor in (*made.parameters(), *made.buffers())}
-    return made, list(state.values())
+    copied = structural_copy(model, tensor_copy, by_name=by_name)
+    state = {id(tensor): tensor for tensor in (*copied.parameters(), *copied.buffers())}
+    return copied, list(state.values())
 
 
 KNOWN_ELEMENTS = 64
-"""Elements up to which values are known: sizes, strides, flags and counters, not tables of numbers."""
+"""Largest number of elements of a tensor with known values: sizes, strides, flags and counters, but not tables."""
 
 
 def _unread_counters(model: nn.Module) -> set[int]:
-    """Counters of batches that norms with a momentum write and do not read; to know them takes time at each write."""
+    """Return ids of batch counters that norms with a momentum write but do not read: knowing them slows each write."""
     norms = (module for module in model.modules() if isinstance(module, NormBase) and module.momentum is not None)
     return {id(norm.num_batches_tracked) for norm in norms}
 
 
 def _faked(tensor: torch.Tensor, fake: Any, places: Mapping[int, int], *, constant: bool) -> torch.Tensor:
-    """A tensor without memory; a parameter stays one, without a gradient of its own."""
-    held = _times_held(tensor, places)
-    if held in (0, 1) and constant:
-        made = fake_constant(tensor, fake)
+    """Return a tensor without memory and without a gradient; a parameter stays a parameter."""
+    holders = _times_held(tensor, places)
+    if holders in (0, 1) and constant:
+        fake_tensor = fake_constant(tensor, fake)
     else:
-        made = fake_of(tensor, fake) if held == 1 else fake.from_tensor(tensor)
-    made.grad = None
-    return made
+        fake_tensor = fake_of(tensor, fake) if holders == 1 else fake.from_tensor(tensor)
+    fake_tensor.grad = None
+    return fake_tensor
 
 
 def _is_small_constant(tensor: torch.Tensor) -> bool:
@@ -87,7 +87,7 @@ def _is_small_constant(tensor: torch.Tensor) -> bool:
 
 
 def _times_held(tensor: torch.Tensor, places: Mapping[int, int]) -> int | None:
-    """How many parameters and buffers lie in its memory; None where shape, strides and dtype do not tell all of it."""
+    """Return how many parameters and buffers share a tensor's memory; None unless it is plain and fills its storage."""
     usual = type(tensor) in (torch.Tensor, nn.Parameter) and tensor.layout is torch.strided and tensor.is_leaf
     if not usual or not tensor.is_cpu or tensor.is_quantized:
         return None
@@ -96,7 +96,7 @@ def _times_held(tensor: torch.Tensor, places: Mapping[int, int]) -> int | None:
 
 
 def _copied(tensor: torch.Tensor, storages: dict[int, torch.UntypedStorage]) -> torch.Tensor:
-    """A copy with memory, which it shares with copies of tensors that share theirs; without a gradient of its own."""
+    """Return a copy without gradient, which shares its memory with the copies of tensors that share the original's."""
     if type(tensor) in (torch.Tensor, nn.Parameter) and tensor.layout is torch.strided and not tensor.is_quantized:
         storage = tensor.untyped_storage()
         place = storage_identity(storage)
@@ -112,12 +112,12 @@ def _copied(tensor: torch.Tensor, storages: dict[int, torch.UntypedStorage]) -> 
 
 
 def as_inputs(given: Any, fake: Any, *, requires_grad: bool) -> Any:
-    """The arguments of a call, with tensors without memory, or copies, in the place of shapes and tensors.
+    """Return the arguments of a call, with shapes and tensors replaced by tensors without memory, or by copies.
 
-    Whatever holds them (dicts, dataclasses, caches) is copied too, and stays as it is.
+    The objects that contain them (dicts, dataclasses, caches) are copied too; the originals are not modified.
     """
 
-    def made(tensor: torch.Tensor) -> torch.Tensor:
+    def replacement(tensor: torch.Tensor) -> torch.Tensor:
         tensor = tensor.detach().clone() if fake is None else fake.from_tensor(tensor.detach())
         differentiable = requires_grad and (tensor.is_floating_point() or tensor.is_complex())
         return tensor.requires_grad_() if differentiable else tensor
@@ -130,32 +130,32 @@ def as_inputs(given: Any, fake: Any, *, requires_grad: bool) -> Any:
             raise ConvolithError(f"input_shape is {shape.size}, of which there is no tensor ({problem})") from None
 
     given = mapped_tree(lambda leaf: empty(leaf) if isinstance(leaf, Shape) else leaf, given)
-    held = {id(tensor): made(tensor) for tensor in tensors_of(given)}
+    memo = {id(tensor): replacement(tensor) for tensor in tensors_of(given)}
     try:
-        return deepcopy(given, held)
-    except Exception as problem:  # objects refuse as they like
+        return deepcopy(given, memo)
+    except Exception as problem:  # objects may raise any error
         raise ConvolithError(
             f"example_input has something that cannot be copied ({problem}); leave it out, or pass tensors alone"
         ) from problem
 
 
 def tensors_of(tree: Any) -> list[torch.Tensor]:
-    """The tensors in a structure, each once, in order: in containers, dataclasses and other objects."""
-    found: dict[int, torch.Tensor] = {}
+    """Return the tensors in a structure of containers, dataclasses and other objects, each once, in order."""
+    tensors: dict[int, torch.Tensor] = {}
     seen: set[int] = set()
     waiting = [tree]
     while waiting:
         value = waiting.pop()
         if isinstance(value, torch.Tensor):
-            found.setdefault(id(value), value)
+            tensors.setdefault(id(value), value)
         elif id(value) not in seen:
             seen.add(id(value))
             waiting += reversed(_parts(value))
-    return list(found.values())
+    return list(tensors.values())
 
 
 def _parts(value: Any) -> list[Any]:
-    """What a structure holds."""
+    """Return the values that a container or an object holds."""
     if isinstance(value, Mapping):
         return list(value.values())
     if isinstance(value, list | tuple | set | frozenset | deque):
@@ -168,31 +168,31 @@ def _parts(value: Any) -> list[Any]:
 
 
 def tensors_in(values: Any) -> list[torch.Tensor]:
-    """The tensors among an operator's arguments or results: by themselves, or in a list of them."""
+    """Return the tensors among an operator's arguments or results, either single or in lists."""
     if isinstance(values, torch.Tensor):
         return [values]
-    found: list[torch.Tensor] = []
+    tensors: list[torch.Tensor] = []
     for value in values if isinstance(values, list | tuple) else ():
         if isinstance(value, torch.Tensor):
-            found.append(value)
+            tensors.append(value)
         elif isinstance(value, list | tuple):
-            found += [part for part in value if isinstance(part, torch.Tensor)]
-    return found
+            tensors += [part for part in value if isinstance(part, torch.Tensor)]
+    return tensors
 
 
 def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Of their storages, each once."""
+    """Return the bytes of the tensors' storages, each counted once."""
     sizes = {storage_identity(storage): storage.nbytes() for tensor in tensors for storage in storages_of(tensor)}
     return sum(sizes.values())
 
 
 def check_sizes(tensors: Iterable[torch.Tensor], remedy: str) -> None:
-    """Refuse sparse tensors, whose sizes are those of their values."""
+    """Raise an error if a tensor is sparse, since its size depends on values."""
     if any(tensor.layout is not torch.strided for tensor in tensors):
         raise ConvolithError(f"the model makes sparse tensors or gradients, as large as their values decide; {remedy}")
 
 
 def storages_of(tensor: torch.Tensor) -> list[torch.UntypedStorage]:
-    """Its storage; a sparse tensor has two."""
+    """Return the storage of a tensor, or the two storages of a sparse tensor."""
     parts = [tensor] if tensor.layout is torch.strided else sparse_parts(tensor)
     return [part.untyped_storage() for part in parts]

@@ -1,11 +1,11 @@
-"""A structural copy of a model: modules, containers, hooks and tensors of its own, so that the model is never touched.
+"""Structural copies of models: with modules, containers, hooks and tensors of their own, so that no model is modified.
 
-Copied are modules wherever the model refers to them (submodules, attributes, lists, dicts, closures, bound methods,
-weak references), containers, objects of Python classes, and functions that close over any of these; of each exactly one
-copy, whoever refers to it. Tensors are replaced by what the caller makes of them, so that no weight is copied where
-fake tensors suffice. Shared with the model is what cannot be copied or has no state of the model's: classes and their
-attributes, globals, compiled code, enumerations, files, locks, threads, loggers, and objects of C++ (packed quantised
-weights).
+A copy has its own modules, wherever the model refers to them (submodules, attributes, lists, dicts, closures, bound
+methods, weak references), containers, objects of Python classes, and functions that close over any of these; each is
+copied exactly once, whoever refers to it. Tensors are replaced by a function of the caller, so that no weight is copied
+where fake tensors suffice. Objects that cannot be copied or hold no state of the model are shared with it: classes and
+their attributes, globals, compiled code, enumerations, files, locks, threads, loggers, and C++ objects (packed
+quantised weights).
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ ATOMS = frozenset(
         *(torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size, type(...), type(NotImplemented)),
     )
 )
-"""Types whose values cannot change, or are no model's own."""
+"""Types whose values are immutable or do not belong to a model."""
 COPIED_TORCH = ("torch.nn.", "torch.optim.", "torch.distributions.", "torch.ao.", "torch.utils.hooks")
-"""Modules of torch whose objects hold a model's tensors or hooks; others are torch's machinery, which is shared."""
+"""Modules of torch whose objects hold a model's tensors or hooks; objects of other torch modules are shared."""
 COPIED_LIBRARY = frozenset(("abc", "argparse", "builtins", "collections", "dataclasses", "types", "typing"))
-"""Modules of Python's library whose classes may be bases of what is copied; others are files, locks, threads, ..."""
+"""Standard library modules whose classes may be bases of copied objects; others define files, locks, threads, ..."""
 COMPILED_CALL = "_compiled_call_impl"
-"""The attribute in which `Module.compile` keeps the compiled call."""
+"""Attribute in which `Module.compile` stores the compiled call."""
 MOST_NAMES = 10_000
-"""Names of modules up to which a module that has several is listed under each of them."""
+"""Largest number of module names for which a module with several names is listed under each."""
 
 
 def structural_copy(
@@ -51,37 +51,37 @@ def structural_copy(
     """Return a copy of a model that shares no state with it.
 
     Args:
-        model: is read and never written to, so that other threads may use it meanwhile.
-        tensor_copy: gives the tensor that takes the place of one of the model's; it is called once for each.
-        by_name: whether a module that is registered under several names becomes one object for each name, which share
-            their attributes: so it is known by which name it is called.
+        model: model to copy; it is read and never modified, so that other threads may use it meanwhile.
+        tensor_copy: function that returns the replacement of a tensor of the model; it is called once for each tensor.
+        by_name: whether a module that is registered under several names becomes one object for each name, with shared
+            attributes, so that the name by which it is called is known.
     """
-    made: nn.Module = _Copier(tensor_copy).copied(model)
+    result: nn.Module = _Copier(tensor_copy).copied(model)
     if by_name:
-        _separate_names(made)
-    return made
+        _separate_names(result)
+    return result
 
 
 def named_places(model: nn.Module) -> list[tuple[tuple[str, ...], nn.Module]]:
-    """Return every name (split at its dots) with its module; a module that has several names comes with each of them.
+    """Return every name (split at its dots) with its module; a module with several names is listed under each of them.
 
-    A name ends where a module contains itself. Where there would be more than MOST_NAMES, each module has one name.
+    Names end where a module contains itself. If there would be more than MOST_NAMES names, each module has one name.
     """
-    found: list[tuple[tuple[str, ...], nn.Module]] = []
+    places: list[tuple[tuple[str, ...], nn.Module]] = []
     waiting: list[tuple[tuple[str, ...], nn.Module, frozenset[int]]] = [((), model, frozenset())]
     while waiting:
-        path, module, around = waiting.pop()
-        found.append((path, module))
-        if len(found) > MOST_NAMES:
+        path, module, parents = waiting.pop()
+        places.append((path, module))
+        if len(places) > MOST_NAMES:
             return [(tuple(name.split(".")) if name else (), module) for name, module in model.named_modules()]
-        around |= {id(module)}
+        parents |= {id(module)}
         children = [(name, child) for name, child in module._modules.items() if child is not None]
-        waiting += [((*path, name), child, around) for name, child in reversed(children) if id(child) not in around]
-    return found
+        waiting += [((*path, name), child, parents) for name, child in reversed(children) if id(child) not in parents]
+    return places
 
 
 def _separate_names(model: nn.Module) -> None:
-    """Make one object for each name of a module; their attributes are one dict."""
+    """Replace a module with several names by one object for each name, which share one dict of attributes."""
     known: set[int] = set()
     waiting = [model]
     while waiting:
@@ -99,35 +99,35 @@ def _separate_names(model: nn.Module) -> None:
 
 
 class _Copier:
-    """Copies values; of each one copy. What they hold is copied later, from a list, so that depth does not matter."""
+    """Copier that copies each value once; contents are copied later, from a queue, so that nesting may be deep."""
 
     def __init__(self, tensor_copy: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self._tensor_copy = tensor_copy
         self._copies: dict[int, Any] = {}
-        self._kept: list[Any] = []  # values themselves, so that no other takes the identity of one
+        self._kept: list[Any] = []  # originals, so that no id is reused
         self._waiting: deque[Callable[[], None]] = deque()
 
     def copied(self, value: Any) -> Any:
-        """Return the copy of a value with all that it holds."""
-        made = self.copy(value)
+        """Return the copy of a value with all its contents."""
+        result = self.copy(value)
         while self._waiting:
             self._waiting.popleft()()
-        return made
+        return result
 
     def copy(self, value: Any) -> Any:
-        """Return the copy of a value, which is filled later."""
+        """Return the copy of a value, whose contents are filled in later."""
         if type(value) in ATOMS:
             return value
         if id(value) in self._copies:
             return self._copies[id(value)]
-        made = self._made(value)
-        self._copies[id(value)] = made
+        result = self._made(value)
+        self._copies[id(value)] = result
         self._kept.append(value)
-        return made
+        return result
 
     def _made(self, value: Any) -> Any:
         kind = type(value)
-        if kind in EMPTY and not value:  # most containers of a module: it takes a tenth of the time
+        if kind in EMPTY and not value:  # as most containers of a module; ten times faster
             return kind()
         if isinstance(value, torch.Tensor):
             return self._tensor_copy(value)
@@ -169,7 +169,7 @@ class _Copier:
         return kind(parts) if kind is not tuple else tuple(parts)
 
     def _container(self, value: Any) -> Any:
-        """A dict, list, set or deque, or an object of a subclass, whose own methods are not called."""
+        """Return the copy of a dict, list, set or deque; methods that a subclass overrides are not called."""
         base = next(base for base in CONTAINERS if isinstance(value, base))
         made = base.__new__(type(value))
         if base is deque:
@@ -191,30 +191,30 @@ class _Copier:
         return made
 
     def _key(self, key: Any) -> Any:
-        """A key of a dict or a set: modules and tensors, which are known by identity, and tuples of them are copied."""
+        """Return the copy of a key of a dict or a set: a module, a tensor, a tuple, or the `id` of a copied one."""
         if isinstance(key, torch.Tensor | nn.Module | tuple):
             return self.copy(key)
         if type(key) is int and key in self._copies and isinstance(self._copies[key], torch.Tensor | nn.Module):
-            return id(self._copies[key])  # what a model files under id(module)
+            return id(self._copies[key])  # the model uses id(module) as a key
         return key
 
     def _object(self, value: Any) -> Any:
-        """An object of a Python class; itself, where its class does not let it be made."""
+        """Return the copy of an object of a Python class, or the object itself if its class cannot be instantiated."""
         if hasattr(type(value), "__deepcopy__"):
             return self._by_itself(value)
         try:
             made: Any = SimpleNamespace() if type(value) is SimpleNamespace else object.__new__(type(value))
-        except TypeError:  # it has a state in C
+        except TypeError:  # its state is in C
             return value
         self._waiting.append(functools.partial(self._fill, value, made))
         return made
 
     def _by_itself(self, value: Any) -> Any:
-        """The copy that an object makes of itself, with the tensors that it holds replaced."""
+        """Return the copy that an object's own `__deepcopy__` makes, with the tensors that it holds replaced."""
         try:
-            held = {id(part): self.copy(part) for part in vars(value).values() if isinstance(part, torch.Tensor)}
-            return copy.deepcopy(value, held)
-        except Exception:  # noqa: BLE001 - objects refuse as they like
+            memo = {id(part): self.copy(part) for part in vars(value).values() if isinstance(part, torch.Tensor)}
+            return copy.deepcopy(value, memo)
+        except Exception:  # noqa: BLE001 - objects may raise any error
             return value
 
     def _fill(self, value: Any, made: Any) -> None:
@@ -232,11 +232,11 @@ class _Copier:
                 if hasattr(place, "__set__") and name != "__dict__" and name != "__weakref__":
                     try:
                         place.__set__(made, self.copy(place.__get__(value, type(value))))
-                    except AttributeError:  # it has no value
+                    except AttributeError:  # the slot has no value
                         continue
 
     def _function(self, function: FunctionType) -> Any:
-        """A function that closes over what is copied, or over variables that it changes."""
+        """Return a copy of a function that closes over copied values or assigns to a closure; others are shared."""
         original = uncompiled(function)
         if original is not function:
             return self.copy(original)
@@ -258,7 +258,7 @@ class _Copier:
         def fill() -> None:
             try:
                 made.cell_contents = self.copy(cell.cell_contents)
-            except ValueError:  # it is empty
+            except ValueError:  # the cell is empty
                 return
 
         self._waiting.append(fill)
@@ -309,16 +309,16 @@ BY_KIND: dict[type, Callable[[_Copier, Any], Any]] = {
     weakref.WeakValueDictionary: _Copier._weak_container,
     torch.Generator: _Copier._generator,
 }
-"""How values of types are copied that are none of Python's classes."""
+"""Copy function of each type that needs its own."""
 
 
 def _is_copied(value: Any) -> bool:
-    """Whether an object is of a Python class and has attributes that may be a model's."""
+    """Return whether an object is of a Python class and has attributes that may belong to a model."""
     kind: Any = type(value)
     if isinstance(value, type | enum.Enum) or not (hasattr(value, "__dict__") or hasattr(kind, "__slots__")):
         return False
-    found: bool = _is_copied_kind(kind)
-    return found
+    copied: bool = _is_copied_kind(kind)
+    return copied
 
 
 @functools.cache
@@ -333,10 +333,10 @@ def _is_copied_kind(kind: Any) -> bool:
 
 
 def _is_own(cell: CellType) -> bool:
-    """Whether what a function closes over is copied."""
+    """Return whether the content of a function's closure cell is copied."""
     try:
         value = cell.cell_contents
-    except ValueError:  # it is empty, as that of a function that is being made
+    except ValueError:  # the cell is empty, as in a function that is still being defined
         return False
     if isinstance(value, FunctionType):
         return value.__closure__ is not None
@@ -344,7 +344,7 @@ def _is_own(cell: CellType) -> bool:
 
 
 def _rebinds(function: FunctionType) -> bool:
-    """Whether a function assigns to a variable of the function around it."""
+    """Return whether a function assigns to a variable of its enclosing function."""
     names = function.__code__.co_freevars
     return bool(names) and any(
         step.opname == "STORE_DEREF" and step.argval in names for step in dis.get_instructions(function)

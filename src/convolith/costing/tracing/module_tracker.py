@@ -1,7 +1,7 @@
-"""Who runs: a dispatch mode that sees every operator below autograd, and knows the module that it belongs to.
+"""A dispatch mode that sees every operator below autograd, and knows the module to which the operator belongs.
 
-An operator of the backward pass belongs to the module whose forward pass made its node, which both know by the node's
-number.
+An operator of the backward pass belongs to the module whose forward pass created its autograd node; the sequence number
+of the node links the two.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from convolith.torch_private import (
 
 DEVICE = torch.ops.prim.device.default
 Path = tuple[str, ...]
-"""A module's name, taken apart at its dots; () is the model itself."""
+"""Name of a module, split at its dots; () is the model itself."""
 
 
 REMEDY = "pass inputs of the shapes and dtypes that the model takes"
-"""What a refusal of the forward pass says to do, where nothing else is known to help."""
+"""Default remedy in error messages of the forward pass."""
 
 
 class ModuleTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own is untyped
-    """Calls `seen` after every operator."""
+    """Dispatch mode that calls `seen` after every operator, and tracks the module that runs."""
 
     without_backward = "pass backward=False to count the forward pass alone"
-    """What a refusal of the backward pass says to do."""
+    """Remedy in error messages of the backward pass."""
 
     def __init__(self, model: nn.Module, generator: torch.Generator | None = None) -> None:
-        """Watch a model, which must be a copy, since hooks are registered in it; random numbers are the generator's."""
+        """Track a model, which must be a copy, since hooks are registered in it; `generator` draws random numbers."""
         super().__init__()  # type: ignore[no-untyped-call]  # torch's own is untyped
         self.names: dict[int, list[Path]] = {}
         for path, module in named_places(model):
@@ -60,27 +60,27 @@ class ModuleTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
 
     @abstractmethod
     def seen(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        """An operator ran."""
+        """Process an operator that has run."""
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """While inside, `seen` is called after every operator of this thread."""
+        """Call `seen` after every operator of this thread inside the context."""
         with dispatch_mode(self):
             yield
 
     @contextmanager
     def backwards(self) -> Iterator[None]:
-        """What happens inside is of the backward pass."""
+        """Treat operators inside the context as operators of the backward pass."""
         self.backward = True
-        yield  # after a refusal it stays so, since the refusal says where it was
+        yield  # stays set after an error, whose message names the pass
         self.backward = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is DEVICE:  # which is asked for most often, and is no operator
+        if func is DEVICE:  # the most frequent call, which is not an operator
             return func(*args)
-        if torch.is_inference_mode_enabled():  # below autograd, which takes composed operators apart elsewhere
+        if torch.is_inference_mode_enabled():  # without autograd, which otherwise decomposes operators
             with dispatch_mode(self):
                 out = func.decompose(*args, **(kwargs or {}))
             if out is not NotImplemented:
@@ -94,7 +94,7 @@ class ModuleTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
         return out
 
     def path(self) -> Path:
-        """Of the module that runs; backward, of the one whose forward pass made the node that runs."""
+        """Return the path of the running module; in the backward pass, of the one that created the running node."""
         if self.stack:
             path = self.stack[-1][0]
         elif self.backward:
@@ -107,19 +107,19 @@ class ModuleTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """While inside, the modules that run are known; if one refuses, the refusal says which.
+        """Track the modules that run inside the context, so that an error names the module that raised it.
 
         Raises:
-            ConvolithError: whatever the model raises.
+            ConvolithError: any error that the model raises.
         """
 
         def enter(module: torch.nn.Module, arguments: Any, keywords: Any) -> None:
             self.stack.append((self._name(module), (arguments, keywords)))
 
         def leave(*_: Any) -> None:
-            """Called after a refusal too, the innermost module first."""
+            """Remove a module from the stack; after an error too, the innermost module first."""
             problem, (path, arguments) = id(sys.exc_info()[1]), self.stack.pop()
-            if problem != self._refused[0]:  # told by its number, since it would keep all that it met alive
+            if problem != self._refused[0]:  # compared by id: the error would keep tensors alive
                 self._refused = (
                     problem,
                     path,
@@ -136,14 +136,14 @@ class ModuleTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
                 yield
             except ConvolithError:
                 raise
-            except (Exception, SystemExit) as problem:  # torch and the model's own code raise what they like
+            except (Exception, SystemExit) as problem:  # torch and the model may raise any error
                 raise self._refusal(problem) from problem
 
     def _register(self, enter: Any, leave: Any) -> None:
-        """Register hooks in every module, which stay there: it is a copy."""
+        """Register hooks in every module; they are not removed, since the model is a copy."""
         known: set[int] = set()
         for module in self._model.modules():
-            if isinstance(module, torch.jit.ScriptModule):  # takes no hooks; the module around it is known
+            if isinstance(module, torch.jit.ScriptModule):  # takes no hooks; its parent is tracked
                 continue
             if id(module._forward_hooks) in known:  # another name of the same module
                 continue
@@ -152,16 +152,16 @@ class ModuleTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
             module.register_forward_hook(leave, with_kwargs=True, always_call=True)
 
     def _name(self, module: nn.Module) -> Path:
-        """Of a module that has several names the one that has most in common with that of the module around it."""
+        """Return a module's name; of several, the one that shares most leading parts with the running parent's."""
         names = self.names[id(module)]
         if len(names) == 1 or not self.stack:
             return names[0]
         around = self.stack[-1][0]
-        return max(names, key=lambda name: _common(name, around))  # the first of several
+        return max(names, key=lambda name: _common(name, around))  # the first of equals
 
     def _refusal(self, problem: BaseException) -> ConvolithError:
         _, path, shapes = self._refused if self._refused[0] == id(problem) else (0, (), "")
-        where, shapes = f"module {'.'.join(path)}" if path else "the model itself", shapes or "what it is given"
+        where, shapes = f"module {'.'.join(path)}" if path else "the model itself", shapes or "its inputs"
         said = (str(problem).strip().splitlines() or [""])[0] or type(problem).__name__
         if is_unknown_value(problem):
             return ConvolithError(
@@ -184,18 +184,18 @@ class ModuleTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
 
 
 class Unwatched(ModuleTracker):  # type: ignore[no-untyped-call]  # torch's own is untyped
-    """Knows the modules that run, for refusals alone."""
+    """Tracker that names the running module in error messages, and counts nothing."""
 
     def seen(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        """Nothing is counted."""
+        """Ignore an operator that has run."""
 
 
 SHORT_CUTS = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
-"""Modules that evaluate one fused operator instead of their parts where torch's functions are not overridden."""
+"""Modules that call one fused operator instead of their submodules unless torch's functions are overridden."""
 
 
 class _WithoutShortCuts(TorchFunctionMode):
-    """Changes no function: while functions are overridden in this thread, SHORT_CUTS evaluate their parts."""
+    """Mode that overrides functions without changing them, so that SHORT_CUTS call their submodules in this thread."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -204,10 +204,10 @@ class _WithoutShortCuts(TorchFunctionMode):
 
 
 def _common(name: Path, other: Path) -> int:
-    """How many parts two names begin with together."""
-    together = 0
+    """Return the number of leading parts that two names share."""
+    shared = 0
     for one, two in zip(name, other, strict=False):
         if one != two:
             break
-        together += 1
-    return together
+        shared += 1
+    return shared

@@ -1,1 +1,1 @@
-"""The engine of direct sums: its answers, its blocks, and the code that it generates."""
+"""Engine of direct sums: its interface, its blocks and its generated code."""

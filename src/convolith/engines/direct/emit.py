@@ -1,8 +1,8 @@
-"""Writes the machine code of the direct engine: one loop nest, specialised on the kernel, generic in the sizes.
+"""Generated code of the direct engine: one loop nest, specialised on the kernel, generic in the sizes.
 
-A task is a block of output rows and columns of one image and group. Its inputs are read where they are, at borders
-under masks; where the processor has none, and where inputs must be converted or strides split, they are copied first
-into a scratch with zeros around. Then register tiles run over the block.
+A task is a block of output rows and columns of one image and group. Its inputs are read in place, with masks at
+borders; if the processor has no masks, or inputs must be converted or strides split, they are first copied to scratch
+memory and surrounded by zeros. Then register tiles run over the block.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ SLOTS = (
     "streams",
     *("thread_elements", "phase_pitch", "row_pitch", "plane_pitch", "channel_pitch"),
 )
-"""The arguments of a region, one 8-byte slot each: addresses, counts, strides in elements. Channels are per group."""
+"""Arguments of a region, one 8-byte slot each: addresses, counts, strides in elements. Channels are per group."""
 NOWHERE = -(1 << 62)
 
 
 def slack(recipe: DirectRecipe, target: Target) -> int:
-    """Elements that the scratch of a thread needs after its last row: what tiles read beyond it."""
+    """Return the number of elements that tiles read after the last row of a thread's scratch."""
     return (max(recipe.tiles(target)) + 1) * target.lanes(4)
 
 
 def write(module: ir.Module, target: Target, recipe: DirectRecipe) -> None:
-    """The region: take blocks until none is left."""
+    """Generate the region: compute blocks until none remains."""
     pack = None if recipe.masked else _pack(module, target, recipe)
     code = FunctionBuilder(module, "region", [POINTER])
     element, wide, delivered = STORED[recipe.x_dtype], STORED[recipe.sum_dtype], STORED[recipe.out_dtype]
@@ -65,7 +65,7 @@ def write(module: ir.Module, target: Target, recipe: DirectRecipe) -> None:
     s: dict[str, Any] = dict(zip(SLOTS, values, strict=True))
     before = flush_denormals(code, target)
     scratch = s["scratch"] + code.fetch_add(s["counters"] + 8) * s["thread_elements"]
-    seen = Pointer(code, code.ir.alloca(ir.IntType(64), size=5), ir.IntType(64))  # where the last packed block began
+    seen = Pointer(code, code.ir.alloca(ir.IntType(64), size=5), ir.IntType(64))  # start of the last packed block
     if recipe.masked:
         none = zero(ir.VectorType(wide, lanes_of(recipe, target)))
         with code.loop(0, s["thread_elements"], none.type.count) as t:
@@ -122,7 +122,7 @@ def _block(
             source, parts = packed, pitches
 
     def one(tile: Tile, column: Number, begin: Int, channel: Number) -> None:
-        """The tile at a row and a column of the block, of some output channels."""
+        """Generate the tile at a row and a column of the block, for some output channels."""
         last: Number = 0
         if tile.vectors == 1:  # fewer columns than one vector are stored under a mask
             column = code.maximum(code.minimum(column, columns - lanes), 0)
@@ -146,7 +146,7 @@ def _block(
         _at_borders(code, recipe, tile, lanes, place, bounds, write, lambda moved: single(column + moved))
 
     def run(tile: Tile, start: Number, count: Number) -> None:
-        """The tiles of one width, row by row to the bottom of the block, all output channels of each row or tile."""
+        """Generate the tiles of one width, row by row down the block, with all output channels of each row or tile."""
         width = tile.vectors * lanes
         if recipe.rolled:
             with code.loop(0, count) as across:
@@ -172,14 +172,12 @@ def _block(
 def _across(
     code: FunctionBuilder, target: Target, recipe: DirectRecipe, vectors: Int
 ) -> Iterator[tuple[Tile, Number, Number]]:
-    """The tiles that lie side by side in a block, the widest first: the first column and the number of each width."""
+    """Yield the tiles across a block, widest first, with the first column and the number of tiles of each width."""
     lanes, tiles, done = lanes_of(recipe, target), recipe.tiles(target), code.integer(0)
     for number, tile in tiles.items():
         left_over = vectors - done
         count = left_over // number
-        if number == max(tiles) > 1 and not (
-            recipe.flat or recipe.deep
-        ):  # no single vector is left if it can be helped
+        if number == max(tiles) > 1 and not (recipe.flat or recipe.deep):  # avoid a last tile of a single vector
             count = code.choose((left_over % number).equals(1), code.maximum(count - 1, 0), count)
         yield tile, done * lanes, count
         done = count * number + done
@@ -195,9 +193,9 @@ def _at_borders(
     write: Callable[[Place], None],
     single: Callable[[Number], None],
 ) -> None:
-    """A tile whose columns may be missing: the code for those that are all there, or the code under masks.
+    """Generate a tile whose columns may lie outside the image: without masks if all are inside, otherwise with masks.
 
-    A strip of rolling sums masks its first and last vector; where others miss columns too, vectors go one by one.
+    A strip of rolling sums masks its first and last vector; if other vectors need masks, it runs vector by vector.
     """
     start, width = code.integer(bounds.column), bounds.width
     place = place._replace(bounds=bounds)
@@ -226,7 +224,7 @@ def _inside(
     rows: Int,
     columns: Int,
 ) -> list[ir.Value]:
-    """The conditions under which all that the tiles of a block read lies inside the image."""
+    """Return the conditions under which all reads of a block's tiles lie inside the image."""
     most_rows = max(tile.rows for tile in recipe.tiles(target).values())
     conditions = [rows >= most_rows, columns >= lanes_of(recipe, target)]
     for axis, (start, name, count) in enumerate(
@@ -240,9 +238,9 @@ def _inside(
 
 
 def _pack(module: ir.Module, target: Target, recipe: DirectRecipe) -> FunctionBuilder:
-    """Copies a block's inputs into the scratch: converted, zeros around, columns split by the stride.
+    """Generate the copy of a block's inputs to the scratch: converted, zeros around, columns split by the stride.
 
-    The zeros are written only where the block lies in its image otherwise than the one before it did.
+    The zeros are written only if the block's position in its image or its size differs from the previous block's.
     """
     lanes, element, wide = lanes_of(recipe, target), STORED[recipe.x_dtype], STORED[recipe.sum_dtype]
     code = FunctionBuilder(module, "pack", [POINTER] * 4 + [ir.IntType(64)] * 5, internal=True)
@@ -260,7 +258,7 @@ def _pack(module: ir.Module, target: Target, recipe: DirectRecipe) -> FunctionBu
     lower = code.maximum(code.minimum(s["height"] - top, tall), upper)
     line = scratch + s["channel_pitch"] * s["in_channels"]  # one row before it is split
     planes = code.every(front >= 0, front + (depth - 1) * recipe.dilation[0] < s["depth"])
-    # Nothing but inputs: no zero is needed, and none is left.
+    # Only inputs: no zeros are needed, and earlier zeros are overwritten.
     filled = code.every(begin.equals(0), end.equals(wanted), upper.equals(0), lower.equals(tall), planes)
     again = code.every(*((seen + number).integer().equals(start) for number, start in enumerate(starts)))
     for number, start in enumerate(starts):
@@ -296,7 +294,7 @@ def _pack(module: ir.Module, target: Target, recipe: DirectRecipe) -> FunctionBu
 def _split(
     code: FunctionBuilder, line: Pointer, place: Pointer, wanted: Number, stride: int, pitch: Int, lanes: int
 ) -> None:
-    """Element t of a row goes to phase t % stride, position t // stride."""
+    """Generate the split of a row: element t goes to phase t % stride, position t // stride."""
     count = (wanted + (stride - 1)) // stride
     if stride == 2:
         with code.loop(0, count, lanes) as t:

@@ -1,8 +1,8 @@
-"""Rolling sums of the direct engine: one channel to one, row after row down a strip of columns.
+"""Rolling sums of the direct engine: one input channel per output channel, row by row down a strip of columns.
 
-Every input row is read once. What it adds to the output rows that still wait for inputs, as many as the kernel is high,
-stays in registers; the oldest row is then complete and is stored. Memory is read and written in one direction, which
-its prefetching likes best.
+Every input row is read once. The sums of the incomplete output rows, as many as the kernel has rows, stay in registers;
+after each input row, the oldest output row is complete and is stored. Memory is read and written sequentially, which
+suits hardware prefetching.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from convolith.jit.conversions import STORED, to_sum
 from convolith.jit.target import Target
 
 CHAINS = 8
-"""Multiply-adds that a processor has under way at once: two per cycle that take four."""
+"""Number of multiply-adds that a processor executes at once: two per cycle with a latency of four cycles."""
 
 
 def waits_for_itself(recipe: DirectRecipe, vectors: int) -> bool:
-    """Whether a row's products outlast the multiply-adds if each is added to what the row before left.
+    """Return whether adding each product to the sums of the row before would wait for the latency of multiply-adds.
 
-    They are then summed from zero, whatever the rows before are doing, and added at once.
+    The products of a row are then summed from zero, independently of the rows before, and added at once.
     """
     _, height, width = recipe.kernel_size
     return vectors * height * (width + 1) < CHAINS * width
@@ -43,7 +43,7 @@ def waits_for_itself(recipe: DirectRecipe, vectors: int) -> bool:
 def write_strip(
     code: FunctionBuilder, target: Target, recipe: DirectRecipe, vectors: int, place: Place, s: dict[str, Any]
 ) -> None:
-    """All outputs of a strip of some vectors of columns, `place.rows` rows high."""
+    """Generate all outputs of a strip of some vectors of columns, `place.rows` rows high."""
     lanes, waiting = lanes_of(recipe, target), recipe.kernel_size[1] - 1
     kept = keeps_weights(recipe.kernel_size, vectors, target.vector_registers - 1)
     bias, late_bias = code.splat(place.bias.load(), lanes), None
@@ -82,7 +82,7 @@ class _Strip:
     kept: bool
     """Whether the weights stay in registers."""
     late_bias: ir.Value | None
-    """A bias that is added after the conversion."""
+    """Bias that is added after the conversion."""
 
     def __post_init__(self) -> None:
         recipe, place = self.recipe, self.place
@@ -92,32 +92,32 @@ class _Strip:
         reach = self.lanes + (recipe.kernel_size[2] - 1) * recipe.dilation[2]
         self.bits: dict[int, Int] = {}
         if place.bounds is not None and place.edge and reach <= 64:
-            for q in self.ends():  # all columns that a vector meets, one bit each
+            for q in self.ends():  # all columns that a vector reads, one bit each
                 start = self.code.integer(place.bounds.column) + self.offsets[q]
                 self.bits[q] = self.code.bits_between(0 - start, place.bounds.width - start)
 
     def ends(self) -> list[int]:
-        """The vectors whose columns may be missing."""
+        """Return the vectors whose columns may lie outside the image."""
         return sorted({0, self.vectors - 1})
 
     def weight(self, at: Pointer) -> ir.Value:
-        """A weight in every lane."""
+        """Load a weight into every lane."""
         return self.code.splat(at.load(), self.lanes)
 
     def existing(self, steps: Int) -> tuple[Number, Number]:
-        """The first input row that exists, and the first one after it that does not."""
+        """Return the first input row inside the image, and the first row after it that is outside."""
         bounds = self.place.bounds
         if bounds is None:
             return 0, steps
         height: Number = bounds.height
-        if self.recipe.kernel_size[0] == 1:  # the only plane may be one of zeros
+        if self.recipe.kernel_size[0] == 1:  # the only plane may be padding
             height = self.code.choose(self.code.integer(bounds.plane).below(bounds.depth), height, 0)
         begin = self.code.minimum(self.code.maximum(0 - self.code.integer(bounds.row), 0), steps)
         end = self.code.minimum(height - bounds.row, steps)
         return begin, self.code.maximum(end, begin)
 
     def row(self, x: Pointer, sums: list[ir.Value]) -> list[ir.Value]:
-        """The products of one input row, in every plane."""
+        """Generate the products of one input row in all planes."""
         depth, height, width = self.recipe.kernel_size
         if depth == 1:
             return self.columns(x, self.place.weight, sums)
@@ -128,7 +128,7 @@ class _Strip:
         return plane.values
 
     def planes(self) -> tuple[Number, Number]:
-        """The first plane that exists, and the first one after it that does not."""
+        """Return the first plane inside the image, and the first plane after it that is outside."""
         bounds, depth, step = self.place.bounds, self.recipe.kernel_size[0], self.recipe.dilation[0]
         if bounds is None:
             return 0, depth
@@ -137,7 +137,7 @@ class _Strip:
         return begin, self.code.minimum((self.code.maximum(bounds.depth - front, 0) + (step - 1)) // step, depth)
 
     def columns(self, x: Pointer, weight: Pointer, sums: list[ir.Value]) -> list[ir.Value]:
-        """The products of one row: few kernel columns are written out, many are a loop."""
+        """Generate the products of one row: few kernel columns are unrolled, many are a loop."""
         _, height, width = self.recipe.kernel_size
         if height * width <= UNROLLED_TAPS:
             for v in range(width):
@@ -148,7 +148,7 @@ class _Strip:
         return column.values
 
     def products(self, x: Pointer, weight: Pointer, column: Number, sums: Sequence[ir.Value]) -> list[ir.Value]:
-        """The products of one row and one kernel column: with all weights at hand, vector by vector."""
+        """Generate the products of one row and one kernel column: vector by vector if all weights are in registers."""
         _, height, width = self.recipe.kernel_size
         made = list(sums)
         self.code.keep_order()
@@ -168,7 +168,7 @@ class _Strip:
         return made
 
     def load(self, x: Pointer, q: int, column: Number) -> ir.Value:
-        """The inputs that a vector of outputs meets at a kernel column; what does not exist is zero."""
+        """Load the inputs of a vector of outputs for a kernel column; inputs outside the image are zero."""
         recipe, bounds = self.recipe, self.place.bounds
         shift = recipe.shift(column, self.s["phase_pitch"])
         at = x + shift + self.offsets[q]
@@ -183,7 +183,7 @@ class _Strip:
         return to_sum(self.code, value, stored, STORED[recipe.sum_dtype])
 
     def store(self, sums: Sequence[ir.Value], y: Pointer) -> None:
-        """Deliver a complete row."""
+        """Store a complete row of outputs."""
         with self.code.ir.if_else(self.s["streams"] >= 1) as (past, through):
             for way, past_caches in ((past, True), (through, False)):
                 with way:

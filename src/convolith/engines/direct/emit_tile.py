@@ -1,8 +1,8 @@
-"""The register tile of the direct engine: what its code is specialised on, and the innermost loops.
+"""Register tile of the direct engine: the parameters of its code, and the innermost loops.
 
-`channels` outputs by `rows` rows by up to three vectors of columns stay in registers while the taps go by, so that an
-input vector that was loaded serves every row and channel that needs it (the chapter's exercise of reading a strip that
-is wider than its outputs).
+`channels` outputs by `rows` rows by up to three vectors of columns stay in registers during the loop over taps, so that
+a loaded input vector serves every row and channel that needs it (the chapter's exercise of reading a strip that is
+wider than its outputs).
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from convolith.jit.conversions import STORED, from_sum, to_sum
 from convolith.jit.target import Target
 
 UNROLLED_TAPS = 9
-"""Taps of a plane up to which every one is written out; above, the loop over columns is rolled: as fast, and it
-compiles several times sooner."""
+"""Largest number of taps of a plane that are unrolled; for more taps, a loop over columns is as fast and compiles
+several times faster."""
 UNROLLED_CHANNELS = 4
-"""Channels that are written out together for a single tap, whose loop would be as long as its products."""
+"""Number of channels unrolled together for a single tap, whose loop would cost as much as its products."""
 UNROLLED_ROWS = 8
-"""Kernel rows that are written out at most: with 8 rows, a loaded vector serves nearly as many products as with all."""
+"""Largest number of unrolled kernel rows: with 8, a loaded vector serves nearly as many products as with all rows."""
 ROW_MULTIPLE = 7
-"""Rows of tall tiles are a multiple of it: the layers of most networks have 7 x 2^n rows."""
+"""Divisor of the number of rows of tall tiles: the layers of most networks have 7 x 2^n rows."""
 FEW_REGISTERS = 16
-"""Vector registers with which no sums roll."""
+"""Number of vector registers up to which rolling sums are not used."""
 ROLLED_TAPS = 7
-"""The highest kernel whose sums roll."""
+"""Largest kernel height for rolling sums."""
 VECTORS = 3
-"""Vectors of columns in the widest tile."""
+"""Number of vectors of columns in the widest tile."""
 
 
 class Tile(NamedTuple):
-    """A register tile: output channels by rows by vectors."""
+    """Register tile: output channels by rows by vectors."""
 
     channels: int
     rows: int
@@ -45,7 +45,7 @@ class Tile(NamedTuple):
 
 @dataclass(frozen=True)
 class DirectRecipe:
-    """What the code is specialised on; spatial axes are (depth, height, width)."""
+    """Parameters that the code is specialised on; spatial axes are (depth, height, width)."""
 
     x_dtype: str
     sum_dtype: str
@@ -59,30 +59,30 @@ class DirectRecipe:
     many_outputs: bool
     """Whether a group has several output channels."""
     deep: bool
-    """Whether a row of inputs outgrows a first-level cache: each tile is then done for all outputs before the next."""
+    """Whether a row of inputs exceeds a first-level cache; each tile then computes all outputs before the next tile."""
     flat: bool
     """Whether the output has one row, so that tiles can only grow along it."""
     masked: bool
-    """Whether borders are read in place: columns that do not exist under masks, rows from a row of zeros."""
+    """Whether borders are read in place: columns outside the image under masks, rows from a row of zeros."""
     rolled: bool = False
-    """Whether sums roll down strips of columns instead, `rows` being one."""
+    """Whether sums roll down strips of columns instead; `rows` is then one."""
 
     def shift(self, column: Number, phase_pitch: Number) -> Number:
-        """Where a kernel column begins in a row, which may have been split by the stride."""
+        """Return the offset of a kernel column in a row, which the stride may have split."""
         reach, stride = column * self.dilation[2], self.stride[2]
         return reach if stride == 1 else reach // stride + phase_pitch * (reach % stride)
 
     def tiles(self, target: Target) -> dict[int, Tile]:
-        """The tile for each number of vectors, the widest first: as many rows as there are registers.
+        """Return the tile for each number of vectors, widest first, with as many rows as the registers allow.
 
-        The sums live in registers, with one row of inputs and the weights that it meets: one for each row that shares
-        it (LLVM keeps them there, since they are met again in the next row).
+        Registers hold the sums, one row of inputs, and one weight for each tile row that uses the input row (LLVM keeps
+        these weights in registers, since the next input row uses them again).
         """
         registers, channels = target.vector_registers - 1, self.channels
         if self.rolled:
             widest = rolled_vectors(self.kernel_size, registers)
             return {n: Tile(1, 1, n) for n in sorted({widest, *(n for n in (4, 3, 2, 1) if n < widest)}, reverse=True)}
-        if self.deep and self.many_outputs:  # two vectors of a channel are a cache line or two, three would be cut
+        if self.deep and self.many_outputs:  # two vectors fill one or two cache lines, three would split a line
             return {n: Tile(channels, 1, n) for n in (2, 1)}
         if self.flat:
             widest = (registers - 1) // (channels + (channels > 1))
@@ -97,22 +97,22 @@ class DirectRecipe:
 
 
 class Bounds(NamedTuple):
-    """What of the inputs exists, where borders are read in place; what does not counts as zero."""
+    """Bounds of the inputs, where borders are read in place; inputs outside count as zero."""
 
     plane: Number
-    """The number of the first input's plane, which may be negative, as those of its row and column may."""
+    """Plane of the first input; it may be negative, as may the row and the column."""
     row: Number
     column: Number
     depth: Int
     height: Int
     width: Int
     zeros: Pointer
-    """As many as a tile reads of a row."""
+    """Zeros, as many as a tile reads of a row."""
 
 
 class Place(NamedTuple):
-    """Where a tile stands: its first input, its group's weights and biases, its first output, the offset of its last
-    vector, and the rows and columns that there are.
+    """Position of a tile: its first input, its group's weights and biases, its first output, the offset of its last
+    vector, and the numbers of rows and columns that exist.
     """
 
     x: Pointer
@@ -124,7 +124,7 @@ class Place(NamedTuple):
     columns: Int
     bounds: Bounds | None
     edge: bool
-    """Whether columns may be missing on its left or right."""
+    """Whether columns may lie outside the image on the left or right."""
 
 
 def write_tile(
@@ -136,10 +136,10 @@ def write_tile(
     channel: Number,
     s: dict[str, Any],
 ) -> None:
-    """One register tile: every product of channels x rows x vectors outputs, and their delivery.
+    """Generate one register tile: all products of channels x rows x vectors outputs, and their stores.
 
-    Channels and rows that do not exist repeat the last one that does: their weights are its weights, or their outputs
-    are overwritten, since rows are stored from the last to the first.
+    Channels and rows beyond the last one repeat it: such channels use its weights, and the outputs of such rows are
+    overwritten, since rows are stored from the last to the first.
     """
     numbers = [
         code.minimum(channel + o, s["out_channels"] - 1) if o else code.integer(channel) for o in range(tile.channels)
@@ -173,7 +173,7 @@ def write_tile(
 
 @dataclass(frozen=True)
 class _Taps:
-    """The products of one input channel."""
+    """Generator of the products of one input channel."""
 
     code: FunctionBuilder
     recipe: DirectRecipe
@@ -184,7 +184,7 @@ class _Taps:
     phase_pitch: Int
 
     def planes(self, x: Pointer, weights: list[Pointer], pitch: Int, sums: Sequence[ir.Value]) -> list[ir.Value]:
-        """All taps, plane after plane."""
+        """Generate all taps, plane by plane."""
         depth, height, width = self.recipe.kernel_size
         if depth == 1:
             return self.plane(x, weights, self.height(0), sums)
@@ -195,7 +195,7 @@ class _Taps:
         return plane.values
 
     def height(self, plane: Number) -> Int | None:
-        """The rows of a plane: none of one that does not exist; None where all that is read exists."""
+        """Return the rows of a plane: 0 for a plane outside the image, None if all reads are inside."""
         bounds = self.place.bounds
         if bounds is None:
             return None
@@ -203,7 +203,7 @@ class _Taps:
         return self.code.choose(exists, bounds.height, 0)  # type: ignore[no-any-return]  # an Int
 
     def plane(self, x: Pointer, weights: list[Pointer], height: Int | None, sums: Sequence[ir.Value]) -> list[ir.Value]:
-        """The taps of one plane: kernel rows in blocks that are written out."""
+        """Generate the taps of one plane, in blocks of unrolled kernel rows."""
         _, taps, width = self.recipe.kernel_size
         blocks = -(-taps // UNROLLED_ROWS)
         size, larger = divmod(taps, blocks)
@@ -225,7 +225,7 @@ class _Taps:
         return list(sums)
 
     def rows(self, x: Pointer, start: Number, taps: int, height: Int | None) -> dict[int, Pointer]:
-        """Where the input rows begin that some kernel rows meet, by their distance from the first."""
+        """Return the start of each input row that some kernel rows read, keyed by its distance from the first row."""
         first = x + self.row_pitch * start
         found = {}
         for row in sorted(set(self.users(taps))):
@@ -236,7 +236,7 @@ class _Taps:
         return found
 
     def users(self, taps: int) -> dict[int, list[tuple[int, int]]]:
-        """The rows of the tile and of the kernel that meet in each input row."""
+        """Return the pairs of tile row and kernel row that use each input row."""
         found: dict[int, list[tuple[int, int]]] = {}
         for u in range(taps):
             for r in range(self.tile.rows):
@@ -246,7 +246,7 @@ class _Taps:
     def columns(
         self, origins: dict[int, Pointer], weights: list[Pointer], rows: int, sums: Sequence[ir.Value]
     ) -> list[ir.Value]:
-        """The taps of some kernel rows: few columns at once, many one after the other."""
+        """Generate the taps of some kernel rows: few columns are unrolled, many are a loop."""
         _, height, width = self.recipe.kernel_size
         if height * width <= UNROLLED_TAPS:
             return self.products(origins, weights, rows, range(width), sums)
@@ -262,7 +262,7 @@ class _Taps:
         columns: Sequence[Number],
         sums: Sequence[ir.Value],
     ) -> list[ir.Value]:
-        """Some kernel rows of some columns: each input row is loaded once a column, for all that need it."""
+        """Generate the products of some kernel rows and columns; each input row is loaded once per column."""
         width = self.recipe.kernel_size[2]
         code, recipe, tile, sums, users = self.code, self.recipe, self.tile, list(sums), self.users(rows)
         offsets = [q * self.lanes for q in range(tile.vectors - 1)] + [self.place.last]
@@ -294,7 +294,7 @@ class _Taps:
         return sums
 
     def masks(self, offsets: Sequence[Number], shift: Number) -> list[ir.Value] | None:
-        """The columns that exist of each vector of a tile at the left or right."""
+        """Return masks of the columns inside the image, for each vector of a tile at the left or right border."""
         bounds = self.place.bounds
         if bounds is None or not self.place.edge:
             return None
@@ -302,7 +302,7 @@ class _Taps:
         width = self.recipe.kernel_size[2]
         if self.tile.vectors * self.lanes + (width - 1) * self.recipe.dilation[2] > 64:
             return [self.code.lanes_between(0 - start, bounds.width - start, self.lanes) for start in starts]
-        # all columns that a tile reads, one bit each: LLVM finds it once
+        # all columns that a tile reads, one bit each: LLVM computes them once
         bits = self.code.bits_between(0 - bounds.column, bounds.width - bounds.column)
         return [self.code.lanes_of_bits(bits, self.code.integer(shift) + offset, self.lanes) for offset in offsets]
 
@@ -317,7 +317,7 @@ def deliver(
     *,
     past_caches: bool = False,
 ) -> None:
-    """Convert, add a bias that is not in the sums, and store; under a mask where there are fewer columns than lanes."""
+    """Convert, add a bias that is not in the sums, and store; under a mask if a row has fewer columns than lanes."""
     lanes = sums[0].type.count
     for q, value in enumerate(sums):
         made = from_sum(code, value, recipe.out_dtype)
@@ -341,9 +341,9 @@ def _store_columns(code: FunctionBuilder, where: Pointer, value: ir.Value, colum
 
 
 def rolls(recipe: DirectRecipe, target: Target) -> bool:
-    """Whether one channel goes to one, down rows in turn, and strips of two vectors fit the registers.
+    """Return whether groups have one channel, rows are used in order, and strips of two vectors fit the registers.
 
-    With 16 registers strips are narrow, and every input meets fewer products than in a tile of several rows.
+    With 16 registers strips are narrow, and every input serves fewer products than in a tile of several rows.
     """
     if target.vector_registers <= FEW_REGISTERS:
         return False
@@ -353,12 +353,12 @@ def rolls(recipe: DirectRecipe, target: Target) -> bool:
 
 
 def rolled_vectors(kernel_size: tuple[int, int, int], registers: int) -> int:
-    """The widest strip whose sums, a row of inputs and a weight fit the registers; all weights if there are few."""
+    """Return the vectors of the widest strip whose sums, inputs and weight (all weights if few) fit the registers."""
     return max((registers - 1) // (kernel_size[1] + 1), _beside_weights(kernel_size, registers))
 
 
 def keeps_weights(kernel_size: tuple[int, int, int], vectors: int, registers: int) -> bool:
-    """Whether all weights stay in registers beside the sums of a strip and one vector of inputs."""
+    """Return whether all weights fit the registers, together with the sums of a strip and one vector of inputs."""
     return vectors <= _beside_weights(kernel_size, registers)
 
 
@@ -368,21 +368,21 @@ def _beside_weights(kernel_size: tuple[int, int, int], registers: int) -> int:
 
 
 def line_of(recipe: DirectRecipe) -> int:
-    """Sums in a cache line."""
+    """Return the number of sums in a cache line."""
     return 64 // itemsize(STORED[recipe.sum_dtype])
 
 
 def taps_of(recipe: DirectRecipe) -> int:
-    """Taps of the kernel."""
+    """Return the number of taps of the kernel."""
     depth, height, width = recipe.kernel_size
     return depth * height * width
 
 
 def lanes_of(recipe: DirectRecipe, target: Target) -> int:
-    """Sums in a vector."""
+    """Return the number of sums in a vector."""
     return target.lanes(8 if recipe.sum_dtype in ("float64", "int64") else 4)
 
 
 def bias_kind(recipe: DirectRecipe) -> ir.Type:
-    """Integers take their bias after the conversion, in 64 bits; floats before, in the type of the sums."""
+    """Return the type of the bias: 64-bit integers are added after the conversion, floats before it, to the sums."""
     return STORED[recipe.out_dtype] if "int" in recipe.out_dtype else STORED[recipe.sum_dtype]

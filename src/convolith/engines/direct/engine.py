@@ -30,41 +30,41 @@ from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 name = "direct"
 
 LARGEST_SCRATCH = 1 << 23
-"""Bytes of a block's packed inputs above which nothing is gained by packing."""
+"""Bytes of a block's packed inputs above which packing gains nothing."""
 DENSE_EFFICIENCY, PLANE_EFFICIENCY, SIGNAL_EFFICIENCY = 0.92, 0.95, 0.6
-"""Fraction of the peak product rate that tiles of several channels, of one, and of one row reach with many taps."""
+"""Fractions of the peak product rate, with many taps, of tiles of several channels, one channel, and one row."""
 STARTING_TAPS, ROLLED_STARTING_TAPS = {True: 5.0, False: 10.0}, 1.5
-"""Products of an output whose time a tile needs to begin and end, with several channels and with one; and a row of a
-strip of rolling sums."""
+"""Overhead of a tile, as a number of products per output, with several channels and with one; and of a row of a strip
+of rolling sums."""
 NARROW_EFFICIENCY = 0.7
 """Factor on the efficiency where the output has fewer columns than two vectors."""
 SINGLE_TAP_EFFICIENCY = 0.8
 """Factor on the efficiency with one tap, where each input is loaded for as many products as a tile has channels."""
 INT64_EFFICIENCY = 0.15
-"""Products of 64-bit integers are put together from 32-bit ones."""
+"""Factor on the efficiency for 64-bit integers, whose products are composed of 32-bit products."""
 ROW_SECONDS, ROW_VECTOR_SECONDS = 1e-8, 2.5e-9
-"""What a row of outputs of one channel takes beside its products, and each vector of it, on one thread, where masks are
-vectors themselves (before AVX-512)."""
+"""Overhead of a row of outputs of one channel, and of each vector of the row, on one thread of processors whose masks
+are vectors (before AVX-512)."""
 LARGEST_STRIDE = 16
-"""From here on, windows hardly overlap, and what a block copies would be mostly what it does not need."""
+"""Largest stride: beyond it, windows hardly overlap, and most of the inputs that a block copies are not needed."""
 SERIAL_PRODUCTS = 200_000
-"""Products below which one thread is done before a second one has started."""
+"""Number of products below which one thread finishes before a second one has started."""
 
 LAYOUTS = 1024
-"""Specs whose blocks are remembered."""
+"""Number of specs whose blocks are cached."""
 
 
 class State(NamedTuple):
-    """All that is ready before an input comes."""
+    """Everything that is prepared before an input is known."""
 
     spec: ConvSpec
     recipe: DirectRecipe
     shape: tuple[int, ...]
-    """Of the result, whose spatial axes the spec may have as one."""
+    """Shape of the result, whose spatial axes may be merged into one in the spec."""
     kernel: torch.Tensor
     no_bias: torch.Tensor
     template: array[int]
-    """The arguments but for addresses, for a contiguous x, and room for the counters behind them."""
+    """Arguments without addresses, for a contiguous x, followed by space for the counters."""
     region: Routine
     threads: int
     scratch_bytes: int
@@ -72,7 +72,7 @@ class State(NamedTuple):
 
 
 def sum_dtype(spec: ConvSpec) -> str:
-    """The narrowest type in which integer sums are exact (and come out of the conversion), and floats' working type."""
+    """Return the narrowest type in which integer sums are exact and convertible, or the working type of floats."""
     if spec.out_dtype in HALVES:
         return "float32"
     if is_float(spec.out_dtype):
@@ -82,7 +82,7 @@ def sum_dtype(spec: ConvSpec) -> str:
 
 
 def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
-    """Transposed, complex, and steps so long that blocks would not fit a cache."""
+    """Return a reason for transposed or complex layers, long strides, and blocks that would not fit a cache."""
     if spec.transposed:
         return "transposed"
     if spec.out_dtype in COMPLEX:
@@ -100,12 +100,12 @@ def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
 
 
 def keeps_nonfinite_local(spec: ConvSpec) -> bool:
-    """It does."""
+    """Return True."""
     return True
 
 
 def note(spec: ConvSpec) -> str:
-    """The vectors, the type of the sums and whether the input is padded first."""
+    """Describe the vectors, the type of the sums and whether the input is padded first."""
     target = host()
     kind = sum_dtype(spec)
     parts = [f"{target.lanes(8 if '64' in kind else 4)} x {kind}"]
@@ -113,7 +113,7 @@ def note(spec: ConvSpec) -> str:
 
 
 def work(spec: ConvSpec) -> Work:
-    """The layer's products; the blocks' scratch, and what padding of other modes copies."""
+    """Count the layer's products, the scratch of the blocks, and the copies of padding modes other than zeros."""
     layer = layer_work(spec)
     memory = layer.memory.forward
     copied = 0
@@ -129,7 +129,7 @@ def work(spec: ConvSpec) -> Work:
 
 
 def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
-    """Products at the rate that the tile allows, or the memory's time if that is longer; blocks that are copied."""
+    """Estimate the time of the products and of copied blocks, or of the memory traffic if that is longer."""
     spec, target, threads = _as_signal(spec), host(), thread_count()
     recipe = recipe_of(spec, target)
     lanes = target.lanes(torch_dtype(recipe.sum_dtype).itemsize)
@@ -165,28 +165,28 @@ def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
 
 
 def _unpacked(spec: ConvSpec, recipe: DirectRecipe) -> bool:
-    """Whether most blocks are read where they are."""
+    """Return whether most blocks are read in place."""
     padded = any(spec.padding[-1]) and spec.output_size[-1] < geometry.FEW_BLOCKS * geometry.SHORT_PACKED_ROW
     return recipe.masked or (recipe.x_dtype == recipe.sum_dtype and recipe.stride[2] == 1 and not padded)
 
 
 def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
-    """A direct sum's."""
+    """Return the bound of a direct sum."""
     return direct_sum_bound(spec)
 
 
 def prepare_seconds(spec: ConvSpec, limits: MachineLimits) -> float:
-    """A conversion to the type of the sums, if that is another."""
+    """Estimate the time to convert the kernel to the type of the sums, if it differs."""
     return 0.0 if sum_dtype(spec) == spec.kernel_dtype else limits.moving_seconds(16 * prod(spec.kernel_shape))
 
 
 def prepare(spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
-    """The code, the blocks and the kernel in the type of the sums."""
+    """Prepare the code, the blocks and the kernel in the type of the sums."""
     return prepare_for(host(), spec, kernel, adjoint=adjoint)
 
 
 def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
-    """The same for any processor."""
+    """Prepare the code, the blocks and the kernel for any processor."""
     ready = _ready(target, spec, thread_count())
     kernel = turned(spec, kernel) if adjoint else kernel
     return ready._replace(kernel=to_working(kernel, torch_dtype(ready.recipe.sum_dtype)).contiguous())
@@ -194,7 +194,7 @@ def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint
 
 @lru_cache(maxsize=LAYOUTS)
 def _ready(target: Target, spec: ConvSpec, threads: int) -> State:
-    """All but the kernel: the code and the blocks."""
+    """Prepare everything except the kernel: the code and the blocks."""
     shape, spec = spec.output_shape, _flattened(_as_signal(spec))
     recipe = recipe_of(spec, target)
     wide = torch_dtype(recipe.sum_dtype)
@@ -215,12 +215,12 @@ def _ready(target: Target, spec: ConvSpec, threads: int) -> State:
 
 
 def _as_signal(spec: ConvSpec) -> ConvSpec:
-    """Without axes of one place, along which tiles would grow in vain; other modes pad x as it comes."""
+    """Remove axes of one position, which tiles cannot use, unless another padding mode pads x in its full shape."""
     return collapsed(spec) if spec.padding_mode == "zeros" else spec
 
 
 def _flattened(spec: ConvSpec) -> ConvSpec:
-    """A single tap that takes every input as a layer on one long axis, where tiles are widest."""
+    """Merge the axes of an unpadded layer with a single tap and stride 1 into a long one, where tiles are widest."""
     if spec.taps > 1 or max(spec.stride) > 1 or any(map(any, spec.padding)) or spec.axes == 1:
         return spec
     return replace(
@@ -235,13 +235,13 @@ def _flattened(spec: ConvSpec) -> ConvSpec:
 
 
 def bias_dtype(recipe: DirectRecipe) -> torch.dtype:
-    """Integer biases are added in the 64 bits of the output; others in the type of the sums."""
+    """Return the dtype of the bias: int64 for integer outputs, otherwise the type of the sums."""
     return torch.int64 if "int" in recipe.out_dtype else torch_dtype(recipe.sum_dtype)
 
 
 def recipe_of(spec: ConvSpec, target: Target) -> DirectRecipe:
-    """What the code for a spec is specialised on; other sizes of image, batch or channels share it."""
-    # a step that is never taken is 1, so that no code is made for it
+    """Return the parameters of the code for a spec; most other image, batch and channel sizes share the code."""
+    # strides and dilations without effect become 1, so that no separate code is compiled
     stride = _three(tuple(s if n > 1 else 1 for s, n in zip(spec.stride, spec.output_size, strict=True)))
     dilation = _three(tuple(d if k > 1 else 1 for d, k in zip(spec.dilation, spec.kernel_size, strict=True)))
     kernel_size = _three(spec.kernel_size)
@@ -265,7 +265,7 @@ def recipe_of(spec: ConvSpec, target: Target) -> DirectRecipe:
 
 
 def _window_bytes(spec: ConvSpec) -> int:
-    """The inputs of a row of tiles of a short block."""
+    """Return the bytes of inputs that a row of tiles of a short block reads."""
     return (
         spec.in_channels
         // spec.groups
@@ -276,12 +276,12 @@ def _window_bytes(spec: ConvSpec) -> int:
 
 
 def _three(values: tuple[int, ...]) -> tuple[int, int, int]:
-    """One number per axis (depth, height, width); axes that are missing have 1."""
+    """Return one number per axis (depth, height, width), with 1 for missing axes."""
     return (*(1,) * (3 - len(values)), *values)  # type: ignore[return-value]  # three in all
 
 
 def _channels(outs: int, target: Target, vectors: int) -> int:
-    """Output channels of a tile: as many as the registers allow, unless fewer divide them better."""
+    """Return the output channels of a tile: as many as the registers allow, unless fewer divide them better."""
     most = min(outs, target.accumulators // vectors)
     return min(range(most, 0, -1), key=lambda n: ceil(outs / n) * n * (1 + 0.15 * (most - n)))
 
@@ -290,17 +290,17 @@ AT = {name: number for number, name in enumerate(SLOTS)}
 X, WEIGHT, BIAS, Y, SCRATCH, COUNTER = (AT[n] for n in ("x", "weight", "bias", "y", "scratch", "counters"))
 STREAMS = AT["streams"]
 COUNTERS = 24
-"""Slots for the two counters, each in a cache line of its own."""
+"""Number of slots for the two counters, each in its own cache line."""
 
 
 def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Fill the arguments and run the region."""
+    """Fill in the arguments and run the region."""
     spec = state.spec
     if spec.padding_mode != "zeros":
         x = pad(x, spec.padding, spec.padding_mode)
     slots = state.template[:]
     if x.ndim != spec.axes + 2:
-        x = x.contiguous()  # its spatial axes are one
+        x = x.contiguous()  # its spatial axes are merged
     elif not x.is_contiguous():
         if x.stride(-1) != 1:
             x = x.contiguous()
@@ -318,7 +318,7 @@ def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.T
 
 
 def _describe(slots: array[int], recipe: DirectRecipe, strides: tuple[int, ...], itemsize: int) -> None:
-    """Fill in what depends on the layout of x; its last axis has stride 1."""
+    """Fill in the arguments that depend on the layout of x, whose last axis has stride 1."""
     slots[AT["x_image"]], slots[AT["x_channel"]], *rest = strides
     slots[AT["x_plane"]] = rest[0] if len(rest) == 3 else 0
     slots[AT["x_row"]] = rest[-2] if len(rest) > 1 else 0

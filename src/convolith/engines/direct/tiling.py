@@ -1,4 +1,4 @@
-"""The blocks of the direct engine: how an output is divided among threads and caches, and the scratch of a block."""
+"""Blocks of the direct engine: the division of an output for threads and caches, and the scratch of a block."""
 
 from __future__ import annotations
 
@@ -12,71 +12,71 @@ from convolith.jit import Target, thread_count
 from convolith.spec import ConvSpec
 
 PACKED_BYTES = 1 << 17
-"""What a block's packed inputs may take: a quarter of a second-level cache of 512 KiB, which its outputs share."""
+"""Upper bound on the bytes of a block's packed inputs: a quarter of a 512 KiB L2 cache, which its outputs share."""
 LONG_ROW = 768
-"""Columns of a block that is read in place: long, for the memory's prefetching, and with its rows in a first-level
-cache until the next row of tiles has read them again."""
+"""Number of columns of a block that is read in place: long, for hardware prefetching, but short enough to keep its rows
+in a first-level cache until the next row of tiles has read them again."""
 WIDE, LONG_PACKED_ROW, SHORT_PACKED_ROW = 1500, 384, 72
-"""Columns of a block where some are packed: short in images that are not wide, for only the blocks that touch a border
-are copied."""
+"""Output width from which images are wide, and columns of a block in wide and in other images, where some blocks are
+packed: only blocks at a border are copied, so short blocks copy less."""
 FEW_BLOCKS = 3
-"""Blocks across an image up to which it is not divided."""
+"""Number of short blocks across a padded image below which the image is not divided into columns."""
 TALL_BLOCK = 64
-"""Rows of a block that is packed: whole planes where they are small, so that the zeros around are written once."""
+"""Upper bound on the rows of a packed block: whole small planes, whose surrounding zeros are written once."""
 TASKS_PER_THREAD = 4
 STRIP_ROWS = 128
-"""Rows up to which strips of rolling sums are not divided but for the threads."""
+"""Upper bound on the rows of a strip of rolling sums; shorter images are divided only to occupy all threads."""
 ROWS_PER_WAITING = 8
-"""Rows of such a strip at least for each that waits: the strip below reads the inputs of those again."""
+"""Minimum rows of a strip per kernel row after the first: the strip below reads the inputs of those rows again."""
 FOLLOWED_PAGES = 60
-"""Pages of inputs and outputs that a strip of a large image may run through: the memory's prefetching follows about as
-many. Where a row has few products, the processor looks ahead by itself."""
+"""Number of pages of inputs and outputs that a strip of a large image may cross: hardware prefetching follows about as
+many. Where a row has few products, the processor itself looks ahead."""
 LARGE_BYTES = 1 << 24
-"""Outputs from which on whoever reads them next finds few in a cache."""
+"""Bytes of outputs from which their next reader finds few of them in a cache."""
 STATIC_SHARE = 0.75
-"""The part of the tasks that is divided beforehand, so that a thread finds in its caches what it worked on in the
-last call; the rest goes to whoever is free."""
+"""Fraction of the tasks that is assigned to threads in advance, so that a thread finds the data of its last call in its
+caches; free threads take the other tasks."""
 CROWDED_ROWS = 6
-"""Rows that one set of a first-level cache of eight ways may hold beside the outputs."""
+"""Upper bound on the input rows in one set of a first-level cache of eight ways, which also holds outputs."""
 WIDE_FOR_MASKS = 3
-"""Vectors in a row of outputs for each kernel column from which masks that are vectors cost less than packing."""
+"""Number of vectors in an output row, per kernel column, from which masks in vectors cost less than packing."""
 PACKED_FOR = 8
-"""Times that a tile is read, from which packing it pays."""
+"""Number of times that a tile is read from which packing pays."""
 CONVERTED_FOR = 2
-"""Products for a loaded vector from which converting it at every load is cheaper than copying it converted."""
+"""Number of products per loaded vector from which conversion at every load is cheaper than a converted copy."""
 MANY_ROWS = 64
-"""Rows of inputs, each on a page of its own, above which a tile is packed: first-level TLBs have 64 entries."""
+"""Number of input rows, each on its own page, above which a tile is packed: first-level TLBs have 64 entries."""
 PAGE = 4096
 CACHE_PERIOD = 4096
-"""Bytes after which addresses fall into the same set of a first-level cache again."""
+"""Distance in bytes between addresses that share a set of a first-level cache."""
 WINDOW_BYTES = 20 << 10
-"""Inputs of a row of tiles that stay in a first-level cache of 32 KiB while the output channels go by."""
+"""Bytes of a row of tiles' inputs that stay in a first-level cache of 32 KiB during the loop over output channels."""
 
 
 class Layer(NamedTuple):
-    """A spec's sizes on three axes, those of one group."""
+    """Sizes of a spec on three axes, for one group."""
 
     planes: int
-    """Output planes, each a depth, group and image of its own."""
+    """Number of output planes, one per depth, group and image."""
     ins: int
     outs: int
     size: tuple[int, ...]
     output_size: tuple[int, ...]
     before: tuple[int, ...]
-    """Zeros before the first input of an axis."""
+    """Number of zeros before the first input of each axis."""
     padded: bool
-    """Whether there are zeros at the ends of rows."""
+    """Whether rows have zeros at their ends."""
 
 
 class Block(NamedTuple):
-    """Rows and columns of outputs that are one task."""
+    """Rows and columns of outputs that form one task."""
 
     rows: int
     columns: int
 
 
 def plan_blocks(spec: ConvSpec, recipe: DirectRecipe, target: Target) -> tuple[dict[str, int], int]:
-    """The sizes among a region's arguments, and the elements of scratch for all threads."""
+    """Return the sizes among a region's arguments, and the elements of scratch for all threads."""
     layer = _layer(spec)
     large = prod(spec.output_shape) * ITEMSIZE[spec.out_dtype] >= LARGE_BYTES
     block = _strips(layer, recipe, large=large) if recipe.rolled and recipe.masked else _block(layer, recipe, target)
@@ -112,7 +112,7 @@ def plan_blocks(spec: ConvSpec, recipe: DirectRecipe, target: Target) -> tuple[d
 def _layer(spec: ConvSpec) -> Layer:
     ones = (1,) * (3 - spec.axes)
     padding, size = spec.padding, spec.size
-    if spec.padding_mode != "zeros":  # padded ahead
+    if spec.padding_mode != "zeros":  # padded beforehand
         size = tuple(n + sum(pair) for n, pair in zip(size, padding, strict=True))
         padding = ((0, 0),) * spec.axes
     output_size = (*ones, *spec.output_size)
@@ -128,7 +128,7 @@ def _layer(spec: ConvSpec) -> Layer:
 
 
 def _block(layer: Layer, recipe: DirectRecipe, target: Target) -> Block:
-    """As large as the caches allow, unless there would be too few for the threads."""
+    """Return a block as large as the caches allow, but small enough to give all threads work."""
     _, out_height, out_width = layer.output_size
     lanes = lanes_of(recipe, target)
     tiles = recipe.tiles(target)
@@ -155,7 +155,7 @@ def _block(layer: Layer, recipe: DirectRecipe, target: Target) -> Block:
 
 
 def _strips(layer: Layer, recipe: DirectRecipe, *, large: bool) -> Block:
-    """Whole rows, divided so that each thread has some blocks."""
+    """Return blocks of whole rows, enough of them for all threads."""
     _, out_height, out_width = layer.output_size
     waiting, most = recipe.kernel_size[1] - 1, STRIP_ROWS
     if large and taps_of(recipe) > UNROLLED_TAPS:
@@ -167,16 +167,16 @@ def _strips(layer: Layer, recipe: DirectRecipe, *, large: bool) -> Block:
 
 
 def _whole_vectors(spec: ConvSpec, recipe: DirectRecipe, target: Target) -> bool:
-    """Whether every output row begins at a multiple of a vector's bytes, as stores past the caches must."""
+    """Return whether every output row begins at a multiple of a vector's bytes, as stores past the caches require."""
     size = ITEMSIZE[spec.out_dtype]
     return spec.output_size[-1] * size % min(64, lanes_of(recipe, target) * size) == 0
 
 
 def _columns(layer: Layer, recipe: DirectRecipe, narrowest: int) -> int:
-    """The columns that a block would best have."""
+    """Return the preferred number of columns of a block."""
     if (
         recipe.many_outputs and not recipe.deep
-    ):  # as long as the inputs of an output row stay in the cache for all of them
+    ):  # as many as keep an output row's inputs in the cache for all output channels
         rows = layer.ins * recipe.kernel_size[0] * recipe.kernel_size[1]
         return max(narrowest, WINDOW_BYTES // (rows * recipe.stride[2] * ITEMSIZE[recipe.sum_dtype]))
     out_width = layer.output_size[2]
@@ -188,32 +188,32 @@ def _columns(layer: Layer, recipe: DirectRecipe, narrowest: int) -> int:
 
 
 def _even(size: int, wanted: int, multiple: int) -> int:
-    """The length of pieces of a size, as near the wanted one as equal pieces of a multiple of a number come."""
+    """Return the length of equal pieces of a size, near the wanted length and a multiple of `multiple`."""
     return ceil(size / max(1, round(size / wanted)) / multiple) * multiple
 
 
 def _halved(block: Block, fewest_rows: int, narrowest: int, lanes: int) -> Block:
-    """Half the rows, or half the columns where there are few rows; the same block where there are few of both."""
+    """Return the block with half its rows, or half its columns if it has few rows; unchanged if it has few of both."""
     if block.rows > fewest_rows:
         return block._replace(rows=ceil(block.rows / 2 / fewest_rows) * fewest_rows)
     return block._replace(columns=max(min(block.columns, narrowest), ceil(block.columns / 2 / lanes) * lanes))
 
 
 def _zeros(recipe: DirectRecipe, target: Target) -> int:
-    """Elements of the row of zeros that stands for rows outside the image."""
+    """Return the elements of the row of zeros that replaces rows outside the image."""
     reach = max(recipe.tiles(target)) * lanes_of(recipe, target) + (recipe.kernel_size[2] - 1) * recipe.dilation[2]
     return ceil(reach / 64) * 64
 
 
 def _scratch(layer: Layer, recipe: DirectRecipe, target: Target, pitches: tuple[int, int, int, int]) -> int:
-    """Elements of a block's packed inputs, a row before it is split, and what tiles read beyond."""
+    """Return the elements of a block's packed inputs, of a row before it is split, and of reads beyond the end."""
     phase, row, _, channel = pitches
     line = row + recipe.stride[2] * (phase + 4 * lanes_of(recipe, target))
     return ceil((layer.ins * channel + line + emit.slack(recipe, target)) / 64) * 64
 
 
 def _pitches(recipe: DirectRecipe, target: Target, block: Block) -> tuple[int, int, int, int]:
-    """Of phases, rows, planes and channels in the scratch of a block."""
+    """Return the pitches of phases, rows, planes and channels in the scratch of a block."""
     reach = (block.columns - 1) * recipe.stride[2] + (recipe.kernel_size[2] - 1) * recipe.dilation[2] + 1
     line = line_of(recipe)
     phase = ceil((ceil(reach / recipe.stride[2]) + lanes_of(recipe, target)) / line) * line
@@ -224,10 +224,10 @@ def _pitches(recipe: DirectRecipe, target: Target, block: Block) -> tuple[int, i
 
 
 def masked(recipe: DirectRecipe, target: Target, spec: ConvSpec) -> bool:
-    """Whether all is read where it is, borders under masks: where the processor has them and no stride is split.
+    """Return whether all inputs are read in place, with masks at borders, where the processor has masks.
 
-    Elements are converted as often as they are loaded, hence only where what is loaded serves several products. Masks
-    that are vectors themselves (before AVX-512) are made anew for every kernel column, and pay in wide images only.
+    No stride may be split. Elements are converted at every load, which pays only if a load serves several products.
+    Masks in vectors (before AVX-512) are computed for every kernel column, which pays only in wide images.
     """
     ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
     if ITEMSIZE[recipe.x_dtype] < target.masked_bytes or recipe.stride[2] > 1 or _read_often(recipe, ins, outs):
@@ -242,12 +242,12 @@ def masked(recipe: DirectRecipe, target: Target, spec: ConvSpec) -> bool:
 
 
 def _read_often(recipe: DirectRecipe, ins: int, outs: int) -> bool:
-    """Whether the inputs of a tile lie on many pages and are read many times, so that packing them pays."""
+    """Return whether a tile's inputs lie on many pages and are read many times, so that packing pays."""
     return outs / recipe.channels >= PACKED_FOR and ins * recipe.kernel_size[0] * recipe.kernel_size[1] > MANY_ROWS
 
 
 def reads_in_place(recipe: DirectRecipe, ins: int, outs: int, row_bytes: int) -> bool:
-    """Whether inner blocks are read where they are: no conversion, no stride, and rows that do not evict each other."""
+    """Return whether inner blocks are read in place: no conversion, no stride, and no rows that evict each other."""
     if recipe.x_dtype != recipe.sum_dtype or recipe.stride[2] > 1 or _read_often(recipe, ins, outs):
         return False
     sets = 1

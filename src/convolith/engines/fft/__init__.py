@@ -1,1 +1,1 @@
-"""The Fourier engine: its answers, its tiles, and the code that it generates."""
+"""Fourier engine: its interface, its tiles and its generated code."""

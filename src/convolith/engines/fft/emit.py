@@ -1,16 +1,16 @@
-"""Writes the machine code of the generated Fourier engine: overlap-save tiles, two at a time, in a second-level cache.
+"""Generated code of the Fourier engine: overlap-save tiles, two at a time, in a second-level cache.
 
-Two tiles of an image are the real and the imaginary part of one complex tile: a real kernel leaves them apart, and no
-transform of real numbers is needed. The first axis is transformed with adjacent columns as lanes, straight out of the
+Two tiles of an image are the real and the imaginary part of one complex tile: a real kernel keeps them separate, and no
+transform of real numbers is needed. The first axis is transformed with adjacent columns as lanes, directly from the
 image; then blocks of lanes x lanes are transposed, and the second axis is transformed with rows as lanes:
 
     columns   Z[vector of columns][row]           forward, read from the image's rows under masks
-    rows      V[vector of rows][column]           transposed out of Z, forward, in place
+    rows      V[vector of rows][column]           transposed from Z, forward, in place
     product   V times the kernel's spectrum, summed over the input channels
-    rows      back in place, and transposed into Z
-    columns   back; the last pass writes the image's rows
+    rows      inverse, in place, and transposed into Z
+    columns   inverse; the last pass writes the image's rows
 
-A signal is an image of short rows one after the other: between the axes, its points are rotated as by any pass.
+A signal is an image of consecutive short rows: between the axes, its points are rotated as in any other pass.
 Volumes are transformed slice by slice; along their depth, taps are summed like channels.
 """
 
@@ -39,7 +39,7 @@ SLOTS = (
     *("column_count", "row_count", "first_pair", "block_pairs", "all_pairs", "panel", "taps", "dilation", "v", "m"),
     *("thread_elements", "v_offset", "meet_offset", "m_offset", "table_offset", "edge_offset"),
 )
-"""The arguments of a region, one 8-byte slot each; channels are per group."""
+"""Arguments of a region, one 8-byte slot each; channels are per group."""
 POINTERS = (
     "x",
     "y",
@@ -55,21 +55,21 @@ POINTERS = (
     "m",
 )
 FILTER, SPECTRA, FORWARD, PRODUCTS, BACK, TOGETHER = range(6)
-"""Stages: all of a pair of tiles at once, where no channels meet; kernels into spectra; where channels meet, what comes
-before the products, they themselves and what comes after, or all three for a block of pairs at once."""
+"""Stages: all steps of a pair of tiles, where no channels are summed; kernels to spectra; where channels are summed,
+the forward transforms, the products and the inverse transforms, or all three for a block of pairs."""
 PASS_FIELDS = 4
-"""Numbers of a pass in its table: radix, distance, blocks, and where its rotations begin."""
+"""Number of table entries per pass: radix, distance, blocks, and the start of its rotations."""
 
 
 class FftRecipe(NamedTuple):
-    """What the code is specialised on: float32 or float64, and whether channels (or slices) meet."""
+    """Parameters that the code is specialised on: float32 or float64, and whether channels (or slices) are summed."""
 
     dtype: str
     meet: bool
 
 
 def write(module: ir.Module, target: Target, recipe: FftRecipe) -> None:
-    """The region: a stage's tasks until none is left."""
+    """Generate the region: run a stage's tasks until none remains."""
     element = STORED[recipe.dtype]
     lanes = target.lanes(itemsize(element))
     kernels = kernels_of(module, element, lanes)
@@ -94,7 +94,7 @@ def write(module: ir.Module, target: Target, recipe: FftRecipe) -> None:
 
 
 class _Tiles(NamedTuple):
-    """What is written into the region for a pair of tiles."""
+    """Generator of the region's code for a pair of tiles."""
 
     code: FunctionBuilder
     lanes: int
@@ -104,7 +104,7 @@ class _Tiles(NamedTuple):
     products: Products | None
 
     def filter(self, task: Int) -> None:
-        """One pair of tiles of one channel, for all the outputs that it has a part in."""
+        """Generate the convolution of one pair of tiles of one channel, for all outputs that depend on it."""
         code, s = self.code, self.s
         pair, rest = task % s["pairs"], task // s["pairs"]
         group, image = rest % s["groups"], rest // s["groups"]
@@ -119,9 +119,9 @@ class _Tiles(NamedTuple):
             self.columns_back(y + out.index * s["y_channel"], pair, s["bias"] + group * s["out_channels"] + out.index)
 
     def spectrum(self, task: Int) -> None:
-        """One plane of a kernel, which is the only tile of itself, into its conjugate spectrum.
+        """Generate the transform of one plane of a kernel, which is a single tile, to its conjugate spectrum.
 
-        Spectra lie side by side, or, frequency by frequency, in panels of output channels.
+        Spectra are stored one after the other, or, frequency by frequency, in panels of output channels.
         """
         code, s, lanes = self.code, self.s, self.lanes
         self.columns(s["x"] + task * s["x_channel"], code.integer(0))
@@ -138,13 +138,13 @@ class _Tiles(NamedTuple):
             store(s["y"] + place, lanes, conjugate, f.index * ins * outs)
 
     def forward(self, task: Int) -> None:
-        """One pair of tiles of one slice and channel of a block, transformed."""
+        """Generate the forward transform of one pair of tiles of one slice and channel of a block."""
         s = self.s
         pair, rest = task % s["block_pairs"], task // s["block_pairs"]
         self.enter(s["v"], s["first_pair"], s["block_pairs"], pair, rest % s["slices"], rest // s["slices"])
 
     def enter(self, v: Pointer, first: Int, block: Int, pair: Int, plane: Int, channel: Int) -> None:
-        """A pair of a block, of one slice and channel, transformed, beside the others of its frequencies."""
+        """Generate the transform of a pair of tiles, stored next to the other pairs of the block for each frequency."""
         code, s, lanes = self.code, self.s, self.lanes
         number, z = first + pair, plane - s["pad_depth"]
         exists = code.every(z >= 0, z < s["depth"])
@@ -159,24 +159,24 @@ class _Tiles(NamedTuple):
             store(v + place, lanes, load(made, lanes, f.index), f.index * ins * all_)
 
     def product(self, task: Int) -> None:
-        """One vector of frequencies of one group of a block."""
+        """Generate the products of one vector of frequencies of one group of a block."""
         self.multiply(task, self.s["v"], self.s["m"], self.s["block_pairs"])
 
     def multiply(self, task: Int, v: Pointer, m: Pointer, block: Int) -> None:
-        """The products of a vector of frequencies of one group."""
+        """Generate the products of a vector of frequencies of one group."""
         s = self.s
         channels = s["in_channels"], s["out_channels"]
         size = Sizes(*channels, block, s["slices"], s["out_depth"], s["taps"], s["dilation"], self.frequencies())
-        assert self.products is not None  # noqa: S101 - written only where channels meet
+        assert self.products is not None  # noqa: S101 - generated only where channels are summed
         self.products.frequency(self.code, size, task, s["spectrum"], v, m)
 
     def back(self, task: Int) -> None:
-        """One pair of tiles of one slice and output channel of a block, transformed back."""
+        """Generate the inverse transform of one pair of tiles of one slice and output channel of a block."""
         s = self.s
         self.leave(s["m"], s["first_pair"], s["block_pairs"], task)
 
     def leave(self, m: Pointer, first: Int, block: Int, task: Int) -> None:
-        """A pair of a block, of one slice and output channel, out of the products into the image."""
+        """Generate the inverse transform of a pair of tiles of a block, from the products to the image."""
         s = self.s
         number, rest = first + task % block, task // block
         plane, channel = rest % s["out_depth"], rest // s["out_depth"]
@@ -186,7 +186,7 @@ class _Tiles(NamedTuple):
         self.columns_back(y, number % s["pairs"], s["bias"] + channel)
 
     def together(self, task: Int) -> None:
-        """A block of pairs by one thread alone: nothing goes from one processor's cache to another's."""
+        """Generate all stages of a block of pairs on one thread, so that no data move between processor caches."""
         code, s = self.code, self.s
         first = task * s["block_pairs"]
         block = code.minimum(s["block_pairs"], s["all_pairs"] - first)
@@ -201,37 +201,37 @@ class _Tiles(NamedTuple):
             self.leave(m, first, block, made.index)
 
     def frequencies(self) -> Number:
-        """Complex vectors of a tile."""
+        """Return the number of complex vectors of a tile."""
         return self.s["rows"] * self.s["columns"] // self.lanes
 
     def points(self) -> Number:
-        """Numbers of a complex tile."""
+        """Return the number of real numbers in a complex tile."""
         return self.s["rows"] * self.s["columns"] * 2
 
     def table(self, side: int) -> Pointer:
-        """The addresses of the rows of a tile."""
+        """Return the table of the addresses of a tile's rows."""
         place: Pointer = (self.scratch + self.s["table_offset"]).cast(I64) + self.s["rows"] * side
         return place
 
     def corner(self, tile: Int) -> tuple[Int, Int]:
-        """The first output of a tile, row and column."""
+        """Return the row and the column of the first output of a tile."""
         s = self.s
         return tile // s["tiles_across"] * s["step_rows"], tile % s["tiles_across"] * s["step_columns"]
 
     def edge(self, side: Number) -> Pointer:
-        """A row apart: what lies partly in a signal, of inputs (0 to 3) or outputs (4, 5), or nowhere (6)."""
+        """Return a buffer for rows partly outside a signal, inputs (0 to 3) or outputs (4, 5), or a dummy row (6)."""
         place: Pointer = self.scratch + self.s["edge_offset"] + self.s["columns"] * side
         return place
 
     def columns(self, x: Pointer, pair: Int) -> None:
-        """Both tiles of a channel, transformed down their columns into Z."""
+        """Generate the transform of both tiles of a channel down their columns to Z."""
         code, s = self.code, self.s
         lefts = [self.read_from(x, pair * 2 + side, side) for side in range(2)]
         width = code.choose(s["turned"] >= 1, s["columns"], s["width"])
         with code.loop(0, s["columns"], self.lanes) as column:
             z = self.scratch + column.index * s["rows"] * 2
             bounds = []
-            for left in lefts:  # the lanes that lie in the image
+            for left in lefts:  # the lanes inside the image
                 begin = left + column.index
                 bounds += [0 - begin, width - begin]
             code.call(
@@ -242,9 +242,9 @@ class _Tiles(NamedTuple):
             self.run(self.kernels.forward, z, "column", 1, s["column_count"])
 
     def read_from(self, x: Pointer, tile: Int, side: int) -> Int:
-        """Note where the rows of a tile begin, and return the image's column at its first one.
+        """Store the addresses of a tile's rows in its table, and return the image column of its first column.
 
-        Rows that do not exist, and all rows of a tile that does not exist, are zeros.
+        Rows outside the image, and all rows of a tile that does not exist, are zeros.
         """
         code, s = self.code, self.s
         row, column = self.corner(tile)
@@ -267,16 +267,16 @@ class _Tiles(NamedTuple):
         return begin
 
     def copy(self, source: Pointer, goal: Pointer, low: Number, high: Number) -> None:
-        """A row of a tile from place `low` to before `high`, and zeros elsewhere."""
+        """Copy a row of a tile from position `low` to before `high`, with zeros elsewhere."""
         code, lanes = self.code, self.lanes
         with code.loop(0, self.s["columns"], lanes) as column:
             mask = code.lanes_between(low - column.index, high - column.index, lanes)
             (goal + column.index).store((source + column.index).masked_vector(lanes, mask))
 
     def write_to(self, y: Pointer, tile: Int, side: int) -> Int:
-        """Note where the rows of a tile's outputs begin, and return how many columns it has.
+        """Store the addresses of a tile's output rows in its table, and return its number of columns.
 
-        Rows that do not exist go where nobody looks; the last one of a signal may have to be cut.
+        Rows outside the image are written to a dummy row; the last row of a signal may have to be cut.
         """
         code, s = self.code, self.s
         row, column = self.corner(tile)
@@ -294,7 +294,7 @@ class _Tiles(NamedTuple):
         return written
 
     def finish_signal(self, y: Pointer, tile: Int, side: int) -> None:
-        """Write the part of the last row of a signal's outputs that there is, if it lies in this tile."""
+        """Write the existing part of the last row of a signal's outputs, if the row lies in this tile."""
         code, s, lanes = self.code, self.s, self.lanes
         row, _ = self.corner(tile)
         last, rest = s["out_width"] // s["columns"], s["out_width"] % s["columns"]
@@ -305,7 +305,7 @@ class _Tiles(NamedTuple):
             goal.masked_store(value, code.lanes_below(rest - column.index, lanes))
 
     def run(self, functions: dict[int, FunctionBuilder], z: Pointer, axis: str, begin: Number, end: Number) -> None:
-        """Some passes of an axis, forward or back."""
+        """Generate some passes of an axis, forward or inverse."""
         code, s = self.code, self.s
         back = functions is self.kernels.back
         with code.loop(begin, end) as number:
@@ -317,7 +317,7 @@ class _Tiles(NamedTuple):
                     code.call(function, z, distance, blocks, s[f"{axis}_rotations"] + start)
 
     def rows(self, v: Pointer) -> None:
-        """Z, transposed by blocks and transformed along its rows, into V."""
+        """Generate the transposition of Z by blocks and the transform along its rows, to V."""
         code, s, lanes = self.code, self.s, self.lanes
         with code.loop(0, s["rows"], lanes) as row:
             goal = v + row.index * s["columns"] * 2
@@ -328,7 +328,7 @@ class _Tiles(NamedTuple):
             self.run(self.kernels.forward, goal, "row", 0, s["row_count"])
 
     def rows_back(self, value: Callable[[Number], Complex]) -> None:
-        """What `value` finds at a place of V, transformed back along its rows, into Z."""
+        """Generate the inverse transform, along rows, of the vectors that `value` returns for positions of V, to Z."""
         code, s, lanes = self.code, self.s, self.lanes
         m = self.scratch + s["m_offset"]
         with code.loop(0, s["rows"], lanes) as row:
@@ -342,7 +342,7 @@ class _Tiles(NamedTuple):
                 code.call(self.kernels.block, m + column.index * (2 * lanes), goal)
 
     def turn(self, z: Pointer, row: Int, *, conjugate: bool) -> None:
-        """The rotations between the axes of a signal."""
+        """Generate the rotations between the axes of a signal."""
         code, s, lanes = self.code, self.s, self.lanes
         factors = s["between"] + row * s["columns"] * 2
         with code.when(s["turned"] >= 1), code.loop(0, s["columns"]) as column:
@@ -350,7 +350,7 @@ class _Tiles(NamedTuple):
             store(z, lanes, multiply(code, value, factor, conjugate=conjugate), column.index)
 
     def columns_back(self, y: Pointer, pair: Int, bias: Pointer) -> None:
-        """Z, transformed back down its columns, into the rows of both tiles."""
+        """Generate the inverse transform of Z down its columns, to the rows of both tiles."""
         code, s = self.code, self.s
         widths = [self.write_to(y, pair * 2 + side, side) for side in range(2)]
         with code.loop(0, code.maximum(*widths), self.lanes) as column:

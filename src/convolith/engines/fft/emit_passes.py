@@ -1,4 +1,4 @@
-"""What generated Fourier transforms are put together from: passes, and their ways in and out of images."""
+"""Building blocks of generated Fourier transforms: passes, and the passes that read and write images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from convolith.jit.builder import I64, POINTER, FunctionBuilder, Int, Number, Po
 
 
 class Kernels(NamedTuple):
-    """The functions of passes, by radix: forward and back, and those that read and write images."""
+    """Functions of the passes, by radix, forward and inverse, and functions that read and write images."""
 
     forward: dict[int, FunctionBuilder]
     back: dict[int, FunctionBuilder]
@@ -21,7 +21,7 @@ class Kernels(NamedTuple):
 
 
 def kernels_of(module: ir.Module, element: ir.Type, lanes: int) -> Kernels:
-    """All of them, written into a module."""
+    """Generate all functions of the passes in a module."""
     return Kernels(
         {r: _pass(module, element, lanes, r, forward=True) for r in RADICES},
         {r: _pass(module, element, lanes, r, forward=False) for r in RADICES},
@@ -32,25 +32,25 @@ def kernels_of(module: ir.Module, element: ir.Type, lanes: int) -> Kernels:
 
 
 def load(z: Pointer, lanes: int, at: Number = 0) -> Complex:
-    """The complex vector of a number."""
+    """Load the complex vector with number `at`."""
     return Complex((z + at * (2 * lanes)).vector(lanes), (z + (at * (2 * lanes) + lanes)).vector(lanes))
 
 
 def store(z: Pointer, lanes: int, value: Complex, at: Number = 0) -> None:
-    """Write the complex vector of a number."""
+    """Store the complex vector with number `at`."""
     (z + at * (2 * lanes)).store(value.real)
     (z + (at * (2 * lanes) + lanes)).store(value.imag)
 
 
 def _rotations(code: FunctionBuilder, table: Pointer, j: Int, radix: int, lanes: int) -> list[Complex]:
-    """The factors of the outputs 1 .. radix - 1 at a place."""
+    """Load the factors of the outputs 1 .. radix - 1 at position `j`."""
     base = table + j * (2 * (radix - 1))
     numbers = [code.splat((base + n).load(), lanes) for n in range(2 * (radix - 1))]
     return [Complex(*pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
 
 
 def _pass(module: ir.Module, element: ir.Type, lanes: int, radix: int, *, forward: bool) -> FunctionBuilder:
-    """A pass in place. Arguments: Z, distance, blocks, rotations (not read where the distance is one)."""
+    """Generate a pass in place. Arguments: Z, distance, blocks, rotations (not read if the distance is one)."""
     name = f"{'forward' if forward else 'back'}{radix}"
     code = FunctionBuilder(module, name, [POINTER, I64, I64, POINTER], internal=True)
     z, distance, blocks, table = (code.argument(n, k) for n, k in enumerate((element, None, None, element)))
@@ -82,16 +82,16 @@ def _pass(module: ir.Module, element: ir.Type, lanes: int, radix: int, *, forwar
 
 
 def _at(code: FunctionBuilder, table: Pointer, number: Number, offset: Int, element: ir.Type) -> Pointer:
-    """An address out of a table, moved by bytes."""
+    """Return an address from a table, plus an offset in bytes."""
     address = (table + number).integer() + offset
     return Pointer(code, code.ir.inttoptr(address.value, POINTER), element)
 
 
 def _gather(module: ir.Module, element: ir.Type, lanes: int) -> FunctionBuilder:
-    """The first pass down columns, out of the rows of two tiles, zero beyond their bounds.
+    """Generate the first pass down columns, from the rows of two tiles, with zeros outside their bounds.
 
-    Arguments: Z, the tables of both tiles, the bytes before the column, the first lane and the one after the last that
-    exist in each tile, distance, rotations.
+    Arguments: Z, the tables of both tiles, the bytes before the column, for each tile the first existing lane and the
+    one after the last, distance, rotations.
     """
     code = FunctionBuilder(module, "gather", [POINTER] * 3 + [I64] * 6 + [POINTER], internal=True)
     z, one, other = (code.argument(n, kind) for n, kind in enumerate((element, I64, I64)))
@@ -117,10 +117,10 @@ def _gather(module: ir.Module, element: ir.Type, lanes: int) -> FunctionBuilder:
 
 
 def _scatter(module: ir.Module, element: ir.Type, lanes: int) -> FunctionBuilder:
-    """The last pass back, into the rows of two tiles.
+    """Generate the last inverse pass, to the rows of two tiles.
 
-    Arguments: Z, the tables of both tiles, the bytes before the column, the columns left in each tile, distance,
-    rotations, the bias, and two numbers that everything is multiplied by before.
+    Arguments: Z, the tables of both tiles, the bytes before the column, the remaining columns of each tile, distance,
+    rotations, the bias, and two factors that multiply every result before the bias is added.
     """
     code = FunctionBuilder(module, "scatter", [POINTER] * 3 + [I64] * 4 + [POINTER] * 3, internal=True)
     z, one, other = (code.argument(n, kind) for n, kind in enumerate((element, I64, I64)))
@@ -144,7 +144,7 @@ def _scatter(module: ir.Module, element: ir.Type, lanes: int) -> FunctionBuilder
 
 
 def _block(module: ir.Module, element: ir.Type, lanes: int) -> FunctionBuilder:
-    """A block of lanes x lanes complex numbers, transposed. Arguments: where from, where to."""
+    """Generate the transposition of lanes x lanes complex numbers. Arguments: source, destination."""
     code = FunctionBuilder(module, "block", [POINTER, POINTER], internal=True)
     source, goal = (code.argument(n, element) for n in range(2))
     for part in range(2):

@@ -1,8 +1,8 @@
-"""Writes the machine code that lets channels meet in the frequency domain: `M[o, p] = sum over c of U[o, c] V[c, p]`.
+"""Generated code that sums channels in the frequency domain: `M[o, p] = sum over c of U[o, c] V[c, p]`.
 
-Every vector of frequencies has a complex matrix product of its own, output channels by tiles. A register tile of up to
-three channels by three pairs of tiles reads each vector of either once for three products. In volumes the sum runs over
-taps along the depth too, each of which meets the tiles of another slice.
+Every vector of frequencies has its own complex matrix product, output channels by tiles. A register tile of up to three
+channels by three pairs of tiles reads each vector of U or V once for three products. In volumes the sum also runs over
+taps along the depth, each of which reads the tiles of another slice.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from convolith.jit.target import Target
 
 
 def panel_of(target: Target) -> int:
-    """Output channels, and pairs of tiles, of a register tile: its sums, a row of V and one of U fill the registers."""
+    """Return the channels, and the pairs, of a register tile: its sums, a row of V and one of U fill the registers."""
     return 3 if target.vector_registers > 16 else 2
 
 
 class Sizes(NamedTuple):
-    """Of the matrices of a frequency: channels per group, pairs of tiles in each slice, slices and taps of a volume."""
+    """Matrix sizes of a frequency: channels per group, pairs of tiles per slice, slices and taps of a volume."""
 
     in_channels: Number
     out_channels: Number
@@ -35,14 +35,14 @@ class Sizes(NamedTuple):
 
 
 class Products(NamedTuple):
-    """The functions of register tiles, by output channels and pairs."""
+    """Functions of register tiles, by output channels and pairs."""
 
     functions: dict[tuple[int, int], FunctionBuilder]
     most: int
     lanes: int
 
     def frequency(self, code: FunctionBuilder, size: Sizes, number: Int, u: Pointer, v: Pointer, m: Pointer) -> None:
-        """All products of one vector of frequencies of one group, by its number among all of them."""
+        """Generate all products of one vector of frequencies of one group, given its number over all groups."""
         ins, outs, taps, vector = size.in_channels, size.out_channels, size.taps, 2 * self.lanes
         group, f = number // size.frequencies, number % size.frequencies
         pairs, together = size.out_slices * size.pairs, size.slices * size.pairs
@@ -62,7 +62,7 @@ class Products(NamedTuple):
 
 
 def products_of(module: ir.Module, target: Target, element: ir.Type) -> Products:
-    """All of them, written into a module."""
+    """Generate the functions of all register tiles in a module."""
     lanes, most = target.lanes(itemsize(element)), panel_of(target)
     numbers = range(1, most + 1)
     functions = {(o, p): _products(module, element, lanes, o, p) for o in numbers for p in numbers}
@@ -70,7 +70,7 @@ def products_of(module: ir.Module, target: Target, element: ir.Type) -> Products
 
 
 def _products(module: ir.Module, element: ir.Type, lanes: int, outs: int, pairs: int) -> FunctionBuilder:
-    """A register tile.
+    """Generate a register tile.
 
     Arguments: U, V, M, channels, taps along the depth, the pitches of channels and taps of V, and those of pairs and
     channels of M.

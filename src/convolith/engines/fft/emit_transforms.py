@@ -1,8 +1,8 @@
-"""Discrete Fourier transforms of a few points in registers, and the passes that long ones are made of.
+"""Discrete Fourier transforms of a few points in registers, and the passes of long transforms.
 
 A transform of n = r * m points is m transforms of r points, a rotation, and r transforms of m points, in place and
-without any reordering: forward by decimation in frequency, back by its mirror image, decimation in time (Cooley and
-Tukey 1965; Gentleman and Sande 1966). The frequencies come out permuted, which products of spectra do not mind.
+without any reordering: forward by decimation in frequency, inverse by its mirror image, decimation in time (Cooley and
+Tukey 1965; Gentleman and Sande 1966). The frequencies are permuted, which does not affect products of spectra.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from llvmlite import ir
 from convolith.jit.builder import FunctionBuilder, constant
 
 RADICES = (8, 5, 4, 3, 2)
-"""Points of the transforms in registers; eight complex vectors and what they need fill 32 registers."""
+"""Sizes of the transforms in registers; eight complex vectors and their temporaries fill 32 registers."""
 FIRST = 8
-"""The radix of the first pass, which reads where the data come from, and of the last one back, which delivers."""
+"""Radix of the first forward pass, which reads the inputs, and of the last inverse pass, which writes the outputs."""
 
 
 class Complex(NamedTuple):
@@ -31,7 +31,7 @@ class Complex(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """One pass: transforms of `radix` points that lie `distance` apart, in `blocks` blocks."""
+    """One pass: transforms of `radix` points with a stride of `distance`, in `blocks` blocks."""
 
     radix: int
     distance: int
@@ -40,7 +40,7 @@ class Pass(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def passes(length: int) -> tuple[Pass, ...] | None:
-    """The passes of a length, the first of radix 8; None where other primes divide it."""
+    """Return the passes of a length, the first of radix 8; None if 8 does not divide it or a prime over 5 does."""
     if length % FIRST:
         return None
     radices, rest = [FIRST], length // FIRST
@@ -56,7 +56,7 @@ def passes(length: int) -> tuple[Pass, ...] | None:
 
 
 def rotations(length: int) -> tuple[np.ndarray, list[int]]:
-    """The factors between passes, `exp(-2 pi i q j / (r m))` for every j and q >= 1, and where each pass begins."""
+    """Return the factors between passes, `exp(-2 pi i q j / (r m))` for all j and q >= 1, and each pass's start."""
     made, starts, total = [], [], 0
     for radix, distance, _ in passes(length) or ():
         angles = -2 * pi * np.outer(np.arange(distance), np.arange(1, radix)) / (radix * distance)
@@ -67,17 +67,17 @@ def rotations(length: int) -> tuple[np.ndarray, list[int]]:
 
 
 def add(code: FunctionBuilder, a: Complex, b: Complex) -> Complex:
-    """The sum."""
+    """Return `a + b`."""
     return Complex(code.ir.fadd(a.real, b.real), code.ir.fadd(a.imag, b.imag))
 
 
 def subtract(code: FunctionBuilder, a: Complex, b: Complex) -> Complex:
-    """The difference."""
+    """Return `a - b`."""
     return Complex(code.ir.fsub(a.real, b.real), code.ir.fsub(a.imag, b.imag))
 
 
 def multiply(code: FunctionBuilder, a: Complex, b: Complex, *, conjugate: bool = False) -> Complex:
-    """`a b`, or a times the conjugate of b."""
+    """Return `a b`, or a times the conjugate of b."""
     flip = code.ir.fneg
     straight, crossed = code.ir.fmul(a.imag, b.imag), code.ir.fmul(a.real, b.imag)
     real = code.multiply_add(a.real, b.real, straight if conjugate else flip(straight))
@@ -86,14 +86,14 @@ def multiply(code: FunctionBuilder, a: Complex, b: Complex, *, conjugate: bool =
 
 
 def turn(code: FunctionBuilder, a: Complex, sign: int) -> Complex:
-    """A times i or -i."""
+    """Return a times i or -i."""
     if sign > 0:
         return Complex(code.ir.fneg(a.imag), a.real)
     return Complex(a.imag, code.ir.fneg(a.real))
 
 
 def transform(code: FunctionBuilder, x: Sequence[Complex], sign: int) -> list[Complex]:
-    """`X[q] = sum over p of x[p] exp(sign 2 pi i p q / n)` for n of RADICES."""
+    """Compute `X[q] = sum over p of x[p] exp(sign 2 pi i p q / n)` for n in RADICES."""
     n = len(x)
     if n == 2:
         return [add(code, *x), subtract(code, *x)]
@@ -106,7 +106,7 @@ def transform(code: FunctionBuilder, x: Sequence[Complex], sign: int) -> list[Co
 
 
 def _eighth(code: FunctionBuilder, a: Complex, eighths: int) -> Complex:
-    """A times exp(2 pi i eighths / 8), for -3 to 3 eighths."""
+    """Return a times exp(2 pi i eighths / 8), for -3 to 3 eighths."""
     if eighths == 0:
         return a
     if abs(eighths) == 2:
@@ -118,7 +118,7 @@ def _eighth(code: FunctionBuilder, a: Complex, eighths: int) -> Complex:
 
 
 def _odd(code: FunctionBuilder, x: Sequence[Complex], sign: int) -> list[Complex]:
-    """Three or five points: the pairs p and n - p share their sum and their difference."""
+    """Transform three or five points: the pairs p and n - p share their sum and their difference."""
     n, half = len(x), len(x) // 2
     kind = x[0].real.type
     sums = [add(code, x[p], x[n - p]) for p in range(1, half + 1)]
@@ -150,7 +150,7 @@ def _weigh(code: FunctionBuilder, total: Complex, weight: float, value: Complex,
 
 
 def transpose(code: FunctionBuilder, rows: Sequence[ir.Value]) -> list[ir.Value]:
-    """As many vectors as they have lanes: lane i of vector j becomes lane j of vector i."""
+    """Transpose as many vectors as they have lanes: lane i of vector j becomes lane j of vector i."""
     made = list(rows)
     lanes = len(made)
     distance = 1

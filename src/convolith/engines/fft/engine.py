@@ -1,10 +1,10 @@
-"""Large kernels by the Fourier transform: overlap-save tiles in generated code, the kernel's spectrum prepared once.
+"""Large kernels by the Fourier transform: overlap-save tiles in generated code, with a precomputed kernel spectrum.
 
-A tile of T inputs gives T - extent + 1 outputs: transformed, multiplied by the conjugate spectrum of the kernel and
-transformed back, without the part that wraps around (Stockham 1966; Oppenheim and Schafer, Discrete-Time Signal
-Processing, section 8.7.3). `fft_tiles` chooses the tiles, `fft_transform` and `fft_code` hold the transforms, and
-`fft_products` lets channels meet. The workspace is bounded by a few tiles, whatever the size of the image; where
-channels meet, by a pair of tiles of all channels (and of all slices of a volume).
+A tile of T inputs gives T - extent + 1 outputs: it is transformed, multiplied by the conjugate spectrum of the kernel
+and transformed back, without the part that wraps around (Stockham 1966; Oppenheim and Schafer, Discrete-Time Signal
+Processing, section 8.7.3). `tiling` chooses the tiles, `emit_transforms` and `emit` generate the transforms, and
+`emit_products` sums over channels. The workspace is bounded by a few tiles for any image size; where channels are
+summed, by a pair of tiles of all channels (and of all slices of a volume).
 """
 
 from __future__ import annotations
@@ -51,47 +51,47 @@ name = "fft"
 PRODUCT_EFFICIENCY = 0.75
 """Fraction of the peak product rate that the sums over channels reach."""
 SETUP_SECONDS = 6e-6
-"""What filling in the arguments takes beside a call."""
+"""Time to fill in the arguments, in addition to a call."""
 PREPARE_SECONDS = 5e-5
-"""What the spectra of the smallest kernel take."""
+"""Time to compute the spectra of the smallest kernel."""
 SPECTRUM_STEPS = 2.0
-"""Times as long as the transform of a pair of tiles that the spectrum of one plane takes."""
+"""Time of the spectrum of one kernel plane, relative to the transform of a pair of tiles."""
 LAYOUTS = 128
-"""Specs whose tables are remembered."""
+"""Number of specs whose tables are cached."""
 LARGEST_SPECTRA = 1 << 28
-"""Bytes of a kernel's spectra from which it is not worth its memory."""
+"""Upper bound on the bytes of a kernel's spectra, beyond which the engine is not worth its memory."""
 CHUNKS = 16
-"""Pieces that a thread's share of the products is taken in."""
+"""Number of pieces into which a thread's share of the products is divided."""
 AT = {name: number for number, name in enumerate(emit.SLOTS)}
 X, Y, BIAS, SPECTRUM = (AT[slot] for slot in ("x", "y", "bias", "spectrum"))
 
 
 class State(NamedTuple):
-    """All that is ready before an input comes."""
+    """Everything that is prepared before an input is known."""
 
     spec: ConvSpec
     inner: ConvSpec
-    """Without axes that have one place only."""
+    """Spec without axes that have a single position."""
     tiling: Tiling
     lanes: int
     spectra: torch.Tensor
     tables: dict[str, torch.Tensor]
-    """Passes, rotations and zeros, by the names of the arguments."""
+    """Passes, rotations and zeros, by argument name."""
     no_bias: torch.Tensor
     template: array[int]
     region: Routine
 
 
 def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
-    """Real floating-point layers whose windows move one by one."""
+    """Return a reason for all but real floating-point layers with stride 1 and spectra of moderate size."""
     if spec.transposed:
         return "transposed"
     if spec.out_dtype in COMPLEX:
         return "complex numbers"
     if not is_float(spec.out_dtype):
-        return "rounds, and integers are exact"
+        return "inexact, but integer results must be exact"
     if max(spec.stride) > 1:
-        return "stride: most of what it computes would be thrown away"
+        return "stride: most computed outputs would be discarded"
     if spec.taps == 1:
         return "a single tap"
     spec = collapsed(spec)
@@ -104,12 +104,12 @@ def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
 
 
 def keeps_nonfinite_local(spec: ConvSpec) -> bool:
-    """It does not: a NaN or an infinity spreads over the tiles that read it, and those that share their transform."""
+    """Return False: NaN and infinity spread over the tiles that read them, and over tiles in the same transform."""
     return False
 
 
 def note(spec: ConvSpec) -> str:
-    """The tile, and what it does not keep to itself."""
+    """Describe the tile, and the values that spread beyond their windows."""
     spec = collapsed(spec)
     tiling = tiling_of(spec)
     shape = f"{tiling.points}" if spec.axes == 1 else f"{tiling.rows}x{tiling.columns}"
@@ -123,7 +123,7 @@ def _spectra_bytes(spec: ConvSpec) -> int:
 
 
 def work(spec: ConvSpec) -> Work:
-    """Transforms and spectral products, half of them multiplications; spectra and what lies between are moved."""
+    """Count transforms and spectral products, half of them multiplications, and moved spectra and transformed tiles."""
     spec = collapsed(spec)
     memory = layer_work(spec).memory.forward
     half = ceil(sum(operations(spec, tiling_of(spec))) / 2)
@@ -136,7 +136,7 @@ def work(spec: ConvSpec) -> Work:
 
 
 def _copied_bytes(spec: ConvSpec) -> int:
-    """Copies in the working dtype: of inputs and outputs of other types, and of inputs padded in other modes."""
+    """Return the bytes of copies in the working dtype: converted inputs and outputs, and inputs padded beforehand."""
     item, converted = working_dtype(spec).itemsize, working_dtype(spec) is not torch_dtype(spec.out_dtype)
     copied = converted * (prod(spec.input_shape) + prod(spec.output_shape))
     if spec.padding_mode != "zeros":
@@ -145,7 +145,7 @@ def _copied_bytes(spec: ConvSpec) -> int:
 
 
 def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
-    """Transforms and products at the machine's rate, threads that wait counted, or what is moved, if that is longer."""
+    """Estimate the time of transforms and products, with waiting threads, and of moving data, which may overlap."""
     spec = collapsed(spec)
     tiling = tiling_of(spec)
     transforms, products = operations(spec, tiling)
@@ -158,13 +158,13 @@ def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
     )
     between = work_bytes(spec, tiling)[0]  # blocks of tiles stay in a cache
     moving = limits.moving_seconds(work(spec).forward.bytes - between) + between / limits.cache_bytes_per_second
-    taken = computing + moving if meeting(spec) else max(computing, moving)  # stage by stage, or all at once
+    taken = computing + moving if meeting(spec) else max(computing, moving)  # separate stages, or all at once
     copying = limits.moving_seconds(2 * spec.axes * _copied_bytes(spec))  # axis by axis
     return limits.call_seconds + SETUP_SECONDS + taken + copying
 
 
 def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
-    """Each step of a transform loses half a unit of its norm (Schatzman 1996); channels add up as direct sums do."""
+    """Bound the error: each transform step loses half a unit of its norm (Schatzman 1996), and channels add up."""
     wide = "float32" if spec.out_dtype in HALVES else spec.out_dtype
     spec = collapsed(spec)
     summed = spec.in_channels / spec.groups * depth_taps(spec)
@@ -172,7 +172,7 @@ def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
 
 
 def prepare_seconds(spec: ConvSpec, limits: MachineLimits) -> float:
-    """The transform of every plane of the kernel, or the memory's time for the spectra if longer."""
+    """Estimate the time to transform every plane of the kernel, or to move the spectra if that is longer."""
     planes, points = prod(spec.kernel_shape[: max(2, spec.axes)]), tiling_of(collapsed(spec)).points
     slower = 1 if sum_dtype_name(spec) == "float32" else 2
     transforms = planes * OPERATIONS_PER_POINT * points * (log2(points) + OVERHEAD) * slower
@@ -181,12 +181,12 @@ def prepare_seconds(spec: ConvSpec, limits: MachineLimits) -> float:
 
 
 def prepare(spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
-    """The code, the tables and the conjugate spectra of the kernel."""
+    """Prepare the code, the tables and the conjugate spectra of the kernel."""
     return prepare_for(host(), spec, kernel, adjoint=adjoint)
 
 
 def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
-    """The same for any processor."""
+    """Prepare the code, the tables and the spectra for any processor."""
     inner = collapsed(spec)
     tiling = tiling_of(inner)
     ready = _ready(target, spec, tiling, (thread_count(), *block_of(inner, tiling)))
@@ -201,8 +201,8 @@ def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint
 
 @lru_cache(maxsize=LAYOUTS)
 def _ready(target: Target, spec: ConvSpec, tiling: Tiling, blocks: tuple[int, ...]) -> State:
-    """All but the spectra: the code and the tables."""
-    given, spec, working = spec, collapsed(spec), working_dtype(spec)
+    """Prepare everything except the spectra: the code and the tables."""
+    original, spec, working = spec, collapsed(spec), working_dtype(spec)
     dtype = str(working).removeprefix("torch.")
     plain = np.dtype(dtype)
     lanes = target.lanes(itemsize(STORED[dtype]))
@@ -222,11 +222,11 @@ def _ready(target: Target, spec: ConvSpec, tiling: Tiling, blocks: tuple[int, ..
     shared = {name: torch.from_numpy(table) for name, table in tables.items()}
     region = routine(emit.write, target, emit.FftRecipe(dtype, meeting(spec)))
     no_bias = torch.from_numpy(np.zeros(spec.out_channels, plain))
-    return State(given, spec, tiling, lanes, no_bias, shared, no_bias, template, region)
+    return State(original, spec, tiling, lanes, no_bias, shared, no_bias, template, region)
 
 
 def _normalised(kernel: np.ndarray) -> tuple[np.ndarray, int]:
-    """The kernel over a power of two, and the power: spectra of about one neither overflow nor vanish."""
+    """Divide the kernel by a power of two, and return its exponent too: spectra near one do not over- or underflow."""
     with np.errstate(over="ignore", invalid="ignore"):
         size = float(np.abs(kernel).reshape(len(kernel), -1).sum(1, dtype=np.float64).max())
     limits = np.finfo(kernel.dtype)
@@ -235,7 +235,7 @@ def _normalised(kernel: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _at_addresses(template: array[int], tables: dict[str, torch.Tensor]) -> array[int]:
-    """The arguments with the addresses of the tables."""
+    """Return the arguments with the addresses of the tables."""
     slots = template[:]
     for key, table in tables.items():
         slots[AT[key]] = table.data_ptr()
@@ -243,7 +243,7 @@ def _at_addresses(template: array[int], tables: dict[str, torch.Tensor]) -> arra
 
 
 def _between(tiling: Tiling, lanes: int) -> np.ndarray:
-    """The rotations between the axes of a signal, as V lies: (vector of rows, column, part, lane)."""
+    """Return the rotations between the axes of a signal, in the layout of V: (vector of rows, column, part, lane)."""
     turns = np.outer(np.arange(tiling.rows), np.arange(tiling.columns)) % tiling.points
     angles = -2 * np.pi * turns[_frequency_order(tiling.rows)] / tiling.points
     blocks = angles.reshape(-1, lanes, tiling.columns).swapaxes(1, 2)
@@ -251,7 +251,7 @@ def _between(tiling: Tiling, lanes: int) -> np.ndarray:
 
 
 def _frequency_order(length: int) -> np.ndarray:
-    """Which frequency a forward transform leaves at each place."""
+    """Return the frequency that a forward transform writes to each position."""
     order = np.zeros(1, np.int64)
     done = 1
     for radix, _, _ in passes(length) or ():
@@ -261,13 +261,13 @@ def _frequency_order(length: int) -> np.ndarray:
 
 
 def _slots(spec: ConvSpec, tiling: Tiling, lanes: int, item: int) -> dict[str, int]:
-    """The sizes among a region's arguments, for a contiguous y."""
+    """Return the sizes among a region's arguments, for a contiguous y."""
     flat = spec.axes == 1
     depth, height, width = (1,) * (3 - spec.axes) + _grown(spec)
     out_depth, out_height, out_width = (1,) * (3 - spec.axes) + spec.output_size
     pads = (0,) * (3 - spec.axes) + tuple(before if spec.padding_mode == "zeros" else 0 for before, _ in spec.padding)
     outs = out_depth * out_height * out_width
-    tile = tiling.points * 2 + 2 * lanes  # no two buffers begin in one set of a cache
+    tile = tiling.points * 2 + 2 * lanes  # no two buffers begin in one cache set
     offsets = {"v_offset": tile, "m_offset": 2 * tile}
     offsets["table_offset"] = offsets["m_offset"] + 2 * lanes * tiling.columns
     offsets["edge_offset"] = offsets["table_offset"] + 2 * tiling.rows * 8 // item
@@ -310,7 +310,7 @@ def _slots(spec: ConvSpec, tiling: Tiling, lanes: int, item: int) -> dict[str, i
 
 
 def _grown(spec: ConvSpec) -> tuple[int, ...]:
-    """The size of what the code reads: padded first in modes other than zeros."""
+    """Return the size of the input of the code: padded first in modes other than zeros."""
     if spec.padding_mode == "zeros":
         return spec.size
     return tuple(n + sum(pair) for n, pair in zip(spec.size, spec.padding, strict=True))
@@ -319,7 +319,7 @@ def _grown(spec: ConvSpec) -> tuple[int, ...]:
 def _spectra(
     spec: ConvSpec, tiling: Tiling, slots: array[int], region: Routine, kernel: np.ndarray, panel: int
 ) -> torch.Tensor:
-    """The conjugate spectra of every plane of a kernel, spread by its dilation (but not along the depth)."""
+    """Compute the conjugate spectra of all planes of a kernel, spread by its dilation (but not along the depth)."""
     spread = spec.dilation[1:] if spec.axes == 3 else spec.dilation
     planes = kernel.reshape(-1, *kernel.shape[-len(spread) :])
     extent = tuple((k - 1) * d + 1 for k, d in zip(planes.shape[1:], spread, strict=True))
@@ -331,7 +331,7 @@ def _spectra(
     height, width = (1, *extent)[-2:]
     sizes = {"x": wide.ctypes.data, "y": spectra.data_ptr(), "panel": panel}
     sizes |= {"height": height, "width": width, "in_channels": spec.in_channels // spec.groups * taps}
-    if not meeting(spec):  # each plane by itself
+    if not meeting(spec):  # each plane separately
         sizes |= {"in_channels": 1, "out_channels": 1}
     sizes |= {"pad_height": 0, "pad_width": 0, "x_row": width, "x_channel": height * width}
     sizes |= {"tiles": 1, "tiles_across": 1}
@@ -342,7 +342,7 @@ def _spectra(
 
 
 def _run(region: Routine, slots: array[int], stage: int, tasks: int, item: int) -> None:
-    """One stage of the region, with scratch and counters of its own."""
+    """Run one stage of the region, with its own scratch and counters."""
     counters = array("q", bytes(192))
     threads = min(thread_count(), tasks)
     room = scratch(slots[AT["thread_elements"]] * threads * item)
@@ -353,7 +353,7 @@ def _run(region: Routine, slots: array[int], stage: int, tasks: int, item: int) 
 
 
 def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None) -> torch.Tensor:
-    """All pairs of tiles, each by itself, or block after block where channels meet."""
+    """Convolve all pairs of tiles, each separately, or block by block where channels are summed."""
     spec, inner, working = state.spec, state.inner, state.no_bias.dtype
     x = to_working(x, working)
     if spec.padding_mode != "zeros":
@@ -380,7 +380,7 @@ def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.T
 
 
 def _in_blocks(state: State, slots: array[int]) -> None:
-    """A block of pairs of tiles for each thread, or one after the other for all threads together."""
+    """Run the stages on one block of tile pairs per thread, or on one block after the other with all threads."""
     spec, tiling, item, region = state.inner, state.tiling, state.no_bias.itemsize, state.region
     slices, out_slices, number = slots[AT["slices"]], slots[AT["out_depth"]], slots[AT["all_pairs"]]
     most, alone = slots[AT["block_pairs"]], slots[AT["thread_elements"]] > slots[AT["meet_offset"]]
@@ -399,5 +399,5 @@ def _in_blocks(state: State, slots: array[int]) -> None:
 
 
 def _aligned(buffer: torch.Tensor) -> int:
-    """The first address of a cache line in it."""
+    """Return the first address in a buffer that is aligned to a cache line."""
     return -(-buffer.data_ptr() // 64) * 64

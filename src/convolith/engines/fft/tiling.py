@@ -1,6 +1,6 @@
-"""The tiles of the Fourier engine: the ones that take the fewest operations, and what they move.
+"""Tiles of the Fourier engine: the choice of the tiles with the fewest operations, and the bytes that they move.
 
-A tile is an image of rows by columns; a signal's tile is such an image read row after row, and gives whole rows of
+A tile is an image of rows by columns; the tile of a signal is such an image read row by row, and gives whole rows of
 outputs. Volumes are tiled slice by slice.
 """
 
@@ -16,35 +16,35 @@ from convolith.spec import ConvSpec
 from convolith.tensors import working_dtype
 
 MULTIPLE = 16
-"""Lengths are multiples of it: rows and columns are transposed in blocks of as many as vectors have lanes."""
+"""Divisor of all lengths: rows and columns are transposed in blocks of as many as vectors have lanes."""
 LENGTHS = tuple(n for n in range(MULTIPLE, 1 << 13, MULTIPLE) if passes(n))
-"""Lengths that have passes."""
+"""Tile lengths that can be split into passes."""
 LARGEST_SIDE = 512
-"""Of a tile, where the kernel does not need more: two such tiles still fit a second-level cache of some MB."""
+"""Upper bound on a side unless the kernel needs more: two such tiles still fit a second-level cache of some MB."""
 OVERHEAD = 7.0
-"""Steps of log2 that reading, transposing, multiplying and writing a tile take beside its transforms."""
+"""Cost of reading, transposing, multiplying and writing a tile, as a number of log2 steps of its transforms."""
 OPERATIONS_PER_POINT = 5.0
-"""Additions and multiplications of a complex transform of N points, over N log2 N."""
+"""Additions and multiplications of a complex transform of N points, divided by N log2 N."""
 WORKSPACE_BYTES = 8 << 20
-"""What a block of transformed tiles may take where channels meet."""
+"""Upper bound on the bytes of a block of transformed tiles where channels are summed."""
 SCRATCH_BYTES = 48 << 20
-"""What all threads may take for their tiles, with one spectrum."""
+"""Upper bound on the bytes of all threads' tiles and one spectrum."""
 WORTH_MEMORY = 2.0
-"""Times as long as with larger tiles that it may take to stay under it."""
+"""Largest slowdown, relative to larger tiles, that is accepted to stay within SCRATCH_BYTES."""
 LARGE_TILE_BYTES, LARGE_TILE_COST = 4 << 20, 1.4
-"""Transformed tiles that leave the cache of a core, and how much longer they take."""
+"""Bytes of transformed tiles that exceed the cache of a core, and the slowdown of such tiles."""
 MOST_WAITING = 1.25
-"""Times as long as evenly shared that blocks of their own may take: what goes between caches takes as long."""
+"""Largest slowdown by waiting for which threads get their own blocks: moving data between caches costs as much."""
 OFTEN = 4
-"""Times the size of a block's tiles that spectra may have which every thread reads for itself."""
+"""Largest size of the spectra, relative to a block's tiles, for which every thread reads all of them."""
 TILE_COPIES = 5
-"""Numbers of scratch for each point of a pair of tiles: before and after it is transposed, and what rows need."""
+"""Scratch elements per point of a pair of tiles: before and after the transposition, and for the rows."""
 SPECTRUM_MOVES = 6.0
-"""Operations in the time that one number of a spectrum takes to come from a cache that is shared."""
+"""Number of operations in the time in which one number of a spectrum arrives from a shared cache."""
 
 
 class Tiling(NamedTuple):
-    """The size of a tile, the outputs that it gives, and the number of tiles down and across."""
+    """Size of a tile, the outputs that it gives, and the number of tiles down and across."""
 
     rows: int
     columns: int
@@ -55,17 +55,17 @@ class Tiling(NamedTuple):
 
     @property
     def points(self) -> int:
-        """Complex numbers of a pair of tiles."""
+        """Number of complex points of a pair of tiles."""
         return self.rows * self.columns
 
     @property
     def pairs(self) -> int:
-        """Tiles of an image, by twos."""
+        """Number of pairs of tiles of an image."""
         return ceil(self.down * self.across / 2)
 
 
 def tiling_of(spec: ConvSpec) -> Tiling:
-    """The tiles that take the least time."""
+    """Return the tiles that take the least time."""
     return _best(
         spec.extent[-2:],
         spec.output_size[-2:],
@@ -105,28 +105,28 @@ def _best(
 
 def _tilings(extent: tuple[int, ...], output: tuple[int, ...]) -> list[Tiling]:
     if len(extent) == 2:
-        found = []
+        tiles = []
         for rows in _lengths(extent[0], output[0]):
             for columns in _lengths(extent[1], output[1]):
                 steps = rows - extent[0] + 1, columns - extent[1] + 1
-                found.append(Tiling(rows, columns, *steps, *(ceil(n / s) for n, s in zip(output, steps, strict=True))))
-        return found
+                tiles.append(Tiling(rows, columns, *steps, *(ceil(n / s) for n, s in zip(output, steps, strict=True))))
+        return tiles
     (reach,), (outputs,) = extent, output
-    found = []
+    tiles = []
     for columns in (n for n in LENGTHS if n <= LARGEST_SIDE or n * n < 8 * reach):
         for rows in LENGTHS:
             step = (rows * columns - reach + 1) // columns
             if step < 1:
                 continue
             down = ceil(ceil(outputs / columns) / step)
-            found.append(Tiling(rows, columns, step, columns, down, 1))
+            tiles.append(Tiling(rows, columns, step, columns, down, 1))
             if down == 1 or rows > 4 * columns:
                 break
-    return found
+    return tiles
 
 
 def _lengths(extent: int, output: int) -> list[int]:
-    """Lengths of tiles on one axis, from somewhat more than the kernel to all that there is."""
+    """Return candidate tile lengths on one axis, from somewhat more than the kernel to the whole axis."""
     whole = next(n for n in LENGTHS if n >= min(output + extent - 1, LENGTHS[-1]))
     least = min(whole, next((n for n in LENGTHS if n >= extent + extent // 4), LENGTHS[-1]))
     most = min(whole, max(LARGEST_SIDE, 2 * least))
@@ -134,13 +134,13 @@ def _lengths(extent: int, output: int) -> list[int]:
 
 
 def fits(spec: ConvSpec) -> bool:
-    """Whether there are tiles longer than the kernel."""
+    """Return whether tiles longer than the kernel exist."""
     longest = LENGTHS[-1]
     return spec.extent[0] < longest**2 // 2 if spec.axes == 1 else max(spec.extent[-2:]) <= longest
 
 
 def operations(spec: ConvSpec, tiling: Tiling) -> tuple[float, float]:
-    """Of the transforms, and of the products where channels meet."""
+    """Return the operations of the transforms, and of the products where channels are summed."""
     images = spec.batch * (1 if spec.axes < 3 else spec.output_size[0])
     ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
     return _operations(tiling, images, spec.groups, ins, outs, depth_taps(spec))
@@ -153,10 +153,10 @@ def _operations(tiling: Tiling, images: int, groups: int, ins: int, outs: int, t
 
 
 def block_of(spec: ConvSpec, tiling: Tiling) -> tuple[int, bool]:
-    """How many pairs of tiles meet at a time where channels do, and whether one thread has a block for itself.
+    """Return the pairs of tiles in a block where channels are summed, and whether each thread has its own block.
 
-    It has where that does not make the threads wait for each other, nor the spectra go by more often than they are
-    small: then nothing that one thread writes is read by another.
+    Threads have their own blocks if they then wait little for each other and the spectra are small enough for each
+    thread to read: no thread then reads data that another one writes.
     """
     pairs, threads, item = spec.batch * tiling.pairs, thread_count(), working_dtype(spec).itemsize
     if not meeting(spec) or not pairs:
@@ -173,19 +173,19 @@ def block_of(spec: ConvSpec, tiling: Tiling) -> tuple[int, bool]:
 
 
 def meeting(spec: ConvSpec) -> bool:
-    """Whether several channels, or slices, are summed in the frequency domain."""
+    """Return whether several channels, or slices, are summed in the frequency domain."""
     return spec.in_channels > spec.groups or spec.axes == 3
 
 
 def pair_numbers(spec: ConvSpec, tiling: Tiling) -> int:
-    """Transformed inputs and outputs of a pair of tiles, all channels and slices."""
+    """Return the real numbers in the transformed inputs and outputs of a pair of tiles, all channels and slices."""
     out_slices = spec.output_size[0] if spec.axes == 3 else 1
     slices = out_slices + (spec.extent[0] - 1 if spec.axes == 3 else 0)
     return 2 * tiling.points * (spec.in_channels * slices + spec.out_channels * out_slices)
 
 
 def work_bytes(spec: ConvSpec, tiling: Tiling) -> tuple[int, int]:
-    """Bytes moved between the stages, and the workspace."""
+    """Return the bytes moved between the stages, and the workspace."""
     item, threads = working_dtype(spec).itemsize, thread_count()
     scratch = TILE_COPIES * tiling.points * item * threads
     if not meeting(spec):
@@ -196,5 +196,5 @@ def work_bytes(spec: ConvSpec, tiling: Tiling) -> tuple[int, int]:
 
 
 def depth_taps(spec: ConvSpec) -> int:
-    """Taps along the depth, which are summed like channels."""
+    """Return the taps along the depth, which are summed like channels."""
     return spec.kernel_size[0] if spec.axes == 3 else 1

@@ -1,1 +1,1 @@
-"""The gradient of a kernel where few channels meet, by generated code."""
+"""Kernel gradient of layers with few channels per group, by generated code."""

@@ -1,8 +1,8 @@
-"""Writes the machine code of a kernel's gradient where few channels meet: products of the gradient with shifted inputs.
+"""Generated code of the kernel gradient for few channels: products of the output gradient with shifted inputs.
 
 `dk[o, c, t] = sum over n, p of g[n, o, p] x[n, c, p + t*dilation - padding]`. A band of rows of x, with its padding,
-and of g are copied to rows of one pitch, so that a tap is one shift of the flat band, and the places between the rows
-of g are zeros. Some rows of taps by some taps of each stay in registers while a band passes.
+and a band of g are copied to rows of equal pitch, so that a tap is one shift of the flat band; the gaps between the
+rows of g are zeros. A tile of rows by columns of taps stays in registers during the loop over a band.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ SLOTS = (
     *("x_image", "x_channel", "x_row", "g_image", "g_channel", "g_row", "row_blocks", "column_blocks", "step"),
     *("x_band", "g_band", "thread_elements"),
 )
-"""The arguments of a region, one 8-byte slot each; `shifts` is a table of the shift of each row of taps."""
+"""Arguments of a region, one 8-byte slot each; `shifts` is a table of the shift of each row of taps."""
 
 
 class KernelGradientRecipe(NamedTuple):
-    """What the code is specialised on: the type of every number, and the rows and columns of a tile of taps."""
+    """Parameters of the generated code: the type of all numbers, and the rows and columns of a tile of taps."""
 
     dtype: str
     rows: int
@@ -34,7 +34,7 @@ class KernelGradientRecipe(NamedTuple):
 
 
 def write(module: ir.Module, target: Target, recipe: KernelGradientRecipe) -> None:
-    """The region: bands of every image and group until none is left."""
+    """Generate the region: sum bands of every image and group until none remains."""
     code, element = FunctionBuilder(module, "region", [POINTER]), STORED[recipe.dtype]
     lanes = target.lanes({"float32": 4, "float64": 8}[recipe.dtype])
     kinds = dict.fromkeys(("x", "g", "out", "scratch"), element) | {"shifts": I64, "counters": I64}
@@ -64,7 +64,7 @@ def write(module: ir.Module, target: Target, recipe: KernelGradientRecipe) -> No
 def _copy_inputs(
     code: FunctionBuilder, s: dict[str, Int], places: tuple[Pointer, Pointer], first: Int, rows: Int, lanes: int
 ) -> None:
-    """A band of x from a row that may lie in the padding on, with zeros wherever the padding is."""
+    """Copy a band of x, starting at a row that may lie in the padding, with zeros in place of the padding."""
     source, goal = places
     nothing = zero(ir.VectorType(goal.element, lanes))
     with code.loop(0, rows + s["reach"]) as row:
@@ -81,7 +81,7 @@ def _copy_inputs(
 def _copy_gradient(
     code: FunctionBuilder, s: dict[str, Int], places: tuple[Pointer, Pointer], rows: Int, lanes: int
 ) -> None:
-    """A band of g, with zeros between its rows and behind the last one."""
+    """Copy a band of g, with zeros between its rows and after the last one."""
     source, goal = places
     nothing = zero(ir.VectorType(goal.element, lanes))
     with code.loop(0, rows) as row:
@@ -93,7 +93,7 @@ def _copy_gradient(
 
 
 def _copy_row(code: FunctionBuilder, source: Pointer, goal: Pointer, count: Int, lanes: int) -> None:
-    """Elements of a row; what is written behind them, of less than a vector, is zero."""
+    """Copy the elements of a row; an incomplete last vector is filled with zeros."""
     whole = count // lanes * lanes
     with code.loop(0, whole, lanes) as column:
         (goal + column.index).store((source + column.index).vector(lanes))
@@ -109,7 +109,7 @@ def _sum(
     length: Int,
     lanes: int,
 ) -> None:
-    """All taps of a pair of channels over a band, tile after tile."""
+    """Sum all taps of a pair of channels over a band, tile by tile."""
     g, x, goal = places
     count = recipe.rows * recipe.columns
     with code.loop(0, s["row_blocks"]) as down, code.loop(0, s["column_blocks"]) as across:
@@ -130,7 +130,7 @@ def _sum(
 
 
 def _folded(code: FunctionBuilder, vector: ir.Value) -> ir.Value:
-    """The sum of a vector's lanes, half of them onto the other until one remains."""
+    """Return the sum of a vector's lanes, adding one half to the other until one lane remains."""
     lanes = vector.type.count
     while lanes > 1:
         lanes //= 2

@@ -1,4 +1,4 @@
-"""The gradient of a kernel where few channels meet: depthwise layers, single images, a few channels in or out.
+"""Kernel gradient for few channels per group: depthwise layers, one-channel images, few channels in or out.
 
 Torch sums such gradients over whole images tap by tap; here a band of an image stays in the cache for all its taps.
 """
@@ -24,41 +24,41 @@ from convolith.tensors import torch_dtype
 
 AT = {name: number for number, name in enumerate(SLOTS)}
 BAND_ELEMENTS = 3600
-"""Elements of a band of one channel: with its gradient it fills a first-level cache of 32 KiB in float32."""
+"""Number of elements in a band of one channel: with its gradient, it fills a 32 KiB first-level cache in float32."""
 GROUP_BYTES = 1 << 18
-"""What the bands of all channels of a group may take: half of a second-level cache of 512 KiB."""
+"""Upper bound on the bytes of the bands of all channels of a group: half of a second-level cache of 512 KiB."""
 LARGEST_BAND_BYTES = 1 << 22
-"""From here on, the bands of a thread would not stay in any cache of its own."""
+"""Upper bound on the bytes of a thread's smallest bands; larger bands exceed every cache of a core."""
 PRODUCT_EFFICIENCY = 0.4
 """Fraction of the peak product rate that a tile reaches, where each vector of inputs is used once."""
 TILE_PRODUCTS = 12
-"""Vectors of products in whose time a tile begins and adds up its lanes, for each tap."""
+"""Overhead of starting a tile and summing its lanes, as a number of vectors of products per tap."""
 COPY_STEPS = 1.0
-"""Products of the machine in whose time one element of a band is copied."""
+"""Time to copy one element of a band, as a number of products."""
 SETUP_SECONDS = 3e-5
-"""What filling in the arguments and adding up the bands takes beside a call."""
+"""Time to fill in the arguments and to sum the bands, in addition to a call."""
 SERIAL_PRODUCTS = 200_000
-"""Products below which one thread is done before a second one has started."""
+"""Number of products below which one thread finishes before a second one has started."""
 LAYOUTS = 512
-"""Specs whose bands are remembered."""
+"""Number of specs whose bands are cached."""
 
 
 class Layout(NamedTuple):
-    """The tile of taps, the arguments but for addresses, the shifts of the rows of taps, and the code."""
+    """Tile of taps, arguments without addresses, shifts of the rows of taps, and the code."""
 
     spec: ConvSpec
     recipe: KernelGradientRecipe
     template: array[int]
     shifts: array[int]
     shape: tuple[int, ...]
-    """Of the sums of all bands: (images * bands, out_channels, in_channels/groups, row blocks, column blocks, tile)."""
+    """Shape of all sums: (images * bands, out_channels, in_channels/groups, row blocks, column blocks, tile)."""
     region: Routine
     threads: int
     scratch_bytes: int
 
 
 def refuse(spec: ConvSpec) -> str | None:
-    """Why it cannot compute the kernel's gradient of a layer, or None if it can."""
+    """Return why the kernel gradient of a layer cannot be computed here, or None if it can."""
     if spec.transposed or spec.padding_mode != "zeros":
         return "transposed" if spec.transposed else f"padding_mode {spec.padding_mode}"
     if max(spec.stride) > 1:
@@ -75,7 +75,7 @@ def refuse(spec: ConvSpec) -> str | None:
 
 
 def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
-    """Products of padded rows and whole tiles at the rate of the code, and the copies of the bands."""
+    """Estimate the time of the products in padded rows and whole tiles, and of copying and summing the bands."""
     layout = _layout(host(), spec, thread_count())
     slots, tile = layout.template, layout.recipe.rows * layout.recipe.columns
     pairs = spec.batch * spec.out_channels * (spec.in_channels // spec.groups)
@@ -92,13 +92,13 @@ def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
 
 
 def scratch_bytes(spec: ConvSpec) -> tuple[int, int]:
-    """What it holds beside its operands and its result: the bands of all threads, and their sums."""
+    """Return the bytes held in addition to operands and result: the bands of all threads, and their sums."""
     layout = _layout(host(), spec, thread_count())
     return layout.scratch_bytes, prod(layout.shape) * torch_dtype(spec.dtype).itemsize
 
 
 def error_bound(spec: ConvSpec) -> float:
-    """A direct sum's, in lanes and bands; relative to max|x| times the largest sum of |g| of a channel."""
+    """Bound the error of sums in lanes and bands, relative to max|x| times the largest sum of |g| of a channel."""
     layout = _layout(host(), spec, thread_count())
     lanes = host().lanes(torch_dtype(spec.dtype).itemsize)
     longest = layout.template[AT["band_rows"]] * layout.template[AT["pitch"]] / lanes
@@ -106,15 +106,15 @@ def error_bound(spec: ConvSpec) -> float:
 
 
 def compute(spec: ConvSpec, x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
-    """The gradient of the kernel of a layer from its input and its output's gradient."""
+    """Compute the gradient of a layer's kernel from its input and the gradient of its output."""
     return compute_for(host(), spec, x, grad)
 
 
 def compute_for(target: Target, spec: ConvSpec, x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
-    """The same for any processor."""
+    """Compute the gradient of a layer's kernel with code for any processor."""
     layout = _layout(target, spec, thread_count())
     inner = layout.spec
-    if inner.axes != spec.axes:  # axes of one place, without which a contiguous array is the same
+    if inner.axes != spec.axes:  # without axes of one position, a contiguous array is unchanged
         x, grad = (t.contiguous().reshape(shape) for t, shape in ((x, inner.input_shape), (grad, inner.output_shape)))
     x, grad = (t if t.stride(-1) == 1 else t.contiguous() for t in (x, grad))
     sums = empty_array(layout.shape, spec.dtype)
@@ -137,12 +137,12 @@ def compute_for(target: Target, spec: ConvSpec, x: torch.Tensor, grad: torch.Ten
 
 
 def _two(values: tuple[int, ...]) -> tuple[int, int]:
-    """One number for each of two axes; a signal has one row."""
+    """Return one number for each of two axes; a signal has one row."""
     return (1, values[0]) if len(values) == 1 else (values[0], values[1])
 
 
 def _tile(kernel_size: tuple[int, ...], target: Target) -> tuple[int, int]:
-    """Rows and columns of taps that are summed together: as many as registers allow, wasting few."""
+    """Return the rows and columns of taps that are summed together: as many as registers allow, with little waste."""
     rows, columns = _two(kernel_size)
     most = target.accumulators
     wide = ceil(columns / ceil(columns / most))
@@ -150,9 +150,9 @@ def _tile(kernel_size: tuple[int, ...], target: Target) -> tuple[int, int]:
 
 
 def _band_elements(spec: ConvSpec, rows: int) -> tuple[int, int, int]:
-    """Elements of a band of so many rows of one channel of x and of one of g, and of all channels of a group."""
+    """Return the elements of a band of `rows` rows: of one channel of x, of one of g, and of a group's channels."""
     (_, width), (extent_rows, extent_columns) = _two(spec.output_size), _two(spec.extent)
-    slack = 2 * 64 + extent_columns * 2 + 16 * _two(spec.dilation)[1]  # whole vectors, and columns of a tile too many
+    slack = 2 * 64 + extent_columns * 2 + 16 * _two(spec.dilation)[1]  # whole vectors, and surplus columns of a tile
     pitch = width + extent_columns - 1
     x, g = (rows + extent_rows - 1) * pitch + slack, rows * pitch + 2 * 64
     return x, g, spec.in_channels // spec.groups * x + spec.out_channels // spec.groups * g
@@ -160,7 +160,7 @@ def _band_elements(spec: ConvSpec, rows: int) -> tuple[int, int, int]:
 
 @lru_cache(maxsize=LAYOUTS)
 def _layout(target: Target, spec: ConvSpec, threads: int) -> Layout:
-    """The bands and the code of a layer's kernel gradient."""
+    """Prepare the bands and the code of a layer's kernel gradient."""
     inner = collapsed(spec)
     item = torch_dtype(spec.dtype).itemsize
     (rows, columns), (height, width) = _tile(inner.kernel_size, target), _two(inner.size)

@@ -1,1 +1,1 @@
-"""The engine of 1x1 kernels: its answers, its tiles, and the code that it generates."""
+"""Engine of 1x1 kernels: its interface, its tiles and its generated code."""

@@ -1,9 +1,9 @@
-"""Writes the machine code of the pointwise engine: Y = K X where the positions, or the channels, lie side by side.
+"""Generated code of the pointwise engine: Y = K X with contiguous positions or contiguous channels.
 
-Where positions do, a task is a tile of up to three vectors of positions, and all or a part of the output channels.
-Its inputs are packed while they are used for the first time: rows of X are pages apart, and every panel of output
-channels reads them again. Positions that fill no vector are gathered, over all images, into tiles that are vectors of
-output channels instead. Where channels lie side by side, all positions go that way, and nothing is packed.
+With contiguous positions, a task is a tile of up to three vectors of positions, and all or some output channels. Its
+inputs are packed during their first use, since the rows of X lie on different pages and every panel of output channels
+reads them again. Positions that do not fill a vector are gathered, over all images, into tiles of vectors of output
+channels. With contiguous channels, all positions are computed in such tiles, and nothing is packed.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ SLOTS = (
     *("rest", "rest_tiles", "rest_splits", "rest_tasks", "thread_elements"),
     *("block_positions",),
 )
-"""The arguments of a region, one 8-byte slot each: addresses, counts, strides in elements. Channels are per group."""
+"""Arguments of a region, one 8-byte slot each: addresses, counts, strides in elements. Channels are per group."""
 GATHERS, PACKS, IN_PLACE = range(3)
-"""How X is read: gathered into a tile first, packed with its first use, or always where it is."""
+"""Ways to read X: gathered into a tile first, packed during its first use, or always in place."""
 COUNTER_SLOTS = 8
-"""Of a counter: a cache line of its own."""
+"""Number of slots of a counter: its own cache line."""
 GATHERED_TOGETHER = 8
-"""Positions of a row of a gathered tile that are copied without a loop."""
+"""Number of positions in a row of a gathered tile that are copied without a loop."""
 
 
 def write(module: ir.Module, target: Target, recipe: PointwiseRecipe) -> None:
-    """The region for positions side by side: every thread its own range of tiles, then what others have left."""
+    """Generate the region for contiguous positions: each thread computes its own tiles, then the remaining ones."""
     code, s = _begin(module, recipe)
     before = flush_denormals(code, target)
     me = code.fetch_add(s["counters"])
@@ -65,7 +65,7 @@ def write(module: ir.Module, target: Target, recipe: PointwiseRecipe) -> None:
 
 
 def write_last(module: ir.Module, target: Target, recipe: PointwiseRecipe) -> None:
-    """The region for channels side by side: blocks of positions, all output channels of each."""
+    """Generate the region for contiguous channels: blocks of positions, all output channels of each."""
     code, s = _begin(module, recipe)
     before = flush_denormals(code, target)
     me = code.fetch_add(s["counters"])
@@ -86,7 +86,7 @@ def _begin(module: ir.Module, recipe: PointwiseRecipe) -> tuple[FunctionBuilder,
 
 
 class PositionTiles(NamedTuple):
-    """The code for one number of vectors: packing, whole panels, the last panel."""
+    """Code for one number of vectors: packing, whole panels, the last panel."""
 
     packing: FunctionBuilder
     whole: FunctionBuilder
@@ -94,7 +94,7 @@ class PositionTiles(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where an image's inputs, weights, biases and outputs begin."""
+    """Start addresses of an image's inputs, weights, biases and outputs."""
 
     x: Pointer
     weight: Pointer
@@ -111,7 +111,7 @@ class Source(NamedTuple):
 
 
 class _Work:
-    """What is written into a region for a task."""
+    """Generator of a region's code for a task."""
 
     def __init__(
         self,
@@ -136,11 +136,11 @@ class _Work:
         self.gather = _gather(module, recipe)
 
     def tiles_of(self, vectors: int) -> dict[int, FunctionBuilder]:
-        """The code for some vectors of output channels, by the number of positions."""
+        """Return the code for some vectors of output channels, by the number of positions."""
         return {n: write_channel_tile(self.module, self.target, self.recipe, n, vectors) for n in self.shape.counts}
 
     def position_tiles(self, vectors: int) -> PositionTiles:
-        """The code for some vectors of positions."""
+        """Return the code for some vectors of positions."""
 
         def made(rows: int, *, packs: bool = False) -> FunctionBuilder:
             return write_position_tile(self.module, self.target, self.recipe, vectors, rows, packs=packs)
@@ -150,18 +150,18 @@ class _Work:
         return PositionTiles(made(self.rows, packs=True), whole, last)
 
     def forget(self) -> None:
-        """Nothing is packed."""
+        """Mark the scratch as empty."""
         self.seen.store(self.code.integer(-1).value)
 
     def source(self, position: Number) -> Number:
-        """Where an output position's input lies in its image."""
+        """Return the offset of an output position's input in its image."""
         s = self.s
         column, rest = position % s["out_width"], position // s["out_width"]
         row, plane = rest % s["out_height"], rest // s["out_height"]
         return column * s["x_column"] + row * s["x_row"] + plane * s["x_depth"]
 
     def block(self, tiles: dict[int, PositionTiles], unit: Int, split: Int) -> None:
-        """Some panels of output channels of a block of tiles: each panel of the whole block before the next."""
+        """Generate some panels of output channels of a block of tiles, each for all tiles before the next panel."""
         code, s = self.code, self.s
         number, rest = unit % s["blocks"], unit // s["blocks"]
         image, group = rest % s["batch"], rest // s["batch"]
@@ -177,7 +177,7 @@ class _Work:
         in_place = s["reading"].equals(IN_PLACE)
 
         def each(use: Callable[[int, PositionTiles, Int, Pointer], None]) -> None:
-            """What is done with every tile of the block: vectors, code, first position, where it is packed."""
+            """Call `use` for every tile of the block with its vectors, code, first position and packed inputs."""
             with code.loop(begin, end) as tile:
                 packed = self.packed + (tile.index - begin) * (s["in_channels"] * (VECTORS * self.lanes))
                 wide, middle = tile.index < s["threes"], tile.index < s["threes"] + s["twos"]
@@ -215,7 +215,7 @@ class _Work:
         packed: Pointer,
         in_place: ir.Value,
     ) -> None:
-        """One panel of output channels of a tile of positions, which X has in place or packed."""
+        """Generate one panel of output channels of a tile of positions, whose inputs are in place or packed."""
         code, s, rows = self.code, self.s, self.rows
         last = self.last(vectors, position)
         code.call(
@@ -228,14 +228,14 @@ class _Work:
         )
 
     def last(self, vectors: int, position: Int) -> Int:
-        """Where the last vector of a tile begins: it may overlap the one before it, but not leave the image."""
+        """Return the start of a tile's last vector, which may overlap the one before it, but stays inside the image."""
         here: Int = (
             self.code.minimum(position + (vectors - 1) * self.lanes, self.s["positions"] - self.lanes) - position
         )
         return here
 
     def gather_tile(self, vectors: int, x: Pointer, position: Int, packed: Pointer) -> None:
-        """Pack a tile of positions that do not lie side by side."""
+        """Pack a tile of positions that are not contiguous."""
         code, final = self.code, (vectors - 1) * self.lanes
         shift = self.last(vectors, position) - final
         with code.loop(0, vectors * self.lanes) as lane:
@@ -244,11 +244,11 @@ class _Work:
         self.gathered(x, packed, vectors * self.lanes)
 
     def gathered(self, x: Pointer, packed: Pointer, count: Number) -> None:
-        """Pack the positions of a tile whose places are in the table."""
+        """Pack the positions of a tile whose offsets are in the table."""
         self.code.call(self.gather, x, self.sources, packed, count, self.s["in_channels"], self.s["x_channel"], count)
 
     def rest(self, unit: Int, split: Int) -> None:
-        """Some output channels of a tile of positions that fill no vector."""
+        """Generate some output channels of a tile of positions that do not fill a vector."""
         code, s = self.code, self.s
         tile, group = unit % s["rest_tiles"], unit // s["rest_tiles"]
         begin = tile * self.shape.positions
@@ -285,7 +285,7 @@ class _Work:
         d: Pointer,
         d_pitch: Number,
     ) -> None:
-        """A block of output channels of some positions: by as many at a time as there is code for."""
+        """Generate a block of output channels of some positions, in tiles of the sizes in `tiles`."""
         code, s = self.code, self.s
         panel = s["in_channels"] * self.rows
         weight = s["weight"] + group * s["weight_group"] + block * self.shape.panels * panel
@@ -303,7 +303,7 @@ class _Work:
             done = times * number + done
 
     def positions_of_channels(self, few: dict[int, FunctionBuilder], unit: Int, split: Int) -> None:
-        """A block of positions whose channels lie side by side, and some of their output channels."""
+        """Generate a block of positions with contiguous channels, and some of their output channels."""
         code, s = self.code, self.s
         begin, group = unit % s["tiles"] * s["block_positions"], unit // s["tiles"]
         count = code.minimum(s["positions"] - begin, s["block_positions"])
@@ -322,7 +322,7 @@ class _Work:
                     self.copy_out(vectors, y + first, count, there)
 
     def copy_out(self, vectors: int, y: Pointer, count: Int, outs: Int) -> None:
-        """The output channels that exist, of some positions."""
+        """Copy the existing output channels of some positions to Y."""
         masks = [self.code.lanes_below(outs - v * self.lanes, self.lanes) for v in range(vectors)]
         with self.code.loop(0, count) as number:
             for v, mask in enumerate(masks):
@@ -331,9 +331,9 @@ class _Work:
 
 
 def _gather(module: ir.Module, recipe: PointwiseRecipe) -> FunctionBuilder:
-    """Copies positions of every channel side by side.
+    """Generate the copy of scattered positions of every channel to contiguous memory.
 
-    Arguments: X, where the positions lie in it, where they go; how many, channels, and the pitches of channels.
+    Arguments: X, offsets of the positions in X, destination; number of positions, channels, and pitches of channels.
     """
     code = FunctionBuilder(module, "gather", [POINTER] * 3 + [I64] * 4, internal=True)
     x, sources, goal = code.argument(0, recipe.element), code.argument(1, I64), code.argument(2, recipe.element)

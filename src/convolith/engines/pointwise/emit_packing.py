@@ -1,4 +1,4 @@
-"""Writes the machine code that packs weights into panels: a few output channels side by side, channel after channel."""
+"""Generated code that packs weights into panels: a few adjacent output channels, input channel by input channel."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ SLOTS = (
     *("kernel", "packed", "counters", "tasks", "in_channels", "out_channels", "panels", "out_step", "in_step"),
     *("kernel_group", "chunk", "chunks"),
 )
-"""The arguments of a region, one 8-byte slot each; steps are elements from one channel of the kernel to the next."""
+"""Arguments of a region, one 8-byte slot each; steps are elements from one channel of the kernel to the next."""
 
 
 class PackingRecipe(NamedTuple):
-    """What the code is specialised on: the type of every number, and the output channels of a panel."""
+    """Parameters that the code is specialised on: the type of all numbers, and the output channels of a panel."""
 
     dtype: str
     rows: int
 
 
 def write(module: ir.Module, target: Target, recipe: PackingRecipe) -> None:
-    """The region: panels by chunks of input channels, until none is left; absent output channels are zero."""
+    """Generate the region: pack panels by chunks of input channels; absent output channels are zero."""
     code, rows, element = FunctionBuilder(module, "region", [POINTER]), recipe.rows, STORED[recipe.dtype]
     kinds = {"kernel": element, "packed": element, "counters": I64}
     s = dict(zip(SLOTS, code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS]), strict=True))
@@ -52,7 +52,7 @@ def write(module: ir.Module, target: Target, recipe: PackingRecipe) -> None:
 
 
 def gathered(code: FunctionBuilder, places: list[Pointer]) -> ir.Value:
-    """One element from each place, as a vector."""
+    """Load one element from each address into a vector."""
     vector = ir.Constant(ir.VectorType(places[0].element, len(places)), ir.Undefined)
     for lane, place in enumerate(places):
         vector = code.ir.insert_element(vector, place.load(), ir.Constant(I32, lane))

@@ -1,8 +1,8 @@
 """A 1x1 kernel as a matrix product of channels: `y[o, p] = sum over c of k[o, c] x[c, p]`.
 
-Floats of one type go through generated code, in whichever layout they come; other types through torch's matrix product.
-The blocks are the classical ones (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008),
-but that inputs are packed while they are first used.
+Inputs and kernels of one float dtype use generated code in either layout; other dtypes use torch's matrix product. The
+blocks are the classical ones (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008), except
+that inputs are packed during their first use.
 """
 
 from __future__ import annotations
@@ -35,53 +35,53 @@ TORCH_EFFICIENCY = 0.6
 PRODUCT_EFFICIENCY = {True: 0.97, False: 0.85}
 """Fraction of the peak product rate that register tiles reach, with 32 vector registers and with 16."""
 STARTING_CHANNELS = 6
-"""Input channels whose time a tile needs to begin and to store its sums."""
+"""Overhead of starting a tile and storing its sums, as a number of input channels."""
 FEWEST_ROWS = 4
-"""Output channels below which a tile of them takes no less time: its sums wait for each other."""
+"""Number of output channels below which a tile does not get faster, since its sums wait for each other."""
 GATHERING_PRODUCTS = 16
-"""Products in whose time one input is gathered, where the rows of X are not read as they lie."""
+"""Time to gather one input, as a number of products, where rows of positions are not contiguous."""
 FULL_TAIL = 9
-"""Sixteenths of a vector of positions from which it is cheaper computed in full than by its positions."""
+"""Sixteenths of a vector of positions from which a full vector is cheaper than its single positions."""
 TASKS_PER_THREAD = 32
-"""Parts that the work of a thread is cut into, so that all are done at once."""
+"""Number of parts into which a thread's work is divided, so that all threads finish together."""
 PACKED_BYTES = 1 << 14
-"""Of the packed tiles of a block, which share a first-level cache with the weights: with few channels, outputs are then
-written in long rows."""
+"""Upper bound on the bytes of a block's packed tiles, which share a first-level cache with the weights: with few
+channels, outputs are then written in long rows."""
 FEWEST_BLOCKS = 8
-"""For each thread."""
+"""Minimum number of blocks per thread."""
 BLOCK_BYTES = 1 << 17
-"""Of positions whose channels lie side by side: they stay in a second-level cache while the output channels go by."""
+"""Bytes of a block of positions with contiguous channels, which stays in a second-level cache for all outputs."""
 SERIAL_PRODUCTS = 200_000
-"""Products below which one thread is done before a second one has started."""
+"""Number of products below which one thread finishes before a second one has started."""
 SERIAL_WEIGHTS = 40_000
-"""Weights below which one thread has packed them before a second one has started."""
+"""Number of weights below which one thread has packed them before a second one has started."""
 PACK_STEPS, PACK_SECONDS = 40.0, 15e-6
-"""Products of the machine in whose time one weight is packed; and what any packing takes."""
+"""Time to pack one weight, as a number of products; and fixed time of packing."""
 PACKED_CHANNELS = 64
-"""Input channels that are packed at a time."""
+"""Number of input channels that are packed at a time."""
 LAYOUTS = 256
-"""Specs whose blocks are remembered."""
+"""Number of specs whose blocks are cached."""
 AT = {name: number for number, name in enumerate(SLOTS)}
 X, WEIGHT, BIAS, Y, SCRATCH, COUNTERS = (AT[n] for n in ("x", "weight", "bias", "y", "scratch", "counters"))
 
 
 class ChannelsLast(NamedTuple):
-    """What is known for inputs whose channels lie side by side: as they do, too, where there is but one position."""
+    """Preparation for inputs with contiguous channels, which every input with a single position has."""
 
     strides: tuple[int, ...]
-    """Of x where it comes so."""
+    """Strides of such an x, or an empty tuple."""
     shape: tuple[int, ...]
-    """Of the result, with the channels last."""
+    """Shape of the result, with the channels last."""
     template: array[int]
     scratch_bytes: int
 
 
 class Generated(NamedTuple):
-    """The spec, the weights in panels, and the code for positions side by side; for channels it is made when needed."""
+    """Spec, weights in panels, and code for contiguous positions; code for contiguous channels is made when needed."""
 
     spec: ConvSpec
     shape: tuple[int, ...]
-    """Of the result."""
+    """Shape of the result."""
     last: ChannelsLast
     target: Target
     recipe: PointwiseRecipe
@@ -94,14 +94,14 @@ class Generated(NamedTuple):
 
 
 class Multiplied(NamedTuple):
-    """The spec, and the kernel as a (groups, out/groups, in/groups) matrix for torch."""
+    """Spec, and the kernel as a (groups, out/groups, in/groups) matrix for torch."""
 
     spec: ConvSpec
     matrix: torch.Tensor
 
 
 def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
-    """Only kernels of one tap, unpadded."""
+    """Return a reason for all but unpadded kernels of one tap."""
     if spec.transposed:
         return "transposed"
     if spec.taps > 1:
@@ -112,23 +112,23 @@ def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
 
 
 def keeps_nonfinite_local(spec: ConvSpec) -> bool:
-    """The matrix product does, but for complex numbers, whose parts mix."""
+    """Return True except for complex numbers, whose real and imaginary parts mix."""
     return spec.out_dtype not in COMPLEX
 
 
 def note(spec: ConvSpec) -> str:
-    """What is multiplied."""
+    """Describe the matrix product."""
     rows, columns = spec.out_channels // spec.groups, spec.in_channels // spec.groups
     return f"{rows}x{columns} matrix product" + (f", {spec.groups} groups" if spec.groups > 1 else "")
 
 
 def is_generated(spec: ConvSpec) -> bool:
-    """Whether the numbers are of one type that code is generated for."""
+    """Return whether input and kernel have one dtype for which code is generated."""
     return spec.dtype == spec.kernel_dtype and spec.dtype in ("float32", "float64")
 
 
 def work(spec: ConvSpec) -> Work:
-    """The layer's products; inputs that are strided or converted before torch takes them are copied first."""
+    """Count the layer's products, and the copies of inputs that are strided or converted for torch."""
     layer = layer_work(spec)
     memory = layer.memory.forward
     item = working_dtype(spec).itemsize
@@ -145,7 +145,7 @@ def work(spec: ConvSpec) -> Work:
 
 
 def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
-    """Products in whole tiles at the rate of the code that computes them, or the memory's time if that is longer."""
+    """Estimate the time of the products in whole tiles, or of the memory traffic if that is longer."""
     forward = work(spec).forward
     rate, moving = limits.products_per_second(sum_dtype_name(spec)), limits.moving_seconds(forward.bytes)
     if not is_generated(spec):
@@ -167,12 +167,12 @@ def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
 
 
 def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
-    """A direct sum over the channels."""
+    """Return the bound of a direct sum over the channels."""
     return direct_sum_bound(spec)
 
 
 def prepare_seconds(spec: ConvSpec, limits: MachineLimits) -> float:
-    """Reading the kernel and writing the panels, one number at a time; nothing where torch multiplies."""
+    """Estimate the time to read the kernel and write the panels, number by number; 0 where torch multiplies."""
     if not is_generated(spec):
         return 0.0
     busy = 1 if prod(spec.kernel_shape) < SERIAL_WEIGHTS else thread_count()
@@ -182,14 +182,14 @@ def prepare_seconds(spec: ConvSpec, limits: MachineLimits) -> float:
 
 
 def prepare(spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> Generated | Multiplied:
-    """The kernel without its single tap, and the code."""
+    """Prepare the kernel without its single tap, and the code."""
     return prepare_for(host(), spec, kernel, adjoint=adjoint)
 
 
 def prepare_for(
     target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False
 ) -> Generated | Multiplied:
-    """The same for any processor."""
+    """Prepare the kernel and the code for any processor."""
     if not is_generated(spec):
         kernel = turned(spec, kernel) if adjoint else kernel
         matrix = (spec.groups, spec.out_channels // spec.groups, spec.in_channels // spec.groups)
@@ -200,7 +200,7 @@ def prepare_for(
 
 @lru_cache(maxsize=LAYOUTS)
 def _ready(target: Target, spec: ConvSpec, threads: int) -> Generated:
-    """All but the packed weights: the code and the blocks."""
+    """Prepare everything except the packed weights: the code and the blocks."""
     ins = spec.in_channels // spec.groups
     recipe = PointwiseRecipe(spec.dtype, (spec.out_channels // spec.groups - 1) % panel_rows(target) + 1)
     lanes = recipe.lanes(target)
@@ -226,12 +226,12 @@ def _ready(target: Target, spec: ConvSpec, threads: int) -> Generated:
 
 
 def _panels(outs: int, rows: int, multiple: int) -> int:
-    """Panels of so many rows that hold all output channels of a group."""
+    """Return the number of panels, a multiple of `multiple`, that hold all output channels of a group."""
     return ceil(outs / (rows * multiple)) * multiple
 
 
 def _packed(target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool) -> torch.Tensor:
-    """Panels of weights, (groups, panels, in_channels, rows); output channels that do not exist are zero."""
+    """Pack weights into panels, (groups, panels, in_channels, rows), with zeros for absent output channels."""
     outs, ins, rows = spec.out_channels // spec.groups, spec.in_channels // spec.groups, panel_rows(target)
     panels = _panels(outs, rows, channel_tile(target, PointwiseRecipe(spec.dtype, 1).lanes(target)).panels)
     packed = empty((spec.groups, panels, ins, rows), kernel.dtype)
@@ -258,16 +258,16 @@ def _packed(target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bo
 
 
 def _slots(spec: ConvSpec, target: Target, recipe: PointwiseRecipe, threads: int) -> dict[str, int]:
-    """The sizes among a region's arguments, for a contiguous x."""
+    """Return the sizes among a region's arguments, for a contiguous x."""
     outs, ins, positions = spec.out_channels // spec.groups, spec.in_channels // spec.groups, prod(spec.output_size)
     lanes, rows = recipe.lanes(target), panel_rows(target)
     shape = channel_tile(target, lanes)
     vectors, rest = _vectors(positions, lanes)
-    threes, left = divmod(vectors, VECTORS)
-    if left == 1 and threes:  # two tiles of two rather than one of three and one of one
-        threes, left = threes - 1, 4
-    twos = left // 2
-    tiles = threes + twos + left % 2
+    threes, remaining = divmod(vectors, VECTORS)
+    if remaining == 1 and threes:  # two tiles of two rather than one of three and one of one
+        threes, remaining = threes - 1, 4
+    twos = remaining // 2
+    tiles = threes + twos + remaining % 2
     panels = ceil(outs / rows)
     wanted = threads * TASKS_PER_THREAD
     packed_bytes = ins * VECTORS * lanes * torch_dtype(spec.dtype).itemsize
@@ -310,13 +310,13 @@ def _slots(spec: ConvSpec, target: Target, recipe: PointwiseRecipe, threads: int
 
 
 def _vectors(positions: int, lanes: int) -> tuple[int, int]:
-    """Vectors of an image's positions (the last may overlap the one before it), and positions that are left."""
+    """Return the vectors of an image's positions (the last may overlap the one before it), and remaining positions."""
     vectors, rest = divmod(positions, lanes)
     return (vectors + 1, 0) if vectors and 16 * rest >= FULL_TAIL * lanes else (vectors, rest)
 
 
 def _layout(spec: ConvSpec, strides: tuple[int, ...], panels: int) -> dict[str, int]:
-    """What depends on the layout of x: strides, and whether rows of positions are read where they are."""
+    """Return the arguments that depend on the layout of x: strides, and how rows of positions are read."""
     ones = (0,) * (3 - spec.axes)
     steps = (*ones, *(s * n for s, n in zip(strides[2:], spec.stride, strict=True)))
     sizes = (*(1,) * (3 - spec.axes), *spec.output_size)
@@ -341,7 +341,7 @@ def _layout(spec: ConvSpec, strides: tuple[int, ...], panels: int) -> dict[str, 
 def apply(
     state: Generated | Multiplied, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Multiply."""
+    """Compute the matrix product, by generated code or by torch."""
     if isinstance(state, Multiplied):
         return _multiplied(state, x, bias, out)
     if x.stride() == state.last.strides or (max(state.spec.stride) == 1 and channels_are_last(x)):
@@ -355,7 +355,7 @@ def apply(
 
 
 def _apply_last(state: Generated, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None) -> torch.Tensor:
-    """The same where the channels of a position lie side by side; the result's do too."""
+    """Compute the product of inputs with contiguous channels; the result has contiguous channels too."""
     last = state.last
     region = routine(write_last, state.target, state.recipe)
     y = empty(last.shape, x.dtype) if out is None or not out.movedim(1, -1).is_contiguous() else out
@@ -369,7 +369,7 @@ def _apply_last(state: Generated, x: torch.Tensor, bias: torch.Tensor | None, ou
 def _channels_last(
     spec: ConvSpec, target: Target, recipe: PointwiseRecipe, template: array[int], threads: int
 ) -> ChannelsLast:
-    """The blocks of positions whose channels lie side by side."""
+    """Plan the blocks of positions with contiguous channels."""
     lanes, slots, item = recipe.lanes(target), template[:], torch_dtype(spec.dtype).itemsize
     shape = channel_tile(target, lanes)
     outs, most = shape.vectors * lanes, shape.positions
@@ -385,7 +385,7 @@ def _channels_last(
     strides: tuple[int, ...] = ()
     if prod(spec.size) == 1:
         strides = torch.empty(spec.input_shape, device="meta").stride()
-    elif max(spec.stride) == 1 and spec.in_channels > 1:  # one channel is both layouts at once, and counts as the other
+    elif max(spec.stride) == 1 and spec.in_channels > 1:  # a single channel has both layouts and counts as contiguous
         strides = torch.empty((spec.batch, *spec.size, spec.in_channels), device="meta").movedim(-1, 1).stride()
     return ChannelsLast(strides, (spec.batch, *spec.output_size, spec.out_channels), slots, room * item * threads)
 
@@ -404,7 +404,7 @@ def _run(
     y: torch.Tensor,
     scratch_bytes: int,
 ) -> None:
-    """Fill in the addresses and let the threads run."""
+    """Fill in the addresses and run the threads."""
     added, room = state.no_bias, scratch(scratch_bytes)
     if bias is not None:
         added = added.clone()
@@ -418,7 +418,7 @@ def _run(
 def _multiplied(
     state: Multiplied, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None
 ) -> torch.Tensor:
-    """Torch's matrix product, stride by slicing."""
+    """Compute torch's matrix product; strides are applied by slicing."""
     spec, matrix = state
     x = x[:, :, *(slice(None, None, s) for s in spec.stride)]
     x = to_working(x, matrix.dtype)
@@ -430,5 +430,5 @@ def _multiplied(
 
 
 def channels_are_last(x: torch.Tensor) -> bool:
-    """Whether the channels of one position lie side by side in memory, and nothing else would be contiguous too."""
+    """Return whether x is contiguous with its channels last, and not contiguous in its own order."""
     return not x.is_contiguous() and x.movedim(1, -1).is_contiguous()

@@ -1,7 +1,7 @@
-"""The register tiles of the pointwise engine: some output channels by vectors of positions, or vectors of channels.
+"""Register tiles of the pointwise engine: output channels by vectors of positions, or positions by vectors of channels.
 
-Weights lie in panels of a few output channels, channel after channel, with zeros for output channels that do not exist,
-so that both tiles read them in one stream.
+Weights are stored in panels of a few output channels, input channel by input channel, with zeros for output channels
+that do not exist, so that both kinds of tiles read them sequentially.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from convolith.jit.conversions import STORED
 from convolith.jit.target import Target
 
 VECTORS = 3
-"""Vectors of positions in the widest tile: with a panel of output channels, they fill the registers."""
+"""Number of vectors of positions in the widest tile: with a panel of output channels, they fill the registers."""
 TOGETHER = 4
-"""Channels that are written out together, so that the loop itself costs nothing."""
+"""Number of channels that are unrolled together, so that the loop itself costs nothing."""
 
 FEWEST_SUMS = 8
-"""Sums that grow side by side, so that none waits for the product before: two products a cycle that take four."""
+"""Minimum number of independent sums: two products per cycle with a latency of four cycles do not wait then."""
 
 
 class PointwiseRecipe(NamedTuple):
-    """What the code is specialised on: the type of every number, and the output channels of a group's last panel."""
+    """Parameters of the generated code: the type of all numbers, and the output channels of a group's last panel."""
 
     dtype: str
     last_rows: int
 
     @property
     def element(self) -> ir.Type:
-        """The type of every number."""
+        """Type of all numbers."""
         return STORED[self.dtype]
 
     def lanes(self, target: Target) -> int:
-        """Numbers in a vector."""
+        """Return the number of elements in a vector."""
         return target.lanes(itemsize(self.element))
 
 
 class ChannelTile(NamedTuple):
-    """A tile of vectors of output channels: how many vectors, panels of weights, and positions at most."""
+    """Tile of vectors of output channels: number of vectors, of panels of weights, and largest number of positions."""
 
     vectors: int
     panels: int
@@ -50,17 +50,17 @@ class ChannelTile(NamedTuple):
 
     @property
     def counts(self) -> list[int]:
-        """The numbers of positions that there is code for, the largest first."""
+        """Numbers of positions that code is generated for, largest first."""
         return [1 << n for n in reversed(range(self.positions.bit_length()))]
 
 
 def panel_rows(target: Target) -> int:
-    """Output channels of a packed panel."""
+    """Return the number of output channels of a packed panel."""
     return 8 if target.vector_registers > 16 else 4
 
 
 def channel_tile(target: Target, lanes: int) -> ChannelTile:
-    """The tile of vectors of output channels: two at least, and whole panels."""
+    """Return the tile of vectors of output channels: at least two vectors, and whole panels."""
     rows = panel_rows(target)
     vectors = max(2, rows // lanes)
     most = target.accumulators // vectors
@@ -70,11 +70,11 @@ def channel_tile(target: Target, lanes: int) -> ChannelTile:
 def write_position_tile(
     module: ir.Module, target: Target, recipe: PointwiseRecipe, vectors: int, rows: int, *, packs: bool = False
 ) -> FunctionBuilder:
-    """Some output channels by some vectors of positions: Y = bias + K X over all channels.
+    """Generate some output channels by some vectors of positions: Y = bias + K X over all channels.
 
-    Arguments: X, weights, biases, Y, where X is packed to; channels, the pitches of X and Y, and where the last vector
-    lies in them, which may overlap the one before it. With `packs`, X is copied as it is read, to a row of vectors for
-    each channel.
+    Arguments: X, weights, biases, Y, destination of packed X; channels, the pitches of X and Y, and the offsets of the
+    last vector in X and Y, which may overlap the one before it. With `packs`, X is copied as it is read, to a row of
+    vectors for each channel.
     """
     lanes, element, panel = recipe.lanes(target), recipe.element, panel_rows(target)
     code = FunctionBuilder(module, f"positions_{vectors}_{rows}_{packs}", [POINTER] * 5 + [I64] * 5, internal=True)
@@ -87,7 +87,7 @@ def write_position_tile(
             (y + y_pitch * r + offset).prefetch(write=True)
 
     def step(channel: Number, sums: Sequence[ir.Value], _: int) -> list[ir.Value]:
-        """The products of one channel."""
+        """Generate the products of one channel."""
         here, weights = x + x_pitch * channel, weight + channel * panel
         made = list(sums)
         taken = [(here + offset).vector(lanes) for offset in sources]
@@ -111,7 +111,7 @@ def write_position_tile(
 def write_channel_tile(
     module: ir.Module, target: Target, recipe: PointwiseRecipe, positions: int, vectors: int
 ) -> FunctionBuilder:
-    """Some vectors of output channels by some positions: D = bias + K X over all channels, one row per position.
+    """Generate vectors of output channels by positions: D = bias + K X over all channels, one row per position.
 
     Arguments: X, weights, biases, D; channels, the pitches of X from position to position and from channel to channel,
     of panels of weights and of D.
@@ -122,7 +122,7 @@ def write_channel_tile(
     channels, x_pitch, x_channel, panel_pitch, d_pitch = (code.argument(n) for n in range(4, 9))
 
     def weights(channel: Number, vector: int) -> ir.Value:
-        """A vector of output channels, from a part of a panel or from two."""
+        """Load a vector of output channels from a part of a panel or from two panels."""
         panel = weight + panel_pitch * (vector * lanes // rows) + channel * rows
         if lanes <= rows:
             return (panel + vector * lanes % rows).vector(lanes)
@@ -131,7 +131,7 @@ def write_channel_tile(
     chains = max(1, min(TOGETHER, FEWEST_SUMS // (positions * vectors)))
 
     def step(channel: Number, sums: Sequence[ir.Value], turn: int) -> list[ir.Value]:
-        """The products of one channel."""
+        """Generate the products of one channel."""
         made, taken = list(sums), [weights(channel, v) for v in range(vectors)]
         for p in range(positions):
             factor = code.splat((x + x_pitch * p + x_channel * channel).load(), lanes)
@@ -151,11 +151,11 @@ def write_channel_tile(
 
 
 Step = Callable[[Number, Sequence[ir.Value], int], list[ir.Value]]
-"""What one channel adds to the sums, as one of several that are written out together."""
+"""Function that adds the products of one channel to the sums, given its number among the unrolled channels."""
 
 
 def _over_channels(code: FunctionBuilder, channels: Int, sums: list[ir.Value], step: Step) -> list[ir.Value]:
-    """The sums after all channels, several of which are written out together."""
+    """Generate the loop over all channels, several of which are unrolled together, and return the sums."""
     whole = channels // TOGETHER * TOGETHER
     for start, stop, together in ((0, whole, TOGETHER), (whole, channels, 1)):
         with code.loop(start, stop, together, values=sums) as channel:

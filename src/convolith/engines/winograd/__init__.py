@@ -1,1 +1,1 @@
-"""The Winograd engine: its answers, its transforms, and the code that it generates."""
+"""Winograd engine: its interface, its transforms and its generated code."""

@@ -1,15 +1,15 @@
-"""Writes the machine code of the Winograd engine: transforms and products, vectorised over tiles.
+"""Generated code of the Winograd engine: transforms and products, vectorised over tiles.
 
-Lane after lane is tile after tile, running on over rows and images, so that images need no other layout. A block is a
-few vectors of tiles; all that belongs to it stays in a second-level cache:
+Adjacent lanes are consecutive tiles, continuing over rows and images, so that images need no other layout. A block is a
+few vectors of tiles; all its data stay in a second-level cache:
 
     inputs   every row of tiles is transformed down its columns into a strip, the strip is split into every m-th column,
              and transformed along its rows: V[point][vector][channel][lane]
     products M[point][output channel][vector] = sum over channels of U[point][..][channel] * V, in chunks
     outputs  the inverse along rows, merged into a strip, the inverse down columns, the bias, the image's rows
 
-With many blocks a thread does all of it, block after block; with few, all threads transform first, and then share the
-output channels too.
+With many blocks, each thread computes whole blocks; with few, all threads first transform the inputs, and then share
+the output channels too.
 """
 
 from __future__ import annotations
@@ -33,49 +33,49 @@ SLOTS = (
     *("panels", "panel_block", "panel_blocks", "strip_pitch", "edge_pitch", "v_plane", "v_block", "m_plane"),
     *("edge_offset", "out_offset", "m_offset", "v_offset", "thread_elements"),
 )
-"""The arguments of a region, one 8-byte slot each."""
+"""Arguments of a region, one 8-byte slot each."""
 POINTERS = ("x", "u", "bias", "y", "scratch", "v", "zeros")
 WHOLE, INPUTS, PRODUCTS = range(3)
-"""Stages of a region: everything of a block at once, or the two halves by themselves."""
+"""Stages of a region: a whole block at once, or its two halves separately."""
 SUMMED_AT_ONCE = 64
-"""Channels that are summed from zero before they are added to the rest: shorter sums round less."""
+"""Number of channels that are summed from zero before they are added to the other sums: shorter sums round less."""
 TOGETHER = 4
-"""Channels that are written out together, so that the loop itself costs nothing."""
+"""Number of channels that are unrolled together, so that the loop itself costs nothing."""
 AHEAD_BYTES = 4096
-"""How far ahead weights are fetched into a second-level cache: with few tiles, they come from memory all the time."""
+"""Prefetch distance of weights, to a second-level cache: with few tiles, weights always come from memory."""
 LINE_BYTES = 64
 VECTORS = 3
-"""Vectors of tiles in the widest register tile."""
+"""Number of vectors of tiles in the widest register tile."""
 
 
 class WinogradRecipe(NamedTuple):
-    """What the code is specialised on: F(outputs x outputs, 3x3) of float32 or float64."""
+    """Parameters that the code is specialised on: F(outputs x outputs, 3x3) of float32 or float64."""
 
     outputs: int
     dtype: str
 
     @property
     def element(self) -> ir.Type:
-        """The type of every number."""
+        """Type of all numbers."""
         return STORED[self.dtype]
 
     def lanes(self, target: Target) -> int:
-        """Tiles in a vector."""
+        """Return the number of tiles in a vector."""
         return target.lanes(itemsize(self.element))
 
     @property
     def points(self) -> int:
-        """Points of the transform along one axis."""
+        """Number of points of the transform along one axis."""
         return self.outputs + TAPS - 1
 
 
 def panel_rows(target: Target) -> int:
-    """Output channels of a packed panel: with three vectors, they and a row of inputs fill the registers."""
+    """Return the output channels of a packed panel: with three vectors and a row of inputs, they fill the registers."""
     return 8 if target.vector_registers > 16 else 4
 
 
 def write(module: ir.Module, target: Target, recipe: WinogradRecipe) -> None:
-    """The region: a stage's tasks until none is left."""
+    """Generate the region: run a stage's tasks until none remains."""
     lanes, element = recipe.lanes(target), recipe.element
     products = {n: _products(module, target, recipe, n) for n in range(1, VECTORS + 1)}
     code = FunctionBuilder(module, "region", [POINTER])
@@ -107,7 +107,7 @@ def write(module: ir.Module, target: Target, recipe: WinogradRecipe) -> None:
 
 
 def _products(module: ir.Module, target: Target, recipe: WinogradRecipe, vectors: int) -> FunctionBuilder:
-    """One or two panels of output channels by some vectors of tiles: M = U V over a chunk of channels.
+    """Generate one or two panels of output channels by some vectors of tiles: M = U V over a chunk of channels.
 
     Arguments: U, V, M, channels, whether M is to be added to, and the pitches of panels of U, vectors of V, rows of M.
     """
@@ -145,7 +145,7 @@ def _products(module: ir.Module, target: Target, recipe: WinogradRecipe, vectors
 
 
 class _Block(NamedTuple):
-    """What is written into the region for a block of tiles."""
+    """Generator of the region's code for a block of tiles."""
 
     code: FunctionBuilder
     recipe: WinogradRecipe
@@ -156,7 +156,7 @@ class _Block(NamedTuple):
     products: dict[int, FunctionBuilder]
 
     def span(self, block: Int) -> tuple[Int, Int, Int, Int]:
-        """First vector of a block, how many, and its first tile and the one after its last."""
+        """Return a block's first vector, number of vectors, first tile, and the tile after its last."""
         s = self.s
         begin = s["vectors"] * block // s["blocks"]
         count = s["vectors"] * (block + 1) // s["blocks"] - begin
@@ -164,22 +164,22 @@ class _Block(NamedTuple):
         return begin, count, tile, self.code.minimum((begin + count) * self.lanes, s["tiles"])
 
     def strip(self, point: int) -> Pointer:
-        """A row of the strip, after a vector of zeros."""
+        """Return a row of the input strip, which follows a vector of zeros."""
         place: Pointer = self.scratch + (self.s["strip_pitch"] * point + self.lanes)
         return place
 
     def strip_back(self, point: int) -> Pointer:
-        """A row of the strip on the way back; the other one keeps its zeros."""
+        """Return a row of the output strip; the input strip keeps its zeros."""
         place: Pointer = self.scratch + (self.s["out_offset"] + self.s["strip_pitch"] * point)
         return place
 
     def edge(self, point: int, side: int) -> Pointer:
-        """The columns beyond a row of tiles: what lies left of first tiles, or right of last ones."""
+        """Return the columns outside a row of tiles: to the left of first tiles, or to the right of last ones."""
         place: Pointer = self.scratch + (self.s["edge_offset"] + self.s["edge_pitch"] * (2 * point + side))
         return place
 
     def inputs(self, block: Int, v: Pointer, start: Number, stop: Number) -> None:
-        """Transform some channels of a block."""
+        """Generate the transform of some channels of a block."""
         code, s = self.code, self.s
         begin, count, tile, end = self.span(block)
         top = tile // s["tile_columns"]
@@ -193,7 +193,7 @@ class _Block(NamedTuple):
                 self.along_rows(at, at - top * s["tile_columns"], goal)
 
     def columns_down(self, row: Int, top: Int, tile: Int, end: Int, channel: Int) -> None:
-        """One row of tiles, transformed down its columns into the strip; only the columns that the block needs."""
+        """Generate the transform of a row of tiles down the columns that the block needs, to the strip."""
         code, s, m, lanes = self.code, self.s, self.recipe.outputs, self.lanes
         image, across = row // s["tile_rows"], row % s["tile_rows"]
         x = s["x"] + image * s["x_image"] + channel * s["x_channel"]
@@ -236,7 +236,7 @@ class _Block(NamedTuple):
                     (self.edge(point, side) + index).store(value)
 
     def along_rows(self, tile: Int, offset: Number, goal: Pointer) -> None:
-        """A vector of tiles of the strip, transformed along its rows into V."""
+        """Generate the transform of a vector of tiles along the rows of the strip, to V."""
         code, s, m, lanes = self.code, self.s, self.recipe.outputs, self.lanes
         masks = [self.mask(s[name], tile) for name in ("first", "last")]
         for point in range(self.recipe.points):
@@ -251,12 +251,12 @@ class _Block(NamedTuple):
                 (goal + s["v_plane"] * (point * self.recipe.points + other)).store(value)
 
     def mask(self, table: Pointer, tile: Int) -> ir.Value:
-        """A row of 32-bit flags of tiles as a mask."""
+        """Load a vector of 32-bit flags of tiles as a mask."""
         flags = (table.cast(ir.IntType(32)) + tile).vector(self.lanes)
         return self.code.ir.icmp_signed("!=", flags, zero(flags.type))
 
     def outputs(self, block: Int, v: Pointer, panel_block: Int) -> None:
-        """The products of a block with a block of panels, and their outputs."""
+        """Generate the products of a block with a block of panels, and their outputs."""
         code, s, points = self.code, self.s, self.recipe.points**2
         _, count, tile, end = self.span(block)
         m = self.scratch + s["m_offset"]
@@ -272,7 +272,7 @@ class _Block(NamedTuple):
             self.rows_out(tile, end, channel.index)
 
     def multiply(self, u: Pointer, v: Pointer, m: Pointer, count: Int, panels: Int) -> None:
-        """One point: vectors by threes (the rest by twos), panels, chunks of channels."""
+        """Generate the products of one point: vectors by threes (the rest by twos), panels, chunks of channels."""
         code, s, lanes = self.code, self.s, self.lanes
         v_pitch, u_pitch = s["in_channels"] * lanes, s["in_channels"] * self.rows
         m_pitch = s["block_vectors"] * lanes
@@ -298,7 +298,7 @@ class _Block(NamedTuple):
             done = times * number + done
 
     def strip_out(self, m: Pointer, count: Int) -> None:
-        """The inverse along rows: vectors of tiles, merged into the strip."""
+        """Generate the inverse transform along rows of vectors of tiles, merged into the strip."""
         code, s, outputs, lanes = self.code, self.s, self.recipe.outputs, self.lanes
         with code.loop(0, count) as vector:
             for point in range(self.recipe.points):
@@ -308,7 +308,7 @@ class _Block(NamedTuple):
                     (self.strip_back(point) + (vector.index * (outputs * lanes) + e * lanes)).store(value)
 
     def rows_out(self, tile: Int, end: Int, channel: Int) -> None:
-        """The inverse down columns, the bias, and the image's rows."""
+        """Generate the inverse transform down columns, the bias, and the stores to the image's rows."""
         code, s, outputs, lanes = self.code, self.s, self.recipe.outputs, self.lanes
         bias = code.splat((s["bias"] + channel).load(), lanes)
         with code.loop(tile // s["tile_columns"], (end - 1) // s["tile_columns"] + 1) as row:

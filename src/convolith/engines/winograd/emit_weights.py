@@ -1,8 +1,8 @@
-"""Writes the machine code that transforms kernels for the Winograd engine: `U = G k G'` of every pair of channels.
+"""Generated code that transforms kernels for the Winograd engine: `U = G k G'` of every pair of channels.
 
-Lanes are output channels of a panel, several input channels at a time where a vector holds more. A few input channels
-are transformed into a buffer that stays in the first-level cache, and written out from there point by point: written
-at once, the points of one channel would lie a power of two apart, in one set of the cache.
+Lanes are output channels of a panel, for several input channels at a time if a vector holds more. A few input channels
+are transformed into a buffer that stays in the first-level cache, and copied from there point by point: written
+directly, the points of one channel would have a stride of a power of two, in one set of the cache.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ SLOTS = (
     *("kernel", "u", "scratch", "counters", "tasks", "in_channels", "out_channels", "panels", "panel_block"),
     *("out_step", "in_step", "reversed", "chunks"),
 )
-"""The arguments of a region, one 8-byte slot each; steps are elements from one channel of the kernel to the next."""
+"""Arguments of a region, one 8-byte slot each; steps are elements from one channel of the kernel to the next."""
 CHUNK = 16
-"""Input channels that are transformed before they are written out."""
+"""Number of input channels that are transformed before they are written out."""
 KERNEL_TAPS = 9
 
 
 def write(module: ir.Module, target: Target, recipe: WinogradRecipe) -> None:
-    """The region: panels of output channels by chunks of input channels, until none is left."""
+    """Generate the region: transform panels of output channels by chunks of input channels."""
     code, rows, element = FunctionBuilder(module, "region", [POINTER]), panel_rows(target), recipe.element
     kinds = {"kernel": element, "u": element, "scratch": element, "counters": I64}
     s = dict(zip(SLOTS, code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS]), strict=True))
@@ -59,7 +59,7 @@ def _transform(
     present: ir.Value,
     together: int,
 ) -> None:
-    """Some input channels of a panel: their taps as vectors, transformed along both axes, into the buffer."""
+    """Transform the taps of some input channels of a panel, as vectors along both axes, into the buffer."""
     sources, channel, s = place
     rows = len(sources)
     backwards = s["reversed"].equals(1)
@@ -86,7 +86,7 @@ def _transform(
 def _write_out(
     code: FunctionBuilder, s: dict[str, Int], buffer: Pointer, place: tuple[Int, Int, Int], rows: int, points: int
 ) -> None:
-    """From the buffer to where the products read: (blocks of panels, points, panels, in_channels, rows)."""
+    """Copy the buffer to the layout of the products: (blocks of panels, points, panels, in_channels, rows)."""
     panel, first, count = place
     block = panel // s["panel_block"]
     before = block * s["panel_block"]

@@ -1,7 +1,7 @@
 """3x3 kernels with fewer products: Winograd's minimal filtering, F(2x2, 3x3) and F(4x4, 3x3), in generated code.
 
-A tile of 2x2 or 4x4 outputs takes 16 or 36 products a channel where direct sums take 36 or 144. The transforms are
-described in `winograd_transform`, the blocks of tiles in `winograd_code`.
+A tile of 2x2 or 4x4 outputs takes 16 or 36 products per channel where direct sums take 36 or 144. The transforms are
+described in `transforms`, the blocks of tiles in `emit`.
 """
 
 from __future__ import annotations
@@ -38,34 +38,34 @@ from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 
 AT = {name: number for number, name in enumerate(SLOTS)}
 X, U, BIAS, Y, SCRATCH, V, FIRST, LAST, ZEROS, COUNTERS = range(10)
-"""The slots of addresses, which come first."""
+"""Slots of the addresses, which come first."""
 BLOCK_BYTES = 1 << 18
-"""What a block's transformed inputs may take: half of a second-level cache of 512 KiB."""
+"""Upper bound on the bytes of a block's transformed inputs: half of a second-level cache of 512 KiB."""
 PRODUCT_BYTES = 160 << 10
-"""What the products of a block of output channels may take beside them."""
+"""Upper bound on the bytes of the products of a block of output channels, which share that cache."""
 MOST_VECTORS = 12
-"""Vectors of tiles in a block: more bring no better use of the weights."""
+"""Upper bound on the vectors of tiles in a block: more vectors do not improve the reuse of the weights."""
 TASKS_PER_THREAD = 4
 PRODUCT_EFFICIENCY, NARROW_EFFICIENCY = 0.85, 0.8
 """Fraction of the peak product rate that register tiles of three vectors, and of fewer, reach."""
 TRANSFORM_STEPS = 7
-"""Steps of a transform, as products of the machine, for each point of a tile."""
+"""Cost of a transform per point of a tile, as a number of products."""
 SERIAL_STEPS = 500_000
-"""Products and steps of transforms below which one thread is done before a second one has started."""
+"""Number of products and transform steps below which one thread finishes before a second one has started."""
 SERIAL_PAIRS = 4_000
-"""Pairs of channels below which one thread has transformed a kernel before a second one has started."""
+"""Number of channel pairs below which one thread has transformed a kernel before a second one has started."""
 PACK_STEPS, PACK_SECONDS = 10.0, 25e-6
-"""Steps of a kernel's transform, as products of the machine, for each point and tap; and what any transform takes."""
+"""Cost of a kernel's transform per point and per tap, as a number of products; and fixed time of the transform."""
 LAYOUTS = 256
-"""Specs whose blocks are remembered."""
+"""Number of specs whose blocks are cached."""
 BEYOND = 64
-"""Zeros behind the last panel, which its last vectors read."""
+"""Number of zeros after the last panel, which its last vectors read."""
 GAIN = {2: 6.0, 4: 40.0}
-"""By how much the transforms enlarge a rounding error, found on the data of the tests."""
+"""Amplification of a rounding error by the transforms, measured on the data of the tests."""
 
 
 class State(NamedTuple):
-    """All that is ready before an input comes."""
+    """Everything that is prepared before an input is known."""
 
     spec: ConvSpec
     shape: tuple[int, ...]
@@ -83,7 +83,7 @@ class State(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """The sizes among a region's arguments, threads, stages, and bytes of scratch and of transformed inputs."""
+    """Sizes among a region's arguments, threads, stages, and bytes of scratch and of transformed inputs."""
 
     slots: dict[str, int]
     threads: int
@@ -94,13 +94,13 @@ class Layout(NamedTuple):
 
 @dataclass(frozen=True)
 class Winograd:
-    """The engine for one size of output tiles."""
+    """Engine for one size of output tiles."""
 
     name: str
     outputs: int
 
     def refuse(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
-        """Plain 3x3 layers in float32 or float64."""
+        """Return a reason for all but 3x3 layers in float32 or float64 without stride, dilation or groups."""
         if spec.transposed:
             return "transposed"
         if spec.kernel_size != (3, 3):
@@ -114,16 +114,16 @@ class Winograd:
         return None
 
     def keeps_nonfinite_local(self, spec: ConvSpec) -> bool:
-        """It does not: a NaN or an infinity spreads over its tile."""
+        """Return False: NaN and infinity spread over their tile."""
         return False
 
     def note(self, spec: ConvSpec) -> str:
-        """The tile."""
+        """Describe the tile."""
         lanes = self._recipe(spec).lanes(host())
         return f"F({self.outputs}x{self.outputs}, 3x3), {lanes} tiles at a time; spreads NaN and infinity"
 
     def work(self, spec: ConvSpec) -> Work:
-        """The products of the tiles, and the transforms of inputs and outputs."""
+        """Count the products of the tiles, and the transforms of inputs and outputs."""
         memory = layer_work(spec).memory.forward
         points = (self.outputs + 2) ** 2
         tiles = spec.batch * self._tiles(spec)[0] * self._tiles(spec)[1]
@@ -145,7 +145,7 @@ class Winograd:
         return Work(forward=forward, memory=Memory(terms))
 
     def seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
-        """Products in full vectors of tiles, the transforms beside them, and the transformed weights from the cache."""
+        """Estimate the time of products in full vectors of tiles, of transforms, and of moving weights and operands."""
         down, across = self._tiles(spec)
         lanes = self._recipe(spec).lanes(host())
         points = (self.outputs + 2) ** 2
@@ -156,24 +156,24 @@ class Winograd:
         transforms = tiles * points * TRANSFORM_STEPS * (spec.in_channels + spec.out_channels) / rate
         weights = points * spec.in_channels * spec.out_channels * torch_dtype(spec.dtype).itemsize
         moving = limits.moving_seconds(weights) + limits.moving_seconds(layer_work(spec).memory.forward.bytes)
-        return limits.call_seconds + products + transforms + moving / 2  # half of it in the shadow of the products
+        return limits.call_seconds + products + transforms + moving / 2  # half of it overlaps the products
 
     def _recipe(self, spec: ConvSpec) -> WinogradRecipe:
         return WinogradRecipe(self.outputs, spec.dtype)
 
     def _tiles(self, spec: ConvSpec) -> tuple[int, int]:
-        """Tiles down and across an image."""
+        """Return the number of tiles down and across an image."""
         down, across = (ceil(n / self.outputs) for n in spec.output_size)
         return down, across
 
     def error_bound(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
-        """The sums of each point are direct ones, in chunks; the transforms enlarge what they lose."""
+        """Bound the error of direct sums in chunks at each point, plus the amplification by the transforms."""
         chunks = ceil(spec.in_channels / SUMMED_AT_ONCE)
         summed = min(spec.in_channels, SUMMED_AT_ONCE) / 4 + chunks / 4
         return half_ulp(spec.dtype) * (GAIN[self.outputs] + summed)
 
     def prepare_seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
-        """The transforms of every pair of channels, and the memory's time for what they read and write."""
+        """Estimate the time to transform every pair of channels, and to read and write the data."""
         pairs = spec.in_channels * ceil(spec.out_channels / panel_rows(host())) * panel_rows(host())
         points, rate = (self.outputs + 2) ** 2, limits.products_per_second(spec.dtype)
         busy = 1 if pairs < SERIAL_PAIRS else thread_count()
@@ -181,16 +181,16 @@ class Winograd:
         return PACK_SECONDS + pairs * (points + 9) * PACK_STEPS / rate * thread_count() / busy + moving
 
     def prepare(self, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
-        """The code, the blocks and the transformed kernel."""
+        """Prepare the code, the blocks and the transformed kernel."""
         return self.prepare_for(host(), spec, kernel, adjoint=adjoint)
 
     def prepare_for(self, target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
-        """The same for any processor."""
+        """Prepare the code, the blocks and the transformed kernel for any processor."""
         ready = _ready(self, target, spec, thread_count())
         return ready._replace(u=self._transformed(target, spec, kernel, ready, adjoint=adjoint))
 
     def _layout(self, spec: ConvSpec, target: Target) -> Layout:
-        """How many threads do what, in how much memory."""
+        """Plan the stages, their threads and their memory."""
         down, across = self._tiles(spec)
         tiles = spec.batch * down * across
         steps = tiles * (
@@ -209,7 +209,7 @@ class Winograd:
     def _slots(
         self, spec: ConvSpec, target: Target, threads: int, tiles: int, down: int, across: int
     ) -> dict[str, int]:
-        """The sizes among a region's arguments."""
+        """Return the sizes among a region's arguments."""
         lanes, rows = self._recipe(spec).lanes(target), panel_rows(target)
         item = torch_dtype(spec.dtype).itemsize
         points, m = self.outputs + 2, self.outputs
@@ -217,13 +217,13 @@ class Winograd:
         vector_bytes = points**2 * spec.in_channels * lanes * item
         widest = min(max(BLOCK_BYTES // vector_bytes, VECTORS), MOST_VECTORS)
         blocks = ceil(vectors / widest)
-        if blocks > threads:  # every thread the same number of blocks
+        if blocks > threads:  # equally many blocks for every thread
             blocks = ceil(blocks / threads) * threads
         panels = ceil(spec.out_channels / (2 * rows)) * 2
         fewest_blocks = 2 * threads
         weight_bytes = points**2 * spec.in_channels * panels * rows * item
         if blocks < fewest_blocks and (weight_bytes <= BLOCK_BYTES or blocks * panels < 2 * fewest_blocks):
-            fewest_blocks = threads  # every thread has the weights at hand, or there are too few of them to share
+            fewest_blocks = threads  # the weights fit every thread's cache, or are too few to share
             blocks = max(blocks, threads)
         blocks = min(blocks, vectors)
         block_vectors = ceil(vectors / blocks)
@@ -277,7 +277,7 @@ class Winograd:
     def _transformed(
         self, target: Target, spec: ConvSpec, kernel: torch.Tensor, ready: State, *, adjoint: bool
     ) -> torch.Tensor:
-        """U, (blocks of panels, points, panels, in_channels, rows), rows of absent channels zero."""
+        """Compute U, (blocks of panels, points, panels, in_channels, rows), with zero rows for absent channels."""
         rows, panels = panel_rows(target), ready.template[AT["panels"]]
         size = (self.outputs + 2) ** 2 * panels * rows * spec.in_channels
         u = empty((size + BEYOND,), kernel.dtype)
@@ -309,7 +309,7 @@ class Winograd:
     def apply(
         self, state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Fill the arguments and run the stages."""
+        """Fill in the arguments and run the stages."""
         spec = state.spec
         if spec.padding_mode != "zeros":
             x = pad(x, spec.padding, spec.padding_mode)
@@ -339,7 +339,7 @@ class Winograd:
 
 @lru_cache(maxsize=LAYOUTS)
 def _ready(engine: Winograd, target: Target, spec: ConvSpec, threads: int) -> State:
-    """All but the transformed kernel: the code, the blocks, and what marks the first and last tile of a row."""
+    """Prepare all but the transformed kernel: the code, the blocks, and flags of a row's first and last tile."""
     across = engine._tiles(spec)[1]
     lanes, layout = engine._recipe(spec).lanes(target), engine._layout(spec, target)
     slots = layout.slots

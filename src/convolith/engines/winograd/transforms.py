@@ -1,8 +1,8 @@
-"""Winograd's minimal filtering as matrices, and their application to vectors with as few operations as they allow.
+"""Winograd's minimal filtering as matrices, and their application to vectors with as few operations as possible.
 
 `y = A'[(G k) * (B' x)]` gives `outputs` values of a correlation with three taps from `outputs` + 2 products (Winograd,
 Arithmetic Complexity of Computations, 1980; Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2016).
-The points of interpolation decide the error: +-sqrt(1/2), +-sqrt(2) are three to five times more exact than +-1, +-2.
+The points of interpolation set the error: +-sqrt(1/2), +-sqrt(2) are three to five times more accurate than +-1, +-2.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from llvmlite import ir
 from convolith.jit.builder import FunctionBuilder, constant
 
 POINTS = {2: (1.0,), 4: (sqrt(0.5), sqrt(2.0))}
-"""By the number of outputs: the positive points; zero, their negatives and infinity come with them."""
+"""Positive interpolation points by number of outputs; zero, their negatives and infinity are points too."""
 TAPS = 3
 
 
 class Matrices(NamedTuple):
-    """What transforms the inputs (B'), the kernel (G) and the products (A')."""
+    """Transform matrices of the inputs (B'), the kernel (G) and the products (A')."""
 
     inputs: np.ndarray
     kernel: np.ndarray
@@ -30,7 +30,7 @@ class Matrices(NamedTuple):
 
 
 def matrices(outputs: int) -> Matrices:
-    """Of F(outputs, 3); the scaling is with the kernel, which is transformed once."""
+    """Compute the matrices of F(outputs, 3), scaled in that of the kernel, which is transformed only once."""
     points = [0.0, *(sign * p for p in POINTS[outputs] for sign in (1, -1))]
     size = outputs + TAPS - 1
     by_input, by_kernel, by_output = np.zeros((size, size)), np.zeros((size, TAPS)), np.zeros((outputs, size))
@@ -46,18 +46,18 @@ def matrices(outputs: int) -> Matrices:
 
 
 def transform_inputs(code: FunctionBuilder, outputs: int, x: Sequence[ir.Value]) -> list[ir.Value]:
-    """`B' x`: the rows of a point and its negative share their even and their odd part."""
+    """Compute `B' x`: the rows of a point and its negative share their even and their odd part."""
     matrix = matrices(outputs).inputs
-    made: list[ir.Value] = [weighted(code, matrix[0], x)]
+    result: list[ir.Value] = [weighted(code, matrix[0], x)]
     for i in range(1, len(matrix) - 1, 2):
         even = weighted(code, (matrix[i] + matrix[i + 1]) / 2, x)
         odd = weighted(code, (matrix[i] - matrix[i + 1]) / 2, x)
-        made += [code.ir.fadd(even, odd), code.ir.fsub(even, odd)]
-    return [*made, weighted(code, matrix[-1], x)]
+        result += [code.ir.fadd(even, odd), code.ir.fsub(even, odd)]
+    return [*result, weighted(code, matrix[-1], x)]
 
 
 def transform_outputs(code: FunctionBuilder, outputs: int, m: Sequence[ir.Value]) -> list[ir.Value]:
-    """`A' m`: the columns of a point and its negative are added and subtracted once."""
+    """Compute `A' m`: the columns of a point and its negative are added and subtracted once."""
     matrix = matrices(outputs).outputs
     values, columns = [m[0]], [matrix[:, 0]]
     for i in range(1, len(m) - 1, 2):
@@ -69,18 +69,18 @@ def transform_outputs(code: FunctionBuilder, outputs: int, m: Sequence[ir.Value]
 
 
 def transform_kernel(code: FunctionBuilder, outputs: int, k: Sequence[ir.Value]) -> list[ir.Value]:
-    """`G k`: the rows of a point and its negative share their even and their odd part."""
+    """Compute `G k`: the rows of a point and its negative share their even and their odd part."""
     matrix = matrices(outputs).kernel
-    made: list[ir.Value] = [weighted(code, matrix[0], k)]
+    result: list[ir.Value] = [weighted(code, matrix[0], k)]
     for i in range(1, len(matrix) - 1, 2):
         even = weighted(code, (matrix[i] + matrix[i + 1]) / 2, k)
         odd = weighted(code, (matrix[i] - matrix[i + 1]) / 2, k)
-        made += [code.ir.fadd(even, odd), code.ir.fsub(even, odd)]
-    return [*made, weighted(code, matrix[-1], k)]
+        result += [code.ir.fadd(even, odd), code.ir.fsub(even, odd)]
+    return [*result, weighted(code, matrix[-1], k)]
 
 
 def weighted(code: FunctionBuilder, weights: Sequence[float], values: Sequence[ir.Value]) -> ir.Value:
-    """The sum of values times constants; zeros cost nothing, and the first one is a plain value where there is one."""
+    """Return the sum of values times constants, skipping zeros and starting with a constant of 1 if one exists."""
     terms = [(float(w), v) for w, v in zip(weights, values, strict=True) if abs(w) > 1e-12]
     terms.sort(key=lambda term: term[0] != 1)
     first, *rest = terms
@@ -96,7 +96,7 @@ def weighted(code: FunctionBuilder, weights: Sequence[float], values: Sequence[i
 
 
 def split(code: FunctionBuilder, vectors: Sequence[ir.Value]) -> list[ir.Value]:
-    """Vectors of consecutive elements as vectors of every n-th one, n being their number (a power of two)."""
+    """Split vectors of consecutive elements into vectors of every n-th one, n being their number (a power of two)."""
     if len(vectors) == 1:
         return list(vectors)
     lanes = vectors[0].type.count
@@ -106,12 +106,12 @@ def split(code: FunctionBuilder, vectors: Sequence[ir.Value]) -> list[ir.Value]:
 
 
 def merge(code: FunctionBuilder, vectors: Sequence[ir.Value]) -> list[ir.Value]:
-    """The inverse of `split`."""
+    """Merge vectors of every n-th element into vectors of consecutive ones: the inverse of `split`."""
     if len(vectors) == 1:
         return list(vectors)
     lanes = vectors[0].type.count
     mixed = [lane for pair in zip(range(lanes), range(lanes, 2 * lanes), strict=True) for lane in pair]
-    made = []
+    result = []
     for even, odd in zip(merge(code, vectors[::2]), merge(code, vectors[1::2]), strict=True):
-        made += [code.shuffle(even, odd, mixed[:lanes]), code.shuffle(even, odd, mixed[lanes:])]
-    return made
+        result += [code.shuffle(even, odd, mixed[:lanes]), code.shuffle(even, odd, mixed[lanes:])]
+    return result

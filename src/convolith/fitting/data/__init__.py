@@ -1,1 +1,1 @@
-"""The data of a fit: read and checked, positions of pixels, polynomials of position."""
+"""Data of a fit: reading and checks, positions of pixels, polynomials of position."""

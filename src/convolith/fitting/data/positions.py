@@ -1,4 +1,4 @@
-"""Where pixels are: positions over a frame, from the pixel at which an image begins, or given for whole images."""
+"""Positions of pixels: over a frame, from the pixel at which an image begins, or given for whole images."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from convolith.spec import ConvSpec
 
 
 def pixel_places(spec: ConvSpec, origin: Sequence[int] | None, frame: tuple[int, ...] | None) -> tuple[np.ndarray, ...]:
-    """(1, padded length) for each axis: the positions of an image's pixels, its padding's too.
+    """Return the positions of an image's pixels, padding included, as (1, padded length) for each axis.
 
     Args:
-        spec: of the image and its padding.
-        origin: the pixel of the frame at which the image begins.
-        frame: the pixels of the frame along each axis; None if the image itself is the frame.
+        spec: spec of the image and its padding.
+        origin: pixel of the frame at which the image begins.
+        frame: number of pixels of the frame along each axis; None if the image itself is the frame.
 
     Raises:
-        ConvolithError: an image that is not of the frame's size without an origin, or leaves it with one.
+        ConvolithError: an image without an origin that differs in size from the frame, or one that extends beyond it.
     """
     if origin is not None and frame is None:
         raise ConvolithError(f"origin is {origin!r}, but there is no frame yet; pass frame= where the state is made")
@@ -42,7 +42,7 @@ def pixel_places(spec: ConvSpec, origin: Sequence[int] | None, frame: tuple[int,
 
 
 def given_places(given: Any, images: int, lengths: Sequence[int]) -> tuple[np.ndarray, ...]:
-    """(images or 1, length) for each axis: one position for all pixels of an image.
+    """Return one position for all pixels of each image, as (images or 1, length) for each axis.
 
     Raises:
         ConvolithError: positions of another shape, or not finite.
@@ -58,24 +58,24 @@ def given_places(given: Any, images: int, lengths: Sequence[int]) -> tuple[np.nd
 
 
 def check_position(position: Any, axes: int) -> tuple[float, ...]:
-    """A finite number for each axis.
+    """Return a position as a tuple of one finite number per axis.
 
     Raises:
         ConvolithError: anything else.
     """
-    found = _plain(position)
-    if found is None or found.shape != (axes,) or not np.isfinite(found).all():
+    numbers = _plain(position)
+    if numbers is None or numbers.shape != (axes,) or not np.isfinite(numbers).all():
         raise _refused("position", position, axes)
-    return tuple(float(value) for value in found)
+    return tuple(float(value) for value in numbers)
 
 
 def _plain(values: Any) -> np.ndarray | None:
-    """Real numbers as an array, or None for anything else."""
+    """Return real numbers as an array, or None for anything else."""
     try:
-        found = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+        array = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
     except (TypeError, ValueError):  # ragged
         return None
-    return found if found.dtype.kind in "iuf" else None
+    return array if array.dtype.kind in "iuf" else None
 
 
 def _refused(argument: str, came: Any, axes: int) -> ConvolithError:

@@ -21,18 +21,18 @@ from convolith.spec import ConvSpec
 
 @dataclass(frozen=True)
 class Problem:
-    """Input, output and weights in float64, with the geometry that joins them.
+    """Input, output and weights in float64, with the geometry that relates them.
 
     Attributes:
-        spec: the correlation that is sought, in float64.
-        padded: x, padded: (N, in_channels, *padded size).
-        y: (N, out_channels, *output_size), zero where it is left out.
-        weights: (N, *output_size): 0 where a pixel of y is left out, 1 or the given weight elsewhere.
-        dtypes: of x and y as they came.
-        places: the positions of the pixels of padded, for each axis (N, length), or (1, length) where they are alike.
-        terms: monomials of position that the kernel's weights are made of; each makes channels of its own.
-        known: monomials of position that stand beside the windows, the constant first.
-        used: how many of them are sought too: 0, 1 for a constant per output channel, or more.
+        spec: spec of the correlation to fit, in float64.
+        padded: padded x, (N, in_channels, *padded size).
+        y: (N, out_channels, *output_size), zero at excluded pixels.
+        weights: (N, *output_size): 0 at excluded pixels of y, 1 or the given weight elsewhere.
+        dtypes: original dtypes of x and y.
+        places: positions of the pixels of padded, for each axis (N, length), or (1, length) if equal for all images.
+        terms: monomials of position in the kernel's weights; each multiplies x, which gives channels of its own.
+        known: monomials of position that are columns of the equations themselves, the constant first.
+        used: number of known columns to fit: 0, 1 for a constant per output channel, or more.
     """
 
     spec: ConvSpec
@@ -47,21 +47,21 @@ class Problem:
 
     @property
     def channels(self) -> int:
-        """Of x, once for each of the terms."""
+        """Number of channels of modulated x: those of x, once for each term."""
         return len(self.terms) * self.spec.in_channels
 
     @property
     def windows(self) -> int:
-        """Pixels of a window, which are as many as the kernel's weights for each output channel."""
+        """Number of values in a window of modulated x: the kernel's weights per output channel."""
         return self.channels * self.spec.taps
 
     @property
     def unknowns(self) -> int:
-        """Numbers sought for each output channel."""
+        """Number of unknowns per output channel."""
         return self.windows + self.used
 
     def modulated(self, shift: np.ndarray | float = 0.0) -> np.ndarray:
-        """(N, channels, *padded size): x less a shift (of each channel), times each of the terms."""
+        """Return x less a shift (per channel), times each of the terms, (N, channels, *padded size)."""
         x: np.ndarray = self.padded - np.reshape(shift, (-1, *(1,) * self.spec.axes))
         if len(self.terms) == 1:
             return x
@@ -69,15 +69,15 @@ class Problem:
         return wide.reshape(len(x), self.channels, *x.shape[2:])
 
     def centres(self) -> tuple[np.ndarray, ...]:
-        """For each axis (N or 1, output length): the positions of the middles of windows."""
-        found = []
+        """Return the positions of window centres, for each axis (N or 1, output length)."""
+        result = []
         for place, n, s, extent in zip(self.places, self.y.shape[2:], self.spec.stride, self.spec.extent, strict=True):
             first = np.arange(n) * s
-            found.append((place[:, first] + place[:, first + extent - 1]) / 2)
-        return tuple(found)
+            result.append((place[:, first] + place[:, first + extent - 1]) / 2)
+        return tuple(result)
 
     def cut(self, images: slice, spans: Sequence[tuple[int, int]]) -> Problem:
-        """The equations of some images, and along each axis of the pixels of y from one number up to another."""
+        """Return the equations of a range of images and, along each axis, a range (start, stop) of the pixels of y."""
         of_y = [slice(*span) for span in spans]
         of_x = [
             slice(start * s, (stop - 1) * s + extent)
@@ -95,12 +95,12 @@ class Problem:
         )
 
     def means(self) -> np.ndarray:
-        """(in_channels + out_channels,): the mean of each channel of x, padding and all, and of y."""
+        """Return the mean of each channel of x, padding included, and of y, (in_channels + out_channels,)."""
         return np.concatenate([part.mean(axis=(0, *range(2, part.ndim))) for part in (self.padded, self.y)])
 
     @property
     def equations(self) -> int:
-        """Pixels of y that count, per output channel."""
+        """Number of pixels of y with nonzero weight, per output channel."""
         return int(np.count_nonzero(self.weights))
 
 
@@ -117,7 +117,7 @@ def read(
     mask: Any,
     weights: Any,
 ) -> Problem:
-    """Check the data of a fit and bring it into one form; the arguments are those of `fit`."""
+    """Check the data of a fit and convert them to a `Problem`; the arguments are those of `fit`."""
     tensors = {"x": as_tensor("x", x), "y": as_tensor("y", y)}
     check_same_kind(x=x, y=y)
     for name, tensor in tensors.items():
@@ -128,7 +128,7 @@ def read(
     wide = {name: bare(t if batched else t[None]).cpu().to(torch.float64) for name, t in tensors.items()}
     if wide["y"].ndim != wide["x"].ndim:
         raise ConvolithError(
-            f"y has shape {tuple(tensors['y'].shape)} beside x {tuple(tensors['x'].shape)}; expected y as correlate "
+            f"y has shape {tuple(tensors['y'].shape)}, but x {tuple(tensors['x'].shape)}; expected y as correlate "
             "gives it: (N, out_channels, *output_size), or without N where x has none"
         )
     batch, channels, size = split_input_shape(tuple(wide["x"].shape), axes)
@@ -165,7 +165,7 @@ def read(
 
 
 def spatial_axes(kernel_size: Any, dimensions: int | None = None) -> int:
-    """How many spatial axes: as many as kernel_size has; for one number 3 if x has five axes, and 2 otherwise."""
+    """Return the number of spatial axes: the length of kernel_size; for one number 3 if x has five axes, else 2."""
     if isinstance(kernel_size, Sequence) and not isinstance(kernel_size, str):
         axes = len(kernel_size)
     else:
@@ -181,7 +181,7 @@ def spatial_axes(kernel_size: Any, dimensions: int | None = None) -> int:
 
 
 def check_output(spec: ConvSpec, shape: tuple[int, ...]) -> None:
-    """Refuse a y that the correlation could not have given, and name the kernel size that would, if there is one."""
+    """Refuse a y whose shape the correlation cannot give, and name the kernel size that would give it, if any."""
     if shape[0] != spec.batch:
         raise ConvolithError(f"y has {shape[0]} images but x has {spec.batch}; expected the same number")
     if shape[0] == 0 or shape[1] == 0:
@@ -206,7 +206,7 @@ def check_output(spec: ConvSpec, shape: tuple[int, ...]) -> None:
 
 
 def pixel_weights(spec: ConvSpec, mask: Any, weights: Any) -> np.ndarray:
-    """(N, *output_size): the weight of each pixel of y, from a mask (True is left out) and weights."""
+    """Return the weight of each pixel of y, (N, *output_size), from a mask (True excludes) and weights."""
     shape = (spec.batch, *spec.output_size)
     counts = np.ones(shape)
     if weights is not None:
@@ -229,7 +229,7 @@ def pixel_weights(spec: ConvSpec, mask: Any, weights: Any) -> np.ndarray:
 
 
 def _mask_array(mask: Any) -> np.ndarray:
-    """Return a mask as an array, whatever holds it."""
+    """Return a mask as an array: given as an array, a tensor or lists."""
     try:
         return mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
     except (TypeError, ValueError, RuntimeError):  # ragged lists; tensors without values, sparse or nested ones
@@ -247,10 +247,10 @@ def _broadcast(argument: str, values: np.ndarray, shape: tuple[int, ...]) -> np.
 
 
 def without_unread(x: torch.Tensor, spec: ConvSpec, counts: np.ndarray) -> np.ndarray:
-    """x, padded, with zeros where no window of a pixel of y that counts reads, whatever stood there.
+    """Return padded x, with zeros at pixels that are in no window of a pixel of y with nonzero weight.
 
     Raises:
-        ConvolithError: values that are read and not finite.
+        ConvolithError: non-finite values in such a window.
     """
     padded = pad(x, spec.padding, spec.padding_mode).numpy()
     if (counts > 0).all() and max(spec.stride) == 1 and np.isfinite(padded).all():
@@ -264,15 +264,15 @@ def without_unread(x: torch.Tensor, spec: ConvSpec, counts: np.ndarray) -> np.nd
         for tap in range(k):
             along[tap * d : tap * d + s * (read.shape[axis] - 1) + 1 : s] |= np.moveaxis(read, axis, 0)
         read = wide
-    kept = np.where(read[:, None], padded, 0.0)
-    if not np.isfinite(kept).all():
-        marks = torch.from_numpy(~np.isfinite(kept)).any(1, keepdim=True).to(torch.float64)
+    used = np.where(read[:, None], padded, 0.0)
+    if not np.isfinite(used).all():
+        marks = torch.from_numpy(~np.isfinite(used)).any(1, keepdim=True).to(torch.float64)
         ones = torch.ones((1, 1, *spec.kernel_size), dtype=torch.float64, device="cpu")
         seen = correlate(marks, ones, stride=spec.stride, dilation=spec.dilation)[:, 0].numpy() > 0.5
         reached = int(np.count_nonzero(seen & (counts > 0)))
         advice = f"repair them, or leave out with mask= the pixels of y that have them in their windows, {reached} more"
         check_finite("x", x.numpy(), advice)
-    return kept
+    return used
 
 
 def check_finite(argument: str, values: np.ndarray, advice: str) -> None:
@@ -287,6 +287,6 @@ def check_finite(argument: str, values: np.ndarray, advice: str) -> None:
 
 
 def floating_dtype(x: Any, y: Any) -> str:
-    """The floating dtype of the data, in which a kernel comes: that of x, else of y, else float64."""
+    """Return the dtype of the fitted kernel: the floating dtype of x, else of y, else float64."""
     names = [dtype_name(as_tensor(name, array).dtype) for name, array in (("x", x), ("y", y))]
     return next((name for name in names if is_float(name)), "float64")

@@ -1,10 +1,9 @@
 """Auto- and cross-correlations at few lags: by Fourier transforms, by matrix products over channels, or lag by lag.
 
-Channels multiply the products, but not the transforms; so one channel and a large window go by transforms, many
-channels and a small window by products, and one channel and a small window lag by lag (`dots`). Products read pixels as
-rows of channels, with gaps of zeros after each row, plane and image in which whatever a lag moves over an edge meets
-zero, so that every lag is an offset in the same memory. What lies at several lags from a block of rows is brought side
-by side: one product for all of them.
+Transforms are fast for one channel and a large window, matrix products for many channels and a small window, and sums
+lag by lag (`dots`) for one channel and a small window. Matrix products read pixels as rows of channels, with gaps of
+zeros after each row, plane and image, so that a pixel that a lag shifts over an edge meets zero, and every lag is an
+offset in the same memory. The rows at several lags from a block are copied next to one another, for a single product.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ from convolith.fitting.moments import lagged_products
 from convolith.fitting.moments.lagged_products import CHUNK
 
 TRANSFORM, PRODUCTS, MOVED, RUNS, DOTS, CALL, PAIR = 6e10, 1e11, 4e9, 1.2e8, 1.1e11, 4e-5, 2e-7
-"""A second's operations of a transform (counted as 5 N log2 N) and of a matrix product, numbers moved, runs of numbers
-that are moved together, and products lag by lag; and the seconds of a call, and of two channels that meet in a chunk
-lag by lag. In float64, measured on two cores with AVX-512; their ratios decide."""
+"""Rates per second: operations of a transform (counted as 5 N log2 N) and of a matrix product, numbers copied,
+contiguous runs copied, and products lag by lag; then seconds per call, and per pair of channels and chunk lag by lag.
+In float64, measured on two cores with AVX-512; only the ratios matter."""
 BLOCK_BYTES = 1 << 22
-"""Of what lies side by side: it stays in the cache that the cores share."""
+"""Bytes of the copied rows of a block, which stay in the cache that the cores share."""
 
 
 class Correlations(NamedTuple):
-    """`auto[c, d, l] = sum of X[c, q] X[d, q+l]`, lags from 1 - taps to taps - 1, X being zero outside itself, and
+    """Sums `auto[c, d, l] = sum over q of X[c, q] X[d, q+l]`, lags 1 - taps to taps - 1, X zero outside itself, and
     `cross[c, o, u] = sum over p of X[c, p+u] Y[o, p]`, shifts from 0 to taps - 1, p over all of Y.
     """
 
@@ -41,24 +40,24 @@ class Correlations(NamedTuple):
 def correlations(
     planes: torch.Tensor, targets: torch.Tensor | None, taps: tuple[int, ...], *, auto: bool = True
 ) -> Correlations:
-    """Both, in float64; without targets `cross` is empty, without `auto` the other is.
+    """Compute both correlations in float64; `cross` is empty without targets, `auto` if it is not wanted.
 
     Args:
         planes: (N, channels, *size).
         targets: (N, others, *size - taps + 1), or None.
-        taps: along each axis.
+        taps: number of taps along each axis.
     """
     if targets is None:
         targets = planes.new_zeros((len(planes), 0, *(n - k + 1 for n, k in zip(planes.shape[2:], taps, strict=True))))
     if not taps:  # planes of a single pixel
         return Correlations(torch.einsum("nc,nd->cd", planes, planes), torch.einsum("nc,no->co", planes, targets))
     seconds = _seconds(planes, targets, taps, auto=auto)
-    way = min(WAYS, key=lambda name: seconds[name])
-    return WAYS[way](planes, targets, taps, auto=auto)
+    fastest = min(WAYS, key=lambda name: seconds[name])
+    return WAYS[fastest](planes, targets, taps, auto=auto)
 
 
 def _seconds(planes: torch.Tensor, targets: torch.Tensor, taps: tuple[int, ...], *, auto: bool) -> dict[str, float]:
-    """What each way takes, about."""
+    """Estimate the time of each method, in seconds."""
     images, channels, *size = planes.shape
     others, points, pixels = targets.shape[1], prod(_lengths(planes, taps)), images * prod(size)
     forward, back = images * (channels + others), channels * (channels + 1) / 2 * auto + channels * others
@@ -77,7 +76,7 @@ def _seconds(planes: torch.Tensor, targets: torch.Tensor, taps: tuple[int, ...],
 
 
 def _by_transforms(planes: torch.Tensor, targets: torch.Tensor, taps: tuple[int, ...], *, auto: bool) -> Correlations:
-    """Sums of products are products of spectra; those of all images are added before they go back."""
+    """Multiply spectra, and sum the products over images before the inverse transform."""
     channels, others, axes = planes.shape[1], targets.shape[1], tuple(range(len(taps)))
     lengths = _lengths(planes, taps)
     spectra = [_spectrum(planes[:, c], lengths) for c in range(channels)]
@@ -96,13 +95,13 @@ def _by_transforms(planes: torch.Tensor, targets: torch.Tensor, taps: tuple[int,
 
 
 def _lengths(planes: torch.Tensor, taps: tuple[int, ...]) -> list[int]:
-    """Of the transforms: lags of both signs come back apart."""
+    """Return the lengths of transforms in which lags of both signs do not overlap."""
     return [_fast_length(n + k - 1) for n, k in zip(planes.shape[2:], taps, strict=True)]
 
 
 @lru_cache(maxsize=256)
 def _fast_length(least: int) -> int:
-    """The next even number without prime factors above 7, for which transforms are fast."""
+    """Return the next even number without prime factors above 7, for which transforms are fast."""
     n = least + least % 2
     while True:
         rest = n
@@ -115,25 +114,25 @@ def _fast_length(least: int) -> int:
 
 
 def _spectrum(images: torch.Tensor, lengths: list[int]) -> torch.Tensor:
-    """Padded first: what torch's transforms pad by themselves takes several times as long."""
+    """Return the spectra of images, padded first: padding within torch's transforms takes several times as long."""
     room = [amount for n, size in zip(lengths[::-1], images.shape[:0:-1], strict=True) for amount in (0, n - size)]
-    found: torch.Tensor = torch.fft.rfftn(pad(images, room), dim=tuple(range(1, images.ndim)))
-    return found
+    spectrum: torch.Tensor = torch.fft.rfftn(pad(images, room), dim=tuple(range(1, images.ndim)))
+    return spectrum
 
 
 def _back(first: torch.Tensor, second: torch.Tensor, lengths: list[int], lags: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The correlation of two spectra at some lags along each axis, summed over images; others are left out early."""
+    """Correlate two spectra at some lags along each axis, summed over images; other lags are dropped early."""
     summed = first[0].conj() * second[0]
     for a, b in zip(first[1:], second[1:], strict=True):
         summed.addcmul_(a.conj(), b)
     for axis, wanted in enumerate(lags[:-1]):
         summed = torch.fft.ifft(summed, dim=axis).index_select(axis, wanted)
-    found: torch.Tensor = torch.fft.irfft(summed, lengths[-1]).index_select(-1, lags[-1])
-    return found
+    result: torch.Tensor = torch.fft.irfft(summed, lengths[-1]).index_select(-1, lags[-1])
+    return result
 
 
 def _by_products(planes: torch.Tensor, targets: torch.Tensor, taps: tuple[int, ...], *, auto: bool) -> Correlations:
-    """Of an autocorrelation half the lags are formed, of which the others are mirror images."""
+    """Multiply matrices for half the lags of an autocorrelation; the other half are mirror images."""
     gaps = [k - 1 for k in taps]
     rows, at = _rows(planes, gaps), _rows(targets, [2 * gap for gap in gaps])
     channels, others = rows.shape[1], at.shape[1]
@@ -141,16 +140,16 @@ def _by_products(planes: torch.Tensor, targets: torch.Tensor, taps: tuple[int, .
         prod(n + gap for n, gap in zip(planes.shape[3 + a :], gaps[a + 1 :], strict=True)) for a in range(len(taps))
     ]
     ahead = [lag for lag in product(*(range(1 - k, k) for k in taps)) if lag >= (0,) * len(taps)]
-    shifts = list(product(*map(range, taps)))  # all of them ahead; they come first
+    shifts = list(product(*map(range, taps)))  # also in `ahead`; they come first
     lags = shifts + sorted({*ahead} - {*shifts}) * auto
     offsets = [sum(n * step for n, step in zip(lag, steps, strict=True)) for lag in lags]
     rows = pad(rows, (0, 0, 0, max(offsets)))
     own, cross = rows.new_zeros((channels, len(lags) * channels)), rows.new_zeros((others, len(shifts) * channels))
     block = max(BLOCK_BYTES // (8 * channels * len(lags)), 32)
-    beside = rows.new_empty((block, len(lags) * channels))
+    buffer = rows.new_empty((block, len(lags) * channels))
     for start in range(0, len(at), block):
         stop = min(start + block, len(at))
-        filled, column = beside[: stop - start], 0
+        filled, column = buffer[: stop - start], 0
         for first, length in _runs(offsets):
             wide = rows[start + first :].as_strided((stop - start, length * channels), (channels, 1))
             filled[:, column : column + length * channels] = wide
@@ -159,33 +158,33 @@ def _by_products(planes: torch.Tensor, targets: torch.Tensor, taps: tuple[int, .
             own.addmm_(rows[start:stop].T, filled)
         if others:
             cross.addmm_(at[start:stop].T, filled[:, : len(shifts) * channels])
-    found = cross.view(others, len(shifts), channels).permute(2, 0, 1).reshape(channels, others, *taps)
+    cross_sums = cross.view(others, len(shifts), channels).permute(2, 0, 1).reshape(channels, others, *taps)
     if not auto:
-        return Correlations(own, found)
+        return Correlations(own, cross_sums)
     by_lag = dict(zip(lags, own.view(channels, len(lags), channels).unbind(1), strict=True))
     both = product(*(range(1 - k, k) for k in taps))
     mirrored = [by_lag[lag] if lag in by_lag else by_lag[tuple(-n for n in lag)].T for lag in both]
     shape = [2 * k - 1 for k in taps]
-    return Correlations(torch.stack(mirrored, -1).view(channels, channels, *shape), found)
+    return Correlations(torch.stack(mirrored, -1).view(channels, channels, *shape), cross_sums)
 
 
 def _rows(planes: torch.Tensor, gaps: list[int]) -> torch.Tensor:
-    """(pixels and gaps of zeros, channels)."""
+    """Return planes as rows of channels with gaps of zeros, (pixels and gaps, channels)."""
     room = [amount for gap in reversed(gaps) for amount in (0, gap)]
     return pad(planes, room).movedim(1, -1).flatten(0, -2).contiguous()
 
 
 def _runs(offsets: Sequence[int]) -> list[tuple[int, int]]:
-    """Offsets that follow on one another, as (first, how many): they lie side by side already."""
-    found = []
+    """Group consecutive offsets, whose rows are contiguous already, as (first, count)."""
+    runs = []
     for _, run in groupby(enumerate(offsets), lambda pair: pair[1] - pair[0]):
         entries = [offset for _, offset in run]
-        found.append((entries[0], len(entries)))
-    return found
+        runs.append((entries[0], len(entries)))
+    return runs
 
 
 def _by_dots(planes: torch.Tensor, targets: torch.Tensor, taps: tuple[int, ...], *, auto: bool) -> Correlations:
-    """Lag by lag, by generated code."""
+    """Correlate lag by lag, by generated code."""
     size = planes.shape[2:]
     line, at = lagged_products.Line(planes, taps, size), lagged_products.Line(targets, taps, size)
     return Correlations(
@@ -194,4 +193,4 @@ def _by_dots(planes: torch.Tensor, targets: torch.Tensor, taps: tuple[int, ...],
 
 
 WAYS = {"transforms": _by_transforms, "products": _by_products, "dots": _by_dots}
-"""Each with the same result, to rounding."""
+"""Methods by name; all give the same result, up to rounding."""

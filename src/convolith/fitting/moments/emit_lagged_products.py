@@ -1,8 +1,8 @@
-"""Writes the machine code of products at many lags, `out[r, s] = sum over p of a[p - row[r]] b[p + first + s]`.
+"""Machine code for products at many lags, `out[r, s] = sum over p of a[p - row[r]] b[p + first + s]`.
 
-A block of rows and shifts is kept in registers while a chunk of positions passes: each vector of b serves all rows of
-the block, and each of a all shifts. The sums of a chunk stay apart, so that however many threads there are, they are
-added in one order.
+A block of rows and shifts stays in registers during a chunk of positions: each vector of b serves all rows of the
+block, and each vector of a all shifts. Each chunk has its own sums, which are then added in the same order for any
+number of threads.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from convolith.jit.builder import F64, I64, POINTER, FunctionBuilder, zero
 from convolith.jit.target import Target
 
 SLOTS = ("a", "b", "rows", "out", "counter", "pairs", "tasks", "chunk", "length", "row_blocks", "shift_blocks", "first")
-"""The arguments of a region, one 8-byte slot each: a and b are tables of addresses, one for each pair."""
+"""Arguments of the region, one 8-byte slot each; a and b are tables of addresses, one for each pair."""
 
 
 class LaggedProductsRecipe(NamedTuple):
-    """What the code is specialised on: rows and shifts of a block."""
+    """Parameters of the generated code: rows and shifts of a block."""
 
     rows: int
     shifts: int
 
 
 def write(module: ir.Module, target: Target, recipe: LaggedProductsRecipe) -> None:
-    """The region: chunks of positions until none is left."""
+    """Generate the region, which processes chunks of positions until all are done."""
     lanes = target.lanes(8)
     code = FunctionBuilder(module, "region", [POINTER])
     kinds = {"a": I64, "b": I64, "rows": I64, "out": F64, "counter": I64}

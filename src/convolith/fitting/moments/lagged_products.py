@@ -1,8 +1,8 @@
 """Auto- and cross-correlations of a few channels at few lags, lag by lag, by generated code.
 
-Pixels of an image lie in a row, with gaps of zeros after each of its rows and planes in which whatever a lag moves over
-an edge meets zero (as `correlations` does it), so that every lag is an offset in the same memory: `row`, that of its
-leading axes, plus a shift along the last one.
+The pixels of an image form one line, with gaps of zeros after each row and plane, so that a pixel that a lag shifts
+over an edge meets zero (as in `correlations`), and every lag is an offset in the same memory: `row`, the offset of the
+leading axes, plus a shift along the last axis.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from convolith.fitting.moments.emit_lagged_products import SLOTS, LaggedProducts
 from convolith.jit import Target, host, routine, thread_count
 
 CHUNK = 1 << 13
-"""Positions of a task: 64 KiB of each operand, and as much again for each row, which a second-level cache holds."""
+"""Positions of a task: 64 KiB of each operand, and as much again for each row, which fit a second-level cache."""
 
 
 class Line:
-    """Planes of one size as rows of numbers with gaps and margins of zeros.
+    """Planes of one size as lines of numbers, with gaps and margins of zeros.
 
     Attributes:
-        steps: how far apart neighbours along each axis lie.
-        length: of the numbers and gaps, a multiple of a vector.
+        steps: distance in memory between neighbours along each axis.
+        length: count of numbers and gaps, rounded up to a multiple of MARGIN.
     """
 
     def __init__(self, planes: torch.Tensor, taps: Sequence[int], size: Sequence[int]) -> None:
-        """Lay planes, (N, channels, *own size), out in room for `size` of each and gaps of taps - 1."""
+        """Copy planes, (N, channels, *own size), each into room for `size` with gaps of taps - 1."""
         wide = [n + k - 1 for n, k in zip(size, taps, strict=True)]
         self.steps = [prod(wide[axis + 1 :]) for axis in range(len(wide))]
         self.reach = sum((k - 1) * step for k, step in zip(taps, self.steps, strict=True)) + MARGIN
@@ -44,38 +44,38 @@ class Line:
         grid[(slice(None), slice(None), *(slice(n) for n in own))] = planes.transpose(0, 1)
 
     def addresses(self) -> list[int]:
-        """Of each channel's first number."""
+        """Return the address of each channel's first number."""
         return [channel.data_ptr() + 8 * self.reach for channel in self.memory]
 
 
 MARGIN = 64
-"""Numbers beyond the last lag that may be read."""
+"""Count of numbers that may be read beyond the last lag."""
 
 
 def auto(line: Line, taps: Sequence[int]) -> torch.Tensor:
-    """(channels, channels, lags from 1 - taps to taps - 1): `sum over q of X[c, q] X[d, q + lag]`."""
+    """Compute `sum over q of X[c, q] X[d, q + lag]`, (channels, channels, lags from 1 - taps to taps - 1)."""
     channels = len(line.memory)
     ahead = [lag for lag in product(*(range(1 - k, k) for k in taps[:-1])) if lag >= (0,) * (len(taps) - 1)]
     shape = [2 * k - 1 for k in taps]
     half = products(line, line, ahead, 1 - taps[-1], shape[-1])
     middle = prod(shape[:-1]) // 2  # the row of lag zero
-    found = line.memory.new_empty((channels, channels, *shape))
-    rows = found.view(channels, channels, -1, shape[-1])
+    result = line.memory.new_empty((channels, channels, *shape))
+    rows = result.view(channels, channels, -1, shape[-1])
     rows[:, :, middle:] = half
     rows[:, :, : middle + 1] = half.flip(2, 3).transpose(0, 1)
     rows[:, :, middle, taps[-1] - 1 :] = half[:, :, 0, taps[-1] - 1 :]
-    return found
+    return result
 
 
 def cross(line: Line, targets: Line, taps: Sequence[int]) -> torch.Tensor:
-    """(channels, others, *taps): `sum over p of X[c, p + u] Y[o, p]`."""
+    """Compute `sum over p of X[c, p + u] Y[o, p]`, (channels, others, *taps)."""
     rows = list(product(*map(range, taps[:-1])))
-    found = products(targets, line, rows, 0, taps[-1]).transpose(0, 1)
-    return found.reshape(len(line.memory), len(targets.memory), *taps)
+    sums = products(targets, line, rows, 0, taps[-1]).transpose(0, 1)
+    return sums.reshape(len(line.memory), len(targets.memory), *taps)
 
 
 def products(a: Line, b: Line, rows: Sequence[tuple[int, ...]], first: int, shifts: int) -> torch.Tensor:
-    """(channels of a, channels of b, rows, shifts): `sum over p of a[p] b[p + row + first + shift]`."""
+    """Compute `sum over p of a[p] b[p + row + first + shift]`, (channels of a, channels of b, rows, shifts)."""
     target, pairs = host(), len(a.memory) * len(b.memory)
     if not pairs:
         return a.memory.new_zeros((len(a.memory), len(b.memory), len(rows), shifts))
@@ -99,7 +99,7 @@ def products(a: Line, b: Line, rows: Sequence[tuple[int, ...]], first: int, shif
 
 
 def block_of(target: Target, rows: int, shifts: int) -> LaggedProductsRecipe:
-    """The block that needs the fewest cycles: two products a cycle, two loads, one of them if it crosses a line."""
+    """Return the block of fewest cycles: per cycle two products, and two loads, or one that crosses a cache line."""
 
     def cycles(recipe: LaggedProductsRecipe) -> tuple[float, int]:
         blocks, size = ceil(rows / recipe.rows) * ceil(shifts / recipe.shifts), recipe.rows * recipe.shifts

@@ -1,11 +1,11 @@
-"""Sums over all equations of products of every two of their columns, `Z' W Z`: all that least squares needs to know.
+"""Sums over all equations of products of every two of their columns, `Z' W Z`: all that least squares depends on.
 
-An equation, for one pixel of y, has the columns [window of x, known, pixels of y]; what is known is one, or
-polynomials of position, which may multiply x too: each makes channels of its own. Where all weights are one the windows
-need not be formed: `lags` gives their sums. Strides and dilations become plain windows first: with g their common
-divisor, every d/g-th output reads every d-th pixel of x, which makes d/g images without dilation; in those, a stride
-of s/g makes s/g planes, as channels, of every s/g-th pixel. Pixels whose weight is not the usual one are added and
-taken off one by one.
+Each pixel of y gives an equation with the columns [window of x, known, pixels of y]; known is one, or polynomials of
+position, which may multiply x too: each gives channels of its own. Where all weights are equal, the windows need not be
+formed: `window_products` gives their sums. Strides and dilations are removed first: with g their greatest common
+divisor, every d/g-th output reads every d-th pixel of x, which gives d/g images without dilation; in those, a stride of
+s/g gives s/g planes, as channels, of every s/g-th pixel. Pixels with another weight than the usual one are corrected
+one by one.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ from convolith.fitting.moments.power_sums import power_sums
 from convolith.fitting.moments.window_products import window_sums
 
 TILE, MODULATED = 1 << 21, 1 << 23
-"""Numbers of x that are taken at a time at most, before and after modulation: what transforms need stays near 200 MB,
-but where several terms share the work at the border of a tile."""
+"""Most pixels of x processed at a time, before and after modulation: the memory of transforms stays near 200 MB, except
+with several terms, which share the work at the border of a tile."""
 CHUNK = 1 << 22
-"""Numbers of windows that are formed at a time, 32 MiB."""
+"""Elements of windows that are formed at a time, 32 MiB."""
 
 
 def moments(problem: Problem, shift: np.ndarray) -> np.ndarray:
-    """`Z' W Z`, (columns, columns), for Z = [windows of x, known, y], x and y less a shift.
+    """Compute `Z' W Z`, (columns, columns), for Z = [windows of x, known, y], with x and y less a shift.
 
     Args:
         problem: the equations.
-        shift: (in_channels + out_channels,), what is subtracted from x (and from the zeros around it) and from y.
+        shift: (in_channels + out_channels,), subtracted from x (and from the zeros around it) and from y.
     """
     spec = problem.spec
     usual = _usual(problem.weights)
-    found = np.zeros((problem.windows + len(problem.known) + spec.out_channels,) * 2)
+    total = np.zeros((problem.windows + len(problem.known) + spec.out_channels,) * 2)
     for part in tiles(problem):
         x = part.modulated(shift[: spec.in_channels])
         y = part.y - np.reshape(shift[spec.in_channels :], (-1, *(1,) * spec.axes))
         if usual:
-            found += usual * _unweighted(part, torch.from_numpy(x), torch.from_numpy(y))
+            total += usual * _unweighted(part, torch.from_numpy(x), torch.from_numpy(y))
         for rows, weights in _chosen(part, x, y, part.weights - usual):
-            found += (rows * weights[:, None]).T @ rows
-    return found
+            total += (rows * weights[:, None]).T @ rows
+    return total
 
 
 def _usual(weights: np.ndarray) -> float:
-    """The weight that so many pixels have that the others are better added and taken off, or 0."""
+    """Return the most frequent weight, if fewer pixels deviate from it than from 0; else 0."""
     first = float(weights.flat[0])
     if (weights == first).all():
         return first
@@ -63,26 +63,26 @@ def _usual(weights: np.ndarray) -> float:
 
 
 def gradient(problem: Problem, residual: np.ndarray) -> np.ndarray:
-    """`A' W residual`, (unknowns, out_channels), for A = [windows of x, what of the known is sought].
+    """Compute `A' W residual`, (unknowns, out_channels), for A = [windows of x, known columns to fit].
 
     Args:
         problem: the equations.
-        residual: shaped as y.
+        residual: residual of y, in its shape.
     """
-    found = np.zeros((problem.unknowns, problem.spec.out_channels))
+    result = np.zeros((problem.unknowns, problem.spec.out_channels))
     n, used = problem.windows, problem.known[: problem.used]
     for part in tiles(replace(problem, y=residual * problem.weights[:, None])):
-        left = torch.from_numpy(part.y)
-        for planes, targets, _, taps in _plain(part, torch.from_numpy(part.modulated()), left):
+        weighted = torch.from_numpy(part.y)
+        for planes, targets, _, taps in _plain(part, torch.from_numpy(part.modulated()), weighted):
             _, cross = window_sums(planes, targets, taps, products=False)
-            found[:n] += _as_taps(part, cross).numpy()
+            result[:n] += _as_taps(part, cross).numpy()
         if used:
-            found[n:] += _pixel_sums(left, part.centres(), used).T
-    return found
+            result[n:] += _pixel_sums(weighted, part.centres(), used).T
+    return result
 
 
 def tiles(problem: Problem) -> Iterator[Problem]:
-    """The equations in pieces of a bounded size."""
+    """Yield the equations in tiles of bounded size."""
     images = max(1, TILE // prod(problem.padded.shape[1:]))
     for start in range(0, len(problem.padded), images):
         whole = [(0, n) for n in problem.y.shape[2:]]
@@ -103,39 +103,39 @@ def _halves(problem: Problem) -> Iterator[Problem]:
 
 
 def _unweighted(problem: Problem, x: torch.Tensor, y: torch.Tensor) -> np.ndarray:
-    """The moments of plain windows."""
+    """Compute the moments with all weights equal to 1."""
     n, known, outputs = problem.windows, len(problem.known), y.shape[1]
-    found = np.zeros((n + known + outputs,) * 2)
+    result = np.zeros((n + known + outputs,) * 2)
     for planes, targets, places, taps in _plain(problem, x, y):
         products, cross = window_sums(planes, targets, taps)
         rows = _as_taps(problem, products)
-        found[:n, :n] += _as_taps(problem, rows.movedim(0, -1)).T.numpy()
-        found[:n, n + known :] += _as_taps(problem, cross).numpy()
-        found[:n, n : n + known] += _as_taps(problem, power_sums(planes, places, taps, problem.known)).numpy()
+        result[:n, :n] += _as_taps(problem, rows.movedim(0, -1)).T.numpy()
+        result[:n, n + known :] += _as_taps(problem, cross).numpy()
+        result[:n, n : n + known] += _as_taps(problem, power_sums(planes, places, taps, problem.known)).numpy()
     centres = problem.centres()
-    found[n : n + known, n : n + known] = len(y) * _grid_products(centres, problem.known)
-    found[n : n + known, n + known :] = _pixel_sums(y, centres, problem.known).T
+    result[n : n + known, n : n + known] = len(y) * _grid_products(centres, problem.known)
+    result[n : n + known, n + known :] = _pixel_sums(y, centres, problem.known).T
     pixels = y.movedim(1, 0).flatten(1)
-    found[n + known :, n + known :] = (pixels @ pixels.T).numpy()
+    result[n + known :, n + known :] = (pixels @ pixels.T).numpy()
     lower = np.tril_indices(known + outputs, -1)
-    found[n:, :n] = found[:n, n:].T
-    found[n:, n:][lower] = found[n:, n:].T[lower]
-    return found
+    result[n:, :n] = result[:n, n:].T
+    result[n:, n:][lower] = result[n:, n:].T[lower]
+    return result
 
 
 def _grid_products(places: Sequence[np.ndarray], powers: Powers) -> np.ndarray:
-    """(monomials, monomials): the sums of their products over all places of a grid, the mean over images."""
-    found = np.ones((max(len(place) for place in places), len(powers), len(powers)))
+    """Sum products of monomials over the points of a grid, (monomials, monomials), as the mean over images."""
+    result = np.ones((max(len(place) for place in places), len(powers), len(powers)))
     for axis, place in enumerate(places):
         exponents = np.array([one[axis] for one in powers])
         sums = np.stack([(place**power).sum(1) for power in range(2 * exponents.max() + 1)], 1)
-        found *= sums[:, exponents[:, None] + exponents]
-    mean: np.ndarray = found.mean(0)
+        result *= sums[:, exponents[:, None] + exponents]
+    mean: np.ndarray = result.mean(0)
     return mean
 
 
 def _pixel_sums(planes: torch.Tensor, places: Sequence[np.ndarray], powers: Powers) -> np.ndarray:
-    """(channels, monomials): sums of pixels times monomials of their places."""
+    """Sum pixels times monomials of their positions, (channels, monomials)."""
     grids = [torch.from_numpy(place) for place in places]
     sums: np.ndarray = power_sums(planes, grids, (1,) * len(grids), powers).flatten(1, -2).squeeze(1).numpy()
     return sums
@@ -144,32 +144,32 @@ def _pixel_sums(planes: torch.Tensor, places: Sequence[np.ndarray], powers: Powe
 def _plain(
     problem: Problem, x: torch.Tensor, y: torch.Tensor
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], tuple[int, ...]]]:
-    """Planes, targets, their places and window of problems without stride or dilation, which together are this one."""
+    """Yield planes, targets, positions and taps of problems without stride or dilation that add up to this one."""
     spec, outputs = problem.spec, y.shape[2:]
     shared = [gcd(s, d) for s, d in zip(spec.stride, spec.dilation, strict=True)]
-    apart = [d // g for d, g in zip(spec.dilation, shared, strict=True)]
+    splits = [d // g for d, g in zip(spec.dilation, shared, strict=True)]
     phases = [s // g for s, g in zip(spec.stride, shared, strict=True)]
     taps = tuple(-(-k // s) for k, s in zip(spec.kernel_size, phases, strict=True))
     index: Any
     centres = problem.centres()
-    for first in product(*(range(min(n, m)) for n, m in zip(apart, outputs, strict=True))):
-        index = (..., *(slice(r, None, step) for r, step in zip(first, apart, strict=True)))
+    for first in product(*(range(min(n, m)) for n, m in zip(splits, outputs, strict=True))):
+        index = (..., *(slice(r, None, step) for r, step in zip(first, splits, strict=True)))
         targets = y[index]
-        pieces = []
+        slices = []
         for axis, r in enumerate(first):
             start, step = r * spec.stride[axis], spec.dilation[axis]
             length = (targets.shape[2 + axis] + taps[axis] - 1) * phases[axis]
-            pieces.append((slice(start, start + step * length, step), length))
-        index = (..., *(piece for piece, _ in pieces))
+            slices.append((slice(start, start + step * length, step), length))
+        index = (..., *(piece for piece, _ in slices))
         planes = x[index]
-        lacking = [(0, length - n) for (_, length), n in zip(pieces, planes.shape[2:], strict=True)]
-        planes = pad(planes, [amount for pair in reversed(lacking) for amount in pair])
-        places = [torch.from_numpy(c[:, r::step].copy()) for c, r, step in zip(centres, first, apart, strict=True)]
+        missing = [(0, length - n) for (_, length), n in zip(slices, planes.shape[2:], strict=True)]
+        planes = pad(planes, [amount for pair in reversed(missing) for amount in pair])
+        places = [torch.from_numpy(c[:, r::step].copy()) for c, r, step in zip(centres, first, splits, strict=True)]
         yield _phases(planes, phases), targets, places, taps
 
 
 def _phases(x: torch.Tensor, phases: list[int]) -> torch.Tensor:
-    """(N, channels * phases, *size / phases): every phase of each axis a channel of its own."""
+    """Turn every phase of each axis into a channel, (N, channels * phases, *size / phases)."""
     if set(phases) == {1}:
         return x
     axes = len(phases)
@@ -180,7 +180,7 @@ def _phases(x: torch.Tensor, phases: list[int]) -> torch.Tensor:
 
 
 def _as_taps(problem: Problem, sums: torch.Tensor) -> torch.Tensor:
-    """(channels * phases, *taps / phases, ...) as (channels * taps, ...), in the order of a kernel's weights."""
+    """Reorder (channels * phases, *taps / phases, ...) to (channels * taps, ...), the order of a kernel's weights."""
     spec = problem.spec
     axes = spec.axes
     phases = [s // gcd(s, d) for s, d in zip(spec.stride, spec.dilation, strict=True)]
@@ -195,7 +195,7 @@ def _as_taps(problem: Problem, sums: torch.Tensor) -> torch.Tensor:
 def _chosen(
     problem: Problem, x: np.ndarray, y: np.ndarray, weights: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """[windows of x, known, y] and the weights of the pixels whose weight is not zero, some rows at a time."""
+    """Yield [windows of x, known, y] and the weights of pixels with nonzero weight, some rows at a time."""
     spec = problem.spec
     if not weights.any():
         return
@@ -205,10 +205,10 @@ def _chosen(
     strides = tuple(slice(None, None, s) for s in spec.stride)
     windows = windows[(slice(None), slice(None), *strides, *(slice(None, None, d) for d in spec.dilation))]
     windows, targets = np.moveaxis(windows, 1, 1 + spec.axes), np.moveaxis(y, 1, -1)
-    beside = values(problem.centres(), problem.known)
-    known = np.moveaxis(np.broadcast_to(beside, (len(y), *beside.shape[1:])), 1, -1)
+    monomials = values(problem.centres(), problem.known)
+    known = np.moveaxis(np.broadcast_to(monomials, (len(y), *monomials.shape[1:])), 1, -1)
     step = max(1, CHUNK // problem.windows)
     for start in range(0, len(places[0]), step):
         part = tuple(place[start : start + step] for place in places)
-        left = windows[part].reshape(-1, problem.windows)
-        yield np.concatenate([left, known[part], targets[part]], axis=1), weights[part]
+        rows = windows[part].reshape(-1, problem.windows)
+        yield np.concatenate([rows, known[part], targets[part]], axis=1), weights[part]

@@ -1,7 +1,7 @@
 """Sums of windows times polynomials of position, by thin matrix products: one axis after another.
 
-`sum over p of X[p + u] prod over axes of z[p]^e` is, along each axis, a product with a band: the powers of the
-positions, once for each tap u, moved by u.
+`sum over p of X[p + u] prod over axes of z[p]^e` is, along each axis, a product with a band matrix: the powers of the
+positions, once for each tap u, shifted by u.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from convolith.fitting.data.polynomials import Powers
 def power_sums(
     planes: torch.Tensor, places: Sequence[torch.Tensor], taps: Sequence[int], powers: Powers
 ) -> torch.Tensor:
-    """(channels, *taps, monomials): sums over images and positions p of `planes[p + u]` times each monomial at p.
+    """Sum `planes[p + u]` times each monomial at p over images and positions p, (channels, *taps, monomials).
 
     Args:
         planes: (N, channels, *size), float64.
-        places: the positions of p, for each axis (N, size - tap + 1), or (1, ...) where all images have the same.
-        taps: of a window along each axis.
+        places: positions of p, for each axis (N, size - tap + 1), or (1, ...) if equal for all images.
+        taps: number of taps of a window along each axis.
         powers: exponents of the monomials.
     """
     if len(planes) > 1 and all(len(place) == 1 for place in places):
@@ -38,10 +38,10 @@ def power_sums(
 
 
 def _band(place: torch.Tensor, k: int, degree: int) -> torch.Tensor:
-    """(rows, length + k - 1, k * (degree + 1)): at [q, u, e] the place q - u to the power of e, where there is one."""
+    """Return (rows, length + k - 1, k * (degree + 1)): at [q, u, e] position q - u to the power of e, 0 outside."""
     rows, length = place.shape
     raised = torch.stack([place**power for power in range(degree + 1)], -1)
-    found = place.new_zeros((rows, length + k - 1, k, degree + 1))
+    band = place.new_zeros((rows, length + k - 1, k, degree + 1))
     for u in range(k):
-        found[:, u : u + length, u] = raised
-    return found.flatten(2)
+        band[:, u : u + length, u] = raised
+    return band.flatten(2)

@@ -1,1 +1,1 @@
-"""Tiles of the data left out in turn: cross-validation and the jackknife."""
+"""Omission of one tile of the data at a time: cross-validation and the jackknife."""

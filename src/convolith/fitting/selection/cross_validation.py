@@ -1,9 +1,9 @@
 """Kernel size and ridge by cross-validation: each tile is predicted by the kernel of all the others.
 
-Smaller kernels are leading blocks of a larger one's normal matrix once its taps are sorted from the middle outwards; so
-one Cholesky factor for each tile that is left out and each ridge gives the kernels of every size. The smallest size is
-taken whose error is not above the least by more than the standard error of the difference, over tiles (Breiman et al.
-1984).
+With the taps sorted from the centre outwards, the normal matrix of a smaller kernel is a leading block of that of a
+larger one; so one Cholesky factor for each omitted tile and each ridge gives the kernels of every size. The chosen size
+is the smallest whose error exceeds the least by no more than the standard error of the difference, over tiles (Breiman
+et al. 1984).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from convolith.fitting.selection.tiles import states_of_tiles
 from convolith.geometry import per_axis
 
 RIDGES = (0.0, *(10.0**power for power in range(-9, 1)))
-"""Of the mean square of a column: what a ridge is chosen from."""
+"""Ridges to choose from, relative to the mean square of a column."""
 JITTER = 1e-13
-"""Of the mean square of a column, added for the factor's sake where the data leave something free."""
+"""Least ridge, relative to the mean square of a column, so that the Cholesky factor exists for rank-deficient data."""
 
 
 class Chosen(NamedTuple):
-    """A kernel size and a ridge, everything that was compared, and the data for a fit of that size."""
+    """Chosen kernel size and ridge, all candidates, and the data for a fit of that size."""
 
     kernel_size: tuple[int, ...]
     ridge: float
@@ -41,14 +41,14 @@ class Chosen(NamedTuple):
 def choose_size(
     x: Any, y: Any, max_size: int | None, ridges: Sequence[float], data: dict[str, Any], geometry: dict[str, Any]
 ) -> Chosen:
-    """The kernel size for an x and a y of one size.
+    """Choose the kernel size for an x and a y of equal size.
 
     Args:
         x, y: as for `fit`.
-        max_size: the largest size that is looked at.
-        ridges: shares of the mean square of a column, or a single ridge.
+        max_size: largest size to consider.
+        ridges: multiples of the mean square of a column, or a single absolute ridge.
         data: mask, weights and offset.
-        geometry: stride, padding, dilation and padding mode; with "valid" padding the border is left out of y.
+        geometry: stride, padding, dilation and padding mode; with "valid" padding the border is cropped from y.
 
     Raises:
         ConvolithError: sizes that differ, a stride, another padding.
@@ -62,27 +62,27 @@ def choose_size(
     size = tuple(x.shape[-axes:])
     if dimensions[0] != dimensions[1] or tuple(y.shape[-axes:]) != size:
         raise ConvolithError(
-            f'y has shape {tuple(y.shape)} beside x {tuple(x.shape)}; kernel_size="auto" expects both of one size'
+            f'y has shape {tuple(y.shape)} but x {tuple(x.shape)}; kernel_size="auto" expects both of one size'
         )
     steps = per_axis("dilation", geometry["dilation"], axes, 1)
     sizes = odd_sizes([(n - 1) // d + 1 for n, d in zip(size, steps, strict=True)], max_size)
-    cropped, own = _cropped(y, data, sizes[-1], steps, geometry)
-    problem = read(x, cropped, kernel_size=sizes[-1], **own, **geometry)
+    cropped, cropped_data = _cropped(y, data, sizes[-1], steps, geometry)
+    problem = read(x, cropped, kernel_size=sizes[-1], **cropped_data, **geometry)
     gram = Gram(sizes[-1], problem.spec.in_channels, problem.spec.out_channels, **geometry)
     tiles = states_of_tiles(problem, gram)
     for tile in tiles:
         gram.merge(tile)
     shares = list(ridges) if len(ridges) > 1 else [ridges[0] / gram.unit]
-    found = candidates(gram, tiles, sizes, shares, offset=data["offset"])
-    best = chosen(found)
-    cropped, own = _cropped(y, data, best.kernel_size, steps, geometry)
-    return Chosen(best.kernel_size, best.ridge, tuple(found), cropped, own)
+    compared = candidates(gram, tiles, sizes, shares, offset=data["offset"])
+    best = chosen(compared)
+    cropped, cropped_data = _cropped(y, data, best.kernel_size, steps, geometry)
+    return Chosen(best.kernel_size, best.ridge, tuple(compared), cropped, cropped_data)
 
 
 def _cropped(
     y: Any, data: dict[str, Any], kernel_size: tuple[int, ...], steps: tuple[int, ...], geometry: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
-    """y, mask and weights without the border that a kernel does not reach, if padding does not."""
+    """Crop y, mask and weights to the output of "valid" padding; leave them as they are for "same" padding."""
     if geometry["padding"] == "same":
         return y, data
     reach = [d * (k - 1) // 2 for k, d in zip(kernel_size, steps, strict=True)]
@@ -94,13 +94,13 @@ def _cropped(
 def candidates(
     total: Gram, tiles: Sequence[Gram], sizes: Sequence[tuple[int, ...]], ridges: Sequence[float], *, offset: bool
 ) -> list[Candidate]:
-    """Every size with every ridge, sizes from the smallest on.
+    """Compare every size with every ridge, sizes from the smallest on.
 
     Args:
         total: the state of all equations, for the largest size.
-        tiles: states that together are the whole, about the same shift.
-        sizes: each within the next one's middle.
-        ridges: shares of the mean square of a column of x.
+        tiles: states whose sum is the whole, with the same shift.
+        sizes: sizes in ascending order, each centred in the next.
+        ridges: multiples of the mean square of a column of x.
         offset: whether a constant is fitted too.
     """
     order, counts = _rings(total, sizes)
@@ -113,21 +113,21 @@ def candidates(
 
 
 def chosen(found: Sequence[Candidate]) -> Candidate:
-    """The best ridge of the smallest size that is as good as the best one."""
+    """Return the best ridge of the smallest size whose error is not significantly above the least."""
     best = min(found, key=lambda one: one.rms)
-    alike = [one for one in found if one.worse <= one.spread]
-    least = min((one.kernel_size for one in alike), key=np.prod, default=best.kernel_size)
+    comparable = [one for one in found if one.worse <= one.spread]
+    least = min((one.kernel_size for one in comparable), key=np.prod, default=best.kernel_size)
     return min((one for one in found if one.kernel_size == least), key=lambda one: one.rms)
 
 
 def _rings(total: Gram, sizes: Sequence[tuple[int, ...]]) -> tuple[np.ndarray, list[int]]:
-    """The taps, those of the smallest size first, and how many each size has."""
-    places = np.arange(total.windows).reshape(total.in_channels, *total.kernel_size)
+    """Return the taps, those of the smallest size first, and the number of taps of each size."""
+    indices = np.arange(total.windows).reshape(total.in_channels, *total.kernel_size)
     order: list[int] = []
     counts = []
     for size in sizes:
         index = [slice((n - k) // 2, (n - k) // 2 + k) for n, k in zip(total.kernel_size, size, strict=True)]
-        inner = places[(slice(None), *index)].ravel().tolist()
+        inner = indices[(slice(None), *index)].ravel().tolist()
         order += sorted({*inner} - {*order})
         counts.append(len(inner))
     return np.array(order), counts
@@ -136,14 +136,14 @@ def _rings(total: Gram, sizes: Sequence[tuple[int, ...]]) -> tuple[np.ndarray, l
 def _errors(
     train: np.ndarray, test: np.ndarray, order: np.ndarray, counts: list[int], ridges: Sequence[float], *, offset: bool
 ) -> np.ndarray:
-    """(sizes, ridges): the sum of squares that kernels of `train` leave of `test`."""
+    """Return the sum of squared errors on `test` of the kernels fitted to `train`, (sizes, ridges)."""
     n = len(order)
     at = np.concatenate([order, np.arange(n, len(train))])
     train, test = train[np.ix_(at, at)], test[np.ix_(at, at)]
-    left = train - np.outer(train[:, n], train[n]) / train[n, n] if offset else train
-    normal, cross = torch.from_numpy(left[:n, :n].copy()), torch.from_numpy(left[:n, n + 1 :].copy())
+    remaining = train - np.outer(train[:, n], train[n]) / train[n, n] if offset else train
+    normal, cross = torch.from_numpy(remaining[:n, :n].copy()), torch.from_numpy(remaining[:n, n + 1 :].copy())
     unit = float(normal.diagonal().mean())
-    found = np.empty((len(counts), len(ridges)))
+    errors = np.empty((len(counts), len(ridges)))
     for column, ridge in enumerate(ridges):
         factor = torch.linalg.cholesky(
             normal + max(ridge, JITTER) * unit * torch.eye(n, dtype=torch.float64, device="cpu")
@@ -153,35 +153,35 @@ def _errors(
             block = factor[:count, :count].T
             kernel = torch.linalg.solve_triangular(block, half[:count], upper=True).numpy()
             constant = (train[n, n + 1 :] - train[n, :count] @ kernel) / train[n, n] if offset else 0 * kernel[0]
-            kept = np.concatenate([np.arange(count), np.arange(n, len(test))])
+            selected = np.concatenate([np.arange(count), np.arange(n, len(test))])
             outputs = np.eye(kernel.shape[1])
-            beside = np.concatenate([-kernel, -constant[None], outputs])
-            found[row, column] = np.einsum("io,ij,jo->", beside, test[np.ix_(kept, kept)], beside)
-    return found
+            vectors = np.concatenate([-kernel, -constant[None], outputs])
+            errors[row, column] = np.einsum("io,ij,jo->", vectors, test[np.ix_(selected, selected)], vectors)
+    return errors
 
 
 def _compared(
     total: Gram, sizes: Sequence[tuple[int, ...]], ridges: Sequence[float], errors: np.ndarray, weights: np.ndarray
 ) -> list[Candidate]:
-    """Candidates of the errors of each tile, (sizes, ridges, tiles)."""
+    """Return the candidates, from the errors of each tile, (sizes, ridges, tiles)."""
     means = errors.sum(-1) / weights.sum()
     best = errors.reshape(-1, errors.shape[-1])[means.argmin()]
     unit = total.unit
-    found = []
+    result = []
     for row, size in enumerate(sizes):
         for column, ridge in enumerate(ridges):
             difference = (errors[row, column] - best) / weights.mean()
             spread = difference.std(ddof=1) / np.sqrt(len(difference))
             rms = float(np.sqrt(max(means[row, column], 0.0)))
-            found.append(Candidate(size, ridge * unit, rms, float(difference.mean()), float(spread)))
-    return found
+            result.append(Candidate(size, ridge * unit, rms, float(difference.mean()), float(spread)))
+    return result
 
 
 def odd_sizes(size: Sequence[int], largest: int | None) -> list[tuple[int, ...]]:
-    """1, 3, 5, ... along every axis, up to the largest, or to 31 or a third of the image.
+    """Return 1, 3, 5, ... along every axis, up to the largest, or to 31 or a third of the image.
 
     Raises:
-        ConvolithError: a largest one that the image does not take.
+        ConvolithError: a largest size that exceeds the image.
     """
     most = min(31, min(size) // 3) if largest is None else largest
     if not 1 <= most <= min(size):

@@ -1,8 +1,8 @@
-"""How far a kernel may be off where the noise of neighbouring pixels is alike: tiles are left out in turn.
+"""Standard errors of a kernel for spatially correlated noise: one tile is omitted at a time.
 
 The delete-a-group jackknife (Kuensch 1989; Shao and Wu 1989): with b_t the kernel without tile t, of T,
-`stderr^2 = (T - 1) / T * sum over t of (b_t - mean of b)^2`. It asks nothing of the noise but that tiles are larger
-than it reaches.
+`stderr^2 = (T - 1) / T * sum over t of (b_t - mean of b)^2`. Its only assumption about the noise is that tiles are
+larger than its correlation length.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from convolith.fitting.solving.least_squares import least_squares
 
 
 class LeftOut(NamedTuple):
-    """Standard errors, (windows, out_channels), and the rms of what kernels of all other tiles leave of each."""
+    """Standard errors, (windows, out_channels), and the rms error of predicting each tile from the others."""
 
     stderr: np.ndarray
     rms: float
 
 
 def jackknife(total: Gram, tiles: Sequence[Gram], kernel_options: KernelOptions, used: int) -> LeftOut:
-    """What leaving out a tile at a time tells.
+    """Fit without each tile in turn, and return standard errors and prediction errors.
 
     Args:
         total: the state of all equations.
-        tiles: states that together are the whole.
-        kernel_options: what else is asked of the kernel.
-        used: how many known columns are sought too: 1 for a constant.
+        tiles: states whose sum is the whole.
+        kernel_options: penalties and constraints on the kernel.
+        used: number of known columns to fit: 1 for a constant.
     """
-    found, squares = [], 0.0
+    coefficients, squares = [], 0.0
     for tile in tiles:
         rest = total.like().merge(total).subtract(tile)
         solution = least_squares(
             rest.system(used), rest.penalty_of(kernel_options), warns=False
-        )  # the whole has warned
-        found.append(solution.coefficients)
-        squares += tile.squares_left(found[-1], rest.known_of(found[-1], used))
-    spread = np.stack(found)
-    errors = np.sqrt((len(found) - 1) / len(found) * ((spread - spread.mean(0)) ** 2).sum(0))
+        )  # the fit of all tiles does
+        coefficients.append(solution.coefficients)
+        squares += tile.squares_left(coefficients[-1], rest.known_of(coefficients[-1], used))
+    spread = np.stack(coefficients)
+    errors = np.sqrt((len(coefficients) - 1) / len(coefficients) * ((spread - spread.mean(0)) ** 2).sum(0))
     return LeftOut(errors, sqrt(squares / (total.weight * total.out_channels)))

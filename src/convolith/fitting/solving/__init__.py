@@ -1,1 +1,1 @@
-"""How the moments are solved: normal equations, least squares, bases and constraints."""
+"""Solution of a fit from its moments: normal equations, least squares, bases and constraints."""

@@ -1,9 +1,9 @@
-"""What a kernel may be, as equations and inequalities on its weights: bases, symmetry, a sum, no negative weights.
+"""Constraints on a kernel, as equations and inequalities for its weights: bases, symmetry, a sum, no negative weights.
 
-A kernel that is a combination of others, `b = M t`, one that is its own mirror image, one whose weights add up to one:
-all lie in a flat space `b0 + M t`, and the least-squares problem on t is as small or smaller. Where weights may not be
-negative, those that are zero in the best kernel are found by a dual active-set method (Arnstroem, Bemporad and Axehill
-2022, the daqp library), and are then held there, which is one more equation each.
+A combination of basis kernels, `b = M t`, a kernel that equals its mirror image, a kernel whose weights sum to one: all
+lie in an affine space `b0 + M t`, and the least-squares problem for t is as small or smaller. For nonnegative weights,
+those that are zero in the best kernel are found by a dual active-set method (Arnstroem, Bemporad and Axehill 2022, the
+daqp library), and are then fixed at zero by one more equation each.
 """
 
 from __future__ import annotations
@@ -16,41 +16,41 @@ import numpy as np
 from convolith.errors import ConvolithError, missing_extra
 
 CONSTRAINTS = ("symmetric", "sum-to-one", "nonnegative", "simplex")
-"""Names that `constraints` takes; a simplex is both of those before it."""
+"""Names for `constraints`; "simplex" combines "sum-to-one" and "nonnegative"."""
 ACTIVE = 1e-9
-"""Of the largest weight: what a weight that is held at zero may come out as."""
+"""Bound, relative to the largest weight, up to which a weight counts as fixed at zero."""
 DEPENDENT = 1e-12
-"""Of the largest, what a singular value of equations may be that says nothing new, in columns of one length."""
+"""Bound, relative to the largest, up to which a singular value of the equations is zero; columns have one length."""
 TOLERANCE = 1e-12
-"""Of the solver, in columns of one length."""
+"""Tolerance of the solver, with columns of one length."""
 
 
 class Space(NamedTuple):
-    """Kernels `start + directions @ t`: (n,) and (n, free)."""
+    """Affine space of kernels `start + directions @ t`: (n,) and (n, free)."""
 
     start: np.ndarray
     directions: np.ndarray
 
     def where(self, rows: np.ndarray, values: np.ndarray) -> Space:
-        """Those of them for which `rows @ b = values`.
+        """Return the subspace of the kernels b for which `rows @ b = values`.
 
         Raises:
-            ConvolithError: if there are none.
+            ConvolithError: no such kernel exists.
         """
         if not len(rows) or not self.directions.shape[1]:
             return self
-        left = values - rows @ self.start
+        remaining = values - rows @ self.start
         outer, singular, right = np.linalg.svd(rows @ self.directions)
         rank = int((singular > DEPENDENT * np.linalg.norm(rows, 2)).sum())
-        step = right[:rank].T @ ((outer[:, :rank].T @ left) / singular[:rank])
-        missed = np.abs(rows @ self.directions @ step - left).max()
-        if missed > TOLERANCE * max(1.0, float(np.abs(left).max())):
+        step = right[:rank].T @ ((outer[:, :rank].T @ remaining) / singular[:rank])
+        violation = np.abs(rows @ self.directions @ step - remaining).max()
+        if violation > TOLERANCE * max(1.0, float(np.abs(remaining).max())):
             raise ConvolithError("basis and constraints leave no kernel; take other basis kernels or fewer constraints")
         return Space(self.start + self.directions @ step, self.directions @ right[rank:].T)
 
 
 def _spanned(columns: np.ndarray) -> np.ndarray:
-    """(rows, rank): an orthonormal basis of what columns span."""
+    """Return an orthonormal basis of the span of columns, (rows, rank)."""
     if not columns.size:
         return columns
     left, singular, _ = np.linalg.svd(columns / np.linalg.norm(columns, axis=0), full_matrices=False)
@@ -59,10 +59,10 @@ def _spanned(columns: np.ndarray) -> np.ndarray:
 
 
 def check_constraints(constraints: Any) -> tuple[str, ...]:
-    """The names, each of them known.
+    """Return the names of constraints as a tuple.
 
     Raises:
-        ConvolithError: another name.
+        ConvolithError: an unknown name.
     """
     if not isinstance(constraints, Iterable):
         raise ConvolithError(f"constraints is {constraints!r}; expected some of {', '.join(CONSTRAINTS)}")
@@ -76,7 +76,7 @@ def check_constraints(constraints: Any) -> tuple[str, ...]:
 
 
 def needs_solver(names: Sequence[str]) -> bool:
-    """Whether weights may not be negative."""
+    """Return whether constraints require nonnegative weights."""
     return "nonnegative" in names or "simplex" in names
 
 
@@ -88,14 +88,14 @@ def space_of(
     terms: int = 1,
     constant: Sequence[int] = (),
 ) -> Space | None:
-    """The kernels of one output channel that equations allow; None where all are allowed.
+    """Return the space of one output channel's kernels that satisfy the equations; None without equations.
 
     Args:
-        in_channels, kernel_size: of the kernel.
-        basis: (count, *kernel_size), the same for every input channel, or None.
-        names: constraints.
-        terms: monomials of position, the constant first; for each there are weights, and the kernel is their sum.
-        constant: which of the basis' kernels are in that of the first term alone.
+        in_channels, kernel_size: shape of the kernel.
+        basis: (count, *kernel_size), shared by all input channels, or None.
+        names: names of constraints.
+        terms: number of monomials of position, the constant first; each has weights, and the kernel is their sum.
+        constant: indices of the basis kernels that occur in the first term only.
     """
     taps = int(np.prod(kernel_size))
     planes = terms * in_channels
@@ -103,42 +103,42 @@ def space_of(
     adds_up = "sum-to-one" in names or "simplex" in names
     if basis is None and "symmetric" not in names and not adds_up:
         return None
-    found = Space(np.zeros(n), _columns(in_channels, taps, basis, terms, constant))
+    space = Space(np.zeros(n), _columns(in_channels, taps, basis, terms, constant))
     if "symmetric" in names:
         mirrored = np.arange(n).reshape(planes, taps)[:, ::-1].ravel()
         differences = np.eye(n) - np.eye(n)[mirrored]
         half = np.arange(n) < mirrored
-        found = found.where(differences[half], np.zeros(int(half.sum())))
-    if adds_up:  # everywhere: what varies adds up to zero
+        space = space.where(differences[half], np.zeros(int(half.sum())))
+    if adds_up:  # at every position: the varying terms sum to zero
         sums = np.kron(np.eye(terms), np.ones((1, in_channels * taps)))
-        found = found.where(sums, np.eye(terms)[0])
-    return found
+        space = space.where(sums, np.eye(terms)[0])
+    return space
 
 
 def _columns(in_channels: int, taps: int, basis: np.ndarray | None, terms: int, constant: Sequence[int]) -> np.ndarray:
-    """(terms * in_channels * taps, free): an orthonormal basis of the weights."""
+    """Return an orthonormal basis of the weights, (terms * in_channels * taps, free)."""
     if basis is None:
         return np.eye(terms * in_channels * taps)
     flat = basis.reshape(len(basis), taps)
     varying = np.delete(flat, list(constant), 0)
     first = np.kron(np.eye(in_channels), _spanned(flat.T))
     others = np.kron(np.eye((terms - 1) * in_channels), _spanned(varying.T))
-    found = np.zeros((terms * in_channels * taps, first.shape[1] + others.shape[1]))
-    found[: len(first), : first.shape[1]] = first
-    found[len(first) :, first.shape[1] :] = others
-    return found
+    columns = np.zeros((terms * in_channels * taps, first.shape[1] + others.shape[1]))
+    columns[: len(first), : first.shape[1]] = first
+    columns[len(first) :, first.shape[1] :] = others
+    return columns
 
 
 def without_negatives(normal: np.ndarray, cross: np.ndarray, space: Space | None) -> Space:
-    """The kernels of a space that are zero where the best one without negative weights is.
+    """Restrict a space to the kernels that are zero where the best nonnegative kernel is zero.
 
     Args:
-        normal: (n, n), of which the best one minimises `b' normal b - 2 cross' b`.
-        cross: (n,).
-        space: what equations allow, or None.
+        normal: (n, n), matrix of the objective `b' normal b - 2 cross' b` of the best kernel.
+        cross: (n,), vector of the objective.
+        space: space of kernels that the equations allow, or None.
 
     Raises:
-        ConvolithError: a space without such a kernel.
+        ConvolithError: a space without a nonnegative kernel.
     """
     n = len(cross)
     if space is None:
@@ -160,9 +160,9 @@ def without_negatives(normal: np.ndarray, cross: np.ndarray, space: Space | None
         raise ConvolithError("basis and constraints leave no kernel without negative weights; take others, or fewer")
     weights = space.start + space.directions @ (scale * steps)
     held = weights <= ACTIVE * np.abs(weights).max()
-    found = space.where(np.eye(n)[held], np.zeros(int(held.sum())))
-    free = ~held  # without the rounding of what is zero
-    return Space(found.start * free, found.directions * free[:, None])
+    restricted = space.where(np.eye(n)[held], np.zeros(int(held.sum())))
+    free = ~held  # fixed weights become exactly zero
+    return Space(restricted.start * free, restricted.directions * free[:, None])
 
 
 def _solver() -> Any:

@@ -1,8 +1,8 @@
-"""The least-squares problem that moments hold, solved: Cholesky, or eigenvectors where the data leave something free.
+"""Solution of least-squares problems from moments: by Cholesky, or by eigenvectors if the data are rank-deficient.
 
-Columns are scaled to one length first, so that a channel of small numbers is not taken for a weak one. What the normal
-matrix loses beside the data themselves (its condition number is the square of theirs) `fit` wins back, for it has the
-data: it adds the solution for what the first one leaves (Bjoerck 1987, corrected semi-normal equations).
+Columns are scaled to one length first, so that a channel of small numbers does not count as weak. The condition number
+of the normal matrix is the square of that of the data, which costs accuracy; `fit` has the data and recovers it, by
+adding the solution for the residual of the first solution (Bjoerck 1987, corrected semi-normal equations).
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from convolith.errors import ConvolithError, warn
 from convolith.fitting.solving.constraints import Space, without_negatives
 
 ROUNDING = 8 * np.finfo(float).eps
-"""Of the largest eigenvalue, for each unknown: what a zero eigenvalue may come out as."""
+"""Bound on the rounding of a zero eigenvalue, relative to the largest eigenvalue, per unknown."""
 BLOCK, POWERS = 8, 6
-"""Columns that are multiplied together, and how often."""
+"""Number of columns in a block of the Krylov space, and most multiplications of a block."""
 
 
 class System(NamedTuple):
-    """`|A b - y|^2 = b'Gb - 2 r'b + q`, with what an offset takes of it already taken away.
+    """Least-squares problem `|A b - y|^2 = b'Gb - 2 r'b + q`, with the offset already eliminated.
 
     Attributes:
         normal: G, (unknowns, unknowns).
         cross: r, (unknowns, out_channels).
         squares: q, (out_channels,).
-        equations: pixels of y that count.
-        used: unknowns of each output channel beside b.
+        equations: number of pixels of y with nonzero weight.
+        used: number of eliminated unknowns per output channel.
     """
 
     normal: np.ndarray
@@ -39,14 +39,14 @@ class System(NamedTuple):
     used: int
 
     def residual(self, coefficients: np.ndarray) -> np.ndarray:
-        """What is left of y, squared and summed, per output channel; exact to 1e-16 of q."""
-        left = self.squares - (coefficients * (2 * self.cross - self.normal @ coefficients)).sum(0)
-        floored: np.ndarray = np.maximum(left, 0.0)
+        """Return the sum of squared residuals per output channel; exact to 1e-16 of q."""
+        squares = self.squares - (coefficients * (2 * self.cross - self.normal @ coefficients)).sum(0)
+        floored: np.ndarray = np.maximum(squares, 0.0)
         return floored
 
 
 class Inverse(NamedTuple):
-    """The matrix that gives the smallest solution of `(G + penalty) b = r`, its rank, and G's scaled condition."""
+    """Matrix that gives the minimum-norm solution of `(G + penalty) b = r`, its rank, and scaled condition number."""
 
     matrix: np.ndarray
     rank: int
@@ -54,16 +54,16 @@ class Inverse(NamedTuple):
 
 
 def inverse(matrix: np.ndarray) -> Inverse:
-    """Of a symmetric matrix without negative eigenvalues."""
+    """Invert a symmetric positive semidefinite matrix, for the minimum-norm solution if it is singular."""
     scale = np.sqrt(np.maximum(np.diag(matrix), 0.0))
     scale[scale == 0] = 1.0
     scaled = torch.from_numpy(matrix / scale / scale[:, None])
     factor, failed = torch.linalg.cholesky_ex(scaled)
     if not failed:
-        whole = torch.cholesky_inverse(factor)
-        condition = largest(scaled) * largest(whole)
+        inverted = torch.cholesky_inverse(factor)
+        condition = largest(scaled) * largest(inverted)
         if condition * len(scale) * ROUNDING < 1:
-            return Inverse(whole.numpy() / scale / scale[:, None], len(scale), condition)
+            return Inverse(inverted.numpy() / scale / scale[:, None], len(scale), condition)
     values, vectors = (part.numpy() for part in torch.linalg.eigh(scaled))
     kept = values > values[-1] * len(scale) * ROUNDING
     partial = (vectors[:, kept] / values[kept]) @ vectors[:, kept].T / scale / scale[:, None]
@@ -72,7 +72,7 @@ def inverse(matrix: np.ndarray) -> Inverse:
 
 
 def largest(matrix: torch.Tensor) -> float:
-    """The largest eigenvalue, to about a percent (block Krylov, Musco and Musco 2015), exactly for small matrices."""
+    """Return the largest eigenvalue: to about a percent (block Krylov, Musco and Musco 2015), or exactly if small."""
     n = len(matrix)
     drawn = torch.Generator().manual_seed(0)
     block = torch.randn((n, min(n, BLOCK)), generator=drawn, dtype=matrix.dtype, device=matrix.device)
@@ -84,13 +84,13 @@ def largest(matrix: torch.Tensor) -> float:
 
 
 class Penalty(NamedTuple):
-    """What is asked of a kernel beside the data.
+    """Penalties and constraints on a kernel.
 
     Attributes:
-        matrix: (n, n), P of `b'Pb`, which is added to what is minimised; None where nothing is asked.
-        noise: (n, n), what noise in x adds to G, and is taken off it; None where it has none.
-        space: what equations on the weights leave, or None.
-        nonnegative: whether no weight may be negative.
+        matrix: (n, n), P of `b'Pb`, which is added to the objective; None without a penalty.
+        noise: (n, n), contribution of noise in x to G, which is subtracted from it; None without noise.
+        space: space of kernels that satisfy equations on the weights, or None.
+        nonnegative: whether all weights must be nonnegative.
     """
 
     matrix: np.ndarray | None = None
@@ -99,24 +99,24 @@ class Penalty(NamedTuple):
     nonnegative: bool = False
 
     def of(self, coefficients: np.ndarray) -> np.ndarray:
-        """(n, ...): half the slope of all that is added to `b'Gb`."""
-        found = np.zeros_like(coefficients)
+        """Return half the gradient of everything that is added to `b'Gb`, (n, ...)."""
+        slope = np.zeros_like(coefficients)
         if self.matrix is not None:
-            found += self.matrix @ coefficients
-        return found if self.noise is None else found - self.noise @ coefficients
+            slope += self.matrix @ coefficients
+        return slope if self.noise is None else slope - self.noise @ coefficients
 
     def added_to(self, normal: np.ndarray) -> np.ndarray:
-        """(n, n): G with all that is added to it."""
-        found = normal if self.matrix is None else normal + self.matrix
-        return found if self.noise is None else found - self.noise
+        """Return G with the penalty added and the noise subtracted, (n, n)."""
+        total = normal if self.matrix is None else normal + self.matrix
+        return total if self.noise is None else total - self.noise
 
     def paid(self, coefficients: np.ndarray) -> float:
-        """`b'Pb` of all output channels together."""
+        """Return the sum of `b'Pb` over all output channels."""
         return 0.0 if self.matrix is None else float((coefficients * (self.matrix @ coefficients)).sum())
 
 
 class Solution(NamedTuple):
-    """Coefficients (n, out_channels), for each what gives changes of it, residual squares, errors, condition."""
+    """Coefficients (n, out_channels), an inverse matrix per output channel, squared residuals, errors, condition."""
 
     coefficients: np.ndarray
     inverses: tuple[np.ndarray, ...]
@@ -125,32 +125,32 @@ class Solution(NamedTuple):
     condition: float
 
     def change(self, slope: np.ndarray) -> np.ndarray:
-        """The change of the coefficients where the slope of the sum of squares, (n, out_channels), is not yet zero."""
+        """Return the change of the coefficients that cancels a residual of the normal equations, (n, out_channels)."""
         return np.stack([own @ column for own, column in zip(self.inverses, slope.T, strict=True)], 1)
 
 
 def least_squares(system: System, penalty: Penalty, *, warns: bool = True) -> Solution:
-    """The coefficients that minimise `b'Gb - 2 r'b + b'Pb` among those that are allowed.
+    """Minimise `b'Gb - 2 r'b + b'Pb` over the coefficients that the constraints allow.
 
-    The variance of the noise is that of the residuals of the fit without penalty and constraints (which bias their
-    own); it is NaN where no equation is to spare. Standard errors are those of kernels in the space that is left. It
-    warns of coefficients that the data do not determine, unless `warns` is False.
+    The variance of the noise is that of the residuals of the fit without penalty and constraints (which would bias it);
+    it is NaN if the equations do not outnumber the unknowns. Standard errors are those of kernels in the allowed space.
+    A warning says how many coefficients the data do not determine, unless `warns` is False.
 
     Raises:
-        ConvolithError: fewer equations than unknowns, constraints that no kernel meets.
+        ConvolithError: fewer equations than unknowns, constraints that no kernel satisfies.
     """
     n, outputs = system.cross.shape
     noisy, kernel_options = penalty.noise is not None, penalty.matrix is not None
-    sought = system.used + (n if penalty.space is None else penalty.space.directions.shape[1])
-    if system.equations < sought and not kernel_options:
+    unknowns = system.used + (n if penalty.space is None else penalty.space.directions.shape[1])
+    if system.equations < unknowns and not kernel_options:
         raise ConvolithError(
-            f"y has {system.equations} pixels to fit but each output channel has {sought} unknowns; expected at least "
-            "as many pixels; use a smaller kernel_size, more data, or ridge="
+            f"y has {system.equations} pixels to fit but each output channel has {unknowns} unknowns; expected at "
+            "least as many pixels; use a smaller kernel_size, more data, or ridge="
         )
     free = inverse(system.normal)
     total = penalty.added_to(system.normal)
-    found = inverse(total) if kernel_options or noisy else free
-    if noisy and found.rank < n:
+    inverted = inverse(total) if kernel_options or noisy else free
+    if noisy and inverted.rank < n:
         raise ConvolithError(
             "x_noise_variance is as much as x varies at all in some direction of its windows, or more; expected the "
             "variance of x's noise alone; take a smaller one, a smaller kernel_size, or add ridge="
@@ -158,19 +158,19 @@ def least_squares(system: System, penalty: Penalty, *, warns: bool = True) -> So
     spaces = [penalty.space] * outputs
     if penalty.nonnegative:
         spaces = [without_negatives(total, cross, penalty.space) for cross in system.cross.T]
-    inverses, rank, condition = [], n, found.condition
+    inverses, rank, condition = [], n, inverted.condition
     for own in spaces:
-        within = found if own is None else _within(total, own)
+        within = inverted if own is None else _within(total, own)
         inverses.append(within.matrix)
-        left = n if own is None else own.directions.shape[1]
-        rank = min(rank, n - (left - within.rank))
+        allowed = n if own is None else own.directions.shape[1]
+        rank = min(rank, n - (allowed - within.rank))
         condition = max(condition, within.condition) if own is None else within.condition
     if rank < n and warns:
-        _warn_of(rank - n + sought, sought)
+        _warn_of(rank - n + unknowns, unknowns)
     starts = np.stack([np.zeros(n) if own is None else own.start for own in spaces], 1)
     solution = Solution(starts, tuple(inverses), np.zeros(outputs), starts, condition)
     coefficients = starts
-    for _ in range(2):  # the second time for what the first one's rounding left
+    for _ in range(2):  # the second pass corrects the rounding of the first
         coefficients = coefficients + solution.change(system.cross - total @ coefficients)
     unpenalised = system.residual(coefficients if noisy else free.matrix @ system.cross)
     spare = system.equations - free.rank - system.used
@@ -181,12 +181,12 @@ def least_squares(system: System, penalty: Penalty, *, warns: bool = True) -> So
 
 
 def _spread(own: np.ndarray, normal: np.ndarray | None) -> np.ndarray:
-    """(n,): the diagonal of `own normal own`, where own is no inverse of the normal matrix."""
+    """Return the diagonal of `own normal own`, (n,); None for a normal matrix whose inverse is own."""
     return np.diag(own) if normal is None else np.einsum("ij,ij->i", own @ normal, own)
 
 
 def _within(total: np.ndarray, space: Space) -> Inverse:
-    """The inverse on a space, in the coordinates of the weights."""
+    """Return the inverse on a space, in the coordinates of the weights."""
     if not space.directions.shape[1]:
         return Inverse(np.zeros_like(total), 0, 1.0)
     inner = inverse(space.directions.T @ total @ space.directions)

@@ -1,4 +1,4 @@
-"""The first stage of folding: a model as a graph."""
+"""First stage of folding: record a model as a graph."""
 
 from convolith.folding.capture.checked_graph import Captured, NoGraph, capture
 from convolith.folding.capture.model_copies import HOOKS, bookkeeping, hooks_of, structural_copy, without_hooks

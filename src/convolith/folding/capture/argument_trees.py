@@ -1,4 +1,4 @@
-"""Structures of arguments and results: their tensors, how each is taken out, and plain numbers for sizes."""
+"""Nested arguments and results: their tensors, the path to each, and the replacement of sizes by plain numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from convolith.folding.capture.size_numbers import Size, SizeRatio, plain
 
 
 def without_history(tree: Any) -> Any:
-    """Return arguments with plain numbers in the place of sizes."""
+    """Return arguments in which recorded sizes are replaced by plain numbers."""
     if isinstance(tree, Size | SizeRatio):
         return plain(tree)
     if isinstance(tree, slice):
@@ -33,7 +33,7 @@ def _may_hold_sizes(value: Any) -> bool:
 
 
 def tensors_of(tree: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors of a structure of arguments or results."""
+    """Yield the tensors in nested arguments or results."""
     for _, leaf in leaves_of(tree):
         yield leaf
 
@@ -42,7 +42,7 @@ Path = tuple[tuple[Callable[..., Any], Any], ...]
 
 
 def leaves_of(tree: Any, path: Path = ()) -> Iterator[tuple[Path, torch.Tensor]]:
-    """Yield the tensors of a structure, and how each is taken out of it."""
+    """Yield the path and value of each tensor in nested arguments or results."""
     if isinstance(tree, torch.Tensor):
         yield path, tree
     elif isinstance(tree, tuple | list):
@@ -57,7 +57,7 @@ def leaves_of(tree: Any, path: Path = ()) -> Iterator[tuple[Path, torch.Tensor]]
 
 
 def with_sizes(tree: Any, made: Callable[[Path, int], Any], path: Path = ()) -> Any:
-    """Return a result with what is made of its integers, and of how each is taken out of it, in their place."""
+    """Return a result in which each integer n at a path is replaced by `made(path, n)`."""
     if type(tree) is int:
         return made(path, tree)
     if isinstance(tree, torch.Size) or type(tree) in (tuple, list):

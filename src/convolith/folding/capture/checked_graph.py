@@ -1,4 +1,4 @@
-"""A model as a graph that gives the model's own outputs, at every batch and image size that the model takes."""
+"""Capture of a model as a graph, compared with the model, bit for bit, on inputs of several batch and image sizes."""
 
 from __future__ import annotations
 
@@ -31,31 +31,31 @@ from convolith.folding.graph_runner import GraphRunner
 from convolith.torch_private import GRAPH_ASSERT
 
 MOST_ATTEMPTS = 24
-"""Recordings of one model: each keeps more modules as they are, or more writes in place."""
+"""Maximum number of recordings of a model; each keeps more modules as one call, or more in-place writes."""
 ALIKE = 3
-"""Modules of one class that fail at the same line, after which all modules of that class are kept."""
+"""Number of modules of one class that fail at the same line after which all modules of that class are kept."""
 LIMITS = (4.0, (0.2, 2.0)), (6.0, (0.6, 2.0)), (12.0, (2.0, 4.0))
-"""Time that comparing at other sizes takes, in calls of the model on the example and, at the least and at the most, in
-seconds; the same while few inputs were compared, and while only one beside the example was, which is always there."""
+"""Limits of the time for comparisons at other sizes, as (calls of the model on the example, (minimum and maximum in
+seconds)): usually; while few inputs were compared; while only the example and one other (always tried) were."""
 ENOUGH, ENOUGH_OF_CONDITIONS, FEW = 5, 8, 2
-"""Inputs that are compared if there is time; where the model's code compares sizes; and so few that more time is taken
-for another one."""
+"""Numbers of compared inputs up to which more than the usual time may be taken: in general, if the model's code
+compares sizes, and for the longest of the times."""
 NOTED = 3
-"""Inputs for which the shape of each tensor is noted: the example and the first of another batch and size."""
+"""Number of inputs for which the shape of each tensor is recorded: the example and the first of other sizes."""
 
 Shape = tuple[int, ...]
 
 
 @dataclass
 class Captured:
-    """A graph that shares the model's parameters.
+    """Recorded graph that shares the model's parameters.
 
     Attributes:
-        module: the graph.
-        kept: modules that stay as they are, with the reason.
-        tried: inputs for which it gives the model's own outputs, bit for bit; the example first.
-        shapes: for the first of them, the shapes of the float tensors by node name.
-        calls: the first inputs of each kept module, if they are float tensors only.
+        module: the graph, as a module.
+        kept: modules that are called unchanged, with the reason.
+        tried: inputs for which the graph gives the model's own outputs, bit for bit; the example first.
+        shapes: shapes of the float tensors by node name, for each of the first inputs in `tried`.
+        calls: arguments of each kept module's first call with float tensors only.
     """
 
     module: GraphModule
@@ -66,18 +66,18 @@ class Captured:
 
 
 class NoGraph(ConvolithError):  # noqa: N818 - an answer with its reason, as the others here
-    """A model whose own code no graph follows; `reason` says why, without a remedy."""
+    """Model whose own code cannot be recorded as a graph; `reason` says why, without a remedy."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(
-            f"model cannot be captured: {reason}; fold its parts by themselves, or rewrite the line so that it asks "
-            "for neither values nor sizes"
+            f"model cannot be captured: {reason}; fold its submodules separately, or rewrite the line so that it "
+            "depends on neither values nor sizes"
         )
         self.reason = reason
 
 
-class Unlike(Exception):  # noqa: N818 - an answer: which guards came out otherwise
-    """A graph that gives other outputs than the model for inputs of some shapes."""
+class Unlike(Exception):  # noqa: N818 - an answer: which size conditions had another result
+    """Graph whose outputs differ from the model's for inputs of some shapes."""
 
     def __init__(self, shapes: list[Shape], flipped: list[SizeCondition]) -> None:
         self.shapes = " and ".join(map(str, shapes))
@@ -86,18 +86,18 @@ class Unlike(Exception):  # noqa: N818 - an answer: which guards came out otherw
 
 
 def capture(model: nn.Module, inputs: Inputs, known: Reference | None = None) -> Captured:
-    """Record a model in evaluation; the graph gives the same outputs, bit for bit, at all sizes that are tried.
+    """Record a model as a graph that gives the same outputs, bit for bit, at all sizes that are tried.
 
-    Every axis of the inputs, channels included, may take other sizes. A module whose code depends on values, or on
-    sizes in a way that a graph does not follow, is kept as one call; so is a module with hooks of the user's.
+    Every axis of the inputs, channels included, may have other sizes. A module whose code depends on values, or on
+    sizes in a way that a graph cannot represent, is kept as one call; so is a module with hooks of the user.
 
     Args:
-        model: in evaluation.
+        model: a module in evaluation mode.
         inputs: the example.
-        known: what the model gives for it, where that is known already.
+        known: the model's outputs for the example, if they are known already.
 
     Raises:
-        NoGraph: a model whose own code is such, with the line.
+        NoGraph: if the model's own code cannot be recorded, with the line.
     """
     kept, in_place, guess = dict(hooked(model)), set[int](), True
     failures: Counter[tuple[type, str]] = Counter()
@@ -108,7 +108,7 @@ def capture(model: nn.Module, inputs: Inputs, known: Reference | None = None) ->
         recorder = Recorder(copied, kept, in_place, guess=guess)
         try:
             with unchanged(copied), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of the model's own code, which its calls give already
+                warnings.simplefilter("ignore")  # the model's own calls show its warnings already
                 record = recorder.record(inputs)
             return _checked(references, record, kept)
         except WrittenElsewhere as problem:
@@ -137,7 +137,7 @@ def _keep(kept: dict[str, str], more: dict[str, str]) -> None:
     """Add modules to those that are kept.
 
     Raises:
-        NoGraph: the model itself, or nothing new.
+        NoGraph: if one of them is the model itself, or is kept already.
     """
     for name, reason in more.items():
         if name == "" or name in kept:
@@ -148,7 +148,7 @@ def _keep(kept: dict[str, str], more: dict[str, str]) -> None:
 def _with_relatives(
     model: nn.Module, kept: dict[str, str], reasons: dict[str, str], failures: Counter[tuple[type, str]]
 ) -> dict[str, str]:
-    """Return the modules to keep, with all of the same class once several of that class failed for the same reason."""
+    """Return the modules to keep, including all of a class of which several modules failed for the same reason."""
     modules = dict(model.named_modules())
     more: dict[str, str] = {}
     for name, reason in reasons.items():
@@ -180,7 +180,7 @@ def _in_words(guard: SizeCondition, shapes: str) -> str:
     sides = ["a size" if isinstance(a, Size | SizeRatio) else str(a) for a in guard.args]
     return (
         f"its code depends on whether {sides[0]} {signs[guard.function]} {sides[1]}: inputs of {shapes}, which were "
-        "only tried, take another way than the example"
+        "only tried, take another path than the example"
     )
 
 
@@ -190,7 +190,7 @@ def _first_line(problem: BaseException) -> str:
 
 
 def _recordable(model: nn.Module, kept: Collection[str]) -> nn.Module:
-    """Return a structural copy in which modules that run by themselves are called as one."""
+    """Return a structural copy in which scripted modules, and kept modules with hooks, are wrapped in `Opaque`."""
     copied = structural_copy(model)
     for name, module in list(copied.named_modules()):
         if name and (isinstance(module, torch.jit.ScriptModule) or (name in kept and hooks_of(module))):
@@ -199,7 +199,7 @@ def _recordable(model: nn.Module, kept: Collection[str]) -> nn.Module:
 
 
 class _References:
-    """Outputs of a model for the example and for other inputs, computed once."""
+    """Outputs of a model for the example and other inputs, each computed once."""
 
     def __init__(self, model: nn.Module, inputs: Inputs, known: Reference | None) -> None:
         self.model, self.inputs, self.known = model, inputs, known
@@ -208,10 +208,10 @@ class _References:
         self.seconds = 0.0
 
     def compute(self, enough: int) -> list[tuple[Inputs, list[torch.Tensor]]]:
-        """Return inputs that the model takes and its outputs for them, the example first.
+        """Return inputs that the model accepts and its outputs for them, the example first.
 
         Args:
-            enough: so many of them, if there is time.
+            enough: number of inputs up to which more than the usual time may be taken.
         """
         with torch.no_grad(), unchanged(self.model), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -221,7 +221,7 @@ class _References:
             while True:
                 compared = len(self.pairs)
                 start, limit = time.perf_counter(), usual if compared > enough else more if compared > FEW else most
-                others = next(self.others, None)  # the first one looks for small sizes, which takes calls too
+                others = next(self.others, None)  # the first one searches for small sizes, which calls the model too
                 if others is None:
                     break
                 expected = self.known.seconds * _numbers(others) / _numbers(self.inputs)
@@ -229,10 +229,10 @@ class _References:
                     if self.seconds > limit:
                         break
                     continue
-                found = result_of(self.model, others)
+                result = result_of(self.model, others)
                 self.seconds += time.perf_counter() - start
-                if found is not None:
-                    self.pairs.append((others, found))
+                if result is not None:
+                    self.pairs.append((others, result))
         return self.pairs
 
 
@@ -245,10 +245,10 @@ def _within(seconds: float, bounds: tuple[float, float]) -> float:
 
 
 def _checked(references: _References, record: Record, kept: dict[str, str]) -> Captured:
-    """Return the graph of a record, compared with the model; conditions on sizes that may matter are checked in it.
+    """Compare a record's graph with the model and return it, with checks of the size conditions that may matter.
 
     Raises:
-        Unlike: other outputs somewhere.
+        Unlike: if outputs differ for some inputs.
     """
     guards = _guard_nodes(record)
     module = _graph_module(record)
@@ -258,15 +258,15 @@ def _checked(references: _References, record: Record, kept: dict[str, str]) -> C
     for inputs, expected in compared:
         run = _Run(module, guards, kept)
         is_noted = bool(guards) or len(runs) < NOTED
-        found: list[torch.Tensor] | None
+        actual: list[torch.Tensor] | None
         try:
             with torch.no_grad(), unchanged(module), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                found = run.outputs(inputs) if is_noted else outputs(module, inputs)
-        except Exception:  # noqa: BLE001 - a size that the recorded way does not take
-            found = None
+                actual = run.outputs(inputs) if is_noted else outputs(module, inputs)
+        except Exception:  # noqa: BLE001 - a size that the recorded path rejects
+            actual = None
         flipped = {name for name, guard in guards.items() if name in run.seen and run.seen[name][0] != guard.result}
-        if found is None or not equal(expected, found):
+        if actual is None or not equal(expected, actual):
             raise Unlike([tuple(x.shape) for x in inputs], [guards[name] for name in flipped])
         harmless |= flipped
         runs.append(run)
@@ -284,20 +284,20 @@ def _checked(references: _References, record: Record, kept: dict[str, str]) -> C
 
 
 def _guard_nodes(record: Record) -> dict[str, SizeCondition]:
-    """Add the comparisons of sizes to the graph, as early as they can stand; return them by node name."""
+    """Add the size comparisons to the graph, each as early as possible; return them by node name."""
     graph = record.graph
-    found: dict[Any, tuple[Node, SizeCondition]] = {}
+    nodes: dict[Any, tuple[Node, SizeCondition]] = {}
     with graph.inserting_before(next(n for n in graph.nodes if n.op == "output")):
         for guard in record.guards:
             args = tuple(a.node() if isinstance(a, Size | SizeRatio) else a for a in guard.args)
-            if (guard.function, args) not in found:
-                found[guard.function, args] = graph.call_function(guard.function, args), guard
+            if (guard.function, args) not in nodes:
+                nodes[guard.function, args] = graph.call_function(guard.function, args), guard
     for node in list(graph.nodes):
-        if _is_about_sizes(node) or any(node is own for own, _ in found.values()):
+        if _is_about_sizes(node) or any(node is own for own, _ in nodes.values()):
             last = max(node.all_input_nodes)
             if last.next is not node:
                 last.append(node)
-    return {node.name: guard for node, guard in found.values()}
+    return {node.name: guard for node, guard in nodes.values()}
 
 
 def _is_about_sizes(node: Node) -> bool:
@@ -310,19 +310,17 @@ def _is_about_sizes(node: Node) -> bool:
 
 
 def _check(graph: torch.fx.Graph, node: Node, guard: SizeCondition) -> None:
-    """Let the graph refuse sizes at which a comparison comes out otherwise."""
+    """Add a check to the graph that rejects sizes at which a comparison has another result."""
     with graph.inserting_after(node):
         wanted = node if guard.result else graph.call_function(operator.not_, (node,))
-    words = (
-        f"this model was folded for sizes at which the code at {guard.line} goes the way that it goes for the example"
-    )
+    words = f"this model was folded for sizes at which the code at {guard.line} takes the same path as for the example"
     with graph.inserting_after(wanted):
         graph.call_function(GRAPH_ASSERT, (wanted, words))
 
 
 def _graph_module(record: Record) -> GraphModule:
     called = {str(n.target) for n in record.graph.nodes if n.op == "call_module"}
-    modules = {  # hooks that a package keeps on its own models have done their work while the call was recorded
+    modules = {  # a package's hooks on its own models are needed only during the recording
         name: m.inner if isinstance(m, Opaque) else (without_hooks(m) if hooks_of(m) else m)
         for name, m in record.modules.items()
         if name in called
@@ -331,7 +329,7 @@ def _graph_module(record: Record) -> GraphModule:
 
 
 class _Run(GraphRunner):
-    """Notes the shapes of float tensors, how comparisons come out, and what kept modules are given."""
+    """Interpreter that records shapes of float tensors, results of comparisons, and arguments of kept modules."""
 
     def __init__(self, module: GraphModule, guards: Collection[str], kept: Collection[str]) -> None:
         super().__init__(module.graph, module)
@@ -341,19 +339,19 @@ class _Run(GraphRunner):
         self.calls: dict[str, Inputs] = {}
 
     def outputs(self, inputs: Inputs) -> list[torch.Tensor]:
-        """Return the tensors of the result."""
-        given = [x.clone(memory_format=torch.preserve_format) for x in inputs]
-        return [leaf for leaf in tree_leaves(self(*given)) if isinstance(leaf, torch.Tensor)]
+        """Return the tensors of the graph's result, computed from copies of the inputs."""
+        copies = [x.clone(memory_format=torch.preserve_format) for x in inputs]
+        return [leaf for leaf in tree_leaves(self(*copies)) if isinstance(leaf, torch.Tensor)]
 
     def called(self, node: Node, args: Any, kwargs: Any) -> Any:
-        """Return what one node gives."""
+        """Return the result of one node; record the arguments of a kept module."""
         is_new = node.op == "call_module" and node.target in self.kept and node.target not in self.calls
         if is_new and args and not kwargs and all(isinstance(a, torch.Tensor) and a.is_floating_point() for a in args):
             self.calls[str(node.target)] = tuple(a.clone() for a in args)
         return super().called(node, args, kwargs)
 
     def note(self, node: Node, args: Any, result: Any) -> None:
-        """Take note of what a node was given and gave."""
+        """Record the shape of a float tensor, and the arguments and result of a comparison."""
         if isinstance(result, torch.Tensor) and result.is_floating_point():
             self.shapes[node.name] = tuple(result.shape)
         if node.name in self.guards:

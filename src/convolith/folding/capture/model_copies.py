@@ -1,4 +1,4 @@
-"""A copy of a model to record: module objects of its own, the model's parameters, weights that are computed already."""
+"""Copies of a model for recording: separate module objects, shared parameters, and precomputed weights."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ HOOKS = (
     "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",
 )
-"""The attributes in which a module keeps the functions that run before and after it."""
+"""Attributes in which a module keeps its forward hooks and pre-hooks."""
 
 
 def structural_copy(model: nn.Module) -> nn.Module:
-    """Return a copy of the module tree that shares the parameters' memory and the hooks; buffers are copies.
+    """Return a copy of the module tree that shares the parameters and hooks; buffers are copied.
 
     Raises:
-        ConvolithError: a model that cannot be copied.
+        ConvolithError: if the model cannot be copied.
     """
     return own_module(model, {id(p): p for p in model.parameters()})
 
 
 def with_computed_weights(model: nn.Module) -> nn.Module:
-    """Return a structural copy with parametrised weights (weight norm, ...) as they are now; a plain model itself."""
+    """Return a structural copy with precomputed parametrised weights (weight norm...), or the model if it has none."""
     if not any(map(_computes_weights, model.modules())):
         return model
     copied = structural_copy(model)
@@ -53,22 +53,22 @@ def _computes_weights(module: nn.Module) -> bool:
 
 
 def _unparametrised(module: nn.Module) -> nn.Module:
-    """Return a module of the class that was parametrised, with the weights as they are computed now.
+    """Return a module of the original class, with parametrised weights replaced by their present values.
 
     Torch's own function removes the weight from the class, which copies share with the user's module.
     """
-    made: nn.Module = shallow_copy(module)
-    made.__class__ = type(module).__bases__[0]
-    parametrizations: Any = made._modules.pop("parametrizations")
+    result: nn.Module = shallow_copy(module)
+    result.__class__ = type(module).__bases__[0]
+    parametrizations: Any = result._modules.pop("parametrizations")
     with torch.no_grad():
         for name, parametrization in parametrizations.items():
             learns = any(p.requires_grad for p in parametrization.parameters())
-            made.register_parameter(name, nn.Parameter(getattr(module, name).detach().clone(), learns))
-    return made
+            result.register_parameter(name, nn.Parameter(getattr(module, name).detach().clone(), learns))
+    return result
 
 
 def _remove_norm(module: nn.Module, hook: Any) -> None:
-    """Remove one of torch's older weight norms, which are hooks."""
+    """Remove a weight norm or spectral norm of torch's older kind, which is a hook."""
     with torch.no_grad():
         if type(hook).__name__ == "WeightNorm":
             nn.utils.remove_weight_norm(module, hook.name)
@@ -88,16 +88,16 @@ def _set(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def hooks_of(module: nn.Module) -> list[Any]:
-    """Return the functions that run before and after a module, without torch's own weight norms."""
-    found = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    return [hook for hook in found if not _is_norm(hook)]
+    """Return a module's forward hooks and pre-hooks, without torch's own weight norms."""
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    return [hook for hook in hooks if not _is_norm(hook)]
 
 
 def hooked(model: nn.Module) -> dict[str, str]:
-    """Return the modules with hooks that have to run in the folded model too, with the reason.
+    """Return the names of modules with hooks that have to run in the folded model too, with the reason.
 
     Hooks that a package registers on its own models (transformers does so at the first call, to be able to return
-    intermediate results) are not among them.
+    intermediate results) are not included.
     """
     packages = {type(module).__module__.partition(".")[0] for module in model.modules()} - {"torch", "__main__"}
     return {
@@ -108,7 +108,7 @@ def hooked(model: nn.Module) -> dict[str, str]:
 
 
 def bookkeeping(model: nn.Module) -> list[str]:
-    """Return the modules whose hooks are their own package's, and are not carried over."""
+    """Return the names of modules whose hooks come from their own package and are not carried over."""
     carried = hooked(model)
     return [name for name, module in model.named_modules() if name and name not in carried and hooks_of(module)]
 
@@ -119,14 +119,14 @@ def _package(hook: Any) -> str:
 
 
 def _is_installed(hook: Any) -> bool:
-    """Return whether a hook's code lies in an installed package, and not in the user's own files."""
+    """Return whether a hook's code is in an installed package, not in the user's own files."""
     function: Any = getattr(hook, "func", hook)
     code = getattr(getattr(function, "__func__", function), "__code__", None)
     return code is not None and any(part in code.co_filename for part in ("site-packages", "dist-packages"))
 
 
 def without_hooks(module: nn.Module) -> nn.Module:
-    """Return the same module without its own hooks; those of its parts stay."""
+    """Return a shallow copy of a module without its own hooks; its submodules keep theirs."""
     bare: nn.Module = shallow_copy(module)
     drop_hooks(bare)
     return bare

@@ -1,8 +1,8 @@
-"""A call of a model, recorded as a graph: torch's layers by name, functions as they are called, sizes as numbers.
+"""Recording of a model's call as a graph: torch's layers by name, functions as called, arithmetic with sizes.
 
-A torch function mode sees every call, on the example's real tensors. Python code runs as usual; what it computes from
-sizes is recorded too. Writing in place is recorded as the operator without it wherever the rest of the model can be
-given the result instead.
+A torch function mode intercepts every call, on the example's real tensors. Python code runs as usual; numbers that it
+computes from sizes are recorded too. An in-place operator is recorded as its counterpart that does not write, wherever
+the rest of the model can use the new result instead.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from convolith.folding.graph_copies import shallow_copy
 from convolith.torch_private import version_of
 
 
-class NotRecorded(Exception):  # noqa: N818 - an answer with its reason, handled by whoever records
-    """Why a call cannot be recorded, in which module, at which line."""
+class NotRecorded(Exception):  # noqa: N818 - an answer with its reason, which the caller handles
+    """Reason why a call cannot be recorded, with its module and line."""
 
     def __init__(self, reason: str, module: str, line: str | None) -> None:
         super().__init__(reason)
@@ -42,7 +42,7 @@ class NotRecorded(Exception):  # noqa: N818 - an answer with its reason, handled
 
 
 class WrittenElsewhere(Exception):  # noqa: N818 - as above
-    """An in-place write whose result is read through a view that cannot be recomputed: it has to stay in place."""
+    """In-place write that must stay, since its result is read through a view that cannot be recomputed."""
 
     def __init__(self, write: int) -> None:
         super().__init__(f"write {write}")
@@ -51,7 +51,7 @@ class WrittenElsewhere(Exception):  # noqa: N818 - as above
 
 @dataclasses.dataclass
 class SizeCondition:
-    """A comparison of sizes that the model's code looked at: the graph is right where it comes out the same."""
+    """Comparison of sizes in the model's code; the graph is valid where the comparison has the same result."""
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
@@ -62,16 +62,16 @@ class SizeCondition:
 
 @dataclasses.dataclass
 class Record:
-    """The graph of one call, and what it refers to.
+    """Graph of one call, and the modules and tensors that it names.
 
     Attributes:
-        graph: its nodes have in `meta`: module, line, constant (depends on no input), memory (the number of the memory
-            that the result lies in; views share it), writes (the numbers of the memories that it writes in place),
+        graph: the graph; its nodes have in `meta`: module, line, constant (depends on no input), memory (number of the
+            result's storage; views share it), writes (numbers of the storages that the node writes in place),
             was_in_place (recorded as the operator that does not write).
-        modules: by target.
+        modules: called modules, by target.
         tensors: parameters, buffers and constants, by target.
         guards: conditions on sizes under which the graph was recorded.
-        suspects: modules whose own code used something that the graph does not follow, and what.
+        suspects: descriptions of what a module's own code used that the graph cannot represent, by module.
     """
 
     graph: Graph
@@ -82,13 +82,13 @@ class Record:
 
 
 class Recorder(TorchFunctionMode):
-    """Records one call of a structural copy of a model.
+    """Function mode that records one call of a structural copy of a model.
 
     Args:
         model: a structural copy; its modules' `forward` is replaced while `record` runs.
         kept: names of modules that are recorded as one call, with the reason.
         in_place: numbers of the writes that stay in place.
-        guess: whether a plain number that equals a size whose history was lost is taken for that size.
+        guess: whether a plain number is taken for the size that was converted to the same number, if there is one.
     """
 
     def __init__(self, model: nn.Module, kept: Collection[str], in_place: Collection[int], *, guess: bool) -> None:
@@ -110,14 +110,14 @@ class Recorder(TorchFunctionMode):
         self._state = {id(t): name for name, t in [*model.named_buffers(), *model.named_parameters()]}
         self._writers: set[str] = set()
 
-    # What the caller needs.
+    # Interface.
 
     def record(self, inputs: Inputs) -> Record:
         """Call the model and return what was recorded.
 
         Raises:
-            NotRecorded: code that asks for values, results that a graph cannot return, and the like.
-            WrittenElsewhere: a write that has to be recorded as such.
+            NotRecorded: if the code reads values, returns a result that a graph cannot return, and the like.
+            WrittenElsewhere: if an in-place write has to be recorded as one.
         """
         arguments = [x.clone(memory_format=torch.preserve_format) for x in inputs]
         for x, name in zip(arguments, self._argument_names(len(inputs)), strict=True):
@@ -137,25 +137,25 @@ class Recorder(TorchFunctionMode):
         return self.record_
 
     def _argument_names(self, count: int) -> list[str]:
-        """Return the names of forward's arguments, as far as they have some."""
+        """Return the names of forward's positional arguments, and `input_n` for further inputs."""
         kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         own = [p.name for p in inspect.signature(self.model.forward).parameters.values() if p.kind in kinds]
         return [*own, *(f"input_{n}" for n in range(len(own), count))][:count]
 
-    # Numbers: what `numbers.Scribe` asks for.
+    # Sizes: the methods of `SizeRecorder`.
 
     def apply(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Node:
         """Add a call to the graph."""
-        own = (a.node() if isinstance(a, Size | SizeRatio) else a for a in args)  # a constant is no size here
+        own = (a.node() if isinstance(a, Size | SizeRatio) else a for a in args)  # constants stay constants
         return self._call_function(function, tuple(own), {})
 
     def compared(self, function: Callable[..., Any], args: tuple[Any, ...], *, result: bool) -> None:
-        """Note that the model's code looked at a comparison of sizes."""
+        """Record that the model's code evaluated a comparison of sizes."""
         if not self._paused:
             self.record_.guards.append(SizeCondition(function, args, result, self._module(), line_of_caller()))
 
     def converted(self, number: Any, value: float) -> None:
-        """Note that a size became a plain number."""
+        """Record that a size was converted to a plain number."""
         if self._paused:
             return
         self._lost[int(value)] = number
@@ -173,7 +173,7 @@ class Recorder(TorchFunctionMode):
             if not (name in self.kept or (name and is_leaf(module))):
                 return forward(*args, **kwargs)
             return self._as_one(name, module, forward, args, kwargs)
-        except Exception:  # of the model's own code, or an answer of ours: it goes on as it is
+        except Exception:  # from the model's own code or from the recorder
             self.failed = name if self.failed is None else self.failed  # the innermost module
             raise
         finally:
@@ -246,7 +246,7 @@ class Recorder(TorchFunctionMode):
         return self._results(result, node, given)
 
     def _assigned(self, func: Any, name: str, args: Any) -> None:
-        """Give a parameter that nothing has read yet a constant, as code does that computes weights in each call."""
+        """Assign a constant to a parameter that was not read yet, as code does that computes weights in each call."""
         target, value = args
         constant = isinstance(value, torch.Tensor) and self._tensor_node(value).meta.get("constant")
         if name != "data" or id(target) not in self._state or self._find(target) is not None or not constant:
@@ -255,7 +255,7 @@ class Recorder(TorchFunctionMode):
             func(target, value)
 
     def _node_of(self, func: Any, name: str, args: Any, kwargs: Any) -> Node:
-        """Add a call as torch.fx writes it: operators, functions, methods, attributes."""
+        """Add a call in the form of torch.fx: as an operator, attribute, method or function."""
         if name in torch_functions.OPERATORS and not kwargs:
             function, reflected = torch_functions.OPERATORS[name]
             return self._call_function(function, args[::-1] if reflected else args, {})
@@ -275,7 +275,7 @@ class Recorder(TorchFunctionMode):
         written: list[torch.Tensor],
         result: Any,
     ) -> Any:
-        """Record an operator that writes in place: without writing if that is known to be the same."""
+        """Record an in-place operator, as its counterpart that does not write if both are known to be equivalent."""
         target = written[0]
         write = self._writes = self._writes + 1
         other = torch_functions.without_writing(func, name, args, kwargs)
@@ -294,7 +294,7 @@ class Recorder(TorchFunctionMode):
         return result
 
     def _is_state(self, tensor: torch.Tensor) -> bool:
-        """Return whether a tensor lies in a parameter's or buffer's memory."""
+        """Return whether a tensor is a parameter, buffer or constant, or a view of one."""
         value = self._find(tensor)
         while value is not None and value.view_of is not None:
             value = value.view_of
@@ -305,7 +305,7 @@ class Recorder(TorchFunctionMode):
         node.meta["writes"] = (*node.meta.get("writes", ()), self._value(tensor).memory)
 
     def _replaces(self, tensor: torch.Tensor, node: Node) -> None:
-        """Let a node stand for a tensor that was written to; views of its memory are recomputed when they are read."""
+        """Register a node as the new value of a tensor that was written to; its views are recomputed when read."""
         old = self._value(tensor)
         _, values = self._memories.pop(tensor.untyped_storage().data_ptr(), (0, []))
         fresh = old.successor = self._note(tensor, node)
@@ -323,10 +323,10 @@ class Recorder(TorchFunctionMode):
                 value.outdated = Write(self._writes, old, fresh)
 
     def _recomputed(self, value: Value) -> Node:
-        """Return the node of a view whose memory was written to since, computed from what was written.
+        """Return the node of a value; a view whose memory was written to is recomputed from the written tensor.
 
         Raises:
-            WrittenElsewhere: a tensor that is no view of the one that was written to.
+            WrittenElsewhere: if the value is not a view of the tensor that was written to.
         """
         write, parent = value.outdated, value.view_of
         if write is None:
@@ -341,7 +341,7 @@ class Recorder(TorchFunctionMode):
         return made
 
     def _again(self, node: Node, old: Node, new: Node) -> Node:
-        """Return a copy of a node that reads another one, perhaps through a list of results; or the node itself."""
+        """Return a copy of a node with one input replaced, also through a list of results; or the node if unchanged."""
         if node is old:
             return new
         inputs = {
@@ -349,14 +349,14 @@ class Recorder(TorchFunctionMode):
         }
         if all(before is after for before, after in inputs.items()):
             return node
-        made = self.graph.node_copy(node, inputs.__getitem__)
-        made.meta = dict(node.meta)
-        return made
+        copied = self.graph.node_copy(node, inputs.__getitem__)
+        copied.meta = dict(node.meta)
+        return copied
 
     # Tensors and their nodes.
 
     def _note(self, tensor: torch.Tensor, node: Node, view_of: Value | None = None) -> Value:
-        """Remember which node a tensor is."""
+        """Register the node that computes a tensor."""
         place = tensor.untyped_storage().data_ptr()
         memory, values = self._memories.get(place, (0, []))
         values = [v for v in values if v.tensor() is not None]
@@ -388,7 +388,7 @@ class Recorder(TorchFunctionMode):
         return self._note(tensor, node)
 
     def _constant(self, tensor: torch.Tensor) -> Node:
-        """Add a tensor that depends on no input, as far as is known."""
+        """Add a tensor that does not depend on the inputs, as far as is known."""
         name = f"constant_{sum(key.startswith('constant_') for key in self.record_.tensors)}"
         self.record_.tensors[name] = tensor.detach()
         node = self.graph.get_attr(name)
@@ -400,7 +400,7 @@ class Recorder(TorchFunctionMode):
         return self._recomputed(value)
 
     def _results(self, result: Any, node: Node, given: list[torch.Tensor]) -> Any:
-        """Remember the nodes of all tensors of a result."""
+        """Register the nodes of all tensors of a result."""
         for path, tensor in leaves_of(result):
             made = self._part(node, path)
             sources = [t for t in given if share_memory(t, tensor)]
@@ -424,7 +424,7 @@ class Recorder(TorchFunctionMode):
             return torch.Size([self._axis(value.node, n, size) for n, size in enumerate(found)])
         if name == "numel" or name == "nelement":
             return number(found, self, lambda: self._add("call_method", "numel", (value.node,), {}))
-        if name == "__len__":  # Python makes a plain number of what this returns
+        if name == "__len__":  # Python converts the return value to a plain number
             self.converted(self._axis(value.node, 0, found), found)
             return found
         return self._axis(value.node, plain((*args[1:], *kwargs.values())[0]) % x.ndim, found)
@@ -441,13 +441,13 @@ class Recorder(TorchFunctionMode):
         for tensor in given:
             if not self._tensor_node(tensor).meta.get("constant"):
                 raise NotRecorded(
-                    f"its code asks for the values of a tensor ({name.strip('_')})", self._module(), line_of_caller()
+                    f"its code reads the values of a tensor ({name.strip('_')})", self._module(), line_of_caller()
                 )
 
     # Nodes.
 
     def _argument(self, value: Any) -> Any:
-        """Return an argument with nodes in the place of tensors and sizes."""
+        """Return an argument in which tensors and sizes are replaced by their nodes."""
         if isinstance(value, torch.Tensor):
             return self._tensor_node(value)
         if isinstance(value, Size | SizeRatio):
@@ -482,7 +482,7 @@ class Recorder(TorchFunctionMode):
         return self._stack[-1] if self._stack else ""
 
     def _packed(self, result: Any) -> Any:
-        """Return the model's result as a graph's output."""
+        """Return the model's result in the form of a graph's output."""
         if isinstance(result, torch.Tensor | Size | SizeRatio):
             return self._argument(result)
         if dataclasses.is_dataclass(result) and not isinstance(result, type):
@@ -505,7 +505,7 @@ class Recorder(TorchFunctionMode):
 
 
 class _Pause:
-    """While inside, calls are made and not recorded."""
+    """Context in which calls are executed but not recorded."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
@@ -518,7 +518,7 @@ class _Pause:
 
 
 class Opaque(nn.Module):
-    """A module that is called as it is, hooks included, and looks like the module to the code around it."""
+    """Wrapper that is recorded as one call, hooks included, and has the attributes of the wrapped module."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -531,19 +531,19 @@ class Opaque(nn.Module):
             return getattr(super().__getattr__("inner"), name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the module."""
+        """Call the wrapped module."""
         return self.inner(*args, **kwargs)
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Return whether a module is one of torch's own layers, which is recorded as one call."""
+    """Return whether a module is recorded as one call: a layer of torch's own, or an opaque module."""
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
     own = type(module).__module__.startswith(("torch.nn", "torch.ao.nn"))
     return isinstance(module, Opaque) or (own and not isinstance(module, containers))
 
 
 class _watched_forwards:  # noqa: N801 - a context, named for what holds inside
-    """While inside, calls of a structural copy's modules go through a function."""
+    """Context in which calls of a structural copy's modules go through a given function."""
 
     def __init__(self, model: nn.Module, called: Callable[..., Any]) -> None:
         self.model, self.called = model, called
@@ -566,7 +566,7 @@ class _watched_forwards:  # noqa: N801 - a context, named for what holds inside
 
 LISTS = {"chunk", "split", "unbind", "tensor_split", "split_with_sizes", torch.chunk, torch.split, torch.unbind}
 LISTS |= {torch.tensor_split, torch.split_with_sizes, torch.functional.split}
-"""Functions and methods that give several views at once."""
+"""Functions and methods that return several views at once."""
 OWN = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 

@@ -1,4 +1,4 @@
-"""Tensors that a recorder has seen, the memory that they share, and what a write in place makes of them."""
+"""Tensors that a recorder has seen, the memory that they share, and the effect of in-place writes on them."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch.fx import Node
 
 @dataclasses.dataclass(eq=False)
 class Value:
-    """A tensor that was seen, and the node that computes it."""
+    """Recorded tensor, and the node that computes it."""
 
     tensor: weakref.ref[torch.Tensor]
     node: Node
     memory: int
-    """Number of the memory that it lies in; views of one another share one."""
+    """Number of the tensor's storage; views of one tensor share it."""
     view_of: Value | None = None
     outdated: Write | None = None
-    """The write that replaced what it reads, if one did."""
+    """In-place write that has changed the tensor's memory since the node computed it, or None."""
     successor: Value | None = None
-    """The value that replaced this one when the tensor was written to."""
+    """Value that replaced this one when the tensor was written to, or None."""
 
 
 @dataclasses.dataclass(eq=False)
 class Write:
-    """A write in place, recorded as an operator that does not write: its number, the tensor before and after."""
+    """In-place write recorded as an operator that does not write: its number, and the tensor before and after."""
 
     number: int
     before: Value
@@ -34,7 +34,7 @@ class Write:
 
     @property
     def latest(self) -> Value:
-        """Return what stands for the tensor now; it may have been written to again."""
+        """Present value of the tensor, which may have been written to again."""
         value = self.after
         while value.successor is not None:
             value = value.successor
@@ -42,7 +42,7 @@ class Write:
 
 
 def share_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Return whether two tensors lie in the same memory."""
+    """Return whether two tensors share a storage."""
     if a.layout is not torch.strided or b.layout is not torch.strided:
         return False
     place = a.untyped_storage().data_ptr()
@@ -50,7 +50,7 @@ def share_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Return whether two tensors of one memory have an element in common."""
+    """Return whether two tensors of one storage have an element in common."""
     if a.dtype != b.dtype:
         return True
     first = min(a.storage_offset(), b.storage_offset())
@@ -64,5 +64,5 @@ def overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def look_alike(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Return whether two tensors of one memory are the same elements in the same order."""
+    """Return whether two tensors of one storage consist of the same elements in the same order."""
     return (a.shape, a.stride(), a.storage_offset(), a.dtype) == (b.shape, b.stride(), b.storage_offset(), b.dtype)

@@ -1,4 +1,4 @@
-"""Integers and floats that remember how they were computed from tensor sizes, so that a graph computes them again."""
+"""Integers and floats that remember how they were computed from tensor sizes, so that a graph can recompute them."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from torch.fx import Node
 
 
 class SizeRecorder(Protocol):
-    """Records what happens to sizes."""
+    """Interface of an object that records operations on sizes."""
 
     def apply(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Node:
         """Add a call to the graph."""
 
     def compared(self, function: Callable[..., Any], args: tuple[Any, ...], *, result: bool) -> None:
-        """Note that the model's code looked at a comparison of sizes."""
+        """Record that the model's code evaluated a comparison of sizes."""
 
     def converted(self, number: Size | SizeRatio, value: float) -> None:
-        """Note that a size became a plain number, whose origin is lost."""
+        """Record that a size was converted to a plain number, which has no history."""
 
 
 class Size(int):
-    """An integer that depends on the size of a tensor."""
+    """Integer computed from the size of a tensor."""
 
     _scribe: SizeRecorder
     _make: Callable[[], Node]
 
     def node(self) -> Node:
-        """Return the node that computes it."""
+        """Return the node that computes the number."""
         return self._make()
 
     def __neg__(self) -> Any:
@@ -73,13 +73,13 @@ class Size(int):
 
 
 class SizeRatio(float):
-    """A float that depends on the size of a tensor."""
+    """Float computed from the size of a tensor."""
 
     _scribe: SizeRecorder
     _make: Callable[[], Node]
 
     def node(self) -> Node:
-        """Return the node that computes it."""
+        """Return the node that computes the number."""
         return self._make()
 
     def __neg__(self) -> Any:
@@ -118,11 +118,11 @@ class SizeRatio(float):
 
 
 def number(value: Any, scribe: SizeRecorder, make: Callable[[], Node]) -> Any:
-    """Return a value as a number whose node is made when it is first needed."""
+    """Return a value as a number with a history, whose node is created when it is first needed."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
-    made: Any = Size(value) if isinstance(value, int) else SizeRatio(value)
-    made._scribe = scribe
+    result: Any = Size(value) if isinstance(value, int) else SizeRatio(value)
+    result._scribe = scribe
     known: list[Node] = []
 
     def once() -> Node:
@@ -130,8 +130,8 @@ def number(value: Any, scribe: SizeRecorder, make: Callable[[], Node]) -> Any:
             known.append(make())
         return known[0]
 
-    made._make = once
-    return made
+    result._make = once
+    return result
 
 
 def plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Torch's functions, methods and attributes, as a recorder sees them: which give sizes, give values, or write."""
+"""Classification of torch's functions, methods and attributes: which return sizes, return values, or write in place."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from convolith.torch_private import is_overload
 
 SIZES = {"shape", "size", "numel", "nelement", "__len__"}
-"""Attributes and methods that give sizes, which are recorded."""
+"""Attributes and methods that return sizes, which are recorded."""
 VALUES = {
     *("item", "tolist", "numpy", "equal", "allclose", "is_nonzero", "__array__", "__contains__", "__format__"),
     *("__bool__", "__int__", "__float__", "__index__", "__complex__", "__deepcopy__", "__reduce_ex__", "__repr__"),
 }
-"""Functions and methods that give values, on which a graph cannot depend."""
+"""Functions and methods that return a tensor's values, on which a graph cannot depend."""
 QUERIES = {
     *(
         "dtype",
@@ -36,9 +36,9 @@ QUERIES = {
     *("is_shared", "is_pinned", "get_device", "names", "nbytes", "untyped_storage", "storage", "_version"),
     *("is_conj", "is_neg", "is_inference", "is_coalesced", "has_names", "is_set_to", "_is_view", "__hash__", "_base"),
 }
-"""Attributes and methods that give properties which are the same at every size."""
+"""Attributes and methods whose results are taken for the same at every size."""
 CASTS = {"to", "float", "double", "half", "bfloat16", "type", "type_as"}
-"""Conversions, which give the tensor itself where there is nothing to convert."""
+"""Conversions, which return the tensor itself if it needs no conversion."""
 OPERATORS: dict[str, tuple[Any, bool]] = {
     "__getitem__": (operator.getitem, False),
     "__setitem__": (operator.setitem, False),
@@ -49,11 +49,11 @@ OPERATORS: dict[str, tuple[Any, bool]] = {
     "__div__": (operator.truediv, False),
     "__rdiv__": (operator.truediv, True),
 }
-"""Operators by the method that they come as, and whether its arguments are in the other order."""
+"""Operators by the name of the special method, and whether the method has the arguments in reverse order."""
 
 
 def name_of(func: Any) -> str:
-    """Return the name of a function, a method or (of its getter) an attribute."""
+    """Return the name of a function or method, or of the attribute if the function is its getter or setter."""
     name = getattr(func, "__name__", type(func).__name__)
     if name in ("__get__", "__set__"):
         return str(getattr(getattr(func, "__self__", None), "__name__", name))
@@ -76,7 +76,7 @@ def is_method(func: Any) -> bool:
 
 
 def without_writing(func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, str, Any, Any] | None:
-    """Return the call that computes the same as one that writes over its first argument, or None if there is none.
+    """Return the out-of-place equivalent of a call that overwrites its first argument, or None if it has none.
 
     Returns:
         The function, its name, its arguments and keywords.
@@ -110,7 +110,7 @@ def _with_inplace_false(func: Any, name: str, args: Any, kwargs: Any) -> tuple[A
 
 
 def _other_overload(func: Any, args: Any, kwargs: Any) -> tuple[Any, str, Any, Any] | None:
-    """Return the overload of one of torch's operators that does not write."""
+    """Return the out-of-place equivalent of a call of one of torch's in-place overloads, or None."""
     packet, _, overload = func.__name__.partition(".")
     found = getattr(getattr(torch.ops.aten, packet.removesuffix("_"), None), overload or "default", None)
     return None if found is None or not packet.endswith("_") else (found, found.__name__, args, kwargs)

@@ -1,1 +1,1 @@
-"""The other direction: a convolution as branches that train better and fold back to it."""
+"""Inverse of folding: a convolution becomes branches that train better and fold back to it."""

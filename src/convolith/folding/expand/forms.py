@@ -1,8 +1,8 @@
-"""`expand`: a convolution as branches that train better than it does by itself, and fold back to it.
+"""`expand`: replace a convolution by branches that train better than it does alone, and fold back to it.
 
-The published forms add up branches, each with a batch norm after its convolutions: one is the kernel that was there,
-the others are parts of it or rows that compose to it. Here every norm starts as the identity and every other branch
-with random weights; the first branch gets the kernel less what the others add up to, by the algebra of `Conv` values.
+The published forms add branches, each with a batch norm after its convolutions: one has the full kernel, the others
+have some of its taps, or are chains that compose to its size. Here every norm starts as the identity and every other
+branch with random weights; the first branch gets the kernel minus the sum of the others, by the algebra of `Conv`.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from convolith.folding.expand.layers import Step, TrainingForm, average_step, br
 from convolith.geometry import Pairs, check_whole
 
 MOBILEONE_KERNELS = 4
-"""Branches with a whole kernel in the paper's smallest network; its other ones have 1."""
+"""Number of branches with a full kernel in the paper's smallest network; its other networks have 1."""
 Branches = dict[str, list[Step]]
 
 
 @dataclass(frozen=True)
 class Start:
-    """What the branches of a form are made from.
+    """Data that the branches of a form are made from.
 
     Attributes:
-        conv: what is expanded, in float64.
-        size: the root mean square of its weights, which random ones get too.
-        generator: of all random numbers.
-        kernels: branches that have a whole kernel.
+        conv: convolution to expand, in float64.
+        size: root mean square of its weights, and of random weights.
+        generator: generator of all random numbers.
+        kernels: number of branches that have a full kernel.
     """
 
     conv: Conv
@@ -46,7 +46,7 @@ class Start:
     kernels: int
 
     def draw(self, shape: tuple[int, ...], size: float) -> Tensor:
-        """Normal numbers of a root mean square."""
+        """Return normally distributed numbers with root mean square `size`."""
         return size * torch.randn(shape, generator=self.generator, dtype=torch.float64)
 
 
@@ -58,36 +58,36 @@ def expand(
     seed: int = 0,
     calibration: Any = None,
 ) -> TrainingForm:
-    """Build a training form of a convolution: branches with batch norms that compute the same in evaluation mode.
+    """Build a training form of a convolution: branches with batch norms that equal it in evaluation mode.
 
-    `sum over branches of norm(k_b * x) = bias + k * x`, the branches by `like`:
+    `sum over branches of norm(k_b * x) = bias + k * x`, with the branches of the form `like`:
 
-    - `"repvgg"`: the kernel; a 1x1; the norm alone, where stride is 1 and output and input have one shape.
-    - `"mobileone"`: `branches` whole kernels, and the other two of RepVGG.
-    - `"acnet"`: the kernel, and for each axis one with taps along that axis only (3x1 and 1x3 beside 3x3).
-    - `"dbb"`: the kernel; a 1x1; a 1x1, norm and kernel; a 1x1, norm and average (where dilation is 1). The 1x1 before
-      the norm is what pads, so that borders are exact: in evaluation that is padding with the norm's value for 0.
+    - `"repvgg"`: the kernel; a 1x1; the norm alone, if stride is 1 and output and input have the same shape.
+    - `"mobileone"`: `branches` full kernels, and the other two branches of RepVGG.
+    - `"acnet"`: the kernel, and for each axis one with taps along that axis only (3x1 and 1x3 in addition to 3x3).
+    - `"dbb"`: the kernel; a 1x1; a 1x1, norm and kernel; a 1x1, norm and average (if dilation is 1). The 1x1 before
+      the norm applies the padding, so that borders are exact: in evaluation this pads with the norm's value for 0.
 
-    A branch that would have to crop x is left out (a 1x1 beside an unpadded 3x3 reads fewer pixels than there are).
-    Random weights are normal and as large as the kernel's own. All norms start as identities: their weight is the
-    deviation that they divide by, their bias the mean. In training they take the batch's statistics instead. They start
-    from those of noise with mean 0 and variance 1, so that on other inputs the first training steps change the scale of
-    each branch; with `calibration` they start from its own, and on it training begins at the outputs of evaluation.
+    A branch that would have to crop x is omitted (a 1x1 parallel to an unpadded 3x3 reads fewer pixels than x has).
+    Random weights are normal and as large as the kernel's. All norms start as identities: their weight is the deviation
+    that they divide by, their bias the mean. In training they use the batch's statistics instead. Initial statistics
+    are those of noise with mean 0 and variance 1, so that on other inputs the first training steps change the scale of
+    each branch; with `calibration`, they are those of its images, and training on these starts at evaluation's outputs.
 
     Args:
-        conv: a real float convolution that is not transposed, or a torch module that is one.
-        like: the form.
-        branches: whole kernels of `"mobileone"`, 4 if it is None; the other forms have one.
-        seed: of the random weights; torch's global random numbers are left as they are.
-        calibration: (N, in_channels, *size), inputs that the norms' statistics are taken from.
+        conv: a real float convolution that is not transposed, or a torch module of one.
+        like: name of the form.
+        branches: number of full kernels of `"mobileone"`, 4 if it is None; the other forms have one.
+        seed: seed of the random weights; torch's global random state does not change.
+        calibration: inputs (N, in_channels, *size) from which the norms' statistics are computed.
 
     Returns:
-        A module of (N, in_channels, *size), in training mode as all new torch modules are, with the dtype and device of
-        the weights. `fold` makes its eval form one convolution again.
+        A module for (N, in_channels, *size), in training mode as all new torch modules are, with the dtype and device
+        of the weights. In evaluation mode, `fold` turns it into one convolution again.
 
     Raises:
-        ConvolithError: a form that has no second branch for this convolution, transposed convolutions, dtypes that are
-            not real floats, calibration of another shape.
+        ConvolithError: if the form has no second branch for this convolution, the convolution is transposed or not of a
+            real float dtype, or `calibration` has another shape.
 
     Example:
         >>> layer = torch.nn.Conv2d(8, 8, 3, padding=1)
@@ -101,64 +101,64 @@ def expand(
     Source: Ding et al., "RepVGG", CVPR 2021; Ding et al., "Diverse Branch Block", CVPR 2021; Ding et al., "ACNet", ICCV
     2019; Vasu et al., "MobileOne", CVPR 2023.
     """
-    given = _checked(conv)
-    sample = as_tensor("weight", given.weight)
-    axes, wide = len(given.kernel_size), _double(given)
+    source = _checked(conv)
+    sample = as_tensor("weight", source.weight)
+    axes, wide = len(source.kernel_size), _double(source)
     start = Start(
         wide, _size(wide), torch.Generator().manual_seed(check_whole("seed", seed, 0)), _kernels(like, branches)
     )
     others = FORMS[like](start)
     if not others:
         raise ConvolithError(
-            f"like is {like!r}, which has no second branch for {given}: {NEEDS[like]}; pad it, or choose 'dbb', "
-            "or 'mobileone' with 2 branches or more: their whole kernels fit always"
+            f"like is {like!r}, which has no second branch for {source}: {NEEDS[like]}; pad it, or choose 'dbb', "
+            "or 'mobileone' with 2 branches or more: their full kernels always fit"
         )
     rest = subtract(wide, add(*(_composed(steps) for steps in others.values())))
     x = None if calibration is None else _inputs(calibration, wide)
-    made: dict[str, nn.Module] = {
+    modules: dict[str, nn.Module] = {
         "kernel": branch_of([_convolution(rest.weight, wide, wide.padding)], axes, x, rest.bias)
     }
-    made |= {name: branch_of(steps, axes, x) for name, steps in others.items()}
-    return TrainingForm(made, axes).to(device=sample.device, dtype=sample.dtype)
+    modules |= {name: branch_of(steps, axes, x) for name, steps in others.items()}
+    return TrainingForm(modules, axes).to(device=sample.device, dtype=sample.dtype)
 
 
 def _repvgg(start: Start) -> Branches:
-    """A 1x1, and x itself."""
+    """Return the branches of RepVGG: a 1x1, and x itself."""
     return _pointwise(start) | _identity(start.conv)
 
 
 def _mobileone(start: Start) -> Branches:
-    """Further whole kernels, a 1x1, and x itself."""
+    """Return the branches of MobileOne: further full kernels, a 1x1, and x itself."""
     conv = start.conv
-    found: Branches = {}
+    result: Branches = {}
     for number in range(2, start.kernels + 1):
         weight = start.draw(tuple(conv.weight.shape), start.size)
-        found[f"kernel_{number}"] = [_convolution(weight, conv, conv.padding)]
-    return found | _repvgg(start)
+        result[f"kernel_{number}"] = [_convolution(weight, conv, conv.padding)]
+    return result | _repvgg(start)
 
 
 def _acnet(start: Start) -> Branches:
-    """For each axis a kernel that has one tap along all others."""
+    """Return the branches of ACNet: for each axis, a kernel with one tap along all other axes."""
     wide = [axis for axis, taps in enumerate(start.conv.kernel_size) if taps > 1]
-    if len(wide) < 2:  # the one line would be the kernel
+    if len(wide) < 2:  # the only line would be the kernel itself
         return {}
     return {f"axis_{axis}": [step] for axis in wide if (step := _part(start, {axis})) is not None}
 
 
 def _dbb(start: Start) -> Branches:
-    """A 1x1; a 1x1 and a kernel; a 1x1 and an average."""
+    """Return the branches of DBB: a 1x1; a 1x1 and a kernel; a 1x1 and an average."""
     conv = start.conv
-    found, ones = _pointwise(start), (1,) * len(conv.kernel_size)
+    result, ones = _pointwise(start), (1,) * len(conv.kernel_size)
     into, groups = conv.in_channels, conv.groups
     hidden = into if groups < conv.out_channels else 2 * into  # as in the paper's code: one channel mixes nothing
     inner = start.draw((hidden, into // groups, *ones), (hidden // groups) ** -0.5)
     outer = start.draw((conv.out_channels, hidden // groups, *conv.kernel_size), start.size)
-    found["expanded"] = [_pointwise_padded(inner, conv), _convolution(outer, conv, ((0, 0),) * len(ones))]
+    result["expanded"] = [_pointwise_padded(inner, conv), _convolution(outer, conv, ((0, 0),) * len(ones))]
     taps = prod(conv.kernel_size)
     if taps > 1 and all(d == 1 or k == 1 for k, d in zip(conv.kernel_size, conv.dilation, strict=True)):
         inner = start.draw((conv.out_channels, into // groups, *ones), start.size * taps**0.5)
-        found["averaged"] = [_pointwise_padded(inner, conv), average_step(conv)]
-    return found
+        result["averaged"] = [_pointwise_padded(inner, conv), average_step(conv)]
+    return result
 
 
 FORMS: dict[str, Callable[[Start], Branches]] = {
@@ -167,21 +167,21 @@ FORMS: dict[str, Callable[[Start], Branches]] = {
     "mobileone": _mobileone,
     "repvgg": _repvgg,
 }
-"""The branches of each form beside the kernel that is given."""
+"""Functions that return the branches of each form other than the given kernel."""
 _IN_PLACE = (
-    "a 1x1 beside a larger kernel needs padding that reaches one of its taps from both sides, an identity needs stride "
-    "1 and outputs of the input's shape"
+    "a 1x1 parallel to a larger kernel needs padding that reaches one of its taps from both sides, an identity needs "
+    "stride 1 and outputs of the input's shape"
 )
 NEEDS = {
     "acnet": "it needs two axes with more than one tap, and padding along them that reaches a tap from both sides",
     "mobileone": f"branches is 1, and {_IN_PLACE}",
     "repvgg": _IN_PLACE,
 }
-"""What a form without a second branch lacks; `"dbb"` always has one."""
+"""Conditions for a second branch, by form; `"dbb"` always has one."""
 
 
 def _kernels(like: str, branches: int | None) -> int:
-    """How many whole kernels a form has."""
+    """Return the number of full kernels of a form."""
     check_option("like", like, FORMS)
     if like == "mobileone":
         return MOBILEONE_KERNELS if branches is None else check_whole("branches", branches, 1)
@@ -193,25 +193,25 @@ def _kernels(like: str, branches: int | None) -> int:
 
 
 def _pointwise(start: Start) -> Branches:
-    """A 1x1 on the tap nearest the middle; where the kernel is one already, none."""
+    """Return a 1x1 at the tap nearest the middle, or no branch if the kernel is 1x1 already."""
     step = _part(start, ()) if prod(start.conv.kernel_size) > 1 else None
     return {} if step is None else {"pointwise": [step]}
 
 
 def _identity(conv: Conv) -> Branches:
-    """X itself, where one of the taps reads just that."""
+    """Return x itself as a branch, or no branch if the stride is not 1 or the output has another shape than x."""
     axes = range(len(conv.kernel_size))
-    there = all(
+    fits = all(
         _tap(conv, axis) is not None and sum(conv.padding[axis]) == conv.dilation[axis] * (conv.kernel_size[axis] - 1)
         for axis in axes
     )
-    if not there or max(conv.stride) > 1 or conv.in_channels != conv.out_channels:
+    if not fits or max(conv.stride) > 1 or conv.in_channels != conv.out_channels:
         return {}
     return {"identity": [Step(identity(conv.in_channels, axes=len(axes), sample=conv.weight), ())]}
 
 
 def _part(start: Start, kept: Collection[int]) -> Step | None:
-    """A random kernel with all taps along some axes and one along the others, in its place; None where that crops."""
+    """Return a random kernel with all taps along the axes `kept` and one along the others, or None if it would crop."""
     conv, size, padding = start.conv, [], []
     for axis, (k, d, (before, after)) in enumerate(zip(conv.kernel_size, conv.dilation, conv.padding, strict=True)):
         tap = 0 if axis in kept else _tap(conv, axis)
@@ -224,24 +224,24 @@ def _part(start: Start, kept: Collection[int]) -> Step | None:
 
 
 def _tap(conv: Conv, axis: int) -> int | None:
-    """The tap nearest the middle that reads no less than the whole axis."""
+    """Return the tap nearest the middle that reads the whole axis, or None if no tap does."""
     k, d, (before, after) = conv.kernel_size[axis], conv.dilation[axis], conv.padding[axis]
     fitting = [tap for tap in range(k) if d * tap <= before and d * (k - 1 - tap) <= after]
     return min(fitting, key=lambda tap: abs(2 * tap - (k - 1)), default=None)
 
 
 def _convolution(weight: Tensor, like: Conv, padding: Pairs) -> Step:
-    """A convolution that steps as another does."""
+    """Return a convolution step with the stride, dilation, groups and padding mode of `like`."""
     return convolution_step(Conv(weight, **{**like.options, "padding": padding}))
 
 
 def _pointwise_padded(weight: Tensor, like: Conv) -> Step:
-    """A 1x1 that takes a kernel's padding upon itself: what comes after it has none, and is exact at the borders."""
+    """Return a 1x1 that applies a kernel's padding, so that the layer after it needs none and borders are exact."""
     return convolution_step(Conv(weight, padding=like.padding, padding_mode=like.padding_mode, groups=like.groups))
 
 
 def _composed(steps: list[Step]) -> Conv:
-    """A branch as one convolution, its norms being identities."""
+    """Return a branch as one convolution, for norms that are identities."""
     return reduce(lambda first, second: compose(first, second).conv, [step.conv for step in steps])
 
 
@@ -254,7 +254,7 @@ def _checked(conv: Any) -> Conv:
     given = conv if isinstance(conv, Conv) else Conv.from_module(conv)
     if given.transposed:
         raise ConvolithError(
-            "conv is transposed; expected a plain one, which is what these forms exist for; train it as it is"
+            "conv is transposed; expected an ordinary convolution, for which these forms exist; train it unchanged"
         )
     if not is_float(given.dtype) or given.dtype in COMPLEX:
         raise ConvolithError(
@@ -266,7 +266,7 @@ def _checked(conv: Any) -> Conv:
 
 
 def _double(conv: Conv) -> Conv:
-    """The same in torch's float64 on the CPU, apart from any graph of gradients."""
+    """Return a convolution with torch weights in float64 on the CPU, detached from any gradient graph."""
     weight, bias = (
         None if a is None else as_tensor(name, a).detach().to("cpu", torch.float64)
         for name, a in (("weight", conv.weight), ("bias", conv.bias))
@@ -275,13 +275,13 @@ def _double(conv: Conv) -> Conv:
 
 
 def _size(conv: Conv) -> float:
-    """The root mean square of the weights; torch's usual one where they are all zero."""
-    found = float(conv.weight.square().mean().sqrt())
-    return found if found > 0 else float(prod(conv.weight.shape[1:])) ** -0.5
+    """Return the root mean square of the weights, or 1 / sqrt(fan-in) if all are zero."""
+    size = float(conv.weight.square().mean().sqrt())
+    return size if size > 0 else float(prod(conv.weight.shape[1:])) ** -0.5
 
 
 def _inputs(calibration: Any, conv: Conv) -> Tensor:
-    """The calibration in float64."""
+    """Check the calibration inputs and return them in float64."""
     x = as_tensor("calibration", calibration).detach().to("cpu", torch.float64)
     axes = len(conv.kernel_size)
     if x.ndim != axes + 2 or x.shape[1] != conv.in_channels or x.numel() == 0 or not bool(x.isfinite().all()):

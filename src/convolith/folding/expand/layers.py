@@ -1,4 +1,4 @@
-"""Training forms as torch layers: a sum of branches, each a row of convolutions and norms that begin as identities."""
+"""Training forms as torch layers: sums of branches, each a chain of convolutions and norms that start as identities."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 PADS = {"zeros": "ZeroPad", "reflect": "ReflectionPad", "replicate": "ReplicationPad", "circular": "CircularPad"}
-"""Torch's padding modules by padding mode, before the number of axes."""
+"""Names of torch's padding modules by padding mode, without the number of axes."""
 
 
 class TrainingForm(nn.Module):
-    """The sum of branches that read the same x.
+    """Sum of branches that read the same x.
 
     Attributes:
-        branches: by name, each a row of torch's own layers; `"kernel"` is the one that holds what was expanded.
+        branches: chains of torch's own layers, by name; `"kernel"` starts as the kernel minus all others.
     """
 
     def __init__(self, branches: dict[str, nn.Module], axes: int) -> None:
@@ -31,7 +31,7 @@ class TrainingForm(nn.Module):
         self.branches = nn.ModuleDict(branches)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, *size) to (N, out_channels, *size)."""
+        """Map (N, in_channels, *size) to (N, out_channels, *size)."""
         _check_batched(x, self.axes)
         first, *others = self.branches.values()
         y: Tensor = first(x)
@@ -40,9 +40,9 @@ class TrainingForm(nn.Module):
         return y
 
 
-@torch.fx.wrap  # fx sees one call: what it traces with has no number of axes
+@torch.fx.wrap  # fx records one call: its proxies have no number of axes
 def _check_batched(x: Tensor, axes: int) -> None:
-    """A norm over one axis would take an x without batch for one without that axis."""
+    """Check for a batch axis: a norm with one spatial axis would take (channels, size) for (N, channels)."""
     if x.ndim != axes + 2:
         raise ConvolithError(
             f"x has shape {tuple(x.shape)}; expected (N, in_channels, *size) with {axes} spatial axes, as norms need; "
@@ -51,14 +51,14 @@ def _check_batched(x: Tensor, axes: int) -> None:
 
 
 class Step(NamedTuple):
-    """A convolution of a branch, and the layers that compute it; a norm follows each."""
+    """Convolution of a branch, and the layers that compute it; a norm follows each step."""
 
     conv: Conv
     layers: tuple[nn.Module, ...]
 
 
 def convolution_step(conv: Conv) -> Step:
-    """The torch layers of a convolution: padding that differs by side stands in front."""
+    """Return a convolution and its torch layers; padding that differs by side becomes a layer before it."""
     axes = len(conv.kernel_size)
     even = all(before == after for before, after in conv.padding)
     padded = even and any(map(any, conv.padding))
@@ -73,7 +73,7 @@ def convolution_step(conv: Conv) -> Step:
         groups=conv.groups,
         bias=False,
         padding_mode=conv.padding_mode if padded else "zeros",
-        device="meta",  # its own random weights would move torch's global random numbers
+        device="meta",  # initial random weights would change torch's global random state
     )
     layer.weight = nn.Parameter(conv.weight.clone())
     if even:
@@ -83,7 +83,7 @@ def convolution_step(conv: Conv) -> Step:
 
 
 def average_step(like: Conv) -> Step:
-    """The mean of each window of a kernel."""
+    """Return an average pooling with the kernel size and stride of `like`."""
     axes, size = len(like.kernel_size), like.kernel_size
     conv = average_pool(like.out_channels, size, stride=like.stride, axes=axes, sample=like.weight)
     kind: Any = POOLS[axes - 1]
@@ -91,11 +91,11 @@ def average_step(like: Conv) -> Step:
 
 
 def branch_of(steps: list[Step], axes: int, x: Tensor | None, bias: Tensor | None = None) -> nn.Sequential:
-    """A branch's layers, with norms that give what they take, the last one with a bias more.
+    """Return a branch's layers, with norms that are identities, the last one with `bias` added.
 
-    Their statistics are those on x, or, if it is None, on noise of variance 1: a sum of squared weights.
+    The norms' statistics are those on x or, if it is None, on noise of variance 1, which are sums of squared weights.
     """
-    row: list[nn.Module] = []
+    layers: list[nn.Module] = []
     whole = steps[0].conv
     kind: Any = NORMS[axes - 1]
     with torch.no_grad():
@@ -111,7 +111,7 @@ def branch_of(steps: list[Step], axes: int, x: Tensor | None, bias: Tensor | Non
                 norm.running_var.copy_(x.var(over, correction=0))
             norm.weight.copy_((norm.running_var + norm.eps).sqrt())
             norm.bias.copy_(norm.running_mean)
-            row += [*step.layers, norm]
+            layers += [*step.layers, norm]
         if bias is not None:
             norm.bias += bias
-    return nn.Sequential(*row)
+    return nn.Sequential(*layers)

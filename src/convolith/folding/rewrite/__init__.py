@@ -1,1 +1,1 @@
-"""The third stage of folding: the graph with one convolution in the place of several."""
+"""Third stage of folding: replace several nodes of the graph by one convolution."""

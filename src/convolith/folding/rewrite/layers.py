@@ -1,4 +1,4 @@
-"""Convolutions, norms and linear layers that a graph calls as functions, as modules under the name that they had."""
+"""Conversion of functional convolutions, norms and linear layers of a graph to modules, named after their origin."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from convolith.folding.search.lowering import Operator, aten, module_path, opera
 from convolith.folding.search.readers import CONVOLVE, Values
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-"""Batch norms by the number of spatial axes."""
+"""Classes of batch norms by the number of spatial axes."""
 
 
 def name_layers(working: GraphModule, values: Values) -> None:
-    """Replace calls of functions on constant weights by layers, in place."""
+    """Replace function calls with constant weights by layers, in place."""
     graph = working.graph
     made_for: dict[Node, str] = {}
     for node in list(graph.nodes):
@@ -56,11 +56,11 @@ def name_layers(working: GraphModule, values: Values) -> None:
 
 
 NEW = "named_by_folding.layer_"
-"""Place of new layers until the functions and weights whose names they take are gone."""
+"""Temporary name of new layers, until the functions and weights whose names they take are removed."""
 
 
 def _name(node: Node, tensors: list[Node]) -> str:
-    """Return the module that owns the weight, or the one whose code makes the call."""
+    """Return the name of the module that owns the weight, or of the one whose code makes the call."""
     targets = [str(t.target) for t in tensors if t.op == "get_attr"]
     owners = {target.rpartition(".")[0] for target in targets}
     if (
@@ -73,7 +73,7 @@ def _name(node: Node, tensors: list[Node]) -> str:
 
 
 def _parameter(working: GraphModule, node: Node, values: Values) -> torch.Tensor:
-    """Return a parameter or buffer itself, or what is computed from some, as a parameter."""
+    """Return a parameter or buffer itself, or the value computed from several, as a parameter."""
     if node.op == "get_attr":
         found: torch.Tensor = operator.attrgetter(str(node.target))(working)
         return found
@@ -125,11 +125,11 @@ def _norm(args: list[Any], node: Node) -> nn.Module | None:
     if training or mean is None or variance is None or shape is None or (weight is None) is not (bias is None):
         return None
     kind: Any = NORMS[max(len(shape) - 2, 0)]
-    made = unfilled(kind, len(mean), eps=eps, momentum=momentum, affine=weight is not None)
-    made.running_mean, made.running_var = mean.detach(), variance.detach()
+    norm = unfilled(kind, len(mean), eps=eps, momentum=momentum, affine=weight is not None)
+    norm.running_mean, norm.running_var = mean.detach(), variance.detach()
     if weight is not None:
-        made.weight, made.bias = _as_parameter(weight), _as_parameter(bias)
-    layer: nn.Module = made.eval()
+        norm.weight, norm.bias = _as_parameter(weight), _as_parameter(bias)
+    layer: nn.Module = norm.eval()
     return layer
 
 

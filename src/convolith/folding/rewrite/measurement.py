@@ -1,4 +1,4 @@
-"""Whether a rewrite is faster on this machine: the nodes and the one convolution, timed in turn on the example."""
+"""Measurement of rewrites on this machine: the nodes and the one convolution, timed alternately on the example."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from convolith.folding.search.lowering import called_module
 from convolith.folding.search.readers import Values
 
 ROUNDS = 9
-"""Calls of each at the least; the median of an odd number is one of them."""
+"""Minimum number of calls of each; the median of an odd number of times is one of them."""
 SECONDS = 0.1
-"""For a pair at the least."""
+"""Minimum duration of the calls of a pair, in seconds."""
 
 Times = tuple[float, float]
-"""Seconds before and after."""
+"""Median seconds of a call before and after a rewrite."""
 
 
 def measured(
     captured: GraphModule, values: Values, ways: list[Candidate], inputs: Any
 ) -> Iterator[tuple[Candidate, Times]]:
-    """Median seconds of a call, of the nodes and of the convolution, for each way, in the inputs' dtype.
+    """Yield each candidate with the median seconds of a call, of its nodes and its convolution, in the inputs' dtype.
 
     Args:
-        captured: in float64.
-        values: its constants.
+        captured: graph in float64.
+        values: constants of the graph.
     """
     sources = _Sources(captured, {way.source for way in ways})
     with torch.no_grad():
@@ -44,13 +44,13 @@ def measured(
         for way in ways:
             x = sources.found[way.source].to(inputs[0].dtype)
             nodes = part(values, way)
-            old = GraphModule(copy.deepcopy(nodes.root).to(x.dtype), nodes.graph)  # no time goes by between layers
+            old = GraphModule(copy.deepcopy(nodes.root).to(x.dtype), nodes.graph)  # compiled code, as in the model
             new = module_of(way.affine, flat=x.ndim == 2, by_channel=way.by_channel).to(x.dtype)
             yield way, _times(old, new, x)
 
 
 def part(values: Values, way: Candidate) -> GraphRunner:
-    """Return the nodes that a way takes the place of, as a graph of their own."""
+    """Return the nodes that a candidate replaces, as a separate graph."""
     graph = Graph()
     env: dict[Node, Node] = {way.source: graph.placeholder("x")}
     holder = nn.Module()
@@ -60,7 +60,7 @@ def part(values: Values, way: Candidate) -> GraphRunner:
             if node in values:
                 holder.register_buffer(node.name, values[node])
                 env[node] = graph.get_attr(node.name)
-            else:  # the parts of a tensor that was split, of which the way reads some
+            else:  # a split tensor, of which the candidate reads some parts
                 env[node] = graph.node_copy(node, argument)
         return env[node]
 
@@ -73,7 +73,7 @@ def part(values: Values, way: Candidate) -> GraphRunner:
 
 
 class _Sources(GraphRunner):
-    """Keeps what some nodes give."""
+    """Interpreter that stores the results of some nodes."""
 
     def __init__(self, captured: GraphModule, wanted: set[Node]) -> None:
         super().__init__(captured.graph, captured)
@@ -81,9 +81,9 @@ class _Sources(GraphRunner):
         self.found: dict[Node, torch.Tensor] = {}
 
     def note(self, node: Node, args: Any, result: Any) -> None:  # noqa: ARG002 - as its base has it
-        """Take note of what a node was given and gave."""
+        """Store a copy of the result of a wanted node."""
         if node in self.wanted:
-            self.found[node] = result.clone()  # what comes after may write over it
+            self.found[node] = result.clone()  # a later node may overwrite it
 
 
 def _times(old: nn.Module, new: nn.Module, x: torch.Tensor) -> Times:

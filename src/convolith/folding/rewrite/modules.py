@@ -1,4 +1,4 @@
-"""A convolution of the algebra as a torch module, made of nothing but torch's own."""
+"""Conversion of a convolution of the algebra to a torch module that consists of torch's own layers and operators."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ PADS: dict[str, tuple[Any, ...]] = {
     "replicate": (nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d),
     "circular": (nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d),
 }
-"""Modules that pad each side by itself, by the number of axes."""
+"""Classes that pad each side by its own amount, by padding mode and number of axes."""
 
 
 def module_of(one: Affine, *, flat: bool, by_channel: bool) -> nn.Module:
-    """The module of a convolution in float64, with its border correction if it has one.
+    """Return the module of a convolution in float64, with its border correction if it has one.
 
     Args:
-        flat: for (N, channels): a linear layer.
-        by_channel: correct the border by a channel of ones; by a map that is added, if not.
+        flat: make a linear layer, for inputs of (N, channels).
+        by_channel: correct the border by a channel of ones, instead of a map that is added.
     """
     if flat:
         return _linear(one.conv).eval()
@@ -42,39 +42,39 @@ def module_of(one: Affine, *, flat: bool, by_channel: bool) -> nn.Module:
 
 
 def _traced(module: nn.Module) -> nn.Module:
-    """The same without a class of ours."""
+    """Return a module as a graph, without a class of this package."""
     traced = torch.fx.symbolic_trace(module)
     for node in traced.graph.nodes:
-        node.type = None  # annotations are text here, which fx cannot pickle
+        node.type = None  # annotations are strings here, which fx cannot pickle
     traced.recompile()
     return traced.eval()
 
 
 def _with_ones(conv: Conv, edge: Conv) -> nn.Module:
-    """The convolution of x with one more channel, of ones."""
+    """Return a convolution of x with one more channel, of ones."""
     axes = len(conv.kernel_size)
-    pad = nn.ConstantPad3d if axes > 1 else nn.ConstantPad2d  # they hand on whatever axes they are given
+    pad = nn.ConstantPad3d if axes > 1 else nn.ConstantPad2d  # neither checks the number of axes
     amounts: Any = (0, 0) * axes + (0, 1)
     weight = torch.cat([conv.weight, edge.weight], 0 if conv.transposed else 1)
     return nn.Sequential(pad(amounts, 1.0), _convolution(Conv(weight, None, **conv.options)))
 
 
 def unfilled(kind: Any, *args: Any, **options: Any) -> Any:
-    """Return a module in float64 that was not filled with random numbers first."""
+    """Return a module in float64 whose parameters are not initialised."""
     without_values = type(kind.__name__, (kind,), {"reset_parameters": lambda _: None})
-    made = without_values(*args, dtype=torch.float64, **options)
-    made.__class__ = kind
-    return made
+    module = without_values(*args, dtype=torch.float64, **options)
+    module.__class__ = kind
+    return module
 
 
 def _linear(conv: Conv) -> nn.Module:
-    made: nn.Module = unfilled(nn.Linear, conv.in_channels, conv.out_channels, bias=conv.bias is not None)
-    _fill(made, to_dense(conv.weight, conv).flatten(1), conv.bias)
-    return made
+    layer: nn.Module = unfilled(nn.Linear, conv.in_channels, conv.out_channels, bias=conv.bias is not None)
+    _fill(layer, to_dense(conv.weight, conv).flatten(1), conv.bias)
+    return layer
 
 
 def _convolution(conv: Conv) -> nn.Module:
-    """Padding that differs by side is put in front (what a transposed one crops, behind)."""
+    """Return a convolution; padding that differs by side becomes a layer before it (a crop after it, if transposed)."""
     axes = len(conv.kernel_size)
     even = all(before == after for before, after in conv.padding)
     options: dict[str, Any] = {name: getattr(conv, name) for name in ("stride", "dilation", "groups")}
@@ -85,7 +85,7 @@ def _convolution(conv: Conv) -> nn.Module:
         options["padding_mode"] = conv.padding_mode if even else "zeros"
         options["padding"] = tuple(before for before, _ in conv.padding) if even else 0
     kind: Any = (TRANSPOSED if conv.transposed else PLAIN)[axes - 1]
-    made: nn.Module = unfilled(
+    layer: nn.Module = unfilled(
         kind,
         conv.in_channels,
         conv.out_channels,
@@ -93,14 +93,14 @@ def _convolution(conv: Conv) -> nn.Module:
         bias=conv.bias is not None,
         **options,
     )
-    _fill(made, conv.weight, conv.bias)
+    _fill(layer, conv.weight, conv.bias)
     if even:
-        return made
+        return layer
     if conv.transposed:
         amounts = [min(pair) - amount for pair in reversed(conv.padding) for amount in pair]
-        return nn.Sequential(made, PADS["zeros"][axes - 1](tuple(amounts)))
+        return nn.Sequential(layer, PADS["zeros"][axes - 1](tuple(amounts)))
     amounts = [amount for pair in reversed(conv.padding) for amount in pair]
-    return nn.Sequential(PADS[conv.padding_mode][axes - 1](tuple(amounts)), made)
+    return nn.Sequential(PADS[conv.padding_mode][axes - 1](tuple(amounts)), layer)
 
 
 def _fill(made: Any, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
@@ -111,7 +111,7 @@ def _fill(made: Any, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
 
 
 class _Bordered(nn.Module):
-    """`conv(x) + edge(ones)`, the second from how many of its taps lie on the image; traced, it leaves torch's own."""
+    """Module, to be traced, that computes `conv(x) + edge(ones)`, the latter from the taps that lie on the image."""
 
     def __init__(self, conv: Conv, edge: Conv) -> None:
         super().__init__()
@@ -123,12 +123,12 @@ class _Bordered(nn.Module):
             self.register_buffer(f"places_{axis}", -places if edge.transposed else places)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Its shapes may be symbols."""
+        """Compute the output; sizes may be symbolic."""
         y: torch.Tensor = self.conv(x)
         border: torch.Tensor = self.edge
         for axis, stride in enumerate(self.geometry.stride):
             places, size, outputs = getattr(self, f"places_{axis}"), x.shape[axis + 2], y.shape[axis + 2]
-            if self.geometry.transposed:  # an output lies on pixels at every stride-th place
+            if self.geometry.transposed:  # pixels lie at every stride-th position
                 place = torch.arange(outputs, device=x.device) + places
                 on_image = place.clamp(0, (size - 1) * stride) == place
                 if stride > 1:
@@ -137,4 +137,4 @@ class _Bordered(nn.Module):
                 place = torch.arange(0, outputs * stride, stride, device=x.device) + places
                 on_image = place.clamp(0, size - 1) == place
             border = torch.matmul(border.movedim(axis + 1, -1), on_image.to(x.dtype)).movedim(-1, axis + 1)
-        return y.add_(border)  # a convolution keeps its output for no gradient
+        return y.add_(border)  # a convolution's gradient does not need its output

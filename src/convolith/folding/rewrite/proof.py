@@ -1,4 +1,4 @@
-"""One rewrite held against the layers that it replaces: in float64, on images with an interior and every border."""
+"""Comparison of one rewrite with the layers that it replaces, in float64, on images with interior and every border."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from convolith.folding.search.candidates import Candidate
 from convolith.folding.search.readers import Values, shape_of
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5, torch.float16: 5e-2, torch.bfloat16: 2e-1}
-"""Largest error of a folded model, relative to the largest output; half types round every layer on both sides."""
+"""Allowed error of a folded model, relative to the largest output; in half precision, both models round each layer."""
 MOST_NUMBERS = 2**22
-"""Numbers of a tensor on which one rewrite is compared by itself."""
+"""Maximum number of elements of an input on which one rewrite is compared."""
 
 
 @dataclass
 class RewriteProof:
-    """A rewrite by itself, in float64.
+    """One rewrite in float64: the replaced nodes and the new layer, to be compared.
 
     Attributes:
-        name: of the last node.
-        before, after: the nodes that it takes the place of, and the new layer.
-        shape: of what they read.
-        reach: pixels along an axis that one output reads.
+        name: name of the last replaced node.
+        before, after: the replaced nodes, and the new layer.
+        shape: shape of their input on the example.
+        reach: upper bound on the pixels along an axis that one output reads.
         size: pixels along an axis of an image with an interior and every border.
     """
 
@@ -43,7 +43,7 @@ class RewriteProof:
 
     @staticmethod
     def of(values: Values, way: Candidate) -> RewriteProof:
-        """Return the proof of a way, whose nodes still stand in a graph."""
+        """Return the proof of a candidate, whose nodes must still be in the graph."""
         shape = shape_of(way.source) or ()
         made = module_of(way.affine, flat=len(shape) == 2, by_channel=way.by_channel)
         conv = way.affine.conv
@@ -67,25 +67,25 @@ class RewriteProof:
         """Return the largest error, relative to the largest output.
 
         Raises:
-            ConvolithError: an error that is more than rounding.
+            ConvolithError: if an error is larger than rounding explains.
         """
         worst, compared = 0.0, 0
         for x in self.inputs():
             try:
                 expected = self.before(x.clone())
-            except Exception:  # noqa: BLE001, S112 - a size that the nodes do not take
+            except Exception:  # noqa: BLE001, S112 - a size that the nodes reject
                 continue
             worst, compared = max(worst, difference(expected, self.after(x.clone()))), compared + 1
             if not worst <= TOLERANCE[torch.float64]:
                 raise ConvolithError(
-                    f"the rewrite at {self.name} is {worst:.1e} off for {tuple(x.shape)}, more than rounding explains; "
+                    f"the rewrite at {self.name} has an error of {worst:.1e} for {tuple(x.shape)}, more than rounding; "
                     "please report the model"
                 )
         return worst
 
 
 def difference(a: torch.Tensor, b: torch.Tensor) -> float:
-    """The largest difference relative to the largest number; infinite where shapes or non-finite numbers differ."""
+    """Return the largest difference relative to the largest number; infinity if shapes or non-finite numbers differ."""
     if a.shape != b.shape or a.is_floating_point() != b.is_floating_point():
         return float("inf")
     if not a.is_floating_point():

@@ -1,4 +1,4 @@
-"""A captured model folded: a copy of its graph in float64, with a module for each convolution that replaces several."""
+"""Folding of a captured model: a copy of its graph in float64, with one module in place of several nodes."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ from convolith.folding.search.readers import CONVOLVE, IDLE, READERS, Values, sh
 from convolith.folding.search.shape_queries import prepare_shapes
 
 Place = tuple[Node, Node]
-"""Where a way begins and ends."""
+"""Source and last node of a candidate."""
 
 
 def rewrite(captured: Captured, inputs: Inputs, *, measure: bool, force: bool) -> Rewritten:
-    """Return the folded copy in float64, and what it came about by; its errors are not known yet.
+    """Return the folded copy in float64, its report and its proofs; its errors are not known yet.
 
     Args:
-        inputs: of the model, in its dtype.
-        measure: whether each rewrite must be faster here as well.
-        force: whether rewrites are made even where they do not pay.
+        inputs: inputs of the model, in its dtype.
+        measure: whether each rewrite must also be measured to be faster on this machine.
+        force: whether rewrites are made even if they do not save time.
     """
     reference = own_copy(captured.module, torch.float64)
     working = with_own_graph(reference)
@@ -108,7 +108,7 @@ def rewrite(captured: Captured, inputs: Inputs, *, measure: bool, force: bool) -
 
 
 class Rewritten(NamedTuple):
-    """A graph in float64 before and after, the report, and each rewrite before and after."""
+    """Graph in float64 before and after folding, the report, and the proof of each rewrite."""
 
     reference: GraphModule
     graph: GraphModule
@@ -117,7 +117,7 @@ class Rewritten(NamedTuple):
 
 
 def _others(graph: Graph, values: Values) -> dict[str, int]:
-    """Return operators on what moves that are neither convolutions nor join branches, by name."""
+    """Count by name the operators that depend on an input, and neither are convolutions nor join branches."""
     kinds = ("call_function", "call_method", "call_module")
     nodes = [n for n in graph.nodes if n.op in kinds and n not in values and shape_of(n) is not None]
     names = [name_of(n) for n in nodes if target_of(n) not in {*READERS, *JOINS}]
@@ -125,7 +125,7 @@ def _others(graph: Graph, values: Values) -> dict[str, int]:
 
 
 def name_of(node: Node) -> str:
-    """Return what a node computes, as the name of a function or of a layer's class."""
+    """Return the name of the function or of the layer's class that a node calls."""
     if node.op == "call_module":
         return type(called_module(node)).__name__
     return (
@@ -136,7 +136,7 @@ def name_of(node: Node) -> str:
 
 
 def count_layers(model: nn.Module) -> tuple[int, int]:
-    """Return how many convolutions and how many batch norms one pass computes; what another module has counts once."""
+    """Return the numbers of convolutions and batch norms in one pass of a graph, or in another module's layers."""
     if not isinstance(model, GraphModule):
         return _kinds([*model.modules()])
     called = [called_module(node) for node in model.graph.nodes if node.op == "call_module"]
@@ -152,7 +152,7 @@ def _kinds(layers: list[nn.Module]) -> tuple[int, int]:
 
 
 def _record_shapes(captured: Captured, working: GraphModule) -> None:
-    """Note on each node of the copy its shape for the example, if it has as many channels for all inputs."""
+    """Record on each node of the copy its shape on the example; `example_shape` is None if channels vary by input."""
     for old, new in zip(captured.module.graph.nodes, working.graph.nodes, strict=True):
         shapes = [found.get(old.name) for found in captured.shapes]
         channels = {shape and (len(shape), *shape[1:2]) for shape in shapes}
@@ -161,7 +161,7 @@ def _record_shapes(captured: Captured, working: GraphModule) -> None:
 
 
 def _constants(working: GraphModule) -> Values:
-    """Return what does not depend on the input, computed in float64."""
+    """Return the values that do not depend on an input, computed in float64."""
     values: Values = {}
     written = {memory for node in working.graph.nodes for memory in node.meta.get("writes", ())}
     for node in working.graph.nodes:
@@ -178,7 +178,7 @@ def _constants(working: GraphModule) -> Values:
 
 
 def _taken(graph: Graph, choice: Selection) -> list[Candidate]:
-    """The ways that the output needs, in the order of the nodes that they end in."""
+    """Return the candidates that the output needs, in the order of their last nodes."""
     needed: set[Node] = set()
     taken = []
     for node in reversed(list(graph.nodes)):
@@ -194,7 +194,7 @@ def _taken(graph: Graph, choice: Selection) -> list[Candidate]:
 
 
 def _names(working: GraphModule, taken: list[Candidate]) -> list[str]:
-    """Return a name for each way's convolution: that of the one layer in whose place it stands, or one below all."""
+    """Return a name for each candidate's convolution: that of its only layer, or a new one in the common module."""
     used = {str(n.target) for n in working.graph.nodes if n.op == "call_module"}
     found: list[str] = []
     for way in taken:
@@ -215,7 +215,7 @@ def _names(working: GraphModule, taken: list[Candidate]) -> list[str]:
 
 
 def _is_free(working: GraphModule, way: Candidate, layer: Node, name: str) -> bool:
-    """Return whether nothing else is computed by a layer, or by the module whose code calls it as a function."""
+    """Return whether no other node calls a layer, or a convolution in the code of the module of that name."""
     if layer is not way.nodes[-1] and not set(readers(layer)) <= set(way.nodes):
         return False
     calls = [n for n in working.graph.nodes if n.op == "call_module" and f"{n.target}.".startswith(f"{name}.")]
@@ -228,13 +228,13 @@ def _is_free(working: GraphModule, way: Candidate, layer: Node, name: str) -> bo
 
 
 def _transposes(layer: Node, way: Candidate) -> bool:
-    """Return whether a way is a transposed convolution and its layer is none, or the other way round."""
+    """Return whether exactly one of a candidate and a layer is a transposed convolution."""
     called = operator_of(layer)
     return called is not None and ("transpose" in str(called.target)) is not way.affine.conv.transposed
 
 
 def _common(paths: list[str]) -> str:
-    """Return the module that all paths lie in."""
+    """Return the innermost module that contains all paths."""
     steps = [path.split(".")[:-1] if len(paths) == 1 else path.split(".") for path in paths]
     shared = takewhile(lambda level: len(set(level)) == 1, zip(*steps, strict=False))
     return ".".join(level[0] for level in shared)
@@ -255,11 +255,11 @@ def _replace(working: GraphModule, way: Candidate, name: str, made: nn.Module) -
 
 
 REPLACED = "replaced_by_folding."
-"""Place of new layers until the old ones whose names they take are gone."""
+"""Temporary prefix of the names of new layers, until the old layers with these names are removed."""
 
 
 def _learns(working: GraphModule, way: Candidate) -> bool:
-    """Return whether any parameter that a way takes the place of does; without one there is nothing to freeze."""
+    """Return whether any parameter that a candidate replaces is trainable; True if it replaces no parameter."""
     waiting = [a for node in way.nodes for a in node.all_input_nodes if a is not way.source]
     seen: set[Node] = {*way.nodes}
     found = [p.requires_grad for n in way.nodes if n.op == "call_module" for p in called_module(n).parameters()]
@@ -279,7 +279,7 @@ def _place(way: Candidate) -> Place:
 
 
 def _total(found: Candidates, taken: list[Candidate]) -> CandidateCost:
-    """Of all nodes that folding reads, some of them replaced."""
+    """Return the cost of all nodes that folding reads, with candidates in place of the nodes that they replace."""
     gone = {node for way in taken for node in way.nodes}
     costs = [cost for node, cost in found.alone.items() if node not in gone] + [way.cost for way in taken]
     return reduce(CandidateCost.plus, costs, FREE)
@@ -312,7 +312,7 @@ def _described(found: Candidates, way: Candidate, name: str, times: Times | None
 
 
 def _words(conv: Conv) -> str:
-    """A convolution in a few words: 16 -> 32, 3x3, stride 2, padding 1, bias."""
+    """Describe a convolution in a few words: 16 -> 32, 3x3, stride 2, padding 1, bias."""
     axes = len(conv.kernel_size)
     usual = Conv(torch.ones((1, 1) + (1,) * axes)).options
     words = [f"{conv.in_channels} -> {conv.out_channels}", "x".join(map(str, conv.kernel_size))]
@@ -329,7 +329,7 @@ def _words(conv: Conv) -> str:
 def _skipped(
     found: Candidates, choice: Selection, taken: list[Candidate], seconds: dict[Place, Times], kept: dict[str, str]
 ) -> list[Skipped]:
-    """Return what looked as if it might be folded and is none of the rewrites' own nodes."""
+    """Return a report entry for each candidate that was not folded and is not part of a rewrite."""
     inside = {node for way in taken for node in way.nodes[:-1]}
     skipped = [Skipped("-", name, reason, "kept") for name, reason in kept.items()]
     for node, reason in found.refusals.items():
@@ -340,7 +340,7 @@ def _skipped(
             skipped.append(_entry(node, reason, "does not pay"))
     for (source, node), (before, after) in seconds.items():
         if after >= before and not any(_place(way) == (source, node) for way in taken):
-            reason = f"as one convolution from {source.name} it takes {after:.3g} s instead of {before:.3g} s here"
+            reason = f"as one convolution from {source.name} it takes {after:.3g} s, not {before:.3g} s"
             skipped.append(_entry(node, reason, "does not pay"))
     return skipped
 

@@ -1,1 +1,1 @@
-"""The second stage of folding: which nodes of a graph equal one convolution, and which of these pay."""
+"""Second stage of folding: find the nodes of a graph that equal one convolution, and choose those that save time."""

@@ -1,4 +1,4 @@
-"""What the border of a convolution takes: one more channel, of ones, or a map that is added, or strips taken off."""
+"""Cost of correcting the border of a convolution: by one more channel of ones, an added map, or subtracted strips."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from convolith.algebra.affine import Affine, RecomputedRow
 from convolith.folding.search.strips import strips_of
 
 CALL = 2.5e5
-"""Products in whose time an operator is called: 2.5 microseconds, at 1e11 products a second."""
+"""Time of one operator call, as a number of multiplications: 2.5 microseconds, at 1e11 multiplications a second."""
 MAP_CALLS = 16
-"""Operators that compute a map and add it."""
+"""Number of operator calls that compute a map and add it."""
 STRIP_CALLS = 9
-"""Operators that compute a strip and take it off."""
+"""Number of operator calls that compute a strip and subtract it."""
 LANES = 16
-"""Channels that a convolution computes together: one more may take as long as sixteen more."""
+"""Number of channels that a convolution processes together: one more may take as long as sixteen more."""
 MOVED = 10
-"""Products in whose time a number is read or written."""
+"""Time to read or write one number, as a number of multiplications."""
 
 
 class Correction(NamedTuple):
-    """The cheaper way on the example.
+    """Cost of the cheapest border correction on the example.
 
     Attributes:
-        by_channel: whether it is a channel of ones.
-        multiplications: that it forms.
-        moved: numbers that it reads and writes.
-        calls: of operators.
-        products: in whose time it multiplies.
+        by_channel: whether the correction is a channel of ones.
+        multiplications: number of multiplications.
+        moved: number of values read and written.
+        calls: number of operator calls.
+        products: time of the multiplications, as a number of multiplications of the convolution.
     """
 
     by_channel: bool = False
@@ -39,23 +39,23 @@ class Correction(NamedTuple):
 
     @property
     def weighed(self) -> float:
-        """Products in whose time all of it is done."""
+        """Total time, as a number of multiplications."""
         return self.products + self.calls * CALL + self.moved * MOVED
 
 
 def correction(one: Affine, inputs: tuple[int, ...], result: tuple[int, ...], products: float) -> Correction:
-    """What the border correction of a convolution takes on the example.
+    """Return the cost of a convolution's border correction on the example.
 
     Args:
-        inputs, result: shapes of what the convolution reads and gives.
-        products: of the convolution itself.
+        inputs, result: shapes of the convolution's input and output.
+        products: number of multiplications of the convolution itself.
     """
     if one.row is not None:
         return _by_strips(one.row, result)
     if one.edge is None:
         return Correction()
     channels = one.conv.in_channels
-    along = float(prod(result[1:]) * one.conv.kernel_size[-1])  # a product of matrices for each axis, of one image
+    along = float(prod(result[1:]) * one.conv.kernel_size[-1])  # a matrix product for each axis, of one image
     by_map = Correction(multiplications=along, moved=2.0 * prod(result), calls=MAP_CALLS, products=along)
     if one.conv.groups > 1:
         return by_map
@@ -71,7 +71,7 @@ def correction(one: Affine, inputs: tuple[int, ...], result: tuple[int, ...], pr
 
 
 def _by_strips(row: RecomputedRow, result: tuple[int, ...]) -> Correction:
-    """Every strip is as long as the image, to the order of the padding."""
+    """Return the cost of subtracting strips, taking each for as long as the image, which neglects the padding."""
     first, second = row
     multiplications = moved = 0.0
     strips = strips_of(row)

@@ -1,8 +1,8 @@
-"""Which nodes of a graph become one convolution: the cheapest way to compute each, from what others must have anyway.
+"""Choice of the nodes of a graph that one convolution replaces: candidates for each node, and the cheapest of them.
 
-Every node that is a convolution of another's tensor, or a sum or a row of such, may be computed as it stands or by one
-convolution from farther back. Ways are compared by their products on the example and the calls that they take, then by
-the numbers that they move. A node that several others need is computed once and is where ways begin anew.
+A node that is a convolution of another node's tensor, or a sum or chain of such, can be computed unchanged or by one
+convolution of an earlier tensor. Candidates are compared by their multiplications and operator calls on the example,
+then by the numbers that they move. A node that several others read is computed once, and is a source of new candidates.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ JOINS: dict[Any, Callable[..., Conv]] = {
     aten.sub.Tensor: subtract,
     aten.cat.default: concatenate,
 }
-"""Operators that join branches."""
+"""Functions of the algebra by the operator that joins branches."""
 
 
 class CandidateCost(NamedTuple):
-    """What a node costs on the example; compared from left to right.
+    """Cost of a node on the example; costs are compared field by field, from left to right.
 
     Attributes:
-        weighed: products, and what calls and border corrections take in the time of products.
-        moved: numbers read and written.
-        multiplications: products.
+        weighed: time of multiplications, calls and border corrections, as a number of multiplications.
+        moved: number of values read and written.
+        multiplications: number of multiplications.
     """
 
     weighed: float
@@ -50,7 +50,7 @@ class CandidateCost(NamedTuple):
     multiplications: float
 
     def plus(self, other: CandidateCost) -> CandidateCost:
-        """Both."""
+        """Return the sum of two costs."""
         return CandidateCost(*(a + b for a, b in zip(self, other, strict=True)))
 
 
@@ -59,14 +59,14 @@ FREE = CandidateCost(0.0, 0.0, 0.0)
 
 @dataclass(frozen=True)
 class Candidate:
-    """One convolution that gives a node's tensor from a source's.
+    """One convolution that computes a node's tensor from an earlier node's tensor.
 
     Attributes:
-        source: what it reads.
-        affine: what it computes.
-        cost: on the example.
-        nodes: what it takes the place of, in order.
-        by_channel: how its border is corrected, if it is.
+        source: node whose tensor the convolution reads.
+        affine: the convolution, with its border correction.
+        cost: cost on the example.
+        nodes: nodes that the convolution replaces, in order.
+        by_channel: whether the border is corrected by a channel of ones.
     """
 
     source: Node
@@ -77,35 +77,35 @@ class Candidate:
 
     @property
     def folded(self) -> bool:
-        """Whether it takes the place of more than one node."""
+        """Whether the candidate replaces more than one node."""
         return len(self.nodes) > 1
 
     @property
     def convolves(self) -> bool:
-        """Whether a node among them is a convolution or a linear layer: others are quicker as they stand."""
+        """Whether a replaced node is a convolution or a linear layer; chains of other nodes are faster unchanged."""
         return any(target_of(node) in CONVOLVE for node in self.nodes)
 
     @property
     def operators_replaced(self) -> int:
-        """How many nodes that do anything it takes the place of."""
+        """Number of replaced nodes, not counting those that return their input unchanged."""
         return sum(target_of(node) not in IDLE for node in self.nodes)
 
 
 @dataclass
 class Candidates:
-    """Every way to compute each node, its cost and weights by itself, and why some rows are none."""
+    """Candidates for each node, its cost and number of weights when not folded, and why chains have no candidate."""
 
     ways: dict[Node, list[Candidate]] = field(default_factory=dict)
     alone: dict[Node, CandidateCost] = field(default_factory=dict)
     weights: dict[Node, int] = field(default_factory=dict)
     refusals: dict[Node, str] = field(default_factory=dict)
     hopeless: dict[Node, str] = field(default_factory=dict)
-    """Rows so much larger than their parts that they were not even composed."""
+    """Reasons why chains were not composed: far more weights than their parts have."""
 
 
 @dataclass
 class Selection:
-    """The way taken for each node, its cost with all that only it needs, and the longer ways that did not pay."""
+    """Chosen candidate of each node, its cost with all that only it needs, and why longer candidates do not pay."""
 
     best: dict[Node, Candidate] = field(default_factory=dict)
     costs: dict[Node, CandidateCost] = field(default_factory=dict)
@@ -113,56 +113,56 @@ class Selection:
 
 
 def target_of(node: Node) -> Any:
-    """Return the operator that a node comes to, or None."""
+    """Return the operator that a node computes, or None if folding does not read it."""
     called = operator_of(node)
     return None if called is None else called.target
 
 
 def readers(node: Node) -> list[Node]:
-    """Return the nodes that read a node's values, in whole or in parts; a question for its size is none."""
-    found: dict[Node, None] = {}
+    """Return the nodes that read all or some of a node's values; nodes that only read its size are excluded."""
+    result: dict[Node, None] = {}
     for user in node.users:
         if is_split(user):
-            found |= dict.fromkeys(user.users)
+            result |= dict.fromkeys(user.users)
         elif not is_size(user):
-            found[user] = None
-    return list(found)
+            result[user] = None
+    return list(result)
 
 
 def private(node: Node) -> bool:
-    """Return whether only one other node needs it."""
+    """Return whether exactly one other node reads a node's values."""
     return len(readers(node)) == 1
 
 
 def options(graph: Graph, values: Values, written: InPlaceWrites, *, force: bool) -> Candidates:
-    """Return the ways to compute the nodes of a graph that depend on an input, and are not written over."""
-    found = Candidates()
+    """Return the candidates for the nodes of a graph that depend on an input and are not overwritten."""
+    result = Candidates()
     for node in graph.nodes:
         if node in values or shape_of(node) is None:
             continue
-        piece = read_node(node, values)
+        conv_node = read_node(node, values)
         ways: Iterator[Candidate] = iter(())
-        if isinstance(piece, str):
-            found.refusals[node] = piece
-        elif piece is not None:
-            own = _way(affine(piece.conv), piece.source, (node,)).cost
-            idle = FREE if piece.target in IDLE else CandidateCost(CALL, own.moved, 0.0)
-            found.alone[node] = own if piece.multiplies else idle
-            if piece.source not in written.read and node not in written.made:
-                ways = _rows(node, piece, found, force=force)
+        if isinstance(conv_node, str):
+            result.refusals[node] = conv_node
+        elif conv_node is not None:
+            own = _way(affine(conv_node.conv), conv_node.source, (node,)).cost
+            idle = FREE if conv_node.target in IDLE else CandidateCost(CALL, own.moved, 0.0)
+            result.alone[node] = own if conv_node.multiplies else idle
+            if conv_node.source not in written.read and node not in written.made:
+                ways = _rows(node, conv_node, result, force=force)
         else:
             called = operator_of(node)
             branches = _branches(node, called, values) if called is not None and called.target in JOINS else []
             if called is not None and branches:
-                found.alone[node] = CandidateCost(CALL, float(sum(map(_elements, (*branches, node)))), 0.0)
+                result.alone[node] = CandidateCost(CALL, float(sum(map(_elements, (*branches, node)))), 0.0)
                 if written.read.isdisjoint(branches) and node not in written.made:
-                    ways = _joined(node, called, branches, found)
-        found.ways[node] = list(_with_sources(node, list(ways), found, force=force))
-    return found
+                    ways = _joined(node, called, branches, result)
+        result.ways[node] = list(_with_sources(node, list(ways), result, force=force))
+    return result
 
 
 def _with_sources(node: Node, ways: list[Candidate], found: Candidates, *, force: bool) -> Iterator[Candidate]:
-    """Yield ways, and those that compute their source as well, where nothing else reads it."""
+    """Yield candidates, and longer ones that also compute a candidate's source, if nothing else reads it."""
     yield from ways
     known = {(way.source, frozenset(way.nodes)) for way in ways}
     for way in ways:
@@ -178,12 +178,12 @@ def _with_sources(node: Node, ways: list[Candidate], found: Candidates, *, force
 
 
 def choose(graph: Graph, found: Candidates, barred: set[tuple[Node, Node]], *, force: bool) -> Selection:
-    """Return the cheapest way for every node; `force`: the one that takes the place of most, whatever it costs.
+    """Return the cheapest candidate for every node; with `force`, the one that replaces most nodes at any cost.
 
-    A node's cost is that of all that only it needs.
+    A node's cost includes that of all nodes that only it needs.
 
     Args:
-        barred: (source, node) of ways that are not taken.
+        barred: (source, node) of candidates that must not be chosen.
     """
     taken = Selection()
     owned: dict[Node, list[Node]] = {}
@@ -213,30 +213,30 @@ def choose(graph: Graph, found: Candidates, barred: set[tuple[Node, Node]], *, f
 
 
 def _behind(nodes: Sequence[Node], owned: dict[Node, list[Node]], taken: Selection) -> CandidateCost:
-    """Return the cost of all that only these nodes need, and that is none of them."""
+    """Return the cost of all nodes that only the given nodes need, without the given nodes."""
     inside = set(nodes)
     return _total([taken.costs[part] for node in nodes for part in owned.get(node, []) if part not in inside])
 
 
 def owners(graph: Graph) -> dict[Node, Node]:
-    """Return, for each node, the first one that everything computed from it goes through (its post-dominator)."""
-    found: dict[Node, Node | None] = {}
+    """Return the immediate post-dominator of each node: the first node on all paths from it to the output."""
+    dominators: dict[Node, Node | None] = {}
     for node in reversed(list(graph.nodes)):
         after: list[Node | None] = list(readers(node)) or [None]
         meet = after[0]
         for other in after[1:]:
             while meet is not other and meet is not None and other is not None:
                 if meet < other:
-                    meet = found[meet]
+                    meet = dominators[meet]
                 else:
-                    other = found[other]
+                    other = dominators[other]
             meet = meet if meet is other else None
-        found[node] = meet
-    return {node: owner for node, owner in found.items() if owner is not None}
+        dominators[node] = meet
+    return {node: owner for node, owner in dominators.items() if owner is not None}
 
 
 def _rows(node: Node, piece: ConvNode, found: Candidates, *, force: bool) -> Iterator[Candidate]:
-    """Yield the piece by itself, and behind each way to compute what it reads."""
+    """Yield a node's convolution, and its composition with each candidate for the node that it reads."""
     found.weights[node] = prod(piece.conv.weight.shape)
     yield Candidate(piece.source, affine(piece.conv), found.alone[node], (node,))
     if not private(piece.source):
@@ -250,7 +250,7 @@ def _rows(node: Node, piece: ConvNode, found: Candidates, *, force: bool) -> Ite
 def _composed(
     node: Node, way: Candidate, conv: Conv, nodes: tuple[Node, ...], found: Candidates, *, force: bool
 ) -> Candidate | None:
-    """Return a way followed by a convolution as one; None where that is none or much too large, which is noted."""
+    """Return a candidate composed with a convolution; if impossible or too large, record the reason and return None."""
     if not way.operators_replaced:
         return _way(affine(conv), way.source, nodes)
     weights = _weights(way.affine.conv, conv)
@@ -269,12 +269,12 @@ def _composed(
 
 
 MAX_WEIGHT_GROWTH, LARGE, MAX_WEIGHT_GROWTH_OF_LARGE, LARGEST = 64, 500_000, 3, 50_000_000
-"""How many times the weights of its parts a row may have to be composed, since what follows may make it pay again; from
-how many weights on less, since composing it takes long; and how many it may have at all."""
+"""Limits for composing a chain: ratio of its weights to those of its parts (later nodes may make it pay again); number
+of weights from which a smaller ratio holds, since composing takes long; that ratio; and maximum number of weights."""
 
 
 def _weights(first: Conv, second: Conv) -> int:
-    """How many weights the two in a row have as one."""
+    """Return the number of weights of two convolutions composed."""
     count = first.in_channels * second.out_channels // gcd(first.groups, second.groups)
     for k1, d1, s1, k2, d2, s2 in zip(
         first.kernel_size, first.dilation, first.stride, second.kernel_size, second.dilation, second.stride, strict=True
@@ -287,7 +287,7 @@ def _weights(first: Conv, second: Conv) -> int:
 
 
 def _branches(node: Node, called: Operator, values: Values) -> list[Node]:
-    """Return what a node joins, or nothing where it joins in no way that is read."""
+    """Return the branches that a node joins, or an empty list if folding does not read the join."""
     if called.target is aten.cat.default:
         joined, axis = called.args
         shape = shape_of(node)
@@ -298,13 +298,13 @@ def _branches(node: Node, called: Operator, values: Values) -> list[Node]:
     branches = [a for a in joined if isinstance(a, Node) and a not in values]
     if len(branches) != len(joined) or any(shape_of(a) is None for a in branches):
         return []
-    alike = {(shape_of(a) or ())[:1] + (shape_of(a) or ())[2:] for a in (*branches, node)}
+    shapes = {(shape_of(a) or ())[:1] + (shape_of(a) or ())[2:] for a in (*branches, node)}
     channels = {(shape_of(a) or ())[1] for a in (*branches, node)}
-    return branches if len(alike) == 1 and (called.target is aten.cat.default or len(channels) == 1) else []
+    return branches if len(shapes) == 1 and (called.target is aten.cat.default or len(channels) == 1) else []
 
 
 def _joined(node: Node, called: Operator, branches: list[Node], found: Candidates) -> Iterator[Candidate]:
-    """Branches that begin at the same node."""
+    """Yield candidates that join branches from the same source."""
     each = [list(_from(a, found)) for a in branches]
     for source in dict.fromkeys(way.source for way in each[0]):
         for ways in product(*([way for way in own if way.source is source] for own in each)):
@@ -318,7 +318,7 @@ def _joined(node: Node, called: Operator, branches: list[Node], found: Candidate
 
 
 def _from(node: Node, found: Candidates) -> Iterator[Candidate]:
-    """The ways to compute a branch, and the branch that is the tensor itself."""
+    """Yield the candidates for a branch, after the identity, for a branch that is the source itself."""
     shape = shape_of(node) or ()
     yield Candidate(node, affine(identity(shape[1], axes=axes_of(shape), sample=SAMPLE)), FREE, ())
     if private(node) or len(set(readers(node))) == 1:
@@ -326,7 +326,7 @@ def _from(node: Node, found: Candidates) -> Iterator[Candidate]:
 
 
 def _way(one: Affine, source: Node, nodes: tuple[Node, ...]) -> Candidate:
-    """A way with its cost."""
+    """Return a candidate with its cost."""
     conv, inputs, result = one.conv, shape_of(source) or (), shape_of(nodes[-1]) or ()
     weight = to_dense(conv.weight, conv) if len(inputs) == 2 else conv.weight  # a linear layer has no groups
     positions = prod(inputs[2:] if conv.transposed else result[2:]) * result[0]

@@ -1,6 +1,6 @@
-"""Writing in place in a recorded graph: undone where it only sets a border, avoided elsewhere, and put back at the end.
+"""In-place writes in a recorded graph: removed if they only set a border, not folded elsewhere, restored at the end.
 
-A fold reads a tensor later than its parts did. That is right only if nothing was written over it in between.
+A folded convolution reads its source later than the replaced nodes do: nothing may overwrite the source in between.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from convolith.folding.search.readers import CONVOLVE, Values, shape_of
 
 
 class InPlaceWrites(NamedTuple):
-    """Nodes whose tensors are written in place: `read`, which no fold may read later; `made`, which none may make."""
+    """Nodes whose tensors are written in place: folds must not read those in `read`, nor produce those in `made`."""
 
     read: set[Node]
     made: set[Node]
 
 
 def settle(working: GraphModule, values: Values) -> InPlaceWrites:
-    """Undo writing over the border of a padded tensor; return what no fold may touch for the rest.
+    """Replace writes to the border of a padded tensor; return the nodes protected because of all other writes.
 
-    A fold may make a tensor that is written over afterwards, if it makes the memory too, and not a view of it.
+    A fold may produce a tensor that is overwritten later, if it allocates the memory and does not return a view.
     """
     for node in list(working.graph.nodes):
         called = operator_of(node)
@@ -41,7 +41,7 @@ def settle(working: GraphModule, values: Values) -> InPlaceWrites:
 
 
 def _set_border(working: GraphModule, padded: Node, values: Values) -> None:
-    """Compute a padded tensor whose border is set to a constant of each channel: less it, padded, plus it."""
+    """Rewrite a padded tensor whose border is set to a constant for each channel as `pad(x - constant) + constant`."""
     called = operator_of(padded)
     writers = [user for user in padded.users if user.target is operator.setitem and user.args[0] is padded]
     others = [user for user in padded.users if user not in writers and not is_size(user)]
@@ -64,52 +64,52 @@ def _set_border(working: GraphModule, padded: Node, values: Values) -> None:
         border = graph.get_attr(name)
         inner = graph.call_function(operator.sub, (source, border))
         zeros = graph.call_function(torch.nn.functional.pad, (inner, amounts))
-        made = graph.call_function(operator.add, (zeros, border))
+        shifted = graph.call_function(operator.add, (zeros, border))
     values[border] = getattr(working, name)
-    for node in (inner, zeros, made):
+    for node in (inner, zeros, shifted):
         node.meta = {**padded.meta, "memory": None}
     inner.meta["example_shape"] = source.meta["example_shape"]
     border.meta = {"constant": True, "module": padded.meta.get("module", "")}
     for writer in reversed(writers):
         graph.erase_node(writer)
-    padded.replace_all_uses_with(made)
+    padded.replace_all_uses_with(shifted)
     graph.erase_node(padded)
 
 
 def _by_channel(value: Any, values: Values, channels: int) -> torch.Tensor | None:
-    """Return a constant that spreads over a border as one number for each channel."""
+    """Return a constant that is broadcast over a border as one number for each channel, or None."""
     if isinstance(value, int | float):
         return torch.full((channels,), float(value), dtype=torch.float64)
-    found = values.get(value) if isinstance(value, Node) else None
-    if not isinstance(found, torch.Tensor) or found.numel() not in (1, channels):
+    constant = values.get(value) if isinstance(value, Node) else None
+    if not isinstance(constant, torch.Tensor) or constant.numel() not in (1, channels):
         return None
-    aligned = found.ndim >= 3 and found.shape[-3] == found.numel()  # (C, 1, 1) or (1, C, 1, 1)
-    return found.flatten().expand(channels).clone() if aligned or found.numel() == 1 else None
+    aligned = constant.ndim >= 3 and constant.shape[-3] == constant.numel()  # (C, 1, 1) or (1, C, 1, 1)
+    return constant.flatten().expand(channels).clone() if aligned or constant.numel() == 1 else None
 
 
 def _covers_border(amounts: Any, slices: list[Any], ndim: int) -> bool:
-    """Return whether the slices are all of the border and nothing but it, tried on two small tensors."""
+    """Return whether the slices cover exactly the border, tested on two small tensors."""
     for size in (5, 8):
         inside = torch.zeros((1, 1, *range(size, size + ndim - 2)))
-        wanted = torch.nn.functional.pad(inside, amounts, value=1.0)
-        tried = torch.nn.functional.pad(inside, amounts)
+        expected = torch.nn.functional.pad(inside, amounts, value=1.0)
+        actual = torch.nn.functional.pad(inside, amounts)
         for index in slices:
             try:
-                tried[index] = 1.0
-            except (IndexError, TypeError):  # a slice that depends on sizes, or an axis that this tensor has not
+                actual[index] = 1.0
+            except (IndexError, TypeError):  # a slice that depends on sizes, or an axis that does not exist here
                 return False
-        if not torch.equal(tried, wanted):
+        if not torch.equal(actual, expected):
             return False
     return True
 
 
 FRESH = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase)
-"""Layers that keep none of their output for the gradient, so that it may be written over."""
+"""Layers whose gradient does not need their output, so that it may be overwritten."""
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.LeakyReLU, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.ELU, nn.Mish)
 
 
 def write_in_place(model: GraphModule) -> None:
-    """Let activations, and sums that did so before, overwrite a layer's output that nothing else reads."""
+    """Run activations, and operators that ran in place originally, in place on a layer's output that only they read."""
     calls: dict[str, list[bool]] = {}
     for node in list(model.graph.nodes):
         first = node.args[0] if node.args else None

@@ -1,4 +1,4 @@
-"""Layers and functions of a recorded graph as torch's operators: one row for each that folding reads."""
+"""Translation of a recorded graph's layers and functions to torch's operators: one table entry for each."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Operator(NamedTuple):
 
 
 def operator_of(node: Node) -> Operator | None:
-    """Return the operator that a node comes to, or None where folding reads none in it."""
+    """Return the operator that a node computes, or None if folding does not read it."""
     if node.op == "call_module":
         module: Any = called_module(node)
         lower = LAYERS.get(type(module))
         if lower is None or len(node.args) != 1 or node.kwargs or _is_kept(module):
             return None
-        found = lower(module)
-        return None if found is None else Operator(found.target, (node.args[0], *found.args))
+        lowered = lower(module)
+        return None if lowered is None else Operator(lowered.target, (node.args[0], *lowered.args))
     if node.op == "call_function" and is_overload(node.target):
         return None if node.kwargs else Operator(node.target, tuple(node.args))
     name = str(node.target) if node.op == "call_method" else FUNCTIONS.get(node.target)
@@ -51,17 +51,17 @@ def called_module(node: Node) -> nn.Module:
 
 
 def module_path(node: Node) -> str:
-    """Return the module of the model that a node belongs to, or nothing for the model itself."""
+    """Return the name of the module that a node belongs to, empty for the model itself."""
     return str(node.target) if node.op == "call_module" else str(node.meta.get("module", ""))
 
 
 def is_size(node: Node) -> bool:
-    """Return whether a node asks for the size of a tensor, not for its values."""
+    """Return whether a node reads the size of a tensor, not its values."""
     return node.op == "call_method" and node.target in ("size", "numel")
 
 
 def is_split(node: Node) -> bool:
-    """Return whether a node splits a tensor into parts, which others take from it one by one."""
+    """Return whether a node splits a tensor into parts, which other nodes select by index."""
     name = (
         node.target if node.op == "call_method" else FUNCTIONS.get(node.target) if node.op == "call_function" else None
     )
@@ -69,7 +69,7 @@ def is_split(node: Node) -> bool:
 
 
 def _is_kept(module: nn.Module) -> bool:
-    """Return whether a layer has hooks, which may do anything."""
+    """Return whether a layer has hooks, whose effects are unknown."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
@@ -142,10 +142,10 @@ LAYERS: dict[type, Callable[[Any], Operator | None]] = {
     **dict.fromkeys((nn.Upsample, nn.UpsamplingNearest2d), _enlarged),
     nn.LeakyReLU: _leaky,
 }
-"""Torch's own layers, as operators without the tensor that moves; a subclass may do anything."""
+"""Translations of torch's own layers to operators without the input tensor; a subclass may compute anything."""
 
 
-class _Unread(Exception):  # noqa: N818 - an answer: the call is none that folding reads
+class _Unread(Exception):  # noqa: N818 - an answer, not an error
     """A call with arguments that folding does not read."""
 
 
@@ -159,17 +159,17 @@ class _Arguments(NamedTuple):
         given = dict(zip(order, self.args, strict=False)) | self.kwargs
         if len(self.args) > len(order) or set(given) - set(order):
             raise _Unread
-        found = defaults | given
-        if any(name not in found for name in order):
+        values = defaults | given
+        if any(name not in values for name in order):
             raise _Unread
-        return tuple(found[name] for name in order)
+        return tuple(values[name] for name in order)
 
 
 Read = Callable[[_Arguments], Operator | None]
 
 
 def _each(value: Any, axes: int) -> Any:
-    """Return a setting as one number for each axis, or as it is."""
+    """Return an integer setting repeated for each axis, a sequence as a list, and any other value unchanged."""
     return [value] * axes if isinstance(value, int) else (list(value) if isinstance(value, tuple | list) else value)
 
 
@@ -265,7 +265,7 @@ def _read_leaky(call: _Arguments) -> Operator:
 
 
 def _read_item(call: _Arguments) -> Operator:
-    """Read a slice along one axis, and one of the parts of a tensor that was split along its channels."""
+    """Read a slice along one axis, or one part of a tensor that was split along its channels."""
     x, index = call.args
     if isinstance(x, Node) and isinstance(index, int):
         return _read_part(x, index)
@@ -343,19 +343,19 @@ CALLS: dict[str, Read] = {
     "getitem": _read_item,
     "narrow": _read_narrow,
 }
-"""Functions and methods by name."""
+"""Readers of calls by the name of the function or method."""
 SPLITS = ("chunk", "split")
 
 
 def _functions() -> dict[Any, str]:
-    found = {
+    names = {
         getattr(home, name): name
         for name in (*CALLS, *SPLITS)
         for home in (torch, functional, operator)
         if hasattr(home, name)
     }
-    return found | {functional.batch_norm: "functional batch_norm"}
+    return names | {functional.batch_norm: "functional batch_norm"}
 
 
 FUNCTIONS = _functions()
-"""The names of the functions that are read."""
+"""Names of the functions that folding reads."""

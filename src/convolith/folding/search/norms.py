@@ -1,4 +1,4 @@
-"""Norms: applied to each convolution that they follow, and listed with the reason where they stay."""
+"""Norms of concatenated or split channels, moved to the convolutions before them, and a list of the norms that stay."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ OTHER_NORMS = (
 def norms_left(
     graph: Graph, taken: Sequence[Candidate], told: set[str], untouchable: set[Node], values: Values
 ) -> list[Skipped]:
-    """Return an entry for each norm whose input is a convolution's output and that no rewrite takes in.
+    """Return a report entry for each norm that reads a convolution's output and is in no rewrite.
 
     Args:
-        told: names of nodes of which the report has an entry already.
+        told: names of nodes that have an entry in the report already.
     """
     inside = {node for way in taken for node in way.nodes}
-    found = []
+    entries = []
     for node in graph.nodes:
         layer = called_module(node) if node.op == "call_module" else None
         batch = target_of(node) is aten.batch_norm.default or _is_written_out(node, values)
@@ -49,18 +49,18 @@ def norms_left(
         reason = (
             _reason(node, source, untouchable)
             if batch
-            else f"{type(layer).__name__} takes its statistics from its input"
+            else f"{type(layer).__name__} computes its statistics from its input"
         )
-        found.append(Skipped(node.name, module_path(node) or "the model", reason, "norm", node.meta.get("line")))
-    return found
+        entries.append(Skipped(node.name, module_path(node) or "the model", reason, "norm", node.meta.get("line")))
+    return entries
 
 
 def spread_norms(working: GraphModule, values: Values) -> None:
-    """Apply norms of what several convolutions give side by side to each of them, and norms of a part to the whole.
+    """Move norms of concatenated convolutions into the branches, and norms of some channels before the split.
 
-    A norm of concatenated channels is one of each branch. A norm of some channels of a convolution is one of all of
-    them, with factors of one for the others. Factors and shifts by channel take the norm's place, and fold into the
-    convolutions.
+    A norm of concatenated channels equals a norm of each branch. A norm of some of a convolution's channels equals a
+    norm of all of them, with factors of one for the others. A factor and a shift for each channel replace the norm, and
+    are folded into the convolutions.
     """
     for node in list(working.graph.nodes):
         if target_of(node) is not aten.batch_norm.default:
@@ -76,7 +76,7 @@ def spread_norms(working: GraphModule, values: Values) -> None:
 
 
 def _over_branches(working: GraphModule, values: Values, norm: Node, factors: Tensor, shifts: Tensor) -> bool:
-    """Return whether a norm was applied to each of the convolutions that it follows side by side."""
+    """Move a norm of concatenated convolutions into each of them; return whether that was possible."""
     joined = _input(norm)
     branches = _branches(joined, norm) if joined is not None and target_of(joined) is aten.cat.default else None
     if joined is None or not branches or len(set(branches)) < len(branches):
@@ -91,9 +91,9 @@ def _over_branches(working: GraphModule, values: Values, norm: Node, factors: Te
 
 
 def _branches(node: Node, reader: Node) -> list[tuple[Node, Node]] | None:
-    """Return the convolutions that are concatenated in a node, each with the `cat` that reads it.
+    """Return the convolutions that a node concatenates, each with the `cat` that reads it.
 
-    None if it is anything else, or if another node than `reader` reads one of them.
+    The result is None for any other node, or if a convolution or concatenation has a second reader.
     """
     called, shape = operator_of(node), shape_of(node)
     if called is None or shape is None or readers(node) != [reader]:
@@ -102,12 +102,12 @@ def _branches(node: Node, reader: Node) -> list[tuple[Node, Node]] | None:
         return [(reader, node)]
     if called.target is not aten.cat.default or called.args[1] not in (1, 1 - len(shape)):
         return None
-    found = [_branches(branch, node) for branch in called.args[0]] if isinstance(called.args[0], Sequence) else [None]
-    return None if any(f is None for f in found) else [pair for f in found for pair in f or ()]
+    pairs = [_branches(branch, node) for branch in called.args[0]] if isinstance(called.args[0], Sequence) else [None]
+    return None if any(f is None for f in pairs) else [pair for f in pairs for pair in f or ()]
 
 
 def _over_parts(working: GraphModule, values: Values, norm: Node, factors: Tensor, shifts: Tensor) -> bool:
-    """Return whether a norm of one part of a convolution's channels was applied before the convolution is split."""
+    """Move a norm of one part of a convolution's channels before the split; return whether that was possible."""
     part = _input(norm)
     while part is not None and target_of(part) in IDLE and len(readers(part)) == 1:
         part = _input(part)
@@ -122,8 +122,8 @@ def _over_parts(working: GraphModule, values: Values, norm: Node, factors: Tenso
         return False
     whole, moved = torch.ones(shape[1], dtype=torch.float64), torch.zeros(shape[1], dtype=torch.float64)
     whole[called.args[2] : called.args[3]], moved[called.args[2] : called.args[3]] = factors, shifts
-    made = _scaled(working, values, source, whole, moved, split, norm)
-    split.args = (made, *split.args[1:])
+    scaled = _scaled(working, values, source, whole, moved, split, norm)
+    split.args = (scaled, *split.args[1:])
     before = _input(norm)
     if before is not None:
         norm.replace_all_uses_with(before)
@@ -140,30 +140,30 @@ def _input(node: Node) -> Node | None:
 def _scaled(
     working: GraphModule, values: Values, x: Node, factors: Tensor, shifts: Tensor, before: Node, norm: Node
 ) -> Node:
-    """Add a factor and a shift by channel behind a node; they count as the norm's."""
+    """Insert a factor and a shift for each channel after a node, with the norm's module and line."""
     shape = shape_of(x) or ()
-    graph, made = working.graph, x
+    graph, scaled = working.graph, x
     for name, function, value in (("scale", operator.mul, factors), ("shift", operator.add, shifts)):
         target = f"{name}_of_{norm.name}_{x.name}"
         working.register_buffer(target, value.reshape(1, -1, *(1,) * (len(shape) - 2)).clone())
         with graph.inserting_before(before):
             constant = graph.get_attr(target)
-            made = graph.call_function(function, (made, constant))
+            scaled = graph.call_function(function, (scaled, constant))
         constant.meta = {"constant": True, "module": norm.meta.get("module", "")}
         values[constant] = getattr(working, target)
-        made.meta = {**x.meta, "memory": None, "module": module_path(norm), "line": norm.meta.get("line")}
-    return made
+        scaled.meta = {**x.meta, "memory": None, "module": module_path(norm), "line": norm.meta.get("line")}
+    return scaled
 
 
 def _behind(node: Node) -> Node | None:
-    """Return the convolution, or the concatenation of convolutions, that a node follows."""
+    """Return the convolution, or concatenation of convolutions, whose output a node reads, or None."""
     called = operator_of(node)
     before = called.args[0] if called is not None else (node.args[0] if node.args else None)
     return _source(before)
 
 
 def _source(node: object) -> Node | None:
-    """Return the convolution or the concatenation of convolutions that a node is, perhaps after what does nothing."""
+    """Return the convolution or concatenation of convolutions that a node computes, skipping nodes that do nothing."""
     while isinstance(node, Node) and target_of(node) in IDLE:
         node = node.args[0]
     if not isinstance(node, Node):
@@ -175,7 +175,7 @@ def _source(node: object) -> Node | None:
 
 
 def _is_written_out(node: Node, values: Values) -> bool:
-    """Return whether a node multiplies by a constant for each channel, as norms do that are written as arithmetic."""
+    """Return whether a node multiplies by a constant for each channel, as norms written as arithmetic do."""
     called = operator_of(node)
     if called is None or called.target is not aten.mul.Tensor:
         return False
@@ -197,4 +197,4 @@ def _reason(norm: Node, source: Node, untouchable: set[Node]) -> str:
         return "a convolution in its concatenation is also read elsewhere, or is not concatenated along the channels"
     if shape_of(norm) is None or shape_of(source) is None:
         return "the number of channels is not the same at all sizes that were tried"
-    return "it is computed from other tensors than its convolution and constants"
+    return "it also reads tensors other than its convolution's output and constants"

@@ -1,4 +1,4 @@
-"""What a node of a captured graph does, as a `Conv` in float64: one row of `READERS` for each operator that is one."""
+"""Nodes of a captured graph as `Conv` values in float64: one entry of `READERS` for each operator that equals one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ aten = torch.ops.aten
 
 
 class OperatorCall(NamedTuple):
-    """How an operator is called: the shape of the one tensor that moves, its place among the arguments, all of them."""
+    """Arguments of an operator, and the shape and position of the only one that is not constant."""
 
     shape: tuple[int, ...]
     at: int
@@ -26,28 +26,28 @@ class OperatorCall(NamedTuple):
 
 
 Read = Callable[[OperatorCall], "Conv | str | None"]
-"""The convolution that a call is, or why it is none although it looks like one, or None."""
+"""Function that returns the convolution that a call equals, a reason to refuse the call, or None for other calls."""
 Values = dict[Node, Any]
-"""The constants of a graph in float64, by node."""
+"""Constants of a graph in float64, by node."""
 SAMPLE = torch.zeros(1, dtype=torch.float64)
 
 
 class ConvNode(NamedTuple):
-    """A node that applies a convolution to another node's tensor."""
+    """Node that applies a convolution to another node's tensor."""
 
     source: Node
     conv: Conv
     target: Any
-    """The operator that it comes to."""
+    """Operator that the node computes."""
 
     @property
     def multiplies(self) -> bool:
-        """Return False for those that only move values: padding, slices, enlargement."""
+        """Whether the node multiplies; padding, slices and upsampling only move values."""
         return self.target not in MOVES
 
 
 def read_node(node: Node, values: Values) -> ConvNode | str | None:
-    """Return what a node does to its one tensor, if that is a convolution at every input size; or why it is none."""
+    """Return the convolution that a node equals at every input size, a reason to refuse it, or None for other nodes."""
     called = operator_of(node)
     read = None if called is None else READERS.get(called.target)
     if called is None or read is None:
@@ -70,28 +70,28 @@ def read_node(node: Node, values: Values) -> ConvNode | str | None:
         return conv
     if len(conv.kernel_size) != axes_of(shape) or (len(shape) == 2 and called.target not in FLAT):
         unbatched = read in (_conv, _transposed, _pooled)
-        return "it reads an image without a batch axis; give the example one" if unbatched else None
+        return "it reads an image without a batch axis; add a batch axis to the example" if unbatched else None
     if conv.in_channels != shape[1]:
-        return f"it takes {conv.in_channels} channels and gets {shape[1]}"
+        return f"it expects {conv.in_channels} channels but reads {shape[1]}"
     return ConvNode(moving[0], conv, called.target)
 
 
 def _settled(argument: Any, values: Values) -> Any:
-    """Return an argument as a number or a tensor in float64, where it is a constant."""
-    found = values[argument] if isinstance(argument, Node) and argument in values else argument
-    if isinstance(found, torch.Tensor):
-        return found.detach().double() if found.is_floating_point() else found.detach()
-    return found
+    """Return an argument, with a constant node replaced by its value and floating-point tensors in float64."""
+    value = values[argument] if isinstance(argument, Node) and argument in values else argument
+    if isinstance(value, torch.Tensor):
+        return value.detach().double() if value.is_floating_point() else value.detach()
+    return value
 
 
 def shape_of(node: Node) -> tuple[int, ...] | None:
-    """The shape of a node's tensor on the example, if it is (N, channels, *size)."""
-    found = node.meta.get("example_shape")
-    return found if isinstance(found, tuple) and len(found) in (2, 3, 4, 5) else None
+    """Return the shape of a node's tensor on the example if it is (N, channels, *size), else None."""
+    shape = node.meta.get("example_shape")
+    return shape if isinstance(shape, tuple) and len(shape) in (2, 3, 4, 5) else None
 
 
 def axes_of(shape: tuple[int, ...]) -> int:
-    """How many spatial axes a convolution of such a tensor has; (N, channels) counts as maps of one pixel."""
+    """Return the number of spatial axes of (N, channels, *size); (N, channels) counts as maps of one pixel."""
     return max(len(shape) - 2, 1)
 
 
@@ -127,7 +127,7 @@ def _norm(call: OperatorCall) -> Conv | str | None:
     if call.at != 0:
         return None
     if training or mean is None or variance is None:
-        return "the norm takes its statistics from the batch; only tracked ones are numbers"
+        return "the norm computes its statistics from the batch; only running statistics are constants"
     return batch_norm(mean, variance, weight, bias, eps=eps, axes=axes_of(call.shape))
 
 
@@ -174,7 +174,7 @@ def _shifted(sign: int) -> Read:
         if shift is None:
             return None
         factors = torch.ones_like(shift)
-        if sign < 0 and call.at == 1:  # a constant less the tensor
+        if sign < 0 and call.at == 1:  # the constant minus the tensor
             return rescale(-factors, shift, axes=axes_of(call.shape))
         return rescale(factors, sign * shift, axes=axes_of(call.shape))
 
@@ -182,7 +182,7 @@ def _shifted(sign: int) -> Read:
 
 
 def _per_channel(shape: tuple[int, ...], value: Any) -> torch.Tensor | None:
-    """A constant as one number for each channel, if it is that in every pixel."""
+    """Return a constant as one number for each channel, or None if it varies between pixels."""
     if isinstance(value, bool) or not isinstance(value, int | float | torch.Tensor):
         return None
     tensor = torch.as_tensor(value, dtype=torch.float64)
@@ -196,7 +196,7 @@ def _repeated(call: OperatorCall) -> Conv | str | None:
     axes = axes_of(call.shape)
     factors = call.args[1] if isinstance(call.args[1], list | tuple) else [call.args[1]] * axes
     if call.at != 0 or any(f is None or f != int(f) or f < 1 for f in factors) or len(factors) != axes:
-        return "the enlargement is by no whole factor, or to a size"
+        return "the upsampling has no whole factor, or a target size"
     return upsample(call.shape[1], [int(f) for f in factors], axes=axes_of(call.shape), sample=SAMPLE)
 
 
@@ -232,7 +232,7 @@ def _negated(call: OperatorCall) -> Conv | str | None:
 
 
 FAR = 2**63 - 1
-"""Where a slice without an end ends."""
+"""End index of a slice without an end."""
 READERS: dict[Any, Read] = {
     aten.conv1d.default: _conv,
     aten.conv2d.default: _conv,
@@ -259,13 +259,13 @@ READERS: dict[Any, Read] = {
     aten.add.Tensor: _shifted(1),
     aten.sub.Tensor: _shifted(-1),
 }
-"""How each operator's arguments are read."""
+"""Functions that read an operator's arguments, by operator."""
 MOVES = {row for row, read in READERS.items() if read in (_padded, _repeated, _sliced, _dropped, _same)}
-"""Those that form no products."""
+"""Operators that only move values."""
 CONVOLVE = {row for row, read in READERS.items() if read in (_conv, _transposed, _linear)}
-"""Those that sum over channels, as convolutions and linear layers do."""
+"""Operators that sum over channels: convolutions and linear layers."""
 IDLE = {row for row, read in READERS.items() if read in (_dropped, _same)}
-"""Those that do nothing at all."""
+"""Operators that return their input unchanged."""
 FLAT = {row for row, read in READERS.items() if read in (_linear, _norm, _scaled, _divided, _sliced, _dropped, _same)}
 FLAT |= {aten.neg.default, aten.add.Tensor, aten.sub.Tensor}
-"""Those that take (N, channels) as well."""
+"""Operators that are also read on (N, channels)."""

@@ -1,4 +1,4 @@
-"""Questions for a tensor's size, asked of what the tensor is computed from, so that they keep no layer from folding."""
+"""Size queries moved from a layer's output to its input, so that they do not prevent the layer from being folded."""
 
 from __future__ import annotations
 
@@ -39,35 +39,35 @@ ELEMENTWISE = (
         nn.modules.batchnorm._BatchNorm,
     ),
 )
-"""Layers whose output is as large as their input."""
+"""Layers whose output has the shape of their input."""
 
 
 def prepare_shapes(working: GraphModule, values: Values) -> None:
-    """Let questions for sizes, and flattened tokens, keep no layer from folding."""
+    """Rewrite size queries and flattened tokens, so that they do not prevent layers from being folded."""
     _reshape_by_sizes(working.graph, values)
     _flatten_before(working)
     _ask_sources(working, values)
 
 
 def _ask_sources(working: GraphModule, values: Values) -> None:
-    """Replace the size of a convolution's output, and of what is as large, by a number computed from its input."""
+    """Replace size queries of a convolution's output, or a tensor of its shape, by a size computed from its input."""
     graph = working.graph
     known: Sizes = {}
     for node in list(graph.nodes):
         if is_size(node) and node.target == "size" and len(node.args) == 2 and isinstance(node.args[1], int):
             with graph.inserting_before(node):
-                made = _size(graph, node.args[0], node.args[1], values, known)
-            if made is not None:
-                _put_number(node, made)
+                size = _size(graph, node.args[0], node.args[1], values, known)
+            if size is not None:
+                _put_number(node, size)
                 graph.erase_node(node)
 
 
 Sizes = dict[tuple[Node, int], Any]
-"""By tensor and axis, the node (or number) that gives its size, or None where that is not told from further back."""
+"""Node (or number) that gives a size, by tensor and axis; None if no earlier tensor determines it."""
 
 
 def _size(graph: Graph, tensor: Any, axis: int, values: Values, known: Sizes) -> Any:
-    """Return a node (or a number) that gives a size from further back, or None where it cannot be told from there."""
+    """Return a node (or a number) that computes a size from an earlier tensor's, or None if none determines it."""
     if (tensor, axis) not in known:
         known[tensor, axis] = _new_size(graph, tensor, axis, values, known)
     return known[tensor, axis]
@@ -90,7 +90,7 @@ def _new_size(graph: Graph, tensor: Any, axis: int, values: Values, known: Sizes
 
 
 def _convolved(graph: Graph, size: Any, conv: Conv, axis: int) -> Any:
-    """Return the output's size along an axis."""
+    """Return a node (or a number) that computes the output's size along an axis."""
     reach = (conv.kernel_size[axis] - 1) * conv.dilation[axis]
     stride, padding = conv.stride[axis], sum(conv.padding[axis])
 
@@ -106,7 +106,7 @@ def _convolved(graph: Graph, size: Any, conv: Conv, axis: int) -> Any:
 
 
 def _as_large(node: Node) -> Node | None:
-    """Return a tensor that a node's is as large as at every size, where there is one."""
+    """Return an input of a node that has the shape of its output at every size, or None."""
     if node.op == "call_module" and isinstance(called_module(node), ELEMENTWISE) and len(node.args) == 1:
         return node.args[0] if isinstance(node.args[0], Node) else None
     called = operator_of(node)
@@ -150,18 +150,18 @@ UNARY = {
         "neg",
     ),
 }
-"""Functions and methods whose result is as large as their first argument."""
+"""Functions and methods whose result has the shape of their first argument."""
 
 
 def _put_number(node: Node, number: Any) -> None:
-    """Let all readers of a node read another one, or a plain number."""
+    """Replace a node by another node or a number in all nodes that read it."""
     for user in list(node.users):
         args, kwargs = torch.fx.node.map_arg((user.args, user.kwargs), lambda n: number if n is node else n)
         user.args, user.kwargs = args, kwargs
 
 
 def _reshape_by_sizes(graph: Graph, values: Values) -> None:
-    """Let `reshape_as` and `view_as` read the sizes of their second argument, not the tensor."""
+    """Replace `reshape_as` and `view_as` by calls that read the sizes of the second argument, not the tensor."""
     for node in list(graph.nodes):
         if node.op == "call_method" and node.target in ("reshape_as", "view_as") and node not in values:
             x, other = node.args
@@ -170,16 +170,16 @@ def _reshape_by_sizes(graph: Graph, values: Values) -> None:
                 continue
             with graph.inserting_before(node):
                 sizes = [graph.call_method("size", (other, axis)) for axis in range(len(shape))]
-                made = graph.call_method(node.target.removesuffix("_as"), (x, *sizes))
-            made.meta = dict(node.meta)
-            node.replace_all_uses_with(made)
+                reshaped = graph.call_method(node.target.removesuffix("_as"), (x, *sizes))
+            reshaped.meta = dict(node.meta)
+            node.replace_all_uses_with(reshaped)
             graph.erase_node(node)
 
 
 def _flatten_before(working: GraphModule) -> None:
-    """Apply a linear layer on tokens after these are flattened to (tokens, channels), where its output is flattened.
+    """Flatten tokens to (tokens, channels) before a linear layer whose output is flattened, instead of after it.
 
-    A norm behind it reads channels of (N, channels) then, as it does for a linear layer on vectors.
+    A norm after the layer then reads (N, channels), as it does after a linear layer on vectors.
     """
     graph = working.graph
     for node in list(graph.nodes):
@@ -207,7 +207,7 @@ def _flatten_before(working: GraphModule) -> None:
 
 
 def _is_flattened(node: Node) -> bool:
-    """Return whether a node joins the first two of three axes."""
+    """Return whether a node flattens the first two of three axes."""
     name = (
         str(node.target)
         if node.op == "call_method"

@@ -1,11 +1,11 @@
-"""The border of a row of two that is one convolution away from it, by strips that are taken off the one's result.
+"""Border correction of two convolutions that equal one in the interior: strips are subtracted from its output.
 
-`conv` gives `second(first(x))` for a first whose output goes on beyond its border, computed from x and the zeros around
-it. The row's own second reads zeros there. The difference is second of what lies beyond the border alone: on each side
-of an axis as many positions of first's output as second pads by, which depend on the outermost pixels of x only, and
-which reach as many outputs. A strip goes along the whole of the axes after its own, corners included, and along the
-inside of those before, so that each position beyond the border is taken off once. It is right for every size: pixels
-that a small image lacks are the zeros around it.
+The one convolution computes `second(first(x))` as if first's output continued beyond its border, computed from x and
+the zeros around it. In the chain, second reads zeros there. The difference is second's response to the values beyond
+the border: on each side of an axis, as many positions of first's output as second pads, which depend on the outermost
+pixels of x only, and affect as many outputs. A strip spans the axes after its own completely, corners included, and the
+axes before its own without the border, so that each position beyond the border is subtracted once. This holds at every
+size: pixels that a small image lacks are the zeros around it.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ CONVOLUTIONS = (conv1d, conv2d, conv3d)
 
 
 class Strip(NamedTuple):
-    """One side of an axis of x, (N, channels, *size).
+    """Strip on one side of an axis of x, (N, channels, *size).
 
     Attributes:
-        axis: of x.
-        near: whether it lies at the beginning of the axis.
-        reads: pixels of x that it depends on.
-        wide: positions beyond the border, and outputs that they reach.
-        own: zeros that first pads with itself.
-        spare: positions more that first gives there.
-        around_first, around_second: padding of each, as `torch.nn.functional.pad` takes it.
+        axis: axis of x.
+        near: whether the strip is at the beginning of the axis.
+        reads: number of pixels of x that the strip depends on.
+        wide: number of positions beyond the border, and of outputs that they affect.
+        own: first's own zero padding on this side.
+        spare: number of additional positions that first computes, which are dropped.
+        around_first, around_second: padding of each one's input, in the format of `torch.nn.functional.pad`.
     """
 
     axis: int
@@ -48,9 +48,9 @@ class Strip(NamedTuple):
 
 
 def strips_of(row: RecomputedRow) -> list[Strip]:
-    """The strips of a row of stride 1, whose padding is zero."""
+    """Return the strips of a chain of stride 1 with zero padding."""
     sides = [(axis, side) for axis, pair in enumerate(row.second.padding) for side in (0, 1) if pair[side]]
-    if row.first.bias is None:  # nothing but zeros lies beyond the border of some axes then
+    if row.first.bias is None:  # along some axes, first is then zero beyond the border
         sides = [(axis, side) for axis, side in sides if not axis_is_exact(row.first, row.second, axis)]
     return [_strip(row, axis, side) for axis, side in sides]
 
@@ -60,7 +60,7 @@ def _strip(row: RecomputedRow, axis: int, side: int) -> Strip:
     reach, reach_of_second = (conv.dilation[axis] * (conv.kernel_size[axis] - 1) for conv in row)
     wide, own = second.padding[axis][side], first.padding[axis][side]
     reads = max(reach - own, 1)
-    lacking = reads if reads > 1 else 0  # an image has one pixel always
+    lacking = reads if reads > 1 else 0  # every image has at least one pixel
     around_first = [*first.padding[:axis], _turned(wide + own, lacking, side)]
     for (low, high), (lower, higher) in zip(first.padding[axis + 1 :], second.padding[axis + 1 :], strict=True):
         around_first.append((low + lower, high + higher))
@@ -82,7 +82,7 @@ def _flat(pairs: Sequence[tuple[int, int]]) -> tuple[int, ...]:
 
 
 class Stripped(nn.Module):
-    """`second(first(x))` of a row, by its one convolution; traced, it leaves operators of torch's own."""
+    """Module that computes `second(first(x))` by one convolution and strips; tracing it gives torch's own operators."""
 
     def __init__(self, conv: nn.Module, row: RecomputedRow) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Stripped(nn.Module):
         self.row, self.strips = row, strips_of(row)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Its shapes may be symbols."""
+        """Compute the output; sizes may be symbolic."""
         y: torch.Tensor = self.conv(x)
         convolve = CONVOLUTIONS[len(self.row.first.kernel_size) - 1]
         first, second = self.row
@@ -108,11 +108,11 @@ class Stripped(nn.Module):
                 pad(beyond, strip.around_second), self.second, None, 1, 0, second.dilation, second.groups
             )
             reached = _end(reached, strip, y.shape[strip.axis])  # a small image has fewer outputs
-            aten.sub_.Tensor(_end(y, strip, strip.wide), reached)  # fx drops what writes but as such an overload
+            aten.sub_.Tensor(_end(y, strip, strip.wide), reached)  # fx removes other in-place calls
         return y
 
 
 def _end(x: torch.Tensor, strip: Strip, count: int) -> torch.Tensor:
-    """As many positions at the strip's end of its axis, or all if there are no more."""
+    """Return `count` positions at the strip's end of its axis, or all if the axis is shorter."""
     index = slice(None, count) if strip.near else slice(-count, None)
     return x[(slice(None),) * strip.axis + (index,)]
