@@ -15,15 +15,15 @@ from torch import nn
 
 import convolith as cl
 from bench.counters import LAYERS, Case, fake, judged
+from bench.naive import enumerate_work
+from bench.networks.classics import PRODUCTS, classic
+from bench.networks.patterns import PATTERNS, SHAPE, kept_bytes
+from bench.networks.trained import CONVERTED, NETWORKS
 from bench.timing import race
 from convolith import ConvolithError, ConvSpec
 from convolith.report.plain import to_json
 from convolith.report.table import Table
 from convolith.work import CONVENTIONS, layer_work
-from tests.naive import enumerate_work
-from tests.networks.classics import PRODUCTS, classic
-from tests.networks.patterns import PATTERNS, SHAPE, kept_bytes
-from tests.networks.trained import CONVERTED, NETWORKS
 
 DRAWN = 1000
 """Random layers that are held against loops over every product."""
@@ -135,7 +135,7 @@ def timed(name: str, batch: int, rounds: int) -> dict[str, Any]:
 
 MEMORY = """
 import torch, convolith as cl
-from tests.networks.classics import classic
+from bench.networks.classics import classic
 model = classic("resnet50")
 cl.cost(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)), input_shape=(1, 3, 8, 8), optimizer="sgd")
 open("/proc/self/clear_refs", "w").write("5")

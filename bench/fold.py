@@ -16,15 +16,15 @@ from torch import nn
 from torch.fx.experimental.optimization import fuse
 
 import convolith as cl
+from bench.networks import NETWORKS
+from bench.networks.depth import DepthNeck, reassembled
+from bench.networks.randomise import randomised
+from bench.networks.vae import Upsample
+from bench.networks.widened import widened
 from bench.timing import CONTROL_TOLERANCE, race
 from convolith.report.plain import to_json
 from convolith.report.progress import track
 from convolith.report.table import Table
-from tests.networks import NETWORKS
-from tests.networks.depth import DepthNeck, reassembled
-from tests.networks.randomise import randomised
-from tests.networks.vae import Upsample
-from tests.networks.widened import widened
 
 Shape = tuple[int, ...]
 
@@ -53,7 +53,7 @@ SIZES: dict[str, Shape] = {"ecbsr": (1, 1, 128, 128), "ecbsr_zeros_between": (1,
 
 
 def rows() -> dict[str, Row]:
-    """Every network of the tests at the size that it is made for, and the wide stages."""
+    """Every network of `bench.networks` at the size that it is made for, and the wide stages."""
     found = {}
     for name, network in NETWORKS.items():
         shape = SIZES.get(name, (1, 3, 224, 224) if network.input_shape[1] == 3 else network.input_shape)

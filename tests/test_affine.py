@@ -53,7 +53,7 @@ REASONS = (
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=130)
 @given(
     st.one_of(pairs_of_convs(), pairs_of_convs(modes=("zeros",)), pairs_with_transposed()),
     st.lists(st.integers(1, 12), min_size=2, max_size=2),
@@ -74,7 +74,7 @@ def test_drawn_rows(pair, size, seed):
     check(one, x, expected)
 
 
-@settings(max_examples=150)
+@settings(max_examples=90)
 @given(branches(), st.lists(st.integers(12, 16), min_size=2, max_size=2), st.integers(0, 9))
 def test_drawn_branches_behind_a_shift(convs, size, seed):
     """Every branch behind the same scale and shift, whose constant meets the padding of each."""

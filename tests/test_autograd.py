@@ -51,7 +51,7 @@ def test_derivatives_of_pointwise(groups):
     assert torch.autograd.gradgradcheck(run, tensors)
 
 
-@settings(max_examples=150)
+@settings(max_examples=90)
 @given(spec=specs(dtypes=("float64",)), engine=st.sampled_from(ENGINES))
 def test_gradients_of_drawn_specs_are_torchs(spec, engine):
     tensors = [t for t in arrays_for(spec) if t is not None]

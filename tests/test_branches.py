@@ -34,7 +34,7 @@ def near(found, expected):
     assert np.abs(found - expected).max(initial=0) <= 1e-12 * max(np.abs(expected).max(initial=0), 1.0)
 
 
-@settings(max_examples=200)
+@settings(max_examples=130)
 @given(branches(), st.lists(st.integers(1, 14), min_size=2, max_size=2), st.integers(0, 9))
 def test_drawn_branches(convs, size, seed):
     rng = np.random.default_rng(seed)
@@ -51,7 +51,7 @@ def test_drawn_branches(convs, size, seed):
     near(apply(x, scaled), parts[0] * factors.reshape(-1, *(1,) * len(convs[0].kernel_size)))
 
 
-@settings(max_examples=200)
+@settings(max_examples=130)
 @given(pairs_with_transposed(), st.lists(st.integers(1, 9), min_size=2, max_size=2), st.integers(0, 9))
 def test_drawn_rows_with_transposed_convolutions(pair, size, seed):
     first, second = pair
@@ -75,7 +75,7 @@ def test_drawn_rows_with_transposed_convolutions(pair, size, seed):
         near(alone, expected)
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(pairs_with_transposed())
 def test_interior_of_a_transposed_row_means_that_some_size_differs(pair):
     first, second = pair

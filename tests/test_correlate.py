@@ -49,7 +49,7 @@ def by_correlate(spec: ConvSpec, x, kernel, bias, **options):
     return cl.correlate(x, kernel, bias, **given_options, **options)
 
 
-@settings(max_examples=400)
+@settings(max_examples=260)
 @given(spec=specs(dtypes=("float64", "float64", "float32")), seed=st.integers(0, 99))
 def test_drawn_specs_equal_the_oracle_and_torch(spec, seed):
     x, kernel, bias = arrays_for(spec, seed)
@@ -60,7 +60,7 @@ def test_drawn_specs_equal_the_oracle_and_torch(spec, seed):
         torch.testing.assert_close(y, by_torch(spec, x, kernel, bias), **tolerance)
 
 
-@settings(max_examples=250)
+@settings(max_examples=160)
 @given(spec=specs(dtypes=tuple(ITEMSIZE), max_axes=2), kernel_dtype=st.sampled_from(tuple(ITEMSIZE)))
 def test_numpy_and_torch_agree_in_every_pair_of_dtypes(spec, kernel_dtype):
     x, _, _ = arrays_for(spec)

@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import nn
 
+from bench.networks.patterns import Of
 from convolith import ConvolithError, cost
 from convolith.costing.tracing.fake_models import model_copy
 from convolith.costing.tracing.model_copies import named_places, structural_copy
-from tests.networks.patterns import Of
 
 
 def cloned(model, **options):

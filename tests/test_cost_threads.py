@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils import _python_dispatch as modes
 
+from bench.networks.patterns import Of
 from convolith import ConvolithError, cost
 from convolith.nn import convert
-from tests.networks.patterns import Of
 
 SECONDS = 120
 """After which a thread that hangs fails its test."""

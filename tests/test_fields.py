@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from bench.networks.patterns import Of
 from convolith import cost
-from tests.networks.patterns import Of
 
 
 def row(*layers):

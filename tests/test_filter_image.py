@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import convolith as cl
+from convolith import ConvolithError
 from convolith.dtypes import COMPLEX, ITEMSIZE
 
 REAL = [name for name in ITEMSIZE if name not in COMPLEX]
@@ -53,3 +54,15 @@ def test_options_reach_through():
     ):
         expected = cl.correlate(image[None], kernel[None, None], **({"padding": "same"} | options))[0]
         np.testing.assert_allclose(cl.filter_image(image, kernel, **options), expected, atol=1e-12)
+
+
+def test_images_and_kernels_that_are_refused():
+    for image, kernel, message in [
+        ([[1, 2]], [[1]], "image is a list"),
+        (np.ones((2, 2, 2, 2)), [[1]], r"image has shape \(2, 2, 2, 2\); expected \(H, W\) or \(H, W, channels\)"),
+        (np.ones((4, 4)), [1, 2], r"kernel has shape \(2,\); expected \(height, width\)"),
+        (np.ones((4, 4), complex), [[1]], "image or kernel is complex"),
+        (np.ma.masked_array(np.ones((4, 4))), [[1]], "image is a masked array"),
+    ]:
+        with pytest.raises(ConvolithError, match=message):
+            cl.filter_image(image, kernel)

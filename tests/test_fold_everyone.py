@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn import functional
 
 import convolith as cl
+from bench.networks.randomise import randomised
 from convolith import ConvolithError
 from convolith.folding.capture.checked_graph import MOST_ATTEMPTS
 from convolith.folding.example_inputs import outputs
-from tests.networks.randomise import randomised
 
 X = (1, 4, 16, 16)
 

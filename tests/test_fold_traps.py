@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn import functional
 
 import convolith as cl
+from bench.networks.randomise import randomised
 from convolith import ConvolithError
 from convolith.folding.example_inputs import outputs
-from tests.networks.randomise import randomised
 
 
 def net(*layers):

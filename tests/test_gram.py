@@ -253,7 +253,7 @@ def test_what_does_not_belong_in_a_state_leaves_it_as_it_was():
         Gram(3).solve()
     with pytest.raises(ConvolithError, match="ridge is -1"):
         gram.solve(ridge=-1)
-    with pytest.raises(ConvolithError, match="groups|in_channels|expected"):
+    with pytest.raises(ConvolithError, match="in_channels is 0; expected 1 or more"):
         Gram(3, 0)
     assert np.array_equal(gram.moments, before)
 

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from bench.networks.classics import classic
 from convolith import ConvolithError, cost
 from convolith.costing.growth.laws import Variable, axis, through
-from tests.networks.classics import classic
 
 N, H, W, D, L = sympy.symbols("N H W D L")
 

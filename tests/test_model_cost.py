@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from bench.networks.classics import PRODUCTS, classic
+from bench.networks.patterns import PATTERNS, SHAPE, Function, Residual, conv, kept_bytes
 from convolith import ConvolithError, cost
 from convolith.nn import convert
 from convolith.work import layer_work
-from tests.networks.classics import PRODUCTS, classic
-from tests.networks.patterns import PATTERNS, SHAPE, Function, Residual, conv, kept_bytes
 from tests.strategies import specs
 
 

@@ -9,18 +9,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.networks import NETWORKS, Network
-from tests.networks.acnet import AsymmetricBlock
-from tests.networks.dbb import DiverseBranchBlock, PooledBranchBlock
-from tests.networks.depth import reassembled
-from tests.networks.ecb import EdgeBlock
-from tests.networks.expandnet import expanded_kernel, expanded_layer
-from tests.networks.fastvit import LargeKernelEmbedding, RepMixer
-from tests.networks.mobileone import MobileOneBlock
-from tests.networks.randomise import randomised
-from tests.networks.replknet import LargeKernel
-from tests.networks.repvgg import RepVGGBlock
-from tests.networks.vae import Upsample
+from bench.networks import NETWORKS, Network
+from bench.networks.acnet import AsymmetricBlock
+from bench.networks.dbb import DiverseBranchBlock, PooledBranchBlock
+from bench.networks.depth import reassembled
+from bench.networks.ecb import EdgeBlock
+from bench.networks.expandnet import expanded_kernel, expanded_layer
+from bench.networks.fastvit import LargeKernelEmbedding, RepMixer
+from bench.networks.mobileone import MobileOneBlock
+from bench.networks.randomise import randomised
+from bench.networks.replknet import LargeKernel
+from bench.networks.repvgg import RepVGGBlock
+from bench.networks.vae import Upsample
 
 SINGLE = 2e-5  # relative to the largest value: ten times the worst seen, of the depth neck
 DOUBLE = 1e-12  # relative to the largest value

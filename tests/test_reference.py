@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from bench import naive
 from convolith import ConvSpec
 from convolith.planner import plan
-from tests import naive
 from tests.strategies import FLOATS, INTEGERS, arrays_for, specs
 
 
@@ -26,7 +26,7 @@ def oracle_against_loops(spec: ConvSpec) -> None:
             )
 
 
-@settings(max_examples=200)
+@settings(max_examples=130)
 @given(specs(dtypes=FLOATS, max_axes=2))
 def test_floats(spec):
     oracle_against_loops(spec)

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench import naive
 from convolith import ConvolithError, ConvSpec, cost
 from convolith.work import CONVENTIONS, Count, layer_work
-from tests import naive
 from tests.strategies import specs
 
 

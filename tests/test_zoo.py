@@ -11,12 +11,12 @@ from torch import nn
 
 import convolith as cl
 from bench import zoo
+from bench.networks.authors import AUTHORS
+from bench.networks.randomise import randomised
 from bench.zoo import checks
 from bench.zoo.models import MODELS, Model
 from bench.zoo.row import measured, shape_at
 from bench.zoo.verdict import failures
-from tests.networks.authors import AUTHORS
-from tests.networks.randomise import randomised
 
 X = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -131,7 +131,7 @@ def _modules_of(name: str) -> list[Any]:
 
 
 def _authors(name: str, shape: Shape, convolutions: int) -> Model:
-    factory = partial(_made, "tests.networks.authors", name)
+    factory = partial(_made, "bench.networks.authors", name)
     return Model("authors", name, factory, shape, convolutions=convolutions)
 
 

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 import convolith as cl
+from bench.networks.randomise import randomised
 from bench.zoo import checks
 from bench.zoo.models import MODELS, Model, Shape
 from bench.zoo.verdict import GRADIENT_ERROR, OUTPUT_ERROR
 from convolith.report.plain import to_json
-from tests.networks.randomise import randomised
 
 GAIN = 0.8
 """Of the random weights, so that the numbers of a deep network of many branches stay near one size."""

@@ -25,11 +25,14 @@ from convolith.geometry import (
     split_input_shape,
 )
 from convolith.spec import ConvSpec, check_module
+from convolith.torch_private import version_of
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
 class Conv:
     """A convolution as a value: its weights and the options that go with them, at any input size.
+
+    Calling it correlates: `conv(x)` is `correlate(x, conv)`.
 
     Args:
         weight: (out_channels, in_channels/groups, *kernel_size); transposed: (in_channels, out_channels/groups, ...).
@@ -39,7 +42,8 @@ class Conv:
 
     Raises:
         ConvolithError: `"same"` with a stride above 1 (its amount depends on the input size), and whatever cannot be
-            a convolution at any size.
+            a convolution at any size. NumPy's weights are locked; a use of torch's weights after they were written to
+            is refused.
 
     Example:
         >>> import numpy as np
@@ -48,10 +52,13 @@ class Conv:
         Conv(1 -> 1, kernel_size=(3, 3), padding=((1, 1), (1, 1)), dtype=float64)
         >>> blur.spec((1, 1, 32, 32)).output_shape
         (1, 1, 32, 32)
+        >>> blur(np.ones((1, 4, 4)))[0, 0].round(2)
+        array([0.44, 0.67, 0.67, 0.44])
     """
 
-    weight: Any
-    bias: Any
+    _weight: Any
+    _bias: Any
+    _versions: tuple[int, int]
     stride: tuple[int, ...]
     padding: Pairs
     dilation: tuple[int, ...]
@@ -81,7 +88,8 @@ class Conv:
                 f"weight has shape {shape}; expected (out_channels, in_channels/groups, *kernel_size) with 1 to "
                 f"{MAX_AXES} spatial axes and no empty one"
             )
-        put("weight", _own_copy(weight))
+        put("_weight", _own_copy(weight))
+        put("_versions", (_version(self._weight), 0))
         put("stride", per_axis("stride", stride, axes, 1))
         put("dilation", per_axis("dilation", dilation, axes, 1))
         put("transposed", check_flag("transposed", transposed))
@@ -103,7 +111,8 @@ class Conv:
             else:  # the result may be an integer or a float; correlate, which sees x, checks the dtype
                 check_bias_shape(tensor, self.out_channels)
             bias = _own_copy(bias)
-        put("bias", bias)
+        put("_bias", bias)
+        put("_versions", (self._versions[0], _version(bias)))
 
     @classmethod
     def from_module(cls, module: Any) -> Conv:
@@ -149,6 +158,31 @@ class Conv:
             dtype=dtype or self.dtype,
             kernel_dtype=self.dtype,
         )
+
+    def __call__(self, x: Any, **how: Any) -> Any:
+        """Return `correlate(x, self)`; the keywords are `engine`, `accuracy`, `flip` and `out`."""
+        from convolith.correlation import correlate
+
+        return correlate(x, self, **how)
+
+    @property
+    def weight(self) -> Any:
+        """The weights, as they were given, in the value's own copy."""
+        return self._unwritten("weight", self._weight, self._versions[0])
+
+    @property
+    def bias(self) -> Any:
+        """The bias, or None."""
+        return self._unwritten("bias", self._bias, self._versions[1])
+
+    @staticmethod
+    def _unwritten(name: str, array: Any, version: int) -> Any:
+        if _version(array) != version:
+            raise ConvolithError(
+                f"the {name} of a Conv was written to after the Conv was made; a Conv is a value: write to a clone of "
+                "the tensor, and make a Conv of that"
+            )
+        return array
 
     @property
     def options(self) -> dict[str, Any]:
@@ -199,6 +233,11 @@ class Conv:
         unusual = [f"{name}={value!r}" for name, value in self.options.items() if value != usual[name]]
         parts = [f"{self.in_channels} -> {self.out_channels}", f"kernel_size={self.kernel_size}", *unusual]
         return f"Conv({', '.join(parts + ['bias'] * (self.bias is not None) + [f'dtype={self.dtype}'])})"
+
+
+def _version(array: Any) -> int:
+    """Return how often a tensor was written to; 0 for NumPy's arrays, which are locked, and for None."""
+    return 0 if array is None or is_numpy(array) else version_of(array)
 
 
 def _own_copy(array: Any) -> Any:

@@ -24,7 +24,7 @@ from convolith.costing.workspace.gradient_copies import (
     oversized,
     running_bytes,
 )
-from convolith.costing.workspace.onednn import BLOCK, SPECIAL, Layer
+from convolith.costing.workspace.onednn import SPECIAL, Layer, lanes
 from convolith.engines.aten import NATIVE_ELEMENTS
 from convolith.torch_private import has_onednn, operator_name
 
@@ -93,7 +93,7 @@ def _making(layer: Layer, *, last: bool, laid_out: bool) -> list[int]:
         held, weights = layer.w() * (not laid_out), onednn.channels_last_weights(layer, back=False)
         return [held, layer.y(), weights, -weights, -held]
     deep = layer.channelwise and not layer.depthwise
-    x, w, y, scratch = layer.blocked(1) if deep else onednn.forward(layer)
+    x, w, y, scratch = onednn.forward(layer)
     again = layer.y() if deep else 0
     return [scratch, x, w, y, -w, -x, -scratch, layer.y(), again, -again, -y]
 
@@ -115,8 +115,8 @@ def _weight_gradient(layer: Layer, *, last: bool, laid_out: bool) -> list[int]:
         if layer.depthwise and layer.taps[-1] <= SPECIAL:
             w = scratch = layer.w()
         else:
-            w = layer.w(1 if layer.groups == 1 and layer.inputs < BLOCK else BLOCK, BLOCK)
-            scratch = onednn.shared_scratch(layer, last=True)
+            w = layer.w(1 if layer.groups == 1 and layer.inputs < lanes() else lanes(), lanes())
+            scratch = onednn.shared_scratch(layer) if layer.channelwise else onednn.weight_gradient(layer).scratch
         return [held, w, scratch, -scratch, layer.w(), layer.w(), -layer.w(), -w, -held]
     x, w, y, scratch = onednn.weight_gradient(layer)
     return [y, x, w, scratch, -scratch, -x, -y, layer.w(), -w]
@@ -156,7 +156,7 @@ def uses_onednn(x: torch.Tensor, w: torch.Tensor, groups: int, *, moved: bool = 
         supported = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
         return bool(getattr(torch.ops.mkldnn, supported[x.dtype])())
     large = groups > 1 or min(w.shape[-2:]) > SPECIAL or len(x) > 1 or prod(x.shape[:4]) > NATIVE_ELEMENTS
-    taps = moved or len(x) >= BLOCK or max(w.shape[-2:]) > 1 or torch.get_num_threads() > 1
+    taps = moved or len(x) >= 16 or max(w.shape[-2:]) > 1 or torch.get_num_threads() > 1
     return x.dtype == torch.float32 and large and taps
 
 
@@ -275,7 +275,7 @@ def _recurrent(args: tuple[Any, ...], out: Any, *, back: bool) -> int:
     held = sum(onednn.up(part * item, onednn.PAGE) for part in parts) + LISTS
     held += storage_bytes([*tensors_in(out)]) + (w.numel() + u.numel() + 4 * units) * item
     if back:  # weights of inputs in whole blocks, if they are none, and copies of what came out
-        held += onednn.up(inputs, BLOCK) * 4 * units * item * (inputs % BLOCK > 0)
+        held += onednn.up(inputs, lanes()) * 4 * units * item * (inputs % lanes() > 0)
         held += sum(tensor.numel() for tensor in args[7:10]) * item
     return int(held)
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from tests.networks.randomise import randomised
+from bench.networks.randomise import randomised
 
 
 class AsymmetricBlock(nn.Module):

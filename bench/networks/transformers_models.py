@@ -6,8 +6,8 @@ The package is imported where a model is built, so that the table of networks ca
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.networks.layers import convolution_norm
-from tests.networks.randomise import randomised
+from bench.networks.layers import convolution_norm
+from bench.networks.randomise import randomised
 
 CHANNELS = 32  # of RT-DETR's encoder
 DEPTH = {"reassemble_hidden_size": 48, "neck_hidden_sizes": (24, 32, 40, 48), "fusion_hidden_size": 32}

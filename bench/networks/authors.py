@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.networks.randomise import randomised
+from bench.networks.randomise import randomised
 
 
 class Authors(NamedTuple):

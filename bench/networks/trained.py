@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from tests.networks.classics import classic
+from bench.networks.classics import classic
 
 
 class UNet(nn.Module):

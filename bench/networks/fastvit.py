@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from tests.networks.layers import convolution_norm
-from tests.networks.mobileone import MobileOneBlock
-from tests.networks.randomise import randomised
+from bench.networks.layers import convolution_norm
+from bench.networks.mobileone import MobileOneBlock
+from bench.networks.randomise import randomised
 
 
 class RepMixer(nn.Module):

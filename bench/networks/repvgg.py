@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from tests.networks.layers import convolution_norm
-from tests.networks.randomise import randomised
+from bench.networks.layers import convolution_norm
+from bench.networks.randomise import randomised
 
 
 class RepVGGBlock(nn.Module):

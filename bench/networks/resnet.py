@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.networks.layers import convolution_norm
-from tests.networks.randomise import randomised
+from bench.networks.layers import convolution_norm
+from bench.networks.randomise import randomised
 
 
 class Residual(nn.Module):

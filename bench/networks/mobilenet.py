@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.networks.layers import convolution_norm
-from tests.networks.randomise import randomised
+from bench.networks.layers import convolution_norm
+from bench.networks.randomise import randomised
 
 # expansion, channels, blocks, stride of the first block: table 2 of the paper
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))

@@ -6,19 +6,19 @@ from typing import NamedTuple
 
 from torch import nn
 
-from tests.networks import transformers_models as published
-from tests.networks.acnet import acnet
-from tests.networks.dbb import dbb
-from tests.networks.depth import depth_neck
-from tests.networks.ecb import ecbsr
-from tests.networks.expandnet import expandnet, expandnet_kernels
-from tests.networks.fastvit import fastvit
-from tests.networks.mobilenet import mobilenet_v2
-from tests.networks.mobileone import mobileone_s0, mobileone_small
-from tests.networks.replknet import replknet
-from tests.networks.repvgg import repvgg_a0, repvgg_grouped
-from tests.networks.resnet import resnet18, resnet50
-from tests.networks.vae import vae_decoder
+from bench.networks import transformers_models as published
+from bench.networks.acnet import acnet
+from bench.networks.dbb import dbb
+from bench.networks.depth import depth_neck
+from bench.networks.ecb import ecbsr
+from bench.networks.expandnet import expandnet, expandnet_kernels
+from bench.networks.fastvit import fastvit
+from bench.networks.mobilenet import mobilenet_v2
+from bench.networks.mobileone import mobileone_s0, mobileone_small
+from bench.networks.replknet import replknet
+from bench.networks.repvgg import repvgg_a0, repvgg_grouped
+from bench.networks.resnet import resnet18, resnet50
+from bench.networks.vae import vae_decoder
 
 
 class Network(NamedTuple):

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from tests.networks.randomise import randomised
+from bench.networks.randomise import randomised
 
 
 def widened(channels: int, middle: int) -> nn.Module:

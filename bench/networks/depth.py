@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.networks.randomise import randomised
+from bench.networks.randomise import randomised
 
 
 def reassembled(in_channels: int, channels: int, out_channels: int, factor: float) -> nn.Sequential:
