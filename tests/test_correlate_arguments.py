@@ -149,3 +149,51 @@ def test_true_is_one_as_an_option():
     x, k = torch.ones(1, 1, 5, 5), torch.ones(1, 1, 3, 3)
     for _ in range(2):
         assert cl.correlate(x, k, stride=True, groups=True, padding=True).shape == (1, 1, 5, 5)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("options", [{}, {"flip": True}, {"accuracy": "double"}, {"padding": "same", "padding_mode": "reflect"}, {"engine": "reference", "stride": 2}], ids=str)  # fmt: skip
+@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy])
+def test_a_result_is_written_into_out(convert, options, batched):
+    rng = np.random.default_rng(0)
+    image, kernel, bias = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 3, 8, 9), (4, 3, 3, 3), (4,)))
+    image, kernel, bias = convert(image if batched else image[0]), convert(kernel), convert(bias)
+    expected = cl.correlate(image, kernel, bias, **options)
+    out = convert(np.full(expected.shape, np.nan, np.float32))
+    assert cl.correlate(image, kernel, bias, **options, out=out) is out
+    np.testing.assert_allclose(np.asarray(out), np.asarray(expected), rtol=1e-5, atol=1e-5)
+    plane = convert(np.full((2, *expected.shape), np.nan, np.float32))[0]  # a part of something larger
+    cl.correlate(image, kernel, bias, **options, out=plane)
+    np.testing.assert_allclose(np.asarray(plane), np.asarray(expected), rtol=1e-5, atol=1e-5)
+
+
+def test_integers_transposed_and_complex_results_are_written_too():
+    for conv, image in (
+        (Conv(np.ones((2, 1, 3, 3), np.int64)), np.arange(25).reshape(1, 1, 5, 5)),
+        (Conv(np.ones((1, 2, 3, 3)), stride=2, transposed=True), np.ones((1, 1, 5, 5))),
+        (Conv(np.full((2, 1, 3, 3), 1j)), np.ones((1, 1, 5, 5)) + 0j),
+    ):
+        expected = conv(image)
+        out = np.zeros_like(expected)
+        assert conv(image, out=out) is out
+        np.testing.assert_array_equal(out, expected)
+
+
+LOCKED = np.empty((1, 2, 6, 6))
+LOCKED.setflags(write=False)
+OUT = {
+    "shape": (lambda: cl.correlate(x, k, out=np.empty((1, 2, 5, 6))), r"out has shape \(1, 2, 5, 6\) .* the result has"),
+    "dtype": (lambda: cl.correlate(x, k, out=np.empty((1, 2, 6, 6), np.float32)), "dtype float32; the result has"),
+    "kind": (lambda: cl.correlate(x, k, out=torch.empty(1, 2, 6, 6)), "x is a NumPy array but out is a torch tensor"),
+    "locked": (lambda: cl.correlate(x, k, out=LOCKED), "out is read-only"),
+    "overlap": (lambda: cl.correlate(t, torch.ones(3, 3, 1, 1), out=t), "out shares memory with x"),
+    "gradients": (lambda: cl.correlate(t, w.clone().requires_grad_(), out=torch.empty(1, 2, 6, 6)), "together with gradients"),
+    "a list": (lambda: cl.correlate(x, k, out=[1.0]), "out is a list"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OUT)
+def test_places_for_a_result_that_are_refused(name):
+    call, message = OUT[name]
+    with pytest.raises(ConvolithError, match=message):
+        call()

@@ -5,8 +5,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
+from torch import nn
 
+import convolith as cl
 from convolith.report.page import Section, page
 from convolith.report.plain import to_json
 from convolith.report.table import Table, quantity
@@ -54,3 +57,30 @@ def test_pages_escape_what_they_show():
     assert "<script>" not in text
     assert "1 &lt; 2 &amp; 3" in text
     assert "123,456,789" in text
+
+
+def results():
+    x = np.random.default_rng(0).normal(size=(1, 40, 40))
+    y = cl.correlate(x, np.ones((1, 1, 3, 3)))
+    plan = cl.plan(cl.ConvSpec(in_channels=3, out_channels=8, size=(32, 32), kernel_size=3))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    varying = cl.fit_varying(x, y, kernel_size=3, degree=1, background_degree=0)
+    return {
+        "Plan((1, 3, 32, 32) * (8, 3, 3, 3) -> (1, 8, 30, 30), engine=": plan,
+        "BoundPlan((1, 3, 32, 32) * (8, 3, 3, 3)": plan.bind(torch.ones(8, 3, 3, 3)),
+        "Gram(1 -> 1, kernel_size=(3, 3), equations=1,444)": cl.Gram(3).update(x, y),
+        "VaryingGram(1 -> 1, kernel_size=(3, 3), equations=0)": cl.VaryingGram(3, degree=1),
+        "Fit(kernel of (1, 1, 3, 3), offset, residual_rms=": cl.fit(x, y, kernel_size=3, offset=True),
+        "Fit(kernel of (1, 1, 3, 3), residual_rms=": cl.fit(x, y, kernel_size=3, method="gd", steps=2),
+        "VaryingFit(VaryingKernel((1, 1, 3, 3), degree=1, background_degree=0, modulation='output'), ": varying,
+        "Folded(convolutions 1 -> 1, norms 1 -> 0; ": cl.fold(model, torch.ones(1, 3, 8, 8)),
+        "ModelCost(Sequential, forward 3,888 MACs, backward ": cl.cost(model, input_shape=(1, 3, 8, 8)),
+        "LayerCost((1, 1, 8, 8) -> (1, 1, 6, 6), forward 324 MACs": cl.cost(cl.Conv(np.ones((1, 1, 3, 3))), input_shape=(1, 1, 8, 8)),
+    }  # fmt: skip
+
+
+def test_results_are_shown_in_one_short_line():
+    for beginning, value in results().items():
+        assert repr(value).startswith(beginning)
+        assert len(repr(value)) < 160
+        assert "\n" not in repr(value)

@@ -10,16 +10,26 @@ import numpy as np
 import torch
 from torch.overrides import handle_torch_function, has_torch_function
 
-from convolith.arrays import Operands, as_tensor, check_bias, is_numpy, like, read_operands
+from convolith.arrays import (
+    Operands,
+    as_target,
+    as_tensor,
+    check_bias,
+    check_same_kind,
+    is_numpy,
+    like,
+    read_operands,
+)
 from convolith.arrays import flip as flip_axes
 from convolith.conv import Conv
 from convolith.correlation import call_cache, registered_operator
 from convolith.correlation.gradients import padded_before, recorded, run
-from convolith.dtypes import is_float
+from convolith.dtypes import dtype_name, is_float
 from convolith.engines import aten
 from convolith.errors import ConvolithError, check_flag
 from convolith.geometry import Axes, Padding
 from convolith.planner import check_choice, computed, plan
+from convolith.planner.plan import check_apart
 from convolith.spec import ConvSpec
 from convolith.tensors import from_working, to_working, torch_dtype, working_dtype
 from convolith.torch_private import is_view, needs_torch_operators, without_batch
@@ -41,6 +51,7 @@ def correlate(
     engine: str = "auto",
     accuracy: str = "default",
     flip: bool = False,
+    out: Any = None,
 ) -> Any:
     """Compute the cross-correlation that convolution layers apply, on one, two or three spatial axes.
 
@@ -61,9 +72,11 @@ def correlate(
         engine: `"auto"`, or one engine by name.
         accuracy: `"exact"`, `"default"`, `"fast"` or `"double"`; see `plan`.
         flip: reverse the kernel's spatial axes first, which makes it a convolution in the mathematical sense.
+        out: array or CPU tensor to write the result into, of the result's shape and dtype, sharing no memory with the
+            operands; without gradients.
 
     Returns:
-        (N, out_channels, *output_size), or without N if x has none.
+        (N, out_channels, *output_size), or without N if x has none; `out` if it is given.
 
     Raises:
         ConvolithError: shapes, dtypes, devices or options that do not match; the message names the remedy.
@@ -91,10 +104,11 @@ def correlate(
             engine=engine,
             accuracy=accuracy,
             flip=flip,
+            **({} if out is None else {"out": out}),
         )
     compiling = torch.compiler.is_compiling()
     key = None
-    if not (compiling or flip):
+    if not (compiling or flip or out is not None):
         key = call_cache.key_of(x, k, bias, (stride, padding, dilation, groups, padding_mode, engine, accuracy))
         call = call_cache.find(key)
         if call is not None:
@@ -111,7 +125,7 @@ def correlate(
         k, bias, options = _unpack(k, bias, options)
     operands = read_operands(x, k, bias)
     operands = _prepared(operands, flip=flip, numpy=is_numpy(x))
-    if compiling and not is_numpy(x) and registered_operator.takes_traced(*operands, options):
+    if compiling and not is_numpy(x) and out is None and registered_operator.takes_traced(*operands, options):
         return registered_operator.call_traced(*operands, accuracy, engine, **options)
     spec = ConvSpec.of(*operands, **options)
     check_choice(accuracy, engine)
@@ -119,6 +133,9 @@ def correlate(
     batched = operands.x.ndim == spec.axes + 2
     if not batched:
         operands = operands._replace(x=operands.x[None])
+    if out is not None:
+        _write(_target(out, x, operands, spec, batched=batched), operands, spec, accuracy, engine)
+        return out
     if watched and not needs_torch_operators() and registered_operator.takes(operands, spec):
         y = _as_operator(operands, spec, accuracy, engine)
     elif not is_numpy(x) and (compiling or _torch_must_see(operands)):
@@ -128,6 +145,35 @@ def correlate(
             operands, spec, accuracy, engine, None if key is None else partial(call_cache.remember, key, x, bias)
         )
     return like(y if batched else without_batch(y), x)
+
+
+def _target(out: Any, x: Any, operands: Operands, spec: ConvSpec, *, batched: bool) -> torch.Tensor:
+    """Return `out` as a tensor to write to, with a batch axis.
+
+    Raises:
+        ConvolithError: if the result cannot be written there.
+    """
+    if not is_numpy(x) and (torch.compiler.is_compiling() or _torch_must_see(operands) or _needs_gradients(operands)):
+        raise ConvolithError(
+            "out was given together with gradients, tracing, a transform, autocast or another device than the CPU; "
+            "leave it out there, or call under torch.no_grad()"
+        )
+    target = as_target("out", out)
+    check_same_kind(x=x, out=out)
+    shape = spec.output_shape if batched else spec.output_shape[1:]
+    if tuple(target.shape) != shape or dtype_name(target.dtype) != spec.out_dtype:
+        raise ConvolithError(
+            f"out has shape {tuple(target.shape)} and dtype {dtype_name(target.dtype)}; the result has {shape} and "
+            f"{spec.out_dtype}"
+        )
+    check_apart(target, x=operands.x, k=operands.k, bias=operands.bias)
+    return target if batched else target[None]
+
+
+def _write(target: torch.Tensor, operands: Operands, spec: ConvSpec, accuracy: str, engine: str) -> None:
+    """Compute a result into a tensor."""
+    x, k, bias = operands
+    run(plan(spec, accuracy=accuracy, engine=engine), x, k, bias, by_kernel=engine == "auto", out=target)
 
 
 def _by_engines(

@@ -39,10 +39,16 @@ class GradientContext(NamedTuple):
 
 
 def run(
-    chosen: Plan, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, *, by_kernel: bool = False
+    chosen: Plan,
+    x: torch.Tensor,
+    k: torch.Tensor,
+    bias: torch.Tensor | None,
+    *,
+    by_kernel: bool = False,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Run the planned engine on plain tensors, or one that the kernel's values admit."""
-    return with_living_threads(_run, chosen, x, k, bias, by_kernel)
+    """Run the planned engine on plain tensors, or one that the kernel's values admit; into `out` if it is given."""
+    return with_living_threads(_run, chosen, x, k, bias, by_kernel, out)
 
 
 def _run(
@@ -51,10 +57,11 @@ def _run(
     k: torch.Tensor,
     bias: torch.Tensor | None,
     by_kernel: bool,  # noqa: FBT001
+    out: torch.Tensor | None,
 ) -> torch.Tensor:
     check_result(chosen.spec)
     entry = prepared(chosen, _bare(k), chooser(chosen) if by_kernel else None)
-    return compute(entry.plan, entry.state, _bare(x), None if bias is None else _bare(bias))
+    return compute(entry.plan, entry.state, _bare(x), None if bias is None else _bare(bias), out)
 
 
 def chooser(chosen: Plan) -> Choose | None:

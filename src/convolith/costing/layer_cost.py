@@ -28,6 +28,10 @@ class LayerCost:
     work: Work
     gradients: tuple[bool, bool, bool] = ALL
 
+    def __repr__(self) -> str:
+        macs = f"forward {self.forward.macs:,} MACs, backward {self.backward.total.macs:,} MACs"
+        return f"LayerCost({self.spec.input_shape} -> {self.spec.output_shape}, {macs}; print it for the table)"
+
     @property
     def forward(self) -> Count:
         """Multiplications, additions and bytes of the forward pass."""

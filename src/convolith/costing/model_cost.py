@@ -80,6 +80,10 @@ class ModelCost:
     differentiated: bool = True
     count_at: Callable[..., ModelCost] | None = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        macs = f"forward {self.forward.macs:,} MACs, backward {self.backward.total.macs:,} MACs"
+        return f"ModelCost({self.model}, {macs}, {self.parameters:,} parameters; print it for the table)"
+
     def law(self, *of: str) -> Law:
         """Return closed forms of the counts (sympy), checked at other values; only of macs, if other counts have none.
 

@@ -86,6 +86,10 @@ class Gram(NormalEquations):
         self._empty()
         self.spec_of(self._least())  # raises for an invalid geometry
 
+    def __repr__(self) -> str:
+        channels = f"{self.in_channels} -> {self.out_channels}"
+        return f"{type(self).__name__}({channels}, kernel_size={self.kernel_size}, equations={self.equations:,})"
+
     def _least(self) -> tuple[int, ...]:
         """Return the size of the smallest image that the kernel fits into."""
         return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.options["dilation"], strict=True))

@@ -69,6 +69,12 @@ class Fit:
     selection: tuple[Candidate, ...] = ()
     held_out_rms: float | None = None
 
+    def __repr__(self) -> str:
+        offset = "" if self.offset is None else ", offset"
+        condition = "" if self.condition is None else f", condition={self.condition:.3g}"
+        rms = f"residual_rms={self.residual_rms:.4g}"
+        return f"Fit(kernel of {self.kernel.shape}{offset}, {rms}, method={self.method!r}{condition})"
+
     @property
     def conv(self) -> Conv:
         """Fitted kernel and offset as an operator: `correlate(x, fit.conv)` predicts y."""

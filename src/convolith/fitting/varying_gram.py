@@ -53,6 +53,9 @@ class VaryingFit:
     coefficients: Any = None
     held_out_rms: float | None = None
 
+    def __repr__(self) -> str:
+        return f"VaryingFit({self.kernel!r}, residual_rms={self.residual_rms:.4g}, condition={self.condition:.3g})"
+
 
 class VaryingGram(Gram):
     """Accumulator of normal equations like `Gram`, for a kernel and a background that are polynomials of position.

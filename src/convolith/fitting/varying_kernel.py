@@ -52,6 +52,11 @@ class VaryingKernel:
     dilation: tuple[int, ...] = field(kw_only=True)
     padding_mode: str = field(kw_only=True, default="zeros")
 
+    def __repr__(self) -> str:
+        background = "" if self.background is None else f", background_degree={self.background_degree}"
+        shape = self.weights.shape[1:]
+        return f"VaryingKernel({shape}, degree={self.degree}{background}, modulation={self.modulation!r})"
+
     @property
     def axes(self) -> int:
         """Number of spatial axes."""

@@ -28,6 +28,11 @@ class Folded:
     model: torch.nn.Module
     report: FoldReport
 
+    def __repr__(self) -> str:
+        r = self.report
+        convolutions = f"convolutions {r.convolutions_before} -> {r.convolutions_after}"
+        return f"Folded({convolutions}, norms {r.norms_before} -> {r.norms_after}; see .model and .report)"
+
 
 def fold(
     model: torch.nn.Module,

@@ -65,6 +65,11 @@ class Plan:
     new_kernels: bool = False
     """Whether the kernel changes with each call, so that its preparation counts."""
 
+    def __repr__(self) -> str:
+        shapes = f"{self.spec.input_shape} * {self.spec.kernel_shape} -> {self.spec.output_shape}"
+        time = "" if self.seconds is None else f", {1e3 * self.seconds:.3g} ms by {self.effort}"
+        return f"Plan({shapes}, engine={self.engine!r}, accuracy={self.accuracy!r}, dtype={self.spec.dtype}{time})"
+
     @property
     def seconds(self) -> float | None:
         """Time of a call, as estimated or measured."""
@@ -185,6 +190,9 @@ class BoundPlan:
     numpy: bool
     shape: tuple[int, ...]
     dtype: torch.dtype
+
+    def __repr__(self) -> str:
+        return f"Bound{self.plan!r}"
 
     def __call__(self, x: Any, out: Any = None) -> Any:
         """Correlate `x`, into `out` if given."""
