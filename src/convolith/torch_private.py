@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.nn.modules.conv import _ConvNd as ConvolutionBase
 from torch.nn.modules.conv import _ConvTransposeNd as TransposedBase
-from torch.utils import _python_dispatch
+from torch.utils import _python_dispatch, _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _count_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", int)
@@ -238,10 +238,13 @@ def without_log() -> Iterator[None]:
 
 
 def mapped_tree(function: Callable[[Any], Any], tree: Any) -> Any:
-    """Return nested lists, tuples, dicts and registered containers with a function applied to what they hold."""
-    from torch.utils import _pytree
-
+    """Return nested lists, tuples, dicts and registered containers with a function applied to each of their leaves."""
     return _pytree.tree_map(function, tree)
+
+
+def leaves_of(tree: Any) -> list[Any]:
+    """Return the leaves of nested lists, tuples, dicts and registered containers."""
+    return _pytree.tree_leaves(tree)
 
 
 # The backward pass ---------------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
+
+from convolith.torch_private import leaves_of
 
 Inputs = tuple[torch.Tensor, ...]
 
@@ -19,7 +20,7 @@ Inputs = tuple[torch.Tensor, ...]
 def outputs(model: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
     """Return the tensors of a model's result, in order; the model gets copies, and may write to them in place."""
     result = model(*(x.clone(memory_format=torch.preserve_format) for x in inputs))
-    return [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+    return [leaf for leaf in leaves_of(result) if isinstance(leaf, torch.Tensor)]
 
 
 class Reference(NamedTuple):

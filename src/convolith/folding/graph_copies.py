@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.fx import Graph, GraphModule
-from torch.utils._pytree import tree_leaves, tree_map
 
 from convolith.errors import ConvolithError
+from convolith.torch_private import leaves_of, mapped_tree
 
 
 def own_copy(source: GraphModule, dtype: torch.dtype, like: GraphModule | None = None) -> GraphModule:
@@ -97,7 +97,7 @@ def own_module(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Modul
     memo = {} if memo is None else memo
     for module in model.modules():
         memo |= {id(h): h for h in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())}
-        results = [v for v in tree_leaves(list(vars(module).values())) if isinstance(v, torch.Tensor) and not v.is_leaf]
+        results = [v for v in leaves_of(list(vars(module).values())) if isinstance(v, torch.Tensor) and not v.is_leaf]
         memo |= {id(v): v.detach().clone() for v in results}
     for module in model.modules():
         if _is_plain_layer(module):
@@ -141,12 +141,12 @@ def _found(module: nn.Module, target: str) -> Any:
 def _cast(graph: Graph, dtype: torch.dtype, *, back: bool) -> None:
     """Replace the float dtypes in a graph's arguments, such as those of casts; `back` restores the original ones."""
     for node in graph.nodes:
-        named = [a for a in tree_leaves((node.args, node.kwargs)) if isinstance(a, torch.dtype)]
+        named = [a for a in leaves_of((node.args, node.kwargs)) if isinstance(a, torch.dtype)]
         if not named:
             continue
         own = iter(node.meta.setdefault("own_dtypes", named))
         change = lambda a, own=own: _other(a, next(own), dtype, back=back) if isinstance(a, torch.dtype) else a  # noqa: E731
-        node.args, node.kwargs = (tree_map(change, part) for part in (node.args, node.kwargs))
+        node.args, node.kwargs = (mapped_tree(change, part) for part in (node.args, node.kwargs))
 
 
 def _other(found: torch.dtype, own: torch.dtype, dtype: torch.dtype, *, back: bool) -> torch.dtype:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.fx import GraphModule, Node
-from torch.utils._pytree import tree_leaves
 
 from convolith.errors import ConvolithError
 from convolith.folding.capture.model_copies import (
@@ -28,7 +27,7 @@ from convolith.folding.capture.recorder import NotRecorded, Opaque, Record, Reco
 from convolith.folding.capture.size_numbers import Size, SizeRatio
 from convolith.folding.example_inputs import Inputs, Reference, outputs, reference_of, result_of, unchanged, variations
 from convolith.folding.graph_runner import GraphRunner
-from convolith.torch_private import GRAPH_ASSERT
+from convolith.torch_private import GRAPH_ASSERT, leaves_of
 
 MOST_ATTEMPTS = 24
 """Maximum number of recordings of a model; each keeps more modules as one call, or more in-place writes."""
@@ -341,7 +340,7 @@ class _Run(GraphRunner):
     def outputs(self, inputs: Inputs) -> list[torch.Tensor]:
         """Return the tensors of the graph's result, computed from copies of the inputs."""
         copies = [x.clone(memory_format=torch.preserve_format) for x in inputs]
-        return [leaf for leaf in tree_leaves(self(*copies)) if isinstance(leaf, torch.Tensor)]
+        return [leaf for leaf in leaves_of(self(*copies)) if isinstance(leaf, torch.Tensor)]
 
     def called(self, node: Node, args: Any, kwargs: Any) -> Any:
         """Return the result of one node; record the arguments of a kept module."""
