@@ -13,7 +13,7 @@ from torch.nn import functional
 import convolith as cl
 from bench.networks.randomise import randomised
 from convolith import ConvolithError
-from convolith.folding.capture.checked_graph import MOST_ATTEMPTS
+from convolith.folding.capture import checked_graph
 from convolith.folding.example_inputs import outputs
 
 X = (1, 4, 16, 16)
@@ -85,15 +85,22 @@ SIZES = {
 }
 
 
+@pytest.fixture
+def every_size(monkeypatch):
+    """As many inputs are compared as there are, however long that takes on this machine."""
+    monkeypatch.setattr(checked_graph, "LIMITS", ((1.0, (600.0, 600.0)),) * 3)
+
+
+@pytest.mark.usefixtures("every_size")
 @pytest.mark.parametrize("name", SIZES)
 def test_sizes_are_never_settled_in_silence(name):
     """The folded model is right at other sizes, or refuses them, or the model is refused."""
     model = given(SIZES[name])
-    try:
-        folded = cl.fold(model, torch.randn(X)).model
-    except ConvolithError as refusal:
-        assert "cannot be captured" in str(refusal)  # noqa: PT017 - not refusing is right as well
+    if name in ("parity", "a root", "a float", "a range", "a text", "the batch", "one pixel"):
+        with pytest.raises(ConvolithError, match="cannot be captured"):
+            cl.fold(model, torch.randn(X))
         return
+    folded = cl.fold(model, torch.randn(X)).model
     for shape in [X, (6, 4, 16, 16), (1, 4, 9, 16), (2, 4, 16, 8), (1, 4, 31, 33), (1, 4, 1, 7), (2, 4, 8, 160)]:
         try:
             check_same(model, folded, shape)
@@ -204,7 +211,7 @@ class FixedSize(nn.Module):
 
 def test_more_kept_modules_of_a_class_than_attempts():
     model = given(lambda m, x: m.b(m.c(m.blocks(x))))
-    model.blocks = randomised(nn.Sequential(*(FixedSize(16) for _ in range(MOST_ATTEMPTS + 2))))
+    model.blocks = randomised(nn.Sequential(*(FixedSize(16) for _ in range(checked_graph.MOST_ATTEMPTS + 2))))
     folded = cl.fold(model, torch.randn(X))
     assert folded.report.norms_after == 0
     check_same(model, folded.model, X, (2, 4, 9, 7), (1, 4, 32, 20))

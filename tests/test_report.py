@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import nn
 
 import convolith as cl
-from convolith.report.page import Section, page
+from convolith.report.html_page import Section, page
 from convolith.report.plain import to_json
 from convolith.report.table import Table, quantity
 

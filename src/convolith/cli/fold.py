@@ -145,7 +145,7 @@ def pickling_problem(model: Any) -> str | None:
 
 
 def _page(factory: str, shapes: tuple[tuple[int, ...], ...], report: Any) -> str:
-    from convolith.report.page import Section, page
+    from convolith.report.html_page import Section, page
 
     sized = " and ".join("x".join(map(str, wanted)) for wanted in shapes)
     saved = 1 - report.multiplications_after / report.multiplications_before if report.multiplications_before else 0

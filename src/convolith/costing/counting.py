@@ -18,7 +18,7 @@ import torch
 
 from convolith.costing.growth.grown_models import Ends, ends_of, widen
 from convolith.costing.receptive_field import ReceptiveField, ReceptiveFields
-from convolith.costing.rules.formulas import Rule
+from convolith.costing.rules.elementwise import Rule
 from convolith.costing.rules.quantised import packed_tensors
 from convolith.costing.rules.table import rule_of
 from convolith.costing.tracing.fake_models import (

@@ -12,12 +12,12 @@ from torch import nn
 from torch.fx import GraphModule
 
 from convolith.folding.capture import Captured, NoGraph, capture, hooks_of, structural_copy, without_hooks
-from convolith.folding.example_inputs import Inputs, Reference, outputs
+from convolith.folding.example_inputs import Inputs, Reference, outputs, unchanged
 from convolith.folding.graph_copies import own_copy, own_module
 from convolith.folding.pairs import pairs_of
 from convolith.folding.quick_convolutions import QuickConvolutions
 from convolith.folding.report import FoldReport, Rewrite, Skipped
-from convolith.folding.rewrite.proof import RewriteProof
+from convolith.folding.rewrite.rewrite_check import RewriteCheck
 from convolith.folding.rewrite.rewriting import count_layers, rewrite
 from convolith.folding.search.in_place import write_in_place
 from convolith.folding.search.lowering import called_module
@@ -39,7 +39,7 @@ class UnprovedFold:
     wide: nn.Module
     folded: nn.Module
     report: FoldReport
-    proofs: list[RewriteProof]
+    proofs: list[RewriteCheck]
     tried: list[Inputs]
 
 
@@ -135,7 +135,7 @@ def fold_submodules(model: nn.Module, inputs: Inputs, refusal: NoGraph, *, measu
         calls = _calls(model, inputs)
     copies: list[nn.Module] = []  # in float64 and in the model's dtypes, made for the first folded part
     reports: dict[str, FoldReport] = {}
-    proofs: list[RewriteProof] = []
+    proofs: list[RewriteCheck] = []
 
     def take(name: str, done: UnprovedFold) -> bool:
         """Insert a folded part if it has rewrites and the model runs with it; return whether it was inserted."""
@@ -242,7 +242,7 @@ def _calls(model: nn.Module, inputs: Inputs) -> dict[str, Inputs]:
     for name, module in watched.named_modules():
         if name and not isinstance(module, torch.jit.ScriptModule):
             module.register_forward_pre_hook(keep(name), with_kwargs=True)
-    with torch.no_grad():
+    with torch.no_grad(), unchanged(model):
         outputs(watched, inputs)
     return first_calls
 
@@ -252,7 +252,7 @@ def _replaced(result: nn.Module, name: str, folded: nn.Module, inputs: Inputs) -
     before = result.get_submodule(name)
     result.set_submodule(name, folded)
     try:
-        with torch.no_grad(), QuickConvolutions():
+        with torch.no_grad(), unchanged(result), QuickConvolutions():
             outputs(result, inputs)
     except Exception:  # noqa: BLE001 - whatever the model's own code raises
         result.set_submodule(name, before)

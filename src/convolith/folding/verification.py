@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from convolith.errors import ConvolithError
-from convolith.folding.example_inputs import Inputs, Reference, outputs
-from convolith.folding.rewrite.proof import TOLERANCE, RewriteProof, difference
+from convolith.folding.example_inputs import Inputs, Reference, outputs, unchanged
+from convolith.folding.rewrite.rewrite_check import TOLERANCE, RewriteCheck, difference
 from convolith.report.progress import track
 
 MOST_COMPARED = 2
@@ -20,7 +20,7 @@ Pair = tuple[nn.Module, nn.Module]
 
 
 def verify(
-    proofs: Sequence[RewriteProof], wide: Pair, own: Pair, tried: list[Inputs], known: Reference
+    proofs: Sequence[RewriteCheck], wide: Pair, own: Pair, tried: list[Inputs], known: Reference
 ) -> tuple[dict[str, float], str | None]:
     """Return the largest error by dtype, relative to each output's largest number, and why float64 failed, if it did.
 
@@ -54,7 +54,7 @@ def verify(
                 if exact is not None:
                     _note(errors, "float64", _largest(exact, _exact(wide[1], values)), TOLERANCE[torch.float64])
             if dtype != torch.float64:
-                _compare_own(errors, own, None if problem else wide[0], values, outputs(own[0], values))
+                _compare_own(errors, own, None if problem else wide[0], values, _outputs(own[0], values))
         _compare_own(errors, own, None if problem else wide[0], example, known.outputs)
     return errors, problem
 
@@ -76,11 +76,11 @@ def _compare_own(
 ) -> None:
     """Record the folded model's error in its own dtype; `exact` is the model in float64, or None if it fails."""
     dtype = inputs[0].dtype
-    worst = _largest(expected, outputs(own[1], inputs))
+    worst = _largest(expected, _outputs(own[1], inputs))
     allowed = TOLERANCE[dtype]
     if worst > allowed:
         off = [0.0 if exact is None else _largest(_exact(exact, inputs), expected)]
-        off += [_largest(expected, outputs(own[0], _nudged(inputs, seed))) for seed in range(NUDGES)]
+        off += [_largest(expected, _outputs(own[0], _nudged(inputs, seed))) for seed in range(NUDGES)]
         allowed = _allowed(max(off), allowed)
     _note(errors, str(dtype).removeprefix("torch."), worst, allowed)
 
@@ -95,8 +95,14 @@ def _nudged(inputs: Inputs, seed: int) -> Inputs:
     return tuple(x + x * sign * torch.finfo(x.dtype).eps for x, sign in zip(inputs, signs, strict=True))
 
 
+def _outputs(model: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
+    """Return a model's outputs, and restore its buffers, so that every call starts from the same state."""
+    with unchanged(model):
+        return [x.clone() for x in outputs(model, inputs)]
+
+
 def _exact(model: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
-    return outputs(model, tuple(x.double() for x in inputs))
+    return _outputs(model, tuple(x.double() for x in inputs))
 
 
 def _distinct(tried: list[Inputs]) -> list[Inputs]:

@@ -13,7 +13,7 @@ import click
 import torch
 
 from convolith.cli.cost import budget
-from convolith.cli.cost.page import cost_page
+from convolith.cli.cost.html_page import cost_page
 from convolith.cli.factory import model_of
 from convolith.cli.io.files import Output
 from convolith.cli.options import emit, factors_of

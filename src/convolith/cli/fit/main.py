@@ -9,9 +9,9 @@ import click
 import numpy as np
 
 from convolith.cli.fit.data import Pair, pairs_of
-from convolith.cli.fit.page import fit_page
+from convolith.cli.fit.html_page import fit_page
 from convolith.cli.fit.run import Varying, run
-from convolith.cli.fit.varying_page import varying_page, varying_tables
+from convolith.cli.fit.varying_html_page import varying_page, varying_tables
 from convolith.cli.io.files import Output, conv_arrays, read_array, varying_arrays
 from convolith.cli.options import emit, json_option, number_or_auto, numbers, numbers_or_auto, padding
 from convolith.conv import Conv

@@ -14,7 +14,7 @@ import numpy as np
 
 import convolith as cl
 from convolith import d2l
-from convolith.report.page import Figure
+from convolith.report.html_page import Figure
 from convolith.report.plots import image_row, loss_curves
 
 Values = dict[str, Any]

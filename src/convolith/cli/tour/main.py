@@ -14,7 +14,7 @@ from convolith.cli.io.files import Output
 from convolith.cli.options import json_option
 from convolith.cli.tour.lessons import LESSONS, Lesson, Values
 from convolith.errors import missing_extra
-from convolith.report.page import Section, page
+from convolith.report.html_page import Section, page
 from convolith.report.plain import to_json
 from convolith.report.table import Table, quantity
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from convolith.costing.rules.formulas import broadcast, softmax_of, softmax_slope, sums_of_products
+from convolith.costing.rules.elementwise import broadcast, softmax_of, softmax_slope, sums_of_products
 from convolith.dtypes import ITEMSIZE, dtype_name
 from convolith.spec import ConvSpec
 from convolith.work import Backward, Count, Work, layer_work

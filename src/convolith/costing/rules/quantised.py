@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from convolith.costing.rules.formulas import Rule, sums_of_products
+from convolith.costing.rules.elementwise import Rule, sums_of_products
 from convolith.spec import ConvSpec
 from convolith.work import Count, layer_work
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from convolith.costing.rules.formulas import Rule, broadcast, numel
+from convolith.costing.rules.elementwise import Rule, broadcast, numel
 from convolith.work import Count
 
 MEAN, SUM = 1, 2

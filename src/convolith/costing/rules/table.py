@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from convolith.costing.rules import formulas as f
+from convolith.costing.rules import elementwise, norms, pooling, resampling
 from convolith.costing.rules import products as p
 from convolith.costing.rules import quantised as q
 from convolith.costing.rules import reductions as r
-from convolith.costing.rules.formulas import Rule, each, nothing
+from convolith.costing.rules.elementwise import Rule, each, nothing
 from convolith.torch_private import has_tensors, operator_name
 
 
@@ -45,45 +45,51 @@ TABLE: tuple[tuple[Rule, str], ...] = (
     ),
     (p.lstm, "mkldnn_rnn_layer"),
     (p.lstm_backward, "mkldnn_rnn_layer_backward"),
-    (f.softmax, "_softmax _safe_softmax"),
-    (f.log_softmax, "_log_softmax"),
-    (f.softmax_backward, "_softmax_backward_data _log_softmax_backward_data"),
-    (f.batch_norm, "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_functional cudnn_batch_norm"),
-    (f.batch_norm_known, "_native_batch_norm_legit_no_training _batch_norm_no_update"),
-    (f.batch_norm_trained, "_batch_norm_with_update _batch_norm_with_update_functional"),
-    (f.batch_norm_backward, "native_batch_norm_backward"),
-    (f.layer_norm, "native_layer_norm"),
-    (f.layer_norm_backward, "native_layer_norm_backward"),
-    (f.group_norm, "native_group_norm"),
-    (f.group_norm_backward, "native_group_norm_backward"),
-    (f.rms_norm, "_fused_rms_norm"),
-    (f.max_pool(2), "max_pool2d_with_indices"),
-    (f.max_pool(3), "max_pool3d_with_indices"),
-    (f.average_pool(2), "avg_pool2d"),
-    (f.average_pool(3), "avg_pool3d"),
-    (f.average_pool_backward(2), "avg_pool2d_backward"),
-    (f.average_pool_backward(3), "avg_pool3d_backward"),
-    (f.adaptive_average_pool, "_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool2d adaptive_avg_pool3d"),
-    (f.adaptive_average_pool_backward, "_adaptive_avg_pool2d_backward _adaptive_avg_pool3d_backward"),
-    (f.adaptive_max_pool, "adaptive_max_pool2d adaptive_max_pool3d"),
+    (elementwise.softmax, "_softmax _safe_softmax"),
+    (elementwise.log_softmax, "_log_softmax"),
+    (elementwise.softmax_backward, "_softmax_backward_data _log_softmax_backward_data"),
     (
-        f.gradient_of_rows,
+        norms.batch_norm,
+        "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_functional cudnn_batch_norm",
+    ),
+    (norms.batch_norm_known, "_native_batch_norm_legit_no_training _batch_norm_no_update"),
+    (norms.batch_norm_trained, "_batch_norm_with_update _batch_norm_with_update_functional"),
+    (norms.batch_norm_backward, "native_batch_norm_backward"),
+    (norms.layer_norm, "native_layer_norm"),
+    (norms.layer_norm_backward, "native_layer_norm_backward"),
+    (norms.group_norm, "native_group_norm"),
+    (norms.group_norm_backward, "native_group_norm_backward"),
+    (norms.rms_norm, "_fused_rms_norm"),
+    (pooling.max_pool(2), "max_pool2d_with_indices"),
+    (pooling.max_pool(3), "max_pool3d_with_indices"),
+    (pooling.average_pool(2), "avg_pool2d"),
+    (pooling.average_pool(3), "avg_pool3d"),
+    (pooling.average_pool_backward(2), "avg_pool2d_backward"),
+    (pooling.average_pool_backward(3), "avg_pool3d_backward"),
+    (
+        pooling.adaptive_average_pool,
+        "_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool2d adaptive_avg_pool3d",
+    ),
+    (pooling.adaptive_average_pool_backward, "_adaptive_avg_pool2d_backward _adaptive_avg_pool3d_backward"),
+    (pooling.adaptive_max_pool, "adaptive_max_pool2d adaptive_max_pool3d"),
+    (
+        elementwise.gradient_of_rows,
         "max_pool2d_with_indices_backward max_pool3d_with_indices_backward adaptive_max_pool2d_backward "
         "adaptive_max_pool3d_backward embedding_dense_backward upsample_nearest1d_backward "
         "upsample_nearest2d_backward upsample_nearest3d_backward _upsample_nearest_exact2d_backward "
         "reflection_pad2d_backward replication_pad2d_backward reflection_pad1d_backward "
         "replication_pad1d_backward unfold_backward im2col_backward col2im",
     ),
-    (f.interpolation(2), "upsample_linear1d"),
-    (f.interpolation(4), "upsample_bilinear2d"),
-    (f.interpolation(8), "upsample_trilinear3d"),
-    (f.interpolation(16), "upsample_bicubic2d"),
-    (f.interpolation_backward(2), "upsample_linear1d_backward"),
-    (f.interpolation_backward(4), "upsample_bilinear2d_backward"),
-    (f.interpolation_backward(8), "upsample_trilinear3d_backward"),
-    (f.interpolation_backward(16), "upsample_bicubic2d_backward"),
-    (f.sampled, "grid_sampler_2d"),
-    (f.added, "add sub rsub"),
+    (resampling.interpolation(2), "upsample_linear1d"),
+    (resampling.interpolation(4), "upsample_bilinear2d"),
+    (resampling.interpolation(8), "upsample_trilinear3d"),
+    (resampling.interpolation(16), "upsample_bicubic2d"),
+    (resampling.interpolation_backward(2), "upsample_linear1d_backward"),
+    (resampling.interpolation_backward(4), "upsample_bilinear2d_backward"),
+    (resampling.interpolation_backward(8), "upsample_trilinear3d_backward"),
+    (resampling.interpolation_backward(16), "upsample_bicubic2d_backward"),
+    (resampling.sampled, "grid_sampler_2d"),
+    (elementwise.added, "add sub rsub"),
     (each(multiplications=1), "mul square"),
     (
         each(others=1),
@@ -98,7 +104,7 @@ TABLE: tuple[tuple[Rule, str], ...] = (
     (each(1, 1), "addcmul lerp"),
     (each(1, 1, 1), "addcdiv"),
     (each(2, 0, 2), "polar"),
-    (f.power, "pow"),
+    (elementwise.power, "pow"),
     (each(1, 0, 1), "leaky_relu _prelu_kernel threshold_backward hardtanh_backward"),
     (each(0, 1, 2), "sigmoid"),
     (each(1, 1, 2), "silu hardsigmoid glu"),
@@ -144,14 +150,14 @@ TABLE: tuple[tuple[Rule, str], ...] = (
     (r.weight_norm, "_weight_norm_interface"),
     (r.weight_norm_backward, "_weight_norm_interface_backward"),
     (each(2, 1), "mse_loss_backward smooth_l1_loss_backward huber_loss_backward"),
-    (f.negative_likelihood(-1), "nll_loss_forward"),
-    (f.negative_likelihood(1), "nll_loss2d_forward"),
+    (elementwise.negative_likelihood(-1), "nll_loss_forward"),
+    (elementwise.negative_likelihood(1), "nll_loss2d_forward"),
     (each(3, 2, 1), "binary_cross_entropy_backward"),
     (r.added_into, "index_add scatter_add"),
     (r.scattered, "scatter scatter_reduce"),
     (each(additions=1), "bincount histc"),
-    (f.put, "index_put _unsafe_index_put _index_put_impl"),
-    (f.transform, "_fft_r2c _fft_c2c _fft_c2r"),
+    (elementwise.put, "index_put _unsafe_index_put _index_put_impl"),
+    (elementwise.transform, "_fft_r2c _fft_c2c _fft_c2r"),
     (q.rescaled, "quantize_per_tensor quantize_per_tensor_dynamic quantize_per_channel"),
     (each(1, 1), "dequantize"),
     (q.convolution(), _of_axes("quantized::conv#d quantized::conv_transpose#d")),
@@ -166,7 +172,7 @@ TABLE: tuple[tuple[Rule, str], ...] = (
     (each(4, 3, 2), "quantized::mul"),
     (each(2, 2, 2), "quantized::cat"),
     (each(others=1), "quantized::sigmoid quantized::hardswish quantized::relu6 quantized::clamp quantized::leaky_relu"),
-    (f.max_pool(2), "quantized::max_pool2d"),
+    (pooling.max_pool(2), "quantized::max_pool2d"),
     (
         nothing,
         "clone copy _to_copy to cat stack constant_pad_nd index index_select gather embedding fill zero empty "

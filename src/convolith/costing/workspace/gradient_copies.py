@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from convolith.costing.rules.formulas import broadcast
+from convolith.costing.rules.elementwise import broadcast
 from convolith.costing.tracing.fake_models import storage_bytes, tensors_in
 from convolith.engines.aten import CHANNELS_LAST
 from convolith.torch_private import has_onednn

@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 from convolith.folding.graph_copies import put
 from convolith.folding.rewrite.modules import PLAIN, TRANSPOSED, unfilled
 from convolith.folding.search.lowering import Operator, aten, module_path, operator_of
-from convolith.folding.search.readers import CONVOLVE, Values
+from convolith.folding.search.operators_as_convolutions import CONVOLVE, Values
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 """Classes of batch norms by the number of spatial axes."""

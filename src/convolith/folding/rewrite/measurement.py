@@ -17,7 +17,7 @@ from convolith.folding.graph_runner import GraphRunner
 from convolith.folding.rewrite.modules import module_of
 from convolith.folding.search.candidates import Candidate
 from convolith.folding.search.lowering import called_module
-from convolith.folding.search.readers import Values
+from convolith.folding.search.operators_as_convolutions import Values
 
 ROUNDS = 9
 """Minimum number of calls of each; the median of an odd number of times is one of them."""

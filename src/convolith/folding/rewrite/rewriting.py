@@ -19,7 +19,7 @@ from convolith.folding.graph_copies import own_copy, put, with_own_graph
 from convolith.folding.report import FoldReport, Rewrite, Skipped, ranges
 from convolith.folding.rewrite.layers import name_layers
 from convolith.folding.rewrite.measurement import Times, measured
-from convolith.folding.rewrite.proof import RewriteProof
+from convolith.folding.rewrite.rewrite_check import RewriteCheck
 from convolith.folding.search.candidates import (
     FREE,
     JOINS,
@@ -35,7 +35,7 @@ from convolith.folding.search.candidates import (
 from convolith.folding.search.in_place import settle
 from convolith.folding.search.lowering import aten, called_module, module_path, operator_of
 from convolith.folding.search.norms import norms_left, spread_norms
-from convolith.folding.search.readers import CONVOLVE, IDLE, READERS, Values, shape_of
+from convolith.folding.search.operators_as_convolutions import CONVOLVE, IDLE, READERS, Values, shape_of
 from convolith.folding.search.shape_queries import prepare_shapes
 
 Place = tuple[Node, Node]
@@ -73,7 +73,7 @@ def rewrite(captured: Captured, inputs: Inputs, *, measure: bool, force: bool) -
     skipped = _skipped(found, choice, taken, seconds, captured.kept)
     skipped += norms_left(working.graph, taken, {entry.node for entry in skipped}, written.read, values)
     convolutions, norms = count_layers(working)
-    proofs = [RewriteProof.of(values, way) for way in taken]
+    proofs = [RewriteCheck.of(values, way) for way in taken]
     names = _names(working, taken)
     rewrites = tuple(
         _described(found, way, name, seconds.get(_place(way)), item) for way, name in zip(taken, names, strict=True)
@@ -113,7 +113,7 @@ class Rewritten(NamedTuple):
     reference: GraphModule
     graph: GraphModule
     report: FoldReport
-    proofs: list[RewriteProof]
+    proofs: list[RewriteCheck]
 
 
 def _others(graph: Graph, values: Values) -> dict[str, int]:

@@ -25,7 +25,16 @@ from convolith.errors import ConvolithError
 from convolith.folding.search.border_cost import CALL, correction
 from convolith.folding.search.in_place import InPlaceWrites
 from convolith.folding.search.lowering import Operator, is_size, is_split, operator_of
-from convolith.folding.search.readers import CONVOLVE, IDLE, SAMPLE, ConvNode, Values, axes_of, read_node, shape_of
+from convolith.folding.search.operators_as_convolutions import (
+    CONVOLVE,
+    IDLE,
+    SAMPLE,
+    ConvNode,
+    Values,
+    axes_of,
+    read_node,
+    shape_of,
+)
 
 aten = torch.ops.aten
 JOINS: dict[Any, Callable[..., Conv]] = {

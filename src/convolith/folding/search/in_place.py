@@ -13,7 +13,7 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from convolith.folding.search.lowering import aten, called_module, is_size, operator_of
-from convolith.folding.search.readers import CONVOLVE, Values, shape_of
+from convolith.folding.search.operators_as_convolutions import CONVOLVE, Values, shape_of
 
 
 class InPlaceWrites(NamedTuple):

@@ -1,4 +1,8 @@
-"""Norms of concatenated or split channels, moved to the convolutions before them, and a list of the norms that stay."""
+"""Norms of concatenated or split channels, moved to the convolutions before them, and a list of the norms that stay.
+
+A norm right behind a convolution needs nothing here: `operators_as_convolutions` reads it as a 1x1 convolution, which
+`candidates` composes with the one before.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from torch.fx import Graph, GraphModule, Node
 from convolith.folding.report import Skipped
 from convolith.folding.search.candidates import Candidate, readers, target_of
 from convolith.folding.search.lowering import aten, called_module, is_split, module_path, operator_of
-from convolith.folding.search.readers import CONVOLVE, IDLE, ConvNode, Values, read_node, shape_of
+from convolith.folding.search.operators_as_convolutions import CONVOLVE, IDLE, ConvNode, Values, read_node, shape_of
 
 OTHER_NORMS = (
     nn.GroupNorm,

@@ -12,7 +12,7 @@ from torch.fx import Graph, GraphModule, Node
 from convolith.conv import Conv
 from convolith.folding.search.candidates import JOINS
 from convolith.folding.search.lowering import FUNCTIONS, aten, called_module, is_size, operator_of
-from convolith.folding.search.readers import Values, read_node, shape_of
+from convolith.folding.search.operators_as_convolutions import Values, read_node, shape_of
 
 ELEMENTWISE = (
     *(

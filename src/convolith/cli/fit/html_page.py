@@ -7,7 +7,7 @@ import numpy as np
 from convolith.conv import Conv
 from convolith.correlation import correlate
 from convolith.fitting import Fit
-from convolith.report.page import Figure, Section, page
+from convolith.report.html_page import Figure, Section, page
 from convolith.report.plots import curve, image_row, loss_curves
 from convolith.report.table import Table
 

@@ -14,7 +14,7 @@ from convolith.folding.graph_runner import GraphRunner
 from convolith.folding.rewrite.measurement import part
 from convolith.folding.rewrite.modules import module_of
 from convolith.folding.search.candidates import Candidate
-from convolith.folding.search.readers import Values, shape_of
+from convolith.folding.search.operators_as_convolutions import Values, shape_of
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 """Allowed error of a folded model, relative to the largest output; in half precision, both models round each layer."""
@@ -23,7 +23,7 @@ MOST_NUMBERS = 2**22
 
 
 @dataclass
-class RewriteProof:
+class RewriteCheck:
     """One rewrite in float64: the replaced nodes and the new layer, to be compared.
 
     Attributes:
@@ -42,14 +42,14 @@ class RewriteProof:
     size: int
 
     @staticmethod
-    def of(values: Values, way: Candidate) -> RewriteProof:
+    def of(values: Values, way: Candidate) -> RewriteCheck:
         """Return the proof of a candidate, whose nodes must still be in the graph."""
         shape = shape_of(way.source) or ()
         made = module_of(way.affine, flat=len(shape) == 2, by_channel=way.by_channel)
         conv = way.affine.conv
         reach = max(k * d for k, d in zip(conv.kernel_size, conv.dilation, strict=True))
         size = 2 * reach + 3 if way.affine.corrected else reach + max(conv.stride) + 1
-        return RewriteProof(way.nodes[-1].name, part(values, way), made, shape, reach, size)
+        return RewriteCheck(way.nodes[-1].name, part(values, way), made, shape, reach, size)
 
     def inputs(self) -> Iterator[torch.Tensor]:
         """Yield random tensors: with an interior and every border, smaller than the kernel, and of one pixel."""

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from convolith.cli.fit.data import Pair
-from convolith.cli.fit.page import LEFT
+from convolith.cli.fit.html_page import LEFT
 from convolith.fitting import VaryingFit, VaryingKernel
-from convolith.report.page import Figure, Section, page
+from convolith.report.html_page import Figure, Section, page
 from convolith.report.plots import image_row
 from convolith.report.table import Table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from convolith.costing import ModelCost
-from convolith.report.page import Figure, Section, page
+from convolith.report.html_page import Figure, Section, page
 from convolith.report.plots import bars
 from convolith.report.table import Table
 
