@@ -58,7 +58,6 @@ class Conv:
 
     _weight: Any
     _bias: Any
-    _versions: tuple[int, int]
     stride: tuple[int, ...]
     padding: Pairs
     dilation: tuple[int, ...]
@@ -89,7 +88,6 @@ class Conv:
                 f"{MAX_AXES} spatial axes and no empty one"
             )
         put("_weight", _own_copy(weight))
-        put("_versions", (_version(self._weight), 0))
         put("stride", per_axis("stride", stride, axes, 1))
         put("dilation", per_axis("dilation", dilation, axes, 1))
         put("transposed", check_flag("transposed", transposed))
@@ -112,7 +110,6 @@ class Conv:
                 check_bias_shape(tensor, self.out_channels)
             bias = _own_copy(bias)
         put("_bias", bias)
-        put("_versions", (self._versions[0], _version(bias)))
 
     @classmethod
     def from_module(cls, module: Any) -> Conv:
@@ -168,21 +165,12 @@ class Conv:
     @property
     def weight(self) -> Any:
         """The weights, as they were given, in the value's own copy."""
-        return self._unwritten("weight", self._weight, self._versions[0])
+        return _unwritten("weight", self._weight)
 
     @property
     def bias(self) -> Any:
         """The bias, or None."""
-        return self._unwritten("bias", self._bias, self._versions[1])
-
-    @staticmethod
-    def _unwritten(name: str, array: Any, version: int) -> Any:
-        if _version(array) != version:
-            raise ConvolithError(
-                f"the {name} of a Conv was written to after the Conv was made; a Conv is a value: write to a clone of "
-                "the tensor, and make a Conv of that"
-            )
-        return array
+        return _unwritten("bias", self._bias)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -235,9 +223,14 @@ class Conv:
         return f"Conv({', '.join(parts + ['bias'] * (self.bias is not None) + [f'dtype={self.dtype}'])})"
 
 
-def _version(array: Any) -> int:
-    """Return how often a tensor was written to; 0 for NumPy's arrays, which are locked, and for None."""
-    return 0 if array is None or is_numpy(array) else version_of(array)
+def _unwritten(name: str, array: Any) -> Any:
+    """Return a value's own copy of an array; refuse a tensor that was written to (NumPy's arrays are locked)."""
+    if array is not None and not is_numpy(array) and version_of(array):
+        raise ConvolithError(
+            f"the {name} of a Conv was written to after the Conv was made; a Conv is a value: write to a clone of the "
+            "tensor, and make a Conv of that"
+        )
+    return array
 
 
 def _own_copy(array: Any) -> Any:

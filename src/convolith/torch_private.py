@@ -48,8 +48,8 @@ def needs_torch_operators() -> bool:
 
 
 def version_of(tensor: torch.Tensor) -> int:
-    """Return how many times a tensor was written to; 0 for tensors of inference mode, which do not count."""
-    return 0 if tensor.is_inference() else tensor._version
+    """Return how many times a tensor was written to; 0 where torch does not count: in inference mode, and compiled."""
+    return 0 if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version
 
 
 def is_view(tensor: torch.Tensor) -> bool:
