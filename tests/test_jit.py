@@ -183,7 +183,7 @@ def test_prepared_code_is_pickled_as_its_recipe():
 NEXT_PROCESS = """
 import time, torch
 from convolith import ConvSpec
-from convolith.engines import direct
+from convolith.engines.direct import engine as direct
 from convolith.jit import compile
 written = compile.written
 compile.written = lambda *a: print("compiled") or written(*a)
