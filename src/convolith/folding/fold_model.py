@@ -96,7 +96,7 @@ def fold(
                 done.tried += taken(model, inputs)
     for name in HOOKS:
         getattr(done.folded, name).update(getattr(model, name))
-    with unchanged(model), unchanged(done.folded), QuickConvolutions():
+    with QuickConvolutions():
         errors, problem = verify(done.proofs, (done.reference, done.wide), (model, done.folded), done.tried, known)
     reason = f"its code does not run in float64 ({problem}); it is compared in its own dtype, each rewrite in float64"
     alone = [Skipped("-", "the model", reason, "settled")] if problem else []
