@@ -7,7 +7,7 @@ from bench.fit import fit
 from bench.fold import fold
 from bench.grid import grid
 from bench.machine import denormals, memory, overhead, scaling
-from bench.report import markdown
+from bench.report import report
 from bench.train import train
 from bench.zoo import zoo
 
@@ -17,6 +17,6 @@ def main() -> None:
     """Time Convolith against its peers, as ratios measured in turn in one run."""
 
 
-for command in (cost, fit, fold, grid, overhead, scaling, memory, denormals, train, zoo, markdown):
+for command in (cost, fit, fold, grid, overhead, scaling, memory, denormals, train, zoo, report):
     main.add_command(command)
 main(prog_name="python -m bench")

@@ -19,10 +19,9 @@ from bench.naive import enumerate_work
 from bench.networks.classics import PRODUCTS, classic
 from bench.networks.patterns import PATTERNS, SHAPE, kept_bytes
 from bench.networks.trained import CONVERTED, NETWORKS
+from bench.runs import Run, json_option
 from bench.timing import race
 from convolith import ConvolithError, ConvSpec
-from convolith.report.plain import to_json
-from convolith.report.table import Table
 from convolith.work import CONVENTIONS, layer_work
 
 DRAWN = 1000
@@ -149,36 +148,22 @@ print(peak() - before)
 
 @click.command()
 @click.option("--rounds", default=5, show_default=True, help="Timed blocks of each.")
-@click.option("--json", "path", type=click.Path(path_type=Path), help="Where to keep the run.")
+@json_option
 def cost(rounds: int, path: Path | None) -> None:
     """Hold counts, saved bytes and peaks against what is true, compare counters, and time them."""
-    whole = brute_force() | saved()
-    click.echo(Table("Exact", [whole]).text() + "\n")
+    run = Run("cost", rounds=rounds)
+    run.add("Exact", [brute_force() | saved()])
     networks = []  # before the layers, whose refusals leave some counters' patches behind
     for name, products in PRODUCTS.items():
         first = next(module for module in classic(name).modules() if isinstance(module, nn.Conv2d))
         size = 55 if name == "alexnet" else 224 // first.stride[0]
         backward = 2 * products - first.weight.numel() * size**2
         networks.append(judged(name, Case(partial(classic, name), (1, 3, 224, 224), products, backward)))
-    click.echo(Table("Networks at 224x224: products, forward / backward", networks).text())
-    layers = [judged(name, case) for name, case in LAYERS.items()]
-    click.echo("\n" + Table("Awkward layers: products, forward / backward", layers).text())
-    held = peaks()
-    click.echo("\n" + Table("Peaks of training steps", held).text())
+    run.add("Networks at 224x224: products, forward / backward", networks)
+    run.add("Awkward layers: products, forward / backward", [judged(name, case) for name, case in LAYERS.items()])
+    run.add("Peaks of training steps", peaks())
     times = [timed(name, batch, rounds) for name, batch in (("resnet50", 1), ("resnet50", 256), ("efficientnet_b0", 1))]
-    click.echo("\n" + Table("Seconds, forward and backward", times).text())
-    run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)  # noqa: S603
-    click.echo(f"\nMiB beside torch and ResNet-50, batch 256 with the peak: {float(run.stdout):.0f}")
-    if path:
-        path.write_text(
-            to_json(
-                {
-                    "exact": whole,
-                    "layers": layers,
-                    "peaks": held,
-                    "networks": networks,
-                    "times": times,
-                    "MiB": float(run.stdout),
-                }
-            )
-        )
+    run.add("Seconds, forward and backward", times)
+    measured = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)  # noqa: S603
+    run.figures["MB beside torch and ResNet-50, batch 256 with the peak"] = float(measured.stdout)
+    run.close(path)

@@ -15,10 +15,9 @@ import numpy as np
 import torch
 
 import convolith as cl
+from bench.runs import Run, json_option
 from bench.subtraction import subtraction
 from bench.timing import race
-from convolith.report.plain import to_json
-from convolith.report.table import Table
 
 TILE_ROWS = 32
 """Rows of windows that im2col forms at a time: 112 MB at 1024x1024 and k = 21."""
@@ -217,40 +216,26 @@ def sizes() -> dict[str, Any]:
 
 @click.command()
 @click.option("--rounds", default=5, show_default=True, help="Timed blocks of each.")
-@click.option("--json", "path", type=click.Path(path_type=Path), help="Where to keep the run.")
+@json_option
 def fit(rounds: int, path: Path | None) -> None:
     """Time the state behind a fit against tiled windows, and compare kernels with a dense solver."""
     warnings.simplefilter("error")
+    run = Run("fit", rounds=rounds)
     timed = [one_channel(1024, k, rounds) for k in (5, 15, 21)] + [channels(rounds)]
-    click.echo(Table("Seconds over seconds (above 1: faster than the windows)", timed).text())
-    dense = [whole(256, 13, rounds)]
-    click.echo("\n" + Table("Seconds of other solvers over those of a whole fit", dense).text())
+    run.add("Seconds over seconds (above 1: faster than the windows)", timed)
+    run.add("Seconds of other solvers over those of a whole fit", [whole(256, 13, rounds)])
     programs = [subtraction(1024, k, degree, rounds) for k in (15, 21) for degree in (0, 2)]
-    click.echo("\n" + Table("Programs that take images off one another", programs).text())
+    run.add("Programs that take images off one another", programs)
     grown = {}
     for size in SIZES:
         x = smooth(size)
         y = blurred(x, 21)
         grown[size] = race({"state": partial(cl.Gram(21).update, x, y)}, rounds)["state"]
     exponent = np.polyfit([log(n * n) for n in SIZES], [log(seconds) for seconds in grown.values()], 1)[0]
-    rows = [{"size": f"{n}x{n}", "ms of a state, k = 21": 1e3 * seconds} for n, seconds in grown.items()]
-    click.echo("\n" + Table("Growth", rows).text())
-    click.echo(f"time grows as pixels to the power of {exponent:.2f}")
-    far, most = [distance(1024, 21)], [memory(4096)]
-    click.echo("\n" + Table("The kernel", far).text() + "\n\n" + Table("Memory beside the data", most).text())
-    learned, automatic = [lesson()], [sizes()]
-    click.echo("\n" + Table("Gradient descent on a photograph, k = 13", learned).text())
-    click.echo("\n" + Table("Sizes chosen automatically, at 40 dB", automatic).text())
-    if path:
-        run = {
-            "lesson": learned,
-            "sizes": automatic,
-            "timed": timed,
-            "dense": dense,
-            "programs": programs,
-            "growth": rows,
-            "exponent": exponent,
-            "distance": far,
-            "memory": most,
-        }
-        path.write_text(to_json({**run, "threads": torch.get_num_threads(), "torch": torch.__version__}))
+    run.add("Growth", [{"size": f"{n}x{n}", "ms of a state, k = 21": 1e3 * seconds} for n, seconds in grown.items()])
+    run.figures["time grows as pixels to the power of"] = float(exponent)
+    run.add("The kernel", [distance(1024, 21)])
+    run.add("Memory beside the data", [memory(4096)])
+    run.add("Gradient descent on a photograph, k = 13", [lesson()])
+    run.add("Sizes chosen automatically, at 40 dB", [sizes()])
+    run.close(path)

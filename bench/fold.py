@@ -21,10 +21,9 @@ from bench.networks.depth import DepthNeck, reassembled
 from bench.networks.randomise import randomised
 from bench.networks.vae import Upsample
 from bench.networks.widened import widened
+from bench.runs import Run, json_option
 from bench.timing import CONTROL_TOLERANCE, race
-from convolith.report.plain import to_json
 from convolith.report.progress import track
-from convolith.report.table import Table
 
 Shape = tuple[int, ...]
 
@@ -66,7 +65,7 @@ def rows() -> dict[str, Row]:
 @click.argument("names", nargs=-1)
 @click.option("--rounds", default=9, show_default=True, help="Timed blocks of each.")
 @click.option("--measure", is_flag=True, help="Let fold measure each rewrite too.")
-@click.option("--json", "path", type=click.Path(path_type=Path), help="Where to keep the run.")
+@json_option
 def fold(names: tuple[str, ...], rounds: int, path: Path | None, *, measure: bool) -> None:
     """Time networks as they are trained, folded, with Convolith's layers too, and with torch.fx's fusion of norms."""
     table = rows()
@@ -75,18 +74,15 @@ def fold(names: tuple[str, ...], rounds: int, path: Path | None, *, measure: boo
     wanted = list(names or table)
     steps = track(range(len(wanted)), "networks", len(wanted), shown=True)
     found = [measured(wanted[at], table[wanted[at]], rounds, measure=measure) for at in steps]
-    click.echo(Table("Seconds before over seconds after (above 1: faster folded)", found).text())
+    run = Run("fold", rounds=rounds)
+    run.add("Seconds before over seconds after (above 1: faster folded)", found)
     slow = [row["network"] for row in found if row["before / after"] < row["target"]]
-    click.echo(f"rows below their target: {', '.join(slow) or 'none'}")
-    controls = [row["control"] for row in found]
-    click.echo(f"controls (the same network under two names): {min(controls):.3f} to {max(controls):.3f}")
-    far = sum(abs(c - 1) > CONTROL_TOLERANCE for c in controls)
-    if far:
-        click.echo(
-            f"{far} of {len(controls)} controls are more than {CONTROL_TOLERANCE} off: the machine was not quiet"
-        )
-    if path:
-        path.write_text(to_json({"rows": found, "threads": torch.get_num_threads(), "torch": torch.__version__}))
+    far = [row["network"] for row in found if abs(row["control"] - 1) > CONTROL_TOLERANCE]
+    run.figures = {
+        "rows below their target": ", ".join(slow) or "none",
+        f"rows whose control is more than {CONTROL_TOLERANCE} off": ", ".join(far) or "none",
+    }
+    run.close(path)
 
 
 def measured(name: str, row: Row, rounds: int, *, measure: bool) -> dict[str, Any]:

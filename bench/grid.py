@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 import convolith as cl
+from bench.grid_report import plot, summary, table
 from bench.peers import PEERS, Operands, Peer, missing
-from bench.report import plot, record, show
 from bench.rows import CONTROL, SETS
-from bench.timing import CONTROL_TOLERANCE, race
+from bench.runs import Run, json_option
+from bench.timing import race
 from convolith import ConvSpec
 from convolith.dtypes import is_float
 from convolith.engines.error_bounds import error_scale
@@ -24,7 +25,6 @@ from convolith.engines.machine_limits import sum_dtype_name
 from convolith.engines.padding import pad
 from convolith.planner import machine
 from convolith.planner.calibrate import calibrate
-from convolith.report.plain import to_json
 from convolith.report.progress import track
 from convolith.work import layer_work
 
@@ -178,11 +178,11 @@ def limit_memory() -> None:
 @click.option("--rounds", default=9, show_default=True, help="Timed blocks of each peer.")
 @click.option("--threads", default=0, help="Threads of every peer that can be told; by default torch's.")
 @click.option("--budget", default=2.0, show_default=True, help="Seconds that measuring a plan may take.")
-@click.option("--json", "output", metavar="FILE", help="Write everything as JSON.")
+@json_option
 @click.option("--plot", "picture", metavar="FILE", help="Draw every row's share of the machine's limits.")
 @torch.no_grad()
 def grid(
-    chosen: str, rows: str, rounds: int, threads: int, budget: float, output: str | None, picture: str | None
+    chosen: str, rows: str, rounds: int, threads: int, budget: float, path: Path | None, picture: str | None
 ) -> None:
     """Race Convolith against its peers over a grid of shapes; exit code 1 if the run cannot be trusted."""
     if threads:
@@ -195,19 +195,19 @@ def grid(
     if not wanted:
         raise click.ClickException(f"no row contains {rows!r}; rows: {', '.join(shapes)}")
     calibrate()
-    controls = [control(rounds)]
+    run = Run(chosen, controls=[control(rounds)], rounds=rounds)
     outcomes = []
     for i in track(range(len(wanted)), "rows", len(wanted), shown=True):
         outcomes.append(measure(wanted[i], shapes[wanted[i]], rounds, budget=budget))
-        if output:  # a long run that is stopped leaves what it found
-            Path(output).write_text(to_json(record(outcomes, controls, rounds)))
-    controls.append(control(rounds))
-    show(outcomes, controls)
-    if output:
-        Path(output).write_text(to_json(record(outcomes, controls, rounds)))
+        run.tables = [table(outcomes)]
+        run.write(path)  # a long run that is stopped leaves what it found
+    run.controls.append(control(rounds))
+    click.echo(run.tables[0].text())
+    for outcome in outcomes:
+        for name, reason in outcome.failed.items():
+            click.echo(f"failed: {name} on {outcome.name}: {reason}")
+    run.figures = summary(outcomes)
+    run.close(path)
     if picture:
         plot(outcomes, Path(picture))
-    if not all(abs(ratio - 1) <= CONTROL_TOLERANCE for ratio in controls):
-        raise click.ClickException(
-            "the control is off by more than 5%: this run cannot be trusted; quieten the machine"
-        )
+    run.refuse_if_disturbed()

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
@@ -18,11 +19,11 @@ from torch.nn import functional
 import convolith as cl
 from bench.grid import make_operands, roofline_seconds
 from bench.rows import DEEP, GRID, image
+from bench.runs import Run, json_option
 from bench.timing import race
 from convolith import ConvSpec
 from convolith.engines import BY_NAME
 from convolith.planner import machine
-from convolith.report.table import Table
 from convolith.work import layer_work
 
 TINY = ConvSpec(in_channels=1, out_channels=1, size=(8, 8), kernel_size=3)
@@ -41,9 +42,10 @@ print(time.perf_counter() - start)
 
 
 @click.command()
-@click.option("--rounds", default=15, show_default=True)
+@click.option("--rounds", default=15, show_default=True, help="Timed blocks of each.")
+@json_option
 @torch.no_grad()
-def overhead(rounds: int) -> None:
+def overhead(rounds: int, path: Path | None) -> None:
     """What a call costs beside its work: a tiny layer against torch, the first call of a spec, the next process's."""
     operands = make_operands(TINY)
     x, k = operands.x, operands.k
@@ -61,13 +63,15 @@ def overhead(rounds: int) -> None:
         {"call": name, "microseconds": 1e6 * seconds, "over torch": seconds / times["torch"]}
         for name, seconds in times.items()
     ]
-    click.echo(Table("1x1x8x8 with 3x3", rows).text())
+    run = Run("overhead", rounds=rounds)
+    run.add("1x1x8x8 with 3x3", rows)
     with tempfile.TemporaryDirectory() as home:
         environment = os.environ | {"CONVOLITH_CACHE_DIR": home}
         made = [_first(n, environment) for n in (64, 64, 96)]
     names = ("first call of a new spec", "in the next process", "in another, with another image size")
     rows = [{"call": name, "milliseconds": 1e3 * seconds} for name, seconds in zip(names, made, strict=True)]
-    click.echo(Table("Compiling and loading", rows).text())
+    run.add("Compiling and loading", rows)
+    run.close(path)
 
 
 def _first(n: int, environment: dict[str, str]) -> float:
@@ -77,10 +81,11 @@ def _first(n: int, environment: dict[str, str]) -> float:
 
 
 @click.command()
-@click.option("--rounds", default=9, show_default=True)
+@click.option("--rounds", default=9, show_default=True, help="Timed blocks of each.")
 @click.option("--least", default=1.0, show_default=True, help="Milliseconds of a row on two threads, at least.")
+@json_option
 @torch.no_grad()
-def scaling(rounds: int, least: float) -> None:
+def scaling(rounds: int, least: float, path: Path | None) -> None:
     """What a second thread brings, on rows that memory does not bound."""
     rows = []
     for name, spec in GRID.items():
@@ -95,7 +100,9 @@ def scaling(rounds: int, least: float) -> None:
                 {"row": name, "engine": engine, "ms on two": 1e3 * times["2"], "speed-up": times["1"] / times["2"]}
             )
     torch.set_num_threads(2)
-    click.echo(Table("Two threads against one", rows).text())
+    run = Run("scaling", rounds=rounds)
+    run.add("Two threads against one", rows)
+    run.close(path)
 
 
 def _on_threads(spec: ConvSpec, count: int) -> Callable[[], Any]:
@@ -128,7 +135,8 @@ print(peak() - before, y.nbytes)
 
 
 @click.command()
-def memory() -> None:
+@json_option
+def memory(path: Path | None) -> None:
     """The peak of memory beside the input, on a 4096x4096 image."""
     rows = []
     for k in (3, 7, 15, 31, 63, 127, 255, 511):
@@ -136,13 +144,16 @@ def memory() -> None:
         peak, output = map(int, done.stdout.split())
         beside = (peak - output) / 2**20
         rows.append({"kernel": f"{k}x{k}", "engine": cl.plan(image(4096, k)).engine, "MiB beside one output": beside})
-    click.echo(Table("Peak extra memory, 4096x4096 float32", rows).text())
+    run = Run("memory")
+    run.add("Peak extra memory, 4096x4096 float32", rows)
+    run.close(path)
 
 
 @click.command()
-@click.option("--rounds", default=9, show_default=True)
+@click.option("--rounds", default=9, show_default=True, help="Timed blocks of each.")
+@json_option
 @torch.no_grad()
-def denormals(rounds: int) -> None:
+def denormals(rounds: int, path: Path | None) -> None:
     """How much longer engines take on denormal numbers than on ordinary ones."""
     shapes = {"image 512, 7x7": image(512, 7), "64 -> 64, 3x3, 56": DEEP["64 -> 64, 3x3, 56"]}
     rows = []
@@ -155,4 +166,6 @@ def denormals(rounds: int) -> None:
                 runners = {"usual": partial(bound, operands.x), "denormal": partial(bound, small.x)}
                 times = race(runners, rounds)
                 rows.append({"row": name, "engine": engine.name, "times as long": times["denormal"] / times["usual"]})
-    click.echo(Table("Denormal inputs against ordinary ones", rows).text())
+    run = Run("denormals", rounds=rounds)
+    run.add("Denormal inputs against ordinary ones", rows)
+    run.close(path)

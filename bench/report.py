@@ -1,170 +1,91 @@
-"""What a run of the grid prints, writes and draws."""
+"""`python -m bench report`: docs/performance.md, from the template `bench/performance.md` and the runs in `bench/runs`.
+
+A line of the template that names a run is replaced: `{{ grid }}` by the date, machine, versions and controls of the
+newest run of `grid`, `{{ grid: figures }}` by a table of its figures, and `{{ grid: TITLE }}` by the table whose title
+begins with TITLE.
+"""
 
 from __future__ import annotations
 
 import json
-import platform
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import geometric_mean, median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-import numpy as np
-import torch
 
-import convolith as cl
-from bench.peers import PEERS
-from convolith import ConvSpec
-from convolith.jit import host
-from convolith.planner import machine
-from convolith.report.table import Table
+from convolith.report.table import Table, quantity
 
-if TYPE_CHECKING:
-    from bench.grid import Outcome
-
-LEVEL = 1 / 1.05
-"""A row counts as held if Convolith takes at most 1.05 times as long as the fastest peer."""
-NEAR = 1.15
-"""An estimate counts as good if its engine takes at most this many times the measured choice's time."""
-
-TORCH = ("torch", "torch channels_last")
-CLAIMS: dict[str, tuple[Callable[[ConvSpec], bool], tuple[str, ...]]] = {
-    "least over OpenCV, images with k <= 15": (
-        lambda spec: spec.in_channels == spec.out_channels == 1 and max(spec.kernel_size) <= 15,
-        ("OpenCV filter2D",),
-    ),
-    "least over the better torch format, depthwise": (lambda spec: spec.groups == spec.in_channels > 1, TORCH),
-    "least over the better torch format, 3x3 with 16 channels and more from 14x14 on": (
-        lambda spec: (
-            spec.kernel_size == (3, 3)
-            and max(spec.stride) == spec.groups == 1
-            and min(spec.in_channels, spec.out_channels) >= 16
-            and min(spec.size) >= 14
-        ),
-        TORCH,
-    ),
-}
-"""What is claimed of every row of a kind: which rows, and which peers it is measured against."""
-
-
-def table(outcomes: Sequence[Outcome]) -> Table:
-    """Milliseconds of Convolith, its share of the machine's limits, and each peer's time over it."""
-    rows: list[dict[str, Any]] = []
-    for outcome in outcomes:
-        row: dict[str, Any] = {
-            "row": outcome.name,
-            "engine": outcome.engine,
-            "ms": float(f"{1e3 * outcome.seconds['convolith']:.3g}"),
-            "of limit": round(outcome.roofline, 2),
-            "estimate": round(outcome.estimate, 2),
-        }
-        for peer in PEERS:
-            ratio = outcome.ratios.get(peer.name)
-            row[peer.name] = "failed" if peer.name in outcome.failed else ratio and float(f"{ratio:.3g}")
-        rows.append(row | {"fastest peer": outcome.best and round(outcome.best, 2)})
-    return Table("Peers' time over Convolith's (above 1: Convolith is faster)", rows)
-
-
-def show(outcomes: Sequence[Outcome], controls: Sequence[float]) -> None:
-    """The table, what failed, and the figures of the whole run."""
-    click.echo(table(outcomes).text())
-    for outcome in outcomes:
-        for name, reason in outcome.failed.items():
-            click.echo(f"failed: {name} on {outcome.name}: {reason}")
-    click.echo("")
-    for name, value in summary(outcomes).items():
-        click.echo(f"{name}: {value:.3g}")
-    shown = ", ".join(f"{ratio:.3f}" for ratio in controls)
-    click.echo(f"control (one function under two names, before and after): {shown}")
-
-
-def summary(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """The figures that a run is judged by; those without a row are left out."""
-    contested = [outcome for outcome in outcomes if outcome.best is not None]
-    named = {
-        "geometric mean over torch": [o.ratios["torch"] for o in outcomes if "torch" in o.ratios],
-        "geometric mean over the fastest peer": [o.best for o in contested if o.best is not None],
-    }
-    figures = {name: geometric_mean(ratios) for name, ratios in named.items() if ratios}
-    if contested:
-        held = sum(o.best is not None and o.best >= LEVEL for o in contested)
-        figures["rows at most 1.05x the fastest peer"] = held / len(contested)
-    figures["rows whose estimate is within 1.15x"] = sum(o.estimate <= NEAR for o in outcomes) / len(outcomes)
-    for name, (wanted, peers) in CLAIMS.items():
-        rows = [min(o.ratios[p] for p in peers) for o in outcomes if wanted(o.spec) and set(peers) <= set(o.ratios)]
-        if rows:
-            figures[name] = min(rows)
-    direct = [o.roofline for o in outcomes if o.engine == "direct"]
-    if direct:
-        figures["median share of the limit, direct"] = median(direct)
-    return figures
-
-
-def record(outcomes: Sequence[Outcome], controls: Sequence[float], rounds: int) -> dict[str, Any]:
-    """A run as plain data: the machine, the date, every time."""
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "architecture": platform.machine(),
-            "threads": torch.get_num_threads(),
-            "vectors": host().name,
-            "limits": asdict(machine.limits()),
-        },
-        "versions": {"convolith": cl.__version__, "torch": torch.__version__, "numpy": np.__version__},
-        "rounds": rounds,
-        "control": controls,
-        "summary": summary(outcomes),
-        "rows": [
-            {
-                "row": outcome.name,
-                "engine": outcome.engine,
-                "estimated engine": outcome.estimated_engine,
-                "limit seconds": outcome.roofline_seconds,
-                "seconds": outcome.seconds,
-                "skipped": outcome.skipped,
-                "failed": outcome.failed,
-            }
-            for outcome in outcomes
-        ],
-    }
+HERE = Path(__file__).parent
+TEMPLATE, RUNS, PAGE = HERE / "performance.md", HERE / "runs", HERE.parent / "docs" / "performance.md"
+PLACE = re.compile(r"^\{\{ (?P<bench>\w+)(: (?P<part>.+))? \}\}$", re.MULTILINE)
+GENERATED = "<!-- Written by `python -m bench report` from bench/performance.md and bench/runs: edit those. -->\n\n"
 
 
 @click.command()
-@click.argument("run", type=click.File())
-def markdown(run: Any) -> None:
-    """Print a run that was kept by `grid --json` as a table for the documentation."""
-    kept = json.load(run)
-    heads = ("row", "engine", "ms", "of limit", *(peer.name for peer in PEERS), "fastest peer")
-    click.echo("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
-    for row in kept["rows"]:
-        ours = row["seconds"]["convolith"]
-        ratios = {name: time / ours for name, time in row["seconds"].items() if not name.startswith("convolith")}
-        cells = [row["row"], row["engine"], f"{1e3 * ours:.3g}", f"{row['limit seconds'] / ours:.2f}"]
-        cells += [_short(ratios[peer.name]) if peer.name in ratios else "-" for peer in PEERS]
-        click.echo("| " + " | ".join([*cells, _short(min(ratios.values()))]) + " |")
+@click.option(
+    "--runs",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=RUNS,
+    help="Folder of runs kept with --json; the newest of each bench counts. By default bench/runs.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=PAGE,
+    help="The page to write; by default docs/performance.md.",
+)
+def report(runs: Path, output: Path) -> None:
+    """Write the page of measurements from kept runs."""
+    output.write_text(page(TEMPLATE.read_text(), newest(runs)))
 
 
-def _short(ratio: float) -> str:
-    return f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2f}"
+def newest(folder: Path) -> dict[str, dict[str, Any]]:
+    """Read the newest run of each bench in a folder."""
+    runs = sorted((json.loads(path.read_text()) for path in folder.glob("*.json")), key=lambda run: run["date"])
+    return {run["bench"]: run for run in runs}
 
 
-def plot(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Every row's share of the machine's limits, beside that of its fastest peer."""
-    from matplotlib.figure import Figure
+def page(template: str, runs: Mapping[str, Mapping[str, Any]]) -> str:
+    """Fill in a template.
 
-    figure = Figure(figsize=(9, 1 + 0.2 * len(outcomes)), layout="constrained")
-    axes = figure.subplots()
-    places = range(len(outcomes))
-    axes.barh(places, [o.roofline for o in outcomes], color="#4477aa", height=0.7, label="Convolith")
-    peers = [(place, o.roofline / o.best) for place, o in zip(places, outcomes, strict=True) if o.best]
-    axes.plot([share for _, share in peers], [place for place, _ in peers], "|", color="#cc3311", label="fastest peer")
-    axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_yticks(list(places), [f"{o.name} ({o.engine})" for o in outcomes], fontsize=7)
-    axes.set_xscale("log")
-    axes.set_xlabel("share of the machine's limits for direct sums (1: all products, or all bytes, at full speed)")
-    axes.set_ylim(len(outcomes) - 0.4, -0.6)
-    axes.legend(loc="upper right")
-    figure.savefig(path)
+    Raises:
+        click.ClickException: no run of a bench that the template names, or no such table in it.
+    """
+    return GENERATED + PLACE.sub(lambda place: _filled(place["bench"], place["part"], runs), template)
+
+
+def _filled(bench: str, part: str | None, runs: Mapping[str, Mapping[str, Any]]) -> str:
+    run = runs.get(bench)
+    if run is None:
+        raise click.ClickException(f"no run of {bench}: keep one with --json bench/runs/{bench}.json")
+    if part is None:
+        return _surroundings(run)
+    if part == "figures":
+        return markdown([{"figure": name, "value": value} for name, value in run["figures"].items()])
+    for table in run["tables"]:
+        if table["title"].startswith(part):
+            return markdown(table["rows"])
+    raise click.ClickException(f"the run of {bench} has no table {part!r}: run it again")
+
+
+def _surroundings(run: Mapping[str, Any]) -> str:
+    """Say when, on what machine and with which versions a run was made, and its controls."""
+    machine, versions = run["machine"], run["versions"]
+    named = ", ".join(f"{name} {number}" for name, number in versions.items() if name != "convolith")
+    parts = [
+        f"{run['date'][:10]}, {machine['processor']} ({machine['vectors']}), {machine['threads']} threads; {named}",
+        f"medians of {run['rounds']} blocks" if run["rounds"] else "",
+        f"control {', '.join(f'{ratio:.2f}' for ratio in run['controls'])}" if run["controls"] else "",
+    ]
+    return "Measured on " + "; ".join(part for part in parts if part) + "."
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as a Markdown table, with three digits of each number."""
+    table = Table("", rows)
+    lines = [table.columns, ["---:" if table.is_numeric(name) else "---" for name in table.columns]]
+    lines += [[quantity(row.get(name)) for name in table.columns] for row in rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

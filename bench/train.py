@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
@@ -15,13 +15,12 @@ import torch
 import convolith as cl
 from bench.grid import make_operands
 from bench.rows import GRID, depthwise, image, layer
-from bench.timing import CONTROL_TOLERANCE, race
+from bench.runs import Run, json_option
+from bench.timing import race
 from convolith import ConvSpec
 from convolith.engines.aten import CHANNELS_LAST, PLAIN
 from convolith.planner.calibrate import calibrate
-from convolith.report.plain import to_json
 from convolith.report.progress import track
-from convolith.report.table import Table
 
 STEPS: dict[str, ConvSpec] = {
     "16 -> 16, 3x3, 8": layer(16, 16, 8, 3),
@@ -147,13 +146,13 @@ def control(rounds: int) -> float:
     return times["again"] / times["once"]
 
 
-def table(title: str, races: list[Race]) -> Table:
+def rows_of(races: list[Race]) -> list[dict[str, Any]]:
     """Milliseconds of every runner, and Convolith's time over the fastest peer's."""
     rows: list[dict[str, Any]] = []
     for each in races:
         times = {f"{name}, ms": float(f"{1e3 * seconds:.3g}") for name, seconds in each.seconds.items()}
         rows.append({"row": each.row, "engine": each.engine, **times, "over the fastest": round(each.ratio, 2)})
-    return Table(title, rows)
+    return rows
 
 
 def summary(races: list[Race]) -> dict[str, float]:
@@ -167,33 +166,25 @@ def summary(races: list[Race]) -> dict[str, float]:
 @click.option("--rounds", default=9, show_default=True, help="Timed blocks of each runner.")
 @click.option("--threads", default=0, help="Threads; by default torch's.")
 @click.option("--only", type=click.Choice(["steps", "calls"]), help="One of the two tables.")
-@click.option("--json", "output", metavar="FILE", help="Write everything as JSON.")
-def train(rows: str, rounds: int, threads: int, only: str | None, output: str | None) -> None:
+@json_option
+def train(rows: str, rounds: int, threads: int, only: str | None, path: Path | None) -> None:
     """Race training steps, and calls with another kernel each, against torch's; exit 1 if the run cannot be trusted."""
     if threads:
         torch.set_num_threads(threads)
     calibrate()
-    controls = [control(rounds)]
+    run = Run("train", controls=[control(rounds)], rounds=rounds)
     kinds: dict[str, tuple[str, Callable[[str, ConvSpec, int], Race], dict[str, ConvSpec]]] = {
         "steps": ("Training steps: forward, backward, another kernel", train_step, STEPS),
         "calls": ("Plain calls with another kernel each", new_kernel, GRID),
     }
-    record: dict[str, Any] = {"threads": torch.get_num_threads(), "rounds": rounds, "control": controls}
     for kind, (title, measure, specs) in kinds.items():
         names = [name for name in specs if rows in name]
         if (only and kind != only) or not names:
             continue
         numbers = track(range(len(names)), kind, len(names), shown=True)
         races = [measure(names[i], specs[names[i]], rounds) for i in numbers]
-        click.echo(table(title, races).text())
-        for label, value in summary(races).items():
-            click.echo(f"{label}: {value:.3g}")
-        record[kind] = {"rows": [asdict(each) | {"ratio": each.ratio} for each in races], "summary": summary(races)}
-    controls.append(control(rounds))
-    click.echo(f"control (one step under two names, before and after): {', '.join(f'{each:.3f}' for each in controls)}")
-    if output:
-        Path(output).write_text(to_json(record))
-    if not all(abs(ratio - 1) <= CONTROL_TOLERANCE for ratio in controls):
-        raise click.ClickException(
-            "the control is off by more than 5%: this run cannot be trusted; quieten the machine"
-        )
+        run.add(title, rows_of(races))
+        run.figures |= {f"{kind}, {label}": value for label, value in summary(races).items()}
+    run.controls.append(control(rounds))
+    run.close(path)
+    run.refuse_if_disturbed()

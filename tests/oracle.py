@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from convolith import ConvSpec
-from convolith.engines import reference
 from convolith.engines.error_bounds import error_scale
+from convolith.engines.reference import reference
 
 
 def compare(engine, spec: ConvSpec, state, x, kernel, bias) -> None:

@@ -9,10 +9,11 @@ from click.testing import CliRunner
 import convolith as cl
 from bench import grid as bench_grid
 from bench import machine as bench_machine
+from bench import report as bench_report
 from bench import timing
 from bench import train as bench_train
+from bench.grid_report import CLAIMS
 from bench.peers import PEERS, Peer
-from bench.report import CLAIMS
 from bench.rows import GRID, RANDOM, drawn
 from convolith import ConvSpec
 
@@ -66,7 +67,7 @@ def test_the_command_prints_and_writes(monkeypatch, tmp_path):
     result = CliRunner().invoke(bench_grid.grid, ["--rounds", "1", "--json", str(path)], catch_exceptions=False)
     assert result.exit_code == 0
     assert "small" in result.output
-    assert json.loads(path.read_text())["rows"][0]["row"] == "small"
+    assert json.loads(path.read_text())["tables"][0]["rows"][0]["row"] == "small"
     assert CliRunner().invoke(bench_grid.grid, ["--rows", "none such"]).exit_code == 1
 
 
@@ -99,6 +100,18 @@ def test_what_the_grid_does_not_show(monkeypatch):
     assert "in the next process" in result.output
 
 
+def test_the_newest_run_of_each_bench_counts(tmp_path):
+    for name, date, value in (("a", "2026-01-02", 2.0), ("b", "2026-01-01", 1.0)):
+        run = {"bench": "grid", "date": date, "tables": [{"title": "Rows", "rows": [{"row": "x", "ms": value}]}]}
+        (tmp_path / f"{name}.json").write_text(json.dumps(run))
+    runs = bench_report.newest(tmp_path)
+    assert bench_report.page("{{ grid: Rows }}", runs).endswith("| row | ms |\n| --- | ---: |\n| x | 2 |")
+    with pytest.raises(ClickException, match="has no table 'Other'"):
+        bench_report.page("{{ grid: Other }}", runs)
+    with pytest.raises(ClickException, match="no run of fold"):
+        bench_report.page("{{ fold }}", runs)
+
+
 def test_the_rows_are_drawn_the_same_every_time():
     assert drawn(8) == {name: RANDOM[name] for name in list(RANDOM)[:8]}
     assert len(RANDOM) >= 30
@@ -124,7 +137,7 @@ def test_training_steps_and_calls_with_new_kernels(monkeypatch, tmp_path):
     assert result.exit_code == 0
     assert "over the fastest" in result.output
     kept = json.loads(path.read_text())
-    assert [row["row"] for kind in ("steps", "calls") for row in kept[kind]["rows"]] == ["small", "few", "bytes"]
+    assert [row["row"] for table in kept["tables"] for row in table["rows"]] == ["small", "few", "bytes"]
     monkeypatch.setattr(bench_train, "control", lambda rounds: 1.3)
     result = CliRunner().invoke(bench_train.train, ["--rounds", "1", "--only", "steps"])
     assert result.exit_code == 1

@@ -18,7 +18,7 @@ from PIL import Image
 import convolith as cl
 from convolith.cli import COMMANDS, main
 from convolith.cli.io.files import ARRAYS, Output, conv_arrays
-from convolith.engines.direct import engine as direct
+from convolith.engines.direct.engine import direct
 from convolith.planner import choose
 
 LAPLACE = "[[0,1,0],[1,-4,1],[0,1,0]]"

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from convolith import ConvSpec
-from convolith.engines.direct import engine as direct
 from convolith.engines.direct import tiling
+from convolith.engines.direct.engine import direct, recipe_of
 from convolith.engines.error_bounds import error_scale
 from convolith.jit.target import host, widths
 from tests.oracle import compare
@@ -86,7 +86,7 @@ VOLUMES = {
 def test_volumes_whose_sums_may_roll(layer, target):
     for number, size in enumerate([(1, 5, 9), (4, 17, 40), (7, 9, 130)]):
         spec = ConvSpec(in_channels=2, out_channels=2, groups=2, size=size, **VOLUMES[layer])
-        assert direct.recipe_of(spec, target).rolled is (target.vector_registers > 16)
+        assert recipe_of(spec, target).rolled is (target.vector_registers > 16)
         x, kernel, bias = arrays_for(spec, number)
         compare(direct, spec, direct.prepare_for(target, spec, kernel), x, kernel, bias)
 
@@ -169,7 +169,7 @@ def test_all_image_sizes_share_the_code_for_narrow_ones_and_that_for_wide_ones()
         ConvSpec(in_channels=c, out_channels=c, groups=c, size=(n, n), kernel_size=3, padding=1)
         for c, n in ((1, 4096), (1, 1000), (64, 7), (3, 40))
     ]
-    assert len({direct.recipe_of(spec, host()) for spec in specs}) == 1 + (1 < host().masked_bytes <= 4)
+    assert len({recipe_of(spec, host()) for spec in specs}) == 1 + (1 < host().masked_bytes <= 4)
 
 
 def test_long_steps_are_refused_with_a_reason():

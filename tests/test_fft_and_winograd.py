@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from convolith import ConvSpec
-from convolith.engines import reference
 from convolith.engines.error_bounds import error_scale
-from convolith.engines.fft import engine as fft
+from convolith.engines.fft import engine as fft_engine
 from convolith.engines.fft import tiling
 from convolith.engines.fft.emit_transforms import passes
+from convolith.engines.fft.engine import fft
 from convolith.engines.fft.tiling import LENGTHS, Tiling
+from convolith.engines.reference import reference
 from convolith.engines.winograd.engine import winograd_2x2, winograd_4x4
 from convolith.jit.target import host, widths
 from tests.oracle import compare
@@ -158,7 +159,7 @@ def pieces(size: int, of: int) -> int:
 
 
 def check_tiles(monkeypatch, spec: ConvSpec, tiling: Tiling) -> None:
-    monkeypatch.setattr(fft, "tiling_of", lambda _: tiling)
+    monkeypatch.setattr(fft_engine, "tiling_of", lambda _: tiling)
     x, kernel, bias = arrays_for(spec)
     compare(fft, spec, fft.prepare(spec, kernel), x, kernel, bias)
 

@@ -128,6 +128,33 @@ def test_every_optimiser_ends_where_the_closed_form_is(method, steps, offset):
     assert learned.method == method
 
 
+def test_options_of_a_descent_and_of_a_loss_are_grouped_or_keywords():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1, 20, 20))
+    y = cl.correlate(x, rng.normal(size=(1, 1, 3, 3)))
+    options = {"learning_rate": 0.01, "steps": 20, "seed": 3}
+    for loss, keywords in (
+        ("squares", {}),
+        (cl.Huber(0.1), {"loss": "huber", "huber_delta": 0.1}),
+        (cl.Huber(), {"loss": "huber"}),
+    ):
+        grouped = fit(x, y, kernel_size=3, method=cl.Descent("adam", **options), loss=loss)
+        np.testing.assert_array_equal(
+            grouped.kernel, fit(x, y, kernel_size=3, method="adam", **options, **keywords).kernel
+        )
+        assert grouped.method == "adam"
+    with pytest.raises(ConvolithError, match="steps was given beside a Descent; expected it as one of its fields"):
+        fit(x, y, kernel_size=3, method=cl.Descent("adam"), steps=3)
+    with pytest.raises(ConvolithError, match="method is 'lstsq'; expected one of gd, momentum, adam, lbfgs"):
+        cl.Descent("lstsq")
+    with pytest.raises(ConvolithError, match="delta is -1; expected a positive number"):
+        cl.Huber(-1)
+    with pytest.raises(ConvolithError, match=r"loss is Huber\(delta=None\), which has no closed form"):
+        fit(x, y, kernel_size=3, loss=cl.Huber())
+    with pytest.raises(TypeError, match="unexpected keyword argument 'step'"):
+        fit(x, y, kernel_size=3, method="gd", step=3)
+
+
 def test_hubers_loss_does_not_mind_single_pixels():
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(1, 30, 30)), rng.normal(size=(1, 1, 3, 3))

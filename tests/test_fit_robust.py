@@ -178,7 +178,7 @@ ARGUMENTS = {
     "channels": (lambda: VaryingGram(3, 1.5), "in_channels is 1.5; expected a whole number"),
     "no channels": (lambda: Gram(3, 0), "in_channels is 0; expected 1 or more"),
     "background": (lambda: fit_varying(X, Y, kernel_size=3, background_degree=False), "background_degree is False"),
-    "empty state": (lambda: VaryingGram(5, dilation=2).sub(3).solve(x_noise_variance=1.0), "the state holds no equations"),
+    "empty state": (lambda: VaryingGram(5, dilation=2).restricted_to(3).solve(x_noise_variance=1.0), "the state holds no equations"),
 }  # fmt: skip
 
 

@@ -179,13 +179,13 @@ def test_a_smaller_kernel_lies_in_the_middle(size, dilation):
     x = rng.normal(size=(1, 40, 41))
     extent = dilation * 4 + 1
     y = rng.normal(size=(1, 41 - extent, 42 - extent))
-    small = Gram((5, 5), dilation=dilation).update(x, y).sub(size)
+    small = Gram((5, 5), dilation=dilation).update(x, y).restricted_to(size)
     before = [(5 - k) // 2 * dilation for k in size]
     after = [(5 - k) * dilation - b for k, b in zip(size, before)]
     inner = x[:, before[0] : 40 - after[0], before[1] : 41 - after[1]]
     expected = Gram(size, dilation=dilation).update(inner, y)
     assert relative(small, expected) < 1e-12
-    padded = Gram((5, 5), dilation=dilation, padding="same").update(x, rng.normal(size=(1, 40, 41))).sub(size)
+    padded = Gram((5, 5), dilation=dilation, padding="same").update(x, rng.normal(size=(1, 40, 41))).restricted_to(size)
     assert correlate(x, padded.solve().conv).shape == (1, 40, 41)
 
 
@@ -246,9 +246,9 @@ def test_what_does_not_belong_in_a_state_leaves_it_as_it_was():
     with pytest.raises(ConvolithError, match="other is a ndarray"):
         gram.merge(x)
     with pytest.raises(ConvolithError, match="expected none larger than the state's"):
-        gram.sub(4)
+        gram.restricted_to(4)
     with pytest.raises(ConvolithError, match='padding "same" with a stride'):
-        Gram(3, padding="same", stride=2).sub(1)
+        Gram(3, padding="same", stride=2).restricted_to(1)
     with pytest.raises(ConvolithError, match="the state holds no equations"):
         Gram(3).solve()
     with pytest.raises(ConvolithError, match="ridge is -1"):
@@ -270,3 +270,9 @@ def test_a_photographs_kernel_is_that_of_a_dense_solver():
     expected = np.linalg.lstsq(A, y.ravel(), rcond=None)[0]
     np.testing.assert_allclose(found.kernel.ravel(), expected, atol=1e-11)
     assert cl.Gram is Gram
+
+
+def test_the_earlier_name_of_restricted_to_warns_and_works():
+    gram = Gram(3).update(np.ones((1, 8, 8)), np.ones((1, 6, 6)))
+    with pytest.warns(DeprecationWarning, match="sub is called restricted_to now"):
+        assert np.array_equal(gram.sub(1).matrix, gram.restricted_to(1).matrix)

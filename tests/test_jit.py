@@ -14,11 +14,13 @@ import pytest
 import torch
 
 import convolith as cl
-from convolith import ConvolithError, ConvSpec
-from convolith.engines.direct import engine as direct
+from convolith import ConvolithError, ConvSpec, storage
+from convolith.engines.direct import emit
+from convolith.engines.direct import engine as direct_engine
+from convolith.engines.direct.engine import direct, recipe_of
 from convolith.engines.winograd import engine as winograd
-from convolith.jit import cache, host, threads
 from convolith.jit import compile as compiling
+from convolith.jit import host, threads
 from convolith.jit.target import Target, widths
 from tests.strategies import arrays_for
 
@@ -38,9 +40,9 @@ def fresh(monkeypatch, tmp_path):
 def forget():
     """Forget the code of this process, the layouts that refer to it, and which warnings were said."""
     compiling._routines.clear()
-    direct._ready.cache_clear()
+    direct_engine._ready.cache_clear()
     winograd._ready.cache_clear()
-    cache._warn.cache_clear()
+    storage.warn_once.cache_clear()
 
 
 def run() -> torch.Tensor:
@@ -90,15 +92,15 @@ def test_an_empty_name_keeps_nothing(fresh, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run()
-    assert cache.directory() is None
+    assert storage.cache_directory() is None
 
 
 def test_the_name_of_an_object_tells_everything_it_depends_on():
-    nest, target = direct.recipe_of(SPEC, host()), host()
+    nest, target = recipe_of(SPEC, host()), host()
     names = {
-        compiling.name_of(direct.emit.write, target, nest),
-        compiling.name_of(direct.emit.write, host(widths()[-1]), nest),
-        compiling.name_of(direct.emit.write, target, direct.recipe_of(DEEP, target)),
+        compiling.name_of(emit.write, target, nest),
+        compiling.name_of(emit.write, host(widths()[-1]), nest),
+        compiling.name_of(emit.write, target, recipe_of(DEEP, target)),
         compiling.name_of(winograd.write, target, nest),
     }
     assert len(names) == 4
@@ -183,7 +185,7 @@ def test_prepared_code_is_pickled_as_its_recipe():
 NEXT_PROCESS = """
 import time, torch
 from convolith import ConvSpec
-from convolith.engines.direct import engine as direct
+from convolith.engines.direct.engine import direct
 from convolith.jit import compile
 written = compile.written
 compile.written = lambda *a: print("compiled") or written(*a)
@@ -207,14 +209,14 @@ OTHERS = {
     "neon": Target("neon", "aarch64-unknown-linux-gnu", "neoverse-n1", "", 16, 32, fused=True, halves=True),
 }
 RECIPES = {
-    "one channel": (direct.emit.write, lambda t: direct.recipe_of(SPEC, t)),
+    "one channel": (emit.write, lambda t: recipe_of(SPEC, t)),
     "halves": (
-        direct.emit.write,
-        lambda t: direct.recipe_of(replace(DEEP, dtype="bfloat16", kernel_dtype="bfloat16"), t),
+        emit.write,
+        lambda t: recipe_of(replace(DEEP, dtype="bfloat16", kernel_dtype="bfloat16"), t),
     ),
     "integers": (
-        direct.emit.write,
-        lambda t: direct.recipe_of(replace(DEEP, dtype="uint8", kernel_dtype="int16"), t),
+        emit.write,
+        lambda t: recipe_of(replace(DEEP, dtype="uint8", kernel_dtype="int16"), t),
     ),
     "winograd": (winograd.write, lambda t: winograd.WinogradRecipe(4, "float32")),
 }

@@ -11,7 +11,7 @@ from bench.networks.patterns import Of
 from bench.networks.trained import CONVERTED, NETWORKS, row
 from convolith import ConvolithError, cost
 from convolith.costing.peak import largest_batch
-from convolith.costing.workspace.onednn import REGISTER
+from convolith.costing.workspace.onednn import FLOAT32_LANES
 from convolith.nn import convert
 
 CAPABILITY = torch.backends.cpu.get_cpu_capability()
@@ -30,7 +30,7 @@ class Detached(nn.Module):
 def test_the_prediction_is_what_a_step_takes(name, onednn, monkeypatch):
     """Within 2% where oneDNN computes, on the processors whose blocks are modelled; 5% where torch itself does."""
     make, shape = NETWORKS[name]
-    if onednn and CAPABILITY not in REGISTER:
+    if onednn and CAPABILITY not in FLOAT32_LANES:
         pytest.skip("the blocks of other vectors are others")
     if onednn and CAPABILITY == "AVX2" and name == "large kernels":
         pytest.skip(SHARED_IMAGES)
@@ -43,7 +43,7 @@ def test_the_prediction_is_what_a_step_takes(name, onednn, monkeypatch):
     assert found.phase in ("forward", "backward", "optimizer")
 
 
-@pytest.mark.skipif(CAPABILITY not in REGISTER, reason="the blocks of other vectors are others")
+@pytest.mark.skipif(CAPABILITY not in FLOAT32_LANES, reason="the blocks of other vectors are others")
 @pytest.mark.parametrize("name", CONVERTED)
 def test_the_prediction_knows_convoliths_own_engines(name):
     """Scratch, transformed kernels and copies that are kept: more than torch's own kernels hold."""

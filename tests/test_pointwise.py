@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from convolith import ConvSpec
-from convolith.engines.pointwise import engine as pointwise
+from convolith.engines.pointwise.engine import pointwise
 from convolith.engines.pointwise.tiling import PointwiseRecipe, channel_tile, panel_rows
 from convolith.jit.target import Target, host, widths
 from tests.oracle import compare

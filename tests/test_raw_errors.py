@@ -20,7 +20,7 @@ import torch
 from click.testing import CliRunner
 
 import convolith as cl
-from convolith import Conv, ConvolithError
+from convolith import Conv, ConvolithError, storage
 from convolith import __main__ as start
 from convolith.cli import main
 from convolith.cli.io import expansion
@@ -300,16 +300,16 @@ def test_states_are_not_compressed(tmp_path):
 def test_a_home_by_its_sign(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("CONVOLITH_CACHE_DIR", "~/kept")
-    assert cache.directory() == tmp_path / "kept"
+    assert storage.cache_directory() == tmp_path / "kept"
     monkeypatch.delenv("CONVOLITH_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")  # to be ignored, by its standard
-    assert cache.directory() == tmp_path / ".cache" / "convolith"
+    assert storage.cache_directory() == tmp_path / ".cache" / "convolith"
 
 
 def test_a_cache_that_is_a_file_is_one_warning(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CONVOLITH_CACHE_DIR", str(tmp_path / "file"))
-    cache._warn.cache_clear()
+    storage.warn_once.cache_clear()
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         for name in ("a", "b", "c"):

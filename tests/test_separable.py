@@ -5,7 +5,7 @@ import torch
 
 import convolith as cl
 from convolith import ConvolithError, ConvSpec
-from convolith.engines import separable
+from convolith.engines.separable import separable
 
 
 def gaussian(size: int) -> torch.Tensor:

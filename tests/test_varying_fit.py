@@ -219,10 +219,10 @@ def test_a_state_survives_a_file_and_gives_smaller_kernels(tmp_path, modulation)
     else:
         small = VaryingGram((3, 2), degree=1, modulation=modulation, background_degree=2, frame=(40, 44))
         small.update(x[:, 1:-1, 1:-1], y, origin=(1, 1))
-    np.testing.assert_allclose(again.sub((3, 2)).moments, small.moments, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(again.restricted_to((3, 2)).moments, small.moments, rtol=1e-9, atol=1e-9)
     if modulation != "update":
         expected = small.solve(background_degree=1)
-        found = again.sub((3, 2)).solve(background_degree=1)
+        found = again.restricted_to((3, 2)).solve(background_degree=1)
         np.testing.assert_allclose(found.kernel.weights, expected.kernel.weights, atol=1e-9)
         np.testing.assert_allclose(found.kernel.apply(x[:, 1:-1, 1:-1], origin=(1, 1)),
                                    expected.kernel.apply(x[:, 1:-1, 1:-1], origin=(1, 1)), atol=1e-8)  # fmt: skip
@@ -410,7 +410,7 @@ def test_a_state_refuses_other_states_and_places_and_stays_as_it_was():
     with pytest.raises(ConvolithError, match="there is no frame yet"):
         VaryingGram((5, 4)).update(x, y, origin=(1, 0))
     with pytest.raises(ConvolithError, match="differ by an even"):
-        gram.sub((4, 4))
+        gram.restricted_to((4, 4))
     with pytest.raises(ConvolithError, match="background_degree is 2, but the state was made for 1 at most"):
         gram.solve(background_degree=2)
     with pytest.raises(ConvolithError, match="equations to take out"):

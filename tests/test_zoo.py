@@ -164,7 +164,7 @@ def test_runs_of_two_environments_are_one_table(tmp_path):
     paths = []
     for name, rows in {"one": first, "two": second}.items():
         paths.append(str(tmp_path / name))
-        (tmp_path / name).write_text(json.dumps({"rows": rows}))
+        (tmp_path / name).write_text(json.dumps({"details": rows}))
     result = CliRunner().invoke(zoo.zoo, ["--merge", *paths], catch_exceptions=False)
     assert "models: 2 of 2 packages" in result.output
     assert "in calls of the model: 10.0 in the median" in result.output

@@ -15,11 +15,10 @@ from typing import Any
 
 import click
 
+from bench.runs import Run, json_option
 from bench.zoo.models import MODELS, Model, is_missing
 from bench.zoo.verdict import CALLS, MOST_SECONDS, SECONDS, failures
-from convolith.report.plain import to_json
 from convolith.report.progress import track
-from convolith.report.table import Table
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 """Models are built from their configurations; nothing is to be looked up."""
@@ -30,7 +29,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 @click.option("--only", multiple=True, help="A package, or package/model (repeatable).")
 @click.option("--limit", default=300, show_default=True, help="Seconds after which a model is stopped.")
 @click.option("--side", type=int, help="Side of the images in place of each model's own (faster, for development).")
-@click.option("--json", "path", type=click.Path(path_type=Path), help="Where to keep the run.")
+@json_option
 @click.option("--merge", is_flag=True, help="Run nothing; print kept runs, given as arguments, as one table.")
 def zoo(
     merged: tuple[Path, ...], only: tuple[str, ...], limit: int, side: int | None, path: Path | None, *, merge: bool
@@ -43,16 +42,14 @@ def zoo(
     if bool(merged) != merge:
         raise click.UsageError("kept runs are given together with --merge, as in: zoo --merge a.json b.json")
     if merge:
-        rows = combined([json.loads(kept.read_text())["rows"] for kept in merged])
+        rows = combined([json.loads(kept.read_text())["details"] for kept in merged])
     else:
         chosen = [m for m in MODELS if not only or {m.package, m.title} & set(only)]
         unknown = set(only) - {name for m in chosen for name in (m.package, m.title)}
         if unknown:
             raise click.UsageError(f"no model or package {', '.join(sorted(unknown))}")
         rows = [run(chosen[at], limit, side) for at in track(range(len(chosen)), "models", len(chosen), shown=True)]
-    show(rows)
-    if path:
-        path.write_text(to_json({"rows": rows}))
+    show(rows, path)
 
 
 def run(model: Model, limit: float, side: int | None) -> dict[str, Any]:
@@ -96,19 +93,17 @@ def combined(runs: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def show(rows: Sequence[dict[str, Any]]) -> None:
-    """Print the table, every failure, and the figures that the run is judged by."""
+def show(rows: Sequence[dict[str, Any]], path: Path | None = None) -> None:
+    """Print the table, every failure, and the figures that the run is judged by; keep them if a path is given."""
     known = [row for row in rows if row["stage"] != "missing"]
-    click.echo(Table("Models of the registry, folded, converted and trained", [_cells(row) for row in known]).text())
-    click.echo("")
+    run = Run("zoo", figures=summary(known), details=rows)
+    run.add("Models of the registry, folded, converted and trained", [_cells(row) for row in known])
     for row in known:
         for reason in failures(row):
             click.echo(f"{row['package']}/{row['model']}: {reason}")
     for package, count in Counter(row["package"] for row in rows if row["stage"] == "missing").items():
         click.echo(f"missing: {package} is not installed here ({count} models)")
-    click.echo("")
-    for name, value in summary(known).items():
-        click.echo(f"{name}: {value}")
+    run.close(path)
 
 
 def _cells(row: dict[str, Any]) -> dict[str, Any]:

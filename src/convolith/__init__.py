@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from convolith.correlation import clear_caches, convolve, correlate, filter_image
     from convolith.costing import Law, LayerCost, ModelCost, Peak, Scaling, cost
     from convolith.errors import ConvolithError
-    from convolith.fitting import Fit, Gram, VaryingFit, VaryingGram, VaryingKernel, fit, fit_varying
-    from convolith.folding import Folded, FoldReport, expand, fold
-    from convolith.planner import BoundPlan, Plan, plan
+    from convolith.fitting import Descent, Fit, Gram, Huber, VaryingFit, VaryingGram, VaryingKernel, fit, fit_varying
+    from convolith.folding import Folded, FoldReport, fold
+    from convolith.folding.expand.forms import expand
+    from convolith.planner import BoundPlan, Plan
+    from convolith.planner.choose import plan
     from convolith.spec import ConvSpec
     from convolith.work import Count
 
@@ -31,10 +33,12 @@ _HOMES = {
     "ConvolithError": "errors",
     "Count": "work",
     "Decomposition": "algebra",
+    "Descent": "fitting",
     "Fit": "fitting",
     "FoldReport": "folding",
     "Folded": "folding",
     "Gram": "fitting",
+    "Huber": "fitting",
     "Law": "costing",
     "LayerCost": "costing",
     "ModelCost": "costing",
@@ -67,10 +71,12 @@ __all__ = [
     "ConvolithError",
     "Count",
     "Decomposition",
+    "Descent",
     "Fit",
     "FoldReport",
     "Folded",
     "Gram",
+    "Huber",
     "Law",
     "LayerCost",
     "ModelCost",

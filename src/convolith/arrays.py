@@ -1,4 +1,4 @@
-"""Where arrays enter and leave: NumPy arrays and torch tensors as tensors, without a copy where that is possible."""
+"""Conversion of NumPy arrays and torch tensors to tensors and back, without a copy where possible."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from convolith.torch_private import is_traced_or_transformed
 
 
 class _Alias:
-    """A writable view of a read-only array's memory: torch warns about read-only arrays; nothing here writes to x."""
+    """Writable view of a read-only array, which Convolith never writes to: torch warns about read-only arrays."""
 
     def __init__(self, array: np.ndarray) -> None:
         address, _ = array.__array_interface__["data"]
@@ -23,10 +23,10 @@ class _Alias:
 
 
 def as_tensor(argument: str, array: Any) -> torch.Tensor:
-    """A tensor of the values of a NumPy array or a tensor; any byte order, negative strides, read-only.
+    """Return a NumPy array or a tensor as a tensor; any byte order, negative strides and read-only arrays are accepted.
 
     Raises:
-        ConvolithError: another type, a masked array, a dtype that Convolith does not compute with.
+        ConvolithError: another type, a masked array, a sparse or nested tensor, or an unsupported dtype.
     """
     if isinstance(array, torch.Tensor):
         check_dtype(argument, dtype_name(array.dtype))
@@ -60,19 +60,19 @@ def as_tensor(argument: str, array: Any) -> torch.Tensor:
 
 
 def _is_odd(array: np.ndarray) -> bool:
-    """Return whether torch cannot use this memory: reversed, or elements at addresses that their size does not divide.
+    """Return whether torch cannot use this memory: negative strides, or addresses not divisible by the element size.
 
-    Torch reads a complex128 at a time, from multiples of 16 bytes, and ends the process elsewhere; NumPy's own flag
-    `aligned` is content with multiples of 8.
+    Torch loads a complex128 from a multiple of 16 bytes and crashes at other addresses; NumPy's own flag `aligned`
+    requires only multiples of 8.
     """
     address, _ = array.__array_interface__["data"]
     return bool(address % array.itemsize) or any(stride < 0 or stride % array.itemsize for stride in array.strides)
 
 
 def _aligned(argument: str, tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor, or a copy if its memory, which `torch.from_numpy` took from elsewhere, is not aligned.
+    """Return the tensor, or a copy if its memory is not aligned, as `torch.from_numpy` can produce.
 
-    Tensors without an address of their own (fake, on another device, seen by a tracer) are returned as they are.
+    Tensors without a CPU address (fake tensors, tensors on another device or in a tracer) are returned unchanged.
     """
     if (
         type(tensor) not in (torch.Tensor, torch.nn.Parameter)
@@ -90,7 +90,7 @@ def _aligned(argument: str, tensor: torch.Tensor) -> torch.Tensor:
             "differentiate; pass one made by numpy.array(...)"
         )
     stored = tensor.conj() if tensor.is_conj() else tensor
-    copy = torch.from_numpy(stored.numpy().copy())  # torch's own copy ends the process, too
+    copy = torch.from_numpy(stored.numpy().copy())  # torch's own copy crashes as well
     return copy.conj() if tensor.is_conj() else copy
 
 
@@ -100,11 +100,11 @@ def bare(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def as_target(argument: str, array: Any) -> torch.Tensor:
-    """A tensor whose memory is that of `array`, for a result to be written into.
+    """Return a tensor that shares the memory of `array`, so that a result can be written into it.
 
     Raises:
-        ConvolithError: memory that cannot be written through a tensor: read-only, byte-swapped, negative strides,
-            not aligned, elements that share an address, lazy conjugation.
+        ConvolithError: memory that cannot be written through a tensor: read-only, byte-swapped, not aligned, with
+            negative strides, with elements that share an address, or with lazy conjugation.
     """
     tensor = as_tensor(argument, array)
     why = None
@@ -120,24 +120,24 @@ def as_target(argument: str, array: Any) -> torch.Tensor:
     if any(stride == 0 and n > 1 for stride, n in zip(tensor.stride(), tensor.shape, strict=True)):
         why = "a broadcast view"
     if why:
-        raise ConvolithError(f"{argument} is {why}; expected memory of its own that can be written")
+        raise ConvolithError(f"{argument} is {why}; expected an array or a tensor that can be written in place")
     return tensor
 
 
 def is_numpy(array: Any) -> bool:
-    """Whether results for this array go back as NumPy."""
+    """Return whether the result for this array must be a NumPy array."""
     return isinstance(array, np.ndarray)
 
 
 def like(tensor: torch.Tensor, original: Any) -> Any:
-    """`tensor` in the kind of the original: NumPy for NumPy, torch for torch."""
+    """Return `tensor` as a NumPy array if the original is one, otherwise unchanged."""
     return tensor.numpy() if is_numpy(original) else tensor
 
 
 def check_same_kind(**arrays: Any) -> None:
-    """Refuse a mixture of NumPy arrays and tensors, or tensors on different devices; None is left out."""
-    given = {name: array for name, array in arrays.items() if array is not None}
-    (first, reference), *others = given.items()
+    """Refuse a mixture of NumPy arrays and tensors, or tensors on different devices; None is ignored."""
+    present = {name: array for name, array in arrays.items() if array is not None}
+    (first, reference), *others = present.items()
     for name, array in others:
         if is_numpy(array) != is_numpy(reference):
             kinds = ["NumPy array" if is_numpy(value) else "torch tensor" for value in (reference, array)]
@@ -153,7 +153,7 @@ def check_same_kind(**arrays: Any) -> None:
 
 
 class Operands(NamedTuple):
-    """The arrays of a correlation as tensors."""
+    """Arrays of a correlation as tensors."""
 
     x: torch.Tensor
     k: torch.Tensor
@@ -161,14 +161,14 @@ class Operands(NamedTuple):
 
 
 def read_operands(x: Any, k: Any, bias: Any) -> Operands:
-    """x, k and bias as tensors of one kind and device."""
+    """Return x, k and bias as tensors; refuse a mixture of NumPy and torch, or of devices."""
     tensors = Operands(as_tensor("x", x), as_tensor("k", k), None if bias is None else as_tensor("bias", bias))
     check_same_kind(x=x, k=k, bias=bias)
     return tensors
 
 
 def check_bias(bias: torch.Tensor | None, out_channels: int, out_dtype: str) -> torch.Tensor | None:
-    """`bias` as (out_channels,) in the dtype of the result; an integer bias is converted."""
+    """Return `bias`, of shape (out_channels,), in the dtype of the result; an integer bias is converted."""
     if bias is None:
         return None
     check_bias_shape(bias, out_channels)
@@ -180,16 +180,16 @@ def check_bias(bias: torch.Tensor | None, out_channels: int, out_dtype: str) -> 
 
 
 def check_bias_shape(bias: torch.Tensor, out_channels: int) -> None:
-    """Refuse a bias that is not (out_channels,)."""
+    """Refuse a bias whose shape is not (out_channels,)."""
     if tuple(bias.shape) != (out_channels,):
         raise ConvolithError(f"bias has shape {tuple(bias.shape)}; expected ({out_channels},), one per output channel")
 
 
 def flip(k: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
-    """Return the kernel reversed along some of its axes (as it is where there are none)."""
+    """Return the kernel reversed along `axes` (unchanged if `axes` is empty)."""
     if not axes:
         return k
     signed = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}.get(k.dtype)
-    if signed is not None:  # torch has no flip for these; their bits move as well under another name
+    if signed is not None:  # torch has no flip for these dtypes; a signed view moves the same bits
         return k.view(signed).flip(tuple(axes)).view(k.dtype)
     return k.flip(tuple(axes))

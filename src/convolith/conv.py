@@ -1,4 +1,4 @@
-"""`Conv`: one convolution's weights and options as an immutable value."""
+"""Weights and options of one convolution as an immutable value: `Conv`."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from convolith.torch_private import version_of
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
 class Conv:
-    """A convolution as a value: its weights and the options that go with them, at any input size.
+    """Convolution as an immutable value: its weights and options, for any input size.
 
-    Calling it correlates: `conv(x)` is `correlate(x, conv)`.
+    A `Conv` can be called: `conv(x)` is `correlate(x, conv)`.
 
     Args:
         weight: (out_channels, in_channels/groups, *kernel_size); transposed: (in_channels, out_channels/groups, ...).
-            The value keeps its own copy.
+            The `Conv` keeps its own copy.
         bias: (out_channels,) or None.
         padding: a number, one per axis, a pair per axis, `"valid"`, `"full"`, or (at stride 1) `"same"`.
 
     Raises:
-        ConvolithError: `"same"` with a stride above 1 (its amount depends on the input size), and whatever cannot be
-            a convolution at any size. NumPy's weights are locked; a use of torch's weights after they were written to
-            is refused.
+        ConvolithError: `"same"` with a stride above 1 (its amount depends on the input size), and options that are
+            invalid at every input size. NumPy weights are read-only; torch weights that were modified in place are
+            refused on their next use.
 
     Example:
         >>> import numpy as np
@@ -79,7 +79,7 @@ class Conv:
         transposed: bool = False,
         output_padding: Axes = 0,
     ) -> None:
-        put = partial(object.__setattr__, self)  # a frozen instance sets itself once, here
+        put = partial(object.__setattr__, self)  # a frozen dataclass refuses normal assignment
         shape = tuple(as_tensor("weight", weight).shape)
         axes = len(shape) - 2
         if not 1 <= axes <= MAX_AXES or min(shape) < 1:
@@ -106,17 +106,17 @@ class Conv:
             tensor = as_tensor("bias", bias)
             if is_float(self.dtype):
                 check_bias(tensor, self.out_channels, self.dtype)
-            else:  # the result may be an integer or a float; correlate, which sees x, checks the dtype
+            else:  # the result's dtype depends on x, so `correlate` checks it
                 check_bias_shape(tensor, self.out_channels)
             bias = _own_copy(bias)
         put("_bias", bias)
 
     @classmethod
     def from_module(cls, module: Any) -> Conv:
-        """The value of a torch convolution module, with its weights detached.
+        """Return the `Conv` of a torch convolution module, with detached weights.
 
         Raises:
-            ConvolithError: a module that is no convolution.
+            ConvolithError: a module that is not a convolution.
 
         Example:
             >>> import torch
@@ -137,7 +137,7 @@ class Conv:
         )
 
     def spec(self, input_shape: Sequence[int], dtype: str | None = None) -> ConvSpec:
-        """The geometry of applying it to (N, in_channels, *size) or (in_channels, *size)."""
+        """Return the geometry for an input of shape (N, in_channels, *size) or (in_channels, *size)."""
         shape = shape_of("input_shape", input_shape)
         batch, channels, size = split_input_shape(shape, len(self.kernel_size))
         if channels != self.in_channels:
@@ -164,46 +164,46 @@ class Conv:
 
     @property
     def weight(self) -> Any:
-        """The weights, as they were given, in the value's own copy."""
+        """Weights as given, in the copy that the `Conv` keeps."""
         return _unwritten("weight", self._weight)
 
     @property
     def bias(self) -> Any:
-        """The bias, or None."""
+        """Bias as given, in the copy that the `Conv` keeps, or None."""
         return _unwritten("bias", self._bias)
 
     @property
     def options(self) -> dict[str, Any]:
-        """Everything but the weights and the bias, as keywords of `ConvSpec` and `Conv`."""
+        """Options, without the weights and the bias, as keyword arguments of `ConvSpec` and `Conv`."""
         names = ("stride", "padding", "dilation", "groups", "padding_mode", "transposed", "output_padding")
         return {name: getattr(self, name) for name in names}
 
     @property
     def in_channels(self) -> int:
-        """Channels that it takes."""
+        """Number of input channels."""
         return int(self.weight.shape[0] if self.transposed else self.weight.shape[1] * self.groups)
 
     @property
     def out_channels(self) -> int:
-        """Channels that it gives."""
+        """Number of output channels."""
         return int(self.weight.shape[1] * self.groups if self.transposed else self.weight.shape[0])
 
     @property
     def kernel_size(self) -> tuple[int, ...]:
-        """Taps per axis."""
+        """Number of taps per axis."""
         return tuple(self.weight.shape[2:])
 
     @property
     def dtype(self) -> str:
-        """The dtype of its weight, by name."""
+        """Name of the weights' dtype."""
         return dtype_name(self.weight.dtype)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Conv:
-        """Itself: a value that cannot change needs no copy."""
+        """Return the object itself, since an immutable value needs no copy."""
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles rebuild the value, so that its weights are locked again."""
+        """Return a pickle form that calls `Conv` again, so that NumPy weights are read-only again."""
         weight, bias = (t.detach() if hasattr(t, "detach") else t for t in (self.weight, self.bias))
         return partial(Conv, **self.options), (weight, bias)
 
@@ -224,17 +224,17 @@ class Conv:
 
 
 def _unwritten(name: str, array: Any) -> Any:
-    """Return a value's own copy of an array; refuse a tensor that was written to (NumPy's arrays are locked)."""
+    """Return a stored weight or bias; refuse a tensor that was modified in place (NumPy arrays are read-only)."""
     if array is not None and not is_numpy(array) and version_of(array):
         raise ConvolithError(
-            f"the {name} of a Conv was written to after the Conv was made; a Conv is a value: write to a clone of the "
-            "tensor, and make a Conv of that"
+            f"the {name} of a Conv was written to after the Conv was created; a Conv is immutable: write to a clone of "
+            "the tensor, and create a Conv from the clone"
         )
     return array
 
 
 def _own_copy(array: Any) -> Any:
-    """A copy that no one else holds; NumPy's is locked against writing."""
+    """Return a private copy of an array or a tensor; a NumPy copy is read-only."""
     if not is_numpy(array):
         return as_tensor("weight", array).clone().resolve_conj().resolve_neg()
     copy = array.astype(array.dtype.newbyteorder("="), order="C", copy=True)

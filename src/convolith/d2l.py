@@ -1,7 +1,7 @@
-"""The functions of the chapter "Multiple Input and Multiple Output Channels" of Dive into Deep Learning, by its names.
+"""Functions of the chapter "Multiple Input and Multiple Output Channels" of Dive into Deep Learning, by its names.
 
-Its notebook runs with one import changed: `from convolith import d2l` in place of `from d2l import torch as d2l`.
-X and K are arrays of NumPy, tensors of torch (with gradients) or nested lists, of any dtype that `correlate` takes.
+The notebook runs with one import changed: `from convolith import d2l` for `from d2l import torch as d2l`.
+X and K are NumPy arrays, torch tensors (with gradients) or nested lists, of any dtype that `correlate` accepts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def corr2d(X: Any, K: Any) -> Any:
 
 
 def corr2d_multi_in(X: Any, K: Any) -> Any:
-    """Sum over the input channels: X (c_i, h, w) with K (c_i, kh, kw) gives one channel.
+    """Cross-correlate and sum over the input channels: X (c_i, h, w) with K (c_i, kh, kw) gives one channel.
 
     Example:
         >>> import numpy as np
@@ -46,7 +46,7 @@ def corr2d_multi_in(X: Any, K: Any) -> Any:
 
 
 def corr2d_multi_in_out(X: Any, K: Any) -> Any:
-    """Compute several output channels: X (c_i, h, w) with K (c_o, c_i, kh, kw) gives c_o of them.
+    """Compute several output channels: X (c_i, h, w) with K (c_o, c_i, kh, kw) gives c_o channels.
 
     Example:
         >>> import numpy as np
@@ -58,7 +58,7 @@ def corr2d_multi_in_out(X: Any, K: Any) -> Any:
 
 
 def corr2d_multi_in_out_1x1(X: Any, K: Any) -> Any:
-    """Compute a 1x1 kernel as a matrix product: X (c_i, h, w) with K (c_o, c_i, 1, 1) gives (c_o, h, w).
+    """Apply a 1x1 kernel as a matrix product: X (c_i, h, w) with K (c_o, c_i, 1, 1) gives (c_o, h, w).
 
     Example:
         >>> import numpy as np
@@ -72,17 +72,17 @@ def corr2d_multi_in_out_1x1(X: Any, K: Any) -> Any:
 
 
 def _array(name: str, value: Any) -> Any:
-    """Return nested lists as an array, and everything else as it is."""
+    """Return nested lists as an array, and any other value unchanged."""
     if not isinstance(value, list | tuple):
         return value
     try:
         return np.asarray(value)
     except ValueError:
-        raise ConvolithError(f"{name} is a list whose rows have different lengths; give all of them as many") from None
+        raise ConvolithError(f"{name} is a list whose rows have different lengths; make them equally long") from None
 
 
 def _read(X: Any, K: Any, x_layout: str, k_layout: str) -> tuple[Any, Any]:
-    """Return X and K as arrays whose shapes go together; errors use the chapter's letters."""
+    """Return X and K as arrays of compatible shapes; error messages use the chapter's notation."""
     X, K = _array("X", X), _array("K", K)
     for name, array, layout in (("X", X, x_layout), ("K", K, k_layout)):
         shape = tuple(as_tensor(name, array).shape)
@@ -92,11 +92,11 @@ def _read(X: Any, K: Any, x_layout: str, k_layout: str) -> tuple[Any, Any]:
     if "c_i" in x_layout and X.shape[0] != K.shape[-3]:
         raise ConvolithError(
             f"X has {X.shape[0]} channels (shape {tuple(X.shape)}) but K has {K.shape[-3]} (shape {tuple(K.shape)}, "
-            f"expected ({k_layout})); give both as many"
+            f"expected ({k_layout})); make them equal"
         )
     sizes = [tuple(array.shape[-2:]) for array in (X, K)]
     if any(k > n for n, k in zip(*sizes, strict=True)):
         swapped = all(k >= n for n, k in zip(*sizes, strict=True))
         remedy = "did you swap X and K?" if swapped else "use a smaller K"
-        raise ConvolithError(f"K does not fit into X: X has the size {sizes[0]} and K {sizes[1]}; {remedy}")
+        raise ConvolithError(f"K does not fit into X: X has size {sizes[0]} and K has size {sizes[1]}; {remedy}")
     return X, K

@@ -13,13 +13,13 @@ ITEMSIZE = FLOATS | SIGNED | UNSIGNED
 """Bytes of one element, for every dtype that Convolith accepts."""
 
 PYTHON = {"float": "float64", "int": "int64", "complex": "complex128"}
-"""Dtypes that Python's own numbers have as arrays."""
+"""Names of the dtypes of arrays made from Python's own numbers."""
 HALVES = ("float16", "bfloat16")
 COMPLEX = ("complex64", "complex128")
 
 
 def dtype_name(dtype: Any) -> str:
-    """Return the name of a dtype of NumPy or torch, of NumPy's scalar types, or of Python's numbers.
+    """Return the name of a NumPy or torch dtype, of a NumPy scalar type, or of a Python number type.
 
     `"float32"` for `torch.float32`, `numpy.float32` and `numpy.dtype(">f4")`; `"float64"` for `float`.
     """
@@ -37,14 +37,14 @@ def check_dtype(argument: str, name: str) -> None:
 
 
 def is_float(name: str) -> bool:
-    """Whether the dtype is real or complex floating point."""
+    """Return whether the dtype is real or complex floating point."""
     return name in FLOATS
 
 
 def result_dtype(x: str, kernel: str) -> str:
-    """The dtype of a correlation: floats keep their own, integers give int64 or uint64.
+    """Return the dtype of a correlation: floats keep their dtype, integers give int64 or uint64.
 
-    Integer with float gives the float; integer with integer gives int64, or uint64 if both are unsigned and one
+    An integer and a float give the float's dtype; two integers give int64, or uint64 if both are unsigned and one
     of them is uint64 (arithmetic is then modulo 2^64).
 
     Raises:
@@ -64,11 +64,11 @@ def result_dtype(x: str, kernel: str) -> str:
 
 
 def integer_bits(name: str) -> int:
-    """The exponent b of the bound |value| <= 2^b for an integer dtype."""
+    """Return the exponent b of the bound |value| <= 2^b for an integer dtype."""
     return 8 * ITEMSIZE[name] - (name in SIGNED)
 
 
 def half_ulp(name: str) -> float:
-    """The unit roundoff of a floating dtype: the largest relative error of rounding to it."""
+    """Return the unit roundoff of a floating dtype: the largest relative error of rounding to it."""
     mantissa = {"float16": 11, "bfloat16": 8, "float32": 24, "complex64": 24, "float64": 53, "complex128": 53}
     return 2.0 ** -mantissa[name]

@@ -1,4 +1,4 @@
-"""The shape rules of convolution: pure functions of whole numbers, and the refusals that go with them."""
+"""Shape rules of convolution: pure functions of integers, and the checks of their arguments."""
 
 from __future__ import annotations
 
@@ -11,59 +11,59 @@ import numpy as np
 from convolith.errors import ConvolithError, check_option, shown
 
 Axes = int | Sequence[int]
-"""One whole number for every spatial axis, or one per axis."""
+"""Type of an option: one integer for every spatial axis, or one per axis."""
 Padding = int | str | Sequence[int] | Sequence[Sequence[int]]
-"""One number, one per axis, a (before, after) pair per axis, or "same", "valid" or "full"."""
+"""Type of a padding: one number, one per axis, a (before, after) pair per axis, or "same", "valid" or "full"."""
 Pairs = tuple[tuple[int, int], ...]
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 PADDING_NAMES = ("same", "valid", "full")
 MAX_AXES = 3
 LARGEST = 2**40
-"""What no size, stride or padding may exceed, so that sums and products of two fit 64 bits with room to spare."""
+"""Upper bound on each size, stride, padding and output length, so that sums of several stay far below 2^63."""
 
 
 def is_symbolic(value: Any) -> bool:
-    """Return whether a size is one of torch's symbols, which stands for every size while a graph is exported."""
+    """Return whether a size is a symbolic integer of torch, which represents any size during graph export."""
     return not isinstance(value, int) and hasattr(value, "node") and hasattr(value, "__sym_max__")
 
 
 def _whole(value: Any) -> int:
-    """Return `value` as an int, or as the symbol that it is: `index` would fix a symbol to one number."""
+    """Return `value` as an int; a symbolic size is returned unchanged, since `index` would fix it to one number."""
     if isinstance(value, bool):
         return int(value)  # torch takes no bool for a size
     return value if isinstance(value, int) or is_symbolic(value) else index(value)
 
 
 def _at_least(value: Any, minimum: int) -> Any:
-    """Return the larger of two numbers, one of which may be a symbol."""
+    """Return the maximum of two numbers, the first of which may be symbolic."""
     return value.__sym_max__(minimum) if is_symbolic(value) else max(value, minimum)
 
 
 def _over(number: Any) -> bool:
-    """Return whether a number is beyond what is computed; a symbol is not: that would become a condition on it."""
+    """Return whether a number exceeds `LARGEST`; never for a symbolic size, which the comparison would constrain."""
     return not is_symbolic(number) and number > LARGEST
 
 
 def extent(kernel_size: int, dilation: int) -> int:
-    """How many positions a dilated kernel spans along one axis."""
+    """Compute the number of positions that a dilated kernel spans along one axis."""
     return dilation * (kernel_size - 1) + 1
 
 
 def output_length(size: int, kernel_size: int, stride: int, padding: tuple[int, int], dilation: int) -> int:
-    """The number of outputs along one axis (less than 1 where the kernel does not fit)."""
+    """Compute the number of outputs along one axis (less than 1 if the kernel does not fit)."""
     return (size + sum(padding) - extent(kernel_size, dilation)) // stride + 1
 
 
 def transposed_length(
     size: int, kernel_size: int, stride: int, padding: tuple[int, int], dilation: int, output_padding: int
 ) -> int:
-    """The number of outputs of a transposed convolution along one axis."""
+    """Compute the number of outputs of a transposed convolution along one axis."""
     return (size - 1) * stride + extent(kernel_size, dilation) - sum(padding) + output_padding
 
 
 def same_padding(size: int, kernel_size: int, stride: int, dilation: int) -> tuple[int, int]:
-    """The padding that gives `ceil(size / stride)` outputs along one axis, the smaller half first."""
+    """Compute the padding that gives `ceil(size / stride)` outputs along one axis, with the smaller half first."""
     if stride == 1:
         total = extent(kernel_size, dilation) - 1
     else:
@@ -73,17 +73,17 @@ def same_padding(size: int, kernel_size: int, stride: int, dilation: int) -> tup
 
 
 def _as_list(argument: str, value: Any) -> Any:
-    """Return an array's or a tensor's numbers as lists, and everything else as it is."""
+    """Return the numbers of an array or a tensor as lists, and any other value unchanged."""
     if not hasattr(value, "tolist"):
         return value
     try:
         return value.tolist()
-    except (TypeError, RuntimeError):  # a class; tensors without values, sparse or nested ones
+    except (TypeError, RuntimeError):  # a class, or a meta, sparse or nested tensor
         raise ConvolithError(f"{argument} is {shown(value)}; expected numbers") from None
 
 
 def per_axis(argument: str, value: Any, axes: int, minimum: int) -> tuple[int, ...]:
-    """One whole number per spatial axis, each at least `minimum`, from one number or several."""
+    """Return one integer per spatial axis, each at least `minimum`, from one number or a sequence."""
     value = _as_list(argument, value)
     entries = [value] * axes if not isinstance(value, Sequence) else list(value)
     try:
@@ -102,7 +102,7 @@ def per_axis(argument: str, value: Any, axes: int, minimum: int) -> tuple[int, .
 
 
 def explicit_padding(value: Any, axes: int) -> Pairs:
-    """A (before, after) pair per axis from a number, a number per axis or a pair per axis."""
+    """Return a (before, after) pair per axis from one number, a number per axis or a pair per axis."""
     value = _as_list("padding", value)
     entries = [value] * axes if not isinstance(value, Sequence) else list(value)
     if len(entries) != axes:
@@ -129,7 +129,7 @@ def explicit_padding(value: Any, axes: int) -> Pairs:
 def resolve_padding(
     value: Any, size: tuple[int, ...] | None, kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> Pairs:
-    """The padding as a pair per axis; `size=None` where it is not known, which `"same"` needs only with a stride."""
+    """Return the padding as a pair per axis; `size` may be None unless padding is `"same"` with a stride above 1."""
     axes = len(kernel_size)
     if not isinstance(value, str):
         return explicit_padding(value, axes)
@@ -152,7 +152,7 @@ def resolve_padding(
 
 
 def check_whole(argument: str, value: Any, minimum: int) -> int:
-    """`value` as an int of at least `minimum`."""
+    """Return `value` as an int; refuse values below `minimum`."""
     try:
         number = _whole(value)
     except TypeError:
@@ -165,7 +165,7 @@ def check_whole(argument: str, value: Any, minimum: int) -> int:
 
 
 def check_groups(groups: Any, in_channels: int, out_channels: int) -> int:
-    """`groups` as an int that divides both channel counts."""
+    """Return `groups` as an int; refuse a number that does not divide both channel counts."""
     number = check_whole("groups", groups, 1)
     for argument, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
         if channels % number:
@@ -174,7 +174,7 @@ def check_groups(groups: Any, in_channels: int, out_channels: int) -> int:
 
 
 def check_mode(padding_mode: Any, *, transposed: bool) -> str:
-    """`padding_mode`, one of the four that exist; a transposed convolution knows zeros only."""
+    """Return `padding_mode` if it is a known mode; a transposed convolution accepts "zeros" only."""
     check_option("padding_mode", padding_mode, PADDING_MODES)
     if transposed and padding_mode != "zeros":
         raise ConvolithError(f'padding_mode is {shown(padding_mode)}; a transposed convolution takes "zeros" only')
@@ -185,7 +185,7 @@ def check_mode(padding_mode: Any, *, transposed: bool) -> str:
 def check_output_padding(
     value: Any, stride: Sequence[int], dilation: Sequence[int], *, transposed: bool
 ) -> tuple[int, ...]:
-    """`output_padding` per axis: below the stride or the dilation, and 0 unless transposed."""
+    """Return `output_padding` per axis: less than the stride or the dilation, and 0 unless transposed."""
     numbers = per_axis("output_padding", value, len(stride), 0)
     if any(numbers) and not transposed:
         raise ConvolithError(
@@ -199,9 +199,9 @@ def check_output_padding(
 
 
 def padding_sources(size: int, padding: tuple[int, int], mode: str) -> np.ndarray:
-    """For each position of a padded axis, the input position that it repeats (mode is not "zeros").
+    """Return the input position that each position of a padded axis repeats, for modes other than "zeros".
 
-    Padding beyond the input's length goes on repeating, as NumPy's does.
+    Padding longer than the input continues the pattern, as in `numpy.pad`.
     """
     before, after = padding
     positions = np.arange(-before, size + after)
@@ -209,7 +209,7 @@ def padding_sources(size: int, padding: tuple[int, int], mode: str) -> np.ndarra
         return positions % size
     if mode == "replicate":
         return positions.clip(0, size - 1)
-    period = max(2 * size - 2, 1)  # reflect: the edge is not repeated, so there and back is two steps shorter
+    period = max(2 * size - 2, 1)  # reflect: the two edges are not repeated
     return size - 1 - abs(size - 1 - positions % period)
 
 
@@ -217,7 +217,7 @@ KERNEL_LAYOUT = "(out_channels, in_channels/groups, *kernel_size)"
 
 
 def split_input_shape(shape: tuple[int, ...], axes: int) -> tuple[int, int, tuple[int, ...]]:
-    """(batch, channels, size) of x; an unbatched x counts as a batch of one."""
+    """Return (batch, channels, size) of x; an unbatched x counts as a batch of one."""
     if len(shape) not in (axes + 1, axes + 2):
         few = len(shape) < axes + 1
         remedy = "add the missing axes with x[None]" if few else "if k lacks an axis, add it with k[None] or k[:, None]"
@@ -231,7 +231,7 @@ def split_input_shape(shape: tuple[int, ...], axes: int) -> tuple[int, int, tupl
 
 
 def shape_of(argument: str, value: Any) -> tuple[int, ...]:
-    """A shape, as a tuple of whole numbers of 0 or more."""
+    """Return a shape as a tuple of ints; refuse negative numbers."""
     entries = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (None,)
     try:
         shape = tuple(index(entry) for entry in entries)
@@ -245,7 +245,7 @@ def shape_of(argument: str, value: Any) -> tuple[int, ...]:
 def channel_mismatch(
     x_shape: tuple[int, ...], k_shape: tuple[int, ...], channels: int, expected: int, *, transposed: bool
 ) -> str:
-    """Return the message for a channel count that does not fit, with a guess at what was meant."""
+    """Return the error message for mismatched channel counts, with a guess at the cause."""
     axes = len(k_shape) - 2
     source = "k.shape[0]" if transposed else "k.shape[1] * groups"
     message = f"x has {channels} channels (shape {x_shape}) but k expects {expected} ({source})"
@@ -258,4 +258,4 @@ def channel_mismatch(
             f"{message}; if x is one image of (channels, *size) and k, of shape {k_shape}, one kernel for its "
             "channels, pass k[None]"
         )
-    return message + "; the channels of x stand before its spatial axes"
+    return message + "; the channel axis of x precedes its spatial axes"

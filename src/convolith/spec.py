@@ -1,10 +1,10 @@
-"""The geometry of one convolution layer: `ConvSpec`."""
+"""Geometry of one convolution layer: `ConvSpec`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from math import prod
 from typing import Any
 
@@ -33,28 +33,28 @@ from convolith.geometry import (
 )
 
 MUCH_LARGER = 16
-"""Times the elements of an input that a kernel has which seems to be the input."""
+"""Ratio of the kernel's spatial size to the input's from which an error suggests that x and k were swapped."""
 
 
 @dataclass(frozen=True, init=False)
 class ConvSpec:
-    """The geometry of one layer: validated once, canonical, immutable and hashable.
+    """Geometry of one layer: validated once, canonical, immutable and hashable.
 
-    It describes `y[o, p] = b[o] + sum over c, t of k[o, c, t] x[c, p*stride + t*dilation - padding]`, on one, two
-    or three spatial axes. Options may be given as one number for all axes; the fields hold one per axis, and
-    `padding` a (before, after) pair per axis.
+    The layer computes `y[o, p] = b[o] + sum over c, t of k[o, c, t] x[c, p*stride + t*dilation - padding]`, on one, two
+    or three spatial axes. An option may be one number for all axes; the fields hold one number per axis, and
+    `padding` holds a (before, after) pair per axis.
 
     Args:
-        batch: images in x; 0 is allowed and gives an empty result.
-        in_channels, out_channels: channels of x and of the result.
+        batch: number of images in x; 0 is allowed and gives an empty result.
+        in_channels, out_channels: number of channels of x and of the result.
         size: spatial size of x, one number per axis.
-        kernel_size: taps per axis.
+        kernel_size: number of taps per axis.
         padding: a number, one per axis, a pair per axis, or `"same"`, `"valid"`, `"full"`.
-        transposed: the adjoint ("deconvolution"); the kernel is then (in_channels, out_channels/groups, *kernel_size).
-        dtype: of x, by name; `kernel_dtype` where it differs (an integer image and a float kernel).
+        transposed: True for the adjoint ("deconvolution"); kernel (in_channels, out_channels/groups, *kernel_size).
+        dtype: name of the dtype of x; pass `kernel_dtype` if k has another (an integer image and a float kernel).
 
     Raises:
-        ConvolithError: anything that cannot be computed, with the remedy.
+        ConvolithError: a layer that cannot be computed; the message gives the remedy.
 
     Example:
         >>> spec = ConvSpec(in_channels=3, out_channels=64, size=224, kernel_size=(7, 7), stride=2, padding=3)
@@ -97,7 +97,7 @@ class ConvSpec:
         dtype: str = "float32",
         kernel_dtype: str | None = None,
     ) -> None:
-        put = partial(object.__setattr__, self)  # a frozen instance sets itself once, here
+        put = partial(object.__setattr__, self)  # a frozen dataclass refuses normal assignment
         axes = max(len(value) if isinstance(value, Sequence) else 1 for value in (size, kernel_size))
         if not 1 <= axes <= MAX_AXES:
             raise ConvolithError(f"kernel_size has {axes} axes; expected 1 to {MAX_AXES}")
@@ -127,7 +127,7 @@ class ConvSpec:
         self._check_fits()
 
     def _check_fits(self) -> None:
-        """Refuse what leaves no output, and outputs beyond all bounds."""
+        """Refuse a geometry without any output, or with an output longer than `LARGEST`."""
         for axis, (n, pair, e) in enumerate(zip(self.size, self.padding, self.extent, strict=True)):
             length = self.output_size[axis]
             if not is_symbolic(length) and length > LARGEST:
@@ -149,7 +149,7 @@ class ConvSpec:
 
     @property
     def _seems_swapped(self) -> bool:
-        """Whether the kernel is as much larger than the input as inputs are usually larger than kernels."""
+        """Whether the kernel is so much larger than the input that x and k were probably swapped."""
         return self.groups == 1 and prod(self.kernel_size) >= MUCH_LARGER * prod(self.size)
 
     @classmethod
@@ -167,7 +167,7 @@ class ConvSpec:
         output_padding: Axes = 0,
         padding_mode: str = "zeros",
     ) -> ConvSpec:
-        """The spec of correlating `x` with `k`, read off their shapes and dtypes.
+        """Return the spec of the correlation of `x` with `k`, from their shapes and dtypes.
 
         Args:
             x: (N, in_channels, *size), or (in_channels, *size), which counts as a batch of one.
@@ -182,8 +182,8 @@ class ConvSpec:
         axes = len(k_shape) - 2
         if not 1 <= axes <= MAX_AXES:
             layout = "(in_channels, out_channels/groups, *kernel_size)" if transposed else KERNEL_LAYOUT
-            plain = "; for a plain picture and a plain kernel call filter_image" if len(k_shape) == 2 else ""
-            raise ConvolithError(f"k has shape {k_shape}; expected {layout} with 1 to {MAX_AXES} spatial axes{plain}")
+            hint = "; for a 2-D image and a 2-D kernel call filter_image" if len(k_shape) == 2 else ""
+            raise ConvolithError(f"k has shape {k_shape}; expected {layout} with 1 to {MAX_AXES} spatial axes{hint}")
         batch, channels, size = split_input_shape(x_shape, axes)
         groups = check_whole("groups", groups, 1)
         if min(k_shape) < 1:
@@ -213,7 +213,7 @@ class ConvSpec:
 
     @classmethod
     def from_module(cls, module: Any, input_shape: Sequence[int]) -> ConvSpec:
-        """The spec of a torch convolution module (`Conv1d` to `ConvTranspose3d`) at an input shape.
+        """Return the spec of a torch convolution module (`Conv1d` to `ConvTranspose3d`) at an input shape.
 
         Args:
             input_shape: (N, in_channels, *size), or (in_channels, *size).
@@ -249,22 +249,22 @@ class ConvSpec:
 
     @property
     def axes(self) -> int:
-        """The number of spatial axes: 1, 2 or 3."""
+        """Number of spatial axes: 1, 2 or 3."""
         return len(self.size)
 
     @property
     def extent(self) -> tuple[int, ...]:
-        """How many positions the dilated kernel spans, per axis."""
+        """Number of positions that the dilated kernel spans, per axis."""
         return tuple(extent(k, d) for k, d in zip(self.kernel_size, self.dilation, strict=True))
 
     @property
     def taps(self) -> int:
-        """Positions of the kernel."""
+        """Number of taps in the kernel: the product of `kernel_size`."""
         return prod(self.kernel_size)
 
     @property
     def products_per_output(self) -> int:
-        """Products that are summed into one output of a plain (not transposed) convolution."""
+        """Number of products summed into one output of an ordinary (not transposed) convolution."""
         return self.in_channels // self.groups * self.taps
 
     @property
@@ -277,29 +277,47 @@ class ConvSpec:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(N, in_channels, *size)."""
+        """Shape of x: (N, in_channels, *size)."""
         return (self.batch, self.in_channels, *self.size)
 
     @property
     def kernel_shape(self) -> tuple[int, ...]:
-        """(out_channels, in_channels/groups, *kernel_size), or the transposed layout."""
+        """Shape of k: (out_channels, in_channels/groups, *kernel_size), or the transposed layout."""
         if self.transposed:
             return (self.in_channels, self.out_channels // self.groups, *self.kernel_size)
         return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """(N, out_channels, *output_size)."""
+        """Shape of the result: (N, out_channels, *output_size)."""
         return (self.batch, self.out_channels, *self.output_size)
 
     @property
     def out_dtype(self) -> str:
-        """The dtype of the result, by name."""
+        """Name of the result's dtype."""
         return result_dtype(self.dtype, self.kernel_dtype)
+
+    def squeezed(self) -> ConvSpec:
+        """Return the spec without its unpadded axes of size 1 and kernel size 1; at least one axis remains.
+
+        Removing such axes from a contiguous array needs no copy. A transposed spec is returned unchanged.
+        """
+        return _squeezed(self)
+
+
+@lru_cache(maxsize=4096)
+def _squeezed(spec: ConvSpec) -> ConvSpec:
+    per_axis_of = zip(spec.size, spec.extent, spec.padding, strict=True)
+    axes = [axis for axis, (n, e, pair) in enumerate(per_axis_of) if n > 1 or e > 1 or any(pair)] or [0]
+    if len(axes) == spec.axes or spec.transposed:
+        return spec
+    names = ("size", "kernel_size", "stride", "padding", "dilation", "output_padding")
+    changes: dict[str, Any] = {name: tuple(getattr(spec, name)[axis] for axis in axes) for name in names}
+    return replace(spec, **changes)
 
 
 def _shape_of_array(argument: str, array: Any) -> tuple[int, ...]:
-    """Return the shape of something that has one, and a dtype."""
+    """Return the shape of an array or a tensor; refuse an object without a shape and a dtype."""
     try:
         shape, _ = tuple(array.shape), array.dtype
     except (AttributeError, TypeError, RuntimeError):  # RuntimeError: a nested tensor, which has several shapes
@@ -311,7 +329,7 @@ def _shape_of_array(argument: str, array: Any) -> tuple[int, ...]:
 
 
 def check_module(module: Any) -> None:
-    """Refuse what is not a torch convolution, judged by its attributes."""
+    """Refuse an object that lacks the attributes of a torch convolution."""
     needed = ("kernel_size", "stride", "padding", "dilation", "groups", "transposed", "output_padding", "weight")
     if not all(hasattr(module, name) for name in needed):
         raise ConvolithError(f"module is a {type(module).__name__}; expected a torch convolution such as nn.Conv2d")

@@ -1,4 +1,4 @@
-"""Conversion of tensors to the dtype that sums are computed in, and back."""
+"""Conversion of tensors to and from the dtype in which sums are computed."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from convolith.spec import ConvSpec
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """Return the torch dtype of a name."""
+    """Return the torch dtype with the given name."""
     dtype: torch.dtype = getattr(torch, name)
     return dtype
 
 
 def working_dtype(spec: ConvSpec) -> torch.dtype:
-    """Return the dtype in which torch's own operators give the right result.
+    """Return the dtype in which torch's own operators give the correct result.
 
-    Half types are widened to float32. Integers go through float64 where no sum can reach 2^53, so that every
-    rounding is exact, and through int64 (whose overflow is the modulo that is asked for) otherwise.
+    Half-precision types are computed in float32. Integers are computed in float64 if no sum can exceed 2^53, so that
+    every sum is exact, and otherwise in int64, whose overflow is the specified arithmetic modulo 2^64.
     """
     if spec.out_dtype in HALVES:
         return torch.float32

@@ -1,10 +1,10 @@
-"""What a layer costs: the addable record `Work` of operations and bytes, and one layer's closed forms.
+"""Cost of a layer: `Work`, an addable record of operations and bytes, and the closed forms for one layer.
 
-One rule counts every pass: multiplications are the products formed; additions are the products less the result
-elements that receive at least one product, and one more per output where a bias is added. "dense" counts products
-with the zeros of the padding, as every tool does; "effective" leaves them out.
+Every pass is counted by one rule: multiplications are the products formed; additions are the products minus the
+result elements that receive at least one product, plus one per output if a bias is added. "dense" includes products
+with the zeros of the padding, as every tool does; "effective" excludes them.
 
-All counts are products of one number per axis, so none of them enumerates the products.
+Every count is a product of one number per axis, so the products need not be enumerated.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CONVENTIONS = ("dense", "effective")
 
 
 class Addable:
-    """A dataclass of counts: `a + b` adds field by field."""
+    """Base class of dataclasses of counts: `a + b` adds field by field."""
 
     def __add__(self, other: Self) -> Self:
         if type(other) is not type(self):
@@ -40,14 +40,14 @@ def _names(kind: type) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Count(Addable):
-    """Operations of one pass, and the bytes that it has to move.
+    """Operations of one pass, and the bytes that it must move.
 
     Attributes:
-        multiplications: products formed.
-        additions: sums and differences formed.
-        bytes: moved.
-        elementwise: those of the multiplications whose products are not summed up, of norms and activations.
-        others: comparisons, divisions, roots, exponentials and the like, one each.
+        multiplications: number of products formed.
+        additions: number of sums and differences formed.
+        bytes: number of bytes moved.
+        elementwise: number of multiplications whose products are not summed, as in norms and activations.
+        others: number of comparisons, divisions, roots, exponentials and similar operations, each counted as one.
     """
 
     multiplications: int = 0
@@ -56,7 +56,7 @@ class Count(Addable):
     elementwise: int = 0
     others: int = 0
 
-    def __add__(self, other: Self) -> Self:  # by hand, since models add thousands
+    def __add__(self, other: Self) -> Self:  # explicit for speed: models add thousands
         if type(other) is not type(self):
             return NotImplemented
         return type(self)(
@@ -69,15 +69,15 @@ class Count(Addable):
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates: one per product that is summed up, of convolutions, matrix products and the like."""
+        """Number of multiply-accumulates: one per product that is summed, as in convolutions and matrix products."""
         return self.multiplications - self.elementwise
 
 
 @dataclass(frozen=True)
 class Backward(Addable):
-    """The backward pass by part; a part that is not asked for is zero.
+    """Operations of the backward pass by part; a part that is not requested is zero.
 
-    The three gradients are those of convolutions; `rest` is of all other operators of a model.
+    The three gradients count convolutions; `rest` counts all other operators of a model.
     """
 
     input_gradient: Count = Count()
@@ -87,27 +87,27 @@ class Backward(Addable):
 
     @property
     def total(self) -> Count:
-        """All parts together."""
+        """Sum of all parts."""
         return self.input_gradient + self.weight_gradient + self.bias_gradient + self.rest
 
     @property
     def multiplications(self) -> int:
-        """Of all parts together."""
+        """Number of multiplications in all parts."""
         return self.total.multiplications
 
     @property
     def macs(self) -> int:
-        """Of all parts together."""
+        """Number of multiply-accumulates in all parts."""
         return self.total.macs
 
     @property
     def additions(self) -> int:
-        """Of all parts together."""
+        """Number of additions in all parts."""
         return self.total.additions
 
     @property
     def bytes(self) -> int:
-        """Moved by all parts together."""
+        """Number of bytes moved by all parts."""
         return self.total.bytes
 
 
@@ -116,8 +116,8 @@ class ForwardMemory(Addable):
     """Bytes held in a forward pass, by term.
 
     Attributes:
-        workspace: that an engine needs while it runs.
-        prepared: what an engine makes of the kernel, and keeps.
+        workspace: temporary memory of an engine while it runs.
+        prepared: kernel in the engine's own form, which the engine keeps.
     """
 
     input: int = 0
@@ -128,7 +128,7 @@ class ForwardMemory(Addable):
 
     @property
     def bytes(self) -> int:
-        """All terms together."""
+        """Sum of all terms."""
         return self.input + self.parameters + self.output + self.workspace + self.prepared
 
 
@@ -143,7 +143,7 @@ class BackwardMemory(Addable):
 
     @property
     def bytes(self) -> int:
-        """All terms together."""
+        """Sum of all terms."""
         return self.parameter_gradients + self.input_gradient + self.output_gradient + self.saved_activations
 
 
@@ -157,7 +157,7 @@ class Memory(Addable):
 
 @dataclass(frozen=True)
 class Work(Addable):
-    """Operations and bytes of a layer, forward and backward; works of several layers add."""
+    """Operations and bytes of a layer, forward and backward; `+` adds up several layers."""
 
     forward: Count = Count()
     backward: Backward = Backward()
@@ -166,13 +166,13 @@ class Work(Addable):
 
 @dataclass(frozen=True)
 class AxisCounts:
-    """Counts of one axis of a plain correlation, from which products over the axes give a layer's."""
+    """Counts for one axis of an ordinary correlation; a layer's counts are their products over all axes."""
 
     products: int
     outputs: int
     inputs: int
     taps: int
-    """Products formed, and the outputs, inputs and taps that at least one of them reaches."""
+    """Number of products formed, and of the outputs, inputs and taps that take part in at least one product."""
 
 
 @lru_cache(maxsize=4096)
@@ -187,12 +187,12 @@ def axis_counts(
     *,
     effective: bool,
 ) -> AxisCounts:
-    """Count one axis; `mode` is the padding mode, and `effective` leaves the padding's zeros out."""
+    """Compute the counts for one axis; `mode` is the padding mode, and `effective` excludes the padding's zeros."""
     before, after = padding
     padded = before + size + after
     low, high = (before, before + size - 1) if effective and mode == "zeros" else (0, padded - 1)
     taps = dilation * np.arange(kernel_size)
-    first = np.maximum(-((taps - low) // stride), 0)  # the first and last output for which a tap reads what counts
+    first = np.maximum(-((taps - low) // stride), 0)  # first and last output at which a tap is counted
     last = np.minimum((high - taps) // stride, outputs - 1)
     reads = np.maximum(last - first + 1, 0)
     if effective and mode != "zeros":
@@ -204,9 +204,9 @@ def axis_counts(
 
 
 def union_size(first: np.ndarray, last: np.ndarray, group: np.ndarray) -> int:
-    """How many integers lie in at least one of the ranges first..last, counted apart in each group.
+    """Count the integers in the union of the ranges first..last of each group, and sum the counts over the groups.
 
-    Ranges of one group that begin later must not end earlier.
+    Within a group, a range that begins later must not end earlier.
     """
     order = np.lexsort((last, first, group))
     order = order[first[order] <= last[order]]
@@ -220,7 +220,7 @@ def union_size(first: np.ndarray, last: np.ndarray, group: np.ndarray) -> int:
 def repeated_sources(
     size: int, outputs: int, stride: int, padding: tuple[int, int], taps: np.ndarray, mode: str
 ) -> int:
-    """How many inputs are read, directly or through padding that repeats them."""
+    """Count the inputs that are read, directly or through padding that repeats them."""
     touched = np.zeros(sum(padding) + size, np.bool_)
     for tap in taps.tolist():
         touched[tap : tap + stride * (outputs - 1) + 1 : stride] = True
@@ -228,16 +228,16 @@ def repeated_sources(
 
 
 ALL = (True, True, True)
-"""Gradients of the input, the weights and the bias."""
+"""Flags that request the gradients of the input, the weights and the bias."""
 
 
 def layer_work(spec: ConvSpec, convention: str = "dense", *, gradients: tuple[bool, bool, bool] = ALL) -> Work:
-    """One layer's work in closed form, with the gradients of its input, weights and bias that are wanted.
+    """Compute one layer's work in closed form, with the requested gradients of its input, weights and bias.
 
-    A network's first layer needs no gradient of its input, and a frozen one none of its weights.
+    A network's first layer needs no gradient of its input, and a frozen layer needs none of its weights.
 
-    A transposed convolution is the adjoint of a plain one: its forward pass forms the products of that one's input
-    gradient, and the other way round.
+    A transposed convolution is the adjoint of an ordinary one: its forward pass forms the products of the ordinary
+    convolution's input gradient, and vice versa.
     """
     check_option("convention", convention, CONVENTIONS)
     sizes = (spec.output_size, spec.size) if spec.transposed else (spec.size, spec.output_size)
@@ -271,10 +271,10 @@ def layer_work(spec: ConvSpec, convention: str = "dense", *, gradients: tuple[bo
 
 
 def layer_memory(spec: ConvSpec, *, gradients: tuple[bool, bool, bool] = ALL) -> Memory:
-    """Bytes that one layer holds, by term.
+    """Compute the bytes that one layer holds, by term.
 
-    What autograd saves is what torch's module gives it: the input, or a copy that is padded in other modes, and by what
-    one side has more; the input too where a mode's own gradient needs it, and no image for weights without a gradient.
+    Autograd saves the convolution's input for the weight gradient. Torch pads it in advance: on one side if
+    padding is uneven, fully in modes other than "zeros". The input gradient of "reflect" and "replicate" saves x, too.
     """
     item, out_item = ITEMSIZE[spec.dtype], ITEMSIZE[spec.out_dtype]
     inputs, outputs = prod(spec.input_shape) * item, prod(spec.output_shape) * out_item

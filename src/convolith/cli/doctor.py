@@ -16,13 +16,13 @@ from convolith.cli.options import emit, json_option
 from convolith.engines import TABLE
 from convolith.engines.error_bounds import error_scale
 from convolith.jit import host
-from convolith.jit.cache import directory
 from convolith.planner import plan
 from convolith.planner.calibrate import calibrate
 from convolith.planner.machine import limits as known_limits
 from convolith.planner.machine import measured
 from convolith.report.table import Table
 from convolith.spec import ConvSpec
+from convolith.storage import cache_directory
 from convolith.tensors import torch_dtype
 
 PACKAGES = {
@@ -58,7 +58,7 @@ def command(*, calibrating: bool, as_json: bool) -> None:
         "system": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),
         "vectors": host().name,
-        "cache": str(directory() or "switched off"),
+        "cache": str(cache_directory() or "switched off"),
     }
     limits = asdict(known_limits())
     limit_rows = [{"limit": name.replace("_", " "), "value": float(f"{value:.3g}")} for name, value in limits.items()]

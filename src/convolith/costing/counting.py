@@ -33,7 +33,7 @@ from convolith.costing.tracing.fake_models import (
 )
 from convolith.costing.tracing.model_copies import named_places
 from convolith.costing.tracing.module_tracker import REMEDY, ModuleTracker, Path, Unwatched
-from convolith.costing.workspace.torch_kernels import kept_by
+from convolith.costing.workspace.torch_kernels import hidden_result_bytes
 from convolith.engines.machine_limits import MachineLimits
 from convolith.errors import ConvolithError
 from convolith.planner.machine import limits
@@ -259,7 +259,7 @@ class _Counter(ModuleTracker):  # type: ignore[no-untyped-call]  # torch's own i
         if not self.backward:
             self._follow(known, args, inputs, results, path)
             if results:
-                self._saved.enlarge(results[-1], kept_by(func, args, out))
+                self._saved.enlarge(results[-1], hidden_result_bytes(func, args, out))
         if known.rule is None:
             tally.unknown[known.name] = tally.unknown.get(known.name, 0) + 1
             return

@@ -199,14 +199,14 @@ class _Follower(ModuleTracker):  # type: ignore[no-untyped-call]  # torch's own 
 
     def seen(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Track the results of an operator, and the memory that it held while it ran."""
-        path, holding = self.path(), engines.of_operator(func, args, kwargs, out)
+        path, holding = self.path(), engines.operator_memory(func, args, kwargs, out)
         if holding is not None:
-            self._alive += engines.grown(self._kept, holding.kept)
+            self._alive += engines.add_retained(self._kept, holding.retained)
         before, results = self._alive, tensors_in(out)
         check_sizes(results, "the peak of a step is not known from shapes alone")
         for tensor in results:
-            self.follow(tensor, torch_kernels.kept_by(func, args, out) if tensor is results[-1] else 0)
-        most = self._alive if holding is None else max(self._alive, before + holding.running)
+            self.follow(tensor, torch_kernels.hidden_result_bytes(func, args, out) if tensor is results[-1] else 0)
+        most = self._alive if holding is None else max(self._alive, before + holding.peak)
         if most > self.found.bytes:
             self.found = _Most(most, operator_name(func).removeprefix("aten::"), path, self.phase)
 
@@ -231,4 +231,4 @@ def _measured(model: torch.nn.Module, arguments: Any, keywords: Any, optimizer: 
         forget_scratch()  # so that the profiler sees the scratch and prepared kernels being allocated again
         forget()
         changes = allocations(lambda: _step(copied, given, trained))
-    return held + torch_kernels.most(changes)
+    return held + torch_kernels.peak_of(changes)

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from convolith.dtypes import COMPLEX, ITEMSIZE, is_float
-from convolith.engines.base import deliver, turned
+from convolith.engines.base import Engine, deliver, turned
 from convolith.engines.error_bounds import direct_sum_bound
 from convolith.engines.machine_limits import MachineLimits, sum_dtype_name
 from convolith.engines.padding import crop, pad
@@ -73,7 +73,7 @@ class State(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TorchEngine:
+class TorchEngine(Engine[State]):
     """Engine for one memory format."""
 
     name: str

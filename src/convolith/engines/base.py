@@ -2,50 +2,65 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 
 from convolith.dtypes import is_float
+from convolith.engines.error_bounds import direct_sum_bound
 from convolith.engines.machine_limits import MachineLimits
+from convolith.jit import Target, host
 from convolith.spec import ConvSpec
 from convolith.tensors import from_working, to_working
 from convolith.work import Work
 
+State = TypeVar("State")
+"""Everything that an engine prepares before an input is known."""
 NEEDS_KERNEL = "depends on the kernel's values: plan with kernel="
 """Refusal reason of an engine that needs the values of the kernel to decide."""
 
 
-class Engine(Protocol):
-    """One algorithm: a module or an object with these functions. Engines estimate their cost; the planner compares."""
+class Engine(ABC, Generic[State]):
+    """One algorithm. Engines estimate their cost; the planner compares.
 
-    @property
-    def name(self) -> str:
-        """Name of the engine, in plans, in stored measurements and for `engine=`."""
+    An engine is stateless: `prepare` returns its state for one kernel, which `apply` takes.
+    """
 
+    name: str
+    """Name of the engine, in plans, in stored measurements and for `engine=`."""
+
+    @abstractmethod
     def refuse(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
         """Return why the engine cannot compute a spec (or this kernel, if given), or None if it can."""
 
     def keeps_nonfinite_local(self, spec: ConvSpec) -> bool:
         """Return whether NaN and infinity in x change only the outputs that read them, as in a direct sum."""
+        return True
 
+    @abstractmethod
     def work(self, spec: ConvSpec) -> Work:
         """Return the operations, bytes moved and workspace of the forward pass, as the engine performs them."""
 
+    @abstractmethod
     def seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
         """Estimate the time of a call, from the work and the limits of a machine."""
 
     def error_bound(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
         """Return an upper bound on the error, relative to `error_bounds.error_scale`; 0 if exact."""
+        return direct_sum_bound(spec)
 
+    @abstractmethod
     def note(self, spec: ConvSpec) -> str:
         """Describe in a few words how the engine computes a spec, for `explain()`."""
 
+    @abstractmethod
     def prepare_seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
         """Estimate the time of `prepare` for a new kernel of a known spec."""
 
-    def prepare(self, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> Any:
+    @abstractmethod
+    def prepare(self, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
         """Compute everything that depends on the kernel alone, once.
 
         Args:
@@ -55,10 +70,23 @@ class Engine(Protocol):
                 output channels are then exchanged and the taps reversed first.
         """
 
+    @abstractmethod
     def apply(
-        self, state: Any, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
+        self, state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Convolve x, (N, in_channels, *size), into `out` if given; the result has the spec's `out_dtype`."""
+
+
+class GeneratedEngine(Engine[State]):
+    """Engine in generated code, which can be prepared for a processor with narrower vectors than this one has."""
+
+    def prepare(self, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
+        """Prepare a kernel for this processor."""
+        return self.prepare_for(host(), spec, kernel, adjoint=adjoint)
+
+    @abstractmethod
+    def prepare_for(self, target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
+        """Prepare a kernel for a processor."""
 
 
 def turned(spec: ConvSpec, kernel: torch.Tensor) -> torch.Tensor:

@@ -20,21 +20,19 @@ import torch
 from convolith.dtypes import COMPLEX, ITEMSIZE, is_float
 from convolith.engines import aten
 from convolith.engines.base import Engine
-from convolith.engines.direct import engine as direct
-from convolith.engines.fft import engine as fft
+from convolith.engines.direct.engine import direct
+from convolith.engines.fft.engine import fft
 from convolith.engines.machine_limits import MachineLimits
-from convolith.engines.pointwise import engine as pointwise
-from convolith.engines.winograd import engine as winograd
+from convolith.engines.pointwise.engine import pointwise
+from convolith.engines.winograd.engine import winograd_2x2, winograd_4x4
 from convolith.spec import ConvSpec
 from convolith.work import ForwardMemory, Memory, Work, layer_work
 
-name = "phases"
-
-INNER: tuple[Engine, ...] = (
+INNER: tuple[Engine[Any], ...] = (
     pointwise,
     direct,
-    winograd.winograd_4x4,
-    winograd.winograd_2x2,
+    winograd_4x4,
+    winograd_2x2,
     aten.contiguous,
     aten.channels_last,
     fft,
@@ -60,19 +58,92 @@ class State(NamedTuple):
 
     spec: ConvSpec
     layout: Layout
-    engine: Engine
+    engine: Engine[Any]
     inner: Any
 
 
-def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
-    """Return a reason for all but transposed convolutions of real floats with few phases."""
-    if not spec.transposed:
-        return "not transposed"
-    if not is_float(spec.dtype) or spec.dtype != spec.kernel_dtype or spec.dtype in COMPLEX:
-        return f"{spec.dtype} with {spec.kernel_dtype}"
-    if prod(spec.stride) > MOST_PHASES:
-        return f"{prod(spec.stride)} phases"
-    return None
+class Phases(Engine[State]):
+    """Engine of transposed convolutions."""
+
+    name = "phases"
+
+    def refuse(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
+        """Return a reason for all but transposed convolutions of real floats with few phases."""
+        if not spec.transposed:
+            return "not transposed"
+        if not is_float(spec.dtype) or spec.dtype != spec.kernel_dtype or spec.dtype in COMPLEX:
+            return f"{spec.dtype} with {spec.kernel_dtype}"
+        if prod(spec.stride) > MOST_PHASES:
+            return f"{prod(spec.stride)} phases"
+        return None
+
+    def keeps_nonfinite_local(self, spec: ConvSpec) -> bool:
+        """Return False: the kernel is zero-padded to whole strides, and infinity times zero is NaN."""
+        return False
+
+    def note(self, spec: ConvSpec) -> str:
+        """Describe the number of phases and the engine that computes them."""
+        count = prod(spec.stride)
+        return f"{count} phase{'s' * (count > 1)} by {engine_of(spec).name}; may spread NaN and infinity"
+
+    def work(self, spec: ConvSpec) -> Work:
+        """Count the work of the engine that computes the phases, and the copies."""
+        inner = engine_of(spec).work(layout(spec).spec)
+        inner_memory, memory = inner.memory.forward, layer_work(spec).memory.forward
+        copied = INTERLEAVING_PASSES * memory.output if _interleaves(spec) else 0
+        forward = replace(inner.forward, bytes=inner.forward.bytes + copied)
+        workspace = inner_memory.workspace + (inner_memory.output + memory.output if copied else 0)
+        prepared = inner_memory.prepared or prod(layout(spec).spec.kernel_shape) * ITEMSIZE[spec.dtype]
+        terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace, prepared)
+        return Work(forward=forward, memory=Memory(terms))
+
+    def seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
+        """Estimate the time of the engine that computes the phases, and of the copies."""
+        needed = engine_of(spec).seconds(layout(spec).spec, limits)
+        if not _interleaves(spec):
+            return needed
+        copied = INTERLEAVING_PASSES * prod(spec.output_shape) * ITEMSIZE[spec.out_dtype]
+        return needed + INTERLEAVING_CALLS * limits.call_seconds + limits.moving_seconds(copied)
+
+    def error_bound(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
+        """Return the bound of the engine that computes the phases."""
+        return engine_of(spec).error_bound(layout(spec).spec)
+
+    def prepare_seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
+        """Estimate the time to sort the taps by phase and to prepare the engine that computes the phases."""
+        inner = layout(spec).spec
+        copied = 4 * prod(inner.kernel_shape) * ITEMSIZE[spec.kernel_dtype]
+        return 4 * limits.call_seconds + limits.moving_seconds(copied) + engine_of(spec).prepare_seconds(inner, limits)
+
+    def prepare(self, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
+        """Prepare the kernels of the phases with the engine that computes them.
+
+        A transposed convolution is the adjoint of a correlation with the same kernel, so `adjoint` has no effect.
+        """
+        inner, engine = layout(spec), engine_of(spec)
+        return State(spec, inner, engine, engine.prepare(inner.spec, phase_kernels(spec, kernel)))
+
+    def apply(
+        self, state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Compute the phases as channels, interleave and crop them."""
+        spec, (inner_spec, starts), engine, inner = state
+        if not _interleaves(spec):
+            return engine.apply(inner, x, bias, out)
+        y = engine.apply(inner, x, None if bias is None else bias.repeat_interleave(prod(spec.stride)))
+        axes = spec.axes
+        y = y.reshape(spec.batch, spec.out_channels, *spec.stride, *inner_spec.output_size)
+        order = [place for axis in range(axes) for place in (2 + axes + axis, 2 + axis)]
+        y = y.permute(0, 1, *order)
+        y = y.reshape(
+            spec.batch, spec.out_channels, *(n * s for n, s in zip(inner_spec.output_size, spec.stride, strict=True))
+        )
+        for axis, (start, length) in enumerate(zip(starts, spec.output_size, strict=True), start=2):
+            y = y.narrow(axis, start, length)
+        return y.contiguous() if out is None else out.copy_(y)
+
+
+phases = Phases()
 
 
 @lru_cache(maxsize=1024)
@@ -103,7 +174,7 @@ def layout(spec: ConvSpec) -> Layout:
 
 
 @lru_cache(maxsize=1024)
-def engine_of(spec: ConvSpec) -> Engine:
+def engine_of(spec: ConvSpec) -> Engine[Any]:
     """Return the engine that computes the phases, chosen by default machine limits so that plan and state agree."""
     inner = layout(spec).spec
     fit = [engine for engine in INNER if engine.refuse(inner) is None]
@@ -113,59 +184,6 @@ def engine_of(spec: ConvSpec) -> Engine:
 def _interleaves(spec: ConvSpec) -> bool:
     """Return whether the phases must be interleaved or cropped, which copies the result."""
     return prod(spec.stride) > 1 or layout(spec).spec.output_size != spec.output_size
-
-
-def keeps_nonfinite_local(spec: ConvSpec) -> bool:
-    """Return False: the kernel is zero-padded to whole strides, and infinity times zero is NaN."""
-    return False
-
-
-def note(spec: ConvSpec) -> str:
-    """Describe the number of phases and the engine that computes them."""
-    count = prod(spec.stride)
-    return f"{count} phase{'s' * (count > 1)} by {engine_of(spec).name}; may spread NaN and infinity"
-
-
-def work(spec: ConvSpec) -> Work:
-    """Count the work of the engine that computes the phases, and the copies."""
-    inner = engine_of(spec).work(layout(spec).spec)
-    inner_memory, memory = inner.memory.forward, layer_work(spec).memory.forward
-    copied = INTERLEAVING_PASSES * memory.output if _interleaves(spec) else 0
-    forward = replace(inner.forward, bytes=inner.forward.bytes + copied)
-    workspace = inner_memory.workspace + (inner_memory.output + memory.output if copied else 0)
-    prepared = inner_memory.prepared or prod(layout(spec).spec.kernel_shape) * ITEMSIZE[spec.dtype]
-    terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace, prepared)
-    return Work(forward=forward, memory=Memory(terms))
-
-
-def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
-    """Estimate the time of the engine that computes the phases, and of the copies."""
-    needed = engine_of(spec).seconds(layout(spec).spec, limits)
-    if not _interleaves(spec):
-        return needed
-    copied = INTERLEAVING_PASSES * prod(spec.output_shape) * ITEMSIZE[spec.out_dtype]
-    return needed + INTERLEAVING_CALLS * limits.call_seconds + limits.moving_seconds(copied)
-
-
-def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
-    """Return the bound of the engine that computes the phases."""
-    return engine_of(spec).error_bound(layout(spec).spec)
-
-
-def prepare_seconds(spec: ConvSpec, limits: MachineLimits) -> float:
-    """Estimate the time to sort the taps by phase and to prepare the engine that computes the phases."""
-    inner = layout(spec).spec
-    copied = 4 * prod(inner.kernel_shape) * ITEMSIZE[spec.kernel_dtype]
-    return 4 * limits.call_seconds + limits.moving_seconds(copied) + engine_of(spec).prepare_seconds(inner, limits)
-
-
-def prepare(spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
-    """Prepare the kernels of the phases with the engine that computes them.
-
-    A transposed convolution is the adjoint of a correlation with the same kernel, so `adjoint` has no effect.
-    """
-    phases, engine = layout(spec), engine_of(spec)
-    return State(spec, phases, engine, engine.prepare(phases.spec, phase_kernels(spec, kernel)))
 
 
 def phase_kernels(spec: ConvSpec, kernel: torch.Tensor) -> torch.Tensor:
@@ -185,21 +203,3 @@ def phase_kernels(spec: ConvSpec, kernel: torch.Tensor) -> torch.Tensor:
 def _spacing(spec: ConvSpec) -> zip[tuple[int, int, int]]:
     """Return the extent, stride and dilation of each axis."""
     return zip(spec.extent, spec.stride, spec.dilation, strict=True)
-
-
-def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Compute the phases as channels, interleave and crop them."""
-    spec, phases, engine, inner = state
-    if not _interleaves(spec):
-        return engine.apply(inner, x, bias, out)
-    y = engine.apply(inner, x, None if bias is None else bias.repeat_interleave(prod(spec.stride)))
-    axes = spec.axes
-    y = y.reshape(spec.batch, spec.out_channels, *spec.stride, *phases.spec.output_size)
-    order = [place for axis in range(axes) for place in (2 + axes + axis, 2 + axis)]
-    y = y.permute(0, 1, *order)
-    y = y.reshape(
-        spec.batch, spec.out_channels, *(n * s for n, s in zip(phases.spec.output_size, spec.stride, strict=True))
-    )
-    for axis, (start, length) in enumerate(zip(phases.start, spec.output_size, strict=True), start=2):
-        y = y.narrow(axis, start, length)
-    return y.contiguous() if out is None else out.copy_(y)

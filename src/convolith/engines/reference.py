@@ -11,14 +11,12 @@ import numpy as np
 import torch
 
 from convolith.dtypes import COMPLEX, half_ulp, is_float
-from convolith.engines.base import turned
+from convolith.engines.base import Engine, turned
 from convolith.engines.error_bounds import direct_sum_bound
 from convolith.engines.machine_limits import MachineLimits
 from convolith.spec import ConvSpec
 from convolith.tensors import torch_dtype
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
-
-name = "reference"
 
 PRODUCTS_PER_SECOND = 2e8
 """Product rate of the reference engine, which is written for readability."""
@@ -31,19 +29,69 @@ class State(NamedTuple):
     kernel: np.ndarray
 
 
-def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
-    """Return None, since every option is supported."""
-    return None
+class Reference(Engine[State]):
+    """Engine that accepts every layer, for comparisons."""
+
+    name = "reference"
+
+    def refuse(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
+        """Return None, since every option is supported."""
+        return None
+
+    def note(self, spec: ConvSpec) -> str:
+        """Describe the dtype of the computation."""
+        return f"in {wide_dtype(spec)}, tap by tap"
+
+    def work(self, spec: ConvSpec) -> Work:
+        """Count the layer's products; each tap copies a slice of the widened input and adds to the widened output."""
+        layer = layer_work(spec)
+        memory, item = layer.memory.forward, np.dtype(wide_dtype(spec)).itemsize
+        inputs = spec.batch * spec.in_channels * item * prod(padded_size(spec))
+        outputs = spec.batch * spec.out_channels * item * prod(uncropped_size(spec))
+        per_tap = 3 * inputs + 4 * outputs  # the slice is copied and read; its product is written, read and added
+        forward = Count(layer.forward.multiplications, layer.forward.additions, memory.bytes + spec.taps * per_tap)
+        terms = ForwardMemory(memory.input, memory.parameters, memory.output, 2 * inputs + 2 * outputs)
+        return Work(forward=forward, memory=Memory(terms))
+
+    def seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
+        """Estimate the time of one NumPy pass over the outputs per tap."""
+        forward = self.work(spec).forward
+        return limits.call_seconds * spec.taps + forward.multiplications / PRODUCTS_PER_SECOND
+
+    def error_bound(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
+        """Bound the errors of the float64 sum and of rounding the result, except rounding to a half type."""
+        if not is_float(spec.out_dtype):
+            return 0.0
+        rounding = half_ulp(spec.out_dtype) if spec.out_dtype in ("float32", "complex64") else 0.0
+        return 2 * rounding + direct_sum_bound(replace(spec, dtype=wide_dtype(spec), kernel_dtype=wide_dtype(spec)))
+
+    def prepare_seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
+        """Estimate the time to convert the kernel."""
+        return limits.moving_seconds(16 * prod(spec.kernel_shape))
+
+    def prepare(self, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
+        """Convert the kernel to the widest dtype."""
+        return State(spec, widen(turned(spec, kernel) if adjoint else kernel, spec))
+
+    def apply(
+        self, state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Sum the taps, and add the bias."""
+        spec, kernel = state
+        run = scatter_taps if spec.transposed else gather_taps
+        # NaN, infinity and integer overflow are valid results.
+        with np.errstate(invalid="ignore", over="ignore"):
+            y = run(widen(x, spec), kernel, spec)
+            if bias is not None:
+                y += widen(bias, spec).reshape(-1, *[1] * spec.axes)
+        result = torch.from_numpy(y).to(torch_dtype(spec.out_dtype))
+        if out is None:
+            return result
+        out.copy_(result)
+        return out
 
 
-def keeps_nonfinite_local(spec: ConvSpec) -> bool:
-    """Return True."""
-    return True
-
-
-def note(spec: ConvSpec) -> str:
-    """Describe the dtype of the computation."""
-    return f"in {wide_dtype(spec)}, tap by tap"
+reference = Reference()
 
 
 def wide_dtype(spec: ConvSpec) -> str:
@@ -51,58 +99,6 @@ def wide_dtype(spec: ConvSpec) -> str:
     if spec.out_dtype in COMPLEX:
         return "complex128"
     return "float64" if is_float(spec.out_dtype) else spec.out_dtype
-
-
-def work(spec: ConvSpec) -> Work:
-    """Count the layer's products; each tap copies a slice of the widened input and adds to the widened output."""
-    layer = layer_work(spec)
-    memory, item = layer.memory.forward, np.dtype(wide_dtype(spec)).itemsize
-    inputs = spec.batch * spec.in_channels * item * prod(padded_size(spec))
-    outputs = spec.batch * spec.out_channels * item * prod(uncropped_size(spec))
-    per_tap = 3 * inputs + 4 * outputs  # the slice is copied and read; its product is written, read and added
-    forward = Count(layer.forward.multiplications, layer.forward.additions, memory.bytes + spec.taps * per_tap)
-    terms = ForwardMemory(memory.input, memory.parameters, memory.output, 2 * inputs + 2 * outputs)
-    return Work(forward=forward, memory=Memory(terms))
-
-
-def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
-    """Estimate the time of one NumPy pass over the outputs per tap."""
-    forward = work(spec).forward
-    return limits.call_seconds * spec.taps + forward.multiplications / PRODUCTS_PER_SECOND
-
-
-def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
-    """Bound the errors of the float64 sum and of rounding the result, except rounding to a half type."""
-    if not is_float(spec.out_dtype):
-        return 0.0
-    rounding = half_ulp(spec.out_dtype) if spec.out_dtype in ("float32", "complex64") else 0.0
-    return 2 * rounding + direct_sum_bound(replace(spec, dtype=wide_dtype(spec), kernel_dtype=wide_dtype(spec)))
-
-
-def prepare_seconds(spec: ConvSpec, limits: MachineLimits) -> float:
-    """Estimate the time to convert the kernel."""
-    return limits.moving_seconds(16 * prod(spec.kernel_shape))
-
-
-def prepare(spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
-    """Convert the kernel to the widest dtype."""
-    return State(spec, widen(turned(spec, kernel) if adjoint else kernel, spec))
-
-
-def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Sum the taps, and add the bias."""
-    spec, kernel = state
-    run = scatter_taps if spec.transposed else gather_taps
-    # NaN, infinity and integer overflow are valid results.
-    with np.errstate(invalid="ignore", over="ignore"):
-        y = run(widen(x, spec), kernel, spec)
-        if bias is not None:
-            y += widen(bias, spec).reshape(-1, *[1] * spec.axes)
-    result = torch.from_numpy(y).to(torch_dtype(spec.out_dtype))
-    if out is None:
-        return result
-    out.copy_(result)
-    return out
 
 
 def widen(tensor: torch.Tensor, spec: ConvSpec) -> np.ndarray:

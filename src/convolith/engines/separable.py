@@ -14,13 +14,12 @@ from typing import NamedTuple
 import torch
 
 from convolith.dtypes import ITEMSIZE, half_ulp
-from convolith.engines.base import NEEDS_KERNEL, turned
-from convolith.engines.direct import engine as direct
+from convolith.engines.base import NEEDS_KERNEL, Engine, turned
+from convolith.engines.direct.engine import State as DirectState
+from convolith.engines.direct.engine import direct
 from convolith.engines.machine_limits import MachineLimits
 from convolith.spec import ConvSpec
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
-
-name = "separable"
 
 DROPPED = {"float32": 1e-6, "float64": 2e-15}
 """Upper bound on the truncation error, relative to the sum of |k|: below the tolerance of every accuracy class."""
@@ -35,8 +34,8 @@ RANK_ONE = 1
 class State(NamedTuple):
     """Prepared states of the two passes."""
 
-    columns: direct.State
-    rows: direct.State
+    columns: DirectState
+    rows: DirectState
 
 
 class Factors(NamedTuple):
@@ -51,26 +50,86 @@ class Factors(NamedTuple):
         return self.rows.shape[1]
 
 
-def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
-    """Return a reason for all but 2-D kernels of one channel per group whose rank is low enough to save products."""
-    if spec.axes != 2 or min(spec.kernel_size) < 2:
-        return "not a 2-D kernel with at least 2 taps per axis"
-    if spec.in_channels > spec.groups or spec.out_channels > spec.groups or spec.transposed:
-        return "channels meet" if not spec.transposed else "transposed"
-    if spec.dtype != spec.kernel_dtype or spec.dtype not in DROPPED:
-        return f"{spec.dtype} with {spec.kernel_dtype}"
-    if spec.padding_mode != "zeros":
-        return f"padding_mode {spec.padding_mode}"
-    if kernel is None:
-        return NEEDS_KERNEL
-    if not bool(kernel.isfinite().all()):
-        return "a kernel with NaN or infinity has no factors"
-    rank = factors(kernel).rank
-    if rank * sum(spec.kernel_size) >= spec.taps:
-        return f"rank {rank}: no fewer products"
-    if (rank - 1) * prod(spec.output_shape) * ITEMSIZE[spec.dtype] > MOST_BETWEEN:
-        return f"rank {rank}: the result of its first pass takes too much memory"
-    return None
+class Separable(Engine[State]):
+    """Engine of low-rank kernels."""
+
+    name = "separable"
+
+    def refuse(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
+        """Return a reason for all but 2-D kernels of one channel per group whose low rank saves products."""
+        if spec.axes != 2 or min(spec.kernel_size) < 2:
+            return "not a 2-D kernel with at least 2 taps per axis"
+        if spec.in_channels > spec.groups or spec.out_channels > spec.groups or spec.transposed:
+            return "channels meet" if not spec.transposed else "transposed"
+        if spec.dtype != spec.kernel_dtype or spec.dtype not in DROPPED:
+            return f"{spec.dtype} with {spec.kernel_dtype}"
+        if spec.padding_mode != "zeros":
+            return f"padding_mode {spec.padding_mode}"
+        if kernel is None:
+            return NEEDS_KERNEL
+        if not bool(kernel.isfinite().all()):
+            return "a kernel with NaN or infinity has no factors"
+        rank = factors(kernel).rank
+        if rank * sum(spec.kernel_size) >= spec.taps:
+            return f"rank {rank}: no fewer products"
+        if (rank - 1) * prod(spec.output_shape) * ITEMSIZE[spec.dtype] > MOST_BETWEEN:
+            return f"rank {rank}: the result of its first pass takes too much memory"
+        return None
+
+    def keeps_nonfinite_local(self, spec: ConvSpec) -> bool:
+        """Return False: infinity times a zero of a factor is NaN."""
+        return False
+
+    def note(self, spec: ConvSpec) -> str:
+        """Describe the two passes."""
+        return "columns, then rows; may spread NaN and infinity"
+
+    def work(self, spec: ConvSpec) -> Work:
+        """Count both passes at rank one, and the memory between them."""
+        down, along = passes(spec, RANK_ONE)
+        first, second = direct.work(down), direct.work(along)
+        between = prod(down.output_shape) * ITEMSIZE[spec.dtype]
+        forward = Count(
+            first.forward.multiplications + second.forward.multiplications,
+            first.forward.additions + second.forward.additions,
+            first.forward.bytes + second.forward.bytes,
+        )
+        columns, rows = first.memory.forward, second.memory.forward
+        workspace = between + max(columns.workspace, rows.workspace)
+        factors_bytes = columns.parameters + rows.parameters
+        parameters = layer_work(spec).memory.forward.parameters
+        terms = ForwardMemory(columns.input, parameters, rows.output, workspace, factors_bytes)
+        return Work(forward=forward, memory=Memory(terms))
+
+    def seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
+        """Estimate the time of both passes at rank one."""
+        return sum(direct.seconds(part, limits) for part in passes(spec, RANK_ONE))
+
+    def error_bound(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
+        """Bound the errors of both passes, of rounding the factors and of the truncation."""
+        first, second = (direct.error_bound(part) for part in passes(spec, RANK_ONE))
+        return 2 * (first + second) + 4 * half_ulp(spec.dtype) + DROPPED[spec.dtype]
+
+    def prepare_seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
+        """Estimate the time of the decompositions of all channels."""
+        height, width = spec.kernel_size
+        steps = spec.groups * height * width * min(height, width) * DECOMPOSITION_STEPS
+        return DECOMPOSITION_SECONDS * spec.groups + steps / limits.float64_products_per_second
+
+    def prepare(self, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
+        """Decompose the kernel, and prepare both passes."""
+        low_rank = factors(turned(spec, kernel) if adjoint else kernel)
+        down, along = passes(spec, low_rank.rank)
+        return State(direct.prepare(down, low_rank.columns), direct.prepare(along, low_rank.rows))
+
+    def apply(
+        self, state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Apply the column pass, then the row pass."""
+        return direct.apply(state.rows, direct.apply(state.columns, x, None), bias, out)
+
+
+separable = Separable()
 
 
 def factors(kernel: torch.Tensor) -> Factors:
@@ -110,61 +169,3 @@ def passes(spec: ConvSpec, rank: int) -> tuple[ConvSpec, ConvSpec]:
         dilation=(1, spec.dilation[1]),
     )
     return down, along
-
-
-def keeps_nonfinite_local(spec: ConvSpec) -> bool:
-    """Return False: infinity times a zero of a factor is NaN."""
-    return False
-
-
-def note(spec: ConvSpec) -> str:
-    """Describe the two passes."""
-    return "columns, then rows; may spread NaN and infinity"
-
-
-def work(spec: ConvSpec) -> Work:
-    """Count both passes at rank one, and the memory between them."""
-    down, along = passes(spec, RANK_ONE)
-    first, second = direct.work(down), direct.work(along)
-    between = prod(down.output_shape) * ITEMSIZE[spec.dtype]
-    forward = Count(
-        first.forward.multiplications + second.forward.multiplications,
-        first.forward.additions + second.forward.additions,
-        first.forward.bytes + second.forward.bytes,
-    )
-    columns, rows = first.memory.forward, second.memory.forward
-    workspace = between + max(columns.workspace, rows.workspace)
-    factors_bytes = columns.parameters + rows.parameters
-    parameters = layer_work(spec).memory.forward.parameters
-    terms = ForwardMemory(columns.input, parameters, rows.output, workspace, factors_bytes)
-    return Work(forward=forward, memory=Memory(terms))
-
-
-def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
-    """Estimate the time of both passes at rank one."""
-    return sum(direct.seconds(part, limits) for part in passes(spec, RANK_ONE))
-
-
-def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
-    """Bound the errors of both passes, of rounding the factors and of the truncation."""
-    first, second = (direct.error_bound(part) for part in passes(spec, RANK_ONE))
-    return 2 * (first + second) + 4 * half_ulp(spec.dtype) + DROPPED[spec.dtype]
-
-
-def prepare_seconds(spec: ConvSpec, limits: MachineLimits) -> float:
-    """Estimate the time of the decompositions of all channels."""
-    height, width = spec.kernel_size
-    steps = spec.groups * height * width * min(height, width) * DECOMPOSITION_STEPS
-    return DECOMPOSITION_SECONDS * spec.groups + steps / limits.float64_products_per_second
-
-
-def prepare(spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
-    """Decompose the kernel, and prepare both passes."""
-    low_rank = factors(turned(spec, kernel) if adjoint else kernel)
-    down, along = passes(spec, low_rank.rank)
-    return State(direct.prepare(down, low_rank.columns), direct.prepare(along, low_rank.rows))
-
-
-def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Apply the column pass, then the row pass."""
-    return direct.apply(state.rows, direct.apply(state.columns, x, None), bias, out)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from convolith.engines import aten, phases, reference, separable
-from convolith.engines.base import Engine
-from convolith.engines.direct import engine as direct
-from convolith.engines.fft import engine as fft
-from convolith.engines.pointwise import engine as pointwise
-from convolith.engines.winograd import engine as winograd
+from typing import Any
 
-TABLE: tuple[Engine, ...] = (
+from convolith.engines import aten
+from convolith.engines.base import Engine
+from convolith.engines.direct.engine import direct
+from convolith.engines.fft.engine import fft
+from convolith.engines.phases import phases
+from convolith.engines.pointwise.engine import pointwise
+from convolith.engines.reference import reference
+from convolith.engines.separable import separable
+from convolith.engines.winograd.engine import winograd_2x2, winograd_4x4
+
+TABLE: tuple[Engine[Any], ...] = (
     pointwise,
     direct,
     separable,
-    winograd.winograd_4x4,
-    winograd.winograd_2x2,
+    winograd_4x4,
+    winograd_2x2,
     aten.contiguous,
     aten.channels_last,
     fft,
@@ -23,4 +28,4 @@ TABLE: tuple[Engine, ...] = (
 )
 """All engines, in the order that breaks ties. A new engine needs one module and one entry here."""
 
-BY_NAME: dict[str, Engine] = {engine.name: engine for engine in TABLE}
+BY_NAME: dict[str, Engine[Any]] = {engine.name: engine for engine in TABLE}

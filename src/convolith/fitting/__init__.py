@@ -1,5 +1,6 @@
 """Estimation of the kernel that maps x to y."""
 
+from convolith.fitting.descent import Descent, Huber
 from convolith.fitting.gram import Gram
 from convolith.fitting.kernel_fit import fit
 from convolith.fitting.results import Fit
@@ -7,4 +8,4 @@ from convolith.fitting.varying_fit import fit_varying
 from convolith.fitting.varying_gram import VaryingFit, VaryingGram
 from convolith.fitting.varying_kernel import VaryingKernel
 
-__all__ = ["Fit", "Gram", "VaryingFit", "VaryingGram", "VaryingKernel", "fit", "fit_varying"]
+__all__ = ["Descent", "Fit", "Gram", "Huber", "VaryingFit", "VaryingGram", "VaryingKernel", "fit", "fit_varying"]

@@ -7,16 +7,19 @@ tolerates outlying pixels, and the likelihood of photon counts.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import floor, isfinite, log10
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
 
 from convolith.correlation import correlate
-from convolith.errors import ConvolithError
+from convolith.errors import ConvolithError, check_option
 from convolith.fitting.data.problem import Problem
 from convolith.fitting.gram import Gram
+from convolith.fitting.results import is_number
+from convolith.geometry import check_whole
 from convolith.report.progress import track
 
 SAFE_SHARE = 0.9
@@ -49,7 +52,72 @@ ADAM_SHARE = 0.05
 """Learning rate of Adam, relative to the largest initial weight: about the distance a weight moves per step."""
 
 
-class Descent(NamedTuple):
+@dataclass(frozen=True)
+class Descent:
+    """Method of `fit` that approaches the kernel step by step.
+
+    `"gd"` follows the gradient as the textbook loop does, for teaching rather than for use: it needs a learning rate
+    below 1 over the largest eigenvalue of the normal matrix, and a number of steps that grows with the condition number
+    of that matrix. `"momentum"`, `"adam"` and `"lbfgs"` are torch's optimisers, for losses that have no closed form.
+
+    Attributes:
+        method: `"gd"`, `"momentum"`, `"adam"` or `"lbfgs"`.
+        learning_rate: by default nine tenths of the largest that converges, or a rate that suits the optimiser.
+        steps: number of steps.
+        seed: seed of the initial kernel.
+        callback: called as `callback(step, loss, kernel)` after each step.
+        progress: whether to show a progress bar on stderr.
+
+    Raises:
+        ConvolithError: an unknown method, no positive learning rate, no whole number of steps.
+    """
+
+    method: str = "gd"
+    learning_rate: float | None = None
+    steps: int = 1000
+    seed: int = 0
+    callback: Callback | None = None
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        check_option("method", self.method, (*OPTIMIZERS,))
+        check_whole("steps", self.steps, 1)
+        check_whole("seed", self.seed, 0)
+        if self.learning_rate is not None and not (is_number(self.learning_rate) and self.learning_rate > 0):
+            raise ConvolithError(f"learning_rate is {self.learning_rate!r}; expected a positive number")
+
+
+@dataclass(frozen=True)
+class Huber:
+    """Huber's loss, which is linear from `delta` on and so tolerates outlying pixels.
+
+    Attributes:
+        delta: in the units of y; by default 1.345 standard deviations of the least-squares residuals, estimated from
+            their median.
+
+    Raises:
+        ConvolithError: a delta that is not positive.
+    """
+
+    delta: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.delta is not None and not (is_number(self.delta) and self.delta > 0):
+            raise ConvolithError(f"delta is {self.delta!r}; expected a positive number")
+
+
+class DescentKeywords(TypedDict, total=False):
+    """Fields of `Descent` and `Huber` that `fit` takes as keywords of its own too."""
+
+    learning_rate: float | None
+    steps: int
+    seed: int
+    callback: Callback | None
+    progress: bool
+    huber_delta: float | None
+
+
+class Descended(NamedTuple):
     """Coefficients (unknowns, out_channels), sum of squared residuals, the loss before each step, and the rate."""
 
     coefficients: np.ndarray
@@ -59,15 +127,15 @@ class Descent(NamedTuple):
 
 
 class Goal(NamedTuple):
-    """Objective to minimise: a loss by name, Huber's delta in the units of y (or 0), and a ridge."""
+    """Objective to minimise: squares or the likelihood of counts, or Huber's loss with a delta, and a ridge."""
 
     loss: str = "squares"
-    delta: float = 0.0
+    delta: float | None = None
     ridge: float = 0.0
 
     def of(self, predicted: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Return the loss of each pixel."""
-        if self.loss == "huber":
+        if self.delta is not None:
             return 2 * torch.nn.functional.huber_loss(predicted, y, reduction="none", delta=self.delta)
         if self.loss == "poisson":
             positive = predicted.clamp_min(torch.finfo(torch.float64).tiny)
@@ -79,14 +147,8 @@ def descend(
     problem: Problem,
     largest: float,
     goal: Goal,
-    *,
-    method: str,
-    learning_rate: float | None,
-    steps: int,
-    seed: int,
-    callback: Callback | None,
-    progress: bool,
-) -> Descent:
+    descent: Descent,
+) -> Descended:
     """Minimise an objective step by step.
 
     For squares, the loss is `sum of w (correlate(x, kernel) + offset - y)^2 + ridge |kernel|^2`. Gradient descent
@@ -98,14 +160,15 @@ def descend(
         problem: the equations.
         largest: lambda_max of the normal matrix plus ridge; see `steepest`.
         goal: the objective.
-        method: one of OPTIMIZERS.
+        descent: the method and its options.
     """
+    method, steps = descent.method, descent.steps
     spec, counts = problem.spec, goal.loss == "poisson"
     bound = (spec.in_channels * spec.taps) ** -0.5  # torch's own initialisation of a layer
-    rate = _rate(method, goal, largest, bound) if learning_rate is None else learning_rate
+    rate = _rate(method, goal, largest, bound) if descent.learning_rate is None else descent.learning_rate
     losses: list[float] = []
     with torch.inference_mode(mode=False), torch.enable_grad():
-        parameters = _first(problem, bound, seed, counts=counts)
+        parameters = _first(problem, bound, descent.seed, counts=counts)
         optimizer = OPTIMIZERS[method](parameters, rate)
         x, y = torch.from_numpy(problem.padded), torch.from_numpy(problem.y)
         weights = torch.from_numpy(problem.weights)[:, None]
@@ -125,19 +188,19 @@ def descend(
             torch.autograd.backward([loss])
             return loss.item()
 
-        for step in track(range(steps), "descent", steps, shown=progress):
+        for step in track(range(steps), "descent", steps, shown=descent.progress):
             losses.append(float(optimizer.step(closure)))
             if blown_up(losses):
                 raise diverged(method, largest, rate, losses)
-            if callback is not None:
-                callback(step, losses[-1], current()[0].detach().numpy().copy())
+            if descent.callback is not None:
+                descent.callback(step, losses[-1], current()[0].detach().numpy().copy())
         last, squares = (value.item() for value in total())
     all_losses = [*losses, last]
     rises = all_losses[-1] > 2 * min(all_losses) + NOISE_FLOOR * abs(all_losses[0])
     if blown_up(all_losses) or (method == "gd" and not counts and rises and rate * largest > 1):
         raise diverged(method, largest, rate, all_losses)
     columns = [value.detach().reshape(spec.out_channels, -1) for value in current()]
-    return Descent(torch.cat(columns, dim=1).T.numpy(), squares, losses, rate)
+    return Descended(torch.cat(columns, dim=1).T.numpy(), squares, losses, rate)
 
 
 def _rate(method: str, goal: Goal, largest: float, bound: float) -> float:

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from convolith.errors import ConvolithError, check_flag
+from convolith.errors import ConvolithError, check_flag, renamed
 from convolith.fitting import gram_file
 from convolith.fitting.data.polynomials import monomials
 from convolith.fitting.data.problem import Problem, read, spatial_axes
@@ -148,7 +148,7 @@ class Gram(NormalEquations):
             self.equations += other.equations
         return self
 
-    def sub(self, kernel_size: Axes) -> Self:
+    def restricted_to(self, kernel_size: Axes) -> Self:
         """Return the state of the same equations for a smaller kernel in the middle of this kernel's window.
 
         If the sizes differ by an odd number, the smaller half is cut off before the kernel. The padding shrinks by as
@@ -175,6 +175,11 @@ class Gram(NormalEquations):
         state.matrix, state.shift = self.matrix[np.ix_(selected, selected)], self.shift.copy()
         state.equations, state.dtypes, state.size = self.equations, self.dtypes, self.size
         return state
+
+    def sub(self, kernel_size: Axes) -> Self:
+        """Call `restricted_to`, by its earlier name."""
+        renamed("sub", "restricted_to")
+        return self.restricted_to(kernel_size)
 
     def solve(self, *, offset: bool = False, **options: Any) -> Fit:
         """Compute the least-squares kernel from the state alone; `fit` also refines it on the data.

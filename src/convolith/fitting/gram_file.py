@@ -10,7 +10,7 @@ from zipfile import ZipFile
 import numpy as np
 
 from convolith.errors import ConvolithError
-from convolith.replacing import replacing
+from convolith.storage import replacing
 
 VERSION = 2
 """Version of the format; other versions are refused, since their numbers may have another meaning."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import sqrt
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ import torch
 from convolith.arrays import as_tensor, like
 from convolith.errors import ConvolithError, check_option
 from convolith.fitting.data.problem import Problem, floating_dtype, read
-from convolith.fitting.descent import LOSSES, OPTIMIZERS, Callback, Goal, descend, steepest
+from convolith.fitting.descent import LOSSES, OPTIMIZERS, Descent, DescentKeywords, Goal, Huber, descend, steepest
 from convolith.fitting.gram import Gram
 from convolith.fitting.kernel_options import KernelOptions
 from convolith.fitting.refinement import refined, residual_of
@@ -22,7 +22,7 @@ from convolith.fitting.selection.cross_validation import RIDGES, candidates, cho
 from convolith.fitting.selection.jackknife import jackknife
 from convolith.fitting.selection.tiles import states_of_tiles
 from convolith.fitting.solving.least_squares import least_squares
-from convolith.geometry import Axes, Padding, check_whole
+from convolith.geometry import Axes, Padding
 from convolith.tensors import torch_dtype
 
 METHODS = ("lstsq", *OPTIMIZERS)
@@ -33,7 +33,7 @@ def fit(
     y: Any,
     *,
     kernel_size: Axes | str,
-    method: str = "lstsq",
+    method: str | Descent = "lstsq",
     stride: Axes = 1,
     padding: Padding = "valid",
     dilation: Axes = 1,
@@ -48,21 +48,13 @@ def fit(
     x_noise_variance: Any = 0.0,
     max_size: int | None = None,
     errors: str = "white",
-    loss: str = "squares",
-    huber_delta: float | None = None,
-    learning_rate: float | None = None,
-    steps: int = 1000,
-    seed: int = 0,
-    callback: Callback | None = None,
-    progress: bool = False,
+    loss: str | Huber = "squares",
+    **keywords: Unpack[DescentKeywords],
 ) -> Fit:
     """Find the kernel for which `correlate(x, kernel, offset, ...)` is closest to y.
 
     The objective is `sum over pixels of weight (correlate(x, kernel) + offset - y)^2 + ridge |kernel|^2`, plus further
-    penalties, in float64. `"lstsq"` minimises it in closed form; `"gd"` follows its gradient as the textbook loop does,
-    for teaching rather than for use: it needs a learning rate below 1 over the largest eigenvalue of the normal matrix,
-    and a number of steps that grows with the condition number of that matrix. `"momentum"`, `"adam"` and `"lbfgs"` are
-    torch's optimisers, for losses that have no closed form.
+    penalties, in float64. `"lstsq"` minimises it in closed form.
 
     Args:
         x: (N, in_channels, *size) or (in_channels, *size).
@@ -70,6 +62,7 @@ def fit(
         kernel_size: a number per spatial axis; one number means two axes (three where x has five). `"auto"`: the
             smallest odd size whose kernels predict tiles of y from the other tiles as well as any size (see
             `Fit.selection`); y must then be as large as x, and with padding "valid" its border is excluded.
+        method: `"lstsq"`, or a descent: `Descent("adam", steps=500)`, or its name alone, as in `"gd"`.
         stride, padding, dilation, padding_mode: as for `correlate`.
         offset: whether a constant per output channel (a background) is fitted too.
         mask: booleans, True where a pixel of y is excluded (NumPy's convention): (*output_size) or (N, *output_size).
@@ -84,15 +77,10 @@ def fit(
         max_size: largest size that `kernel_size="auto"` considers; by default 31, or a third of the image.
         errors: noise that `stderr` assumes in y: `"white"`, or, with `"jackknife"`, spatially correlated noise; the
             jackknife omits one tile at a time.
-        loss: loss of a pixel: `"squares"`; `"huber"`, linear from `huber_delta` on, which tolerates outlying pixels; or
-            `"poisson"`, the negative log-likelihood of counts, with kernels and offsets above zero. Only squares have
-            a closed form.
-        huber_delta: in the units of y; by default 1.345 standard deviations of the least-squares residuals, estimated
-            from their median.
-        learning_rate: of gradient descent; by default nine tenths of the largest that converges.
-        steps, seed: number of steps of gradient descent, and seed of its initial kernel.
-        callback: called as `callback(step, loss, kernel)` after each step of gradient descent.
-        progress: whether to show a progress bar on stderr.
+        loss: loss of a pixel: `"squares"`; `Huber()` or `"huber"`, which tolerates outlying pixels; or `"poisson"`, the
+            negative log-likelihood of counts, with kernels and offsets above zero. Only squares have a closed form.
+        keywords: `learning_rate`, `steps`, `seed`, `callback` and `progress` of `Descent`, and `huber_delta`, the delta
+            of `Huber`, where the method and the loss are given by name.
 
     Raises:
         ConvolithError: shapes that do not match, non-finite pixels, fewer equations than unknowns, a learning rate that
@@ -118,9 +106,10 @@ def fit(
     size: Any = kernel_size
     share: Any = ridge
     kernel_options = KernelOptions(0.0 if _is_auto(share) else share, smoothness, basis, constraints, x_noise_variance)
-    _check_options(method, kernel_options, learning_rate, steps, seed, callback)
-    _check_choice(method, kernel_options, kernel_size, ridge, errors)
-    _check_loss(method, loss, huber_delta, x, y)
+    descent = _descent(method, keywords)
+    huber = _huber(loss, keywords)
+    _check_choice(descent, kernel_options, kernel_size, ridge, errors)
+    _check_loss(descent, loss, x, y)
     if _is_auto(size):
         selected = choose_size(x, y, max_size, RIDGES if _is_auto(share) else [share], data, geometry)
         size, share, selection = selected.kernel_size, selected.ridge, selected.selection
@@ -140,19 +129,11 @@ def fit(
         share = chosen(selection).ridge
     kernel_options = replace(kernel_options, ridge=share)
     stderr = condition = rate = held_out = None
-    if method != "lstsq":
-        goal = Goal(loss, _delta(problem, gram, huber_delta) if loss == "huber" else 0.0, kernel_options.ridge)
-        coefficients, squares, losses, rate = descend(
-            problem,
-            steepest(gram, kernel_options.ridge, offset=offset),
-            goal,
-            method=method,
-            learning_rate=learning_rate,
-            steps=steps,
-            seed=seed,
-            callback=callback,
-            progress=progress,
-        )
+    if descent is not None:
+        delta = None if huber is None else huber.delta or _delta(problem, gram)
+        goal = Goal("poisson" if loss == "poisson" else "squares", delta, kernel_options.ridge)
+        largest = steepest(gram, kernel_options.ridge, offset=offset)
+        coefficients, squares, losses, rate = descend(problem, largest, goal, descent)
     else:
         penalty = gram.penalty_of(kernel_options)
         solution = least_squares(gram.system(int(offset)), penalty)
@@ -173,7 +154,7 @@ def fit(
         loss=tuple(losses),
         stderr=stderr,
         condition=condition,
-        method=method,
+        method="lstsq" if descent is None else descent.method,
         learning_rate=rate,
         spec=problem.spec,
         coefficients=kernel_options.coefficients(kernel),
@@ -187,7 +168,44 @@ def _is_auto(value: Any) -> bool:
     return isinstance(value, str) and value == "auto"
 
 
-def _check_choice(method: str, kernel_options: KernelOptions, kernel_size: Any, ridge: Any, errors: str) -> None:
+def _descent(method: str | Descent, keywords: DescentKeywords) -> Descent | None:
+    """Return the options of a descent, or None for a fit in closed form."""
+    unknown = set(keywords) - DescentKeywords.__optional_keys__
+    if unknown:
+        raise TypeError(f"fit() got an unexpected keyword argument {min(unknown)!r}")
+    given: dict[str, Any] = {name: value for name, value in keywords.items() if name != "huber_delta"}
+    if isinstance(method, Descent):
+        if given:
+            raise ConvolithError(f"{next(iter(given))} was given beside a Descent; expected it as one of its fields")
+        return method
+    check_option("method", method, METHODS)
+    descent = Descent(**given | {"method": "gd" if method == "lstsq" else method})
+    if method != "lstsq":
+        return descent
+    if descent.learning_rate is not None or descent.callback is not None:
+        name = "callback" if descent.learning_rate is None else "learning_rate"
+        raise ConvolithError(f'{name} was given, but method "lstsq" takes no steps; pass method="gd"')
+    return None
+
+
+def _huber(loss: str | Huber, keywords: DescentKeywords) -> Huber | None:
+    """Return Huber's loss, or None for another."""
+    delta = keywords.get("huber_delta")
+    if delta is not None and (loss != "huber" or not is_number(delta) or delta <= 0):
+        raise ConvolithError(f'huber_delta is {delta!r}; expected a positive number, with loss="huber" only')
+    if isinstance(loss, Huber):
+        return loss
+    check_option("loss", loss, LOSSES)
+    return Huber(delta) if loss == "huber" else None
+
+
+def _check_choice(
+    descent: Descent | None, kernel_options: KernelOptions, kernel_size: Any, ridge: Any, errors: str
+) -> None:
+    if descent is not None and not kernel_options.plain:
+        raise ConvolithError(
+            'smoothness, basis, constraints and x_noise_variance are solved in closed form; pass method="lstsq"'
+        )
     check_errors(errors)
     automatic = [name for name, value in (("kernel_size", kernel_size), ("ridge", ridge)) if _is_auto(value)]
     if isinstance(kernel_size, str) and kernel_size != "auto":
@@ -197,17 +215,15 @@ def _check_choice(method: str, kernel_options: KernelOptions, kernel_size: Any, 
             f'{automatic[0]} is "auto", which is chosen for kernels without smoothness, basis, constraints and '
             "x_noise_variance; choose it first, then fit with its value"
         )
-    if method != "lstsq" and (automatic or errors != "white"):
+    if descent is not None and (automatic or errors != "white"):
         name = f'{automatic[0]}="auto"' if automatic else f"errors={errors!r}"
-        raise ConvolithError(f'{name} was given, but method "{method}" has no closed form; pass method="lstsq"')
+        raise ConvolithError(f'{name} was given, but method "{descent.method}" has no closed form; pass method="lstsq"')
 
 
-def _check_loss(method: str, loss: str, huber_delta: float | None, x: Any, y: Any) -> None:
-    check_option("loss", loss, LOSSES)
-    if loss != "squares" and method == "lstsq":
-        raise ConvolithError(f'loss is "{loss}", which has no closed form; pass method="lbfgs", or another of descent')
-    if huber_delta is not None and (loss != "huber" or not is_number(huber_delta) or huber_delta <= 0):
-        raise ConvolithError(f'huber_delta is {huber_delta!r}; expected a positive number, with loss="huber" only')
+def _check_loss(descent: Descent | None, loss: str | Huber, x: Any, y: Any) -> None:
+    if loss != "squares" and descent is None:
+        name = f'"{loss}"' if isinstance(loss, str) else repr(loss)
+        raise ConvolithError(f'loss is {name}, which has no closed form; pass method="lbfgs", or another of descent')
     if loss == "poisson":
         for name, array in (("x", x), ("y", y)):
             tensor = as_tensor(name, array)
@@ -217,35 +233,11 @@ def _check_loss(method: str, loss: str, huber_delta: float | None, x: Any, y: An
                 )
 
 
-def _delta(problem: Problem, gram: Gram, given: float | None) -> float:
+def _delta(problem: Problem, gram: Gram) -> float:
     """Return where Huber's loss becomes linear: 1.345 deviations lose only 5% for normal noise (Huber 1981)."""
-    if given is not None:
-        return given
     solution = least_squares(gram.system(problem.used), gram.penalty_of(KernelOptions()))
     coefficients = np.concatenate([solution.coefficients, gram.known_of(solution.coefficients, problem.used)])
     residuals = np.abs(residual_of(problem, gram, coefficients))[
         np.broadcast_to(problem.weights[:, None] > 0, problem.y.shape)
     ]
     return float(max(1.345 * 1.4826 * np.median(residuals), np.finfo(float).tiny))
-
-
-def _check_options(
-    method: str,
-    kernel_options: KernelOptions,
-    learning_rate: float | None,
-    steps: int,
-    seed: int,
-    callback: Callback | None,
-) -> None:
-    check_option("method", method, METHODS)
-    if method != "lstsq" and not kernel_options.plain:
-        raise ConvolithError(
-            'smoothness, basis, constraints and x_noise_variance are solved in closed form; pass method="lstsq"'
-        )
-    check_whole("steps", steps, 1)
-    check_whole("seed", seed, 0)
-    if learning_rate is not None and not (is_number(learning_rate) and learning_rate > 0):
-        raise ConvolithError(f"learning_rate is {learning_rate!r}; expected a positive number")
-    if method == "lstsq" and (learning_rate is not None or callback is not None):
-        name = "callback" if learning_rate is None else "learning_rate"
-        raise ConvolithError(f'{name} was given, but method "lstsq" takes no steps; pass method="gd"')

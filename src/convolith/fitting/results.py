@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convolith.conv import Conv
-from convolith.errors import check_option
+from convolith.errors import check_option, renamed
 from convolith.spec import ConvSpec
 
 ERRORS = ("white", "jackknife")
@@ -23,15 +23,27 @@ class Candidate(NamedTuple):
         kernel_size: size along each axis.
         ridge: penalty on the squared kernel, as for `fit`.
         rms: root mean square of the prediction errors.
-        worse: excess of the mean squared error over the least one of all candidates.
-        spread: standard error of `worse`.
+        excess_mse: excess of the mean squared error over the least one of all candidates.
+        excess_mse_stderr: standard error of `excess_mse`.
     """
 
     kernel_size: tuple[int, ...]
     ridge: float
     rms: float
-    worse: float
-    spread: float
+    excess_mse: float
+    excess_mse_stderr: float
+
+    @property
+    def worse(self) -> float:
+        """Earlier name of `excess_mse`."""
+        renamed("worse", "excess_mse")
+        return self.excess_mse
+
+    @property
+    def spread(self) -> float:
+        """Earlier name of `excess_mse_stderr`."""
+        renamed("spread", "excess_mse_stderr")
+        return self.excess_mse_stderr
 
 
 @dataclass(frozen=True, eq=False)

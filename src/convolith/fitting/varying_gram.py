@@ -233,11 +233,12 @@ class VaryingGram(Gram):
         self.frame = self.frame or other.geometry["frame"]
         return self
 
-    def sub(self, kernel_size: Axes) -> Self:
+    def restricted_to(self, kernel_size: Axes) -> Self:
         """Return the state of the same equations for a smaller kernel in the middle of this kernel's window.
 
         Raises:
-            ConvolithError: as for `Gram.sub`; sizes that differ by an odd number, whose windows have other centres.
+            ConvolithError: as for `Gram.restricted_to`; sizes that differ by an odd number: windows would have other
+                centres.
         """
         size = per_axis("kernel_size", kernel_size, len(self.kernel_size), 1)
         if any((large - small) % 2 for small, large in zip(size, self.kernel_size, strict=True)):
@@ -245,7 +246,7 @@ class VaryingGram(Gram):
                 f"kernel_size is {size}, but the state's {self.kernel_size}; expected sizes that differ by an even "
                 "number, so that windows have the same centre"
             )
-        return super().sub(size)
+        return super().restricted_to(size)
 
     def solve(  # type: ignore[override]  # another result, and a background of any degree
         self, *, background_degree: int | None = None, constant: Sequence[int] = (), **options: Any

@@ -79,7 +79,7 @@ def fold(
         [('_0', '_1')]
     """
     if everything is not None:
-        renamed("everything", "force")
+        renamed("everything=", "force=")
         force = everything
     with QuickConvolutions():
         inputs, known = _checked(model, example_input)

@@ -8,7 +8,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from convolith.correlation import correlate
-from convolith.engines import reference
+from convolith.engines.reference import reference
 from convolith.errors import ConvolithError
 from convolith.planner import plan
 from convolith.spec import ConvSpec

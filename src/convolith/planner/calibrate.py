@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from llvmlite import ir
 
-from convolith.engines.fft import engine as fft
+from convolith.engines.fft.engine import fft
 from convolith.engines.fft.tiling import operations
 from convolith.engines.machine_limits import MachineLimits
 from convolith.jit import Target, host, routine, thread_count

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from convolith.dtypes import HALVES
-from convolith.engines import BY_NAME, TABLE, Engine, reference
+from convolith.engines import BY_NAME, TABLE, Engine
+from convolith.engines.reference import reference
 from convolith.errors import ConvolithError, check_option, shown
 from convolith.jit import thread_count, with_living_threads
 from convolith.planner import machine, measure, wisdom
@@ -124,7 +125,7 @@ def _with_time(candidate: Candidate, known: dict[str, float]) -> Candidate:
     return candidate if seconds_measured is None else replace(candidate, seconds=seconds_measured, timed=True)
 
 
-def _weigh(engine: Engine, spec: ConvSpec, accuracy: str, kernel: torch.Tensor | None) -> Candidate:
+def _weigh(engine: Engine[Any], spec: ConvSpec, accuracy: str, kernel: torch.Tensor | None) -> Candidate:
     reason = engine.refuse(spec, kernel)
     if reason is not None:
         return Candidate(engine.name, reason)

@@ -8,14 +8,14 @@ several changes may cancel, for random changes in one of 2^32 cases for each col
 
 from __future__ import annotations
 
-from array import array
 from math import ceil
 
 import numpy as np
 from llvmlite import ir
 
 from convolith.jit import Target, host, routine, thread_count
-from convolith.jit.builder import I16, I32, I64, POINTER, FunctionBuilder, constant, zero
+from convolith.jit.arguments import ArgumentBlock
+from convolith.jit.builder import I16, I32, constant, zero
 
 LANES, VECTORS = 8, 8
 ROW = 4 * LANES * VECTORS
@@ -24,8 +24,8 @@ BLOCK_ROWS = 256
 """Number of rows that are mixed into one."""
 FACTOR, ROTATION = 0x9E3779B1, 15
 """Odd number near 2^32 over the golden ratio, and the bits by which a product is rotated to mix into its low bits."""
-SLOTS = ("bytes", "digests", "counters", "rows", "blocks")
-"""Arguments of the region, one 8-byte slot each."""
+ARGUMENTS = ArgumentBlock("bytes", "digests", "counters", "rows", "blocks")
+"""Arguments of the region."""
 
 
 def digest(data: np.ndarray) -> np.ndarray:
@@ -40,18 +40,16 @@ def digest(data: np.ndarray) -> np.ndarray:
     rows, blocks = data.size // ROW, ceil(data.size // ROW / BLOCK_ROWS)
     result = np.empty(blocks * ROW + data.size % ROW, np.uint8)
     result[blocks * ROW :] = data[rows * ROW :]
-    counters = np.zeros(1, np.int64)
-    slots = array("q", [data.ctypes.data, result.ctypes.data, counters.ctypes.data, rows, blocks])
+    values = {"bytes": data.ctypes.data, "digests": result.ctypes.data, "rows": rows, "blocks": blocks}
     threads = min(thread_count(), max(blocks // 2, 1))
-    routine(write, host(), BLOCK_ROWS).run(slots.buffer_info()[0], threads)
+    ARGUMENTS.run(routine(write, host(), BLOCK_ROWS), ARGUMENTS.new(values), threads)
     return result
 
 
 def write(module: ir.Module, target: Target, block_rows: int) -> None:  # noqa: ARG001 - the code suits any processor
     """Generate the region, which processes blocks until all are done."""
-    code, word = FunctionBuilder(module, "region", [POINTER]), ir.VectorType(I32, LANES)
-    kinds = {"bytes": I16, "digests": I32, "counters": I64}
-    s = dict(zip(SLOTS, code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS]), strict=True))
+    code, s = ARGUMENTS.begin(module, {"bytes": I16, "digests": I32})
+    word = ir.VectorType(I32, LANES)
     with code.tasks(s["counters"], s["blocks"], 1) as block:
         stop = code.minimum((block + 1) * block_rows, s["rows"])
         with code.loop(block * block_rows, stop, values=[zero(word)] * VECTORS) as row:

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import torch
 
 from convolith.dtypes import ITEMSIZE, is_float
-from convolith.engines import BY_NAME, reference
+from convolith.engines import BY_NAME
+from convolith.engines.reference import reference
 from convolith.planner import calibrate, machine
 from convolith.planner.plan import Candidate
 from convolith.report.progress import track

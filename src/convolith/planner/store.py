@@ -6,8 +6,7 @@ A file is trusted as a whole or not at all. Writers take a lock, read the file, 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ import llvmlite
 import torch
 
 from convolith.errors import warn
-from convolith.jit import cache as disk
 from convolith.jit import host, thread_count
+from convolith.storage import cache_directory, locked, store, usable
 from convolith.version import __version__
 
 Check = Callable[[Any], bool]
@@ -42,7 +41,7 @@ def signature() -> dict[str, Any]:
 
 def path_of(kind: str) -> Path | None:
     """Return the file of a kind for the current signature, or None if nothing is to be stored."""
-    home = disk.directory()
+    home = cache_directory()
     digest = sha256(json.dumps(signature(), sort_keys=True).encode()).hexdigest()[:16]
     return None if home is None else home / f"{kind}-{digest}.json"
 
@@ -50,7 +49,7 @@ def path_of(kind: str) -> Path | None:
 def read(kind: str, check: Check) -> dict[str, Any]:
     """Return the entries of a kind, or none if the file is missing, foreign, damaged or refused by `check`."""
     path = path_of(kind)
-    if path is None or disk.usable(path.parent) is None:
+    if path is None or usable(path.parent) is None:
         return {}
     try:
         content = json.loads(path.read_text())
@@ -71,25 +70,9 @@ def add(kind: str, entries: dict[str, Any], check: Check) -> None:
     global _generation
     _generation += 1
     path = path_of(kind)
-    if path is None or disk.made(path.parent) is None:
+    if path is None or usable(path.parent, create=True) is None:
         return
-    with _locked(path.parent / f"{kind}.lock"):
+    with locked(path.parent / f"{kind}.lock"):
         together = read(kind, check) | entries
         text = json.dumps({"signature": signature(), "entries": together}, indent=1, sort_keys=True)
-        disk.replace_file(path, text.encode())
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Lock out all other writers, of this and other processes."""
-    try:
-        import fcntl
-
-        file = path.open("a")
-    except (ImportError, OSError):  # no such locks on Windows, where the last writer wins
-        yield
-        return
-    with file:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        store(path, text.encode())

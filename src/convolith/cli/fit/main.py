@@ -258,8 +258,8 @@ def _tables(found: Fit, pairs: int, output: str | None) -> list[Table]:
                 "kernel size": "x".join(map(str, one.kernel_size)),
                 "ridge": one.ridge,
                 "rms of tiles left out": one.rms,
-                "mean square above the least": one.worse,
-                "standard error": one.spread,
+                "mean square above the least": one.excess_mse,
+                "standard error": one.excess_mse_stderr,
             }
             for one in found.selection
         ]

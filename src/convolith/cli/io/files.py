@@ -19,7 +19,7 @@ from convolith.cli.io.fits import encode_fits, read_fits
 from convolith.conv import Conv
 from convolith.errors import ConvolithError, missing_extra
 from convolith.fitting import VaryingKernel
-from convolith.replacing import replacing
+from convolith.storage import replacing
 
 IMAGES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 ARRAYS = (".npy", ".npz")

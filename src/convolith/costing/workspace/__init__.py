@@ -1,1 +1,1 @@
-"""The memory that kernels hold while they run: torch's and Convolith's own."""
+"""Memory that the kernels of torch and of Convolith hold while they run."""

@@ -1,4 +1,4 @@
-"""What Convolith's own engines hold while they run, and keep from call to call: as each of them says (`work`)."""
+"""Memory that Convolith's own engines hold during a call and keep between calls, as each engine reports it (`work`)."""
 
 from __future__ import annotations
 
@@ -23,116 +23,118 @@ from convolith.torch_private import operator_name
 from convolith.work import ForwardMemory
 
 SCRATCH = "scratch"
-"""What a thread's scratch memory is kept as."""
+"""Key of a thread's scratch memory in `EngineMemory.retained`."""
 
 
 @dataclass
 class EngineMemory:
-    """What an operator holds.
+    """Memory that the call of an operator holds.
 
     Attributes:
-        running: bytes at most while it runs, with what comes out.
-        kept: bytes that stay, by what they are kept as; of the same, the most.
+        peak: peak bytes during the call, including its results.
+        retained: bytes that remain allocated after the call, by key; calls with equal keys share the largest.
     """
 
-    running: int = 0
-    kept: dict[Hashable, int] = field(default_factory=dict)
+    peak: int = 0
+    retained: dict[Hashable, int] = field(default_factory=dict)
 
 
-def of_operator(func: Any, args: tuple[Any, ...], keywords: Mapping[str, Any], out: Any) -> EngineMemory | None:
-    """Of a convolution by Convolith's engines or torch's kernels; None for other operators."""
+def operator_memory(func: Any, args: tuple[Any, ...], keywords: Mapping[str, Any], out: Any) -> EngineMemory | None:
+    """Return the memory of an operator by Convolith's engines or torch's kernels; None if only its results count."""
     name = operator_name(func)
     if name == "convolith::correlate":
         return _forward(args, out)
     if name == "convolith::correlate_backward":
         return _backward(args)
-    running = torch_kernels.of_operator(func, args, keywords, out)
+    running = torch_kernels.operator_peak(func, args, keywords, out)
     return None if running is None else EngineMemory(running)
 
 
 def _forward(args: tuple[Any, ...], out: torch.Tensor) -> EngineMemory:
     x, k, bias, *options = args
     spec = correlated(x, k, bias, *options)
-    chosen = plan(spec, accuracy=options[-2], engine=options[-1]).for_new_kernels  # kept from the second call on
-    scratch, running = _running(chosen, x, k, out)
-    return EngineMemory(running + _terms(chosen).prepared, {SCRATCH: scratch})
+    chosen = plan(spec, accuracy=options[-2], engine=options[-1]).for_new_kernels  # cached from the second call on
+    scratch, running = _engine_bytes(chosen, x, k, out)
+    return EngineMemory(running + _engine_terms(chosen).prepared, {SCRATCH: scratch})
 
 
 def _backward(args: tuple[Any, ...]) -> EngineMemory:
-    """Input and kernel one after the other; what engines do not compute is left to torch together."""
+    """Return the memory of the gradients: of the input, of the kernel, then by torch of all that no engine computes."""
     grad, x, k, bias, *options, wanted = args
     spec, accuracy = correlated(x, k, bias, *options), options[-2]
     wants_x, wants_k, wants_bias = wanted
     chosen = planned.chosen_gradients(spec, accuracy, (wants_x, wants_k))
     by_x, by_k = chosen.by_x, chosen.by_k
-    made = bias.nbytes if wants_bias else 0
-    expanded = grad.nbytes * (0 in grad.stride())  # such as a sum's, which is copied
-    found = EngineMemory(made)
+    finished = bias.nbytes if wants_bias else 0
+    expanded = grad.nbytes * (0 in grad.stride())  # an expanded gradient, such as a sum's, is copied
+    memory = EngineMemory(finished)
     by_plan = [(by_x, grad, k, x)] if by_x is not None else []
     if by_k is not None and by_k.swapped is not None:
         by_plan.append((by_k.swapped, x.transpose(0, 1), grad.transpose(0, 1), k))
-    for each, image, kernel, result in by_plan:
-        scratch, running = _running(each, image, kernel, result)
-        copied, terms = kernel.nbytes, _terms(each)
+    for chosen_plan, image, kernel, result in by_plan:
+        scratch, running = _engine_bytes(chosen_plan, image, kernel, result)
+        copied, terms = kernel.nbytes, _engine_terms(chosen_plan)
         running += expanded * (image is grad)
-        laid_out = copied + terms.workspace - scratch  # turned round, where the engine does not read it so
-        found.running = max(found.running, made + terms.prepared + max(laid_out, copied + running))
-        found.kept[SCRATCH] = max(scratch, found.kept.get(SCRATCH, 0))
-        made += bytes_for(result.nbytes)
+        laid_out = copied + terms.workspace - scratch  # a flipped kernel, where the engine does not read it in place
+        memory.peak = max(memory.peak, finished + terms.prepared + max(laid_out, copied + running))
+        memory.retained[SCRATCH] = max(scratch, memory.retained.get(SCRATCH, 0))
+        finished += bytes_for(result.nbytes)
     if by_k is not None and by_k.swapped is None:
         bands, sums = lags.scratch_bytes(spec)
-        found.kept[SCRATCH] = max(bands, found.kept.get(SCRATCH, 0))
-        found.running = max(found.running, made + expanded + sums + k.nbytes)
-        made += k.nbytes
-    left = (wants_x and by_x is None, wants_k and by_k is None, False)
-    if any(left):
-        found.running = max(found.running, made + expanded + _by_torch(grad, x, k, spec, left))
-    return found
+        memory.retained[SCRATCH] = max(bands, memory.retained.get(SCRATCH, 0))
+        memory.peak = max(memory.peak, finished + expanded + sums + k.nbytes)
+        finished += k.nbytes
+    remaining = (wants_x and by_x is None, wants_k and by_k is None, False)
+    if any(remaining):
+        memory.peak = max(memory.peak, finished + expanded + _torch_backward_peak(grad, x, k, spec, remaining))
+    return memory
 
 
-def _terms(chosen: Plan) -> ForwardMemory:
-    """Of the engine that was chosen."""
+def _engine_terms(chosen: Plan) -> ForwardMemory:
+    """Return the memory terms of the chosen engine."""
     work = next(candidate.work for candidate in chosen.candidates if candidate.engine == chosen.engine)
     return work.memory.forward if work is not None else ForwardMemory()
 
 
-def _running(chosen: Plan, x: torch.Tensor, k: torch.Tensor, out: torch.Tensor) -> tuple[int, int]:
-    """Scratch that stays, and what an engine holds beside it while it runs, with its result."""
-    terms, spec = _terms(chosen), chosen.spec
+def _engine_bytes(chosen: Plan, x: torch.Tensor, k: torch.Tensor, out: torch.Tensor) -> tuple[int, int]:
+    """Return the bytes of scratch that is kept, and all other bytes during the call, including its result."""
+    terms, spec = _engine_terms(chosen), chosen.spec
     widened = terms.input + terms.output if computed(spec, chosen.accuracy) != spec else 0
     if chosen.engine == aten.channels_last.name:
-        last = aten.CHANNELS_LAST[spec.axes]
-        x, k, out = (each.contiguous(memory_format=last) for each in (x, k, out))
+        layout = aten.CHANNELS_LAST[spec.axes]
+        x, k, out = (tensor.contiguous(memory_format=layout) for tensor in (x, k, out))
     elif chosen.engine != aten.contiguous.name:
         scratch = terms.workspace if terms.workspace <= KEPT_SCRATCH else 0
         return scratch, terms.workspace - scratch + widened + bytes_for(out.nbytes)
-    x, k, out = (torch_kernels.plane(each) for each in (_padded(x, spec), k, out))
+    x, k, out = (torch_kernels.as_matrix(tensor) for tensor in (_pad_for_torch(x, spec), k, out))
     geometry = (spec.stride, aten.split_padding(spec)[0], spec.dilation)
     return 0, terms.workspace + widened + torch_kernels.forward(x, k, out, spec.groups, *geometry)
 
 
-def _padded(x: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
-    """What torch's operator is given, where the padding is not the same on both sides."""
+def _pad_for_torch(x: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
+    """Return the input as torch's operator receives it: padded where the operator does not support the padding."""
     rest = aten.split_padding(spec)[1]
     if not any(map(any, rest)):
         return x
     return x.new_empty((*x.shape[:2], *(n + sum(pair) for n, pair in zip(spec.size, rest, strict=True))))
 
 
-def _by_torch(grad: torch.Tensor, x: torch.Tensor, k: torch.Tensor, spec: ConvSpec, wanted: tuple[bool, ...]) -> int:
-    """By torch's own backward pass, beside what is padded before."""
-    wide = torch.float32 if spec.out_dtype in HALVES else torch_dtype(spec.out_dtype)
-    given = _padded(x, spec)
-    padded = (given is not x) * (1 + wanted[0]) * given.nbytes
-    grad, x, k = (torch_kernels.plane(tensor.to(wide)) for tensor in (grad, given, k))
+def _torch_backward_peak(
+    grad: torch.Tensor, x: torch.Tensor, k: torch.Tensor, spec: ConvSpec, wanted: tuple[bool, ...]
+) -> int:
+    """Return the peak bytes of torch's own backward pass, including inputs that are padded before it."""
+    dtype = torch.float32 if spec.out_dtype in HALVES else torch_dtype(spec.out_dtype)
+    padded_x = _pad_for_torch(x, spec)
+    padded_bytes = (padded_x is not x) * (1 + wanted[0]) * padded_x.nbytes
+    grad, x, k = (torch_kernels.as_matrix(tensor.to(dtype)) for tensor in (grad, padded_x, k))
     geometry = (spec.stride, aten.split_padding(spec)[0], spec.dilation)
-    return padded + torch_kernels.backward(grad, x, k, spec.groups, wanted, *geometry)
+    return padded_bytes + torch_kernels.backward(grad, x, k, spec.groups, wanted, *geometry)
 
 
-def grown(kept: dict[Hashable, int], more: Mapping[Hashable, int]) -> int:
-    """Add to what is kept; the bytes that are new."""
+def add_retained(kept: dict[Hashable, int], more: Mapping[Hashable, int]) -> int:
+    """Update `kept` with the sizes in `more`, and return the bytes that are added."""
     new = 0
-    for what, size in more.items():
-        new += max(size - kept.get(what, 0), 0)
-        kept[what] = max(size, kept.get(what, 0))
+    for key, size in more.items():
+        new += max(size - kept.get(key, 0), 0)
+        kept[key] = max(size, kept.get(key, 0))
     return new

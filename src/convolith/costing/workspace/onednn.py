@@ -1,9 +1,9 @@
-"""How oneDNN's convolution kernels lay out what they read and write, and the scratch that they take, in bytes.
+"""Bytes of operands and scratch in the memory layouts of oneDNN's convolution kernels.
 
-A simple rule in place of oneDNN's own, derived from oneDNN 3.12 as torch 2.13 calls it on x86-64: channels are padded
-to blocks of as many numbers as a vector register holds; an image with fewer channels than a block, and the gradient of
-a strided layer's image, are not; layers without such blocks copy windows (im2col). Threads that share a batch have a
-copy of the weights each. `python -m bench cost` holds it against torch's allocator.
+A simplified model of oneDNN 3.12 as torch 2.13 calls it on x86-64. Channels are padded to blocks of as many channels as
+a vector register has float32 lanes, except for an image with fewer channels than a block and for the input gradient of
+a strided layer. Layers without such blocks copy windows (im2col). Threads that share a batch have their own copies of
+the weights. `python -m bench cost` compares the model with torch's allocator.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from typing import NamedTuple
 
 import torch
 
-REGISTER = {"AVX512": 16, "AVX2": 8}
-"""Float32 numbers of a vector register; four in others."""
-WIDE = 16
-"""Numbers of the registers (AVX-512) for which there are kernels of small groups, and more gradients of weights."""
-SPECIAL, WIDEST = 3, 13
-"""Taps along a row up to which there is code for gradients of depthwise weights, and for whole blocks of channels."""
-SMALL = 8
-"""Channels of the blocks in a gradient of weights that has fewer input channels than a register has numbers."""
+FLOAT32_LANES = {"AVX512": 16, "AVX2": 8}
+"""Number of float32 lanes of a vector register, by CPU capability; 4 for all other CPUs."""
+AVX512_LANES = 16
+"""Number of lanes (AVX-512) for which oneDNN has blocked kernels for small groups, and for more weight gradients."""
+MAX_DEPTHWISE_GRADIENT_WIDTH, MAX_BLOCKED_WIDTH = 3, 13
+"""Largest kernel widths that oneDNN supports in depthwise weight gradients, and with whole blocks of channels."""
+NARROW_BLOCK = 8
+"""Number of channels per block in a weight gradient with fewer input channels than register lanes."""
 PAGE = 4096
-"""Bytes that some pieces of scratch are aligned to."""
-FIT = 2**20
-"""Bytes of windows that a thread copies at a time: a core's second cache."""
-LIMIT = 15
-"""Windows of a gradient of weights per thread at most, as a multiple of operands and result; else a part of them."""
+"""Alignment of some scratch buffers, in bytes."""
+L2_BYTES = 2**20
+"""Bytes of windows that a thread copies at a time: the size of a core's L2 cache."""
+MAX_IM2COL_RATIO = 15
+"""Upper bound on a weight gradient's windows per thread, relative to operands and result; else a part is copied."""
 
 
-class Kernel(NamedTuple):
-    """Bytes of the image, the weights and the result as a kernel lays them out (0: read in place), and of scratch."""
+class KernelMemory(NamedTuple):
+    """Bytes of a kernel's own copies of the image, the weights and the result (0: used in place), and of scratch."""
 
     x: int
     w: int
@@ -42,154 +42,194 @@ class Kernel(NamedTuple):
 
 @dataclass(frozen=True)
 class Layer:
-    """Sizes of a convolution; channels are those of one group."""
+    """Sizes of a convolution: channels of one group, spatial sizes, and the padding before each axis."""
 
     batch: int
     groups: int
-    inputs: int
-    outputs: int
-    size: tuple[int, ...]
-    made: tuple[int, ...]
-    taps: tuple[int, ...]
+    in_channels: int
+    out_channels: int
+    input_size: tuple[int, ...]
+    output_size: tuple[int, ...]
+    kernel_size: tuple[int, ...]
     strided: bool
     dilated: bool
-    before: tuple[int, ...]
-    item: int
+    padding: tuple[int, ...]
+    itemsize: int
 
     @classmethod
-    def of(cls, x: torch.Tensor, w: torch.Tensor, y: torch.Tensor, groups: int, *options: Sequence[int]) -> Layer:
-        """Options are strides, paddings and dilations."""
-        stride, before, dilation = options
+    def from_tensors(
+        cls, x: torch.Tensor, w: torch.Tensor, y: torch.Tensor, groups: int, *options: Sequence[int]
+    ) -> Layer:
+        """Return the sizes for tensors and options: strides, paddings and dilations."""
+        stride, padding, dilation = options
         batch, inputs, outputs = len(x), w.shape[1], w.shape[0] // groups
         sizes = tuple(x.shape[2:]), tuple(y.shape[2:]), tuple(w.shape[2:])
-        moved = max(stride, default=1) > 1, max(dilation, default=1) > 1
-        return cls(batch, groups, inputs, outputs, *sizes, *moved, tuple(before), w.element_size())
-
-    @property
-    def channelwise(self) -> bool:
-        return self.groups > 1 and self.inputs == self.outputs == 1
+        flags = max(stride, default=1) > 1, max(dilation, default=1) > 1
+        return cls(batch, groups, inputs, outputs, *sizes, *flags, tuple(padding), w.element_size())
 
     @property
     def depthwise(self) -> bool:
-        """Whether it is of a kind that there are kernels of its own for."""
-        return self.channelwise and len(self.size) == 2
+        return self.groups > 1 and self.in_channels == self.out_channels == 1
 
     @property
-    def block(self) -> int:
-        """Channels of a block; 0 where groups are of no whole blocks."""
+    def depthwise_2d(self) -> bool:
+        """Whether oneDNN has depthwise kernels for the layer: one channel per group and two spatial axes."""
+        return self.depthwise and len(self.input_size) == 2
+
+    @property
+    def block_channels(self) -> int:
+        """Number of channels per block; 0 if a group's channels are not a multiple of any block size."""
         if self.groups == 1:
             return lanes()
-        sizes = (16, 8, 4) if lanes() == WIDE else (lanes(),)
-        return next((n for n in sizes if self.inputs % n == self.outputs % n == 0), 0)
+        sizes = (16, 8, 4) if lanes() == AVX512_LANES else (lanes(),)
+        return next((n for n in sizes if self.in_channels % n == self.out_channels % n == 0), 0)
 
-    def x(self, block: int = 1) -> int:
-        return self.batch * self.groups * up(self.inputs, block) * prod(self.size) * self.item
+    def input_bytes(self, block: int = 1) -> int:
+        return self.batch * self.groups * round_up(self.in_channels, block) * prod(self.input_size) * self.itemsize
 
-    def y(self, block: int = 1) -> int:
-        return self.batch * self.groups * up(self.outputs, block) * prod(self.made) * self.item
+    def output_bytes(self, block: int = 1) -> int:
+        return self.batch * self.groups * round_up(self.out_channels, block) * prod(self.output_size) * self.itemsize
 
-    def w(self, inputs: int = 1, outputs: int = 1) -> int:
-        return self.groups * up(self.inputs, inputs) * up(self.outputs, outputs) * prod(self.taps) * self.item
+    def weight_bytes(self, inputs: int = 1, outputs: int = 1) -> int:
+        return (
+            self.groups
+            * round_up(self.in_channels, inputs)
+            * round_up(self.out_channels, outputs)
+            * prod(self.kernel_size)
+            * self.itemsize
+        )
 
-    def blocked(self, scratch: int = 0) -> Kernel:
-        """Return every operand in blocks of channels, or of groups where each is a channel."""
-        if self.depthwise:
-            x, w, y = (n // self.groups * up(self.groups, lanes()) for n in (self.x(), self.w(), self.y()))
-            return Kernel(x, w, y, scratch)
-        if self.strided and prod(self.taps) == 1:  # every other position is copied first
-            scratch += threads() * up(self.inputs, self.block) * prod(self.made) * self.item
-        return Kernel(self.x(self.block), self.w(self.block, self.block), self.y(self.block), scratch)
+    def blocked(self, scratch: int = 0) -> KernelMemory:
+        """Return the memory with all operands in blocks of channels, or (depthwise) of groups."""
+        if self.depthwise_2d:
+            x, w, y = (
+                n // self.groups * round_up(self.groups, lanes())
+                for n in (self.input_bytes(), self.weight_bytes(), self.output_bytes())
+            )
+            return KernelMemory(x, w, y, scratch)
+        if self.strided and prod(self.kernel_size) == 1:  # the positions that the stride selects are copied first
+            scratch += (
+                threads() * round_up(self.in_channels, self.block_channels) * prod(self.output_size) * self.itemsize
+            )
+        return KernelMemory(
+            self.input_bytes(self.block_channels),
+            self.weight_bytes(self.block_channels, self.block_channels),
+            self.output_bytes(self.block_channels),
+            scratch,
+        )
 
 
-def forward(layer: Layer) -> Kernel:
-    """Return what a result takes: blocks of channels, or windows."""
+def forward(layer: Layer) -> KernelMemory:
+    """Return the memory of a forward pass: operands in blocks of channels, or im2col windows."""
+    if layer.depthwise_2d:
+        return layer.blocked()
     if layer.depthwise:
-        return layer.blocked()
-    if layer.channelwise:
-        return Kernel(layer.x(), layer.w(), layer.y())
-    few = layer.groups == 1 and layer.inputs < lanes() and prod(layer.taps) > 1
-    if layer.taps[-1] * (layer.inputs if few else layer.block) not in range(1, WIDEST * lanes() + 1):
-        return Kernel(0, 0, layer.y(), window_bytes(layer))
+        return KernelMemory(layer.input_bytes(), layer.weight_bytes(), layer.output_bytes())
+    few = layer.groups == 1 and layer.in_channels < lanes() and prod(layer.kernel_size) > 1
+    if layer.kernel_size[-1] * (layer.in_channels if few else layer.block_channels) not in range(
+        1, MAX_BLOCKED_WIDTH * lanes() + 1
+    ):
+        return KernelMemory(0, 0, layer.output_bytes(), im2col_bytes(layer))
     kernel = layer.blocked()
-    return kernel._replace(x=0, w=layer.w(1, layer.block)) if few else kernel
+    return kernel._replace(x=0, w=layer.weight_bytes(1, layer.block_channels)) if few else kernel
 
 
-def input_gradient(layer: Layer) -> Kernel:
-    """Return what a gradient of the image takes: channels last if strided, otherwise as forward."""
-    if channels_last_gradient(layer):
-        padded = threads() * layer.y() // layer.batch
-        return Kernel(layer.x(), layer.w(lanes()), layer.y() * (layer.groups * layer.outputs > 1), padded)
-    if layer.depthwise or layer.block:
+def input_gradient(layer: Layer) -> KernelMemory:
+    """Return the memory of an input gradient: channels-last operands if strided, else blocks of channels or windows."""
+    if has_channels_last_input_gradient(layer):
+        padded = threads() * layer.output_bytes() // layer.batch
+        return KernelMemory(
+            layer.input_bytes(),
+            layer.weight_bytes(lanes()),
+            layer.output_bytes() * (layer.groups * layer.out_channels > 1),
+            padded,
+        )
+    if layer.depthwise_2d or layer.block_channels:
         return layer.blocked()
-    return Kernel(layer.x(), 0, 0, window_bytes(layer))
+    return KernelMemory(layer.input_bytes(), 0, 0, im2col_bytes(layer))
 
 
-def weight_gradient(layer: Layer) -> Kernel:
-    """Return what a gradient of weights takes: blocks of channels, or windows if dilated, wide or large."""
-    deep, high = any(layer.before[:-2]), layer.taps[-2] > layer.size[-2]
-    missing = not layer.block or (lanes() < WIDE and (layer.dilated or deep or high))
-    if layer.taps[-1] > WIDEST or (layer.taps[-1] > SPECIAL if layer.depthwise else missing):
-        return Kernel(0, layer.w(), 0, _weight_windows(layer))
-    scratch = shared_scratch(layer)
-    if layer.groups == 1 and layer.inputs <= 3 and prod(layer.taps) > 1:
-        return Kernel(0, layer.w(1, lanes()), layer.y(lanes()), scratch)
-    if layer.groups == 1 and layer.inputs < lanes() and prod(layer.taps) > 1:
-        return Kernel(layer.x(SMALL), layer.w(SMALL, SMALL), layer.y(SMALL), scratch)
+def weight_gradient(layer: Layer) -> KernelMemory:
+    """Return the memory of a weight gradient: operands in blocks of channels, or windows if dilated, wide or large."""
+    padded_depth, taller = any(layer.padding[:-2]), layer.kernel_size[-2] > layer.input_size[-2]
+    missing = not layer.block_channels or (lanes() < AVX512_LANES and (layer.dilated or padded_depth or taller))
+    if layer.kernel_size[-1] > MAX_BLOCKED_WIDTH or (
+        layer.kernel_size[-1] > MAX_DEPTHWISE_GRADIENT_WIDTH if layer.depthwise_2d else missing
+    ):
+        return KernelMemory(0, layer.weight_bytes(), 0, weight_im2col_bytes(layer))
+    scratch = weight_copy_bytes(layer)
+    if layer.groups == 1 and layer.in_channels <= 3 and prod(layer.kernel_size) > 1:
+        return KernelMemory(0, layer.weight_bytes(1, lanes()), layer.output_bytes(lanes()), scratch)
+    if layer.groups == 1 and layer.in_channels < lanes() and prod(layer.kernel_size) > 1:
+        return KernelMemory(
+            layer.input_bytes(NARROW_BLOCK),
+            layer.weight_bytes(NARROW_BLOCK, NARROW_BLOCK),
+            layer.output_bytes(NARROW_BLOCK),
+            scratch,
+        )
     return layer.blocked(scratch)
 
 
-def _weight_windows(layer: Layer) -> int:
-    """Return the bytes of windows of whole images, and of the weights four times, for each thread that has an image."""
-    positions = prod(layer.made[-2:])
-    used = threads() if positions < 256 * threads() and (layer.batch > 1 or layer.groups > 2) else 1
-    each, beside = used * layer.inputs * prod(layer.taps) * layer.item, 4 * used * layer.w()
-    room = LIMIT * threads() * (layer.x() + layer.w() + layer.y()) - beside
-    return beside + (each * positions if each * positions <= room else room // 20)
+def weight_im2col_bytes(layer: Layer) -> int:
+    """Return the bytes of a whole image's windows and four copies of the weights, for each thread that has an image."""
+    positions = prod(layer.output_size[-2:])
+    active = threads() if positions < 256 * threads() and (layer.batch > 1 or layer.groups > 2) else 1
+    per_position, weight_copies = (
+        active * layer.in_channels * prod(layer.kernel_size) * layer.itemsize,
+        4 * active * layer.weight_bytes(),
+    )
+    room = (
+        MAX_IM2COL_RATIO * threads() * (layer.input_bytes() + layer.weight_bytes() + layer.output_bytes())
+        - weight_copies
+    )
+    return weight_copies + (per_position * positions if per_position * positions <= room else room // 20)
 
 
-def channels_last_weights(layer: Layer, *, back: bool) -> int:
-    """Weights for images with channels last, forward or back."""
-    if layer.channelwise and (layer.depthwise or not back):
-        return layer.w()
+def channels_last_weight_bytes(layer: Layer, *, back: bool) -> int:
+    """Return the bytes of weights for channels-last images, in the forward pass or (`back`) in the input gradient."""
+    if layer.depthwise and (layer.depthwise_2d or not back):
+        return layer.weight_bytes()
     if layer.groups > 1:
-        return layer.w(layer.block or lanes(), layer.block or lanes())
-    return layer.w(lanes(), 1) if back else layer.w(1, lanes())
+        return layer.weight_bytes(layer.block_channels or lanes(), layer.block_channels or lanes())
+    return layer.weight_bytes(lanes(), 1) if back else layer.weight_bytes(1, lanes())
 
 
-def channels_last_gradient(layer: Layer) -> bool:
-    """Whether a gradient of the image is made by the kernel for strides, which reads and writes channels last."""
-    return layer.strided and not layer.dilated and not layer.depthwise and (layer.groups == 1 or layer.outputs > 8)
+def has_channels_last_input_gradient(layer: Layer) -> bool:
+    """Return whether oneDNN computes the input gradient by its kernel for strides, whose images are channels-last."""
+    return (
+        layer.strided and not layer.dilated and not layer.depthwise_2d and (layer.groups == 1 or layer.out_channels > 8)
+    )
 
 
-def shared_scratch(layer: Layer) -> int:
-    """Return the bytes of weights of each further thread, where threads are more than blocks and share the batch."""
-    blocks = layer.groups * -(-layer.outputs // lanes()) * -(-layer.inputs // lanes())
-    return (min(max(threads() // blocks, 1), layer.batch) - 1) * layer.w(lanes(), lanes())
+def weight_copy_bytes(layer: Layer) -> int:
+    """Return the bytes of additional copies of the weights: threads that outnumber the blocks share the batch."""
+    blocks = layer.groups * -(-layer.out_channels // lanes()) * -(-layer.in_channels // lanes())
+    return (min(max(threads() // blocks, 1), layer.batch) - 1) * layer.weight_bytes(lanes(), lanes())
 
 
-def windows(layer: Layer) -> bool:
-    """Return whether windows must be copied, and the image cannot be read as it is."""
-    return prod(layer.taps) > 1 or layer.size != layer.made
+def needs_im2col(layer: Layer) -> bool:
+    """Return whether windows must be copied, since the products cannot read the image directly."""
+    return prod(layer.kernel_size) > 1 or layer.input_size != layer.output_size
 
 
-def window_bytes(layer: Layer) -> int:
-    """Return the bytes of windows, of as many positions as a thread copies at a time."""
-    if not windows(layer):
+def im2col_bytes(layer: Layer) -> int:
+    """Return the bytes of the windows that all threads copy at a time."""
+    if not needs_im2col(layer):
         return 0
-    each = layer.inputs * prod(layer.taps) * layer.item
-    return threads() * min(each * prod(layer.made[-2:]), max(FIT, each * lanes()))
+    per_position = layer.in_channels * prod(layer.kernel_size) * layer.itemsize
+    return threads() * min(per_position * prod(layer.output_size[-2:]), max(L2_BYTES, per_position * lanes()))
 
 
 def lanes() -> int:
-    """Return the float32 numbers of a vector register."""
-    return REGISTER.get(torch.backends.cpu.get_cpu_capability(), 4)
+    """Return the number of float32 lanes of a vector register."""
+    return FLOAT32_LANES.get(torch.backends.cpu.get_cpu_capability(), 4)
 
 
 def threads() -> int:
-    """Return the threads of torch, and of oneDNN."""
+    """Return the number of threads of torch and oneDNN."""
     return torch.get_num_threads()
 
 
-def up(number: int, multiple: int) -> int:
-    """Return the next multiple of a number."""
+def round_up(number: int, multiple: int) -> int:
+    """Round `number` up to a multiple of `multiple`."""
     return -(-number // multiple) * multiple

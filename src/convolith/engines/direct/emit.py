@@ -25,12 +25,13 @@ from convolith.engines.direct.emit_tile import (
     taps_of,
     write_tile,
 )
+from convolith.jit.arguments import ArgumentBlock
 from convolith.jit.builder import POINTER, FunctionBuilder, Int, Number, Pointer, zero
 from convolith.jit.conversions import STORED, to_sum
 from convolith.jit.denormals import flush_denormals, restore_control
 from convolith.jit.target import Target
 
-SLOTS = (
+ARGUMENTS = ArgumentBlock(
     *("x", "weight", "bias", "y", "scratch", "counters"),
     *("tasks", "groups", "in_channels", "out_channels", "depth", "height", "width"),
     *("out_depth", "out_height", "out_width", "pad_depth", "pad_height", "pad_width"),
@@ -39,7 +40,7 @@ SLOTS = (
     "streams",
     *("thread_elements", "phase_pitch", "row_pitch", "plane_pitch", "channel_pitch"),
 )
-"""Arguments of a region, one 8-byte slot each: addresses, counts, strides in elements. Channels are per group."""
+"""Arguments of a region: addresses, counts, strides in elements. Channels are per group."""
 NOWHERE = -(1 << 62)
 
 
@@ -51,18 +52,9 @@ def slack(recipe: DirectRecipe, target: Target) -> int:
 def write(module: ir.Module, target: Target, recipe: DirectRecipe) -> None:
     """Generate the region: compute blocks until none remains."""
     pack = None if recipe.masked else _pack(module, target, recipe)
-    code = FunctionBuilder(module, "region", [POINTER])
-    element, wide, delivered = STORED[recipe.x_dtype], STORED[recipe.sum_dtype], STORED[recipe.out_dtype]
-    kinds: dict[str, ir.Type] = {
-        "x": element,
-        "weight": wide,
-        "y": delivered,
-        "scratch": wide,
-        "counters": ir.IntType(64),
-    }
-    kinds["bias"] = bias_kind(recipe)
-    values = code.slots(code.argument(0, ir.IntType(64)), [kinds.get(name) for name in SLOTS])
-    s: dict[str, Any] = dict(zip(SLOTS, values, strict=True))
+    wide = STORED[recipe.sum_dtype]
+    kinds = {"x": STORED[recipe.x_dtype], "weight": wide, "y": STORED[recipe.out_dtype], "scratch": wide}
+    code, s = ARGUMENTS.begin(module, kinds | {"bias": bias_kind(recipe)})
     before = flush_denormals(code, target)
     scratch = s["scratch"] + code.fetch_add(s["counters"] + 8) * s["thread_elements"]
     seen = Pointer(code, code.ir.alloca(ir.IntType(64), size=5), ir.IntType(64))  # start of the last packed block
@@ -244,8 +236,7 @@ def _pack(module: ir.Module, target: Target, recipe: DirectRecipe) -> FunctionBu
     """
     lanes, element, wide = lanes_of(recipe, target), STORED[recipe.x_dtype], STORED[recipe.sum_dtype]
     code = FunctionBuilder(module, "pack", [POINTER] * 4 + [ir.IntType(64)] * 5, internal=True)
-    values = code.slots(code.argument(0, ir.IntType(64)), [POINTER if n == "x" else None for n in SLOTS])
-    s = dict(zip(SLOTS, values, strict=True))
+    s = ARGUMENTS.load(code, {})
     x, scratch, seen = code.argument(1, element), code.argument(2, wide), code.argument(3, ir.IntType(64))
     front, top, left, rows, columns = starts = [code.argument(n) for n in range(4, 9)]
     depth, height, width = recipe.kernel_size

@@ -12,22 +12,18 @@ import numpy as np
 import torch
 
 from convolith.dtypes import COMPLEX, HALVES, ITEMSIZE, integer_bits, is_float
-from convolith.engines.base import turned
+from convolith.engines.base import GeneratedEngine, turned
 from convolith.engines.buffers import empty
-from convolith.engines.collapse import collapsed
 from convolith.engines.direct import emit
 from convolith.engines.direct import tiling as geometry
-from convolith.engines.direct.emit import SLOTS
+from convolith.engines.direct.emit import ARGUMENTS
 from convolith.engines.direct.emit_tile import VECTORS, DirectRecipe, rolls
-from convolith.engines.error_bounds import direct_sum_bound
 from convolith.engines.machine_limits import MachineLimits
 from convolith.engines.padding import pad
 from convolith.jit import Routine, Target, host, routine, scratch, thread_count
 from convolith.spec import ConvSpec
 from convolith.tensors import to_working, torch_dtype
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
-
-name = "direct"
 
 LARGEST_SCRATCH = 1 << 23
 """Bytes of a block's packed inputs above which packing gains nothing."""
@@ -64,7 +60,7 @@ class State(NamedTuple):
     kernel: torch.Tensor
     no_bias: torch.Tensor
     template: array[int]
-    """Arguments without addresses, for a contiguous x, followed by space for the counters."""
+    """Arguments without addresses, for a contiguous x."""
     region: Routine
     threads: int
     scratch_bytes: int
@@ -81,115 +77,127 @@ def sum_dtype(spec: ConvSpec) -> str:
     return "float32" if bits <= 24 else "float64" if bits <= 51 else "int64"
 
 
-def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
-    """Return a reason for transposed or complex layers, long strides, and blocks that would not fit a cache."""
-    if spec.transposed:
-        return "transposed"
-    if spec.out_dtype in COMPLEX:
-        return "complex numbers"
-    steps = [s for s, n in zip(spec.stride, spec.output_size, strict=True) if n > 1]
-    if max(steps, default=1) > LARGEST_STRIDE:
-        return f"stride {max(steps)} is over {LARGEST_STRIDE}"
-    if spec.dtype == "float16" and not host().halves:
-        return "this processor does not convert float16"
-    spec, target = _as_signal(spec), host()
-    needed = geometry.plan_blocks(spec, recipe_of(spec, target), target)[0]["thread_elements"] * 8
-    if needed > LARGEST_SCRATCH:
-        return f"a block of its inputs takes {needed / 1e6:.0f} MB"
-    return None
+class Direct(GeneratedEngine[State]):
+    """Engine of direct sums."""
+
+    name = "direct"
+
+    def refuse(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
+        """Return a reason for transposed or complex layers, long strides, and blocks that would not fit a cache."""
+        if spec.transposed:
+            return "transposed"
+        if spec.out_dtype in COMPLEX:
+            return "complex numbers"
+        steps = [s for s, n in zip(spec.stride, spec.output_size, strict=True) if n > 1]
+        if max(steps, default=1) > LARGEST_STRIDE:
+            return f"stride {max(steps)} is over {LARGEST_STRIDE}"
+        if spec.dtype == "float16" and not host().halves:
+            return "this processor does not convert float16"
+        spec, target = _as_signal(spec), host()
+        needed = geometry.plan_blocks(spec, recipe_of(spec, target), target)[0]["thread_elements"] * 8
+        if needed > LARGEST_SCRATCH:
+            return f"a block of its inputs takes {needed / 1e6:.0f} MB"
+        return None
+
+    def note(self, spec: ConvSpec) -> str:
+        """Describe the vectors, the type of the sums and whether the input is padded first."""
+        target = host()
+        kind = sum_dtype(spec)
+        parts = [f"{target.lanes(8 if '64' in kind else 4)} x {kind}"]
+        return ", ".join(parts + ["pads first"] * (spec.padding_mode != "zeros"))
+
+    def work(self, spec: ConvSpec) -> Work:
+        """Count the layer's products, the scratch of the blocks, and the copies of padding modes other than zeros."""
+        layer = layer_work(spec)
+        memory = layer.memory.forward
+        copied = 0
+        if spec.padding_mode != "zeros":
+            grown = prod(n + sum(pair) for n, pair in zip(spec.size, spec.padding, strict=True))
+            copied = spec.batch * spec.in_channels * grown * ITEMSIZE[spec.dtype]
+        forward = Count(layer.forward.multiplications, layer.forward.additions, memory.bytes + 2 * copied)
+        wide = sum_dtype(spec)
+        prepared = 0 if wide == spec.kernel_dtype else prod(spec.kernel_shape) * ITEMSIZE[wide]
+        workspace = copied + thread_count() * geometry.PACKED_BYTES
+        terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace, prepared)
+        return Work(forward=forward, memory=Memory(terms))
+
+    def seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
+        """Estimate the time of the products and of copied blocks, or of the memory traffic if that is longer."""
+        spec, target, threads = _as_signal(spec), host(), thread_count()
+        recipe = recipe_of(spec, target)
+        lanes = target.lanes(torch_dtype(recipe.sum_dtype).itemsize)
+        width = spec.output_size[-1]
+        products = prod(spec.output_shape) / width * ceil(width / lanes) * lanes * spec.products_per_output
+        products *= (
+            ceil(spec.out_channels / spec.groups / recipe.channels) * recipe.channels * spec.groups / spec.out_channels
+        )
+        if recipe.channels > 1:
+            share = DENSE_EFFICIENCY
+        elif recipe.flat:
+            share = SIGNAL_EFFICIENCY
+        else:
+            share = PLANE_EFFICIENCY
+        starting = ROLLED_STARTING_TAPS if recipe.rolled else STARTING_TAPS[recipe.channels > 1]
+        share *= spec.products_per_output / (spec.products_per_output + starting)
+        if width < 2 * lanes:
+            share *= NARROW_EFFICIENCY
+        if spec.taps == 1:
+            share *= SINGLE_TAP_EFFICIENCY
+        if recipe.sum_dtype == "int64":
+            share *= INT64_EFFICIENCY
+        rate = limits.products_per_second("float32" if recipe.sum_dtype == "float32" else "float64") * share
+        forward = self.work(spec).forward
+        busy = 1 if products < SERIAL_PRODUCTS else threads
+        packed = 0 if _unpacked(spec, recipe) else 2 * prod(spec.input_shape) * torch_dtype(recipe.sum_dtype).itemsize
+        edges = 0.0
+        if recipe.channels == 1 and recipe.masked and target.masked_bytes > 1:
+            rows = prod(spec.output_shape[:-1]) * (spec.in_channels // spec.groups)
+            edges = rows * (ROW_SECONDS + ceil(width / lanes) * ROW_VECTOR_SECONDS) / threads
+        computing = (products / rate + packed / limits.cache_bytes_per_second + edges) * threads / busy
+        return limits.call_seconds + max(computing, limits.moving_seconds(forward.bytes))
+
+    def prepare_seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
+        """Estimate the time to convert the kernel to the type of the sums, if it differs."""
+        return 0.0 if sum_dtype(spec) == spec.kernel_dtype else limits.moving_seconds(16 * prod(spec.kernel_shape))
+
+    def prepare_for(self, target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
+        """Prepare the code, the blocks and the kernel for any processor."""
+        ready = _ready(target, spec, thread_count())
+        kernel = turned(spec, kernel) if adjoint else kernel
+        return ready._replace(kernel=to_working(kernel, torch_dtype(ready.recipe.sum_dtype)).contiguous())
+
+    def apply(
+        self, state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Fill in the arguments and run the region."""
+        spec = state.spec
+        if spec.padding_mode != "zeros":
+            x = pad(x, spec.padding, spec.padding_mode)
+        slots = state.template[:]
+        if x.ndim != spec.axes + 2:
+            x = x.contiguous()  # its spatial axes are merged
+        elif not x.is_contiguous():
+            if x.stride(-1) != 1:
+                x = x.contiguous()
+            _describe(slots, state.recipe, x.stride(), x.element_size())
+        y = out if out is not None and out.is_contiguous() else empty(state.shape, state.out_dtype)
+        added = state.no_bias if bias is None else bias.to(state.no_bias.dtype).contiguous()
+        room = scratch(state.scratch_bytes)
+        slots[X], slots[WEIGHT], slots[BIAS], slots[Y] = (t.data_ptr() for t in (x, state.kernel, added, y))
+        slots[SCRATCH] = room.data_ptr()
+        if slots[STREAMS] and slots[Y] % 64:
+            slots[STREAMS] = 0
+        ARGUMENTS.run(state.region, slots, state.threads)
+        return y if out is None or out is y else out.copy_(y)
 
 
-def keeps_nonfinite_local(spec: ConvSpec) -> bool:
-    """Return True."""
-    return True
-
-
-def note(spec: ConvSpec) -> str:
-    """Describe the vectors, the type of the sums and whether the input is padded first."""
-    target = host()
-    kind = sum_dtype(spec)
-    parts = [f"{target.lanes(8 if '64' in kind else 4)} x {kind}"]
-    return ", ".join(parts + ["pads first"] * (spec.padding_mode != "zeros"))
-
-
-def work(spec: ConvSpec) -> Work:
-    """Count the layer's products, the scratch of the blocks, and the copies of padding modes other than zeros."""
-    layer = layer_work(spec)
-    memory = layer.memory.forward
-    copied = 0
-    if spec.padding_mode != "zeros":
-        grown = prod(n + sum(pair) for n, pair in zip(spec.size, spec.padding, strict=True))
-        copied = spec.batch * spec.in_channels * grown * ITEMSIZE[spec.dtype]
-    forward = Count(layer.forward.multiplications, layer.forward.additions, memory.bytes + 2 * copied)
-    wide = sum_dtype(spec)
-    prepared = 0 if wide == spec.kernel_dtype else prod(spec.kernel_shape) * ITEMSIZE[wide]
-    workspace = copied + thread_count() * geometry.PACKED_BYTES
-    terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace, prepared)
-    return Work(forward=forward, memory=Memory(terms))
-
-
-def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
-    """Estimate the time of the products and of copied blocks, or of the memory traffic if that is longer."""
-    spec, target, threads = _as_signal(spec), host(), thread_count()
-    recipe = recipe_of(spec, target)
-    lanes = target.lanes(torch_dtype(recipe.sum_dtype).itemsize)
-    width = spec.output_size[-1]
-    products = prod(spec.output_shape) / width * ceil(width / lanes) * lanes * spec.products_per_output
-    products *= (
-        ceil(spec.out_channels / spec.groups / recipe.channels) * recipe.channels * spec.groups / spec.out_channels
-    )
-    if recipe.channels > 1:
-        share = DENSE_EFFICIENCY
-    elif recipe.flat:
-        share = SIGNAL_EFFICIENCY
-    else:
-        share = PLANE_EFFICIENCY
-    starting = ROLLED_STARTING_TAPS if recipe.rolled else STARTING_TAPS[recipe.channels > 1]
-    share *= spec.products_per_output / (spec.products_per_output + starting)
-    if width < 2 * lanes:
-        share *= NARROW_EFFICIENCY
-    if spec.taps == 1:
-        share *= SINGLE_TAP_EFFICIENCY
-    if recipe.sum_dtype == "int64":
-        share *= INT64_EFFICIENCY
-    rate = limits.products_per_second("float32" if recipe.sum_dtype == "float32" else "float64") * share
-    forward = work(spec).forward
-    busy = 1 if products < SERIAL_PRODUCTS else threads
-    packed = 0 if _unpacked(spec, recipe) else 2 * prod(spec.input_shape) * torch_dtype(recipe.sum_dtype).itemsize
-    edges = 0.0
-    if recipe.channels == 1 and recipe.masked and target.masked_bytes > 1:
-        rows = prod(spec.output_shape[:-1]) * (spec.in_channels // spec.groups)
-        edges = rows * (ROW_SECONDS + ceil(width / lanes) * ROW_VECTOR_SECONDS) / threads
-    computing = (products / rate + packed / limits.cache_bytes_per_second + edges) * threads / busy
-    return limits.call_seconds + max(computing, limits.moving_seconds(forward.bytes))
+direct = Direct()
 
 
 def _unpacked(spec: ConvSpec, recipe: DirectRecipe) -> bool:
     """Return whether most blocks are read in place."""
     padded = any(spec.padding[-1]) and spec.output_size[-1] < geometry.FEW_BLOCKS * geometry.SHORT_PACKED_ROW
     return recipe.masked or (recipe.x_dtype == recipe.sum_dtype and recipe.stride[2] == 1 and not padded)
-
-
-def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
-    """Return the bound of a direct sum."""
-    return direct_sum_bound(spec)
-
-
-def prepare_seconds(spec: ConvSpec, limits: MachineLimits) -> float:
-    """Estimate the time to convert the kernel to the type of the sums, if it differs."""
-    return 0.0 if sum_dtype(spec) == spec.kernel_dtype else limits.moving_seconds(16 * prod(spec.kernel_shape))
-
-
-def prepare(spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
-    """Prepare the code, the blocks and the kernel in the type of the sums."""
-    return prepare_for(host(), spec, kernel, adjoint=adjoint)
-
-
-def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
-    """Prepare the code, the blocks and the kernel for any processor."""
-    ready = _ready(target, spec, thread_count())
-    kernel = turned(spec, kernel) if adjoint else kernel
-    return ready._replace(kernel=to_working(kernel, torch_dtype(ready.recipe.sum_dtype)).contiguous())
 
 
 @lru_cache(maxsize=LAYOUTS)
@@ -206,7 +214,7 @@ def _ready(target: Target, spec: ConvSpec, threads: int) -> State:
     if spec.padding_mode != "zeros":
         size = tuple(n + sum(pair) for n, pair in zip(size, spec.padding, strict=True))
     strides = torch.empty((1, spec.in_channels, *size), device="meta").stride()
-    template = array("q", [slots.get(name, 0) for name in SLOTS] + [0] * COUNTERS)
+    template = ARGUMENTS.new(slots)
     _describe(template, recipe, strides, torch_dtype(spec.dtype).itemsize)
     region = routine(emit.write, target, recipe, ordered=True)
     scratch_bytes = scratch_elements * wide.itemsize
@@ -216,7 +224,7 @@ def _ready(target: Target, spec: ConvSpec, threads: int) -> State:
 
 def _as_signal(spec: ConvSpec) -> ConvSpec:
     """Remove axes of one position, which tiles cannot use, unless another padding mode pads x in its full shape."""
-    return collapsed(spec) if spec.padding_mode == "zeros" else spec
+    return spec.squeezed() if spec.padding_mode == "zeros" else spec
 
 
 def _flattened(spec: ConvSpec) -> ConvSpec:
@@ -286,35 +294,8 @@ def _channels(outs: int, target: Target, vectors: int) -> int:
     return min(range(most, 0, -1), key=lambda n: ceil(outs / n) * n * (1 + 0.15 * (most - n)))
 
 
-AT = {name: number for number, name in enumerate(SLOTS)}
-X, WEIGHT, BIAS, Y, SCRATCH, COUNTER = (AT[n] for n in ("x", "weight", "bias", "y", "scratch", "counters"))
-STREAMS = AT["streams"]
-COUNTERS = 24
-"""Number of slots for the two counters, each in its own cache line."""
-
-
-def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Fill in the arguments and run the region."""
-    spec = state.spec
-    if spec.padding_mode != "zeros":
-        x = pad(x, spec.padding, spec.padding_mode)
-    slots = state.template[:]
-    if x.ndim != spec.axes + 2:
-        x = x.contiguous()  # its spatial axes are merged
-    elif not x.is_contiguous():
-        if x.stride(-1) != 1:
-            x = x.contiguous()
-        _describe(slots, state.recipe, x.stride(), x.element_size())
-    y = out if out is not None and out.is_contiguous() else empty(state.shape, state.out_dtype)
-    added = state.no_bias if bias is None else bias.to(state.no_bias.dtype).contiguous()
-    room = scratch(state.scratch_bytes)
-    base, length = slots.buffer_info()
-    slots[X], slots[WEIGHT], slots[BIAS], slots[Y] = (t.data_ptr() for t in (x, state.kernel, added, y))
-    if slots[STREAMS] and slots[Y] % 64:
-        slots[STREAMS] = 0
-    slots[SCRATCH], slots[COUNTER] = room.data_ptr(), base + (length - COUNTERS + 7) * 8
-    state.region.run(base, state.threads)
-    return y if out is None or out is y else out.copy_(y)
+AT = ARGUMENTS.at
+X, WEIGHT, BIAS, Y, SCRATCH, STREAMS = (AT[n] for n in ("x", "weight", "bias", "y", "scratch", "streams"))
 
 
 def _describe(slots: array[int], recipe: DirectRecipe, strides: tuple[int, ...], itemsize: int) -> None:

@@ -24,12 +24,13 @@ from llvmlite import ir
 from convolith.engines.fft.emit_passes import Kernels, kernels_of, load, store
 from convolith.engines.fft.emit_products import Products, Sizes, products_of
 from convolith.engines.fft.emit_transforms import Complex, multiply
-from convolith.jit.builder import I64, POINTER, FunctionBuilder, Int, Number, Pointer, itemsize
+from convolith.jit.arguments import ArgumentBlock
+from convolith.jit.builder import I64, FunctionBuilder, Int, Number, Pointer, itemsize
 from convolith.jit.conversions import STORED
 from convolith.jit.denormals import flush_denormals, restore_control
 from convolith.jit.target import Target
 
-SLOTS = (
+ARGUMENTS = ArgumentBlock(
     *("x", "y", "spectrum", "bias", "zeros", "scratch", "column_passes", "row_passes"),
     *("column_rotations", "row_rotations", "between", "scale", "counters"),
     *("stage", "tasks", "chunk", "in_channels", "out_channels", "groups"),
@@ -39,7 +40,7 @@ SLOTS = (
     *("column_count", "row_count", "first_pair", "block_pairs", "all_pairs", "panel", "taps", "dilation", "v", "m"),
     *("thread_elements", "v_offset", "meet_offset", "m_offset", "table_offset", "edge_offset"),
 )
-"""Arguments of a region, one 8-byte slot each; channels are per group."""
+"""Arguments of a region; channels are per group."""
 POINTERS = (
     "x",
     "y",
@@ -74,10 +75,7 @@ def write(module: ir.Module, target: Target, recipe: FftRecipe) -> None:
     lanes = target.lanes(itemsize(element))
     kernels = kernels_of(module, element, lanes)
     products = products_of(module, target, element) if recipe.meet else None
-    code = FunctionBuilder(module, "region", [POINTER])
-    kinds: dict[str, Any] = dict.fromkeys(POINTERS, element)
-    kinds |= dict.fromkeys(("column_passes", "row_passes", "counters"), I64)
-    s = dict(zip(SLOTS, code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS]), strict=True))
+    code, s = ARGUMENTS.begin(module, dict.fromkeys(POINTERS, element) | {"column_passes": I64, "row_passes": I64})
     before = flush_denormals(code, target)
     scratch = s["scratch"] + code.fetch_add(s["counters"] + 8) * s["thread_elements"]
     work = _Tiles(code, lanes, s, scratch, kernels, products)

@@ -18,9 +18,8 @@ import numpy as np
 import torch
 
 from convolith.dtypes import COMPLEX, HALVES, half_ulp, is_float
-from convolith.engines.base import deliver, turned
+from convolith.engines.base import GeneratedEngine, deliver, turned
 from convolith.engines.buffers import empty, empty_array
-from convolith.engines.collapse import collapsed
 from convolith.engines.fft import emit
 from convolith.engines.fft.emit_products import panel_of
 from convolith.engines.fft.emit_transforms import passes, rotations
@@ -39,14 +38,12 @@ from convolith.engines.fft.tiling import (
 )
 from convolith.engines.machine_limits import MachineLimits, sum_dtype_name
 from convolith.engines.padding import pad
-from convolith.jit import Routine, Target, host, routine, scratch, thread_count
+from convolith.jit import Routine, Target, routine, scratch, thread_count
 from convolith.jit.builder import itemsize
 from convolith.jit.conversions import STORED
 from convolith.spec import ConvSpec
 from convolith.tensors import to_working, torch_dtype, working_dtype
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
-
-name = "fft"
 
 PRODUCT_EFFICIENCY = 0.75
 """Fraction of the peak product rate that the sums over channels reach."""
@@ -62,7 +59,7 @@ LARGEST_SPECTRA = 1 << 28
 """Upper bound on the bytes of a kernel's spectra, beyond which the engine is not worth its memory."""
 CHUNKS = 16
 """Number of pieces into which a thread's share of the products is divided."""
-AT = {name: number for number, name in enumerate(emit.SLOTS)}
+AT = emit.ARGUMENTS.at
 X, Y, BIAS, SPECTRUM = (AT[slot] for slot in ("x", "y", "bias", "spectrum"))
 
 
@@ -82,57 +79,143 @@ class State(NamedTuple):
     region: Routine
 
 
-def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
-    """Return a reason for all but real floating-point layers with stride 1 and spectra of moderate size."""
-    if spec.transposed:
-        return "transposed"
-    if spec.out_dtype in COMPLEX:
-        return "complex numbers"
-    if not is_float(spec.out_dtype):
-        return "inexact, but integer results must be exact"
-    if max(spec.stride) > 1:
-        return "stride: most computed outputs would be discarded"
-    if spec.taps == 1:
-        return "a single tap"
-    spec = collapsed(spec)
-    if not fits(spec):
-        return "the kernel is longer than any tile"
-    needed = _spectra_bytes(spec)
-    if needed > LARGEST_SPECTRA:
-        return f"the kernel's spectra take {needed / 1e9:.1f} GB"
-    return None
+class Fft(GeneratedEngine[State]):
+    """Engine of overlap-save tiles."""
+
+    name = "fft"
+
+    def refuse(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
+        """Return a reason for all but real floating-point layers with stride 1 and spectra of moderate size."""
+        if spec.transposed:
+            return "transposed"
+        if spec.out_dtype in COMPLEX:
+            return "complex numbers"
+        if not is_float(spec.out_dtype):
+            return "inexact, but integer results must be exact"
+        if max(spec.stride) > 1:
+            return "stride: most computed outputs would be discarded"
+        if spec.taps == 1:
+            return "a single tap"
+        spec = spec.squeezed()
+        if not fits(spec):
+            return "the kernel is longer than any tile"
+        needed = _spectra_bytes(spec)
+        if needed > LARGEST_SPECTRA:
+            return f"the kernel's spectra take {needed / 1e9:.1f} GB"
+        return None
+
+    def keeps_nonfinite_local(self, spec: ConvSpec) -> bool:
+        """Return False: NaN and infinity spread over the tiles that read them, and over tiles in the same transform."""
+        return False
+
+    def note(self, spec: ConvSpec) -> str:
+        """Describe the tile, and the values that spread beyond their windows."""
+        spec = spec.squeezed()
+        tiling = tiling_of(spec)
+        shape = f"{tiling.points}" if spec.axes == 1 else f"{tiling.rows}x{tiling.columns}"
+        wide = "float32" if spec.out_dtype in HALVES else spec.out_dtype
+        largest = torch.finfo(torch_dtype(wide)).max / tiling.points
+        return f"tiles of {shape}, two at a time; spreads NaN, infinity and values over {largest:.0e}"
+
+    def work(self, spec: ConvSpec) -> Work:
+        """Count transforms and products of spectra, half of them multiplications, and moved spectra and tiles."""
+        spec = spec.squeezed()
+        memory = layer_work(spec).memory.forward
+        half = ceil(sum(operations(spec, tiling_of(spec))) / 2)
+        copied = _copied_bytes(spec)
+        moved, workspace = work_bytes(spec, tiling_of(spec))
+        spectra = _spectra_bytes(spec)
+        forward = Count(half, half, memory.bytes + 2 * copied + spectra + moved)
+        terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace + copied, spectra)
+        return Work(forward=forward, memory=Memory(terms))
+
+    def seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
+        """Estimate the time of transforms and products, with waiting threads, and of moving data, which may overlap."""
+        spec = spec.squeezed()
+        tiling = tiling_of(spec)
+        transforms, products = operations(spec, tiling)
+        rate, threads = limits.products_per_second(sum_dtype_name(spec)), thread_count()
+        tasks = 0 if meeting(spec) else spec.batch * spec.groups * tiling.pairs
+        waiting = ceil(tasks / threads) * threads / tasks if tasks else 1
+        slower = 1 if sum_dtype_name(spec) == "float32" else 2
+        computing = transforms * waiting * slower / limits.fft_operations_per_second + products / (
+            2 * rate * PRODUCT_EFFICIENCY
+        )
+        between = work_bytes(spec, tiling)[0]  # blocks of tiles stay in a cache
+        moving = (
+            limits.moving_seconds(self.work(spec).forward.bytes - between) + between / limits.cache_bytes_per_second
+        )
+        taken = computing + moving if meeting(spec) else max(computing, moving)  # separate stages, or all at once
+        copying = limits.moving_seconds(2 * spec.axes * _copied_bytes(spec))  # axis by axis
+        return limits.call_seconds + SETUP_SECONDS + taken + copying
+
+    def error_bound(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
+        """Bound the error: each transform step loses half a unit of its norm (Schatzman 1996), and channels add up."""
+        wide = "float32" if spec.out_dtype in HALVES else spec.out_dtype
+        spec = spec.squeezed()
+        summed = spec.in_channels / spec.groups * depth_taps(spec)
+        return half_ulp(wide) * (4 + 2 * (tiling_of(spec).points - 1).bit_length() + summed / 4)
+
+    def prepare_seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
+        """Estimate the time to transform every plane of the kernel, or to move the spectra if that is longer."""
+        planes, points = prod(spec.kernel_shape[: max(2, spec.axes)]), tiling_of(spec.squeezed()).points
+        slower = 1 if sum_dtype_name(spec) == "float32" else 2
+        transforms = planes * OPERATIONS_PER_POINT * points * (log2(points) + OVERHEAD) * slower
+        computing = SPECTRUM_STEPS * transforms / limits.fft_operations_per_second
+        return PREPARE_SECONDS + max(computing, limits.moving_seconds(2 * _spectra_bytes(spec.squeezed())))
+
+    def prepare_for(self, target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
+        """Prepare the code, the tables and the spectra for any processor."""
+        inner = spec.squeezed()
+        tiling = tiling_of(inner)
+        ready = _ready(target, spec, tiling, (thread_count(), *block_of(inner, tiling)))
+        kernel = to_working(turned(spec, kernel) if adjoint else kernel, ready.no_bias.dtype)
+        weights, power = _normalised(kernel.numpy().reshape(inner.kernel_shape))
+        scale = torch.from_numpy(np.array([1 / tiling.points, 2.0**power], weights.dtype))
+        tables = ready.tables | {"scale": scale}
+        panel = panel_of(target) if meeting(inner) else 1
+        spectra = _spectra(inner, tiling, _at_addresses(ready.template, tables), ready.region, weights, panel)
+        return ready._replace(spectra=spectra, tables=tables)
+
+    def apply(
+        self, state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Convolve all pairs of tiles, each separately, or block by block where channels are summed."""
+        spec, inner, working = state.spec, state.inner, state.no_bias.dtype
+        x = to_working(x, working)
+        if spec.padding_mode != "zeros":
+            x = pad(x, spec.padding, spec.padding_mode)
+        x = x.reshape(inner.batch, inner.in_channels, *_grown(inner)) if inner is not spec else x
+        if x.stride(-1) != 1:
+            x = x.contiguous()
+        straight = out is not None and out.dtype is working and out.is_contiguous()
+        y = out if straight and out is not None else empty(spec.output_shape, working)
+        added = state.no_bias if bias is None else to_working(bias, working).contiguous()
+        slots = _at_addresses(state.template, state.tables)
+        image, channel, *rest = x.stride()
+        plane, row, _ = (0,) * (3 - len(rest)) + tuple(rest)
+        slots[X], slots[Y], slots[BIAS], slots[SPECTRUM] = (t.data_ptr() for t in (x, y, added, state.spectra))
+        slots[AT["x_image"]], slots[AT["x_channel"]], slots[AT["x_plane"]], slots[AT["x_row"]] = (
+            image,
+            channel,
+            plane,
+            row,
+        )
+        if not meeting(inner):
+            tasks = inner.batch * inner.groups * state.tiling.pairs
+            _run(state.region, slots, emit.FILTER, tasks, working.itemsize)
+        else:
+            _in_blocks(state, slots)
+        if straight or (out is None and working is torch_dtype(spec.out_dtype)):
+            return y
+        return deliver(y, None, spec, out)
 
 
-def keeps_nonfinite_local(spec: ConvSpec) -> bool:
-    """Return False: NaN and infinity spread over the tiles that read them, and over tiles in the same transform."""
-    return False
-
-
-def note(spec: ConvSpec) -> str:
-    """Describe the tile, and the values that spread beyond their windows."""
-    spec = collapsed(spec)
-    tiling = tiling_of(spec)
-    shape = f"{tiling.points}" if spec.axes == 1 else f"{tiling.rows}x{tiling.columns}"
-    wide = "float32" if spec.out_dtype in HALVES else spec.out_dtype
-    largest = torch.finfo(torch_dtype(wide)).max / tiling.points
-    return f"tiles of {shape}, two at a time; spreads NaN, infinity and values over {largest:.0e}"
+fft = Fft()
 
 
 def _spectra_bytes(spec: ConvSpec) -> int:
     return prod(spec.kernel_shape[: max(2, spec.axes)]) * tiling_of(spec).points * 2 * working_dtype(spec).itemsize
-
-
-def work(spec: ConvSpec) -> Work:
-    """Count transforms and spectral products, half of them multiplications, and moved spectra and transformed tiles."""
-    spec = collapsed(spec)
-    memory = layer_work(spec).memory.forward
-    half = ceil(sum(operations(spec, tiling_of(spec))) / 2)
-    copied = _copied_bytes(spec)
-    moved, workspace = work_bytes(spec, tiling_of(spec))
-    spectra = _spectra_bytes(spec)
-    forward = Count(half, half, memory.bytes + 2 * copied + spectra + moved)
-    terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace + copied, spectra)
-    return Work(forward=forward, memory=Memory(terms))
 
 
 def _copied_bytes(spec: ConvSpec) -> int:
@@ -144,65 +227,10 @@ def _copied_bytes(spec: ConvSpec) -> int:
     return copied * item
 
 
-def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
-    """Estimate the time of transforms and products, with waiting threads, and of moving data, which may overlap."""
-    spec = collapsed(spec)
-    tiling = tiling_of(spec)
-    transforms, products = operations(spec, tiling)
-    rate, threads = limits.products_per_second(sum_dtype_name(spec)), thread_count()
-    tasks = 0 if meeting(spec) else spec.batch * spec.groups * tiling.pairs
-    waiting = ceil(tasks / threads) * threads / tasks if tasks else 1
-    slower = 1 if sum_dtype_name(spec) == "float32" else 2
-    computing = transforms * waiting * slower / limits.fft_operations_per_second + products / (
-        2 * rate * PRODUCT_EFFICIENCY
-    )
-    between = work_bytes(spec, tiling)[0]  # blocks of tiles stay in a cache
-    moving = limits.moving_seconds(work(spec).forward.bytes - between) + between / limits.cache_bytes_per_second
-    taken = computing + moving if meeting(spec) else max(computing, moving)  # separate stages, or all at once
-    copying = limits.moving_seconds(2 * spec.axes * _copied_bytes(spec))  # axis by axis
-    return limits.call_seconds + SETUP_SECONDS + taken + copying
-
-
-def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
-    """Bound the error: each transform step loses half a unit of its norm (Schatzman 1996), and channels add up."""
-    wide = "float32" if spec.out_dtype in HALVES else spec.out_dtype
-    spec = collapsed(spec)
-    summed = spec.in_channels / spec.groups * depth_taps(spec)
-    return half_ulp(wide) * (4 + 2 * (tiling_of(spec).points - 1).bit_length() + summed / 4)
-
-
-def prepare_seconds(spec: ConvSpec, limits: MachineLimits) -> float:
-    """Estimate the time to transform every plane of the kernel, or to move the spectra if that is longer."""
-    planes, points = prod(spec.kernel_shape[: max(2, spec.axes)]), tiling_of(collapsed(spec)).points
-    slower = 1 if sum_dtype_name(spec) == "float32" else 2
-    transforms = planes * OPERATIONS_PER_POINT * points * (log2(points) + OVERHEAD) * slower
-    computing = SPECTRUM_STEPS * transforms / limits.fft_operations_per_second
-    return PREPARE_SECONDS + max(computing, limits.moving_seconds(2 * _spectra_bytes(collapsed(spec))))
-
-
-def prepare(spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
-    """Prepare the code, the tables and the conjugate spectra of the kernel."""
-    return prepare_for(host(), spec, kernel, adjoint=adjoint)
-
-
-def prepare_for(target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
-    """Prepare the code, the tables and the spectra for any processor."""
-    inner = collapsed(spec)
-    tiling = tiling_of(inner)
-    ready = _ready(target, spec, tiling, (thread_count(), *block_of(inner, tiling)))
-    kernel = to_working(turned(spec, kernel) if adjoint else kernel, ready.no_bias.dtype)
-    weights, power = _normalised(kernel.numpy().reshape(inner.kernel_shape))
-    scale = torch.from_numpy(np.array([1 / tiling.points, 2.0**power], weights.dtype))
-    tables = ready.tables | {"scale": scale}
-    panel = panel_of(target) if meeting(inner) else 1
-    spectra = _spectra(inner, tiling, _at_addresses(ready.template, tables), ready.region, weights, panel)
-    return ready._replace(spectra=spectra, tables=tables)
-
-
 @lru_cache(maxsize=LAYOUTS)
 def _ready(target: Target, spec: ConvSpec, tiling: Tiling, blocks: tuple[int, ...]) -> State:
     """Prepare everything except the spectra: the code and the tables."""
-    original, spec, working = spec, collapsed(spec), working_dtype(spec)
+    original, spec, working = spec, spec.squeezed(), working_dtype(spec)
     dtype = str(working).removeprefix("torch.")
     plain = np.dtype(dtype)
     lanes = target.lanes(itemsize(STORED[dtype]))
@@ -217,8 +245,7 @@ def _ready(target: Target, spec: ConvSpec, tiling: Tiling, blocks: tuple[int, ..
     tables["zeros"] = np.zeros(tiling.columns + lanes, plain)
     if spec.axes == 1:
         tables["between"] = _between(tiling, lanes).astype(plain)
-    slots = dict.fromkeys(emit.SLOTS, 0) | counts | _slots(spec, tiling, lanes, plain.itemsize)
-    template = array("q", [slots[name] for name in emit.SLOTS])
+    template = emit.ARGUMENTS.new(counts | _slots(spec, tiling, lanes, plain.itemsize))
     shared = {name: torch.from_numpy(table) for name, table in tables.items()}
     region = routine(emit.write, target, emit.FftRecipe(dtype, meeting(spec)))
     no_bias = torch.from_numpy(np.zeros(spec.out_channels, plain))
@@ -237,8 +264,7 @@ def _normalised(kernel: np.ndarray) -> tuple[np.ndarray, int]:
 def _at_addresses(template: array[int], tables: dict[str, torch.Tensor]) -> array[int]:
     """Return the arguments with the addresses of the tables."""
     slots = template[:]
-    for key, table in tables.items():
-        slots[AT[key]] = table.data_ptr()
+    emit.ARGUMENTS.update(slots, {name: table.data_ptr() for name, table in tables.items()})
     return slots
 
 
@@ -335,48 +361,19 @@ def _spectra(
         sizes |= {"in_channels": 1, "out_channels": 1}
     sizes |= {"pad_height": 0, "pad_width": 0, "x_row": width, "x_channel": height * width}
     sizes |= {"tiles": 1, "tiles_across": 1}
-    for key, value in sizes.items():
-        slots[AT[key]] = value
+    emit.ARGUMENTS.update(slots, sizes)
     _run(region, slots, emit.SPECTRA, len(planes), kernel.itemsize)
     return spectra
 
 
 def _run(region: Routine, slots: array[int], stage: int, tasks: int, item: int) -> None:
     """Run one stage of the region, with its own scratch and counters."""
-    counters = array("q", bytes(192))
     threads = min(thread_count(), tasks)
     room = scratch(slots[AT["thread_elements"]] * threads * item)
-    slots[AT["scratch"]], slots[AT["counters"]] = room.data_ptr(), counters.buffer_info()[0]
-    slots[AT["stage"]], slots[AT["tasks"]] = stage, tasks
+    slots[AT["scratch"]], slots[AT["stage"]], slots[AT["tasks"]] = room.data_ptr(), stage, tasks
     slots[AT["chunk"]] = max(1, tasks // (threads * CHUNKS)) if stage == emit.PRODUCTS else 1
-    region.run(slots.buffer_info()[0], threads)
-
-
-def apply(state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Convolve all pairs of tiles, each separately, or block by block where channels are summed."""
-    spec, inner, working = state.spec, state.inner, state.no_bias.dtype
-    x = to_working(x, working)
-    if spec.padding_mode != "zeros":
-        x = pad(x, spec.padding, spec.padding_mode)
-    x = x.reshape(inner.batch, inner.in_channels, *_grown(inner)) if inner is not spec else x
-    if x.stride(-1) != 1:
-        x = x.contiguous()
-    straight = out is not None and out.dtype is working and out.is_contiguous()
-    y = out if straight and out is not None else empty(spec.output_shape, working)
-    added = state.no_bias if bias is None else to_working(bias, working).contiguous()
-    slots = _at_addresses(state.template, state.tables)
-    image, channel, *rest = x.stride()
-    plane, row, _ = (0,) * (3 - len(rest)) + tuple(rest)
-    slots[X], slots[Y], slots[BIAS], slots[SPECTRUM] = (t.data_ptr() for t in (x, y, added, state.spectra))
-    slots[AT["x_image"]], slots[AT["x_channel"]], slots[AT["x_plane"]], slots[AT["x_row"]] = image, channel, plane, row
-    if not meeting(inner):
-        tasks = inner.batch * inner.groups * state.tiling.pairs
-        _run(state.region, slots, emit.FILTER, tasks, working.itemsize)
-    else:
-        _in_blocks(state, slots)
-    if straight or (out is None and working is torch_dtype(spec.out_dtype)):
-        return y
-    return deliver(y, None, spec, out)
+    emit.ARGUMENTS.restart(slots)
+    emit.ARGUMENTS.run(region, slots, threads)
 
 
 def _in_blocks(state: State, slots: array[int]) -> None:

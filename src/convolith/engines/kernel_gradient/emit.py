@@ -11,18 +11,19 @@ from typing import NamedTuple
 
 from llvmlite import ir
 
-from convolith.jit.builder import I64, POINTER, FunctionBuilder, Int, Pointer, zero
+from convolith.jit.arguments import ArgumentBlock
+from convolith.jit.builder import I64, FunctionBuilder, Int, Pointer, zero
 from convolith.jit.conversions import STORED
 from convolith.jit.denormals import flush_denormals, restore_control
 from convolith.jit.target import Target
 
-SLOTS = (
+ARGUMENTS = ArgumentBlock(
     *("x", "g", "out", "scratch", "shifts", "counters", "tasks", "groups", "bands", "band_rows", "ins", "outs"),
     *("height", "width", "out_height", "out_width", "pad_height", "pad_width", "reach", "pitch"),
     *("x_image", "x_channel", "x_row", "g_image", "g_channel", "g_row", "row_blocks", "column_blocks", "step"),
     *("x_band", "g_band", "thread_elements"),
 )
-"""Arguments of a region, one 8-byte slot each; `shifts` is a table of the shift of each row of taps."""
+"""Arguments of a region; `shifts` is a table of the shift of each row of taps."""
 
 
 class KernelGradientRecipe(NamedTuple):
@@ -35,10 +36,9 @@ class KernelGradientRecipe(NamedTuple):
 
 def write(module: ir.Module, target: Target, recipe: KernelGradientRecipe) -> None:
     """Generate the region: sum bands of every image and group until none remains."""
-    code, element = FunctionBuilder(module, "region", [POINTER]), STORED[recipe.dtype]
     lanes = target.lanes({"float32": 4, "float64": 8}[recipe.dtype])
-    kinds = dict.fromkeys(("x", "g", "out", "scratch"), element) | {"shifts": I64, "counters": I64}
-    s = dict(zip(SLOTS, code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS]), strict=True))
+    kinds = dict.fromkeys(("x", "g", "out", "scratch"), STORED[recipe.dtype])
+    code, s = ARGUMENTS.begin(module, kinds | {"shifts": I64})
     before = flush_denormals(code, target)
     xs = s["scratch"] + code.fetch_add(s["counters"] + 8) * s["thread_elements"]
     gs = xs + s["ins"] * s["x_band"]

@@ -15,14 +15,13 @@ import torch
 
 from convolith.dtypes import half_ulp
 from convolith.engines.buffers import empty_array
-from convolith.engines.collapse import collapsed
-from convolith.engines.kernel_gradient.emit import SLOTS, KernelGradientRecipe, write
+from convolith.engines.kernel_gradient.emit import ARGUMENTS, KernelGradientRecipe, write
 from convolith.engines.machine_limits import MachineLimits
 from convolith.jit import Routine, Target, host, routine, scratch, thread_count
 from convolith.spec import ConvSpec
 from convolith.tensors import torch_dtype
 
-AT = {name: number for number, name in enumerate(SLOTS)}
+AT = ARGUMENTS.at
 BAND_ELEMENTS = 3600
 """Number of elements in a band of one channel: with its gradient, it fills a 32 KiB first-level cache in float32."""
 GROUP_BYTES = 1 << 18
@@ -65,7 +64,7 @@ def refuse(spec: ConvSpec) -> str | None:
         return "stride"
     if spec.dtype != spec.kernel_dtype or spec.dtype not in ("float32", "float64"):
         return f"{spec.dtype} with {spec.kernel_dtype}"
-    inner = collapsed(spec)
+    inner = spec.squeezed()
     if inner.axes > 2:
         return "three axes"
     needed = _band_elements(inner, 1)[2] * torch_dtype(spec.dtype).itemsize
@@ -118,15 +117,15 @@ def compute_for(target: Target, spec: ConvSpec, x: torch.Tensor, grad: torch.Ten
         x, grad = (t.contiguous().reshape(shape) for t, shape in ((x, inner.input_shape), (grad, inner.output_shape)))
     x, grad = (t if t.stride(-1) == 1 else t.contiguous() for t in (x, grad))
     sums = empty_array(layout.shape, spec.dtype)
-    room, counters, slots = scratch(layout.scratch_bytes), array("q", bytes(192)), layout.template[:]
+    room, slots = scratch(layout.scratch_bytes), layout.template[:]
     for name, tensor in (("x", x), ("g", grad)):
         image, channel, *rows = tensor.stride()
         slots[AT[name]] = tensor.data_ptr()
         slots[AT[f"{name}_image"]], slots[AT[f"{name}_channel"]] = image, channel
         slots[AT[f"{name}_row"]] = rows[-2] if len(rows) > 1 else 0
     slots[AT["out"]], slots[AT["scratch"]] = sums.ctypes.data, room.data_ptr()
-    slots[AT["shifts"]], slots[AT["counters"]] = layout.shifts.buffer_info()[0], counters.buffer_info()[0]
-    layout.region.run(slots.buffer_info()[0], layout.threads)
+    slots[AT["shifts"]] = layout.shifts.buffer_info()[0]
+    ARGUMENTS.run(layout.region, slots, layout.threads)
     total = sums[0] if len(sums) == 1 else np.add.reduce(sums, axis=0)
     down, across = layout.shape[3:5]
     tiles = total.reshape(*layout.shape[1:5], layout.recipe.rows, layout.recipe.columns).swapaxes(-3, -2)
@@ -161,7 +160,7 @@ def _band_elements(spec: ConvSpec, rows: int) -> tuple[int, int, int]:
 @lru_cache(maxsize=LAYOUTS)
 def _layout(target: Target, spec: ConvSpec, threads: int) -> Layout:
     """Prepare the bands and the code of a layer's kernel gradient."""
-    inner = collapsed(spec)
+    inner = spec.squeezed()
     item = torch_dtype(spec.dtype).itemsize
     (rows, columns), (height, width) = _tile(inner.kernel_size, target), _two(inner.size)
     (out_height, out_width), (extent_rows, extent_columns) = _two(inner.output_size), _two(inner.extent)
@@ -210,7 +209,7 @@ def _layout(target: Target, spec: ConvSpec, threads: int) -> Layout:
     return Layout(
         inner,
         recipe,
-        array("q", [values.get(name, 0) for name in SLOTS]),
+        ARGUMENTS.new(values),
         array("q", shifts),
         (inner.batch * bands, inner.out_channels, ins, row_blocks, column_blocks, rows * columns),
         routine(write, target, recipe),

@@ -21,11 +21,12 @@ from convolith.engines.pointwise.tiling import (
     write_channel_tile,
     write_position_tile,
 )
+from convolith.jit.arguments import LINE, ArgumentBlock
 from convolith.jit.builder import I64, POINTER, FunctionBuilder, Int, Number, Pointer
 from convolith.jit.denormals import flush_denormals, restore_control
 from convolith.jit.target import Target
 
-SLOTS = (
+ARGUMENTS = ArgumentBlock(
     *("x", "weight", "bias", "y", "scratch", "counters"),
     *("threads", "batch", "in_channels", "out_channels", "panels", "weight_group"),
     *("x_image", "x_channel", "x_depth", "x_row", "x_column", "y_image", "y_channel"),
@@ -34,18 +35,17 @@ SLOTS = (
     *("rest", "rest_tiles", "rest_splits", "rest_tasks", "thread_elements"),
     *("block_positions",),
 )
-"""Arguments of a region, one 8-byte slot each: addresses, counts, strides in elements. Channels are per group."""
+"""Arguments of a region: addresses, counts, strides in elements. Channels are per group."""
+POINTERS = ("x", "weight", "bias", "y", "scratch")
 GATHERS, PACKS, IN_PLACE = range(3)
 """Ways to read X: gathered into a tile first, packed during its first use, or always in place."""
-COUNTER_SLOTS = 8
-"""Number of slots of a counter: its own cache line."""
 GATHERED_TOGETHER = 8
 """Number of positions in a row of a gathered tile that are copied without a loop."""
 
 
 def write(module: ir.Module, target: Target, recipe: PointwiseRecipe) -> None:
     """Generate the region for contiguous positions: each thread computes its own tiles, then the remaining ones."""
-    code, s = _begin(module, recipe)
+    code, s = ARGUMENTS.begin(module, dict.fromkeys(POINTERS, recipe.element))
     before = flush_denormals(code, target)
     me = code.fetch_add(s["counters"])
     work = _Work(module, target, recipe, code, s, s["scratch"] + me * s["thread_elements"])
@@ -53,12 +53,12 @@ def write(module: ir.Module, target: Target, recipe: PointwiseRecipe) -> None:
     tiles = {n: work.position_tiles(n) for n in range(VECTORS, 0, -1)}
     with code.loop(0, s["threads"]) as turn:
         owner = (me + turn.index) % s["threads"]
-        counter = s["counters"] + (owner + 2) * COUNTER_SLOTS
+        counter = s["counters"] + (owner + 2) * LINE
         first, end = (s["tasks"] * number // s["threads"] for number in (owner, owner + 1))
         with code.tasks(counter, end, s["chunk"], start=first) as task:
             work.block(tiles, task // s["splits"], task % s["splits"])
     work.forget()
-    with code.tasks(s["counters"] + COUNTER_SLOTS, s["rest_tasks"], 1) as task:
+    with code.tasks(s["counters"] + LINE, s["rest_tasks"], 1) as task:
         work.rest(task // s["rest_splits"], task % s["rest_splits"])
     restore_control(code, before)
     code.finish()
@@ -66,23 +66,15 @@ def write(module: ir.Module, target: Target, recipe: PointwiseRecipe) -> None:
 
 def write_last(module: ir.Module, target: Target, recipe: PointwiseRecipe) -> None:
     """Generate the region for contiguous channels: blocks of positions, all output channels of each."""
-    code, s = _begin(module, recipe)
+    code, s = ARGUMENTS.begin(module, dict.fromkeys(POINTERS, recipe.element))
     before = flush_denormals(code, target)
     me = code.fetch_add(s["counters"])
     work = _Work(module, target, recipe, code, s, s["scratch"] + me * s["thread_elements"])
     few = work.tiles_of(1)
-    with code.tasks(s["counters"] + COUNTER_SLOTS, s["tasks"], s["chunk"]) as task:
+    with code.tasks(s["counters"] + LINE, s["tasks"], s["chunk"]) as task:
         work.positions_of_channels(few, task // s["splits"], task % s["splits"])
     restore_control(code, before)
     code.finish()
-
-
-def _begin(module: ir.Module, recipe: PointwiseRecipe) -> tuple[FunctionBuilder, dict[str, Any]]:
-    code = FunctionBuilder(module, "region", [POINTER])
-    kinds: dict[str, ir.Type] = dict.fromkeys(("x", "weight", "bias", "y", "scratch"), recipe.element)
-    kinds["counters"] = I64
-    values = code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS])
-    return code, dict(zip(SLOTS, values, strict=True))
 
 
 class PositionTiles(NamedTuple):

@@ -6,15 +6,16 @@ from typing import NamedTuple
 
 from llvmlite import ir
 
-from convolith.jit.builder import I32, I64, POINTER, FunctionBuilder, Pointer, zero
+from convolith.jit.arguments import ArgumentBlock
+from convolith.jit.builder import I32, FunctionBuilder, Pointer, zero
 from convolith.jit.conversions import STORED
 from convolith.jit.target import Target
 
-SLOTS = (
+ARGUMENTS = ArgumentBlock(
     *("kernel", "packed", "counters", "tasks", "in_channels", "out_channels", "panels", "out_step", "in_step"),
     *("kernel_group", "chunk", "chunks"),
 )
-"""Arguments of a region, one 8-byte slot each; steps are elements from one channel of the kernel to the next."""
+"""Arguments of a region; steps are elements from one channel of the kernel to the next."""
 
 
 class PackingRecipe(NamedTuple):
@@ -26,9 +27,8 @@ class PackingRecipe(NamedTuple):
 
 def write(module: ir.Module, target: Target, recipe: PackingRecipe) -> None:
     """Generate the region: pack panels by chunks of input channels; absent output channels are zero."""
-    code, rows, element = FunctionBuilder(module, "region", [POINTER]), recipe.rows, STORED[recipe.dtype]
-    kinds = {"kernel": element, "packed": element, "counters": I64}
-    s = dict(zip(SLOTS, code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS]), strict=True))
+    rows, element = recipe.rows, STORED[recipe.dtype]
+    code, s = ARGUMENTS.begin(module, {"kernel": element, "packed": element})
     with code.tasks(s["counters"], s["tasks"], 1) as task:
         panel, chunk = task // s["chunks"], task % s["chunks"]
         group, within = panel // s["panels"], panel % s["panels"]

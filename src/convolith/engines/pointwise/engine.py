@@ -16,19 +16,16 @@ import numpy as np
 import torch
 
 from convolith.dtypes import COMPLEX, ITEMSIZE
-from convolith.engines.base import deliver, turned
+from convolith.engines.base import GeneratedEngine, deliver, turned
 from convolith.engines.buffers import empty
-from convolith.engines.error_bounds import direct_sum_bound
 from convolith.engines.machine_limits import MachineLimits, sum_dtype_name
 from convolith.engines.pointwise import emit_packing
-from convolith.engines.pointwise.emit import COUNTER_SLOTS, GATHERS, IN_PLACE, PACKS, SLOTS, write, write_last
+from convolith.engines.pointwise.emit import ARGUMENTS, GATHERS, IN_PLACE, PACKS, write, write_last
 from convolith.engines.pointwise.tiling import VECTORS, PointwiseRecipe, channel_tile, panel_rows
 from convolith.jit import Routine, Target, host, routine, scratch, thread_count
 from convolith.spec import ConvSpec
 from convolith.tensors import to_working, torch_dtype, working_dtype
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
-
-name = "pointwise"
 
 TORCH_EFFICIENCY = 0.6
 """Fraction of the peak product rate that torch's matrix product reaches on the shapes of layers."""
@@ -61,8 +58,8 @@ PACKED_CHANNELS = 64
 """Number of input channels that are packed at a time."""
 LAYOUTS = 256
 """Number of specs whose blocks are cached."""
-AT = {name: number for number, name in enumerate(SLOTS)}
-X, WEIGHT, BIAS, Y, SCRATCH, COUNTERS = (AT[n] for n in ("x", "weight", "bias", "y", "scratch", "counters"))
+AT = ARGUMENTS.at
+X, WEIGHT, BIAS, Y, SCRATCH = (AT[n] for n in ("x", "weight", "bias", "y", "scratch"))
 
 
 class ChannelsLast(NamedTuple):
@@ -100,102 +97,112 @@ class Multiplied(NamedTuple):
     matrix: torch.Tensor
 
 
-def refuse(spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
-    """Return a reason for all but unpadded kernels of one tap."""
-    if spec.transposed:
-        return "transposed"
-    if spec.taps > 1:
-        return f"kernel_size {'x'.join(map(str, spec.kernel_size))} is not 1"
-    if any(map(any, spec.padding)):
-        return "padding around a single tap"
-    return None
+class Pointwise(GeneratedEngine[Generated | Multiplied]):
+    """Engine of 1x1 kernels."""
+
+    name = "pointwise"
+
+    def refuse(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
+        """Return a reason for all but unpadded kernels of one tap."""
+        if spec.transposed:
+            return "transposed"
+        if spec.taps > 1:
+            return f"kernel_size {'x'.join(map(str, spec.kernel_size))} is not 1"
+        if any(map(any, spec.padding)):
+            return "padding around a single tap"
+        return None
+
+    def keeps_nonfinite_local(self, spec: ConvSpec) -> bool:
+        """Return True except for complex numbers, whose real and imaginary parts mix."""
+        return spec.out_dtype not in COMPLEX
+
+    def note(self, spec: ConvSpec) -> str:
+        """Describe the matrix product."""
+        rows, columns = spec.out_channels // spec.groups, spec.in_channels // spec.groups
+        return f"{rows}x{columns} matrix product" + (f", {spec.groups} groups" if spec.groups > 1 else "")
+
+    def work(self, spec: ConvSpec) -> Work:
+        """Count the layer's products, and the copies of inputs that are strided or converted for torch."""
+        layer = layer_work(spec)
+        memory = layer.memory.forward
+        item = working_dtype(spec).itemsize
+        read = spec.batch * spec.in_channels * prod(spec.output_size) * item
+        copied = read if not is_generated(spec) and (max(spec.stride) > 1 or item != ITEMSIZE[spec.dtype]) else 0
+        forward = Count(layer.forward.multiplications, layer.forward.additions, memory.bytes + 2 * copied)
+        prepared = prod(spec.kernel_shape) * item * (item != ITEMSIZE[spec.kernel_dtype])
+        if is_generated(spec):
+            rows, shape = panel_rows(host()), channel_tile(host(), PointwiseRecipe(spec.dtype, 1).lanes(host()))
+            panels = _panels(spec.out_channels // spec.groups, rows, shape.panels)
+            prepared = panels * rows * spec.in_channels * item
+        terms = ForwardMemory(memory.input, memory.parameters, memory.output, copied, prepared)
+        return Work(forward=forward, memory=Memory(terms))
+
+    def seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
+        """Estimate the time of the products in whole tiles, or of the memory traffic if that is longer."""
+        forward = self.work(spec).forward
+        rate, moving = limits.products_per_second(sum_dtype_name(spec)), limits.moving_seconds(forward.bytes)
+        if not is_generated(spec):
+            return 2 * limits.call_seconds + forward.multiplications / (rate * TORCH_EFFICIENCY) + moving
+        target, threads = host(), thread_count()
+        outs, ins, positions = spec.out_channels // spec.groups, spec.in_channels // spec.groups, prod(spec.output_size)
+        lanes = PointwiseRecipe(spec.dtype, 1).lanes(target)
+        vectors, rest = _vectors(positions, lanes)
+        per_image = vectors * lanes * max(outs, FEWEST_ROWS) + rest * ceil(outs / (2 * lanes)) * 2 * lanes
+        products = spec.batch * spec.groups * per_image * (ins + STARTING_CHANNELS)
+        gathered = 0 if max(spec.stride) == 1 else spec.batch * spec.in_channels * positions
+        busy = 1 if prod(spec.output_shape) * ins < SERIAL_PRODUCTS else threads
+        computing = (
+            (
+                products / (rate * PRODUCT_EFFICIENCY[target.vector_registers > 16])
+                + gathered * GATHERING_PRODUCTS / rate
+            )
+            * threads
+            / busy
+        )
+        return limits.call_seconds + max(computing, moving)
+
+    def prepare_seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
+        """Estimate the time to read the kernel and write the panels, number by number; 0 where torch multiplies."""
+        if not is_generated(spec):
+            return 0.0
+        busy = 1 if prod(spec.kernel_shape) < SERIAL_WEIGHTS else thread_count()
+        packing = prod(spec.kernel_shape) * PACK_STEPS / limits.products_per_second(spec.dtype)
+        moving = limits.moving_seconds(2 * prod(spec.kernel_shape) * ITEMSIZE[spec.dtype])
+        return PACK_SECONDS + max(packing, moving) * thread_count() / busy
+
+    def prepare_for(
+        self, target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False
+    ) -> Generated | Multiplied:
+        """Prepare the kernel and the code for any processor."""
+        if not is_generated(spec):
+            kernel = turned(spec, kernel) if adjoint else kernel
+            matrix = (spec.groups, spec.out_channels // spec.groups, spec.in_channels // spec.groups)
+            return Multiplied(spec, to_working(kernel, working_dtype(spec)).reshape(matrix))
+        ready = _ready(target, spec, thread_count())
+        return ready._replace(weight=_packed(target, spec, kernel, adjoint=adjoint))
+
+    def apply(
+        self, state: Generated | Multiplied, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Compute the matrix product, by generated code or by torch."""
+        if isinstance(state, Multiplied):
+            return _multiplied(state, x, bias, out)
+        if x.stride() == state.last.strides or (max(state.spec.stride) == 1 and channels_are_last(x)):
+            return _apply_last(state, x, bias, out)
+        slots = state.template[:]
+        if not x.is_contiguous():
+            ARGUMENTS.update(slots, _layout(state.spec, x.stride(), slots[AT["panels"]]))
+        y = out if out is not None and out.is_contiguous() else empty(state.shape, x.dtype)
+        _run(state, state.region, slots, x, bias, y, state.scratch_bytes)
+        return y if out is None or out is y else out.copy_(y)
 
 
-def keeps_nonfinite_local(spec: ConvSpec) -> bool:
-    """Return True except for complex numbers, whose real and imaginary parts mix."""
-    return spec.out_dtype not in COMPLEX
-
-
-def note(spec: ConvSpec) -> str:
-    """Describe the matrix product."""
-    rows, columns = spec.out_channels // spec.groups, spec.in_channels // spec.groups
-    return f"{rows}x{columns} matrix product" + (f", {spec.groups} groups" if spec.groups > 1 else "")
+pointwise = Pointwise()
 
 
 def is_generated(spec: ConvSpec) -> bool:
     """Return whether input and kernel have one dtype for which code is generated."""
     return spec.dtype == spec.kernel_dtype and spec.dtype in ("float32", "float64")
-
-
-def work(spec: ConvSpec) -> Work:
-    """Count the layer's products, and the copies of inputs that are strided or converted for torch."""
-    layer = layer_work(spec)
-    memory = layer.memory.forward
-    item = working_dtype(spec).itemsize
-    read = spec.batch * spec.in_channels * prod(spec.output_size) * item
-    copied = read if not is_generated(spec) and (max(spec.stride) > 1 or item != ITEMSIZE[spec.dtype]) else 0
-    forward = Count(layer.forward.multiplications, layer.forward.additions, memory.bytes + 2 * copied)
-    prepared = prod(spec.kernel_shape) * item * (item != ITEMSIZE[spec.kernel_dtype])
-    if is_generated(spec):
-        rows, shape = panel_rows(host()), channel_tile(host(), PointwiseRecipe(spec.dtype, 1).lanes(host()))
-        panels = _panels(spec.out_channels // spec.groups, rows, shape.panels)
-        prepared = panels * rows * spec.in_channels * item
-    terms = ForwardMemory(memory.input, memory.parameters, memory.output, copied, prepared)
-    return Work(forward=forward, memory=Memory(terms))
-
-
-def seconds(spec: ConvSpec, limits: MachineLimits) -> float:
-    """Estimate the time of the products in whole tiles, or of the memory traffic if that is longer."""
-    forward = work(spec).forward
-    rate, moving = limits.products_per_second(sum_dtype_name(spec)), limits.moving_seconds(forward.bytes)
-    if not is_generated(spec):
-        return 2 * limits.call_seconds + forward.multiplications / (rate * TORCH_EFFICIENCY) + moving
-    target, threads = host(), thread_count()
-    outs, ins, positions = spec.out_channels // spec.groups, spec.in_channels // spec.groups, prod(spec.output_size)
-    lanes = PointwiseRecipe(spec.dtype, 1).lanes(target)
-    vectors, rest = _vectors(positions, lanes)
-    per_image = vectors * lanes * max(outs, FEWEST_ROWS) + rest * ceil(outs / (2 * lanes)) * 2 * lanes
-    products = spec.batch * spec.groups * per_image * (ins + STARTING_CHANNELS)
-    gathered = 0 if max(spec.stride) == 1 else spec.batch * spec.in_channels * positions
-    busy = 1 if prod(spec.output_shape) * ins < SERIAL_PRODUCTS else threads
-    computing = (
-        (products / (rate * PRODUCT_EFFICIENCY[target.vector_registers > 16]) + gathered * GATHERING_PRODUCTS / rate)
-        * threads
-        / busy
-    )
-    return limits.call_seconds + max(computing, moving)
-
-
-def error_bound(spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
-    """Return the bound of a direct sum over the channels."""
-    return direct_sum_bound(spec)
-
-
-def prepare_seconds(spec: ConvSpec, limits: MachineLimits) -> float:
-    """Estimate the time to read the kernel and write the panels, number by number; 0 where torch multiplies."""
-    if not is_generated(spec):
-        return 0.0
-    busy = 1 if prod(spec.kernel_shape) < SERIAL_WEIGHTS else thread_count()
-    packing = prod(spec.kernel_shape) * PACK_STEPS / limits.products_per_second(spec.dtype)
-    moving = limits.moving_seconds(2 * prod(spec.kernel_shape) * ITEMSIZE[spec.dtype])
-    return PACK_SECONDS + max(packing, moving) * thread_count() / busy
-
-
-def prepare(spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> Generated | Multiplied:
-    """Prepare the kernel without its single tap, and the code."""
-    return prepare_for(host(), spec, kernel, adjoint=adjoint)
-
-
-def prepare_for(
-    target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False
-) -> Generated | Multiplied:
-    """Prepare the kernel and the code for any processor."""
-    if not is_generated(spec):
-        kernel = turned(spec, kernel) if adjoint else kernel
-        matrix = (spec.groups, spec.out_channels // spec.groups, spec.in_channels // spec.groups)
-        return Multiplied(spec, to_working(kernel, working_dtype(spec)).reshape(matrix))
-    ready = _ready(target, spec, thread_count())
-    return ready._replace(weight=_packed(target, spec, kernel, adjoint=adjoint))
 
 
 @lru_cache(maxsize=LAYOUTS)
@@ -208,7 +215,7 @@ def _ready(target: Target, spec: ConvSpec, threads: int) -> Generated:
     products = prod(spec.output_shape) * ins
     threads = 1 if products < SERIAL_PRODUCTS else threads
     slots = _slots(spec, target, recipe, threads)
-    template = array("q", [slots.get(name, 0) for name in SLOTS])
+    template = ARGUMENTS.new(slots, counters=threads + 2)
     no_bias = torch.from_numpy(np.zeros(spec.out_channels + shape.vectors * lanes, spec.dtype))
     return Generated(
         spec,
@@ -237,11 +244,10 @@ def _packed(target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bo
     packed = empty((spec.groups, panels, ins, rows), kernel.dtype)
     kernel = kernel.contiguous()
     steps = {"out_step": 1, "in_step": outs} if adjoint else {"out_step": ins, "in_step": 1}
-    chunks, counters = ceil(ins / PACKED_CHANNELS), array("q", bytes(192))
+    chunks = ceil(ins / PACKED_CHANNELS)
     values = steps | {
         "kernel": kernel.data_ptr(),
         "packed": packed.data_ptr(),
-        "counters": counters.buffer_info()[0],
         "tasks": spec.groups * panels * chunks,
         "in_channels": ins,
         "out_channels": outs,
@@ -250,10 +256,9 @@ def _packed(target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bo
         "chunk": PACKED_CHANNELS,
         "chunks": chunks,
     }
-    slots = array("q", [values[name] for name in emit_packing.SLOTS])
     threads = 1 if prod(spec.kernel_shape) < SERIAL_WEIGHTS else thread_count()
     packing = routine(emit_packing.write, target, emit_packing.PackingRecipe(spec.dtype, rows))
-    packing.run(slots.buffer_info()[0], threads)
+    emit_packing.ARGUMENTS.run(packing, emit_packing.ARGUMENTS.new(values), threads)
     return packed
 
 
@@ -338,22 +343,6 @@ def _layout(spec: ConvSpec, strides: tuple[int, ...], panels: int) -> dict[str, 
     }
 
 
-def apply(
-    state: Generated | Multiplied, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Compute the matrix product, by generated code or by torch."""
-    if isinstance(state, Multiplied):
-        return _multiplied(state, x, bias, out)
-    if x.stride() == state.last.strides or (max(state.spec.stride) == 1 and channels_are_last(x)):
-        return _apply_last(state, x, bias, out)
-    slots = state.template[:]
-    if not x.is_contiguous():
-        _set(slots, _layout(state.spec, x.stride(), slots[AT["panels"]]))
-    y = out if out is not None and out.is_contiguous() else empty(state.shape, x.dtype)
-    _run(state, state.region, slots, x, bias, y, state.scratch_bytes)
-    return y if out is None or out is y else out.copy_(y)
-
-
 def _apply_last(state: Generated, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None) -> torch.Tensor:
     """Compute the product of inputs with contiguous channels; the result has contiguous channels too."""
     last = state.last
@@ -381,18 +370,13 @@ def _channels_last(
     room = ceil(block * outs / 1024) * 1024
     sizes = {"positions": positions, "tiles": ceil(positions / block), "splits": splits, "tasks": units * splits}
     sizes |= {"block_positions": block, "x_column": spec.in_channels, "y_image": spec.out_channels, "chunk": 1}
-    _set(slots, sizes | {"thread_elements": room})
+    ARGUMENTS.update(slots, sizes | {"thread_elements": room})
     strides: tuple[int, ...] = ()
     if prod(spec.size) == 1:
         strides = torch.empty(spec.input_shape, device="meta").stride()
     elif max(spec.stride) == 1 and spec.in_channels > 1:  # a single channel has both layouts and counts as contiguous
         strides = torch.empty((spec.batch, *spec.size, spec.in_channels), device="meta").movedim(-1, 1).stride()
     return ChannelsLast(strides, (spec.batch, *spec.output_size, spec.out_channels), slots, room * item * threads)
-
-
-def _set(slots: array[int], values: dict[str, int]) -> None:
-    for key, value in values.items():
-        slots[AT[key]] = value
 
 
 def _run(
@@ -409,10 +393,9 @@ def _run(
     if bias is not None:
         added = added.clone()
         added[: state.spec.out_channels] = bias
-    counters = array("q", bytes(8 * COUNTER_SLOTS * (state.threads + 2)))
     slots[X], slots[WEIGHT], slots[BIAS] = x.data_ptr(), state.weight.data_ptr(), added.data_ptr()
-    slots[Y], slots[SCRATCH], slots[COUNTERS] = y.data_ptr(), room.data_ptr(), counters.buffer_info()[0]
-    region.run(slots.buffer_info()[0], state.threads)
+    slots[Y], slots[SCRATCH] = y.data_ptr(), room.data_ptr()
+    ARGUMENTS.run(region, slots, state.threads)
 
 
 def _multiplied(

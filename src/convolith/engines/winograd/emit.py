@@ -20,12 +20,13 @@ from typing import Any, NamedTuple
 from llvmlite import ir
 
 from convolith.engines.winograd.transforms import TAPS, merge, split, transform_inputs, transform_outputs
+from convolith.jit.arguments import ArgumentBlock
 from convolith.jit.builder import I64, POINTER, FunctionBuilder, Int, Number, Pointer, itemsize, zero
 from convolith.jit.conversions import STORED
 from convolith.jit.denormals import flush_denormals, restore_control
 from convolith.jit.target import Target
 
-SLOTS = (
+ARGUMENTS = ArgumentBlock(
     *("x", "u", "bias", "y", "scratch", "v", "first", "last", "zeros", "counters"),
     *("stage", "tasks", "in_channels", "out_channels", "height", "width", "out_height", "out_width"),
     *("pad_height", "pad_width", "x_image", "x_channel", "x_row", "y_image", "y_channel"),
@@ -33,7 +34,7 @@ SLOTS = (
     *("panels", "panel_block", "panel_blocks", "strip_pitch", "edge_pitch", "v_plane", "v_block", "m_plane"),
     *("edge_offset", "out_offset", "m_offset", "v_offset", "thread_elements"),
 )
-"""Arguments of a region, one 8-byte slot each."""
+"""Arguments of a region."""
 POINTERS = ("x", "u", "bias", "y", "scratch", "v", "zeros")
 WHOLE, INPUTS, PRODUCTS = range(3)
 """Stages of a region: a whole block at once, or its two halves separately."""
@@ -78,10 +79,7 @@ def write(module: ir.Module, target: Target, recipe: WinogradRecipe) -> None:
     """Generate the region: run a stage's tasks until none remains."""
     lanes, element = recipe.lanes(target), recipe.element
     products = {n: _products(module, target, recipe, n) for n in range(1, VECTORS + 1)}
-    code = FunctionBuilder(module, "region", [POINTER])
-    kinds: dict[str, Any] = dict.fromkeys(POINTERS, element)
-    kinds |= dict.fromkeys(("first", "last", "counters"), I64)
-    s = dict(zip(SLOTS, code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS]), strict=True))
+    code, s = ARGUMENTS.begin(module, dict.fromkeys(POINTERS, element) | {"first": I64, "last": I64})
     before = flush_denormals(code, target)
     scratch = s["scratch"] + code.fetch_add(s["counters"] + 8) * s["thread_elements"]
     with code.loop(0, s["edge_offset"] + s["edge_pitch"] * (2 * recipe.points), lanes) as t:

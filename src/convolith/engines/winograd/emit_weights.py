@@ -13,14 +13,15 @@ from llvmlite import ir
 
 from convolith.engines.winograd.emit import WinogradRecipe, panel_rows
 from convolith.engines.winograd.transforms import transform_kernel
-from convolith.jit.builder import I64, POINTER, FunctionBuilder, Int, Pointer
+from convolith.jit.arguments import ArgumentBlock
+from convolith.jit.builder import FunctionBuilder, Int, Pointer
 from convolith.jit.target import Target
 
-SLOTS = (
+ARGUMENTS = ArgumentBlock(
     *("kernel", "u", "scratch", "counters", "tasks", "in_channels", "out_channels", "panels", "panel_block"),
     *("out_step", "in_step", "reversed", "chunks"),
 )
-"""Arguments of a region, one 8-byte slot each; steps are elements from one channel of the kernel to the next."""
+"""Arguments of a region; steps are elements from one channel of the kernel to the next."""
 CHUNK = 16
 """Number of input channels that are transformed before they are written out."""
 KERNEL_TAPS = 9
@@ -28,9 +29,8 @@ KERNEL_TAPS = 9
 
 def write(module: ir.Module, target: Target, recipe: WinogradRecipe) -> None:
     """Generate the region: transform panels of output channels by chunks of input channels."""
-    code, rows, element = FunctionBuilder(module, "region", [POINTER]), panel_rows(target), recipe.element
-    kinds = {"kernel": element, "u": element, "scratch": element, "counters": I64}
-    s = dict(zip(SLOTS, code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS]), strict=True))
+    code, s = ARGUMENTS.begin(module, dict.fromkeys(("kernel", "u", "scratch"), recipe.element))
+    rows = panel_rows(target)
     points, together = recipe.points**2, max(1, recipe.lanes(target) // rows)
     buffer = s["scratch"] + code.fetch_add(s["counters"] + 8) * (points * CHUNK * rows)
     with code.tasks(s["counters"], s["tasks"], 1) as task:

@@ -16,14 +16,15 @@ import numpy as np
 import torch
 
 from convolith.dtypes import half_ulp
+from convolith.engines.base import GeneratedEngine
 from convolith.engines.buffers import empty
 from convolith.engines.machine_limits import MachineLimits
 from convolith.engines.padding import pad
 from convolith.engines.winograd import emit_weights as weights
 from convolith.engines.winograd.emit import (
+    ARGUMENTS,
     INPUTS,
     PRODUCTS,
-    SLOTS,
     SUMMED_AT_ONCE,
     VECTORS,
     WHOLE,
@@ -36,8 +37,8 @@ from convolith.spec import ConvSpec
 from convolith.tensors import torch_dtype
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 
-AT = {name: number for number, name in enumerate(SLOTS)}
-X, U, BIAS, Y, SCRATCH, V, FIRST, LAST, ZEROS, COUNTERS = range(10)
+AT = ARGUMENTS.at
+X, U, BIAS, Y, SCRATCH, V, FIRST, LAST, ZEROS = range(9)
 """Slots of the addresses, which come first."""
 BLOCK_BYTES = 1 << 18
 """Upper bound on the bytes of a block's transformed inputs: half of a second-level cache of 512 KiB."""
@@ -93,7 +94,7 @@ class Layout(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Winograd:
+class Winograd(GeneratedEngine[State]):
     """Engine for one size of output tiles."""
 
     name: str
@@ -179,10 +180,6 @@ class Winograd:
         busy = 1 if pairs < SERIAL_PAIRS else thread_count()
         moving = limits.moving_seconds(2 * pairs * (points + 9) * torch_dtype(spec.dtype).itemsize)
         return PACK_SECONDS + pairs * (points + 9) * PACK_STEPS / rate * thread_count() / busy + moving
-
-    def prepare(self, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
-        """Prepare the code, the blocks and the transformed kernel."""
-        return self.prepare_for(host(), spec, kernel, adjoint=adjoint)
 
     def prepare_for(self, target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
         """Prepare the code, the blocks and the transformed kernel for any processor."""
@@ -287,14 +284,12 @@ class Winograd:
         if adjoint:
             steps = {"out_step": kernel.stride(1), "in_step": kernel.stride(0), "reversed": 1}
         chunks = ceil(spec.in_channels / weights.CHUNK)
-        counters = array("q", bytes(192))
         threads = 1 if spec.in_channels * spec.out_channels < SERIAL_PAIRS else thread_count()
         room = scratch((self.outputs + 2) ** 2 * rows * weights.CHUNK * kernel.itemsize * threads)
         values = steps | {
             "kernel": kernel.data_ptr(),
             "u": u.data_ptr(),
             "scratch": room.data_ptr(),
-            "counters": counters.buffer_info()[0],
             "tasks": panels * chunks,
             "chunks": chunks,
             "panels": panels,
@@ -302,8 +297,8 @@ class Winograd:
             "in_channels": spec.in_channels,
             "out_channels": spec.out_channels,
         }
-        slots = array("q", [values.get(name, 0) for name in weights.SLOTS])
-        routine(weights.write, target, self._recipe(spec)).run(slots.buffer_info()[0], threads)
+        region = routine(weights.write, target, self._recipe(spec))
+        weights.ARGUMENTS.run(region, weights.ARGUMENTS.new(values), threads)
         return u
 
     def apply(
@@ -319,19 +314,17 @@ class Winograd:
         room = scratch(state.scratch_bytes + state.v_bytes + 64)
         added = state.no_bias if bias is None else bias.contiguous()
         slots = state.template[:]
-        counters = array("q", bytes(192))
         slots[X], slots[U], slots[BIAS], slots[Y] = (t.data_ptr() for t in (x, state.u, added, y))
         slots[FIRST], slots[LAST], slots[ZEROS] = (t.data_ptr() for t in (state.first, state.last, state.zeros))
-        slots[V] = room.data_ptr()
-        slots[SCRATCH], slots[COUNTERS] = slots[V] + state.v_bytes, counters.buffer_info()[0]
+        slots[V], slots[SCRATCH] = room.data_ptr(), room.data_ptr() + state.v_bytes
         slots[AT["x_image"]], slots[AT["x_channel"]], slots[AT["x_row"]], _ = x.stride()
         if spec.padding_mode != "zeros":
             slots[AT["height"]], slots[AT["width"]] = x.shape[2:]
             slots[AT["pad_height"]] = slots[AT["pad_width"]] = 0
         for stage, tasks in state.stages:
-            counters[0] = counters[8] = 0
+            ARGUMENTS.restart(slots)
             slots[AT["stage"]], slots[AT["tasks"]] = stage, tasks
-            state.region.run(slots.buffer_info()[0], min(state.threads, tasks))
+            ARGUMENTS.run(state.region, slots, min(state.threads, tasks))
         if out is None or out is y:
             return y
         return out.copy_(y)
@@ -355,7 +348,7 @@ def _ready(engine: Winograd, target: Target, spec: ConvSpec, threads: int) -> St
         first,
         last,
         beyond,
-        array("q", [slots.get(name, 0) for name in SLOTS]),
+        ARGUMENTS.new(slots),
         layout.stages,
         routine(write, target, engine._recipe(spec)),
         layout.threads,

@@ -11,11 +11,14 @@ from typing import NamedTuple
 
 from llvmlite import ir
 
-from convolith.jit.builder import F64, I64, POINTER, FunctionBuilder, zero
+from convolith.jit.arguments import ArgumentBlock
+from convolith.jit.builder import F64, I64, zero
 from convolith.jit.target import Target
 
-SLOTS = ("a", "b", "rows", "out", "counter", "pairs", "tasks", "chunk", "length", "row_blocks", "shift_blocks", "first")
-"""Arguments of the region, one 8-byte slot each; a and b are tables of addresses, one for each pair."""
+ARGUMENTS = ArgumentBlock(
+    *("a", "b", "rows", "out", "counters", "pairs", "tasks", "chunk", "length", "row_blocks", "shift_blocks", "first")
+)
+"""Arguments of the region; a and b are tables of addresses, one for each pair."""
 
 
 class LaggedProductsRecipe(NamedTuple):
@@ -28,11 +31,9 @@ class LaggedProductsRecipe(NamedTuple):
 def write(module: ir.Module, target: Target, recipe: LaggedProductsRecipe) -> None:
     """Generate the region, which processes chunks of positions until all are done."""
     lanes = target.lanes(8)
-    code = FunctionBuilder(module, "region", [POINTER])
-    kinds = {"a": I64, "b": I64, "rows": I64, "out": F64, "counter": I64}
-    s = dict(zip(SLOTS, code.slots(code.argument(0, I64), [kinds.get(name) for name in SLOTS]), strict=True))
+    code, s = ARGUMENTS.begin(module, {"a": I64, "b": I64, "rows": I64, "out": F64})
     block = recipe.rows * recipe.shifts
-    with code.tasks(s["counter"], s["tasks"], 1) as task:
+    with code.tasks(s["counters"], s["tasks"], 1) as task:
         pair, start = task % s["pairs"], task // s["pairs"] * s["chunk"]
         a, b = (code.slots(s[name] + pair, [F64])[0] + start for name in ("a", "b"))
         count = code.minimum(s["chunk"], s["length"] - start)

@@ -16,7 +16,7 @@ import torch
 
 from convolith.engines import buffers
 from convolith.fitting.moments import emit_lagged_products
-from convolith.fitting.moments.emit_lagged_products import SLOTS, LaggedProductsRecipe
+from convolith.fitting.moments.emit_lagged_products import ARGUMENTS, LaggedProductsRecipe
 from convolith.jit import Target, host, routine, thread_count
 
 CHUNK = 1 << 13
@@ -87,13 +87,12 @@ def products(a: Line, b: Line, rows: Sequence[tuple[int, ...]], first: int, shif
     blocks = (row_blocks, shift_blocks, recipe.rows, recipe.shifts)
     out = torch.empty((chunks, pairs, *blocks), dtype=torch.float64, device="cpu")
     both = list(product(a.addresses(), b.addresses()))
-    tables = [array("q", numbers) for numbers in (*zip(*both, strict=True), offsets, [0])]
-    values = {name: table.buffer_info()[0] for name, table in zip(("a", "b", "rows", "counter"), tables, strict=True)}
+    tables = [array("q", numbers) for numbers in (*zip(*both, strict=True), offsets)]
+    values = {name: table.buffer_info()[0] for name, table in zip(("a", "b", "rows"), tables, strict=True)}
     values |= {"out": out.data_ptr(), "pairs": pairs, "tasks": chunks * pairs, "chunk": CHUNK, "length": b.length}
     values |= {"row_blocks": row_blocks, "shift_blocks": shift_blocks, "first": first}
-    slots = array("q", [values[name] for name in SLOTS])
-    threads = min(thread_count(), values["tasks"])
-    routine(emit_lagged_products.write, target, recipe, ordered=True).run(slots.buffer_info()[0], threads)
+    region = routine(emit_lagged_products.write, target, recipe, ordered=True)
+    ARGUMENTS.run(region, ARGUMENTS.new(values), min(thread_count(), values["tasks"]))
     summed = out.sum(0).transpose(2, 3).flatten(1, 2).flatten(2, 3)
     return summed[:, : len(rows), :shifts].reshape(len(a.memory), len(b.memory), len(rows), shifts)
 

@@ -115,7 +115,7 @@ def candidates(
 def chosen(found: Sequence[Candidate]) -> Candidate:
     """Return the best ridge of the smallest size whose error is not significantly above the least."""
     best = min(found, key=lambda one: one.rms)
-    comparable = [one for one in found if one.worse <= one.spread]
+    comparable = [one for one in found if one.excess_mse <= one.excess_mse_stderr]
     least = min((one.kernel_size for one in comparable), key=np.prod, default=best.kernel_size)
     return min((one for one in found if one.kernel_size == least), key=lambda one: one.rms)
 

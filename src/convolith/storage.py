@@ -1,0 +1,115 @@
+"""Files: the cache directory, files that are replaced only by complete ones, and locks between processes."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import IO
+
+from filelock import FileLock
+
+from convolith.errors import warn
+
+DIRECTORY = "CONVOLITH_CACHE_DIR"
+"""Environment variable that names another cache directory; an empty value disables the cache."""
+
+
+def cache_directory() -> Path | None:
+    """Return the directory of this user's compiled code and measurements, or None if nothing is stored.
+
+    A leading `~` is expanded to the user's home, also if no shell did so (in a container's or a notebook's settings).
+    """
+    named = os.environ.get(DIRECTORY)
+    if named == "":
+        return None
+    try:
+        if named is not None:
+            return Path(named).expanduser()
+        root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        return (root if root.is_absolute() else Path.home() / ".cache") / "convolith"
+    except RuntimeError:  # a user without a home
+        warn_once(f"there is no home directory, so nothing is kept; name a directory in {DIRECTORY}")
+        return None
+
+
+def usable(home: Path | None, *, create: bool = False) -> Path | None:
+    """Return a cache directory if it exists, belongs to this user and nobody else can write to it; otherwise None.
+
+    Args:
+        home: the directory, or None.
+        create: whether a missing directory is created.
+    """
+    if home is None:
+        return None
+    try:
+        if create:
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = home.stat()
+    except FileExistsError:
+        status = home.stat()
+    except OSError as error:
+        if create:
+            warn_once(f"{home} cannot be made ({error.strerror}); nothing is kept")
+        return None
+    if not stat.S_ISDIR(status.st_mode):
+        warn_once(f"{home} is a file, so nothing is kept; remove it, or name a directory in {DIRECTORY}")
+        return None
+    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o022):
+        warn_once(f"{home} belongs to another user or can be written by others; nothing is kept there (chmod 700 it)")
+        return None
+    return home
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file in the same folder, which replaces `path` at the end, or vanishes after an error."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        os.chmod(name, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def store(path: Path, content: bytes) -> None:
+    """Replace a file of the cache; warn if this fails."""
+    try:
+        with replacing(path) as file:
+            file.write(content)
+    except OSError as error:
+        warn_once(f"files in {path.parent} cannot be written ({error.strerror}); nothing is kept")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Lock out others that name the same file; where locks are impossible, the last writer wins."""
+    lock = FileLock(path)
+    try:
+        lock.acquire()
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Warn once per process and message; messages usually name the directory rather than one of many objects."""
+    warn(f"convolith's cache: {message}")
