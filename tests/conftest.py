@@ -1,6 +1,8 @@
 """Every test is seeded, so that a red run is red again; one hypothesis profile for all, without deadlines."""
 
+import gc
 import os
+from collections import Counter
 
 import hypothesis
 import pytest
@@ -11,6 +13,26 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.register_profile("search", hypothesis.settings.get_profile("default"), derandomize=False)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Take the mark `slow` off the first cases of tests that say `slow(quick=...)`: they cover the rest in short."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        marker = item.get_closest_marker("slow")
+        if marker is not None and marker.kwargs.get("quick", 0):
+            name = f"{item.path}::{item.originalname}"  # type: ignore[attr-defined]  # slow tests are functions
+            seen[name] += 1
+            if seen[name] <= marker.kwargs["quick"]:
+                item.own_markers.remove(marker)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def frozen() -> None:
+    """What earlier modules leave behind is looked at by the garbage collector once, and not in every collection."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -53,6 +53,7 @@ REASONS = (
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=130)
 @given(
     st.one_of(pairs_of_convs(), pairs_of_convs(modes=("zeros",)), pairs_with_transposed()),
@@ -74,6 +75,7 @@ def test_drawn_rows(pair, size, seed):
     check(one, x, expected)
 
 
+@pytest.mark.slow
 @settings(max_examples=90)
 @given(branches(), st.lists(st.integers(12, 16), min_size=2, max_size=2), st.integers(0, 9))
 def test_drawn_branches_behind_a_shift(convs, size, seed):

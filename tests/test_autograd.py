@@ -34,6 +34,7 @@ def inputs(groups: int = 1, kernel_size=(2, 3), dtype=torch.float64):
     return [torch.randn(s, dtype=dtype, generator=generator, requires_grad=True) for s in shapes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["aten", "reference"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_first_and_second_derivatives(engine, options):
@@ -43,6 +44,7 @@ def test_first_and_second_derivatives(engine, options):
     assert torch.autograd.gradgradcheck(run, tensors)
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("groups", [1, 2])
 def test_derivatives_of_pointwise(groups):
     tensors = inputs(groups, kernel_size=(1, 1))
@@ -51,6 +53,7 @@ def test_derivatives_of_pointwise(groups):
     assert torch.autograd.gradgradcheck(run, tensors)
 
 
+@pytest.mark.slow
 @settings(max_examples=90)
 @given(spec=specs(dtypes=("float64",)), engine=st.sampled_from(ENGINES))
 def test_gradients_of_drawn_specs_are_torchs(spec, engine):
@@ -81,6 +84,7 @@ def test_transposed_and_one_and_three_axes():
     assert torch.autograd.gradcheck(run, (volume, kernel))
 
 
+@pytest.mark.slow
 def test_complex_gradients():
     x, k, b = inputs(dtype=torch.complex128)
     assert torch.autograd.gradcheck(lambda x, k, b: cl.correlate(x, k, b, padding=((1, 0), (0, 0))), (x, k, b))

@@ -30,6 +30,7 @@ def quick(monkeypatch, tmp_path):
 SMALL = ConvSpec(in_channels=1, out_channels=1, size=(24, 20), kernel_size=5, padding=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_peer_agrees_with_the_oracle(dtype):
     spec = ConvSpec(in_channels=1, out_channels=1, size=(24, 20), kernel_size=5, padding=2, dtype=dtype)
@@ -40,6 +41,7 @@ def test_every_peer_agrees_with_the_oracle(dtype):
     assert "torch" in outcome.ratios
 
 
+@pytest.mark.slow
 def test_peers_that_fail_or_are_wrong_or_missing_are_named():
     def out_of_memory(operands):
         def run():
@@ -60,6 +62,7 @@ def test_peers_that_fail_or_are_wrong_or_missing_are_named():
     assert set(outcome.seconds) - {"convolith estimate"} == {"convolith"}
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_writes(monkeypatch, tmp_path):
     monkeypatch.setitem(bench_grid.SETS, "grid", {"small": SMALL})
     monkeypatch.setattr(bench_grid, "control", lambda rounds: 1.0)
@@ -71,6 +74,7 @@ def test_the_command_prints_and_writes(monkeypatch, tmp_path):
     assert CliRunner().invoke(bench_grid.grid, ["--rows", "none such"]).exit_code == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_be_trusted_says_so(monkeypatch):
     monkeypatch.setitem(bench_grid.SETS, "grid", {"small": SMALL})
     monkeypatch.setattr(bench_grid, "control", lambda rounds: 1.3)
@@ -86,6 +90,7 @@ def test_every_turn_runs_everyone_once_and_the_order_rotates(monkeypatch):
     assert order == ["a", "b", "c", "b", "c", "a", "c", "a", "b"]
 
 
+@pytest.mark.slow
 def test_what_the_grid_does_not_show(monkeypatch):
     """The other commands run, on shapes that take no time."""
     small = {"deep": ConvSpec(in_channels=32, out_channels=32, size=(12, 12), kernel_size=3)}
@@ -125,6 +130,7 @@ def test_every_claim_has_rows_and_peers():
         assert set(against) <= peers
 
 
+@pytest.mark.slow
 def test_training_steps_and_calls_with_new_kernels(monkeypatch, tmp_path):
     monkeypatch.setattr(bench_train, "STEPS", {"small": bench_train.layer(4, 4, 8, 3)})
     monkeypatch.setattr(

@@ -34,6 +34,7 @@ def near(found, expected):
     assert np.abs(found - expected).max(initial=0) <= 1e-12 * max(np.abs(expected).max(initial=0), 1.0)
 
 
+@pytest.mark.slow
 @settings(max_examples=130)
 @given(branches(), st.lists(st.integers(1, 14), min_size=2, max_size=2), st.integers(0, 9))
 def test_drawn_branches(convs, size, seed):
@@ -51,6 +52,7 @@ def test_drawn_branches(convs, size, seed):
     near(apply(x, scaled), parts[0] * factors.reshape(-1, *(1,) * len(convs[0].kernel_size)))
 
 
+@pytest.mark.slow
 @settings(max_examples=130)
 @given(pairs_with_transposed(), st.lists(st.integers(1, 9), min_size=2, max_size=2), st.integers(0, 9))
 def test_drawn_rows_with_transposed_convolutions(pair, size, seed):

@@ -156,6 +156,7 @@ def test_compose_fit_and_correlate_understand_each_other(picture, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_decompose_writes_parts_that_are_read_again(picture, tmp_path):
     parts, whole = tmp_path / "parts.npz", tmp_path / "whole.npz"
     blur = "[[1,4,6,4,1],[4,16,24,16,4],[6,24,36,24,6],[4,16,24,16,4],[1,4,6,4,1]]"
@@ -188,6 +189,7 @@ def test_fit_takes_the_channels_of_a_picture_together(picture, tmp_path):
     np.testing.assert_allclose(data["kernel"], kernel, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_fit_chooses_a_size_and_keeps_to_constraints(picture, tmp_path):
     x = imageio.imread(picture)[..., 0].astype(float)
     np.save(tmp_path / "x.npy", x)
@@ -219,6 +221,7 @@ def test_fit_chooses_a_size_and_keeps_to_constraints(picture, tmp_path):
     assert "not a number, and not auto" in refused(*arguments, "3", "--ridge", "much")
 
 
+@pytest.mark.slow
 def test_the_page_of_a_fit(picture, tmp_path):
     x = imageio.imread(picture)[..., 0].astype(float)
     np.save(tmp_path / "x.npy", x)
@@ -287,6 +290,7 @@ def _portrait() -> Image.Exif:
     return exif
 
 
+@pytest.mark.slow
 def test_doctor_finds_every_engine_good():
     data = json.loads(run("doctor", "--json").output)
     assert data["checks"]

@@ -123,6 +123,7 @@ def test_what_a_cost_refuses(models):
         assert message in refused("cost", *arguments), arguments
 
 
+@pytest.mark.slow
 def test_steps_budgets_and_baselines(models, tmp_path):
     shown = run("cost", f"{models}:small", "--input", "4,3,32,32", "--peak", "adam", "--fits", "50M", "--json").stdout
     data = json.loads(shown)
@@ -224,6 +225,7 @@ def test_a_budget_says_that_it_saw_a_lower_bound(models):
     assert "--strict: operators" in run("cost", f"{models}:Unknown", "--input", "3,3", "--strict", code=1).stderr
 
 
+@pytest.mark.slow
 def test_the_page_has_everything_that_was_asked(models, tmp_path):
     call = ("cost", f"{models}:small", "--input", "1,3,32,32", "--html", "page.html")
     run(*call, "--peak", "sgd", "--law", "--scale", "channels=2", "--fits", "1G", "--max-macs", "1", code=1)

@@ -27,6 +27,7 @@ def pair(tmp_path):
     return tmp_path / "x.npy", tmp_path / "y.npy"
 
 
+@pytest.mark.slow
 def test_a_kernel_that_varies_is_written_and_applied(pair, tmp_path):
     options = ("--size", 3, "--degree", 1, "--background-degree", 0)
     shown = run("fit", *pair, *options, "-o", tmp_path / "k.npz", "--html", tmp_path / "k.html").stdout

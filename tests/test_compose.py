@@ -13,6 +13,7 @@ from convolith import Conv, ConvolithError, compose, correlate, d2l
 from tests.strategies import pairs_of_convs
 
 
+@pytest.mark.slow
 @settings(max_examples=190)
 @given(pairs_of_convs(), st.lists(st.integers(1, 16), min_size=2, max_size=2), st.integers(0, 9))
 def test_drawn_pairs(pair, size, seed):
@@ -36,6 +37,7 @@ def test_drawn_pairs(pair, size, seed):
         assert np.abs(alone - expected).max() <= 1e-12 * scale
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(pairs_of_convs(modes=("zeros",)))
 def test_interior_means_that_some_size_differs(pair):
@@ -92,6 +94,7 @@ def test_two_single_taps_have_dilation_one():
     assert (conv.kernel_size, conv.dilation, conv.stride) == ((1,), (1,), (2,))
 
 
+@pytest.mark.slow(quick=2)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex128, torch.int32])
 def test_dtypes_and_torch(dtype):
     generator = torch.Generator().manual_seed(0)
@@ -110,6 +113,7 @@ def test_dtypes_and_torch(dtype):
     assert both.conv.weight.dtype == dtype
 
 
+@pytest.mark.slow
 def test_gradients_pass_through_a_composition():
     rng = np.random.default_rng(0)
     both = compose(*(Conv(torch.from_numpy(rng.normal(size=(2, 2, 3, 3))), padding=1) for _ in range(2)))

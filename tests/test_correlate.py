@@ -49,6 +49,7 @@ def by_correlate(spec: ConvSpec, x, kernel, bias, **options):
     return cl.correlate(x, kernel, bias, **given_options, **options)
 
 
+@pytest.mark.slow
 @settings(max_examples=260)
 @given(spec=specs(dtypes=("float64", "float64", "float32")), seed=st.integers(0, 99))
 def test_drawn_specs_equal_the_oracle_and_torch(spec, seed):
@@ -60,6 +61,7 @@ def test_drawn_specs_equal_the_oracle_and_torch(spec, seed):
         torch.testing.assert_close(y, by_torch(spec, x, kernel, bias), **tolerance)
 
 
+@pytest.mark.slow
 @settings(max_examples=160)
 @given(spec=specs(dtypes=tuple(ITEMSIZE), max_axes=2), kernel_dtype=st.sampled_from(tuple(ITEMSIZE)))
 def test_numpy_and_torch_agree_in_every_pair_of_dtypes(spec, kernel_dtype):
@@ -198,6 +200,7 @@ def test_a_conv_keeps_its_own_copy():
     assert held.weight.sum() == 3
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(spec=specs(dtypes=INTEGERS, transposed=False, max_axes=2), bias_dtype=st.sampled_from(INTEGERS))
 def test_integer_bias_of_any_dtype_is_exact(spec, bias_dtype):

@@ -63,6 +63,7 @@ LAYER_LAWS = {
 }
 
 
+@pytest.mark.slow(quick=2)
 @pytest.mark.parametrize(("layer", "shape", "by_size", "by_channels"), LAYER_LAWS.values(), ids=LAYER_LAWS)
 def test_laws_of_single_layers(layer, shape, by_size, by_channels):
     counted = cost(layer, input_shape=shape)

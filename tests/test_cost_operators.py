@@ -85,6 +85,7 @@ MODELS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow(quick=8)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("make", "shape"), MODELS.values(), ids=MODELS)
 def test_models_all_of_whose_operators_have_a_rule(make, shape, training):

@@ -117,6 +117,7 @@ def test_what_objects_hold_comes_out_and_goes_in():
     assert type(held.logits) is torch.Tensor
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_caches_that_are_given_are_copied():
     transformers = pytest.importorskip("transformers")

@@ -71,6 +71,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("change", [lambda model: model, convert], ids=["torch", "converted"])
 def test_many_counts_at_once_are_those_of_one_thread(options, change):
@@ -82,6 +83,7 @@ def test_many_counts_at_once_are_those_of_one_thread(options, change):
     assert all(type(p) is nn.Parameter and p.grad is None for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_counts_of_different_kinds_at_once():
     model = network()
     calls = [lambda options=options: numbers(cost(model, **options)) for options in OPTIONS.values()]
@@ -91,6 +93,7 @@ def test_counts_of_different_kinds_at_once():
     assert in_threads(calls) == expected
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_inference_beside_a_count_is_undisturbed(options):
     model, x = network(), torch.randn(2, 3, 8, 8)
@@ -167,6 +170,7 @@ def state_of_the_process():
     }
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("options", [*OPTIONS.values(), {"input_shape": (2, 3, 8, 8), "optimizer": "sgd", "verify": True}])  # fmt: skip
 def test_nothing_of_the_process_changes_while_a_model_is_counted(options):
     """Seen while it is counted, from another thread."""

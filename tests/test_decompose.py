@@ -19,6 +19,7 @@ def composed(parts) -> Conv:
     return reduce(lambda first, second: compose(first, second).conv, parts)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(decomposable_convs(), st.lists(st.integers(12, 40), min_size=2, max_size=2), st.integers(0, 9))
 def test_round_trips(conv, size, seed):
@@ -43,6 +44,7 @@ def test_round_trips(conv, size, seed):
         assert found.multiplications_after < found.multiplications_before
 
 
+@pytest.mark.slow(quick=16)
 @pytest.mark.parametrize("taps", [2, 3, 4, 9, 31, 64, 101])
 @pytest.mark.parametrize("kind", ["random", "gauss", "box", "binomial", "zeros", "wide", "steep"])
 def test_one_axis_always_decomposes(taps, kind):
@@ -65,6 +67,7 @@ def test_one_axis_always_decomposes(taps, kind):
         assert np.abs(composed(found.parts).weight - kernel).max() <= 1e-10 * np.abs(kernel).max()
 
 
+@pytest.mark.slow
 def test_long_kernels_decompose_too():
     """Hundreds of pieces, whose product and rounding would leave the range of floats if nothing kept them in it."""
     found = decompose(Conv(np.random.default_rng(0).normal(size=(1, 1, 600))))
@@ -101,6 +104,7 @@ def test_depthwise_kernels_are_separable_only_if_all_are():
     assert 0 < found.relative < 1
 
 
+@pytest.mark.slow
 def test_methods_over_channels():
     rng = np.random.default_rng(0)
     draw = lambda *shape: rng.normal(size=shape)
@@ -137,6 +141,7 @@ def worst_input(gap: np.ndarray, n: int) -> np.ndarray:
     return np.cos(2 * np.pi * (u * rows + v * columns) / n)
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("mode", ["zeros", "circular", "reflect", "replicate"])
 def test_the_certificate_holds_and_is_sharp(mode):
     rng = np.random.default_rng(1)
@@ -157,6 +162,7 @@ def test_the_certificate_holds_and_is_sharp(mode):
         assert np.linalg.norm(correlate(wave, inner)) >= 0.85 * found.bound * np.linalg.norm(wave)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.tuples(st.integers(1, 4), st.integers(1, 4)), st.tuples(*[st.integers(1, 6)] * 2))
 def test_norms_lie_between_their_bounds(seed, channels, taps):
@@ -171,6 +177,7 @@ def test_norms_lie_between_their_bounds(seed, channels, taps):
     assert max(rough_low, low) <= min(rough_high, high)
 
 
+@pytest.mark.slow
 def test_rounding_is_part_of_the_bound():
     """Chains too large to be multiplied out in whole numbers are bounded with their rounding."""
     rng = np.random.default_rng(0)
@@ -197,6 +204,7 @@ def test_generic_kernels_do_not_decompose():
     assert largest <= near.bound <= 1.03 * largest
 
 
+@pytest.mark.slow
 def test_tolerance_admits_low_rank():
     rng = np.random.default_rng(0)
     kernel = np.outer(rng.normal(size=9), rng.normal(size=9)) + 1e-3 * rng.normal(size=(9, 9))
@@ -206,6 +214,7 @@ def test_tolerance_admits_low_rank():
     assert "within" in found.reason
 
 
+@pytest.mark.slow
 def test_two_layers_of_as_many_channels_come_apart():
     rng = np.random.default_rng(1)
     found = decompose(compose(*(Conv(rng.normal(size=(2, 2, 3, 3))) for _ in range(2))).conv)
@@ -232,6 +241,7 @@ def test_two_layers_come_apart():
         assert (found.method, found.multiplications_after) == ("reducible", 18)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [((2, 2), (4, 4)), ((5, 5), (5, 5)), ((5, 4), (4, 5)), ((3, 3), (3, 3), (3, 3))])
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize(("dtype", "close"), [(np.float64, 1e-12), (np.float32, 1e-6)])
@@ -245,6 +255,7 @@ def test_factors_of_every_size_are_found(sizes, groups, dtype, close):
     assert np.abs(composed(found.parts).weight - whole.weight).max() <= close * np.abs(whole.weight).max()
 
 
+@pytest.mark.slow
 def test_factors_of_large_kernels_are_found():
     """More equations than a handful, for which a damped search would never end."""
     rng = np.random.default_rng(0)
@@ -253,6 +264,7 @@ def test_factors_of_large_kernels_are_found():
     assert (found.method, found.multiplications_after) == ("reducible", 11**2 + 12**2)
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize(
     ("channels", "first", "second"),
     [

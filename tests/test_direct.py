@@ -40,6 +40,7 @@ LAYERS = {
 }
 
 
+@pytest.mark.slow(quick=2)
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 def test_every_width_and_height_around_the_tiles(layer, target):
@@ -52,6 +53,7 @@ def test_every_width_and_height_around_the_tiles(layer, target):
         compare(direct, spec, direct.prepare_for(target, spec, kernel), x, kernel, bias)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("height", [1, 2, 3, 7, 8, 63, 64, 65, 129])
 def test_heights_around_the_blocks(height):
     spec = ConvSpec(in_channels=1, out_channels=1, size=(height, 150), kernel_size=3, padding=1)
@@ -59,6 +61,7 @@ def test_heights_around_the_blocks(height):
     compare(direct, spec, direct.prepare(spec, kernel), x, kernel, bias)
 
 
+@pytest.mark.slow(quick=2)
 @pytest.mark.parametrize("misaligned", [0, 1])
 @pytest.mark.parametrize("kernel_size", [2, 3, 5, 7])
 def test_large_results_pass_the_caches_by_wherever_they_lie(kernel_size, misaligned):
@@ -81,6 +84,7 @@ VOLUMES = {
 }
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("layer", VOLUMES)
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 def test_volumes_whose_sums_may_roll(layer, target):
@@ -91,6 +95,7 @@ def test_volumes_whose_sums_may_roll(layer, target):
         compare(direct, spec, direct.prepare_for(target, spec, kernel), x, kernel, bias)
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("size", [1, 2, 9, 95, 96, 97, 103, 104, 105, 1000, 5000])
 @pytest.mark.parametrize("channels", [(1, 1), (3, 2)])
 def test_signals_around_the_tiles(size, channels):
@@ -107,6 +112,7 @@ BORDERS = {
 }
 
 
+@pytest.mark.slow(quick=2)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "uint8", "int16"])
 @pytest.mark.parametrize("padding", BORDERS)
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
@@ -180,6 +186,7 @@ def test_long_steps_are_refused_with_a_reason():
     assert direct.refuse(far).startswith("a block of its inputs takes")
 
 
+@pytest.mark.slow(quick=4)
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
 @pytest.mark.parametrize(
     ("size", "kernel_size"),

@@ -31,6 +31,7 @@ def image(batch: int, sizes, axes: int) -> torch.Tensor:
     return torch.randn(batch, 4, *sizes[:axes], dtype=torch.float64)
 
 
+@pytest.mark.slow(quick=2)
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("name", LAYERS)
 def test_exported_layers_take_every_batch_and_size(name, strict):
@@ -43,6 +44,7 @@ def test_exported_layers_take_every_batch_and_size(name, strict):
         torch.testing.assert_close(exported(x), layer(x), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("dynamic", [None, True])
 @pytest.mark.parametrize("name", ["signal", "plain", "strided", "reflect", "volume", "transposed"])
 def test_two_graphs_at_most_are_compiled_for_ten_sizes(name, dynamic):
@@ -60,6 +62,7 @@ def test_two_graphs_at_most_are_compiled_for_ten_sizes(name, dynamic):
     assert counter.frame_count <= (1 if dynamic else 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "call",
     [
@@ -82,6 +85,7 @@ def test_functions_compile_once_for_all_sizes(call):
     assert counter.frame_count <= 2
 
 
+@pytest.mark.slow(quick=2)
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
 def test_gradients_of_the_operator_go_through_its_padding(mode):
     from convolith.correlation.registered_operator import _correlate

@@ -66,6 +66,7 @@ def examples(engine, count: int) -> settings:
     return settings(max_examples=int(count * (COMPILED if engine.name == "direct" else 1) * 0.5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_floats_stay_under_the_bound(engine):
     @examples(engine, 350)
@@ -76,6 +77,7 @@ def test_floats_stay_under_the_bound(engine):
     law()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [row for row in ENGINES if not all(row.values[0].refuse(odd) for odd in ODD)])
 def test_halves_and_complex_stay_under_the_bound(engine):
     @examples(engine, 120)
@@ -86,6 +88,7 @@ def test_halves_and_complex_stay_under_the_bound(engine):
     law()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [row for row in ENGINES if not row.values[0].refuse(BYTES)])
 def test_integers_are_exact(engine):
     @examples(engine, 150)
@@ -151,6 +154,7 @@ TAKEN = [
 ]
 
 
+@pytest.mark.slow(quick=3)
 @pytest.mark.parametrize(("engine", "spec"), TAKEN)
 @pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -183,6 +187,7 @@ def test_exact_accuracy_never_mixes_the_parts_of_complex_numbers():
         plan(spec, accuracy="exact", engine="aten")
 
 
+@pytest.mark.slow
 @settings(max_examples=130)
 @given(specs())
 def test_work_is_positive_and_never_below_the_layer(spec):
@@ -197,6 +202,7 @@ def test_work_is_positive_and_never_below_the_layer(spec):
             assert engine.note(spec)
 
 
+@pytest.mark.slow(quick=2)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_what_is_kept_of_a_kernel_is_what_work_says(engine):
     layers = [

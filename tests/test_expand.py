@@ -88,6 +88,7 @@ def assert_same_conv(found, conv):
     assert not any(map(any, conv.padding)) or found.padding_mode == conv.padding_mode
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(convs_of_all_axes(), st.sampled_from(sorted(FORMS)), st.booleans(), st.integers(0, 9))
 def test_drawn_convolutions(conv, like, calibrated, seed):
@@ -127,6 +128,7 @@ def test_a_layer_is_replaced_in_its_own_dtype(name, like):
     assert {p.dtype for p in form.parameters()} == {torch.float32}
 
 
+@pytest.mark.slow(quick=2)
 @pytest.mark.parametrize(("name", "like"), [*zip(LAYERS, [*FORMS] * 2), ("groups", "dbb"), ("stride", "acnet")])
 def test_a_form_folds_to_one_convolution_as_it_is_and_after_training(name, like):
     if (name, like) == ("line", "acnet"):
@@ -199,6 +201,7 @@ def test_training_on_noise_begins_near_evaluation_without_calibration(like):
         assert float((form.train()(x) - layer(x)).square().mean().sqrt()) < 0.15 * float(layer(x).std())
 
 
+@pytest.mark.slow(quick=2)
 @pytest.mark.parametrize("like", FORMS)
 def test_copies_saved_states_and_captures(like):
     layer = nn.Conv2d(4, 4, 3, padding=1)

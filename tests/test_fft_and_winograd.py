@@ -51,6 +51,7 @@ def test_winograd_around_its_tiles_and_blocks(engine, shape, padding):
     compare(engine, spec, engine.prepare(spec, kernel), x, kernel, bias)
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("width", widths())
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("engine", BOTH)
@@ -130,6 +131,7 @@ FOURIER = {
 }
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("width", widths())
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("spec", FOURIER.values(), ids=FOURIER)

@@ -11,6 +11,7 @@ from convolith.dtypes import COMPLEX, ITEMSIZE
 REAL = [name for name in ITEMSIZE if name not in COMPLEX]
 
 
+@pytest.mark.slow(quick=7)
 @pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize("shape", [(9, 7), (9, 7, 3)])
 def test_every_real_dtype(dtype, shape):

@@ -19,6 +19,7 @@ def textbook_problem(seed: int):
     return x, both, 1 / np.linalg.norm(windows, 2) ** 2
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("seed", range(10))
 def test_descent_and_least_squares_and_composition_agree(seed):
     x, both, largest = textbook_problem(seed)
@@ -39,6 +40,7 @@ def test_descent_and_least_squares_and_composition_agree(seed):
     np.testing.assert_allclose(learned.kernel, both.conv.weight, atol=1e-9)
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(st.data(), st.integers(1, 2), st.booleans(), st.integers(0, 99))
 def test_any_geometry_is_recovered(data, axes, offset, seed):
@@ -95,6 +97,7 @@ def test_the_closed_form_is_numpys():
     np.testing.assert_allclose(found.stderr.reshape(2, 9).T, expected_stderr, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_descent_minimises_the_same_sum():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(1, 16, 16)), rng.normal(size=(1, 14, 14))
@@ -113,6 +116,7 @@ def test_descent_minimises_the_same_sum():
     assert learned.stderr is None
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("offset", [False, True])
 @pytest.mark.parametrize(("method", "steps"), [("momentum", 800), ("adam", 3000), ("lbfgs", 60)])
 def test_every_optimiser_ends_where_the_closed_form_is(method, steps, offset):
@@ -169,6 +173,7 @@ def test_hubers_loss_does_not_mind_single_pixels():
     np.testing.assert_allclose(far.kernel, fit(x, y, kernel_size=3).kernel, atol=1e-6)
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("offset", [False, True])
 def test_counts_are_most_likely_under_the_kernel_that_is_found(offset):
     rng = np.random.default_rng(0)
@@ -188,6 +193,7 @@ def test_counts_are_most_likely_under_the_kernel_that_is_found(offset):
         assert negative(found.kernel + step) > negative(found.kernel)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ridge", [0.0, 30.0, 1e4])
 def test_standard_errors_are_the_spread_of_the_kernels(ridge):
     rng = np.random.default_rng(0)

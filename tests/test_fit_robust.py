@@ -158,6 +158,7 @@ def test_pairs_stand_in_the_order_of_their_numbers(tmp_path):
     assert "--steps is 7" in refused("fit", tmp_path / "b*.npy", tmp_path / "a*.fits", "--size", 3, "--steps", 7)
 
 
+@pytest.mark.slow
 def test_a_warning_points_to_the_callers_line(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(

@@ -35,6 +35,7 @@ def check_same(model, folded, x):
         assert (found - expected).abs().max() <= LIMIT[x.dtype] * expected.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_folds_to_its_deployed_form(name):
     network = NETWORKS[name]
@@ -203,6 +204,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow(quick=9)
 @pytest.mark.parametrize("name", CASES)
 def test_cases(name):
     factory, shape, before, after, kinds = CASES[name]
@@ -215,6 +217,7 @@ def test_cases(name):
     assert "largest relative error" in str(folded.report)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(image_models(), st.booleans(), st.tuples(st.integers(5, 12), st.integers(5, 12)))
 def test_drawn_models(model, everything, size):
@@ -234,6 +237,7 @@ def reasons(report, kind):
     return [entry.reason for entry in report.skipped if entry.kind == kind]
 
 
+@pytest.mark.slow
 def test_the_gate_refuses_the_bottlenecks_of_mobilenet():
     report = cl.fold(mobilenet_v2(), torch.randn(1, 3, 64, 64)).report
     assert report.convolutions_after == 52
@@ -257,6 +261,7 @@ def test_the_gate_of_the_depth_neck_and_of_enlargement():
     assert rewrite.multiplications_before == pytest.approx(9 / 4 * rewrite.multiplications_after)
 
 
+@pytest.mark.slow
 def test_two_padded_3x3_with_a_wide_middle_are_one_away_from_the_border():
     model, x = widened(8, 64), torch.randn(1, 8, 48, 64)
     folded = cl.fold(model, x)
@@ -291,6 +296,7 @@ def test_the_former_name_of_force_goes_on_working():
     assert caught[0].filename == __file__
 
 
+@pytest.mark.slow
 def test_a_measured_gate_gives_seconds_and_keeps_what_is_faster():
     report = cl.fold(NETWORKS["repvgg_grouped"].factory(), torch.randn(1, 3, 64, 64), measure=True).report
     assert report.rewrites
@@ -316,6 +322,7 @@ PLAIN_CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", PLAIN_CASES.values(), ids=PLAIN_CASES)
 def test_a_folded_model_is_a_plain_torch_module(network, tmp_path):
     """It pickles and runs without this package, copies, exports at any size, and learns."""

@@ -209,6 +209,7 @@ class FixedSize(nn.Module):
         return y
 
 
+@pytest.mark.slow
 def test_more_kept_modules_of_a_class_than_attempts():
     model = given(lambda m, x: m.b(m.c(m.blocks(x))))
     model.blocks = randomised(nn.Sequential(*(FixedSize(16) for _ in range(checked_graph.MOST_ATTEMPTS + 2))))
@@ -287,6 +288,7 @@ class Inner(nn.Module):
         return {"y": y, "size": sizes} if self.given is dict else (y, sizes)
 
 
+@pytest.mark.slow(quick=4)
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("given", [tuple, list, dict])
 def test_sizes_that_a_kept_module_gives_are_those_of_each_call(given, shared):
@@ -374,6 +376,7 @@ READERS = {
 }
 
 
+@pytest.mark.slow(quick=9)
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations_in_place(activation, reader):
@@ -624,6 +627,7 @@ FOLDS = {
 }
 
 
+@pytest.mark.slow(quick=7)
 @pytest.mark.parametrize("name", FOLDS)
 def test_what_folds_and_folds_no_further(name):
     function, convolutions = FOLDS[name]

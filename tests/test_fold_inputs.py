@@ -54,6 +54,7 @@ def test_models_of_strict_sizes_are_tried_at_several() -> None:
     assert {s[2] for s in taken} >= {32, 192, 256, 448}
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize(
     ("shape", "kernel", "groups"),
     [((1, 8, 128, 128), (8, 1, 31, 31), 8), ((3, 200, 9, 10), (200, 1, 3, 3), 200), ((2, 16, 40), (16, 1, 5), 16)],

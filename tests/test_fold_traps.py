@@ -97,6 +97,7 @@ SOUND = {
 }
 
 
+@pytest.mark.slow(quick=11)
 @pytest.mark.parametrize("name", SOUND)
 def test_what_stands_between_convolutions(name):
     model = given(SOUND[name])

@@ -82,6 +82,7 @@ for engine in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 def test_a_forked_child_computes_with_every_engine():
     from convolith.engines import TABLE

@@ -185,6 +185,7 @@ def command_line(rng: random.Random, command: str) -> list[str]:
     return [command, *line]
 
 
+@pytest.mark.slow(quick=3)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_random_command_lines(command, folder, monkeypatch):
     monkeypatch.chdir(folder)

@@ -41,6 +41,7 @@ def geometries(draw):
     return kernel_size, stride, dilation, output, size
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(
     geometries(), st.integers(1, 2), st.integers(1, 3), st.integers(1, 2), st.sampled_from("1wm"), st.integers(0, 99)
@@ -101,6 +102,7 @@ def test_sums_do_not_depend_on_threads(threads):
     assert torch.equal(expected, expected.flip(2, 3).transpose(0, 1))  # to the last bit
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     st.integers(1, 4),
@@ -145,6 +147,7 @@ def test_tiles_and_chunks_change_nothing(monkeypatch):
         monkeypatch.undo()
 
 
+@pytest.mark.slow(quick=3)
 @pytest.mark.parametrize("padding", ["valid", "same", "full", 1, ((0, 2), (1, 0))])
 @pytest.mark.parametrize("offset", [False, True])
 def test_a_state_gives_what_fit_gives(padding, offset):
@@ -172,6 +175,7 @@ def test_a_state_gives_what_fit_gives(padding, offset):
             np.testing.assert_allclose(found.offset, expected.offset, atol=1e-10)
 
 
+@pytest.mark.slow(quick=5)
 @pytest.mark.parametrize("size", [(5, 5), (3, 5), (1, 1), (4, 2)])
 @pytest.mark.parametrize("dilation", [1, 2])
 def test_a_smaller_kernel_lies_in_the_middle(size, dilation):

@@ -60,6 +60,7 @@ def test_code_is_kept_for_the_owner_alone_and_found_again(fresh, monkeypatch):
     assert kept.exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_object_costs_a_warning_and_a_compilation(fresh):
     first = run()
     (kept,) = fresh.glob("*.o")
@@ -158,6 +159,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_forked_child_computes_too():
     done = subprocess.run([sys.executable, "-c", FORK], timeout=120, capture_output=True, text=True)  # noqa: S603 - ours
@@ -194,6 +196,7 @@ direct.apply(direct.prepare(spec, torch.ones(1, 1, 3, 4)), torch.ones(1, 1, 64, 
 """
 
 
+@pytest.mark.slow
 def test_the_next_process_compiles_nothing(fresh):
     outputs = [
         subprocess.run(  # noqa: S603 - our own script
@@ -222,6 +225,7 @@ RECIPES = {
 }
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("target", OTHERS)
 def test_code_is_written_for_other_processors_too(target, recipe):

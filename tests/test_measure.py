@@ -11,7 +11,7 @@ import torch
 import convolith as cl
 from convolith import ConvolithError, ConvSpec
 from convolith.engines import BY_NAME, MachineLimits
-from convolith.planner import machine, measure, store, wisdom
+from convolith.planner import calibrate, machine, measure, store, wisdom
 
 SPEC = ConvSpec(in_channels=3, out_channels=4, size=(20, 20), kernel_size=3)
 
@@ -22,9 +22,12 @@ def own_cache(monkeypatch, tmp_path):
     monkeypatch.setattr(wisdom, "_known", {})
     monkeypatch.setattr(machine, "_limits", {})
     monkeypatch.setattr(measure, "BLOCK_SECONDS", 1e-4)
+    for name, value in (("BLOCKS", 1), ("ROUNDS", 1), ("PAUSE_SECONDS", 0.0)):
+        monkeypatch.setattr(calibrate, name, value)
     monkeypatch.setattr(measure, "STEADY", float("inf"))  # whatever else this machine does
 
 
+@pytest.mark.slow
 def test_measuring_times_the_engines_and_is_remembered(monkeypatch):
     before = cl.plan(SPEC)
     assert {c.timed for c in before.candidates} == {False}
@@ -80,6 +83,7 @@ def test_what_is_noisy_is_not_remembered(monkeypatch):
     assert wisdom.recall(SPEC, "default") == {"direct": 1.0, "aten": 2.0}
 
 
+@pytest.mark.slow
 def test_one_engine_measured_by_itself_does_not_decide_for_all():
     cl.plan(SPEC, effort="measure", budget=0.05, engine="reference")
     assert cl.plan(SPEC).engine != "reference"
@@ -93,6 +97,7 @@ def test_a_separable_kernel_is_still_seen_after_others_were_measured():
     assert cl.plan(spec, gaussian(15)).engine == "separable"
 
 
+@pytest.mark.slow
 def test_measuring_stores_the_limits_once():
     assert not machine.measured()
     cl.plan(SPEC, effort="measure", budget=0.05)
@@ -102,6 +107,7 @@ def test_measuring_stores_the_limits_once():
     assert machine.limits() == found
 
 
+@pytest.mark.slow
 def test_the_budget_is_kept(monkeypatch):
     """By a clock on which every turn takes a tenth of a second: three rounds at least, fifteen at most."""
     now, turns = [0.0], []
@@ -182,6 +188,7 @@ for size in range(10, 20):
 """
 
 
+@pytest.mark.slow
 def test_many_writers_lose_nothing():
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(n)]) for n in range(1, 5)]  # noqa: S603 - ours
     assert [writer.wait(timeout=120) for writer in writers] == [0] * 4
@@ -197,6 +204,7 @@ def test_threads_have_wisdom_of_their_own():
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_nothing_is_stored_where_nothing_shall_be(monkeypatch):
     monkeypatch.setenv("CONVOLITH_CACHE_DIR", "")
     assert cl.plan(SPEC, effort="measure", budget=0.05).engine in BY_NAME

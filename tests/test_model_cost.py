@@ -18,6 +18,7 @@ from convolith.work import layer_work
 from tests.strategies import specs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_known_networks(name):
     """Forward to the last product; backward twice that, but for the gradient of the picture."""
@@ -41,6 +42,7 @@ def test_known_networks(name):
 MODULES = {1: (nn.Conv1d, nn.ConvTranspose1d), 2: (nn.Conv2d, nn.ConvTranspose2d), 3: (nn.Conv3d, nn.ConvTranspose3d)}
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(spec=specs(max_axes=3))
 def test_a_layer_inside_a_model_counts_as_by_itself(spec):
@@ -98,6 +100,7 @@ OPERATORS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow(quick=8)
 @pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")  # torch's own, of the model as of its count
 @pytest.mark.parametrize(("function", "shapes", "parameters", "expected"), OPERATORS.values(), ids=OPERATORS)
 def test_operators_by_hand(function, shapes, parameters, expected):
@@ -166,6 +169,7 @@ FIELDS = {
 }
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("name", FIELDS)
 def test_receptive_fields_of_known_networks(name):
     """As published for them by Araujo, Norris and Sim 2019 (ResNet-50 with its strides in the 3x3)."""
@@ -224,6 +228,7 @@ def test_a_model_is_left_as_it_was():
 # What autograd keeps ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow(quick=23)
 @pytest.mark.parametrize("make", PATTERNS.values(), ids=PATTERNS)
 def test_saved_bytes_are_those_that_autograd_keeps(make):
     model = make()

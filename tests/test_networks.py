@@ -58,6 +58,7 @@ class Convolutions(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow(quick=2)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_is_what_the_table_says(name):
     """In eval mode, the same twice, of moderate values, of any batch, size and dtype, with more convolutions than deployed."""

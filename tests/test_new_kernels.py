@@ -37,6 +37,7 @@ ADJOINTS = {
 }
 
 
+@pytest.mark.slow(quick=4)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("spec", ADJOINTS.values(), ids=ADJOINTS)
 @pytest.mark.parametrize("engine", TABLE, ids=lambda engine: engine.name)
@@ -90,6 +91,7 @@ def check_lags(target, spec: ConvSpec, layout=lambda t: t) -> None:
     assert float((found - expected).abs().max()) <= lags.error_bound(spec) * size
 
 
+@pytest.mark.slow(quick=4)
 @pytest.mark.parametrize("width", widths())
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("spec", LAGGED.values(), ids=LAGGED)
@@ -195,6 +197,7 @@ def test_of_kernels_that_require_gradients_nothing_is_kept():
     assert len(entries()) == 1
 
 
+@pytest.mark.slow
 def test_values_are_looked_at_when_a_kernel_comes_back():
     line = torch.exp(-((torch.arange(15) - 7) ** 2) / 9.0)
     k = (line[:, None] * line)[None, None]
@@ -266,6 +269,7 @@ CHOSEN = {
 }
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize(("options", "by_x", "by_k"), CHOSEN.values(), ids=CHOSEN)
 def test_gradients_by_engines_are_torchs(options, by_x, by_k, batch):

@@ -77,7 +77,7 @@ def test_the_notebook_runs_with_one_import_changed():
         (lambda: d2l.corr2d(np.ones((3, 3)), torch.ones(2, 2)), "X is a NumPy array but K is a torch tensor"),
         (
             lambda: d2l.corr2d([[1]], np.ones((2, 2))),
-            r"K does not fit .* \(1, 1\) and K \(2, 2\); did you swap X and K",
+            r"K does not fit .* \(1, 1\) and K has size \(2, 2\); did you swap X and K",
         ),
         (lambda: d2l.corr2d(np.ones((3, 9)), np.ones((5, 5))), r"K does not fit into X.*; use a smaller K"),
         (lambda: d2l.corr2d([[1, 2], [3]], np.ones((1, 1))), "X is a list whose rows have different lengths"),

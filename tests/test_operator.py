@@ -14,6 +14,7 @@ from convolith.planner import prepared_kernels
 GEOMETRY = ([1, 1], [1, 1, 1, 1], [1, 1], 1, "zeros", "default", "auto")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_operator_passes_torchs_own_checks(bias):
     wide = {"dtype": torch.float64}  # a kernel that comes again may be computed by another engine, with other last bits
@@ -28,6 +29,7 @@ def test_the_operator_passes_torchs_own_checks(bias):
         torch.library.opcheck(_backward, (grad, given, k.detach(), bare, *GEOMETRY, [True, True, bias]))
 
 
+@pytest.mark.slow
 def test_compiled_and_exported_models_see_one_operator():
     model = torch.nn.Sequential(cl.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), cl.nn.Conv2d(8, 2, 5, stride=2))
     x = torch.randn(1, 3, 20, 20)
@@ -58,6 +60,7 @@ LAYERS = {
 }
 
 
+@pytest.mark.slow(quick=2)
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
 def test_planned_gradients_are_torchs(layer):
     options = {name: value for name, value in layer.items() if name not in ("x", "k")}
@@ -172,6 +175,7 @@ def test_dispatch_modes_see_one_operator_with_the_same_result(mode):
     assert watching.seen.count("convolith.correlate_backward.default") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{"padding": 1}, {"stride": 2, "padding": (0, 1)}, {"padding": 2, "padding_mode": "reflect"}]
 )

@@ -23,6 +23,7 @@ class Detached(nn.Module):
         return x.detach()
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")  # torch's own, of the model as of its count
 @pytest.mark.skipif(not torch._C._has_mkldnn, reason="what is modelled is torch's build with oneDNN")
 @pytest.mark.parametrize("onednn", [True, False])
@@ -43,6 +44,7 @@ def test_the_prediction_is_what_a_step_takes(name, onednn, monkeypatch):
     assert found.phase in ("forward", "backward", "optimizer")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CAPABILITY not in FLOAT32_LANES, reason="the blocks of other vectors are others")
 @pytest.mark.parametrize("name", CONVERTED)
 def test_the_prediction_knows_convoliths_own_engines(name):
@@ -105,6 +107,7 @@ COPIED = {
 }
 
 
+@pytest.mark.slow(quick=10)
 @pytest.mark.skipif(not torch._C._has_mkldnn, reason="what is modelled is torch's build with oneDNN")
 @pytest.mark.parametrize("function", COPIED.values(), ids=COPIED)
 def test_the_last_operator_copies_what_it_cannot_read(function):

@@ -34,6 +34,7 @@ def check(spec: ConvSpec, target: Target, seed: int = 0) -> None:
             compare(pointwise, spec, state, given, kernel, added)
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_positions_around_the_tiles(width, dtype):
@@ -45,6 +46,7 @@ def test_positions_around_the_tiles(width, dtype):
         check(layer(5, 11, (size,), batch=1 + number % 3, dtype=dtype), target, number)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_output_channels_around_the_panels(width, dtype):

@@ -75,6 +75,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_memory_that_is_not_aligned():
     ended = subprocess.run([sys.executable, "-c", UNALIGNED], capture_output=True, text=True, check=False)  # noqa: S603 - our own script
     assert ended.stdout.strip() == "done", ended.stderr
@@ -200,6 +201,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize(("arguments", "message"), REFUSED.values(), ids=REFUSED)
 def test_commands_refuse(folder, arguments, message):
     result = run(*arguments)
@@ -336,6 +338,7 @@ print(json.dumps([cl.__file__, float(y[0, 0, 0, 0])]))
 """
 
 
+@pytest.mark.slow
 def test_a_package_without_sources_or_installation(tmp_path):
     package = tmp_path / "place" / "convolith"
     shutil.copytree(Path(cl.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))

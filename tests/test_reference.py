@@ -26,6 +26,7 @@ def oracle_against_loops(spec: ConvSpec) -> None:
             )
 
 
+@pytest.mark.slow
 @settings(max_examples=130)
 @given(specs(dtypes=FLOATS, max_axes=2))
 def test_floats(spec):

@@ -78,6 +78,7 @@ LONG = {
 """Functions over 80 lines or with more than 12 parameters, with the reason."""
 
 
+@pytest.mark.slow
 def test_functions_are_short_and_have_few_parameters():
     long = set()
     for path in SOURCES:

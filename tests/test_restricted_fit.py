@@ -63,6 +63,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow(quick=5)
 @pytest.mark.parametrize("offset", [False, True])
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("options", CASES.values(), ids=CASES)
@@ -135,6 +136,7 @@ def test_a_constraint_that_holds_anyway_changes_nothing():
         np.testing.assert_allclose(found.kernel, kernel, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("constraints", ["symmetric", "sum-to-one", "basis"])
 def test_standard_errors_are_those_of_what_is_allowed(constraints):
     rng = np.random.default_rng(0)

@@ -21,6 +21,7 @@ def blur(kind, k):
     return kernel / kernel.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("photo", ["camera", "coins", "brick", "moon"])
 def test_the_size_of_a_blur_is_found_on_photographs(photo):
     """At 40 dB, within 2 taps in 9 of 10."""
@@ -38,6 +39,7 @@ def test_the_size_of_a_blur_is_found_on_photographs(photo):
     assert sum(near) >= 0.9 * len(near)
 
 
+@pytest.mark.slow(quick=2)
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_a_chosen_size_is_fitted_as_if_it_had_been_given(padding, axes):
@@ -60,6 +62,7 @@ def test_a_chosen_size_is_fitted_as_if_it_had_been_given(padding, axes):
     assert rms[0] > 10 * rms[1]
 
 
+@pytest.mark.slow
 def test_cross_validation_is_leaving_tiles_out():
     """The error of a candidate is what kernels of the other tiles leave of each."""
     rng = np.random.default_rng(3)
@@ -124,6 +127,7 @@ def test_sizes_that_differ_and_tiles_that_are_too_few():
         fit(x, y[:, 1:-1, 1:-1], kernel_size=3, errors="jackknife", mask=mask)
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("offset", [False, True])
 def test_the_held_out_error_is_that_of_the_tiles_left_out(offset):
     rng = np.random.default_rng(0)

@@ -43,6 +43,7 @@ IMAGES = {
 }
 
 
+@pytest.mark.slow(quick=2)
 @pytest.mark.parametrize("image", IMAGES)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_separable_on_data_that_hurts(kernel, image):
@@ -52,6 +53,7 @@ def test_separable_on_data_that_hurts(kernel, image):
     assert float(error.abs().max()) < separable.error_bound(spec, k) * float(x.abs().max() * k.abs().sum())
 
 
+@pytest.mark.slow(quick=2)
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_ranks_strides_and_channels(rank, dtype):

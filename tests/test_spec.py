@@ -40,6 +40,7 @@ def test_full_meets_every_overlap(size, kernel_size, dilation):
     assert spec.output_size == (size + extent(kernel_size, dilation) - 1,)
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(specs())
 def test_a_spec_is_canonical_hashable_and_frozen(spec):
@@ -51,6 +52,7 @@ def test_a_spec_is_canonical_hashable_and_frozen(spec):
         spec.batch = 1
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(specs(dtypes=("float32",)))
 def test_output_shapes_are_torchs(spec):

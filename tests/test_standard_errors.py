@@ -1,6 +1,7 @@
 """Standard errors of kernels: white noise, the jackknife for correlated noise, and noise in x."""
 
 import numpy as np
+import pytest
 
 from convolith import Gram, correlate, filter_image, fit
 
@@ -31,11 +32,13 @@ def smooth_field(size):
     return filter_image(np.random.default_rng(9).normal(size=size), np.ones((2, 2)), padding_mode="circular")[None]
 
 
+@pytest.mark.slow
 def test_two_thirds_of_the_weights_lie_within_a_standard_error():
     kernel = np.random.default_rng(1).normal(size=(1, 1, 3, 3))
     assert 0.65 <= covered(smooth_field((40, 40)), kernel, white) <= 0.71
 
 
+@pytest.mark.slow
 def test_the_jackknife_knows_correlated_noise():
     kernel = np.random.default_rng(1).normal(size=(1, 1, 3, 3))
     x = smooth_field((72, 72))
@@ -43,6 +46,7 @@ def test_the_jackknife_knows_correlated_noise():
     assert not 0.6 <= covered(x, kernel, correlated, 100) <= 0.75  # as if it were white
 
 
+@pytest.mark.slow
 def test_noise_in_x_no_longer_shrinks_the_kernel():
     kernel = np.random.default_rng(1).uniform(0.5, 1, size=(1, 1, 3, 3))
     clean = filter_image(np.random.default_rng(2).normal(size=(64, 64)), [[1, 0.4], [0.3, 0.1]])[None]

@@ -37,6 +37,7 @@ def test_the_values_of_the_chapter(lessons):
     assert costs["forward multiplications"] == 115_605_504
 
 
+@pytest.mark.slow
 def test_what_is_printed_is_what_runs():
     """The shown Python, run by itself, makes the names that the values are taken from."""
     import convolith as cl
@@ -48,6 +49,7 @@ def test_what_is_printed_is_what_runs():
         assert len(names) > 4, lesson.heading
 
 
+@pytest.mark.slow
 def test_the_text_shows_every_lesson():
     shown = run("tour").output
     for number, lesson in enumerate(LESSONS, start=1):
@@ -72,6 +74,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_and_fetches_nothing(tmp_path):
     run("tour", "--html", tmp_path / "tour.html")
     text = (tmp_path / "tour.html").read_text()

@@ -81,6 +81,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow(quick=4)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_dense_least_squares_finds_the_same(case):
     case = {
@@ -253,6 +254,7 @@ PENALTIES = {
 }
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("options", PENALTIES.values(), ids=PENALTIES)
 @pytest.mark.parametrize("modulation", ["input", "output"])
 def test_no_allowed_kernel_nearby_is_better(options, modulation):
@@ -292,6 +294,7 @@ def test_no_allowed_kernel_nearby_is_better(options, modulation):
         assert minimised(weights[:, 0, 0] + 1e-3 * direction) > minimised(weights)
 
 
+@pytest.mark.slow
 def test_noise_in_x_is_taken_off():
     """The kernel of many noisy images comes nearer with the variance than without."""
     rng = np.random.default_rng(1)
@@ -313,6 +316,7 @@ def test_noise_in_x_is_taken_off():
     del rng
 
 
+@pytest.mark.slow
 def test_error_bars_are_those_of_repeated_fits():
     x, y, _ = varying(size=(40, 40), kernel_size=(3, 3))
     fits = [
@@ -329,6 +333,7 @@ def test_error_bars_are_those_of_repeated_fits():
     assert 0.7 < np.mean(jackknifed.stderr / spread) < 1.4
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("modulation", ["input", "output", "update"])
 def test_applying_to_tensors_batches_and_dtypes(modulation):
     x, y, _ = varying()

@@ -37,6 +37,7 @@ def check(y: torch.Tensor) -> None:
         (y.mul_(2) if y.is_complex() or not y.dtype.is_floating_point else y.relu_()).sum()
 
 
+@pytest.mark.slow(quick=4)
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
 def test_results_are_no_views(geometry, engine):

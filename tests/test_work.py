@@ -10,6 +10,7 @@ from convolith.work import CONVENTIONS, Count, layer_work
 from tests.strategies import specs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("convention", CONVENTIONS)
 @settings(max_examples=300)
 @given(spec=specs(max_axes=2))

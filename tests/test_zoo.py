@@ -147,6 +147,7 @@ def test_each_target_that_is_missed_is_named(change, word):
     assert word in " ".join(failures(row | change))
 
 
+@pytest.mark.slow
 def test_one_process_for_each_model():
     """A package that is missing, and a process that ends, are rows."""
     absent = Model("no_such_package", "m", small)

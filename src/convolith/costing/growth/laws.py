@@ -8,11 +8,12 @@ other values, some of them far away, where a rounding that was overlooked has ac
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, partial
-from itertools import pairwise, product
+from itertools import pairwise, product, repeat
 from math import factorial, lcm, prod
 from typing import Any
 
@@ -301,14 +302,24 @@ def _interpolated(variables: Sequence[Variable], values: dict[tuple[int, ...], i
     """Return the polynomial that takes given values on the grid of the variables' nodes."""
     import sympy
 
+    table: dict[tuple[int, ...], Fraction] = {point: Fraction(value) for point, value in values.items()}
+    for place, variable in enumerate(variables):  # values at the nodes become coefficients, one variable at a time
+        bases = dict(zip(variable.nodes(), map(_basis, repeat(variable.nodes()), variable.nodes()), strict=True))
+        coefficients: defaultdict[tuple[int, ...], Fraction] = defaultdict(Fraction)
+        for point, value in table.items():
+            for power, share in enumerate(bases[point[place]]):
+                coefficients[(*point[:place], power, *point[place + 1 :])] += value * share
+        table = coefficients
     symbols = [sympy.Symbol(variable.name) for variable in variables]
-    total = sympy.Integer(0)
-    for point, value in values.items():
-        term = sympy.Integer(value)
-        for symbol, variable, at in zip(symbols, variables, point, strict=True):
-            for other in variable.nodes():
-                if other != at:
-                    share = Fraction(1, at - other)
-                    term *= (symbol - other) * sympy.Rational(share.numerator, share.denominator)
-        total += term
-    return sympy.expand(total)
+    terms = {powers: sympy.Rational(c.numerator, c.denominator) for powers, c in table.items() if c}
+    return sympy.Poly.from_dict(terms, *symbols).as_expr() if symbols else sympy.Integer(int(table[()]))
+
+
+def _basis(nodes: Sequence[int], at: int) -> list[Fraction]:
+    """Return the coefficients of Lagrange's polynomial that is 1 at one node and 0 at the others."""
+    result = [Fraction(1)]
+    for other in nodes:
+        if other != at:
+            times_x, scaled = [Fraction(0), *result], [-other * c for c in [*result, Fraction(0)]]
+            result = [(a + b) / (at - other) for a, b in zip(times_x, scaled, strict=True)]
+    return result
