@@ -760,3 +760,37 @@ def test_a_model_that_another_thread_uses():
         user.join()
     assert not wrong
     assert folded.report.norms_after == 0
+
+
+# Random numbers in evaluation.
+
+NOISY = {
+    "like the output": lambda m, x: torch.relu(m.b(m.c(x)) + 0.1 * torch.randn_like(m.c2(x))),
+    "of a size": lambda m, x: torch.relu(m.b(m.c(x)) + 0.1 * torch.randn(x.shape[0], 1, x.shape[2], x.shape[3])),
+    "dropout that stays on": lambda m, x: functional.dropout(m.b(m.c(x)), 0.5, training=True),
+    "in place": lambda m, x: torch.relu_(m.b(m.c(x)).add_(torch.rand(1))),
+    "sampled between": lambda m, x: m.b2(m.c2(m.b(m.c(x)) * torch.bernoulli(torch.full((1, 4, 1, 1), 0.5)))),
+    "into a new tensor": lambda m, x: m.b(m.c(x)) + torch.zeros(1, 4, 1, 1).normal_(0, 0.1),
+    "into one like x": lambda m, x: m.b(m.c(x)) + torch.empty_like(x).uniform_(),
+    "by a generator": lambda m, x: m.b(m.c(x)) + torch.normal(torch.zeros(4, 1, 1), torch.ones(4, 1, 1)),
+    "a permutation": lambda m, x: m.b(m.c(x))[:, torch.randperm(4)],
+    "like a weight": lambda m, x: m.b(functional.conv2d(x, m.c.weight + 0.1 * torch.randn_like(m.c.weight), padding=1)),
+}
+
+
+@pytest.mark.parametrize("name", NOISY)
+def test_a_model_that_draws_random_numbers_folds_and_draws_them_again(name):
+    model, x = given(NOISY[name]), torch.randn(X)
+    state = torch.get_rng_state()
+    folded = cl.fold(model, x)
+    assert torch.equal(state, torch.get_rng_state())  # the caller's own numbers are as if nothing had been folded
+    assert norm_count(folded.model) == (name == "like a weight")
+    results = []
+    for network in (model, folded.model):
+        torch.manual_seed(5)
+        with torch.no_grad():
+            results.append([network(x), network(x)])
+    (first, second), found = results
+    assert not torch.equal(first, second)
+    for ours, theirs in zip(found, (first, second), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -63,7 +63,7 @@ def test_the_state_is_that_of_the_windows(geometry, batch, channels, outputs, ki
     assert np.abs((gram.moments - expected) / lengths / lengths[:, None]).max() < 1e-12
 
 
-@pytest.mark.parametrize("by", ["transforms", "products", *(f"dots {width}" for width in widths())])
+@pytest.mark.parametrize("by", ["transforms", "products", *(f"lagged {width}" for width in widths())])
 @pytest.mark.parametrize(("channels", "taps"), [(1, (5, 7)), (3, (3, 2)), (2, (9,)), (1, (2, 3, 2)), (4, (1, 1))])
 def test_every_way_to_correlate(monkeypatch, by, channels, taps):
     way, *width = by.split()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from math import ceil, prod
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -17,9 +17,24 @@ from convolith.torch_private import leaves_of
 Inputs = tuple[torch.Tensor, ...]
 
 
-def outputs(model: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
-    """Return the tensors of a model's result, in order; the model gets copies, and may write to them in place."""
-    result = model(*(x.clone(memory_format=torch.preserve_format) for x in inputs))
+@contextmanager
+def same_random_numbers() -> Iterator[None]:
+    """Return a context after which torch's random numbers continue as if nothing had been drawn in it."""
+    before = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        if not torch.equal(before, torch.get_rng_state()):
+            torch.set_rng_state(before)
+
+
+def outputs(model: Callable[..., Any], inputs: Inputs) -> list[torch.Tensor]:
+    """Return the tensors of a model's result, in order; the model gets copies, and may write to them in place.
+
+    A model that draws random numbers draws equal ones in every call, so that outputs can be compared.
+    """
+    with same_random_numbers():
+        result = model(*(x.clone(memory_format=torch.preserve_format) for x in inputs))
     return [leaf for leaf in leaves_of(result) if isinstance(leaf, torch.Tensor)]
 
 

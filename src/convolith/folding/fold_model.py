@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 
 from convolith.errors import ConvolithError, renamed
 from convolith.folding.capture import HOOKS, NoGraph, bookkeeping
-from convolith.folding.example_inputs import Inputs, Reference, reference_of, taken, unchanged
+from convolith.folding.example_inputs import Inputs, Reference, reference_of, same_random_numbers, taken, unchanged
 from convolith.folding.graph_copies import own_module
 from convolith.folding.quick_convolutions import QuickConvolutions
 from convolith.folding.report import FoldReport, Skipped
@@ -34,6 +34,7 @@ class Folded:
         return f"Folded({convolutions}, norms {r.norms_before} -> {r.norms_after}; see .model and .report)"
 
 
+@same_random_numbers()
 def fold(
     model: torch.nn.Module,
     example_input: torch.Tensor | Sequence[torch.Tensor],

@@ -1,9 +1,10 @@
 """Auto- and cross-correlations at few lags: by Fourier transforms, by matrix products over channels, or lag by lag.
 
 Transforms are fast for one channel and a large window, matrix products for many channels and a small window, and sums
-lag by lag (`dots`) for one channel and a small window. Matrix products read pixels as rows of channels, with gaps of
-zeros after each row, plane and image, so that a pixel that a lag shifts over an edge meets zero, and every lag is an
-offset in the same memory. The rows at several lags from a block are copied next to one another, for a single product.
+lag by lag (`lagged_products`) for one channel and a small window. Matrix products read pixels as rows of channels, with
+gaps of zeros after each row, plane and image, so that a pixel that a lag shifts over an edge meets zero, and every lag
+is an offset in the same memory. The rows at several lags from a block are copied next to one another, for a single
+product.
 """
 
 from __future__ import annotations
@@ -17,13 +18,18 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import pad
 
+from convolith.engines.machine_limits import MachineLimits
 from convolith.fitting.moments import lagged_products
 from convolith.fitting.moments.lagged_products import CHUNK
 
-TRANSFORM, PRODUCTS, MOVED, RUNS, DOTS, CALL, PAIR = 6e10, 1e11, 4e9, 1.2e8, 1.1e11, 4e-5, 2e-7
-"""Rates per second: operations of a transform (counted as 5 N log2 N) and of a matrix product, numbers copied,
-contiguous runs copied, and products lag by lag; then seconds per call, and per pair of channels and chunk lag by lag.
-In float64, measured on two cores with AVX-512; only the ratios matter."""
+LIMITS = MachineLimits()
+"""Limits by which a method is chosen: the shipped ones, so that results do not depend on a calibration."""
+TRANSFORM_EFFICIENCY, MATRIX_EFFICIENCY, LAG_EFFICIENCY, COPY_EFFICIENCY = 0.8, 1.1, 2.4, 0.9
+"""Rates in float64, relative to the limits, of torch's transforms (counted as 5 N log2 N operations), of matrix
+products, of products lag by lag, and of copies. Only their ratios matter."""
+CALLS, RUN_CALLS, PAIR_CALLS = 5.0, 1e-3, 0.025
+"""Time of a torch call, of a contiguous run that is copied, and of a pair of channels and a chunk lag by lag, in units
+of `MachineLimits.call_seconds`."""
 BLOCK_BYTES = 1 << 22
 """Bytes of the copied rows of a block, which stay in the cache that the cores share."""
 
@@ -58,21 +64,24 @@ def correlations(
 
 def _seconds(planes: torch.Tensor, targets: torch.Tensor, taps: tuple[int, ...], *, auto: bool) -> dict[str, float]:
     """Estimate the time of each method, in seconds."""
+    rate, call = LIMITS.float64_products_per_second, LIMITS.call_seconds
+    moved_per_second = LIMITS.cache_bytes_per_second / 16 * COPY_EFFICIENCY  # numbers, each read and written
     images, channels, *size = planes.shape
     others, points, pixels = targets.shape[1], prod(_lengths(planes, taps)), images * prod(size)
     forward, back = images * (channels + others), channels * (channels + 1) / 2 * auto + channels * others
-    transforms = (forward + back) * 5 * points * log2(max(points, 2)) / TRANSFORM
-    transforms += images * back * points * 4 / MOVED + (forward + back) * CALL
+    operations = (forward + back) * 5 * points * log2(max(points, 2))
+    transforms = operations / (LIMITS.fft_operations_per_second * TRANSFORM_EFFICIENCY)
+    transforms += images * back * points * 4 / moved_per_second + (forward + back) * CALLS * call
     shifts = prod(taps)
     lags = max((prod(2 * k - 1 for k in taps) + 1) / 2 * auto, shifts)
-    products = 2 * pixels * channels * (channels * lags + others * shifts) / PRODUCTS
+    products = pixels * channels * (channels * lags + others * shifts) / (rate * MATRIX_EFFICIENCY)
     runs = 2 * lags / max(2 * taps[-1] - 1, 1)
-    moved = pixels * (channels * lags / MOVED + runs / RUNS)
+    moved = pixels * (channels * lags / moved_per_second + runs * RUN_CALLS * call)
     gapped = images * prod(n + k - 1 for n, k in zip(size, taps, strict=True))
     rows, pairs = (prod(2 * k - 1 for k in taps[:-1]) + 1) / 2 * auto, channels * (channels * auto + others)
-    dots = gapped * channels * (channels * rows * (2 * taps[-1] - 1) + others * shifts) / DOTS
-    dots += gapped * 2 * (channels + others) / MOVED + ceil(gapped / CHUNK) * pairs * PAIR
-    return {"transforms": transforms, "products": products + moved, "dots": dots + 2 * CALL}
+    lagged = gapped * channels * (channels * rows * (2 * taps[-1] - 1) + others * shifts) / (rate * LAG_EFFICIENCY)
+    lagged += gapped * 2 * (channels + others) / moved_per_second + ceil(gapped / CHUNK) * pairs * PAIR_CALLS * call
+    return {"transforms": transforms, "products": products + moved, "lagged": lagged + 2 * CALLS * call}
 
 
 def _by_transforms(planes: torch.Tensor, targets: torch.Tensor, taps: tuple[int, ...], *, auto: bool) -> Correlations:
@@ -183,7 +192,9 @@ def _runs(offsets: Sequence[int]) -> list[tuple[int, int]]:
     return runs
 
 
-def _by_dots(planes: torch.Tensor, targets: torch.Tensor, taps: tuple[int, ...], *, auto: bool) -> Correlations:
+def _by_lagged_products(
+    planes: torch.Tensor, targets: torch.Tensor, taps: tuple[int, ...], *, auto: bool
+) -> Correlations:
     """Correlate lag by lag, by generated code."""
     size = planes.shape[2:]
     line, at = lagged_products.Line(planes, taps, size), lagged_products.Line(targets, taps, size)
@@ -192,5 +203,5 @@ def _by_dots(planes: torch.Tensor, targets: torch.Tensor, taps: tuple[int, ...],
     )
 
 
-WAYS = {"transforms": _by_transforms, "products": _by_products, "dots": _by_dots}
+WAYS = {"transforms": _by_transforms, "products": _by_products, "lagged": _by_lagged_products}
 """Methods by name; all give the same result, up to rounding."""

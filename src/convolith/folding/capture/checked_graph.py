@@ -27,7 +27,7 @@ from convolith.folding.capture.recorder import NotRecorded, Opaque, Record, Reco
 from convolith.folding.capture.size_numbers import Size, SizeRatio
 from convolith.folding.example_inputs import Inputs, Reference, outputs, reference_of, result_of, unchanged, variations
 from convolith.folding.graph_runner import GraphRunner
-from convolith.torch_private import GRAPH_ASSERT, leaves_of
+from convolith.torch_private import GRAPH_ASSERT
 
 MOST_ATTEMPTS = 24
 """Maximum number of recordings of a model; each keeps more modules as one call, or more in-place writes."""
@@ -261,7 +261,7 @@ def _checked(references: _References, record: Record, kept: dict[str, str]) -> C
         try:
             with torch.no_grad(), unchanged(module), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                actual = run.outputs(inputs) if is_noted else outputs(module, inputs)
+                actual = outputs(run if is_noted else module, inputs)
         except Exception:  # noqa: BLE001 - a size that the recorded path rejects
             actual = None
         flipped = {name for name, guard in guards.items() if name in run.seen and run.seen[name][0] != guard.result}
@@ -336,11 +336,6 @@ class _Run(GraphRunner):
         self.shapes: dict[str, Shape] = {}
         self.seen: dict[str, tuple[bool, tuple[Any, ...]]] = {}
         self.calls: dict[str, Inputs] = {}
-
-    def outputs(self, inputs: Inputs) -> list[torch.Tensor]:
-        """Return the tensors of the graph's result, computed from copies of the inputs."""
-        copies = [x.clone(memory_format=torch.preserve_format) for x in inputs]
-        return [leaf for leaf in leaves_of(self(*copies)) if isinstance(leaf, torch.Tensor)]
 
     def called(self, node: Node, args: Any, kwargs: Any) -> Any:
         """Return the result of one node; record the arguments of a kept module."""

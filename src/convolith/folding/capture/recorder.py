@@ -28,7 +28,7 @@ from convolith.folding.capture.argument_trees import Path as Steps
 from convolith.folding.capture.argument_trees import leaves_of, tensors_of, with_sizes, without_history
 from convolith.folding.capture.shared_memory import Value, Write, look_alike, overlap, share_memory
 from convolith.folding.capture.size_numbers import Size, SizeRatio, number, plain
-from convolith.folding.example_inputs import Inputs
+from convolith.folding.example_inputs import Inputs, same_random_numbers
 from convolith.folding.graph_copies import shallow_copy
 from convolith.torch_private import version_of
 
@@ -126,7 +126,7 @@ class Recorder(TorchFunctionMode):
             self._first = self._first or node
             self._first_dtype = self._first_dtype or x.dtype
             self._note(x, node)
-        with _watched_forwards(self.model, self._called), torch.no_grad(), self:
+        with _watched_forwards(self.model, self._called), torch.no_grad(), same_random_numbers(), self:
             result = self.model(*arguments)
             packed = self._packed(result)
         self.graph.output(packed)
@@ -225,7 +225,7 @@ class Recorder(TorchFunctionMode):
                 return func(*without_history(args), **without_history(kwargs))
         own_args, own_kwargs = self._argument(args), self._argument(kwargs)
         versions = [version_of(t) for t in given]
-        random = None if given else torch.get_rng_state()
+        random = torch.get_rng_state()
         with self._pause():
             result = func(*without_history(args), **without_history(kwargs))
         written = [t for t, version in zip(given, versions, strict=True) if version_of(t) != version]
@@ -236,7 +236,7 @@ class Recorder(TorchFunctionMode):
         if isinstance(result, torch.Tensor) and name in torch_functions.CASTS and result is args[0]:
             return result
         node = self._node_of(func, name, own_args, own_kwargs)
-        if random is not None and not torch.equal(random, torch.get_rng_state()):
+        if not torch.equal(random, torch.get_rng_state()):
             node.meta["constant"] = False
         if isinstance(result, torch.Tensor) and result.dtype == self._first_dtype and result.is_floating_point():
             if not given and node.meta["constant"]:
