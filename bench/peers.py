@@ -184,10 +184,13 @@ def _within(spec: ConvSpec, products: float) -> str | None:
     return "would take minutes" if float(np.prod(spec.output_shape)) * spec.products_per_output > products else None
 
 
+def takes_torch_minutes(spec: ConvSpec) -> str | None:
+    """Whether torch's plain loops for one channel, which do about 4e8 products a second, are done before the day is."""
+    return _within(spec, TORCH_PATIENCE) if spec.in_channels == spec.groups else None
+
+
 def _torch_contiguous(spec: ConvSpec) -> str | None:
-    """Its plain loops for one channel do about 4e8 products a second; its float64 windows are written to memory."""
-    slow = spec.in_channels == spec.groups
-    return _float_operands(spec) or (_within(spec, TORCH_PATIENCE) if slow else None)
+    return _float_operands(spec) or takes_torch_minutes(spec)
 
 
 def _float_operands(spec: ConvSpec) -> str | None:

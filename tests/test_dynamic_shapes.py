@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.export import Dim, export
+from torch.torch_version import __version__ as TORCH  # noqa: N812
 
 import convolith as cl
 
@@ -35,6 +36,8 @@ def image(batch: int, sizes, axes: int) -> torch.Tensor:
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("name", LAYERS)
 def test_exported_layers_take_every_batch_and_size(name, strict):
+    if name == "transposed signal" and TORCH < "2.11":
+        pytest.skip("torch 2.10 does not understand its own bound of the size")
     layer, axes = layer_of(name)
     # the output is to have more than one element on each axis, torch's own layers need as much
     shapes = {0: Dim("batch")} | {2 + axis: Dim(f"size{axis}", min=4) for axis in range(axes)}

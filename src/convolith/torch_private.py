@@ -23,8 +23,13 @@ _count_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack",
 _tracing_state: Callable[[], Any] = getattr(torch._C, "_get_tracing_state", lambda: None)
 _functorch_is_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", bool)
 
-__all__ = ("ConvolutionBase", "NormBase", "TorchDispatchMode", "TransposedBase")
-"""Base classes of torch's own modules and modes; functions follow."""
+AUTOCAST_DEVICES = frozenset(
+    device for device in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(device)
+)
+"""Devices that have autocast; `is_autocast_available` itself cannot be compiled before torch 2.11."""
+
+__all__ = ("AUTOCAST_DEVICES", "ConvolutionBase", "NormBase", "TorchDispatchMode", "TransposedBase")
+"""Constants, and base classes of torch's own modules and modes; functions follow."""
 
 
 def dispatch_modes() -> int:

@@ -32,7 +32,7 @@ from convolith.planner import check_choice, computed, plan
 from convolith.planner.plan import check_apart
 from convolith.spec import ConvSpec
 from convolith.tensors import from_working, to_working, torch_dtype, working_dtype
-from convolith.torch_private import is_view, needs_torch_operators, without_batch
+from convolith.torch_private import AUTOCAST_DEVICES, is_view, needs_torch_operators, without_batch
 
 UNSET_OPTIONS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "padding_mode": "zeros"}
 """Defaults of `correlate`, which the options of a `Conv` replace."""
@@ -303,7 +303,7 @@ def _prepared(operands: Operands, *, flip: bool, numpy: bool) -> Operands:
 def _autocast(operands: Operands) -> Operands:
     """Convert floating operands to autocast's dtype under autocast (float64 stays), as torch's own convolution does."""
     device = operands.x.device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if device not in AUTOCAST_DEVICES or not torch.is_autocast_enabled(device):
         return operands
     target = torch.get_autocast_dtype(device)
     cast = (t.to(target) if t is not None and _eligible(t) else t for t in operands)

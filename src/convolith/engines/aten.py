@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -233,10 +233,14 @@ def unfolded(spec: ConvSpec) -> tuple[int, int]:
 
 
 def through_onednn(spec: ConvSpec) -> bool:
-    """Return whether torch uses oneDNN: in float32, except for small single images (`use_mkldnn` in its source)."""
-    large = spec.batch > 1 or prod(spec.input_shape) > NATIVE_ELEMENTS
-    square = spec.axes > 1 and min(spec.kernel_size[-2:]) > NATIVE_KERNEL
-    return working_dtype(spec) is torch.float32 and (large or square or spec.groups > 1)
+    """Return whether torch uses oneDNN."""
+    return working_dtype(spec) is torch.float32 and exceeds_native(spec.input_shape, spec.kernel_size, spec.groups)
+
+
+def exceeds_native(input_shape: Sequence[int], kernel_size: Sequence[int], groups: int) -> bool:
+    """Return whether torch hands a float32 layer to oneDNN: all but small single images (torch's `use_mkldnn`)."""
+    square = len(kernel_size) > 1 and min(kernel_size[-2:]) > NATIVE_KERNEL
+    return groups > 1 or square or input_shape[0] > 1 or prod(input_shape[:4]) > NATIVE_ELEMENTS
 
 
 def torch_operator(spec: ConvSpec) -> Callable[..., torch.Tensor] | None:

@@ -34,7 +34,6 @@ class Folded:
         return f"Folded({convolutions}, norms {r.norms_before} -> {r.norms_after}; see .model and .report)"
 
 
-@same_random_numbers()
 def fold(
     model: torch.nn.Module,
     example_input: torch.Tensor | Sequence[torch.Tensor],
@@ -82,13 +81,17 @@ def fold(
     if everything is not None:
         renamed("everything=", "force=")
         force = everything
+    with same_random_numbers():
+        return _fold(model, example_input, {"measure": measure, "force": force})
+
+
+def _fold(model: torch.nn.Module, example: Any, options: dict[str, bool]) -> Folded:
     with QuickConvolutions():
-        inputs, known = _checked(model, example_input)
+        inputs, known = _checked(model, example)
     if any(type(module).__module__.startswith("convolith.nn") for module in model.modules()):
         model = revert(own_module(model))  # the result has torch's own layers, which can be converted again
         with unchanged(model), QuickConvolutions():
             known = reference_of(model, inputs)
-    options = {"measure": measure, "force": force}
     with unchanged(model):
         done = fold_graph(model, inputs, **options, known=known)
         if isinstance(done, NoGraph):

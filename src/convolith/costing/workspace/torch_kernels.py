@@ -25,7 +25,7 @@ from convolith.costing.workspace.layout_copies import (
     peak_bytes,
 )
 from convolith.costing.workspace.onednn import MAX_DEPTHWISE_GRADIENT_WIDTH, Layer, lanes
-from convolith.engines.aten import NATIVE_ELEMENTS, NATIVE_KERNEL
+from convolith.engines.aten import exceeds_native
 from convolith.torch_private import has_onednn, operator_name
 
 NNPACK_MIN_BATCH, NNPACK_MAX_KERNEL = 16, 16
@@ -188,9 +188,8 @@ def uses_onednn(x: torch.Tensor, w: torch.Tensor, groups: int, *, strided_or_dil
     if x.dtype in (torch.bfloat16, torch.float16):
         supported = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
         return bool(getattr(torch.ops.mkldnn, supported[x.dtype])())
-    large = groups > 1 or min(w.shape[-2:]) > NATIVE_KERNEL or len(x) > 1 or prod(x.shape[:4]) > NATIVE_ELEMENTS
-    taps = strided_or_dilated or len(x) >= 16 or max(w.shape[-2:]) > 1 or torch.get_num_threads() > 1
-    return x.dtype == torch.float32 and large and taps
+    taps = strided_or_dilated or len(x) >= 16 or max(w.shape[2:]) > 1 or torch.get_num_threads() > 1
+    return x.dtype == torch.float32 and taps and exceeds_native(x.shape, w.shape[2:], groups)
 
 
 def operator_peak(func: Any, args: tuple[Any, ...], keywords: Mapping[str, Any], out: Any) -> int | None:
