@@ -82,7 +82,7 @@ def fold(names: tuple[str, ...], rounds: int, path: Path | None, *, measure: boo
         "rows below their target": ", ".join(slow) or "none",
         f"rows whose control is more than {CONTROL_TOLERANCE} off": ", ".join(far) or "none",
     }
-    run.close(path)
+    run.close(path, complete=not names)
 
 
 def measured(name: str, row: Row, rounds: int, *, measure: bool) -> dict[str, Any]:

@@ -200,6 +200,7 @@ def grid(
     for i in track(range(len(wanted)), "rows", len(wanted), shown=True):
         outcomes.append(measure(wanted[i], shapes[wanted[i]], rounds, budget=budget))
         run.tables = [table(outcomes)]
+        run.details = [vars(outcome) | {"spec": str(outcome.spec)} for outcome in outcomes]
         run.write(path)  # a long run that is stopped leaves what it found
     run.controls.append(control(rounds))
     click.echo(run.tables[0].text())
@@ -207,7 +208,7 @@ def grid(
         for name, reason in outcome.failed.items():
             click.echo(f"failed: {name} on {outcome.name}: {reason}")
     run.figures = summary(outcomes)
-    run.close(path)
+    run.close(path, complete=not rows)
     if picture:
         plot(outcomes, Path(picture))
     run.refuse_if_disturbed()

@@ -43,9 +43,9 @@ def report(runs: Path, output: Path) -> None:
 
 
 def newest(folder: Path) -> dict[str, dict[str, Any]]:
-    """Read the newest run of each bench in a folder."""
+    """Read the newest complete run of each bench in a folder."""
     runs = sorted((json.loads(path.read_text()) for path in folder.glob("*.json")), key=lambda run: run["date"])
-    return {run["bench"]: run for run in runs}
+    return {run["bench"]: run for run in runs if run.get("complete", True)}
 
 
 def page(template: str, runs: Mapping[str, Mapping[str, Any]]) -> str:
@@ -60,7 +60,7 @@ def page(template: str, runs: Mapping[str, Mapping[str, Any]]) -> str:
 def _filled(bench: str, part: str | None, runs: Mapping[str, Mapping[str, Any]]) -> str:
     run = runs.get(bench)
     if run is None:
-        raise click.ClickException(f"no run of {bench}: keep one with --json bench/runs/{bench}.json")
+        raise click.ClickException(f"no complete run of {bench}: keep one with --json bench/runs/{bench}.json")
     if part is None:
         return _surroundings(run)
     if part == "figures":

@@ -44,14 +44,17 @@ class Run:
     controls: list[float] = field(default_factory=list)
     rounds: int | None = None
     details: Any = None
+    complete: bool = False
+    """Whether all rows were run to the end; `bench report` takes no other run."""
 
     def add(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Print a table and keep it."""
         self.tables.append(Table(title, rows))
         click.echo(self.tables[-1].text() + "\n")
 
-    def close(self, path: Path | None) -> None:
+    def close(self, path: Path | None, *, complete: bool = True) -> None:
         """Print the figures and controls, and write everything if a path is given."""
+        self.complete = complete
         for name, value in self.figures.items():
             click.echo(f"{name}: {quantity(value)}")
         if self.controls:

@@ -102,7 +102,7 @@ def train_step(name: str, spec: ConvSpec, rounds: int) -> Race:
 
 
 def new_kernel(name: str, spec: ConvSpec, rounds: int) -> Race:
-    """Race plain calls with another kernel each against torch in either memory format, where it takes no minutes."""
+    """Race plain calls with another kernel each against torch in either memory format."""
     operands = make_operands(spec)
     x = operands.x if spec.dtype == spec.kernel_dtype else operands.x.to(operands.k.dtype)
     options: dict[str, Any] = {
@@ -116,9 +116,7 @@ def new_kernel(name: str, spec: ConvSpec, rounds: int) -> Race:
     def run(label: str, compute: Callable[..., torch.Tensor], given: torch.Tensor) -> Callable[[], list[torch.Tensor]]:
         return lambda: [compute(given, kernels[label].neg_(), **options)]
 
-    runners = {"convolith": run("convolith", cl.correlate, operands.x)}
-    if takes_torch_minutes(spec) is None:
-        runners["torch"] = run("torch", PLAIN[spec.axes], x)
+    runners = {"convolith": run("convolith", cl.correlate, operands.x), "torch": run("torch", PLAIN[spec.axes], x)}
     if spec.axes in CHANNELS_LAST:
         last = x.contiguous(memory_format=CHANNELS_LAST[spec.axes])
         runners["torch channels_last"] = run("torch channels_last", PLAIN[spec.axes], last)
@@ -172,13 +170,13 @@ def train(rows: str, rounds: int, threads: int, only: str | None, path: Path | N
     if threads:
         torch.set_num_threads(threads)
     calibrate()
-    run = Run("train", controls=[control(rounds)], rounds=rounds)
+    run = Run("train" + (f"_{only}" if only else ""), controls=[control(rounds)], rounds=rounds)
     kinds: dict[str, tuple[str, Callable[[str, ConvSpec, int], Race], dict[str, ConvSpec]]] = {
         "steps": ("Training steps: forward, backward, another kernel", train_step, STEPS),
         "calls": ("Plain calls with another kernel each", new_kernel, GRID),
     }
     for kind, (title, measure, specs) in kinds.items():
-        names = [name for name in specs if rows in name]
+        names = [name for name, spec in specs.items() if rows in name and takes_torch_minutes(spec) is None]
         if (only and kind != only) or not names:
             continue
         numbers = track(range(len(names)), kind, len(names), shown=True)
@@ -186,5 +184,5 @@ def train(rows: str, rounds: int, threads: int, only: str | None, path: Path | N
         run.add(title, rows_of(races))
         run.figures |= {f"{kind}, {label}": value for label, value in summary(races).items()}
     run.controls.append(control(rounds))
-    run.close(path)
+    run.close(path, complete=not rows)
     run.refuse_if_disturbed()

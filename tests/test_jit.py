@@ -240,3 +240,36 @@ def test_code_is_written_for_other_processors_too(target, recipe):
     assert {"avx512": "%zmm", "neon": ".4s"}[target] in text
     called = set(re.findall(r"^\s*(?:callq|bl|movabsq)[ \t]+\$?([A-Za-z_]\w*)", text, re.MULTILINE))
     assert called <= {"pack", "products1", "products2", "products3", "_GLOBAL_OFFSET_TABLE_"}
+
+
+def test_a_cache_directory_that_is_a_link_to_nothing_is_one_warning(fresh, monkeypatch, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    monkeypatch.setenv("CONVOLITH_CACHE_DIR", str(tmp_path / "link"))
+    with pytest.warns(RuntimeWarning, match="link cannot be made"):
+        run()
+
+
+def test_what_is_kept_belongs_to_the_user_alone(fresh):
+    before = os.umask(0)
+    try:
+        run()
+    finally:
+        os.umask(before)
+    kept = [path for path in fresh.iterdir() if path.suffix == ".o"]
+    assert kept
+    assert {path.stat().st_mode & 0o777 for path in kept} == {0o600}
+
+
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path):
+    path = tmp_path / "kernel.npz"
+    for mode in (0o644, 0o640):
+        with storage.replacing(path) as file:
+            file.write(b"one")
+        path.chmod(mode)
+        with storage.replacing(path) as file:
+            file.write(b"two")
+        assert path.stat().st_mode & 0o777 == mode
+    with pytest.raises(TypeError), storage.replacing(path) as file:
+        file.write("no bytes")
+    assert path.read_bytes() == b"two"
+    assert [each.name for each in tmp_path.iterdir()] == ["kernel.npz"]

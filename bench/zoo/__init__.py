@@ -42,14 +42,23 @@ def zoo(
     if bool(merged) != merge:
         raise click.UsageError("kept runs are given together with --merge, as in: zoo --merge a.json b.json")
     if merge:
-        rows = combined([json.loads(kept.read_text())["details"] for kept in merged])
+        rows = combined([_rows(kept) for kept in merged])
     else:
         chosen = [m for m in MODELS if not only or {m.package, m.title} & set(only)]
         unknown = set(only) - {name for m in chosen for name in (m.package, m.title)}
         if unknown:
             raise click.UsageError(f"no model or package {', '.join(sorted(unknown))}")
         rows = [run(chosen[at], limit, side) for at in track(range(len(chosen)), "models", len(chosen), shown=True)]
-    show(rows, path)
+    show(rows, path, complete=not (only or side))
+
+
+def _rows(kept: Path) -> list[dict[str, Any]]:
+    """Return the rows of a kept run, of this version or of one that called them otherwise."""
+    content = json.loads(kept.read_text())
+    rows: list[dict[str, Any]] | None = content.get("details") or content.get("rows")
+    if rows is None:
+        raise click.ClickException(f"{kept} holds a table but no rows; run the zoo again with --json")
+    return rows
 
 
 def run(model: Model, limit: float, side: int | None) -> dict[str, Any]:
@@ -93,7 +102,7 @@ def combined(runs: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def show(rows: Sequence[dict[str, Any]], path: Path | None = None) -> None:
+def show(rows: Sequence[dict[str, Any]], path: Path | None = None, *, complete: bool = False) -> None:
     """Print the table, every failure, and the figures that the run is judged by; keep them if a path is given."""
     known = [row for row in rows if row["stage"] != "missing"]
     run = Run("zoo", figures=summary(known), details=rows)
@@ -103,7 +112,7 @@ def show(rows: Sequence[dict[str, Any]], path: Path | None = None) -> None:
             click.echo(f"{row['package']}/{row['model']}: {reason}")
     for package, count in Counter(row["package"] for row in rows if row["stage"] == "missing").items():
         click.echo(f"missing: {package} is not installed here ({count} models)")
-    run.close(path)
+    run.close(path, complete=complete)
 
 
 def _cells(row: dict[str, Any]) -> dict[str, Any]:

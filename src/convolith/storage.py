@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from secrets import token_hex
 from typing import IO
 
 from filelock import FileLock
@@ -17,6 +17,8 @@ from convolith.errors import warn
 
 DIRECTORY = "CONVOLITH_CACHE_DIR"
 """Environment variable that names another cache directory; an empty value disables the cache."""
+LOCK_SECONDS = 10.0
+"""Seconds after which a writer no longer waits for another one."""
 
 
 def cache_directory() -> Path | None:
@@ -48,9 +50,8 @@ def usable(home: Path | None, *, create: bool = False) -> Path | None:
         return None
     try:
         if create:
-            home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = home.stat()
-    except FileExistsError:
+            with suppress(FileExistsError):  # a file, or a link to nothing
+                home.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = home.stat()
     except OSError as error:
         if create:
@@ -66,29 +67,30 @@ def usable(home: Path | None, *, create: bool = False) -> Path | None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file in the same folder, which replaces `path` at the end, or vanishes after an error."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+def replacing(path: Path, mode: int = 0o666) -> Iterator[IO[bytes]]:
+    """Open a temporary file in the same folder, which replaces `path` at the end, or vanishes after an error.
+
+    Args:
+        path: the file; one that exists keeps its permissions.
+        mode: permissions of a new file, before the user's umask.
+    """
+    part = path.with_name(f".{path.name}.{token_hex(6)}.part")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
-        os.chmod(name, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
-        os.replace(name, path)
+        if path.exists():
+            part.chmod(path.stat().st_mode & 0o777)
+        part.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def store(path: Path, content: bytes) -> None:
-    """Replace a file of the cache; warn if this fails."""
+    """Replace a file of the cache, which nobody else may write to; warn if this fails."""
     try:
-        with replacing(path) as file:
+        with replacing(path, 0o600) as file:
             file.write(content)
     except OSError as error:
         warn_once(f"files in {path.parent} cannot be written ({error.strerror}); nothing is kept")
@@ -97,10 +99,10 @@ def store(path: Path, content: bytes) -> None:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Lock out others that name the same file; where locks are impossible, the last writer wins."""
-    lock = FileLock(path)
+    lock = FileLock(path, timeout=LOCK_SECONDS)
     try:
         lock.acquire()
-    except OSError:
+    except (OSError, RuntimeError):  # a file system without locks, or a timeout
         yield
         return
     try:

@@ -24,7 +24,7 @@ _tracing_state: Callable[[], Any] = getattr(torch._C, "_get_tracing_state", lamb
 _functorch_is_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", bool)
 
 AUTOCAST_DEVICES = frozenset(
-    device for device in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(device)
+    device for device in ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "xla") if torch.amp.is_autocast_available(device)
 )
 """Devices that have autocast; `is_autocast_available` itself cannot be compiled before torch 2.11."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import islice
 from math import ceil, prod
 from time import perf_counter
@@ -12,19 +13,59 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from convolith.torch_private import leaves_of
+from convolith.torch_private import TorchDispatchMode, leaves_of
 
 Inputs = tuple[torch.Tensor, ...]
 
 
+_draws: ContextVar[bool] = ContextVar("draws", default=False)
+"""Whether the model that is folded draws random numbers; only then is torch's random state set, which threads share."""
+
+
+class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
+    """Mode that notes whether an operator draws random numbers."""
+
+    seen: bool = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call an operator, and note its tag."""
+        self.seen = self.seen or torch.Tag.nondeterministic_seeded in func.tags
+        return func(*args, **(kwargs or {}))
+
+
+def draws_random_numbers(model: nn.Module, inputs: Inputs) -> bool:
+    """Return whether a model draws random numbers for some inputs."""
+    mode = _Draws()  # type: ignore[no-untyped-call]  # as above
+    with unchanged(model), torch.no_grad(), mode:
+        outputs(model, inputs)
+    return mode.seen
+
+
 @contextmanager
-def same_random_numbers() -> Iterator[None]:
-    """Return a context after which torch's random numbers continue as if nothing had been drawn in it."""
-    before = torch.get_rng_state()
+def equal_draws(state: torch.Tensor) -> Iterator[None]:
+    """Return a context in which each call of a model draws the numbers that follow a random state, as before it."""
+    token = _draws.set(True)
+    torch.set_rng_state(state)
     try:
         yield
     finally:
-        if not torch.equal(before, torch.get_rng_state()):
+        torch.set_rng_state(state)
+        _draws.reset(token)
+
+
+def compares_draws() -> bool:
+    """Return whether the model that is folded draws random numbers."""
+    return _draws.get()
+
+
+@contextmanager
+def same_random_numbers() -> Iterator[None]:
+    """Return a context after which a model that draws random numbers draws those again that were drawn in it."""
+    before = torch.get_rng_state() if _draws.get() else None
+    try:
+        yield
+    finally:
+        if before is not None:
             torch.set_rng_state(before)
 
 

@@ -12,7 +12,15 @@ from torch.fx import GraphModule
 
 from convolith.errors import ConvolithError, renamed
 from convolith.folding.capture import HOOKS, NoGraph, bookkeeping
-from convolith.folding.example_inputs import Inputs, Reference, reference_of, same_random_numbers, taken, unchanged
+from convolith.folding.example_inputs import (
+    Inputs,
+    Reference,
+    draws_random_numbers,
+    equal_draws,
+    reference_of,
+    taken,
+    unchanged,
+)
 from convolith.folding.graph_copies import own_module
 from convolith.folding.quick_convolutions import QuickConvolutions
 from convolith.folding.report import FoldReport, Skipped
@@ -81,13 +89,19 @@ def fold(
     if everything is not None:
         renamed("everything=", "force=")
         force = everything
-    with same_random_numbers():
-        return _fold(model, example_input, {"measure": measure, "force": force})
-
-
-def _fold(model: torch.nn.Module, example: Any, options: dict[str, bool]) -> Folded:
+    options = {"measure": measure, "force": force}
+    state = torch.get_rng_state()
     with QuickConvolutions():
-        inputs, known = _checked(model, example)
+        inputs, known = _checked(model, example_input)
+    if torch.equal(state, torch.get_rng_state()) or not draws_random_numbers(model, inputs):
+        return _fold(model, inputs, known, options)
+    with equal_draws(state):
+        with unchanged(model), QuickConvolutions():
+            known = reference_of(model, inputs)
+        return _fold(model, inputs, known, options)
+
+
+def _fold(model: torch.nn.Module, inputs: Inputs, known: Reference, options: dict[str, bool]) -> Folded:
     if any(type(module).__module__.startswith("convolith.nn") for module in model.modules()):
         model = revert(own_module(model))  # the result has torch's own layers, which can be converted again
         with unchanged(model), QuickConvolutions():

@@ -10,6 +10,11 @@ from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
 
+def has_effects(node: Node) -> bool:
+    """Return whether a node does more than compute its result: it writes to memory, or draws random numbers."""
+    return bool(node.meta.get("writes") or node.meta.get("draws")) or node.is_impure()
+
+
 class GraphRunner:
     """Interpreter that executes a graph node by node.
 

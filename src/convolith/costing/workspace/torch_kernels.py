@@ -188,7 +188,7 @@ def uses_onednn(x: torch.Tensor, w: torch.Tensor, groups: int, *, strided_or_dil
     if x.dtype in (torch.bfloat16, torch.float16):
         supported = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
         return bool(getattr(torch.ops.mkldnn, supported[x.dtype])())
-    taps = strided_or_dilated or len(x) >= 16 or max(w.shape[2:]) > 1 or torch.get_num_threads() > 1
+    taps = strided_or_dilated or len(x) >= 16 or max(w.shape[2:][-2:]) > 1 or torch.get_num_threads() > 1
     return x.dtype == torch.float32 and taps and exceeds_native(x.shape, w.shape[2:], groups)
 
 

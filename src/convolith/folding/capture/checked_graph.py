@@ -26,7 +26,7 @@ from convolith.folding.capture.model_copies import (
 from convolith.folding.capture.recorder import NotRecorded, Opaque, Record, Recorder, SizeCondition, WrittenElsewhere
 from convolith.folding.capture.size_numbers import Size, SizeRatio
 from convolith.folding.example_inputs import Inputs, Reference, outputs, reference_of, result_of, unchanged, variations
-from convolith.folding.graph_runner import GraphRunner
+from convolith.folding.graph_runner import GraphRunner, has_effects
 from convolith.torch_private import GRAPH_ASSERT
 
 MOST_ATTEMPTS = 24
@@ -276,7 +276,7 @@ def _checked(references: _References, record: Record, kept: dict[str, str]) -> C
                 module.graph.erase_node(node)
             else:
                 _check(module.graph, node, guards[node.name])
-    module.graph.eliminate_dead_code(lambda n: bool(n.meta.get("writes")) or n.is_impure())
+    module.graph.eliminate_dead_code(has_effects)
     module.recompile()
     tried = [inputs for inputs, _ in compared]
     return Captured(module, kept, tried, [run.shapes for run in runs[:NOTED]], runs[0].calls)

@@ -109,6 +109,7 @@ class Recorder(TorchFunctionMode):
         self._sizes: dict[tuple[Node, int], Node] = {}
         self._state = {id(t): name for name, t in [*model.named_buffers(), *model.named_parameters()]}
         self._writers: set[str] = set()
+        self._drew = False
 
     # Interface.
 
@@ -228,6 +229,7 @@ class Recorder(TorchFunctionMode):
         random = torch.get_rng_state()
         with self._pause():
             result = func(*without_history(args), **without_history(kwargs))
+        self._drew = not torch.equal(random, torch.get_rng_state())
         written = [t for t, version in zip(given, versions, strict=True) if version_of(t) != version]
         if written:
             return self._wrote(func, name, own_args, own_kwargs, given, written, result)
@@ -236,8 +238,6 @@ class Recorder(TorchFunctionMode):
         if isinstance(result, torch.Tensor) and name in torch_functions.CASTS and result is args[0]:
             return result
         node = self._node_of(func, name, own_args, own_kwargs)
-        if not torch.equal(random, torch.get_rng_state()):
-            node.meta["constant"] = False
         if isinstance(result, torch.Tensor) and result.dtype == self._first_dtype and result.is_floating_point():
             if not given and node.meta["constant"]:
                 node = self._constant(result)
@@ -475,7 +475,8 @@ class Recorder(TorchFunctionMode):
         node = self.graph.create_node(kind, target, tuple(args), dict(kwargs))
         node.meta["module"] = self._module()
         node.meta["line"] = line_of_caller()
-        node.meta["constant"] = all(n.meta["constant"] for n in node.all_input_nodes) and kind != "call_module"
+        constant = all(n.meta["constant"] for n in node.all_input_nodes) and kind != "call_module"
+        node.meta |= {"constant": constant and not self._drew, "draws": self._drew}
         return node
 
     def _module(self) -> str:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from convolith.folding.graph_copies import put
+from convolith.folding.graph_runner import has_effects
 from convolith.folding.rewrite.modules import PLAIN, TRANSPOSED, unfilled
 from convolith.folding.search.lowering import Operator, aten, module_path, operator_of
 from convolith.folding.search.operators_as_convolutions import CONVOLVE, Values
@@ -42,7 +43,7 @@ def name_layers(working: GraphModule, values: Values) -> None:
         made_for[call] = _name(node, tensors)
         node.replace_all_uses_with(call)
         graph.erase_node(node)
-    graph.eliminate_dead_code(lambda n: bool(n.meta.get("writes")) or n.is_impure())
+    graph.eliminate_dead_code(has_effects)
     used = {str(n.target) for n in graph.nodes if n.op in ("call_module", "get_attr") and n not in made_for}
     for call, base in made_for.items():
         name, number = base, 1

@@ -16,6 +16,7 @@ from convolith.conv import Conv
 from convolith.folding.capture import Captured
 from convolith.folding.example_inputs import Inputs
 from convolith.folding.graph_copies import own_copy, put, with_own_graph
+from convolith.folding.graph_runner import has_effects
 from convolith.folding.report import FoldReport, Rewrite, Skipped, ranges
 from convolith.folding.rewrite.layers import name_layers
 from convolith.folding.rewrite.measurement import Times, measured
@@ -80,7 +81,7 @@ def rewrite(captured: Captured, inputs: Inputs, *, measure: bool, force: bool) -
     )
     for way, name, proof in reversed(list(zip(taken, names, proofs, strict=True))):
         _replace(working, way, name, proof.after)
-    working.graph.eliminate_dead_code(lambda n: bool(n.meta.get("writes")) or n.is_impure())
+    working.graph.eliminate_dead_code(has_effects)
     working.delete_all_unused_submodules()
     for node in working.graph.nodes:
         if node.op == "call_module" and str(node.target).startswith(REPLACED):

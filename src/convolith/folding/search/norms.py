@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
+from convolith.folding.graph_runner import has_effects
 from convolith.folding.report import Skipped
 from convolith.folding.search.candidates import Candidate, readers, target_of
 from convolith.folding.search.lowering import aten, called_module, is_split, module_path, operator_of
@@ -76,7 +77,7 @@ def spread_norms(working: GraphModule, values: Values) -> None:
         shifts = torch.zeros_like(factors) if shifts is None else shifts
         if not _over_branches(working, values, node, factors, shifts):
             _over_parts(working, values, node, factors, shifts)
-    working.graph.eliminate_dead_code(lambda n: bool(n.meta.get("writes")) or n.is_impure())
+    working.graph.eliminate_dead_code(has_effects)
 
 
 def _over_branches(working: GraphModule, values: Values, norm: Node, factors: Tensor, shifts: Tensor) -> bool:
