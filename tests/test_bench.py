@@ -105,6 +105,12 @@ def test_what_the_grid_does_not_show(monkeypatch):
     assert "in the next process" in result.output
 
 
+def test_the_page_of_measurements_is_what_the_kept_runs_say():
+    page = bench_report.page(bench_report.TEMPLATE.read_text(), bench_report.newest(bench_report.RUNS))
+    assert page == bench_report.PAGE.read_text()
+    assert "{{" not in page
+
+
 def test_the_newest_run_of_each_bench_counts(tmp_path):
     for name, date, value in (("a", "2026-01-02", 2.0), ("b", "2026-01-01", 1.0)):
         run = {"bench": "grid", "date": date, "tables": [{"title": "Rows", "rows": [{"row": "x", "ms": value}]}]}
@@ -113,7 +119,7 @@ def test_the_newest_run_of_each_bench_counts(tmp_path):
     assert bench_report.page("{{ grid: Rows }}", runs).endswith("| row | ms |\n| --- | ---: |\n| x | 2 |")
     with pytest.raises(ClickException, match="has no table 'Other'"):
         bench_report.page("{{ grid: Other }}", runs)
-    with pytest.raises(ClickException, match="no run of fold"):
+    with pytest.raises(ClickException, match="no complete run of fold"):
         bench_report.page("{{ fold }}", runs)
 
 
