@@ -75,8 +75,10 @@ def _surroundings(run: Mapping[str, Any]) -> str:
     """Say when, on what machine and with which versions a run was made, and its controls."""
     machine, versions = run["machine"], run["versions"]
     named = ", ".join(f"{name} {number}" for name, number in versions.items() if name != "convolith")
+    vectors = f" ({machine['vectors']})" if machine["vectors"] else ""
     parts = [
-        f"{run['date'][:10]}, {machine['processor']} ({machine['vectors']}), {machine['threads']} threads; {named}",
+        f"{run['date'][:10]}, {machine['processor']}{vectors}, {machine['threads']} threads",
+        named or "versions not recorded",
         f"medians of {run['rounds']} blocks" if run["rounds"] else "",
         f"control {', '.join(f'{ratio:.2f}' for ratio in run['controls'])}" if run["controls"] else "",
     ]
