@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Mapping
+from math import inf
 from statistics import median
 
 PAUSE = 0.05
@@ -17,10 +18,12 @@ BLOCK, CHUNK = 0.02, 0.001
 """Seconds that a timed block lasts at least, and those of the repeated calls between two looks at the clock: the median
 of them counts, since a system may run both threads on one core for a while and let one call take a thousand times as
 long."""
-BEATEN = 5.0
-"""Runners that take this many times the fastest are timed in two blocks only: they decide nothing."""
+BEATEN, LOOKS = 5.0, 2
+"""Runners that take this many times the fastest are timed in so many blocks only: they decide nothing."""
 SLOW = 0.5
 """Seconds of a call after which a beaten runner is not called again."""
+FIRST = 5
+"""Calls of each runner whose least time is taken first: a single one may have met both threads on one core."""
 CONTROL_TOLERANCE = 0.05
 """How far the two names of one function may come out apart."""
 
@@ -37,8 +40,12 @@ def race(runners: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, 
         for name, seconds in first.items():
             if seconds > max(SLOW, BEATEN * best):
                 times[name].append(seconds)
+        called = [name for name in runners if not times[name]]
         for turn in range(rounds):
-            names = [n for n in runners if first[n] <= BEATEN * best or (turn < 2 and first[n] <= SLOW)]
+            if turn == LOOKS:
+                least = {name: min(times[name]) for name in called}
+                called = [name for name in called if least[name] <= BEATEN * min(least.values())]
+            names = called
             start = turn % len(names) if names else 0
             for name in names[start:] + names[:start]:
                 times[name].append(_block(runners[name], repeats[name]))
@@ -48,15 +55,17 @@ def race(runners: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, 
 
 
 def _once(run: Callable[[], object]) -> float:
-    """Seconds of a call, to know how many fill a block: the second one, unless the first took long already."""
-    seconds = 0.0
-    for _ in range(2):
+    """Seconds of a call, to know how many fill a block: the least of a few, unless they take long."""
+    least = inf
+    begin = time.perf_counter()
+    for _ in range(FIRST):
         start = time.perf_counter()
         run()
-        seconds = time.perf_counter() - start
-        if seconds > SLOW:
+        end = time.perf_counter()
+        least = min(least, end - start)
+        if end - begin > 2 * SLOW:
             break
-    return seconds
+    return least
 
 
 def _block(run: Callable[[], object], repeats: int) -> float:

@@ -27,6 +27,8 @@ NODE_SECONDS = 4e-5
 """Overhead of our node in autograd's graph over torch's: Python in the forward and backward pass."""
 CLEARLY = 0.85
 """Fraction of torch's estimated time below which an engine is chosen: estimates err, and torch's pass is no loss."""
+WHOLE_STEP = 0.8
+"""The same for forward and backward pass together, where many small steps of Python are not in the estimates."""
 
 
 class KernelGradient(NamedTuple):
@@ -76,7 +78,7 @@ def pays(forward: Plan, wanted: tuple[bool, bool], *, last: bool = False) -> boo
         item = ITEMSIZE[spec.dtype]
         copied = (2 + 2 * sum(wanted)) * item * (prod(spec.input_shape) + prod(spec.output_shape))
         ours += machine.limits().moving_seconds(copied)
-    return ours <= CLEARLY * (usual + chosen.torch_seconds)
+    return ours <= WHOLE_STEP * (usual + chosen.torch_seconds)
 
 
 @lru_cache(maxsize=4096)
