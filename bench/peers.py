@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -12,6 +13,7 @@ import torch
 from torch.nn import functional
 
 from convolith import ConvSpec
+from convolith.engines.aten import unfolded
 
 Runner = Callable[[], Any]
 PATIENCE, TORCH_PATIENCE = 2e9, 5e9
@@ -184,13 +186,19 @@ def _within(spec: ConvSpec, products: float) -> str | None:
     return "would take minutes" if float(np.prod(spec.output_shape)) * spec.products_per_output > products else None
 
 
-def takes_torch_minutes(spec: ConvSpec) -> str | None:
-    """Whether torch's plain loops for one channel, which do about 4e8 products a second, are done before the day is."""
+def beyond_torch(spec: ConvSpec) -> str | None:
+    """Return why torch is not timed, or None.
+
+    Its plain loops for one channel do about 4e8 products a second; in float64 it copies the window of every output.
+    """
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if unfolded(spec)[1] > memory / 2:
+        return f"torch would allocate {unfolded(spec)[1] / 1e9:.0f} GB"
     return _within(spec, TORCH_PATIENCE) if spec.in_channels == spec.groups else None
 
 
 def _torch_contiguous(spec: ConvSpec) -> str | None:
-    return _float_operands(spec) or takes_torch_minutes(spec)
+    return _float_operands(spec) or beyond_torch(spec)
 
 
 def _float_operands(spec: ConvSpec) -> str | None:

@@ -14,7 +14,7 @@ import torch
 
 import convolith as cl
 from bench.grid import make_operands
-from bench.peers import takes_torch_minutes
+from bench.peers import beyond_torch
 from bench.rows import GRID, depthwise, image, layer
 from bench.runs import Run, json_option
 from bench.timing import race
@@ -190,7 +190,7 @@ def train(rows: str, rounds: int, threads: int, only: str | None, path: Path | N
         "calls": ("Plain calls with another kernel each", new_kernel, GRID),
     }
     for kind, (title, measure, specs) in kinds.items():
-        names = [name for name, spec in specs.items() if rows in name and takes_torch_minutes(spec) is None]
+        names = [name for name, spec in specs.items() if rows in name and beyond_torch(spec) is None]
         if (only and kind != only) or not names:
             continue
         numbers = track(range(len(names)), kind, len(names), shown=True)
