@@ -51,7 +51,10 @@ def test_the_prediction_is_what_a_step_takes(name, onednn, monkeypatch):
 @pytest.mark.skipif(CAPABILITY not in FLOAT32_LANES, reason="the blocks of other vectors are others")
 @pytest.mark.parametrize("name", CONVERTED)
 def test_the_prediction_knows_convoliths_own_engines(name):
-    """Scratch, transformed kernels and copies that are kept: more than torch's own kernels hold."""
+    """Scratch, transformed kernels and copies that are kept: more than torch's own kernels hold.
+
+    Steps of single taps may go to torch's operator.
+    """
     make, shape = CONVERTED[name]
     if CAPABILITY == "AVX2" and name == "large kernels":
         pytest.skip(SHARED_IMAGES)
@@ -59,7 +62,7 @@ def test_the_prediction_knows_convoliths_own_engines(name):
     theirs = cost(make().train(), input_shape=shape, backward=False, optimizer="sgd").peak
     found = cost(convert(make().train()), input_shape=shape, backward=False, optimizer="sgd", verify=True).peak
     assert found.bytes == pytest.approx(found.measured, rel=0.05)
-    assert found.bytes > theirs.bytes
+    assert found.bytes > theirs.bytes or (name == "single taps" and found.bytes == theirs.bytes)
 
 
 def loss_of(name):
