@@ -13,7 +13,8 @@ def source(position: int, axis: int, spec: ConvSpec) -> int | None:
     before, n = spec.padding[axis][0], spec.size[axis]
     if spec.padding_mode == "zeros":
         return position - before if 0 <= position - before < n else None
-    return int(padding_sources(n, spec.padding[axis], spec.padding_mode)[position])
+    repeated = int(padding_sources(n, spec.padding[axis], spec.padding_mode)[position])
+    return None if repeated < 0 else repeated
 
 
 def products(spec: ConvSpec):

@@ -48,6 +48,8 @@ STEPS: dict[str, ConvSpec] = {
 }
 """Layers of training: dense, strided, depthwise and 1x1 ones, from 8x8 to 224x224."""
 CONTROL_STEP = "64 -> 64, 3x3, 56"
+CHANGE = -(1 + 2.0**-20)
+"""Factor by which a kernel changes between calls: no earlier one comes back."""
 AGAIN = "torch again"
 """Second name of torch's step within each row."""
 AGREEMENT = 1e-3
@@ -79,7 +81,7 @@ def step_of(module: torch.nn.Conv2d, x: torch.Tensor, grad: torch.Tensor) -> Cal
         y = module(x)
         y.backward(grad)
         with torch.no_grad():
-            module.weight.neg_()
+            module.weight.mul_(CHANGE)
         return [y.detach(), x.grad, module.weight.grad]  # type: ignore[list-item]  # there after backward
 
     return step
@@ -125,7 +127,7 @@ def new_kernel(name: str, spec: ConvSpec, rounds: int) -> Race:
     kernels = {label: operands.k.clone() for label in ("convolith", "torch", "torch channels_last")}
 
     def run(label: str, compute: Callable[..., torch.Tensor], given: torch.Tensor) -> Callable[[], list[torch.Tensor]]:
-        return lambda: [compute(given, kernels[label].neg_(), **options)]
+        return lambda: [compute(given, kernels[label].mul_(CHANGE), **options)]
 
     runners = {"convolith": run("convolith", cl.correlate, operands.x), "torch": run("torch", aten.PLAIN[spec.axes], x)}
     if spec.axes in aten.CHANNELS_LAST:

@@ -8,7 +8,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from convolith import Conv, ConvolithError, ConvSpec
-from convolith.geometry import PADDING_MODES, PADDING_NAMES
+from convolith.geometry import CONV_MODES, PADDING_NAMES, TORCH_MODES
 
 FLOATS = ("float32", "float64")
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
@@ -31,7 +31,7 @@ def options(draw, axes: int, transposed: bool = False) -> dict:
         "padding": draw(st.one_of(pairs, st.integers(0, 2), st.sampled_from(names))),
     }
     if not transposed:
-        chosen["padding_mode"] = draw(st.sampled_from(("zeros", "zeros", *PADDING_MODES)))
+        chosen["padding_mode"] = draw(st.sampled_from(("zeros", "zeros", *CONV_MODES)))
     return chosen
 
 
@@ -111,7 +111,7 @@ def random_array(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -
 
 
 @st.composite
-def convs(draw, in_channels: int, out_channels: int, axes: int, modes=PADDING_MODES) -> Conv:
+def convs(draw, in_channels: int, out_channels: int, axes: int, modes=CONV_MODES) -> Conv:
     """Convolutions with random weights, some of them symmetric, over all plain options."""
     groups = draw(st.sampled_from([g for g in (1, 2, 4) if in_channels % g == 0 and out_channels % g == 0]))
     kernel_size = draw(st.tuples(*[st.integers(1, 3)] * axes))
@@ -134,13 +134,13 @@ def convs(draw, in_channels: int, out_channels: int, axes: int, modes=PADDING_MO
 
 @st.composite
 def convs_of_all_axes(draw) -> Conv:
-    """Convolutions on one to three axes, of few channels."""
+    """Convolutions on one to three axes, of few channels, padded as torch's layers pad."""
     ends = st.sampled_from((1, 2, 4))
-    return draw(convs(draw(ends), draw(ends), draw(st.integers(1, 3))))
+    return draw(convs(draw(ends), draw(ends), draw(st.integers(1, 3)), TORCH_MODES))
 
 
 @st.composite
-def pairs_of_convs(draw, modes=PADDING_MODES) -> tuple[Conv, Conv]:
+def pairs_of_convs(draw, modes=CONV_MODES) -> tuple[Conv, Conv]:
     """Two convolutions, the second of which takes what the first gives."""
     axes, hidden = draw(st.integers(1, 2)), draw(st.sampled_from((1, 2, 4)))
     first = draw(convs(draw(st.sampled_from((1, 2, 4))), hidden, axes, modes))
@@ -196,7 +196,7 @@ def branches(draw) -> list[Conv]:
     axes, ends = draw(st.integers(1, 2)), draw(st.tuples(*[st.sampled_from((2, 4))] * 2))
     stride = draw(st.tuples(*[st.integers(1, 3)] * axes))
     grown = draw(st.tuples(*[st.integers(-3, 2)] * axes))
-    mode = draw(st.sampled_from(PADDING_MODES))
+    mode = draw(st.sampled_from(CONV_MODES))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     found = []
     for _ in range(draw(st.integers(1, 4))):

@@ -149,7 +149,7 @@ def test_weights_keep_their_gradients():
             "more than its kernel reaches",
         ),
         (Conv(np.ones((1, 1, 1)), np.ones(1)), Conv(np.ones((1, 1, 3)), transposed=True), "spreads unevenly"),
-        (np.ones((1, 1, 3)), Conv(np.ones((1, 1, 3))), "first is a ndarray; expected a Conv"),
+        ("blur", Conv(np.ones((1, 1, 3))), "first is a str; expected a Conv, or its weights"),
         (Conv(np.ones((1, 1, 3))), Conv(np.ones((1, 1, 3), np.float32)), "two different float dtypes"),
         (Conv(np.ones((1, 1, 3))), Conv(torch.ones(1, 1, 3)), "first is a NumPy array but second is a torch tensor"),
     ],

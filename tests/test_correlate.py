@@ -15,7 +15,7 @@ import convolith as cl
 from convolith import Conv, ConvolithError, ConvSpec
 from convolith.dtypes import FLOATS, ITEMSIZE, result_dtype
 from convolith.geometry import PADDING_MODES
-from convolith.planner import plan
+from convolith.planner import plan, prepared_kernels
 from tests.strategies import INTEGERS, arrays_for, random_array, specs
 
 PLAIN = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
@@ -36,6 +36,8 @@ def by_torch(spec: ConvSpec, x, kernel, bias):
 
 def torch_can_pad(spec: ConvSpec) -> bool:
     """Torch's reflection reaches no further than the input is long, and its wrapping neither."""
+    if spec.padding_mode == "symmetric":
+        return False
     spare = {"reflect": 1, "circular": 0}.get(spec.padding_mode)
     return spare is None or all(max(pair) <= n - spare for pair, n in zip(spec.padding, spec.size))
 
@@ -71,9 +73,11 @@ def test_numpy_and_torch_agree_in_every_pair_of_dtypes(spec, kernel_dtype):
         with pytest.raises(ConvolithError, match="two different float dtypes"):
             by_correlate(spec, x, kernel, None)
         return
+    prepared_kernels.forget()
     y = by_correlate(spec, x, kernel, None)
     assert str(y.dtype) == f"torch.{result_dtype(spec.dtype, kernel_dtype)}"
     if "bfloat16" not in (spec.dtype, kernel_dtype):  # NumPy has none
+        prepared_kernels.forget()  # a kernel that is seen again may be prepared for another engine
         from_numpy = by_correlate(spec, x.numpy(), kernel.numpy(), None)
         assert isinstance(from_numpy, np.ndarray)
         np.testing.assert_array_equal(from_numpy, y.numpy())
@@ -222,7 +226,7 @@ def test_conjugate_views_are_resolved():
 @pytest.mark.parametrize("padding_mode", PADDING_MODES)
 def test_padding_goes_on_repeating_beyond_the_input(padding_mode):
     x = np.arange(1.0, 4.0)[None]
-    mode = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}[padding_mode]
+    mode = {"zeros": "constant", "replicate": "edge", "circular": "wrap"}.get(padding_mode, padding_mode)
     for engine in ("aten", "reference"):
         y = cl.correlate(x, np.ones((1, 1, 1)), padding=((7, 9),), padding_mode=padding_mode, engine=engine)
         np.testing.assert_array_equal(y[0], np.pad(x[0], (7, 9), mode=mode))

@@ -55,7 +55,11 @@ CORRELATE = {
         r"a pair for the one axis is written \(\(1, 2\),\)",
     ),
     "padding of strings": ((x, k), {"padding": ("a", "b")}, "expected a whole number, one per axis"),
-    "padding mode": ((x, k), {"padding_mode": "mirror"}, "padding_mode is 'mirror'; expected one of zeros, reflect"),
+    "padding mode": (
+        (x, k),
+        {"padding_mode": "mirror"},
+        "padding_mode is 'mirror', a word of another library; pass 'reflect'",
+    ),
     "two float dtypes": (
         (x, k.astype(np.float32)),
         {},
@@ -64,8 +68,18 @@ CORRELATE = {
     "float and complex": ((x, k.astype(complex)), {}, "two different float dtypes"),
     "kinds": ((x, w), {}, "x is a NumPy array but k is a torch tensor; pass both of one kind"),
     "devices": ((t, w.to("meta")), {}, "x is on cpu but k is on meta; move one of them"),
-    "masked array": ((np.ma.masked_array(x), k), {}, r"x is a masked array.*pass x.filled\(value\)"),
-    "a list": (([[1, 2]], k), {}, r"x is a list; expected a NumPy array or a torch tensor; pass numpy.asarray\(x\)"),
+    "masked array": (
+        (np.ma.masked_array(x), k),
+        {},
+        "x is a masked array; say what its masked elements do: nan='omit'",
+    ),
+    "a string": (
+        ("photo.png", k),
+        {},
+        r"x is a str; expected a NumPy array or a torch tensor; pass numpy.asarray\(x\)",
+    ),
+    "rows of different lengths": (([[1, 2], [3]], k), {}, "x is .*; expected rows of equal length"),
+    "a list of strings": (([["a"]], k), {}, "x is .*; expected nested lists of numbers"),
     "booleans": ((x > 0, k), {}, "x has dtype bool; expected one of .*; convert it, for example to uint8"),
     "strings": ((np.array(["a"]), k), {}, "x has dtype str"),
     "empty channels": (
@@ -197,3 +211,17 @@ def test_places_for_a_result_that_are_refused(name):
     call, message = OUT[name]
     with pytest.raises(ConvolithError, match=message):
         call()
+
+
+def test_lists_are_taken_wherever_arrays_are():
+    x, k = [[1, 2, 3, 4]], [[[1, 10]]]
+    assert cl.correlate(x, k).tolist() == [[21, 32, 43]]
+    assert cl.correlate(np.float32(x), k, [0.5]).dtype == np.float32
+    tensor = cl.correlate(torch.tensor(x, dtype=torch.float32), k, [1])
+    assert tensor.tolist() == [[22, 33, 44]]
+    assert cl.convolve(x, k, dtype="float32").tolist() == [[12, 23, 34]]
+    edge = cl.Conv([[-1, 0, 1]], padding="same")
+    assert edge.weight.shape == (1, 1, 1, 3)
+    assert edge([[[1, 2, 4]]]).tolist() == [[[2, 3, -2]]]
+    assert cl.compose(cl.Conv([[1, 2, 1]]), cl.Conv([[1], [2], [1]])).conv.kernel_size == (3, 3)
+    assert cl.filter_image([[0, 1, 0]], [[1, 2, 3]]).tolist() == [[3, 2, 1]]

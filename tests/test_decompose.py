@@ -355,7 +355,7 @@ def test_the_table_of_methods():
 @pytest.mark.parametrize(
     ("conv", "options", "message"),
     [
-        (np.ones((1, 1, 3)), {}, "conv is a ndarray; expected a Conv; pass Conv.from_module"),
+        ("blur", {}, "conv is a str; expected a Conv, or its weights; pass Conv.from_module"),
         (Conv(np.ones((1, 1, 3))), {"tolerance": -0.1}, "tolerance is -0.1; expected a number of at least 0"),
         (Conv(np.ones((1, 1, 3))), {"tolerance": float("nan")}, "tolerance is nan"),
         (Conv(np.ones((1, 1, 3))), {"tolerance": float("inf")}, "tolerance is inf"),

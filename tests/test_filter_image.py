@@ -57,13 +57,59 @@ def test_options_reach_through():
         np.testing.assert_allclose(cl.filter_image(image, kernel, **options), expected, atol=1e-12)
 
 
+def test_stacks_signals_and_volumes():
+    rng = np.random.default_rng(1)
+    stack, kernel, line = rng.normal(size=(5, 12, 10)), rng.normal(size=(3, 3)), rng.normal(size=5)
+    each = np.stack([cl.filter_image(picture, kernel) for picture in stack])
+    np.testing.assert_allclose(cl.filter_image(stack, kernel, axes=(1, 2)), each, atol=1e-12)
+    np.testing.assert_allclose(cl.filter_image(stack, kernel, channel_axis=0), each, atol=1e-12)
+    turned = cl.filter_image(stack.transpose(1, 2, 0), kernel, channel_axis=-1)
+    np.testing.assert_allclose(turned, each.transpose(1, 2, 0), atol=1e-12)
+    np.testing.assert_allclose(
+        cl.filter_image(stack, kernel.T, axes=(2, 1)), cl.filter_image(stack, kernel, axes=(1, 2)), atol=1e-12
+    )
+    signal = cl.filter_image(stack, line, axes=1)
+    for place in np.ndindex(5, 10):
+        one = cl.filter_image(stack[place[0], :, place[1]], line)
+        np.testing.assert_allclose(signal[place[0], :, place[1]], one, atol=1e-12)
+    volume = rng.normal(size=(3, 3, 3))
+    whole = cl.correlate(stack[None], volume[None, None], padding="same")[0]
+    np.testing.assert_allclose(cl.filter_image(stack, volume), whole, atol=1e-12)
+    movie = cl.filter_image(np.stack([stack, 2 * stack]), volume, axes=(1, 2, 3))
+    np.testing.assert_allclose(movie, np.stack([whole, 2 * whole]), atol=1e-12)
+
+
+def test_axes_that_can_be_read_in_two_ways_are_refused():
+    stack, kernel = np.ones((20, 64, 80)), np.ones((3, 3))
+    both = r"20 pictures of 64x80 \(pass axes=\(1, 2\)\) or one of 20x64 with 80 channels \(pass channel_axis=-1\)"
+    for options, message in [
+        ({}, both),
+        ({"axes": (0, 1), "channel_axis": 2}, r"axes is \(0, 1\) and channel_axis is 2; give one of them"),
+        ({"axes": 1}, "axes is 1 but kernel has 2; expected one for each axis of the kernel"),
+        ({"axes": (1, 1)}, r"axes is \(1, 1\); expected different axes of an image with 3 axes: -3 to 2"),
+        ({"axes": (1, 3)}, r"axes is \(1, 3\); expected different axes"),
+        ({"axes": "ab"}, "axes is .*expected a whole number"),
+        ({"channel_axis": 5}, "channel_axis is 5; expected different axes"),
+    ]:
+        with pytest.raises(ConvolithError, match=message):
+            cl.filter_image(stack, kernel, **options)
+
+
 def test_images_and_kernels_that_are_refused():
     for image, kernel, message in [
-        ([[1, 2]], [[1]], "image is a list"),
-        (np.ones((2, 2, 2, 2)), [[1]], r"image has shape \(2, 2, 2, 2\); expected \(H, W\) or \(H, W, channels\)"),
-        (np.ones((4, 4)), [1, 2], r"kernel has shape \(2,\); expected \(height, width\)"),
+        ("photo.png", [[1]], "image is a str; expected a NumPy array"),
+        (np.ones((2, 2, 2, 2)), [[1]], r"image has shape \(2, 2, 2, 2\) and kernel 2 axes; pass the axes of image"),
+        (
+            np.ones((4, 4)),
+            [1, 2],
+            "pass the axis of image that the kernel runs along, such as axes=(-1,)".replace("(", r"\(").replace(
+                ")", r"\)"
+            ),
+        ),
+        (np.ones(4), [[1]], "expected an image with as many, or more"),
+        (np.ones((4, 4)), 3.0, r"kernel has shape \(\); expected 1 to 3 axes"),
         (np.ones((4, 4), complex), [[1]], "image or kernel is complex"),
-        (np.ma.masked_array(np.ones((4, 4))), [[1]], "image is a masked array"),
+        (np.ma.masked_array(np.ones((4, 4))), [[1]], "image is a masked array; say what"),
     ]:
         with pytest.raises(ConvolithError, match=message):
             cl.filter_image(image, kernel)

@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import convolith as cl
-from convolith import Conv, ConvolithError, compose, correlate, fit
+from convolith import Conv, ConvolithError, compose, convolve, correlate, fit
 from tests.strategies import options
 
 
@@ -373,3 +373,24 @@ def test_pixels_of_x_that_no_counted_pixel_reads_may_be_anything(geometry):
     message = r"x has 2 non-finite values, the first at \(0, 0, 0, 0\).* the pixels of y that have them in their windows, 1 more"
     with pytest.raises(ConvolithError, match=message):
         cl.fit(image, made, kernel_size=3, mask=one_less, **geometry)
+
+
+def test_the_kernel_of_a_convolution():
+    rng = np.random.default_rng(21)
+    room, dry = rng.normal(size=7) * 0.5 ** np.arange(7), rng.normal(size=(1, 500))
+    wet = np.convolve(dry[0], room)[None, : dry.shape[1]]
+    found = fit(dry, wet, kernel_size=(7,), padding=((6, 0),))
+    np.testing.assert_allclose(found.impulse_response[0, 0], room, atol=1e-12)
+    np.testing.assert_allclose(found.kernel[0, 0], room[::-1], atol=1e-12)
+    turned = fit(dry, wet + 0.01 * rng.normal(size=wet.shape), kernel_size=(7,), padding=((6, 0),), flip=True)
+    np.testing.assert_allclose(turned.kernel[0, 0], room, atol=0.01)
+    np.testing.assert_array_equal(turned.psf, turned.kernel)
+    np.testing.assert_allclose(correlate(dry, turned.conv), wet, atol=0.1)
+    tensors = fit(torch.from_numpy(dry), torch.from_numpy(wet), kernel_size=(7,), padding=((6, 0),))
+    np.testing.assert_allclose(tensors.psf.numpy(), found.psf, atol=1e-12)
+    image = rng.normal(size=(1, 24, 25))
+    kernel = rng.normal(size=(1, 1, 3, 5))
+    noisy = convolve(image, kernel) + 0.1 * rng.normal(size=(1, 22, 21))
+    one, other = (fit(image, noisy, kernel_size=(3, 5), flip=flip) for flip in (False, True))
+    np.testing.assert_array_equal(one.psf, other.kernel)
+    np.testing.assert_array_equal(np.flip(one.stderr, (2, 3)), other.stderr)

@@ -41,4 +41,29 @@ def test_the_longest_unused_kernel_goes_first(monkeypatch):
     for k in others:
         for used in (often, often, k):
             cl.correlate(x, used)
-    assert often.data_ptr() in {key[1] for key in prepared_kernels._kept}
+    assert often.numpy().tobytes() in {key[1] for key in prepared_kernels._kept}
+
+
+def test_kernels_at_a_new_address_in_every_call_are_found():
+    """Lists, flipped kernels and kernels in another dtype are copied anew."""
+    prepared_kernels.forget()
+    signal, taps = np.random.default_rng(0).normal(size=(1, 4000)), np.random.default_rng(1).normal(size=(1, 1, 500))
+    image, kernel = np.ones((64, 64), np.float32), np.random.default_rng(2).normal(size=(31, 31))
+    copies = []
+    for _ in range(4):
+        cl.convolve(signal, taps, padding="same", engine="fft")
+        cl.filter_image(image, kernel.tolist(), engine="fft")
+        copies.append(taps.copy())  # keeps memory, so that the next copy lies elsewhere
+    kept = [entry for entry in prepared_kernels._kept.values() if isinstance(entry, prepared_kernels.PreparedKernel)]
+    assert len(kept) == 2
+
+
+def test_kernels_that_differ_only_where_none_looks():
+    """Both are looked up under the same bytes; each result is that of its own kernel."""
+    x, a = torch.randn(1, 1, 80, 80), torch.zeros(1, 1, 33, 33)
+    b = a.clone()
+    a[0, 0, 5, 7], b[0, 0, 9, 3] = 1, 2
+    for _ in range(3):
+        for k in (a, b):
+            expected = torch.nn.functional.conv2d(x, k)
+            torch.testing.assert_close(cl.correlate(x, k, engine="fft"), expected, rtol=1e-4, atol=1e-4)

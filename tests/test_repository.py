@@ -68,6 +68,7 @@ def test_every_folder_has_a_line_in_contributing_and_few_files():
 
 LONG = {
     "correlate": "its docstring",
+    "filter_image": "its docstring, and options for every kind of picture",
     "cost": "its docstring",
     "fit": "its docstring, and options for every method",
     "fit_varying": "its docstring, and options for every method",

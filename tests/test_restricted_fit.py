@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.optimize import nnls
 
-from convolith import ConvolithError, Gram, correlate, fit
+from convolith import ConvolithError, Descent, Gram, correlate, fit
 from convolith.fitting.solving.bases import gaussian_hermite
 
 HOTPANTS = Path(__file__).parents[2] / "shared" / "data" / "hotpants"
@@ -210,3 +210,101 @@ def test_the_solvers_extra_is_named_before_the_work(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ConvolithError, match=r"convolith\[fit\]"):
         fit(x, y, kernel_size=(3, 5), constraints="nonnegative")
+
+
+def satisfied(kernel, constraint):
+    """Whether weights satisfy a constraint to rounding, in their own unit."""
+    size = np.abs(kernel).max()
+    if constraint in ("nonnegative", "simplex"):
+        assert (kernel >= 0).all()
+    if constraint in ("sum-to-one", "simplex"):
+        assert abs(kernel.sum() - 1) < 1e-12 * max(size, 1) * kernel.size
+
+
+def test_the_best_nonnegative_kernel_may_be_zero():
+    x = np.array([[[0.0, 1.0, 1.0, 0.0]]])
+    found = fit(x[0], -2 * x[0, :, :-1], kernel_size=(2,), constraints="nonnegative")
+    assert found.kernel.ravel().tolist() == [0.0, 0.0]
+    rng = np.random.default_rng(0)
+    image = rng.random((1, 30, 28))
+    y = -correlate(image, rng.random((1, 1, 3, 3)))
+    assert (fit(image, y, kernel_size=3, constraints="nonnegative").kernel == 0).all()
+
+
+@pytest.mark.parametrize("constraint", ["nonnegative", "simplex", "sum-to-one"])
+@pytest.mark.parametrize("unit", [1e-10, 1.0, 65535.0, 1e10])
+def test_constraints_hold_in_any_unit(constraint, unit):
+    rng = np.random.default_rng(1)
+    image = rng.integers(0, 65536, (1, 24, 24)) / 65535
+    true = rng.normal(size=(1, 1, 3, 3))
+    true /= true.sum()
+    y = correlate(image, true) + 0.01 * rng.normal(size=(1, 22, 22))
+    expected = fit(image, y, kernel_size=3, constraints=constraint).kernel
+    satisfied(expected, constraint)
+    for of_x, of_y in ((unit, unit), (unit, 1.0), (1.0, unit)):
+        if constraint != "nonnegative" and of_x != of_y:
+            continue  # a sum of one has the unit of both
+        found = fit(of_x * image, of_y * y, kernel_size=3, constraints=constraint).kernel * (of_x / of_y)
+        satisfied(found, constraint)
+        np.testing.assert_allclose(found, expected, atol=1e-8 * np.abs(expected).max())
+
+
+def test_nonnegative_kernels_are_those_of_scipy():
+    rng = np.random.default_rng(2)
+    for seed in range(20):
+        image = rng.random((1, 14, 15)) * 10 ** rng.uniform(-4, 4)
+        y = rng.normal(size=(1, 12, 13))
+        found = fit(image, y, kernel_size=3, constraints="nonnegative").kernel.ravel()
+        windows = np.lib.stride_tricks.sliding_window_view(image[0], (3, 3)).reshape(-1, 9)
+        expected = nnls(windows, y.ravel())[0]
+        np.testing.assert_allclose(found, expected, atol=1e-7 * max(expected.max(), 1e-300), err_msg=str(seed))
+
+
+def test_data_that_determine_nothing_leave_the_smallest_kernel_and_a_warning():
+    flat = np.full((1, 30, 30), 7.0)
+    with pytest.warns(RuntimeWarning, match="the data determine only"):
+        found = fit(flat[0, :1], flat[0, :1, :-1], kernel_size=(2,), constraints="sum-to-one")
+    np.testing.assert_allclose(found.kernel.ravel(), [0.5, 0.5])
+    for constraint in ("simplex", "sum-to-one"):
+        with pytest.warns(RuntimeWarning, match="the data determine only"):
+            found = fit(flat, flat[:, 4:, 4:], kernel_size=5, constraints=constraint)
+        np.testing.assert_allclose(found.kernel, 1 / 25, rtol=1e-9)
+
+
+def test_a_single_frequency_gives_weights_that_are_not_negative():
+    x = np.sin(np.arange(200) / 7)[None]
+    y = correlate(x, np.array([[[0.2, 0.5, 0.3, 0, 0]]]))
+    with pytest.warns(RuntimeWarning, match="the data determine only"):
+        found = fit(x, y, kernel_size=(5,), constraints="simplex")
+    satisfied(found.kernel, "simplex")
+    assert found.residual_rms < 1e-9
+
+
+@pytest.mark.parametrize("method", ["adam", "lbfgs"])
+def test_descents_do_not_depend_on_the_unit(method):
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(1, 20, 20))
+    y = correlate(x, rng.normal(size=(1, 1, 3, 3))) + 0.1
+    y[0, 4, 5] += 30
+    options = {"kernel_size": 3, "offset": True, "loss": "huber", "method": Descent(method, steps=60)}
+    expected = fit(x, y, **options)
+    for of_x, of_y in ((1e-9, 1e-9), (1e9, 1.0), (1.0, 1e-9)):
+        found = fit(of_x * x, of_y * y, **options)
+        np.testing.assert_allclose(found.kernel * of_x / of_y, expected.kernel, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(found.offset / of_y, expected.offset, rtol=1e-6, atol=1e-9)
+
+
+def test_a_basis_of_few_kernels_on_a_wide_support_is_solved_in_the_basis():
+    rng = np.random.default_rng(4)
+    n = 21
+    radius = np.hypot(*np.mgrid[-10:11, -10:11])
+    rings = np.stack([(np.abs(radius - r) < 1.25).astype(float) for r in (0, 2.5, 5, 7.5)])
+    x = rng.normal(size=(1, 120, 120))
+    true = np.tensordot([1.0, 0.5, -0.2, 0.1], rings, 1)
+    noise = 0.1 * rng.normal(size=(1, 120 - n + 1, 120 - n + 1))
+    found = fit(x, correlate(x, true[None, None]) + noise, kernel_size=n, basis=rings)
+    np.testing.assert_allclose(found.coefficients.ravel(), [1.0, 0.5, -0.2, 0.1], atol=0.01)
+    windows = np.stack([correlate(x, ring[None, None])[0].ravel() for ring in rings], 1)
+    inverse = np.linalg.inv(windows.T @ windows)
+    covariance = np.einsum("ahw,ab,bhw->hw", rings, inverse, rings) * 0.01
+    np.testing.assert_allclose(found.stderr[0, 0], np.sqrt(covariance), rtol=0.1)

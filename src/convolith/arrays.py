@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from convolith.dtypes import check_dtype, dtype_name
-from convolith.errors import ConvolithError
+from convolith.errors import ConvolithError, shown
 from convolith.torch_private import is_traced_or_transformed
 
 
@@ -57,6 +57,28 @@ def as_tensor(argument: str, array: Any) -> torch.Tensor:
     if _is_odd(array):
         array = array.copy()
     return torch.from_numpy(array if array.flags.writeable else np.asarray(_Alias(array)))
+
+
+def listed(argument: str, value: Any, like: Any = None) -> Any:
+    """Return nested lists of numbers as an array, of the kind and float dtype of `like`; other values unchanged.
+
+    Raises:
+        ConvolithError: rows of different lengths.
+    """
+    if not isinstance(value, list | tuple):
+        return value
+    try:
+        array = np.array(value)
+    except ValueError as error:
+        raise ConvolithError(f"{argument} is {shown(value)}; expected rows of equal length ({error})") from None
+    if array.dtype.kind not in "iufc":
+        raise ConvolithError(f"{argument} is {shown(value)}; expected nested lists of numbers")
+    if isinstance(like, np.ndarray):
+        return array.astype(like.dtype) if like.dtype.kind in "fc" else array
+    if isinstance(like, torch.Tensor):
+        tensor = torch.from_numpy(array).to(like.device)
+        return tensor.to(like.dtype) if like.is_floating_point() or like.is_complex() else tensor
+    return array
 
 
 def _is_odd(array: np.ndarray) -> bool:

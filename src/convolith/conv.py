@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from convolith.arrays import as_tensor, check_bias, check_bias_shape, check_same_kind, is_numpy
+import numpy as np
+import torch
+
+from convolith.arrays import as_tensor, check_bias, check_bias_shape, check_same_kind, is_numpy, listed
 from convolith.dtypes import dtype_name, is_float
 from convolith.errors import ConvolithError, check_flag
 from convolith.geometry import (
@@ -35,8 +38,8 @@ class Conv:
     A `Conv` can be called: `conv(x)` is `correlate(x, conv)`.
 
     Args:
-        weight: (out_channels, in_channels/groups, *kernel_size); transposed: (in_channels, out_channels/groups, ...).
-            The `Conv` keeps its own copy.
+        weight: (out_channels, in_channels/groups, *kernel_size); transposed: (in_channels, out_channels/groups, ...);
+            (height, width) for one channel: an array, a tensor or nested lists. The `Conv` keeps its own copy.
         bias: (out_channels,) or None.
         padding: a number, one per axis, a pair per axis, `"valid"`, `"full"`, or (at stride 1) `"same"`.
 
@@ -80,6 +83,10 @@ class Conv:
         output_padding: Axes = 0,
     ) -> None:
         put = partial(object.__setattr__, self)  # a frozen dataclass refuses normal assignment
+        weight = listed("weight", weight)
+        bias = listed("bias", bias, weight)
+        if getattr(weight, "ndim", None) == 2:  # one channel in, one out
+            weight = weight[None, None]
         shape = tuple(as_tensor("weight", weight).shape)
         axes = len(shape) - 2
         if not 1 <= axes <= MAX_AXES or min(shape) < 1:
@@ -94,6 +101,11 @@ class Conv:
         put("groups", check_whole("groups", groups, 1))
         check_groups(groups, self.in_channels, self.out_channels)
         put("padding_mode", check_mode(padding_mode, transposed=self.transposed))
+        if self.padding_mode == "constant":
+            raise ConvolithError(
+                'padding_mode is "constant"; a Conv takes "zeros" or a mode that repeats x; pass padding_mode and '
+                "padding_value to correlate"
+            )
         if self.transposed and isinstance(padding, str) and padding in ("same", "full"):
             raise ConvolithError(f"padding is {padding!r}; a transposed convolution takes numbers")
         put("padding", resolve_padding(padding, None, shape[2:], self.stride, self.dilation))
@@ -240,3 +252,19 @@ def _own_copy(array: Any) -> Any:
     copy = array.astype(array.dtype.newbyteorder("="), order="C", copy=True)
     copy.setflags(write=False)
     return copy
+
+
+def as_conv(argument: str, value: Any) -> Conv:
+    """Return a `Conv`, or the unpadded one of an array, a tensor or nested lists of weights.
+
+    Raises:
+        ConvolithError: anything else.
+    """
+    if isinstance(value, Conv):
+        return value
+    if isinstance(value, np.ndarray | torch.Tensor | list | tuple):
+        return Conv(value)
+    raise ConvolithError(
+        f"{argument} is a {type(value).__name__}; expected a Conv, or its weights; pass Conv.from_module(module) for a "
+        "torch module, composition.conv for a composition"
+    )

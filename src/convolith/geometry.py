@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from operator import index
 from typing import Any
 
@@ -16,9 +17,35 @@ Padding = int | str | Sequence[int] | Sequence[Sequence[int]]
 """Type of a padding: one number, one per axis, a (before, after) pair per axis, or "same", "valid" or "full"."""
 Pairs = tuple[tuple[int, int], ...]
 
-PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+PADDING_MODES = ("zeros", "reflect", "symmetric", "replicate", "circular", "constant")
+CONV_MODES = PADDING_MODES[:-1]
+"""Padding modes of a `Conv`: those that need no number."""
+TORCH_MODES = ("zeros", "reflect", "replicate", "circular")
+"""Padding modes of torch's layers."""
+OTHER_WORDS = {
+    "mirror": "reflect",
+    "reflect101": "reflect",
+    "border_reflect_101": "reflect",
+    "border_default": "reflect",
+    "grid-mirror": "symmetric",
+    "border_reflect": "symmetric",
+    "nearest": "replicate",
+    "edge": "replicate",
+    "border_replicate": "replicate",
+    "wrap": "circular",
+    "grid-wrap": "circular",
+    "border_wrap": "circular",
+    "grid-constant": "constant",
+    "border_constant": "constant",
+}
+"""Words of NumPy, SciPy and OpenCV for the padding modes, in lower case. SciPy's `reflect` is missing: it repeats the
+edge, which is `symmetric` here and in NumPy."""
 PADDING_NAMES = ("same", "valid", "full")
 MAX_AXES = 3
+NO_VALUE = 0.0
+"""Padding value that is not given."""
+MOST_EXACT = 2**53
+"""Largest absolute value of an integer that a float of Python holds exactly, as all smaller ones."""
 LARGEST = 2**40
 """Upper bound on each size, stride, padding and output length, so that sums of several stay far below 2^63."""
 
@@ -175,11 +202,39 @@ def check_groups(groups: Any, in_channels: int, out_channels: int) -> int:
 
 def check_mode(padding_mode: Any, *, transposed: bool) -> str:
     """Return `padding_mode` if it is a known mode; a transposed convolution accepts "zeros" only."""
+    word = OTHER_WORDS.get(padding_mode.lower()) if isinstance(padding_mode, str) else None
+    if word is not None:
+        raise ConvolithError(f"padding_mode is {shown(padding_mode)}, a word of another library; pass {shown(word)}")
     check_option("padding_mode", padding_mode, PADDING_MODES)
     if transposed and padding_mode != "zeros":
         raise ConvolithError(f'padding_mode is {shown(padding_mode)}; a transposed convolution takes "zeros" only')
     name: str = padding_mode
     return name
+
+
+def translated_mode(padding_mode: Any) -> Any:
+    """Return Convolith's word for a padding mode, given in its own, NumPy's, SciPy's or OpenCV's words."""
+    return OTHER_WORDS.get(padding_mode.lower(), padding_mode) if isinstance(padding_mode, str) else padding_mode
+
+
+def check_padding_value(value: Any, padding_mode: str, dtype: str) -> float:
+    """Return `padding_value` as a float; refuse one that the mode does not use or that an integer dtype cannot hold."""
+    if isinstance(value, complex) or not isinstance(value, Real):
+        raise ConvolithError(f"padding_value is {shown(value)}; expected a real number")
+    number = float(value)
+    if padding_mode != "constant":
+        if number:
+            raise ConvolithError(
+                f"padding_value is {shown(value)} but padding_mode is {padding_mode!r}; pass padding_mode='constant'"
+            )
+        return 0.0
+    if "int" in dtype:
+        limits = np.iinfo(dtype)
+        if not number.is_integer() or not limits.min <= number <= limits.max or abs(number) > MOST_EXACT:
+            raise ConvolithError(
+                f"padding_value is {shown(value)}, which {dtype} does not hold; convert x to a float dtype first"
+            )
+    return number
 
 
 def check_output_padding(
@@ -199,14 +254,23 @@ def check_output_padding(
 
 
 def padding_sources(size: int, padding: tuple[int, int], mode: str) -> np.ndarray:
-    """Return the input position that each position of a padded axis repeats, for modes other than "zeros".
+    """Return the input position that each position of a padded axis repeats; -1 for "zeros" and "constant" padding.
 
     Padding longer than the input continues the pattern, as in `numpy.pad`.
     """
     before, after = padding
-    positions = np.arange(-before, size + after)
+    return sources_at(np.arange(-before, size + after), size, mode)
+
+
+def sources_at(positions: np.ndarray, size: int, mode: str) -> np.ndarray:
+    """Return the input position that each position repeats, counted from the first input; -1 for none."""
+    if mode in ("zeros", "constant"):
+        return np.where((positions >= 0) & (positions < size), positions, -1)
     if mode == "circular":
         return positions % size
+    if mode == "symmetric":  # the two edges are repeated
+        mirrored: np.ndarray = np.minimum(positions % (2 * size), 2 * size - 1 - positions % (2 * size))
+        return mirrored
     if mode == "replicate":
         return positions.clip(0, size - 1)
     period = max(2 * size - 2, 1)  # reflect: the two edges are not repeated

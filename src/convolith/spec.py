@@ -21,6 +21,7 @@ from convolith.geometry import (
     check_groups,
     check_mode,
     check_output_padding,
+    check_padding_value,
     check_whole,
     extent,
     is_symbolic,
@@ -32,6 +33,8 @@ from convolith.geometry import (
     transposed_length,
 )
 
+MOST_INTERLEAVED = 4
+"""Most channels of a picture that are computed where they are, between each other: RGBA has four."""
 MUCH_LARGER = 16
 """Ratio of the kernel's spatial size to the input's from which an error suggests that x and k were swapped."""
 
@@ -50,6 +53,8 @@ class ConvSpec:
         size: spatial size of x, one number per axis.
         kernel_size: number of taps per axis.
         padding: a number, one per axis, a pair per axis, or `"same"`, `"valid"`, `"full"`.
+        padding_mode: as in `correlate`; `"constant"` with a `padding_value` of 0 becomes `"zeros"`.
+        padding_value: the number around x for `padding_mode="constant"`.
         transposed: True for the adjoint ("deconvolution"); kernel (in_channels, out_channels/groups, *kernel_size).
         dtype: name of the dtype of x; pass `kernel_dtype` if k has another (an integer image and a float kernel).
 
@@ -74,6 +79,7 @@ class ConvSpec:
     transposed: bool
     output_padding: tuple[int, ...]
     padding_mode: str
+    padding_value: float
     bias: bool
     dtype: str
     kernel_dtype: str
@@ -93,6 +99,7 @@ class ConvSpec:
         transposed: bool = False,
         output_padding: Axes = 0,
         padding_mode: str = "zeros",
+        padding_value: float = 0.0,
         bias: bool = False,
         dtype: str = "float32",
         kernel_dtype: str | None = None,
@@ -114,7 +121,7 @@ class ConvSpec:
             "output_padding",
             check_output_padding(output_padding, self.stride, self.dilation, transposed=self.transposed),
         )
-        put("padding_mode", check_mode(padding_mode, transposed=self.transposed))
+        mode = check_mode(padding_mode, transposed=self.transposed)
         if self.transposed and isinstance(padding, str) and padding in ("same", "full"):
             raise ConvolithError(f"padding is {padding!r}; a transposed convolution takes numbers")
         put("padding", resolve_padding(padding, self.size, self.kernel_size, self.stride, self.dilation))
@@ -122,6 +129,8 @@ class ConvSpec:
         put("dtype", dtype_name(dtype))
         put("kernel_dtype", dtype_name(self.dtype if kernel_dtype is None else kernel_dtype))
         check_dtype("x", self.dtype)
+        put("padding_value", check_padding_value(padding_value, mode, self.dtype))
+        put("padding_mode", "zeros" if mode == "constant" and not self.padding_value else mode)
         check_dtype("k", self.kernel_dtype)
         result_dtype(self.dtype, self.kernel_dtype)
         self._check_fits()
@@ -166,6 +175,7 @@ class ConvSpec:
         transposed: bool = False,
         output_padding: Axes = 0,
         padding_mode: str = "zeros",
+        padding_value: float = 0.0,
     ) -> ConvSpec:
         """Return the spec of the correlation of `x` with `k`, from their shapes and dtypes.
 
@@ -206,6 +216,7 @@ class ConvSpec:
             transposed=transposed,
             output_padding=output_padding,
             padding_mode=padding_mode,
+            padding_value=padding_value,
             bias=bias is not None,
             dtype=dtype_name(x.dtype),
             kernel_dtype=dtype_name(k.dtype),
@@ -263,6 +274,11 @@ class ConvSpec:
         return prod(self.kernel_size)
 
     @property
+    def pads_beyond_zeros(self) -> bool:
+        """Whether x is surrounded by anything but zeros: repeated elements, or another constant."""
+        return self.padding_mode != "zeros" and any(map(any, self.padding))
+
+    @property
     def products_per_output(self) -> int:
         """Number of products summed into one output of an ordinary (not transposed) convolution."""
         return self.in_channels // self.groups * self.taps
@@ -304,6 +320,22 @@ class ConvSpec:
         """
         return _squeezed(self)
 
+    @property
+    def interleaved(self) -> int:
+        """Number of channels of a picture whose channels are its last spatial axis, as in (H, W, 3); 1 elsewhere.
+
+        A kernel has a single tap there, so that a plane (H, W * 3) with a dilation of 3 computes the same; see `plane`.
+        """
+        single = self.axes > 1 and self.kernel_size[-1] == 1 and not any(self.padding[-1]) and not self.transposed
+        return self.size[-1] if single and max(self.stride[-2:]) == 1 and self.size[-1] <= MOST_INTERLEAVED else 1
+
+    def plane(self) -> ConvSpec:
+        """Return the spec without unpadded axes of one position, and with interleaved channels as a dilation.
+
+        In modes other than zeros, the padding of the last axis then repeats whole pixels, of `interleaved` elements.
+        """
+        return _plane(self)
+
 
 @lru_cache(maxsize=4096)
 def _squeezed(spec: ConvSpec) -> ConvSpec:
@@ -314,6 +346,20 @@ def _squeezed(spec: ConvSpec) -> ConvSpec:
     names = ("size", "kernel_size", "stride", "padding", "dilation", "output_padding")
     changes: dict[str, Any] = {name: tuple(getattr(spec, name)[axis] for axis in axes) for name in names}
     return replace(spec, **changes)
+
+
+@lru_cache(maxsize=4096)
+def _plane(spec: ConvSpec) -> ConvSpec:
+    channels = spec.interleaved
+    if channels == 1:
+        return _squeezed(spec)
+    *outer, width, _ = zip(spec.size, spec.kernel_size, spec.padding, spec.dilation, strict=True)
+    n, taps, (before, after), step = width
+    wide = (n * channels, taps, (before * channels, after * channels), step * channels if taps > 1 else 1)
+    size, kernel_size, padding, dilation = zip(*outer, wide, strict=True)
+    options: dict[str, Any] = {"kernel_size": kernel_size, "padding": padding, "dilation": dilation}
+    options |= {"stride": spec.stride[:-1], "output_padding": spec.output_padding[:-1]}
+    return replace(spec, size=size, **options)
 
 
 def _shape_of_array(argument: str, array: Any) -> tuple[int, ...]:

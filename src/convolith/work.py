@@ -224,7 +224,8 @@ def repeated_sources(
     touched = np.zeros(sum(padding) + size, np.bool_)
     for tap in taps.tolist():
         touched[tap : tap + stride * (outputs - 1) + 1 : stride] = True
-    return len(np.unique(padding_sources(size, padding, mode)[touched]))
+    sources = padding_sources(size, padding, mode)[touched]
+    return len(np.unique(sources[sources >= 0]))
 
 
 ALL = (True, True, True)

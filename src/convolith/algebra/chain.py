@@ -17,7 +17,7 @@ from convolith.algebra import borders, transposed
 from convolith.algebra.kernels import Factor, composed, grouped, largest
 from convolith.algebra.ranges import bias_dtype, check_range, weight_dtype, working_dtype
 from convolith.arrays import check_same_kind, like
-from convolith.conv import Conv
+from convolith.conv import Conv, as_conv
 from convolith.dtypes import dtype_name, is_float
 from convolith.errors import ConvolithError
 from convolith.tensors import from_working
@@ -65,7 +65,8 @@ def compose(first: Conv, second: Conv) -> Composition:
     tap equal one transposed convolution: see `transposed`. Nearest-neighbour upsampling (`upsample`) is one as well.
 
     Args:
-        first, second: convolutions on the same number of axes; `second` reads as many channels as `first` returns.
+        first, second: convolutions on the same number of axes; `second` reads as many channels as `first` returns. An
+            array, a tensor or nested lists are weights without padding.
 
     Raises:
         ConvolithError: channels or axes that do not match, transposed convolutions that equal no single convolution,
@@ -82,6 +83,7 @@ def compose(first: Conv, second: Conv) -> Composition:
         >>> np.allclose(correlate(x, both.conv), correlate(correlate(x, both.first), both.second))
         True
     """
+    first, second = as_conv("first", first), as_conv("second", second)
     _check(first, second)
     if first.transposed or second.transposed:
         return _transposed(first, second)
@@ -127,11 +129,6 @@ def _delivered(first: Conv, second: Conv, product: Factor, name: str, options: d
 
 def _check(first: Conv, second: Conv) -> None:
     for argument, conv in (("first", first), ("second", second)):
-        if not isinstance(conv, Conv):
-            raise ConvolithError(
-                f"{argument} is a {type(conv).__name__}; expected a Conv; pass Conv.from_module(module) for a torch "
-                "module, composition.conv for a composition, or Conv(weight, bias, ...)"
-            )
         if getattr(conv.weight, "is_meta", False):
             raise ConvolithError(f"{argument} has weights on the meta device, which have no values; move them first")
         if conv.bias is not None and not is_float(conv.dtype) and is_float(dtype_name(conv.bias.dtype)):

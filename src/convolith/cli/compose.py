@@ -14,7 +14,7 @@ from convolith.cli.io.files import Output, conv_arrays, read_kernel
 from convolith.cli.options import emit, json_option, numbers, padding
 from convolith.conv import Conv
 from convolith.correlation import correlate
-from convolith.geometry import PADDING_MODES
+from convolith.geometry import CONV_MODES
 from convolith.planner.machine import check_memory
 from convolith.report.table import Table
 
@@ -25,7 +25,7 @@ TOLERANCE = 1e-4
 def _layer_options(command: Any) -> Any:
     for which in ("second", "first"):
         for name, kind in (
-            ("padding-mode", click.Choice(PADDING_MODES)),
+            ("padding-mode", click.Choice(CONV_MODES)),
             ("groups", int),
             ("dilation", numbers),
             ("padding", padding),

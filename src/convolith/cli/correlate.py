@@ -9,9 +9,9 @@ import click
 import numpy as np
 
 from convolith.cli.io.files import WRITABLE, Output, is_image, read_array, read_kernel, read_varying
-from convolith.cli.options import emit, engine_options, geometry_options, json_option
+from convolith.cli.options import emit, engine_options, geometry_options, json_option, numbers
 from convolith.conv import Conv
-from convolith.correlation import correlate
+from convolith.correlation import correlate, filter_image
 from convolith.dtypes import is_float
 from convolith.errors import ConvolithError
 from convolith.fitting import VaryingKernel
@@ -29,6 +29,23 @@ from convolith.report.table import Table
     help="Output file: an image, .npy, .npz or .fits.",
 )
 @geometry_options
+@click.option(
+    "--padding-value", type=float, default=0.0, show_default=True, help="The number around INPUT, for `constant`."
+)
+@click.option("--axes", type=numbers, help="Axes of INPUT that KERNEL runs along, such as 1,2 for a stack of pictures.")
+@click.option("--origin", type=numbers, default=0, show_default=True, help="Shift of the kernel's centre, as in SciPy.")
+@click.option(
+    "--nan",
+    type=click.Choice(("propagate", "omit", "interpolate")),
+    default="propagate",
+    show_default=True,
+    help="What missing pixels (NaN, or those of --mask) do: spread over the kernel's size, are left out of every sum, "
+    "or are filled in first.",
+)
+@click.option(
+    "--mask", type=click.Path(), metavar="FILE", help="Picture or array that is not 0 where INPUT is missing."
+)
+@click.option("--dtype", metavar="NAME", help="Type of the result, such as uint8: rounded and clipped.")
 @engine_options
 @click.option(
     "--flip", is_flag=True, help="Flip the kernel first, which makes it a convolution in the mathematical sense."
@@ -41,8 +58,10 @@ def command(
     """Correlate INPUT, an image or an array (.npy, .npz, FITS), with KERNEL.
 
     KERNEL is a file that `fit` or `compose` wrote, a bare array in a .npy or .npz file, or a list such as
-    "[[0,1,0],[1,-4,1],[0,1,0]]". A kernel with two axes filters each channel of an image separately, by default with
-    padding "same"; a kernel with channels is applied to all channels of the image together.
+    "[[0,1,0],[1,-4,1],[0,1,0]]". A kernel with two axes filters each channel of an image, or each picture of a stack
+    (with --axes), separately; the result has INPUT's size, and beyond the edge the picture continues in a mirror
+    (--padding same --padding-mode symmetric), so that a blur leaves no dark edges. A kernel with channels is applied
+    to all channels of the image together, by default without padding.
 
     Example: convolith correlate photo.png "[[-1,0,1],[-2,0,2],[-1,0,1]]" -o edges.tif
     """
@@ -52,15 +71,20 @@ def command(
         target.refuse_input(source)
     if is_image(source) and x.ndim == 3 and x.shape[2] in (2, 4):
         click.echo("warning: the picture's alpha channel is filtered like a colour", err=True)
-    names = ("stride", "padding", "dilation", "groups", "padding_mode")
+    names = ("stride", "padding", "dilation", "groups", "padding_mode", "padding_value")
     chosen = {name: options[name] for name in names if _was_given(ctx, name)}
-    engine = {"engine": options["engine"], "accuracy": options["accuracy"], "flip": flip}
+    mask = None if options["mask"] is None else read_array("--mask", options["mask"]) != 0
+    engine = {name: options[name] for name in ("engine", "accuracy", "nan", "dtype")} | {"flip": flip, "mask": mask}
+    if mask is not None and mask.ndim == x.ndim - 1 and is_image(source):
+        engine["mask"] = mask = mask[..., None]  # one mask for all channels
+    missing = None if options["nan"] == "propagate" and mask is None else _missing(x, mask)
     varying = read_varying("KERNEL", kernel, chosen)
     if varying is not None:
         _refuse_engine(ctx)
         y = _varying(x, varying, channels_last=is_image(source))
     else:
-        y = _through(x, read_kernel("KERNEL", kernel, chosen), chosen, engine, picture=is_image(source))
+        places = {name: options[name] for name in ("axes", "origin") if _was_given(ctx, name)}
+        y = _through(x, read_kernel("KERNEL", kernel, chosen), chosen, engine, places, picture=is_image(source))
     clipped = target.write_array(y, x.dtype) if target else 0
     if clipped:
         click.echo(
@@ -72,21 +96,61 @@ def command(
         "mean": _number(y.mean() if y.size else None),
         "greatest": _number(y.max() if y.size else None),
     }
+    if missing is not None:
+        row |= {"missing": missing}
     data = {"input": x.shape, "output": y.shape, **row, "clipped": clipped, "written_to": output}
     shapes = {name: " x ".join(map(str, shape)) for name, shape in (("input", x.shape), ("output", y.shape))}
     emit(as_json=as_json, data=data, tables=[Table("Correlated", [shapes | row | {"written to": output or "-"}])])
 
 
 def _through(
-    x: np.ndarray, kernel: np.ndarray | Conv, given: dict[str, Any], engine: dict[str, Any], *, picture: bool
+    x: np.ndarray,
+    kernel: np.ndarray | Conv,
+    given: dict[str, Any],
+    engine: dict[str, Any],
+    places: dict[str, Any],
+    *,
+    picture: bool,
 ) -> np.ndarray:
     """Correlate x with a constant kernel: each channel separately, or all channels together."""
     k = _matched(kernel, x)
     shape = (k.weight if isinstance(k, Conv) else k).shape
-    if len(shape) == 4 and shape[:2] == (1, 1) and (x.ndim == 2 or (x.ndim == 3 and picture)):
+    single = len(shape) == 4 and shape[:2] == (1, 1)
+    bare = None if isinstance(k, Conv) else k[0, 0] if single else k if k.ndim == 1 else None
+    plain = x.ndim == 2 or (x.ndim == 3 and picture)
+    if bare is not None and (places or plain) and not np.iscomplexobj(x) and not np.iscomplexobj(bare):
+        if given.pop("groups", 1) != 1:
+            raise ConvolithError("--groups was given; it applies to a kernel with channels")
+        mode = {} if "padding_mode" in given else {"padding_mode": "symmetric"}
+        options = {"padding": "same"} | mode | given | engine | {"origin": places.get("origin", 0)}
+        y: np.ndarray = filter_image(x, bare, axes=places.get("axes", (0, 1)), **options)
+        return y
+    if places:
+        raise ConvolithError(f"--{next(iter(places))} was given; it applies to a real kernel without channels")
+    if engine["mask"] is not None and picture and x.ndim == 3:
+        engine = engine | {
+            "mask": np.moveaxis(engine["mask"], -1, 0)[:, None] if single else np.moveaxis(engine["mask"], -1, 0)
+        }
+    if single and plain:
         usual = {} if isinstance(k, Conv) else {"padding": "same"}
         return _each_channel(x, k, usual | given | engine)
+    if single and not isinstance(k, Conv) and x.ndim == 3 and len(x) != shape[1]:
+        raise ConvolithError(
+            f"INPUT has shape {x.shape} and the kernel two axes; for a stack of {len(x)} pictures pass --axes 1,2, for "
+            f"one picture with {x.shape[-1]} channels --axes 0,1"
+        )
     return _all_channels(x, k, given | engine, channels_last=picture and len(shape) == 4)
+
+
+def _missing(x: np.ndarray, mask: np.ndarray | None) -> int:
+    """Return the number of missing pixels."""
+    none = np.isnan(x) if x.dtype.kind in "fc" else np.zeros(x.shape, bool)
+    if mask is None:
+        return int(none.sum())
+    try:
+        return int((none | mask).sum())
+    except ValueError:
+        raise ConvolithError(f"--mask has shape {mask.shape}; expected that of INPUT, {x.shape}") from None
 
 
 def _varying(x: np.ndarray, kernel: VaryingKernel, *, channels_last: bool) -> np.ndarray:
@@ -104,9 +168,11 @@ def _varying(x: np.ndarray, kernel: VaryingKernel, *, channels_last: bool) -> np
 
 
 def _refuse_engine(ctx: click.Context) -> None:
-    for name in ("engine", "accuracy", "flip"):
+    for name in ("engine", "accuracy", "flip", "nan", "mask", "dtype", "axes", "origin", "padding_value"):
         if _was_given(ctx, name):
-            raise ConvolithError(f"--{name} was given, but the kernel varies with position and uses its own plan")
+            raise ConvolithError(
+                f"--{name.replace('_', '-')} was given, but the kernel varies with position and uses its own plan"
+            )
 
 
 def _was_given(ctx: click.Context, name: str) -> bool:

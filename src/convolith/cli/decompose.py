@@ -12,7 +12,7 @@ from convolith.cli.compose import convolution_row
 from convolith.cli.io.files import Output, chain_arrays, read_kernel
 from convolith.cli.options import emit, json_option, numbers, padding
 from convolith.conv import Conv
-from convolith.geometry import PADDING_MODES
+from convolith.geometry import CONV_MODES
 from convolith.report.table import Table
 
 
@@ -29,7 +29,7 @@ from convolith.report.table import Table
 )
 @click.option("--dilation", type=numbers, help="One number, or one per axis.")
 @click.option("--groups", type=int, help="Number of channel groups.")
-@click.option("--padding-mode", type=click.Choice(PADDING_MODES), help="Padding mode; zeros by default.")
+@click.option("--padding-mode", type=click.Choice(CONV_MODES), help="Padding mode; zeros by default.")
 @click.option("-o", "--output", type=click.Path(), metavar="FILE.npz", help="File for the parts.")
 @json_option
 def command(*, kernel: str, tolerance: float, output: str | None, as_json: bool, **options: Any) -> None:

@@ -112,7 +112,7 @@ def remember(
     """
     batched = x.ndim == spec.axes + 2
     if not isinstance(how, Plan):
-        if spec.padding_mode == "zeros" and is_float(spec.dtype) and is_float(spec.kernel_dtype):
+        if not spec.pads_beyond_zeros and is_float(spec.dtype) and is_float(spec.kernel_dtype):
             _remember(key, bias, spec, Call(key[OPTIONS], None, batched, None, how))
         return
     torchs = how.engine == aten.contiguous.name and how.accuracy != "double"

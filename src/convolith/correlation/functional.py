@@ -13,28 +13,36 @@ from torch.overrides import handle_torch_function, has_torch_function
 from convolith.arrays import (
     Operands,
     as_target,
-    as_tensor,
     check_bias,
     check_same_kind,
     is_numpy,
     like,
+    listed,
     read_operands,
 )
 from convolith.arrays import flip as flip_axes
 from convolith.conv import Conv
-from convolith.correlation import call_cache, registered_operator
+from convolith.correlation import call_cache, missing, registered_operator
 from convolith.correlation.gradients import padded_before, recorded, run
+from convolith.correlation.result_dtypes import convert, delivered, result_named
 from convolith.dtypes import dtype_name, is_float
 from convolith.engines import aten
 from convolith.errors import ConvolithError, check_flag
-from convolith.geometry import Axes, Padding
+from convolith.geometry import NO_VALUE, Axes, Padding
 from convolith.planner import check_choice, computed, plan
 from convolith.planner.plan import check_apart
 from convolith.spec import ConvSpec
 from convolith.tensors import from_working, to_working, torch_dtype, working_dtype
 from convolith.torch_private import AUTOCAST_DEVICES, is_view, needs_torch_operators, without_batch
 
-UNSET_OPTIONS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "padding_mode": "zeros"}
+UNSET_OPTIONS = {
+    "stride": 1,
+    "padding": 0,
+    "dilation": 1,
+    "groups": 1,
+    "padding_mode": "zeros",
+    "padding_value": NO_VALUE,
+}
 """Defaults of `correlate`, which the options of a `Conv` replace."""
 
 
@@ -48,9 +56,13 @@ def correlate(
     dilation: Axes = 1,
     groups: int = 1,
     padding_mode: str = "zeros",
+    padding_value: float = NO_VALUE,
     engine: str = "auto",
     accuracy: str = "default",
     flip: bool = False,
+    nan: str = "propagate",
+    mask: Any = None,
+    dtype: Any = None,
     out: Any = None,
 ) -> Any:
     """Compute the cross-correlation that convolution layers apply, on one, two or three spatial axes.
@@ -62,16 +74,26 @@ def correlate(
     uint64, exactly and modulo 2^64; an integer with a float is computed in the float's dtype.
 
     Args:
-        x: (N, in_channels, *size), or (in_channels, *size) for one image.
+        x: (N, in_channels, *size), or (in_channels, *size) for one image: an array, a tensor or nested lists.
         k: (out_channels, in_channels/groups, *kernel_size), or a `Conv`, which brings its own bias and options.
         bias: (out_channels,).
         stride, dilation: a number, or one per axis.
         padding: a number, one per axis, a (before, after) pair per axis, `"valid"`, `"full"`, or `"same"`, which gives
             `ceil(size / stride)` outputs with the smaller half of the padding first.
-        padding_mode: `"zeros"`, `"reflect"` (the edge is not repeated), `"replicate"` or `"circular"`.
+        padding_mode: what surrounds x: `"zeros"`, `"constant"` (`padding_value`), `"reflect"` (the edge is not
+            repeated), `"symmetric"` (the edge is repeated; SciPy calls it reflect), `"replicate"` or `"circular"`.
+        padding_value: the number around x for `padding_mode="constant"`.
         engine: `"auto"`, or one engine by name.
         accuracy: `"exact"`, `"default"`, `"fast"` or `"double"`; see `plan`.
         flip: reverse the kernel's spatial axes first, which makes it a convolution in the mathematical sense.
+        nan: what a missing element of x, NaN or marked by `mask`, does: `"propagate"` makes every output that reads it
+            NaN; `"omit"` leaves it out and scales the other weights up, so that they sum to what the kernel sums to
+            (a kernel that sums to 0 is refused; outputs that read nothing else are NaN); `"interpolate"` first fills
+            it in with the mean of its neighbours, weighted by |k|, then correlates.
+        mask: booleans of the shape of x, or that broadcast to it: True where x is missing. A masked array brings its
+            own.
+        dtype: dtype of the result. An integer dtype rounds half to even and clips, with a warning that says how many
+            values were clipped; a float dtype is also the one of the computation.
         out: array or CPU tensor to write the result into, of the result's shape and dtype, sharing no memory with the
             operands; without gradients.
 
@@ -89,6 +111,11 @@ def correlate(
                 [37., 43.]]])
     """
     flip = check_flag("flip", flip)
+    if nan != "propagate" or mask is not None or dtype is not None or isinstance(x, np.ma.MaskedArray):
+        geometry: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        geometry |= {"padding_mode": padding_mode, "padding_value": padding_value}
+        how = {"engine": engine, "accuracy": accuracy, "flip": flip}
+        return _of_incomplete(x, k, bias, geometry, how, nan, mask, dtype, out)
     if has_torch_function((x, k, bias)):  # a tensor subclass, or a proxy that records the call
         return handle_torch_function(
             correlate,
@@ -101,6 +128,7 @@ def correlate(
             dilation=dilation,
             groups=groups,
             padding_mode=padding_mode,
+            padding_value=padding_value,
             engine=engine,
             accuracy=accuracy,
             flip=flip,
@@ -109,17 +137,21 @@ def correlate(
     compiling = torch.compiler.is_compiling()
     key = None
     if not (compiling or flip or out is not None):
-        key = call_cache.key_of(x, k, bias, (stride, padding, dilation, groups, padding_mode, engine, accuracy))
+        given = (stride, padding, dilation, groups, padding_mode, padding_value, engine, accuracy)
+        key = call_cache.key_of(x, k, bias, given)
         call = call_cache.find(key)
         if call is not None:
             return call_cache.run(call, x, k, bias)
-    watched = not compiling and registered_operator.is_watched()
+    x = listed("x", x)
+    k = listed("k", k, x)  # a Conv stays
+    bias = listed("bias", bias, x)
     options: dict[str, Any] = {
         "stride": stride,
         "padding": padding,
         "dilation": dilation,
         "groups": groups,
         "padding_mode": padding_mode,
+        "padding_value": padding_value,
     }
     if isinstance(k, Conv):
         k, bias, options = _unpack(k, bias, options)
@@ -133,18 +165,45 @@ def correlate(
     batched = operands.x.ndim == spec.axes + 2
     if not batched:
         operands = operands._replace(x=operands.x[None])
+    y = _without_spreading(operands, spec, options, accuracy, engine) if is_numpy(x) else None
     if out is not None:
-        _write(_target(out, x, operands, spec, batched=batched), operands, spec, accuracy, engine)
+        target = _target(out, x, operands, spec, batched=batched)
+        if y is None:
+            _write(target, operands, spec, accuracy, engine)
+        else:
+            target.copy_(y)
         return out
-    if watched and not needs_torch_operators() and registered_operator.takes(operands, spec):
-        y = _as_operator(operands, spec, accuracy, engine)
-    elif not is_numpy(x) and (compiling or _torch_must_see(operands)):
-        y = _through_torch(operands, spec, accuracy, engine)
-    else:
-        y = _by_engines(
-            operands, spec, accuracy, engine, None if key is None else partial(call_cache.remember, key, x, bias)
-        )
+    if y is None:
+        remember = None if key is None else partial(call_cache.remember, key, x, bias)
+        y = _computed(operands, spec, accuracy, engine, remember, numpy=is_numpy(x))
     return like(y if batched else without_batch(y), x)
+
+
+def _of_incomplete(
+    x: Any,
+    k: Any,
+    bias: Any,
+    geometry: dict[str, Any],
+    how: dict[str, Any],
+    nan: str,
+    mask: Any,
+    dtype: Any,
+    out: Any,
+) -> Any:
+    """Correlate an x with missing elements, or into another dtype."""
+    missing.check_choice(nan)
+    x, bias = listed("x", x), listed("bias", bias, x)
+    k = listed("k", k, x)  # a Conv stays
+    if isinstance(k, Conv):
+        k, bias, geometry = _unpack(k, bias, geometry)
+        if geometry["transposed"]:
+            raise ConvolithError("nan, mask or dtype was given together with a transposed Conv; leave them out")
+        geometry = {name: geometry.get(name, unset) for name, unset in UNSET_OPTIONS.items()}
+    x, mask = missing.unmasked("x", x, mask, nan)
+    wanted = result_named(dtype, None if out is None else as_target("out", out))
+    operands = missing.as_floats(read_operands(x, k, bias), wanted, needed=nan != "propagate" or mask is not None)
+    y = missing.correlated(correlate, operands, mask, nan, geometry, how)
+    return delivered(convert(y, wanted), x, out, operands)
 
 
 def _target(out: Any, x: Any, operands: Operands, spec: ConvSpec, *, batched: bool) -> torch.Tensor:
@@ -168,6 +227,35 @@ def _target(out: Any, x: Any, operands: Operands, spec: ConvSpec, *, batched: bo
         )
     check_apart(target, x=operands.x, k=operands.k, bias=operands.bias)
     return target if batched else target[None]
+
+
+def _without_spreading(
+    operands: Operands, spec: ConvSpec, options: dict[str, Any], accuracy: str, engine: str
+) -> torch.Tensor | None:
+    """Return the result with NaN in the outputs that read one, if the planned engine would spread it; else None."""
+    if not missing.would_spread(operands.x, spec, accuracy, engine):
+        return None
+    given = {name: options.get(name, unset) for name, unset in UNSET_OPTIONS.items()} | {"padding": spec.padding}
+    return missing.propagated(correlate, operands, given, {"engine": engine, "accuracy": accuracy})
+
+
+def _computed(
+    operands: Operands,
+    spec: ConvSpec,
+    accuracy: str,
+    engine: str,
+    remember: Callable[..., None] | None,
+    *,
+    numpy: bool,
+) -> torch.Tensor:
+    """Compute by the registered operator, by torch's operators or by the engines, as the surroundings require."""
+    compiling = torch.compiler.is_compiling()
+    watched = not compiling and registered_operator.is_watched()
+    if watched and not needs_torch_operators() and registered_operator.takes(operands, spec):
+        return _as_operator(operands, spec, accuracy, engine)
+    if not numpy and (compiling or _torch_must_see(operands)):
+        return _through_torch(operands, spec, accuracy, engine)
+    return _by_engines(operands, spec, accuracy, engine, remember)
 
 
 def _write(target: torch.Tensor, operands: Operands, spec: ConvSpec, accuracy: str, engine: str) -> None:
@@ -201,86 +289,6 @@ def convolve(x: Any, k: Any, bias: Any = None, **options: Any) -> Any:
     if "flip" in options:
         raise ConvolithError(f"flip is {options['flip']!r}; convolve always flips; call correlate to choose")
     return correlate(x, k, bias, flip=True, **options)
-
-
-def filter_image(
-    image: Any,
-    kernel: Any,
-    *,
-    stride: Axes = 1,
-    padding: Padding = "same",
-    dilation: Axes = 1,
-    padding_mode: str = "zeros",
-    engine: str = "auto",
-    accuracy: str = "default",
-    flip: bool = False,
-) -> Any:
-    """Correlate a picture with one kernel, each channel separately.
-
-    Args:
-        image: (H, W), or (H, W, channels), of any real dtype; booleans count as 0 and 1.
-        kernel: (kernel height, kernel width): an array, a tensor or nested lists. A float image is filtered in its
-            own dtype, an integer image in the kernel's; whole numbers with whole numbers stay exact, as int64.
-        padding: `"same"` by default, so that the result has the size of the image.
-
-    Returns:
-        The filtered picture in the layout of `image`. The other arguments are those of `correlate`.
-
-    Raises:
-        ConvolithError: another number of axes, complex pictures, and whatever `correlate` refuses.
-
-    Example:
-        >>> import numpy as np
-        >>> picture = np.zeros((4, 4), np.uint8)
-        >>> picture[1, 1] = 9
-        >>> filter_image(picture, np.full((3, 3), 1 / 9, np.float32))[0]
-        array([1., 1., 1., 0.], dtype=float32)
-    """
-    if not isinstance(image, np.ndarray | torch.Tensor):
-        raise ConvolithError(
-            f"image is a {type(image).__name__}; expected a NumPy array or a torch tensor; pass numpy.asarray(image)"
-        )
-    picture = as_tensor("image", _without_booleans(image))
-    taps = as_tensor("kernel", _kernel_array(kernel))
-    if picture.is_complex() or taps.is_complex():
-        raise ConvolithError("image or kernel is complex; filter_image takes real pictures; call correlate instead")
-    if picture.ndim not in (2, 3):
-        raise ConvolithError(f"image has shape {tuple(picture.shape)}; expected (H, W) or (H, W, channels)")
-    if taps.ndim != 2:
-        raise ConvolithError(
-            f"kernel has shape {tuple(taps.shape)}; expected (height, width); to mix channels call correlate"
-        )
-    if picture.is_floating_point():
-        taps = taps.to(picture.dtype)
-    planes = (picture[..., None] if picture.ndim == 2 else picture).movedim(-1, 0)[:, None]
-    y = correlate(
-        planes,
-        taps.to(picture.device)[None, None],
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        padding_mode=padding_mode,
-        engine=engine,
-        accuracy=accuracy,
-        flip=flip,
-    )
-    result = y[:, 0].movedim(0, -1)
-    return like((result[..., 0] if picture.ndim == 2 else result).contiguous(), image)
-
-
-def _without_booleans(array: Any) -> Any:
-    """Convert booleans to 0 and 1; leave other arrays unchanged."""
-    if array.dtype in (np.bool_, torch.bool):
-        return array.view(np.uint8) if isinstance(array, np.ndarray) else array.to(torch.uint8)
-    return array
-
-
-def _kernel_array(kernel: Any) -> Any:
-    """Return a kernel as an array or tensor; lists are read as NumPy reads them."""
-    try:
-        return _without_booleans(kernel if isinstance(kernel, torch.Tensor) else np.asanyarray(kernel))
-    except ValueError as error:
-        raise ConvolithError(f"kernel is {kernel!r}; expected rows of equal length ({error})") from None
 
 
 def _unpack(conv: Conv, bias: Any, options: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:

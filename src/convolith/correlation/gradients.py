@@ -124,11 +124,11 @@ def padded_before(operands: Operands, spec: ConvSpec) -> tuple[Operands, ConvSpe
         x = x.to(torch_dtype(spec.out_dtype))
     if not is_float(spec.kernel_dtype):
         k = k.to(torch_dtype(spec.out_dtype))
-    if spec.padding_mode != "zeros":
-        x = pad(x, spec.padding, spec.padding_mode)
+    if spec.pads_beyond_zeros:
+        x = pad(x, spec.padding, spec.padding_mode, spec.padding_value)
     names = ("stride", "dilation", "groups", "transposed", "output_padding")
     options: dict[str, Any] = {name: getattr(spec, name) for name in names}
-    if spec.padding_mode == "zeros":
+    if not spec.pads_beyond_zeros:
         options["padding"] = spec.padding
     return Operands(x, k, bias), ConvSpec.of(x, k, bias, **options)
 

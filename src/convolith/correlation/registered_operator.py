@@ -15,7 +15,7 @@ from convolith.arrays import Operands, check_bias
 from convolith.correlation.gradients import gradients, padded_before, run
 from convolith.dtypes import is_float
 from convolith.engines.padding import fold_padding
-from convolith.geometry import resolve_padding
+from convolith.geometry import NO_VALUE, resolve_padding
 from convolith.planner import check_choice, plan
 from convolith.planner.plan import format_of
 from convolith.spec import ConvSpec
@@ -25,6 +25,10 @@ ARGUMENTS = (
     "Tensor x, Tensor k, Tensor? bias, int[] stride, SymInt[] padding, int[] dilation, int groups, str padding_mode, "
     "str accuracy, str engine"
 )
+VALUE = "float padding_value"
+"""Last argument, which calls of earlier versions lack."""
+OPTIONS = 7
+"""Number of options before it, and place of the wanted gradients among those of the backward pass."""
 
 
 def is_watched() -> bool:
@@ -64,6 +68,7 @@ def call_traced(
     dilation: Any,
     groups: int,
     padding_mode: str,
+    padding_value: float = NO_VALUE,
     **_: Any,
 ) -> torch.Tensor:
     """Call the operator while a graph is traced that must serve every batch and size.
@@ -76,7 +81,7 @@ def call_traced(
     amounts = _amounts(padding, x.shape[-axes:], k.shape[2:], strides, dilations)
     batch = x if x.ndim == k.ndim else x.unsqueeze(0)
     y: torch.Tensor = torch.ops.convolith.correlate.default(
-        batch, k, bias, strides, amounts, dilations, groups, padding_mode, accuracy, engine
+        batch, k, bias, strides, amounts, dilations, groups, padding_mode, accuracy, engine, float(padding_value)
     )
     return y if x.ndim == k.ndim else without_batch(y)
 
@@ -109,11 +114,12 @@ def call(operands: Operands, spec: ConvSpec, accuracy: str, engine: str) -> torc
         spec.padding_mode,
         accuracy,
         engine,
+        spec.padding_value,
     )
     return y
 
 
-@torch.library.custom_op("convolith::correlate", mutates_args=(), schema=f"({ARGUMENTS}) -> Tensor")
+@torch.library.custom_op("convolith::correlate", mutates_args=(), schema=f"({ARGUMENTS}, {VALUE}={NO_VALUE}) -> Tensor")
 def _correlate(x: Any, k: Any, bias: Any, *options: Any) -> Any:
     spec, accuracy, engine = _spec(x, k, bias, *options)
     y = run(plan(spec, accuracy=accuracy, engine=engine), x, k, bias)
@@ -131,11 +137,11 @@ def _(x: Any, k: Any, bias: Any, *options: Any) -> Any:
 @torch.library.custom_op(
     "convolith::correlate_backward",
     mutates_args=(),
-    schema=f"(Tensor grad, {ARGUMENTS}, bool[] wanted) -> (Tensor, Tensor, Tensor)",
+    schema=f"(Tensor grad, {ARGUMENTS}, bool[] wanted, {VALUE}={NO_VALUE}) -> (Tensor, Tensor, Tensor)",
 )
 def _backward(grad: Any, x: Any, k: Any, bias: Any, *options: Any) -> Any:
-    *geometry, wanted = options
-    spec, accuracy, _ = _spec(x, k, bias, *geometry)
+    wanted = options[OPTIONS]
+    spec, accuracy, _ = _spec(x, k, bias, *options[:OPTIONS], *options[OPTIONS + 1 :])
     computed = _gradients(grad, x, k, spec, accuracy, tuple(wanted))
     formats = (format_of(x), torch.contiguous_format, torch.contiguous_format)
     return tuple(
@@ -147,8 +153,8 @@ def _backward(grad: Any, x: Any, k: Any, bias: Any, *options: Any) -> Any:
 @_backward.register_fake
 def _(grad: Any, x: Any, k: Any, bias: Any, *options: Any) -> Any:  # noqa: ARG001 - as the operator itself
     shapes = (x.shape, k.shape, (k.shape[0],))
-    of_x, *others = (grad.new_empty(s if want else (0,)) for s, want in zip(shapes, options[-1], strict=True))
-    return (torch.empty_like(of_x, memory_format=format_of(x)) if options[-1][0] else of_x, *others)
+    of_x, *others = (grad.new_empty(s if want else (0,)) for s, want in zip(shapes, options[OPTIONS], strict=True))
+    return (torch.empty_like(of_x, memory_format=format_of(x)) if options[OPTIONS][0] else of_x, *others)
 
 
 def _gradients(
@@ -157,13 +163,13 @@ def _gradients(
     """Compute the gradients of x, the kernel and the bias, through the padding too, which is part of the operator."""
     operands, inner = padded_before(Operands(x, k, None), spec)
     by_x, by_k, by_bias = gradients(grad, operands.x, k, inner, accuracy, wanted)
-    if by_x is not None and spec.padding_mode != "zeros":
+    if by_x is not None and spec.pads_beyond_zeros:
         by_x = fold_padding(by_x, spec.padding, spec.size, spec.padding_mode)
     return by_x, by_k, by_bias
 
 
 def _spec(x: Any, k: Any, bias: Any, *options: Any) -> tuple[ConvSpec, str, str]:
-    stride, padding, dilation, groups, padding_mode, accuracy, engine = options
+    stride, padding, dilation, groups, padding_mode, accuracy, engine, *value = options
     pairs = tuple(zip(padding[::2], padding[1::2], strict=True))
     spec = ConvSpec.of(
         *(x, k, bias),
@@ -172,6 +178,7 @@ def _spec(x: Any, k: Any, bias: Any, *options: Any) -> tuple[ConvSpec, str, str]
         dilation=tuple(dilation),
         groups=groups,
         padding_mode=padding_mode,
+        padding_value=value[0] if value else NO_VALUE,
     )
     return spec, accuracy, engine
 
@@ -185,7 +192,7 @@ def _setup(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG001 - torch'
 def _differentiate(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
     x, k, bias = ctx.saved_tensors
     wanted = list(ctx.needs_input_grad[:3])
-    computed = _backward(grad, x, k, bias, *ctx.options, wanted)
+    computed = _backward(grad, x, k, bias, *ctx.options[:OPTIONS], wanted, *ctx.options[OPTIONS:])
     results = [tensor if want else None for tensor, want in zip(computed, wanted, strict=True)]
     return (*results, *[None] * len(ctx.options))
 
@@ -198,7 +205,7 @@ def _setup_again(ctx: Any, inputs: Any, output: Any) -> None:  # noqa: ARG001 - 
 
 def _differentiate_again(ctx: Any, *slopes: torch.Tensor) -> tuple[Any, ...]:
     """Differentiate the backward pass, computed by torch's own, which is differentiable."""
-    *geometry, wanted = ctx.options
+    wanted, geometry = ctx.options[OPTIONS], [*ctx.options[:OPTIONS], *ctx.options[OPTIONS + 1 :]]
     spec, accuracy, _ = _spec(*ctx.saved_tensors[1:], *geometry)
     grad, x, k = operands = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors[:3]]
     with torch.enable_grad():
@@ -235,4 +242,4 @@ def _flops(x_shape: Any, k_shape: Any, *_: Any, out_shape: Any, **__: Any) -> in
 @register_flop_formula(torch.ops.convolith.correlate_backward)
 def _backward_flops(grad_shape: Any, x_shape: Any, k_shape: Any, *options: Any, **_: Any) -> int:  # noqa: ARG001 - torch's own
     """Count the forward pass's operations once for each wanted gradient, of x and of the kernel."""
-    return int(2 * prod((*grad_shape, *k_shape[1:], sum(options[-1][:2]))))
+    return int(2 * prod((*grad_shape, *k_shape[1:], sum(options[OPTIONS + 1][:2]))))

@@ -15,7 +15,7 @@ from convolith.dtypes import COMPLEX, ITEMSIZE, is_float
 from convolith.engines.base import Engine, deliver, turned
 from convolith.engines.error_bounds import direct_sum_bound
 from convolith.engines.machine_limits import MachineLimits, sum_dtype_name
-from convolith.engines.padding import crop, pad
+from convolith.engines.padding import crop, pad, padded, unpadded
 from convolith.geometry import Pairs
 from convolith.spec import ConvSpec
 from convolith.tensors import to_working, torch_dtype, working_dtype
@@ -196,6 +196,8 @@ class TorchEngine(Engine[State]):
             return straight(x, kernel, bias)
         last = CHANNELS_LAST.get(spec.axes)  # with one channel, x has both formats and counts as contiguous
         given_last = last is not None and x.is_contiguous(memory_format=last) and not x.is_contiguous()
+        if spec.pads_beyond_zeros:
+            x, spec = padded(x, spec), unpadded(spec)
         x = to_working(x, kernel.dtype)
         if self.last:
             x = x.to(memory_format=self.memory_format(spec))
@@ -211,7 +213,7 @@ channels_last = TorchEngine("aten_channels_last", last=True)
 
 def split_padding(spec: ConvSpec) -> tuple[tuple[int, ...], Pairs]:
     """Split the padding into a symmetric part for torch's operator, and a rest to pad (transposed: crop) separately."""
-    if spec.padding_mode != "zeros":
+    if spec.pads_beyond_zeros:
         return (0,) * spec.axes, spec.padding
     shared = tuple(min(pair) for pair in spec.padding)
     return shared, tuple((before - m, after - m) for (before, after), m in zip(spec.padding, shared, strict=True))
@@ -273,7 +275,8 @@ def torch_operators(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | 
     shared, rest = split_padding(spec)
     options: dict[str, Any] = {"stride": spec.stride, "dilation": spec.dilation, "groups": spec.groups}
     if not spec.transposed:
-        return PLAIN[spec.axes](pad(x, rest, spec.padding_mode), kernel, bias, padding=shared, **options)
+        x = pad(x, rest, spec.padding_mode, spec.padding_value)
+        return PLAIN[spec.axes](x, kernel, bias, padding=shared, **options)
     y = TRANSPOSED[spec.axes](x, kernel, bias, padding=shared, output_padding=spec.output_padding, **options)
     return crop(y, rest, spec.output_size)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -139,8 +139,10 @@ def tap_matrix(grouped: np.ndarray, taps: tuple[int, ...]) -> np.ndarray:
 
 def gather_taps(x: np.ndarray, kernel: np.ndarray, spec: ConvSpec) -> np.ndarray:
     """Compute y = sum over taps of k[tap] @ (x shifted by the tap), for each group."""
-    modes = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
-    x = np.pad(x, [(0, 0), (0, 0), *spec.padding], mode=modes[spec.padding_mode])  # type: ignore[call-overload]  # one of four literals
+    modes = {"zeros": "constant", "replicate": "edge", "circular": "wrap"}
+    mode: Any = modes.get(spec.padding_mode, spec.padding_mode)
+    around = {"constant_values": spec.padding_value} if mode == "constant" else {}
+    x = np.pad(x, [(0, 0), (0, 0), *spec.padding], mode=mode, **around)
     grouped = kernel.reshape(spec.groups, -1, *kernel.shape[1:])  # (groups, out/groups, in/groups, *kernel_size)
     y = np.zeros((spec.batch, spec.groups, grouped.shape[1], prod(spec.output_size)), x.dtype)
     times = np.multiply if grouped.shape[2] == 1 else np.matmul  # equal products without a matrix call per group

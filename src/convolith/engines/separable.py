@@ -57,20 +57,20 @@ class Separable(Engine[State]):
 
     def refuse(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
         """Return a reason for all but 2-D kernels of one channel per group whose low rank saves products."""
-        if spec.axes != 2 or min(spec.kernel_size) < 2:
+        if _kernel_axes(spec) != 2 or min(spec.kernel_size[:2]) < 2:
             return "not a 2-D kernel with at least 2 taps per axis"
         if spec.in_channels > spec.groups or spec.out_channels > spec.groups or spec.transposed:
             return "channels meet" if not spec.transposed else "transposed"
         if spec.dtype != spec.kernel_dtype or spec.dtype not in DROPPED:
             return f"{spec.dtype} with {spec.kernel_dtype}"
-        if spec.padding_mode != "zeros":
-            return f"padding_mode {spec.padding_mode}"
+        if spec.padding_mode == "constant":
+            return "padding_mode constant"  # a column of constants is no constant
         if kernel is None:
             return NEEDS_KERNEL
         if not bool(kernel.isfinite().all()):
             return "a kernel with NaN or infinity has no factors"
         rank = factors(kernel).rank
-        if rank * sum(spec.kernel_size) >= spec.taps:
+        if rank * sum(spec.kernel_size[:2]) >= spec.taps:
             return f"rank {rank}: no fewer products"
         if (rank - 1) * prod(spec.output_shape) * ITEMSIZE[spec.dtype] > MOST_BETWEEN:
             return f"rank {rank}: the result of its first pass takes too much memory"
@@ -112,7 +112,7 @@ class Separable(Engine[State]):
 
     def prepare_seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
         """Estimate the time of the decompositions of all channels."""
-        height, width = spec.kernel_size
+        height, width = spec.kernel_size[:2]
         steps = spec.groups * height * width * min(height, width) * DECOMPOSITION_STEPS
         return DECOMPOSITION_SECONDS * spec.groups + steps / limits.float64_products_per_second
 
@@ -120,7 +120,8 @@ class Separable(Engine[State]):
         """Decompose the kernel, and prepare both passes."""
         low_rank = factors(turned(spec, kernel) if adjoint else kernel)
         down, along = passes(spec, low_rank.rank)
-        return State(direct.prepare(down, low_rank.columns), direct.prepare(along, low_rank.rows))
+        columns, rows = low_rank.columns.reshape(down.kernel_shape), low_rank.rows.reshape(along.kernel_shape)
+        return State(direct.prepare(down, columns), direct.prepare(along, rows))
 
     def apply(
         self, state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
@@ -134,7 +135,7 @@ separable = Separable()
 
 def factors(kernel: torch.Tensor) -> Factors:
     """Decompose every channel's kernel by SVD, with the smallest rank whose truncation error is within DROPPED."""
-    planes = kernel[:, 0].double()
+    planes = kernel[:, 0].reshape(len(kernel), *kernel.shape[2:4]).double()
     left, values, right = torch.linalg.svd(planes, full_matrices=False)
     size = planes.abs().sum((1, 2))
     limit = DROPPED[str(kernel.dtype).removeprefix("torch.")] * size
@@ -147,25 +148,31 @@ def factors(kernel: torch.Tensor) -> Factors:
     return Factors(by_column.to(kernel.dtype), rows[:, :, None, :].to(kernel.dtype))
 
 
+def _kernel_axes(spec: ConvSpec) -> int:
+    """Return the number of axes that the kernel runs along, not counting interleaved channels."""
+    return spec.axes - (spec.interleaved > 1)
+
+
 @lru_cache(maxsize=1024)
 def passes(spec: ConvSpec, rank: int) -> tuple[ConvSpec, ConvSpec]:
     """Return the specs of the column pass, with an output channel per term, and of the row pass, which sums terms."""
+    ones = (1,) * (spec.axes - 1)
     down = replace(
         spec,
         out_channels=spec.out_channels * rank,
-        kernel_size=(spec.kernel_size[0], 1),
-        stride=(spec.stride[0], 1),
-        padding=(spec.padding[0], (0, 0)),
-        dilation=(spec.dilation[0], 1),
+        kernel_size=(spec.kernel_size[0], *ones),
+        stride=(spec.stride[0], *ones),
+        padding=(spec.padding[0], *[(0, 0)] * len(ones)),
+        dilation=(spec.dilation[0], *ones),
         bias=False,
     )
     along = replace(
         spec,
         in_channels=spec.in_channels * rank,
         size=down.output_size,
-        kernel_size=(1, spec.kernel_size[1]),
-        stride=(1, spec.stride[1]),
-        padding=((0, 0), spec.padding[1]),
-        dilation=(1, spec.dilation[1]),
+        kernel_size=(1, *spec.kernel_size[1:]),
+        stride=(1, *spec.stride[1:]),
+        padding=((0, 0), *spec.padding[1:]),
+        dilation=(1, *spec.dilation[1:]),
     )
     return down, along

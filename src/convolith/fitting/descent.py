@@ -47,8 +47,10 @@ OPTIMIZERS: dict[str, Callable[[Any, float], torch.optim.Optimizer]] = {
     ),
 }
 """Optimisers by the name of the method; one step of an optimiser is one step of `descend`."""
+SCALED = ("adam", "lbfgs")
+"""Methods whose steps or tolerances are not those of the data's units: they see the data scaled to one."""
 LOSSES = ("squares", "huber", "poisson")
-ADAM_SHARE = 0.05
+ADAM_SHARE = 0.02
 """Learning rate of Adam, relative to the largest initial weight: about the distance a weight moves per step."""
 
 
@@ -126,6 +128,32 @@ class Descended(NamedTuple):
     learning_rate: float
 
 
+class Units(NamedTuple):
+    """Units of x, y and the weights of pixels in which an optimiser sees numbers near one."""
+
+    x: float = 1.0
+    y: float = 1.0
+    weight: float = 1.0
+
+    @property
+    def kernel(self) -> float:
+        """Unit of the kernel."""
+        return self.y / self.x
+
+    @property
+    def loss(self) -> float:
+        """Unit of a loss that is quadratic in y."""
+        return self.weight * self.y**2
+
+    @staticmethod
+    def of(problem: Problem) -> Units:
+        """Return the root mean squares of x and y, and the mean weight; 1 where that is 0."""
+        weight = float(problem.weights.mean()) or 1.0
+        x, y = (float(np.abs(array).max()) or 1.0 for array in (problem.padded, problem.y))
+        x, y = (u * float(np.sqrt(np.mean((a / u) ** 2))) for u, a in ((x, problem.padded), (y, problem.y)))
+        return Units(x, y, weight)
+
+
 class Goal(NamedTuple):
     """Objective to minimise: squares or the likelihood of counts, or Huber's loss with a delta, and a ridge."""
 
@@ -141,6 +169,11 @@ class Goal(NamedTuple):
             positive = predicted.clamp_min(torch.finfo(torch.float64).tiny)
             return positive - y * positive.log()
         return (predicted - y) ** 2
+
+    def within(self, units: Units) -> Goal:
+        """Return the same objective for data in other units."""
+        delta = None if self.delta is None else self.delta / units.y
+        return self._replace(delta=delta, ridge=self.ridge / units.weight / units.x**2)
 
 
 def descend(
@@ -165,13 +198,17 @@ def descend(
     method, steps = descent.method, descent.steps
     spec, counts = problem.spec, goal.loss == "poisson"
     bound = (spec.in_channels * spec.taps) ** -0.5  # torch's own initialisation of a layer
-    rate = _rate(method, goal, largest, bound) if descent.learning_rate is None else descent.learning_rate
+    units = Units.of(problem) if method in SCALED and not counts else Units()
+    step_unit = units.kernel if method == "adam" else 1.0
+    rate = descent.learning_rate
+    rate = _rate(method, goal, largest, bound) * step_unit if rate is None else rate
+    goal = goal.within(units)
     losses: list[float] = []
     with torch.inference_mode(mode=False), torch.enable_grad():
         parameters = _first(problem, bound, descent.seed, counts=counts)
-        optimizer = OPTIMIZERS[method](parameters, rate)
-        x, y = torch.from_numpy(problem.padded), torch.from_numpy(problem.y)
-        weights = torch.from_numpy(problem.weights)[:, None]
+        optimizer = OPTIMIZERS[method](parameters, rate / step_unit)
+        x, y = torch.from_numpy(problem.padded / units.x), torch.from_numpy(problem.y / units.y)
+        weights = torch.from_numpy(problem.weights / units.weight)[:, None]
 
         def current() -> list[torch.Tensor]:
             return [p.exp() if counts else p for p in parameters]
@@ -189,17 +226,20 @@ def descend(
             return loss.item()
 
         for step in track(range(steps), "descent", steps, shown=descent.progress):
-            losses.append(float(optimizer.step(closure)))
+            losses.append(units.loss * float(optimizer.step(closure)))
             if blown_up(losses):
                 raise diverged(method, largest, rate, losses)
             if descent.callback is not None:
-                descent.callback(step, losses[-1], current()[0].detach().numpy().copy())
-        last, squares = (value.item() for value in total())
+                descent.callback(step, losses[-1], units.kernel * current()[0].detach().numpy())
+        last, squares = (units.loss * value.item() for value in total())
     all_losses = [*losses, last]
     rises = all_losses[-1] > 2 * min(all_losses) + NOISE_FLOOR * abs(all_losses[0])
     if blown_up(all_losses) or (method == "gd" and not counts and rises and rate * largest > 1):
         raise diverged(method, largest, rate, all_losses)
-    columns = [value.detach().reshape(spec.out_channels, -1) for value in current()]
+    scales = (units.kernel, units.y)  # of weights, and of offsets
+    columns = [
+        unit * value.detach().reshape(spec.out_channels, -1) for unit, value in zip(scales, current(), strict=False)
+    ]
     return Descended(torch.cat(columns, dim=1).T.numpy(), squares, losses, rate)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from convolith.arrays import as_tensor, like
-from convolith.errors import ConvolithError, check_option
+from convolith.errors import ConvolithError, check_flag, check_option
 from convolith.fitting.data.problem import Problem, floating_dtype, read
 from convolith.fitting.descent import LOSSES, OPTIMIZERS, Descent, DescentKeywords, Goal, Huber, descend, steepest
 from convolith.fitting.gram import Gram
@@ -49,6 +49,7 @@ def fit(
     max_size: int | None = None,
     errors: str = "white",
     loss: str | Huber = "squares",
+    flip: bool = False,
     **keywords: Unpack[DescentKeywords],
 ) -> Fit:
     """Find the kernel for which `correlate(x, kernel, offset, ...)` is closest to y.
@@ -79,6 +80,8 @@ def fit(
             jackknife omits one tile at a time.
         loss: loss of a pixel: `"squares"`; `Huber()` or `"huber"`, which tolerates outlying pixels; or `"poisson"`, the
             negative log-likelihood of counts, with kernels and offsets above zero. Only squares have a closed form.
+        flip: whether to give the kernel for `convolve`, a point-spread function or an impulse response, instead of the
+            one for `correlate`, its mirror image.
         keywords: `learning_rate`, `steps`, `seed`, `callback` and `progress` of `Descent`, and `huber_delta`, the delta
             of `Huber`, where the method and the loss are given by name.
 
@@ -144,7 +147,11 @@ def fit(
         held_out = chosen(selection).rms if selection else None
         held_out = held_out if left_out is None else left_out.rms
         stderr = like(torch.from_numpy(gram.kernel_of(spread)), x)
+    flip = check_flag("flip", flip)
     kernel, constant = gram.kernel_of(coefficients), coefficients[-1].copy()
+    if flip:
+        kernel = _mirrored(kernel)
+        stderr = None if stderr is None else like(torch.from_numpy(_mirrored(as_tensor("stderr", stderr).numpy())), x)
     dtype = torch_dtype(floating_dtype(x, y))
     share = squares / (problem.weights.sum() * problem.spec.out_channels)
     return Fit(
@@ -157,10 +164,16 @@ def fit(
         method="lstsq" if descent is None else descent.method,
         learning_rate=rate,
         spec=problem.spec,
-        coefficients=kernel_options.coefficients(kernel),
+        coefficients=kernel_options.coefficients(_mirrored(kernel) if flip else kernel),
         selection=selection,
         held_out_rms=held_out,
+        flip=flip,
     )
+
+
+def _mirrored(kernel: np.ndarray) -> np.ndarray:
+    """Return a kernel with its spatial axes reversed."""
+    return np.flip(kernel, tuple(range(2, kernel.ndim))).copy()
 
 
 def _is_auto(value: Any) -> bool:

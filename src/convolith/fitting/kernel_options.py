@@ -113,8 +113,9 @@ class KernelOptions:
         basis = basis_of(self.basis, kernel_size)
         if len(self.constant):
             self._check_constant(basis)
-        space = space_of(in_channels, kernel_size, basis, names, terms, self.constant)
-        return Penalty(matrix, noise, space, needs_solver(names))
+        model = space_of(in_channels, kernel_size, basis, (), terms, self.constant)
+        space = space_of(in_channels, kernel_size, basis, names, terms, self.constant) if names else model
+        return Penalty(matrix, noise, space, needs_solver(names), model)
 
 
 def whole_numbers(argument: str, value: Any) -> tuple[int, ...]:

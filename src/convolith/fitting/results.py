@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from convolith.arrays import is_numpy
 from convolith.conv import Conv
 from convolith.errors import check_option, renamed
 from convolith.spec import ConvSpec
@@ -51,7 +52,8 @@ class Fit:
     """Fitted kernel with its accuracy.
 
     Attributes:
-        kernel: (out_channels, in_channels, *kernel_size), in the floating dtype of the data (float64 for integers).
+        kernel: (out_channels, in_channels, *kernel_size), in the floating dtype of the data (float64 for integers): the
+            one for `correlate`, or for `convolve` if the fit was made with `flip=True`.
         offset: (out_channels,), or None if no offset was fitted.
         residual_rms: weighted root mean square of the residuals, over all channels.
         loss: minimised objective, the weighted sum of squared errors (or of another loss) plus the penalties: before
@@ -66,6 +68,8 @@ class Fit:
         held_out_rms: root mean square error of predicting each tile by the kernel of all other tiles, if tiles were
             held out (by the jackknife or cross-validation); else None.
         selection: every kernel size and ridge that was compared, with its error; empty without such a comparison.
+        flip: whether the kernel and its errors are those of a convolution; `coefficients` are always those of the basis
+            in a correlation.
     """
 
     kernel: Any
@@ -80,6 +84,7 @@ class Fit:
     coefficients: Any = None
     selection: tuple[Candidate, ...] = ()
     held_out_rms: float | None = None
+    flip: bool = False
 
     def __repr__(self) -> str:
         offset = "" if self.offset is None else ", offset"
@@ -92,13 +97,29 @@ class Fit:
         """Fitted kernel and offset as an operator: `correlate(x, fit.conv)` predicts y."""
         spec = self.spec
         return Conv(
-            self.kernel,
+            self._reversed if self.flip else self.kernel,
             self.offset,
             stride=spec.stride,
             padding=spec.padding,
             dilation=spec.dilation,
             padding_mode=spec.padding_mode,
         )
+
+    @property
+    def psf(self) -> Any:
+        """Point-spread function: the kernel for `convolve`, what a single bright pixel of x becomes in y."""
+        return self.kernel if self.flip else self._reversed
+
+    @property
+    def impulse_response(self) -> Any:
+        """Kernel for `convolve`, by its name for signals: what a single impulse in x becomes in y."""
+        return self.psf
+
+    @property
+    def _reversed(self) -> Any:
+        """Kernel with its spatial axes reversed."""
+        axes = tuple(range(2, self.kernel.ndim))
+        return np.flip(self.kernel, axes).copy() if is_numpy(self.kernel) else self.kernel.flip(axes)
 
 
 def is_number(value: Any) -> bool:

@@ -12,6 +12,7 @@ from convolith.correlation.registered_operator import call_traced, is_watched, t
 from convolith.correlation.transposed import correlate_transposed
 from convolith.engines.aten import is_torch_operator
 from convolith.errors import ConvolithError
+from convolith.geometry import NO_VALUE
 from convolith.jit import thread_count
 from convolith.nn.frozen import Frozen
 from convolith.planner.store import generation
@@ -125,7 +126,7 @@ class _Correlating(_Computed):
         module: Any = self
         is_compiling = torch.compiler.is_compiling()
         if not is_compiling:
-            call = call_cache.seen(input, weight, bias, (*_options(self), "auto", "default"))
+            call = call_cache.seen(input, weight, bias, (*_options(self), NO_VALUE, "auto", "default"))
             if call is not None:
                 if call.plan is None and call.batched and call.straight and is_torch_operator(call.straight):
                     self.__dict__["_small"] = _SmallCall(_small_key(self, input, weight), call.straight)

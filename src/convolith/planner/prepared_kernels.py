@@ -1,9 +1,10 @@
 """Cache of prepared kernels, which are used again only after a check that the kernel is the same.
 
 A prepared kernel is cached when the kernel recurs: one that changes between calls, as in training, costs nothing. A
-tensor's version does not count writes through `.data` or `.numpy()`, so all bytes of a cached kernel are read in every
-call: a small one is compared with a copy, a large one by its digest (see `digest` for the changes that it may miss).
-Whether a kernel seems to recur is judged by a few bytes, since only time depends on it.
+kernel is looked up by some of its bytes, not by its address: lists, flipped kernels and kernels in another dtype are at
+a new address in every call. A tensor's version does not count writes through `.data` or `.numpy()`, so all bytes of a
+cached kernel are read in every call: a small one is compared with a copy, a large one by its digest (see `digest` for
+the changes that it may miss).
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from convolith.planner.digest import digest
 if TYPE_CHECKING:
     from convolith.planner.plan import Plan
 
-KEPT_BYTES = 1 << 28
-"""Most bytes of kernels whose preparations are cached; the least recently used are dropped first."""
+KEPT_BYTES = 1 << 29
+"""Most bytes of cached kernels and of what was prepared from them; the least recently used are dropped first."""
 DIGEST_BYTES = 1 << 20
 """Bytes from which on a kernel is recognised by its digest; below, comparing it with its copy takes less time."""
 MOST_KEPT = 1024
 WITNESS_BYTES = 64
-"""Bytes at either end of a kernel by which it seems to recur."""
+"""Bytes at either end and in the middle of a kernel by which it is looked up."""
 
 
 def _bytes(kernel: torch.Tensor) -> np.ndarray:
@@ -66,20 +67,19 @@ class PreparedKernel(NamedTuple):
     state: Any
     mark: np.ndarray | None = None
     size: int = 0
-    """Number of bytes of the kernel."""
+    """Number of bytes of the kernel and of the state."""
 
 
 class SeenKernel(NamedTuple):
-    """A few bytes of a kernel that was seen once, or whose preparation is not worth caching."""
+    """A kernel that was seen once, or whose preparation is not worth caching."""
 
     requested: Plan
-    witness: bytes
     settled: bool
     """Whether the preparation is not worth caching."""
 
 
 Choose = Callable[[torch.Tensor], "Plan"]
-Key = tuple[int, int, bool, bool]
+Key = tuple[int, bytes, bool, bool]
 _kept: OrderedDict[Key, PreparedKernel | SeenKernel] = OrderedDict()
 _total = 0
 _lock = Lock()
@@ -121,23 +121,24 @@ def prepared(
     """
     if not (choose or requested.prepares):
         return once(requested, kernel, fixed=fixed)
-    key = (id(requested), kernel.data_ptr(), choose is not None, fixed)
+    data = _bytes(kernel)
+    key = (id(requested), _witness(data), choose is not None, fixed)
     entry = _found(key)
-    if isinstance(entry, PreparedKernel) and entry.mark is not None and _same(entry.mark, _mark(_bytes(kernel))):
+    if isinstance(entry, PreparedKernel) and entry.mark is not None and _same(entry.mark, _mark(data)):
         return entry
-    witness = _witness(kernel)
-    if not isinstance(entry, SeenKernel) or entry.witness != witness:
-        _keep(key, SeenKernel(requested, witness, settled=False))
+    if not isinstance(entry, SeenKernel):
+        _keep(key, SeenKernel(requested, settled=False))
         return once(requested, kernel, fixed=fixed)
     if entry.settled:
         return once(requested, kernel, fixed=fixed)
     copy = torch.empty(kernel.shape, dtype=kernel.dtype, device="cpu")
-    np.copyto(_bytes(copy), _bytes(kernel))
+    np.copyto(_bytes(copy), data)
     chosen = choose(copy) if choose else requested
     if not chosen.prepares:
-        _keep(key, SeenKernel(requested, witness, settled=True))
+        _keep(key, SeenKernel(requested, settled=True))
         return once(requested, kernel, fixed=fixed)
-    fresh = PreparedKernel(requested, chosen, chosen.prepared(copy), _mark(_bytes(copy)), copy.nbytes)
+    state = chosen.prepared(copy)
+    fresh = PreparedKernel(requested, chosen, state, _mark(_bytes(copy)), copy.nbytes + _bytes_of(state))
     _keep(key, fresh)
     return fresh
 
@@ -147,12 +148,13 @@ def _mark(data: np.ndarray) -> np.ndarray:
     return data if data.size < DIGEST_BYTES else digest(data)
 
 
-def _witness(kernel: torch.Tensor) -> bytes:
-    """Return the first and last bytes of a contiguous kernel, or the first element of another one."""
-    size = kernel.nbytes if kernel.is_contiguous() else kernel.itemsize
-    few = min(size, WITNESS_BYTES)
-    start = kernel.data_ptr()
-    return ctypes.string_at(start, few) + ctypes.string_at(start + size - few, few)
+def _witness(data: np.ndarray) -> bytes:
+    """Return the first and last bytes of a kernel, and some in its middle; all bytes of a small one."""
+    if data.size <= 3 * WITNESS_BYTES:
+        return data.tobytes()
+    half = data.size // 2
+    parts = (data[:WITNESS_BYTES], data[half : half + WITNESS_BYTES], data[-WITNESS_BYTES:])
+    return b"".join(part.tobytes() for part in parts)
 
 
 def _found(key: Key) -> PreparedKernel | SeenKernel | None:
@@ -173,6 +175,13 @@ def _keep(key: Key, entry: PreparedKernel | SeenKernel) -> None:
         _kept.move_to_end(key)
         while len(_kept) > MOST_KEPT or (_total > KEPT_BYTES and len(_kept) > 1):
             _total -= _size(_kept.popitem(last=False)[1])
+
+
+def _bytes_of(state: Any) -> int:
+    """Return the bytes of all tensors in an engine's state."""
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    return sum(map(_bytes_of, state)) if isinstance(state, tuple) else 0
 
 
 def _size(entry: PreparedKernel | SeenKernel | None) -> int:

@@ -23,7 +23,7 @@ from convolith.algebra.decomposition.blocks import (
 )
 from convolith.algebra.decomposition.certificate import chain_bounds, chain_sketch, norm_bounds, padding_gain
 from convolith.arrays import as_tensor, is_numpy
-from convolith.conv import Conv
+from convolith.conv import Conv, as_conv
 from convolith.correlation import correlate
 from convolith.dtypes import COMPLEX, half_ulp, is_float
 from convolith.errors import ConvolithError
@@ -136,6 +136,7 @@ def decompose(conv: Conv, *, tolerance: float = 0.0) -> Decomposition:
         >>> found.multiplications_before, found.multiplications_after, found.bound < 1e-15
         (25, 10, True)
     """
+    conv = as_conv("conv", conv)
     _check(conv, tolerance)
     blocks = blocks_of(conv)
     scale = float(np.abs(blocks).max())
@@ -301,12 +302,7 @@ def _convs(conv: Conv, parts: Sequence[np.ndarray], scale: float) -> tuple[Conv,
     return tuple(convs)
 
 
-def _check(conv: Any, tolerance: Any) -> None:
-    if not isinstance(conv, Conv):
-        raise ConvolithError(
-            f"conv is a {type(conv).__name__}; expected a Conv; pass Conv.from_module(module) for a torch module, or "
-            "Conv(weight, bias, ...)"
-        )
+def _check(conv: Conv, tolerance: Any) -> None:
     if isinstance(tolerance, bool) or not isinstance(tolerance, Real) or not 0 <= float(tolerance) < inf:
         raise ConvolithError(
             f"tolerance is {tolerance!r}; expected a number of at least 0, relative to the norm of the convolution, "

@@ -104,11 +104,17 @@ def convolution_backward(
     return _parts(work.backward, mask)
 
 
+WANTED = 7
+"""Place of the wanted gradients among the options of Convolith's own backward operator."""
+
+
 def correlated(x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, *options: Any) -> ConvSpec:
     """Return the spec of a call of Convolith's own operator."""
-    stride, padding, dilation, groups, padding_mode, *_ = options
+    stride, padding, dilation, groups, padding_mode, *rest = options
     pairs = tuple(zip(padding[::2], padding[1::2], strict=True))
     geometry: dict[str, Any] = {"stride": tuple(stride), "padding": pairs, "dilation": tuple(dilation)}
+    if rest and isinstance(rest[-1], float):  # calls of earlier versions have no padding value
+        geometry["padding_value"] = rest[-1]
     return ConvSpec.of(x, k, bias, **geometry, groups=groups, padding_mode=padding_mode)
 
 
@@ -119,8 +125,8 @@ def correlation(*arguments: Any, convention: str, **_: Any) -> Count:
 
 def correlation_backward(grad: torch.Tensor, *arguments: Any, convention: str, **_: Any) -> Backward:
     """Count the gradients that a call of Convolith's own backward operator requests."""
-    *call, wanted = arguments
-    return _parts(layer_work(correlated(*call), convention).backward, wanted)
+    x, k, bias, *options = arguments
+    return _parts(layer_work(correlated(x, k, bias, *options), convention).backward, options[WANTED])
 
 
 def _parts(whole: Backward, mask: Sequence[bool]) -> Backward:

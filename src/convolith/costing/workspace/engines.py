@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from convolith.costing.rules.products import correlated
+from convolith.costing.rules.products import WANTED, correlated
 from convolith.costing.workspace import torch_kernels
 from convolith.dtypes import HALVES
 from convolith.engines import aten
@@ -50,19 +50,23 @@ def operator_memory(func: Any, args: tuple[Any, ...], keywords: Mapping[str, Any
     return None if running is None else EngineMemory(running)
 
 
+CHOICE = slice(5, 7)
+"""Places of the accuracy and the engine among an operator's options."""
+
+
 def _forward(args: tuple[Any, ...], out: torch.Tensor) -> EngineMemory:
     x, k, bias, *options = args
-    spec = correlated(x, k, bias, *options)
-    chosen = plan(spec, accuracy=options[-2], engine=options[-1]).for_new_kernels  # cached from the second call on
+    spec, (accuracy, engine) = correlated(x, k, bias, *options), options[CHOICE]
+    chosen = plan(spec, accuracy=accuracy, engine=engine).for_new_kernels  # cached from the second call on
     scratch, running = _engine_bytes(chosen, x, k, out)
     return EngineMemory(running + _engine_terms(chosen).prepared, {SCRATCH: scratch})
 
 
 def _backward(args: tuple[Any, ...]) -> EngineMemory:
     """Return the memory of the gradients: of the input, of the kernel, then by torch of all that no engine computes."""
-    grad, x, k, bias, *options, wanted = args
-    spec, accuracy = correlated(x, k, bias, *options), options[-2]
-    wants_x, wants_k, wants_bias = wanted
+    grad, x, k, bias, *options = args
+    spec, (accuracy, _) = correlated(x, k, bias, *options), options[CHOICE]
+    wants_x, wants_k, wants_bias = options[WANTED]
     chosen = planned.chosen_gradients(spec, accuracy, (wants_x, wants_k))
     by_x, by_k = chosen.by_x, chosen.by_k
     finished = bias.nbytes if wants_bias else 0

@@ -1,8 +1,8 @@
 """Generated code of the direct engine: one loop nest, specialised on the kernel, generic in the sizes.
 
 A task is a block of output rows and columns of one image and group. Its inputs are read in place, with masks at
-borders; if the processor has no masks, or inputs must be converted or strides split, they are first copied to scratch
-memory and surrounded by zeros. Then register tiles run over the block.
+borders; if the processor has no masks, or inputs must be converted, strides split or the image padded with anything but
+zeros, they are first copied to scratch memory (`emit_pack`). Then register tiles run over the block.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from llvmlite import ir
 
+from convolith.engines.direct.emit_pack import NOWHERE, write_pack
 from convolith.engines.direct.emit_rolling import write_strip
 from convolith.engines.direct.emit_tile import (
     Bounds,
@@ -26,8 +27,8 @@ from convolith.engines.direct.emit_tile import (
     write_tile,
 )
 from convolith.jit.arguments import ArgumentBlock
-from convolith.jit.builder import POINTER, FunctionBuilder, Int, Number, Pointer, zero
-from convolith.jit.conversions import STORED, to_sum
+from convolith.jit.builder import FunctionBuilder, Int, Number, Pointer, zero
+from convolith.jit.conversions import STORED
 from convolith.jit.denormals import flush_denormals, restore_control
 from convolith.jit.target import Target
 
@@ -39,9 +40,9 @@ ARGUMENTS = ArgumentBlock(
     *("shares", "share", "chunk", "block_rows", "block_columns", "row_blocks", "column_blocks", "direct"),
     "streams",
     *("thread_elements", "phase_pitch", "row_pitch", "plane_pitch", "channel_pitch"),
+    *("depth_sources", "height_sources", "width_sources", "outside"),
 )
 """Arguments of a region: addresses, counts, strides in elements. Channels are per group."""
-NOWHERE = -(1 << 62)
 
 
 def slack(recipe: DirectRecipe, target: Target) -> int:
@@ -51,7 +52,7 @@ def slack(recipe: DirectRecipe, target: Target) -> int:
 
 def write(module: ir.Module, target: Target, recipe: DirectRecipe) -> None:
     """Generate the region: compute blocks until none remains."""
-    pack = None if recipe.masked else _pack(module, target, recipe)
+    pack = None if recipe.masked else write_pack(module, target, recipe, ARGUMENTS)
     wide = STORED[recipe.sum_dtype]
     kinds = {"x": STORED[recipe.x_dtype], "weight": wide, "y": STORED[recipe.out_dtype], "scratch": wide}
     code, s = ARGUMENTS.begin(module, kinds | {"bias": bias_kind(recipe)})
@@ -227,73 +228,3 @@ def _inside(
         )
         conditions += [code.integer(start) >= 0, code.integer(start) + reach <= s[name]]
     return conditions
-
-
-def _pack(module: ir.Module, target: Target, recipe: DirectRecipe) -> FunctionBuilder:
-    """Generate the copy of a block's inputs to the scratch: converted, zeros around, columns split by the stride.
-
-    The zeros are written only if the block's position in its image or its size differs from the previous block's.
-    """
-    lanes, element, wide = lanes_of(recipe, target), STORED[recipe.x_dtype], STORED[recipe.sum_dtype]
-    code = FunctionBuilder(module, "pack", [POINTER] * 4 + [ir.IntType(64)] * 5, internal=True)
-    s = ARGUMENTS.load(code, {})
-    x, scratch, seen = code.argument(1, element), code.argument(2, wide), code.argument(3, ir.IntType(64))
-    front, top, left, rows, columns = starts = [code.argument(n) for n in range(4, 9)]
-    depth, height, width = recipe.kernel_size
-    stride = recipe.stride[2]
-    tall = (rows - 1) * recipe.stride[1] + (height - 1) * recipe.dilation[1] + 1
-    wanted = (columns - 1) * stride + (width - 1) * recipe.dilation[2] + 1
-    begin = code.minimum(code.maximum(0 - left, 0), wanted)
-    end = code.maximum(code.minimum(s["width"] - left, wanted), begin)
-    upper = code.minimum(code.maximum(0 - top, 0), tall)
-    lower = code.maximum(code.minimum(s["height"] - top, tall), upper)
-    line = scratch + s["channel_pitch"] * s["in_channels"]  # one row before it is split
-    planes = code.every(front >= 0, front + (depth - 1) * recipe.dilation[0] < s["depth"])
-    # Only inputs: no zeros are needed, and earlier zeros are overwritten.
-    filled = code.every(begin.equals(0), end.equals(wanted), upper.equals(0), lower.equals(tall), planes)
-    again = code.every(*((seen + number).integer().equals(start) for number, start in enumerate(starts)))
-    for number, start in enumerate(starts):
-        (seen + number).store(code.choose(filled, NOWHERE, start).value)
-    with (
-        code.when(code.ir.not_(code.ir.or_(again, filled))),
-        code.loop(0, s["thread_elements"] - line_of(recipe), lanes) as t,
-    ):
-        (scratch + t.index).store(zero(ir.VectorType(wide, lanes)))
-    enough = begin + lanes <= end
-    singles = code.choose(enough, end, begin)
-    with code.loop(0, s["in_channels"]) as channel, code.loop(0, depth) as plane:
-        z = front + plane.index * recipe.dilation[0]
-        exists = code.every(z >= 0, z < s["depth"])
-        base = x + channel.index * s["x_channel"] + z * s["x_plane"] + top * s["x_row"] + left
-        goal = scratch + channel.index * s["channel_pitch"] + plane.index * s["plane_pitch"]
-        with code.loop(upper, code.choose(exists, lower, upper)) as row:
-            source, place = base + row.index * s["x_row"], goal + row.index * s["row_pitch"]
-            to = place if stride == 1 else line
-            with code.loop(begin, singles - lanes, lanes) as t:
-                (to + t.index).store(to_sum(code, (source + t.index).vector(lanes), recipe.x_dtype, wide))
-            with code.when(enough):  # the last vector may overlap the one before: nothing beyond the row is read
-                final = to_sum(code, (source + (end - lanes)).vector(lanes), recipe.x_dtype, wide)
-                (to + (end - lanes)).store(final)
-            with code.loop(singles, end) as t:
-                (to + t.index).store(to_sum(code, (source + t.index).vector(1), recipe.x_dtype, wide))
-            if stride > 1:
-                _split(code, line, place, wanted, stride, s["phase_pitch"], lanes)
-    code.finish()
-    return code
-
-
-def _split(
-    code: FunctionBuilder, line: Pointer, place: Pointer, wanted: Number, stride: int, pitch: Int, lanes: int
-) -> None:
-    """Generate the split of a row: element t goes to phase t % stride, position t // stride."""
-    count = (wanted + (stride - 1)) // stride
-    if stride == 2:
-        with code.loop(0, count, lanes) as t:
-            a, b = ((line + t.index * 2 + half * lanes).vector(lanes) for half in range(2))
-            for odd in range(2):
-                chosen = code.shuffle(a, b, range(odd, 2 * lanes, 2))
-                (place + t.index + pitch * odd).store(chosen)
-        return
-    with code.loop(0, count) as position, code.loop(0, stride) as phase:
-        element = line + position.index * stride + phase.index
-        (place + position.index + pitch * phase.index).store(element.load())

@@ -64,6 +64,8 @@ class DirectRecipe:
     """Whether the output has one row, so that tiles can only grow along it."""
     masked: bool
     """Whether borders are read in place: columns outside the image under masks, rows from a row of zeros."""
+    repeats: bool = False
+    """Whether padding is read from tables: it repeats inputs, or is another constant than zero."""
     rolled: bool = False
     """Whether sums roll down strips of columns instead; `rows` is then one."""
 

@@ -19,11 +19,11 @@ from convolith.engines.direct import tiling as geometry
 from convolith.engines.direct.emit import ARGUMENTS
 from convolith.engines.direct.emit_tile import VECTORS, DirectRecipe, rolls
 from convolith.engines.machine_limits import MachineLimits
-from convolith.engines.padding import pad
+from convolith.engines.padding import source_tables
 from convolith.jit import Routine, Target, host, routine, scratch, thread_count
 from convolith.spec import ConvSpec
 from convolith.tensors import to_working, torch_dtype
-from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
+from convolith.work import ForwardMemory, Memory, Work, layer_work
 
 LARGEST_SCRATCH = 1 << 23
 """Bytes of a block's packed inputs above which packing gains nothing."""
@@ -59,6 +59,8 @@ class State(NamedTuple):
     """Shape of the result, whose spatial axes may be merged into one in the spec."""
     kernel: torch.Tensor
     no_bias: torch.Tensor
+    sources: dict[str, torch.Tensor]
+    """Tables of padding that repeats inputs, by argument name."""
     template: array[int]
     """Arguments without addresses, for a contiguous x."""
     region: Routine
@@ -93,37 +95,30 @@ class Direct(GeneratedEngine[State]):
             return f"stride {max(steps)} is over {LARGEST_STRIDE}"
         if spec.dtype == "float16" and not host().halves:
             return "this processor does not convert float16"
-        spec, target = _as_signal(spec), host()
+        spec, target = spec.plane(), host()
         needed = geometry.plan_blocks(spec, recipe_of(spec, target), target)[0]["thread_elements"] * 8
         if needed > LARGEST_SCRATCH:
             return f"a block of its inputs takes {needed / 1e6:.0f} MB"
         return None
 
     def note(self, spec: ConvSpec) -> str:
-        """Describe the vectors, the type of the sums and whether the input is padded first."""
-        target = host()
+        """Describe the vectors and the type of the sums."""
         kind = sum_dtype(spec)
-        parts = [f"{target.lanes(8 if '64' in kind else 4)} x {kind}"]
-        return ", ".join(parts + ["pads first"] * (spec.padding_mode != "zeros"))
+        return f"{host().lanes(8 if '64' in kind else 4)} x {kind}"
 
     def work(self, spec: ConvSpec) -> Work:
-        """Count the layer's products, the scratch of the blocks, and the copies of padding modes other than zeros."""
+        """Count the layer's products and the scratch of the blocks."""
         layer = layer_work(spec)
         memory = layer.memory.forward
-        copied = 0
-        if spec.padding_mode != "zeros":
-            grown = prod(n + sum(pair) for n, pair in zip(spec.size, spec.padding, strict=True))
-            copied = spec.batch * spec.in_channels * grown * ITEMSIZE[spec.dtype]
-        forward = Count(layer.forward.multiplications, layer.forward.additions, memory.bytes + 2 * copied)
         wide = sum_dtype(spec)
         prepared = 0 if wide == spec.kernel_dtype else prod(spec.kernel_shape) * ITEMSIZE[wide]
-        workspace = copied + thread_count() * geometry.PACKED_BYTES
+        workspace = thread_count() * geometry.PACKED_BYTES
         terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace, prepared)
-        return Work(forward=forward, memory=Memory(terms))
+        return Work(forward=layer.forward, memory=Memory(terms))
 
     def seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
         """Estimate the time of the products and of copied blocks, or of the memory traffic if that is longer."""
-        spec, target, threads = _as_signal(spec), host(), thread_count()
+        spec, target, threads = spec.plane(), host(), thread_count()
         recipe = recipe_of(spec, target)
         lanes = target.lanes(torch_dtype(recipe.sum_dtype).itemsize)
         width = spec.output_size[-1]
@@ -171,8 +166,6 @@ class Direct(GeneratedEngine[State]):
     ) -> torch.Tensor:
         """Fill in the arguments and run the region."""
         spec = state.spec
-        if spec.padding_mode != "zeros":
-            x = pad(x, spec.padding, spec.padding_mode)
         slots = state.template[:]
         if x.ndim != spec.axes + 2:
             x = x.contiguous()  # its spatial axes are merged
@@ -185,6 +178,8 @@ class Direct(GeneratedEngine[State]):
         room = scratch(state.scratch_bytes)
         slots[X], slots[WEIGHT], slots[BIAS], slots[Y] = (t.data_ptr() for t in (x, state.kernel, added, y))
         slots[SCRATCH] = room.data_ptr()
+        for name, table in state.sources.items():
+            slots[AT[name]] = table.data_ptr()
         if slots[STREAMS] and slots[Y] % 64:
             slots[STREAMS] = 0
         ARGUMENTS.run(state.region, slots, state.threads)
@@ -203,28 +198,21 @@ def _unpacked(spec: ConvSpec, recipe: DirectRecipe) -> bool:
 @lru_cache(maxsize=LAYOUTS)
 def _ready(target: Target, spec: ConvSpec, threads: int) -> State:
     """Prepare everything except the kernel: the code and the blocks."""
-    shape, spec = spec.output_shape, _flattened(_as_signal(spec))
+    shape, pixel, spec = spec.output_shape, spec.interleaved, _flattened(spec.plane())
     recipe = recipe_of(spec, target)
     wide = torch_dtype(recipe.sum_dtype)
     no_bias = torch.from_numpy(np.zeros(spec.out_channels, str(bias_dtype(recipe)).removeprefix("torch.")))
     slots, scratch_elements = geometry.plan_blocks(spec, recipe, target)
     products = prod(spec.output_shape) * spec.products_per_output
     threads = 1 if products < SERIAL_PRODUCTS else min(threads, slots["tasks"])
-    size = spec.size
-    if spec.padding_mode != "zeros":
-        size = tuple(n + sum(pair) for n, pair in zip(size, spec.padding, strict=True))
-    strides = torch.empty((1, spec.in_channels, *size), device="meta").stride()
+    strides = torch.empty((1, spec.in_channels, *spec.size), device="meta").stride()
+    sources = source_tables(spec, pixel) if recipe.repeats else {}
     template = ARGUMENTS.new(slots)
     _describe(template, recipe, strides, torch_dtype(spec.dtype).itemsize)
     region = routine(emit.write, target, recipe, ordered=True)
     scratch_bytes = scratch_elements * wide.itemsize
     out_dtype = torch_dtype(spec.out_dtype)
-    return State(spec, recipe, shape, no_bias, no_bias, template, region, threads, scratch_bytes, out_dtype)
-
-
-def _as_signal(spec: ConvSpec) -> ConvSpec:
-    """Remove axes of one position, which tiles cannot use, unless another padding mode pads x in its full shape."""
-    return spec.squeezed() if spec.padding_mode == "zeros" else spec
+    return State(spec, recipe, shape, no_bias, no_bias, sources, template, region, threads, scratch_bytes, out_dtype)
 
 
 def _flattened(spec: ConvSpec) -> ConvSpec:
@@ -267,6 +255,7 @@ def recipe_of(spec: ConvSpec, target: Target) -> DirectRecipe:
         deep=deep,
         flat=spec.axes == 1,
         masked=False,
+        repeats=spec.pads_beyond_zeros,
     )
     recipe = replace(recipe, rolled=rolls(recipe, target))
     return replace(recipe, masked=geometry.masked(recipe, target, spec))

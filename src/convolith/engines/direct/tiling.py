@@ -111,19 +111,15 @@ def plan_blocks(spec: ConvSpec, recipe: DirectRecipe, target: Target) -> tuple[d
 
 def _layer(spec: ConvSpec) -> Layer:
     ones = (1,) * (3 - spec.axes)
-    padding, size = spec.padding, spec.size
-    if spec.padding_mode != "zeros":  # padded beforehand
-        size = tuple(n + sum(pair) for n, pair in zip(size, padding, strict=True))
-        padding = ((0, 0),) * spec.axes
     output_size = (*ones, *spec.output_size)
     return Layer(
         spec.batch * spec.groups * output_size[0],
         spec.in_channels // spec.groups,
         spec.out_channels // spec.groups,
-        (*ones, *size),
+        (*ones, *spec.size),
         output_size,
-        (0,) * (3 - spec.axes) + tuple(before for before, _ in padding),
-        any(padding[-1]),
+        (0,) * (3 - spec.axes) + tuple(before for before, _ in spec.padding),
+        any(spec.padding[-1]),
     )
 
 
@@ -226,11 +222,14 @@ def _pitches(recipe: DirectRecipe, target: Target, block: Block) -> tuple[int, i
 def masked(recipe: DirectRecipe, target: Target, spec: ConvSpec) -> bool:
     """Return whether all inputs are read in place, with masks at borders, where the processor has masks.
 
-    No stride may be split. Elements are converted at every load, which pays only if a load serves several products.
-    Masks in vectors (before AVX-512) are computed for every kernel column, which pays only in wide images.
+    No stride may be split, and only zeros may be padded. Elements are converted at every load, which pays only if a
+    load serves several products. Masks in vectors (before AVX-512) are computed for every kernel column, which pays
+    only in wide images.
     """
     ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
     if ITEMSIZE[recipe.x_dtype] < target.masked_bytes or recipe.stride[2] > 1 or _read_often(recipe, ins, outs):
+        return False
+    if recipe.repeats:
         return False
     if target.masked_bytes > 1 and any(spec.padding[-1]):
         vectors = spec.output_size[-1] / lanes_of(recipe, target)

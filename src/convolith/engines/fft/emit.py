@@ -24,6 +24,7 @@ from llvmlite import ir
 from convolith.engines.fft.emit_passes import Kernels, kernels_of, load, store
 from convolith.engines.fft.emit_products import Products, Sizes, products_of
 from convolith.engines.fft.emit_transforms import Complex, multiply
+from convolith.engines.padding import source_of_column
 from convolith.jit.arguments import ArgumentBlock
 from convolith.jit.builder import I64, FunctionBuilder, Int, Number, Pointer, itemsize
 from convolith.jit.conversions import STORED
@@ -39,6 +40,7 @@ ARGUMENTS = ArgumentBlock(
     *("rows", "columns", "step_rows", "step_columns", "tiles", "tiles_across", "pairs", "turned"),
     *("column_count", "row_count", "first_pair", "block_pairs", "all_pairs", "panel", "taps", "dilation", "v", "m"),
     *("thread_elements", "v_offset", "meet_offset", "m_offset", "table_offset", "edge_offset"),
+    *("depth_sources", "height_sources", "width_sources", "outside", "padded_height", "padded_width"),
 )
 """Arguments of a region; channels are per group."""
 POINTERS = (
@@ -54,6 +56,7 @@ POINTERS = (
     "scale",
     "v",
     "m",
+    "outside",
 )
 FILTER, SPECTRA, FORWARD, PRODUCTS, BACK, TOGETHER = range(6)
 """Stages: all steps of a pair of tiles, where no channels are summed; kernels to spectra; where channels are summed,
@@ -67,6 +70,8 @@ class FftRecipe(NamedTuple):
 
     dtype: str
     meet: bool
+    repeats: bool = False
+    """Whether padding is read from tables: it repeats inputs, or is another constant than zero."""
 
 
 def write(module: ir.Module, target: Target, recipe: FftRecipe) -> None:
@@ -75,10 +80,11 @@ def write(module: ir.Module, target: Target, recipe: FftRecipe) -> None:
     lanes = target.lanes(itemsize(element))
     kernels = kernels_of(module, element, lanes)
     products = products_of(module, target, element) if recipe.meet else None
-    code, s = ARGUMENTS.begin(module, dict.fromkeys(POINTERS, element) | {"column_passes": I64, "row_passes": I64})
+    tables = dict.fromkeys(("column_passes", "row_passes", "depth_sources", "height_sources", "width_sources"), I64)
+    code, s = ARGUMENTS.begin(module, dict.fromkeys(POINTERS, element) | tables)
     before = flush_denormals(code, target)
     scratch = s["scratch"] + code.fetch_add(s["counters"] + 8) * s["thread_elements"]
-    work = _Tiles(code, lanes, s, scratch, kernels, products)
+    work = _Tiles(code, lanes, s, scratch, kernels, products, recipe.repeats)
     stages: dict[int, Callable[[Int], None]] = {FILTER: work.filter}
     if recipe.meet:
         stages = {FORWARD: work.forward, PRODUCTS: work.product, BACK: work.back, TOGETHER: work.together}
@@ -100,6 +106,7 @@ class _Tiles(NamedTuple):
     scratch: Pointer
     kernels: Kernels
     products: Products | None
+    repeats: bool
 
     def filter(self, task: Int) -> None:
         """Generate the convolution of one pair of tiles of one channel, for all outputs that depend on it."""
@@ -122,7 +129,7 @@ class _Tiles(NamedTuple):
         Spectra are stored one after the other, or, frequency by frequency, in panels of output channels.
         """
         code, s, lanes = self.code, self.s, self.lanes
-        self.columns(s["x"] + task * s["x_channel"], code.integer(0))
+        self.columns(s["x"] + task * s["x_channel"], code.integer(0), repeats=False)
         v = self.scratch + s["v_offset"]
         self.rows(v)
         ins, outs, panel = s["in_channels"], s["out_channels"], s["panel"]
@@ -144,11 +151,15 @@ class _Tiles(NamedTuple):
     def enter(self, v: Pointer, first: Int, block: Int, pair: Int, plane: Int, channel: Int) -> None:
         """Generate the transform of a pair of tiles, stored next to the other pairs of the block for each frequency."""
         code, s, lanes = self.code, self.s, self.lanes
-        number, z = first + pair, plane - s["pad_depth"]
-        exists = code.every(z >= 0, z < s["depth"])
-        x = s["x"] + number // s["pairs"] * s["x_image"] + channel * s["x_channel"] + z * s["x_plane"]
-        made = self.scratch + s["v_offset"]
-        self.columns(x, code.choose(exists, number % s["pairs"], s["tiles"]))
+        number, made = first + pair, self.scratch + s["v_offset"]
+        x = s["x"] + number // s["pairs"] * s["x_image"] + channel * s["x_channel"]
+        if self.repeats:
+            z = (s["depth_sources"] + plane).integer()
+            self.columns(x + code.maximum(z, 0) * s["x_plane"], number % s["pairs"], z >= 0)
+        else:
+            z = plane - s["pad_depth"]
+            exists = code.every(z >= 0, z < s["depth"])
+            self.columns(x + z * s["x_plane"], code.choose(exists, number % s["pairs"], s["tiles"]))
         self.rows(made)
         ins, all_ = s["in_channels"], s["slices"] * block
         place = channel // ins * ins * all_ * self.points()
@@ -221,11 +232,22 @@ class _Tiles(NamedTuple):
         place: Pointer = self.scratch + self.s["edge_offset"] + self.s["columns"] * side
         return place
 
-    def columns(self, x: Pointer, pair: Int) -> None:
-        """Generate the transform of both tiles of a channel down their columns to Z."""
+    def columns(self, x: Pointer, pair: Int, exists: ir.Value | None = None, *, repeats: bool | None = None) -> None:
+        """Generate the transform of both tiles of a channel down their columns to Z.
+
+        Args:
+            x: the plane of the channel.
+            pair: number of the pair of tiles.
+            exists: whether the plane is in the volume, where padding is read from tables; None for always.
+            repeats: whether padding is read from tables; None for the layer's own.
+        """
         code, s = self.code, self.s
-        lefts = [self.read_from(x, pair * 2 + side, side) for side in range(2)]
-        width = code.choose(s["turned"] >= 1, s["columns"], s["width"])
+        if self.repeats if repeats is None else repeats:
+            lefts = [self.read_padded(x, pair * 2 + side, side, exists) for side in range(2)]
+            width = s["columns"]
+        else:
+            lefts = [self.read_from(x, pair * 2 + side, side) for side in range(2)]
+            width = code.choose(s["turned"] >= 1, s["columns"], s["width"])
         with code.loop(0, s["columns"], self.lanes) as column:
             z = self.scratch + column.index * s["rows"] * 2
             bounds = []
@@ -263,6 +285,48 @@ class _Tiles(NamedTuple):
                 (self.table(side) + at.index).store(code.ir.ptrtoint(edge.value, I64))
         begin: Int = code.choose(turned, 0, left)
         return begin
+
+    def read_padded(self, x: Pointer, tile: Int, side: int, exists: ir.Value | None) -> Int:
+        """Store the addresses of a tile's rows in its table, with padding from tables; return 0, the first column.
+
+        Rows partly or wholly in the padding are copied to V, which is free until the second axis is transformed. Rows
+        beyond the padding, which no output reads, are zeros.
+        """
+        code, s = self.code, self.s
+        row, column = self.corner(tile)
+        real, turned = tile < s["tiles"], s["turned"] >= 1
+        with code.loop(0, s["rows"]) as at:
+            line = row + at.index  # of the padded image
+            start = code.choose(turned, line * s["columns"], column)  # in the padded row
+            needed = code.choose(turned, start, line) < code.choose(turned, s["padded_width"], s["padded_height"])
+            with code.ir.if_else(code.every(real, needed)) as (there, beyond):
+                with there:
+                    number = (s["height_sources"] + code.choose(turned, 0, line)).integer()
+                    inside = number >= 0 if exists is None else code.every(exists, number >= 0)
+                    source = x + code.maximum(number, 0) * s["x_row"]
+                    begin = start - s["pad_width"]
+                    whole = code.every(inside, begin >= 0, begin + s["columns"] <= s["width"])
+                    goal = self.scratch + s["v_offset"] + (at.index + s["rows"] * side) * s["columns"]
+                    with code.when(code.ir.not_(whole)):
+                        self.copy_padded(source, goal, begin, inside)
+                    place = code.choose(whole, source + begin, goal)
+                    (self.table(side) + at.index).store(code.ir.ptrtoint(place.value, I64))
+                with beyond:
+                    (self.table(side) + at.index).store(code.ir.ptrtoint(s["zeros"].value, I64))
+        return code.integer(0)
+
+    def copy_padded(self, source: Pointer, goal: Pointer, begin: Int, inside: ir.Value) -> None:
+        """Copy a row of a tile that begins at a column of the image, with what the padding repeats elsewhere."""
+        code, s = self.code, self.s
+        low = code.minimum(code.maximum(0 - begin, 0), s["columns"])
+        high = code.choose(inside, code.maximum(code.minimum(s["width"] - begin, s["columns"]), low), low)
+        self.copy(source + begin, goal, low, high)
+        for first, last in ((code.integer(0), low), (high, s["columns"])):
+            with code.loop(first, last) as t:
+                position = code.minimum(begin + t.index, s["padded_width"] - s["pad_width"] - 1)
+                at = source_of_column(code, s, position)
+                chosen = code.choose(code.every(inside, at >= 0), source + code.maximum(at, 0), s["outside"])
+                (goal + t.index).store(chosen.load())
 
     def copy(self, source: Pointer, goal: Pointer, low: Number, high: Number) -> None:
         """Copy a row of a tile from position `low` to before `high`, with zeros elsewhere."""

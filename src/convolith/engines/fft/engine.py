@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from array import array
 from functools import lru_cache
-from math import ceil, frexp, log2, prod
+from math import ceil, frexp, isfinite, log2, prod
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +37,7 @@ from convolith.engines.fft.tiling import (
     work_bytes,
 )
 from convolith.engines.machine_limits import MachineLimits, sum_dtype_name
-from convolith.engines.padding import pad
+from convolith.engines.padding import padded_size, source_tables
 from convolith.jit import Routine, Target, routine, scratch, thread_count
 from convolith.jit.builder import itemsize
 from convolith.jit.conversions import STORED
@@ -96,6 +96,8 @@ class Fft(GeneratedEngine[State]):
             return "stride: most computed outputs would be discarded"
         if spec.taps == 1:
             return "a single tap"
+        if not isfinite(spec.padding_value):
+            return "padding that is not finite would spread over tiles"
         spec = spec.squeezed()
         if not fits(spec):
             return "the kernel is longer than any tile"
@@ -146,7 +148,7 @@ class Fft(GeneratedEngine[State]):
             limits.moving_seconds(self.work(spec).forward.bytes - between) + between / limits.cache_bytes_per_second
         )
         taken = computing + moving if meeting(spec) else max(computing, moving)  # separate stages, or all at once
-        copying = limits.moving_seconds(2 * spec.axes * _copied_bytes(spec))  # axis by axis
+        copying = limits.moving_seconds(2 * _copied_bytes(spec))
         return limits.call_seconds + SETUP_SECONDS + taken + copying
 
     def error_bound(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
@@ -183,9 +185,7 @@ class Fft(GeneratedEngine[State]):
         """Convolve all pairs of tiles, each separately, or block by block where channels are summed."""
         spec, inner, working = state.spec, state.inner, state.no_bias.dtype
         x = to_working(x, working)
-        if spec.padding_mode != "zeros":
-            x = pad(x, spec.padding, spec.padding_mode)
-        x = x.reshape(inner.batch, inner.in_channels, *_grown(inner)) if inner is not spec else x
+        x = x.reshape(inner.input_shape) if inner is not spec else x
         if x.stride(-1) != 1:
             x = x.contiguous()
         straight = out is not None and out.dtype is working and out.is_contiguous()
@@ -219,12 +219,9 @@ def _spectra_bytes(spec: ConvSpec) -> int:
 
 
 def _copied_bytes(spec: ConvSpec) -> int:
-    """Return the bytes of copies in the working dtype: converted inputs and outputs, and inputs padded beforehand."""
+    """Return the bytes of inputs and outputs that are converted to and from the working dtype."""
     item, converted = working_dtype(spec).itemsize, working_dtype(spec) is not torch_dtype(spec.out_dtype)
-    copied = converted * (prod(spec.input_shape) + prod(spec.output_shape))
-    if spec.padding_mode != "zeros":
-        copied += spec.batch * spec.in_channels * prod(_grown(spec))
-    return copied * item
+    return converted * (prod(spec.input_shape) + prod(spec.output_shape)) * item
 
 
 @lru_cache(maxsize=LAYOUTS)
@@ -247,7 +244,10 @@ def _ready(target: Target, spec: ConvSpec, tiling: Tiling, blocks: tuple[int, ..
         tables["between"] = _between(tiling, lanes).astype(plain)
     template = emit.ARGUMENTS.new(counts | _slots(spec, tiling, lanes, plain.itemsize))
     shared = {name: torch.from_numpy(table) for name, table in tables.items()}
-    region = routine(emit.write, target, emit.FftRecipe(dtype, meeting(spec)))
+    if spec.pads_beyond_zeros:
+        sources = source_tables(spec)
+        shared |= sources | {"outside": sources["outside"].to(working)}
+    region = routine(emit.write, target, emit.FftRecipe(dtype, meeting(spec), spec.pads_beyond_zeros))
     no_bias = torch.from_numpy(np.zeros(spec.out_channels, plain))
     return State(original, spec, tiling, lanes, no_bias, shared, no_bias, template, region)
 
@@ -289,9 +289,10 @@ def _frequency_order(length: int) -> np.ndarray:
 def _slots(spec: ConvSpec, tiling: Tiling, lanes: int, item: int) -> dict[str, int]:
     """Return the sizes among a region's arguments, for a contiguous y."""
     flat = spec.axes == 1
-    depth, height, width = (1,) * (3 - spec.axes) + _grown(spec)
+    depth, height, width = (1,) * (3 - spec.axes) + spec.size
     out_depth, out_height, out_width = (1,) * (3 - spec.axes) + spec.output_size
-    pads = (0,) * (3 - spec.axes) + tuple(before if spec.padding_mode == "zeros" else 0 for before, _ in spec.padding)
+    pads = (0,) * (3 - spec.axes) + tuple(before for before, _ in spec.padding)
+    padded_height, padded_width = (1, *padded_size(spec))[-2:]
     outs = out_depth * out_height * out_width
     tile = tiling.points * 2 + 2 * lanes  # no two buffers begin in one cache set
     offsets = {"v_offset": tile, "m_offset": 2 * tile}
@@ -313,6 +314,8 @@ def _slots(spec: ConvSpec, tiling: Tiling, lanes: int, item: int) -> dict[str, i
         "pad_depth": pads[0],
         "pad_height": pads[1],
         "pad_width": pads[2],
+        "padded_height": padded_height,
+        "padded_width": padded_width,
         "y_image": spec.out_channels * outs,
         "y_channel": outs,
         "y_plane": out_height * out_width,
@@ -333,13 +336,6 @@ def _slots(spec: ConvSpec, tiling: Tiling, lanes: int, item: int) -> dict[str, i
         "chunk": 1,
         "thread_elements": ceil(per_thread / 64) * 64,
     }
-
-
-def _grown(spec: ConvSpec) -> tuple[int, ...]:
-    """Return the size of the input of the code: padded first in modes other than zeros."""
-    if spec.padding_mode == "zeros":
-        return spec.size
-    return tuple(n + sum(pair) for n, pair in zip(spec.size, spec.padding, strict=True))
 
 
 def _spectra(

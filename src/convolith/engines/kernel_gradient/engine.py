@@ -58,7 +58,7 @@ class Layout(NamedTuple):
 
 def refuse(spec: ConvSpec) -> str | None:
     """Return why the kernel gradient of a layer cannot be computed here, or None if it can."""
-    if spec.transposed or spec.padding_mode != "zeros":
+    if spec.transposed or spec.pads_beyond_zeros:
         return "transposed" if spec.transposed else f"padding_mode {spec.padding_mode}"
     if max(spec.stride) > 1:
         return "stride"

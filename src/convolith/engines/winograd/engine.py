@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import ceil, prod
+from math import ceil, isfinite
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from convolith.dtypes import half_ulp
 from convolith.engines.base import GeneratedEngine
 from convolith.engines.buffers import empty
 from convolith.engines.machine_limits import MachineLimits
-from convolith.engines.padding import pad
+from convolith.engines.padding import padded, padded_bytes, unpadded
 from convolith.engines.winograd import emit_weights as weights
 from convolith.engines.winograd.emit import (
     ARGUMENTS,
@@ -112,6 +112,8 @@ class Winograd(GeneratedEngine[State]):
             return "stride or dilation"
         if spec.groups > 1:
             return "groups"
+        if not isfinite(spec.padding_value):
+            return "padding that is not finite would spread over tiles"
         return None
 
     def keeps_nonfinite_local(self, spec: ConvSpec) -> bool:
@@ -134,13 +136,12 @@ class Winograd(GeneratedEngine[State]):
         transformed = tiles * points * (spec.in_channels + spec.out_channels) * item
         weights = points * spec.in_channels * spec.out_channels * item
         forward = Count(
-            products + transforms // 2, products + transforms // 2, memory.bytes + 2 * transformed + weights
+            products + transforms // 2,
+            products + transforms // 2,
+            memory.bytes + 2 * (transformed + padded_bytes(spec)) + weights,
         )
-        layout, workspace = self._layout(replace(spec, batch=max(spec.batch, 1)), host()), 0
-        if spec.padding_mode != "zeros":
-            grown = prod(n + sum(pair) for n, pair in zip(spec.size, spec.padding, strict=True))
-            workspace = spec.batch * spec.in_channels * grown * item
-        workspace += layout.scratch_bytes + layout.v_bytes
+        layout = self._layout(replace(spec, batch=max(spec.batch, 1)), host())
+        workspace = padded_bytes(spec) + layout.scratch_bytes + layout.v_bytes
         prepared = points * spec.in_channels * layout.slots["panels"] * panel_rows(host()) * item
         terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace, prepared)
         return Work(forward=forward, memory=Memory(terms))
@@ -157,7 +158,8 @@ class Winograd(GeneratedEngine[State]):
         transforms = tiles * points * TRANSFORM_STEPS * (spec.in_channels + spec.out_channels) / rate
         weights = points * spec.in_channels * spec.out_channels * torch_dtype(spec.dtype).itemsize
         moving = limits.moving_seconds(weights) + limits.moving_seconds(layer_work(spec).memory.forward.bytes)
-        return limits.call_seconds + products + transforms + moving / 2  # half of it overlaps the products
+        copying = limits.moving_seconds(2 * padded_bytes(spec))
+        return limits.call_seconds + copying + products + transforms + moving / 2  # half of it overlaps the products
 
     def _recipe(self, spec: ConvSpec) -> WinogradRecipe:
         return WinogradRecipe(self.outputs, spec.dtype)
@@ -305,9 +307,8 @@ class Winograd(GeneratedEngine[State]):
         self, state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Fill in the arguments and run the stages."""
-        spec = state.spec
-        if spec.padding_mode != "zeros":
-            x = pad(x, spec.padding, spec.padding_mode)
+        if state.spec.pads_beyond_zeros:
+            x = padded(x, state.spec)
         if x.stride(-1) != 1:
             x = x.contiguous()
         y = out if out is not None and out.is_contiguous() else empty(state.shape, x.dtype)
@@ -318,9 +319,6 @@ class Winograd(GeneratedEngine[State]):
         slots[FIRST], slots[LAST], slots[ZEROS] = (t.data_ptr() for t in (state.first, state.last, state.zeros))
         slots[V], slots[SCRATCH] = room.data_ptr(), room.data_ptr() + state.v_bytes
         slots[AT["x_image"]], slots[AT["x_channel"]], slots[AT["x_row"]], _ = x.stride()
-        if spec.padding_mode != "zeros":
-            slots[AT["height"]], slots[AT["width"]] = x.shape[2:]
-            slots[AT["pad_height"]] = slots[AT["pad_width"]] = 0
         for stage, tasks in state.stages:
             ARGUMENTS.restart(slots)
             slots[AT["stage"]], slots[AT["tasks"]] = stage, tasks
@@ -333,6 +331,9 @@ class Winograd(GeneratedEngine[State]):
 @lru_cache(maxsize=LAYOUTS)
 def _ready(engine: Winograd, target: Target, spec: ConvSpec, threads: int) -> State:
     """Prepare all but the transformed kernel: the code, the blocks, and flags of a row's first and last tile."""
+    given = spec
+    if spec.pads_beyond_zeros:
+        spec = unpadded(spec)
     across = engine._tiles(spec)[1]
     lanes, layout = engine._recipe(spec).lanes(target), engine._layout(spec, target)
     slots = layout.slots
@@ -341,7 +342,7 @@ def _ready(engine: Winograd, target: Target, spec: ConvSpec, threads: int) -> St
     zeros = (spec.size[1] + 4 * lanes + sum(spec.padding[1]), spec.out_channels)
     beyond, no_bias = (torch.from_numpy(np.zeros(n, spec.dtype)) for n in zeros)
     return State(
-        spec,
+        given,
         spec.output_shape,
         beyond,
         no_bias,

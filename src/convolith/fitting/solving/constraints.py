@@ -17,12 +17,17 @@ from convolith.errors import ConvolithError, missing_extra
 
 CONSTRAINTS = ("symmetric", "sum-to-one", "nonnegative", "simplex")
 """Names for `constraints`; "simplex" combines "sum-to-one" and "nonnegative"."""
+ROUNDING = 8 * np.finfo(float).eps
+"""Bound on the rounding of a zero eigenvalue, relative to the largest eigenvalue, per unknown."""
 ACTIVE = 1e-9
 """Bound, relative to the largest weight, up to which a weight counts as fixed at zero."""
 DEPENDENT = 1e-12
 """Bound, relative to the largest, up to which a singular value of the equations is zero; columns have one length."""
 TOLERANCE = 1e-12
 """Tolerance of the solver, with columns of one length."""
+
+
+IMPOSSIBLE = "basis and constraints leave no kernel without negative weights; take others, or fewer"
 
 
 class Space(NamedTuple):
@@ -129,13 +134,30 @@ def _columns(in_channels: int, taps: int, basis: np.ndarray | None, terms: int, 
     return columns
 
 
-def without_negatives(normal: np.ndarray, cross: np.ndarray, space: Space | None) -> Space:
+def projected(matrix: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return a symmetric matrix in coordinates of a space, and the rounding of its diagonal.
+
+    Where the matrix hardly varies along a direction, what is left of its sums is their rounding.
+    """
+    inner = directions.T @ matrix @ directions
+    largest = np.einsum("ij,ij->j", np.abs(directions), np.abs(matrix) @ np.abs(directions))
+    return inner, ROUNDING * len(matrix) * largest
+
+
+def without_negatives(normal: np.ndarray, cross: np.ndarray, space: Space | None) -> tuple[Space, int]:
     """Restrict a space to the kernels that are zero where the best nonnegative kernel is zero.
+
+    The problem is scaled to numbers near one first, in the objective and in every inequality: the solver's tolerances
+    are absolute. Directions that the data do not determine get a tiny penalty, and are left out of the result, which
+    begins at the solver's solution.
 
     Args:
         normal: (n, n), matrix of the objective `b' normal b - 2 cross' b` of the best kernel.
         cross: (n,), vector of the objective.
         space: space of kernels that the equations allow, or None.
+
+    Returns:
+        The restricted space, and the number of directions that were left out.
 
     Raises:
         ConvolithError: a space without a nonnegative kernel.
@@ -143,26 +165,63 @@ def without_negatives(normal: np.ndarray, cross: np.ndarray, space: Space | None
     n = len(cross)
     if space is None:
         space = Space(np.zeros(n), np.eye(n))
-    inner = space.directions.T @ normal @ space.directions
-    slope = space.directions.T @ (cross - normal @ space.start)
-    scale = 1 / np.sqrt(np.maximum(np.diag(inner), np.finfo(float).tiny))
+    D = space.directions
+    if not D.shape[1]:
+        if (space.start < -ACTIVE * np.abs(space.start).max()).any():
+            raise ConvolithError(IMPOSSIBLE)
+        return Space(np.maximum(space.start, 0.0), D), 0
+    inner, floor = projected(normal, D)
+    diagonal = np.diag(inner)
+    none = diagonal <= floor
+    scale = np.where(
+        none, np.sqrt(max(float(diagonal.max()), np.finfo(float).tiny)), np.sqrt(np.where(none, 1.0, diagonal))
+    )
+    slope = D.T @ (cross - normal @ space.start)
+    noise = ROUNDING * n * (np.abs(D).T @ (np.abs(cross) + np.abs(normal) @ np.abs(space.start)))
+    slope = np.where(none | (np.abs(slope) <= noise), 0.0, slope) / scale
+    scaled = np.where(none | none[:, None], 0.0, inner / scale / scale[:, None])
+    scaled += len(scaled) * ROUNDING * np.eye(len(scaled))
+    rows = D / scale
+    norms = np.linalg.norm(rows, axis=1)
+    held_anyway = norms <= ROUNDING * norms.max()
+    bounds = np.where(held_anyway, 0.0, -space.start / np.where(held_anyway, 1.0, norms))
+    size = max(float(np.abs(slope).max()), float(np.abs(bounds).max())) or 1.0
+    counted = ~held_anyway
     steps, _, status, _ = _solver().solve(
-        np.ascontiguousarray(inner * scale * scale[:, None]),
-        np.ascontiguousarray(-slope * scale),
-        np.ascontiguousarray(space.directions * scale),
-        np.full(n, 1e30),
-        np.ascontiguousarray(-space.start),
-        np.zeros(n, dtype=np.int32),
+        np.ascontiguousarray(scaled),
+        np.ascontiguousarray(-slope / size),
+        np.ascontiguousarray(rows[counted] / norms[counted, None]),
+        np.full(int(counted.sum()), 1e30),
+        np.ascontiguousarray(bounds[counted] / size),
+        np.zeros(int(counted.sum()), dtype=np.int32),
         primal_tol=TOLERANCE,
         dual_tol=TOLERANCE,
     )
-    if status < 1:
-        raise ConvolithError("basis and constraints leave no kernel without negative weights; take others, or fewer")
-    weights = space.start + space.directions @ (scale * steps)
-    held = weights <= ACTIVE * np.abs(weights).max()
+    if status < 1 or (space.start[held_anyway] < -ACTIVE * np.abs(space.start).max()).any():
+        raise ConvolithError(IMPOSSIBLE)
+    weights = space.start + size * (rows @ steps)
+    held = weights <= max(ACTIVE * float(np.abs(weights).max()), TOLERANCE * size * float(norms.max()))
     restricted = space.where(np.eye(n)[held], np.zeros(int(held.sum())))
     free = ~held  # fixed weights become exactly zero
-    return Space(restricted.start * free, restricted.directions * free[:, None])
+    R = restricted.directions * free[:, None]
+    start = restricted.start + restricted.directions @ (restricted.directions.T @ (weights - restricted.start))
+    if not R.shape[1]:
+        return Space(np.maximum(start, 0.0) * free, R), 0
+    determined = _determined(*projected(normal, R))
+    return Space(np.maximum(start, 0.0) * free, R @ determined), R.shape[1] - determined.shape[1]
+
+
+def _determined(inner: np.ndarray, floor: np.ndarray) -> np.ndarray:
+    """Return the directions along which a matrix is more than rounding, (n, rank)."""
+    diagonal = np.diag(inner)
+    none = diagonal <= floor
+    scale = np.where(none, 1.0, np.sqrt(np.where(none, 1.0, diagonal)))
+    values, vectors = np.linalg.eigh(np.where(none | none[:, None], 0.0, inner / scale / scale[:, None]))
+    kept = values > max(float(values[-1]), 0.0) * len(values) * ROUNDING
+    if kept.all():
+        return np.eye(len(values))
+    columns: np.ndarray = vectors[:, kept] / scale[:, None]
+    return columns
 
 
 def _solver() -> Any:

@@ -13,10 +13,8 @@ import numpy as np
 import torch
 
 from convolith.errors import ConvolithError, warn
-from convolith.fitting.solving.constraints import Space, without_negatives
+from convolith.fitting.solving.constraints import ROUNDING, Space, projected, without_negatives
 
-ROUNDING = 8 * np.finfo(float).eps
-"""Bound on the rounding of a zero eigenvalue, relative to the largest eigenvalue, per unknown."""
 BLOCK, POWERS = 8, 6
 """Number of columns in a block of the Krylov space, and most multiplications of a block."""
 
@@ -46,18 +44,51 @@ class System(NamedTuple):
 
 
 class Inverse(NamedTuple):
-    """Matrix that gives the minimum-norm solution of `(G + penalty) b = r`, its rank, and scaled condition number."""
+    """Matrix that gives the minimum-norm solution of `(G + penalty) b = r` in a space of b.
+
+    Attributes:
+        matrix: (free, free), in coordinates of the space.
+        rank: number of coordinates that the data determine.
+        condition: condition number with columns scaled to one length.
+        directions: (n, free), of the space; None for all b.
+    """
 
     matrix: np.ndarray
     rank: int
     condition: float
+    directions: np.ndarray | None = None
+
+    def times(self, vectors: np.ndarray) -> np.ndarray:
+        """Return the solution for right-hand sides, (n, ...)."""
+        if self.directions is None:
+            whole: np.ndarray = self.matrix @ vectors
+            return whole
+        solution: np.ndarray = self.directions @ (self.matrix @ (self.directions.T @ vectors))
+        return solution
+
+    def spread(self, normal: np.ndarray | None) -> np.ndarray:
+        """Return the diagonal of `inverse normal inverse`, (n,); None for a normal matrix whose inverse it is."""
+        D = self.directions
+        left = self.matrix if D is None else D @ self.matrix
+        if normal is None:
+            right = np.eye(len(left)) if D is None else D
+        else:
+            right = left @ (normal if D is None else D.T @ normal @ D)
+        diagonal: np.ndarray = np.einsum("ij,ij->i", left, right)
+        return diagonal
 
 
-def inverse(matrix: np.ndarray) -> Inverse:
-    """Invert a symmetric positive semidefinite matrix, for the minimum-norm solution if it is singular."""
-    scale = np.sqrt(np.maximum(np.diag(matrix), 0.0))
-    scale[scale == 0] = 1.0
-    scaled = torch.from_numpy(matrix / scale / scale[:, None])
+def inverse(matrix: np.ndarray, floor: np.ndarray | float = 0.0) -> Inverse:
+    """Invert a symmetric positive semidefinite matrix, for the minimum-norm solution if it is singular.
+
+    Args:
+        matrix: (n, n).
+        floor: rounding of the diagonal; where the diagonal is no larger, it counts as zero.
+    """
+    diagonal = np.diag(matrix)
+    none = diagonal <= floor
+    scale = np.where(none, 1.0, np.sqrt(np.where(none, 1.0, diagonal)))
+    scaled = torch.from_numpy(np.where(none | none[:, None], 0.0, matrix / scale / scale[:, None]))
     factor, failed = torch.linalg.cholesky_ex(scaled)
     if not failed:
         inverted = torch.cholesky_inverse(factor)
@@ -91,12 +122,14 @@ class Penalty(NamedTuple):
         noise: (n, n), contribution of noise in x to G, which is subtracted from it; None without noise.
         space: space of kernels that satisfy equations on the weights, or None.
         nonnegative: whether all weights must be nonnegative.
+        model: space of the kernels of a basis, before constraints, or None.
     """
 
     matrix: np.ndarray | None = None
     noise: np.ndarray | None = None
     space: Space | None = None
     nonnegative: bool = False
+    model: Space | None = None
 
     def of(self, coefficients: np.ndarray) -> np.ndarray:
         """Return half the gradient of everything that is added to `b'Gb`, (n, ...)."""
@@ -116,25 +149,26 @@ class Penalty(NamedTuple):
 
 
 class Solution(NamedTuple):
-    """Coefficients (n, out_channels), an inverse matrix per output channel, squared residuals, errors, condition."""
+    """Coefficients (n, out_channels), an inverse per output channel, squared residuals, errors, condition."""
 
     coefficients: np.ndarray
-    inverses: tuple[np.ndarray, ...]
+    inverses: tuple[Inverse, ...]
     squares: np.ndarray
     stderr: np.ndarray
     condition: float
 
     def change(self, slope: np.ndarray) -> np.ndarray:
         """Return the change of the coefficients that cancels a residual of the normal equations, (n, out_channels)."""
-        return np.stack([own @ column for own, column in zip(self.inverses, slope.T, strict=True)], 1)
+        return np.stack([own.times(column) for own, column in zip(self.inverses, slope.T, strict=True)], 1)
 
 
 def least_squares(system: System, penalty: Penalty, *, warns: bool = True) -> Solution:
     """Minimise `b'Gb - 2 r'b + b'Pb` over the coefficients that the constraints allow.
 
-    The variance of the noise is that of the residuals of the fit without penalty and constraints (which would bias it);
-    it is NaN if the equations do not outnumber the unknowns. Standard errors are those of kernels in the allowed space.
-    A warning says how many coefficients the data do not determine, unless `warns` is False.
+    The variance of the noise is that of the residuals of the fit without penalty and constraints (which would bias it),
+    in the space of the basis if there is one; it is NaN if the equations do not outnumber the unknowns. Standard errors
+    are those of kernels in the allowed space. A warning says how many coefficients the data do not determine, unless
+    `warns` is False.
 
     Raises:
         ConvolithError: fewer equations than unknowns, constraints that no kernel satisfies.
@@ -147,50 +181,48 @@ def least_squares(system: System, penalty: Penalty, *, warns: bool = True) -> So
             f"y has {system.equations} pixels to fit but each output channel has {unknowns} unknowns; expected at "
             "least as many pixels; use a smaller kernel_size, more data, or ridge="
         )
-    free = inverse(system.normal)
+    free = _within(system.normal, penalty.model)
     total = penalty.added_to(system.normal)
-    inverted = inverse(total) if kernel_options or noisy else free
-    if noisy and inverted.rank < n:
+    inverted = _within(total, penalty.model) if kernel_options or noisy else free
+    if noisy and inverted.rank < (n if penalty.model is None else penalty.model.directions.shape[1]):
         raise ConvolithError(
             "x_noise_variance is as much as x varies at all in some direction of its windows, or more; expected the "
             "variance of x's noise alone; take a smaller one, a smaller kernel_size, or add ridge="
         )
-    spaces = [penalty.space] * outputs
+    spaces, undetermined = [penalty.space] * outputs, 0
     if penalty.nonnegative:
-        spaces = [without_negatives(total, cross, penalty.space) for cross in system.cross.T]
-    inverses, rank, condition = [], n, inverted.condition
+        restricted = [without_negatives(total, cross, penalty.space) for cross in system.cross.T]
+        spaces = [space for space, _ in restricted]
+        undetermined = max(number for _, number in restricted)
+    inverses, condition = [], inverted.condition
     for own in spaces:
-        within = inverted if own is None else _within(total, own)
-        inverses.append(within.matrix)
-        allowed = n if own is None else own.directions.shape[1]
-        rank = min(rank, n - (allowed - within.rank))
-        condition = max(condition, within.condition) if own is None else within.condition
-    if rank < n and warns:
-        _warn_of(rank - n + unknowns, unknowns)
+        within = inverted if own is penalty.model else _within(total, own)
+        inverses.append(within)
+        undetermined = max(undetermined, (n if own is None else own.directions.shape[1]) - within.rank)
+        condition = max(condition, within.condition) if own is penalty.model else within.condition
+    if undetermined and warns:
+        _warn_of(unknowns - undetermined, unknowns)
     starts = np.stack([np.zeros(n) if own is None else own.start for own in spaces], 1)
     solution = Solution(starts, tuple(inverses), np.zeros(outputs), starts, condition)
     coefficients = starts
     for _ in range(2):  # the second pass corrects the rounding of the first
         coefficients = coefficients + solution.change(system.cross - total @ coefficients)
-    unpenalised = system.residual(coefficients if noisy else free.matrix @ system.cross)
+    unpenalised = system.residual(coefficients if noisy else free.times(system.cross))
     spare = system.equations - free.rank - system.used
     variance = unpenalised / spare if spare > 0 else np.full(outputs, np.nan)
-    spread = [_spread(own, None if own is free.matrix else system.normal) for own in inverses]
+    spread = [own.spread(None if own is free else system.normal) for own in inverses]
     stderr = np.sqrt(np.maximum(np.stack(spread, 1), 0.0) * variance)
     return Solution(coefficients, tuple(inverses), system.residual(coefficients), stderr, condition)
 
 
-def _spread(own: np.ndarray, normal: np.ndarray | None) -> np.ndarray:
-    """Return the diagonal of `own normal own`, (n,); None for a normal matrix whose inverse is own."""
-    return np.diag(own) if normal is None else np.einsum("ij,ij->i", own @ normal, own)
-
-
-def _within(total: np.ndarray, space: Space) -> Inverse:
-    """Return the inverse on a space, in the coordinates of the weights."""
-    if not space.directions.shape[1]:
-        return Inverse(np.zeros_like(total), 0, 1.0)
-    inner = inverse(space.directions.T @ total @ space.directions)
-    return inner._replace(matrix=space.directions @ inner.matrix @ space.directions.T)
+def _within(total: np.ndarray, space: Space | None) -> Inverse:
+    """Return the inverse on a space."""
+    if space is None:
+        return inverse(total)
+    D = space.directions
+    if not D.shape[1]:
+        return Inverse(np.zeros((0, 0)), 0, 1.0, D)
+    return inverse(*projected(total, D))._replace(directions=D)
 
 
 def _warn_of(known: int, unknowns: int) -> None:

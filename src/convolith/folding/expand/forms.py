@@ -22,7 +22,7 @@ from convolith.conv import Conv
 from convolith.dtypes import COMPLEX, is_float
 from convolith.errors import ConvolithError, check_option
 from convolith.folding.expand.layers import Step, TrainingForm, average_step, branch_of, convolution_step
-from convolith.geometry import Pairs, check_whole
+from convolith.geometry import TORCH_MODES, Pairs, check_whole
 
 MOBILEONE_KERNELS = 4
 """Number of branches with a full kernel in the paper's smallest network; its other networks have 1."""
@@ -255,6 +255,10 @@ def _checked(conv: Any) -> Conv:
     if given.transposed:
         raise ConvolithError(
             "conv is transposed; expected an ordinary convolution, for which these forms exist; train it unchanged"
+        )
+    if given.padding_mode not in TORCH_MODES:
+        raise ConvolithError(
+            f"conv pads with {given.padding_mode}, which torch's layers do not have; expected {', '.join(TORCH_MODES)}"
         )
     if not is_float(given.dtype) or given.dtype in COMPLEX:
         raise ConvolithError(

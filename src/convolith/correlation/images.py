@@ -1,0 +1,297 @@
+"""`filter_image`: pictures, stacks and signals as people have them, each plane separately."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import inf, prod
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from convolith.arrays import Operands, as_target, as_tensor, listed
+from convolith.arrays import flip as flip_axes
+from convolith.correlation import missing
+from convolith.correlation.functional import correlate
+from convolith.correlation.result_dtypes import convert, delivered, result_named
+from convolith.dtypes import ITEMSIZE, is_float
+from convolith.errors import ConvolithError, shown
+from convolith.geometry import MAX_AXES, NO_VALUE, Axes, Padding, check_whole, extent, per_axis, translated_mode
+from convolith.jit import thread_count
+from convolith.planner import machine, plan
+from convolith.planner.store import generation
+from convolith.spec import ConvSpec
+from convolith.tensors import torch_dtype
+
+FEW_CHANNELS = 4
+"""Largest length of a last axis that is taken for the channels of a picture: grey, grey with alpha, RGB, RGBA."""
+
+
+def filter_image(
+    image: Any,
+    kernel: Any,
+    *,
+    axes: Any = None,
+    channel_axis: int | None = None,
+    stride: Axes = 1,
+    padding: Padding = "same",
+    dilation: Axes = 1,
+    padding_mode: str = "zeros",
+    padding_value: float = NO_VALUE,
+    origin: Axes = 0,
+    engine: str = "auto",
+    accuracy: str = "default",
+    flip: bool = False,
+    nan: str = "propagate",
+    mask: Any = None,
+    dtype: Any = None,
+    out: Any = None,
+) -> Any:
+    """Correlate a picture, a stack or a signal with one kernel: every channel and every other axis separately.
+
+    Args:
+        image: any number of axes and any real dtype; booleans count as 0 and 1. Without `axes` and `channel_axis`:
+            as many axes as the kernel, or, for a kernel of two axes, (H, W, channels) with 1 to 4 channels. RGBA's
+            alpha is filtered like a colour; leave it out with `image[..., :3]`.
+        kernel: 1 to 3 axes: an array, a tensor or nested lists. A float image is filtered in its own dtype, an integer
+            image in the kernel's; whole numbers with whole numbers stay exact, as int64.
+        axes: the axes of the image that the kernel runs along, one for each of its axes, in order.
+        channel_axis: the axis of the channels; the kernel runs along all others. Give it or `axes`.
+        padding: `"same"` by default, so that the result has the size of the image.
+        padding_mode: as for `correlate`; the words of NumPy, SciPy and OpenCV are taken too (`"nearest"`, `"mirror"`,
+            `"edge"`, `"wrap"`, ...), but `"reflect"` is NumPy's: for SciPy's say `"symmetric"`.
+        origin: shifts the kernel's centre, one number or one per axis, as in `scipy.ndimage.correlate`. The centre is
+            element `(k - 1) // 2`; for an even kernel SciPy and OpenCV take `k // 2`, which is `origin=1` here. With
+            `flip` the centre is element `k // 2` and the shift has the opposite sign, as in `scipy.ndimage.convolve`.
+        nan, mask: missing elements, as for `correlate`; the mask has the shape of the image or broadcasts to it. A
+            masked array brings its own.
+        dtype: dtype of the result. An integer dtype rounds half to even and clips, with a warning that says how many
+            values were clipped; a float dtype is also the one of the computation.
+        out: array or CPU tensor to write the result into, of its shape; its dtype counts as `dtype`.
+
+    Returns:
+        The filtered picture in the layout of `image`. The other arguments are those of `correlate`.
+
+    Raises:
+        ConvolithError: axes that can be read in two ways, complex pictures, and whatever `correlate` refuses.
+
+    Example:
+        >>> import numpy as np
+        >>> picture = np.zeros((4, 4), np.uint8)
+        >>> picture[1, 1] = 9
+        >>> filter_image(picture, np.full((3, 3), 1 / 9, np.float32))[0]
+        array([1., 1., 1., 0.], dtype=float32)
+        >>> filter_image(picture, np.full((3, 3), 1 / 9), dtype=np.uint8, padding_mode="symmetric")[1]
+        array([1, 1, 1, 0], dtype=uint8)
+    """
+    image = listed("image", image)
+    if not isinstance(image, np.ndarray | torch.Tensor):
+        raise ConvolithError(
+            f"image is a {type(image).__name__}; expected a NumPy array or a torch tensor; pass numpy.asarray(image)"
+        )
+    missing.check_choice(nan)
+    image, mask = missing.unmasked("image", image, mask, nan)
+    picture = as_tensor("image", _without_booleans(image))
+    taps = as_tensor("kernel", _kernel_array(kernel))
+    if picture.is_complex() or taps.is_complex():
+        raise ConvolithError("image or kernel is complex; filter_image takes real pictures; call correlate instead")
+    places = _places(tuple(picture.shape), tuple(taps.shape), axes, channel_axis)
+    wanted = result_named(dtype, None if out is None else as_target("out", out))
+    if wanted is not None and is_float(wanted):
+        picture = picture.to(torch_dtype(wanted))
+    if picture.is_floating_point():
+        taps = taps.to(picture.dtype)
+    options: dict[str, Any] = {
+        "stride": stride,
+        "padding": _shifted(padding, origin, taps, dilation, stride, flip=flip),
+        "dilation": dilation,
+        "groups": 1,
+        "padding_mode": translated_mode(padding_mode),
+        "padding_value": padding_value,
+    }
+    how = {"engine": engine, "accuracy": accuracy, "flip": flip}
+    y = _planes(picture, taps.to(picture.device), places, options, how, nan, mask)
+    return delivered(convert(y, wanted), image, out, (picture, taps))
+
+
+class Layout(NamedTuple):
+    """A picture as planes for `correlate`, with its kernel and options."""
+
+    planes: torch.Tensor
+    kernel: torch.Tensor
+    options: dict[str, Any]
+    places: tuple[int, ...]
+    """Axes of the picture that come last in the planes."""
+
+    @property
+    def spec(self) -> ConvSpec:
+        """Geometry of the planes."""
+        return ConvSpec.of(self.planes, self.kernel, **self.options)
+
+
+def _planes(
+    picture: torch.Tensor,
+    taps: torch.Tensor,
+    places: tuple[int, ...],
+    options: dict[str, Any],
+    how: dict[str, Any],
+    nan: str,
+    mask: Any,
+) -> torch.Tensor:
+    """Correlate every plane of a picture with one kernel, in the picture's layout."""
+    layout = _layout(picture, taps, places, options, whole=_choice(how) == {"engine": "auto", "accuracy": "default"})
+    planes, k, options, places = layout
+    last, axes = tuple(range(-len(places), 0)), len(places)
+    if nan != "propagate" or mask is not None:
+        if mask is not None:
+            mask = missing.checked_mask(mask, "image", picture).movedim(places, last).reshape(planes.shape)
+        operands = missing.as_floats(Operands(planes, k, None), None, needed=True)
+        y = missing.correlated(correlate, operands, mask, nan, options, how)
+    elif missing.is_plain(picture) and missing.would_spread(planes, layout.spec, **_choice(how)):
+        k = flip_axes(k, range(2, k.ndim)) if how["flip"] else k
+        y = missing.propagated(correlate, Operands(planes, k, None), options, _choice(how))
+    else:
+        y = correlate(planes, k, **options, **how)
+    others = [n for axis, n in enumerate(picture.shape) if axis not in places]
+    return y.reshape(*others, *y.shape[-axes:]).movedim(last, places)
+
+
+def _layout(
+    picture: torch.Tensor, taps: torch.Tensor, places: tuple[int, ...], options: dict[str, Any], *, whole: bool
+) -> Layout:
+    """Return the layout in which a picture is filtered: planes, or its channels where they are, whichever is faster.
+
+    Args:
+        picture, taps, places, options: the picture, the kernel, the axes that it runs along, the geometry.
+        whole: whether channels may stay where they are.
+    """
+    inner = picture.ndim - 1
+    few = picture.ndim > taps.ndim and 1 < picture.shape[-1] <= FEW_CHANNELS and inner not in places
+    if whole and few and taps.ndim < MAX_AXES and missing.is_plain(picture):
+        sizes = [picture.shape[place] for place in places]
+        shape = (prod(n for axis, n in enumerate(picture.shape) if axis not in places), 1, *sizes)
+        separate = ConvSpec.of(picture.new_empty(shape, device="meta"), taps[None, None], **options)
+        one = {name: (*getattr(separate, name), 1) for name in ("stride", "dilation")}
+        together = options | one | {"padding": (*separate.padding, (0, 0))}
+        between = _moved_last(picture, taps[..., None], (*places, inner), together)
+        if _pays(between.spec, separate, thread_count(), generation()):
+            return between
+    return _moved_last(picture, taps, places, options)
+
+
+def _moved_last(picture: torch.Tensor, taps: torch.Tensor, places: tuple[int, ...], options: dict[str, Any]) -> Layout:
+    """Return the layout in which some axes of a picture come last, and all others are images."""
+    moved = picture.movedim(places, tuple(range(-len(places), 0)))
+    others = prod(moved.shape[: -len(places)])
+    return Layout(moved.reshape(others, 1, *moved.shape[-len(places) :]), taps[None, None], options, places)
+
+
+@lru_cache(maxsize=1024)
+def _pays(between: ConvSpec, separate: ConvSpec, *state: int) -> bool:  # noqa: ARG001 - part of the key
+    """Return whether channels are filtered faster where they are than as planes, which are copied there and back."""
+    if between.interleaved == 1:
+        return False
+    copied = sum(prod(shape) for shape in (separate.input_shape, separate.output_shape)) * ITEMSIZE[separate.out_dtype]
+    whole, planes = (plan(spec).seconds or inf for spec in (between, separate))
+    return whole < planes + machine.limits().moving_seconds(2 * copied)
+
+
+def _choice(how: dict[str, Any]) -> dict[str, Any]:
+    return {name: how[name] for name in ("engine", "accuracy")}
+
+
+def _places(shape: tuple[int, ...], kernel: tuple[int, ...], axes: Any, channel_axis: Any) -> tuple[int, ...]:
+    """Return the axes of an image that a kernel runs along, as numbers from 0."""
+    if not 1 <= len(kernel) <= MAX_AXES:
+        raise ConvolithError(
+            f"kernel has shape {kernel}; expected 1 to {MAX_AXES} axes; to mix channels call correlate"
+        )
+    if axes is not None and channel_axis is not None:
+        raise ConvolithError(f"axes is {shown(axes)} and channel_axis is {shown(channel_axis)}; give one of them")
+    if channel_axis is not None:
+        channels = _numbers("channel_axis", check_whole("channel_axis", channel_axis, -len(shape)), len(shape))[0]
+        places = tuple(axis for axis in range(len(shape)) if axis != channels)
+        argument = f"channel_axis is {channel_axis}, which leaves {len(places)} axes of image, of shape {shape},"
+    elif axes is not None:
+        places = _numbers("axes", axes, len(shape))
+        argument = f"axes is {shown(axes)}"
+    else:
+        return _usual_places(shape, kernel)
+    if len(places) != len(kernel):
+        raise ConvolithError(f"{argument} but kernel has {len(kernel)}; expected one for each axis of the kernel")
+    return places
+
+
+def _numbers(argument: str, value: Any, axes: int) -> tuple[int, ...]:
+    """Return axes as different numbers from 0."""
+    entries = value if isinstance(value, tuple | list) else [value]
+    numbers = per_axis(argument, entries, len(entries), -axes)
+    if any(number >= axes for number in numbers) or len({number % axes for number in numbers}) < len(numbers):
+        raise ConvolithError(
+            f"{argument} is {shown(value)}; expected different axes of an image with {axes} axes: {-axes} to {axes - 1}"
+        )
+    return tuple(number % axes for number in numbers)
+
+
+def _usual_places(shape: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the axes that a kernel runs along where the caller gave none; refuse shapes with two readings."""
+    if len(shape) == len(kernel):
+        return tuple(range(len(shape)))
+    if len(kernel) == 2 and len(shape) == 3:
+        count, height, width = shape
+        if width <= FEW_CHANNELS:
+            return (0, 1)
+        raise ConvolithError(
+            f"image has shape {shape}, which may be {count} pictures of {height}x{width} (pass axes=(1, 2)) or one of "
+            f"{count}x{height} with {width} channels (pass channel_axis=-1)"
+        )
+    if len(shape) < len(kernel):
+        raise ConvolithError(
+            f"image has shape {shape} but kernel has {len(kernel)} axes; expected an image with as many, or more"
+        )
+    last = tuple(range(-len(kernel), 0))
+    raise ConvolithError(
+        f"image has shape {shape} and kernel {len(kernel)} {'axis' if len(kernel) == 1 else 'axes'}; pass the "
+        f"{'axis' if len(kernel) == 1 else 'axes'} of image that the kernel runs along, such as axes={last}"
+    )
+
+
+def _shifted(
+    padding: Padding, origin: Axes, taps: torch.Tensor, dilation: Axes, stride: Axes, *, flip: bool
+) -> Padding:
+    """Return the padding that shifts the kernel's centre by `origin`; `padding` itself for an origin of 0."""
+    shifts = per_axis("origin", origin, taps.ndim, -max(taps.shape))
+    if not any(shifts):
+        return padding
+    if padding != "same" or any(step > 1 for step in per_axis("stride", stride, taps.ndim, 1)):
+        raise ConvolithError(
+            f"origin is {shown(origin)} with padding {shown(padding)} and stride {shown(stride)}; it applies to "
+            "padding 'same' and stride 1; elsewhere give padding as (before, after) pairs"
+        )
+    pairs = []
+    steps = per_axis("dilation", dilation, taps.ndim, 1)
+    for shift, size, step in zip(shifts, taps.shape, steps, strict=True):
+        reach = extent(size, step) - 1
+        before = reach // 2 + (-shift if flip else shift) * step
+        if not 0 <= before <= reach:
+            raise ConvolithError(
+                f"origin is {shown(origin)}, which puts the centre outside a kernel of {size} elements; expected "
+                f"{-((size - 1) // 2)} to {size // 2}" + (", with the opposite sign under flip" if flip else "")
+            )
+        pairs.append((before, reach - before))
+    return tuple(pairs)
+
+
+def _without_booleans(array: Any) -> Any:
+    """Convert booleans to 0 and 1; leave other arrays unchanged."""
+    if array.dtype in (np.bool_, torch.bool):
+        return array.view(np.uint8) if isinstance(array, np.ndarray) else array.to(torch.uint8)
+    return array
+
+
+def _kernel_array(kernel: Any) -> Any:
+    """Return a kernel as an array or tensor; lists are read as NumPy reads them."""
+    try:
+        return _without_booleans(kernel if isinstance(kernel, torch.Tensor) else np.asanyarray(kernel))
+    except ValueError as error:
+        raise ConvolithError(f"kernel is {kernel!r}; expected rows of equal length ({error})") from None

@@ -1,0 +1,216 @@
+"""Missing elements of x: NaN, or marked by a mask; left out of every window, or filled in from their neighbours.
+
+Leaving out is the normalised convolution of Knutsson and Westin ("Normalized and differential convolution", CVPR 1993):
+the sum over the elements that are there, times the sum of the whole kernel over the sum of the weights that met an
+element. The padding counts as being there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from convolith.arrays import Operands, check_bias, flip
+from convolith.dtypes import dtype_name, is_float, result_dtype
+from convolith.engines import BY_NAME
+from convolith.errors import ConvolithError, check_option, shown
+from convolith.planner import plan
+from convolith.spec import ConvSpec
+from convolith.tensors import torch_dtype
+from convolith.torch_private import needs_torch_operators
+
+CHOICES = ("propagate", "omit", "interpolate")
+NO_WEIGHT = {torch.float64: 1e-12, torch.complex128: 1e-12}
+"""Fraction of the sum of |k| up to which the weights that met an element count as none; 1e-5 in other dtypes."""
+
+HALF_OF_ONE = 0.5
+"""Threshold between no NaN in a window and at least one, counted in floats."""
+
+Correlate = Callable[..., torch.Tensor]
+"""Function of x, k and options that computes a plain correlation."""
+
+
+def check_choice(nan: Any) -> None:
+    """Refuse another value of the option `nan`."""
+    check_option("nan", nan, CHOICES)
+
+
+def unmasked(argument: str, x: Any, mask: Any, nan: str) -> tuple[Any, Any]:
+    """Return the data of a masked array, and its mask joined with `mask`; other arrays unchanged."""
+    if mask is not None:
+        mask = _booleans(mask, argument)
+    if not isinstance(x, np.ma.MaskedArray):
+        return x, mask
+    if nan == "propagate":
+        raise ConvolithError(
+            f"{argument} is a masked array; say what its masked elements do: nan='omit' or nan='interpolate'"
+        )
+    own = np.ma.getmaskarray(x)
+    return x.data, torch.from_numpy(own) if mask is None else torch.from_numpy(own) | mask
+
+
+def as_floats(operands: Operands, wanted: str | None, *, needed: bool) -> Operands:
+    """Return operands in the dtype of the computation: a wanted float dtype, or floats where they are needed."""
+    kind = wanted if wanted is not None and is_float(wanted) else None
+    if kind is None and needed:
+        kind = result_dtype(*(dtype_name(tensor.dtype) for tensor in operands[:2]))
+        kind = kind if is_float(kind) else "float64"
+    if kind is None:
+        return operands
+    dtype = torch_dtype(kind)
+    x, k, bias = operands
+    return Operands(x.to(dtype), k.to(dtype), None if bias is None else bias.to(dtype))
+
+
+def correlated(
+    compute: Correlate, operands: Operands, mask: Any, nan: str, options: dict[str, Any], how: dict[str, Any]
+) -> torch.Tensor:
+    """Correlate x, some of whose elements may be missing.
+
+    Args:
+        compute: the plain correlation, a function of x, k, bias and options.
+        operands: x, k and the bias, of one float dtype unless nothing can be missing.
+        mask: booleans that broadcast to x: True where it is missing; or None.
+        nan: `"propagate"`, `"omit"` or `"interpolate"`.
+        options: geometry of the correlation.
+        how: `engine`, `accuracy` and `flip`.
+    """
+    x, k, bias = operands
+    missing = None
+    if nan != "propagate" or mask is not None:
+        missing = _missing(x, None if mask is None else checked_mask(mask, "x", x))
+    k = flip(k, range(2, k.ndim)) if how["flip"] else k
+    how = {name: how[name] for name in ("engine", "accuracy")}
+    batched = x.ndim == k.ndim
+    if missing is not None and nan == "propagate":
+        x = torch.where(missing, torch.full((), float("nan"), dtype=x.dtype, device=x.device), x)
+    if missing is None or nan == "propagate":
+        return _local(compute, Operands(x, k, bias), options, how)
+    x, missing = (x, missing) if batched else (x[None], missing[None])
+    if nan == "omit":
+        y = _omitted(partial(compute, **how), x, k, missing, **options)
+    else:
+        filled = _interpolated(partial(compute, **how), x, k, missing, options)
+        y = _local(compute, Operands(filled, k, None), options, how)
+    bias = check_bias(bias, len(k), dtype_name(y.dtype))
+    if bias is not None:
+        y = y + bias.reshape(-1, *[1] * (k.ndim - 2))
+    return y if batched else y[0]
+
+
+def _local(compute: Correlate, operands: Operands, options: dict[str, Any], how: dict[str, Any]) -> torch.Tensor:
+    """Correlate so that NaN reaches just the windows that read it, where x is plain data."""
+    x, k, bias = operands
+    if is_plain(x) and would_spread(x, ConvSpec.of(x, k, bias, **options), **how):
+        batched = x.ndim == k.ndim
+        y = propagated(compute, Operands(x if batched else x[None], k, bias), options, how)
+        return y if batched else y[0]
+    return compute(x, k, bias, **options, **how)
+
+
+def is_plain(x: torch.Tensor) -> bool:
+    """Return whether x is an ordinary tensor on the CPU, whose values can be looked at."""
+    return type(x) is torch.Tensor and x.is_cpu and not torch.compiler.is_compiling() and not needs_torch_operators()
+
+
+def would_spread(x: torch.Tensor, spec: ConvSpec, accuracy: str, engine: str) -> bool:
+    """Return whether the planned engine would spread NaN of x over a tile of outputs."""
+    if engine != "auto" or not x.is_floating_point() or not spec.batch or spec.transposed:
+        return False
+    local = BY_NAME[plan(spec, accuracy=accuracy).engine].keeps_nonfinite_local(spec)
+    return not local and bool(x.detach().sum().isnan())  # one pass; infinities of both signs give NaN too
+
+
+def propagated(compute: Correlate, operands: Operands, options: dict[str, Any], how: dict[str, Any]) -> torch.Tensor:
+    """Correlate x, (N, in_channels, *size), so that NaN reaches just the outputs whose windows read it.
+
+    NaN is set to 0, and every output that reads one is set to NaN: a box of ones finds them. With infinities the sums
+    are computed directly.
+    """
+    x, k, bias = operands
+    none = x.isnan()
+    if bool(x.isinf().any()):
+        return compute(x, k, bias, **options, engine="auto", accuracy="exact")
+    y = compute(torch.where(none, torch.zeros((), dtype=x.dtype, device=x.device), x), k, bias, **options, **how)
+    groups, size = options["groups"], x.shape[2:]
+    read = none.reshape(len(x), groups, -1, *size).any(2).to(torch.float32)
+    around = options
+    if options["padding_mode"] == "constant":
+        around = options | {"padding_mode": "zeros", "padding_value": 0.0}
+    box = torch.ones((groups, 1, *k.shape[2:]), dtype=torch.float32, device=x.device)
+    reached = compute(read, box, **around) > HALF_OF_ONE
+    every = reached.repeat_interleave(y.shape[1] // groups, 1)
+    return torch.where(every, torch.full((), float("nan"), dtype=y.dtype, device=y.device), y)
+
+
+def _missing(x: torch.Tensor, marked: torch.Tensor | None) -> torch.Tensor | None:
+    """Return which elements are NaN or marked, or None if all are there."""
+    if x.is_floating_point() and bool(x.detach().sum().isnan()):  # one pass; infinities of both signs give NaN too
+        none = x.detach().isnan()
+        marked = none if marked is None else marked | none
+    return marked if marked is not None and bool(marked.any()) else None
+
+
+def checked_mask(mask: Any, argument: str, x: torch.Tensor) -> torch.Tensor:
+    """Return a mask as booleans of the shape of an array."""
+    tensor = _booleans(mask, argument)
+    try:
+        return tensor.to(x.device).expand(x.shape)
+    except RuntimeError:
+        raise ConvolithError(
+            f"mask has shape {tuple(tensor.shape)}; expected that of {argument}, {tuple(x.shape)}, or one that "
+            "broadcasts to it"
+        ) from None
+
+
+def _booleans(mask: Any, argument: str) -> torch.Tensor:
+    """Return a mask as a tensor of booleans."""
+    try:
+        array = mask if isinstance(mask, torch.Tensor) else np.array(mask)
+    except ValueError as error:
+        raise ConvolithError(f"mask is {shown(mask)}; expected rows of equal length ({error})") from None
+    kind = dtype_name(array.dtype)
+    if kind != "bool":
+        raise ConvolithError(
+            f"mask has dtype {kind}; expected booleans, True where {argument} is missing; pass mask != 0"
+        )
+    return array if isinstance(array, torch.Tensor) else torch.from_numpy(array)
+
+
+def _interpolated(
+    compute: Correlate, x: torch.Tensor, k: torch.Tensor, missing: torch.Tensor, options: dict[str, Any]
+) -> torch.Tensor:
+    """Return x with its missing elements replaced by the mean of their neighbours, weighted by |k| of all channels."""
+    weights = k.detach().abs().amax((0, 1)).to(x.dtype)
+    weights = (weights / weights.sum()).expand(x.shape[1], 1, *k.shape[2:])
+    around = {name: options[name] for name in ("dilation", "padding_mode", "padding_value")}
+    near = _omitted(compute, x, weights, missing, padding="same", groups=x.shape[1], **around)
+    return torch.where(missing, near, x)
+
+
+def _omitted(
+    compute: Correlate, x: torch.Tensor, k: torch.Tensor, missing: torch.Tensor, **options: Any
+) -> torch.Tensor:
+    """Return the normalised convolution; NaN where no weight met an element."""
+    kept = torch.where(missing, torch.zeros((), dtype=x.dtype, device=x.device), x)
+    axes = tuple(range(1, k.ndim))
+    total, size = k.sum(axes), k.abs().sum(axes)
+    nothing = NO_WEIGHT.get(x.dtype, 1e-5) * size
+    if bool((total.abs() <= nothing).any()):
+        raise ConvolithError(
+            'k sums to 0, so that nan="omit" has no weights to divide by; pass nan="interpolate", which fills the '
+            "missing elements first"
+        )
+    around = dict(options)
+    if options.get("padding_mode", "zeros") in ("zeros", "constant"):
+        around |= {"padding_mode": "constant", "padding_value": 1.0}
+    met = compute((~missing).to(x.dtype), k, **around)
+    shape = (1, -1, *[1] * (k.ndim - 2))
+    enough = met.abs() > nothing.reshape(shape)
+    met = torch.where(enough, met, torch.ones((), dtype=met.dtype, device=met.device))
+    y = compute(kept, k, **options) * (total.reshape(shape) / met)
+    return torch.where(enough, y, torch.full((), float("nan"), dtype=y.dtype, device=y.device))
