@@ -80,9 +80,10 @@ def call_traced(
     strides, dilations = _each(stride, axes), _each(dilation, axes)
     amounts = _amounts(padding, x.shape[-axes:], k.shape[2:], strides, dilations)
     batch = x if x.ndim == k.ndim else x.unsqueeze(0)
-    y: torch.Tensor = torch.ops.convolith.correlate.default(
-        batch, k, bias, strides, amounts, dilations, groups, padding_mode, accuracy, engine, float(padding_value)
-    )
+    given = [strides, amounts, dilations, groups, padding_mode, accuracy, engine]
+    if padding_mode == "constant":  # elsewhere torch would take the number for one that changes, and compile again
+        given += [float(padding_value)]
+    y: torch.Tensor = torch.ops.convolith.correlate.default(batch, k, bias, *given)
     return y if x.ndim == k.ndim else without_batch(y)
 
 

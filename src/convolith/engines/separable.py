@@ -120,7 +120,8 @@ class Separable(Engine[State]):
         """Decompose the kernel, and prepare both passes."""
         low_rank = factors(turned(spec, kernel) if adjoint else kernel)
         down, along = passes(spec, low_rank.rank)
-        columns, rows = low_rank.columns.reshape(down.kernel_shape), low_rank.rows.reshape(along.kernel_shape)
+        plane = (..., *(None,) * (spec.axes - 2))  # interleaved channels are an axis of one tap
+        columns, rows = low_rank.columns[plane], low_rank.rows[plane]
         return State(direct.prepare(down, columns), direct.prepare(along, rows))
 
     def apply(

@@ -12,13 +12,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from convolith.correlation import correlate
 from convolith.fitting.data.polynomials import values
 from convolith.fitting.data.problem import Problem
 from convolith.fitting.gram import Gram
 from convolith.fitting.moments.moments import gradient, tiles
 from convolith.fitting.solving.least_squares import Penalty, Solution
 from convolith.fitting.solving.normal_equations import solved
+from convolith.planner import plan
+from convolith.spec import ConvSpec
 
 WELL = 1e8
 """Condition number up to which the error after one pass is mere rounding; above it two passes are made."""
@@ -58,7 +59,8 @@ def residual_of(problem: Problem, gram: Gram, coefficients: np.ndarray) -> np.nd
     for part in tiles(replace(problem, y=residual)):
         with torch.no_grad():
             x = torch.from_numpy(part.modulated())
-            predicted = correlate(x, kernel, stride=spec.stride, dilation=spec.dilation).numpy()
+            layer = ConvSpec.of(x, kernel, stride=spec.stride, dilation=spec.dilation)
+            predicted = plan(layer)(x, kernel).numpy()  # by the same engine, whether the kernel was seen before or not
         np.subtract(part.y, predicted, out=part.y)
         if problem.used:
             monomials = values(part.centres(), problem.known[: problem.used])
