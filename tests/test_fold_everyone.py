@@ -13,6 +13,7 @@ from torch.nn import functional
 import convolith as cl
 from bench.networks.randomise import randomised
 from convolith import ConvolithError
+from convolith.folding import submodules
 from convolith.folding.capture import checked_graph
 from convolith.folding.example_inputs import outputs
 
@@ -812,3 +813,42 @@ def test_folding_leaves_the_random_numbers_of_other_threads_alone():
     finally:
         torch.set_rng_state = original
     assert not states
+
+
+def test_modules_that_are_kept_inside_a_kept_module(monkeypatch):
+    """Both are on the list if the inner one failed first; the outer one's fold has the inner one's already."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            return torch.relu(self.norm(self.conv(x)))
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Sequential(Block(), Block())
+
+        def forward(self, x):
+            y = self.inner(x)
+            return y + 1 if x.shape[2] % 2 == 0 else y
+
+    model = randomised(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), Outer())).eval()
+    whole = submodules.capture
+
+    def with_the_inner_one(model, inputs, known):
+        captured = whole(model, inputs, known)
+        if "2" in captured.calls:
+            captured.kept["2.inner.0"] = captured.kept["2"]
+            captured.calls["2.inner.0"] = captured.calls["2"]
+        return captured
+
+    monkeypatch.setattr(submodules, "capture", with_the_inner_one)
+    x = torch.randn(1, 3, 8, 8)
+    folded = cl.fold(model, x)
+    assert folded.report.norms_after == 0
+    for size in (8, 9, 12):
+        x = torch.randn(2, 3, size, size)
+        torch.testing.assert_close(folded.model(x), model(x), rtol=1e-4, atol=1e-4)

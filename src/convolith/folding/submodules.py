@@ -57,16 +57,18 @@ def fold_graph(
     except NoGraph as refusal:
         return refusal
     done = _folded(captured, inputs, measure=measure, force=force)
-    for name, arguments in captured.calls.items():
+    inserted: list[str] = []
+    for name, arguments in sorted(captured.calls.items(), key=lambda call: call[0].count(".")):
         part = model.get_submodule(name)
-        if isinstance(part, torch.jit.ScriptModule):
-            continue
+        if isinstance(part, torch.jit.ScriptModule) or any(name.startswith(f"{outer}.") for outer in inserted):
+            continue  # the inside of a kept module is folded with it
         why = NoGraph(captured.kept[name])
         try:
             inner = fold_submodules(part, arguments, why, measure=measure, force=force)
         except NoGraph:
             continue
         done = _with_part(done, name, inner)
+        inserted.append(name)
     named = {entry.module for entry in done.report.skipped if entry.kind == "norm"}
     norms = [entry for entry in _norms_inside(done.folded, captured.kept) if entry.module not in named]
     return replace(done, report=replace(done.report, skipped=(*done.report.skipped, *norms)))
