@@ -852,3 +852,29 @@ def test_modules_that_are_kept_inside_a_kept_module(monkeypatch):
     for size in (8, 9, 12):
         x = torch.randn(2, 3, size, size)
         torch.testing.assert_close(folded.model(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_kept_module_whose_result_nothing_reads():
+    class Parity(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            y = self.norm(self.conv(x))
+            return y + 1 if x.shape[2] % 2 == 0 else y
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.norm, self.unread = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), Parity()
+
+        def forward(self, x):
+            y = self.norm(self.stem(x))
+            self.unread(y)
+            return y
+
+    model = randomised(Model()).eval()
+    x = torch.randn(1, 3, 10, 10)
+    folded = cl.fold(model, x)
+    torch.testing.assert_close(folded.model(x), model(x), rtol=1e-4, atol=1e-4)

@@ -62,6 +62,8 @@ def fold_graph(
         part = model.get_submodule(name)
         if isinstance(part, torch.jit.ScriptModule) or any(name.startswith(f"{outer}.") for outer in inserted):
             continue  # the inside of a kept module is folded with it
+        if name not in dict(done.folded.named_modules()):
+            continue  # nothing reads its result: the graph does not call it
         why = NoGraph(captured.kept[name])
         try:
             inner = fold_submodules(part, arguments, why, measure=measure, force=force)
