@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from convolith.arrays import Operands, as_target, as_tensor, listed
-from convolith.arrays import flip as flip_axes
 from convolith.correlation import missing
 from convolith.correlation.functional import correlate
 from convolith.correlation.result_dtypes import convert, delivered, result_named
@@ -139,19 +138,14 @@ def _planes(
     mask: Any,
 ) -> torch.Tensor:
     """Correlate every plane of a picture with one kernel, in the picture's layout."""
-    layout = _layout(picture, taps, places, options, whole=_choice(how) == {"engine": "auto", "accuracy": "default"})
-    planes, k, options, places = layout
+    free = how["engine"] == "auto" and how["accuracy"] == "default"
+    planes, k, options, places = _layout(picture, taps, places, options, whole=free)
     last, axes = tuple(range(-len(places), 0)), len(places)
-    if nan != "propagate" or mask is not None:
-        if mask is not None:
-            mask = missing.checked_mask(mask, "image", picture).movedim(places, last).reshape(planes.shape)
-        operands = missing.as_floats(Operands(planes, k, None), None, needed=True)
-        y = missing.correlated(correlate, operands, mask, nan, options, how)
-    elif missing.is_plain(picture) and missing.would_spread(planes, layout.spec, **_choice(how)):
-        k = flip_axes(k, range(2, k.ndim)) if how["flip"] else k
-        y = missing.propagated(correlate, Operands(planes, k, None), options, _choice(how))
-    else:
-        y = correlate(planes, k, **options, **how)
+    if mask is not None:
+        mask = missing.checked_mask(mask, "image", picture).movedim(places, last).reshape(planes.shape)
+    needed = nan != "propagate" or mask is not None
+    operands = missing.as_floats(Operands(planes, k, None), None, needed=needed)
+    y = missing.correlated(correlate, operands, mask, nan, options, how)
     others = [n for axis, n in enumerate(picture.shape) if axis not in places]
     return y.reshape(*others, *y.shape[-axes:]).movedim(last, places)
 
@@ -194,10 +188,6 @@ def _pays(between: ConvSpec, separate: ConvSpec, *state: int) -> bool:  # noqa: 
     copied = sum(prod(shape) for shape in (separate.input_shape, separate.output_shape)) * ITEMSIZE[separate.out_dtype]
     whole, planes = (plan(spec).seconds or inf for spec in (between, separate))
     return whole < planes + machine.limits().moving_seconds(2 * copied)
-
-
-def _choice(how: dict[str, Any]) -> dict[str, Any]:
-    return {name: how[name] for name in ("engine", "accuracy")}
 
 
 def _places(shape: tuple[int, ...], kernel: tuple[int, ...], axes: Any, channel_axis: Any) -> tuple[int, ...]:

@@ -14,7 +14,10 @@ from convolith.errors import ConvolithError, warn
 from convolith.planner.plan import check_apart
 from convolith.tensors import torch_dtype
 
-SMALL_BITS, HALF = 16, 0.5
+SMALL_BITS = 16
+"""Bits of an integer dtype up to which float32 holds both of its limits exactly."""
+HALF = 0.5
+"""Distance from a limit that still rounds to it."""
 
 
 def result_named(dtype: Any, out: torch.Tensor | None) -> str | None:

@@ -62,7 +62,7 @@ def fold_graph(
         part = model.get_submodule(name)
         if isinstance(part, torch.jit.ScriptModule) or any(name.startswith(f"{outer}.") for outer in inserted):
             continue  # the inside of a kept module is folded with it
-        if name not in dict(done.folded.named_modules()):
+        if name not in dict(done.folded.named_modules(remove_duplicate=False)):
             continue  # nothing reads its result: the graph does not call it
         why = NoGraph(captured.kept[name])
         try:

@@ -28,7 +28,8 @@ NODE_SECONDS = 4e-5
 CLEARLY = 0.85
 """Fraction of torch's estimated time below which an engine is chosen: estimates err, and torch's pass is no loss."""
 WHOLE_STEP = 0.8
-"""The same for forward and backward pass together, where many small steps of Python are not in the estimates."""
+"""Fraction of torch's estimated time of a training step (forward and backward pass) below which our engines compute it.
+Estimates leave out the time that Python takes between the passes."""
 
 
 class KernelGradient(NamedTuple):
