@@ -152,6 +152,13 @@ def filters():
     close(cl.convolve(X, K), cl.correlate(X, K[..., ::-1, ::-1].copy()))
 
 
+def undone():
+    picture, kernel = np.kron(RNG.random((4, 4)), np.ones((8, 8))), cl.kernels.gaussian(1.2)
+    blurred = cl.filter_image(picture, kernel, padding_mode="symmetric")
+    found = cl.deconvolve(blurred, kernel, method="richardson_lucy", iterations=100)
+    assert np.abs(found - picture).mean() < 0.8 * np.abs(blurred - picture).mean()
+
+
 def errors():
     assert issubclass(cl.ConvolithError, ValueError)
     with pytest.raises(cl.ConvolithError, match="x has 2 channels"):
@@ -178,7 +185,7 @@ CHECKS = {
     fit_and_gram: ["Fit", "Gram", "fit"], candidate: [], descent: ["Descent"], huber: ["Huber"],
     varying: ["VaryingFit", "VaryingGram", "VaryingKernel", "fit_varying"], fold: ["FoldReport", "Folded", "fold"],
     expand: ["expand"], costs: ["Count", "Law", "LayerCost", "ModelCost", "Peak", "Scaling", "cost"],
-    filters: ["convolve", "filter_image"], errors: ["ConvolithError"], caches: ["clear_caches"], chapter: ["d2l"],
+    filters: ["convolve", "filter_image"], undone: ["deconvolve", "kernels"], errors: ["ConvolithError"], caches: ["clear_caches"], chapter: ["d2l"],
 }  # fmt: skip
 
 

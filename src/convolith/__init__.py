@@ -11,13 +11,24 @@ from typing import TYPE_CHECKING, Any
 from convolith.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from convolith import d2l, nn
+    from convolith import d2l, kernels, nn
     from convolith.algebra import Composition, Decomposition, compose, decompose
     from convolith.conv import Conv
     from convolith.correlation import clear_caches, convolve, correlate, filter_image
     from convolith.costing import Law, LayerCost, ModelCost, Peak, Scaling, cost
     from convolith.errors import ConvolithError
-    from convolith.fitting import Descent, Fit, Gram, Huber, VaryingFit, VaryingGram, VaryingKernel, fit, fit_varying
+    from convolith.fitting import (
+        Descent,
+        Fit,
+        Gram,
+        Huber,
+        VaryingFit,
+        VaryingGram,
+        VaryingKernel,
+        deconvolve,
+        fit,
+        fit_varying,
+    )
     from convolith.folding import Folded, FoldReport, fold
     from convolith.folding.expand.forms import expand
     from convolith.planner import BoundPlan, Plan
@@ -54,6 +65,7 @@ _HOMES = {
     "correlate": "correlation",
     "cost": "costing",
     "decompose": "algebra",
+    "deconvolve": "fitting",
     "expand": "folding",
     "filter_image": "correlation",
     "fit": "fitting",
@@ -61,7 +73,7 @@ _HOMES = {
     "fold": "folding",
     "plan": "planner",
 }
-_ROOMS = ("d2l", "nn")
+_ROOMS = ("d2l", "kernels", "nn")
 
 __all__ = [
     "BoundPlan",
@@ -93,11 +105,13 @@ __all__ = [
     "cost",
     "d2l",
     "decompose",
+    "deconvolve",
     "expand",
     "filter_image",
     "fit",
     "fit_varying",
     "fold",
+    "kernels",
     "nn",
     "plan",
 ]

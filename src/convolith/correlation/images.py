@@ -94,7 +94,7 @@ def filter_image(
     taps = as_tensor("kernel", _kernel_array(kernel))
     if picture.is_complex() or taps.is_complex():
         raise ConvolithError("image or kernel is complex; filter_image takes real pictures; call correlate instead")
-    places = _places(tuple(picture.shape), tuple(taps.shape), axes, channel_axis)
+    places = picture_axes(tuple(picture.shape), tuple(taps.shape), axes, channel_axis)
     wanted = result_named(dtype, None if out is None else as_target("out", out))
     if wanted is not None and is_float(wanted):
         picture = picture.to(torch_dtype(wanted))
@@ -190,8 +190,12 @@ def _pays(between: ConvSpec, separate: ConvSpec, *state: int) -> bool:  # noqa: 
     return whole < planes + machine.limits().moving_seconds(2 * copied)
 
 
-def _places(shape: tuple[int, ...], kernel: tuple[int, ...], axes: Any, channel_axis: Any) -> tuple[int, ...]:
-    """Return the axes of an image that a kernel runs along, as numbers from 0."""
+def picture_axes(shape: tuple[int, ...], kernel: tuple[int, ...], axes: Any, channel_axis: Any) -> tuple[int, ...]:
+    """Return the axes of an image that a kernel runs along, as numbers from 0.
+
+    Raises:
+        ConvolithError: axes that do not match the kernel, a shape that can be read in two ways.
+    """
     if not 1 <= len(kernel) <= MAX_AXES:
         raise ConvolithError(
             f"kernel has shape {kernel}; expected 1 to {MAX_AXES} axes; to mix channels call correlate"

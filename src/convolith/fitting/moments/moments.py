@@ -5,7 +5,7 @@ position, which may multiply x too: each gives channels of its own. Where all we
 formed: `window_products` gives their sums. Strides and dilations are removed first: with g their greatest common
 divisor, every d/g-th output reads every d-th pixel of x, which gives d/g images without dilation; in those, a stride of
 s/g gives s/g planes, as channels, of every s/g-th pixel. Pixels with another weight than the usual one are corrected
-one by one.
+by forming their windows (`weighted_products`).
 """
 
 from __future__ import annotations
@@ -20,16 +20,15 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from convolith.fitting.data.polynomials import Powers, values
+from convolith.fitting.data.polynomials import Powers
 from convolith.fitting.data.problem import Problem
 from convolith.fitting.moments.power_sums import power_sums
+from convolith.fitting.moments.weighted_products import weighted_products
 from convolith.fitting.moments.window_products import window_sums
 
 TILE, MODULATED = 1 << 21, 1 << 23
 """Most pixels of x processed at a time, before and after modulation: the memory of transforms stays near 200 MB, except
 with several terms, which share the work at the border of a tile."""
-CHUNK = 1 << 22
-"""Elements of windows that are formed at a time, 32 MiB."""
 
 
 def moments(problem: Problem, shift: np.ndarray) -> np.ndarray:
@@ -47,8 +46,7 @@ def moments(problem: Problem, shift: np.ndarray) -> np.ndarray:
         y = part.y - np.reshape(shift[spec.in_channels :], (-1, *(1,) * spec.axes))
         if usual:
             total += usual * _unweighted(part, torch.from_numpy(x), torch.from_numpy(y))
-        for rows, weights in _chosen(part, x, y, part.weights - usual):
-            total += (rows * weights[:, None]).T @ rows
+        total += weighted_products(part, shift, y, part.weights - usual)
     return total
 
 
@@ -190,25 +188,3 @@ def _as_taps(problem: Problem, sums: torch.Tensor) -> torch.Tensor:
     for axis, k in enumerate(spec.kernel_size):
         sums = sums.flatten(1 + axis, 2 + axis).narrow(1 + axis, 0, k)
     return sums.flatten(0, axes)
-
-
-def _chosen(
-    problem: Problem, x: np.ndarray, y: np.ndarray, weights: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield [windows of x, known, y] and the weights of pixels with nonzero weight, some rows at a time."""
-    spec = problem.spec
-    if not weights.any():
-        return
-    places = np.nonzero(weights)
-    spatial = tuple(range(2, 2 + spec.axes))
-    windows = np.lib.stride_tricks.sliding_window_view(x, spec.extent, axis=spatial)
-    strides = tuple(slice(None, None, s) for s in spec.stride)
-    windows = windows[(slice(None), slice(None), *strides, *(slice(None, None, d) for d in spec.dilation))]
-    windows, targets = np.moveaxis(windows, 1, 1 + spec.axes), np.moveaxis(y, 1, -1)
-    monomials = values(problem.centres(), problem.known)
-    known = np.moveaxis(np.broadcast_to(monomials, (len(y), *monomials.shape[1:])), 1, -1)
-    step = max(1, CHUNK // problem.windows)
-    for start in range(0, len(places[0]), step):
-        part = tuple(place[start : start + step] for place in places)
-        rows = windows[part].reshape(-1, problem.windows)
-        yield np.concatenate([rows, known[part], targets[part]], axis=1), weights[part]

@@ -1,0 +1,178 @@
+"""`deconvolve`: undo a known blur, by Wiener's filter or by the iteration of Richardson and Lucy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from convolith.arrays import as_tensor, like, listed
+from convolith.correlation import correlate
+from convolith.correlation.images import picture_axes
+from convolith.correlation.missing import checked_mask, unmasked
+from convolith.errors import ConvolithError, check_flag, check_option, missing_extra, shown
+from convolith.fitting.results import Fit, is_number
+from convolith.geometry import check_whole
+from convolith.report.progress import track
+
+METHODS = ("wiener", "richardson_lucy")
+LEAST_PREDICTED = 1e-12
+"""Least prediction by which a picture is divided, relative to its largest value."""
+NEGLIGIBLE = 0.01
+"""Largest share of negative values, of the sum of magnitudes, that "richardson_lucy" takes for noise and sets to 0."""
+LEAST_SEEN = 1e-6
+"""Least share of a pixel's light that falls on the frame, below which the pixel is not estimated."""
+
+
+def deconvolve(
+    image: Any,
+    kernel: Any,
+    *,
+    method: str = "wiener",
+    flip: bool = False,
+    balance: float = 0.1,
+    iterations: int = 30,
+    mask: Any = None,
+    axes: Any = None,
+    channel_axis: int | None = None,
+    progress: bool = False,
+) -> Any:
+    """Estimate the picture of which `filter_image(picture, kernel)` is the given image.
+
+    Args:
+        image: any number of axes, real; each plane is deconvolved separately. With `"richardson_lucy"`, NaN counts as
+            missing.
+        kernel: as for `filter_image`, one to three axes; or a `Fit` of one channel, whose kernel is undone. Scaled to
+            the sum 1 for `"richardson_lucy"`.
+        method: `"wiener"`: Wiener's filter with the Laplacian as penalty, by scikit-image: one step, linear, for noise
+            of equal variance. `"richardson_lucy"`: for counts, never negative; each iteration makes the picture sharper
+            and noisier (Richardson 1972, Lucy 1974).
+        flip: whether the kernel is a point-spread function, as for `convolve`, instead of the kernel of `correlate`.
+        balance: for `"wiener"`, the weight of the penalty: larger is smoother.
+        iterations: for `"richardson_lucy"`.
+        mask: for `"richardson_lucy"`, booleans, True where the image is missing; they broadcast to the image.
+        axes, channel_axis: as for `filter_image`.
+        progress: whether to show a progress bar on stderr.
+
+    Returns:
+        The picture, in the layout and size of `image` and in its float dtype, or float64 for integers. What lies
+        outside the frame is estimated too ("richardson_lucy") or taken for a mirror image ("wiener"), and cut off.
+
+    Raises:
+        ConvolithError: an unknown method, a negative image or kernel for `"richardson_lucy"`, a kernel without weight,
+            missing pixels for `"wiener"`.
+
+    Example:
+        >>> import numpy as np
+        >>> from convolith import filter_image
+        >>> from convolith.kernels import gaussian
+        >>> picture = np.zeros((32, 32))
+        >>> picture[12:20, 10:14] = 1.0
+        >>> blurred = filter_image(picture, gaussian(1.5), padding_mode="symmetric")
+        >>> sharper = deconvolve(blurred, gaussian(1.5), method="richardson_lucy")
+        >>> float(np.abs(sharper - picture).mean()) < 0.6 * float(np.abs(blurred - picture).mean())
+        True
+    """
+    check_option("method", method, METHODS)
+    if isinstance(kernel, Fit):
+        kernel, flip = _of_fit(kernel), True
+    image, kernel = listed("image", image), listed("kernel", kernel)
+    image, mask = unmasked("image", image, mask, "omit")
+    picture, taps = as_tensor("image", image), as_tensor("kernel", kernel)
+    if picture.is_complex() or taps.is_complex():
+        raise ConvolithError("image or kernel is complex; deconvolve takes real pictures")
+    places = picture_axes(tuple(picture.shape), tuple(taps.shape), axes, channel_axis)
+    psf = taps.detach().cpu().to(torch.float64)
+    psf = psf if check_flag("flip", flip) else psf.flip(tuple(range(psf.ndim)))
+    if not torch.isfinite(psf).all() or not psf.any():
+        raise ConvolithError(f"kernel is {shown(kernel)}; expected finite weights that are not all zero")
+    last = tuple(range(-len(places), 0))
+    moved = picture.detach().cpu().to(torch.float64).movedim(places, last)
+    planes = moved.reshape(-1, 1, *moved.shape[-len(places) :])
+    if method == "wiener":
+        if mask is not None:
+            raise ConvolithError('mask was given, but method "wiener" takes none; pass method="richardson_lucy"')
+        result = _wiener(planes, psf, balance)
+    else:
+        missing = planes.isnan()
+        if mask is not None:
+            marked = checked_mask(mask, "image", picture).cpu().movedim(places, last)
+            missing = missing | marked.reshape(planes.shape)
+        result = _richardson_lucy(planes, psf, missing, check_whole("iterations", iterations, 1), shown_bar=progress)
+    dtype = picture.dtype if picture.is_floating_point() else torch.float64
+    return like(result.reshape(moved.shape).movedim(last, places).to(dtype), image)
+
+
+def _of_fit(found: Fit) -> Any:
+    """Return the point-spread function of a fit of one channel."""
+    spec = found.spec
+    if found.kernel.shape[:2] != (1, 1) or max(spec.stride) > 1 or max(spec.dilation) > 1:
+        raise ConvolithError(
+            f"kernel is a fit of kernel shape {tuple(found.kernel.shape)} with stride {spec.stride} and dilation "
+            f"{spec.dilation}; expected one channel in and out, without stride and dilation"
+        )
+    return found.psf[0, 0]
+
+
+def _wiener(planes: torch.Tensor, psf: torch.Tensor, balance: float) -> torch.Tensor:
+    """Apply Wiener's filter to each plane, continued by its mirror image as far as the kernel reaches."""
+    if not is_number(balance) or balance <= 0:
+        raise ConvolithError(f"balance is {balance!r}; expected a positive number")
+    if not torch.isfinite(planes).all():
+        raise ConvolithError(
+            'image has pixels that are not finite, which method "wiener" cannot leave out; '
+            'pass method="richardson_lucy", or fill them first'
+        )
+    try:
+        from skimage.restoration import wiener
+    except ImportError:
+        raise missing_extra("scikit-image", "image", 'deconvolve with method "wiener"') from None
+    inner = tuple(slice(k, k + n) for k, n in zip(psf.shape, planes.shape[2:], strict=True))
+    results = []
+    for plane in planes[:, 0].numpy():
+        wide = np.pad(plane, [(k, k) for k in psf.shape], mode="symmetric")
+        results.append(wiener(wide, psf.numpy(), float(balance), clip=False)[inner])
+    return torch.from_numpy(np.stack(results)[:, None]) if results else planes
+
+
+def _richardson_lucy(
+    planes: torch.Tensor, psf: torch.Tensor, missing: torch.Tensor, iterations: int, *, shown_bar: bool
+) -> torch.Tensor:
+    """Multiply an estimate by the mean ratio of the image to its prediction, time after time.
+
+    The estimate extends beyond the frame as far as the kernel reaches, and pixels that are missing have no ratio, so
+    that neither border nor gaps need assumptions.
+    """
+    counts = _nonnegative("image", torch.where(missing, 0.0, planes), "add the background that was subtracted")
+    psf = _nonnegative("kernel", psf, 'fit it with constraints="nonnegative"')
+    psf = (psf / psf.sum())[None, None]
+    mirrored = psf.flip(tuple(range(2, psf.ndim)))
+    there = (~missing).to(torch.float64)
+    seen = correlate(there, psf, padding="full")
+    level = counts.sum() / there.sum().clamp_min(1.0)
+    visible = seen > LEAST_SEEN
+    estimate = torch.where(visible, level, 0.0)
+    floor = LEAST_PREDICTED * counts.amax().clamp_min(torch.finfo(torch.float64).tiny)
+    for _ in track(range(iterations), "iterations", iterations, shown=shown_bar):
+        predicted = correlate(estimate, mirrored)
+        ratio = there * counts / predicted.clamp_min(floor)
+        change = correlate(ratio, psf, padding="full") / seen.clamp_min(LEAST_SEEN)
+        estimate = estimate * torch.where(visible, change, 0.0)
+    inner: Any = tuple(  # the kernel's centre is that of `filter_image`
+        slice(k - 1 - k // 2, k - 1 - k // 2 + n) for k, n in zip(psf.shape[2:], planes.shape[2:], strict=True)
+    )
+    return estimate[(..., *inner)]
+
+
+def _nonnegative(argument: str, values: torch.Tensor, advice: str) -> torch.Tensor:
+    """Return values with negligible negative ones set to 0; refuse others."""
+    if not torch.isfinite(values).all():
+        raise ConvolithError(f"{argument} has infinite values; expected finite ones, or NaN where pixels are missing")
+    kept = values.clamp_min(0.0)
+    if float((kept - values).sum()) > NEGLIGIBLE * float(values.abs().sum()):
+        raise ConvolithError(
+            f'{argument} has a least value of {float(values.amin()):g}; method "richardson_lucy" expects 0 or more; '
+            f'{advice}, or pass method="wiener"'
+        )
+    return kept
