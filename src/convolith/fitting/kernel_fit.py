@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import sqrt
-from typing import Any, Unpack
+from math import prod, sqrt
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from convolith.fitting.data.problem import Problem, floating_dtype, read
 from convolith.fitting.descent import LOSSES, OPTIMIZERS, Descent, DescentKeywords, Goal, Huber, descend, steepest
 from convolith.fitting.gram import Gram
 from convolith.fitting.kernel_options import KernelOptions
+from convolith.fitting.long_kernels import fit_long, is_long
 from convolith.fitting.refinement import refined, residual_of
 from convolith.fitting.results import Candidate, Fit, check_errors, is_number
 from convolith.fitting.selection.cross_validation import RIDGES, candidates, choose_size, chosen
@@ -55,7 +56,8 @@ def fit(
     """Find the kernel for which `correlate(x, kernel, offset, ...)` is closest to y.
 
     The objective is `sum over pixels of weight (correlate(x, kernel) + offset - y)^2 + ridge |kernel|^2`, plus further
-    penalties, in float64. `"lstsq"` minimises it in closed form.
+    penalties, in float64. `"lstsq"` minimises it in closed form; kernels with 3500 unknowns or more per output channel
+    are found by conjugate gradients instead, without standard errors, unless an option needs the closed form.
 
     Args:
         x: (N, in_channels, *size) or (in_channels, *size).
@@ -122,53 +124,97 @@ def fit(
     problem = read(x, y, kernel_size=size, **data, **geometry)
     if not problem.equations:
         raise ConvolithError("mask or weights leave no pixel of y to fit; expected at least one")
-    gram = Gram(problem.spec.kernel_size, problem.spec.in_channels, problem.spec.out_channels, **geometry)
-    tiles = states_of_tiles(problem, gram) if _is_auto(share) or errors == "jackknife" else []
-    for tile in tiles:
-        gram.merge(tile)
-    gram = gram if tiles else gram.add(problem)
-    if _is_auto(share):
-        selection = tuple(candidates(gram, tiles, [gram.kernel_size], RIDGES, offset=offset))
-        share = chosen(selection).ridge
-    kernel_options = replace(kernel_options, ridge=share)
-    stderr = condition = rate = held_out = None
-    if descent is not None:
-        delta = None if huber is None else huber.delta or _delta(problem, gram)
-        goal = Goal("poisson" if loss == "poisson" else "squares", delta, kernel_options.ridge)
-        largest = steepest(gram, kernel_options.ridge, offset=offset)
-        coefficients, squares, losses, rate = descend(problem, largest, goal, descent)
+    exact = descent is None and not _is_auto(share) and errors != "jackknife"
+    if exact and is_long(problem, kernel_options):
+        found = _by_iteration(problem, kernel_options.ridge)
     else:
-        penalty = gram.penalty_of(kernel_options)
-        solution = least_squares(gram.system(int(offset)), penalty)
-        coefficients, squares = refined(problem, gram, solution, penalty)
-        condition, losses = solution.condition, [squares + penalty.paid(coefficients[: gram.windows])]
-        left_out = jackknife(gram, tiles, kernel_options, int(offset)) if errors == "jackknife" else None
-        spread = solution.stderr if left_out is None else left_out.stderr
-        held_out = chosen(selection).rms if selection else None
-        held_out = held_out if left_out is None else left_out.rms
-        stderr = like(torch.from_numpy(gram.kernel_of(spread)), x)
+        gram = Gram(problem.spec.kernel_size, problem.spec.in_channels, problem.spec.out_channels, **geometry)
+        tiles = states_of_tiles(problem, gram) if _is_auto(share) or errors == "jackknife" else []
+        for tile in tiles:
+            gram.merge(tile)
+        gram = gram if tiles else gram.add(problem)
+        if _is_auto(share):
+            selection = tuple(candidates(gram, tiles, [gram.kernel_size], RIDGES, offset=offset))
+            share = chosen(selection).ridge
+        kernel_options = replace(kernel_options, ridge=share)
+        if descent is None:
+            found = _in_closed_form(problem, gram, kernel_options, tiles if errors == "jackknife" else [])
+        else:
+            delta = None if huber is None else huber.delta or _delta(problem, gram)
+            goal = Goal("poisson" if loss == "poisson" else "squares", delta, share)
+            largest = steepest(gram, share, offset=offset)
+            found = Solved(*descend(problem, largest, goal, descent))
+    shape = (problem.spec.out_channels, problem.spec.in_channels, *problem.spec.kernel_size)
     flip = check_flag("flip", flip)
-    kernel, constant = gram.kernel_of(coefficients), coefficients[-1].copy()
+    kernel = _of_windows(found.coefficients, shape)
+    stderr = None if found.stderr is None else _of_windows(found.stderr, shape)
+    own = kernel_options.coefficients(kernel)
     if flip:
-        kernel = _mirrored(kernel)
-        stderr = None if stderr is None else like(torch.from_numpy(_mirrored(as_tensor("stderr", stderr).numpy())), x)
+        kernel, stderr = _mirrored(kernel), None if stderr is None else _mirrored(stderr)
     dtype = torch_dtype(floating_dtype(x, y))
-    share = squares / (problem.weights.sum() * problem.spec.out_channels)
+    mean = found.squares / (problem.weights.sum() * problem.spec.out_channels)
+    held_out = chosen(selection).rms if selection and found.held_out is None else found.held_out
     return Fit(
         kernel=like(torch.from_numpy(kernel).to(dtype), x),
-        offset=like(torch.from_numpy(constant).to(dtype), x) if offset else None,
-        residual_rms=sqrt(max(share, 0.0)),
-        loss=tuple(losses),
-        stderr=stderr,
-        condition=condition,
+        offset=like(torch.from_numpy(found.coefficients[-1].copy()).to(dtype), x) if offset else None,
+        residual_rms=sqrt(max(mean, 0.0)),
+        loss=tuple(found.losses),
+        stderr=None if stderr is None else like(torch.from_numpy(stderr), x),
+        condition=found.condition,
         method="lstsq" if descent is None else descent.method,
-        learning_rate=rate,
+        learning_rate=found.learning_rate,
         spec=problem.spec,
-        coefficients=kernel_options.coefficients(_mirrored(kernel) if flip else kernel),
+        coefficients=own,
         selection=selection,
         held_out_rms=held_out,
         flip=flip,
     )
+
+
+class Solved(NamedTuple):
+    """Outcome of a solver.
+
+    Attributes:
+        coefficients: (unknowns, out_channels), the constant last.
+        squares: sum of squared residuals.
+        losses: minimised objective, before each step or at the minimum.
+        learning_rate: of a descent.
+        stderr: (windows, out_channels).
+        condition: condition number.
+        held_out: rms error of predicting each tile by the others.
+    """
+
+    coefficients: np.ndarray
+    squares: float
+    losses: list[float]
+    learning_rate: float | None = None
+    stderr: np.ndarray | None = None
+    condition: float | None = None
+    held_out: float | None = None
+
+
+def _in_closed_form(problem: Problem, gram: Gram, kernel_options: KernelOptions, tiles: list[Gram]) -> Solved:
+    """Solve the normal equations, and refine the solution on the data."""
+    penalty = gram.penalty_of(kernel_options)
+    solution = least_squares(gram.system(problem.used), penalty)
+    coefficients, squares = refined(problem, gram, solution, penalty)
+    losses = [squares + penalty.paid(coefficients[: gram.windows])]
+    left_out = jackknife(gram, tiles, kernel_options, problem.used) if tiles else None
+    stderr = solution.stderr if left_out is None else left_out.stderr
+    held_out = None if left_out is None else left_out.rms
+    return Solved(coefficients, squares, losses, None, stderr, solution.condition, held_out)
+
+
+def _by_iteration(problem: Problem, ridge: float) -> Solved:
+    """Find a long kernel by conjugate gradients."""
+    found = fit_long(problem, ridge)
+    paid = ridge * float((found.coefficients[: problem.windows] ** 2).sum())
+    return Solved(found.coefficients, found.squares, [found.squares + paid], condition=found.condition)
+
+
+def _of_windows(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Reshape (windows or more, out_channels) to (out_channels, in_channels, *kernel_size)."""
+    return np.ascontiguousarray(rows[: prod(shape[1:])].T).reshape(shape)
 
 
 def _mirrored(kernel: np.ndarray) -> np.ndarray:

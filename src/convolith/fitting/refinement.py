@@ -52,21 +52,26 @@ def refined(problem: Problem, gram: Gram, solution: Solution, penalty: Penalty) 
 
 def residual_of(problem: Problem, gram: Gram, coefficients: np.ndarray) -> np.ndarray:
     """Return y less the prediction from coefficients (unknowns, out_channels)."""
-    n, spec = gram.windows, problem.spec
-    weights = np.ascontiguousarray(gram.inward(coefficients[:n]).T)
-    kernel = torch.from_numpy(weights.reshape(-1, problem.channels, *gram.kernel_size))
-    residual = problem.y.copy()
-    for part in tiles(replace(problem, y=residual)):
+    n, used = gram.windows, problem.used
+    residual: np.ndarray = problem.y - predicted(problem, gram.inward(coefficients[:n]))
+    for part in tiles(replace(problem, y=residual)) if used else ():
+        monomials = values(part.centres(), problem.known[:used])
+        sky = coefficients[n:].T @ monomials.reshape(*monomials.shape[:2], -1)
+        np.subtract(part.y, sky.reshape(len(sky), -1, *part.y.shape[2:]), out=part.y)
+    return residual
+
+
+def predicted(problem: Problem, weights: np.ndarray) -> np.ndarray:
+    """Return the correlation of modulated x with a kernel, (windows, out_channels), in the shape of y."""
+    spec = problem.spec
+    kernel = torch.from_numpy(np.ascontiguousarray(weights.T).reshape(-1, problem.channels, *spec.kernel_size))
+    result = np.empty_like(problem.y)
+    for part in tiles(replace(problem, y=result)):
         with torch.no_grad():
             x = torch.from_numpy(part.modulated())
             layer = ConvSpec.of(x, kernel, stride=spec.stride, dilation=spec.dilation)
-            predicted = plan(layer)(x, kernel).numpy()  # by the same engine, whether the kernel was seen before or not
-        np.subtract(part.y, predicted, out=part.y)
-        if problem.used:
-            monomials = values(part.centres(), problem.known[: problem.used])
-            sky = coefficients[n:].T @ monomials.reshape(*monomials.shape[:2], -1)
-            np.subtract(part.y, sky.reshape(len(sky), -1, *part.y.shape[2:]), out=part.y)
-    return residual
+            part.y[...] = plan(layer)(x, kernel).numpy()  # by the same engine, whether the kernel was seen or not
+    return result
 
 
 def _loss(problem: Problem, residual: np.ndarray, kernel: np.ndarray, penalty: Penalty) -> float:

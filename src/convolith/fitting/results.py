@@ -59,8 +59,10 @@ class Fit:
         loss: minimised objective, the weighted sum of squared errors (or of another loss) plus the penalties: before
             each step of descent, or once, at the minimum, for the closed form.
         stderr: standard errors of the kernel, for white noise in y or by the jackknife (without the bias of a ridge),
-            in float64; NaN if the equations do not outnumber the unknowns; None for gradient descent.
-        condition: condition number of the (column-scaled) normal matrix; None for gradient descent.
+            in float64; NaN if the equations do not outnumber the unknowns; None for gradient descent and for kernels
+            with thousands of taps.
+        condition: condition number of the (column-scaled) normal matrix, or, for kernels with thousands of taps, of the
+            circulant matrix nearest to it; None for gradient descent.
         method: method of the fit, as given.
         learning_rate: learning rate of gradient descent, else None.
         spec: geometry of the fit.

@@ -176,11 +176,8 @@ def least_squares(system: System, penalty: Penalty, *, warns: bool = True) -> So
     n, outputs = system.cross.shape
     noisy, kernel_options = penalty.noise is not None, penalty.matrix is not None
     unknowns = system.used + (n if penalty.space is None else penalty.space.directions.shape[1])
-    if system.equations < unknowns and not kernel_options:
-        raise ConvolithError(
-            f"y has {system.equations} pixels to fit but each output channel has {unknowns} unknowns; expected at "
-            "least as many pixels; use a smaller kernel_size, more data, or ridge="
-        )
+    if not kernel_options:
+        check_determined(system.equations, unknowns)
     free = _within(system.normal, penalty.model)
     total = penalty.added_to(system.normal)
     inverted = _within(total, penalty.model) if kernel_options or noisy else free
@@ -213,6 +210,15 @@ def least_squares(system: System, penalty: Penalty, *, warns: bool = True) -> So
     spread = [own.spread(None if own is free else system.normal) for own in inverses]
     stderr = np.sqrt(np.maximum(np.stack(spread, 1), 0.0) * variance)
     return Solution(coefficients, tuple(inverses), system.residual(coefficients), stderr, condition)
+
+
+def check_determined(equations: int, unknowns: int) -> None:
+    """Refuse fewer equations than unknowns."""
+    if equations < unknowns:
+        raise ConvolithError(
+            f"y has {equations} pixels to fit but each output channel has {unknowns} unknowns; expected at "
+            "least as many pixels; use a smaller kernel_size, more data, or ridge="
+        )
 
 
 def _within(total: np.ndarray, space: Space | None) -> Inverse:
