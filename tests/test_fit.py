@@ -275,7 +275,7 @@ REFUSED = {
     "non-finite x": (
         (spotted, y),
         {},
-        r"x has 1 non-finite values, the first at \(0, 0, 2, 3\).*repair them, or leave out with mask= the pixels of y that have them in their windows, 9 more",
+        r"x has 1 non-finite values, the first at \(0, 0, 2, 3\).*repair them, or pass nan='omit' or x_mask=, which leave out the 9 pixels of y that read them",
     ),
     "infinite weights": (
         (x, y),
@@ -294,8 +294,8 @@ REFUSED = {
     ),
     "y as large as x": (
         (x, x),
-        {},
-        "y is as large as x: leave the border out of y by half the kernel, or pass padding='same'",
+        {"stride": 2, "padding": 1},
+        "y is as large as x: pass padding='same' with the padding_mode that y was made with, or padding='valid'",
     ),
     "y without a batch": ((x[None], y), {}, "y has shape"),
     "batches": ((np.stack([x, x]), y[None]), {}, "y has 1 images but x has 2"),
@@ -306,7 +306,7 @@ REFUSED = {
     ),
     "kernel too large": ((x, y), {"kernel_size": 11}, "k spans 11 elements"),
     "complex": ((x + 0j, y), {}, "x has dtype complex128; fit works on real data"),
-    "axes": ((x[0], y[0]), {}, "x has 2 axes but kernel_size 3 means 2 spatial ones"),
+    "axes": ((x[0, 0], y[0]), {"kernel_size": (3, 3)}, "x has 1 axes but kernel_size \\(3, 3\\) means 2 spatial ones"),
     "method": ((x, y), {"method": "newton"}, "method is 'newton'; expected one of lstsq, gd, momentum, adam, lbfgs"),
     "loss": ((x, y), {"loss": "l1", "method": "gd"}, "loss is 'l1'; expected one of squares, huber, poisson"),
     "loss of lstsq": ((x, y), {"loss": "huber"}, 'loss is "huber", which has no closed form; pass method="lbfgs"'),
@@ -370,7 +370,7 @@ def test_pixels_of_x_that_no_counted_pixel_reads_may_be_anything(geometry):
     np.testing.assert_allclose(found.kernel, kernel, atol=1e-10)
     one_less = spoiled.copy()
     one_less[tuple(np.argwhere(spoiled)[0])] = False
-    message = r"x has 2 non-finite values, the first at \(0, 0, 0, 0\).* the pixels of y that have them in their windows, 1 more"
+    message = r"x has 2 non-finite values, the first at \(0, 0, 0, 0\).* the 1 pixels of y that read them"
     with pytest.raises(ConvolithError, match=message):
         cl.fit(image, made, kernel_size=3, mask=one_less, **geometry)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import convolith as cl
 from convolith import ConvolithError, Gram, correlate, fit
-from convolith.fitting.moments import correlations, lagged_products, moments
+from convolith.fitting.moments import correlations, lagged_products, moments, weighted_products
 from convolith.fitting.moments.window_products import window_sums
 from convolith.jit.target import host, widths
 
@@ -142,7 +142,7 @@ def test_tiles_and_chunks_change_nothing(monkeypatch):
     for given_weights in (None, weights):
         whole = Gram((2, 3), 2, 1, **options).update(x, y, weights=given_weights)
         monkeypatch.setattr(moments, "TILE", 300)
-        monkeypatch.setattr(moments, "CHUNK", 100)
+        monkeypatch.setattr(weighted_products, "CHUNK", 100)
         assert relative(Gram((2, 3), 2, 1, **options).update(x, y, weights=given_weights), whole) < 1e-13
         monkeypatch.undo()
 

@@ -5,6 +5,7 @@ import pytest
 
 import convolith as cl
 from convolith import ConvolithError, correlate, filter_image, fit, fit_varying
+from convolith.fitting.data.pixels import Pixels
 from convolith.fitting.data.problem import read
 from convolith.fitting.selection.tiles import states_of_tiles
 
@@ -146,7 +147,7 @@ def test_the_held_out_error_is_that_of_the_tiles_left_out(offset):
             squares += ((windows[inside] @ kernel - y[0][inside]) ** 2).sum()
     assert found.held_out_rms == pytest.approx(np.sqrt(squares / y.size), rel=1e-9)
     assert found.held_out_rms > found.residual_rms
-    options = {"stride": 1, "padding": "valid", "dilation": 1, "padding_mode": "zeros", "mask": None, "weights": None}
+    options = {"stride": 1, "padding": "valid", "dilation": 1, "padding_mode": "zeros", "pixels": Pixels()}
     assert len(states_of_tiles(read(x, y, kernel_size=3, offset=offset, **options), cl.Gram(3))) == 25
     assert cl.fit(x, y, kernel_size=3).held_out_rms is None
     chosen = cl.fit(x, y, kernel_size=3, ridge="auto", offset=offset)

@@ -39,6 +39,17 @@ def number_or_auto(text: str) -> float | str:
         raise click.BadParameter(f"{text!r} is not a number, and not auto") from None
 
 
+def level(text: str) -> float | tuple[float, float]:
+    """Parse a number, or two separated by a comma."""
+    try:
+        entries = tuple(float(part) for part in str(text).split(","))
+    except ValueError:
+        entries = ()
+    if len(entries) not in (1, 2):
+        raise click.BadParameter(f"{text!r} is not a number, or two separated by a comma")
+    return entries[0] if len(entries) == 1 else (entries[0], entries[1])
+
+
 SUFFIXES = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from math import sqrt
 from pathlib import Path
 from typing import Any, Self
@@ -11,8 +12,10 @@ import numpy as np
 
 from convolith.errors import ConvolithError, check_flag, renamed
 from convolith.fitting import gram_file
+from convolith.fitting.data.pixels import Pixels
 from convolith.fitting.data.polynomials import monomials
-from convolith.fitting.data.problem import Problem, read, spatial_axes
+from convolith.fitting.data.problem import Problem, read
+from convolith.fitting.data.shapes import spatial_axes
 from convolith.fitting.kernel_options import KernelOptions
 from convolith.fitting.moments.moments import moments
 from convolith.fitting.results import Fit
@@ -101,14 +104,12 @@ class Gram(NormalEquations):
         self.dtypes: tuple[str, ...] = ()
         self.size: tuple[int, ...] = ()
 
-    def update(self, x: Any, y: Any, *, mask: Any = None, weights: Any = None) -> Self:
+    def update(self, x: Any, y: Any, **pixels: Any) -> Self:
         """Add the equations of one or several images; the state is unchanged if they are refused.
 
         Args:
-            x: (N, in_channels, *size) or (in_channels, *size).
-            y: the target, in the shape of `correlate`'s result.
-            mask: booleans, True where a pixel of y is excluded: (*output_size) or (N, *output_size).
-            weights: 0 or more per pixel of y, shaped as mask.
+            x, y: as for `fit`.
+            pixels: `mask`, `weights`, `x_mask`, `nan` and `saturation`, as for `fit`.
 
         Returns:
             The state itself.
@@ -117,15 +118,15 @@ class Gram(NormalEquations):
             ConvolithError: shapes that do not match, other channels or dtypes than before, pixels that are not finite
                 and not masked.
         """
-        return self.add(self._read(x, y, mask, weights))
+        return self.add(self._read(x, y, pixels))
 
-    def downdate(self, x: Any, y: Any, *, mask: Any = None, weights: Any = None) -> Self:
+    def downdate(self, x: Any, y: Any, **pixels: Any) -> Self:
         """Remove equations that were added; arguments and result as for `update`.
 
         Raises:
             ConvolithError: as for `update`, and more equations than the state holds.
         """
-        return self._take_out(self._read(x, y, mask, weights))
+        return self._take_out(self._read(x, y, pixels))
 
     def merge(self, other: Gram) -> Self:
         """Add the equations of another state, and return this state.
@@ -298,9 +299,11 @@ class Gram(NormalEquations):
         rows = coefficients[: self.windows]
         return np.ascontiguousarray(rows.T).reshape(self.out_channels, self.in_channels, *self.kernel_size)
 
-    def _read(self, x: Any, y: Any, mask: Any, weights: Any) -> Problem:
-        kernel_size = self.kernel_size
-        problem = read(x, y, kernel_size=kernel_size, offset=False, mask=mask, weights=weights, **self.options)
+    def _read(self, x: Any, y: Any, pixels: dict[str, Any]) -> Problem:
+        unknown = set(pixels) - {field.name for field in fields(Pixels)}
+        if unknown:
+            raise TypeError(f"update() got an unexpected keyword argument {min(unknown)!r}")
+        problem = read(x, y, kernel_size=self.kernel_size, offset=False, pixels=Pixels(**pixels), **self.options)
         for name, came, expected in (
             ("x", problem.spec.in_channels, self.in_channels),
             ("y", problem.spec.out_channels, self.out_channels),

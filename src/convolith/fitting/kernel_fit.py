@@ -12,7 +12,8 @@ import torch
 
 from convolith.arrays import as_tensor, like
 from convolith.errors import ConvolithError, check_flag, check_option
-from convolith.fitting.data.problem import Problem, floating_dtype, read
+from convolith.fitting.data.pixels import Pixels
+from convolith.fitting.data.problem import Problem, floating_dtype, no_pixels, read
 from convolith.fitting.descent import LOSSES, OPTIMIZERS, Descent, DescentKeywords, Goal, Huber, descend, steepest
 from convolith.fitting.gram import Gram
 from convolith.fitting.kernel_options import KernelOptions
@@ -42,6 +43,10 @@ def fit(
     offset: bool = False,
     mask: Any = None,
     weights: Any = None,
+    x_mask: Any = None,
+    nan: str = "refuse",
+    saturation: Any = None,
+    origin: Axes = 0,
     ridge: float | str = 0.0,
     smoothness: float = 0.0,
     basis: Any = None,
@@ -60,16 +65,23 @@ def fit(
     are found by conjugate gradients instead, without standard errors, unless an option needs the closed form.
 
     Args:
-        x: (N, in_channels, *size) or (in_channels, *size).
-        y: the target, in the shape of `correlate`'s result: (N, out_channels, *output_size), or without N as in x.
-        kernel_size: a number per spatial axis; one number means two axes (three where x has five). `"auto"`: the
-            smallest odd size whose kernels predict tiles of y from the other tiles as well as any size (see
-            `Fit.selection`); y must then be as large as x, and with padding "valid" its border is excluded.
+        x: (N, in_channels, *size), (in_channels, *size) or (*size): arrays, masked arrays or tensors.
+        y: the target, in the shape of `correlate`'s result: (N, out_channels, *output_size), or without N and channels
+            as in x. With padding "valid" and stride 1 it may also be as large as x: its border is left out then.
+        kernel_size: a number per spatial axis. One number means as many axes as x has beyond channels and images; an
+            x of two axes is a picture, or a signal where it has too few rows for a picture (audio of (1, samples)).
+            `"auto"`: the smallest odd size whose kernels predict tiles of y from the other tiles as well as any size
+            (see `Fit.selection`); y must then be as large as x.
         method: `"lstsq"`, or a descent: `Descent("adam", steps=500)`, or its name alone, as in `"gd"`.
         stride, padding, dilation, padding_mode: as for `correlate`.
         offset: whether a constant per output channel (a background) is fitted too.
-        mask: booleans, True where a pixel of y is excluded (NumPy's convention): (*output_size) or (N, *output_size).
+        mask: booleans, True where a pixel of y is excluded (NumPy's convention): (*size) or (N, *size), of y.
         weights: 0 or more per pixel of y, such as 1/variance; shaped as mask.
+        x_mask: booleans, True where a pixel of x is bad; every pixel of y that reads it is excluded.
+        nan: `"refuse"`, or `"omit"`: pixels of x and y that are not finite count as masked.
+        saturation: level from which pixels of x and y count as masked; one number, or one for x and one for y.
+        origin: for a y as large as x, shifts the kernel's centre from the middle, as in `filter_image`: for pictures
+            that are shifted against each other.
         ridge: penalty on the squared kernel (not on the offset); `"auto"`: by cross-validation over tiles of y.
         smoothness: penalty on the squared differences of neighbouring weights.
         basis: kernels whose linear combination is fitted, for each input channel: arrays, (count, *kernel_size),
@@ -106,7 +118,8 @@ def fit(
         "dilation": dilation,
         "padding_mode": padding_mode,
     }
-    data = {"mask": mask, "weights": weights, "offset": offset}
+    pixels = Pixels(mask, weights, x_mask, nan, saturation)
+    data: dict[str, Any] = {"pixels": pixels, "offset": offset, "origin": origin}
     selection: tuple[Candidate, ...] = ()
     size: Any = kernel_size
     share: Any = ridge
@@ -118,12 +131,11 @@ def fit(
     if _is_auto(size):
         selected = choose_size(x, y, max_size, RIDGES if _is_auto(share) else [share], data, geometry)
         size, share, selection = selected.kernel_size, selected.ridge, selected.selection
-        y, data = selected.y, selected.data
     elif max_size is not None:
         raise ConvolithError('max_size was given together with a kernel_size; it belongs to kernel_size="auto" only')
     problem = read(x, y, kernel_size=size, **data, **geometry)
     if not problem.equations:
-        raise ConvolithError("mask or weights leave no pixel of y to fit; expected at least one")
+        raise no_pixels()
     exact = descent is None and not _is_auto(share) and errors != "jackknife"
     if exact and is_long(problem, kernel_options):
         found = _by_iteration(problem, kernel_options.ridge)

@@ -10,7 +10,8 @@ import torch
 
 from convolith.arrays import like
 from convolith.errors import ConvolithError
-from convolith.fitting.data.problem import floating_dtype, read
+from convolith.fitting.data.pixels import Pixels
+from convolith.fitting.data.problem import floating_dtype, no_pixels, read
 from convolith.fitting.kernel_options import KernelOptions, whole_numbers
 from convolith.fitting.refinement import refined
 from convolith.fitting.results import check_errors
@@ -37,6 +38,9 @@ def fit_varying(
     padding_mode: str = "zeros",
     mask: Any = None,
     weights: Any = None,
+    x_mask: Any = None,
+    nan: str = "refuse",
+    saturation: Any = None,
     ridge: float = 0.0,
     smoothness: float = 0.0,
     basis: Any = None,
@@ -52,7 +56,8 @@ def fit_varying(
     float64, like `fit`; `VaryingGram` accumulates its normal equations.
 
     Args:
-        x, y, kernel_size, stride, padding, dilation, padding_mode, mask, weights: as for `fit`.
+        x, y, kernel_size, stride, padding, dilation, padding_mode: as for `fit`.
+        mask, weights, x_mask, nan, saturation: as for `fit`.
         degree: degree of the polynomials; 0 for a kernel that does not vary.
         modulation: position that selects the kernel: `"output"`, of the output pixel, the centre of its window;
             `"input"`, of each input pixel (padding included); `"update"`, one position given for each image.
@@ -96,9 +101,10 @@ def fit_varying(
             f"kernel_size is {kernel_size!r}; expected a number, or one per axis: choose it with fit for a kernel that "
             "does not vary"
         )
-    unplaced = read(x, y, kernel_size=kernel_size, mask=mask, weights=weights, offset=False, **geometry)
+    pixels = Pixels(mask, weights, x_mask, nan, saturation)
+    unplaced = read(x, y, kernel_size=kernel_size, pixels=pixels, offset=False, **geometry)
     if not unplaced.equations:
-        raise ConvolithError("mask or weights leave no pixel of y to fit; expected at least one")
+        raise no_pixels()
     spec = unplaced.spec
     gram = VaryingGram(
         spec.kernel_size,

@@ -131,39 +131,37 @@ class VaryingGram(Gram):
         x: Any,
         y: Any,
         *,
-        mask: Any = None,
-        weights: Any = None,
         origin: Sequence[int] | None = None,
         position: Sequence[float] | None = None,
+        **pixels: Any,
     ) -> Self:
         """Add the equations of one or several images; the state is unchanged if they are refused.
 
         Args:
-            x, y, mask, weights: as for `Gram.update`.
+            x, y, pixels: as for `Gram.update`.
             origin: pixel of the frame at which x begins; by default its first one.
             position: position of x with modulation "update", from -1 to 1 for each axis.
 
         Raises:
             ConvolithError: as for `Gram.update`; a position that is missing, or given with another modulation.
         """
-        return self.add(self.placed(self._read(x, y, mask, weights), origin=origin, position=position))
+        return self.add(self.placed(self._read(x, y, pixels), origin=origin, position=position))
 
     def downdate(
         self,
         x: Any,
         y: Any,
         *,
-        mask: Any = None,
-        weights: Any = None,
         origin: Sequence[int] | None = None,
         position: Sequence[float] | None = None,
+        **pixels: Any,
     ) -> Self:
         """Remove equations that were added; arguments as for `update`.
 
         Raises:
             ConvolithError: as for `update`, and more equations than the state holds.
         """
-        problem = self.placed(self._read(x, y, mask, weights), origin=origin, position=position)
+        problem = self.placed(self._read(x, y, pixels), origin=origin, position=position)
         return self._take_out(problem)
 
     def placed(

@@ -8,18 +8,21 @@ from typing import Any
 import click
 import numpy as np
 
-from convolith.cli.fit.data import Pair, pairs_of
+from convolith.cli.fit.data import Pair, in_words_of_the_command, pairs_of
 from convolith.cli.fit.html_page import fit_page
 from convolith.cli.fit.run import Varying, run
 from convolith.cli.fit.varying_html_page import varying_page, varying_tables
 from convolith.cli.io.files import Output, conv_arrays, read_array, varying_arrays
-from convolith.cli.options import emit, json_option, number_or_auto, numbers, numbers_or_auto, padding
+from convolith.cli.options import emit, json_option, level, number_or_auto, numbers, numbers_or_auto, padding
 from convolith.conv import Conv
 from convolith.errors import ConvolithError
 from convolith.fitting import Fit, VaryingFit, fit
-from convolith.geometry import PADDING_MODES
+from convolith.geometry import PADDING_MODES, per_axis
 from convolith.report.plots import check_available
 from convolith.report.table import Table
+
+LARGEST_SHIFT = 1 << 20
+"""Largest shift of a kernel's centre, in pixels."""
 
 
 @click.command()
@@ -50,6 +53,27 @@ from convolith.report.table import Table
     type=click.Path(),
     metavar="FILE",
     help="Mask of the pixels of AFTER to ignore: nonzero where ignored.",
+)
+@click.option(
+    "--before-mask",
+    "before_mask_file",
+    type=click.Path(),
+    metavar="FILE",
+    help="Mask of the bad pixels of BEFORE: nonzero where bad. Pixels of AFTER that read them are ignored.",
+)
+@click.option("--ignore-nan", is_flag=True, help="Ignore pixels of BEFORE and AFTER that are NaN or infinite.")
+@click.option(
+    "--saturation",
+    type=level,
+    metavar="LEVEL[,LEVEL]",
+    help="Ignore pixels from this level on: of both, or BEFORE,AFTER.",
+)
+@click.option(
+    "--origin",
+    type=numbers,
+    default=0,
+    show_default=True,
+    help="Shift of the kernel's centre from the middle, such as 14,-15, for pictures that are shifted.",
 )
 @click.option("--mix-channels", is_flag=True, help="Fit one kernel from all channels of an image to all channels.")
 @click.option(
@@ -127,6 +151,8 @@ def command(
     before: str,
     after: str,
     mask_file: str | None,
+    before_mask_file: str | None,
+    ignore_nan: bool,
     mix_channels: bool,
     output: str | None,
     basis: str | None,
@@ -157,7 +183,10 @@ def command(
     if basis is not None:
         options["basis"] = basis if basis == "gaussian-hermite" else read_array("--basis", basis)
     varying = _varying(degree, modulation, background_degree, constant, positions)
-    outcome = run(pairs_of(before, after, mask_file), options, varying, mix=mix_channels)
+    options["nan"] = "omit" if ignore_nan else "refuse"
+    files = pairs_of(before, after, mask_file, before_mask_file)
+    with in_words_of_the_command():
+        outcome = run(files, options, varying, mix=mix_channels)
     found, pair = outcome.found, outcome.pair
     same = pair.cropped or options["kernel_size"] == "auto"
     if isinstance(found, VaryingFit):
@@ -165,7 +194,7 @@ def command(
     else:
         tables = _tables(found, outcome.pairs, output)
     if target:
-        arrays = kernel_arrays(found, same=same)
+        arrays = kernel_arrays(found, same=same, origin=options["origin"])
         target.write(lambda file: np.savez(file, **arrays))
     if sheet:
         text = (
@@ -194,24 +223,37 @@ def _varying(
     return Varying(degree or 0, modulation or usual, background_degree, numbers, coordinates)
 
 
-def kernel_arrays(found: Fit | VaryingFit, *, same: bool) -> dict[str, Any]:
+def kernel_arrays(found: Fit | VaryingFit, *, same: bool, origin: Any = 0) -> dict[str, Any]:
     """Return a kernel as named arrays for a .npz file; with `same`, its outputs are as large as its inputs."""
     if isinstance(found, VaryingFit):
         arrays = varying_arrays(replace(found.kernel, padding="same") if same else found.kernel)
     else:
-        arrays = conv_arrays(with_same_padding(found.conv) if same else found.conv)
+        arrays = conv_arrays(with_same_padding(found.conv, origin) if same else found.conv)
     return arrays if found.stderr is None else arrays | {"stderr": found.stderr}
 
 
-def with_same_padding(conv: Conv) -> Conv:
-    """Return the kernel with padding "same", for outputs as large as the inputs."""
-    return Conv(conv.weight, conv.bias, **{**conv.options, "padding": "same"})
+def with_same_padding(conv: Conv, origin: Any = 0) -> Conv:
+    """Return the kernel with padding for outputs as large as the inputs, its centre shifted by the origin.
+
+    Where the centre lies outside the kernel, zeros are put around it.
+    """
+    weight, pairs = np.asarray(conv.weight), []
+    around = [(0, 0), (0, 0)]
+    shifts = per_axis("origin", origin, weight.ndim - 2, -LARGEST_SHIFT)
+    for size, step, shift in zip(weight.shape[2:], conv.dilation, shifts, strict=True):
+        first = (size - 1) // 2 + shift
+        around.append((max(0, -first), max(0, first - size + 1)))
+        reach = (size + sum(around[-1]) - 1) * step
+        before = (first + around[-1][0]) * step
+        pairs.append((before, reach - before))
+    weight = np.pad(weight, around)
+    return Conv(weight, conv.bias, **{**conv.options, "padding": tuple(pairs) if any(shifts) else "same"})
 
 
 def _page(found: Fit, pair: Pair, options: dict[str, Any], tables: list[Table]) -> str:
     learned = found.method != "lstsq" and options["loss"] == "squares"
     closed = options | {"method": "lstsq", "learning_rate": None}
-    solved = fit(pair.x, pair.y, mask=pair.mask, **closed) if learned else None
+    solved = fit(pair.x, pair.y, **pair.pixels, **closed) if learned else None
     return fit_page(found, solved, pair.x, pair.y, tables)
 
 

@@ -11,15 +11,17 @@ import numpy as np
 from convolith.cli.fit.data import Files, Pair, read_pair, say_cropped
 from convolith.errors import ConvolithError
 from convolith.fitting import Fit, Gram, VaryingFit, VaryingGram, fit, fit_varying
-from convolith.fitting.data.problem import spatial_axes
+from convolith.fitting.data.shapes import spatial_axes
 from convolith.report.progress import track
 
 GEOMETRY = ("stride", "padding", "dilation", "padding_mode")
+ABOUT_PIXELS = ("nan", "saturation")
 ASKED = ("ridge", "smoothness", "basis", "constraints", "x_noise_variance")
 ONE_PAIR = {
     "method": "lstsq",
     "errors": "white",
     "max_size": None,
+    "origin": 0,
     "loss": "squares",
     "huber_delta": None,
     "learning_rate": None,
@@ -67,9 +69,11 @@ def run(files: Sequence[Files], options: dict[str, Any], varying: Varying | None
     if pair.cropped:
         say_cropped()
     if varying is None:
-        return Outcome(fit(pair.x, pair.y, mask=pair.mask, progress=True, **options), pair, 1)
-    rest = {name: options[name] for name in ("kernel_size", *GEOMETRY, *ASKED, "errors") if name in options}
-    return Outcome(fit_varying(pair.x, pair.y, mask=pair.mask, **rest, **varying._asdict()), pair, 1)
+        return Outcome(fit(pair.x, pair.y, **pair.pixels, progress=True, **options), pair, 1)
+    rest = {
+        name: options[name] for name in ("kernel_size", *GEOMETRY, *ASKED, *ABOUT_PIXELS, "errors") if name in options
+    }
+    return Outcome(fit_varying(pair.x, pair.y, **pair.pixels, **rest, **varying._asdict()), pair, 1)
 
 
 def _through_a_state(files: Sequence[Files], options: dict[str, Any], varying: Varying | None, *, mix: bool) -> Outcome:
@@ -90,7 +94,8 @@ def _through_a_state(files: Sequence[Files], options: dict[str, Any], varying: V
         gram = gram or _state(pair, options, varying)
         try:
             where = {} if positions is None else {"position": positions[number]}
-            gram.update(pair.x, pair.y, mask=pair.mask, **where)
+            about = {name: options[name] for name in ABOUT_PIXELS}
+            gram.update(pair.x, pair.y, **pair.pixels, **about, **where)
         except ConvolithError as problem:
             raise ConvolithError(f"{names.before} and {names.after}: {problem}") from None
     assert gram is not None  # noqa: S101 - there is a first pair
@@ -105,7 +110,7 @@ def _through_a_state(files: Sequence[Files], options: dict[str, Any], varying: V
 
 
 def _state(pair: Pair, options: dict[str, Any], varying: Varying | None) -> Gram:
-    axes = spatial_axes(options["kernel_size"], pair.x.ndim)
+    axes = spatial_axes(options["kernel_size"], pair.x.shape)
     size = options["kernel_size"] if not isinstance(options["kernel_size"], int) else (options["kernel_size"],) * axes
     channels = pair.x.shape[-axes - 1], pair.y.shape[-axes - 1]
     geometry = {name: options[name] for name in GEOMETRY}

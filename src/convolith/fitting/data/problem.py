@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from convolith.arrays import as_tensor, bare, check_same_kind
-from convolith.correlation import correlate
+from convolith.arrays import as_tensor, bare, check_same_kind, listed
 from convolith.dtypes import dtype_name, is_float
-from convolith.engines.padding import pad
-from convolith.errors import ConvolithError, check_flag, shown
+from convolith.errors import ConvolithError, check_flag
+from convolith.fitting.data.pixels import Pixels, bad_pixels, check_finite, pixel_weights, read_by, without_unread
 from convolith.fitting.data.polynomials import Powers, monomials, values
-from convolith.geometry import MAX_AXES, Axes, Padding, split_input_shape
+from convolith.fitting.data.shapes import Border, inner_part, spatial_axes
+from convolith.geometry import Axes, Padding, per_axis, split_input_shape
 from convolith.spec import ConvSpec
 
 
@@ -114,19 +114,25 @@ def read(
     dilation: Axes,
     padding_mode: str,
     offset: bool,
-    mask: Any,
-    weights: Any,
+    pixels: Pixels,
+    origin: Axes = 0,
 ) -> Problem:
-    """Check the data of a fit and convert them to a `Problem`; the arguments are those of `fit`."""
-    tensors = {"x": as_tensor("x", x), "y": as_tensor("y", y)}
+    """Check the data of a fit and convert them to a `Problem`; the arguments are those of `fit`.
+
+    A y that is as large as x, where padding is "valid" and the stride 1, loses the border whose windows leave x.
+    """
+    (x, own_x), (y, own_y) = (_unmasked(name, array) for name, array in (("x", x), ("y", y)))
     check_same_kind(x=x, y=y)
+    tensors = {name: as_tensor(name, _without_booleans(array)) for name, array in (("x", x), ("y", y))}
     for name, tensor in tensors.items():
         if tensor.is_complex():
-            raise ConvolithError(f"{name} has dtype {dtype_name(tensor.dtype)}; fit works on real data")
-    axes = spatial_axes(kernel_size, tensors["x"].ndim)
-    batched = tensors["x"].ndim == axes + 2
-    wide = {name: bare(t if batched else t[None]).cpu().to(torch.float64) for name, t in tensors.items()}
-    if wide["y"].ndim != wide["x"].ndim:
+            raise ConvolithError(
+                f"{name} has dtype {dtype_name(tensor.dtype)}; fit works on real data; pass real and imaginary parts "
+                f"as channels: numpy.concatenate([{name}.real, {name}.imag]) along the channel axis"
+            )
+    axes = spatial_axes(kernel_size, tensors["x"].shape)
+    wide = {name: _whole(name, tensor, axes) for name, tensor in tensors.items()}
+    if (tensors["x"].ndim == axes + 2) != (tensors["y"].ndim == axes + 2):
         raise ConvolithError(
             f"y has shape {tuple(tensors['y'].shape)}, but x {tuple(tensors['x'].shape)}; expected y as correlate "
             "gives it: (N, out_channels, *output_size), or without N where x has none"
@@ -144,12 +150,25 @@ def read(
         dilation=dilation,
         padding_mode=padding_mode,
     )
+    bad = bad_pixels(wide["x"].numpy(), pixels) | _marks(own_x, wide["x"].shape)
+    left_out = pixels.bad("y", wide["y"].numpy()) | _marks(own_y, wide["y"].shape)
+    border = _border(spec, tuple(wide["y"].shape), padding, per_axis("origin", origin, axes, -max(spec.size)))
+    if border is not None:
+        wide["x"], wide["y"] = border.in_x(wide["x"]), border.in_y(wide["y"])
+        bad, left_out = border.in_x(bad), border.in_y(left_out)
+        spec = replace(spec, size=tuple(wide["x"].shape[2:]))
     check_output(spec, tuple(wide["y"].shape))
-    counts = pixel_weights(spec, mask, weights)
+
+    def cut(values: np.ndarray) -> np.ndarray:
+        result: np.ndarray = values if border is None or values.shape[-axes:] != size else border.in_y(values)
+        return result
+
+    counts = pixel_weights((spec.batch, *spec.output_size), pixels, cut)
+    counts = np.where(left_out | read_by(bad, spec), 0.0, counts)
     target = wide["y"].numpy()
     used = np.broadcast_to(counts[:, None] > 0, target.shape)
-    padded = without_unread(wide["x"], spec, counts)
-    check_finite("y", np.where(used, target, 0.0), "repair them, or leave those pixels out with mask=")
+    padded = without_unread(torch.where(torch.from_numpy(bad)[:, None], 0.0, wide["x"]), spec, counts)
+    check_finite("y", np.where(used, target, 0.0), "repair them, or pass nan='omit' or mask=")
     constant = monomials(axes, 0)
     return Problem(
         spec,
@@ -164,20 +183,47 @@ def read(
     )
 
 
-def spatial_axes(kernel_size: Any, dimensions: int | None = None) -> int:
-    """Return the number of spatial axes: the length of kernel_size; for one number 3 if x has five axes, else 2."""
-    if isinstance(kernel_size, Sequence) and not isinstance(kernel_size, str):
-        axes = len(kernel_size)
-    else:
-        axes = 3 if dimensions == 5 else 2
-    if not 1 <= axes <= MAX_AXES:
-        raise ConvolithError(f"kernel_size has {axes} entries; expected 1 to {MAX_AXES}, one per spatial axis")
-    if dimensions not in (None, axes + 1, axes + 2):
+def _unmasked(argument: str, array: Any) -> tuple[Any, np.ndarray | None]:
+    """Return an array and its mask if it is a masked array; lists as arrays."""
+    if isinstance(array, np.ma.MaskedArray):
+        return array.data, np.ma.getmaskarray(array)
+    return listed(argument, array), None
+
+
+def _without_booleans(array: Any) -> Any:
+    """Return booleans as 0 and 1."""
+    if isinstance(array, np.ndarray) and array.dtype == np.bool_:
+        return array.view(np.uint8)
+    return array.to(torch.uint8) if isinstance(array, torch.Tensor) and array.dtype is torch.bool else array
+
+
+def _whole(argument: str, tensor: torch.Tensor, axes: int) -> torch.Tensor:
+    """Return data in float64 with images and channels, (N, channels, *size)."""
+    if not axes <= tensor.ndim <= axes + 2:
         raise ConvolithError(
-            f"x has {dimensions} axes but kernel_size {kernel_size!r} means {axes} spatial ones; expected "
-            "(N, in_channels, *size) or (in_channels, *size); for another number of axes give kernel_size as a tuple"
+            f"{argument} has shape {tuple(tensor.shape)}; expected {axes} spatial axes, with or without channels and N"
         )
-    return axes
+    missing = axes + 2 - tensor.ndim
+    return bare(tensor[(None,) * missing]).cpu().to(torch.float64)
+
+
+def _marks(own: np.ndarray | None, shape: torch.Size) -> np.ndarray:
+    """Return the mask of a masked array, (N, *size) or one that broadcasts: True where a channel is masked."""
+    marks: np.ndarray = np.zeros((), bool) if own is None else np.any(own.reshape(shape), axis=1)
+    return marks
+
+
+def _border(spec: ConvSpec, shape: tuple[int, ...], padding: Padding, origin: tuple[int, ...]) -> Border | None:
+    """Return the part of a y as large as x that reads no padding, or None where nothing is cut off."""
+    plain = max(spec.stride) == 1 and isinstance(padding, str) and padding == "valid"
+    if plain and shape[2:] == spec.size and (spec.output_size != spec.size or any(origin)):
+        return inner_part(spec.size, spec.kernel_size, spec.dilation, origin)
+    if any(origin):
+        raise ConvolithError(
+            f"origin is {origin} with a y of spatial size {shape[2:]} and an x of {spec.size}; it applies to a y as "
+            "large as x, with padding 'valid' and stride 1; elsewhere give padding as (before, after) pairs"
+        )
+    return None
 
 
 def check_output(spec: ConvSpec, shape: tuple[int, ...]) -> None:
@@ -193,9 +239,8 @@ def check_output(spec: ConvSpec, shape: tuple[int, ...]) -> None:
     )
     if shape[2:] == spec.size:
         raise ConvolithError(
-            message
-            + "; y is as large as x: leave the border out of y by half the kernel, or pass padding='same' with the "
-            "padding_mode that y was made with"
+            message + "; y is as large as x: pass padding='same' with the padding_mode that y was made with, or "
+            "padding='valid', which leaves its border out"
         )
     if all(s == 1 and d == 1 for s, d in zip(spec.stride, spec.dilation, strict=True)):
         padded = [n + sum(pair) for n, pair in zip(spec.size, spec.padding, strict=True)]
@@ -205,88 +250,16 @@ def check_output(spec: ConvSpec, shape: tuple[int, ...]) -> None:
     raise ConvolithError(message)
 
 
-def pixel_weights(spec: ConvSpec, mask: Any, weights: Any) -> np.ndarray:
-    """Return the weight of each pixel of y, (N, *output_size), from a mask (True excludes) and weights."""
-    shape = (spec.batch, *spec.output_size)
-    counts = np.ones(shape)
-    if weights is not None:
-        tensor = as_tensor("weights", weights)
-        if tensor.is_complex():
-            raise ConvolithError(f"weights has dtype {dtype_name(tensor.dtype)}; expected real numbers, 0 or more")
-        values = bare(tensor).cpu().to(torch.float64).numpy()
-        check_finite("weights", values, "give those pixels weight 0")
-        if (values < 0).any():
-            raise ConvolithError(f"weights has a least value of {values.min():g}; expected 0 or more")
-        counts = counts * _broadcast("weights", values, shape)
-    if mask is not None:
-        if isinstance(mask, np.ma.MaskedArray):
-            raise ConvolithError("mask is a masked array itself; expected plain booleans; pass mask.filled(True)")
-        values = _mask_array(mask)
-        if values.dtype != np.bool_:
-            raise ConvolithError(f"mask has dtype {values.dtype}; expected booleans, True where y is left out")
-        counts = np.where(_broadcast("mask", values, shape), 0.0, counts)
-    return counts
-
-
-def _mask_array(mask: Any) -> np.ndarray:
-    """Return a mask as an array: given as an array, a tensor or lists."""
-    try:
-        return mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
-    except (TypeError, ValueError, RuntimeError):  # ragged lists; tensors without values, sparse or nested ones
-        raise ConvolithError(
-            f"mask is {shown(mask)}; expected an array or a tensor of booleans, True where y is left out"
-        ) from None
-
-
-def _broadcast(argument: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    if values.shape not in (shape, shape[1:]):
-        raise ConvolithError(
-            f"{argument} has shape {values.shape}; expected {shape[1:]} (the spatial size of y) or {shape} (with N)"
-        )
-    return np.broadcast_to(values, shape)
-
-
-def without_unread(x: torch.Tensor, spec: ConvSpec, counts: np.ndarray) -> np.ndarray:
-    """Return padded x, with zeros at pixels that are in no window of a pixel of y with nonzero weight.
-
-    Raises:
-        ConvolithError: non-finite values in such a window.
-    """
-    padded = pad(x, spec.padding, spec.padding_mode).numpy()
-    if (counts > 0).all() and max(spec.stride) == 1 and np.isfinite(padded).all():
-        return padded
-    read = counts > 0
-    for axis, (size, k, s, d) in enumerate(
-        zip(padded.shape[2:], spec.kernel_size, spec.stride, spec.dilation, strict=True), start=1
-    ):
-        wide = np.zeros((*read.shape[:axis], size, *read.shape[axis + 1 :]), bool)
-        along = np.moveaxis(wide, axis, 0)
-        for tap in range(k):
-            along[tap * d : tap * d + s * (read.shape[axis] - 1) + 1 : s] |= np.moveaxis(read, axis, 0)
-        read = wide
-    used = np.where(read[:, None], padded, 0.0)
-    if not np.isfinite(used).all():
-        marks = torch.from_numpy(~np.isfinite(used)).any(1, keepdim=True).to(torch.float64)
-        ones = torch.ones((1, 1, *spec.kernel_size), dtype=torch.float64, device="cpu")
-        seen = correlate(marks, ones, stride=spec.stride, dilation=spec.dilation)[:, 0].numpy() > 0.5
-        reached = int(np.count_nonzero(seen & (counts > 0)))
-        advice = f"repair them, or leave out with mask= the pixels of y that have them in their windows, {reached} more"
-        check_finite("x", x.numpy(), advice)
-    return used
-
-
-def check_finite(argument: str, values: np.ndarray, advice: str) -> None:
-    """Refuse NaN and infinity, which a solve would spread over the whole kernel."""
-    bad = ~np.isfinite(values)
-    if bad.any():
-        first = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise ConvolithError(
-            f"{argument} has {int(bad.sum())} non-finite values, the first at {first}; expected finite numbers; "
-            f"{advice}"
-        )
+def no_pixels() -> ConvolithError:
+    """Return the error for data of which nothing is left."""
+    return ConvolithError(
+        "mask, weights, x_mask, nan or saturation leave no pixel of y to fit (a bad pixel of x takes all pixels of y "
+        "with it that read it); expected at least one"
+    )
 
 
 def floating_dtype(x: Any, y: Any) -> str:
     """Return the dtype of the fitted kernel: the floating dtype of x, else of y, else float64."""
-    names = [dtype_name(as_tensor(name, array).dtype) for name, array in (("x", x), ("y", y))]
+    arrays = [_without_booleans(_unmasked(name, array)[0]) for name, array in (("x", x), ("y", y))]
+    names = [dtype_name(as_tensor("x", array).dtype) for array in arrays]
     return next((name for name in names if is_float(name)), "float64")

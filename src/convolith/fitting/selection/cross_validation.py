@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from convolith.arrays import as_tensor
 from convolith.errors import ConvolithError
-from convolith.fitting.data.problem import read, spatial_axes
+from convolith.fitting.data.problem import no_pixels, read
+from convolith.fitting.data.shapes import spatial_axes
 from convolith.fitting.gram import Gram
 from convolith.fitting.results import Candidate
 from convolith.fitting.selection.tiles import states_of_tiles
@@ -29,13 +29,11 @@ JITTER = 1e-13
 
 
 class Chosen(NamedTuple):
-    """Chosen kernel size and ridge, all candidates, and the data for a fit of that size."""
+    """Chosen kernel size and ridge, and all candidates."""
 
     kernel_size: tuple[int, ...]
     ridge: float
     selection: tuple[Candidate, ...]
-    y: Any
-    data: dict[str, Any]
 
 
 def choose_size(
@@ -47,48 +45,38 @@ def choose_size(
         x, y: as for `fit`.
         max_size: largest size to consider.
         ridges: multiples of the mean square of a column, or a single absolute ridge.
-        data: mask, weights and offset.
-        geometry: stride, padding, dilation and padding mode; with "valid" padding the border is cropped from y.
+        data: options of pixels, offset and origin.
+        geometry: stride, padding, dilation and padding mode.
 
     Raises:
         ConvolithError: sizes that differ, a stride, another padding.
     """
-    dimensions = as_tensor("x", x).ndim, as_tensor("y", y).ndim
-    axes = spatial_axes(1, dimensions[0]) if dimensions[0] > 2 else 1
+    shapes = {name: tuple(np.shape(array)) for name, array in (("x", x), ("y", y))}
+    axes = spatial_axes("auto", shapes["x"])
     if per_axis("stride", geometry["stride"], axes, 1) != (1,) * axes or not (
         isinstance(geometry["padding"], str) and geometry["padding"] in ("valid", "same")
     ):
         raise ConvolithError('kernel_size="auto" goes with stride 1, and padding "valid" or "same" alone')
-    size = tuple(x.shape[-axes:])
-    if dimensions[0] != dimensions[1] or tuple(y.shape[-axes:]) != size:
+    size = shapes["x"][-axes:]
+    if shapes["y"][-axes:] != size:
         raise ConvolithError(
-            f'y has shape {tuple(y.shape)} but x {tuple(x.shape)}; kernel_size="auto" expects both of one size'
+            f'y has shape {shapes["y"]} but x {shapes["x"]}; kernel_size="auto" expects both of one size'
         )
     steps = per_axis("dilation", geometry["dilation"], axes, 1)
     sizes = odd_sizes([(n - 1) // d + 1 for n, d in zip(size, steps, strict=True)], max_size)
-    cropped, cropped_data = _cropped(y, data, sizes[-1], steps, geometry)
-    problem = read(x, cropped, kernel_size=sizes[-1], **cropped_data, **geometry)
+    problem = read(x, y, kernel_size=sizes[-1], **data, **geometry)
+    if not problem.equations:
+        raise no_pixels()
     gram = Gram(sizes[-1], problem.spec.in_channels, problem.spec.out_channels, **geometry)
     tiles = states_of_tiles(problem, gram)
     for tile in tiles:
         gram.merge(tile)
+    if not gram.unit > 0:
+        raise ConvolithError("x is the same in all pixels that count, so that it tells nothing about a kernel's size")
     shares = list(ridges) if len(ridges) > 1 else [ridges[0] / gram.unit]
     compared = candidates(gram, tiles, sizes, shares, offset=data["offset"])
     best = chosen(compared)
-    cropped, cropped_data = _cropped(y, data, best.kernel_size, steps, geometry)
-    return Chosen(best.kernel_size, best.ridge, tuple(compared), cropped, cropped_data)
-
-
-def _cropped(
-    y: Any, data: dict[str, Any], kernel_size: tuple[int, ...], steps: tuple[int, ...], geometry: dict[str, Any]
-) -> tuple[Any, dict[str, Any]]:
-    """Crop y, mask and weights to the output of "valid" padding; leave them as they are for "same" padding."""
-    if geometry["padding"] == "same":
-        return y, data
-    reach = [d * (k - 1) // 2 for k, d in zip(kernel_size, steps, strict=True)]
-    inner = (..., *(slice(r, n - r) for r, n in zip(reach, y.shape[-len(reach) :], strict=True)))
-    inside = {name: None if data[name] is None else data[name][inner] for name in ("mask", "weights")}
-    return y[inner], {**data, **inside}
+    return Chosen(best.kernel_size, best.ridge, tuple(compared))
 
 
 def candidates(
