@@ -116,6 +116,7 @@ def test_descent_minimises_the_same_sum():
     assert learned.stderr is None
 
 
+@pytest.mark.filterwarnings("ignore:residuals")  # of data that no such kernel made
 @pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("offset", [False, True])
 @pytest.mark.parametrize(("method", "steps"), [("momentum", 800), ("adam", 3000), ("lbfgs", 60)])

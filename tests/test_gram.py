@@ -147,6 +147,7 @@ def test_tiles_and_chunks_change_nothing(monkeypatch):
         monkeypatch.undo()
 
 
+@pytest.mark.filterwarnings("ignore:residuals")  # of data that no such kernel made
 @pytest.mark.slow(quick=3)
 @pytest.mark.parametrize("padding", ["valid", "same", "full", 1, ((0, 2), (1, 0))])
 @pytest.mark.parametrize("offset", [False, True])

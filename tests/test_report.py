@@ -84,3 +84,48 @@ def test_results_are_shown_in_one_short_line():
         assert repr(value).startswith(beginning)
         assert len(repr(value)) < 160
         assert "\n" not in repr(value)
+
+
+X = np.random.default_rng(0).normal(size=(1, 30, 31))
+BLURRED = cl.correlate(X, np.ones((1, 1, 3, 3)) / 9)
+
+
+def shown_in_notebooks():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    return {
+        "fit": cl.fit(X, BLURRED, kernel_size=3),
+        "fit of a signal": cl.fit(X[0, :1], X[0, :1], kernel_size=(3,)),
+        "plan": cl.plan(cl.ConvSpec.of(X[None], np.ones((1, 1, 3, 3)))),
+        "decomposition": cl.decompose([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]),
+        "fold": cl.fold(model, torch.ones(1, 3, 8, 8)).report,
+        "cost": cl.cost(model, input_shape=(1, 3, 8, 8)),
+    }
+
+
+@pytest.mark.parametrize("name", ["fit", "fit of a signal", "plan", "decomposition", "fold", "cost"])
+def test_results_are_tables_and_pictures_in_notebooks_and_short_on_a_line(name):
+    value = shown_in_notebooks()[name]
+    html = value._repr_html_()
+    assert html.count("<table>") == html.count("</table>") >= 1
+    assert ("data:image/png" in html) == name.startswith("fit")
+    assert len(repr(value).splitlines()) <= 10
+    assert len(str(value)) > 20
+
+
+def test_figures_of_results(tmp_path):
+    values = shown_in_notebooks()
+    varying = cl.fit_varying(X, BLURRED, kernel_size=3, degree=1).kernel
+    wave = cl.fit_varying(X[0, :1], X[0, :1], kernel_size=(3,), degree=1).kernel
+    for at, one in enumerate((values["fit"], values["fit of a signal"], values["plan"], varying, wave)):
+        file = tmp_path / f"{at}.png"
+        one.plot().savefig(file)
+        assert file.stat().st_size > 5000
+    volume = np.random.default_rng(1).normal(size=(1, 9, 9, 9))
+    solid = cl.fit(volume, volume, kernel_size=(1, 1, 3))
+    with pytest.raises(cl.ConvolithError, match="the kernel has 3 axes; plot shows kernels of one or two"):
+        solid.plot()
+
+
+def test_columns_without_a_value_are_left_out():
+    table = Table("t", [{"a": 1, "b": None}, {"a": None, "b": None, "c": 2}])
+    assert table.columns == ["a", "c"]

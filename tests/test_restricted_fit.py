@@ -63,6 +63,7 @@ CASES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:residuals")  # of data that no such kernel made
 @pytest.mark.slow(quick=5)
 @pytest.mark.parametrize("offset", [False, True])
 @pytest.mark.parametrize("channels", [1, 2])
@@ -221,6 +222,7 @@ def satisfied(kernel, constraint):
         assert abs(kernel.sum() - 1) < 1e-12 * max(size, 1) * kernel.size
 
 
+@pytest.mark.filterwarnings("ignore:residuals")  # of data that no such kernel made
 def test_the_best_nonnegative_kernel_may_be_zero():
     x = np.array([[[0.0, 1.0, 1.0, 0.0]]])
     found = fit(x[0], -2 * x[0, :, :-1], kernel_size=(2,), constraints="nonnegative")

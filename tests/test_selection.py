@@ -128,6 +128,7 @@ def test_sizes_that_differ_and_tiles_that_are_too_few():
         fit(x, y[:, 1:-1, 1:-1], kernel_size=3, errors="jackknife", mask=mask)
 
 
+@pytest.mark.filterwarnings("ignore:residuals")  # of data that no such kernel made
 @pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("offset", [False, True])
 def test_the_held_out_error_is_that_of_the_tiles_left_out(offset):

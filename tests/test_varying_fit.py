@@ -333,6 +333,7 @@ def test_error_bars_are_those_of_repeated_fits():
     assert 0.7 < np.mean(jackknifed.stderr / spread) < 1.4
 
 
+@pytest.mark.filterwarnings("ignore:residuals")  # of data that no such kernel made
 @pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("modulation", ["input", "output", "update"])
 def test_applying_to_tensors_batches_and_dtypes(modulation):

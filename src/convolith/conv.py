@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -209,6 +210,21 @@ class Conv:
     def dtype(self) -> str:
         """Name of the weights' dtype."""
         return dtype_name(self.weight.dtype)
+
+    def row(self, name: str) -> dict[str, Any]:
+        """Return the options as a row of a table."""
+        across = ",".join
+        return {
+            "convolution": name,
+            "channels": f"{self.in_channels} -> {self.out_channels}",
+            "kernel size": "x".join(map(str, self.kernel_size)),
+            "stride": across(map(str, self.stride)),
+            "padding": across(f"{a}:{b}" for a, b in self.padding),
+            "dilation": across(map(str, self.dilation)),
+            "groups": self.groups,
+            "weights": prod(self.weight.shape),
+            "bias": self.bias is not None,
+        }
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Conv:
         """Return the object itself, since an immutable value needs no copy."""

@@ -64,7 +64,7 @@ def command(*, first: str, second: str, output: str | None, as_json: bool, **opt
     if target:
         target.write(lambda file: np.savez(file, **conv_arrays(both.conv)))
     named = {"first": both.first, "second": both.second, "both": both.conv}
-    rows = [convolution_row(name, conv) for name, conv in named.items()]
+    rows = [conv.row(name) for name, conv in named.items()]
     data = {
         "exact": both.exact,
         "reason": both.reason,
@@ -79,22 +79,6 @@ def command(*, first: str, second: str, output: str | None, as_json: bool, **opt
     emit(as_json=as_json, data=data, tables=[Table("Two convolutions as one", rows), summary])
     if not error <= TOLERANCE:  # NaN fails as well
         raise click.exceptions.Exit(1)
-
-
-def convolution_row(name: str, conv: Conv) -> dict[str, Any]:
-    """Return the table row of a convolution."""
-    across = ",".join
-    return {
-        "convolution": name,
-        "channels": f"{conv.in_channels} -> {conv.out_channels}",
-        "kernel size": "x".join(map(str, conv.kernel_size)),
-        "stride": across(map(str, conv.stride)),
-        "padding": across(f"{a}:{b}" for a, b in conv.padding),
-        "dilation": across(map(str, conv.dilation)),
-        "groups": conv.groups,
-        "weights": prod(conv.weight.shape),
-        "bias": conv.bias is not None,
-    }
 
 
 def check(both: Composition, seed: int = 0) -> float:

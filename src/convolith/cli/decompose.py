@@ -8,7 +8,6 @@ import click
 import numpy as np
 
 from convolith.algebra import Decomposition, decompose
-from convolith.cli.compose import convolution_row
 from convolith.cli.io.files import Output, chain_arrays, read_kernel
 from convolith.cli.options import emit, json_option, numbers, padding
 from convolith.conv import Conv
@@ -50,7 +49,10 @@ def command(*, kernel: str, tolerance: float, output: str | None, as_json: bool,
     found = decompose(read if isinstance(read, Conv) else Conv(read, **chosen), tolerance=tolerance)
     if target and found.parts:
         target.write(lambda file: np.savez(file, **chain_arrays(found.parts)))
-    emit(as_json=as_json, data=_data(found), tables=_tables(found, output if found.parts else None))
+    tables = found.tables()
+    if target and found.parts:
+        tables.append(Table("", [{"written to": output}]))
+    emit(as_json=as_json, data=_data(found), tables=tables)
     if not found.parts:
         raise click.exceptions.Exit(1)
 
@@ -65,16 +67,3 @@ def _data(found: Decomposition) -> dict[str, Any]:
         "multiplications_after": found.multiplications_after,
         "parts": [{"weight": np.asarray(part.weight), "bias": part.bias, **part.options} for part in found.parts],
     }
-
-
-def _tables(found: Decomposition, output: str | None) -> list[Table]:
-    rows = [convolution_row("given", found.conv)]
-    rows += [convolution_row(str(at), part) for at, part in enumerate(found.parts)]
-    summary = {
-        "method": found.method,
-        "because": found.reason,
-        "error over input, at most": found.bound,
-        "relative": found.relative,
-        "written to": output or "-",
-    }
-    return [Table("One convolution as several", rows), Table("", [summary])]

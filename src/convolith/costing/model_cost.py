@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from html import escape
 from math import inf
 from typing import Any
 
@@ -16,6 +15,7 @@ from convolith.costing.growth.scaling import Scaling, factor_of, times
 from convolith.costing.peak import Peak, largest_batch
 from convolith.costing.receptive_field import ReceptiveField
 from convolith.errors import ConvolithError, check_option
+from convolith.report.html_page import fragment
 from convolith.report.table import Table
 from convolith.work import Backward, Count, Memory, Work
 
@@ -324,7 +324,7 @@ class ModelCost:
 
     def _repr_html_(self) -> str:
         """Return the tables as HTML for notebooks."""
-        return "\n".join(f"<pre>{escape(table.text())}</pre>" for table in self.tables())
+        return fragment(self.tables())
 
 
 def _sortable(row: ModuleRow, sort: str) -> int:

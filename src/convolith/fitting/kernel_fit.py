@@ -15,6 +15,7 @@ from convolith.errors import ConvolithError, check_flag, check_option
 from convolith.fitting.data.pixels import Pixels
 from convolith.fitting.data.problem import Problem, floating_dtype, no_pixels, read
 from convolith.fitting.descent import LOSSES, OPTIMIZERS, Descent, DescentKeywords, Goal, Huber, descend, steepest
+from convolith.fitting.diagnosis import examine, explained
 from convolith.fitting.gram import Gram
 from convolith.fitting.kernel_options import KernelOptions
 from convolith.fitting.long_kernels import fit_long, is_long
@@ -161,6 +162,9 @@ def fit(
     kernel = _of_windows(found.coefficients, shape)
     stderr = None if found.stderr is None else _of_windows(found.stderr, shape)
     own = kernel_options.coefficients(kernel)
+    share_explained = explained(problem, found.squares)
+    if found.residual is not None:
+        examine(problem, found.residual, kernel, share_explained, origin, white=errors == "white")
     if flip:
         kernel, stderr = _mirrored(kernel), None if stderr is None else _mirrored(stderr)
     dtype = torch_dtype(floating_dtype(x, y))
@@ -170,6 +174,7 @@ def fit(
         kernel=like(torch.from_numpy(kernel).to(dtype), x),
         offset=like(torch.from_numpy(found.coefficients[-1].copy()).to(dtype), x) if offset else None,
         residual_rms=sqrt(max(mean, 0.0)),
+        explained=share_explained,
         loss=tuple(found.losses),
         stderr=None if stderr is None else like(torch.from_numpy(stderr), x),
         condition=found.condition,
@@ -194,6 +199,7 @@ class Solved(NamedTuple):
         stderr: (windows, out_channels).
         condition: condition number.
         held_out: rms error of predicting each tile by the others.
+        residual: y less the prediction.
     """
 
     coefficients: np.ndarray
@@ -203,25 +209,27 @@ class Solved(NamedTuple):
     stderr: np.ndarray | None = None
     condition: float | None = None
     held_out: float | None = None
+    residual: np.ndarray | None = None
 
 
 def _in_closed_form(problem: Problem, gram: Gram, kernel_options: KernelOptions, tiles: list[Gram]) -> Solved:
     """Solve the normal equations, and refine the solution on the data."""
     penalty = gram.penalty_of(kernel_options)
     solution = least_squares(gram.system(problem.used), penalty)
-    coefficients, squares = refined(problem, gram, solution, penalty)
+    coefficients, squares, residual = refined(problem, gram, solution, penalty)
     losses = [squares + penalty.paid(coefficients[: gram.windows])]
     left_out = jackknife(gram, tiles, kernel_options, problem.used) if tiles else None
     stderr = solution.stderr if left_out is None else left_out.stderr
     held_out = None if left_out is None else left_out.rms
-    return Solved(coefficients, squares, losses, None, stderr, solution.condition, held_out)
+    return Solved(coefficients, squares, losses, None, stderr, solution.condition, held_out, residual)
 
 
 def _by_iteration(problem: Problem, ridge: float) -> Solved:
     """Find a long kernel by conjugate gradients."""
     found = fit_long(problem, ridge)
     paid = ridge * float((found.coefficients[: problem.windows] ** 2).sum())
-    return Solved(found.coefficients, found.squares, [found.squares + paid], condition=found.condition)
+    losses = [found.squares + paid]
+    return Solved(found.coefficients, found.squares, losses, condition=found.condition, residual=found.residual)
 
 
 def _of_windows(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

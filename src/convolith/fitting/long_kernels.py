@@ -34,10 +34,11 @@ PASSES = 2
 
 
 class LongFit(NamedTuple):
-    """Coefficients (unknowns, out_channels), the constant last; sum of squared residuals; condition number."""
+    """Coefficients (unknowns, out_channels), the constant last; squared residuals, their sum; condition number."""
 
     coefficients: np.ndarray
     squares: float
+    residual: np.ndarray
     condition: float
 
 
@@ -94,7 +95,7 @@ def fit_long(problem: Problem, ridge: float) -> LongFit:
         taps = coefficients[:n].reshape(problem.channels, -1, outputs).sum(1)
         coefficients[n] -= means @ taps
     squares = float((problem.weights[:, None] * residual**2).sum())
-    return LongFit(coefficients, squares, precondition.condition)
+    return LongFit(coefficients, squares, residual, precondition.condition)
 
 
 def _autocorrelation(problem: Problem) -> torch.Tensor:

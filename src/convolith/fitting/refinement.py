@@ -8,6 +8,7 @@ method of seminormal equations, 1987).
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,18 +26,22 @@ WELL = 1e8
 """Condition number up to which the error after one pass is mere rounding; above it two passes are made."""
 
 
-def refined(problem: Problem, gram: Gram, solution: Solution, penalty: Penalty) -> tuple[np.ndarray, float]:
-    """Return refined coefficients (unknowns, out_channels), known columns last, and the sum of squared residuals."""
+class Refined(NamedTuple):
+    """Coefficients (unknowns, out_channels), known columns last; sum of squared residuals; residuals of y."""
+
+    coefficients: np.ndarray
+    squares: float
+    residual: np.ndarray
+
+
+def refined(problem: Problem, gram: Gram, solution: Solution, penalty: Penalty) -> Refined:
+    """Return a solution after one or two steps of refinement."""
     n, used = gram.windows, problem.used
     coefficients = np.concatenate([solution.coefficients, gram.known_of(solution.coefficients, used)])
     sums = gram.known_sums()[:used, : n + used]
     mixed, own = gram.outward(sums[:, :n].T), sums[:, n:]
     residual = residual_of(problem, gram, coefficients)
-    best, squares, least = (
-        coefficients,
-        _squares(problem, residual),
-        _loss(problem, residual, coefficients[:n], penalty),
-    )
+    best, least = (coefficients, residual), _loss(problem, residual, coefficients[:n], penalty)
     for _ in range(1 if solution.condition < WELL else 2):
         slope = gradient(problem, residual)
         of_kernel = gram.outward(slope[:n]) - penalty.of(coefficients[:n]) - mixed @ solved(own, slope[n:])
@@ -46,8 +51,8 @@ def refined(problem: Problem, gram: Gram, solution: Solution, penalty: Penalty) 
         residual = residual_of(problem, gram, coefficients)
         loss = _loss(problem, residual, coefficients[:n], penalty)
         if loss < least:
-            best, squares, least = coefficients, _squares(problem, residual), loss
-    return best, squares
+            best, least = (coefficients, residual), loss
+    return Refined(best[0], _squares(problem, best[1]), best[1])
 
 
 def residual_of(problem: Problem, gram: Gram, coefficients: np.ndarray) -> np.ndarray:

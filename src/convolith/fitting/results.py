@@ -10,9 +10,14 @@ import numpy as np
 
 from convolith.arrays import is_numpy
 from convolith.conv import Conv
-from convolith.errors import check_option, renamed
+from convolith.errors import ConvolithError, check_option, renamed
+from convolith.report.html_page import Figure, fragment
+from convolith.report.plots import image_grid, is_available, signal_figure, source_of
+from convolith.report.table import Table
 from convolith.spec import ConvSpec
 
+SHOWN = 15
+"""Largest kernel size whose weights are printed."""
 ERRORS = ("white", "jackknife")
 """Methods for standard errors: for white noise, or by the jackknife for spatially correlated noise."""
 
@@ -70,6 +75,8 @@ class Fit:
         held_out_rms: root mean square error of predicting each tile by the kernel of all other tiles, if tiles were
             held out (by the jackknife or cross-validation); else None.
         selection: every kernel size and ridge that was compared, with its error; empty without such a comparison.
+        explained: share of the variance of y about its mean that the fit explains, at most 1; NaN for a constant y and
+            for fits by `Gram.solve` without one.
         flip: whether the kernel and its errors are those of a convolution; `coefficients` are always those of the basis
             in a correlation.
     """
@@ -87,12 +94,58 @@ class Fit:
     selection: tuple[Candidate, ...] = ()
     held_out_rms: float | None = None
     flip: bool = False
+    explained: float = float("nan")
 
     def __repr__(self) -> str:
         offset = "" if self.offset is None else ", offset"
         condition = "" if self.condition is None else f", condition={self.condition:.3g}"
         rms = f"residual_rms={self.residual_rms:.4g}"
         return f"Fit(kernel of {self.kernel.shape}{offset}, {rms}, method={self.method!r}{condition})"
+
+    def __str__(self) -> str:
+        return "\n\n".join(table.text() for table in self.tables())
+
+    def _repr_html_(self) -> str:
+        """Return the tables and, if matplotlib is installed, a picture of the kernel, for notebooks."""
+        pictures = [Figure(source_of(self.plot()), "the kernel")] if is_available() and self.kernel.ndim < 5 else []
+        return fragment(self.tables(), pictures)
+
+    def tables(self) -> list[Table]:
+        """Return the fit as tables: a summary, and the kernel if it is small and has one channel."""
+        kernel, error = (None if part is None else np.asarray(part) for part in (self.kernel, self.stderr))
+        assert kernel is not None  # noqa: S101 - for the type checker
+        summary = {
+            "kernel size": "x".join(map(str, kernel.shape[2:])),
+            "channels": None if kernel.shape[:2] == (1, 1) else f"{kernel.shape[1]} -> {kernel.shape[0]}",
+            "method": self.method,
+            "residual rms": self.residual_rms,
+            "explained": f"{self.explained:.2%}" if isfinite(self.explained) else None,
+            "held-out rms": self.held_out_rms,
+            "condition": self.condition,
+            "sum of kernel": float(kernel.sum()) if kernel.shape[:2] == (1, 1) else None,
+            "largest standard error": None if error is None else float(np.max(error)),
+            "offset": None if self.offset is None else ", ".join(f"{float(value):.4g}" for value in self.offset),
+        }
+        tables = [Table("Fit", [summary])]
+        if kernel.shape[:2] == (1, 1) and kernel.ndim == 4 and max(kernel.shape) <= SHOWN:
+            rows = [{str(column): float(value) for column, value in enumerate(row)} for row in kernel[0, 0]]
+            tables.append(Table("Kernel (rows and columns)", rows))
+        return tables
+
+    def plot(self) -> Any:
+        """Return a matplotlib figure of the kernel and its standard errors, of the first channel to the first.
+
+        Raises:
+            ConvolithError: matplotlib is not installed, or a kernel of three axes.
+        """
+        kernel = np.asarray(self.kernel[0, 0], dtype=float)
+        error = None if self.stderr is None else np.asarray(self.stderr[0, 0], dtype=float)
+        if kernel.ndim == 1:
+            return signal_figure({"kernel": kernel}, error)
+        if kernel.ndim > 2:
+            raise ConvolithError(f"the kernel has {kernel.ndim} axes; plot shows kernels of one or two")
+        shown = {"kernel": kernel} | ({} if error is None else {"standard error": error})
+        return image_grid([shown], ["kernel"])
 
     @property
     def conv(self) -> Conv:

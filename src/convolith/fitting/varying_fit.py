@@ -12,6 +12,7 @@ from convolith.arrays import like
 from convolith.errors import ConvolithError
 from convolith.fitting.data.pixels import Pixels
 from convolith.fitting.data.problem import floating_dtype, no_pixels, read
+from convolith.fitting.diagnosis import examine, explained
 from convolith.fitting.kernel_options import KernelOptions, whole_numbers
 from convolith.fitting.refinement import refined
 from convolith.fitting.results import check_errors
@@ -125,7 +126,9 @@ def fit_varying(
     gram = gram if tiles else gram.add(problem)
     penalty = gram.penalty_of(kernel_options)
     solution = least_squares(gram.system(used), penalty)
-    coefficients, squares = refined(problem, gram, solution, penalty)
+    coefficients, squares, residual = refined(problem, gram, solution, penalty)
+    share = explained(problem, squares)
+    examine(problem, residual, None, share, white=errors == "white")
     left_out = jackknife(gram, tiles, kernel_options, used) if tiles else None
     spread = solution.stderr if left_out is None else left_out.stderr
     fitted = gram.kernel_of(coefficients)
@@ -140,4 +143,5 @@ def fit_varying(
         spec,
         gram.coefficients_of(kernel_options, fitted),
         None if left_out is None else left_out.rms,
+        share,
     )

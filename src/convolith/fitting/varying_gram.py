@@ -42,6 +42,7 @@ class VaryingFit:
         spec: geometry of the fit.
         coefficients: (terms, out_channels, in_channels, count), of the kernels of a basis; None without a basis.
         held_out_rms: root mean square error of predicting each tile by the kernel of all others (jackknife); else None.
+        explained: share of the variance of y about its mean that the fit explains; NaN for `VaryingGram.solve`.
     """
 
     kernel: VaryingKernel
@@ -52,6 +53,7 @@ class VaryingFit:
     spec: ConvSpec
     coefficients: Any = None
     held_out_rms: float | None = None
+    explained: float = float("nan")
 
     def __repr__(self) -> str:
         return f"VaryingFit({self.kernel!r}, residual_rms={self.residual_rms:.4g}, condition={self.condition:.3g})"

@@ -17,6 +17,7 @@ from convolith.errors import ConvolithError, check_option
 from convolith.fitting.data.polynomials import monomials, values
 from convolith.fitting.data.positions import check_position, pixel_places
 from convolith.geometry import MAX_AXES, Padding, per_axis
+from convolith.report.plots import image_grid, signal_figure
 from convolith.spec import ConvSpec
 
 MODULATIONS = ("output", "input", "update")
@@ -56,6 +57,29 @@ class VaryingKernel:
         background = "" if self.background is None else f", background_degree={self.background_degree}"
         shape = self.weights.shape[1:]
         return f"VaryingKernel({shape}, degree={self.degree}{background}, modulation={self.modulation!r})"
+
+    def plot(self) -> Any:
+        """Return a matplotlib figure of the kernel at nine places: the first, middle and last row and column.
+
+        The first channel to the first, for two axes; with one axis, the three places are three curves.
+
+        Raises:
+            ConvolithError: matplotlib is not installed, or a kernel of three axes.
+        """
+        places = {"first": -1.0, "middle": 0.0, "last": 1.0}
+        if self.axes == 1:
+            at = {name: np.asarray(self.weight_at((z,))[0, 0], dtype=float) for name, z in places.items()}
+            return signal_figure(at)
+        if self.axes > 2:
+            raise ConvolithError(f"the kernel has {self.axes} axes; plot shows kernels of one or two")
+        rows = [
+            {
+                f"{row} row, {column} column": np.asarray(self.weight_at((v, u))[0, 0], dtype=float)
+                for column, u in places.items()
+            }
+            for row, v in places.items()
+        ]
+        return image_grid(rows, [name for row in rows for name in row])
 
     @property
     def axes(self) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from convolith.report.html_page import fragment
 from convolith.report.table import Table
 
 LEAST_STEPS = 8.0
@@ -123,6 +124,10 @@ class FoldReport:
             )
         warned = [{"new module": r.name, "warning": r.warning} for r in self.rewrites if r.warning]
         return [*result, Table("Before int8 quantisation", warned)] if warned else result
+
+    def _repr_html_(self) -> str:
+        """Return the tables as HTML for notebooks."""
+        return fragment(self.tables())
 
     def __str__(self) -> str:
         return "\n\n".join(table.text() for table in self.tables())

@@ -15,6 +15,8 @@ from convolith.engines.base import NEEDS_KERNEL
 from convolith.errors import ConvolithError
 from convolith.jit import with_living_threads
 from convolith.planner import prepared_kernels
+from convolith.report.html_page import fragment
+from convolith.report.plots import bar_figure
 from convolith.report.table import Table
 from convolith.spec import ConvSpec
 from convolith.tensors import torch_dtype
@@ -138,6 +140,22 @@ class Plan:
     def explain(self) -> str:
         """Return the table as text: each engine's time, counted work and error bound, and why it was chosen or not."""
         return self.table().text()
+
+    def _repr_html_(self) -> str:
+        """Return the table as HTML for notebooks."""
+        return fragment([self.table()])
+
+    def plot(self) -> Any:
+        """Return a matplotlib figure of the time of every engine that can compute the layer, the fastest on top.
+
+        Raises:
+            ConvolithError: matplotlib is not installed.
+        """
+        timed = sorted((c.seconds, c.engine) for c in self.candidates if c.reason is None and c.seconds is not None)
+        kind = "measured" if any(c.timed for c in self.candidates) else "estimated"
+        return bar_figure(
+            [name for _, name in timed], {kind: [1e3 * seconds for seconds, _ in timed]}, x="milliseconds"
+        )
 
     def __call__(self, x: Any, k: Any, bias: Any = None, out: Any = None) -> Any:
         """Correlate `x` with `k`; no gradients (use `correlate` for those).

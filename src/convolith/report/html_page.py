@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -61,17 +62,21 @@ def page(title: str, introduction: str, sections: list[Section]) -> str:
     )
 
 
+def fragment(tables: Sequence[Table], figures: Sequence[Figure] = ()) -> str:
+    """Return tables and figures as HTML without a page around them, as notebooks show them."""
+    drawn = [
+        f'<figure><img src="{figure.source}" alt="{escape(figure.description)}">'
+        f"<figcaption>{escape(figure.caption)}</figcaption></figure>"
+        for figure in figures
+    ]
+    return "\n".join([*map(_table, tables), *drawn])
+
+
 def _section(section: Section) -> str:
     parts = [f"<section>\n<h2>{escape(section.heading)}</h2>", _paragraphs(section.prose)]
     if section.code:
         parts.append(f"<pre><code>{escape(section.code)}</code></pre>")
-    parts += [_table(table) for table in section.tables]
-    parts += [
-        f'<figure><img src="{figure.source}" alt="{escape(figure.description)}">'
-        f"<figcaption>{escape(figure.caption)}</figcaption></figure>"
-        for figure in section.figures
-    ]
-    return "\n".join([*parts, "</section>"])
+    return "\n".join([*parts, fragment(section.tables, section.figures), "</section>"])
 
 
 def _paragraphs(text: str) -> str:

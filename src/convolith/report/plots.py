@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -14,11 +14,18 @@ from convolith.errors import missing_extra
 
 WIDTH = 9.0
 """Width of a figure in inches."""
+EXTREME = 0.005
+"""Share of the darkest and of the brightest pixels that have no shade of their own."""
+
+
+def is_available() -> bool:
+    """Return whether matplotlib is installed."""
+    return find_spec("matplotlib") is not None
 
 
 def check_available() -> None:
     """Raise an error if matplotlib is missing; call it before any long work."""
-    if find_spec("matplotlib") is None:
+    if not is_available():
         raise missing_extra("matplotlib", "plot", "drawing pictures")
 
 
@@ -36,15 +43,64 @@ def _source(figure: Any, kind: str) -> str:
     return f"data:{media};base64,{b64encode(buffer.getvalue()).decode()}"
 
 
-def image_row(images: Mapping[str, np.ndarray]) -> str:
-    """Plot named images in a row: (H, W) in grey, scaled to its own range, or (H, W, 3) in colour from 0 to 1."""
+def image_row(images: Mapping[str, np.ndarray], signed: Collection[str] = ()) -> str:
+    """Plot named images in a row: see `image_grid`."""
+    return _source(image_grid([images], signed), "png")
+
+
+def image_grid(rows: Sequence[Mapping[str, np.ndarray]], signed: Collection[str] = ()) -> Any:
+    """Return a figure of named images in rows.
+
+    Args:
+        rows: (H, W) in grey, scaled to its own range (without the most extreme half percent), or (H, W, 3) in colour
+            from 0 to 1; NaN is left blank.
+        signed: names of images that are drawn in blue and red around zero.
+    """
+    figure = _figure(0.4 + 2.8 * len(rows))
+    axes = figure.subplots(len(rows), max(map(len, rows)), squeeze=False)
+    for panels, images in zip(axes, rows, strict=True):
+        for panel, (name, image) in zip(panels, images.items(), strict=False):
+            drawn = panel.imshow(image, interpolation="nearest", **_colours(image, is_signed=name in signed))
+            panel.set_title(name, fontsize=10)
+            panel.set_xticks([])
+            panel.set_yticks([])
+            if image.ndim == 2:
+                figure.colorbar(drawn, ax=panel, shrink=0.8).ax.tick_params(labelsize=8)
+        for panel in panels[len(images) :]:
+            panel.set_axis_off()
+    return figure
+
+
+def _colours(image: np.ndarray, *, is_signed: bool) -> dict[str, Any]:
+    """Return the colour map and its range."""
+    finite = image[np.isfinite(image)] if image.ndim == 2 else np.zeros(0)
+    if not finite.size:
+        return {"cmap": "gray"}
+    if is_signed:
+        most = float(np.quantile(np.abs(finite), 1 - EXTREME)) or float(np.abs(finite).max()) or 1.0
+        return {"cmap": "RdBu_r", "vmin": -most, "vmax": most}
+    low, high = np.quantile(finite, [EXTREME, 1 - EXTREME])
+    return {"cmap": "gray", "vmin": low, "vmax": high} if low < high else {"cmap": "gray"}
+
+
+def signal_figure(curves: Mapping[str, np.ndarray], band: np.ndarray | None = None) -> Any:
+    """Return a figure of curves over their index; `band` is the half width of a band around the first."""
     figure = _figure(3.2)
-    axes = figure.subplots(1, len(images), squeeze=False)[0]
-    for panel, (name, image) in zip(axes, images.items(), strict=True):
-        panel.imshow(image, cmap="gray", interpolation="nearest")
-        panel.set_title(name, fontsize=10)
-        panel.set_xticks([])
-        panel.set_yticks([])
+    panel = figure.subplots()
+    for name, values in curves.items():
+        panel.plot(np.arange(len(values)), values, label=name, linewidth=1)
+    if band is not None:
+        first = next(iter(curves.values()))
+        panel.fill_between(np.arange(len(first)), first - band, first + band, alpha=0.3)
+    panel.axhline(0, color="0.6", linewidth=0.8)
+    panel.set_xlabel("element")
+    panel.grid(visible=True, alpha=0.3)
+    panel.legend()
+    return figure
+
+
+def source_of(figure: Any) -> str:
+    """Return a figure as the data URI of a PNG."""
     return _source(figure, "png")
 
 
@@ -83,7 +139,12 @@ def curve(at: Sequence[float], values: Sequence[float], *, x: str, y: str, mark:
 
 
 def bars(names: Sequence[str], lengths: Mapping[str, Sequence[float]], *, x: str) -> str:
-    """Plot stacked horizontal bars: one row per name, the first on top, with one segment per kind."""
+    """Plot stacked horizontal bars: see `bar_figure`."""
+    return _source(bar_figure(names, lengths, x=x), "svg")
+
+
+def bar_figure(names: Sequence[str], lengths: Mapping[str, Sequence[float]], *, x: str) -> Any:
+    """Return a figure of stacked horizontal bars: one row per name, the first on top, one segment per kind."""
     figure = _figure(1.0 + 0.22 * len(names))
     panel = figure.subplots()
     rows = np.arange(len(names))
@@ -96,4 +157,4 @@ def bars(names: Sequence[str], lengths: Mapping[str, Sequence[float]], *, x: str
     panel.set_xlabel(x)
     panel.grid(visible=True, axis="x", alpha=0.3)
     figure.legend(loc="outside upper right", ncols=len(lengths), fontsize=9)
-    return _source(figure, "svg")
+    return figure

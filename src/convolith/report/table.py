@@ -30,7 +30,10 @@ def quantity(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of named cells under a title; columns are the union of the rows' names, in order of appearance."""
+    """Rows of named cells under a title.
+
+    Columns are the union of the rows' names, in order of appearance, without those that are None in every row.
+    """
 
     title: str
     rows: Sequence[Mapping[str, Any]]
@@ -38,7 +41,8 @@ class Table:
     @property
     def columns(self) -> list[str]:
         """Names of all cells, in order of appearance."""
-        return list(dict.fromkeys(name for row in self.rows for name in row))
+        names = dict.fromkeys(name for row in self.rows for name in row)
+        return [name for name in names if any(row.get(name) is not None for row in self.rows)]
 
     def is_numeric(self, name: str) -> bool:
         """Return whether a column contains only numbers."""

@@ -27,6 +27,8 @@ from convolith.conv import Conv, as_conv
 from convolith.correlation import correlate
 from convolith.dtypes import COMPLEX, half_ulp, is_float
 from convolith.errors import ConvolithError
+from convolith.report.html_page import fragment
+from convolith.report.table import Table
 from convolith.tensors import torch_dtype
 
 METHODS: tuple[tuple[str, Callable[[Kernel], list[Ladder] | str]], ...] = (
@@ -42,6 +44,8 @@ METHODS: tuple[tuple[str, Callable[[Kernel], list[Ladder] | str]], ...] = (
 """Methods by name; each returns ladders of chains, or the reason why it has none. Of two chains with equally many
 multiplications the earlier is chosen; slow methods come last and build only chains with fewer multiplications."""
 
+SHOWN = 15
+"""Largest kernel size whose weights are printed."""
 EXACT = 1e-10
 """Relative error, before the parts are rounded to their dtype, up to which a chain counts as exact."""
 ROUNDINGS = 4
@@ -80,6 +84,31 @@ class Decomposition:
         for part in self.parts or (self.conv,):
             x = correlate(x, part, engine=engine, accuracy=accuracy)
         return x
+
+    def tables(self) -> list[Table]:
+        """Return the convolutions, why they were chosen, and the parts' weights where they are few, as tables."""
+        rows = [self.conv.row("given"), *(part.row(str(at)) for at, part in enumerate(self.parts))]
+        summary = {
+            "method": self.method,
+            "because": self.reason,
+            "multiplications before": self.multiplications_before,
+            "multiplications after": self.multiplications_after if self.parts else None,
+            "error over input, at most": self.bound,
+            "relative": self.relative,
+        }
+        tables = [Table("One convolution as several", rows), Table("", [summary])]
+        for at, part in enumerate(self.parts):
+            weight = np.asarray(part.weight)
+            small = weight.shape[:2] == (1, 1) and weight.ndim < 5 and max(weight.shape) <= SHOWN
+            if small and not np.iscomplexobj(weight):
+                lines = weight[0, 0] if weight.ndim == 4 else weight[0]
+                cells = [{str(column): float(value) for column, value in enumerate(line)} for line in lines]
+                tables.append(Table(f"Kernel of {at}", cells))
+        return tables
+
+    def _repr_html_(self) -> str:
+        """Return the tables as HTML for notebooks."""
+        return fragment(self.tables())
 
     def __repr__(self) -> str:
         parts = "".join(f"\n  {part}" for part in self.parts)

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from convolith.cli.fit.data import Pair
 from convolith.conv import Conv
 from convolith.correlation import correlate
 from convolith.fitting import Fit
+from convolith.fitting.data.shapes import inner_part
+from convolith.geometry import per_axis
 from convolith.report.html_page import Figure, Section, page
 from convolith.report.plots import curve, image_row, loss_curves
 from convolith.report.table import Table
 
 
-def fit_page(found: Fit, solved: Fit | None, x: np.ndarray, y: np.ndarray, tables: list[Table]) -> str:
+def fit_page(found: Fit, solved: Fit | None, pair: Pair, tables: list[Table], origin: Any = 0) -> str:
     """Return the page as text.
 
     Args:
         found: the fit.
         solved: the fit in closed form, if `found` is by gradient descent and a closed form exists.
-        x, y: fitted data; y may include a border that the fit ignored.
+        pair: the fitted data; y may include a border that the fit left out.
         tables: tables of the terminal output.
+        origin: as for `fit`.
     """
     sections = [Section("The kernel", tables=tuple(tables), figures=_kernel(found))]
     if found.kernel.ndim == 4:
-        sections.append(Section("What is left", prose=LEFT, figures=(_residual(found, x, y),)))
+        sections.append(Section("What is left", prose=LEFT, figures=(_residual(found, pair, origin),)))
     if len({one.kernel_size for one in found.selection}) > 1:
         sections.append(Section("Which size", prose=SIZES, figures=(_sizes(found),)))
     if found.method != "lstsq":
@@ -34,7 +40,9 @@ def fit_page(found: Fit, solved: Fit | None, x: np.ndarray, y: np.ndarray, table
 
 
 NAMES = {"gd": "gradient descent", "momentum": "descent with momentum", "adam": "Adam", "lbfgs": "L-BFGS"}
-LEFT = "The second picture, the first picture filtered by the kernel, and their difference, with its own grey scale."
+LEFT = "The difference of the second picture and the first one filtered by the kernel, and both pictures."
+DIFFERENCE = "difference / residual rms"
+CAPTION = "The first channel. Noise alone leaves the difference without structure; pixels left out are blank."
 SIZES = (
     "Each size predicts every tile of the picture from all others. The chosen size is the smallest whose error exceeds "
     "the minimum by no more than the standard error of the difference."
@@ -48,21 +56,37 @@ def _kernel(found: Fit) -> tuple[Figure, ...]:
     if found.stderr is not None:
         shown["standard error"] = found.stderr[0, 0]
     which = "" if found.kernel.shape[:2] == (1, 1) else " (of the first channel to the first)"
-    names = " and ".join(shown)
-    return (Figure(image_row(shown), f"{names} as grey pictures", f"The {names}{which}; white is the largest."),)
+    caption = f"The {' and '.join(shown)}{which}. Red is above zero, blue below."
+    return (Figure(image_row(shown, ["kernel"]), "the kernel as a picture", caption),)
 
 
-def _residual(found: Fit, x: np.ndarray, y: np.ndarray) -> Figure:
-    images = x if x.ndim == 4 else x[None]
-    targets = (y if y.ndim == 4 else y[None])[:1].astype(float)
-    conv = found.conv
-    bias = None if conv.bias is None else conv.bias.astype(float)
-    wide = Conv(conv.weight.astype(float), bias, **conv.options)
-    predicted = correlate(images[:1].astype(float), wide)
-    border = [(n - m) // 2 for n, m in zip(targets.shape[2:], predicted.shape[2:], strict=True)]
-    inner = targets[:, :, border[0] : border[0] + predicted.shape[2], border[1] : border[1] + predicted.shape[3]]
-    shown = {"second picture": inner[0, 0], "predicted": predicted[0, 0], "difference": (inner - predicted)[0, 0]}
-    return Figure(image_row(shown), "the second picture, its prediction, and the difference", "The first channel.")
+def _residual(found: Fit, pair: Pair, origin: Any) -> Figure:
+    spec = found.conv
+    images, targets = (first_image(part) for part in (pair.x, pair.y))
+    mask = pair.pixels["mask"]
+    if pair.cropped or (found.selection and images.shape[2:] == targets.shape[2:]):
+        axes = (images.shape[2:], found.kernel.shape[2:], spec.dilation)
+        border = inner_part(*axes, per_axis("origin", origin, 2, -max(images.shape)))
+        images, whole = border.in_x(images), targets.shape[2:]
+        mask = border.in_y(mask) if mask is not None and mask.shape[-2:] == whole else mask
+        targets = border.in_y(targets)
+    bias = None if spec.bias is None else spec.bias.astype(float)
+    predicted = correlate(images, Conv(spec.weight.astype(float), bias, **spec.options))
+    return residual_figure(targets[0, 0], predicted[0, 0], found.residual_rms, mask)
+
+
+def first_image(array: np.ndarray) -> np.ndarray:
+    """Return the first image of an array, (1, channels, *size), in float64."""
+    return (array if array.ndim == 4 else array[None])[:1].astype(float)
+
+
+def residual_figure(target: np.ndarray, predicted: np.ndarray, rms: float, mask: np.ndarray | None) -> Figure:
+    """Return the difference of two pictures in units of its root mean square, and the pictures."""
+    difference = (target - predicted) / (rms or 1.0)
+    if mask is not None and mask.shape[-2:] == difference.shape:
+        difference = np.where(mask if mask.ndim == 2 else mask[0], np.nan, difference)
+    shown = {DIFFERENCE: difference, "second picture": target, "predicted": predicted}
+    return Figure(image_row(shown, [DIFFERENCE]), "the difference, the second picture, its prediction", CAPTION)
 
 
 def _sizes(found: Fit) -> Figure:

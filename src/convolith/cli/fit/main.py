@@ -254,18 +254,27 @@ def _page(found: Fit, pair: Pair, options: dict[str, Any], tables: list[Table]) 
     learned = found.method != "lstsq" and options["loss"] == "squares"
     closed = options | {"method": "lstsq", "learning_rate": None}
     solved = fit(pair.x, pair.y, **pair.pixels, **closed) if learned else None
-    return fit_page(found, solved, pair.x, pair.y, tables)
+    return fit_page(found, solved, pair, tables, options["origin"])
 
 
 def _data(found: Fit | VaryingFit) -> dict[str, Any]:
     if isinstance(found, VaryingFit):
-        names: tuple[str, ...] = ("residual_rms", "held_out_rms", "condition", "loss", "stderr", "coefficients")
+        names: tuple[str, ...] = (
+            "residual_rms",
+            "explained",
+            "held_out_rms",
+            "condition",
+            "loss",
+            "stderr",
+            "coefficients",
+        )
         kernel = found.kernel
         about = ("weights", "background", "terms", "background_degree", "modulation", "frame")
         return {**{name: getattr(found, name) for name in names}, **{name: getattr(kernel, name) for name in about}}
     names = (
         "method",
         "residual_rms",
+        "explained",
         "held_out_rms",
         "condition",
         "learning_rate",
@@ -279,21 +288,14 @@ def _data(found: Fit | VaryingFit) -> dict[str, Any]:
 
 
 def _tables(found: Fit, pairs: int, output: str | None) -> list[Table]:
-    summary = {
-        "kernel size": "x".join(map(str, found.kernel.shape[2:])),
-        "pairs": pairs if pairs > 1 else None,
-        "method": found.method,
-        "residual rms": found.residual_rms,
-        "held-out rms": found.held_out_rms,
+    summary, *kernel = found.tables()
+    size = {"kernel size": summary.rows[0]["kernel size"], "pairs": pairs if pairs > 1 else None}
+    more = {
         "loss": found.loss[-1],
         "steps": len(found.loss) if found.method != "lstsq" else None,
-        "condition": found.condition,
-        "sum of kernel": float(found.kernel.sum()),
-        "largest standard error": None if found.stderr is None else float(np.max(found.stderr)),
-        "offset": None if found.offset is None else ", ".join(f"{value:.4g}" for value in found.offset),
-        "written to": output or "-",
+        "written to": output,
     }
-    tables = [Table("Fit", [summary])]
+    tables = [Table(summary.title, [size | summary.rows[0] | more])]
     if found.selection:
         rows: list[dict[str, Any]] = [
             {
@@ -306,7 +308,4 @@ def _tables(found: Fit, pairs: int, output: str | None) -> list[Table]:
             for one in found.selection
         ]
         tables.append(Table("Cross-validation", rows))
-    if found.kernel.shape[:2] == (1, 1) and found.kernel.ndim == 4 and found.kernel.shape[3] <= 15:
-        rows = [{str(column): float(value) for column, value in enumerate(row)} for row in found.kernel[0, 0]]
-        tables.append(Table("Kernel (rows and columns)", rows))
-    return tables
+    return [*tables, *kernel]

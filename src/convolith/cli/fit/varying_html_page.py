@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from convolith.cli.fit.data import Pair
-from convolith.cli.fit.html_page import LEFT
-from convolith.fitting import VaryingFit, VaryingKernel
+from convolith.cli.fit.html_page import LEFT, first_image, residual_figure
+from convolith.fitting import VaryingFit
+from convolith.fitting.data.shapes import inner_part
 from convolith.report.html_page import Figure, Section, page
 from convolith.report.plots import image_row
 from convolith.report.table import Table
@@ -25,13 +26,13 @@ def varying_tables(found: VaryingFit, pairs: int, output: str | None) -> list[Ta
         "pairs": pairs if pairs > 1 else None,
         "degree": kernel.degree,
         "modulation": kernel.modulation,
-        "background": "-" if kernel.background_degree is None else f"degree {kernel.background_degree}",
+        "background": None if kernel.background_degree is None else f"degree {kernel.background_degree}",
         "residual rms": found.residual_rms,
         "held-out rms": found.held_out_rms,
         "loss": found.loss,
         "condition": found.condition,
         "largest standard error": float(np.max(found.stderr)),
-        "written to": output or "-",
+        "written to": output,
     }
     rows: list[dict[str, Any]] = []
     for position in product(PLACES, repeat=kernel.axes):
@@ -55,7 +56,7 @@ def varying_page(found: VaryingFit, pair: Pair, tables: list[Table]) -> str:
     kernel = found.kernel
     sections = [Section("The kernel", tables=tuple(tables), figures=_kernels(found))]
     if kernel.axes == 2 and kernel.modulation != "update":
-        sections.append(Section("What is left", prose=LEFT, figures=(_residual(kernel, pair),)))
+        sections.append(Section("What is left", prose=LEFT, figures=(_residual(found, pair),)))
     lead = "The kernel, a polynomial of position, that maps the first picture closest to the second."
     return page("Fit of a kernel that varies", lead, sections)
 
@@ -72,18 +73,18 @@ def _kernels(found: VaryingFit) -> tuple[Figure, ...]:
             )
             for column in PLACES
         }
-        figures.append(Figure(image_row(shown), f"the kernel in the {PLACES[row]} row of the frame"))
-    error = image_row(
-        {"standard error in the middle": np.asarray(found.stderr[0, 0, 0])}
-    )  # at which all other terms are zero
-    figures.append(Figure(error, "the standard error of the kernel", "Each picture has its own range of grey."))
+        figures.append(Figure(image_row(shown, shown), f"the kernel in the {PLACES[row]} row of the frame"))
+    error = {"standard error in the middle": np.asarray(found.stderr[0, 0, 0])}  # where all other terms are zero
+    figures.append(Figure(image_row(error), "the standard error of the kernel", "Each picture has its own range."))
     return tuple(figures)
 
 
-def _residual(kernel: VaryingKernel, pair: Pair) -> Figure:
-    images = pair.x if pair.x.ndim == 4 else pair.x[None]
-    targets = pair.y if pair.y.ndim == 4 else pair.y[None]
-    predicted = kernel.apply(images[:1].astype(kernel.weights.dtype))[0, 0].astype(np.float64)
-    target = targets[0, 0].astype(np.float64)
-    shown = {"second picture": target, "predicted": predicted, "difference": target - predicted}
-    return Figure(image_row(shown), "the second picture, its prediction, and the difference", "The first channel.")
+def _residual(found: VaryingFit, pair: Pair) -> Figure:
+    kernel, images, targets = found.kernel, first_image(pair.x), first_image(pair.y)
+    predicted = kernel.apply(images.astype(kernel.weights.dtype))[0, 0].astype(np.float64)
+    target, mask = targets[0, 0], pair.pixels["mask"]
+    if pair.cropped:
+        border = inner_part(images.shape[2:], kernel.weights.shape[3:], kernel.dilation, (0, 0))
+        mask = border.in_y(mask) if mask is not None and mask.shape[-2:] == target.shape else mask
+        target = border.in_y(target)
+    return residual_figure(target, predicted, found.residual_rms, mask)
