@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from numbers import Real
 from operator import index
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -176,6 +176,32 @@ def resolve_padding(
         size = tuple(extents)
     axes_of = zip(size, kernel_size, stride, dilation, strict=True)
     return tuple(same_padding(n, k, s, d) for n, k, s, d in axes_of)
+
+
+class Grid(NamedTuple):
+    """The pixel of the input at the first pixel of the result (counted from 0), and the pixels from one to the next."""
+
+    start: float = 0.0
+    step: int = 1
+
+
+def grids(
+    size: tuple[int, ...], kernel_size: tuple[int, ...], stride: Any, padding: Padding, dilation: Any
+) -> tuple[Grid, ...]:
+    """Return where the results of a correlation lie among the pixels of its input, for each axis.
+
+    The result of a window lies at its centre, element `(extent - 1) // 2`. Padding of "same" keeps all pixels where
+    they are.
+    """
+    axes = len(size)
+    steps, spread = per_axis("stride", stride, axes, 1), per_axis("dilation", dilation, axes, 1)
+    if isinstance(padding, str) and padding == "same":
+        return tuple(Grid(0.0, step) for step in steps)
+    pairs = resolve_padding(padding, size, kernel_size, steps, spread)
+    return tuple(
+        Grid((extent(k, d) - 1) // 2 - before, step)
+        for k, d, (before, _), step in zip(kernel_size, spread, pairs, steps, strict=True)
+    )
 
 
 def check_whole(argument: str, value: Any, minimum: int) -> int:

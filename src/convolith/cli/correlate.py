@@ -8,13 +8,15 @@ from typing import Any
 import click
 import numpy as np
 
-from convolith.cli.io.files import WRITABLE, Output, is_image, read_array, read_kernel, read_varying
+from convolith.cli.io.files import WRITABLE, Output, is_image, read_array, read_kernel, read_picture, read_varying
+from convolith.cli.io.headers import carried
 from convolith.cli.options import emit, engine_options, geometry_options, json_option, numbers
 from convolith.conv import Conv
 from convolith.correlation import correlate, filter_image
 from convolith.dtypes import is_float
 from convolith.errors import ConvolithError
 from convolith.fitting import VaryingKernel
+from convolith.geometry import Grid, grids
 from convolith.report.table import Table
 
 
@@ -66,7 +68,7 @@ def command(
     Example: convolith correlate photo.png "[[-1,0,1],[-2,0,2],[-1,0,1]]" -o edges.tif
     """
     target = None if output is None else Output(output, WRITABLE)
-    x = read_array("INPUT", source)
+    x, header = read_picture("INPUT", source)
     if target:
         target.refuse_input(source)
     if is_image(source) and x.ndim == 3 and x.shape[2] in (2, 4):
@@ -81,11 +83,19 @@ def command(
     varying = read_varying("KERNEL", kernel, chosen)
     if varying is not None:
         _refuse_engine(ctx)
-        y = _varying(x, varying, channels_last=is_image(source))
+        y, applied = _varying(x, varying, channels_last=is_image(source)), varying.options
+        applied = applied | {"kernel_size": varying.weights.shape[3:]}
     else:
         places = {name: options[name] for name in ("axes", "origin") if _was_given(ctx, name)}
-        y = _through(x, read_kernel("KERNEL", kernel, chosen), chosen, engine, places, picture=is_image(source))
-    clipped = target.write_array(y, x.dtype) if target else 0
+        read = read_kernel("KERNEL", kernel, chosen)
+        y = _through(x, read, dict(chosen), engine, places, picture=is_image(source))
+        if isinstance(read, Conv):
+            applied = read.options | {"kernel_size": read.kernel_size}
+        else:
+            applied = _usual(read, x, places, picture=is_image(source)) | chosen | {"axes": places.get("axes")}
+    if header is not None:
+        header = carried(header, _grids(applied, x.shape), x.ndim, f"correlate {source} with {kernel}")
+    clipped = target.write_array(y, x.dtype, header) if target else 0
     if clipped:
         click.echo(
             f"warning: {clipped:,} values were clipped to the picture's range; a .tif or .npy keeps them", err=True
@@ -101,6 +111,24 @@ def command(
     data = {"input": x.shape, "output": y.shape, **row, "clipped": clipped, "written_to": output}
     shapes = {name: " x ".join(map(str, shape)) for name, shape in (("input", x.shape), ("output", y.shape))}
     emit(as_json=as_json, data=data, tables=[Table("Correlated", [shapes | row | {"written to": output or "-"}])])
+
+
+def _usual(kernel: np.ndarray, x: np.ndarray, places: dict[str, Any], *, picture: bool) -> dict[str, Any]:
+    """Return the size of a bare kernel and the padding that it has by default."""
+    plain = x.ndim == 2 or (x.ndim == 3 and picture)
+    single = kernel.shape[:2] == (1, 1) and kernel.ndim == 4
+    whole = (single or kernel.ndim == 1) and bool(places or plain)
+    return {"kernel_size": kernel.shape[2:] if kernel.ndim > 1 else kernel.shape, "padding": "same" if whole else 0}
+
+
+def _grids(applied: dict[str, Any], shape: tuple[int, ...]) -> dict[int, Grid]:
+    """Return where the result's pixels lie among those of the input, by axis of the input."""
+    kernel_size = tuple(applied["kernel_size"])
+    axes = applied.get("axes")
+    places = range(len(shape) - len(kernel_size), len(shape)) if axes is None else np.atleast_1d(axes) % len(shape)
+    size = tuple(shape[place] for place in places)
+    geometry = (applied.get("stride", 1), applied.get("padding", 0), applied.get("dilation", 1))
+    return dict(zip(map(int, places), grids(size, kernel_size, *geometry), strict=True))
 
 
 def _through(

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
 from math import inf, prod
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec, cast
 
 import numpy as np
 import torch
 
 from convolith.arrays import Operands, as_target, as_tensor, listed
-from convolith.correlation import missing
+from convolith.correlation import missing, nddata
 from convolith.correlation.functional import correlate
 from convolith.correlation.result_dtypes import convert, delivered, result_named
 from convolith.dtypes import ITEMSIZE, is_float
 from convolith.errors import ConvolithError, shown
-from convolith.geometry import MAX_AXES, NO_VALUE, Axes, Padding, check_whole, extent, per_axis, translated_mode
+from convolith.geometry import (
+    MAX_AXES,
+    NO_VALUE,
+    Axes,
+    Padding,
+    check_whole,
+    extent,
+    grids,
+    per_axis,
+    translated_mode,
+)
 from convolith.jit import thread_count
 from convolith.planner import machine, plan
 from convolith.planner.store import generation
@@ -26,6 +37,36 @@ FEW_CHANNELS = 4
 """Largest length of a last axis that is taken for the channels of a picture: grey, grey with alpha, RGB, RGBA."""
 
 
+Options = ParamSpec("Options")
+
+
+def _also_of_nddata(
+    compute: Callable[Concatenate[Any, Any, Options], Any],
+) -> Callable[Concatenate[Any, Any, Options], Any]:
+    """Let a filter take astropy's `CCDData` too, and return one: its data, uncertainty and coordinates in turn."""
+
+    @wraps(compute)
+    def filtered(image: Any, kernel: Any, *args: Options.args, **options: Options.kwargs) -> Any:
+        if not nddata.is_nddata(image):
+            return compute(image, kernel, *args, **options)
+        about: dict[str, Any] = dict(options)
+        taps = as_tensor("kernel", _kernel_array(kernel))
+        shape, size = np.shape(image.data), tuple(taps.shape)
+        places = picture_axes(shape, size, about.get("axes"), about.get("channel_axis"))
+        geometry = (about.get("stride", 1), about.get("padding", "same"), about.get("dilation", 1))
+        lying = grids(tuple(shape[place] for place in places), size, *geometry)
+        left = {name: about[name] for name in about if name not in ("nan", "mask", "dtype", "out")}
+        return nddata.filtered(
+            image,
+            lambda data: compute(data, kernel, *args, **options),
+            lambda variance: compute(variance, taps.to(torch.float64) ** 2, *args, **left),
+            dict(zip(places, lying, strict=True)),
+        )
+
+    return cast("Callable[Concatenate[Any, Any, Options], Any]", filtered)
+
+
+@_also_of_nddata
 def filter_image(
     image: Any,
     kernel: Any,
@@ -51,7 +92,8 @@ def filter_image(
     Args:
         image: any number of axes and any real dtype; booleans count as 0 and 1. Without `axes` and `channel_axis`:
             as many axes as the kernel, or, for a kernel of two axes, (H, W, channels) with 1 to 4 channels. RGBA's
-            alpha is filtered like a colour; leave it out with `image[..., :3]`.
+            alpha is filtered like a colour; leave it out with `image[..., :3]`. A `CCDData` of astropy gives one: its
+            uncertainty goes through the squared kernel, its coordinates follow the pixels.
         kernel: 1 to 3 axes: an array, a tensor or nested lists. A float image is filtered in its own dtype, an integer
             image in the kernel's; whole numbers with whole numbers stay exact, as int64.
         axes: the axes of the image that the kernel runs along, one for each of its axes, in order.

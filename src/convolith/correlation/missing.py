@@ -49,7 +49,7 @@ def unmasked(argument: str, x: Any, mask: Any, nan: str) -> tuple[Any, Any]:
         raise ConvolithError(
             f"{argument} is a masked array; say what its masked elements do: nan='omit' or nan='interpolate'"
         )
-    own = np.ma.getmaskarray(x)
+    own = np.array(np.ma.getmaskarray(x))  # a copy, since torch warns about memory that cannot be written
     return x.data, torch.from_numpy(own) if mask is None else torch.from_numpy(own) | mask
 
 

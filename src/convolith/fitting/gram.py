@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from convolith.correlation.nddata import inverse_variance, masked
 from convolith.errors import ConvolithError, check_flag, renamed
 from convolith.fitting import gram_file
 from convolith.fitting.data.pixels import Pixels
@@ -211,6 +212,7 @@ class Gram(NormalEquations):
             learning_rate=None,
             spec=self.spec_of(self.size),
             coefficients=kernel_options.coefficients(kernel),
+            sum_stderr=solution.stderr_of(sums_of_channels(self)).T.copy(),
         )
 
     def save(self, path: str | Path) -> None:
@@ -303,6 +305,9 @@ class Gram(NormalEquations):
         unknown = set(pixels) - {field.name for field in fields(Pixels)}
         if unknown:
             raise TypeError(f"update() got an unexpected keyword argument {min(unknown)!r}")
+        if "weights" not in pixels:
+            pixels = pixels | {"weights": inverse_variance(y)}
+        x, y = masked(x), masked(y)
         problem = read(x, y, kernel_size=self.kernel_size, offset=False, pixels=Pixels(**pixels), **self.options)
         for name, came, expected in (
             ("x", problem.spec.in_channels, self.in_channels),
@@ -338,3 +343,11 @@ class Gram(NormalEquations):
             self.dtypes, self.size, self.shift = problem.dtypes, problem.spec.size, shift
         self.matrix, self.equations = matrix, self.equations + sign * problem.equations
         return self
+
+
+def sums_of_channels(gram: Gram) -> np.ndarray:
+    """Return the factors of the sum of each input channel's weights (of the first term), (windows, in_channels)."""
+    factors = np.zeros((gram.windows, gram.in_channels))
+    for channel in range(gram.in_channels):
+        factors[channel * gram.taps : (channel + 1) * gram.taps, channel] = 1.0
+    return factors

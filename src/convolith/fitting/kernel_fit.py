@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from convolith.arrays import as_tensor, like
+from convolith.correlation.nddata import inverse_variance, masked
 from convolith.errors import ConvolithError, check_flag, check_option
 from convolith.fitting.data.pixels import Pixels
 from convolith.fitting.data.problem import Problem, floating_dtype, no_pixels, read
 from convolith.fitting.descent import LOSSES, OPTIMIZERS, Descent, DescentKeywords, Goal, Huber, descend, steepest
 from convolith.fitting.diagnosis import examine, explained
-from convolith.fitting.gram import Gram
+from convolith.fitting.gram import Gram, sums_of_channels
 from convolith.fitting.kernel_options import KernelOptions
 from convolith.fitting.long_kernels import fit_long, is_long
 from convolith.fitting.refinement import refined, residual_of
@@ -66,7 +67,8 @@ def fit(
     are found by conjugate gradients instead, without standard errors, unless an option needs the closed form.
 
     Args:
-        x: (N, in_channels, *size), (in_channels, *size) or (*size): arrays, masked arrays or tensors.
+        x: (N, in_channels, *size), (in_channels, *size) or (*size): an array, masked array or tensor, or a `CCDData` of
+            astropy; the uncertainty of a `CCDData` y gives the weights.
         y: the target, in the shape of `correlate`'s result: (N, out_channels, *output_size), or without N and channels
             as in x. With padding "valid" and stride 1 it may also be as large as x: its border is left out then.
         kernel_size: a number per spatial axis. One number means as many axes as x has beyond channels and images; an
@@ -113,6 +115,8 @@ def fit(
         >>> bool(np.abs(found.kernel - kernel).max() < 1e-12)
         True
     """
+    weights = inverse_variance(y) if weights is None else weights
+    x, y = masked(x), masked(y)
     geometry: dict[str, Any] = {
         "stride": stride,
         "padding": padding,
@@ -177,6 +181,7 @@ def fit(
         explained=share_explained,
         loss=tuple(found.losses),
         stderr=None if stderr is None else like(torch.from_numpy(stderr), x),
+        sum_stderr=None if found.sum_stderr is None else like(torch.from_numpy(found.sum_stderr.T.copy()), x),
         condition=found.condition,
         method="lstsq" if descent is None else descent.method,
         learning_rate=found.learning_rate,
@@ -200,6 +205,7 @@ class Solved(NamedTuple):
         condition: condition number.
         held_out: rms error of predicting each tile by the others.
         residual: y less the prediction.
+        sum_stderr: (in_channels, out_channels), standard errors of the sums of the kernel's weights.
     """
 
     coefficients: np.ndarray
@@ -210,6 +216,7 @@ class Solved(NamedTuple):
     condition: float | None = None
     held_out: float | None = None
     residual: np.ndarray | None = None
+    sum_stderr: np.ndarray | None = None
 
 
 def _in_closed_form(problem: Problem, gram: Gram, kernel_options: KernelOptions, tiles: list[Gram]) -> Solved:
@@ -219,9 +226,10 @@ def _in_closed_form(problem: Problem, gram: Gram, kernel_options: KernelOptions,
     coefficients, squares, residual = refined(problem, gram, solution, penalty)
     losses = [squares + penalty.paid(coefficients[: gram.windows])]
     left_out = jackknife(gram, tiles, kernel_options, problem.used) if tiles else None
-    stderr = solution.stderr if left_out is None else left_out.stderr
+    accurate = left_out or solution
     held_out = None if left_out is None else left_out.rms
-    return Solved(coefficients, squares, losses, None, stderr, solution.condition, held_out, residual)
+    sums = accurate.stderr_of(sums_of_channels(gram))
+    return Solved(coefficients, squares, losses, None, accurate.stderr, solution.condition, held_out, residual, sums)
 
 
 def _by_iteration(problem: Problem, ridge: float) -> Solved:

@@ -75,6 +75,8 @@ class Fit:
         held_out_rms: root mean square error of predicting each tile by the kernel of all other tiles, if tiles were
             held out (by the jackknife or cross-validation); else None.
         selection: every kernel size and ridge that was compared, with its error; empty without such a comparison.
+        sum_stderr: (out_channels, in_channels), standard errors of the sum of each kernel's weights (the ratio of the
+            two pictures' brightness), made as `stderr` is; None where that is.
         explained: share of the variance of y about its mean that the fit explains, at most 1; NaN for a constant y and
             for fits by `Gram.solve` without one.
         flip: whether the kernel and its errors are those of a convolution; `coefficients` are always those of the basis
@@ -95,6 +97,7 @@ class Fit:
     held_out_rms: float | None = None
     flip: bool = False
     explained: float = float("nan")
+    sum_stderr: Any = None
 
     def __repr__(self) -> str:
         offset = "" if self.offset is None else ", offset"
@@ -123,6 +126,9 @@ class Fit:
             "held-out rms": self.held_out_rms,
             "condition": self.condition,
             "sum of kernel": float(kernel.sum()) if kernel.shape[:2] == (1, 1) else None,
+            "its standard error": float(self.sum_stderr[0, 0])
+            if self.sum_stderr is not None and kernel.shape[:2] == (1, 1)
+            else None,
             "largest standard error": None if error is None else float(np.max(error)),
             "offset": None if self.offset is None else ", ".join(f"{float(value):.4g}" for value in self.offset),
         }

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from convolith.arrays import like
+from convolith.correlation.nddata import inverse_variance, masked
 from convolith.errors import ConvolithError
 from convolith.fitting.data.pixels import Pixels
 from convolith.fitting.data.problem import floating_dtype, no_pixels, read
 from convolith.fitting.diagnosis import examine, explained
+from convolith.fitting.gram import sums_of_channels
 from convolith.fitting.kernel_options import KernelOptions, whole_numbers
 from convolith.fitting.refinement import refined
 from convolith.fitting.results import check_errors
@@ -86,6 +88,8 @@ def fit_varying(
         >>> [round(float(found.kernel.at((0, column)).weight[0, 0, 1, 1]), 9) for column in (-1, 0, 0.5)]
         [0.0, 0.5, 0.75]
     """
+    weights = inverse_variance(y) if weights is None else weights
+    x, y = masked(x), masked(y)
     geometry: dict[str, Any] = {
         "stride": stride,
         "padding": padding,
@@ -130,7 +134,8 @@ def fit_varying(
     share = explained(problem, squares)
     examine(problem, residual, None, share, white=errors == "white")
     left_out = jackknife(gram, tiles, kernel_options, used) if tiles else None
-    spread = solution.stderr if left_out is None else left_out.stderr
+    accurate = left_out or solution
+    spread, sums = accurate.stderr, accurate.stderr_of(sums_of_channels(gram)).T.copy()
     fitted = gram.kernel_of(coefficients)
     dtype = torch_dtype(floating_dtype(x, y))
     kernel, sky = (like(torch.from_numpy(part).to(dtype), x) for part in (fitted, coefficients[gram.windows :].copy()))
@@ -144,4 +149,5 @@ def fit_varying(
         gram.coefficients_of(kernel_options, fitted),
         None if left_out is None else left_out.rms,
         share,
+        like(torch.from_numpy(sums), x),
     )

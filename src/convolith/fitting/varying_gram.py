@@ -20,7 +20,7 @@ from convolith.errors import ConvolithError, check_option
 from convolith.fitting.data.polynomials import monomials, moved, positions
 from convolith.fitting.data.positions import given_places, pixel_places
 from convolith.fitting.data.problem import Problem
-from convolith.fitting.gram import Gram
+from convolith.fitting.gram import Gram, sums_of_channels
 from convolith.fitting.kernel_options import KernelOptions, whole_numbers
 from convolith.fitting.solving.constraints import needs_solver
 from convolith.fitting.solving.least_squares import Penalty, least_squares
@@ -43,6 +43,8 @@ class VaryingFit:
         coefficients: (terms, out_channels, in_channels, count), of the kernels of a basis; None without a basis.
         held_out_rms: root mean square error of predicting each tile by the kernel of all others (jackknife); else None.
         explained: share of the variance of y about its mean that the fit explains; NaN for `VaryingGram.solve`.
+        sum_stderr: (out_channels, in_channels), standard errors of the sum of each kernel's weights, in the middle of
+            the frame.
     """
 
     kernel: VaryingKernel
@@ -54,6 +56,7 @@ class VaryingFit:
     coefficients: Any = None
     held_out_rms: float | None = None
     explained: float = float("nan")
+    sum_stderr: Any = None
 
     def __repr__(self) -> str:
         return f"VaryingFit({self.kernel!r}, residual_rms={self.residual_rms:.4g}, condition={self.condition:.3g})"
@@ -275,6 +278,7 @@ class VaryingGram(Gram):
             solution.condition,
             self.spec_of(self.size),
             self.coefficients_of(kernel_options, weights),
+            sum_stderr=solution.stderr_of(sums_of_channels(self)).T.copy(),
         )
 
     def penalty_of(self, kernel_options: KernelOptions) -> Penalty:

@@ -172,11 +172,19 @@ class VaryingKernel:
         centres = _middles(places, spec)
         steps: dict[str, Any] = {"stride": self.stride, "dilation": self.dilation}
         padded = pad(wide, spec.padding, spec.padding_mode)
+
+        def through(planes: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+            if is_numpy(x):  # NaN stays in its windows
+                return as_tensor("y", correlate(planes.numpy(), k.numpy(), **steps))
+            result: torch.Tensor = correlate(planes, k, **steps)
+            return result
+
         if self.modulation == "input":
             factors = _factors(places, self.degree, weights)[:, None]
-            y = correlate((factors * padded[:, None]).flatten(1, 2), weights.transpose(0, 1).flatten(1, 2), **steps)
+            y = through((factors * padded[:, None]).flatten(1, 2), weights.transpose(0, 1).flatten(1, 2))
         else:
-            products = correlate(padded, weights.flatten(0, 1), **steps).unflatten(1, tuple(weights.shape[:2]))
+            flat = through(padded, weights.flatten(0, 1))
+            products = flat.reshape(len(flat), *weights.shape[:2], *flat.shape[2:])
             y = (products * _factors(centres, self.degree, products)[:, None]).sum(1)
         if self.background_degree is not None:
             background_factors = _factors(centres, self.background_degree, y)

@@ -12,18 +12,21 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 
-from convolith.cli.io.files import is_fits, is_image, read_array
+from convolith.cli.io.files import is_fits, is_image, read_array, read_picture
+from convolith.cli.io.headers import unit_of
 from convolith.errors import ConvolithError
 from convolith.fitting.data.shapes import spatial_axes
 
 
 class Files(NamedTuple):
-    """File names of a pair, and of the masks of its pictures or None."""
+    """File names of a pair, and of the masks and variances of its pictures or None."""
 
     before: str
     after: str
     mask: str | None
     before_mask: str | None
+    variance: str | None
+    before_variance: str | None
 
 
 class Pair(NamedTuple):
@@ -31,18 +34,28 @@ class Pair(NamedTuple):
 
     Attributes:
         x, y: the arrays, with an axis of channels.
-        pixels: `mask` and `x_mask` of `fit`, or None.
+        pixels: `mask`, `x_mask` and `weights` of `fit`, or None.
         cropped: whether y is as large as x, so that its border is left out.
+        shape: shape of AFTER in its file.
+        header: FITS header of AFTER, or None.
+        variances: variances of the pixels of BEFORE and AFTER, or None, as in their files.
     """
 
     x: np.ndarray
     y: np.ndarray
     pixels: dict[str, Any]
     cropped: bool
+    shape: tuple[int, ...]
+    header: Any
+    variances: tuple[np.ndarray | None, np.ndarray | None]
 
 
-def pairs_of(before: str, after: str, mask: str | None, before_mask: str | None) -> list[Files]:
-    """Return the files that match the patterns, in the order of their names; a single mask applies to all pairs.
+def pairs_of(before: str, after: str, **others: str | None) -> list[Files]:
+    """Return the files that match the patterns, in the order of their names; one other file serves all pairs.
+
+    Args:
+        before, after: patterns of the pictures.
+        others: patterns of the other files of `Files`, or None.
 
     Raises:
         ConvolithError: a pattern that no file matches, patterns that match different numbers of files.
@@ -53,18 +66,18 @@ def pairs_of(before: str, after: str, mask: str | None, before_mask: str | None)
             f"BEFORE matches {len(befores)} files and AFTER {len(afters)}; expected equal numbers; files are paired "
             f"in the order of their names, {befores[0]} with {afters[0]} first"
         )
-    masks = (_masks("--mask", mask, len(befores)), _masks("--before-mask", before_mask, len(befores)))
-    return [Files(*names) for names in zip(befores, afters, *masks, strict=True)]
+    more = (_others(f"--{name.replace('_', '-')}", others[name], len(befores)) for name in Files._fields[2:])
+    return [Files(*names) for names in zip(befores, afters, *more, strict=True)]
 
 
-def _masks(option: str, pattern: str | None, pairs: int) -> list[str] | list[None]:
-    """Return a mask for each pair: several that match, or one for all."""
+def _others(option: str, pattern: str | None, pairs: int) -> list[str] | list[None]:
+    """Return a file for each pair: several that match, or one for all."""
     if pattern is None:
         return [None] * pairs
-    masks = _matching(option, pattern)
-    if len(masks) not in (1, pairs):
-        raise ConvolithError(f"{option} matches {len(masks)} files; expected one, or one for each of {pairs} pairs")
-    return masks * pairs if len(masks) == 1 else masks
+    files = _matching(option, pattern)
+    if len(files) not in (1, pairs):
+        raise ConvolithError(f"{option} matches {len(files)} files; expected one, or one for each of {pairs} pairs")
+    return files * pairs if len(files) == 1 else files
 
 
 def read_pair(files: Files, options: dict[str, Any], *, mix: bool) -> Pair:
@@ -76,7 +89,10 @@ def read_pair(files: Files, options: dict[str, Any], *, mix: bool) -> Pair:
         mix: whether the kernel maps all channels of an image to all channels, or each channel separately.
     """
     mix = mix or not (is_image(files.before) and is_image(files.after))
-    x, y = (_channels(name, path, mix=mix) for name, path in (("BEFORE", files.before), ("AFTER", files.after)))
+    first, second = (read_picture(name, path) for name, path in (("BEFORE", files.before), ("AFTER", files.after)))
+    _say_units(first.header, second.header)
+    x = _channels(first.array, mix=mix, picture=is_image(files.before))
+    y = _channels(second.array, mix=mix, picture=is_image(files.after))
     size = options["kernel_size"]
     axes = spatial_axes(size, x.shape)
     x, y = (array[(None,) * max(axes + 1 - array.ndim, 0)] for array in (x, y))
@@ -84,9 +100,29 @@ def read_pair(files: Files, options: dict[str, Any], *, mix: bool) -> Pair:
         name: None if path is None else read_array(option, path) != 0
         for name, option, path in (("mask", "--mask", files.mask), ("x_mask", "--before-mask", files.before_mask))
     }
+    variances = tuple(
+        None if path is None else read_array(option, path).astype(float)
+        for option, path in (("--before-variance", files.before_variance), ("--variance", files.variance))
+    )
+    pixels["weights"] = None if variances[1] is None else _weights(variances[1])
     plain = options["padding"] == "valid" and np.all(np.asarray(options["stride"]) == 1)
     cropped = plain and size != "auto" and np.any(np.asarray(size) > 1) and x.shape[-axes:] == y.shape[-axes:]
-    return Pair(x, y, pixels, cropped=bool(cropped))
+    return Pair(x, y, pixels, bool(cropped), second.array.shape, second.header, (variances[0], variances[1]))
+
+
+def _weights(variance: np.ndarray) -> np.ndarray:
+    """Return inverse variances; pixels without a positive variance have no weight."""
+    known = np.isfinite(variance) & (variance > 0)
+    if not known.any():
+        raise ConvolithError("--variance has no positive value; expected the variance of each pixel of AFTER")
+    return np.where(known, 1 / np.where(known, variance, 1.0), 0.0)
+
+
+def _say_units(before: Any, after: Any) -> None:
+    """Print on stderr that two pictures are in different units."""
+    first, second = unit_of(before), unit_of(after)
+    if first and second and first != second:
+        click.echo(f"warning: BEFORE is in {first} and AFTER in {second}; the kernel's sum converts them", err=True)
 
 
 WORDS = (
@@ -140,10 +176,9 @@ def _by_numbers(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def _channels(argument: str, path: str, *, mix: bool) -> np.ndarray:
+def _channels(array: np.ndarray, *, mix: bool, picture: bool) -> np.ndarray:
     """Return an image as (channels, 1, H, W), or as (channels, H, W) to mix the channels; an array is unchanged."""
-    array = read_array(argument, path)
-    if not is_image(path):
+    if not picture:
         return array
     if array.ndim == 2:
         return array[None]

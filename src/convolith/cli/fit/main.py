@@ -9,10 +9,12 @@ import click
 import numpy as np
 
 from convolith.cli.fit.data import Pair, in_words_of_the_command, pairs_of
+from convolith.cli.fit.difference import PICTURES, pictures
 from convolith.cli.fit.html_page import fit_page
 from convolith.cli.fit.run import Varying, run
 from convolith.cli.fit.varying_html_page import varying_page, varying_tables
-from convolith.cli.io.files import Output, conv_arrays, read_array, varying_arrays
+from convolith.cli.io.files import WRITABLE, Output, conv_arrays, read_array, varying_arrays
+from convolith.cli.io.headers import carried
 from convolith.cli.options import emit, json_option, level, number_or_auto, numbers, numbers_or_auto, padding
 from convolith.conv import Conv
 from convolith.errors import ConvolithError
@@ -49,17 +51,29 @@ LARGEST_SHIFT = 1 << 20
 @click.option("--offset", "--background", is_flag=True, help="Fit a constant background as well.")
 @click.option(
     "--mask",
-    "mask_file",
     type=click.Path(),
     metavar="FILE",
     help="Mask of the pixels of AFTER to ignore: nonzero where ignored.",
 )
 @click.option(
     "--before-mask",
-    "before_mask_file",
     type=click.Path(),
     metavar="FILE",
     help="Mask of the bad pixels of BEFORE: nonzero where bad. Pixels of AFTER that read them are ignored.",
+)
+@click.option(
+    "--variance",
+    type=click.Path(),
+    metavar="FILE",
+    help="Variance of each pixel of AFTER: pixels are weighted by its inverse, and ignored where it is not positive.",
+)
+@click.option(
+    "--before-variance", type=click.Path(), metavar="FILE", help="Variance of each pixel of BEFORE, for --noise."
+)
+@click.option("--matched", type=click.Path(), metavar="FILE", help="File for BEFORE filtered by the kernel.")
+@click.option("--difference", type=click.Path(), metavar="FILE", help="File for AFTER less the matched picture.")
+@click.option(
+    "--noise", type=click.Path(), metavar="FILE", help="File for the standard deviation of the difference's noise."
 )
 @click.option("--ignore-nan", is_flag=True, help="Ignore pixels of BEFORE and AFTER that are NaN or infinite.")
 @click.option(
@@ -150,8 +164,6 @@ def command(
     *,
     before: str,
     after: str,
-    mask_file: str | None,
-    before_mask_file: str | None,
     ignore_nan: bool,
     mix_channels: bool,
     output: str | None,
@@ -172,7 +184,8 @@ def command(
     to all channels. Patterns in quotes, such as "before*.fits", match many pairs, in the order of their names, which
     are read one after another. If AFTER is as large as BEFORE, its border is ignored, since the pixels beyond it are
     unknown; --padding same includes it, with the padding of --padding-mode. With --degree the kernel varies with
-    position.
+    position. --difference, --matched and --noise write pictures as large as AFTER, NaN where a pixel is not known, with
+    the FITS header of AFTER.
 
     Example: convolith fit before.png after.png --size 7 -o kernel.npz
     """
@@ -184,7 +197,13 @@ def command(
         options["basis"] = basis if basis == "gaussian-hermite" else read_array("--basis", basis)
     varying = _varying(degree, modulation, background_degree, constant, positions)
     options["nan"] = "omit" if ignore_nan else "refuse"
-    files = pairs_of(before, after, mask_file, before_mask_file)
+    wanted = {name: Output(path, WRITABLE) for name in PICTURES if (path := options.pop(name)) is not None}
+    names = ("mask", "before_mask", "variance", "before_variance")
+    files = pairs_of(before, after, **{name: options.pop(name) for name in names})
+    if "noise" in wanted and files[0].variance is None:
+        raise ConvolithError("--noise was given without --variance, the variance of AFTER; pass it")
+    if wanted and len(files) > 1:
+        raise ConvolithError(f"--{next(iter(wanted))} was given for {len(files)} pairs; it is made of one pair")
     with in_words_of_the_command():
         outcome = run(files, options, varying, mix=mix_channels)
     found, pair = outcome.found, outcome.pair
@@ -193,6 +212,11 @@ def command(
         tables = varying_tables(found, outcome.pairs, output)
     else:
         tables = _tables(found, outcome.pairs, output)
+    made = pictures(found, pair, options, list(wanted)) if wanted else {}
+    for name, picture in made.items():
+        history = f"fit {before} {after}: {name}"
+        header = None if pair.header is None else carried(pair.header, {}, picture.ndim, history)
+        wanted[name].write_array(picture.astype(np.float32), header=header)
     if target:
         arrays = kernel_arrays(found, same=same, origin=options["origin"])
         target.write(lambda file: np.savez(file, **arrays))
@@ -262,6 +286,7 @@ def _data(found: Fit | VaryingFit) -> dict[str, Any]:
         names: tuple[str, ...] = (
             "residual_rms",
             "explained",
+            "sum_stderr",
             "held_out_rms",
             "condition",
             "loss",
@@ -275,6 +300,7 @@ def _data(found: Fit | VaryingFit) -> dict[str, Any]:
         "method",
         "residual_rms",
         "explained",
+        "sum_stderr",
         "held_out_rms",
         "condition",
         "learning_rate",
@@ -295,7 +321,7 @@ def _tables(found: Fit, pairs: int, output: str | None) -> list[Table]:
         "steps": len(found.loss) if found.method != "lstsq" else None,
         "written to": output,
     }
-    tables = [Table(summary.title, [size | summary.rows[0] | more])]
+    tables = [Table(summary.title, [{**size, **summary.rows[0], **more}])]
     if found.selection:
         rows: list[dict[str, Any]] = [
             {

@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from convolith.cli.io.expansion import check_arrays, check_expansion
-from convolith.cli.io.fits import encode_fits, read_fits
+from convolith.cli.io.fits import Unit, encode_fits, read_fits
 from convolith.conv import Conv
 from convolith.errors import ConvolithError, missing_extra
 from convolith.fitting import VaryingKernel
@@ -48,6 +48,11 @@ def read_array(argument: str, path: str) -> np.ndarray:
     Raises:
         ConvolithError: a missing, damaged or truncated file, or one of another kind.
     """
+    return read_picture(argument, path).array
+
+
+def read_picture(argument: str, path: str) -> Unit:
+    """Read a file as `read_array` does, with the header of a FITS file; the header of any other file is None."""
     name = None
     if ".npz:" in path and not _is_file(path):
         path, _, name = path.rpartition(":")
@@ -55,12 +60,12 @@ def read_array(argument: str, path: str) -> np.ndarray:
         path, _, name = path.rpartition(":")
     file = _existing(argument, path)
     if is_image(path):
-        return _read_image(argument, file)
+        return Unit(_read_image(argument, file), None)
     if is_fits(path):
         return read_fits(argument, file, name)
     arrays = _load(argument, file)
     if isinstance(arrays, np.ndarray):
-        return arrays
+        return Unit(arrays, None)
     if name is None and len(arrays) == 1:
         (name,) = arrays
     if name not in arrays:
@@ -68,8 +73,7 @@ def read_array(argument: str, path: str) -> np.ndarray:
         raise ConvolithError(
             f"{argument} is {path}, which holds {', '.join(arrays)}{missing}; name one: {path}:{min(arrays)}"
         )
-    array: np.ndarray = arrays[name]
-    return array
+    return Unit(arrays[name], None)
 
 
 def read_kernel(argument: str, text: str, options: Mapping[str, Any]) -> np.ndarray | Conv:
@@ -217,15 +221,17 @@ class Output:
         except OSError as error:
             raise ConvolithError(f"output is {self.path}, which could not be written ({error})") from None
 
-    def write_array(self, array: np.ndarray, like: np.dtype[Any] | None = None) -> int:
+    def write_array(self, array: np.ndarray, like: np.dtype[Any] | None = None, header: Any = None) -> int:
         """Write an array or an image; return the number of values that were clipped to the image's dtype.
+
+        A FITS file gets the header, if there is one.
 
         A .tif has 8 or 16 bits as the array, otherwise float32; .png and .jpg are rounded and clipped to 8 bits, a grey
         .png to 16 bits if the input image, of dtype `like`, has 16.
         """
         suffix, clipped = self.path.suffix.lower(), 0
         if is_fits(str(self.path)):
-            encoded = encode_fits(array)
+            encoded = encode_fits(array, header)
             self.write(lambda file: file.write(encoded))
             return 0
         if suffix == ".npy":

@@ -6,7 +6,7 @@ import io
 import warnings
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,8 +14,15 @@ from convolith.cli.io.expansion import check_expansion, expanded
 from convolith.errors import ConvolithError, missing_extra
 
 
-def read_fits(argument: str, file: Path, name: str | None) -> np.ndarray:
-    """Read the first array of a file, or that of a unit's name or number; all damage raises the same error.
+class Unit(NamedTuple):
+    """An image of a FITS file: its array and its header."""
+
+    array: np.ndarray
+    header: Any
+
+
+def read_fits(argument: str, file: Path, name: str | None) -> Unit:
+    """Read the first image of a file, or that of a unit's name or number; all damage raises the same error.
 
     Raises:
         ConvolithError: a damaged or truncated file, no such unit, a unit without an array.
@@ -27,7 +34,7 @@ def read_fits(argument: str, file: Path, name: str | None) -> np.ndarray:
             with fits.open(expanded(argument, file), memmap=False) as units:
                 check_expansion(argument, file, sum(map(_bytes, units)))
                 arrays = [
-                    (number, unit.name, np.array(unit.data))
+                    (number, unit.name, np.array(unit.data), unit.header.copy())
                     for number, unit in enumerate(units)
                     if unit.is_image and unit.data is not None
                 ]
@@ -40,12 +47,16 @@ def read_fits(argument: str, file: Path, name: str | None) -> np.ndarray:
         raise ConvolithError(
             f"{argument} is {file}, which cannot be read as FITS ({error or type(error).__name__}); is it complete?"
         ) from None
-    chosen = [array for number, own, array in arrays if name in (None, str(number)) or name.upper() == own]
+    chosen = [
+        Unit(array, header)
+        for number, own, array, header in arrays
+        if name in (None, str(number)) or name.upper() == own
+    ]
     if not chosen:
-        names = ", ".join(f"{number} ({own})" if own else str(number) for number, own, _ in arrays) or "no array"
+        names = ", ".join(f"{number} ({own})" if own else str(number) for number, own, *_ in arrays) or "no array"
         raise ConvolithError(f"{argument} is {file}{f':{name}' if name else ''}, but the file holds {names}")
-    array: np.ndarray = chosen[0]
-    return array.astype(array.dtype.newbyteorder("="))
+    array, header = chosen[0]
+    return Unit(array.astype(array.dtype.newbyteorder("=")), header)
 
 
 def _bytes(unit: Any) -> int:
@@ -53,8 +64,8 @@ def _bytes(unit: Any) -> int:
     return prod(unit.shape) * abs(int(unit.header.get("BITPIX", 8))) // 8 if unit.is_image and unit.shape else 0
 
 
-def encode_fits(array: np.ndarray) -> bytes:
-    """Return the bytes of a FITS file with the array as its only unit.
+def encode_fits(array: np.ndarray, header: Any = None) -> bytes:
+    """Return the bytes of a FITS file with the array as its only unit, under a header if one is given.
 
     Raises:
         ConvolithError: complex values, which FITS images do not support.
@@ -63,7 +74,10 @@ def encode_fits(array: np.ndarray) -> bytes:
         raise ConvolithError("the result is complex, which no FITS image holds; write a .npy instead")
     stored = {np.dtype(np.float16): np.float32, np.dtype(np.bool_): np.uint8}.get(array.dtype, array.dtype)
     buffer = io.BytesIO()
-    _astropy().PrimaryHDU(array.astype(stored)).writeto(buffer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the input's header may have cards that the standard does not know
+        unit = _astropy().PrimaryHDU(array.astype(stored), header=header)
+        unit.writeto(buffer, output_verify="silentfix+ignore")
     return buffer.getvalue()
 
 

@@ -19,10 +19,28 @@ from convolith.fitting.solving.least_squares import least_squares
 
 
 class LeftOut(NamedTuple):
-    """Standard errors, (windows, out_channels), and the rms error of predicting each tile from the others."""
+    """Kernels without each tile in turn, (tiles, windows, out_channels), and the rms error of predicting the tile."""
 
-    stderr: np.ndarray
+    kernels: np.ndarray
     rms: float
+
+    @property
+    def stderr(self) -> np.ndarray:
+        """Standard errors of the weights, (windows, out_channels)."""
+        return self._spread(self.kernels)
+
+    def stderr_of(self, sums: np.ndarray) -> np.ndarray:
+        """Return standard errors of linear combinations of weights, (combinations, out_channels).
+
+        Args:
+            sums: (windows, combinations), the factors.
+        """
+        return self._spread(np.einsum("two,wc->tco", self.kernels, sums))
+
+    @staticmethod
+    def _spread(values: np.ndarray) -> np.ndarray:
+        spread: np.ndarray = np.sqrt((len(values) - 1) / len(values) * ((values - values.mean(0)) ** 2).sum(0))
+        return spread
 
 
 def jackknife(total: Gram, tiles: Sequence[Gram], kernel_options: KernelOptions, used: int) -> LeftOut:
@@ -42,6 +60,4 @@ def jackknife(total: Gram, tiles: Sequence[Gram], kernel_options: KernelOptions,
         )  # the fit of all tiles does
         coefficients.append(solution.coefficients)
         squares += tile.squares_left(coefficients[-1], rest.known_of(coefficients[-1], used))
-    spread = np.stack(coefficients)
-    errors = np.sqrt((len(coefficients) - 1) / len(coefficients) * ((spread - spread.mean(0)) ** 2).sum(0))
-    return LeftOut(errors, sqrt(squares / (total.weight * total.out_channels)))
+    return LeftOut(np.stack(coefficients), sqrt(squares / (total.weight * total.out_channels)))

@@ -149,13 +149,38 @@ class Penalty(NamedTuple):
 
 
 class Solution(NamedTuple):
-    """Coefficients (n, out_channels), an inverse per output channel, squared residuals, errors, condition."""
+    """Solution of a system.
+
+    Attributes:
+        coefficients: (n, out_channels).
+        inverses: an inverse per output channel.
+        squares: (out_channels,), squared residuals.
+        stderr: (n, out_channels), standard errors for white noise.
+        condition: condition number.
+        variance: (out_channels,), of the noise.
+        normals: for each output channel the normal matrix, or None where it is that of the inverse.
+    """
 
     coefficients: np.ndarray
     inverses: tuple[Inverse, ...]
     squares: np.ndarray
     stderr: np.ndarray
     condition: float
+    variance: np.ndarray
+    normals: tuple[np.ndarray | None, ...]
+
+    def stderr_of(self, sums: np.ndarray) -> np.ndarray:
+        """Return standard errors of linear combinations of coefficients, (combinations, out_channels).
+
+        Args:
+            sums: (n, combinations), the factors.
+        """
+        errors = []
+        for inverse, normal, variance in zip(self.inverses, self.normals, self.variance, strict=True):
+            moved = inverse.times(sums)
+            squares = (moved * (sums if normal is None else normal @ moved)).sum(0)
+            errors.append(np.sqrt(np.maximum(squares, 0.0) * variance))
+        return np.stack(errors, 1)
 
     def change(self, slope: np.ndarray) -> np.ndarray:
         """Return the change of the coefficients that cancels a residual of the normal equations, (n, out_channels)."""
@@ -200,16 +225,22 @@ def least_squares(system: System, penalty: Penalty, *, warns: bool = True) -> So
     if undetermined and warns:
         _warn_of(unknowns - undetermined, unknowns)
     starts = np.stack([np.zeros(n) if own is None else own.start for own in spaces], 1)
-    solution = Solution(starts, tuple(inverses), np.zeros(outputs), starts, condition)
+    normals = tuple(None if own is free else system.normal for own in inverses)
+    nothing = np.zeros(outputs)
+    solution = Solution(starts, tuple(inverses), nothing, starts, condition, nothing, normals)
     coefficients = starts
     for _ in range(2):  # the second pass corrects the rounding of the first
         coefficients = coefficients + solution.change(system.cross - total @ coefficients)
     unpenalised = system.residual(coefficients if noisy else free.times(system.cross))
     spare = system.equations - free.rank - system.used
     variance = unpenalised / spare if spare > 0 else np.full(outputs, np.nan)
-    spread = [own.spread(None if own is free else system.normal) for own in inverses]
-    stderr = np.sqrt(np.maximum(np.stack(spread, 1), 0.0) * variance)
-    return Solution(coefficients, tuple(inverses), system.residual(coefficients), stderr, condition)
+    spread = [own.spread(normal) for own, normal in zip(inverses, normals, strict=True)]
+    return solution._replace(
+        coefficients=coefficients,
+        squares=system.residual(coefficients),
+        stderr=np.sqrt(np.maximum(np.stack(spread, 1), 0.0) * variance),
+        variance=variance,
+    )
 
 
 def check_determined(equations: int, unknowns: int) -> None:
