@@ -22,7 +22,7 @@ from convolith.fitting.kernel_options import KernelOptions
 from convolith.fitting.long_kernels import fit_long, is_long
 from convolith.fitting.refinement import refined, residual_of
 from convolith.fitting.results import Candidate, Fit, check_errors, is_number
-from convolith.fitting.selection.cross_validation import RIDGES, candidates, choose_size, chosen
+from convolith.fitting.selection.cross_validation import RIDGES, TOLERANCE, candidates, choose_size, chosen
 from convolith.fitting.selection.jackknife import jackknife
 from convolith.fitting.selection.tiles import states_of_tiles
 from convolith.fitting.solving.least_squares import least_squares
@@ -55,6 +55,7 @@ def fit(
     constraints: str | Sequence[str] = (),
     x_noise_variance: Any = 0.0,
     max_size: int | None = None,
+    size_tolerance: float = TOLERANCE,
     errors: str = "white",
     loss: str | Huber = "squares",
     flip: bool = False,
@@ -73,8 +74,8 @@ def fit(
             as in x. With padding "valid" and stride 1 it may also be as large as x: its border is left out then.
         kernel_size: a number per spatial axis. One number means as many axes as x has beyond channels and images; an
             x of two axes is a picture, or a signal where it has too few rows for a picture (audio of (1, samples)).
-            `"auto"`: the smallest odd size whose kernels predict tiles of y from the other tiles as well as any size
-            (see `Fit.selection`); y must then be as large as x.
+            `"auto"`: the smallest odd sizes whose kernels predict tiles of y from the other tiles about as well as any
+            size (see `Fit.selection` and `size_tolerance`); y must then be as large as x.
         method: `"lstsq"`, or a descent: `Descent("adam", steps=500)`, or its name alone, as in `"gd"`.
         stride, padding, dilation, padding_mode: as for `correlate`.
         offset: whether a constant per output channel (a background) is fitted too.
@@ -93,6 +94,8 @@ def fit(
             channels), `"nonnegative"`, `"simplex"` (nonnegative and sum to one); the last two need the extra `fit`.
         x_noise_variance: variance of white noise in x, one or one per input channel; ignored noise shrinks kernels.
         max_size: largest size that `kernel_size="auto"` considers; by default 31, or a third of the image.
+        size_tolerance: share of what the size explains (from size 1 to the best size) that `kernel_size="auto"` may
+            give up for a smaller kernel.
         errors: noise that `stderr` assumes in y: `"white"`, or, with `"jackknife"`, spatially correlated noise; the
             jackknife omits one tile at a time.
         loss: loss of a pixel: `"squares"`; `Huber()` or `"huber"`, which tolerates outlying pixels; or `"poisson"`, the
@@ -126,6 +129,7 @@ def fit(
     pixels = Pixels(mask, weights, x_mask, nan, saturation)
     data: dict[str, Any] = {"pixels": pixels, "offset": offset, "origin": origin}
     selection: tuple[Candidate, ...] = ()
+    held_out: float | None = None
     size: Any = kernel_size
     share: Any = ridge
     kernel_options = KernelOptions(0.0 if _is_auto(share) else share, smoothness, basis, constraints, x_noise_variance)
@@ -134,8 +138,9 @@ def fit(
     _check_choice(descent, kernel_options, kernel_size, ridge, errors)
     _check_loss(descent, loss, x, y)
     if _is_auto(size):
-        selected = choose_size(x, y, max_size, RIDGES if _is_auto(share) else [share], data, geometry)
-        size, share, selection = selected.kernel_size, selected.ridge, selected.selection
+        ridges = RIDGES if _is_auto(share) else [share]
+        selected = choose_size(x, y, max_size, size_tolerance, ridges, data, geometry)
+        size, share, held_out, selection = selected
     elif max_size is not None:
         raise ConvolithError('max_size was given together with a kernel_size; it belongs to kernel_size="auto" only')
     problem = read(x, y, kernel_size=size, **data, **geometry)
@@ -152,7 +157,7 @@ def fit(
         gram = gram if tiles else gram.add(problem)
         if _is_auto(share):
             selection = tuple(candidates(gram, tiles, [gram.kernel_size], RIDGES, offset=offset))
-            share = chosen(selection).ridge
+            share, held_out = chosen(selection).ridge, chosen(selection).rms
         kernel_options = replace(kernel_options, ridge=share)
         if descent is None:
             found = _in_closed_form(problem, gram, kernel_options, tiles if errors == "jackknife" else [])
@@ -173,7 +178,6 @@ def fit(
         kernel, stderr = _mirrored(kernel), None if stderr is None else _mirrored(stderr)
     dtype = torch_dtype(floating_dtype(x, y))
     mean = found.squares / (problem.weights.sum() * problem.spec.out_channels)
-    held_out = chosen(selection).rms if selection and found.held_out is None else found.held_out
     return Fit(
         kernel=like(torch.from_numpy(kernel).to(dtype), x),
         offset=like(torch.from_numpy(found.coefficients[-1].copy()).to(dtype), x) if offset else None,
@@ -188,7 +192,7 @@ def fit(
         spec=problem.spec,
         coefficients=own,
         selection=selection,
-        held_out_rms=held_out,
+        held_out_rms=held_out if found.held_out is None else found.held_out,
         flip=flip,
     )
 

@@ -45,7 +45,8 @@ DIFFERENCE = "difference / residual rms"
 CAPTION = "The first channel. Noise alone leaves the difference without structure; pixels left out are blank."
 SIZES = (
     "Each size predicts every tile of the picture from all others. The chosen size is the smallest whose error exceeds "
-    "the minimum by no more than the standard error of the difference."
+    "the minimum by no more than the standard error of the difference, or by a small share of what size explains; then "
+    "each axis is shortened by the same rule."
 )
 
 

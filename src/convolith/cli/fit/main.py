@@ -35,6 +35,13 @@ LARGEST_SHIFT = 1 << 20
 )
 @click.option("--max-size", type=int, help="Largest size that --size auto tries.")
 @click.option(
+    "--size-tolerance",
+    type=float,
+    default=0.0003,
+    show_default=True,
+    help="Share of what the kernel's size explains that --size auto may give up for a smaller kernel.",
+)
+@click.option(
     "--method",
     default="lstsq",
     show_default=True,

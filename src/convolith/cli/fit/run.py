@@ -21,6 +21,7 @@ ONE_PAIR = {
     "method": "lstsq",
     "errors": "white",
     "max_size": None,
+    "size_tolerance": 0.0003,
     "origin": 0,
     "loss": "squares",
     "huber_delta": None,

@@ -1,9 +1,13 @@
 """Kernel size and ridge by cross-validation: each tile is predicted by the kernel of all the others.
 
 With the taps sorted from the centre outwards, the normal matrix of a smaller kernel is a leading block of that of a
-larger one; so one Cholesky factor for each omitted tile and each ridge gives the kernels of every size. The chosen size
-is the smallest whose error exceeds the least by no more than the standard error of the difference, over tiles (Breiman
-et al. 1984).
+larger one; so one Cholesky factor for each omitted tile and each ridge gives the kernels of every size.
+
+The chosen size is the smallest whose error exceeds the least by no more than the standard error of the difference, over
+tiles (Breiman et al. 1984), or by no more than a share of what size explains: the least error less that of size 1. The
+share keeps models that are a little wrong (a vignette, a gamma curve, a rotation) from gaining more by ever larger
+kernels; for the same reason a constant is always fitted in the comparison. Then each axis is shortened by the same
+rule.
 """
 
 from __future__ import annotations
@@ -14,14 +18,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from convolith.errors import ConvolithError
+from convolith.errors import ConvolithError, warn
 from convolith.fitting.data.problem import no_pixels, read
 from convolith.fitting.data.shapes import spatial_axes
 from convolith.fitting.gram import Gram
-from convolith.fitting.results import Candidate
+from convolith.fitting.results import Candidate, is_number
 from convolith.fitting.selection.tiles import states_of_tiles
 from convolith.geometry import per_axis
 
+TILES = 16
+"""Approximate number of tiles from which a size is chosen."""
+TOLERANCE = 3e-4
+"""Share of what size explains that may be given up for a smaller size."""
 RIDGES = (0.0, *(10.0**power for power in range(-9, 1)))
 """Ridges to choose from, relative to the mean square of a column."""
 JITTER = 1e-13
@@ -29,28 +37,38 @@ JITTER = 1e-13
 
 
 class Chosen(NamedTuple):
-    """Chosen kernel size and ridge, and all candidates."""
+    """Chosen kernel size and ridge, and the candidates of equal size along all axes."""
 
     kernel_size: tuple[int, ...]
     ridge: float
+    rms: float
     selection: tuple[Candidate, ...]
 
 
 def choose_size(
-    x: Any, y: Any, max_size: int | None, ridges: Sequence[float], data: dict[str, Any], geometry: dict[str, Any]
+    x: Any,
+    y: Any,
+    max_size: int | None,
+    tolerance: float,
+    ridges: Sequence[float],
+    data: dict[str, Any],
+    geometry: dict[str, Any],
 ) -> Chosen:
     """Choose the kernel size for an x and a y of equal size.
 
     Args:
         x, y: as for `fit`.
         max_size: largest size to consider.
+        tolerance: share of what size explains that may be given up.
         ridges: multiples of the mean square of a column, or a single absolute ridge.
         data: options of pixels, offset and origin.
         geometry: stride, padding, dilation and padding mode.
 
     Raises:
-        ConvolithError: sizes that differ, a stride, another padding.
+        ConvolithError: sizes that differ, a stride, another padding, an invalid tolerance.
     """
+    if not is_number(tolerance) or not 0 <= tolerance < 1:
+        raise ConvolithError(f"size_tolerance is {tolerance!r}; expected 0 or more and less than 1")
     shapes = {name: tuple(np.shape(array)) for name, array in (("x", x), ("y", y))}
     axes = spatial_axes("auto", shapes["x"])
     if per_axis("stride", geometry["stride"], axes, 1) != (1,) * axes or not (
@@ -68,15 +86,27 @@ def choose_size(
     if not problem.equations:
         raise no_pixels()
     gram = Gram(sizes[-1], problem.spec.in_channels, problem.spec.out_channels, **geometry)
-    tiles = states_of_tiles(problem, gram)
+    tiles = states_of_tiles(problem, gram, TILES)
     for tile in tiles:
         gram.merge(tile)
     if not gram.unit > 0:
         raise ConvolithError("x is the same in all pixels that count, so that it tells nothing about a kernel's size")
     shares = list(ridges) if len(ridges) > 1 else [ridges[0] / gram.unit]
-    compared = candidates(gram, tiles, sizes, shares, offset=data["offset"])
-    best = chosen(compared)
-    return Chosen(best.kernel_size, best.ridge, tuple(compared))
+    compared = candidates(gram, tiles, sizes, shares, offset=True)
+    least = min(one.rms for one in compared) ** 2
+    explained = min(one.rms for one in compared if one.kernel_size == sizes[0]) ** 2 - least
+    best = chosen(compared, tolerance * explained)
+    if best.kernel_size == sizes[-1] and len(sizes) > 1:
+        warn(
+            f"the chosen kernel_size {best.kernel_size} is the largest that was tried: errors fall up to it; pass a "
+            "larger max_size, or see Fit.selection"
+        )
+    kept = [best.ridge / gram.unit]
+    for axis in range(axes):
+        k = best.kernel_size
+        shorter = [(*k[:axis], n, *k[axis + 1 :]) for n in range(1, k[axis] + 1, 2)]
+        best = chosen(candidates(gram, tiles, shorter, kept, offset=True), tolerance * explained)
+    return Chosen(best.kernel_size, best.ridge, best.rms, tuple(compared))
 
 
 def candidates(
@@ -93,17 +123,27 @@ def candidates(
     """
     order, counts = _rings(total, sizes)
     base = np.zeros_like(total.shift)
-    whole = total.matrix if offset else total.about(base)
-    parts = [tile.matrix if offset else tile.about(base) for tile in tiles]
-    errors = np.stack([_errors(whole - part, part, order, counts, ridges, offset=offset) for part in parts], -1)
+    at = np.concatenate([order, np.arange(total.windows, len(total.matrix))])
+
+    def sorted_sums(state: Gram) -> np.ndarray:
+        sums: np.ndarray = (state.matrix if offset else state.about(base))[np.ix_(at, at)]
+        return sums
+
+    whole = sorted_sums(total)
+    errors = np.stack([_errors(whole, sorted_sums(tile), counts, ridges, offset=offset) for tile in tiles], -1)
     weights = np.array([tile.weight for tile in tiles]) * total.out_channels
     return _compared(total, sizes, ridges, errors, weights)
 
 
-def chosen(found: Sequence[Candidate]) -> Candidate:
-    """Return the best ridge of the smallest size whose error is not significantly above the least."""
+def chosen(found: Sequence[Candidate], allowed: float = 0.0) -> Candidate:
+    """Return the best ridge of the smallest size whose error is not significantly, or not much, above the least.
+
+    Args:
+        found: candidates.
+        allowed: excess of the mean squared error that is not much.
+    """
     best = min(found, key=lambda one: one.rms)
-    comparable = [one for one in found if one.excess_mse <= one.excess_mse_stderr]
+    comparable = [one for one in found if one.excess_mse <= max(one.excess_mse_stderr, allowed)]
     least = min((one.kernel_size for one in comparable), key=np.prod, default=best.kernel_size)
     return min((one for one in found if one.kernel_size == least), key=lambda one: one.rms)
 
@@ -122,29 +162,40 @@ def _rings(total: Gram, sizes: Sequence[tuple[int, ...]]) -> tuple[np.ndarray, l
 
 
 def _errors(
-    train: np.ndarray, test: np.ndarray, order: np.ndarray, counts: list[int], ridges: Sequence[float], *, offset: bool
+    whole: np.ndarray, test: np.ndarray, counts: list[int], ridges: Sequence[float], *, offset: bool
 ) -> np.ndarray:
-    """Return the sum of squared errors on `test` of the kernels fitted to `train`, (sizes, ridges)."""
-    n = len(order)
-    at = np.concatenate([order, np.arange(n, len(train))])
-    train, test = train[np.ix_(at, at)], test[np.ix_(at, at)]
-    remaining = train - np.outer(train[:, n], train[n]) / train[n, n] if offset else train
-    normal, cross = torch.from_numpy(remaining[:n, :n].copy()), torch.from_numpy(remaining[:n, n + 1 :].copy())
-    unit = float(normal.diagonal().mean())
+    """Return the sum of squared errors in a tile of the kernels fitted to all other tiles, (sizes, ridges).
+
+    Args:
+        whole, test: sums of all tiles and of the tile, with the taps of the smallest size first.
+        counts: number of taps of each size.
+        ridges: multiples of the mean square of a column of x.
+        offset: whether a constant is fitted too.
+    """
+    n, train = counts[-1], whole - test
+    remaining = train[:n, :n].copy()
+    cross = train[:n, n + 1 :].copy()
+    if offset:
+        remaining -= np.outer(train[:n, n], train[n, :n] / train[n, n])
+        cross -= np.outer(train[:n, n], train[n, n + 1 :] / train[n, n])
+    normal, right = torch.from_numpy(remaining), torch.from_numpy(cross)
+    unit, outputs = float(normal.diagonal().mean()), cross.shape[1]
     errors = np.empty((len(counts), len(ridges)))
     for column, ridge in enumerate(ridges):
-        factor = torch.linalg.cholesky(
-            normal + max(ridge, JITTER) * unit * torch.eye(n, dtype=torch.float64, device="cpu")
-        )
-        half = torch.linalg.solve_triangular(factor, cross, upper=False)
+        regular = normal.clone()
+        regular.diagonal().add_(max(ridge, JITTER) * unit)
+        factor = torch.linalg.cholesky(regular)
+        half = torch.linalg.solve_triangular(factor, right, upper=False)
+        vectors = np.zeros((len(test), len(counts), outputs))
+        vectors[n + 1 :] = np.eye(outputs)[:, None]
         for row, count in enumerate(counts):
             block = factor[:count, :count].T
             kernel = torch.linalg.solve_triangular(block, half[:count], upper=True).numpy()
-            constant = (train[n, n + 1 :] - train[n, :count] @ kernel) / train[n, n] if offset else 0 * kernel[0]
-            selected = np.concatenate([np.arange(count), np.arange(n, len(test))])
-            outputs = np.eye(kernel.shape[1])
-            vectors = np.concatenate([-kernel, -constant[None], outputs])
-            errors[row, column] = np.einsum("io,ij,jo->", vectors, test[np.ix_(selected, selected)], vectors)
+            vectors[:count, row] = -kernel
+            if offset:
+                vectors[n, row] = -(train[n, n + 1 :] - train[n, :count] @ kernel) / train[n, n]
+        flat = vectors.reshape(len(test), -1)
+        errors[:, column] = (flat * (test @ flat)).sum(0).reshape(len(counts), outputs).sum(1)
     return errors
 
 

@@ -17,18 +17,19 @@ LEAST = 8
 """Least number of tiles from which the spread can be estimated."""
 
 
-def states_of_tiles(problem: Problem, gram: Gram) -> list[Gram]:
+def states_of_tiles(problem: Problem, gram: Gram, tiles: int = TILES) -> list[Gram]:
     """Return a state for each tile of y that has equations, all with the same shift; their sum is the whole.
 
     Args:
         problem: the equations.
         gram: an empty state of their geometry, or the state of these equations, whose shift is taken.
+        tiles: approximate number of tiles.
 
     Raises:
         ConvolithError: too few pixels for tiles.
     """
     states = []
-    for part in _parts(problem):
+    for part in _parts(problem, tiles):
         if part.equations:
             state = gram.like()
             state.dtypes, state.size = problem.dtypes, problem.spec.size
@@ -42,11 +43,11 @@ def states_of_tiles(problem: Problem, gram: Gram) -> list[Gram]:
     return states
 
 
-def _parts(problem: Problem) -> list[Problem]:
+def _parts(problem: Problem, tiles: int) -> list[Problem]:
     """Split the batch into groups of images and, if the images are few, each image along every axis."""
     images, *lengths = problem.weights.shape
-    groups = min(images, TILES)
-    each = ceil((TILES / groups) ** (1 / len(lengths)))
+    groups = min(images, tiles)
+    each = ceil((tiles / groups) ** (1 / len(lengths)))
     cuts = [np.linspace(0, n, min(each, n) + 1).astype(int) for n in lengths]
     batches = np.linspace(0, images, groups + 1).astype(int)
     parts = []
