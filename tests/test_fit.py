@@ -194,6 +194,7 @@ def test_counts_are_most_likely_under_the_kernel_that_is_found(offset):
         assert negative(found.kernel + step) > negative(found.kernel)
 
 
+@pytest.mark.filterwarnings("ignore:residuals")  # which such a fit leaves
 @pytest.mark.slow
 @pytest.mark.parametrize("ridge", [0.0, 30.0, 1e4])
 def test_standard_errors_are_the_spread_of_the_kernels(ridge):

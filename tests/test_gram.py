@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 import convolith as cl
 from convolith import ConvolithError, Gram, correlate, fit
-from convolith.fitting.moments import correlations, lagged_products, moments, weighted_products
+from convolith.fitting.data.polynomials import monomials, values
+from convolith.fitting.moments import correlations, lagged_products, moments, weighted_lags, weighted_products
 from convolith.fitting.moments.window_products import window_sums
 from convolith.jit.target import host, widths
 
@@ -281,3 +282,44 @@ def test_the_earlier_name_of_restricted_to_warns_and_works():
     gram = Gram(3).update(np.ones((1, 8, 8)), np.ones((1, 6, 6)))
     with pytest.warns(DeprecationWarning, match="sub is called restricted_to now"):
         assert np.array_equal(gram.sub(1).matrix, gram.restricted_to(1).matrix)
+
+
+@pytest.mark.parametrize("stretch", [64, 1024])
+@pytest.mark.parametrize(
+    ("images", "channels", "size", "taps", "degree"),
+    [
+        (1, 1, (16,), (3,), 0), (2, 2, (16,), (3,), 1), (1, 1, (300,), (4,), 2), (1, 1, (9, 10), (3, 3), 0),
+        (1, 1, (9, 90), (3, 2), 2), (2, 2, (9, 10), (2, 3), 1), (1, 2, (5, 6, 7), (2, 2, 3), 2), (1, 1, (9, 9), (1, 1), 3),
+    ],
+)  # fmt: skip
+def test_weighted_sums_lag_by_lag_are_those_of_formed_windows(
+    images, channels, size, taps, degree, stretch, monkeypatch
+):
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(weighted_lags, "STRETCH", stretch)
+    x = rng.normal(size=(images, channels, *size))
+    lengths = [n - k + 1 for n, k in zip(size, taps)]
+    weights, places = rng.normal(size=(images, *lengths)), [np.linspace(-1, 1, n)[None] for n in lengths]
+    powers = monomials(len(taps), degree)
+    found = weighted_lags.weighted_window_sums(x, weights, places, powers, taps)
+    windows = np.lib.stride_tricks.sliding_window_view(x, taps, axis=tuple(range(2, 2 + len(taps))))
+    rows = np.moveaxis(windows, 1, 1 + len(taps)).reshape(weights.size, -1)
+    factors = (weights[:, None] * values(places, powers)).swapaxes(0, 1).reshape(len(powers), -1)
+    expected = np.stack([(rows.T * factor) @ rows for factor in factors])
+    np.testing.assert_allclose(found.reshape(expected.shape), expected, rtol=1e-12, atol=1e-12 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2])
+@pytest.mark.parametrize("background", [None, 0, 3])
+def test_formed_windows_and_lags_give_the_same_state(degree, background, monkeypatch):
+    rng = np.random.default_rng(1)
+    x, y, weights = rng.normal(size=(2, 20, 22)) + 3, rng.normal(size=(2, 9, 10)), rng.random((9, 10))
+    options = {"kernel_size": (3, 2), "in_channels": 2, "out_channels": 2, "stride": 2, "dilation": (1, 3)}
+
+    def state():
+        options_of_degree = {"degree": degree, "background_degree": background or 0}
+        return cl.VaryingGram(**options, **options_of_degree).update(x, y, weights=weights)
+
+    by_lags = state()
+    monkeypatch.setattr(weighted_products, "FORMED", 0.0)
+    assert relative(state(), by_lags) < 1e-13

@@ -81,6 +81,7 @@ CASES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:residuals")  # which such a fit leaves
 @pytest.mark.slow(quick=4)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_dense_least_squares_finds_the_same(case):
@@ -294,6 +295,7 @@ def test_no_allowed_kernel_nearby_is_better(options, modulation):
         assert minimised(weights[:, 0, 0] + 1e-3 * direction) > minimised(weights)
 
 
+@pytest.mark.filterwarnings("ignore:residuals")  # which such a fit leaves
 @pytest.mark.slow
 def test_noise_in_x_is_taken_off():
     """The kernel of many noisy images comes nearer with the variance than without."""

@@ -175,7 +175,7 @@ class VaryingKernel:
 
         def through(planes: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
             if is_numpy(x):  # NaN stays in its windows
-                return as_tensor("y", correlate(planes.numpy(), k.numpy(), **steps))
+                return as_tensor("y", correlate(planes.numpy(), k.detach().numpy(), **steps))
             result: torch.Tensor = correlate(planes, k, **steps)
             return result
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from convolith.fitting.data.polynomials import Powers
@@ -45,3 +46,10 @@ def _band(place: torch.Tensor, k: int, degree: int) -> torch.Tensor:
     for u in range(k):
         band[:, u : u + length, u] = raised
     return band.flatten(2)
+
+
+def pixel_sums(planes: torch.Tensor, places: Sequence[np.ndarray], powers: Powers) -> np.ndarray:
+    """Sum pixels times monomials of their positions, (channels, monomials)."""
+    grids = [torch.from_numpy(place) for place in places]
+    sums: np.ndarray = power_sums(planes, grids, (1,) * len(grids), powers).flatten(1, -2).squeeze(1).numpy()
+    return sums

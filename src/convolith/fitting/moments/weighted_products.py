@@ -1,15 +1,15 @@
-"""Sums of products of every two columns over pixels with weights of their own, by forming the windows of x.
+"""Sums of products of every two columns over pixels with weights of their own.
 
-With weights that differ from pixel to pixel, the sums have no structure to exploit, but two savings remain where the
-columns are modulated by polynomials of position. All pairs of terms share the sums `T_j = sum over p of w phi_j Z'Z`
-with the monomials phi_j of a window's centre up to twice their degree, since a product of monomials is a monomial, and
-a monomial at a pixel of the window is a combination of those at its centre (`polynomials.moved`). And along a line of
-pixels only the position on the last axis changes: a matrix product for each of its powers serves all monomials.
+All pairs of terms share the sums `T_j = sum over p of w phi_j Z'Z` with the monomials phi_j of a window's centre up to
+twice their degree, since a product of monomials is a monomial, and a monomial at a pixel of the window is a combination
+of those at its centre (`polynomials.moved`). Where most pixels have weights of their own, the sums are made lag by lag
+(`weighted_lags`); where few have, their windows are formed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -18,21 +18,29 @@ import torch
 
 from convolith.fitting.data.polynomials import Powers, monomials, moved, values
 from convolith.fitting.data.problem import Problem
+from convolith.fitting.moments.plain import as_taps, plain_parts
+from convolith.fitting.moments.power_sums import pixel_sums
+from convolith.fitting.moments.weighted_lags import weighted_window_sums
+from convolith.fitting.moments.window_products import window_sums
 
 CHUNK = 1 << 20
 """Elements of windows that are formed at a time, 8 MiB."""
-LINE_PIXELS = 6
-"""Number of pixels, per sum that a line is added to and saves, from which a line is a group of its own."""
+FORMED = 6.0
+"""Time of a product of formed windows, relative to one that is made lag by lag."""
 BLOCKS = 4
 """Number of blocks of columns; of the products, which are symmetric, only the blocks below the diagonal are formed."""
 
 
-class Group(NamedTuple):
-    """Some pixels: their columns (m, pixels), weights times factors (q, pixels), and monomials by factor (J, q)."""
+class Sums(NamedTuple):
+    """Sums of products of the columns [windows of x, 1, y] under weights times monomials.
 
-    columns: torch.Tensor
-    factors: np.ndarray
-    mixing: np.ndarray
+    Attributes:
+        whole: (monomials up to twice the degree of the terms, columns, columns).
+        thin: (all other monomials, columns from 1 on, columns).
+    """
+
+    whole: np.ndarray
+    thin: np.ndarray
 
 
 def weighted_products(problem: Problem, shift: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -53,13 +61,12 @@ def weighted_products(problem: Problem, shift: np.ndarray, y: np.ndarray, weight
     powers = monomials(spec.axes, outer)
     full = len(monomials(spec.axes, inner))  # the rest is needed for known and y alone
     x = problem.padded - np.reshape(shift[: spec.in_channels], (-1, *(1,) * spec.axes))
-    sums = np.zeros((full, n + 1 + outputs, n + 1 + outputs))
-    thin = np.zeros((len(powers) - full, 1 + outputs, n + 1 + outputs))
-    for group in _groups(problem, x, y, weights, powers):
-        _add(sums, group, group.mixing[:full], 0)
-        _add(thin, group, group.mixing[full:], n)
-    lower = np.tril_indices(n + 1 + outputs, -1)
-    sums[:, lower[1], lower[0]] = sums[:, lower[0], lower[1]]
+    bare = replace(problem, terms=monomials(spec.axes, 0), padded=x)
+    few = np.count_nonzero(weights) * len(powers) * FORMED < weights.size * (inner + 1)
+    if few:
+        sums, thin = _formed(bare, y, weights, powers, full)
+    else:
+        sums, thin = _by_lags(bare, y, weights, powers, full, len(terms))
     rows = {one: sums[j, n:] if j < full else thin[j - full] for j, one in enumerate(powers)}
     at = {one: j for j, one in enumerate(powers)}
     each = np.tile(_moved(problem), (spec.in_channels, 1, 1))  # (n, terms, terms)
@@ -100,72 +107,86 @@ def _moved(problem: Problem) -> np.ndarray:
     return moved(problem.terms, problem.terms, steps)
 
 
-def _add(sums: np.ndarray, group: Group, mixing: np.ndarray, first: int) -> None:
-    """Add a group to the sums (J, rows, m) of the products of rows from `first` on with all columns.
+def _by_lags(problem: Problem, y: np.ndarray, weights: np.ndarray, powers: Powers, full: int, own: int) -> Sums:
+    """Compute the sums lag by lag; those of windows with y under the first `own` monomials, the terms, alone."""
+    spec = problem.spec
+    n, outputs, centres = spec.in_channels * spec.taps, spec.out_channels, problem.centres()
+    factors = values(centres, powers)
+    factors = np.broadcast_to(factors, (len(weights), *factors.shape[1:])) * weights[:, None]
+    of_y = (factors[:, :own, None] * y[:, None]).reshape(len(y), own * outputs, *y.shape[2:])
+    targets = np.concatenate([factors, of_y], 1)
+    whole, cross = np.zeros((full, n, n)), np.zeros((n, targets.shape[1]))
+    x = torch.from_numpy(problem.padded)
+    for planes, others, _, taps in plain_parts(problem, x, torch.from_numpy(targets)):
+        _, along = window_sums(planes, others, taps, products=False)
+        cross += as_taps(problem, along).numpy()
+    for planes, others, places, taps in plain_parts(problem, x, torch.from_numpy(weights[:, None])):
+        at = [place.numpy() for place in places]
+        found = torch.from_numpy(weighted_window_sums(planes.numpy(), others[:, 0].numpy(), at, powers[:full], taps))
+        half = as_taps(problem, found.movedim(0, -1))  # (n, channels, *taps, monomials)
+        whole += as_taps(problem, half.movedim(0, -1)).movedim(1, 0).numpy()
+    rows = np.zeros((len(powers), 1 + outputs, n + 1 + outputs))
+    rows[:, 0, :n] = cross[:, : len(powers)].T
+    rows[:own, 1:, :n] = cross[:, len(powers) :].T.reshape(own, outputs, n)
+    rows[:, 0, n] = factors.sum((0, *range(2, factors.ndim)))
+    rows[:, 0, n + 1 :] = pixel_sums(torch.from_numpy(weights[:, None] * y), centres, powers).T
+    rows[:, 1:, n] = rows[:, 0, n + 1 :]
+    pixels = np.moveaxis(y, 1, 0).reshape(outputs, -1)
+    rows[0, 1:, n + 1 :] = (pixels * weights.reshape(-1)) @ pixels.T
+    above = np.concatenate([whole, rows[:full, :, :n].swapaxes(1, 2)], 2)
+    return Sums(np.concatenate([above, rows[:full]], 1), rows[full:])
+
+
+def _formed(problem: Problem, y: np.ndarray, weights: np.ndarray, powers: Powers, full: int) -> Sums:
+    """Compute the sums from windows that are formed, of the pixels with nonzero weight."""
+    n, outputs = problem.windows, problem.spec.out_channels
+    whole = np.zeros((full, n + 1 + outputs, n + 1 + outputs))
+    thin = np.zeros((len(powers) - full, 1 + outputs, n + 1 + outputs))
+    for columns, factors in _columns(problem, y, weights, powers):
+        _add(whole, columns, factors[:full], 0)
+        _add(thin, columns, factors[full:], n)
+    lower = np.tril_indices(n + 1 + outputs, -1)
+    whole[:, lower[1], lower[0]] = whole[:, lower[0], lower[1]]
+    return Sums(whole, thin)
+
+
+def _add(sums: np.ndarray, columns: np.ndarray, factors: np.ndarray, first: int) -> None:
+    """Add to sums (J, rows, m) the products of rows from `first` on with all columns, times factors (J, pixels).
 
     Where the rows are all columns, only the blocks on and below the diagonal are computed.
     """
-    wanted = np.flatnonzero(mixing.any(0))
-    if not len(wanted):
+    if not len(factors):
         return
-    columns, factors = group.columns, torch.from_numpy(group.factors[wanted])
-    weighted = columns[first:] * factors[:, None]  # (q, rows, pixels)
+    weighted = columns[first:] * factors[:, None]  # (J, rows, pixels)
     width = -(-len(columns) // BLOCKS)
     for start in range(0, len(columns), width):
         top = 0 if first else start
-        flat = weighted[:, top:].flatten(0, 1) @ columns[start : start + width].T
-        by_factor = flat.view(len(wanted), sums.shape[1] - top, -1).numpy()
-        for j, factors_of in enumerate(mixing[:, wanted]):
-            for factor, one in zip(factors_of, by_factor, strict=True):
-                if factor:
-                    sums[j, top:, start : start + width] += one if factor == 1 else factor * one
+        flat = weighted[:, top:].reshape(-1, columns.shape[1]) @ columns[start : start + width].T
+        sums[:, top:, start : start + width] += flat.reshape(len(factors), sums.shape[1] - top, -1)
 
 
-def _groups(problem: Problem, x: np.ndarray, y: np.ndarray, weights: np.ndarray, powers: Powers) -> Iterator[Group]:
-    """Yield the pixels with nonzero weight: line by line, and those of lines with few together."""
-    axes, lines = problem.spec.axes, weights.reshape(-1, weights.shape[-1])
-    centres = [np.broadcast_to(place, (len(weights), place.shape[1])) for place in problem.centres()]
-    lasts = sorted({one[-1] for one in powers})
-    saved = len(powers) - len(lasts)
-    counts = np.count_nonzero(lines, axis=1)
-    alone = counts * saved > LINE_PIXELS * len(powers)
-    windows = _windows(problem, x)
-    for line in np.flatnonzero(alone):
-        place = np.unravel_index(line, weights.shape[:-1])
-        chosen = np.flatnonzero(lines[line])
-        lead = [centres[axis][place[0], place[1 + axis]] for axis in range(axes - 1)]
-        heads = [float(np.prod([z**e for z, e in zip(lead, one[:-1], strict=True)])) for one in powers]
-        mixing = np.array([[head * (one[-1] == e) for e in lasts] for head, one in zip(heads, powers, strict=True)])
-        for several in np.array_split(chosen, -(-len(chosen) * len(windows) // CHUNK)):
-            dense = several[-1] - several[0] < len(several)
-            part: Any = slice(several[0], several[-1] + 1) if dense else several  # a slice is read much faster
-            positions = centres[-1][place[0], part]
-            factors = lines[line, part] * np.stack([positions**e for e in lasts])
-            yield Group(_columns(windows, y, (*place, part)), factors, mixing)
-    places = np.nonzero(weights * ~alone.reshape(*weights.shape[:-1], 1))
+def _columns(
+    problem: Problem, y: np.ndarray, weights: np.ndarray, powers: Powers
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield [windows of x, 1, y], (columns, pixels), of pixels with nonzero weight, and weights times monomials."""
+    windows, grid = _windows(problem), values(problem.centres(), powers)
+    places = np.nonzero(weights)
     step = max(1, CHUNK // problem.windows)
-    identity = np.eye(len(powers))
-    grid = values(problem.centres(), powers)
     for start in range(0, len(places[0]), step):
-        part = tuple(place[start : start + step] for place in places)
+        part: Any = tuple(place[start : start + step] for place in places)
         image = part[0] if len(grid) > 1 else np.zeros_like(part[0])
         factors = weights[part] * grid[(image, slice(None), *part[1:])].T
-        yield Group(_columns(windows, y, part), np.ascontiguousarray(factors), identity)
+        count = len(part[0])
+        rows = windows[(slice(None),) * len(part) + part].reshape(-1, count)
+        outputs = np.moveaxis(y, 1, 0)[(slice(None), *part)]
+        yield np.concatenate([rows, np.ones((1, count)), outputs]), np.ascontiguousarray(factors)
 
 
-def _windows(problem: Problem, x: np.ndarray) -> np.ndarray:
+def _windows(problem: Problem) -> np.ndarray:
     """Return a view of the windows of x, (in_channels, *kernel_size, N, *output_size)."""
     spec = problem.spec
     spatial = tuple(range(2, 2 + spec.axes))
-    windows = np.lib.stride_tricks.sliding_window_view(x, spec.extent, axis=spatial)
+    windows = np.lib.stride_tricks.sliding_window_view(problem.padded, spec.extent, axis=spatial)
     strides = tuple(slice(None, None, s) for s in spec.stride)
     windows = windows[(slice(None), slice(None), *strides, *(slice(None, None, d) for d in spec.dilation))]
     return windows.transpose(1, *range(2 + spec.axes, 2 + 2 * spec.axes), 0, *spatial)
-
-
-def _columns(windows: np.ndarray, y: np.ndarray, part: tuple[Any, ...]) -> torch.Tensor:
-    """Return [windows of x, 1, y] at some pixels, (columns, pixels)."""
-    outputs = np.moveaxis(y, 1, 0)[(slice(None), *part)]
-    count = outputs.shape[-1]
-    rows = windows[(slice(None),) * len(part) + part].reshape(-1, count)
-    return torch.from_numpy(np.concatenate([rows, np.ones((1, count)), outputs]))
