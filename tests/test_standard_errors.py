@@ -38,7 +38,7 @@ def test_two_thirds_of_the_weights_lie_within_a_standard_error():
     assert 0.65 <= covered(smooth_field((40, 40)), kernel, white) <= 0.71
 
 
-@pytest.mark.filterwarnings("ignore:residuals")  # which such a fit leaves
+@pytest.mark.filterwarnings("ignore:residuals", "ignore:the kernel goes on")  # as such a fit leaves them
 @pytest.mark.slow
 def test_the_jackknife_knows_correlated_noise():
     kernel = np.random.default_rng(1).normal(size=(1, 1, 3, 3))
@@ -47,7 +47,7 @@ def test_the_jackknife_knows_correlated_noise():
     assert not 0.6 <= covered(x, kernel, correlated, 100) <= 0.75  # as if it were white
 
 
-@pytest.mark.filterwarnings("ignore:residuals")  # which such a fit leaves
+@pytest.mark.filterwarnings("ignore:residuals", "ignore:the kernel goes on")  # as such a fit leaves them
 @pytest.mark.slow
 def test_noise_in_x_no_longer_shrinks_the_kernel():
     kernel = np.random.default_rng(1).uniform(0.5, 1, size=(1, 1, 3, 3))

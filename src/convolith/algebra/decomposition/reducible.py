@@ -24,6 +24,8 @@ STARTS = 12
 """Number of random starts; products of two random 3x3 kernels are found from about half of them."""
 STEPS = 150
 """Largest number of damped steps."""
+ROUND, STALLED = 10, 1e-3
+"""Number of steps after which starts are dropped whose error fell by less than this share in them."""
 LEAST_DAMPING = 1e-12
 """Smallest damping; it keeps systems regular along scalings and channel mixtures that do not change the product."""
 RANK = 0.05
@@ -149,7 +151,8 @@ def _searched(block: np.ndarray, split: Split, starts: np.ndarray | None = None)
     damping = np.full(len(x), 1e-2 if starts is None else LEAST_DAMPING)
     jacobian, rest = _equations(x, target, rows, columns, others, few)
     error = (rest**2).sum(1)
-    for _ in range(STEPS):
+    earlier = error
+    for number in range(STEPS):
         turned = jacobian.swapaxes(1, 2)
         system, gradient = turned @ jacobian, (turned @ rest[:, :, None])
         step = np.linalg.solve(system + damping[:, None, None] * np.eye(count), gradient)[:, :, 0]
@@ -162,6 +165,14 @@ def _searched(block: np.ndarray, split: Split, starts: np.ndarray | None = None)
         damping = np.clip(np.where(better, damping / 5, damping * 4), LEAST_DAMPING, 1e6)
         if error.min() <= SOLVED**2 or damping.min() >= 1e6:
             break
+        if (number + 1) % ROUND == 0:
+            moving = error < (1 - STALLED) * earlier
+            if not moving.any():
+                break
+            moving[error.argmin()] = True
+            x, rest, jacobian = x[moving], rest[moving], jacobian[moving]
+            error, damping = error[moving], damping[moving]
+            earlier = error
     best = x[error.argmin()]
     A, B = best[:few], best[few:]
     even = np.sqrt(np.linalg.norm(B) / max(np.linalg.norm(A), np.finfo(float).tiny))
