@@ -11,13 +11,15 @@ from contextlib import suppress
 from operator import is_
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import strided
 from torch.overrides import has_torch_function
 
+from convolith.arrays import Operands, as_tensor
 from convolith.correlation.gradients import chooser
 from convolith.dtypes import COMPLEX, is_float
-from convolith.engines import aten
+from convolith.engines import BY_NAME, aten
 from convolith.jit import thread_count, with_living_threads
 from convolith.planner import Plan
 from convolith.planner.plan import compute
@@ -49,6 +51,21 @@ class Call(NamedTuple):
 
 
 _calls: dict[Any, Call] = {}
+
+
+def as_plain(x: Any, k: Any, bias: Any) -> Operands:
+    """Return NumPy arrays as tensors of the same memory; operands that are something else unchanged."""
+    if type(x) is not np.ndarray or type(k) is not np.ndarray or not (bias is None or type(bias) is np.ndarray):
+        return Operands(x, k, bias)
+    return Operands(as_tensor("x", x), as_tensor("k", k), None if bias is None else as_tensor("bias", bias))
+
+
+def spreads(call: Call, x: torch.Tensor) -> bool:
+    """Return whether x has NaN and the engine of a cached call would spread it beyond its windows."""
+    if call.plan is None or not x.is_floating_point():
+        return False
+    local = BY_NAME[call.plan.engine].keeps_nonfinite_local(call.plan.spec)
+    return not local and bool(x.sum().isnan())  # one pass; infinities of both signs give NaN too
 
 
 def key_of(x: Any, k: Any, bias: Any, options: tuple[Any, ...]) -> Any:

@@ -138,10 +138,11 @@ def correlate(
     key = None
     if not (compiling or flip or out is not None):
         given = (stride, padding, dilation, groups, padding_mode, padding_value, engine, accuracy)
-        key = call_cache.key_of(x, k, bias, given)
+        plain = call_cache.as_plain(x, k, bias)
+        key = call_cache.key_of(*plain, given)
         call = call_cache.find(key)
-        if call is not None:
-            return call_cache.run(call, x, k, bias)
+        if call is not None and not (is_numpy(x) and call_cache.spreads(call, plain.x)):
+            return like(call_cache.run(call, *plain), x)
     x = listed("x", x)
     k = listed("k", k, x)  # a Conv stays
     bias = listed("bias", bias, x)
@@ -174,7 +175,7 @@ def correlate(
             target.copy_(y)
         return out
     if y is None:
-        remember = None if key is None else partial(call_cache.remember, key, x, bias)
+        remember = None if key is None else partial(call_cache.remember, key, plain.x, plain.bias)
         y = _computed(operands, spec, accuracy, engine, remember, numpy=is_numpy(x))
     return like(y if batched else without_batch(y), x)
 
@@ -233,7 +234,7 @@ def _without_spreading(
     operands: Operands, spec: ConvSpec, options: dict[str, Any], accuracy: str, engine: str
 ) -> torch.Tensor | None:
     """Return the result with NaN in the outputs that read one, if the planned engine would spread it; else None."""
-    if not missing.would_spread(operands.x, spec, accuracy, engine):
+    if not missing.would_spread(operands, options, accuracy, engine):
         return None
     given = {name: options.get(name, unset) for name, unset in UNSET_OPTIONS.items()} | {"padding": spec.padding}
     return missing.propagated(correlate, operands, given, {"engine": engine, "accuracy": accuracy})

@@ -8,7 +8,7 @@ element. The padding counts as being there.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,9 @@ from convolith.arrays import Operands, check_bias, flip
 from convolith.dtypes import dtype_name, is_float, result_dtype
 from convolith.engines import BY_NAME
 from convolith.errors import ConvolithError, check_option, shown
+from convolith.jit import thread_count
 from convolith.planner import plan
+from convolith.planner.store import generation
 from convolith.spec import ConvSpec
 from convolith.tensors import torch_dtype
 from convolith.torch_private import needs_torch_operators
@@ -105,7 +107,7 @@ def correlated(
 def _local(compute: Correlate, operands: Operands, options: dict[str, Any], how: dict[str, Any]) -> torch.Tensor:
     """Correlate so that NaN reaches just the windows that read it, where x is plain data."""
     x, k, bias = operands
-    if is_plain(x) and would_spread(x, ConvSpec.of(x, k, bias, **options), **how):
+    if is_plain(x) and would_spread(operands, options, **how):
         batched = x.ndim == k.ndim
         y = propagated(compute, Operands(x if batched else x[None], k, bias), options, how)
         return y if batched else y[0]
@@ -117,12 +119,34 @@ def is_plain(x: torch.Tensor) -> bool:
     return type(x) is torch.Tensor and x.is_cpu and not torch.compiler.is_compiling() and not needs_torch_operators()
 
 
-def would_spread(x: torch.Tensor, spec: ConvSpec, accuracy: str, engine: str) -> bool:
+def would_spread(operands: Operands, options: dict[str, Any], accuracy: str, engine: str) -> bool:
     """Return whether the planned engine would spread NaN of x over a tile of outputs."""
-    if engine != "auto" or not x.is_floating_point() or not spec.batch or spec.transposed:
+    x, k, _ = operands
+    if engine != "auto" or not x.is_floating_point() or options.get("transposed"):
         return False
-    local = BY_NAME[plan(spec, accuracy=accuracy).engine].keeps_nonfinite_local(spec)
+    geometry = tuple(options.items())
+    shapes = (tuple(x.shape), tuple(k.shape), x.dtype, k.dtype)
+    try:
+        local = _stays_local(*shapes, geometry, accuracy, thread_count(), generation())
+    except TypeError:  # an option that cannot be hashed: a list, an array
+        local = _stays_local.__wrapped__(*shapes, geometry, accuracy)
     return not local and bool(x.detach().sum().isnan())  # one pass; infinities of both signs give NaN too
+
+
+@lru_cache(maxsize=4096)
+def _stays_local(
+    x: tuple[int, ...],
+    k: tuple[int, ...],
+    x_dtype: torch.dtype,
+    k_dtype: torch.dtype,
+    geometry: tuple[tuple[str, Any], ...],
+    accuracy: str,
+    *state: int,  # noqa: ARG001 - part of the key
+) -> bool:
+    """Return whether the planned engine keeps NaN in its windows."""
+    shapes = (torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in ((x, x_dtype), (k, k_dtype)))
+    spec = ConvSpec.of(*shapes, **dict(geometry))
+    return not spec.batch or BY_NAME[plan(spec, accuracy=accuracy).engine].keeps_nonfinite_local(spec)
 
 
 def propagated(compute: Correlate, operands: Operands, options: dict[str, Any], how: dict[str, Any]) -> torch.Tensor:
