@@ -1,11 +1,14 @@
 """`filter_image` on plain pictures of every real dtype."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 
 import convolith as cl
 from convolith import ConvolithError
+from convolith.correlation.result_dtypes import convert
 from convolith.dtypes import COMPLEX, ITEMSIZE
 
 REAL = [name for name in ITEMSIZE if name not in COMPLEX]
@@ -113,3 +116,23 @@ def test_images_and_kernels_that_are_refused():
     ]:
         with pytest.raises(ConvolithError, match=message):
             cl.filter_image(image, kernel)
+
+
+@pytest.mark.parametrize("floats", [np.float32, np.float64])
+@pytest.mark.parametrize("integers", ["uint8", "int8", "uint16", "int16", "int32"])
+@pytest.mark.parametrize("count", [0, 1, 7, 9, 1000, 300_001])
+def test_results_are_rounded_half_to_even_and_clipped_with_a_count(floats, integers, count):
+    values = (np.random.default_rng(count).normal(size=count) * 40_000).astype(floats)
+    if count > 5:
+        values[:5] = 3.5, np.nan, np.inf, -np.inf, 2.5
+    limits, rounded = np.iinfo(integers), np.rint(values)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = convert(torch.from_numpy(values), integers).numpy()
+    high = rounded >= float(limits.max) + 1
+    low = rounded < limits.min
+    inside = np.where(np.isnan(values) | low | high, 0, rounded).astype(integers)
+    np.testing.assert_array_equal(found, np.where(low, limits.min, np.where(high, limits.max, inside)))
+    counts = [int((low | high).sum()), int(np.isnan(values).sum())]
+    told = [int(str(one.message).partition(" of")[0].replace(",", "")) for one in said]
+    assert told == [number for number in counts if number]

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from convolith.arrays import as_target, bare, check_same_kind, like
+from convolith.correlation import emit_rounding
+from convolith.correlation.emit_rounding import RoundingRecipe, lanes_of
 from convolith.dtypes import COMPLEX, check_dtype, dtype_name, is_float
+from convolith.engines import buffers
 from convolith.errors import ConvolithError, warn
+from convolith.jit import host, routine, thread_count
 from convolith.planner.plan import check_apart
 from convolith.tensors import torch_dtype
 
 SMALL_BITS = 16
-"""Bits of an integer dtype up to which float32 holds both of its limits exactly."""
-HALF = 0.5
-"""Distance from a limit that still rounds to it."""
+"""Bits of an integer dtype up to which float32 holds its limits and generated code rounds."""
+CHUNK = 1 << 13
+"""Number of vectors that one thread rounds at a time."""
 
 
 def result_named(dtype: Any, out: torch.Tensor | None) -> str | None:
@@ -49,21 +53,35 @@ def convert(y: torch.Tensor, wanted: str | None) -> torch.Tensor:
             f"dtype is {wanted}, which has no gradients; call under torch.no_grad(), or leave dtype out"
         )
     values = bare(y)
+    if values.is_cpu and values.dtype in (torch.float32, torch.float64) and np.iinfo(wanted).bits <= SMALL_BITS:
+        return _rounded(values.contiguous(), wanted)
     if _fits(values, wanted):
-        return values.round().to(torch_dtype(wanted)) if values.is_floating_point() else values.to(torch_dtype(wanted))
+        return values.to(torch_dtype(wanted))
     values = values.cpu()
     array = (values.float() if values.dtype is torch.bfloat16 else values).numpy()
     array = array.astype(np.float32) if array.dtype == np.float16 else array  # which does not hold the limits
     return torch.from_numpy(_to_integers(array, wanted)).to(y.device)
 
 
-def _fits(values: torch.Tensor, wanted: str) -> bool:
-    """Return whether all values round to integers of a dtype of 8 or 16 bits, whose limits every float type holds."""
-    limits = np.iinfo(wanted)
-    if limits.bits > SMALL_BITS or not values.numel() or values.dtype in (torch.uint64, torch.float16, torch.bfloat16):
-        return False
-    least, largest = (float(value) for value in torch.aminmax(values))
-    return limits.min - HALF <= least and largest < limits.max + HALF  # NaN is in no range
+def _rounded(values: torch.Tensor, wanted: str) -> torch.Tensor:
+    """Round and clip float32 or float64 to an integer dtype of 8 or 16 bits, in one pass."""
+    limits, target = np.iinfo(wanted), host()
+    recipe = RoundingRecipe(dtype_name(values.dtype), wanted, int(limits.min), int(limits.max))
+    lanes = lanes_of(target, recipe)
+    result = buffers.empty(tuple(values.shape), torch_dtype(wanted))
+    vectors = values.numel() // lanes
+    tasks = -(-vectors // CHUNK)
+    counts = np.zeros((2, max(tasks, 1), lanes), np.int32)
+    if tasks:
+        slots = {"x": values.data_ptr(), "y": result.data_ptr(), "tasks": tasks, "chunk": CHUNK, "vectors": vectors}
+        slots |= {"clipped": counts[0].ctypes.data, "missing": counts[1].ctypes.data}
+        run = emit_rounding.ARGUMENTS.new(slots)
+        emit_rounding.ARGUMENTS.run(routine(emit_rounding.write, target, recipe), run, min(thread_count(), tasks))
+    rest = values.reshape(-1)[vectors * lanes :].numpy()
+    last = _clipped(rest, wanted)
+    result.view(-1)[vectors * lanes :] = torch.from_numpy(last.values)
+    _say(int(counts[0].sum()) + last.clipped, int(counts[1].sum()) + last.missing, values.numel(), wanted)
+    return result
 
 
 def delivered(y: torch.Tensor, x: Any, out: Any, inputs: Iterable[torch.Tensor | None]) -> Any:
@@ -88,7 +106,31 @@ def delivered(y: torch.Tensor, x: Any, out: Any, inputs: Iterable[torch.Tensor |
     return out
 
 
+def _fits(values: torch.Tensor, wanted: str) -> bool:
+    """Return whether all of some integers are within the limits of a dtype of 8 or 16 bits."""
+    limits = np.iinfo(wanted)
+    if values.is_floating_point() or limits.bits > SMALL_BITS or not values.numel() or values.dtype is torch.uint64:
+        return False
+    least, largest = (int(value) for value in torch.aminmax(values))
+    return bool(limits.min <= least and largest <= limits.max)
+
+
+class Clipped(NamedTuple):
+    """Integers, and the number of values that were clipped, and that were NaN."""
+
+    values: np.ndarray
+    clipped: int
+    missing: int
+
+
 def _to_integers(array: np.ndarray, wanted: str) -> np.ndarray:
+    """Round half to even and clip, with a warning; NaN becomes 0."""
+    values, clipped, missing = _clipped(array, wanted)
+    _say(clipped, missing, array.size, wanted)
+    return values
+
+
+def _clipped(array: np.ndarray, wanted: str) -> Clipped:
     """Round half to even and clip; NaN becomes 0."""
     limits = np.iinfo(wanted)
     rounded = np.rint(array) if array.dtype.kind == "f" else array
@@ -101,8 +143,15 @@ def _to_integers(array: np.ndarray, wanted: str) -> np.ndarray:
     clipped, missing = int(low.sum() + high.sum()), int(none.sum())
     if clipped:
         result[low], result[high] = limits.min, limits.max
-        warn(f"{clipped:,} of {array.size:,} results lie outside {wanted} ({limits.min} to {limits.max}): clipped")
     if missing:
         result[none] = 0
-        warn(f"{missing:,} of {array.size:,} results are NaN, which {wanted} does not have: 0 instead")
-    return result
+    return Clipped(result, clipped, missing)
+
+
+def _say(clipped: int, missing: int, size: int, wanted: str) -> None:
+    """Warn of values that an integer dtype does not hold."""
+    limits = np.iinfo(wanted)
+    if clipped:
+        warn(f"{clipped:,} of {size:,} results lie outside {wanted} ({limits.min} to {limits.max}): clipped")
+    if missing:
+        warn(f"{missing:,} of {size:,} results are NaN, which {wanted} does not have: 0 instead")
