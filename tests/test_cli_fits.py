@@ -188,6 +188,17 @@ def test_many_pairs_have_no_difference_but_variances(folder):
     np.testing.assert_allclose(both["kernel"], one["kernel"], atol=1e-6)
 
 
+def test_warnings_are_in_the_words_of_the_command(folder):
+    wide = RNG.normal(size=(200, 200))
+    np.save("x.npy", wide[50:150, 50:150])
+    np.save("y.npy", wide[36:136, 65:165] + 0.1 * RNG.normal(size=(100, 100)))
+    said = run("fit", "x.npy", "y.npy", "--size", 3).stderr
+    assert "warning: the fit explains 0% of the variance of AFTER, and AFTER looks like BEFORE shifted" in said
+    assert "--origin 14,-15" in said
+    assert ".py:" not in said
+    assert "explained" in run("fit", "x.npy", "y.npy", "--size", 3, "--origin", "14,-15").stdout
+
+
 def test_pictures_in_colour_keep_their_layout(folder):
     photo = RNG.integers(20, 200, size=(40, 44, 3)).astype(np.uint8)
     soft = cl.filter_image(photo, kernels.box(3), padding_mode="symmetric")

@@ -148,7 +148,7 @@ def test_the_tree_of_modules():
     text = str(counted)
     assert "training" in text
     assert "    0" in text
-    assert "<pre>" in counted._repr_html_()
+    assert "<table>" in counted._repr_html_()
     table = counted.table(depth=None, sort="macs", top=2)
     assert [row["module"] for row in table.rows] == ["Sequential", "0"]
     assert json.loads(json.dumps(counted.as_dict()))["modules"][2]["name"] == "0.0"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import glob, has_magic
@@ -135,22 +136,42 @@ WORDS = (
     (r"\bpixels of y\b", "pixels of AFTER"),
     (r"\bpixel of x\b", "pixel of BEFORE"),
     (r"\bpixel of y\b", "pixel of AFTER"),
-    (r"\borigin=", "--origin "),
     (r"\bnan or saturation\b", "--ignore-nan or --saturation"),
+    (r"\borigin=\(([-\d]+), ([-\d]+)\)", r"--origin \1,\2"),
+    (r"\borigin=\(([-\d]+),\)", r"--origin \1"),
+    (r"\borigin=", "--origin"),
+    (r'\berrors="jackknife"', "--errors jackknife"),
+    (r"\bweights=1/variance\b", "--variance"),
+    (r"\bridge=", "--ridge"),
+    (r"\bmax_size\b", "--max-size"),
+    (r"\bkernel_size\b", "--size"),
+    (r"\bsee Fit\.selection\b", "see the table of sizes"),
+    (r"\bvariance of y\b", "variance of AFTER"),
+    (r"\by looks like x\b", "AFTER looks like BEFORE"),
+    (r"\bcorrelated with x\b", "correlated with BEFORE"),
+    (r"\bbut stderr\b", "but the standard errors"),
 )
-"""Words of `fit` in its errors, as regular expressions, with those of the command."""
+"""Words of `fit` in its errors and warnings, as regular expressions, with those of the command."""
 
 
 @contextmanager
 def in_words_of_the_command() -> Iterator[None]:
-    """Return a context in which errors of `fit` name files and options instead of arguments."""
-    try:
-        yield
-    except ConvolithError as error:
-        text = str(error)
-        for pattern, word in WORDS:
-            text = re.sub(pattern, word, text)
-        raise ConvolithError(text) from None
+    """Return a context in which errors and warnings of `fit` name files and options instead of arguments."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", RuntimeWarning)
+        try:
+            yield
+        except ConvolithError as error:
+            raise ConvolithError(_translated(str(error))) from None
+    for one in said:
+        if issubclass(one.category, RuntimeWarning):
+            click.echo(f"warning: {_translated(str(one.message))}", err=True)
+
+
+def _translated(text: str) -> str:
+    for pattern, word in WORDS:
+        text = re.sub(pattern, word, text)
+    return text
 
 
 def say_cropped() -> None:
