@@ -421,7 +421,7 @@ def test_wrong_inputs(picture, tmp_path):
     assert "No such command" in refused("dance")
     assert "dilation has 3 entries" in refused("fit", picture, picture, "--size", 3, "--dilation", "1,2,3")
     assert "--size is 0" in refused("fit", picture, picture, "--size", 0)
-    assert "kernel_size has 4 entries" in refused("fit", picture, picture, "--size", "1,1,1,1")
+    assert "--size has 4 entries" in refused("fit", picture, picture, "--size", "1,1,1,1")
     assert "there is no such file" in refused("correlate", "p" * 300 + ".png", LAPLACE, "-o", tmp_path / "y.npy")
     assert "second takes 1 channels but first gives 2" in refused("compose", "[[[[1]]],[[[1]]]]", LAPLACE)
 
