@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import convolith as cl
-from convolith import ConvolithError, ConvSpec
+from convolith import ConvolithError, ConvSpec, correlate, plan
 from convolith.engines.separable import separable
 
 
@@ -87,3 +87,19 @@ def test_kernels_that_are_not_separable_say_why(kernel, reason):
         cl.plan(spec, kernel, engine="separable")
     with pytest.raises(ConvolithError, match="depends on the kernel's values"):
         cl.plan(spec, engine="separable")
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+@pytest.mark.parametrize("mode", ["zeros", "symmetric", "circular"])
+def test_integer_pictures_under_float_kernels(dtype, kind, mode):
+    x = torch.randint(0, 100, (2, 1, 41, 37), generator=torch.Generator().manual_seed(0)).to(dtype)
+    k = torch.outer(torch.hann_window(11, dtype=kind), torch.hann_window(9, dtype=kind))[None, None]
+    spec = ConvSpec.of(x, k, padding="same", padding_mode=mode)
+    chosen = plan(spec, k, engine="separable")
+    found = chosen(x, k)
+    expected = correlate(x.double(), k.double(), padding="same", padding_mode=mode, engine="reference")
+    assert found.dtype == kind
+    limit = separable.error_bound(spec, k) * 100 * float(k.abs().sum())
+    assert float((found.double() - expected).abs().max()) <= limit
+    assert plan(ConvSpec.of(x.repeat(1, 1, 20, 20), k, padding="same", padding_mode=mode), k).engine == "separable"

@@ -23,6 +23,8 @@ from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
 
 DROPPED = {"float32": 1e-6, "float64": 2e-15}
 """Upper bound on the truncation error, relative to the sum of |k|: below the tolerance of every accuracy class."""
+BETWEEN = 1.25
+"""Time of both passes, relative to the sum of their times alone: the second reads what the first one wrote."""
 MOST_BETWEEN = 1 << 25
 """Upper bound on the bytes between the passes, not counting the first term."""
 DECOMPOSITION_STEPS, DECOMPOSITION_SECONDS = 200, 1e-5
@@ -61,7 +63,7 @@ class Separable(Engine[State]):
             return "not a 2-D kernel with at least 2 taps per axis"
         if spec.in_channels > spec.groups or spec.out_channels > spec.groups or spec.transposed:
             return "channels meet" if not spec.transposed else "transposed"
-        if spec.dtype != spec.kernel_dtype or spec.dtype not in DROPPED:
+        if spec.kernel_dtype not in DROPPED or spec.out_dtype != spec.kernel_dtype:
             return f"{spec.dtype} with {spec.kernel_dtype}"
         if spec.padding_mode == "constant":
             return "padding_mode constant"  # a column of constants is no constant
@@ -72,7 +74,7 @@ class Separable(Engine[State]):
         rank = factors(kernel).rank
         if rank * sum(spec.kernel_size[:2]) >= spec.taps:
             return f"rank {rank}: no fewer products"
-        if (rank - 1) * prod(spec.output_shape) * ITEMSIZE[spec.dtype] > MOST_BETWEEN:
+        if (rank - 1) * prod(spec.output_shape) * ITEMSIZE[spec.out_dtype] > MOST_BETWEEN:
             return f"rank {rank}: the result of its first pass takes too much memory"
         return None
 
@@ -88,7 +90,7 @@ class Separable(Engine[State]):
         """Count both passes at rank one, and the memory between them."""
         down, along = passes(spec, RANK_ONE)
         first, second = direct.work(down), direct.work(along)
-        between = prod(down.output_shape) * ITEMSIZE[spec.dtype]
+        between = prod(down.output_shape) * ITEMSIZE[spec.out_dtype]
         forward = Count(
             first.forward.multiplications + second.forward.multiplications,
             first.forward.additions + second.forward.additions,
@@ -103,12 +105,12 @@ class Separable(Engine[State]):
 
     def seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
         """Estimate the time of both passes at rank one."""
-        return sum(direct.seconds(part, limits) for part in passes(spec, RANK_ONE))
+        return BETWEEN * sum(direct.seconds(part, limits) for part in passes(spec, RANK_ONE))
 
     def error_bound(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
         """Bound the errors of both passes, of rounding the factors and of the truncation."""
         first, second = (direct.error_bound(part) for part in passes(spec, RANK_ONE))
-        return 2 * (first + second) + 4 * half_ulp(spec.dtype) + DROPPED[spec.dtype]
+        return 2 * (first + second) + 4 * half_ulp(spec.out_dtype) + DROPPED[spec.out_dtype]
 
     def prepare_seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
         """Estimate the time of the decompositions of all channels."""
@@ -169,6 +171,7 @@ def passes(spec: ConvSpec, rank: int) -> tuple[ConvSpec, ConvSpec]:
     )
     along = replace(
         spec,
+        dtype=spec.out_dtype,
         in_channels=spec.in_channels * rank,
         size=down.output_size,
         kernel_size=(1, *spec.kernel_size[1:]),
