@@ -262,3 +262,51 @@ def test_ccddata_is_fitted_with_its_mask_and_uncertainty():
     np.testing.assert_allclose(gram.solve().kernel, grown.kernel, atol=1e-9)
     varying = cl.fit_varying(first, second, kernel_size=3, degree=0)
     np.testing.assert_allclose(varying.kernel.weights[0], grown.kernel, atol=1e-9)
+
+
+def test_uncertainties_are_dropped_where_pixels_are_left_out_and_padding_is_exact():
+    from astropy.nddata import StdDevUncertainty, VarianceUncertainty
+
+    data, kernel = RNG.normal(size=(30, 32)), np.abs(RNG.normal(size=(3, 3)))
+    mask = np.zeros(data.shape, bool)
+    mask[10:18, 10:18] = True
+    with pytest.warns(RuntimeWarning, match="the result has no uncertainty"):
+        found = cl.filter_image(
+            ccd(data, mask=mask, uncertainty=StdDevUncertainty(np.ones(data.shape))), kernel, nan="omit"
+        )
+    assert found.uncertainty is None
+    assert found.mask[13, 13]
+    padded = cl.filter_image(
+        ccd(data, uncertainty=VarianceUncertainty(np.ones(data.shape))),
+        kernel,
+        padding_mode="constant",
+        padding_value=1e3,
+    )
+    assert padded.uncertainty.array.max() <= (kernel**2).sum() * (1 + 1e-9)
+
+
+def test_a_page_of_a_padded_fit_and_files_that_are_not_replaced(folder):
+    scene(folder)
+    told = ["fit", "ref.fits", "sci.fits", "--background", "--size"]
+    run(*told, "5", "--ridge", "auto", "--padding", "same", "--html", "page.html")
+    assert "difference" in (folder / "page.html").read_text()
+    assert "the input itself" in run(*told, 7, "--matched", "ref.fits", code=2).output
+    assert "expected a name that ends in" in run(*told, 7, "--difference", "d.png", code=2).output
+
+
+def test_stacks_of_pairs_have_masks_of_their_own(folder):
+    x = RNG.normal(size=(3, 1, 40, 42))
+    y = cl.correlate(x, np.ones((1, 1, 3, 3)) / 9, padding="same", padding_mode="symmetric")
+    mask = np.zeros((3, 40, 42), bool)
+    mask[1, 20, 20] = True
+    for name, array in (("x", x), ("y", y), ("m", mask), ("v", np.ones((3, 40, 42)))):
+        np.save(f"{name}.npy", array)
+    run(
+        "fit", "x.npy", "y.npy", "--size", 3, "--mask", "m.npy", "--variance", "v.npy", "--difference", "d.npy", "--noise",
+        "n.npy",
+    )  # fmt: skip
+    difference = np.load("d.npy")
+    assert difference.shape == y.shape
+    assert np.isnan(difference[1, 0, 20, 20])
+    assert np.isfinite(difference[0, 0, 20, 20])
+    assert np.load("n.npy").shape == y.shape

@@ -180,3 +180,65 @@ def test_the_command_leaves_out_what_it_is_told_in_its_own_words(tmp_path, monke
         assert applied.exit_code == 0, applied.output
         inner = (slice(16, -16),) * 2
         np.testing.assert_allclose(np.load("again.npy").squeeze()[inner], np.load("y.npy")[inner], atol=1e-8)
+
+
+def test_lists_and_masked_counts_are_fitted():
+    found = fit([[0.0, 1, 2, 1, 5]], [[1.0, 3, 3, 6]], kernel_size=2)
+    assert isinstance(found.kernel, np.ndarray)
+    x = RNG.poisson(50.0, (30, 30)).astype(float)
+    y = cl.filter_image(x, np.ones((3, 3)) / 9, padding_mode="symmetric")
+    bad = np.zeros(x.shape, bool)
+    bad[4, 5] = True
+    given = np.ma.MaskedArray(np.where(bad, -999.0, x), bad)
+    learned = fit(given, y, kernel_size=3, method="lbfgs", loss="poisson", steps=60)
+    np.testing.assert_allclose(learned.kernel, 1 / 9, atol=0.01)
+    with pytest.raises(ConvolithError, match="x has a least value of -999"):
+        fit(given.data, y, kernel_size=3, method="lbfgs", loss="poisson")
+
+
+def test_a_chosen_ridge_reaches_long_kernels(monkeypatch):
+    from convolith.fitting import long_kernels
+
+    rng = np.random.default_rng(0)
+    x = cl.filter_image(rng.normal(size=(60, 60)), cl.kernels.gaussian(1.5), padding_mode="circular")
+    y = cl.filter_image(x, cl.kernels.box(3)) + 0.1 * rng.normal(size=x.shape)
+    options = {"kernel_size": "auto", "ridge": "auto", "max_size": 7}
+    closed = fit(x, y, **options)
+    monkeypatch.setattr(long_kernels, "MANY", 1)
+    iterated = fit(x, y, **options)
+    assert iterated.stderr is None
+    np.testing.assert_allclose(iterated.kernel, closed.kernel, atol=1e-8 * np.abs(closed.kernel).max())
+
+
+def test_an_iteration_that_does_not_converge_says_so(monkeypatch):
+    from convolith.fitting import long_kernels
+    from convolith.fitting.solving import conjugate_gradients
+
+    monkeypatch.setattr(long_kernels, "MANY", 1)
+    monkeypatch.setattr(conjugate_gradients, "ITERATIONS", 1)
+    x = np.cumsum(RNG.normal(size=(1, 500)), 1)
+    y = correlate(x, RNG.normal(size=(1, 1, 30))) + RNG.normal(size=(1, 471))
+    with pytest.warns(
+        RuntimeWarning, match="the iteration for a kernel of 30 unknowns stopped with a relative residual"
+    ):
+        fit(x, y, kernel_size=(30,))
+
+
+@pytest.mark.parametrize("options", [{}, {"weights": np.linspace(0.5, 2, 471)[None]}, {"ridge": 3.0}, {"offset": True}])
+def test_long_kernels_are_those_of_the_closed_form(options, monkeypatch):
+    from convolith.fitting import long_kernels
+
+    x = cl.filter_image(RNG.normal(size=(2, 500)), [0.25, 0.5, 0.25], axes=1) + 2
+    y = correlate(x, RNG.normal(size=(3, 2, 30))) + 0.1 * RNG.normal(size=(3, 471)) + 1
+    closed = fit(x, y, kernel_size=(30,), **options)
+    monkeypatch.setattr(long_kernels, "MANY", 1)
+    iterated = fit(x, y, kernel_size=(30,), **options)
+    np.testing.assert_allclose(iterated.kernel, closed.kernel, atol=1e-7 * np.abs(closed.kernel).max())
+    assert iterated.residual_rms == pytest.approx(closed.residual_rms, rel=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:the data determine only")
+def test_a_single_star_is_enough_for_a_size():
+    x = np.zeros((64, 64))
+    x[30, 31] = 1.0
+    assert fit(x, x, kernel_size="auto", max_size=5).kernel.shape == (1, 1, 1, 1)

@@ -110,6 +110,9 @@ def test_motion_runs_in_its_direction(angle, shape):
         (lambda: kernels.motion(0.5), "length is 0.5; expected 1 pixel"),
         (lambda: kernels.moffat(3.0, 1.0), "beta is 1.0; expected more than 1"),
         (lambda: kernels.airy(float("nan")), "radius is nan"),
+        (lambda: kernels.gabor(2.0, phase=90), "no pixel of the kernel has any weight"),
+        (lambda: kernels.gabor(4.0, size=1), "no pixel of the kernel has any weight"),
+        (lambda: kernels.gaussian(0.01, 2), "no pixel of the kernel has any weight"),
     ],
 )
 def test_bad_input(call, message):

@@ -76,6 +76,8 @@ def key_of(x: Any, k: Any, bias: Any, options: tuple[Any, ...]) -> Any:
         return None
     if x.layout is not strided or k.layout is not strided or x.is_nested or k.is_nested:
         return None
+    if bias is not None and type(bias) not in PLAIN:
+        return None
     recorded = None
     if torch.is_grad_enabled():
         x_needs_grad, k_needs_grad = x.requires_grad, k.requires_grad

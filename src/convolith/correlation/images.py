@@ -56,11 +56,14 @@ def _also_of_nddata(
         geometry = (about.get("stride", 1), about.get("padding", "same"), about.get("dilation", 1))
         lying = grids(tuple(shape[place] for place in places), size, *geometry)
         left = {name: about[name] for name in about if name not in ("nan", "mask", "dtype", "out")}
+        left |= {"padding_value": 0.0} if "padding_value" in left else {}  # padding is exact
+        incomplete = about.get("nan", "propagate") != "propagate" and nddata.is_incomplete(image, about.get("mask"))
         return nddata.filtered(
             image,
             lambda data: compute(data, kernel, *args, **options),
             lambda variance: compute(variance, taps.to(torch.float64) ** 2, *args, **left),
             dict(zip(places, lying, strict=True)),
+            incomplete=incomplete,
         )
 
     return cast("Callable[Concatenate[Any, Any, Options], Any]", filtered)

@@ -37,8 +37,19 @@ def variance_of(array: Any) -> np.ndarray | None:
         return None
     from astropy.nddata import VarianceUncertainty
 
-    variance: np.ndarray = np.asarray(array.uncertainty.represent_as(VarianceUncertainty).array, dtype=float)
+    try:
+        variance: np.ndarray = np.asarray(array.uncertainty.represent_as(VarianceUncertainty).array, dtype=float)
+    except TypeError:  # astropy's UnknownUncertainty
+        warn("the uncertainty is of no known kind and is left out; pass a StdDevUncertainty or VarianceUncertainty")
+        return None
     return variance
+
+
+def is_incomplete(array: Any, mask: Any) -> bool:
+    """Return whether elements of an `NDData` are missing: NaN, or under its mask or another one."""
+    data = np.asarray(array.data)
+    none = data.dtype.kind == "f" and bool(np.isnan(data).any())
+    return none or mask is not None or (array.mask is not None and bool(np.any(array.mask)))
 
 
 def inverse_variance(array: Any) -> np.ndarray | None:
@@ -55,6 +66,8 @@ def filtered(
     compute: Callable[[Any], np.ndarray],
     through: Callable[[np.ndarray], np.ndarray],
     moved: Mapping[int, Grid],
+    *,
+    incomplete: bool,
 ) -> Any:
     """Return an `NDData` like another one, with its unit and header, and coordinates that follow the pixels.
 
@@ -63,19 +76,22 @@ def filtered(
         compute: the filter, of the data as a masked or plain array.
         through: the filter of variances, by the squared kernel.
         moved: where the result's pixels lie among those of the input, by axis.
+        incomplete: whether elements are missing that are left out or filled in.
     """
     from astropy.nddata import VarianceUncertainty
 
     data, variance = compute(masked(array)), variance_of(array)
     gaps = np.isnan(data) if data.dtype.kind == "f" else np.zeros(data.shape, bool)
     uncertainty = None
-    if variance is not None and array.mask is not None and np.any(array.mask) and not gaps.any():
+    if variance is not None and incomplete:
         warn("the result has no uncertainty: pixels were missing, and their share in every sum differs")
     elif variance is not None:
         uncertainty = VarianceUncertainty(through(variance)).represent_as(type(array.uncertainty))
     wcs = array.wcs
     if wcs is not None and any(grid != Grid() for grid in moved.values()):
-        wcs = _moved(wcs, moved, np.ndim(array.data))
+        wcs = _moved(wcs, moved, np.ndim(array.data)) if hasattr(wcs, "wcs") else None
+        if wcs is None:
+            warn("the result has no coordinates: those of the input are not a FITS WCS, and its pixels have moved")
     options = {"uncertainty": uncertainty, "mask": gaps if gaps.any() else None, "wcs": wcs, "unit": array.unit}
     return type(array)(data, meta=array.meta, **options)
 
@@ -89,5 +105,5 @@ def _moved(wcs: Any, moved: Mapping[int, Grid], axes: int) -> Any:
         if step > 1 and result.wcs.has_cd():
             result.wcs.cd[:, number] *= step
         elif step > 1:
-            result.wcs.cdelt[number] *= step
+            result.wcs.pc = np.array(result.wcs.get_pc()) * np.where(np.arange(axes) == number, step, 1)
     return result

@@ -101,7 +101,7 @@ def deconvolve(
             missing = missing | marked.reshape(planes.shape)
         result = _richardson_lucy(planes, psf, missing, check_whole("iterations", iterations, 1), shown_bar=progress)
     dtype = picture.dtype if picture.is_floating_point() else torch.float64
-    return like(result.reshape(moved.shape).movedim(last, places).to(dtype), image)
+    return like(result.reshape(moved.shape).movedim(last, places).to(dtype).to(picture.device), image)
 
 
 def _of_fit(found: Fit) -> Any:
@@ -144,6 +144,8 @@ def _richardson_lucy(
     The estimate extends beyond the frame as far as the kernel reaches, and pixels that are missing have no ratio, so
     that neither border nor gaps need assumptions.
     """
+    if not planes.numel():
+        return planes
     counts = _nonnegative("image", torch.where(missing, 0.0, planes), "add the background that was subtracted")
     psf = _nonnegative("kernel", psf, 'fit it with constraints="nonnegative"')
     psf = (psf / psf.sum())[None, None]

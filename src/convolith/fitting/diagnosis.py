@@ -67,7 +67,9 @@ def examine(
         outermost = 1 - mass[tuple(slice(1, -1) for _ in mass.shape)].sum() / max(mass.sum(), TINY)
         if _cut_off(problem, residual, mass, outermost):
             return
-        shift = _shift(problem, origin) if share < LITTLE_EXPLAINED else None
+        shift = (
+            _shift(problem, origin) if share < LITTLE_EXPLAINED and not any(map(any, problem.spec.padding)) else None
+        )
         if shift is not None:
             warn(
                 f"the fit explains {share:.0%} of the variance of y, and y looks like x shifted by about {shift} "
@@ -144,7 +146,7 @@ def _shift(problem: Problem, origin: Any) -> tuple[int, ...] | None:
     inside = all(0 <= s < extent for s, extent in zip(starts, spec.extent, strict=True))
     if inside:
         return None
-    shifts = per_axis("origin", origin, spec.axes, -max(x.shape))
+    shifts = per_axis("origin", origin, spec.axes, -(1 << 40))
     return tuple(
         shift + round(((extent - 1) // 2 - s) / d)
         for shift, extent, s, d in zip(shifts, spec.extent, starts, spec.dilation, strict=True)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 import torch
 
-from convolith.arrays import as_tensor, like
+from convolith.arrays import like, listed
 from convolith.correlation.nddata import inverse_variance, masked
 from convolith.errors import ConvolithError, check_flag, check_option
 from convolith.fitting.data.pixels import Pixels
@@ -119,7 +119,7 @@ def fit(
         True
     """
     weights = inverse_variance(y) if weights is None else weights
-    x, y = masked(x), masked(y)
+    x, y = listed("x", masked(x)), listed("y", masked(y))
     geometry: dict[str, Any] = {
         "stride": stride,
         "padding": padding,
@@ -136,7 +136,7 @@ def fit(
     descent = _descent(method, keywords)
     huber = _huber(loss, keywords)
     _check_choice(descent, kernel_options, kernel_size, ridge, errors)
-    _check_loss(descent, loss, x, y)
+    _check_loss(descent, loss)
     if _is_auto(size):
         ridges = RIDGES if _is_auto(share) else [share]
         selected = choose_size(x, y, max_size, size_tolerance, ridges, data, geometry)
@@ -146,9 +146,11 @@ def fit(
     problem = read(x, y, kernel_size=size, **data, **geometry)
     if not problem.equations:
         raise no_pixels()
+    if loss == "poisson":
+        _check_counts(problem)
     exact = descent is None and not _is_auto(share) and errors != "jackknife"
     if exact and is_long(problem, kernel_options):
-        found = _by_iteration(problem, kernel_options.ridge)
+        found = _by_iteration(problem, share)
     else:
         gram = Gram(problem.spec.kernel_size, problem.spec.in_channels, problem.spec.out_channels, **geometry)
         tiles = states_of_tiles(problem, gram) if _is_auto(share) or errors == "jackknife" else []
@@ -173,7 +175,14 @@ def fit(
     own = kernel_options.coefficients(kernel)
     share_explained = explained(problem, found.squares)
     if found.residual is not None:
-        examine(problem, found.residual, kernel, share_explained, origin, white=errors == "white")
+        examine(
+            problem,
+            found.residual,
+            kernel,
+            share_explained,
+            origin,
+            white=errors == "white" and found.stderr is not None,
+        )
     if flip:
         kernel, stderr = _mirrored(kernel), None if stderr is None else _mirrored(stderr)
     dtype = torch_dtype(floating_dtype(x, y))
@@ -311,17 +320,17 @@ def _check_choice(
         raise ConvolithError(f'{name} was given, but method "{descent.method}" has no closed form; pass method="lstsq"')
 
 
-def _check_loss(descent: Descent | None, loss: str | Huber, x: Any, y: Any) -> None:
+def _check_loss(descent: Descent | None, loss: str | Huber) -> None:
     if loss != "squares" and descent is None:
         name = f'"{loss}"' if isinstance(loss, str) else repr(loss)
         raise ConvolithError(f'loss is {name}, which has no closed form; pass method="lbfgs", or another of descent')
-    if loss == "poisson":
-        for name, array in (("x", x), ("y", y)):
-            tensor = as_tensor(name, array)
-            if tensor.numel() and not tensor.is_complex() and bool((tensor < 0).any()):
-                raise ConvolithError(
-                    f'{name} has a least value of {tensor.min()}; loss="poisson" is of counts, 0 or more'
-                )
+
+
+def _check_counts(problem: Problem) -> None:
+    """Refuse negative values in pixels that count."""
+    for name, values in (("x", problem.padded), ("y", problem.y)):
+        if values.size and values.min() < 0:
+            raise ConvolithError(f'{name} has a least value of {values.min()}; loss="poisson" is of counts, 0 or more')
 
 
 def _delta(problem: Problem, gram: Gram) -> float:

@@ -29,6 +29,8 @@ from convolith.fitting.solving.least_squares import check_determined
 
 MANY = 3500
 """Number of unknowns per output channel from which a kernel is found by conjugate gradients."""
+CONVERGED = 1e-5
+"""Residual of the normal equations, relative to their right-hand side, up to which an iteration has converged."""
 PASSES = 2
 """Number of solves: the second one corrects the first by the residual of the data."""
 
@@ -72,21 +74,27 @@ def fit_long(problem: Problem, ridge: float) -> LongFit:
         return result - total * mean * (mean * vectors).sum(axes, keepdim=True) if problem.used else result
 
     coefficients = np.zeros((n + problem.used, outputs))
-    residual = problem.y
+    residual, unsolved = problem.y, list[float]()
     for _ in range(PASSES):
         slope = gradient(replace(centred, used=0), residual) - ridge * coefficients[:n]
         if problem.used:
             slope = slope - constant * (problem.weights[:, None] * residual).sum((0, *range(2, residual.ndim)))
         right = torch.from_numpy(np.ascontiguousarray(slope.T).reshape(shape))
-        change = conjugate_gradients(product, right, precondition).numpy().reshape(outputs, n).T
-        coefficients[:n] += change
+        change, left_over = conjugate_gradients(product, right, precondition)
+        coefficients[:n] += change.numpy().reshape(outputs, n).T
+        unsolved.append(left_over)
         if problem.used:
             left = problem.y - predicted(centred, coefficients[:n])
             coefficients[n] = (problem.weights[:, None] * left).sum((0, *range(2, left.ndim))) / total
             residual = left - coefficients[n].reshape(1, -1, *[1] * problem.spec.axes)
         else:
             residual = problem.y - predicted(centred, coefficients)
-    if precondition.condition * LEAST_EIGENVALUE > 1:
+    if unsolved[0] > CONVERGED:
+        warn(
+            f"the iteration for a kernel of {n:,} unknowns stopped with a relative residual of {unsolved[0]:.1e}: the "
+            "kernel is not the best one; pass ridge=, more data, or a smaller kernel_size"
+        )
+    elif precondition.condition * LEAST_EIGENVALUE > 1:
         warn(
             "the data hardly determine some combinations of the kernel's weights (x lacks some frequencies); of all "
             "solutions that explain y a small one is given; add varied data, or choose with ridge="

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from convolith.arrays import like
+from convolith.arrays import like, listed
 from convolith.correlation.nddata import inverse_variance, masked
 from convolith.errors import ConvolithError
 from convolith.fitting.data.pixels import Pixels
@@ -89,7 +89,7 @@ def fit_varying(
         [0.0, 0.5, 0.75]
     """
     weights = inverse_variance(y) if weights is None else weights
-    x, y = masked(x), masked(y)
+    x, y = listed("x", masked(x)), listed("y", masked(y))
     geometry: dict[str, Any] = {
         "stride": stride,
         "padding": padding,

@@ -10,6 +10,8 @@ from convolith.errors import ConvolithError
 from convolith.geometry import check_whole
 from convolith.kernels.grids import axes_of, positive, radii_of, sizes_of, summing_to_one
 
+NOTHING = 1e-9
+"""Sum of magnitudes, relative to that of the Gaussian alone, up to which a wave is rounding."""
 TRUNCATE = 4.0
 """Number of standard deviations at which Gaussians are cut off, as in `scipy.ndimage`."""
 
@@ -103,5 +105,11 @@ def gabor(
     envelope = summing_to_one(np.exp(-0.5 * ((forward / along) ** 2 + (sideways / across) ** 2)))
     kernel = envelope * np.cos(2 * pi * forward / wavelength + radians(phase))
     kernel -= envelope * kernel.sum()
-    scaled: np.ndarray = kernel / np.abs(kernel).sum()
+    size_of_all = float(np.abs(kernel).sum())
+    if size_of_all < NOTHING:
+        raise ConvolithError(
+            f"no pixel of the kernel has any weight (wavelength {wavelength}, phase {phase}); pass a longer one, "
+            "another phase or a larger size"
+        )
+    scaled: np.ndarray = kernel / size_of_all
     return scaled

@@ -54,6 +54,13 @@ def radii_of(sizes: Sequence[int]) -> np.ndarray:
 
 
 def summing_to_one(kernel: np.ndarray) -> np.ndarray:
-    """Return a kernel divided by its sum."""
-    scaled: np.ndarray = kernel / kernel.sum()
+    """Return a kernel divided by its sum.
+
+    Raises:
+        ConvolithError: no pixel with a weight.
+    """
+    total = float(kernel.sum())
+    if not total > 0:
+        raise ConvolithError("no pixel of the kernel has any weight; pass a larger width, or another size")
+    scaled: np.ndarray = kernel / total
     return scaled

@@ -95,6 +95,8 @@ def read_pair(files: Files, options: dict[str, Any], *, mix: bool) -> Pair:
     x = _channels(first.array, mix=mix, picture=is_image(files.before))
     y = _channels(second.array, mix=mix, picture=is_image(files.after))
     size = options["kernel_size"]
+    if isinstance(size, int) and x.ndim == y.ndim == 2 and len(x) > size:
+        x, y = x[None], y[None]  # a picture
     axes = spatial_axes(size, x.shape)
     x, y = (array[(None,) * max(axes + 1 - array.ndim, 0)] for array in (x, y))
     pixels: dict[str, Any] = {

@@ -33,17 +33,23 @@ def pictures(found: Fit | VaryingFit, pair: Pair, options: dict[str, Any], wante
     """
     x, y = (np.asarray(part, float) for part in (pair.x, pair.y))
     levels = np.atleast_1d(np.inf if options["saturation"] is None else options["saturation"])
-    x = np.where(_bad(x, pair.pixels["x_mask"], levels[0]), np.nan, x)
-    y = np.where(_bad(y, pair.pixels["mask"], levels[-1]), np.nan, y)
+    x = np.where(_bad(x, _with_channels(pair.pixels["x_mask"], x), levels[0]), np.nan, x)
+    y = np.where(_bad(y, _with_channels(pair.pixels["mask"], y), levels[-1]), np.nan, y)
     matched = _filtered(found, x, y.shape, options, squared=False)
     result = {"matched": matched, "difference": y - matched}
     if "noise" in wanted:
-        own, theirs = (None if part is None else np.asarray(part, float) for part in pair.variances)
+        own, theirs = (_with_channels(part, like) for part, like in zip(pair.variances, (x, y), strict=True))
         variance = np.broadcast_to(np.nan if theirs is None else theirs, y.shape) + 0.0 * result["difference"]
         if own is not None:
             variance = variance + _filtered(found, np.broadcast_to(own, x.shape), y.shape, options, squared=True)
         result["noise"] = np.sqrt(np.maximum(variance, 0.0))
     return {name: _laid_out(result[name], pair.shape) for name in wanted}
+
+
+def _with_channels(part: np.ndarray | None, like: np.ndarray) -> np.ndarray | None:
+    """Return a mask or a variance of several images, (N, *size), with an axis of channels."""
+    several = part is not None and part.ndim == like.ndim - 1 and part.shape == (len(like), *like.shape[2:])
+    return part[:, None] if part is not None and several else part
 
 
 def _bad(values: np.ndarray, mask: np.ndarray | None, level: float) -> np.ndarray:

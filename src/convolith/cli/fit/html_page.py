@@ -65,7 +65,8 @@ def _residual(found: Fit, pair: Pair, origin: Any) -> Figure:
     spec = found.conv
     images, targets = (first_image(part) for part in (pair.x, pair.y))
     mask = pair.pixels["mask"]
-    if pair.cropped or (found.selection and images.shape[2:] == targets.shape[2:]):
+    unpadded = not any(map(any, spec.padding))
+    if unpadded and images.shape[2:] == targets.shape[2:] and max(found.kernel.shape[2:]) > 1:
         axes = (images.shape[2:], found.kernel.shape[2:], spec.dilation)
         border = inner_part(*axes, per_axis("origin", origin, 2, -max(images.shape)))
         images, whole = border.in_x(images), targets.shape[2:]

@@ -13,7 +13,7 @@ from convolith.cli.fit.difference import PICTURES, pictures
 from convolith.cli.fit.html_page import fit_page
 from convolith.cli.fit.run import Varying, run
 from convolith.cli.fit.varying_html_page import varying_page, varying_tables
-from convolith.cli.io.files import WRITABLE, Output, conv_arrays, read_array, varying_arrays
+from convolith.cli.io.files import EXACT, Output, conv_arrays, read_array, varying_arrays
 from convolith.cli.io.headers import carried
 from convolith.cli.options import emit, json_option, level, number_or_auto, numbers, numbers_or_auto, padding
 from convolith.conv import Conv
@@ -204,9 +204,12 @@ def command(
         options["basis"] = basis if basis == "gaussian-hermite" else read_array("--basis", basis)
     varying = _varying(degree, modulation, background_degree, constant, positions)
     options["nan"] = "omit" if ignore_nan else "refuse"
-    wanted = {name: Output(path, WRITABLE) for name in PICTURES if (path := options.pop(name)) is not None}
+    wanted = {name: Output(path, EXACT) for name in PICTURES if (path := options.pop(name)) is not None}
     names = ("mask", "before_mask", "variance", "before_variance")
     files = pairs_of(before, after, **{name: options.pop(name) for name in names})
+    for made in wanted.values():
+        for source in files[0][:2]:
+            made.refuse_input(source)
     if "noise" in wanted and files[0].variance is None:
         raise ConvolithError("--noise was given without --variance, the variance of AFTER; pass it")
     if wanted and len(files) > 1:
@@ -219,8 +222,7 @@ def command(
         tables = varying_tables(found, outcome.pairs, output)
     else:
         tables = _tables(found, outcome.pairs, output)
-    made = pictures(found, pair, options, list(wanted)) if wanted else {}
-    for name, picture in made.items():
+    for name, picture in (pictures(found, pair, options, list(wanted)) if wanted else {}).items():
         history = f"fit {before} {after}: {name}"
         header = None if pair.header is None else carried(pair.header, {}, picture.ndim, history)
         wanted[name].write_array(picture.astype(np.float32), header=header)

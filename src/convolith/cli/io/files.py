@@ -26,6 +26,8 @@ ARRAYS = (".npy", ".npz")
 FITS = (".fits", ".fit", ".fts", ".fits.gz", ".fits.fz")
 READABLE = (*IMAGES, *ARRAYS, *FITS)
 WRITABLE = (*IMAGES, *ARRAYS, ".fits", ".fit", ".fts")
+EXACT = (".tif", ".tiff", *ARRAYS, ".fits", ".fit", ".fts")
+"""Endings of files that hold any numbers."""
 VARYING = ("weights", "background", "degree", "background_degree", "modulation", "frame")
 CONV_OPTIONS = ("stride", "padding", "dilation", "groups", "padding_mode", "transposed", "output_padding")
 

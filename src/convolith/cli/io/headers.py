@@ -27,10 +27,11 @@ def carried(header: Any, moved: Mapping[int, Grid], axes: int, history: str) -> 
     for name in STRUCTURE:
         result.remove(name, ignore_missing=True, remove_all=True)
     by_number = {axes - axis: grid for axis, grid in moved.items()}  # FITS counts axes from the last
+    turned = any(re.fullmatch(r"PC\d+_\d+[A-Z]?", name) for name in result)  # steps of pixels are in PC, not in CDELT
     for name in list(result):
-        match = re.fullmatch(r"(CRPIX|CDELT)(\d+)([A-Z]?)|CD(\d+)_(\d+)([A-Z]?)", name)
+        match = re.fullmatch(r"(CRPIX|CDELT)(\d+)([A-Z]?)|(?:CD|PC)(\d+)_(\d+)([A-Z]?)", name)
         value = result[name] if match else None
-        if match is None or isinstance(value, bool | str) or value is None:
+        if match is None or isinstance(value, bool | str) or value is None or (turned and match[1] == "CDELT"):
             continue
         grid = by_number.get(int(match[2] or match[5]), Grid())
         result[name] = (value - 1 - grid.start) / grid.step + 1 if match[1] == "CRPIX" else value * grid.step

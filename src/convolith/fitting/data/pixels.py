@@ -52,7 +52,7 @@ class Pixels:
         if self.saturation is None:
             return float("inf"), float("inf")
         entries = self.saturation if isinstance(self.saturation, Sequence | np.ndarray) else [self.saturation] * 2
-        if isinstance(entries, str) or len(entries) != 2 or not all(map(is_number, entries)):
+        if len(entries) != 2 or not all(is_number(one) or one == float("inf") for one in entries):
             raise ConvolithError(
                 f"saturation is {shown(self.saturation)}; expected a number, or one for x and one for y"
             )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from convolith.errors import ConvolithError, shown
 from convolith.geometry import MAX_AXES, per_axis, same_padding
 
@@ -19,7 +21,7 @@ def spatial_axes(kernel_size: Any, shape: Sequence[int] | None = None) -> int:
 
     It is the length of `kernel_size`. One number, or "auto", means as many axes as x has beyond its images and
     channels: 3 of five, 2 of four or three, 1 of one. Of two, x is a picture (height, width) or a signal (channels,
-    samples), whichever is possible.
+    samples), whichever is possible; where both are, "auto" means a signal.
 
     Args:
         kernel_size: as for `fit`.
@@ -28,6 +30,7 @@ def spatial_axes(kernel_size: Any, shape: Sequence[int] | None = None) -> int:
     Raises:
         ConvolithError: a number of axes that x does not have, an x that may be a picture or a signal.
     """
+    kernel_size = kernel_size.tolist() if isinstance(kernel_size, np.ndarray) else kernel_size
     if isinstance(kernel_size, Sequence) and not isinstance(kernel_size, str):
         axes = len(kernel_size)
     elif shape is None or len(shape) in (3, 4):
@@ -52,7 +55,7 @@ def _axes_of_two(kernel_size: Any, first: int, second: int) -> int:
     size = SMALLEST if isinstance(kernel_size, str) else per_axis("kernel_size", kernel_size, 1, 1)[0]
     picture = size <= first
     signal = first <= MANY_CHANNELS and first * size <= second - size + 1
-    if first > 1 and picture and signal:
+    if first > 1 and picture and signal and not isinstance(kernel_size, str):
         raise ConvolithError(
             f"x has shape {(first, second)} and kernel_size is {shown(kernel_size)}: a signal of {first} channels "
             f"(pass kernel_size=({size},)) or a picture of {first}x{second} (pass kernel_size=({size}, {size}))"

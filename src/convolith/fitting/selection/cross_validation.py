@@ -180,11 +180,16 @@ def _errors(
         cross -= np.outer(train[:n, n], train[n, n + 1 :] / train[n, n])
     normal, right = torch.from_numpy(remaining), torch.from_numpy(cross)
     unit, outputs = float(normal.diagonal().mean()), cross.shape[1]
+    least = JITTER * max(unit, float(np.diag(whole)[:n].mean()))
     errors = np.empty((len(counts), len(ridges)))
     for column, ridge in enumerate(ridges):
         regular = normal.clone()
-        regular.diagonal().add_(max(ridge, JITTER) * unit)
-        factor = torch.linalg.cholesky(regular)
+        regular.diagonal().add_(max(ridge * unit, least))
+        factor, failed = torch.linalg.cholesky_ex(regular)
+        if failed:
+            raise ConvolithError(
+                "x varies in too few places to compare kernels on parts of it; give kernel_size and ridge as numbers"
+            )
         half = torch.linalg.solve_triangular(factor, right, upper=False)
         vectors = np.zeros((len(test), len(counts), outputs))
         vectors[n + 1 :] = np.eye(outputs)[:, None]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -58,7 +59,7 @@ def circulant(auto: torch.Tensor, ridge: float) -> Circulant:
     size = tuple((n + 1) // 2 for n in auto.shape[2:])
     folded = auto.flip(tuple(range(2, auto.ndim)))  # by u - v, as in a column of the matrix
     for axis, k in enumerate(size, start=2):
-        lags = torch.arange(1 - k, k, dtype=auto.dtype)
+        lags = torch.arange(1 - k, k, dtype=auto.dtype, device=auto.device)
         tapered = folded * ((k - lags.abs()) / k).reshape(-1, *[1] * (auto.ndim - axis - 1))
         folded = tapered.narrow(axis, k - 1, k).clone()
         folded.narrow(axis, 1, k - 1).add_(tapered.narrow(axis, 0, k - 1))
@@ -71,12 +72,15 @@ def circulant(auto: torch.Tensor, ridge: float) -> Circulant:
     return Circulant(inverse, size, largest / least if least > 0 else float("inf"))
 
 
-def conjugate_gradients(product: Operator, right: torch.Tensor, precondition: Operator) -> torch.Tensor:
-    """Solve for several right-hand sides at once, (outputs, channels, *kernel_size), from zero on.
+class Iterated(NamedTuple):
+    """Solutions, (outputs, channels, *kernel_size), and their residual relative to the right-hand sides."""
 
-    Returns:
-        The solutions with the smallest preconditioned residual that was met.
-    """
+    solution: torch.Tensor
+    residual: float
+
+
+def conjugate_gradients(product: Operator, right: torch.Tensor, precondition: Operator) -> Iterated:
+    """Solve for several right-hand sides at once, from zero on; keep the smallest preconditioned residual met."""
     axes = tuple(range(1, right.ndim))
     solution, residual = torch.zeros_like(right), right.clone()
     direction = precondition(residual)
@@ -97,7 +101,8 @@ def conjugate_gradients(product: Operator, right: torch.Tensor, precondition: Op
         better = energy < least
         waited = 0 if bool(better.any()) else waited + 1
         best, least = torch.where(better, solution, best), torch.where(better, energy, least)
-    return best
+    left = torch.where(first > 0, least / first, 0.0)
+    return Iterated(best, float(left.max()) ** 0.5)
 
 
 class Toeplitz:
@@ -122,7 +127,7 @@ class Toeplitz:
         column[..., self.length - self.taps + 1 :] = auto[..., self.taps :].flip(-1)
         self.spectrum = torch.fft.rfft(column).permute(2, 0, 1)
         reach = self.taps - 1
-        places = torch.arange(self.length)
+        places = torch.arange(self.length, device=auto.device)
         before, after = places >= self.length - reach, places < reach
         ends = (planes[..., :reach], before), (planes[..., planes.shape[-1] - reach :], after)
         self.ends = [(torch.fft.rfft(part, self.length).permute(2, 0, 1), kept) for part, kept in ends]
