@@ -186,13 +186,14 @@ def command(
 ) -> None:
     """Find the kernel for which the correlation of BEFORE with it is nearest to AFTER.
 
-    Files are images or arrays of (in_channels, *size) or (N, in_channels, *size); two axes are a picture, or a signal of
-    (channels, samples) where there are fewer rows than the kernel has. For two images, one kernel is fitted that filters each channel separately; with --mix-channels, a kernel from all channels
-    to all channels. Patterns in quotes, such as "before*.fits", match many pairs, in the order of their names, which
-    are read one after another. If AFTER is as large as BEFORE, its border is ignored, since the pixels beyond it are
-    unknown; --padding same includes it, with the padding of --padding-mode. With --degree the kernel varies with
-    position. --difference, --matched and --noise write pictures as large as AFTER, NaN where a pixel is not known, with
-    the FITS header of AFTER.
+    Files are images or arrays of (in_channels, *size) or (N, in_channels, *size); two axes are a picture, or a signal
+    of (channels, samples) where there are fewer rows than the kernel has. For two images, one kernel is fitted that
+    filters each channel separately; with --mix-channels, a kernel from all channels to all channels. Patterns in
+    quotes, such as "before*.fits", match many pairs, in the order of their names, which are read one after another.
+    If AFTER is as large as BEFORE, its border is ignored, since the pixels beyond it are unknown; --padding same
+    includes it, with the padding of --padding-mode. With --degree the kernel varies with position. --difference,
+    --matched and --noise write pictures as large as AFTER, NaN where a pixel is not known, with the FITS header of
+    AFTER.
 
     Example: convolith fit before.png after.png --size 7 -o kernel.npz
     """
