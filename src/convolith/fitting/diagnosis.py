@@ -1,4 +1,4 @@
-"""What the residual tells about a fit: how much is explained, whether the kernel is cut off, whether errors hold."""
+"""Checks of a fit by its residual: the explained variance, a kernel_size that is too small, invalid standard errors."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def examine(
     outermost = 0.0
     if kernel is not None and max(problem.spec.stride) == 1:
         mass = np.abs(kernel).sum((0, 1))
-        outermost = 1 - mass[tuple(slice(1, -1) for _ in mass.shape)].sum() / max(mass.sum(), TINY)
+        within = tuple(slice(1, -1) if k > 2 else slice(None) for k in mass.shape)  # an axis of one tap has no ends
+        outermost = 1 - mass[within].sum() / max(mass.sum(), TINY)
         if _cut_off(problem, residual, mass, outermost):
             return
-        shift = (
-            _shift(problem, origin) if share < LITTLE_EXPLAINED and not any(map(any, problem.spec.padding)) else None
-        )
+        unpadded = not any(map(any, problem.spec.padding))  # where `origin` applies
+        shift = _shift(problem, origin) if unpadded and share < LITTLE_EXPLAINED else None
         if shift is not None:
             warn(
                 f"the fit explains {share:.0%} of the variance of y, and y looks like x shifted by about {shift} "
@@ -101,9 +101,10 @@ def _cut_off(problem: Problem, residual: np.ndarray, mass: np.ndarray, outermost
     wider = replace(spec, kernel_size=tuple(k + 2 for k in spec.kernel_size))
     around = replace(problem, spec=wider, y=cut, weights=weights, used=0)
     sums = gradient(around, cut).reshape(spec.in_channels, *wider.kernel_size, -1)
-    squares = replace(around, padded=problem.padded**2, weights=np.ones_like(weights))
-    spreads = gradient(squares, (weights[:, None] * cut) ** 2).reshape(sums.shape)
-    power = gradient(squares, np.broadcast_to(weights[:, None], cut.shape)).reshape(sums.shape)
+    twice = replace(wider, out_channels=2 * spec.out_channels)
+    squares = replace(around, spec=twice, padded=problem.padded**2, weights=np.ones_like(weights))
+    both = np.concatenate([(weights[:, None] * cut) ** 2, np.broadcast_to(weights[:, None], cut.shape)], 1)
+    spreads, power = np.split(gradient(squares, both).reshape(*sums.shape[:-1], -1), 2, axis=-1)
     left = float((weights[:, None] * cut**2).sum(axis=(0, *range(2, cut.ndim))).max())
     correlation = np.abs(sums) / np.sqrt(np.maximum(power * left, TINY))
     certain = np.abs(sums) > CERTAIN * np.sqrt(np.maximum(spreads, TINY))

@@ -19,6 +19,7 @@ from convolith.cli.options import emit, json_option, level, number_or_auto, numb
 from convolith.conv import Conv
 from convolith.errors import ConvolithError
 from convolith.fitting import Fit, VaryingFit, fit
+from convolith.fitting.selection.cross_validation import TOLERANCE
 from convolith.geometry import PADDING_MODES, per_axis
 from convolith.report.plots import check_available
 from convolith.report.table import Table
@@ -37,7 +38,7 @@ LARGEST_SHIFT = 1 << 20
 @click.option(
     "--size-tolerance",
     type=float,
-    default=0.0003,
+    default=TOLERANCE,
     show_default=True,
     help="Share of what the kernel's size explains that --size auto may give up for a smaller kernel.",
 )

@@ -12,6 +12,7 @@ from convolith.cli.fit.data import Files, Pair, read_pair, say_cropped
 from convolith.errors import ConvolithError
 from convolith.fitting import Fit, Gram, VaryingFit, VaryingGram, fit, fit_varying
 from convolith.fitting.data.shapes import spatial_axes
+from convolith.fitting.selection.cross_validation import TOLERANCE
 from convolith.report.progress import track
 
 GEOMETRY = ("stride", "padding", "dilation", "padding_mode")
@@ -21,7 +22,7 @@ ONE_PAIR = {
     "method": "lstsq",
     "errors": "white",
     "max_size": None,
-    "size_tolerance": 0.0003,
+    "size_tolerance": TOLERANCE,
     "origin": 0,
     "loss": "squares",
     "huber_delta": None,

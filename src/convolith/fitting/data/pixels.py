@@ -18,7 +18,7 @@ from convolith.fitting.results import is_number
 from convolith.spec import ConvSpec
 
 NAN = ("refuse", "omit")
-"""What is done with pixels that are not finite."""
+"""Ways to treat NaN and infinity in x and y: refuse the data, or leave those pixels out."""
 HALF_OF_ONE = 0.5
 """Threshold between no marked pixel in a window and at least one, counted in floats."""
 

@@ -7,12 +7,12 @@ number of threads.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 
 from convolith.jit.arguments import ArgumentBlock
-from convolith.jit.builder import F64, I64, zero
+from convolith.jit.builder import F64, I64, FunctionBuilder, Int, Pointer, zero
 from convolith.jit.target import Target
 
 ARGUMENTS = ArgumentBlock(
@@ -38,22 +38,46 @@ def write(module: ir.Module, target: Target, recipe: LaggedProductsRecipe) -> No
         a, b = (code.slots(s[name] + pair, [F64])[0] + start for name in ("a", "b"))
         count = code.minimum(s["chunk"], s["length"] - start)
         out = s["out"] + task * s["row_blocks"] * s["shift_blocks"] * block
-        with code.loop(0, s["row_blocks"]) as rows:
-            at = s["rows"] + rows.index * recipe.rows
-            lefts = [a - (at + r).integer() for r in range(recipe.rows)]
-            with code.loop(0, s["shift_blocks"]) as shifts:
-                right = b + s["first"] + shifts.index * recipe.shifts
-                sums = [zero(ir.VectorType(F64, lanes))] * (recipe.rows * recipe.shifts)
-                with code.loop(0, count, lanes, values=sums) as turn:
-                    ours = [(left + turn.index).vector(lanes) for left in lefts]
-                    sums = list(turn.values)
-                    for shift in range(recipe.shifts):
-                        theirs = (right + turn.index + shift).vector(lanes)
-                        for row in range(recipe.rows):
-                            number = row * recipe.shifts + shift
-                            sums[number] = code.multiply_add(ours[row], theirs, sums[number])
-                    turn.carry(sums)
-                place = out + (rows.index * s["shift_blocks"] + shifts.index) * block
-                for number, value in enumerate(turn.values):
-                    (place + number).store(code.sum_of(value))
+        write_sums(code, lanes, recipe, s, a, b + s["first"], count, out)
     code.finish()
+
+
+def write_sums(
+    code: FunctionBuilder,
+    lanes: int,
+    recipe: LaggedProductsRecipe,
+    s: dict[str, Any],
+    a: Pointer,
+    b: Pointer,
+    count: Int,
+    out: Pointer,
+) -> None:
+    """Generate `out[r, s] = sum over p < count of a[p - row[r]] b[p + s]` for all blocks of rows and shifts.
+
+    Args:
+        code, lanes: the function, and the number of values in a vector.
+        recipe: rows and shifts of a block.
+        s: arguments of the region, of which `rows`, `row_blocks` and `shift_blocks` are read.
+        a, b: first numbers.
+        count: number of positions.
+        out: (row blocks, shift blocks, rows, shifts).
+    """
+    block = recipe.rows * recipe.shifts
+    with code.loop(0, s["row_blocks"]) as rows:
+        at = s["rows"] + rows.index * recipe.rows
+        lefts = [a - (at + r).integer() for r in range(recipe.rows)]
+        with code.loop(0, s["shift_blocks"]) as shifts:
+            right = b + shifts.index * recipe.shifts
+            sums = [zero(ir.VectorType(F64, lanes))] * block
+            with code.loop(0, count, lanes, values=sums) as turn:
+                ours = [(left + turn.index).vector(lanes) for left in lefts]
+                sums = list(turn.values)
+                for shift in range(recipe.shifts):
+                    theirs = (right + turn.index + shift).vector(lanes)
+                    for row in range(recipe.rows):
+                        number = row * recipe.shifts + shift
+                        sums[number] = code.multiply_add(ours[row], theirs, sums[number])
+                turn.carry(sums)
+            place = out + (rows.index * s["shift_blocks"] + shifts.index) * block
+            for number, value in enumerate(turn.values):
+                (place + number).store(code.sum_of(value))

@@ -6,12 +6,11 @@ summed under many rows of weights. A block of rows and shifts stays in registers
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from llvmlite import ir
 
+from convolith.fitting.moments.emit_lagged_products import LaggedProductsRecipe, write_sums
 from convolith.jit.arguments import ArgumentBlock
-from convolith.jit.builder import F64, I64, zero
+from convolith.jit.builder import F64, I64
 from convolith.jit.target import Target
 
 ARGUMENTS = ArgumentBlock(
@@ -21,14 +20,7 @@ ARGUMENTS = ArgumentBlock(
 """Arguments of the region; a, first and second are tables of addresses, one for each task."""
 
 
-class WeightedProductsRecipe(NamedTuple):
-    """Parameters of the generated code: rows and shifts of a block."""
-
-    rows: int
-    shifts: int
-
-
-def write(module: ir.Module, target: Target, recipe: WeightedProductsRecipe) -> None:
+def write(module: ir.Module, target: Target, recipe: LaggedProductsRecipe) -> None:
     """Generate the region; a task is a stretch of a row."""
     lanes = target.lanes(8)
     code, s = ARGUMENTS.begin(module, {"a": I64, "first": I64, "second": I64, "rows": I64, "out": F64, "scratch": F64})
@@ -40,22 +32,5 @@ def write(module: ir.Module, target: Target, recipe: WeightedProductsRecipe) -> 
             both = code.ir.fmul(*((row + turn.index).vector(lanes) for row in (first, second)))
             (products + turn.index).store(both)
         out = s["out"] + task * s["row_blocks"] * s["shift_blocks"] * block
-        with code.loop(0, s["row_blocks"]) as rows:
-            at = s["rows"] + rows.index * recipe.rows
-            lefts = [a - (at + r).integer() for r in range(recipe.rows)]
-            with code.loop(0, s["shift_blocks"]) as shifts:
-                right = products + shifts.index * recipe.shifts
-                sums = [zero(ir.VectorType(F64, lanes))] * block
-                with code.loop(0, s["length"], lanes, values=sums) as turn:
-                    ours = [(left + turn.index).vector(lanes) for left in lefts]
-                    sums = list(turn.values)
-                    for shift in range(recipe.shifts):
-                        theirs = (right + turn.index + shift).vector(lanes)
-                        for row in range(recipe.rows):
-                            number = row * recipe.shifts + shift
-                            sums[number] = code.multiply_add(ours[row], theirs, sums[number])
-                    turn.carry(sums)
-                place = out + (rows.index * s["shift_blocks"] + shifts.index) * block
-                for number, value in enumerate(turn.values):
-                    (place + number).store(code.sum_of(value))
+        write_sums(code, lanes, recipe, s, a, products, s["length"], out)
     code.finish()

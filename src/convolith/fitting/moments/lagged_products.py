@@ -97,8 +97,11 @@ def products(a: Line, b: Line, rows: Sequence[tuple[int, ...]], first: int, shif
     return summed[:, : len(rows), :shifts].reshape(len(a.memory), len(b.memory), len(rows), shifts)
 
 
-def block_of(target: Target, rows: int, shifts: int) -> LaggedProductsRecipe:
-    """Return the block of fewest cycles: per cycle two products, and two loads, or one that crosses a cache line."""
+def block_of(target: Target, rows: int, shifts: int, *, divides: bool = False) -> LaggedProductsRecipe:
+    """Return the block of fewest cycles, whose rows divide all rows if they must.
+
+    A processor makes two products per cycle, and two loads, or one load that crosses a cache line.
+    """
 
     def cycles(recipe: LaggedProductsRecipe) -> tuple[float, int]:
         blocks, size = ceil(rows / recipe.rows) * ceil(shifts / recipe.shifts), recipe.rows * recipe.shifts
@@ -107,6 +110,6 @@ def block_of(target: Target, rows: int, shifts: int) -> LaggedProductsRecipe:
     fitting = [
         LaggedProductsRecipe(r, s)
         for r, s in product(range(1, min(rows, 8) + 1), range(1, min(shifts, 16) + 1))
-        if r * s <= target.accumulators and r * s + r < target.vector_registers
+        if r * s <= target.accumulators and r * s + r < target.vector_registers and not (divides and rows % r)
     ]
     return min(fitting, key=cycles)

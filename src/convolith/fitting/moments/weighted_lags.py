@@ -17,8 +17,10 @@ import numpy as np
 
 from convolith.fitting.data.polynomials import Powers
 from convolith.fitting.moments import emit_weighted_products
-from convolith.fitting.moments.emit_weighted_products import ARGUMENTS, WeightedProductsRecipe
-from convolith.jit import Target, host, routine, scratch, thread_count
+from convolith.fitting.moments.emit_lagged_products import LaggedProductsRecipe
+from convolith.fitting.moments.emit_weighted_products import ARGUMENTS
+from convolith.fitting.moments.lagged_products import block_of
+from convolith.jit import host, routine, scratch, thread_count
 
 POWERS = 3
 """Number to whose multiples rows of powers are filled up with zeros: three rows and four shifts fill the registers."""
@@ -117,7 +119,7 @@ def _of_pair(
     *leads, last = taps
     *_, highest, width = lines.weights.shape
     rows, stretches = lines.weights.shape[1:-2], range(0, width, lines.stretch)
-    together = len(lines.leading) == 1  # no factors: rows of all taps alike
+    together = len(lines.leading) == 1  # without factors, rows of several taps can share a block
     recipe = block_of(host(), prod(leads) * highest if together else highest, last, divides=not together)
     x_steps, row_steps = _steps(size), [highest * width * step for step in _steps(rows)]
     for lag in product(*(range(1 - k, k) for k in leads)):
@@ -171,7 +173,7 @@ def _steps(size: Sequence[int]) -> list[int]:
 
 
 def _run(
-    recipe: WeightedProductsRecipe,
+    recipe: LaggedProductsRecipe,
     addresses: tuple[np.ndarray, np.ndarray, np.ndarray],
     offsets: np.ndarray,
     length: int,
@@ -211,19 +213,3 @@ def _run(
         summed = summed.reshape(len(factors[0]), *out.shape[1:])
     by_row: np.ndarray = summed.transpose(0, 1, 3, 2, 4).reshape(len(summed), row_blocks * recipe.rows, reach)
     return by_row[:, : len(offsets)]
-
-
-def block_of(target: Target, rows: int, shifts: int, *, divides: bool) -> WeightedProductsRecipe:
-    """Return the block of fewest cycles, whose rows divide all rows if they must."""
-
-    def cycles(recipe: WeightedProductsRecipe) -> tuple[float, int]:
-        size = recipe.rows * recipe.shifts
-        blocks = ceil(rows / recipe.rows) * ceil(shifts / recipe.shifts)
-        return blocks * max(size, recipe.rows + 2 * recipe.shifts), -size
-
-    fitting = [
-        WeightedProductsRecipe(r, s)
-        for r, s in product(range(1, min(rows, 8) + 1), range(1, min(shifts, 16) + 1))
-        if r * s <= target.accumulators and r * s + r < target.vector_registers and not (divides and rows % r)
-    ]
-    return min(fitting, key=cycles)
