@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import convolith as cl
-from convolith import ConvolithError, ConvSpec, correlate, plan
-from convolith.engines.separable import separable
+from convolith import ConvolithError, ConvSpec, correlate, geometry, jit, plan
+from convolith.engines.separable.engine import separable
 
 
 def gaussian(size: int) -> torch.Tensor:
@@ -103,3 +103,99 @@ def test_integer_pictures_under_float_kernels(dtype, kind, mode):
     limit = separable.error_bound(spec, k) * 100 * float(k.abs().sum())
     assert float((found.double() - expected).abs().max()) <= limit
     assert plan(ConvSpec.of(x.repeat(1, 1, 20, 20), k, padding="same", padding_mode=mode), k).engine == "separable"
+
+
+@pytest.mark.parametrize("size", [(5, 3), (9, 70), (67, 300), (300, 67)])
+@pytest.mark.parametrize(
+    ("mode", "value"), [("zeros", 0.0), ("constant", 3.0), ("reflect", 0.0), ("replicate", 0.0), ("circular", 0.0)]
+)
+def test_every_border_at_every_width(size, mode, value):
+    x = torch.randn(2, 1, *size, generator=torch.Generator().manual_seed(1))
+    k = gaussian(5)[..., :4]
+    options = {"padding": ((2, 1), (1, 2)), "padding_mode": mode, "padding_value": value or geometry.NO_VALUE}
+    chosen = plan(ConvSpec.of(x, k, **options), k, engine="separable")
+    expected = correlate(x.double(), k.double(), engine="reference", **options)
+    torch.testing.assert_close(chosen(x, k), expected.float(), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (3, 1), (7, 5)])
+@pytest.mark.parametrize("dilation", [(1, 1), (3, 2)])
+def test_strides_and_dilations_of_tall_pictures(stride, dilation):
+    x = torch.randn(1, 2, 211, 83, generator=torch.Generator().manual_seed(2))
+    k = gaussian(7)[:, :, 1:6].repeat(2, 1, 1, 1)
+    options = {"stride": stride, "dilation": dilation, "padding": (3, 2), "groups": 2}
+    chosen = plan(ConvSpec.of(x, k, **options), k, engine="separable")
+    expected = correlate(x.double(), k.double(), engine="reference", **options)
+    torch.testing.assert_close(chosen(x, k), expected.float(), atol=2e-5, rtol=0)
+
+
+def test_pixels_with_channels_in_place_and_rows_apart():
+    x = torch.randn(3, 1, 90, 61, 3, generator=torch.Generator().manual_seed(3))
+    k = gaussian(9)[..., None]
+    spec = ConvSpec.of(x, k, padding=(4, 4, 0), padding_mode="symmetric")
+    assert spec.interleaved == 3
+    expected = correlate(x.double(), k.double(), padding=(4, 4, 0), padding_mode="symmetric", engine="reference")
+    found = plan(spec, k, engine="separable")(x, k)
+    torch.testing.assert_close(found, expected.float(), atol=2e-5, rtol=0)
+    every_other = torch.randn(3, 1, 180, 61, generator=torch.Generator().manual_seed(4))[:, :, ::2]
+    k = gaussian(9)
+    expected = correlate(every_other.double(), k.double(), engine="reference")
+    found = plan(ConvSpec.of(every_other, k), k, engine="separable")(every_other, k)
+    torch.testing.assert_close(found, expected.float(), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16"])
+@pytest.mark.parametrize("size", [(40, 5), (64, 200)])
+def test_sums_are_rounded_clipped_and_counted_where_they_are_stored(dtype, size):
+    x = 40 * torch.randn(1, 1, *size, generator=torch.Generator().manual_seed(5))
+    x[0, 0, 3, 2] = torch.nan
+    k = (4000 if "16" in dtype else 20) * gaussian(5)
+    spec = ConvSpec.of(x, k, padding=2)
+    state = separable.prepare(spec, k)
+    y = torch.empty(spec.output_shape, dtype=getattr(torch, dtype))
+    changed = separable.apply_rounded(state, x, y)
+    floats = separable.apply(state, x, None)
+    limits = torch.iinfo(y.dtype)
+    near = floats.round()
+    outside = (near < limits.min) | (near > limits.max)
+    assert changed == (int(outside.sum()), int(floats.isnan().sum()))
+    assert changed.clipped
+    assert changed.missing > 5
+    expected = near.clamp(limits.min, limits.max).nan_to_num(0).to(torch.int64)
+    assert torch.equal(y.to(torch.int64), expected)
+
+
+@pytest.mark.parametrize("width", ["avx512", "avx2", "sse2"])
+def test_processors_with_other_vectors_round_alike(width):
+    try:
+        target = jit.host(width)
+    except ConvolithError:
+        pytest.skip(f"this processor has no {width}")
+    x = torch.randint(0, 255, (1, 1, 40, 50), dtype=torch.uint8, generator=torch.Generator().manual_seed(6))
+    k = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
+    k = torch.outer(k, k)[None, None]  # sums are exact in float32
+    spec = ConvSpec.of(x, k, padding=2)
+    state, y = separable.prepare_for(target, spec, k), torch.empty(spec.output_shape, dtype=torch.uint8)
+    assert separable.apply_rounded(state, x, y) == (0, 0)
+    expected = torch.nn.functional.conv2d(x.double(), k.double(), padding=2).round()
+    assert torch.equal(y.double(), expected)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
+@pytest.mark.parametrize("width", [0.5, 2.0, 6.0])
+def test_gaussians_with_tails_of_any_size(scale, width):
+    line = torch.exp(-0.5 * ((torch.arange(41) - 20) / width) ** 2)
+    k = scale * (line[:, None] * line)[None, None]
+    x = torch.randn(1, 1, 60, 60, generator=torch.Generator().manual_seed(7))
+    spec = ConvSpec.of(x, k, padding=20)
+    found = plan(spec, k, engine="separable")(x, k)
+    expected = correlate(x.double(), k.double(), padding=20, engine="reference")
+    limit = separable.error_bound(spec, k) * float(x.abs().max() * k.double().abs().sum())
+    assert float((found - expected).abs().max()) <= limit
+
+
+def test_whole_numbers_stay_whole():
+    k = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])[None, None]
+    x = torch.randint(0, 255, (1, 1, 20, 30), generator=torch.Generator().manual_seed(8)).float()
+    found = plan(ConvSpec.of(x, k), k, engine="separable")(x, k)
+    assert torch.equal(found, torch.nn.functional.conv2d(x, k))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,9 @@ import torch
 from convolith.dtypes import check_dtype, dtype_name
 from convolith.errors import ConvolithError, shown
 from convolith.torch_private import is_traced_or_transformed
+
+PLAIN = frozenset(map(np.dtype, ("float32", "float64", "float16", "uint8", "int8", "int16", "int32", "int64")))
+"""Dtypes in this machine's byte order whose contiguous arrays torch takes as they are."""
 
 
 class _Alias:
@@ -28,6 +32,11 @@ def as_tensor(argument: str, array: Any) -> torch.Tensor:
     Raises:
         ConvolithError: another type, a masked array, a sparse or nested tensor, or an unsupported dtype.
     """
+    if type(array) is np.ndarray and array.dtype in PLAIN:  # no check applies, and checks take several microseconds
+        flags = array.flags
+        if flags.c_contiguous and flags.aligned and flags.writeable:
+            with suppress(ValueError):  # an odd stride of an axis of length one
+                return torch.from_numpy(array)
     if isinstance(array, torch.Tensor):
         check_dtype(argument, dtype_name(array.dtype))
         if array.layout is not torch.strided:

@@ -50,7 +50,7 @@ class Call(NamedTuple):
     """Torch's own operator, if it is the engine and needs no preparation; or the function for calls inside autograd."""
 
 
-_calls: dict[Any, Call] = {}
+_calls: dict[Any, Any] = {}
 
 
 def as_plain(x: Any, k: Any, bias: Any) -> Operands:
@@ -96,7 +96,7 @@ def forget() -> None:
     _calls.clear()
 
 
-def find(key: Any) -> Call | None:
+def find(key: Any) -> Any:
     """Return the cached call of a key, or None; types of options must agree too: 2.0 equals 2, but is refused."""
     if key is None:
         return None
@@ -146,6 +146,11 @@ def _remember(key: Any, bias: torch.Tensor | None, spec: ConvSpec, call: Call) -
         or (bias is not None and bias.dtype is not torch_dtype(spec.out_dtype))
     ):
         return
+    keep(key, call)
+
+
+def keep(key: Any, call: Any) -> None:
+    """Cache how a call is computed, under its key."""
     if len(_calls) >= MOST_CALLS:
         _calls.clear()
     with suppress(TypeError):  # an option that cannot be hashed

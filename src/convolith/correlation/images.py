@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import wraps
 from math import inf, prod
 from typing import Any, Concatenate, NamedTuple, ParamSpec, cast
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from convolith.arrays import Operands, as_target, as_tensor, listed
-from convolith.correlation import missing, nddata
+from convolith.correlation import filter_cache, missing, nddata
 from convolith.correlation.functional import correlate
 from convolith.correlation.result_dtypes import convert, delivered, result_named
 from convolith.dtypes import ITEMSIZE, is_float
@@ -27,9 +27,7 @@ from convolith.geometry import (
     per_axis,
     translated_mode,
 )
-from convolith.jit import thread_count
 from convolith.planner import machine, plan
-from convolith.planner.store import generation
 from convolith.spec import ConvSpec
 from convolith.tensors import torch_dtype
 
@@ -128,6 +126,13 @@ def filter_image(
         >>> filter_image(picture, np.full((3, 3), 1 / 9), dtype=np.uint8, padding_mode="symmetric")[1]
         array([1, 1, 1, 0], dtype=uint8)
     """
+    key = plain = None
+    if mask is None and out is None and nan == "propagate":
+        given = (axes, channel_axis, stride, padding, dilation, padding_mode, padding_value, origin)
+        key, plain = filter_cache.key_of(image, kernel, (*given, engine, accuracy, flip, dtype))
+        again = filter_cache.found(key, plain, image)
+        if again is not None:
+            return again
     image = listed("image", image)
     if not isinstance(image, np.ndarray | torch.Tensor):
         raise ConvolithError(
@@ -154,8 +159,15 @@ def filter_image(
         "padding_value": padding_value,
     }
     how = {"engine": engine, "accuracy": accuracy, "flip": flip}
-    y = _planes(picture, taps.to(picture.device), places, options, how, nan, mask)
-    return delivered(convert(y, wanted), image, out, (picture, taps))
+    free = engine == "auto" and accuracy == "default"
+    layouts = _layouts(picture, taps.to(picture.device), places, options, whole=free)
+    times = [0.0] if len(layouts) == 1 else [(plan(one.spec).seconds or inf) + one.copying for one in layouts]
+    layout = layouts[times.index(min(times))]
+    y = convert(_filtered(picture, layout, how, nan, mask), wanted)
+    if filter_cache.repeatable(key, layout.spec):
+        ways = [filter_cache.way(tuple(picture.shape), n.spec, n.places, how, wanted, n.copying) for n in layouts]
+        filter_cache.remember(key, ways)
+    return delivered(y, image, out, (picture, taps))
 
 
 class Layout(NamedTuple):
@@ -166,6 +178,8 @@ class Layout(NamedTuple):
     options: dict[str, Any]
     places: tuple[int, ...]
     """Axes of the picture that come last in the planes."""
+    copying: float = 0.0
+    """Estimated time of copying channels into planes and the result back, in seconds, where that can be avoided."""
 
     @property
     def spec(self) -> ConvSpec:
@@ -173,18 +187,9 @@ class Layout(NamedTuple):
         return ConvSpec.of(self.planes, self.kernel, **self.options)
 
 
-def _planes(
-    picture: torch.Tensor,
-    taps: torch.Tensor,
-    places: tuple[int, ...],
-    options: dict[str, Any],
-    how: dict[str, Any],
-    nan: str,
-    mask: Any,
-) -> torch.Tensor:
-    """Correlate every plane of a picture with one kernel, in the picture's layout."""
-    free = how["engine"] == "auto" and how["accuracy"] == "default"
-    planes, k, options, places = _layout(picture, taps, places, options, whole=free)
+def _filtered(picture: torch.Tensor, layout: Layout, how: dict[str, Any], nan: str, mask: Any) -> torch.Tensor:
+    """Correlate every plane of a picture with one kernel; the result has the picture's layout."""
+    planes, k, options, places, _ = layout
     last, axes = tuple(range(-len(places), 0)), len(places)
     if mask is not None:
         mask = missing.checked_mask(mask, "image", picture).movedim(places, last).reshape(planes.shape)
@@ -195,27 +200,28 @@ def _planes(
     return y.reshape(*others, *y.shape[-axes:]).movedim(last, places)
 
 
-def _layout(
+def _layouts(
     picture: torch.Tensor, taps: torch.Tensor, places: tuple[int, ...], options: dict[str, Any], *, whole: bool
-) -> Layout:
-    """Return the layout in which a picture is filtered: planes, or its channels where they are, whichever is faster.
+) -> list[Layout]:
+    """Return the layouts in which a picture can be filtered: as planes, or with a few channels where they are.
 
     Args:
         picture, taps, places, options: the picture, the kernel, the axes that it runs along, the geometry.
         whole: whether channels may stay where they are.
     """
+    planes = _moved_last(picture, taps, places, options)
     inner = picture.ndim - 1
     few = picture.ndim > taps.ndim and 1 < picture.shape[-1] <= FEW_CHANNELS and inner not in places
-    if whole and few and taps.ndim < MAX_AXES and missing.is_plain(picture):
-        sizes = [picture.shape[place] for place in places]
-        shape = (prod(n for axis, n in enumerate(picture.shape) if axis not in places), 1, *sizes)
-        separate = ConvSpec.of(picture.new_empty(shape, device="meta"), taps[None, None], **options)
-        one = {name: (*getattr(separate, name), 1) for name in ("stride", "dilation")}
-        together = options | one | {"padding": (*separate.padding, (0, 0))}
-        between = _moved_last(picture, taps[..., None], (*places, inner), together)
-        if _pays(between.spec, separate, thread_count(), generation()):
-            return between
-    return _moved_last(picture, taps, places, options)
+    if not (whole and few and taps.ndim < MAX_AXES and missing.is_plain(picture)):
+        return [planes]
+    separate = planes.spec
+    one = {name: (*getattr(separate, name), 1) for name in ("stride", "dilation")}
+    together = options | one | {"padding": (*separate.padding, (0, 0))}
+    between = _moved_last(picture, taps[..., None], (*places, inner), together)
+    if between.spec.interleaved == 1:
+        return [planes]
+    copied = sum(prod(shape) for shape in (separate.input_shape, separate.output_shape)) * ITEMSIZE[separate.out_dtype]
+    return [planes._replace(copying=machine.limits().moving_seconds(2 * copied)), between]
 
 
 def _moved_last(picture: torch.Tensor, taps: torch.Tensor, places: tuple[int, ...], options: dict[str, Any]) -> Layout:
@@ -223,16 +229,6 @@ def _moved_last(picture: torch.Tensor, taps: torch.Tensor, places: tuple[int, ..
     moved = picture.movedim(places, tuple(range(-len(places), 0)))
     others = prod(moved.shape[: -len(places)])
     return Layout(moved.reshape(others, 1, *moved.shape[-len(places) :]), taps[None, None], options, places)
-
-
-@lru_cache(maxsize=1024)
-def _pays(between: ConvSpec, separate: ConvSpec, *state: int) -> bool:  # noqa: ARG001 - part of the key
-    """Return whether channels are filtered faster where they are than as planes, which are copied there and back."""
-    if between.interleaved == 1:
-        return False
-    copied = sum(prod(shape) for shape in (separate.input_shape, separate.output_shape)) * ITEMSIZE[separate.out_dtype]
-    whole, planes = (plan(spec).seconds or inf for spec in (between, separate))
-    return whole < planes + machine.limits().moving_seconds(2 * copied)
 
 
 def picture_axes(shape: tuple[int, ...], kernel: tuple[int, ...], axes: Any, channel_axis: Any) -> tuple[int, ...]:

@@ -53,7 +53,7 @@ def convert(y: torch.Tensor, wanted: str | None) -> torch.Tensor:
             f"dtype is {wanted}, which has no gradients; call under torch.no_grad(), or leave dtype out"
         )
     values = bare(y)
-    if values.is_cpu and values.dtype in (torch.float32, torch.float64) and np.iinfo(wanted).bits <= SMALL_BITS:
+    if values.is_cpu and holds_rounded(name, wanted):
         return _rounded(values.contiguous(), wanted)
     if _fits(values, wanted):
         return values.to(torch_dtype(wanted))
@@ -63,10 +63,15 @@ def convert(y: torch.Tensor, wanted: str | None) -> torch.Tensor:
     return torch.from_numpy(_to_integers(array, wanted)).to(y.device)
 
 
+def holds_rounded(dtype: str, wanted: str) -> bool:
+    """Return whether generated code rounds floats of a dtype to a wanted one: integers of 8 or 16 bits."""
+    return dtype in ("float32", "float64") and not is_float(wanted) and np.iinfo(wanted).bits <= SMALL_BITS
+
+
 def _rounded(values: torch.Tensor, wanted: str) -> torch.Tensor:
     """Round and clip float32 or float64 to an integer dtype of 8 or 16 bits, in one pass."""
-    limits, target = np.iinfo(wanted), host()
-    recipe = RoundingRecipe(dtype_name(values.dtype), wanted, int(limits.min), int(limits.max))
+    target = host()
+    recipe = RoundingRecipe(dtype_name(values.dtype), wanted)
     lanes = lanes_of(target, recipe)
     result = buffers.empty(tuple(values.shape), torch_dtype(wanted))
     vectors = values.numel() // lanes
@@ -80,7 +85,7 @@ def _rounded(values: torch.Tensor, wanted: str) -> torch.Tensor:
     rest = values.reshape(-1)[vectors * lanes :].numpy()
     last = _clipped(rest, wanted)
     result.view(-1)[vectors * lanes :] = torch.from_numpy(last.values)
-    _say(int(counts[0].sum()) + last.clipped, int(counts[1].sum()) + last.missing, values.numel(), wanted)
+    say_changed(int(counts[0].sum()) + last.clipped, int(counts[1].sum()) + last.missing, values.numel(), wanted)
     return result
 
 
@@ -126,7 +131,7 @@ class Clipped(NamedTuple):
 def _to_integers(array: np.ndarray, wanted: str) -> np.ndarray:
     """Round half to even and clip, with a warning; NaN becomes 0."""
     values, clipped, missing = _clipped(array, wanted)
-    _say(clipped, missing, array.size, wanted)
+    say_changed(clipped, missing, array.size, wanted)
     return values
 
 
@@ -148,7 +153,7 @@ def _clipped(array: np.ndarray, wanted: str) -> Clipped:
     return Clipped(result, clipped, missing)
 
 
-def _say(clipped: int, missing: int, size: int, wanted: str) -> None:
+def say_changed(clipped: int, missing: int, size: int, wanted: str) -> None:
     """Warn of values that an integer dtype does not hold."""
     limits = np.iinfo(wanted)
     if clipped:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,13 @@ NEEDS_KERNEL = "depends on the kernel's values: plan with kernel="
 """Refusal reason of an engine that needs the values of the kernel to decide."""
 
 
+class Changed(NamedTuple):
+    """Numbers of results that were clipped, and that were NaN, when sums were rounded to integers."""
+
+    clipped: int
+    missing: int
+
+
 class Engine(ABC, Generic[State]):
     """One algorithm. Engines estimate their cost; the planner compares.
 
@@ -38,6 +45,10 @@ class Engine(ABC, Generic[State]):
     def keeps_nonfinite_local(self, spec: ConvSpec) -> bool:
         """Return whether NaN and infinity in x change only the outputs that read them, as in a direct sum."""
         return True
+
+    def sums_directly(self, spec: ConvSpec) -> bool:
+        """Return whether every output is the plain sum of its products, which accuracy "exact" asks for."""
+        return self.keeps_nonfinite_local(spec)
 
     @abstractmethod
     def work(self, spec: ConvSpec) -> Work:
@@ -75,6 +86,13 @@ class Engine(ABC, Generic[State]):
         self, state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Convolve x, (N, in_channels, *size), into `out` if given; the result has the spec's `out_dtype`."""
+
+    def apply_rounded(self, state: State, x: torch.Tensor, out: torch.Tensor) -> Changed | None:
+        """Convolve x into `out`, integers of 8 or 16 bits: rounded half to even and clipped, with NaN as 0.
+
+        Returns None, and computes nothing, if the engine does not round its sums where it stores them.
+        """
+        return None
 
 
 class GeneratedEngine(Engine[State]):

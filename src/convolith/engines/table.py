@@ -11,7 +11,7 @@ from convolith.engines.fft.engine import fft
 from convolith.engines.phases import phases
 from convolith.engines.pointwise.engine import pointwise
 from convolith.engines.reference import reference
-from convolith.engines.separable import separable
+from convolith.engines.separable.engine import separable
 from convolith.engines.winograd.engine import winograd_2x2, winograd_4x4
 
 TABLE: tuple[Engine[Any], ...] = (

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import numpy as np
 from llvmlite import ir
 
-from convolith.jit.builder import F16, F32, F64, I8, I16, I32, I64, FunctionBuilder, constant, is_integer, itemsize
+from convolith.jit.builder import (
+    F16,
+    F32,
+    F64,
+    I8,
+    I16,
+    I32,
+    I64,
+    FunctionBuilder,
+    constant,
+    is_integer,
+    itemsize,
+    suffix,
+    zero,
+)
 
 STORED = {
     "float16": F16,
@@ -55,6 +72,38 @@ def from_sum(code: FunctionBuilder, value: ir.Value, dtype: str) -> ir.Value:
     magic = constant(value.type, MAGIC)
     bits = code.ir.bitcast(code.ir.fadd(value, magic), kind)
     return code.ir.sub(bits, code.ir.bitcast(magic, kind))
+
+
+class Rounded(NamedTuple):
+    """Integers, and masks of the lanes that were clipped and of those that were NaN (None where there is none)."""
+
+    integers: ir.Value
+    clipped: ir.Value
+    missing: ir.Value | None
+
+
+def rounded(code: FunctionBuilder, value: ir.Value, dtype: str, *, may_miss: bool = True) -> Rounded:
+    """Round a vector of floats to an integer dtype of 8 or 16 bits, half to even, and clip it; NaN becomes 0.
+
+    Args:
+        code: the function.
+        value: the floats.
+        dtype: dtype of the integers.
+        may_miss: whether there may be NaN.
+    """
+    kind, limits, lanes = value.type, np.iinfo(dtype), value.type.count
+    least, largest = constant(kind, float(limits.min)), constant(kind, float(limits.max))
+    near = code.intrinsic(f"llvm.rint.{suffix(kind)}", kind, [value])
+    below = code.ir.select(code.ir.fcmp_ordered("<", largest, near), largest, near)
+    bounded = code.ir.select(code.ir.fcmp_ordered(">", least, below), least, below)
+    clipped = code.ir.fcmp_ordered("!=", bounded, near)
+    there = None
+    if may_miss:
+        there = code.ir.fcmp_ordered("ord", value, value)
+        bounded = code.ir.select(there, bounded, zero(kind))
+    whole = code.ir.fptosi(bounded, ir.VectorType(I32, lanes))
+    integers = code.ir.trunc(whole, ir.VectorType(STORED[dtype], lanes))
+    return Rounded(integers, clipped, None if there is None else code.ir.not_(there))
 
 
 def round_to_bfloat16(code: FunctionBuilder, value: ir.Value) -> ir.Value:

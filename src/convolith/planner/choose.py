@@ -131,7 +131,7 @@ def _weigh(engine: Engine[Any], spec: ConvSpec, accuracy: str, kernel: torch.Ten
         return Candidate(engine.name, reason)
     bound, limit, work = engine.error_bound(spec, kernel), allowed_error(spec, accuracy), engine.work(spec)
     needed, memory = work.memory.forward.workspace + work.memory.forward.prepared, machine.memory_bytes()
-    if accuracy == "exact" and not engine.keeps_nonfinite_local(spec):
+    if accuracy == "exact" and not engine.sums_directly(spec):
         reason = 'not a direct sum, which accuracy "exact" asks for'
     elif bound > limit:
         reason = f"error bound {bound:.1e} is over {limit:.1e}"

@@ -11,7 +11,7 @@ import torch
 from convolith.arrays import as_target, as_tensor, check_bias, check_same_kind, is_numpy, like
 from convolith.dtypes import dtype_name
 from convolith.engines import BY_NAME, aten
-from convolith.engines.base import NEEDS_KERNEL
+from convolith.engines.base import NEEDS_KERNEL, Changed
 from convolith.errors import ConvolithError
 from convolith.jit import with_living_threads
 from convolith.planner import prepared_kernels
@@ -279,6 +279,13 @@ def _compute(
     wide_bias = None if bias is None else bias.to(torch_dtype(inner.out_dtype))
     y = engine.apply(state, x.to(torch_dtype(inner.dtype)), wide_bias).to(torch_dtype(spec.out_dtype))
     return y.data if out is None else out.copy_(y)
+
+
+def compute_rounded(chosen: Plan, state: Any, x: torch.Tensor, out: torch.Tensor) -> Changed | None:
+    """Apply a plan's prepared engine, which rounds its sums to the integers of `out`; None if it does not."""
+    if chosen.accuracy == "double" or chosen.spec.batch == 0:
+        return None
+    return with_living_threads(BY_NAME[chosen.engine].apply_rounded, state, x, out)
 
 
 def format_of(x: torch.Tensor) -> torch.memory_format:

@@ -29,6 +29,8 @@ KEPT_BYTES = 1 << 29
 """Most bytes of cached kernels and of what was prepared from them; the least recently used are dropped first."""
 DIGEST_BYTES = 1 << 20
 """Bytes from which on a kernel is recognised by its digest; below, comparing it with its copy takes less time."""
+FEW_BYTES = 1 << 13
+"""Bytes of a kernel up to which copying it costs less than calling the system's comparison."""
 MOST_KEPT = 1024
 WITNESS_BYTES = 64
 """Bytes at either end and in the middle of a kernel by which it is looked up."""
@@ -42,6 +44,8 @@ def _bytes(kernel: torch.Tensor) -> np.ndarray:
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
     """Return whether two arrays of bytes are equal, at memory speed."""
+    if a.size <= FEW_BYTES:
+        return a.tobytes() == b.tobytes()
     compare = _memcmp()
     if compare is None:
         return np.array_equal(a, b)

@@ -13,10 +13,10 @@ from typing import Any
 from llvmlite import ir
 
 from convolith.engines.direct.emit_tile import DirectRecipe, lanes_of, line_of
-from convolith.engines.padding import source_of_column
+from convolith.engines.emit_rows import bounds_inside, copy_inside, copy_margin, split_row
 from convolith.jit.arguments import ArgumentBlock
 from convolith.jit.builder import I64, POINTER, FunctionBuilder, Int, Number, Pointer, zero
-from convolith.jit.conversions import STORED, to_sum
+from convolith.jit.conversions import STORED
 from convolith.jit.target import Target
 
 NOWHERE = -(1 << 62)
@@ -35,8 +35,7 @@ def write_pack(module: ir.Module, target: Target, recipe: DirectRecipe, argument
     stride = recipe.stride[2]
     tall = (rows - 1) * recipe.stride[1] + (height - 1) * recipe.dilation[1] + 1
     wanted = (columns - 1) * stride + (width - 1) * recipe.dilation[2] + 1
-    begin = code.minimum(code.maximum(0 - left, 0), wanted)
-    end = code.maximum(code.minimum(s["width"] - left, wanted), begin)
+    begin, end = bounds_inside(code, left, s["width"], wanted)
     pack = _Pack(code, target, recipe, s, x, scratch, front, top, left, tall, wanted, begin, end)
     if recipe.repeats:
         pack.with_tables()
@@ -109,11 +108,7 @@ class _Pack:
                 line = line + code.maximum(number, 0) * s["x_row"]
 
                 def beside(to: Pointer, begin: Number, end: Number, line: Pointer = line, exists: Any = exists) -> None:
-                    with code.loop(begin, end) as t:
-                        at = source_of_column(code, s, self.left + t.index)
-                        inside = code.every(exists, at >= 0)
-                        chosen = code.choose(inside, line + code.maximum(at, 0), s["outside"])
-                        self.copy(chosen, to + t.index, 1)
+                    copy_margin(code, s, recipe.x_dtype, line, self.left, exists, to, (begin, end))
 
                 place = self.place(channel.index, plane.index, row.index)
                 self.row(line + self.left, place, beside, exists)
@@ -151,37 +146,9 @@ class _Pack:
         begin, end = self.begin, self.end
         if exists is not None:
             end = code.choose(exists, end, begin)
-        enough = begin + lanes <= end
-        singles = code.choose(enough, end, begin)
-        with code.loop(begin, singles - lanes, lanes) as t:
-            self.copy(source + t.index, to + t.index, lanes)
-        with code.when(enough):  # the last vector may overlap the one before: nothing beyond the row is read
-            self.copy(source + (end - lanes), to + (end - lanes), lanes)
-        with code.loop(singles, end) as t:
-            self.copy(source + t.index, to + t.index, 1)
+        copy_inside(code, self.recipe.x_dtype, lanes, source, to, begin, end)
         if beside is not None:
             beside(to, 0, begin)
             beside(to, end, self.wanted)
         if stride > 1:
-            _split(code, line, place, self.wanted, stride, s["phase_pitch"], lanes)
-
-    def copy(self, source: Pointer, goal: Pointer, lanes: int) -> None:
-        """Generate the copy of some elements, converted to the type of the sums."""
-        goal.store(to_sum(self.code, source.vector(lanes), self.recipe.x_dtype, goal.element))
-
-
-def _split(
-    code: FunctionBuilder, line: Pointer, place: Pointer, wanted: Number, stride: int, pitch: Int, lanes: int
-) -> None:
-    """Generate the split of a row: element t goes to phase t % stride, position t // stride."""
-    count = (wanted + (stride - 1)) // stride
-    if stride == 2:
-        with code.loop(0, count, lanes) as t:
-            a, b = ((line + t.index * 2 + half * lanes).vector(lanes) for half in range(2))
-            for odd in range(2):
-                chosen = code.shuffle(a, b, range(odd, 2 * lanes, 2))
-                (place + t.index + pitch * odd).store(chosen)
-        return
-    with code.loop(0, count) as position, code.loop(0, stride) as phase:
-        element = line + position.index * stride + phase.index
-        (place + position.index + pitch * phase.index).store(element.load())
+            split_row(code, line, place, self.wanted, stride, s["phase_pitch"], lanes)

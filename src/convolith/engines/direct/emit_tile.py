@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from llvmlite import ir
 
+from convolith.engines.emit_rows import shift_of
 from convolith.jit.builder import FunctionBuilder, Int, Number, Pointer, itemsize, zero
 from convolith.jit.conversions import STORED, from_sum, to_sum
 from convolith.jit.target import Target
@@ -71,8 +72,7 @@ class DirectRecipe:
 
     def shift(self, column: Number, phase_pitch: Number) -> Number:
         """Return the offset of a kernel column in a row, which the stride may have split."""
-        reach, stride = column * self.dilation[2], self.stride[2]
-        return reach if stride == 1 else reach // stride + phase_pitch * (reach % stride)
+        return shift_of(column, self.dilation[2], self.stride[2], phase_pitch)
 
     def tiles(self, target: Target) -> dict[int, Tile]:
         """Return the tile for each number of vectors, widest first, with as many rows as the registers allow.

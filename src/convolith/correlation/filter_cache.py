@@ -1,0 +1,167 @@
+"""Cache of calls of `filter_image`: one that was seen before needs no reading of options, no checks and no planning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import inf
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from convolith.arrays import Operands, as_tensor, like
+from convolith.arrays import flip as flip_axes
+from convolith.correlation import call_cache
+from convolith.correlation.gradients import chooser
+from convolith.correlation.result_dtypes import convert, holds_rounded, say_changed
+from convolith.dtypes import COMPLEX
+from convolith.engines import BY_NAME, buffers
+from convolith.planner import Plan, plan
+from convolith.planner.plan import compute, compute_rounded
+from convolith.planner.prepared_kernels import Choose, PreparedKernel, prepared
+from convolith.spec import ConvSpec
+from convolith.tensors import torch_dtype
+
+RECORDED = 4
+"""Index of what autograd records in a call's key."""
+
+
+class FilterCall(NamedTuple):
+    """How a call that was seen before is computed, in one layout."""
+
+    places: tuple[int, ...] | None
+    """Axes of the picture that come last in its planes; None if they are last already."""
+    dtypes: tuple[torch.dtype, torch.dtype]
+    """Dtypes of the planes and of the kernel in the computation."""
+    plan: Plan
+    choose: Choose | None
+    """Function that plans for a kernel's values, if they may decide the engine."""
+    flip: bool
+    planes: tuple[int, ...]
+    """Shape of the planes."""
+    kernel: tuple[int, ...]
+    """Shape of the kernel of the planes."""
+    filtered: tuple[int, ...]
+    """Shape of the filtered planes."""
+    result: tuple[int, ...]
+    """Shape of the result, before the axes of its planes move back."""
+    wanted: str | None
+    """Dtype of the result, if the caller named one."""
+    rounds: bool
+    """Whether it is one of the integers that engines may round to."""
+
+    copying: float
+    """Estimated time of bringing the picture into its planes and the result back, in seconds."""
+
+    def prepared(self, taps: torch.Tensor) -> PreparedKernel:
+        """Return the plan and the engine's state for a kernel."""
+        k = taps.to(self.dtypes[1]).reshape(self.kernel)
+        return prepared(self.plan, flip_axes(k, range(2, k.ndim)) if self.flip else k, self.choose)
+
+    def run(self, image: torch.Tensor, entry: PreparedKernel) -> torch.Tensor | None:
+        """Filter a picture; None if it has NaN that the engine would spread beyond their windows."""
+        x = image.to(self.dtypes[0])
+        last = tuple(range(-len(self.places or ()), 0))
+        if self.places is not None:
+            x = x.movedim(self.places, last)
+        x = x.reshape(self.planes)
+        local = BY_NAME[entry.plan.engine].keeps_nonfinite_local(self.plan.spec)
+        if not local and x.is_floating_point() and bool(x.sum().isnan()):
+            return None
+        y = self._rounded(entry.plan, entry.state, x) if self.rounds else None
+        if y is None:
+            y = convert(compute(entry.plan, entry.state, x, None), self.wanted)
+        y = y.reshape(self.result)
+        return y if self.places is None else y.movedim(last, self.places)
+
+    def _rounded(self, chosen: Plan, state: Any, x: torch.Tensor) -> torch.Tensor | None:
+        """Return the result as integers that the engine itself rounds; None if it does not."""
+        wanted = str(self.wanted)
+        y = buffers.empty(self.filtered, torch_dtype(wanted))
+        changed = compute_rounded(chosen, state, x, y)
+        if changed is None:
+            return None
+        say_changed(changed.clipped, changed.missing, y.numel(), wanted)
+        return y
+
+
+class Seen(NamedTuple):
+    """A call that was seen before."""
+
+    options: tuple[Any, ...]
+    """Options as given, found to be valid."""
+    ways: tuple[FilterCall, ...]
+    """The layouts in which it can be computed; the kernel decides which is faster."""
+
+
+def key_of(image: Any, kernel: Any, options: tuple[Any, ...]) -> tuple[Any, Operands | None]:
+    """Return the key of a call and its picture and kernel as tensors; None for calls that need the full path."""
+    if torch.compiler.is_compiling() or not isinstance(image, np.ndarray | torch.Tensor):
+        return None, None
+    if isinstance(image, np.ma.MaskedArray) or not isinstance(kernel, np.ndarray | torch.Tensor):
+        return None, None
+    if image.dtype in (np.bool_, torch.bool) or kernel.dtype in (np.bool_, torch.bool):
+        return None, None
+    plain = Operands(as_tensor("image", image), as_tensor("kernel", kernel), None)
+    return call_cache.key_of(*plain, (Seen, type(image), *options)), plain
+
+
+def found(key: Any, plain: Operands | None, image: Any) -> Any:
+    """Return the result of a call that was seen before, in the kind of array that the picture is, or None."""
+    seen = call_cache.find(key)
+    if seen is None or plain is None:
+        return None
+    call, entry = seen.ways[0], seen.ways[0].prepared(plain.k)
+    for other in seen.ways[1:]:
+        there = other.prepared(plain.k)
+        if (there.plan.seconds or inf) + other.copying < (entry.plan.seconds or inf) + call.copying:
+            call, entry = other, there
+    y = call.run(plain.x, entry)
+    return None if y is None else like(y.contiguous(), image)
+
+
+def remember(key: Any, ways: Iterable[FilterCall]) -> None:
+    """Cache a call that the full path has computed, with the layouts in which it can be."""
+    call_cache.keep(key, Seen(key[call_cache.OPTIONS], tuple(ways)))
+
+
+def repeatable(key: Any, planes: ConvSpec) -> bool:
+    """Return whether a call can be repeated without looking at its arguments again."""
+    return key is not None and key[RECORDED] is None and planes.out_dtype not in COMPLEX and planes.batch > 0
+
+
+def way(
+    shape: tuple[int, ...],
+    planes: ConvSpec,
+    places: tuple[int, ...],
+    how: dict[str, Any],
+    wanted: str | None,
+    copying: float,
+) -> FilterCall:
+    """Return how a picture is filtered in one layout.
+
+    Args:
+        shape: shape of the picture.
+        planes: the layer that computes its planes.
+        places: axes of the picture that come last in the planes.
+        how: `engine`, `accuracy` and `flip`.
+        wanted: dtype of the result, if the caller named one.
+        copying: estimated time of bringing the picture into this layout and back, in seconds.
+    """
+    chosen = plan(planes, accuracy=how["accuracy"], engine=how["engine"])
+    others = tuple(n for axis, n in enumerate(shape) if axis not in places)
+    moves = places != tuple(range(len(shape)))[-len(places) :]
+    return FilterCall(
+        places=places if moves else None,
+        dtypes=(torch_dtype(planes.dtype), torch_dtype(planes.kernel_dtype)),
+        plan=chosen,
+        choose=None if chosen.by_name else chooser(chosen),
+        flip=bool(how["flip"]),
+        planes=planes.input_shape,
+        kernel=planes.kernel_shape,
+        filtered=planes.output_shape,
+        result=(*others, *planes.output_shape[2:]),
+        wanted=wanted,
+        rounds=wanted is not None and holds_rounded(planes.out_dtype, wanted),
+        copying=copying,
+    )
