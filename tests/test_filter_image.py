@@ -136,3 +136,54 @@ def test_results_are_rounded_half_to_even_and_clipped_with_a_count(floats, integ
     counts = [int((low | high).sum()), int(np.isnan(values).sum())]
     told = [int(str(one.message).partition(" of")[0].replace(",", "")) for one in said]
     assert told == [number for number in counts if number]
+
+
+def called_often(picture, kernels, **options):
+    """Filter with each kernel in turn, several times, and compare with the reference."""
+    for turn in range(4):
+        for kernel in kernels:
+            found = cl.filter_image(picture, kernel, **options)
+            expected = cl.filter_image(picture, kernel, **options, engine="reference")
+            assert found.dtype == expected.dtype
+            assert found.shape == expected.shape
+            wrong = np.abs(np.asarray(found, float) - np.asarray(expected, float))
+            assert np.nanmax(wrong) <= (1 if found.dtype.kind in "iu" else 1e-4), (turn, np.nanmax(wrong))
+            np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+
+
+LINE = np.hanning(9)[1:-1].astype(np.float32)
+KERNELS = [np.outer(LINE, LINE) / 16, np.random.default_rng(1).normal(size=(7, 7)).astype(np.float32) / 49]
+
+
+@pytest.mark.parametrize("shape", [(50, 60), (50, 60, 3), (130, 140, 4), (5, 40, 30)])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8", "int16"])
+@pytest.mark.parametrize("options", [{}, {"dtype": np.uint8}, {"flip": True, "stride": 2}, {"padding_mode": "mirror"}])
+@pytest.mark.filterwarnings("ignore:.*lie outside")
+def test_repeated_calls_are_as_the_first(shape, dtype, options):
+    picture = np.random.default_rng(0).integers(0, 200, shape).astype(dtype)
+    if len(shape) == 3 and shape[0] == 5:
+        options = options | {"axes": (1, 2)}
+    called_often(picture, KERNELS, **options)
+
+
+def test_repeated_calls_see_missing_pixels_and_other_kinds_of_options():
+    picture = np.random.default_rng(2).normal(size=(300, 300)).astype(np.float32)
+    kernel = np.random.default_rng(3).normal(size=(41, 41)).astype(np.float32) / 41
+    for _ in range(3):
+        assert not np.isnan(cl.filter_image(picture, kernel)).any()
+    picture[100, 120] = np.nan
+    holes = np.isnan(cl.filter_image(picture, kernel))
+    assert holes.sum() == 41 * 41
+    assert holes[80:121, 100:141].all()
+    for _ in range(2):
+        cl.filter_image(picture, kernel, stride=1)
+    with pytest.raises(ConvolithError, match="stride"):
+        cl.filter_image(picture, kernel, stride=1.0)
+    tensor = torch.from_numpy(picture[:20, :20]).requires_grad_()
+    for _ in range(3):
+        cl.filter_image(tensor, torch.ones(3, 3)).sum().backward()
+    assert float(tensor.grad[5, 5]) == 27
+    assert isinstance(cl.filter_image(tensor.detach(), torch.ones(3, 3)), torch.Tensor)
+    for _ in range(3):
+        assert isinstance(cl.filter_image(picture[:20, :20], np.ones((3, 3), np.float32)), np.ndarray)
+        assert cl.filter_image(picture[::-1, ::-2], np.ones((3, 3), np.float32)).shape == (300, 150)
