@@ -26,9 +26,41 @@ def layer(in_channels: int, out_channels: int, size: int, kernel_size: int, **op
     )
 
 
-def depthwise(channels: int, size: int, kernel_size: int) -> ConvSpec:
+def depthwise(channels: int, size: int, kernel_size: int, **options: Any) -> ConvSpec:
     """Every channel by itself."""
-    return layer(channels, channels, size, kernel_size, groups=channels)
+    return layer(channels, channels, size, kernel_size, groups=channels, **options)
+
+
+def dilated(in_channels: int, out_channels: int, size: int, dilation: int, **options: Any) -> ConvSpec:
+    """3x3 taps apart, as large an output as its input."""
+    return ConvSpec(
+        in_channels=in_channels,
+        out_channels=out_channels,
+        size=(size, size),
+        kernel_size=3,
+        padding=dilation,
+        dilation=dilation,
+        **options,
+    )
+
+
+def strided_signal(in_channels: int, out_channels: int, size: int, kernel_size: int, stride: int) -> ConvSpec:
+    """On one axis, padded by half the kernel."""
+    return ConvSpec(
+        in_channels=in_channels,
+        out_channels=out_channels,
+        size=size,
+        kernel_size=kernel_size,
+        stride=stride,
+        padding=kernel_size // 2,
+    )
+
+
+def patches(out_channels: int, in_channels: int, size: int, patch: int) -> ConvSpec:
+    """Patches side by side, as vision transformers embed them."""
+    return ConvSpec(
+        in_channels=in_channels, out_channels=out_channels, size=(size, size), kernel_size=patch, stride=patch
+    )
 
 
 def signal(size: int, kernel_size: int, dilation: int = 1, channels: int = 1) -> ConvSpec:
@@ -90,6 +122,50 @@ OTHERS = {
 GRID: dict[str, ConvSpec] = IMAGES | DTYPES | FEW_CHANNELS | DEPTHWISE | DEEP | POINTWISE | OTHERS
 """The shapes that are tuned for. A row is never taken out because it is lost."""
 
+STRIDED: dict[str, ConvSpec] = {
+    "Inception v3: 3 -> 32, 3x3, stride 2, 299": ConvSpec(
+        in_channels=3, out_channels=32, size=(299, 299), kernel_size=3, stride=2
+    ),
+    "MobileNet v2: 3 -> 32, 3x3, stride 2, 224": layer(3, 32, 224, 3, stride=2),
+    "MobileNet v3: 3 -> 16, 3x3, stride 2, 224": layer(3, 16, 224, 3, stride=2),
+    "YOLOv5s: 3 -> 32, 6x6, stride 2, 320": ConvSpec(
+        in_channels=3, out_channels=32, size=(320, 320), kernel_size=6, stride=2, padding=2
+    ),
+    "ResNet: 3 -> 64, 7x7, stride 2, 224": layer(3, 64, 224, 7, stride=2),
+    "YOLOv5s: 32 -> 64, 3x3, stride 2, 160": layer(32, 64, 160, 3, stride=2),
+    "32 -> 64, 3x3, stride 2, 112": layer(32, 64, 112, 3, stride=2),
+    "HRNet: 64 -> 64, 3x3, stride 2, 112": layer(64, 64, 112, 3, stride=2),
+    "ResNet-50: 128 -> 128, 3x3, stride 2, 56": layer(128, 128, 56, 3, stride=2),
+    "ResNet-50: 256 -> 256, 3x3, stride 2, 28": layer(256, 256, 28, 3, stride=2),
+    "ResNet-50: 512 -> 512, 3x3, stride 2, 14": layer(512, 512, 14, 3, stride=2),
+    "ResNet-18: 64 -> 128, 3x3, stride 2, 56": layer(64, 128, 56, 3, stride=2),
+    "ResNet-18: 64 -> 128, 1x1, stride 2, 56": layer(64, 128, 56, 1, stride=2),
+    "ResNet-50: 256 -> 512, 1x1, stride 2, 56": layer(256, 512, 56, 1, stride=2),
+    "ResNeXt-50: 256 -> 256, 3x3, 32 groups, stride 2, 56": layer(256, 256, 56, 3, stride=2, groups=32),
+    "MobileNet v2: depthwise 96, 3x3, stride 2, 112": depthwise(96, 112, 3, stride=2),
+    "depthwise 96, 3x3, stride 2, 56": depthwise(96, 56, 3, stride=2),
+    "MobileNet v2: depthwise 144, 3x3, stride 2, 56": depthwise(144, 56, 3, stride=2),
+    "MobileNet v2: depthwise 192, 3x3, stride 2, 28": depthwise(192, 28, 3, stride=2),
+    "MobileNet v2: depthwise 576, 3x3, stride 2, 14": depthwise(576, 14, 3, stride=2),
+    "EfficientNet-B0: depthwise 144, 5x5, stride 2, 56": depthwise(144, 56, 5, stride=2),
+    "EfficientNet-B0: depthwise 672, 5x5, stride 2, 14": depthwise(672, 14, 5, stride=2),
+    "MobileNet v3: depthwise 72, 5x5, stride 2, 56": depthwise(72, 56, 5, stride=2),
+    "ConvNeXt: 3 -> 96, 4x4, stride 4, 224": patches(96, 3, 224, 4),
+    "ConvNeXt: 96 -> 192, 2x2, stride 2, 56": patches(192, 96, 56, 2),
+    "ViT-S: 3 -> 384, 16x16, stride 16, 224": patches(384, 3, 224, 16),
+    "64 -> 64, 3x3, dilation 6, 33": dilated(64, 64, 33, 6),
+    "DeepLab v3: 256 -> 256, 3x3, dilation 2, 33": dilated(256, 256, 33, 2),
+    "DeepLab v3: 256 -> 256, 3x3, dilation 12, 33": dilated(256, 256, 33, 12),
+    "DeepLab v3+: depthwise 256, 3x3, dilation 6, 65": dilated(256, 256, 65, 6, groups=256),
+    "Whisper: 384 -> 384, 3 taps, stride 2, 3000": strided_signal(384, 384, 3000, 3, 2),
+    "wav2vec 2: 1 -> 512, 10 taps, stride 5, 16000": strided_signal(1, 512, 16000, 10, 5),
+    "wav2vec 2: 512 -> 512, 3 taps, stride 2, 1599": strided_signal(512, 512, 1599, 3, 2),
+    "WaveNet: 64 -> 64, 2 taps, dilation 128, 16000": ConvSpec(
+        in_channels=64, out_channels=64, size=16000, kernel_size=2, dilation=128
+    ),
+}
+"""Strided, dilated and depthwise strided layers of networks, at the sizes that they are used at."""
+
 
 def drawn(count: int = 32, seed: int = 20261123) -> dict[str, ConvSpec]:
     """Shapes with odd sizes and channel counts, of every kind of the grid."""
@@ -125,6 +201,6 @@ def drawn(count: int = 32, seed: int = 20261123) -> dict[str, ConvSpec]:
 
 
 RANDOM = drawn()
-SETS = {"grid": GRID, "random": RANDOM}
+SETS = {"grid": GRID, "random": RANDOM, "strided": STRIDED}
 CONTROL = layer(16, 16, 64, 3)
 """The control row: torch under two names."""

@@ -55,6 +55,47 @@ def copy_margin(
         _copy(code, dtype, chosen, goal + t.index, 1)
 
 
+def split_inside(
+    code: FunctionBuilder,
+    dtype: str,
+    lanes: int,
+    source: Pointer,
+    goal: Pointer,
+    begin: Number,
+    end: Number,
+    pitch: Int,
+) -> None:
+    """Generate the copy of elements `begin` to `end` of a row, split by a stride of 2 as `split_row` does.
+
+    Nothing outside these elements is read or written: the last vectors may overlap those before.
+    """
+    first = (code.integer(begin) + 1) // 2 * 2
+
+    def halves(t: Int, lanes: int) -> None:
+        a, b = (to_sum(code, (source + t + half * lanes).vector(lanes), dtype, goal.element) for half in range(2))
+        for odd in range(2):
+            (goal + t // 2 + pitch * odd).store(code.shuffle(a, b, range(odd, 2 * lanes, 2)))
+
+    def singles(start: Number, stop: Number) -> None:
+        with code.loop(start, stop) as t:
+            _copy(code, dtype, source + t.index, goal + t.index // 2 + pitch * (t.index % 2), 1)
+
+    wide, narrow = (first + 2 * n <= end for n in (lanes, lanes // 2))
+    with code.ir.if_else(narrow) as (vectors, few):
+        with few:
+            singles(begin, end)
+        with vectors:
+            singles(begin, first)
+            for n, fits in ((lanes, wide), (lanes // 2, code.ir.not_(wide))):
+                with code.when(fits):
+                    last = (code.integer(end) - 2 * n) // 2 * 2  # of the last two vectors
+                    with code.loop(first, last, 2 * n) as t:
+                        halves(t.index, n)
+                    halves(last, n)
+            with code.when(code.ir.icmp_signed("==", code.integer(end % 2).value, code.integer(1).value)):
+                singles(code.integer(end) - 1, end)
+
+
 def split_row(
     code: FunctionBuilder, line: Pointer, goal: Pointer, wanted: Number, stride: int, pitch: Int, lanes: int
 ) -> None:

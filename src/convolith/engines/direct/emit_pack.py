@@ -13,7 +13,7 @@ from typing import Any
 from llvmlite import ir
 
 from convolith.engines.direct.emit_tile import DirectRecipe, lanes_of, line_of
-from convolith.engines.emit_rows import bounds_inside, copy_inside, copy_margin, split_row
+from convolith.engines.emit_rows import bounds_inside, copy_inside, copy_margin, split_inside, split_row
 from convolith.jit.arguments import ArgumentBlock
 from convolith.jit.builder import I64, POINTER, FunctionBuilder, Int, Number, Pointer, zero
 from convolith.jit.conversions import STORED
@@ -141,6 +141,9 @@ class _Pack:
         """
         code, s, lanes = self.code, self.s, lanes_of(self.recipe, self.target)
         stride = self.recipe.stride[2]
+        if stride == 2 and beside is None:
+            split_inside(code, self.recipe.x_dtype, lanes, source, place, self.begin, self.end, s["phase_pitch"])
+            return
         line = self.scratch + s["channel_pitch"] * s["in_channels"]  # one row before it is split
         to = place if stride == 1 else line
         begin, end = self.begin, self.end
