@@ -15,6 +15,7 @@ from convolith.engines import TABLE
 torch.manual_seed(0)
 torch.set_num_threads(2)
 CASES = {
+    "im2col": ((2, 64, 40, 40), (64, 64, 3, 3), {"stride": 2}),
     "pointwise": ((2, 64, 40, 40), (640, 64, 1, 1), {}),
     "separable": ((2, 16, 40, 40), (16, 1, 9, 9), {"groups": 16}),
     "fft": ((2, 64, 40, 40), (64, 64, 5, 5), {}),

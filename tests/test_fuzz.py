@@ -257,7 +257,9 @@ def correlate_case(rng: random.Random) -> None:
     if rng.random() < 0.3:
         options["accuracy"] = rng.choice(("exact", "fast", "double", "default"))
     if rng.random() < 0.2:
-        options["engine"] = rng.choice(("aten", "direct", "fft", "winograd", "separable", "pointwise", "reference"))
+        options["engine"] = rng.choice(
+            ("aten", "direct", "fft", "winograd", "separable", "pointwise", "im2col", "reference")
+        )
     kind = rng.choice(("correlate", "correlate", "correlate", "convolve", "filter_image", "Conv"))
     names = ("stride", "padding", "dilation", "groups", "padding_mode", "engine", "accuracy", "flip")
     if kind == "filter_image":

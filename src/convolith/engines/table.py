@@ -8,6 +8,7 @@ from convolith.engines import aten
 from convolith.engines.base import Engine
 from convolith.engines.direct.engine import direct
 from convolith.engines.fft.engine import fft
+from convolith.engines.im2col import im2col
 from convolith.engines.phases import phases
 from convolith.engines.pointwise.engine import pointwise
 from convolith.engines.reference import reference
@@ -20,6 +21,7 @@ TABLE: tuple[Engine[Any], ...] = (
     separable,
     winograd_4x4,
     winograd_2x2,
+    im2col,
     aten.contiguous,
     aten.channels_last,
     fft,

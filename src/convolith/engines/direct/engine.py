@@ -34,6 +34,8 @@ STARTING_TAPS, ROLLED_STARTING_TAPS = {True: 5.0, False: 10.0}, 1.5
 of rolling sums."""
 NARROW_EFFICIENCY = 0.7
 """Factor on the efficiency where the output has fewer columns than two vectors."""
+DEEP_EFFICIENCY = 0.88
+"""Factor on the efficiency where a row of inputs exceeds a first-level cache and a stride or a dilation widens it."""
 SINGLE_TAP_EFFICIENCY = 0.8
 """Factor on the efficiency with one tap, where each input is loaded for as many products as a tile has channels."""
 INT64_EFFICIENCY = 0.15
@@ -136,6 +138,8 @@ class Direct(GeneratedEngine[State]):
         share *= spec.products_per_output / (spec.products_per_output + starting)
         if width < 2 * lanes:
             share *= NARROW_EFFICIENCY
+        if recipe.deep and recipe.many_outputs and max(*recipe.stride, *recipe.dilation) > 1:
+            share *= DEEP_EFFICIENCY
         if spec.taps == 1:
             share *= SINGLE_TAP_EFFICIENCY
         if recipe.sum_dtype == "int64":

@@ -33,9 +33,10 @@ ARGUMENTS = ArgumentBlock(
     *("positions", "out_height", "out_width", "reading"),
     *("threes", "twos", "tiles", "blocks", "block_tiles", "splits", "tasks", "chunk"),
     *("rest", "rest_tiles", "rest_splits", "rest_tasks", "thread_elements"),
-    *("block_positions",),
+    *("block_positions", "x_group", "channels", "taps", "offsets"),
 )
-"""Arguments of a region: addresses, counts, strides in elements. Channels are per group."""
+"""Arguments of a region: addresses, counts, strides in elements. Channels are per group. With taps, `in_channels` is
+`channels` times `taps`, the rows of the matrix, and `offsets` holds the distances of the taps from the first."""
 POINTERS = ("x", "weight", "bias", "y", "scratch")
 GATHERS, PACKS, IN_PLACE = range(3)
 """Ways to read X: gathered into a tile first, packed during its first use, or always in place."""
@@ -45,7 +46,7 @@ GATHERED_TOGETHER = 8
 
 def write(module: ir.Module, target: Target, recipe: PointwiseRecipe) -> None:
     """Generate the region for contiguous positions: each thread computes its own tiles, then the remaining ones."""
-    code, s = ARGUMENTS.begin(module, dict.fromkeys(POINTERS, recipe.element))
+    code, s = ARGUMENTS.begin(module, dict.fromkeys(POINTERS, recipe.element) | {"offsets": I64})
     before = flush_denormals(code, target)
     me = code.fetch_add(s["counters"])
     work = _Work(module, target, recipe, code, s, s["scratch"] + me * s["thread_elements"])
@@ -126,6 +127,8 @@ class _Work:
             for size in (1, VECTORS * self.lanes, self.shape.positions)
         )
         self.gather = _gather(module, recipe)
+        vectors = range(1, VECTORS + 1) if recipe.taps else ()
+        self.gather_vectors = {n: _gather_vectors(module, recipe, n, self.lanes) for n in vectors}
 
     def tiles_of(self, vectors: int) -> dict[int, FunctionBuilder]:
         """Return the code for some vectors of output channels, by the number of positions."""
@@ -157,7 +160,7 @@ class _Work:
         code, s = self.code, self.s
         number, rest = unit % s["blocks"], unit // s["blocks"]
         image, group = rest % s["batch"], rest // s["batch"]
-        x = s["x"] + image * s["x_image"] + group * s["in_channels"] * s["x_channel"]
+        x = s["x"] + image * s["x_image"] + group * s["x_group"]
         y = s["y"] + image * s["y_image"] + group * s["out_channels"] * s["y_channel"]
         place = Place(x, s["weight"] + group * s["weight_group"], s["bias"] + group * s["out_channels"], y)
         begin = number * s["block_tiles"]
@@ -233,11 +236,18 @@ class _Work:
         with code.loop(0, vectors * self.lanes) as lane:
             moved = lane.index + position + code.choose(lane.index >= final, shift, 0)
             (self.sources + lane.index).store(self.source(moved).value)
-        self.gathered(x, packed, vectors * self.lanes)
+        if self.recipe.taps:
+            s = self.s
+            rest = (s["channels"], s["x_channel"], s["offsets"], s["taps"], s["x_column"])
+            code.call(self.gather_vectors[vectors], x, self.sources, packed, *rest)
+        else:
+            self.gathered(x, packed, vectors * self.lanes)
 
     def gathered(self, x: Pointer, packed: Pointer, count: Number) -> None:
         """Pack the positions of a tile whose offsets are in the table."""
-        self.code.call(self.gather, x, self.sources, packed, count, self.s["in_channels"], self.s["x_channel"], count)
+        s = self.s
+        rest = (s["channels"], s["offsets"], s["taps"]) if self.recipe.taps else (s["in_channels"],)
+        self.code.call(self.gather, x, self.sources, packed, count, s["x_channel"], count, *rest)
 
     def rest(self, unit: Int, split: Int) -> None:
         """Generate some output channels of a tile of positions that do not fill a vector."""
@@ -250,7 +260,7 @@ class _Work:
             image, position = flat // s["rest"], flat % s["rest"] + (s["positions"] - s["rest"])
             (self.sources + number.index).store((image * s["x_image"] + self.source(position)).value)
             (self.goals + number.index).store((image * s["y_image"] + position).value)
-        x = s["x"] + group * s["in_channels"] * s["x_channel"]
+        x = s["x"] + group * s["x_group"]
         with code.when(code.ir.icmp_signed("!=", self.seen.load(), unit.value)):
             self.gathered(x, self.packed, count)
         self.seen.store(unit.value)
@@ -323,16 +333,18 @@ class _Work:
 
 
 def _gather(module: ir.Module, recipe: PointwiseRecipe) -> FunctionBuilder:
-    """Generate the copy of scattered positions of every channel to contiguous memory.
+    """Generate the copy of scattered positions of every channel, or of every tap of every channel.
 
-    Arguments: X, offsets of the positions in X, destination; number of positions, channels, and pitches of channels.
+    Arguments: X, offsets of the positions in X, destination; number of positions, pitches of channels in X and of rows
+    in the destination, number of channels; with taps, their offsets and their number.
     """
-    code = FunctionBuilder(module, "gather", [POINTER] * 3 + [I64] * 4, internal=True)
+    last = [POINTER, I64] if recipe.taps else []
+    code = FunctionBuilder(module, "gather", [POINTER] * 3 + [I64] * 4 + last, internal=True)
     x, sources, goal = code.argument(0, recipe.element), code.argument(1, I64), code.argument(2, recipe.element)
-    count, channels, x_pitch, pitch = (code.argument(n) for n in range(3, 7))
+    count, x_pitch, pitch, channels = (code.argument(n) for n in range(3, 7))
     together = GATHERED_TOGETHER
-    with code.loop(0, channels) as channel:
-        here, there = x + channel.index * x_pitch, goal + channel.index * pitch
+
+    def row(here: Pointer, there: Pointer) -> None:
         for start, stop, step in (
             (0, count // together * together, together),
             (count // together * together, count, 1),
@@ -340,5 +352,57 @@ def _gather(module: ir.Module, recipe: PointwiseRecipe) -> FunctionBuilder:
             with code.loop(start, stop, step) as number:
                 for n in range(step):
                     (there + number.index + n).store((here + (sources + number.index + n).integer()).load())
+
+    with code.loop(0, channels) as channel:
+        here = x + channel.index * x_pitch
+        if not recipe.taps:
+            row(here, goal + channel.index * pitch)
+        else:
+            offsets, taps = code.argument(7, I64), code.argument(8)
+            with code.loop(0, taps) as tap:
+                row(here + (offsets + tap.index).integer(), goal + (channel.index * taps + tap.index) * pitch)
+    code.finish()
+    return code
+
+
+def _gather_vectors(module: ir.Module, recipe: PointwiseRecipe, vectors: int, lanes: int) -> FunctionBuilder:
+    """Generate the copy of some vectors of positions of every tap of every channel, vector by vector within a row.
+
+    Arguments: X, offsets of the positions in X, destination; channels, pitch of channels in X, offsets of the taps,
+    their number, and the distance of adjacent positions in X.
+    """
+    kinds = [POINTER] * 3 + [I64] * 2 + [POINTER] + [I64] * 2
+    code = FunctionBuilder(module, f"gather_{vectors}", kinds, internal=True)
+    x, sources, goal = code.argument(0, recipe.element), code.argument(1, I64), code.argument(2, recipe.element)
+    channels, x_pitch, offsets = code.argument(3), code.argument(4), code.argument(5, I64)
+    taps, column = code.argument(6), code.argument(7)
+    firsts = [(sources + q * lanes).integer() for q in range(vectors)]
+    lasts = [(sources + q * lanes + (lanes - 1)).integer() for q in range(vectors)]
+    in_row = [(last - first).equals(column * (lanes - 1)) for first, last in zip(firsts, lasts, strict=True)]
+
+    def beside(here: Pointer) -> ir.Value:
+        """Load a vector of inputs `step` apart; nothing after the last one is read."""
+        if recipe.step == 1:
+            return here.vector(lanes)
+        a, b = here.vector(lanes), (here + (lanes - 1)).vector(lanes)
+        half = lanes // 2
+        return code.shuffle(a, b, [2 * n for n in range(half)] + [lanes + 1 + 2 * n for n in range(half)])
+
+    def apart(here: Pointer, there: Pointer, q: int) -> None:
+        for n in range(q * lanes, (q + 1) * lanes):
+            (there + n).store((here + (sources + n).integer()).load())
+
+    with code.loop(0, channels) as channel, code.loop(0, taps) as tap:
+        here = x + channel.index * x_pitch + (offsets + tap.index).integer()
+        there = goal + (channel.index * taps + tap.index) * (vectors * lanes)
+        for q in range(vectors):
+            if not recipe.step:
+                apart(here, there, q)
+                continue
+            with code.ir.if_else(in_row[q]) as (together, scattered):
+                with together:
+                    (there + q * lanes).store(beside(here + firsts[q]))
+                with scattered:
+                    apart(here, there, q)
     code.finish()
     return code

@@ -178,8 +178,7 @@ class Pointwise(GeneratedEngine[Generated | Multiplied]):
             kernel = turned(spec, kernel) if adjoint else kernel
             matrix = (spec.groups, spec.out_channels // spec.groups, spec.in_channels // spec.groups)
             return Multiplied(spec, to_working(kernel, working_dtype(spec)).reshape(matrix))
-        ready = _ready(target, spec, thread_count())
-        return ready._replace(weight=_packed(target, spec, kernel, adjoint=adjoint))
+        return ready(target, spec, thread_count())._replace(weight=packed(target, spec, kernel, adjoint=adjoint))
 
     def apply(
         self, state: Generated | Multiplied, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
@@ -193,7 +192,7 @@ class Pointwise(GeneratedEngine[Generated | Multiplied]):
         if not x.is_contiguous():
             ARGUMENTS.update(slots, _layout(state.spec, x.stride(), slots[AT["panels"]]))
         y = out if out is not None and out.is_contiguous() else empty(state.shape, x.dtype)
-        _run(state, state.region, slots, x, bias, y, state.scratch_bytes)
+        run(state, state.region, slots, x, bias, y, state.scratch_bytes)
         return y if out is None or out is y else out.copy_(y)
 
 
@@ -206,10 +205,17 @@ def is_generated(spec: ConvSpec) -> bool:
 
 
 @lru_cache(maxsize=LAYOUTS)
-def _ready(target: Target, spec: ConvSpec, threads: int) -> Generated:
-    """Prepare everything except the packed weights: the code and the blocks."""
+def ready(target: Target, spec: ConvSpec, threads: int, step: int | None = None) -> Generated:
+    """Prepare everything except the packed weights: the code and the blocks.
+
+    Args:
+        target, spec, threads: the processor, the layer, the threads.
+        step: distance of adjacent inputs, 0 if it is over 2, where channels have several taps; None for a single tap.
+    """
     ins = spec.in_channels // spec.groups
     recipe = PointwiseRecipe(spec.dtype, (spec.out_channels // spec.groups - 1) % panel_rows(target) + 1)
+    if step is not None:
+        recipe = recipe._replace(taps=True, step=step)
     lanes = recipe.lanes(target)
     shape = channel_tile(target, lanes)
     products = prod(spec.output_shape) * ins
@@ -237,17 +243,17 @@ def _panels(outs: int, rows: int, multiple: int) -> int:
     return ceil(outs / (rows * multiple)) * multiple
 
 
-def _packed(target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool) -> torch.Tensor:
+def packed(target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool) -> torch.Tensor:
     """Pack weights into panels, (groups, panels, in_channels, rows), with zeros for absent output channels."""
     outs, ins, rows = spec.out_channels // spec.groups, spec.in_channels // spec.groups, panel_rows(target)
     panels = _panels(outs, rows, channel_tile(target, PointwiseRecipe(spec.dtype, 1).lanes(target)).panels)
-    packed = empty((spec.groups, panels, ins, rows), kernel.dtype)
+    panelled = empty((spec.groups, panels, ins, rows), kernel.dtype)
     kernel = kernel.contiguous()
     steps = {"out_step": 1, "in_step": outs} if adjoint else {"out_step": ins, "in_step": 1}
     chunks = ceil(ins / PACKED_CHANNELS)
     values = steps | {
         "kernel": kernel.data_ptr(),
-        "packed": packed.data_ptr(),
+        "packed": panelled.data_ptr(),
         "tasks": spec.groups * panels * chunks,
         "in_channels": ins,
         "out_channels": outs,
@@ -259,7 +265,7 @@ def _packed(target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bo
     threads = 1 if prod(spec.kernel_shape) < SERIAL_WEIGHTS else thread_count()
     packing = routine(emit_packing.write, target, emit_packing.PackingRecipe(spec.dtype, rows))
     emit_packing.ARGUMENTS.run(packing, emit_packing.ARGUMENTS.new(values), threads)
-    return packed
+    return panelled
 
 
 def _slots(spec: ConvSpec, target: Target, recipe: PointwiseRecipe, threads: int) -> dict[str, int]:
@@ -334,6 +340,7 @@ def _layout(spec: ConvSpec, strides: tuple[int, ...], panels: int) -> dict[str, 
     return {
         "x_image": strides[0],
         "x_channel": strides[1],
+        "x_group": spec.in_channels // spec.groups * strides[1],
         "x_depth": steps[0],
         "x_row": steps[1],
         "x_column": steps[2],
@@ -348,7 +355,7 @@ def _apply_last(state: Generated, x: torch.Tensor, bias: torch.Tensor | None, ou
     last = state.last
     region = routine(write_last, state.target, state.recipe)
     y = empty(last.shape, x.dtype) if out is None or not out.movedim(1, -1).is_contiguous() else out
-    _run(state, region, last.template[:], x, bias, y, last.scratch_bytes)
+    run(state, region, last.template[:], x, bias, y, last.scratch_bytes)
     if out is y:
         return y
     y = y.movedim(-1, 1)
@@ -379,7 +386,7 @@ def _channels_last(
     return ChannelsLast(strides, (spec.batch, *spec.output_size, spec.out_channels), slots, room * item * threads)
 
 
-def _run(
+def run(
     state: Generated,
     region: Routine,
     slots: array[int],

@@ -26,10 +26,16 @@ FEWEST_SUMS = 8
 
 
 class PointwiseRecipe(NamedTuple):
-    """Parameters of the generated code: the type of all numbers, and the output channels of a group's last panel."""
+    """Parameters of the generated code."""
 
     dtype: str
+    """Type of all numbers."""
     last_rows: int
+    """Output channels of a group's last panel."""
+    taps: bool = False
+    """Whether channels have several taps, each of which is a row of the matrix that is multiplied."""
+    step: int = 1
+    """Distance of the inputs of adjacent positions, 0 if it is over 2; used with taps."""
 
     @property
     def element(self) -> ir.Type:
