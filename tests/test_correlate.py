@@ -297,3 +297,20 @@ def test_engines_and_exactness_hold_with_gradients_too():
         cl.correlate(x, k, padding=1, padding_mode="replicate", engine="pointwise")
     with pytest.raises(ConvolithError, match="left to torch's own convolution; use engine='auto'"):
         torch.func.vmap(lambda a: cl.correlate(a, k.detach(), engine="reference"))(x[None])
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_no_input_channels_leave_the_bias(kind, axes):
+    x, k, bias = np.zeros((2, 0, *(5,) * axes)), np.zeros((3, 0, *(3,) * axes)), np.array([1.0, 2.0, 3.0])
+    expected = np.broadcast_to(bias.reshape(3, *(1,) * axes), (2, 3, *(3,) * axes))
+    if kind == "torch":
+        x, k, bias = (torch.from_numpy(one).requires_grad_() for one in (x, k, bias))
+        cl.correlate(x, k, bias).sum().backward()
+        assert bias.grad.tolist() == [2.0 * 3**axes] * 3
+        assert (x.grad.shape, k.grad.shape) == (x.shape, k.shape)
+    for _ in range(2):
+        assert np.array_equal(cl.correlate(x, k, bias).tolist(), expected)
+        assert not np.any(cl.correlate(x[0], k, padding=1).tolist())
+    with pytest.raises(ConvolithError, match="expected no empty channel"):
+        cl.correlate(x, np.zeros((3, 2, *(3,) * axes)) if kind == "numpy" else torch.zeros(3, 2, *(3,) * axes))

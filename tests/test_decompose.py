@@ -371,3 +371,13 @@ def test_the_table_of_methods():
 def test_refusals(conv, options, message):
     with pytest.raises(ConvolithError, match=message):
         cl.decompose(conv, **options)
+
+
+@pytest.mark.parametrize(("rank", "exact"), [(25, True), (12, False)])
+def test_an_exact_chain_is_better_where_it_costs_hardly_more(rank, exact):
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.normal(size=(64, rank)))[0] for _ in range(2))
+    sizes = np.append(np.ones(rank - 1), 1e-6)
+    found = decompose(Conv((left * sizes @ right.T)[:, :, None, None]), tolerance=1e-3)
+    assert (found.relative < 1e-10) == exact
+    assert found.multiplications_after == 128 * (rank if exact else rank - 1)

@@ -157,6 +157,8 @@ def correlate(
     if isinstance(k, Conv):
         k, bias, options = _unpack(k, bias, options)
     operands = read_operands(x, k, bias)
+    if _without_channels(operands):
+        operands, key = _with_a_channel(operands), None
     operands = _prepared(operands, flip=flip, numpy=is_numpy(x))
     if compiling and not is_numpy(x) and out is None and registered_operator.takes_traced(*operands, options):
         return registered_operator.call_traced(*operands, accuracy, engine, **options)
@@ -300,6 +302,20 @@ def _unpack(conv: Conv, bias: Any, options: dict[str, Any]) -> tuple[Any, Any, d
             f"{given[0]} was given together with a Conv, which carries its own; leave it out, or build the Conv with it"
         )
     return conv.weight, conv.bias, conv.options
+
+
+def _without_channels(operands: Operands) -> bool:
+    """Return whether x and k have no input channels."""
+    x, k, _ = operands
+    axis = x.ndim - k.ndim + 1
+    return axis in (0, 1) and k.ndim > 2 and not x.shape[axis] and not k.shape[1]
+
+
+def _with_a_channel(operands: Operands) -> Operands:
+    """Return operands without input channels as ones with a channel of zeros, which leaves the bias."""
+    x, k, _ = operands
+    axis = x.ndim - k.ndim + 1
+    return operands._replace(x=x.sum(axis, keepdim=True).to(x.dtype), k=k.sum(1, keepdim=True).to(k.dtype))
 
 
 def _prepared(operands: Operands, *, flip: bool, numpy: bool) -> Operands:

@@ -52,6 +52,10 @@ ROUNDINGS = 4
 """Relative error up to which a chain counts as exact, in roundings of the dtype: the given weights are rounded too."""
 
 
+HARDLY_MORE = 0.05
+"""Share of further multiplications for which an exact chain is better than an approximate one."""
+
+
 @dataclass(frozen=True, repr=False)
 class Decomposition:
     """A convolution and the chain of smaller ones that equals or approximates it; call it with x to apply the chain.
@@ -150,7 +154,8 @@ def decompose(conv: Conv, *, tolerance: float = 0.0) -> Decomposition:
     Args:
         conv: a plain convolution with real float weights. Gradients do not pass through the decomposition.
         tolerance: largest accepted relative error, the norm of the difference divided by that of `conv`. With 0, chains
-            must be exact up to rounding: 1e-10, or 4 roundings of the weights' dtype.
+            must be exact up to rounding: 1e-10, or 4 roundings of the weights' dtype. An exact chain is returned even
+            so if it takes at most 5% more multiplications.
 
     Raises:
         ConvolithError: not a Conv, a transposed one, integer, complex, NaN or infinite weights, or ones without values;
@@ -191,7 +196,12 @@ def decompose(conv: Conv, *, tolerance: float = 0.0) -> Decomposition:
             chains.append(chain)
             if chain.distance <= chain.limit:
                 fewest = min(fewest, chain.cost)
-    return _chosen(conv, kernel, scale, size, chains, reasons, limit, exact)
+    chosen = _chosen(conv, kernel, scale, size, chains, reasons, limit, exact)
+    if limit == exact or not chosen.parts or chosen.relative <= exact:
+        return chosen
+    sure = decompose(conv)
+    worth = sure.parts and sure.multiplications_after <= (1 + HARDLY_MORE) * chosen.multiplications_after
+    return sure if worth else chosen
 
 
 def _climbed(kernel: Kernel, ladder: Ladder, size: float, limits: _Limits, fewest: float) -> _Chain | None:
