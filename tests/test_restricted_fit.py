@@ -9,6 +9,7 @@ import pytest
 from scipy.optimize import nnls
 
 from convolith import ConvolithError, Descent, Gram, correlate, fit
+from convolith.fitting import kernel_fit
 from convolith.fitting.solving.bases import gaussian_hermite
 
 HOTPANTS = Path(__file__).parents[2] / "shared" / "data" / "hotpants"
@@ -310,3 +311,30 @@ def test_a_basis_of_few_kernels_on_a_wide_support_is_solved_in_the_basis():
     inverse = np.linalg.inv(windows.T @ windows)
     covariance = np.einsum("ahw,ab,bhw->hw", rings, inverse, rings) * 0.01
     np.testing.assert_allclose(found.stderr[0, 0], np.sqrt(covariance), rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("size", "taps", "options"),
+    [
+        ((60, 64), (9, 9), {}),
+        ((400,), (25,), {"stride": 2, "offset": True}),
+        ((60, 50), (9, 7), {"dilation": 2, "offset": True, "padding": "same"}),
+        ((60, 50), (9, 9), {"offset": True, "weights": True}),
+    ],
+)
+def test_few_kernels_are_fitted_to_filtered_pictures_as_to_windows(monkeypatch, size, taps, options):
+    rng = np.random.default_rng(1)
+    basis = rng.normal(size=(5, *taps))
+    x, coefficients = rng.normal(size=(2, 2, *size)) + 3, rng.normal(size=(3, 2, 5))
+    geometry = {name: options[name] for name in ("stride", "dilation", "padding") if name in options}
+    y = correlate(x, np.tensordot(coefficients, basis, 1), **geometry)
+    y = y + 0.1 * rng.normal(size=y.shape)
+    if "weights" in options:
+        options = options | {"weights": rng.random((2, *y.shape[2:]))}
+    found = fit(x, y, kernel_size=taps, basis=basis, **options)
+    monkeypatch.setattr(kernel_fit, "FEW", 10**9)
+    expected = fit(x, y, kernel_size=taps, basis=basis, **options)
+    for name in ("kernel", "stderr", "sum_stderr", "coefficients", "residual_rms", "condition", "explained"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-8, atol=1e-12)
+    if options.get("offset"):
+        np.testing.assert_allclose(found.offset, expected.offset, rtol=1e-8)

@@ -25,11 +25,19 @@ from convolith.fitting.results import Candidate, Fit, check_errors, is_number
 from convolith.fitting.selection.cross_validation import RIDGES, TOLERANCE, candidates, choose_size, chosen
 from convolith.fitting.selection.jackknife import jackknife
 from convolith.fitting.selection.tiles import states_of_tiles
+from convolith.fitting.solving.bases import basis_of
+from convolith.fitting.solving.constraints import spanned
 from convolith.fitting.solving.least_squares import least_squares
 from convolith.geometry import Axes, Padding
+from convolith.planner import plan
+from convolith.spec import ConvSpec
 from convolith.tensors import torch_dtype
 
 METHODS = ("lstsq", *OPTIMIZERS)
+FEW = 4
+"""Least number of weights per kernel of a basis from which x is filtered by the basis first."""
+MOST_FILTERED = 1 << 25
+"""Upper bound on the pixels of x filtered by a basis: 256 MB."""
 
 
 def fit(
@@ -151,6 +159,8 @@ def fit(
     exact = descent is None and not _is_auto(share) and errors != "jackknife"
     if exact and is_long(problem, kernel_options):
         found = _by_iteration(problem, share)
+    elif exact and (few := _few_kernels(problem, kernel_options)) is not None:
+        found = _in_basis(problem, few)
     else:
         gram = Gram(problem.spec.kernel_size, problem.spec.in_channels, problem.spec.out_channels, **geometry)
         tiles = states_of_tiles(problem, gram) if _is_auto(share) or errors == "jackknife" else []
@@ -243,6 +253,53 @@ def _in_closed_form(problem: Problem, gram: Gram, kernel_options: KernelOptions,
     held_out = None if left_out is None else left_out.rms
     sums = accurate.stderr_of(sums_of_channels(gram))
     return Solved(coefficients, squares, losses, None, accurate.stderr, solution.condition, held_out, residual, sums)
+
+
+def _few_kernels(problem: Problem, kernel_options: KernelOptions) -> np.ndarray | None:
+    """Return the basis of a kernel, (count, *kernel_size), if it is small and nothing else is asked of the kernel."""
+    if kernel_options.names or kernel_options.ridge or not replace(kernel_options, basis=None).plain:
+        return None
+    basis = basis_of(kernel_options.basis, problem.spec.kernel_size)
+    if basis is None or FEW * len(basis) > problem.spec.taps:
+        return None
+    pixels = len(basis) * problem.spec.in_channels * problem.weights.size
+    return basis if pixels <= MOST_FILTERED else None
+
+
+def _in_basis(problem: Problem, basis: np.ndarray) -> Solved:
+    """Fit the coefficients of a few kernels to x filtered by each of them, not all weights to the windows of x."""
+    spec = problem.spec
+    directions = spanned(basis.reshape(len(basis), -1).T)  # (taps, kernels)
+    kernels = torch.from_numpy(np.tile(directions.T, (spec.in_channels, 1)).reshape(-1, 1, *spec.kernel_size))
+    x = torch.from_numpy(problem.padded)
+    layer = ConvSpec.of(x, kernels, stride=spec.stride, dilation=spec.dilation, groups=spec.in_channels)
+    with torch.no_grad():
+        filtered = plan(layer)(x, kernels).numpy()
+    single = (1,) * spec.axes
+    coefficients_of = ConvSpec(
+        batch=spec.batch,
+        in_channels=filtered.shape[1],
+        out_channels=spec.out_channels,
+        size=filtered.shape[2:],
+        kernel_size=single,
+        dtype="float64",
+    )
+    small = replace(problem, spec=coefficients_of, padded=filtered, places=problem.centres())
+    gram = Gram(single, filtered.shape[1], spec.out_channels).add(small)
+    solution = least_squares(gram.system(small.used), gram.penalty_of(KernelOptions()))
+    coefficients, squares, residual = refined(small, gram, solution, gram.penalty_of(KernelOptions()))
+    weights = np.kron(np.eye(spec.in_channels), directions)  # of a kernel, from coefficients
+    each = np.kron(np.eye(spec.in_channels), np.ones((spec.taps, 1)))
+    n = gram.windows
+    return Solved(
+        np.concatenate([weights @ coefficients[:n], coefficients[n:]]),
+        squares,
+        [squares],
+        stderr=solution.stderr_of(weights.T),
+        condition=solution.condition,
+        residual=residual,
+        sum_stderr=solution.stderr_of(weights.T @ each),
+    )
 
 
 def _by_iteration(problem: Problem, ridge: float) -> Solved:

@@ -54,7 +54,7 @@ class Space(NamedTuple):
         return Space(self.start + self.directions @ step, self.directions @ right[rank:].T)
 
 
-def _spanned(columns: np.ndarray) -> np.ndarray:
+def spanned(columns: np.ndarray) -> np.ndarray:
     """Return an orthonormal basis of the span of columns, (rows, rank)."""
     if not columns.size:
         return columns
@@ -126,8 +126,8 @@ def _columns(in_channels: int, taps: int, basis: np.ndarray | None, terms: int, 
         return np.eye(terms * in_channels * taps)
     flat = basis.reshape(len(basis), taps)
     varying = np.delete(flat, list(constant), 0)
-    first = np.kron(np.eye(in_channels), _spanned(flat.T))
-    others = np.kron(np.eye((terms - 1) * in_channels), _spanned(varying.T))
+    first = np.kron(np.eye(in_channels), spanned(flat.T))
+    others = np.kron(np.eye((terms - 1) * in_channels), spanned(varying.T))
     columns = np.zeros((terms * in_channels * taps, first.shape[1] + others.shape[1]))
     columns[: len(first), : first.shape[1]] = first
     columns[len(first) :, first.shape[1] :] = others
