@@ -312,5 +312,6 @@ def test_no_input_channels_leave_the_bias(kind, axes):
     for _ in range(2):
         assert np.array_equal(cl.correlate(x, k, bias).tolist(), expected)
         assert not np.any(cl.correlate(x[0], k, padding=1).tolist())
+    assert not np.any(cl.correlate(x, k, groups=3).tolist())
     with pytest.raises(ConvolithError, match="expected no empty channel"):
         cl.correlate(x, np.zeros((3, 2, *(3,) * axes)) if kind == "numpy" else torch.zeros(3, 2, *(3,) * axes))

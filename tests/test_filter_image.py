@@ -187,3 +187,22 @@ def test_repeated_calls_see_missing_pixels_and_other_kinds_of_options():
     for _ in range(3):
         assert isinstance(cl.filter_image(picture[:20, :20], np.ones((3, 3), np.float32)), np.ndarray)
         assert cl.filter_image(picture[::-1, ::-2], np.ones((3, 3), np.float32)).shape == (300, 150)
+
+
+def test_options_in_tensors_are_read_anew():
+    picture, amount = np.arange(30.0).reshape(5, 6), torch.tensor([1, 1])
+    for _ in range(3):
+        assert cl.filter_image(picture, np.ones((3, 3)), padding=amount).shape == (5, 6)
+    amount += 1
+    assert cl.filter_image(picture, np.ones((3, 3)), padding=amount).shape == (7, 8)
+
+
+def test_empty_stacks_and_other_default_devices():
+    kernel = np.outer(LINE, LINE)
+    for _ in range(3):
+        assert cl.filter_image(np.zeros((0, 20, 20), np.float32), kernel, axes=(1, 2)).shape == (0, 20, 20)
+    picture = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    expected = cl.filter_image(picture, kernel)
+    with torch.device("meta"):
+        for _ in range(3):
+            np.testing.assert_allclose(cl.filter_image(picture, kernel), expected, atol=1e-5)

@@ -40,6 +40,9 @@ def test_rows_of_any_length(width, stride, dtype):
         {"size": (6, 7, 8), "kernel_size": (2, 3, 3), "padding": (1, 1, 1), "stride": (2, 1, 2)},
         {"size": (32, 32), "kernel_size": (8, 8), "stride": (8, 8)},
         {"size": (9, 10, 3), "kernel_size": (3, 3, 1), "padding": (1, 1, 0)},
+        {"size": (9, 10, 3), "kernel_size": (3, 3, 1), "padding": (1, 1, 0), "padding_mode": "reflect"},
+        {"size": (4, 4, 3), "kernel_size": (1, 2, 1), "stride": (1, 1, 2)},
+        {"size": (5, 6, 5), "kernel_size": (1, 2, 1), "stride": (1, 1, 2)},
     ],
 )
 def test_every_geometry(width, options):
@@ -74,3 +77,11 @@ def test_what_it_leaves_to_other_engines():
 def test_patches_are_gathered():
     spec = ConvSpec(in_channels=3, out_channels=384, size=(224, 224), kernel_size=16, stride=16)
     assert plan(spec).engine == "im2col"
+
+
+def test_rows_that_would_leave_every_cache_are_refused():
+    spec = ConvSpec(in_channels=512, out_channels=8, size=(128, 128), kernel_size=64)
+    with pytest.raises(ConvolithError, match="the gathered rows of a few positions take"):
+        plan(spec, engine="im2col")
+    small = ConvSpec(in_channels=64, out_channels=64, size=(20, 20), kernel_size=3)
+    assert im2col.work(small).memory.forward.workspace >= 576 * 3 * 4 * 4

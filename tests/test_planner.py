@@ -1,5 +1,7 @@
 """Plans: the choice by counted work, explained; bound kernels; out; threads; pickling."""
 
+import copy
+import gc
 import pickle
 import threading
 
@@ -9,7 +11,7 @@ import torch
 
 import convolith as cl
 from convolith import ConvolithError, ConvSpec
-from convolith.engines import TABLE
+from convolith.engines import BY_NAME, TABLE
 from convolith.planner import machine
 
 LAYER = ConvSpec(in_channels=4, out_channels=8, size=(9, 9), kernel_size=3, padding=1)
@@ -167,3 +169,21 @@ def test_operands_that_a_plan_refuses():
     shared = torch.ones(1, 1, 9)
     with pytest.raises(ConvolithError, match="out shares memory with x; pass an array of its own"):
         single(shared[..., :8], torch.ones(1, 1, 1), out=shared[..., 1:])
+
+
+@pytest.mark.parametrize("engine", list(BY_NAME))
+def test_what_every_engine_prepares_survives_a_copy(engine):
+    transposed, line = engine == "phases", torch.tensor([1.0, 2.0, 1.0])
+    size = 1 if engine == "pointwise" else 3
+    groups = 8 if engine == "separable" else 1
+    spec = ConvSpec(in_channels=8, out_channels=8, size=(9, 9), kernel_size=size, groups=groups, transposed=transposed)
+    k = torch.outer(line, line).repeat(8, 1, 1, 1) if groups > 1 else torch.randn(spec.kernel_shape)
+    x = torch.randn(spec.input_shape)
+    run = cl.plan(spec, k if groups > 1 else None, engine=engine).bind(k)
+    expected = run(x)
+    saved, copied = pickle.dumps(run), copy.deepcopy(run)
+    del run
+    gc.collect()
+    [torch.full((1000,), torch.nan) for _ in range(100)]
+    assert torch.equal(copied(x), expected)
+    assert torch.equal(pickle.loads(saved)(x), expected)  # noqa: S301 - our own bytes

@@ -78,6 +78,7 @@ def test_ranks_strides_and_channels(rank, dtype):
     ("kernel", "reason"),
     [
         (torch.randn(1, 1, 5, 5, generator=torch.Generator().manual_seed(0)), "rank 5: no fewer products"),
+        (torch.full((1, 1, 5, 5), 2.0**127), "rank 5: no fewer products"),
         (torch.full((1, 1, 5, 5), torch.nan), "a kernel with NaN or infinity has no factors"),
     ],
 )
@@ -118,7 +119,7 @@ def test_every_border_at_every_width(size, mode, value):
     torch.testing.assert_close(chosen(x, k), expected.float(), atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (3, 1), (7, 5)])
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (3, 1), (5, 4)])
 @pytest.mark.parametrize("dilation", [(1, 1), (3, 2)])
 def test_strides_and_dilations_of_tall_pictures(stride, dilation):
     x = torch.randn(1, 2, 211, 83, generator=torch.Generator().manual_seed(2))
@@ -199,3 +200,40 @@ def test_whole_numbers_stay_whole():
     x = torch.randint(0, 255, (1, 1, 20, 30), generator=torch.Generator().manual_seed(8)).float()
     found = plan(ConvSpec.of(x, k), k, engine="separable")(x, k)
     assert torch.equal(found, torch.nn.functional.conv2d(x, k))
+
+
+def test_strides_over_the_kernel_are_left_to_other_engines():
+    spec = ConvSpec(in_channels=1, out_channels=1, size=(40, 40), kernel_size=5, stride=(6, 1))
+    with pytest.raises(ConvolithError, match="stride 6 is over the size of the kernel"):
+        plan(spec, gaussian(5), engine="separable")
+
+
+def test_an_empty_batch():
+    spec = ConvSpec(batch=0, in_channels=1, out_channels=1, size=(20, 20), kernel_size=5)
+    for _ in range(3):
+        assert correlate(torch.zeros(0, 1, 20, 20), gaussian(5)).shape == (0, 1, 16, 16)
+    assert plan(spec, gaussian(5))(torch.zeros(0, 1, 20, 20), gaussian(5)).shape == (0, 1, 16, 16)
+
+
+def test_large_numbers_do_not_overflow_on_the_way():
+    x, k = torch.full((1, 1, 40, 40), 3e37), torch.full((1, 1, 31, 31), 1 / 961)
+    found = plan(ConvSpec.of(x, k), k, engine="separable")(x, k)
+    torch.testing.assert_close(found, torch.full_like(found, 3e37), rtol=1e-5, atol=0)
+
+
+def test_sums_of_integers_that_overflow_are_counted_as_nan():
+    x = torch.full((1, 1, 9, 9), 255, dtype=torch.uint8)
+    k = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])[None, None] * 2e38
+    state, y = separable.prepare(ConvSpec.of(x, k), k), torch.empty(1, 1, 8, 8, dtype=torch.uint8)
+    floats = separable.apply(state, x, None)
+    changed = separable.apply_rounded(state, x, y)
+    assert changed.missing == int(floats.isnan().sum())
+
+
+def test_another_default_device():
+    with torch.device("meta"):
+        kernel = gaussian(9).to("meta")
+    assert kernel.is_meta
+    k, spec = gaussian(9), ConvSpec(in_channels=1, out_channels=1, size=(400, 400), kernel_size=9)
+    with torch.device("meta"):
+        assert plan(spec, k).engine == "separable"

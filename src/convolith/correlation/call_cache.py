@@ -149,8 +149,15 @@ def _remember(key: Any, bias: torch.Tensor | None, spec: ConvSpec, call: Call) -
     keep(key, call)
 
 
+def _has_tensors(option: Any) -> bool:
+    """Return whether an option is a tensor, or holds one."""
+    return any(map(_has_tensors, option)) if type(option) is tuple else isinstance(option, torch.Tensor)
+
+
 def keep(key: Any, call: Any) -> None:
     """Cache how a call is computed, under its key."""
+    if _has_tensors(key[OPTIONS]):  # which are looked up by their identity, not by their values
+        return
     if len(_calls) >= MOST_CALLS:
         _calls.clear()
     with suppress(TypeError):  # an option that cannot be hashed

@@ -91,7 +91,7 @@ class Seen(NamedTuple):
     options: tuple[Any, ...]
     """Options as given, found to be valid."""
     ways: tuple[FilterCall, ...]
-    """The layouts in which it can be computed; the kernel decides which is faster."""
+    """The layouts in which it can be computed, the fastest first; a kernel that recurs may make another faster."""
 
 
 def key_of(image: Any, kernel: Any, options: tuple[Any, ...]) -> tuple[Any, Operands | None]:
@@ -111,8 +111,9 @@ def found(key: Any, plain: Operands | None, image: Any) -> Any:
     seen = call_cache.find(key)
     if seen is None or plain is None:
         return None
-    call, entry = seen.ways[0], seen.ways[0].prepared(plain.k)
-    for other in seen.ways[1:]:
+    call = seen.ways[0]
+    entry = call.prepared(plain.k)
+    for other in seen.ways[1:] if entry.mark is not None or not call.plan.prepares else ():  # a kernel that recurs
         there = other.prepared(plain.k)
         if (there.plan.seconds or inf) + other.copying < (entry.plan.seconds or inf) + call.copying:
             call, entry = other, there

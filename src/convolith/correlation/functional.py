@@ -158,7 +158,7 @@ def correlate(
         k, bias, options = _unpack(k, bias, options)
     operands = read_operands(x, k, bias)
     if _without_channels(operands):
-        operands, key = _with_a_channel(operands), None
+        operands, key = _with_channels(operands, groups), None
     operands = _prepared(operands, flip=flip, numpy=is_numpy(x))
     if compiling and not is_numpy(x) and out is None and registered_operator.takes_traced(*operands, options):
         return registered_operator.call_traced(*operands, accuracy, engine, **options)
@@ -311,11 +311,13 @@ def _without_channels(operands: Operands) -> bool:
     return axis in (0, 1) and k.ndim > 2 and not x.shape[axis] and not k.shape[1]
 
 
-def _with_a_channel(operands: Operands) -> Operands:
-    """Return operands without input channels as ones with a channel of zeros, which leaves the bias."""
+def _with_channels(operands: Operands, groups: Any) -> Operands:
+    """Return operands without input channels as ones with a channel of zeros per group, which leaves the bias."""
     x, k, _ = operands
-    axis = x.ndim - k.ndim + 1
-    return operands._replace(x=x.sum(axis, keepdim=True).to(x.dtype), k=k.sum(1, keepdim=True).to(k.dtype))
+    axis, count = x.ndim - k.ndim + 1, groups if isinstance(groups, int) and groups > 0 else 1
+    zeros = x.sum(axis, keepdim=True).to(x.dtype)
+    shape = (*zeros.shape[:axis], count, *zeros.shape[axis + 1 :])
+    return operands._replace(x=zeros.expand(shape), k=k.sum(1, keepdim=True).to(k.dtype))
 
 
 def _prepared(operands: Operands, *, flip: bool, numpy: bool) -> Operands:

@@ -161,43 +161,41 @@ def filter_image(
     how = {"engine": engine, "accuracy": accuracy, "flip": flip}
     free = engine == "auto" and accuracy == "default"
     layouts = _layouts(picture, taps.to(picture.device), places, options, whole=free)
-    times = [0.0] if len(layouts) == 1 else [(plan(one.spec).seconds or inf) + one.copying for one in layouts]
-    layout = layouts[times.index(min(times))]
-    y = convert(_filtered(picture, layout, how, nan, mask), wanted)
-    if filter_cache.repeatable(key, layout.spec):
+    if len(layouts) > 1:
+        layouts.sort(key=lambda one: (plan(one.spec).seconds or inf) + one.copying)
+    y = convert(_filtered(picture, layouts[0], how, nan, mask), wanted)
+    if filter_cache.repeatable(key, layouts[0].spec):
         ways = [filter_cache.way(tuple(picture.shape), n.spec, n.places, how, wanted, n.copying) for n in layouts]
         filter_cache.remember(key, ways)
     return delivered(y, image, out, (picture, taps))
 
 
 class Layout(NamedTuple):
-    """A picture as planes for `correlate`, with its kernel and options."""
+    """How a picture becomes planes for `correlate`, with its kernel and options."""
 
-    planes: torch.Tensor
+    shape: tuple[int, ...]
+    """Shape of the planes."""
     kernel: torch.Tensor
     options: dict[str, Any]
     places: tuple[int, ...]
     """Axes of the picture that come last in the planes."""
+    spec: ConvSpec
+    """Geometry of the planes."""
     copying: float = 0.0
     """Estimated time of copying channels into planes and the result back, in seconds, where that can be avoided."""
-
-    @property
-    def spec(self) -> ConvSpec:
-        """Geometry of the planes."""
-        return ConvSpec.of(self.planes, self.kernel, **self.options)
 
 
 def _filtered(picture: torch.Tensor, layout: Layout, how: dict[str, Any], nan: str, mask: Any) -> torch.Tensor:
     """Correlate every plane of a picture with one kernel; the result has the picture's layout."""
-    planes, k, options, places, _ = layout
-    last, axes = tuple(range(-len(places), 0)), len(places)
+    last, axes = tuple(range(-len(layout.places), 0)), len(layout.places)
+    planes = picture.movedim(layout.places, last).reshape(layout.shape)
     if mask is not None:
-        mask = missing.checked_mask(mask, "image", picture).movedim(places, last).reshape(planes.shape)
+        mask = missing.checked_mask(mask, "image", picture).movedim(layout.places, last).reshape(layout.shape)
     needed = nan != "propagate" or mask is not None
-    operands = missing.as_floats(Operands(planes, k, None), None, needed=needed)
-    y = missing.correlated(correlate, operands, mask, nan, options, how)
-    others = [n for axis, n in enumerate(picture.shape) if axis not in places]
-    return y.reshape(*others, *y.shape[-axes:]).movedim(last, places)
+    operands = missing.as_floats(Operands(planes, layout.kernel, None), None, needed=needed)
+    y = missing.correlated(correlate, operands, mask, nan, layout.options, how)
+    others = [n for axis, n in enumerate(picture.shape) if axis not in layout.places]
+    return y.reshape(*others, *y.shape[-axes:]).movedim(last, layout.places)
 
 
 def _layouts(
@@ -226,9 +224,10 @@ def _layouts(
 
 def _moved_last(picture: torch.Tensor, taps: torch.Tensor, places: tuple[int, ...], options: dict[str, Any]) -> Layout:
     """Return the layout in which some axes of a picture come last, and all others are images."""
-    moved = picture.movedim(places, tuple(range(-len(places), 0)))
-    others = prod(moved.shape[: -len(places)])
-    return Layout(moved.reshape(others, 1, *moved.shape[-len(places) :]), taps[None, None], options, places)
+    others = prod(n for axis, n in enumerate(picture.shape) if axis not in places)
+    shape = (others, 1, *(picture.shape[place] for place in places))
+    spec = ConvSpec.of(picture.new_empty(shape, device="meta"), taps[None, None], **options)
+    return Layout(shape, taps[None, None], options, places, spec)
 
 
 def picture_axes(shape: tuple[int, ...], kernel: tuple[int, ...], axes: Any, channel_axis: Any) -> tuple[int, ...]:

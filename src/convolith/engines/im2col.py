@@ -22,7 +22,8 @@ from convolith.engines.padding import padded, padded_bytes, padded_size
 from convolith.engines.pointwise import engine as pointwise_engine
 from convolith.engines.pointwise.emit import ARGUMENTS, GATHERS
 from convolith.engines.pointwise.engine import Generated, is_generated, pointwise
-from convolith.jit import Target, thread_count
+from convolith.engines.pointwise.tiling import VECTORS
+from convolith.jit import Target, host, thread_count
 from convolith.spec import ConvSpec
 from convolith.work import ForwardMemory, Memory, Work, layer_work
 
@@ -34,11 +35,15 @@ FEWEST_OUTPUTS = 8
 """Number of output channels per group below which gathering costs more than the products."""
 
 
+LARGEST_GATHERED = 1 << 23
+"""Bytes of the gathered rows of a tile above which they leave the caches."""
+OFFSETS = ARGUMENTS.at["offsets"]
+
+
 class State(NamedTuple):
     """Layer, its matrix product, and the distances of the taps from the first."""
 
     spec: ConvSpec
-    shape: tuple[int, ...]
     inner: Generated
     offsets: torch.Tensor
 
@@ -58,6 +63,8 @@ class Im2col(GeneratedEngine[State]):
             return f"{spec.dtype} with {spec.kernel_dtype}"
         if spec.out_channels // spec.groups < FEWEST_OUTPUTS:
             return f"fewer than {FEWEST_OUTPUTS} output channels per group"
+        if _gathered_bytes(spec) > LARGEST_GATHERED:
+            return f"the gathered rows of a few positions take {_gathered_bytes(spec) / 1e6:.0f} MB"
         return None
 
     def note(self, spec: ConvSpec) -> str:
@@ -65,12 +72,13 @@ class Im2col(GeneratedEngine[State]):
         return pointwise.note(product_of(spec))
 
     def work(self, spec: ConvSpec) -> Work:
-        """Count the layer's products, and the copies of padded inputs."""
+        """Count the layer's products, the copy of padded inputs and the gathered rows of all threads."""
         layer, inner = layer_work(spec), pointwise.work(product_of(spec))
         given, there = layer.memory.forward, inner.memory.forward
         copied = padded_copy_bytes(spec)
+        workspace = copied + thread_count() * _gathered_bytes(spec)
         forward = replace(layer.forward, bytes=layer.forward.bytes + 2 * copied)
-        terms = ForwardMemory(given.input, given.parameters, given.output, copied, there.prepared)
+        terms = ForwardMemory(given.input, given.parameters, given.output, workspace, there.prepared)
         return Work(forward=forward, memory=Memory(terms))
 
     def seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
@@ -95,17 +103,18 @@ class Im2col(GeneratedEngine[State]):
         weight = pointwise_engine.packed(target, inner, kernel.reshape(inner.kernel_shape), adjoint=False)
         template = ready.template[:]
         offsets = _offsets(plain)
-        ARGUMENTS.update(template, _layout(plain) | {"offsets": offsets.data_ptr()})
-        return State(plain, spec.output_shape, ready._replace(weight=weight, template=template), offsets)
+        ARGUMENTS.update(template, _layout(plain))
+        return State(spec, ready._replace(weight=weight, template=template), offsets)
 
     def apply(
         self, state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Pad, gather and multiply."""
-        spec, inner = state.spec, state.inner
-        x = padded(x.reshape(spec.input_shape), spec).contiguous()
-        y = out if out is not None and out.is_contiguous() else empty(state.shape, x.dtype)
-        pointwise_engine.run(inner, inner.region, inner.template[:], x, bias, y, inner.scratch_bytes)
+        spec, inner, slots = state.spec, state.inner, state.inner.template[:]
+        x = padded(x, spec).contiguous()
+        y = out if out is not None and out.is_contiguous() else empty(spec.output_shape, x.dtype)
+        slots[OFFSETS] = state.offsets.data_ptr()
+        pointwise_engine.run(inner, inner.region, slots, x, bias, y, inner.scratch_bytes)
         return y if out is None or out is y else out.copy_(y)
 
 
@@ -140,6 +149,12 @@ def padded_copy_bytes(spec: ConvSpec) -> int:
     return padded_bytes(spec) or spec.batch * spec.in_channels * prod(padded_size(spec)) * 4 * (
         1 + ("64" in spec.dtype)
     )
+
+
+def _gathered_bytes(spec: ConvSpec) -> int:
+    """Return the bytes of the gathered rows of one thread's tile."""
+    rows = spec.in_channels // spec.groups * spec.taps
+    return rows * VECTORS * host().vector_bytes
 
 
 def _strides(spec: ConvSpec) -> tuple[int, ...]:

@@ -200,7 +200,8 @@ def decompose(conv: Conv, *, tolerance: float = 0.0) -> Decomposition:
     if limit == exact or not chosen.parts or chosen.relative <= exact:
         return chosen
     sure = decompose(conv)
-    worth = sure.parts and sure.multiplications_after <= (1 + HARDLY_MORE) * chosen.multiplications_after
+    close = sure.relative <= max(exact, chosen.relative)
+    worth = close and sure.parts and sure.multiplications_after <= (1 + HARDLY_MORE) * chosen.multiplications_after
     return sure if worth else chosen
 
 

@@ -9,6 +9,7 @@ channels. With contiguous channels, all positions are computed in such tiles, an
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -376,9 +377,9 @@ def _gather_vectors(module: ir.Module, recipe: PointwiseRecipe, vectors: int, la
     x, sources, goal = code.argument(0, recipe.element), code.argument(1, I64), code.argument(2, recipe.element)
     channels, x_pitch, offsets = code.argument(3), code.argument(4), code.argument(5, I64)
     taps, column = code.argument(6), code.argument(7)
-    firsts = [(sources + q * lanes).integer() for q in range(vectors)]
-    lasts = [(sources + q * lanes + (lanes - 1)).integer() for q in range(vectors)]
-    in_row = [(last - first).equals(column * (lanes - 1)) for first, last in zip(firsts, lasts, strict=True)]
+    places = [[(sources + q * lanes + n).integer() for n in range(lanes)] for q in range(vectors)]
+    firsts = [place[0] for place in places]
+    in_row = [code.every(*((b - a).equals(column) for a, b in pairwise(place))) for place in places]
 
     def beside(here: Pointer) -> ir.Value:
         """Load a vector of inputs `step` apart; nothing after the last one is read."""

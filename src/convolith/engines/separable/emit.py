@@ -51,6 +51,8 @@ class SeparableRecipe(NamedTuple):
     """Dtype of the result; sums are rounded and clipped to an integer dtype, and counted where they do not fit."""
     stride: int
     """Stride along the rows."""
+    may_miss: bool = True
+    """Whether sums may be NaN."""
 
     @property
     def rounds(self) -> bool:
@@ -260,7 +262,7 @@ class _Task:
         if fresh is None:
             pairs = zip(sums[::2], sums[1::2], strict=True)
             sums, starts = [code.shuffle(a, b, range(2 * lanes)) for a, b in pairs], starts[::2]
-        may_miss = "int" not in self.recipe.x_dtype
+        may_miss = self.recipe.may_miss
         made = [rounded(code, value, self.recipe.out_dtype, may_miss=may_miss) for value in sums]
         self.add_counts([one.clipped for one in made], 0, columns, fresh)
         if may_miss:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from convolith.dtypes import ITEMSIZE, dtype_name, half_ulp
+from convolith.dtypes import ITEMSIZE, dtype_name, half_ulp, is_float
 from convolith.engines.base import NEEDS_KERNEL, Changed, GeneratedEngine, turned
 from convolith.engines.buffers import empty
 from convolith.engines.error_bounds import direct_sum_bound
@@ -31,6 +31,8 @@ DROPPED = {"float32": 1e-6, "float64": 2e-15}
 """Upper bound on the truncation error, relative to the sum of |k|: below the tolerance of every accuracy class."""
 DECOMPOSITION_STEPS, DECOMPOSITION_SECONDS = 200, 1e-5
 """Products per tap and singular value of a decomposition, and the fixed time of a decomposition in seconds."""
+MOST_INTEGER = 2.0**64
+"""Bound on an element of an integer picture."""
 PIVOT = 2.0**-20
 """Least size of the element that the factors of rank one go through, relative to the largest: they stay near 1."""
 RANK_ONE = 1
@@ -50,7 +52,11 @@ EFFICIENCY, STARTING_TAPS = 0.65, 6.0
 """Fraction of the peak product rate with many taps, and overhead of an output as a number of products."""
 
 
-X, BIAS, Y, SCRATCH, COUNTED = (ARGUMENTS.at[name] for name in ("x", "bias", "y", "scratch", "counts"))
+AT = ARGUMENTS.at
+X, DOWN, ACROSS, BIAS, Y = (AT[name] for name in ("x", "down", "across", "bias", "y"))
+SCRATCH, COUNTED = AT["scratch"], AT["counts"]
+LARGEST_INTERMEDIATE = 1e30
+"""Bound on sums of integers from which they may overflow on the way, and be NaN."""
 
 
 class Blocks(NamedTuple):
@@ -76,7 +82,7 @@ class State(NamedTuple):
     no_bias: torch.Tensor
     sources: dict[str, torch.Tensor]
     template: array[int]
-    """Arguments without the addresses that change between calls, for a contiguous x."""
+    """Arguments without addresses, for a contiguous x."""
     target: Target
     threads: int
     scratch_bytes: int
@@ -109,6 +115,9 @@ class Separable(GeneratedEngine[State]):
             return f"{spec.dtype} with {spec.kernel_dtype}"
         if spec.dtype == "float16" and not host().halves:
             return "this processor does not convert float16"
+        over = [s for s, e, n in zip(spec.stride, spec.extent, spec.output_size, strict=True) if n > 1 and s > e]
+        if over:
+            return f"stride {max(over)} is over the size of the kernel"
         if kernel is None:
             return NEEDS_KERNEL
         if not bool(kernel.isfinite().all()):
@@ -175,10 +184,10 @@ class Separable(GeneratedEngine[State]):
         """Decompose the kernel, and prepare the code and the blocks for any processor."""
         low_rank = factors(turned(spec, kernel) if adjoint else kernel)
         ready = _ready(target, spec, low_rank.rank, thread_count())
-        template = ready.template[:]
-        tables = {"down": low_rank.down, "across": low_rank.across} | ready.sources
-        ARGUMENTS.update(template, {name: tensor.data_ptr() for name, tensor in tables.items()})
-        return ready._replace(down=low_rank.down, across=low_rank.across, template=template)
+        largest = low_rank.down.double().abs().sum((1, 2)).max() * MOST_INTEGER
+        may_miss = is_float(spec.dtype) or not float(largest) < LARGEST_INTERMEDIATE
+        recipe = ready.recipe._replace(may_miss=may_miss)
+        return ready._replace(down=low_rank.down, across=low_rank.across, recipe=recipe)
 
     def apply(
         self, state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
@@ -223,7 +232,7 @@ def blocks_of(target: Target, plane: ConvSpec, rank: int, threads: int) -> Block
     count = max(1, round(width / max(budget, SUMS * lanes)))
     columns = ceil(width / count / lanes) * lanes
     planes = plane.batch * plane.out_channels
-    wanted = ceil(threads * TASKS_PER_THREAD / (planes * ceil(width / columns)))
+    wanted = ceil(threads * TASKS_PER_THREAD / max(1, planes * ceil(width / columns)))
     least = max(group, ceil(STRIP_REACHES * reach / stride))
     strips = max(1, min(wanted, height // least))
     strip = ceil(ceil(height / strips) / group) * group
@@ -296,7 +305,10 @@ def _run(
     added = state.no_bias if bias is None else to_working(bias, state.no_bias.dtype).contiguous()
     room = scratch(state.scratch_bytes)
     slots[X], slots[BIAS], slots[Y] = x.data_ptr(), added.data_ptr(), y.data_ptr()
+    slots[DOWN], slots[ACROSS] = state.down.data_ptr(), state.across.data_ptr()
     slots[SCRATCH], slots[COUNTED] = room.data_ptr(), counts
+    for name, table in state.sources.items():
+        slots[AT[name]] = table.data_ptr()
     ARGUMENTS.run(routine(emit.write, state.target, recipe), slots, state.threads)
 
 
@@ -306,11 +318,12 @@ def factors(kernel: torch.Tensor) -> Factors:
     limit = DROPPED[str(kernel.dtype).removeprefix("torch.")] * planes.abs().sum((1, 2))
 
     def close(down: torch.Tensor, across: torch.Tensor) -> bool:
-        return bool(((planes - down @ across).abs().sum((1, 2)) <= limit).all())
+        stored = [part.to(kernel.dtype).double() for part in (down, across)]
+        there, along = (torch.where(part.abs() < torch.finfo(kernel.dtype).tiny, 0.0, part) for part in stored)
+        return bool(((planes - there @ along).abs().sum((1, 2)) <= limit).all())
 
-    smallest = torch.finfo(kernel.dtype).tiny
     down, across = _of_rank_one(planes)
-    if not close(*(torch.where(part.abs() < smallest, 0.0, part) for part in (down, across))):
+    if not close(down, across):
         left, values, right = torch.linalg.svd(planes, full_matrices=False)
         for rank in range(1, values.shape[1] + 1):
             down, across = left[:, :, :rank] * values[:, None, :rank], right[:, :rank]
@@ -323,16 +336,17 @@ def _of_rank_one(planes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the column and the row through a small element of each plane, as if it were of rank one.
 
     The column is relative to that element: kernels of small whole numbers over a power of two, such as the binomial
-    ones and Sobel's, then have exact factors, unlike singular vectors. The row is scaled to be near 1.
+    ones and Sobel's, then have exact factors, unlike singular vectors. The row is scaled so that its sums are no larger
+    than x.
     """
     count, _, width = planes.shape
     size = planes.abs()
     fair = size > PIVOT * size.amax((1, 2), keepdim=True)
     least = torch.where(fair, size, torch.inf).reshape(count, -1).argmin(1)
-    every, row, column = torch.arange(count), least // width, least % width
+    every, row, column = torch.arange(count, device=planes.device), least // width, least % width
     pivot = planes[every, row, column]
     across = planes[every, row, :]
-    scale = torch.exp2(torch.frexp(across.abs().amax(1))[1].double())  # a power of two, which rounds nothing
+    scale = torch.exp2(torch.frexp(across.abs().sum(1))[1].double())  # a power of two, which rounds nothing
     down = planes[every, :, column] * (scale / torch.where(pivot == 0, 1.0, pivot))[:, None]
     return down[:, :, None], (across / scale[:, None])[:, None]
 
