@@ -165,7 +165,7 @@ def test_noise_through_the_kernel(folder):
     [
         (["--noise", "n.fits"], "--noise was given without --variance"),
         (["--variance", "zero.fits"], "--variance has no positive value"),
-        (["--variance", "small.fits"], "weights has shape"),
+        (["--variance", "small.fits"], "--variance has shape"),
         (["--difference", "d.txt"], "expected a name that ends in"),
         (["--difference", "nowhere/d.fits"], "there is no folder"),
     ],

@@ -190,13 +190,10 @@ def grids(
 ) -> tuple[Grid, ...]:
     """Return where the results of a correlation lie among the pixels of its input, for each axis.
 
-    The result of a window lies at its centre, element `(extent - 1) // 2`. Padding of "same" keeps all pixels where
-    they are.
+    The result of a window lies at its centre, element `(extent - 1) // 2`.
     """
     axes = len(size)
     steps, spread = per_axis("stride", stride, axes, 1), per_axis("dilation", dilation, axes, 1)
-    if isinstance(padding, str) and padding == "same":
-        return tuple(Grid(0.0, step) for step in steps)
     pairs = resolve_padding(padding, size, kernel_size, steps, spread)
     return tuple(
         Grid((extent(k, d) - 1) // 2 - before, step)

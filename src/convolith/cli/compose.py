@@ -22,6 +22,22 @@ TOLERANCE = 1e-4
 """Largest accepted relative error; float16 weights have a rounding of 5e-4, but it averages out below this value."""
 
 
+def _of_one_dtype(convs: list[Conv]) -> list[Conv]:
+    """Return convolutions with weights in the widest of their dtypes, if these are floats."""
+    dtypes = {np.asarray(conv.weight).dtype for conv in convs}
+    if len(dtypes) == 1 or any(dtype.kind != "f" for dtype in dtypes):
+        return convs
+    wide = np.result_type(*dtypes)
+    return [
+        Conv(
+            np.asarray(conv.weight).astype(wide),
+            None if conv.bias is None else np.asarray(conv.bias).astype(wide),
+            **conv.options,
+        )
+        for conv in convs
+    ]
+
+
 def _layer_options(command: Any) -> Any:
     for which in ("second", "first"):
         for name, kind in (
@@ -59,7 +75,7 @@ def command(*, first: str, second: str, output: str | None, as_json: bool, **opt
         chosen = {name: options[f"{which}_{name}"] for name in names if options[f"{which}_{name}"] is not None}
         kernel = read_kernel(which.upper(), text, chosen)
         convs.append(kernel if isinstance(kernel, Conv) else Conv(kernel, **chosen))
-    both = compose(*convs)
+    both = compose(*_of_one_dtype(convs))
     error = check(both)
     if target:
         target.write(lambda file: np.savez(file, **conv_arrays(both.conv)))

@@ -8,9 +8,10 @@ from typing import Any
 import click
 import numpy as np
 
-from convolith.cli.io.files import WRITABLE, Output, is_image, read_array, read_kernel, read_picture, read_varying
+from convolith.cli.io.files import WRITABLE, Output, read_array, read_kernel, read_picture, read_varying
 from convolith.cli.io.headers import carried
 from convolith.cli.options import emit, engine_options, geometry_options, json_option, numbers
+from convolith.cli.words import in_words_of_the_command
 from convolith.conv import Conv
 from convolith.correlation import correlate, filter_image
 from convolith.dtypes import is_float
@@ -57,7 +58,7 @@ from convolith.report.table import Table
 def command(
     ctx: click.Context, /, source: str, kernel: str, output: str | None, *, flip: bool, as_json: bool, **options: Any
 ) -> None:
-    """Correlate INPUT, an image or an array (.npy, .npz, FITS), with KERNEL.
+    """Correlate INPUT, an image, a stack of TIFF pages or an array (.npy, .npz, FITS), with KERNEL.
 
     KERNEL is a file that `fit` or `compose` wrote, a bare array in a .npy or .npz file, or a list such as
     "[[0,1,0],[1,-4,1],[0,1,0]]". A kernel with two axes filters each channel of an image, or each picture of a stack
@@ -68,43 +69,55 @@ def command(
     Example: convolith correlate photo.png "[[-1,0,1],[-2,0,2],[-1,0,1]]" -o edges.tif
     """
     target = None if output is None else Output(output, WRITABLE)
-    x, header = read_picture("INPUT", source)
+    x, header, picture = read_picture("INPUT", source)
     if target:
         target.refuse_input(source)
-    if is_image(source) and x.ndim == 3 and x.shape[2] in (2, 4):
+    if picture and x.ndim == 3 and x.shape[2] in (2, 4):
         click.echo("warning: the picture's alpha channel is filtered like a colour", err=True)
     names = ("stride", "padding", "dilation", "groups", "padding_mode", "padding_value")
     chosen = {name: options[name] for name in names if _was_given(ctx, name)}
     mask = None if options["mask"] is None else read_array("--mask", options["mask"]) != 0
     engine = {name: options[name] for name in ("engine", "accuracy", "nan", "dtype")} | {"flip": flip, "mask": mask}
-    if mask is not None and mask.ndim == x.ndim - 1 and is_image(source):
+    if mask is not None and mask.ndim == x.ndim - 1 and picture:
         engine["mask"] = mask = mask[..., None]  # one mask for all channels
     missing = None if options["nan"] == "propagate" and mask is None else _missing(x, mask)
     varying = read_varying("KERNEL", kernel, chosen)
     if varying is not None:
         _refuse_engine(ctx)
-        y, applied = _varying(x, varying, channels_last=is_image(source)), varying.options
+        y, applied = _varying(x, varying, channels_last=picture), varying.options
         applied = applied | {"kernel_size": varying.weights.shape[3:]}
     else:
         places = {name: options[name] for name in ("axes", "origin") if _was_given(ctx, name)}
         read = read_kernel("KERNEL", kernel, chosen)
-        y = _through(x, read, dict(chosen), engine, places, picture=is_image(source))
+        if not picture and _is_one_picture(x) and not isinstance(read, Conv) and read.shape[:2] == (1, 1):
+            places = {"axes": (x.ndim - 2, x.ndim - 1)} | places
+        with in_words_of_the_command():
+            y = _through(x, read, dict(chosen), engine, places, picture=picture)
         if isinstance(read, Conv):
-            applied = read.options | {"kernel_size": read.kernel_size}
+            applied = read.options | {"kernel_size": read.kernel_size, "axes": places.get("axes")}
         else:
-            applied = _usual(read, x, places, picture=is_image(source)) | chosen | {"axes": places.get("axes")}
+            applied = _usual(read, x, places, picture=picture) | chosen | {"axes": places.get("axes")}
+        origin = np.asarray(places.get("origin", 0))
+        applied |= {"moved": (origin if flip else -origin).tolist()}
     if header is not None:
         header = carried(header, _grids(applied, x.shape), x.ndim, f"correlate {source} with {kernel}")
-    clipped = target.write_array(y, x.dtype, header) if target else 0
+    given = options["dtype"] is not None
+    written = (
+        target.write_array(y, y.dtype if given else x.dtype, header, picture=picture, exact=given) if target else 0
+    )
+    clipped = written - int(np.isnan(y).sum()) if written and y.dtype.kind == "f" else written
+    if written > clipped:
+        click.echo(f"warning: {written - clipped:,} values are NaN, which no picture holds: 0 instead", err=True)
     if clipped:
         click.echo(
             f"warning: {clipped:,} values were clipped to the picture's range; a .tif or .npy keeps them", err=True
         )
+    there = y[~np.isnan(y)] if y.dtype.kind in "fc" else y
     row = {
         "dtype": str(y.dtype),
-        "least": _number(y.min() if y.size else None),
-        "mean": _number(y.mean() if y.size else None),
-        "greatest": _number(y.max() if y.size else None),
+        "least": _number(there.min() if there.size else None),
+        "mean": _number(there.mean() if there.size else None),
+        "greatest": _number(there.max() if there.size else None),
     }
     if missing is not None:
         row |= {"missing": missing}
@@ -113,10 +126,18 @@ def command(
     emit(as_json=as_json, data=data, tables=[Table("Correlated", [shapes | row | {"written to": output or "-"}])])
 
 
+def _is_one_picture(x: np.ndarray) -> bool:
+    """Return whether an array of three axes or more is a single real picture, as FITS cubes of one plane are."""
+    return x.ndim > 2 and x[..., :1, :1].size == 1 and not np.iscomplexobj(x)
+
+
 def _usual(kernel: np.ndarray, x: np.ndarray, places: dict[str, Any], *, picture: bool) -> dict[str, Any]:
     """Return the size of a bare kernel and the padding that it has by default."""
     plain = x.ndim == 2 or (x.ndim == 3 and picture)
     single = kernel.shape[:2] == (1, 1) and kernel.ndim == 4
+    along_all = kernel.ndim > 2 and kernel.ndim == len(np.atleast_1d(places.get("axes", ())))
+    if along_all:
+        return {"kernel_size": kernel.shape, "padding": "same"}
     whole = (single or kernel.ndim == 1) and bool(places or plain)
     return {"kernel_size": kernel.shape[2:] if kernel.ndim > 1 else kernel.shape, "padding": "same" if whole else 0}
 
@@ -128,7 +149,10 @@ def _grids(applied: dict[str, Any], shape: tuple[int, ...]) -> dict[int, Grid]:
     places = range(len(shape) - len(kernel_size), len(shape)) if axes is None else np.atleast_1d(axes) % len(shape)
     size = tuple(shape[place] for place in places)
     geometry = (applied.get("stride", 1), applied.get("padding", 0), applied.get("dilation", 1))
-    return dict(zip(map(int, places), grids(size, kernel_size, *geometry), strict=True))
+    shifts = np.broadcast_to(applied.get("moved", 0), len(size))
+    lying = zip(grids(size, kernel_size, *geometry), map(int, shifts), strict=True)
+    moved = [grid._replace(start=grid.start + shift) for grid, shift in lying]
+    return dict(zip(map(int, places), moved, strict=True))
 
 
 def _through(
@@ -144,7 +168,10 @@ def _through(
     k = _matched(kernel, x)
     shape = (k.weight if isinstance(k, Conv) else k).shape
     single = len(shape) == 4 and shape[:2] == (1, 1)
-    bare = None if isinstance(k, Conv) else k[0, 0] if single else k if k.ndim == 1 else None
+    if isinstance(k, Conv) and single and "axes" in places and not np.iscomplexobj(x):
+        return _along_axes(x, k, engine, places)
+    along_all = not isinstance(k, Conv) and k.ndim == len(np.atleast_1d(places.get("axes", ()))) > 2
+    bare = None if isinstance(k, Conv) else k[0, 0] if single else k if k.ndim == 1 or along_all else None
     plain = x.ndim == 2 or (x.ndim == 3 and picture)
     if bare is not None and (places or plain) and not np.iscomplexobj(x) and not np.iscomplexobj(bare):
         if given.pop("groups", 1) != 1:
@@ -160,14 +187,28 @@ def _through(
             "mask": np.moveaxis(engine["mask"], -1, 0)[:, None] if single else np.moveaxis(engine["mask"], -1, 0)
         }
     if single and plain:
-        usual = {} if isinstance(k, Conv) else {"padding": "same"}
+        usual = {} if isinstance(k, Conv) else {"padding": "same", "padding_mode": "symmetric"}
         return _each_channel(x, k, usual | given | engine)
     if single and not isinstance(k, Conv) and x.ndim == 3 and len(x) != shape[1]:
         raise ConvolithError(
             f"INPUT has shape {x.shape} and the kernel two axes; for a stack of {len(x)} pictures pass --axes 1,2, for "
             f"one picture with {x.shape[-1]} channels --axes 0,1"
         )
+    if not isinstance(k, Conv) and k.ndim == x.ndim == 3 and not picture and len(x) != shape[1]:
+        raise ConvolithError(
+            f"INPUT has shape {x.shape} and KERNEL {shape}; for a kernel along all three axes pass --axes 0,1,2"
+        )
     return _all_channels(x, k, given | engine, channels_last=picture and len(shape) == 4)
+
+
+def _along_axes(x: np.ndarray, conv: Conv, engine: dict[str, Any], places: dict[str, Any]) -> np.ndarray:
+    """Apply a convolution of one channel along some axes of x, with its own options."""
+    names = ("stride", "padding", "dilation", "padding_mode")
+    own = {name: conv.options[name] for name in names if name in conv.options}
+    if conv.options.get("transposed"):
+        raise ConvolithError("--axes was given, but KERNEL is transposed; expected a plain convolution")
+    y: np.ndarray = filter_image(x, conv.weight[0, 0], axes=places["axes"], **own, **engine)
+    return y if conv.bias is None else y + conv.bias[0]
 
 
 def _missing(x: np.ndarray, mask: np.ndarray | None) -> int:
@@ -214,7 +255,7 @@ def _number(value: Any) -> Any:
 def _matched(kernel: np.ndarray | Conv, x: np.ndarray) -> np.ndarray | Conv:
     """Return the kernel in the float dtype of x, since files of images and kernels often differ in dtype."""
     weight = kernel.weight if isinstance(kernel, Conv) else kernel
-    if not is_float(str(x.dtype)) or np.iscomplexobj(weight) != np.iscomplexobj(x):
+    if not is_float(str(x.dtype)) or (np.iscomplexobj(weight) and not np.iscomplexobj(x)):
         return kernel
     if not isinstance(kernel, Conv):
         return kernel.astype(x.dtype)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from convolith.arrays import as_target, bare, check_same_kind, like
+from convolith.arrays import as_target, bare, check_same_kind, is_numpy, like
 from convolith.correlation import emit_rounding
 from convolith.correlation.emit_rounding import RoundingRecipe, lanes_of
 from convolith.dtypes import COMPLEX, check_dtype, dtype_name, is_float
@@ -96,6 +96,8 @@ def delivered(y: torch.Tensor, x: Any, out: Any, inputs: Iterable[torch.Tensor |
         ConvolithError: an `out` of another kind, shape or dtype, or one that shares memory with an input.
     """
     if out is None:
+        if y.dtype is torch.bfloat16 and is_numpy(x):
+            raise ConvolithError("dtype is bfloat16, which NumPy does not have; pass float32, or torch tensors")
         return like(y.contiguous(), x)
     target = as_target("out", out)
     check_same_kind(x=x, out=out)

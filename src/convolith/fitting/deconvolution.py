@@ -83,6 +83,8 @@ def deconvolve(
     if picture.is_complex() or taps.is_complex():
         raise ConvolithError("image or kernel is complex; deconvolve takes real pictures")
     places = picture_axes(tuple(picture.shape), tuple(taps.shape), axes, channel_axis)
+    if not picture.numel():
+        raise ConvolithError(f"image has shape {tuple(picture.shape)}; expected at least one pixel")
     psf = taps.detach().cpu().to(torch.float64)
     psf = psf if check_flag("flip", flip) else psf.flip(tuple(range(psf.ndim)))
     if not torch.isfinite(psf).all() or not psf.any():

@@ -27,6 +27,8 @@ PEAK = 12.0
 """Height of the peak of a phase correlation, in standard deviations, from which it is a shift."""
 OUTERMOST = 0.05
 """Share of a kernel's magnitudes in its outermost weights from which it may go on beyond them."""
+CONSTANT = 0.5
+"""Share of the residuals' squares in their mean from which a constant is missing."""
 TINY = float(np.finfo(float).tiny)
 FEWEST = 100
 """Number of pixels from which a correlation is looked for."""
@@ -61,14 +63,16 @@ def examine(
     size, whole = (np.sqrt(np.sum(part**2)) for part in (standard, np.sqrt(problem.weights)[:, None] * problem.y))
     if not size > _rounding(problem) * whole or used.sum() < FEWEST:
         return
+    if not problem.used and _warn_of_constant(standard, problem.weights):
+        return
     outermost = 0.0
     if kernel is not None and max(problem.spec.stride) == 1:
         mass = np.abs(kernel).sum((0, 1))
         within = tuple(slice(1, -1) if k > 2 else slice(None) for k in mass.shape)  # an axis of one tap has no ends
         outermost = 1 - mass[within].sum() / max(mass.sum(), TINY)
-        if _cut_off(problem, residual, mass, outermost):
-            return
         unpadded = not any(map(any, problem.spec.padding))  # where `origin` applies
+        if _cut_off(problem, residual, mass, outermost, origin if unpadded else None):
+            return
         shift = _shift(problem, origin) if unpadded and share < LITTLE_EXPLAINED else None
         if shift is not None:
             warn(
@@ -85,13 +89,28 @@ def _rounding(problem: Problem) -> float:
     return max(ROUNDING.get(name, ROUNDING["float64"]) for name in problem.dtypes)
 
 
-def _cut_off(problem: Problem, residual: np.ndarray, mass: np.ndarray, outermost: float) -> bool:
+def _warn_of_constant(standard: np.ndarray, weights: np.ndarray) -> bool:
+    """Warn, and return True, if the residuals of a fit without a constant are a constant for the larger part."""
+    scale = np.sqrt(weights)[:, None]
+    count, power = float((weights > 0).sum()), float((weights[:, None] * np.ones_like(standard)).sum())
+    mean, squares = float((scale * standard).sum()) / power, float((standard**2).sum()) / power
+    if mean**2 < CONSTANT * squares or mean**2 < CERTAIN**2 * squares / count:
+        return False
+    warn(
+        f"the residuals have a mean of {mean:.3g} and a root mean square of {np.sqrt(squares):.3g}: y has a constant "
+        "that the kernel does not give; pass offset=True"
+    )
+    return True
+
+
+def _cut_off(problem: Problem, residual: np.ndarray, mass: np.ndarray, outermost: float, origin: Any) -> bool:
     """Warn, and return True, if the residual is correlated with x one tap beyond the kernel.
 
     Args:
         problem, residual: as for `examine`.
         mass: magnitudes of the kernel's weights, (*kernel_size).
         outermost: share of them in the outermost weights.
+        origin: as for `fit`; None where it does not apply.
     """
     spec = problem.spec
     inner: Any = tuple(slice(d, n - d) for d, n in zip(spec.dilation, residual.shape[2:], strict=True))
@@ -118,7 +137,11 @@ def _cut_off(problem: Problem, residual: np.ndarray, mass: np.ndarray, outermost
     centre = [float((mass * place).sum() / max(mass.sum(), TINY)) for place in places]
     apart = ""
     if any(abs(one) > k / 4 for one, k in zip(centre, mass.shape, strict=True)):
-        apart = f", and its centre of mass lies {tuple(round(one, 1) for one in centre)} from the middle (see origin=)"
+        apart = f", and its centre of mass lies {tuple(round(one, 1) for one in centre)} from the middle"
+        if origin is not None:
+            shifts = per_axis("origin", origin, spec.axes, -(1 << 40))
+            nearer = tuple(shift - round(one) for shift, one in zip(shifts, centre, strict=True))
+            apart += f" (origin={nearer} would put it there)"
     warn(
         f"the kernel goes on beyond kernel_size {spec.kernel_size}: the residual is correlated with x just outside it "
         f"({strongest:.2f}), {outermost:.0%} of its absolute sum is in the outermost weights{apart}; pass a larger "
@@ -197,8 +220,12 @@ def _warn_if_uneven(standard: np.ndarray, predicted: np.ndarray, used: np.ndarra
     dark, bright = float(low.mean()), float(high.mean())
     spread = np.sqrt(low.var() / len(low) + high.var() / len(high))
     if dark and bright and abs(bright - dark) > CERTAIN * spread and max(bright / dark, dark / bright) > UNEVEN:
+        where = (
+            f"{bright / dark:.1f} times as much where the prediction is large as where it is small, as counts do"
+            if bright > dark
+            else f"{dark / bright:.1f} times as much where the prediction is small as where it is large"
+        )
         warn(
-            f"residuals vary {bright / dark:.1f} times as much where the prediction is large as where it is small, as "
-            "those of counts do, but stderr takes the given weights for the inverse variance of every pixel (up to a "
-            'factor); pass weights=1/variance, or errors="jackknife"'
+            f"residuals vary {where}, but stderr takes the given weights for the inverse variance of every pixel "
+            '(up to a factor); pass weights=1/variance, or errors="jackknife"'
         )

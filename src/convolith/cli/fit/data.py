@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +10,7 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 
-from convolith.cli.io.files import is_fits, is_image, read_array, read_picture
+from convolith.cli.io.files import is_fits, read_array, read_picture
 from convolith.cli.io.headers import unit_of
 from convolith.errors import ConvolithError
 from convolith.fitting.data.shapes import spatial_axes
@@ -40,6 +37,7 @@ class Pair(NamedTuple):
         shape: shape of AFTER in its file.
         header: FITS header of AFTER, or None.
         variances: variances of the pixels of BEFORE and AFTER, or None, as in their files.
+        picture: whether a last axis of three axes of AFTER is channels.
     """
 
     x: np.ndarray
@@ -49,6 +47,7 @@ class Pair(NamedTuple):
     shape: tuple[int, ...]
     header: Any
     variances: tuple[np.ndarray | None, np.ndarray | None]
+    picture: bool = False
 
 
 def pairs_of(before: str, after: str, **others: str | None) -> list[Files]:
@@ -89,11 +88,11 @@ def read_pair(files: Files, options: dict[str, Any], *, mix: bool) -> Pair:
         options: kernel_size, stride, padding and dilation.
         mix: whether the kernel maps all channels of an image to all channels, or each channel separately.
     """
-    mix = mix or not (is_image(files.before) and is_image(files.after))
     first, second = (read_picture(name, path) for name, path in (("BEFORE", files.before), ("AFTER", files.after)))
+    mix = mix or not (first.picture and second.picture)
     _say_units(first.header, second.header)
-    x = _channels(first.array, mix=mix, picture=is_image(files.before))
-    y = _channels(second.array, mix=mix, picture=is_image(files.after))
+    x = _channels(first.array, mix=mix, picture=first.picture)
+    y = _channels(second.array, mix=mix, picture=second.picture)
     size = options["kernel_size"]
     if isinstance(size, int) and x.ndim == y.ndim == 2 and len(x) > size:
         x, y = x[None], y[None]  # a picture
@@ -107,10 +106,30 @@ def read_pair(files: Files, options: dict[str, Any], *, mix: bool) -> Pair:
         None if path is None else read_array(option, path).astype(float)
         for option, path in (("--before-variance", files.before_variance), ("--variance", files.variance))
     )
+    about = zip(("--before-mask", "--mask", "--before-variance", "--variance"), (x, y, x, y), strict=True)
+    given = (pixels["x_mask"], pixels["mask"], *variances)
+    for (option, data), array in zip(about, given, strict=True):
+        if (
+            array is not None
+            and array.ndim == axes
+            and array.shape not in (data.shape[-axes:], _inner(x, y, size, axes))
+        ):
+            whose = "BEFORE" if data is x else "AFTER"
+            raise ConvolithError(f"{option} has shape {array.shape}; expected that of {whose}, {data.shape[-axes:]}")
     pixels["weights"] = None if variances[1] is None else _weights(variances[1])
     plain = options["padding"] == "valid" and np.all(np.asarray(options["stride"]) == 1)
     cropped = plain and size != "auto" and np.any(np.asarray(size) > 1) and x.shape[-axes:] == y.shape[-axes:]
-    return Pair(x, y, pixels, bool(cropped), second.array.shape, second.header, (variances[0], variances[1]))
+    return Pair(
+        x, y, pixels, bool(cropped), second.array.shape, second.header, (variances[0], variances[1]), second.picture
+    )
+
+
+def _inner(x: np.ndarray, y: np.ndarray, size: Any, axes: int) -> tuple[int, ...]:
+    """Return the size of AFTER without the border that a fit leaves out."""
+    if size == "auto":
+        return y.shape[-axes:]
+    taps = np.broadcast_to(size, axes)
+    return tuple(n - int(k) + 1 for n, k in zip(x.shape[-axes:], taps, strict=True))
 
 
 def _weights(variance: np.ndarray) -> np.ndarray:
@@ -133,6 +152,7 @@ WORDS = (
     (r"^y has", "AFTER has"),
     (r"nan='omit' or x_mask=", "--ignore-nan or --before-mask"),
     (r"nan='omit' or mask=", "--ignore-nan or --mask"),
+    (r"\bthe first at \(\d+, \d+, (\d+), (\d+)\)", r"the first at row \1, column \2"),
     (r"\bx_mask\b=?", "--before-mask"),
     (r"(?<!-)\bmask\b=?", "--mask"),
     (r"\bpixels of y\b", "pixels of AFTER"),
@@ -148,32 +168,27 @@ WORDS = (
     (r"\bmax_size\b", "--max-size"),
     (r"\bkernel_size\b", "--size"),
     (r"\bsee Fit\.selection\b", "see the table of sizes"),
+    (r": y has a constant\b", ": AFTER has a constant"),
     (r"\bvariance of y\b", "variance of AFTER"),
     (r"\by looks like x\b", "AFTER looks like BEFORE"),
     (r"\bcorrelated with x\b", "correlated with BEFORE"),
-    (r"\bbut stderr\b", "but the standard errors"),
+    (r"\bbut stderr assumes\b", "but the standard errors assume"),
+    (r"\bbut stderr takes\b", "but the standard errors take"),
+    (r"\boffset=True\b", "--background"),
+    (r'\bpass method="(\w+)"', r"pass --method \1"),
+    (r'\bwith loss="huber" only', "with --loss huber only"),
+    (r"\bhuber_delta is\b", "--huber-delta is"),
+    (r"\blearning_rate is\b", "--learning-rate is"),
+    (r"\bpass degree=0\b", "pass --degree 0"),
+    (r"\bconstraints is \('nonnegative',\)", "--nonnegative was given"),
+    (r'--size="auto"', "--size auto"),
+    (r"\bweights has\b", "--variance has"),
+    (r"\bpadding='same' with the padding_mode\b", "--padding same with the --padding-mode"),
+    (r"\bpadding as \(before, after\) pairs", "--padding as before:after"),
+    (r"\bspatial size \(([^)]*)\) but x\b", r"spatial size (\1) but BEFORE"),
+    (r"\bbut x (\d+)\b", r"but BEFORE has \1"),
 )
 """Words of `fit` in its errors and warnings, as regular expressions, with those of the command."""
-
-
-@contextmanager
-def in_words_of_the_command() -> Iterator[None]:
-    """Return a context in which errors and warnings of `fit` name files and options instead of arguments."""
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always", RuntimeWarning)
-        try:
-            yield
-        except ConvolithError as error:
-            raise ConvolithError(_translated(str(error))) from None
-    for one in said:
-        if issubclass(one.category, RuntimeWarning):
-            click.echo(f"warning: {_translated(str(one.message))}", err=True)
-
-
-def _translated(text: str) -> str:
-    for pattern, word in WORDS:
-        text = re.sub(pattern, word, text)
-    return text
 
 
 def say_cropped() -> None:

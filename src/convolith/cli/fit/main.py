@@ -8,7 +8,7 @@ from typing import Any
 import click
 import numpy as np
 
-from convolith.cli.fit.data import Pair, in_words_of_the_command, pairs_of
+from convolith.cli.fit.data import WORDS, Pair, pairs_of
 from convolith.cli.fit.difference import PICTURES, pictures
 from convolith.cli.fit.html_page import fit_page
 from convolith.cli.fit.run import Varying, run
@@ -16,6 +16,7 @@ from convolith.cli.fit.varying_html_page import varying_page, varying_tables
 from convolith.cli.io.files import EXACT, Output, conv_arrays, read_array, varying_arrays
 from convolith.cli.io.headers import carried
 from convolith.cli.options import emit, json_option, level, number_or_auto, numbers, numbers_or_auto, padding
+from convolith.cli.words import in_words_of_the_command
 from convolith.conv import Conv
 from convolith.errors import ConvolithError
 from convolith.fitting import Fit, VaryingFit, fit
@@ -216,7 +217,8 @@ def command(
         raise ConvolithError("--noise was given without --variance, the variance of AFTER; pass it")
     if wanted and len(files) > 1:
         raise ConvolithError(f"--{next(iter(wanted))} was given for {len(files)} pairs; it is made of one pair")
-    with in_words_of_the_command():
+    _refuse_unused(options)
+    with in_words_of_the_command(WORDS):
         outcome = run(files, options, varying, mix=mix_channels)
     found, pair = outcome.found, outcome.pair
     same = pair.cropped or options["kernel_size"] == "auto"
@@ -227,7 +229,7 @@ def command(
     for name, picture in (pictures(found, pair, options, list(wanted)) if wanted else {}).items():
         history = f"fit {before} {after}: {name}"
         header = None if pair.header is None else carried(pair.header, {}, picture.ndim, history)
-        wanted[name].write_array(picture.astype(np.float32), header=header)
+        wanted[name].write_array(picture.astype(np.float32), header=header, picture=pair.picture)
     if target:
         arrays = kernel_arrays(found, same=same, origin=options["origin"])
         target.write(lambda file: np.savez(file, **arrays))
@@ -237,6 +239,15 @@ def command(
         )
         sheet.write(lambda file: file.write(text.encode()))
     emit(as_json=as_json, data=_data(found), tables=tables)
+
+
+def _refuse_unused(options: dict[str, Any]) -> None:
+    """Refuse options of a descent that a fit in closed form would ignore."""
+    context = click.get_current_context()
+    for name in ("steps", "seed"):
+        given = context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+        if given and options["method"] == "lstsq":
+            raise ConvolithError(f"--{name} was given, but --method lstsq takes no steps; pass --method gd")
 
 
 def _varying(

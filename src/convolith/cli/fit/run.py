@@ -134,8 +134,8 @@ def _refuse(files: Sequence[Files], options: dict[str, Any], varying: Varying | 
     for name, usual in ONE_PAIR.items():
         if name not in allowed and options[name] != usual:
             raise ConvolithError(
-                f"--{name.replace('_', '-')} is {options[name]}, which is for a constant kernel of one pair; "
-                f"{what} are fitted in closed form and in one pass; omit the option"
+                f"--{name.replace('_', '-')} is {options[name]}, which is for a constant kernel of one pair, and "
+                f"that is not for {what}, which takes one pass in closed form; omit the option"
             )
     for name in ("kernel_size", "ridge"):
         if options[name] == "auto":

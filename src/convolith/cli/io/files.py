@@ -5,28 +5,26 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from math import prod
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from convolith.cli.io.expansion import check_arrays, check_expansion
+from convolith.cli.io.expansion import check_arrays
 from convolith.cli.io.fits import Unit, encode_fits, read_fits
+from convolith.cli.io.pictures import TIFF, encode_pages, encode_picture, imageio, read_image
 from convolith.conv import Conv
-from convolith.errors import ConvolithError, missing_extra
+from convolith.errors import ConvolithError
 from convolith.fitting import VaryingKernel
 from convolith.storage import replacing
 
-IMAGES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
+IMAGES = (".png", *TIFF, ".jpg", ".jpeg")
 ARRAYS = (".npy", ".npz")
 FITS = (".fits", ".fit", ".fts", ".fits.gz", ".fits.fz")
 READABLE = (*IMAGES, *ARRAYS, *FITS)
 WRITABLE = (*IMAGES, *ARRAYS, ".fits", ".fit", ".fts")
-EXACT = (".tif", ".tiff", *ARRAYS, ".fits", ".fit", ".fts")
+EXACT = (*TIFF, *ARRAYS, ".fits", ".fit", ".fts")
 """Endings of files that hold any numbers."""
 VARYING = ("weights", "background", "degree", "background_degree", "modulation", "frame")
 CONV_OPTIONS = ("stride", "padding", "dilation", "groups", "padding_mode", "transposed", "output_padding")
@@ -62,7 +60,7 @@ def read_picture(argument: str, path: str) -> Unit:
         path, _, name = path.rpartition(":")
     file = _existing(argument, path)
     if is_image(path):
-        return Unit(_read_image(argument, file), None)
+        return read_image(argument, file)
     if is_fits(path):
         return read_fits(argument, file, name)
     arrays = _load(argument, file)
@@ -197,7 +195,7 @@ class Output:
         if suffix not in endings:
             raise ConvolithError(f"output is {path}; expected a name that ends in {', '.join(endings)}")
         if suffix in IMAGES:
-            _imageio()
+            imageio()
         try:
             if self.path.is_dir():
                 raise ConvolithError(f"output is {path}, which is a folder; expected a file name")
@@ -223,17 +221,32 @@ class Output:
         except OSError as error:
             raise ConvolithError(f"output is {self.path}, which could not be written ({error})") from None
 
-    def write_array(self, array: np.ndarray, like: np.dtype[Any] | None = None, header: Any = None) -> int:
+    def write_array(
+        self,
+        array: np.ndarray,
+        like: np.dtype[Any] | None = None,
+        header: Any = None,
+        *,
+        picture: bool = True,
+        exact: bool = False,
+    ) -> int:
         """Write an array or an image; return the number of values that were clipped to the image's dtype.
 
-        A FITS file gets the header, if there is one.
+        A FITS file gets the header, if there is one, and channels first, as its viewers expect.
 
         A .tif has 8 or 16 bits as the array, otherwise float32; .png and .jpg are rounded and clipped to 8 bits, a grey
         .png to 16 bits if the input image, of dtype `like`, has 16.
+
+        Args:
+            array: the result.
+            like: dtype of the input, or of the result if the user chose it; booleans are black and white.
+            header: FITS header, or None.
+            picture: whether a last axis of three axes is channels; otherwise a .tif has a page for each plane.
+            exact: whether a .tif holds the dtype of the array.
         """
         suffix, clipped = self.path.suffix.lower(), 0
         if is_fits(str(self.path)):
-            encoded = encode_fits(array, header)
+            encoded = encode_fits(np.moveaxis(array, -1, 0) if picture and array.ndim == 3 else array, header)
             self.write(lambda file: file.write(encoded))
             return 0
         if suffix == ".npy":
@@ -242,10 +255,16 @@ class Output:
         if suffix == ".npz":
             self.write(lambda file: np.savez(file, array=array))
             return 0
-        _check_picture(array, self.path)
-        if suffix in (".tif", ".tiff"):
-            array = array.astype(np.float32) if array.dtype not in (np.uint8, np.uint16) else array
+        if suffix in TIFF and not picture and array.ndim > 2 and not np.iscomplexobj(array):
+            pages = encode_pages(array if exact else _tiff_values(array))
+            self.write(lambda file: file.write(pages))
+            return 0
+        _check_picture(array, self.path, picture=picture)
+        if suffix in TIFF:
+            array = array if exact else _tiff_values(array)
         else:
+            if like == np.dtype(bool):
+                array = array * 255
             if like is not None and like.kind not in "iub":
                 raise ConvolithError(
                     f"the input is {like}, which has no picture's range to round to; write {self.path.stem}.tif or .npy"
@@ -262,15 +281,22 @@ class Output:
                     f"the result has an alpha channel, which no .jpg holds; write {self.path.stem}.png"
                 )
             array, clipped = _rounded(array, np.dtype(np.uint16 if deep else np.uint8))
-        extension = {".jpg": ".jpeg", ".tif": ".tiff"}.get(suffix, suffix)
-        encoded = _imageio().imwrite("<bytes>", array, extension=extension)
+        encoded = encode_picture(array, suffix)
         self.write(lambda file: file.write(encoded))
         return clipped
 
 
-def _check_picture(array: np.ndarray, path: Path) -> None:
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 2, 3, 4)):
-        raise ConvolithError(f"the result has shape {array.shape}, which is no picture; write {path.stem}.npy instead")
+def _tiff_values(array: np.ndarray) -> np.ndarray:
+    """Return the numbers that a .tif holds unless a dtype is asked for: 8 or 16 bits, otherwise float32."""
+    return array if array.dtype in (np.uint8, np.uint16) else array.astype(np.float32)
+
+
+def _check_picture(array: np.ndarray, path: Path, *, picture: bool) -> None:
+    stack = array.ndim == 3 and not picture
+    if stack or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 2, 3, 4)):
+        raise ConvolithError(
+            f"the result has shape {array.shape}, which is no picture; write {path.stem}.npy or .tif instead"
+        )
     if np.iscomplexobj(array):
         raise ConvolithError(f"the result is complex, which no picture holds; write {path.stem}.npy instead")
 
@@ -317,59 +343,3 @@ def _load(argument: str, file: Path) -> Any:
         if not arrays:
             raise ConvolithError(f"{argument} is {file}, which holds no array")
     return arrays
-
-
-def _imageio() -> Any:
-    try:
-        import imageio.v3
-    except ImportError:
-        raise missing_extra("imageio", "image", "reading and writing pictures") from None
-    return imageio.v3
-
-
-@contextmanager
-def _any_size() -> Iterator[None]:
-    """Turn off Pillow's own limit of 13,400 x 13,400 pixels; `check_expansion` limits the size."""
-    try:
-        from PIL import Image
-    except ImportError:  # the reader in use does not need Pillow
-        yield
-        return
-    usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        with warnings.catch_warnings():  # imageio tries deprecated readers on invalid files, and warns
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = usual
-
-
-def _read_image(argument: str, file: Path) -> np.ndarray:
-    """Read an image; all damage raises the same error."""
-    imageio = _imageio()
-    try:
-        content, suffix = file.read_bytes(), file.suffix.lower()
-        plugin = None if suffix in (".tif", ".tiff") else "pillow"  # no other readers for invalid files
-        with _any_size(), imageio.imopen(content, "r", plugin=plugin, extension=suffix) as opened:
-            header = opened.properties()
-        check_expansion(argument, file, prod(header.shape) * header.dtype.itemsize)
-        turned = {"rotate": True} if suffix in (".jpg", ".jpeg") else {}  # upright, by the camera's orientation tag
-        with _any_size():
-            picture = np.asarray(imageio.imread(content, plugin=plugin, extension=suffix, **turned))
-    except ConvolithError:
-        raise
-    except Exception as error:  # noqa: BLE001 - every decoder raises its own errors; all mean an invalid file
-        raise ConvolithError(
-            f"{argument} is {file}, which cannot be read as a picture ({error or type(error).__name__}); "
-            "is it complete?"
-        ) from None
-    if suffix == ".png" and content[24] == 16 and picture.dtype == np.uint8:  # the header's bits per channel
-        raise ConvolithError(
-            f"{argument} is {file}, a .png of 16 bits and colour, which would be cut to 8; pass a .tif"
-        )
-    if picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] > 4):
-        raise ConvolithError(
-            f"{argument} is {file}, whose pixels have shape {picture.shape}; expected (H, W) or (H, W, 1 to 4 "
-            "channels); pass a stack of pages as a .npy array"
-        )
-    return picture

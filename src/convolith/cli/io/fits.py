@@ -15,10 +15,11 @@ from convolith.errors import ConvolithError, missing_extra
 
 
 class Unit(NamedTuple):
-    """An image of a FITS file: its array and its header."""
+    """The contents of a file: an array, its FITS header or None, and whether a last axis of three is channels."""
 
     array: np.ndarray
     header: Any
+    picture: bool = False
 
 
 def read_fits(argument: str, file: Path, name: str | None) -> Unit:
@@ -34,7 +35,7 @@ def read_fits(argument: str, file: Path, name: str | None) -> Unit:
             with fits.open(expanded(argument, file), memmap=False) as units:
                 check_expansion(argument, file, sum(map(_bytes, units)))
                 arrays = [
-                    (number, unit.name, np.array(unit.data), unit.header.copy())
+                    (number, unit.name, np.array(unit.data), _with_primary(unit.header, units[0]))
                     for number, unit in enumerate(units)
                     if unit.is_image and unit.data is not None
                 ]
@@ -55,8 +56,16 @@ def read_fits(argument: str, file: Path, name: str | None) -> Unit:
     if not chosen:
         names = ", ".join(f"{number} ({own})" if own else str(number) for number, own, *_ in arrays) or "no array"
         raise ConvolithError(f"{argument} is {file}{f':{name}' if name else ''}, but the file holds {names}")
-    array, header = chosen[0]
+    array, header, _ = chosen[0]
     return Unit(array.astype(array.dtype.newbyteorder("=")), header)
+
+
+def _with_primary(header: Any, primary: Any) -> Any:
+    """Return a copy of a unit's header with the cards of a primary unit that holds no picture: they describe it too."""
+    result = header.copy()
+    if primary.data is None:
+        result.extend(primary.header.cards, strip=True, unique=True)
+    return result
 
 
 def _bytes(unit: Any) -> int:

@@ -150,8 +150,10 @@ def _reached(padded: torch.Tensor, spec: ConvSpec) -> np.ndarray:
     return reached
 
 
-def without_unread(x: torch.Tensor, spec: ConvSpec, counts: np.ndarray) -> np.ndarray:
+def without_unread(x: torch.Tensor, spec: ConvSpec, counts: np.ndarray, cut: Sequence[slice] = ()) -> np.ndarray:
     """Return padded x, with zeros at pixels that are in no window of a pixel of y with nonzero weight.
+
+    `cut` is the part of the caller's x that x is, for messages.
 
     Raises:
         ConvolithError: non-finite values in such a window.
@@ -173,15 +175,23 @@ def without_unread(x: torch.Tensor, spec: ConvSpec, counts: np.ndarray) -> np.nd
         marks = torch.from_numpy(~np.isfinite(used)).any(1, keepdim=True).to(torch.float32)
         reached = int(np.count_nonzero(_reached(marks, spec) & (counts > 0)))
         advice = f"repair them, or pass nan='omit' or x_mask=, which leave out the {reached} pixels of y that read them"
-        check_finite("x", x.numpy(), advice)
+        check_finite("x", x.numpy(), advice, cut)
     return used
 
 
-def check_finite(argument: str, values: np.ndarray, advice: str) -> None:
-    """Refuse NaN and infinity, which a solve would spread over the whole kernel."""
+def check_finite(argument: str, values: np.ndarray, advice: str, cut: Sequence[slice] = ()) -> None:
+    """Refuse NaN and infinity, which a solve would spread over the whole kernel.
+
+    Args:
+        argument: name of the argument.
+        values: its values.
+        advice: what to do.
+        cut: part of the last axes that the values are, if they were cut out of the argument.
+    """
     bad = ~np.isfinite(values)
     if bad.any():
-        first = tuple(int(i) for i in np.argwhere(bad)[0])
+        before = [0] * (values.ndim - len(cut)) + [part.start for part in cut]
+        first = tuple(int(i) + n for i, n in zip(np.argwhere(bad)[0], before, strict=True))
         raise ConvolithError(
             f"{argument} has {int(bad.sum())} non-finite values, the first at {first}; expected finite numbers; "
             f"{advice}"

@@ -167,8 +167,9 @@ def read(
     counts = np.where(left_out | read_by(bad, spec), 0.0, counts)
     target = wide["y"].numpy()
     used = np.broadcast_to(counts[:, None] > 0, target.shape)
-    padded = without_unread(torch.where(torch.from_numpy(bad)[:, None], 0.0, wide["x"]), spec, counts)
-    check_finite("y", np.where(used, target, 0.0), "repair them, or pass nan='omit' or mask=")
+    of_x, of_y = ((), ()) if border is None else (border.of_x, border.of_y)
+    padded = without_unread(torch.where(torch.from_numpy(bad)[:, None], 0.0, wide["x"]), spec, counts, of_x)
+    check_finite("y", np.where(used, target, 0.0), "repair them, or pass nan='omit' or mask=", of_y)
     constant = monomials(axes, 0)
     return Problem(
         spec,
