@@ -46,7 +46,14 @@ def explained(problem: Problem, squares: float) -> float:
 
 
 def examine(
-    problem: Problem, residual: np.ndarray, kernel: np.ndarray | None, share: float, origin: Any = 0, *, white: bool
+    problem: Problem,
+    residual: np.ndarray,
+    kernel: np.ndarray | None,
+    share: float,
+    origin: Any = 0,
+    *,
+    white: bool,
+    free: bool = True,
 ) -> None:
     """Warn where the kernel is cut off by its size, or where standard errors for white noise do not hold.
 
@@ -57,13 +64,14 @@ def examine(
         share: share of the variance that is explained.
         origin: as for `fit`.
         white: whether the standard errors are those for white noise.
+        free: whether the kernel's weights are free of constraints, which may leave a constant in the residual.
     """
     used = problem.weights > 0
     standard = np.sqrt(problem.weights)[:, None] * residual
     size, whole = (np.sqrt(np.sum(part**2)) for part in (standard, np.sqrt(problem.weights)[:, None] * problem.y))
     if not size > _rounding(problem) * whole or used.sum() < FEWEST:
         return
-    if not problem.used and _warn_of_constant(standard, problem.weights):
+    if free and not problem.used and _warn_of_constant(standard, problem.weights):
         return
     outermost = 0.0
     if kernel is not None and max(problem.spec.stride) == 1:

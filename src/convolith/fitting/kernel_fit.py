@@ -192,6 +192,7 @@ def fit(
             share_explained,
             origin,
             white=errors == "white" and found.stderr is not None,
+            free=not kernel_options.names,
         )
     if flip:
         kernel, stderr = _mirrored(kernel), None if stderr is None else _mirrored(stderr)

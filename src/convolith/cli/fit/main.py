@@ -217,7 +217,8 @@ def command(
         raise ConvolithError("--noise was given without --variance, the variance of AFTER; pass it")
     if wanted and len(files) > 1:
         raise ConvolithError(f"--{next(iter(wanted))} was given for {len(files)} pairs; it is made of one pair")
-    _refuse_unused(options)
+    if len(files) == 1 and varying is None:
+        _refuse_unused(options)
     with in_words_of_the_command(WORDS):
         outcome = run(files, options, varying, mix=mix_channels)
     found, pair = outcome.found, outcome.pair

@@ -85,9 +85,9 @@ def read_image(argument: str, file: Path) -> Unit:
 def _read_other(argument: str, file: Path) -> Unit:
     content, suffix = file.read_bytes(), file.suffix.lower()
     with _any_size(), imageio().imopen(content, "r", plugin="pillow", extension=suffix) as opened:
-        header, mode = opened.properties(), opened.metadata().get("mode")
-    _check_inks(argument, file, inks=mode == "CMYK")
-    check_expansion(argument, file, prod(header.shape) * header.dtype.itemsize)
+        header = opened.properties()
+        check_expansion(argument, file, prod(header.shape) * header.dtype.itemsize)
+        _check_inks(argument, file, inks=opened.metadata().get("mode") == "CMYK")
     turned = {"rotate": True} if suffix in (".jpg", ".jpeg") else {}  # upright, by the camera's orientation tag
     with _any_size():
         picture = np.asarray(imageio().imread(content, plugin="pillow", extension=suffix, **turned))
