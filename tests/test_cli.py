@@ -463,7 +463,7 @@ def test_a_result_that_is_no_picture(tmp_path):
     np.save(tmp_path / "x.npy", np.ones((2, 3, 9, 9)))
     np.save(tmp_path / "k.npy", np.ones((2, 3, 2, 2)))
     message = refused("correlate", tmp_path / "x.npy", tmp_path / "k.npy", "-o", tmp_path / "y.png")
-    assert "the result has shape (2, 2, 8, 8), which is no picture; write y.npy or .tif instead" in message
+    assert "the result has shape (2, 2, 8, 8), which is no picture; write y.npy instead" in message
 
 
 MODELS = """

@@ -122,6 +122,16 @@ def test_a_fitted_kernel_filters_a_stack():
     run("correlate", "stack.npy", "k.npz", "--axes", "1,2", "-o", "y.npy")
     expected = np.stack([filtered(one) for one in stack]) + 7.0
     np.testing.assert_allclose(np.load("y.npy")[:, 1:-1, 1:-1], expected[:, 1:-1, 1:-1], atol=1e-8)
+    run("correlate", "stack.npy", "k.npz", "--axes", "1,2", "--dtype", "int16", "-o", "y.npy")
+    found = np.load("y.npy")[:, 1:-1, 1:-1]
+    assert found.dtype == np.int16
+    np.testing.assert_array_equal(found, np.rint(expected[:, 1:-1, 1:-1]))  # the constant is added before rounding
+    mask = np.zeros((20, 21), bool)
+    mask[5, 6] = True
+    np.save("mask.npy", mask)
+    run("correlate", "stack.npy", "k.npz", "--axes", "1,2", "--mask", "mask.npy", "-o", "y.npy")
+    assert np.isnan(np.load("y.npy")).sum() == 4 * 9
+    assert "--origin was given" in refused("correlate", "stack.npy", "k.npz", "--axes", "1,2", "--origin", "1")
 
 
 def test_the_dtype_of_the_file():

@@ -131,15 +131,23 @@ def _is_one_picture(x: np.ndarray) -> bool:
     return x.ndim > 2 and x[..., :1, :1].size == 1 and not np.iscomplexobj(x)
 
 
+def _bare(kernel: np.ndarray | Conv, places: dict[str, Any]) -> np.ndarray | None:
+    """Return a kernel without its axes of channels, or None if it has several channels or options of its own."""
+    if isinstance(kernel, Conv):
+        return None
+    if kernel.ndim == 4 and kernel.shape[:2] == (1, 1):
+        plane: np.ndarray = kernel[0, 0]
+        return plane
+    along_all = kernel.ndim == len(np.atleast_1d(places.get("axes", ()))) > 2
+    return kernel if kernel.ndim == 1 or along_all else None
+
+
 def _usual(kernel: np.ndarray, x: np.ndarray, places: dict[str, Any], *, picture: bool) -> dict[str, Any]:
-    """Return the size of a bare kernel and the padding that it has by default."""
-    plain = x.ndim == 2 or (x.ndim == 3 and picture)
-    single = kernel.shape[:2] == (1, 1) and kernel.ndim == 4
-    along_all = kernel.ndim > 2 and kernel.ndim == len(np.atleast_1d(places.get("axes", ())))
-    if along_all:
-        return {"kernel_size": kernel.shape, "padding": "same"}
-    whole = (single or kernel.ndim == 1) and bool(places or plain)
-    return {"kernel_size": kernel.shape[2:] if kernel.ndim > 1 else kernel.shape, "padding": "same" if whole else 0}
+    """Return the size of a kernel from a list or an array, and the padding that it has by default."""
+    bare, plain = _bare(kernel, places), x.ndim == 2 or (x.ndim == 3 and picture)
+    if bare is None:
+        return {"kernel_size": kernel.shape[2:], "padding": 0}
+    return {"kernel_size": bare.shape, "padding": "same" if places or plain else 0}
 
 
 def _grids(applied: dict[str, Any], shape: tuple[int, ...]) -> dict[int, Grid]:
@@ -168,11 +176,7 @@ def _through(
     k = _matched(kernel, x)
     shape = (k.weight if isinstance(k, Conv) else k).shape
     single = len(shape) == 4 and shape[:2] == (1, 1)
-    if isinstance(k, Conv) and single and "axes" in places and not np.iscomplexobj(x):
-        return _along_axes(x, k, engine, places)
-    along_all = not isinstance(k, Conv) and k.ndim == len(np.atleast_1d(places.get("axes", ()))) > 2
-    bare = None if isinstance(k, Conv) else k[0, 0] if single else k if k.ndim == 1 or along_all else None
-    plain = x.ndim == 2 or (x.ndim == 3 and picture)
+    bare, plain = _bare(k, places), x.ndim == 2 or (x.ndim == 3 and picture)
     if bare is not None and (places or plain) and not np.iscomplexobj(x) and not np.iscomplexobj(bare):
         if given.pop("groups", 1) != 1:
             raise ConvolithError("--groups was given; it applies to a kernel with channels")
@@ -180,15 +184,15 @@ def _through(
         options = {"padding": "same"} | mode | given | engine | {"origin": places.get("origin", 0)}
         y: np.ndarray = filter_image(x, bare, axes=places.get("axes", (0, 1)), **options)
         return y
-    if places:
-        raise ConvolithError(f"--{next(iter(places))} was given; it applies to a real kernel without channels")
-    if engine["mask"] is not None and picture and x.ndim == 3:
-        engine = engine | {
-            "mask": np.moveaxis(engine["mask"], -1, 0)[:, None] if single else np.moveaxis(engine["mask"], -1, 0)
-        }
-    if single and plain:
+    if "origin" in places:
+        raise ConvolithError("--origin was given; it applies to a real kernel without channels and options of its own")
+    if single and (plain or "axes" in places):
         usual = {} if isinstance(k, Conv) else {"padding": "same", "padding_mode": "symmetric"}
-        return _each_channel(x, k, usual | given | engine)
+        return _along_axes(x, k, usual | given | engine, places.get("axes", (0, 1)))
+    if places:
+        raise ConvolithError("--axes was given; it applies to a kernel without channels")
+    if engine["mask"] is not None and picture and x.ndim == 3:
+        engine = engine | {"mask": np.moveaxis(engine["mask"], -1, 0)}
     if single and not isinstance(k, Conv) and x.ndim == 3 and len(x) != shape[1]:
         raise ConvolithError(
             f"INPUT has shape {x.shape} and the kernel two axes; for a stack of {len(x)} pictures pass --axes 1,2, for "
@@ -201,14 +205,20 @@ def _through(
     return _all_channels(x, k, given | engine, channels_last=picture and len(shape) == 4)
 
 
-def _along_axes(x: np.ndarray, conv: Conv, engine: dict[str, Any], places: dict[str, Any]) -> np.ndarray:
-    """Apply a convolution of one channel along some axes of x, with its own options."""
-    names = ("stride", "padding", "dilation", "padding_mode")
-    own = {name: conv.options[name] for name in names if name in conv.options}
-    if conv.options.get("transposed"):
-        raise ConvolithError("--axes was given, but KERNEL is transposed; expected a plain convolution")
-    y: np.ndarray = filter_image(x, conv.weight[0, 0], axes=places["axes"], **own, **engine)
-    return y if conv.bias is None else y + conv.bias[0]
+def _along_axes(x: np.ndarray, kernel: np.ndarray | Conv, options: dict[str, Any], axes: Any) -> np.ndarray:
+    """Correlate along some axes of x with a kernel of one channel, separately for every place on the other axes."""
+    places = np.atleast_1d(axes)
+    last = range(-len(places), 0)
+
+    def planes(array: np.ndarray) -> np.ndarray:
+        moved = np.moveaxis(array, places, last)
+        return moved.reshape(-1, 1, *moved.shape[-len(places) :])
+
+    if options["mask"] is not None:
+        options = options | {"mask": planes(np.broadcast_to(options["mask"], x.shape))}
+    y: np.ndarray = correlate(planes(x), kernel, **options)
+    others = [n for axis, n in enumerate(x.shape) if axis not in places % x.ndim]
+    return np.moveaxis(y.reshape(*others, *y.shape[2:]), last, places)
 
 
 def _missing(x: np.ndarray, mask: np.ndarray | None) -> int:
@@ -260,13 +270,6 @@ def _matched(kernel: np.ndarray | Conv, x: np.ndarray) -> np.ndarray | Conv:
     if not isinstance(kernel, Conv):
         return kernel.astype(x.dtype)
     return Conv(weight.astype(x.dtype), None if kernel.bias is None else kernel.bias.astype(x.dtype), **kernel.options)
-
-
-def _each_channel(x: np.ndarray, kernel: Any, options: dict[str, Any]) -> np.ndarray:
-    """Correlate (H, W), or each channel of (H, W, channels) separately, with a single-channel kernel."""
-    planes = np.moveaxis(x[..., None] if x.ndim == 2 else x, -1, 0)[:, None]
-    y: np.ndarray = np.moveaxis(correlate(planes, kernel, **options)[:, 0], 0, -1)
-    return y[..., 0] if x.ndim == 2 else y
 
 
 def _all_channels(x: np.ndarray, kernel: Any, options: dict[str, Any], *, channels_last: bool) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Any kernel as a matrix product: each tap of each input channel is a row of the matrix that the kernel multiplies.
 
 The rows are gathered for a few positions at a time, into memory that stays in a cache, and multiplied by the code of
-the pointwise engine; the matrix as a whole (known as im2col) is never stored. Gathering costs little beside the
-products of many output channels, and takes every stride and dilation alike.
+the pointwise engine; the matrix as a whole (known as im2col) is never stored. Gathering takes
+little time if there are many output channels, and works for every stride and dilation.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 import torch
 
+from convolith.dtypes import ITEMSIZE
 from convolith.engines.base import GeneratedEngine, turned
 from convolith.engines.buffers import empty
 from convolith.engines.machine_limits import MachineLimits
-from convolith.engines.padding import padded, padded_bytes, padded_size
+from convolith.engines.padding import padded, padded_size
 from convolith.engines.pointwise import engine as pointwise_engine
 from convolith.engines.pointwise.emit import ARGUMENTS, GATHERS
 from convolith.engines.pointwise.engine import Generated, is_generated, pointwise
@@ -30,11 +31,9 @@ from convolith.work import ForwardMemory, Memory, Work, layer_work
 GATHERING_PRODUCTS = {True: 8.0, False: 16.0}
 """Time to gather one input, as a number of products: by vectors for strides of 1 and 2, one by one for others."""
 EFFICIENCY = 0.98
-"""Fraction of the pointwise engine's rate that long columns leave: they do not stay in a first-level cache."""
+"""Rate of products relative to the pointwise engine's: gathered columns are long and leave the first-level cache."""
 FEWEST_OUTPUTS = 8
 """Number of output channels per group below which gathering costs more than the products."""
-
-
 LARGEST_GATHERED = 1 << 23
 """Bytes of the gathered rows of a tile above which they leave the caches."""
 OFFSETS = ARGUMENTS.at["offsets"]
@@ -75,7 +74,7 @@ class Im2col(GeneratedEngine[State]):
         """Count the layer's products, the copy of padded inputs and the gathered rows of all threads."""
         layer, inner = layer_work(spec), pointwise.work(product_of(spec))
         given, there = layer.memory.forward, inner.memory.forward
-        copied = padded_copy_bytes(spec)
+        copied = _copied_bytes(spec)
         workspace = copied + thread_count() * _gathered_bytes(spec)
         forward = replace(layer.forward, bytes=layer.forward.bytes + 2 * copied)
         terms = ForwardMemory(given.input, given.parameters, given.output, workspace, there.prepared)
@@ -87,7 +86,7 @@ class Im2col(GeneratedEngine[State]):
         gathered = prod(spec.output_size) * spec.batch * inner.in_channels
         rate = limits.products_per_second(spec.dtype)
         gathering = gathered * GATHERING_PRODUCTS[step_of(spec) > 0] / rate
-        padding = limits.moving_seconds(2 * padded_copy_bytes(spec))
+        padding = limits.moving_seconds(2 * _copied_bytes(spec))
         return pointwise.seconds(inner, limits) / EFFICIENCY + gathering + padding
 
     def prepare_seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
@@ -142,13 +141,11 @@ def step_of(spec: ConvSpec) -> int:
     return spec.stride[-1] if spec.stride[-1] <= 2 else 0
 
 
-def padded_copy_bytes(spec: ConvSpec) -> int:
-    """Return the bytes of x after padding, or 0 if nothing is added."""
+def _copied_bytes(spec: ConvSpec) -> int:
+    """Return the bytes of x after padding, or 0 if nothing is added and x is read in place."""
     if not any(map(any, spec.padding)):
         return 0
-    return padded_bytes(spec) or spec.batch * spec.in_channels * prod(padded_size(spec)) * 4 * (
-        1 + ("64" in spec.dtype)
-    )
+    return spec.batch * spec.in_channels * prod(padded_size(spec)) * ITEMSIZE[spec.dtype]
 
 
 def _gathered_bytes(spec: ConvSpec) -> int:

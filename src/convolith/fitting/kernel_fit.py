@@ -257,7 +257,7 @@ def _in_closed_form(problem: Problem, gram: Gram, kernel_options: KernelOptions,
 
 
 def _few_kernels(problem: Problem, kernel_options: KernelOptions) -> np.ndarray | None:
-    """Return the basis of a kernel, (count, *kernel_size), if it is small and nothing else is asked of the kernel."""
+    """Return the basis, (count, *kernel_size), if it is small and the fit has no penalty and no constraint."""
     if kernel_options.names or kernel_options.ridge or not replace(kernel_options, basis=None).plain:
         return None
     basis = basis_of(kernel_options.basis, problem.spec.kernel_size)
@@ -287,8 +287,9 @@ def _in_basis(problem: Problem, basis: np.ndarray) -> Solved:
     )
     small = replace(problem, spec=coefficients_of, padded=filtered, places=problem.centres())
     gram = Gram(single, filtered.shape[1], spec.out_channels).add(small)
-    solution = least_squares(gram.system(small.used), gram.penalty_of(KernelOptions()))
-    coefficients, squares, residual = refined(small, gram, solution, gram.penalty_of(KernelOptions()))
+    penalty = gram.penalty_of(KernelOptions())
+    solution = least_squares(gram.system(small.used), penalty)
+    coefficients, squares, residual = refined(small, gram, solution, penalty)
     weights = np.kron(np.eye(spec.in_channels), directions)  # of a kernel, from coefficients
     each = np.kron(np.eye(spec.in_channels), np.ones((spec.taps, 1)))
     n = gram.windows

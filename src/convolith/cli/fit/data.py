@@ -112,7 +112,7 @@ def read_pair(files: Files, options: dict[str, Any], *, mix: bool) -> Pair:
         if (
             array is not None
             and array.ndim == axes
-            and array.shape not in (data.shape[-axes:], _inner(x, y, size, axes))
+            and array.shape not in (data.shape[-axes:], _inner(x, y, options, axes))
         ):
             whose = "BEFORE" if data is x else "AFTER"
             raise ConvolithError(f"{option} has shape {array.shape}; expected that of {whose}, {data.shape[-axes:]}")
@@ -124,12 +124,12 @@ def read_pair(files: Files, options: dict[str, Any], *, mix: bool) -> Pair:
     )
 
 
-def _inner(x: np.ndarray, y: np.ndarray, size: Any, axes: int) -> tuple[int, ...]:
+def _inner(x: np.ndarray, y: np.ndarray, options: dict[str, Any], axes: int) -> tuple[int, ...]:
     """Return the size of AFTER without the border that a fit leaves out."""
-    if size == "auto":
+    if options["kernel_size"] == "auto":
         return y.shape[-axes:]
-    taps = np.broadcast_to(size, axes)
-    return tuple(n - int(k) + 1 for n, k in zip(x.shape[-axes:], taps, strict=True))
+    reach = (np.broadcast_to(options["kernel_size"], axes) - 1) * np.broadcast_to(options["dilation"], axes)
+    return tuple(n - int(r) for n, r in zip(x.shape[-axes:], reach, strict=True))
 
 
 def _weights(variance: np.ndarray) -> np.ndarray:

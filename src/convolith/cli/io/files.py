@@ -287,15 +287,16 @@ class Output:
 
 
 def _tiff_values(array: np.ndarray) -> np.ndarray:
-    """Return the numbers that a .tif holds unless a dtype is asked for: 8 or 16 bits, otherwise float32."""
+    """Return an array in the dtype that a .tif has by default: uint8 and uint16 stay, all others become float32."""
     return array if array.dtype in (np.uint8, np.uint16) else array.astype(np.float32)
 
 
 def _check_picture(array: np.ndarray, path: Path, *, picture: bool) -> None:
     stack = array.ndim == 3 and not picture
     if stack or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 2, 3, 4)):
+        pages = " or .tif" if stack else ""
         raise ConvolithError(
-            f"the result has shape {array.shape}, which is no picture; write {path.stem}.npy or .tif instead"
+            f"the result has shape {array.shape}, which is no picture; write {path.stem}.npy{pages} instead"
         )
     if np.iscomplexobj(array):
         raise ConvolithError(f"the result is complex, which no picture holds; write {path.stem}.npy instead")

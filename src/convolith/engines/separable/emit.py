@@ -31,7 +31,7 @@ COUNTS = 32
 
 ARGUMENTS = ArgumentBlock(
     *("x", "across", "down", "bias", "y", "scratch", "counters", "counts"),
-    *("tasks", "chunk", "channels", "height", "width", "out_height", "out_width", "pad_height", "pad_width"),
+    *("tasks", "channels", "height", "width", "out_height", "out_width", "pad_height", "pad_width"),
     *("x_image", "x_channel", "x_row"),
     *("rank", "taps_across", "step_across", "taps_down", "step_down", "stride_down"),
     *("strips", "strip_rows", "blocks", "block_columns", "group_rows", "again"),
@@ -80,7 +80,7 @@ def write(module: ir.Module, target: Target, recipe: SeparableRecipe) -> None:
     nothing = ir.Constant(ir.VectorType(I32, lanes), None)
     for kind in range(2 * recipe.rounds):
         (counts + kind * lanes).store(nothing)
-    with code.tasks(s["counters"], s["tasks"], s["chunk"]) as task:
+    with code.tasks(s["counters"], s["tasks"], 1) as task:
         _Task(code, recipe, lanes, s, line, line + s["line_elements"], counts).write(task)
     for kind in range(2 * recipe.rounds):
         (s["counts"] + (thread * 2 + kind) * lanes).store((counts + kind * lanes).vector(lanes))

@@ -262,7 +262,6 @@ def _ready(target: Target, spec: ConvSpec, rank: int, threads: int) -> State:
     template = ARGUMENTS.new(
         {
             "tasks": tasks,
-            "chunk": 1,
             "channels": plane.out_channels,
             **dict(zip(("height", "width"), plane.size, strict=True)),
             **dict(zip(("out_height", "out_width"), plane.output_size, strict=True)),
