@@ -205,6 +205,8 @@ def test_missing_pixels_are_left_out_of_the_summary():
     [
         (["correlate", "x.npy", K, "--padding-value", "5"], "--padding-mode constant"),
         (["correlate", "x.npy", K, "--dtype", "u8"], "--dtype is u8"),
+        (["correlate", "x.npy", K, "--axes", "0,7"], "Error: --axes is 0, 7; expected"),
+        (["correlate", "x.npy", K, "--origin", "5"], "Error: --origin is 5"),
         (["fit", "x.npy", "y.npy", "--size", "3", "--steps", "10"], "--steps was given, but --method lstsq takes no steps"),
         (["fit", "x.npy", "y.npy", "--size", "3", "--loss", "huber"], "pass --method lbfgs"),
         (["fit", "x.npy", "hole.npy", "--size", "3"], "the first at row 5, column 6"),

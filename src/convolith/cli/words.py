@@ -20,6 +20,8 @@ GENERAL: Words = (
         "--axes is not given and KERNEL has one axis; expected",
     ),
     (r"\baxes is \(([^)]*)\)", r"--axes is \1"),
+    (r"^axes is\b", "--axes is"),
+    (r"^origin is\b", "--origin is"),
     (r"\bpass channel_axis=-1\b", "pass --axes 0,1"),
     (r"\baxes=\(([-\d]+), ([-\d]+), ([-\d]+)\)", r"--axes \1,\2,\3"),
     (r"\baxes=\(([-\d]+), ([-\d]+)\)", r"--axes \1,\2"),
