@@ -8,6 +8,7 @@ from bench.fold import fold
 from bench.grid import grid
 from bench.images import images
 from bench.machine import denormals, memory, overhead, scaling
+from bench.models import models
 from bench.report import report
 from bench.train import train
 from bench.zoo import zoo
@@ -18,6 +19,6 @@ def main() -> None:
     """Time Convolith against its peers, as ratios measured in turn in one run."""
 
 
-for command in (cost, fit, fold, grid, images, overhead, scaling, memory, denormals, train, zoo, report):
+for command in (cost, fit, fold, grid, images, models, overhead, scaling, memory, denormals, train, zoo, report):
     main.add_command(command)
 main(prog_name="python -m bench")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from convolith import ConvolithError, ConvSpec, plan
-from convolith.engines.im2col import im2col
+from convolith.engines.im2col.engine import im2col
 from convolith.jit.target import host, widths
 from tests.oracle import compare
 from tests.strategies import arrays_for

@@ -121,6 +121,15 @@ def fold():
     torch.testing.assert_close(folded.model(IMAGES), NETWORK(IMAGES))
 
 
+def optimized():
+    found = cl.optimize(NETWORK, IMAGES, measure=False)
+    assert isinstance(found, cl.Optimization)
+    assert isinstance(found.report, cl.NetworkReport)
+    assert isinstance(found, cl.network.Optimization)
+    assert [step.kind for step in found.report.steps] == ["convolve"]
+    torch.testing.assert_close(found.model(IMAGES), NETWORK(IMAGES))
+
+
 def expand():
     form = cl.expand(cl.Conv(torch.from_numpy(K), padding=1), like="repvgg").eval()
     np.testing.assert_allclose(form(torch.from_numpy(X)).detach(), cl.correlate(X, K, padding=1), atol=1e-6)
@@ -184,7 +193,7 @@ CHECKS = {
     composition: ["Composition", "compose"], decomposition: ["Decomposition", "decompose"],
     fit_and_gram: ["Fit", "Gram", "fit"], candidate: [], descent: ["Descent"], huber: ["Huber"],
     varying: ["VaryingFit", "VaryingGram", "VaryingKernel", "fit_varying"], fold: ["FoldReport", "Folded", "fold"],
-    expand: ["expand"], costs: ["Count", "Law", "LayerCost", "ModelCost", "Peak", "Scaling", "cost"],
+    optimized: ["NetworkReport", "Optimization", "network", "optimize"], expand: ["expand"], costs: ["Count", "Law", "LayerCost", "ModelCost", "Peak", "Scaling", "cost"],
     filters: ["convolve", "filter_image"], undone: ["deconvolve", "kernels"], errors: ["ConvolithError"], caches: ["clear_caches"], chapter: ["d2l"],
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from convolith.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from convolith import d2l, kernels, nn
+    from convolith import d2l, kernels, network, nn
     from convolith.algebra import Composition, Decomposition, compose, decompose
     from convolith.conv import Conv
     from convolith.correlation import clear_caches, convolve, correlate, filter_image
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from convolith.folding import Folded, FoldReport, fold
     from convolith.folding.expand.forms import expand
+    from convolith.network import NetworkReport, Optimization, optimize
     from convolith.planner import BoundPlan, Plan
     from convolith.planner.choose import plan
     from convolith.spec import ConvSpec
@@ -53,6 +54,8 @@ _HOMES = {
     "Law": "costing",
     "LayerCost": "costing",
     "ModelCost": "costing",
+    "NetworkReport": "network",
+    "Optimization": "network",
     "Peak": "costing",
     "Plan": "planner",
     "Scaling": "costing",
@@ -71,9 +74,10 @@ _HOMES = {
     "fit": "fitting",
     "fit_varying": "fitting",
     "fold": "folding",
+    "optimize": "network",
     "plan": "planner",
 }
-_ROOMS = ("d2l", "kernels", "nn")
+_ROOMS = ("d2l", "kernels", "network", "nn")
 
 __all__ = [
     "BoundPlan",
@@ -92,6 +96,8 @@ __all__ = [
     "Law",
     "LayerCost",
     "ModelCost",
+    "NetworkReport",
+    "Optimization",
     "Peak",
     "Plan",
     "Scaling",
@@ -112,7 +118,9 @@ __all__ = [
     "fit_varying",
     "fold",
     "kernels",
+    "network",
     "nn",
+    "optimize",
     "plan",
 ]
 

@@ -371,3 +371,24 @@ def is_overload(value: Any) -> bool:
 
 GRAPH_ASSERT = torch._assert
 """The function by which a graph, and what is exported from it, checks a condition."""
+
+
+def writes(operator: Any) -> bool:
+    """Return whether an operator writes to one of its arguments."""
+    return any(a.alias_info is not None and a.alias_info.is_write for a in operator._schema.arguments)
+
+
+def not_writing(operator: Any) -> Any:
+    """Return the operator that gives a new tensor instead of writing to its first argument, or None."""
+    name, overload = operator_name(operator), operator._overloadname
+    space, _, plain = name.partition("::")
+    if not plain.endswith("_") or plain.startswith("__"):
+        return None
+    packet = getattr(getattr(torch.ops, space), plain[:-1], None)
+    found = getattr(packet, overload, None)
+    return None if found is None or writes(found) else found
+
+
+def is_alias(operator: Any) -> bool:
+    """Return whether an operator's results are views of an argument."""
+    return any(r.alias_info is not None for r in operator._schema.returns)

@@ -11,6 +11,7 @@ import torch
 from convolith.dtypes import is_float
 from convolith.engines.error_bounds import direct_sum_bound
 from convolith.engines.machine_limits import MachineLimits
+from convolith.engines.steps import Finish, Layout, Steps
 from convolith.jit import Target, host
 from convolith.spec import ConvSpec
 from convolith.tensors import from_working, to_working
@@ -91,6 +92,16 @@ class Engine(ABC, Generic[State]):
         """Convolve x into `out`, integers of 8 or 16 bits: rounded half to even and clipped, with NaN as 0.
 
         Returns None, and computes nothing, if the engine does not round its sums where it stores them.
+        """
+        return None
+
+    def steps(self, state: State, layout: Layout, after: Finish) -> Steps | None:
+        """Return the steps of a program that compute a prepared layer, or None if the engine cannot be a step.
+
+        Args:
+            state: what `prepare` returned.
+            layout: distances of images in x and in the result.
+            after: bias, activation and residual.
         """
         return None
 

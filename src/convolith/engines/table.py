@@ -8,7 +8,7 @@ from convolith.engines import aten
 from convolith.engines.base import Engine
 from convolith.engines.direct.engine import direct
 from convolith.engines.fft.engine import fft
-from convolith.engines.im2col import im2col
+from convolith.engines.im2col.engine import im2col
 from convolith.engines.phases import phases
 from convolith.engines.pointwise.engine import pointwise
 from convolith.engines.reference import reference

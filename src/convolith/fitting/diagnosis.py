@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,9 @@ CONSTANT = 0.5
 TINY = float(np.finfo(float).tiny)
 FEWEST = 100
 """Number of pixels from which a correlation is looked for."""
+ENOUGH, TILES, MOST_IMAGES, SHORTEST = 1 << 18, 3, 16, 32
+"""Number of pixels that are examined of larger data; of tiles per axis and of images among which they are spread; and
+least length of a tile."""
 QUARTERS = 4
 """Number of groups into which pixels are sorted by their prediction."""
 
@@ -66,6 +71,8 @@ def examine(
         white: whether the standard errors are those for white noise.
         free: whether the kernel's weights are free of constraints, which may leave a constant in the residual.
     """
+    everything = problem
+    problem, residual = _sample(problem, residual)
     used = problem.weights > 0
     standard = np.sqrt(problem.weights)[:, None] * residual
     size, whole = (np.sqrt(np.sum(part**2)) for part in (standard, np.sqrt(problem.weights)[:, None] * problem.y))
@@ -81,7 +88,7 @@ def examine(
         unpadded = not any(map(any, problem.spec.padding))  # where `origin` applies
         if _cut_off(problem, residual, mass, outermost, origin if unpadded else None):
             return
-        shift = _shift(problem, origin) if unpadded and share < LITTLE_EXPLAINED else None
+        shift = _shift(everything, origin) if unpadded and share < LITTLE_EXPLAINED else None
         if shift is not None:
             warn(
                 f"the fit explains {share:.0%} of the variance of y, and y looks like x shifted by about {shift} "
@@ -91,6 +98,32 @@ def examine(
     if white:
         _warn_if_correlated(standard, used, outermost)
         _warn_if_uneven(standard, problem.y - residual, used)
+
+
+def _sample(problem: Problem, residual: np.ndarray) -> tuple[Problem, np.ndarray]:
+    """Return tiles of large data, spread over all axes and images, as images of their own; small data as they are."""
+    n, sizes = len(problem.y), problem.y.shape[2:]
+    if n * prod(sizes) <= ENOUGH:
+        return problem, residual
+    images = np.unique(np.linspace(0, n - 1, min(n, MOST_IMAGES)).astype(int))
+    tile = max(int((ENOUGH / (len(images) * TILES ** len(sizes))) ** (1 / len(sizes))), SHORTEST)
+    spans = [
+        [(0, size)]
+        if size <= TILES * tile
+        else [(start, start + tile) for start in np.linspace(0, size - tile, TILES).astype(int).tolist()]
+        for size in sizes
+    ]
+    parts = [
+        (problem.cut(slice(image, image + 1), place), residual[(slice(image, image + 1), slice(None), *slices)])
+        for image in images.tolist()
+        for place in product(*spans)
+        for slices in [[slice(*span) for span in place]]
+    ]
+    cuts = [cut for cut, _ in parts]
+    joined: dict[str, Any] = {
+        name: np.concatenate([getattr(c, name) for c in cuts]) for name in ("padded", "y", "weights")
+    }
+    return replace(problem, **joined), np.concatenate([part for _, part in parts])
 
 
 def _rounding(problem: Problem) -> float:

@@ -95,6 +95,11 @@ class Pointer:
     def __sub__(self, elements: Number) -> Pointer:
         return self + (-elements if isinstance(elements, int) else 0 - elements)
 
+    def moved(self, shift: Int) -> Pointer:
+        """Return the address at a number of bytes from this one, in whatever memory."""
+        number = self.code.ir.ptrtoint(self.value, I64)
+        return Pointer(self.code, self.code.ir.inttoptr(self.code.ir.add(number, shift.value), POINTER), self.element)
+
     def load(self) -> ir.Value:
         """Load the element at the address."""
         return self.code.ir.load(self.value, typ=self.element, align=itemsize(self.element))
@@ -168,6 +173,11 @@ class FunctionBuilder:
         """Return an argument: a pointer to elements of a type, or an integer."""
         value = self.function.args[number]
         return Int(self, value) if element is None else Pointer(self, value, element)
+
+    def scratch(self, element: ir.Type, count: int) -> Pointer:
+        """Return memory for some elements, which lasts as long as the function's call."""
+        address = self.ir.ptrtoint(self.ir.alloca(element, size=count), I64)  # an address of no particular type
+        return Pointer(self, self.ir.inttoptr(address, POINTER), element)
 
     def slots(self, pointer: Pointer, elements: Sequence[ir.Type | None]) -> list[Any]:
         """Load consecutive 8-byte slots: pointers to elements of the given types, or integers where None."""

@@ -52,6 +52,11 @@ class Routine:
         self._address = int(self._engine.get_function_address(ENTRY))
         self._alone = threads.Region(self._address)
 
+    @property
+    def address(self) -> int:
+        """Address of the machine code, in this process."""
+        return self._address
+
     def run(self, arguments: int, count: int) -> None:
         """Call the code with the address of its arguments on `count` threads, but on no more than torch uses now."""
         count = min(count, threads.thread_count())

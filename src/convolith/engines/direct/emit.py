@@ -18,6 +18,7 @@ from convolith.engines.direct.emit_rolling import write_strip
 from convolith.engines.direct.emit_tile import (
     Bounds,
     DirectRecipe,
+    Finisher,
     Place,
     Tile,
     bias_kind,
@@ -26,6 +27,7 @@ from convolith.engines.direct.emit_tile import (
     taps_of,
     write_tile,
 )
+from convolith.engines.elementwise import TAIL_ARGUMENTS
 from convolith.jit.arguments import ArgumentBlock
 from convolith.jit.builder import FunctionBuilder, Int, Number, Pointer, zero
 from convolith.jit.conversions import STORED
@@ -40,7 +42,7 @@ ARGUMENTS = ArgumentBlock(
     *("shares", "share", "chunk", "block_rows", "block_columns", "row_blocks", "column_blocks", "direct"),
     "streams",
     *("thread_elements", "phase_pitch", "row_pitch", "plane_pitch", "channel_pitch"),
-    *("depth_sources", "height_sources", "width_sources", "outside"),
+    *("depth_sources", "height_sources", "width_sources", "outside", *TAIL_ARGUMENTS),
 )
 """Arguments of a region: addresses, counts, strides in elements. Channels are per group."""
 
@@ -55,6 +57,7 @@ def write(module: ir.Module, target: Target, recipe: DirectRecipe) -> None:
     pack = None if recipe.masked else write_pack(module, target, recipe, ARGUMENTS)
     wide = STORED[recipe.sum_dtype]
     kinds = {"x": STORED[recipe.x_dtype], "weight": wide, "y": STORED[recipe.out_dtype], "scratch": wide}
+    kinds |= dict.fromkeys(TAIL_ARGUMENTS[1:], STORED[recipe.out_dtype])
     code, s = ARGUMENTS.begin(module, kinds | {"bias": bias_kind(recipe)})
     before = flush_denormals(code, target)
     scratch = s["scratch"] + code.fetch_add(s["counters"] + 8) * s["thread_elements"]
@@ -100,6 +103,7 @@ def _block(
     y = y + (plane * s["out_height"] + row) * s["out_width"] + column
     weight = s["weight"] + group * s["out_channels"] * s["in_channels"] * taps_of(recipe)
     bias = s["bias"] + group * s["out_channels"]
+    after = Finisher.of(code, recipe, s, group * s["out_channels"])
     source = x + front * s["x_plane"] + top * s["x_row"] + left
     parts = {"row": s["x_row"], "plane": s["x_plane"] * recipe.dilation[0], "channel": s["x_channel"]}
     if pack is not None:
@@ -123,7 +127,9 @@ def _block(
             last = code.minimum(column + (tile.vectors - 1) * lanes, columns - lanes) - column
         origin = source + begin * recipe.stride[1] * parts["row"] + column
         first = y + begin * s["out_width"] + column
-        place = Place(origin, weight, bias, first, code.integer(last), rows - begin, columns, None, edge=False)
+        place = Place(
+            origin, weight, bias, first, code.integer(last), rows - begin, columns, None, edge=False, after=after
+        )
         write: Callable[[Place], None]
         if recipe.rolled:
             write = partial(write_strip, code, target, recipe, tile.vectors, s=s | parts)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from llvmlite import ir
 
+from convolith.engines.elementwise import NO_TAIL, TAIL_ARGUMENTS, Tail, finish
 from convolith.engines.emit_rows import shift_of
 from convolith.jit.builder import FunctionBuilder, Int, Number, Pointer, itemsize, zero
 from convolith.jit.conversions import STORED, from_sum, to_sum
@@ -69,6 +70,8 @@ class DirectRecipe:
     """Whether padding is read from tables: it repeats inputs, or is another constant than zero."""
     rolled: bool = False
     """Whether sums roll down strips of columns instead; `rows` is then one."""
+    tail: Tail = NO_TAIL
+    """Elementwise work on the sums."""
 
     def shift(self, column: Number, phase_pitch: Number) -> Number:
         """Return the offset of a kernel column in a row, which the stride may have split."""
@@ -112,6 +115,37 @@ class Bounds(NamedTuple):
     """Zeros, as many as a tile reads of a row."""
 
 
+class Finisher(NamedTuple):
+    """Generator of a tail: the distance of residuals from outputs, in bytes, and constants per channel of a group."""
+
+    code: FunctionBuilder
+    tail: Tail
+    shift: Int
+    constants: list[Pointer]
+
+    @classmethod
+    def of(cls, code: FunctionBuilder, recipe: DirectRecipe, s: dict[str, Any], channel: Number) -> Finisher:
+        """Return the tail of a recipe, from the arguments of its region and the first channel of a group."""
+        names = TAIL_ARGUMENTS[1 : 1 + recipe.tail.constants]
+        return cls(code, recipe.tail, s["residual_shift"], [s[name] + channel for name in names])
+
+    def of_channel(self, number: Number) -> Finisher:
+        """Return the tail of one output channel of the group."""
+        return self._replace(constants=[c + number for c in self.constants])
+
+    def value(self, sums: ir.Value, goal: Pointer, mask: ir.Value | None = None) -> ir.Value:
+        """Return the outputs for a vector of sums; with a mask, no other residuals are read."""
+        if not self.tail:
+            return sums
+        lanes = sums.type.count
+
+        def residual() -> ir.Value:
+            there = goal.moved(self.shift)
+            return there.vector(lanes) if mask is None else there.masked_vector(lanes, mask)
+
+        return finish(self.code, self.tail, sums, residual, [self.code.splat(c.load(), lanes) for c in self.constants])
+
+
 class Place(NamedTuple):
     """Position of a tile: its first input, its group's weights and biases, its first output, the offset of its last
     vector, and the numbers of rows and columns that exist.
@@ -127,6 +161,8 @@ class Place(NamedTuple):
     bounds: Bounds | None
     edge: bool
     """Whether columns may lie outside the image on the left or right."""
+    after: Finisher
+    """Tail of the sums."""
 
 
 def write_tile(
@@ -170,7 +206,8 @@ def write_tile(
         for r in reversed(range(tile.rows)):
             row = y + code.minimum(r, place.rows - 1) * s["out_width"] if r else y
             at = (o * tile.rows + r) * tile.vectors
-            deliver(code, recipe, sums[at : at + tile.vectors], row, None if biased else biases[o], place)
+            finished = place._replace(after=place.after.of_channel(number))
+            deliver(code, recipe, sums[at : at + tile.vectors], row, None if biased else biases[o], finished)
 
 
 @dataclass(frozen=True)
@@ -327,19 +364,20 @@ def deliver(
             made = code.add(made, bias)
         where = row + (place.last if q == len(sums) - 1 else q * lanes)
         if past_caches:
-            where.store_past_caches(made)
+            where.store_past_caches(place.after.value(made, where))
         elif len(sums) > 1:
-            where.store(made)
+            where.store(place.after.value(made, where))
         else:
-            _store_columns(code, where, made, place.columns, lanes)
+            _store_columns(code, where, made, place, lanes)
 
 
-def _store_columns(code: FunctionBuilder, where: Pointer, value: ir.Value, columns: Int, lanes: int) -> None:
-    with code.ir.if_else(columns < lanes) as (few, enough):
+def _store_columns(code: FunctionBuilder, where: Pointer, value: ir.Value, place: Place, lanes: int) -> None:
+    with code.ir.if_else(place.columns < lanes) as (few, enough):
         with few:
-            where.masked_store(value, code.lanes_below(columns, lanes))
+            mask = code.lanes_below(place.columns, lanes)
+            where.masked_store(place.after.value(value, where, mask), mask)
         with enough:
-            where.store(value)
+            where.store(place.after.value(value, where))
 
 
 def rolls(recipe: DirectRecipe, target: Target) -> bool:

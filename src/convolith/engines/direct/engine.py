@@ -20,6 +20,7 @@ from convolith.engines.direct.emit import ARGUMENTS
 from convolith.engines.direct.emit_tile import VECTORS, DirectRecipe, rolls
 from convolith.engines.machine_limits import MachineLimits
 from convolith.engines.padding import source_tables
+from convolith.engines.steps import OUTPUT, Finish, Layout, Step, Steps
 from convolith.jit import Routine, Target, host, routine, scratch, thread_count
 from convolith.spec import ConvSpec
 from convolith.tensors import to_working, torch_dtype
@@ -188,6 +189,19 @@ class Direct(GeneratedEngine[State]):
             slots[STREAMS] = 0
         ARGUMENTS.run(state.region, slots, state.threads)
         return y if out is None or out is y else out.copy_(y)
+
+    def steps(self, state: State, layout: Layout, after: Finish) -> Steps | None:
+        """Return one step, for contiguous planes."""
+        if not is_float(state.spec.out_dtype) or state.recipe.sum_dtype != state.recipe.out_dtype:
+            return None
+        values = state.template[:]
+        ARGUMENTS.update(values, {"x_image": layout.x_image, "y_image": layout.y_image, "streams": 0})
+        region = routine(emit.write, host(), replace(state.recipe, tail=after.tail), ordered=True)
+        named = after.tensors(state.spec.out_channels, state.recipe.sum_dtype)
+        tensors = {"weight": state.kernel, **named, **state.sources}
+        places = {"x": 0, "y": OUTPUT}
+        step = Step(region, ARGUMENTS, values, places, tensors, {"scratch": 0}, state.threads, after.residual)
+        return Steps((step,), state.scratch_bytes)
 
 
 direct = Direct()

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 from llvmlite import ir
 
+from convolith.engines.elementwise import TAIL_ARGUMENTS
 from convolith.engines.pointwise.tiling import (
     VECTORS,
+    Finisher,
     PointwiseRecipe,
     channel_tile,
     panel_rows,
@@ -34,7 +36,7 @@ ARGUMENTS = ArgumentBlock(
     *("positions", "out_height", "out_width", "reading"),
     *("threes", "twos", "tiles", "blocks", "block_tiles", "splits", "tasks", "chunk"),
     *("rest", "rest_tiles", "rest_splits", "rest_tasks", "thread_elements"),
-    *("block_positions", "x_group", "channels", "taps", "offsets"),
+    *("block_positions", "x_group", "channels", "taps", "offsets", *TAIL_ARGUMENTS),
 )
 """Arguments of a region: addresses, counts, strides in elements. Channels are per group. With taps, `in_channels` is
 `channels` times `taps`, the rows of the matrix, and `offsets` holds the distances of the taps from the first."""
@@ -47,7 +49,8 @@ GATHERED_TOGETHER = 8
 
 def write(module: ir.Module, target: Target, recipe: PointwiseRecipe) -> None:
     """Generate the region for contiguous positions: each thread computes its own tiles, then the remaining ones."""
-    code, s = ARGUMENTS.begin(module, dict.fromkeys(POINTERS, recipe.element) | {"offsets": I64})
+    constants = dict.fromkeys(TAIL_ARGUMENTS[1:], recipe.element)
+    code, s = ARGUMENTS.begin(module, dict.fromkeys(POINTERS, recipe.element) | constants | {"offsets": I64})
     before = flush_denormals(code, target)
     me = code.fetch_add(s["counters"])
     work = _Work(module, target, recipe, code, s, s["scratch"] + me * s["thread_elements"])
@@ -94,6 +97,7 @@ class Place(NamedTuple):
     weight: Pointer
     bias: Pointer
     y: Pointer
+    constants: list[Pointer]
 
 
 class Source(NamedTuple):
@@ -163,7 +167,13 @@ class _Work:
         image, group = rest % s["batch"], rest // s["batch"]
         x = s["x"] + image * s["x_image"] + group * s["x_group"]
         y = s["y"] + image * s["y_image"] + group * s["out_channels"] * s["y_channel"]
-        place = Place(x, s["weight"] + group * s["weight_group"], s["bias"] + group * s["out_channels"], y)
+        place = Place(
+            x,
+            s["weight"] + group * s["weight_group"],
+            s["bias"] + group * s["out_channels"],
+            y,
+            self.constants(group * s["out_channels"]),
+        )
         begin = number * s["block_tiles"]
         end = code.minimum(begin + s["block_tiles"], s["tiles"])
         first, stop = s["panels"] * split // s["splits"], s["panels"] * (split + 1) // s["splits"]
@@ -220,8 +230,13 @@ class _Work:
             *(place.weight + number * rows * s["in_channels"], place.bias + number * rows),
             *(place.y + number * rows * s["y_channel"] + position, packed, s["in_channels"]),
             *(code.choose(in_place, s["x_channel"], vectors * self.lanes), s["y_channel"]),
-            *(code.choose(in_place, last, (vectors - 1) * self.lanes), last),
+            *(code.choose(in_place, last, (vectors - 1) * self.lanes), last, s["residual_shift"]),
+            *(c + number * rows for c in place.constants),
         )
+
+    def constants(self, channel: Number) -> list[Pointer]:
+        """Return the addresses of the tail's constants of a channel."""
+        return [self.s[name] + channel for name in TAIL_ARGUMENTS[1 : 1 + self.recipe.tail.constants]]
 
     def last(self, vectors: int, position: Int) -> Int:
         """Return the start of a tile's last vector, which may overlap the one before it, but stays inside the image."""
@@ -276,7 +291,9 @@ class _Work:
                 code.loop(0, count) as number,
             ):
                 goal = y + (self.goals + number.index).integer() + (first + out.index) * s["y_channel"]
-                goal.store((self.results + number.index * self.outs + out.index).load())
+                after = Finisher(code, self.recipe, s["residual_shift"], self.constants(group * s["out_channels"]))
+                sums = (self.results + number.index * self.outs + out.index).vector(1)
+                goal.store(after.value(sums, goal, first + out.index))
 
     def multiply(
         self,

@@ -22,6 +22,7 @@ from convolith.engines.machine_limits import MachineLimits, sum_dtype_name
 from convolith.engines.pointwise import emit_packing
 from convolith.engines.pointwise.emit import ARGUMENTS, GATHERS, IN_PLACE, PACKS, write, write_last
 from convolith.engines.pointwise.tiling import VECTORS, PointwiseRecipe, channel_tile, panel_rows
+from convolith.engines.steps import OUTPUT, Finish, Layout, Step, Steps
 from convolith.jit import Routine, Target, host, routine, scratch, thread_count
 from convolith.spec import ConvSpec
 from convolith.tensors import to_working, torch_dtype, working_dtype
@@ -195,8 +196,22 @@ class Pointwise(GeneratedEngine[Generated | Multiplied]):
         run(state, state.region, slots, x, bias, y, state.scratch_bytes)
         return y if out is None or out is y else out.copy_(y)
 
+    def steps(self, state: Generated | Multiplied, layout: Layout, after: Finish) -> Steps | None:
+        """Return one step, for contiguous planes of positions."""
+        return None if isinstance(state, Multiplied) else Steps((step_of(state, layout, after),), state.scratch_bytes)
+
 
 pointwise = Pointwise()
+
+
+def step_of(state: Generated, layout: Layout, after: Finish) -> Step:
+    """Return the step that multiplies contiguous planes of positions."""
+    values = state.template[:]
+    ARGUMENTS.update(values, {"x_image": layout.x_image, "y_image": layout.y_image})
+    region = routine(write, state.target, state.recipe._replace(tail=after.tail))
+    tensors = {"weight": state.weight, **after.tensors(state.no_bias.numel(), state.spec.dtype)}
+    places = {"x": 0, "y": OUTPUT}
+    return Step(region, ARGUMENTS, values, places, tensors, {"scratch": 0}, state.threads, after.residual)
 
 
 def is_generated(spec: ConvSpec) -> bool:

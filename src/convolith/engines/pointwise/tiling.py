@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from llvmlite import ir
 
-from convolith.jit.builder import I64, POINTER, FunctionBuilder, Int, Number, itemsize, zero
+from convolith.engines.elementwise import NO_TAIL, Tail, finish
+from convolith.jit.builder import I64, POINTER, FunctionBuilder, Int, Number, Pointer, itemsize, zero
 from convolith.jit.conversions import STORED
 from convolith.jit.target import Target
 
@@ -36,6 +37,8 @@ class PointwiseRecipe(NamedTuple):
     """Whether channels have several taps, each of which is a row of the matrix that is multiplied."""
     step: int = 1
     """Distance of the inputs of adjacent positions, 0 if it is over 2; used with taps."""
+    tail: Tail = NO_TAIL
+    """Elementwise work on the sums."""
 
     @property
     def element(self) -> ir.Type:
@@ -78,14 +81,17 @@ def write_position_tile(
 ) -> FunctionBuilder:
     """Generate some output channels by some vectors of positions: Y = bias + K X over all channels.
 
-    Arguments: X, weights, biases, Y, destination of packed X; channels, the pitches of X and Y, and the offsets of the
-    last vector in X and Y, which may overlap the one before it. With `packs`, X is copied as it is read, to a row of
-    vectors for each channel.
+    Arguments: X, weights, biases, Y, destination of packed X; channels, the pitches of X and Y, the offsets of the
+    last vector in X and Y, which may overlap the one before it; the distance of residuals, and constants. With `packs`,
+    X is copied as it is read, to a row of vectors for each channel.
     """
     lanes, element, panel = recipe.lanes(target), recipe.element, panel_rows(target)
-    code = FunctionBuilder(module, f"positions_{vectors}_{rows}_{packs}", [POINTER] * 5 + [I64] * 5, internal=True)
+    kinds = [POINTER] * 5 + [I64] * 6 + [POINTER] * recipe.tail.constants
+    code = FunctionBuilder(module, f"positions_{vectors}_{rows}_{packs}", kinds, internal=True)
     x, weight, bias, y, packed = (code.argument(n, element) for n in range(5))
     channels, x_pitch, y_pitch, x_last, last = (code.argument(n) for n in range(5, 10))
+    after = Finisher(code, recipe, code.argument(10), [code.argument(n, element) for n in range(11, len(kinds))])
+    staged = code.scratch(element, rows * vectors * lanes) if recipe.tail.costly else None
     offsets = [*(q * lanes for q in range(vectors - 1)), last]
     sources = [*offsets[:-1], x_last]
     for r in range(rows):
@@ -108,10 +114,36 @@ def write_position_tile(
         return made
 
     start = [code.splat((bias + r).load(), lanes) for r in range(rows) for _ in range(vectors)]
-    for at, value in enumerate(_over_channels(code, channels, start, step)):
-        (y + y_pitch * (at // vectors) + offsets[at % vectors]).store(value)
+    made = _over_channels(code, channels, start, step)
+    if staged is None:
+        for at, value in enumerate(made):
+            goal = y + y_pitch * (at // vectors) + offsets[at % vectors]
+            goal.store(after.value(value, goal, at // vectors))
+    else:  # a costly tail is generated once, for sums that lie in memory, since vectors of outputs may overlap
+        for at, value in enumerate(made):
+            (staged + at * lanes).store(value)
+        with code.loop(0, rows) as row:
+            for q, offset in enumerate(offsets):
+                goal = y + y_pitch * row.index + offset
+                value = (staged + row.index * (vectors * lanes) + q * lanes).vector(lanes)
+                goal.store(after.value(value, goal, row.index))
     code.finish()
     return code
+
+
+class Finisher(NamedTuple):
+    """Generator of a tail: the distance of residuals from outputs, in bytes, and the constants of each channel."""
+
+    code: FunctionBuilder
+    recipe: PointwiseRecipe
+    shift: Int
+    constants: list[Pointer]
+
+    def value(self, sums: ir.Value, goal: Pointer, channel: Number) -> ir.Value:
+        """Return the outputs for a vector of sums."""
+        lanes = sums.type.count
+        constants = [self.code.splat((c + channel).load(), lanes) for c in self.constants]
+        return finish(self.code, self.recipe.tail, sums, lambda: goal.moved(self.shift).vector(lanes), constants)
 
 
 def write_channel_tile(

@@ -14,11 +14,12 @@ the output channels too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from llvmlite import ir
 
+from convolith.engines.elementwise import NO_TAIL, TAIL_ARGUMENTS, Tail, finish
 from convolith.engines.winograd.transforms import TAPS, merge, split, transform_inputs, transform_outputs
 from convolith.jit.arguments import ArgumentBlock
 from convolith.jit.builder import I64, POINTER, FunctionBuilder, Int, Number, Pointer, itemsize, zero
@@ -32,7 +33,7 @@ ARGUMENTS = ArgumentBlock(
     *("pad_height", "pad_width", "x_image", "x_channel", "x_row", "y_image", "y_channel"),
     *("tile_rows", "tile_columns", "tiles", "vectors", "blocks", "block_vectors", "channel_chunk", "channel_chunks"),
     *("panels", "panel_block", "panel_blocks", "strip_pitch", "edge_pitch", "v_plane", "v_block", "m_plane"),
-    *("edge_offset", "out_offset", "m_offset", "v_offset", "thread_elements"),
+    *("edge_offset", "out_offset", "m_offset", "v_offset", "thread_elements", *TAIL_ARGUMENTS),
 )
 """Arguments of a region."""
 POINTERS = ("x", "u", "bias", "y", "scratch", "v", "zeros")
@@ -54,6 +55,8 @@ class WinogradRecipe(NamedTuple):
 
     outputs: int
     dtype: str
+    tail: Tail = NO_TAIL
+    """Elementwise work on the sums."""
 
     @property
     def element(self) -> ir.Type:
@@ -79,7 +82,8 @@ def write(module: ir.Module, target: Target, recipe: WinogradRecipe) -> None:
     """Generate the region: run a stage's tasks until none remains."""
     lanes, element = recipe.lanes(target), recipe.element
     products = {n: _products(module, target, recipe, n) for n in range(1, VECTORS + 1)}
-    code, s = ARGUMENTS.begin(module, dict.fromkeys(POINTERS, element) | {"first": I64, "last": I64})
+    constants = dict.fromkeys(TAIL_ARGUMENTS[1:], element)
+    code, s = ARGUMENTS.begin(module, dict.fromkeys(POINTERS, element) | constants | {"first": I64, "last": I64})
     before = flush_denormals(code, target)
     scratch = s["scratch"] + code.fetch_add(s["counters"] + 8) * s["thread_elements"]
     with code.loop(0, s["edge_offset"] + s["edge_pitch"] * (2 * recipe.points), lanes) as t:
@@ -309,6 +313,8 @@ class _Block(NamedTuple):
         """Generate the inverse transform down columns, the bias, and the stores to the image's rows."""
         code, s, outputs, lanes = self.code, self.s, self.recipe.outputs, self.lanes
         bias = code.splat((s["bias"] + channel).load(), lanes)
+        tail, names = self.recipe.tail, TAIL_ARGUMENTS[1 : 1 + self.recipe.tail.constants]
+        constants = [code.splat((s[name] + channel).load(), lanes) for name in names]
         with code.loop(tile // s["tile_columns"], (end - 1) // s["tile_columns"] + 1) as row:
             first = row.index * s["tile_columns"]
             image, across = row.index // s["tile_rows"], row.index % s["tile_rows"]
@@ -319,14 +325,23 @@ class _Block(NamedTuple):
             y = s["y"] + image * s["y_image"] + channel * s["y_channel"] + across * outputs * s["out_width"] + left
             strip = (begin - tile) * outputs
 
-            def rows_at(column: Number) -> list[tuple[Pointer, ir.Value]]:
+            def rows_at(column: Number, mask: ir.Value | None = None) -> list[tuple[Pointer, ir.Value]]:
                 taken = [(self.strip_back(point) + strip + column).vector(lanes) for point in range(self.recipe.points)]
                 values = transform_outputs(code, outputs, taken)
                 made = []
                 for r in reversed(range(outputs)):  # a row that does not exist is overwritten by the last that does
                     place = y + code.minimum(r, rows - 1) * s["out_width"] + column
-                    made.append((place, code.ir.fadd(values[r], bias)))
+                    made.append(
+                        (place, finish(code, tail, code.ir.fadd(values[r], bias), residual(place, mask), constants))
+                    )
                 return made
+
+            def residual(place: Pointer, mask: ir.Value | None) -> Callable[[], ir.Value]:
+                def load() -> ir.Value:
+                    there = place.moved(s["residual_shift"])
+                    return there.vector(lanes) if mask is None else there.masked_vector(lanes, mask)
+
+                return load
 
             with code.loop(0, code.choose(columns >= lanes, columns, 0), lanes) as column:
                 for place, value in rows_at(code.minimum(column.index, columns - lanes)):
@@ -334,5 +349,5 @@ class _Block(NamedTuple):
                     (place + s["y_channel"]).prefetch(write=True)
             with code.when(columns < lanes):
                 mask = code.lanes_below(columns, lanes)
-                for place, value in rows_at(code.integer(0)):
+                for place, value in rows_at(code.integer(0), mask):
                     place.masked_store(value, mask)

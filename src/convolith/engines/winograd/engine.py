@@ -20,6 +20,7 @@ from convolith.engines.base import GeneratedEngine
 from convolith.engines.buffers import empty
 from convolith.engines.machine_limits import MachineLimits
 from convolith.engines.padding import padded, padded_bytes, unpadded
+from convolith.engines.steps import OUTPUT, Finish, Layout, Step, Steps
 from convolith.engines.winograd import emit_weights as weights
 from convolith.engines.winograd.emit import (
     ARGUMENTS,
@@ -83,7 +84,7 @@ class State(NamedTuple):
     v_bytes: int
 
 
-class Layout(NamedTuple):
+class Blocks(NamedTuple):
     """Sizes among a region's arguments, threads, stages, and bytes of scratch and of transformed inputs."""
 
     slots: dict[str, int]
@@ -140,7 +141,7 @@ class Winograd(GeneratedEngine[State]):
             products + transforms // 2,
             memory.bytes + 2 * (transformed + padded_bytes(spec)) + weights,
         )
-        layout = self._layout(replace(spec, batch=max(spec.batch, 1)), host())
+        layout = self._blocks(replace(spec, batch=max(spec.batch, 1)), host())
         workspace = padded_bytes(spec) + layout.scratch_bytes + layout.v_bytes
         prepared = points * spec.in_channels * layout.slots["panels"] * panel_rows(host()) * item
         terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace, prepared)
@@ -188,7 +189,7 @@ class Winograd(GeneratedEngine[State]):
         ready = _ready(self, target, spec, thread_count())
         return ready._replace(u=self._transformed(target, spec, kernel, ready, adjoint=adjoint))
 
-    def _layout(self, spec: ConvSpec, target: Target) -> Layout:
+    def _blocks(self, spec: ConvSpec, target: Target) -> Blocks:
         """Plan the stages, their threads and their memory."""
         down, across = self._tiles(spec)
         tiles = spec.batch * down * across
@@ -203,7 +204,7 @@ class Winograd(GeneratedEngine[State]):
             stages = [(stage, slots["blocks"] * parts) for stage, parts in halves]
         v_elements = 0 if len(stages) == 1 else slots["blocks"] * slots["v_block"]
         item = torch_dtype(spec.dtype).itemsize
-        return Layout(slots, threads, tuple(stages), item * threads * slots["thread_elements"], item * v_elements)
+        return Blocks(slots, threads, tuple(stages), item * threads * slots["thread_elements"], item * v_elements)
 
     def _slots(
         self, spec: ConvSpec, target: Target, threads: int, tiles: int, down: int, across: int
@@ -327,6 +328,25 @@ class Winograd(GeneratedEngine[State]):
             return y
         return out.copy_(y)
 
+    def steps(self, state: State, layout: Layout, after: Finish) -> Steps | None:
+        """Return one step for whole blocks, or one for the inputs and one for the products."""
+        spec = state.spec
+        if spec.pads_beyond_zeros:
+            return None
+        region = routine(write, host(), self._recipe(spec)._replace(tail=after.tail))
+        tensors = {"u": state.u, "first": state.first, "last": state.last, "zeros": state.zeros}
+        tensors |= after.tensors(spec.out_channels, spec.dtype)
+        height, width = spec.size
+        strides = {"x_image": layout.x_image, "x_channel": height * width, "x_row": width, "y_image": layout.y_image}
+        places, scratch = {"x": 0, "y": OUTPUT}, {"v": 0, "scratch": state.v_bytes}
+        steps = []
+        for stage, tasks in state.stages:
+            values = state.template[:]
+            ARGUMENTS.update(values, strides | {"stage": stage, "tasks": tasks})
+            threads = min(state.threads, tasks)
+            steps.append(Step(region, ARGUMENTS, values, places, tensors, scratch, threads, after.residual))
+        return Steps(tuple(steps), state.scratch_bytes + state.v_bytes + 64)
+
 
 @lru_cache(maxsize=LAYOUTS)
 def _ready(engine: Winograd, target: Target, spec: ConvSpec, threads: int) -> State:
@@ -335,7 +355,7 @@ def _ready(engine: Winograd, target: Target, spec: ConvSpec, threads: int) -> St
     if spec.pads_beyond_zeros:
         spec = unpadded(spec)
     across = engine._tiles(spec)[1]
-    lanes, layout = engine._recipe(spec).lanes(target), engine._layout(spec, target)
+    lanes, layout = engine._recipe(spec).lanes(target), engine._blocks(spec, target)
     slots = layout.slots
     flat = np.arange(slots["vectors"] * lanes) % across
     first, last = (torch.from_numpy(-(flat == place).astype(np.int32)) for place in (0, across - 1))

@@ -18,12 +18,14 @@ import torch
 from convolith.dtypes import ITEMSIZE
 from convolith.engines.base import GeneratedEngine, turned
 from convolith.engines.buffers import empty
+from convolith.engines.im2col import frames
 from convolith.engines.machine_limits import MachineLimits
 from convolith.engines.padding import padded, padded_size
 from convolith.engines.pointwise import engine as pointwise_engine
 from convolith.engines.pointwise.emit import ARGUMENTS, GATHERS
 from convolith.engines.pointwise.engine import Generated, is_generated, pointwise
 from convolith.engines.pointwise.tiling import VECTORS
+from convolith.engines.steps import Finish, Layout, Steps
 from convolith.jit import Target, host, thread_count
 from convolith.spec import ConvSpec
 from convolith.work import ForwardMemory, Memory, Work, layer_work
@@ -115,6 +117,20 @@ class Im2col(GeneratedEngine[State]):
         slots[OFFSETS] = state.offsets.data_ptr()
         pointwise_engine.run(inner, inner.region, slots, x, bias, y, inner.scratch_bytes)
         return y if out is None or out is y else out.copy_(y)
+
+    def steps(self, state: State, layout: Layout, after: Finish) -> Steps | None:
+        """Return the copy into a frame of zeros, where there is padding, and the product."""
+        spec, inner = state.spec.plane(), state.inner
+        if spec.pads_beyond_zeros:
+            return None
+        copied = -(-_copied_bytes(spec) // 4096) * 4096
+        x_image = inner.template[ARGUMENTS.at["x_image"]] if copied else layout.x_image
+        last = pointwise_engine.step_of(inner, layout._replace(x_image=x_image), after)
+        operands = {name: place for name, place in last.operands.items() if not (copied and name == "x")}
+        scratch = {"scratch": copied} | ({"x": 0} if copied else {})
+        last = last._replace(operands=operands, tensors={**last.tensors, "offsets": state.offsets}, scratch=scratch)
+        first = (frames.step(spec, layout.x_image),) if copied else ()
+        return Steps((*first, last), copied + inner.scratch_bytes)
 
 
 im2col = Im2col()

@@ -1,0 +1,154 @@
+"""`python -m bench models`: whole networks, optimised, against the runtimes that people use on a CPU, in turn."""
+
+from __future__ import annotations
+
+import io
+import time
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from math import exp, log
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import nn
+
+import convolith as cl
+from bench.networks.deployed import BATCHES, DEPLOYED, Deployed
+from bench.runs import Run, json_option
+from bench.timing import CONTROL_TOLERANCE, race
+from convolith.report.progress import track
+
+Runner = Callable[[], Any]
+EAGER = ("eager", "channels_last")
+
+
+def by_torch(model: nn.Module, x: torch.Tensor) -> Runner:
+    """The model as it is."""
+    return lambda: model(x)
+
+
+def by_torch_channels_last(model: nn.Module, x: torch.Tensor) -> Runner:
+    """The model and its input in torch's other format."""
+    import copy
+
+    layout = {4: torch.channels_last, 5: torch.channels_last_3d}[x.ndim]
+    other, y = copy.deepcopy(model).to(memory_format=layout), x.to(memory_format=layout)
+    return lambda: other(y)
+
+
+def exported(model: nn.Module, x: torch.Tensor) -> bytes:
+    """The model in ONNX."""
+    target = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(model, (x,), target, input_names=["x"], dynamo=False)
+    return target.getvalue()
+
+
+def by_onnxruntime(model: nn.Module, x: torch.Tensor) -> Runner:
+    """ONNX Runtime with as many threads as torch."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(exported(model, x), options, providers=["CPUExecutionProvider"])
+    given = {"x": x.numpy()}
+    return lambda: session.run(None, given)
+
+
+def by_openvino(model: nn.Module, x: torch.Tensor) -> Runner:
+    """OpenVINO in float32, as one stream."""
+    import openvino
+
+    core = openvino.Core()
+    settings = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    request = core.compile_model(core.read_model(exported(model, x)), "CPU", settings).create_infer_request()
+    given = x.numpy()
+    return lambda: request.infer({0: given}, share_inputs=True, share_outputs=True)
+
+
+PEERS: dict[str, tuple[str, Callable[[nn.Module, torch.Tensor], Runner]]] = {
+    "eager": ("torch", by_torch),
+    "channels_last": ("torch", by_torch_channels_last),
+    "ONNX Runtime": ("onnxruntime", by_onnxruntime),
+    "OpenVINO": ("openvino", by_openvino),
+}
+"""Package and runner of each peer."""
+
+
+def row(name: str, network: Deployed, rounds: int) -> tuple[dict[str, Any], float]:
+    """Time a network, and return its row and its control."""
+    model = network.factory().eval()
+    x = torch.randn(network.shape, generator=torch.Generator().manual_seed(0))
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fast = cl.optimize(model, x)
+    preparing = time.perf_counter() - start
+    runners: dict[str, Runner] = {"convolith": by_torch(fast.model, x), "control": by_torch(fast.model, x)}
+    missing = []
+    with torch.no_grad():
+        for peer, (package, make) in PEERS.items():
+            if find_spec(package) is None or (peer == "channels_last" and x.ndim < 4):
+                continue
+            try:
+                runners[peer] = make(model, x)
+                runners[peer]()
+            except Exception as problem:  # noqa: BLE001 - whatever a peer raises
+                missing.append(f"{peer}: {str(problem).splitlines()[0][:60]}")
+        times = race(runners, rounds)
+    for problem in missing:
+        click.echo(f"{name}: {problem}", err=True)
+    ours = times.pop("convolith")
+    control = times.pop("control") / ours
+    best = min(times.values()) / ours
+    found = {"network": name, "ms": 1e3 * ours, **{peer: t / ours for peer, t in times.items()}}
+    found |= {
+        "best": best,
+        "target": network.target,
+        "eager's better": min(times[p] for p in EAGER if p in times) / ours,
+    }
+    islands = sum(fast.report.islands.values())
+    return found | {
+        "by torch": islands,
+        "error": fast.report.error,
+        "s to optimise": preparing,
+        "control": control,
+    }, control
+
+
+@click.command()
+@click.option("--only", help="Networks whose name contains this.")
+@click.option("--rounds", default=5, show_default=True, help="Timed blocks of each runner.")
+@json_option
+def models(only: str | None, rounds: int, path: Path | None) -> None:
+    """Whole networks, optimised, against eager torch in both formats, ONNX Runtime and OpenVINO."""
+    networks = {name: n for name, n in {**DEPLOYED, **BATCHES}.items() if only is None or only.lower() in name.lower()}
+    run = Run("models", rounds=rounds)
+    rows = []
+    for name in track(list(networks), "timing", len(networks), shown=len(networks) > 1):
+        found, control = row(name, networks[name], rounds)
+        rows.append(found)
+        run.controls.append(control)
+        click.echo(
+            "  ".join(f"{key} {value:.3g}" if isinstance(value, float) else f"{value}" for key, value in found.items()),
+            err=True,
+        )
+    run.add("Time of a peer over Convolith's (above 1: Convolith is faster)", rows)
+    run.figures["geometric mean over the best peer"] = _mean([r["best"] for r in rows])
+    run.figures["least over the best peer"] = min(r["best"] for r in rows)
+    run.figures["geometric mean over the better of torch's formats"] = _mean([r["eager's better"] for r in rows])
+    run.figures["rows whose control is off"] = sum(abs(c - 1) > CONTROL_TOLERANCE for c in run.controls)
+    run.close(path, complete=only is None)
+
+
+def _mean(values: list[float]) -> float:
+    return exp(sum(map(log, values)) / len(values))

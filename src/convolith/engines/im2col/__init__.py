@@ -1,0 +1,1 @@
+"""Engine of strided and dilated layers with many output channels: gathered taps, multiplied by the pointwise code."""

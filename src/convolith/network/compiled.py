@@ -1,0 +1,125 @@
+"""A network at one input size: its nodes, the chosen way to compute each, and instances that calls lease."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+import torch
+from torch.fx import GraphModule
+
+from convolith.jit import thread_count
+from convolith.network.nodes import Alias, Convolve, Island, Node
+from convolith.network.placement import Placement, place
+from convolith.network.reading import read
+from convolith.network.runtime import Instance
+from convolith.network.schedule import Scheduler, Way
+from convolith.network.tails import fuse
+from convolith.network.trace import Trace, leaves_with_refs, trace
+from convolith.report.progress import track
+
+ROUNDS = 5
+"""Number of calls of the network in which each way to compute its layers is timed."""
+CLEARLY = 0.97
+"""Ratio of a measured time to that of the way that is estimated to be fastest, below which another way is taken."""
+LONG = 20
+"""Number of nodes above which progress is shown, on a terminal."""
+KEPT_INSTANCES = 2
+"""Number of instances that stay for later calls."""
+
+
+class Compiled:
+    """A network at one input size.
+
+    Attributes:
+        nodes: its nodes, in order.
+        ways: for each node, the ways to compute it.
+        chosen: for each node, the number of the way that is used.
+        seconds: for each node, the time of the chosen way in the network, if it was measured.
+    """
+
+    def __init__(self, graph: GraphModule, inputs: tuple[torch.Tensor, ...], accuracy: str) -> None:
+        self.trace: Trace
+        self.trace, self.first_result = trace(graph, inputs)
+        self.results = [ref.number for ref in leaves_with_refs(self.trace.result)]
+        self.nodes: list[Node] = fuse(read(self.trace), self.results)
+        self.placement: Placement = place(self.nodes, self.trace, self.results)
+        scheduler = Scheduler(self.trace, self.placement, accuracy)
+        count = len(self.nodes)
+        self.ways: list[list[Way]] = [
+            scheduler.ways(self.nodes[n]) for n in track(range(count), "preparing", count, shown=count > LONG)
+        ]
+        self.chosen = [0] * len(self.nodes)
+        self.seconds: list[float | None] = [None] * len(self.nodes)
+        self.threads = thread_count()
+        self._free: list[Instance] = []
+        self._lock = threading.Lock()
+
+    def instance(self, chosen: Sequence[int] | None = None) -> Instance:
+        """Return memory and programs for the chosen ways, or for others."""
+        numbers = self.chosen if chosen is None else chosen
+        ways = [ways[n] for ways, n in zip(self.ways, numbers, strict=True)]
+        return Instance(self.nodes, ways, self.placement, self.trace)
+
+    def __call__(self, inputs: Sequence[torch.Tensor]) -> Any:
+        """Return the network's result, computed by an instance that no other call uses meanwhile."""
+        with self._lock:
+            free = self._free.pop() if self._free else None
+        free = free or self.instance()
+        try:
+            return free(inputs)
+        finally:
+            with self._lock:
+                if len(self._free) < KEPT_INSTANCES:
+                    self._free.append(free)
+
+    def race(self, inputs: Sequence[torch.Tensor], budget_seconds: float) -> None:
+        """Time every way of every node inside the network, and choose the fastest.
+
+        All nodes take their n-th way in the n-th network, so that a few networks show the time of every way where its
+        weights and inputs are as warm as they will be.
+        """
+        start = time.perf_counter()
+        most = max(map(len, self.ways), default=1)
+        times: list[list[list[float]]] = [[[] for _ in ways] for ways in self.ways]
+        variants = [[min(v, len(ways) - 1) for ways in self.ways] for v in range(most)]
+        instances = [self.instance(variant) for variant in variants]
+        for turn in range(ROUNDS + 1):
+            for variant, instance in zip(variants, instances, strict=True):
+                found = instance.timed(inputs)
+                if not turn:
+                    continue  # the first call finds cold caches
+                for node, (way, seconds) in enumerate(zip(variant, found, strict=True)):
+                    times[node][way].append(seconds)
+            if turn and time.perf_counter() - start > budget_seconds:
+                break
+        for node, each in enumerate(times):
+            medians = [median(found) if found else float("inf") for found in each]
+            best = min(range(len(medians)), key=medians.__getitem__, default=0)
+            if medians and medians[best] > CLEARLY * medians[0]:
+                best = 0
+            self.chosen[node] = best
+            self.seconds[node] = medians[best] if medians else None
+        self._free = []
+
+    def way(self, number: int) -> Way:
+        """Return the chosen way of a node."""
+        return self.ways[number][self.chosen[number]]
+
+    @property
+    def islands(self) -> list[Node]:
+        """Nodes that torch computes."""
+        return [node for n, node in enumerate(self.nodes) if isinstance(node, Island) or self.way(n).call is not None]
+
+    @property
+    def steps(self) -> list[int]:
+        """Numbers of the nodes that take time: not those that only name memory."""
+        return [n for n, node in enumerate(self.nodes) if not isinstance(node, Alias) and self.way(n).engine]
+
+    @property
+    def layers(self) -> list[Convolve]:
+        """Convolutions and linear layers."""
+        return [node for node in self.nodes if isinstance(node, Convolve)]

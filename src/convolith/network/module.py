@@ -1,0 +1,126 @@
+"""The optimised model: a torch module that runs compiled programs, and the plain model wherever these do not apply."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch.fx import GraphModule
+
+from convolith.errors import ConvolithError
+from convolith.jit import is_forked, thread_count
+from convolith.network.compiled import Compiled
+from convolith.network.trace import NotTraced
+from convolith.torch_private import dispatch_modes, needs_torch_operators, version_of
+
+MOST_SIZES = 8
+"""Largest number of input sizes that stay compiled; the least recently used is dropped."""
+
+
+class Optimized(torch.nn.Module):
+    """A model as compiled programs, one for each input size.
+
+    Inputs that need gradients, other dtypes and devices, autocast, `torch.compile` and `torch.export` go to `plain`, an
+    ordinary torch module with the parameters; these are copies that need no gradients, until `requires_grad_(True)` is
+    called. Weights that are changed in a way that torch counts are noticed at the
+    next call, and everything is prepared anew; writes through `.data` or NumPy are not noticed: call `refresh()`.
+
+    Attributes:
+        plain: the folded model, a torch module.
+    """
+
+    def __init__(self, plain: torch.nn.Module, accuracy: str) -> None:
+        super().__init__()
+        self.plain = plain.requires_grad_(requires_grad=False)
+        self.accuracy = accuracy
+        self.refresh()
+        self.training = False
+
+    def refresh(self) -> None:
+        """Forget everything that was prepared from the weights."""
+        self._sizes: OrderedDict[Any, Compiled | None] = OrderedDict()
+        self._lock = threading.RLock()
+        self._state = self._versions()
+
+    def _versions(self) -> list[tuple[int, int, int]]:
+        tensors = (*self.plain.parameters(), *self.plain.buffers())
+        return [(id(t), version_of(t), t.data_ptr()) for t in tensors]
+
+    def train(self, mode: bool = True) -> Optimized:  # noqa: FBT001, FBT002 - torch's own signature
+        """Refuse training mode.
+
+        Raises:
+            ConvolithError: in training mode; train the original model, and optimise it again.
+        """
+        if mode:
+            raise ConvolithError(
+                "an optimised model is for inference; train the original model, then call optimize(model.eval(), ...)"
+            )
+        super().train(mode=False)
+        return self
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        """Return what the model returns for its inputs."""
+        if not self._applies(inputs):
+            return self.plain(*inputs)
+        compiled = self._compiled(inputs)
+        if isinstance(compiled, Compiled):
+            with torch.no_grad():
+                return compiled(inputs)
+        return self.plain(*inputs) if compiled is None else compiled[0]
+
+    def _applies(self, inputs: tuple[Any, ...]) -> bool:
+        """Return whether compiled programs can compute a call."""
+        if torch.compiler.is_compiling() or dispatch_modes() or needs_torch_operators() or is_forked():
+            return False
+        for x in inputs:
+            if not isinstance(x, torch.Tensor) or not x.is_cpu or x.layout is not torch.strided or not x.numel():
+                return False
+            if torch.is_grad_enabled() and x.requires_grad:
+                return False
+        return not (torch.is_grad_enabled() and any(p.requires_grad for p in self.plain.parameters()))
+
+    def _compiled(self, inputs: tuple[torch.Tensor, ...]) -> Any:
+        """Return the network for a size: compiled, None where it cannot be, or a first result in a tuple."""
+        with self._lock:
+            if self._versions() != self._state:
+                self.refresh()
+            key = self._key(inputs)
+            if key in self._sizes:
+                self._sizes.move_to_end(key)
+                return self._sizes[key]
+            try:
+                compiled = Compiled(_graph(self.plain), inputs, self.accuracy)
+            except NotTraced:
+                self._sizes[key] = None
+                return None
+            result, compiled.first_result = compiled.first_result, None
+            self.remember(inputs, compiled)
+            return (result,)
+
+    def _key(self, inputs: tuple[torch.Tensor, ...]) -> Any:
+        return tuple((x.shape, x.dtype) for x in inputs), thread_count()
+
+    def remember(self, inputs: tuple[torch.Tensor, ...], compiled: Compiled | None) -> None:
+        """Keep the network for a size; None where the plain model is to be used."""
+        self._sizes[self._key(inputs)] = compiled
+        while len(self._sizes) > MOST_SIZES:
+            self._sizes.popitem(last=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        for name in ("_sizes", "_lock", "_state"):
+            del state[name]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.refresh()
+
+
+def _graph(plain: torch.nn.Module) -> GraphModule:
+    if not isinstance(plain, GraphModule):
+        raise NotTraced(f"{type(plain).__name__} is not a graph")
+    return plain

@@ -1,0 +1,257 @@
+"""Nodes of a network: the few kinds of layers that have generated code, and islands, which torch computes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from convolith.dtypes import dtype_name
+from convolith.engines.elementwise import NO_TAIL, Expression, Tail, evaluate
+from convolith.network.trace import Op, replace_refs
+from convolith.passes.pools import Window
+from convolith.spec import ConvSpec
+
+Shape = tuple[int, ...]
+Fetch = Callable[[int], torch.Tensor]
+"""Function that returns the tensor of a value."""
+
+
+@dataclass
+class Node:
+    """Part of a network with inputs and outputs, which are numbers of values.
+
+    Attributes:
+        where: name of the node of the folded graph that it comes from.
+        inputs: values that it reads.
+        outputs: values that it makes.
+    """
+
+    where: str
+    inputs: list[int]
+    outputs: list[int]
+
+    @property
+    def kind(self) -> str:
+        """Name of the kind of node, in reports."""
+        return type(self).__name__.lower()
+
+
+class Computed(Node, ABC):
+    """Node with generated code and one output."""
+
+    @abstractmethod
+    def reference(self, fetch: Fetch) -> torch.Tensor:
+        """Compute the output by torch's operators."""
+
+
+@dataclass
+class Operand:
+    """Operand of an elementwise node: a value, or a constant, and how it is spread over the result.
+
+    Attributes:
+        kind: "x" (one number per element), "plane" (per image and channel) or "channel" (per channel).
+        value: number of the value, or None for a constant.
+        constant: the constant, with one number per channel.
+    """
+
+    kind: str
+    value: int | None = None
+    constant: torch.Tensor | None = None
+
+    def tensor(self, fetch: Fetch, shape: Shape) -> torch.Tensor:
+        """Return the operand as a tensor that broadcasts to a shape."""
+        if self.value is not None:
+            found = fetch(self.value)
+            return found if self.kind == "x" else found.reshape(*shape[:2], *[1] * (len(shape) - 2))
+        return self.constant.double().reshape(  # type: ignore[union-attr]  # it has a constant if it has no value
+            1, -1, *[1] * (len(shape) - 2)
+        )
+
+
+@dataclass
+class Map(Computed):
+    """Elementwise expression. Leaf n of a kind is the n-th operand of that kind.
+
+    Attributes:
+        expression: see `engines.elementwise`.
+        operands: its operands.
+        shape: shape of the result.
+    """
+
+    expression: Expression = None
+    operands: list[Operand] = field(default_factory=list)
+    shape: Shape = ()
+
+    def of_kind(self, kind: str) -> list[Operand]:
+        """Return the operands of a kind, in the order of their numbers."""
+        return [operand for operand in self.operands if operand.kind == kind]
+
+    def reference(self, fetch: Fetch) -> torch.Tensor:
+        """Compute the expression."""
+        return evaluate(self.expression, lambda kind, n: self.of_kind(kind)[n].tensor(fetch, self.shape))
+
+
+@dataclass
+class Convolve(Computed):
+    """Convolution or linear layer, with the elementwise work that follows it.
+
+    Attributes:
+        weight, bias: parameters, in the layout of a convolution.
+        options: stride, padding, dilation, groups; transposed and output_padding.
+        size: spatial size of x; (1,) for a linear layer.
+        shape: shape of the result.
+        tail: elementwise work, whose operand 0 are the sums and whose operand 1 is `residual`.
+        residual: value that the tail adds, or None.
+        constants: constants of the tail, with one number per channel.
+    """
+
+    weight: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    bias: torch.Tensor | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    size: Shape = ()
+    shape: Shape = ()
+    tail: Tail = NO_TAIL
+    residual: int | None = None
+    constants: tuple[torch.Tensor, ...] = ()
+
+    def spec(self) -> ConvSpec:
+        """Return the layer's spec."""
+        groups, transposed = self.options.get("groups", 1), self.options.get("transposed", False)
+        ins = self.weight.shape[0] if transposed else self.weight.shape[1] * groups
+        outs = self.weight.shape[1] * groups if transposed else self.weight.shape[0]
+        return ConvSpec(
+            batch=self.shape[0],
+            in_channels=ins,
+            out_channels=outs,
+            size=self.size,
+            kernel_size=tuple(self.weight.shape[2:]),
+            bias=self.bias is not None,
+            dtype=dtype_name(self.weight.dtype),
+            **self.options,
+        )
+
+    def reference(self, fetch: Fetch) -> torch.Tensor:
+        """Compute the convolution and its tail by torch."""
+        x = fetch(self.inputs[0])
+        x = x.reshape(x.shape[0], -1, *self.size)
+        o = self.options
+        transposed = o.get("transposed", False)
+        axes = len(self.size)
+        y = torch.ops.aten.convolution(
+            x,
+            self.weight.to(x.dtype),
+            None if self.bias is None else self.bias.to(x.dtype),
+            [*o.get("stride", (1,) * axes)],
+            [*o.get("padding", (0,) * axes)],
+            [*o.get("dilation", (1,) * axes)],
+            transposed,
+            [*o.get("output_padding", (0,) * axes)],
+            o.get("groups", 1),
+        )
+        y = y.reshape(self.shape)
+
+        def leaf(kind: str, n: int) -> torch.Tensor:
+            if kind == "channel":
+                return self.constants[n].to(x.dtype).reshape(1, -1, *[1] * (y.ndim - 2))
+            return fetch(self.residual) if n and self.residual is not None else y
+
+        return evaluate(self.tail.expression, leaf)
+
+
+@dataclass
+class Mean(Computed):
+    """Mean over the positions of each plane.
+
+    Attributes:
+        shape: shape of x.
+        out_shape: shape of the result.
+    """
+
+    shape: Shape = ()
+    out_shape: Shape = ()
+
+    def reference(self, fetch: Fetch) -> torch.Tensor:
+        """Compute the mean."""
+        return fetch(self.inputs[0]).flatten(2).mean(2).reshape(self.out_shape)
+
+
+ONE = Window((1, 1), (1, 1), (0, 0))
+
+
+@dataclass
+class Pool(Computed):
+    """Maximum or mean over windows of a plane.
+
+    Attributes:
+        operation: "max" or "mean".
+        window: kernel size, stride and padding on two axes.
+        shape, out_shape: shapes of x and of the result, (N, channels, height, width).
+        scales: for means, one over the rows and the columns of each window.
+        call: torch's operator, from x.
+    """
+
+    operation: str = ""
+    window: Window = ONE
+    shape: Shape = ()
+    out_shape: Shape = ()
+    scales: tuple[torch.Tensor, torch.Tensor] | None = None
+    call: Callable[[torch.Tensor], torch.Tensor] = torch.clone
+
+    def reference(self, fetch: Fetch) -> torch.Tensor:
+        """Pool by torch."""
+        return self.call(fetch(self.inputs[0]))
+
+
+@dataclass
+class Join(Computed):
+    """Concatenation of images along their channels.
+
+    Attributes:
+        shapes: shapes of the inputs.
+    """
+
+    shapes: tuple[Shape, ...] = ()
+
+    def reference(self, fetch: Fetch) -> torch.Tensor:
+        """Concatenate by torch."""
+        return torch.cat([fetch(n) for n in self.inputs], 1)
+
+
+@dataclass
+class Alias(Node):
+    """The memory of its input, in other shapes, or channels of it.
+
+    Attributes:
+        offsets: first element of each output in an image of x.
+        whole: whether the output has all elements of x.
+    """
+
+    offsets: tuple[int, ...] = (0,)
+    whole: bool = True
+
+
+@dataclass
+class Island(Node):
+    """Operator that torch computes.
+
+    Attributes:
+        op: the operator with its arguments.
+        view: whether its results share the memory of an input.
+    """
+
+    op: Op
+    view: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Name of the operator."""
+        return self.op.name.removeprefix("aten.")
+
+    def call(self, fetch: Fetch) -> Any:
+        """Call the operator on tensors."""
+        args, kwargs = replace_refs((self.op.args, self.op.kwargs), fetch)
+        return self.op.call(*args, **kwargs)

@@ -1,0 +1,144 @@
+"""`optimize`: fold a model, and run what is left as one program of generated code."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.fx import GraphModule
+
+from convolith.errors import ConvolithError
+from convolith.folding import fold
+from convolith.folding.capture import NoGraph
+from convolith.folding.graph_copies import own_module
+from convolith.network.compiled import Compiled
+from convolith.network.module import Optimized
+from convolith.network.report import NetworkReport, report_of
+from convolith.network.trace import NotTraced
+from convolith.network.verification import check_nodes
+from convolith.planner.choose import check_choice
+from convolith.torch_private import leaves_of
+
+ROUNDS = 5
+"""Number of timed calls of each candidate for the whole model."""
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """An optimised model, which is a torch module, and the report of its layers."""
+
+    model: torch.nn.Module
+    report: NetworkReport
+
+    def __repr__(self) -> str:
+        return f"Optimization({self.report.headline}; see .model and .report)"
+
+
+def optimize(
+    model: torch.nn.Module,
+    example_input: torch.Tensor | Sequence[torch.Tensor],
+    *,
+    accuracy: str = "default",
+    budget_seconds: float = 60.0,
+    measure: bool = True,
+) -> Optimization:
+    """Return a model that computes the same faster on this CPU: folded, and run as one program of generated code.
+
+    The model is folded first (see `fold`). Of what is left, convolutions and linear layers, activations, sums,
+    poolings, batch norms and joins become steps of a program that threads run without returning to Python: activations
+    and residual sums are computed where a convolution stores its sums, tensors lie in one arena, and the engine of
+    each layer is chosen by its time inside the network. What has no generated code is computed by torch between two
+    programs, and named in the report. Every step is compared with torch's operator in float64.
+
+    Args:
+        model: a module in evaluation mode, on the CPU; it is not changed.
+        example_input: a tensor (N, channels, *size) that the model accepts, or a sequence of them for several inputs.
+            Other sizes work too; for them engines are chosen by estimates.
+        accuracy: as in `plan`.
+        budget_seconds: time limit for measuring, without folding and preparation.
+        measure: time the layers inside the network; False chooses by estimates.
+
+    Returns:
+        `model`: a torch module that takes what the model takes. `report`: a `NetworkReport`; print it.
+
+    Raises:
+        ConvolithError: if `fold` refuses the model or the example, or a step differs from torch's.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU()).eval()
+        >>> fast = optimize(model, torch.zeros(1, 3, 16, 16), measure=False)
+        >>> fast.model(torch.zeros(1, 3, 16, 16)).shape
+        torch.Size([1, 8, 14, 14])
+    """
+    check_choice(accuracy, "auto")
+    if not isinstance(budget_seconds, int | float) or not budget_seconds > 0:
+        raise ConvolithError(f"budget_seconds is {budget_seconds!r}; expected seconds above zero")
+    try:
+        folded = fold(model, example_input)
+    except NoGraph as problem:
+        reason = f"its code is not one graph: {problem.reason}"
+        return Optimization(Optimized(own_module(model), accuracy), NetworkReport.plain(None, reason))
+    inputs = (example_input,) if isinstance(example_input, torch.Tensor) else tuple(example_input)
+    optimized = Optimized(folded.model, accuracy)
+    if not isinstance(folded.model, GraphModule):
+        reason = "its code is not one graph: " + next(s.reason for s in folded.report.skipped if s.kind == "kept")
+        return Optimization(optimized, NetworkReport.plain(folded.report, reason))
+    try:
+        compiled = Compiled(folded.model, inputs, accuracy)
+    except NotTraced as problem:
+        return Optimization(optimized, NetworkReport.plain(folded.report, str(problem)))
+    expected, compiled.first_result = compiled.first_result, None
+    with torch.no_grad():
+        if measure:
+            compiled.race(inputs, budget_seconds / 2)
+        errors = check_nodes(compiled, inputs)
+        _refuse(compiled, errors)
+        whole = _difference(compiled(inputs), expected)
+        before = after = None
+        if measure:
+            before, plain, after = _seconds(model, folded.model, compiled, inputs)
+            if plain < after:
+                optimized.remember(inputs, None)
+                reason = f"torch computes the folded model in {1e3 * plain:.3g} ms, the program in {1e3 * after:.3g} ms"
+                return Optimization(optimized, NetworkReport.plain(folded.report, reason))
+    optimized.remember(inputs, compiled)
+    return Optimization(optimized, report_of(compiled, folded.report, errors, whole, (before, after)))
+
+
+def _refuse(compiled: Compiled, errors: dict[int, tuple[float, float]]) -> None:
+    """Refuse a program one of whose steps differs from torch's operator by more than rounding explains."""
+    for number, (error, limit) in errors.items():
+        if not error <= limit:
+            node = compiled.nodes[number]
+            raise ConvolithError(
+                f"{node.where} by {compiled.way(number).engine} differs from torch by {error:.1e}, more than its "
+                f"bound of {limit:.1e}; please report the model"
+            )
+
+
+def _difference(actual: object, expected: object) -> float:
+    """Return the largest difference of two results, relative to the largest number of each tensor."""
+    worst = 0.0
+    for a, b in zip(leaves_of(actual), leaves_of(expected), strict=True):
+        if isinstance(a, torch.Tensor) and a.numel() and a.is_floating_point():
+            scale = float(b.double().abs().max()) or 1.0
+            worst = max(worst, float((a.double() - b.double()).abs().max()) / scale)
+    return worst
+
+
+def _seconds(
+    model: torch.nn.Module, plain: torch.nn.Module, compiled: Compiled, inputs: tuple[torch.Tensor, ...]
+) -> tuple[float, float, float]:
+    """Return the least seconds of a call of the model, of the folded model, and of the program, timed in turn."""
+    calls: tuple[Callable[[], object], ...] = (lambda: model(*inputs), lambda: plain(*inputs), lambda: compiled(inputs))
+    least = [float("inf")] * 3
+    for turn in range(ROUNDS + 1):
+        for number, call in enumerate(calls):
+            start = time.perf_counter()
+            call()
+            if turn:
+                least[number] = min(least[number], time.perf_counter() - start)
+    return least[0], least[1], least[2]

@@ -1,0 +1,165 @@
+"""Report of an optimised network: each step with its engine, its time and its error, and what torch still computes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from convolith.folding import FoldReport
+from convolith.network.compiled import Compiled
+from convolith.network.nodes import Convolve, Join, Map, Node
+from convolith.report.html_page import fragment
+from convolith.report.table import Table
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One step of a program, or an operator that torch computes.
+
+    Attributes:
+        where: name of the node of the folded model.
+        kind: kind of node, or the operator.
+        engine: engine or pass that computes it; "torch" for an island.
+        tail: elementwise work that is fused with it.
+        shape: shape of the result.
+        seconds: its time in the network, if it was measured.
+        error: its error relative to its largest result, compared with torch in float64.
+    """
+
+    where: str
+    kind: str
+    engine: str
+    tail: str
+    shape: tuple[int, ...]
+    seconds: float | None
+    error: float | None
+
+
+@dataclass(frozen=True)
+class NetworkReport:
+    """Steps of an optimised network and its totals.
+
+    Attributes:
+        steps: one entry per step, in order.
+        fold: report of the fold before it, or None if the model could not be folded.
+        reason: why the plain model is used instead of a program, or None.
+        seconds_before, seconds_after: times of a call of the given model and of the program, if they were measured.
+        error: largest difference from the folded model in the model's dtype, relative to the largest output.
+        arena_bytes: bytes of all tensors between the layers.
+        weight_bytes: bytes of the weights.
+    """
+
+    steps: tuple[StepReport, ...]
+    fold: FoldReport | None
+    reason: str | None = None
+    seconds_before: float | None = None
+    seconds_after: float | None = None
+    error: float | None = None
+    arena_bytes: int = 0
+    weight_bytes: int = 0
+    islands: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def plain(cls, fold: FoldReport | None, reason: str) -> NetworkReport:
+        """Return the report of a model that stays a torch module."""
+        return cls((), fold, reason)
+
+    @property
+    def headline(self) -> str:
+        """The result in a few words."""
+        if self.reason is not None:
+            return f"the folded model, by torch: {self.reason}"
+        times = ""
+        if self.seconds_before is not None and self.seconds_after is not None:
+            times = f", {1e3 * self.seconds_before:.3g} -> {1e3 * self.seconds_after:.3g} ms"
+        torchs = sum(self.islands.values())
+        return f"{len(self.steps) - torchs} steps of generated code, {torchs} by torch{times}"
+
+    def tables(self) -> list[Table]:
+        """Return the report as tables."""
+        whole = [{"": "result", "value": self.headline}]
+        if self.error is not None:
+            whole += [
+                {"": "largest difference from torch", "value": f"{self.error:.1e}"},
+                {"": "megabytes of weights", "value": f"{self.weight_bytes / 1e6:.3g}"},
+                {"": "megabytes of tensors between layers", "value": f"{self.arena_bytes / 1e6:.3g}"},
+            ]
+        found = [Table("Optimised", whole)]
+        rows = []
+        for step in self.steps:
+            row: dict[str, object] = {"node": step.where, "kind": step.kind, "engine": step.engine, "then": step.tail}
+            row["result"] = " x ".join(map(str, step.shape))
+            if step.seconds is not None:
+                row["microseconds"] = 1e6 * step.seconds
+            if step.error is not None:
+                row["error"] = step.error
+            rows.append(row)
+        if rows:
+            found.append(Table("Steps", rows))
+        if self.islands:
+            islands = [{"operator": name, "times": count} for name, count in self.islands.items()]
+            found.append(Table("Computed by torch", islands))
+        return found
+
+    def _repr_html_(self) -> str:
+        """Return the tables as HTML for notebooks."""
+        return fragment(self.tables())
+
+    def __str__(self) -> str:
+        return "\n\n".join(table.text() for table in self.tables())
+
+
+def report_of(
+    compiled: Compiled,
+    fold: FoldReport,
+    errors: dict[int, tuple[float, float]],
+    whole: float,
+    seconds: tuple[float | None, float | None],
+) -> NetworkReport:
+    """Return the report of a compiled network."""
+    steps = []
+    for number in compiled.steps:
+        node = compiled.nodes[number]
+        error = errors.get(number)
+        shape = compiled.trace.values[node.outputs[0]].shape if node.outputs else ()
+        steps.append(
+            StepReport(
+                node.where,
+                node.kind,
+                compiled.way(number).engine,
+                described(node),
+                shape,
+                compiled.seconds[number],
+                None if error is None else error[0],
+            )
+        )
+    islands = Counter(node.kind for node in compiled.islands)
+    weights = {layer.weight.data_ptr(): layer.weight.numel() * layer.weight.itemsize for layer in compiled.layers}
+    return NetworkReport(
+        tuple(steps),
+        fold,
+        None,
+        *seconds,
+        whole,
+        compiled.placement.arena_bytes,
+        sum(weights.values()),
+        dict(islands),
+    )
+
+
+def described(node: Node) -> str:
+    """Return the elementwise work of a node in a few words."""
+    expression = (
+        node.tail.expression if isinstance(node, Convolve) else node.expression if isinstance(node, Map) else None
+    )
+    if expression is None:
+        return f"{len(node.inputs)} parts" if isinstance(node, Join) else ""
+    return ", ".join(_operations(expression))
+
+
+def _operations(expression: object) -> list[str]:
+    """Return the names of an expression's operations, the innermost first."""
+    if not isinstance(expression, tuple) or expression[0] in ("x", "plane", "channel"):
+        return []
+    inner = [name for part in expression[1:] for name in _operations(part)]
+    return [*inner, str(expression[0])]

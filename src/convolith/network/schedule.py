@@ -1,0 +1,189 @@
+"""Ways to compute each node of a network: steps of generated code by one of several engines, or torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+
+from convolith.dtypes import dtype_name
+from convolith.engines import BY_NAME
+from convolith.engines.elementwise import NO_TAIL, evaluate
+from convolith.engines.steps import Finish, Layout, Steps
+from convolith.network.nodes import Convolve, Fetch, Island, Join, Map, Mean, Node, Pool
+from convolith.network.placement import Place, Placement
+from convolith.network.trace import Trace
+from convolith.passes import maps, means, pools
+from convolith.planner import plan
+from convolith.planner.plan import BoundPlan
+
+MOST_WAYS = 3
+"""Upper bound on the engines that are tried for a layer."""
+TRIED_WITHIN = 2.0
+"""Largest ratio of an engine's estimated time to the least at which it is tried."""
+MUCH_FASTER = 0.6
+"""Ratio of the estimated time of an engine that cannot be a step, to the best of those that can, below which it is
+tried."""
+
+ISLAND_SECONDS = 3e-5
+"""Time of a call between two programs, beyond that of the engine."""
+
+
+class Part(NamedTuple):
+    """Steps, and the places of their operands and of their output."""
+
+    steps: Steps
+    operands: tuple[Place, ...]
+    output: Place
+
+
+@dataclass
+class Way:
+    """One way to compute a node.
+
+    Attributes:
+        engine: name of the engine, of the pass, or "torch".
+        parts: steps of generated code.
+        call: function that computes the node from tensors instead, or None.
+        error_bound: bound on the error, relative to `error_scale`, or None where there is none.
+    """
+
+    engine: str
+    parts: tuple[Part, ...] = ()
+    call: Callable[[Fetch], Any] | None = None
+    error_bound: float | None = None
+
+
+class Scheduler:
+    """Maker of the ways to compute nodes of one trace; kernels are prepared once for each engine.
+
+    Args:
+        trace: the trace.
+        placement: places of its values.
+        accuracy: as in `plan`.
+    """
+
+    def __init__(self, trace: Trace, placement: Placement, accuracy: str) -> None:
+        self.trace, self.placement, self.accuracy = trace, placement, accuracy
+
+    def ways(self, node: Node) -> list[Way]:
+        """Return the ways to compute a node, the one that is estimated to be fastest first."""
+        if isinstance(node, Convolve):
+            return self._layer(node)
+        if isinstance(node, Map):
+            return [self._map(node)]
+        if isinstance(node, Mean):
+            place = self._place(node.inputs[0])
+            steps = means.steps(node.shape, place.image, self._dtype(node.outputs[0]))
+            return [Way("mean", (self._part(steps, [node.inputs[0]], node.outputs[0]),))]
+        if isinstance(node, Pool):
+            return [self._pool(node)]
+        if isinstance(node, Join):
+            return [self._join(node)]
+        if isinstance(node, Island):
+            return [Way("torch", call=node.call)]
+        return [Way("")]
+
+    def _place(self, number: int) -> Place:
+        return self.placement.places[number]
+
+    def _dtype(self, number: int) -> str:
+        return dtype_name(self.trace.values[number].dtype)
+
+    def _part(self, steps: Steps, inputs: Sequence[int], output: int) -> Part:
+        return Part(steps, tuple(self._place(n) for n in inputs), self._place(output))
+
+    def _layer(self, node: Convolve) -> list[Way]:
+        """Return the engines whose estimated times are close to the least, then those that cannot be steps."""
+        spec = node.spec()
+        candidates = [c for c in plan(spec, accuracy=self.accuracy).candidates if c.reason is None]
+        candidates = [c for c in candidates if c.engine != "reference" and c.seconds is not None]
+        candidates.sort(key=lambda c: c.seconds or 0.0)
+        layout = Layout(self._place(node.inputs[0]).image, self._place(node.outputs[0]).image)
+        finish = Finish(node.bias, node.tail, node.constants, None if node.residual is None else 1)
+        ways: list[Way] = []
+        least: float | None = None
+        for candidate in candidates:
+            seconds = candidate.seconds or 0.0
+            if len(ways) == MOST_WAYS or (least is not None and seconds > TRIED_WITHIN * least):
+                break
+            state = self.prepared(candidate.engine, spec, node.weight)
+            steps = BY_NAME[candidate.engine].steps(state, layout, finish)
+            if steps is not None:
+                least = least or seconds
+                part = self._part(steps, node.inputs, node.outputs[0])
+                ways.append(Way(candidate.engine, (part,), error_bound=candidate.error_bound))
+        alone = next(iter(candidates))
+        if least is None or (alone.seconds or 0.0) + ISLAND_SECONDS < MUCH_FASTER * least:
+            chosen = plan(spec, accuracy=self.accuracy, engine=alone.engine)
+            bound = chosen.bind(node.weight, node.bias, copy=False)
+            ways.insert(0, Way(alone.engine, call=_bound_call(node, bound), error_bound=alone.error_bound))
+        return ways
+
+    def prepared(self, engine: str, spec: Any, weight: torch.Tensor) -> Any:
+        """Return an engine's state for a kernel."""
+        return BY_NAME[engine].prepare(spec, weight)
+
+    def _map(self, node: Map) -> Way:
+        shape = node.shape if len(node.shape) > 1 else (1, 1, prod(node.shape))
+        y = self._place(node.outputs[0])
+        values = [o.value for o in node.operands if o.value is not None]
+        operands = []
+        for operand in node.operands:
+            if operand.value is None:
+                operands.append(maps.Operand("channel", constant=operand.constant))
+            else:
+                number = values.index(operand.value)
+                operands.append(maps.Operand(operand.kind, number, self._image(operand.value, shape)))
+        image = y.image if len(node.shape) > 1 else prod(node.shape)
+        steps = maps.steps(node.expression, operands, shape, image, self._dtype(node.outputs[0]))
+        return Way("map", (self._part(steps, values, node.outputs[0]),))
+
+    def _image(self, number: int, shape: Sequence[int]) -> int:
+        return self._place(number).image if len(self.trace.values[number].shape) > 1 else prod(shape)
+
+    def _pool(self, node: Pool) -> Way:
+        pitches = self._place(node.inputs[0]).image, self._place(node.outputs[0]).image
+        size = (node.out_shape[2], node.out_shape[3])
+        shape = (node.shape[0], node.shape[1], node.shape[2], node.shape[3])
+        steps = pools.steps(
+            node.operation, node.window, shape, size, pitches, node.scales, self._dtype(node.outputs[0])
+        )
+        return Way("pool", (self._part(steps, node.inputs, node.outputs[0]),))
+
+    def _join(self, node: Join) -> Way:
+        """Return the copies of the parts that do not lie in the join's memory already."""
+        y, parts, done = self._place(node.outputs[0]), [], 0
+        for number, shape in zip(node.inputs, node.shapes, strict=True):
+            goal = y._replace(offset=y.offset + done)
+            done += prod(shape[1:])
+            here = self._place(number)
+            if (here.buffer, here.offset) == (goal.buffer, goal.offset):
+                continue
+            operand = maps.Operand("x", 0, here.image)
+            steps = maps.steps(("x", 0), [operand], shape, y.image, self._dtype(node.outputs[0]))
+            parts.append(Part(steps, (here,), goal))
+        return Way("copy" if parts else "", tuple(parts))
+
+
+def _bound_call(node: Convolve, bound: BoundPlan) -> Callable[[Fetch], torch.Tensor]:
+    """Return the call of a plan, and of the node's tail by torch."""
+
+    def call(fetch: Fetch) -> torch.Tensor:
+        y: torch.Tensor = bound(fetch(node.inputs[0]).reshape(bound.shape))
+        y = y.reshape(node.shape)
+        if node.tail == NO_TAIL:
+            return y
+        after = replace(node, tail=node.tail)
+
+        def leaf(kind: str, n: int) -> torch.Tensor:
+            if kind == "channel":
+                return after.constants[n].reshape(1, -1, *[1] * (y.ndim - 2))
+            return fetch(after.residual) if n and after.residual is not None else y
+
+        return evaluate(node.tail.expression, leaf)
+
+    return call

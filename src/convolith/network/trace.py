@@ -1,0 +1,228 @@
+"""Trace of a model's call at one size: torch's operators in order, with the shapes of all tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch.fx import GraphModule, Node
+
+from convolith.errors import ConvolithError
+from convolith.folding.graph_runner import GraphRunner
+from convolith.torch_private import TorchDispatchMode, draws, leaves_of, mapped_tree, not_writing, writes
+
+
+class NotTraced(ConvolithError):  # noqa: N818 - an answer with its reason, which the caller reports
+    """Reason why a model's call cannot be a list of operators."""
+
+
+class Ref(NamedTuple):
+    """Tensor of a trace, by its number."""
+
+    number: int
+
+
+@dataclass
+class Value:
+    """Tensor of a trace."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    planes: bool
+    """Whether every image, along the first axis, is contiguous."""
+    constant: torch.Tensor | None = None
+    """The tensor itself, if it depends on no input."""
+
+
+@dataclass
+class Op:
+    """One call of an operator, or of a module that is called as a whole.
+
+    Attributes:
+        name: name of the operator, such as "aten.relu.default", or of the module.
+        call: the operator or the module.
+        args, kwargs: its arguments; `Ref` for tensors.
+        result: its result; `Ref` for tensors.
+        where: name of the node of the folded graph that called it.
+    """
+
+    name: str
+    call: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    result: Any
+    where: str
+
+    @property
+    def inputs(self) -> list[int]:
+        """Numbers of the tensors that it reads."""
+        return [leaf.number for leaf in leaves_with_refs((self.args, self.kwargs))]
+
+    @property
+    def outputs(self) -> list[int]:
+        """Numbers of the tensors that it makes."""
+        return [leaf.number for leaf in leaves_with_refs(self.result)]
+
+
+@dataclass
+class Trace:
+    """Operators of one call, its tensors, and the numbers of its inputs; `result` is the call's, with `Ref`."""
+
+    ops: list[Op] = field(default_factory=list)
+    values: list[Value] = field(default_factory=list)
+    inputs: list[int] = field(default_factory=list)
+    result: Any = None
+
+
+def leaves_with_refs(tree: Any) -> list[Ref]:
+    """Return the tensors that nested arguments name, in order."""
+    found: list[Ref] = []
+    if isinstance(tree, Ref):
+        return [tree]
+    if isinstance(tree, dict):
+        tree = tuple(tree.values())
+    if isinstance(tree, list | tuple):
+        for part in tree:
+            found += leaves_with_refs(part)
+    return found
+
+
+def replace_refs(tree: Any, tensor: Any) -> Any:
+    """Return nested arguments in which every `Ref` is replaced by `tensor(number)`."""
+    if isinstance(tree, Ref):
+        return tensor(tree.number)
+    if isinstance(tree, dict):
+        return {key: replace_refs(part, tensor) for key, part in tree.items()}
+    if isinstance(tree, list):
+        return [replace_refs(part, tensor) for part in tree]
+    if isinstance(tree, tuple):
+        parts = [replace_refs(part, tensor) for part in tree]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+    return tree
+
+
+def trace(model: GraphModule, inputs: tuple[torch.Tensor, ...]) -> tuple[Trace, Any]:
+    """Call a folded graph, and return the trace of the call and its result.
+
+    A module whose class is not torch's own is called as a whole, since its code may depend on values.
+
+    Raises:
+        NotTraced: if an operator writes to a tensor in place.
+    """
+    recorder = _Recorder()
+    with torch.no_grad():
+        for x in inputs:
+            recorder.trace.inputs.append(recorder.number(x, constant=False))
+        result = _Runner(model, recorder)(*inputs)
+    recorder.trace.result = recorder.named(result)
+    return recorder.trace, result
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
+    """Mode that records the operators that are called while it is active."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.trace = Trace()
+        self.where = ""
+        self._numbers: dict[int, int] = {}
+        self._alive: list[torch.Tensor] = []  # so that no two tensors have one id
+
+    def number(self, tensor: torch.Tensor, *, constant: bool) -> int:
+        """Return the number of a tensor, a new one if it was not seen."""
+        known = self._numbers.get(id(tensor))
+        if known is None:
+            known = self._numbers[id(tensor)] = len(self.trace.values)
+            self._alive.append(tensor)
+            own = tensor.detach() if constant else None
+            self.trace.values.append(Value(tuple(tensor.shape), tensor.dtype, has_planes(tensor), own))
+        return known
+
+    def named(self, tree: Any, *, constant: bool = True) -> Any:
+        """Return nested arguments with `Ref` for tensors; those that no operator made are constants."""
+        return mapped_tree(
+            lambda leaf: Ref(self.number(leaf, constant=constant)) if isinstance(leaf, torch.Tensor) else leaf, tree
+        )
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Record an operator and call it."""
+        kwargs = kwargs or {}
+        call = func
+        if writes(func):
+            call = self._without_writing(func, args)
+        own_args, own_kwargs = self.named(args), self.named(kwargs)
+        result = func(*args, **kwargs)
+        if call is not func:  # from here on, the tensor is the operator's result
+            del self._numbers[id(args[0])]
+        self.record(str(call), call, own_args, own_kwargs, result)
+        return result
+
+    def _without_writing(self, func: Any, args: Any) -> Any:
+        """Return the operator that gives as a new tensor what another one writes to its first argument.
+
+        Raises:
+            NotTraced: if there is none, or if what is written may be read through another tensor.
+        """
+        other = not_writing(func)
+        if other is None or not args or not isinstance(args[0], torch.Tensor):
+            raise NotTraced(f"{func} at {self.where} writes in place")
+        number = self._numbers.get(id(args[0]))
+        shared = [t for t in self._alive if t is not args[0] and _memory(t) == _memory(args[0])]
+        if number is None or number in self.trace.inputs or self.trace.values[number].constant is not None or shared:
+            raise NotTraced(f"{func} at {self.where} writes to memory that is read elsewhere")
+        return other
+
+    def record(self, name: str, call: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Add an operator; one that depends on constants alone, and draws nothing, makes constants."""
+        read = [self.trace.values[ref.number] for ref in leaves_with_refs((args, kwargs))]
+        fixed = all(value.constant is not None for value in read) and not (
+            isinstance(call, torch.nn.Module) or draws(call)
+        )
+        mine = [leaf for leaf in leaves_of(result) if isinstance(leaf, torch.Tensor)]
+        if any(id(leaf) in self._numbers for leaf in mine):  # the operator gave back what it got
+            fixed = False
+        own = self.named(result, constant=fixed)
+        if not fixed:
+            self.trace.ops.append(Op(name, call, tuple(args), dict(kwargs), own, self.where))
+
+
+def has_planes(tensor: torch.Tensor) -> bool:
+    """Return whether every image of a tensor, along its first axis, is contiguous."""
+    return tensor.is_contiguous() or (tensor.ndim > 0 and len(tensor) > 0 and tensor[0].is_contiguous())
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+class _Runner(GraphRunner):
+    """Interpreter of a folded graph that records what its nodes do."""
+
+    def __init__(self, model: GraphModule, recorder: _Recorder) -> None:
+        super().__init__(model.graph, model)
+        self.recorder = recorder
+
+    def called(self, node: Node, args: Any, kwargs: Any) -> Any:
+        """Return the result of one node."""
+        self.recorder.where = node.name
+        if node.op == "get_attr":
+            return super().called(node, args, kwargs)
+        module = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if module is not None and _is_opaque(module):
+            own_args, own_kwargs = self.recorder.named(args), self.recorder.named(kwargs)
+            result = module(*args, **kwargs)
+            self.recorder.record(str(node.target), module, own_args, own_kwargs, result)
+            return result
+        with self.recorder:
+            return super().called(node, args, kwargs)
+
+
+CONTAINERS: Collection[str] = ("torch.nn.", "torch.ao.nn.")
+
+
+def _is_opaque(module: torch.nn.Module) -> bool:
+    """Return whether a module's code, or that of its hooks, is not torch's own."""
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    return bool(hooks) or not type(module).__module__.startswith(tuple(CONTAINERS))

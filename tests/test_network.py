@@ -1,0 +1,397 @@
+"""`optimize`: networks as programs give what torch gives, at every size, from every kind of node, and say what they do."""
+
+import copy
+import pickle
+import threading
+from itertools import product
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import convolith as cl
+from bench.networks import NETWORKS
+from bench.networks.deployed import UNet, shufflenet_v2, super_resolution, wavenet
+
+ACTIVATIONS = {
+    "relu": nn.ReLU(),
+    "relu6": nn.ReLU6(),
+    "leaky": nn.LeakyReLU(0.2),
+    "prelu": nn.PReLU(6),
+    "silu": nn.SiLU(),
+    "sigmoid": nn.Sigmoid(),
+    "tanh": nn.Tanh(),
+    "gelu": nn.GELU(),
+    "gelu_tanh": nn.GELU(approximate="tanh"),
+    "mish": nn.Mish(),
+    "elu": nn.ELU(0.7),
+    "hardswish": nn.Hardswish(),
+    "hardsigmoid": nn.Hardsigmoid(),
+    "hardtanh": nn.Hardtanh(-0.3, 0.4),
+}
+LAYERS = {
+    "pointwise": (nn.Conv2d(5, 6, 1), (5, 9, 13)),
+    "pointwise, few positions": (nn.Conv2d(5, 6, 1), (5, 1, 3)),
+    "direct": (nn.Conv2d(2, 6, 3, padding=1), (2, 9, 37)),
+    "depthwise": (nn.Conv2d(6, 6, 3, padding=1, groups=6), (6, 20, 21)),
+    "depthwise, strided": (nn.Conv2d(6, 6, 5, 2, padding=2, groups=6), (6, 20, 23)),
+    "winograd": (nn.Conv2d(48, 6, 3, padding=1), (48, 17, 19)),
+    "im2col": (nn.Conv2d(24, 6, 3, 2, padding=1), (24, 17, 19)),
+    "grouped": (nn.Conv2d(8, 6, 3, padding=1, groups=2), (8, 17, 19)),
+    "dilated": (nn.Conv2d(8, 6, 3, padding=2, dilation=2), (8, 17, 19)),
+}
+
+
+def close(actual, expected, tolerance=2e-5):
+    scale = float(expected.abs().max()) or 1.0
+    worst = float((actual - expected).abs().max())
+    assert actual.shape == expected.shape
+    assert worst <= tolerance * scale, worst / scale
+
+
+def check(model, *shapes, measure=False, islands=None, dtype=torch.float32, tolerance=2e-5):
+    """Optimise on random inputs of the first shape; compare at all shapes; return the report."""
+    model = copy.deepcopy(model).to(dtype).eval()
+    generator = torch.Generator().manual_seed(1)
+    inputs = [torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes]
+    found = cl.optimize(model, inputs[0], measure=measure)
+    for x in [*inputs, *inputs[:1]]:
+        for _ in range(2):  # the first call of a new size is torch's
+            with torch.no_grad():
+                close(found.model(x), model(x), tolerance)
+    if islands is not None:
+        assert found.report.islands == islands, found.report
+    return found
+
+
+@pytest.mark.parametrize(("layer", "activation"), list(product(LAYERS, ACTIVATIONS)))
+def test_an_activation_is_computed_in_the_last_step_of_every_engine(layer, activation):
+    conv, shape = LAYERS[layer]
+    found = check(nn.Sequential(conv, ACTIVATIONS[activation]), (1, *shape), (2, *shape), islands={})
+    assert len(found.report.steps) == 1
+    assert found.report.steps[0].tail
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_residual_is_added_in_the_last_step_of_every_engine(layer):
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.other = LAYERS[layer][0], copy.deepcopy(LAYERS[layer][0])
+
+        def forward(self, x):
+            return functional.relu(self.conv(x) + functional.silu(self.other(x)))
+
+    shape = LAYERS[layer][1]
+    found = check(Residual(), (1, *shape), (3, *shape), islands={})
+    assert len(found.report.steps) == 2
+
+
+class Joined(nn.Module):
+    def __init__(self, *parts):
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, x):
+        return torch.cat([part(x) for part in self.parts], 1)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_joins_are_made_where_they_lie(batch):
+    inner = Joined(nn.Conv2d(4, 5, 1), nn.Sequential(nn.Conv2d(4, 6, 3, padding=1), nn.ReLU()), nn.MaxPool2d(3, 1, 1))
+    model = nn.Sequential(Joined(inner, nn.Conv2d(4, 7, 3, padding=1)), nn.Conv2d(22, 8, 3, padding=1), nn.ReLU())
+    found = check(model, (batch, 4, 15, 17), islands={})
+    assert "copy" not in {step.engine for step in found.report.steps}
+
+
+def test_what_cannot_lie_in_a_join_is_copied():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            y = self.conv(x)
+            return torch.cat([x, y, y], 1) + 1
+
+    check(Twice(), (2, 4, 9, 9), islands={})
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.MaxPool2d(2),
+        nn.MaxPool2d(3, 2, 1),
+        nn.MaxPool2d(3, 1, 1),
+        nn.MaxPool2d((2, 3), (3, 1)),
+        nn.MaxPool2d(3, 2, ceil_mode=True),
+        nn.AvgPool2d(2),
+        nn.AvgPool2d(3, 2, 1),
+        nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+        nn.AvgPool2d(3, 2, 1, ceil_mode=True),
+        nn.AvgPool2d(5, 3, 2, ceil_mode=True, count_include_pad=False),
+        nn.AdaptiveAvgPool2d(1),
+        nn.AdaptiveAvgPool2d((4, 5)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("size", [(20, 25), (8, 40)])
+def test_pooling(pool, size):
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.pool = nn.Conv2d(3, 4, 1), pool
+
+        def forward(self, x):
+            return self.pool(torch.tanh(self.conv(x))) * 2
+
+    check(Pooled(), (2, 3, *size), (1, 3, *size), islands={})
+
+
+def test_pooling_keeps_nan_and_infinity():
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.MaxPool2d(3, 2, 1)).eval()
+    x = torch.randn(1, 1, 9, 20)
+    x[0, 0, 3, 4], x[0, 0, 6, 9], x[0, 0, 0, 0] = float("nan"), float("inf"), -float("inf")
+    found = cl.optimize(model, torch.randn(1, 1, 9, 20), measure=False)
+    with torch.no_grad():
+        torch.testing.assert_close(found.model(x), model(x), equal_nan=True)
+
+
+class Excited(nn.Module):
+    """Squeeze and excitation after a depthwise convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.down, self.up = nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 1)
+
+    def forward(self, x):
+        y = functional.silu(self.conv(x))
+        return y * torch.sigmoid(self.up(functional.silu(self.down(y.mean((2, 3), keepdim=True))))) + x
+
+
+def test_squeeze_and_excitation_is_generated_code():
+    check(Excited(), (1, 8, 14, 15), (3, 8, 14, 15), islands={})
+
+
+def test_a_linear_layer_and_a_batch_norm_that_stays():
+    model = nn.Sequential(
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 3),
+        nn.Flatten(),
+        nn.Linear(6 * 5 * 5, 10),
+        nn.ReLU(),
+        nn.Linear(10, 3),
+    )
+    model[0].running_mean.normal_()
+    model[0].running_var.uniform_(0.5, 2)
+    check(model, (1, 4, 7, 7), (5, 4, 7, 7), islands={})
+
+
+class Islands(nn.Module):
+    """What has no generated code: between two programs, at the start, at the end, and with a view that outlives it."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x):
+        y = functional.relu(self.a(torch.sort(x, 3).values))
+        turned = y.transpose(2, 3)
+        y = self.b(torch.cumsum(y, 2))
+        z = functional.relu(self.b(y))
+        return (z + torch.flip(y, (2,)) * turned.transpose(2, 3)).transpose(1, 2)
+
+
+def test_islands_are_computed_by_torch_and_named():
+    found = check(Islands(), (2, 3, 12, 12), (1, 3, 12, 12), tolerance=1e-4)
+    assert {"sort.default", "cumsum.default", "flip.default"} <= set(found.report.islands)
+    assert "Computed by torch" in str(found.report)
+
+
+@pytest.mark.parametrize("network", ["repvgg_grouped", "mobileone_small", "ecbsr", "replknet", "fastvit", "acnet"])
+def test_networks_of_the_bench(network):
+    row = NETWORKS[network]
+    check(row.factory(), row.input_shape, (2, *row.input_shape[1:]))
+
+
+@pytest.mark.slow(quick=1)
+@pytest.mark.parametrize("network", ["mobilenet_v2", "resnet18", "resnet50", "repvgg_a0", "vae_decoder", "depth_neck"])
+def test_larger_networks_of_the_bench(network):
+    row = NETWORKS[network]
+    found = check(row.factory(), row.input_shape, (3, *row.input_shape[1:]), measure=True)
+    assert found.report.reason is None or "ms" in found.report.reason
+
+
+@pytest.mark.parametrize(
+    ("factory", "shape"),
+    [
+        (lambda: UNet(2, 3, 8, 2, 2), (1, 3, 32, 32)),
+        (lambda: UNet(3, 1, 4, 2, 2), (1, 1, 16, 16, 16)),
+        (super_resolution, (1, 3, 24, 32)),
+        (wavenet, (1, 1, 700)),
+        (shufflenet_v2, (1, 3, 64, 64)),
+    ],
+)
+def test_other_kinds_of_networks(factory, shape):
+    torch.manual_seed(0)
+    check(factory(), shape, (2, *shape[1:]), tolerance=5e-5)
+
+
+def test_float64():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.SiLU(), nn.Conv2d(8, 8, 3, 2), nn.ReLU(), nn.MaxPool2d(2))
+    check(model, (1, 3, 20, 20), dtype=torch.float64, tolerance=1e-13, islands={})
+
+
+def test_other_memory_formats_and_views_of_inputs():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()).eval()
+    found = cl.optimize(model, torch.randn(1, 3, 16, 16), measure=False)
+    wide = torch.randn(2, 5, 16, 32)
+    for x in (torch.randn(2, 3, 16, 16).to(memory_format=torch.channels_last), wide[:, 1:4, :, ::2]):
+        for _ in range(2):
+            with torch.no_grad():
+                close(found.model(x), model(x))
+
+
+def test_an_input_and_a_constant_may_be_results():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(2, 2, 1)
+
+        def forward(self, x):
+            y = self.conv(x)
+            return {"x": x, "y": (y, y[:, :1]), "weight": self.conv.weight * 2, "again": y.view(-1)}
+
+    model = Odd().eval()
+    x = torch.randn(1, 2, 5, 5)
+    found = cl.optimize(model, x, measure=False)
+    with torch.no_grad():
+        expected, actual = model(x), found.model(x)
+        close(actual["y"][1], expected["y"][1])
+        close(actual["again"], expected["again"])
+        close(actual["weight"], expected["weight"])
+        actual["x"].zero_()
+    assert float(x.abs().max()) > 0
+
+
+def test_results_are_not_overwritten_by_the_next_call():
+    model = nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU()).eval()
+    found = cl.optimize(model, torch.randn(1, 2, 9, 9), measure=False)
+    a, b = torch.randn(1, 2, 9, 9), torch.randn(1, 2, 9, 9)
+    first = found.model(a)
+    found.model(b)
+    with torch.no_grad():
+        close(first, model(a))
+
+
+def test_several_threads_may_call_one_model():
+    model = NETWORKS["mobileone_small"].factory()
+    found = cl.optimize(model, torch.randn(1, 3, 64, 64), measure=False)
+    inputs = [torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(n)) for n in range(4)]
+    with torch.no_grad():
+        expected = [model(x) for x in inputs]
+    wrong = []
+
+    def call(x, y):
+        for _ in range(10):
+            if float((found.model(x) - y).abs().max()) > 1e-4 * float(y.abs().max()):
+                wrong.append(x)
+
+    threads = [threading.Thread(target=call, args=pair) for pair in zip(inputs, expected, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_weights_that_change_are_noticed():
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU()).eval()
+    x = torch.randn(1, 2, 9, 9)
+    found = cl.optimize(model, x, measure=False)
+    with torch.no_grad():
+        found.model.plain.get_parameter("_0.weight" if hasattr(found.model.plain, "_0") else "0.weight").mul_(2)
+        expected = found.model.plain(x)
+        for _ in range(3):
+            close(found.model(x), expected)
+
+
+def test_gradients_and_other_dtypes_go_to_the_plain_model():
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU()).eval()
+    x = torch.randn(1, 2, 9, 9, requires_grad=True)
+    found = cl.optimize(model, x.detach(), measure=False)
+    found.model(x).sum().backward()
+    other = x.detach().clone().requires_grad_()
+    model(other).sum().backward()
+    torch.testing.assert_close(x.grad, other.grad)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert found.model(x.detach()).dtype == model(x.detach()).dtype
+
+
+def test_copies_and_pickles_work():
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU()).eval()
+    x = torch.randn(1, 2, 9, 9)
+    found = cl.optimize(model, x, measure=False).model
+    for other in (copy.deepcopy(found), pickle.loads(pickle.dumps(found))):  # noqa: S301 - our own
+        for _ in range(2):
+            torch.testing.assert_close(other(x), found(x))
+
+
+def test_fewer_threads_than_it_was_made_for():
+    model = NETWORKS["mobileone_small"].factory()
+    x = torch.randn(1, 3, 64, 64)
+    found = cl.optimize(model, x, measure=False)
+    before = torch.get_num_threads()
+    with torch.no_grad():
+        expected = model(x)
+        try:
+            for threads in (1, before, 3):
+                torch.set_num_threads(threads)
+                for _ in range(2):
+                    close(found.model(x), expected, 1e-4)
+        finally:
+            torch.set_num_threads(before)
+
+
+def test_training_mode_is_refused():
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU())
+    with pytest.raises(cl.ConvolithError, match=r"call model.eval\(\) first"):
+        cl.optimize(model, torch.randn(1, 2, 9, 9))
+    found = cl.optimize(model.eval(), torch.randn(1, 2, 9, 9), measure=False)
+    with pytest.raises(cl.ConvolithError, match="train the original model"):
+        found.model.train()
+    assert found.model.eval() is found.model
+
+
+@pytest.mark.parametrize("budget", [0, -1, None, "long"])
+def test_a_budget_must_be_seconds(budget):
+    with pytest.raises(cl.ConvolithError, match="budget_seconds is"):
+        cl.optimize(nn.Conv2d(1, 1, 1).eval(), torch.randn(1, 1, 4, 4), budget_seconds=budget)
+
+
+def test_a_model_that_cannot_be_one_graph_stays_as_it_is():
+    class Valued(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(2, 2, 1)
+
+        def forward(self, x):
+            return self.conv(x) if float(x.sum()) > 0 else -self.conv(x)
+
+    model = Valued().eval()
+    found = cl.optimize(model, torch.ones(1, 2, 4, 4), measure=False)
+    assert "not one graph" in found.report.reason
+    for sign in (1, -1):
+        x = sign * torch.ones(1, 2, 4, 4)
+        with torch.no_grad():
+            torch.testing.assert_close(found.model(x), model(x))
+
+
+def test_the_given_model_is_not_changed():
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(inplace=True)).eval()
+    before = copy.deepcopy(model.state_dict())
+    cl.optimize(model, torch.randn(1, 2, 9, 9), measure=True)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(p.requires_grad for p in model.parameters())
