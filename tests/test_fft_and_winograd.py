@@ -51,6 +51,42 @@ def test_winograd_around_its_tiles_and_blocks(engine, shape, padding):
     compare(engine, spec, engine.prepare(spec, kernel), x, kernel, bias)
 
 
+VOLUMES = {
+    "padded": ((9, 13, 17), 3, {"padding": 1}),
+    "unpadded": ((5, 11, 12), 3, {}),
+    "one tap deep": ((4, 9, 20), (1, 3, 3), {"padding": (0, 1, 1)}),
+    "stride and dilation along the depth": (
+        (12, 9, 8),
+        (3, 3, 3),
+        {"stride": (2, 1, 1), "dilation": (3, 1, 1), "padding": ((4, 2), (1, 1), (0, 2))},
+    ),
+    "more padding than planes": ((2, 7, 9), (5, 3, 3), {"padding": (4, 1, 1)}),
+    "a mirror": ((5, 7, 9), 3, {"padding": 1, "padding_mode": "reflect"}),
+}
+
+
+@pytest.mark.parametrize("case", VOLUMES)
+@pytest.mark.parametrize("engine", BOTH)
+def test_winograd_of_volumes(engine, case):
+    size, kernel_size, options = VOLUMES[case]
+    spec = ConvSpec(batch=2, in_channels=5, out_channels=11, size=size, kernel_size=kernel_size, **options)
+    x, kernel, _ = arrays_for(spec)
+    bias = torch.randn(spec.out_channels)
+    compare(engine, spec, engine.prepare(spec, kernel), x, kernel, bias)
+    wide = torch.empty(2, 5, size[0], size[1], size[2] + 3)[..., 1:-2].copy_(x)
+    compare(engine, spec, engine.prepare(spec, kernel), wide, kernel, bias)
+
+
+@pytest.mark.parametrize("engine", BOTH)
+def test_winograd_computes_the_gradient_of_volumes(engine):
+    x = torch.randn(1, 4, 5, 7, 8, requires_grad=True, dtype=torch.float64)
+    k = torch.randn(6, 4, 3, 3, 3, dtype=torch.float64)
+    torch.nn.functional.conv3d(x, k, padding=1).sum().backward()
+    spec = ConvSpec(in_channels=6, out_channels=4, size=(5, 7, 8), kernel_size=3, padding=1, dtype="float64")
+    state = engine.prepare(spec, k, adjoint=True)
+    torch.testing.assert_close(engine.apply(state, torch.ones(1, 6, 5, 7, 8, dtype=torch.float64), None), x.grad)
+
+
 @pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("width", widths())
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -158,6 +158,114 @@ def test_pooling_keeps_nan_and_infinity():
         torch.testing.assert_close(found.model(x), model(x), equal_nan=True)
 
 
+MOVES = {
+    "pixel shuffle": nn.PixelShuffle(2),
+    "pixel unshuffle": nn.PixelUnshuffle(3),
+    "nearest": nn.Upsample(scale_factor=2),
+    "nearest, by axis": nn.Upsample(size=(12, 36)),
+    "channel shuffle": nn.ChannelShuffle(3),
+    "transposed 2x2": nn.ConvTranspose2d(12, 5, 2, 2),
+    "transposed 4x4": nn.ConvTranspose2d(12, 5, 4, 2, 1),
+    "transposed 3x3": nn.ConvTranspose2d(12, 5, 3, 2, 1, 1),
+    "transposed, groups": nn.ConvTranspose2d(12, 6, (3, 2), (3, 2), groups=3),
+    "transposed, stride 1": nn.ConvTranspose2d(12, 5, 3, padding=1),
+    "group norm": nn.GroupNorm(4, 12),
+    "one group": nn.GroupNorm(1, 12),
+}
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_moves_and_norms_are_generated_code(move):
+    class Moved(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.move = nn.Conv2d(3, 12, 3, padding=1), MOVES[move]
+
+        def forward(self, x):
+            return functional.relu(self.move(torch.tanh(self.conv(x)))) + 1
+
+    whole = not move.startswith("transposed") or move in ("transposed 2x2", "transposed, groups")
+    check(Moved(), (1, 3, 12, 18), (2, 3, 12, 18), islands={} if whole else None)
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (3, 1, 1)])
+def test_pooling_on_other_axes(axes, kernel, stride, padding):
+    conv, most, mean = (getattr(nn, f"{name}{axes}d") for name in ("Conv", "MaxPool", "AvgPool"))
+
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.most, self.mean = (
+                conv(2, 4, 1),
+                most(kernel, stride, padding),
+                mean(kernel, stride, padding),
+            )
+
+        def forward(self, x):
+            y = torch.tanh(self.conv(x))
+            return self.most(y) + self.mean(y)
+
+    check(Both(), (1, 2, *(9, 8, 11)[-axes:]), (2, 2, *(9, 8, 11)[-axes:]), islands={})
+
+
+class Turned(nn.Module):
+    """A block of ConvNeXt: depthwise, then norm and two linear layers with channels last, a scale, and back."""
+
+    def __init__(self, channels=12, *, ends=True):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
+        self.norm = nn.LayerNorm(channels)
+        self.up, self.down = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
+        self.scale, self.ends = nn.Parameter(torch.rand(channels)), ends
+
+    def forward(self, x):
+        y = self.norm(self.conv(x).permute(0, 2, 3, 1))
+        y = self.scale * self.down(functional.gelu(self.up(y)))
+        return x + y.permute(0, 3, 1, 2) if self.ends else y
+
+
+def test_layers_with_channels_last_stay_planes():
+    found = check(nn.Sequential(Turned(), Turned()), (1, 12, 9, 10), (2, 12, 9, 10), islands={})
+    assert {step.engine for step in found.report.steps} & {"copy", "torch"} == set()
+
+
+def test_channels_last_is_made_where_it_is_returned_or_read_by_torch():
+    check(Turned(ends=False), (2, 12, 9, 10), islands={})
+
+    class Sorted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Turned(ends=False)
+
+        def forward(self, x):
+            y = self.inner(x)
+            return torch.sort(y, 2).values.flatten(1, 2).transpose(1, 2), y.mean((1, 2))
+
+    model = Sorted().eval()
+    x = torch.randn(2, 12, 9, 10)
+    found = cl.optimize(model, x, measure=False)
+    with torch.no_grad():
+        for actual, expected in zip(found.model(x), model(x), strict=True):
+            close(actual, expected)
+
+
+def test_tokens_keep_their_planes():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.linear = nn.Conv2d(3, 16, 4, 4), nn.LayerNorm(16), nn.Linear(16, 24)
+            self.attention = nn.Linear(24, 16)
+
+        def forward(self, x):
+            y = self.conv(x).flatten(2).transpose(1, 2)
+            y = functional.gelu(self.linear(self.norm(y)))
+            weights = torch.softmax(y @ y.transpose(1, 2), 2)
+            return self.attention(weights @ y).transpose(1, 2).reshape(len(x), 16, *[4, 5])
+
+    check(Tokens(), (1, 3, 16, 20), (3, 3, 16, 20), tolerance=1e-4)
+
+
 class Excited(nn.Module):
     """Squeeze and excitation after a depthwise convolution."""
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "compose": "Make two convolutions one.",
     "decompose": "Make one convolution several smaller ones.",
     "fold": "Fold a model's chains and branches of convolutions into one each.",
+    "optimize": "Make a model fast on this CPU: one program of generated code.",
     "fit": "Find the kernel that turned BEFORE into AFTER.",
     "cost": "Count a layer's or a model's operations and bytes, forward and backward.",
     "doctor": "Check this installation.",

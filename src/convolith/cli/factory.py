@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from convolith.errors import ConvolithError
+
+
+def inputs_of(model: Any, shapes: Sequence[Sequence[int]]) -> tuple[Any, ...]:
+    """Return random inputs of the given shapes, in the model's dtype.
+
+    Raises:
+        ConvolithError: for sizes below one, and inputs that do not fit into memory.
+    """
+    import torch
+
+    from convolith.planner.machine import check_memory
+
+    for wanted in shapes:
+        if min(wanted) < 1:
+            raise ConvolithError(f"--input is {','.join(map(str, wanted))}; expected positive numbers")
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    check_memory("the inputs, here and in float64 for the proof, take", sum(map(prod, shapes)) * (dtype.itemsize + 8))
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(tuple(wanted), generator=generator).to(dtype) for wanted in shapes)
 
 
 def model_of(text: str) -> Any:

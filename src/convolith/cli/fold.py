@@ -7,12 +7,11 @@ import pickle
 import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict, replace
-from math import prod
 from typing import Any
 
 import click
 
-from convolith.cli.factory import model_of
+from convolith.cli.factory import inputs_of, model_of
 from convolith.cli.io.files import Output
 from convolith.cli.options import emit, json_option, shape
 from convolith.errors import ConvolithError
@@ -61,20 +60,14 @@ def command(
     for wanted in shapes:
         if min(wanted) < 1:
             raise ConvolithError(f"--input is {','.join(map(str, wanted))}; expected positive numbers")
-    import torch
-
     from convolith.folding import fold
-    from convolith.planner.machine import check_memory
 
     with redirect_stdout(sys.stderr):  # the model's own code may print
         model = model_of(factory)
     if any(module.training for module in model.modules()):
         click.echo(f"{factory} returns a model in training mode; it is folded in evaluation mode", err=True)
         model.eval()
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    check_memory("the inputs, here and in float64 for the proof, take", sum(map(prod, shapes)) * (dtype.itemsize + 8))
-    generator = torch.Generator().manual_seed(0)
-    inputs = tuple(torch.randn(wanted, generator=generator).to(dtype) for wanted in shapes)
+    inputs = inputs_of(model, shapes)
     if target:
         _warn_of_pickling(factory, target, model)
     with redirect_stdout(sys.stderr):

@@ -37,6 +37,8 @@ FEWEST = 100
 ENOUGH, TILES, MOST_IMAGES, SHORTEST = 1 << 18, 3, 16, 32
 """Number of pixels that are examined of larger data; of tiles per axis and of images among which they are spread; and
 least length of a tile."""
+ENOUGH_FOR_SHIFT = 1 << 20
+"""Number of pixels, in the middle, that are compared to find a shift."""
 QUARTERS = 4
 """Number of groups into which pixels are sorted by their prediction."""
 
@@ -194,6 +196,9 @@ def _cut_off(problem: Problem, residual: np.ndarray, mass: np.ndarray, outermost
 def _shift(problem: Problem, origin: Any) -> tuple[int, ...] | None:
     """Return the shift of y against x by phase correlation, if it is clear and beyond the kernel's reach."""
     spec = problem.spec
+    longest = round(ENOUGH_FOR_SHIFT ** (1 / spec.axes))
+    spans = [((n - m) // 2, (n - m) // 2 + m) for n in problem.y.shape[2:] for m in [min(n, longest)]]
+    problem = problem.cut(slice(0, 1), spans)
     x = problem.padded[0].mean(0)
     y = np.where(problem.weights[0] > 0, problem.y[0].mean(0), 0.0)
     y = np.where(problem.weights[0] > 0, y - y[problem.weights[0] > 0].mean(), 0.0) if problem.weights[0].any() else y

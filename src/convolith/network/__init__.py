@@ -2,5 +2,6 @@
 
 from convolith.network.optimization import Optimization, optimize
 from convolith.network.report import NetworkReport
+from convolith.network.saved import load
 
-__all__ = ["NetworkReport", "Optimization", "optimize"]
+__all__ = ["NetworkReport", "Optimization", "load", "optimize"]

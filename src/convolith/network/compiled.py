@@ -12,8 +12,9 @@ import torch
 from torch.fx import GraphModule
 
 from convolith.jit import thread_count
+from convolith.network import choices, images
 from convolith.network.nodes import Alias, Convolve, Island, Node
-from convolith.network.placement import Placement, place
+from convolith.network.placement import Placement, arrange, place
 from convolith.network.reading import read
 from convolith.network.runtime import Instance
 from convolith.network.schedule import Scheduler, Way
@@ -38,31 +39,67 @@ class Compiled:
         nodes: its nodes, in order.
         ways: for each node, the ways to compute it.
         chosen: for each node, the number of the way that is used.
+        by_image: number of first nodes that are computed image by image.
         seconds: for each node, the time of the chosen way in the network, if it was measured.
     """
 
-    def __init__(self, graph: GraphModule, inputs: tuple[torch.Tensor, ...], accuracy: str) -> None:
+    def __init__(
+        self,
+        graph: GraphModule,
+        inputs: tuple[torch.Tensor, ...],
+        accuracy: str,
+        choice: choices.Choice | None = None,
+    ) -> None:
         self.trace: Trace
         self.trace, self.first_result = trace(graph, inputs)
+        nodes = read(self.trace)
         self.results = [ref.number for ref in leaves_with_refs(self.trace.result)]
-        self.nodes: list[Node] = fuse(read(self.trace), self.results)
-        self.placement: Placement = place(self.nodes, self.trace, self.results)
-        scheduler = Scheduler(self.trace, self.placement, accuracy)
-        count = len(self.nodes)
-        self.ways: list[list[Way]] = [
-            scheduler.ways(self.nodes[n]) for n in track(range(count), "preparing", count, shown=count > LONG)
-        ]
+        self.nodes: list[Node] = fuse(nodes, self.results)
+        self.by_image = images.worthwhile(self.nodes, self.trace.values)
+        self.key = choices.key_of(self.nodes, self.by_image, accuracy)
+        self.choice = choice or choices.recall(self.key)
+        """Engines that were chosen before, or None."""
+        self.placement, self.ways = self._scheduled(accuracy)
         self.chosen = [0] * len(self.nodes)
         self.seconds: list[float | None] = [None] * len(self.nodes)
         self.threads = thread_count()
         self._free: list[Instance] = []
         self._lock = threading.Lock()
 
+    def _scheduled(self, accuracy: str) -> tuple[Placement, list[list[Way]]]:
+        """Return the places of all values and the ways to compute each node."""
+        while True:
+            placement = place(self.nodes, self.trace, self.results)
+            if self.by_image:
+                images.narrowed(placement, self.images, self.by_image)
+            arrange(placement)
+            wanted = iter(self.choice or ())
+            scheduler, count = Scheduler(self.trace, placement, accuracy), len(self.nodes)
+            found: list[list[Way]] = []
+            for number in track(range(count), "preparing", count, shown=count > LONG):
+                node = self.nodes[number]
+                engine = next(wanted, None) if isinstance(node, Convolve) else None
+                ways = scheduler.ways(images.one_image(node) if number < self.by_image else node, engine)
+                if number < self.by_image:
+                    ways = [way for way in ways if way.call is None]
+                if not ways:  # only torch computes it, which takes all images together
+                    break
+                found.append(ways)
+            if len(found) == count:
+                return placement, found
+            self.by_image = len(found)
+
+    @property
+    def images(self) -> int:
+        """Number of images in the batch."""
+        return self.trace.values[self.trace.inputs[0]].shape[0]
+
     def instance(self, chosen: Sequence[int] | None = None) -> Instance:
         """Return memory and programs for the chosen ways, or for others."""
         numbers = self.chosen if chosen is None else chosen
         ways = [ways[n] for ways, n in zip(self.ways, numbers, strict=True)]
-        return Instance(self.nodes, ways, self.placement, self.trace)
+        repeats = (self.by_image, self.images)
+        return Instance(self.nodes, ways, self.placement, self.trace, repeats)
 
     def __call__(self, inputs: Sequence[torch.Tensor]) -> Any:
         """Return the network's result, computed by an instance that no other call uses meanwhile."""
@@ -104,6 +141,17 @@ class Compiled:
             self.chosen[node] = best
             self.seconds[node] = medians[best] if medians else None
         self._free = []
+        choices.remember(self.key, self.engines())
+
+    def measure(self, inputs: Sequence[torch.Tensor]) -> None:
+        """Time the chosen way of every node inside the network."""
+        instance = self.instance()
+        found = [instance.timed(inputs) for _ in range(ROUNDS + 1)][1:]
+        self.seconds = [median(times) for times in zip(*found, strict=True)]
+
+    def engines(self) -> choices.Choice:
+        """Return the names of the engines of all layers, in order."""
+        return [self.way(n).engine for n, node in enumerate(self.nodes) if isinstance(node, Convolve)]
 
     def way(self, number: int) -> Way:
         """Return the chosen way of a node."""

@@ -35,6 +35,7 @@ class Optimized(torch.nn.Module):
         super().__init__()
         self.plain = plain.requires_grad_(requires_grad=False)
         self.accuracy = accuracy
+        self._chosen: dict[str, list[str]] = {}
         self.refresh()
         self.training = False
 
@@ -92,7 +93,8 @@ class Optimized(torch.nn.Module):
                 self._sizes.move_to_end(key)
                 return self._sizes[key]
             try:
-                compiled = Compiled(_graph(self.plain), inputs, self.accuracy)
+                choice = self._chosen.get(_size_of(inputs))
+                compiled = Compiled(_graph(self.plain), inputs, self.accuracy, choice)
             except NotTraced:
                 self._sizes[key] = None
                 return None
@@ -101,13 +103,32 @@ class Optimized(torch.nn.Module):
             return (result,)
 
     def _key(self, inputs: tuple[torch.Tensor, ...]) -> Any:
-        return tuple((x.shape, x.dtype) for x in inputs), thread_count()
+        return tuple((tuple(x.shape), x.dtype) for x in inputs), thread_count()
 
     def remember(self, inputs: tuple[torch.Tensor, ...], compiled: Compiled | None) -> None:
         """Keep the network for a size; None where the plain model is to be used."""
         self._sizes[self._key(inputs)] = compiled
         while len(self._sizes) > MOST_SIZES:
             self._sizes.popitem(last=False)
+
+    def choices(self) -> dict[str, list[str]]:
+        """Return the engines of all layers for each input size."""
+        sizes = {repr(key[0]): compiled for key, compiled in self._sizes.items() if compiled is not None}
+        return self._chosen | {size: compiled.engines() for size, compiled in sizes.items()}
+
+    def choose(self, sizes: dict[str, list[str]]) -> None:
+        """Take the engines of `choices` at the first call of each input size."""
+        self._chosen = dict(sizes)
+
+    def example(self) -> tuple[torch.Tensor, ...]:
+        """Return inputs of zeros, of a size that the model was called with, and with two images at least.
+
+        Raises:
+            ConvolithError: if the model was not called yet.
+        """
+        for shapes, _ in self._sizes:
+            return tuple(torch.zeros((max(shape[0], 2), *shape[1:]), dtype=dtype) for shape, dtype in shapes)
+        raise ConvolithError("the optimised model was not called yet; call it once before it is saved")
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -118,6 +139,10 @@ class Optimized(torch.nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.refresh()
+
+
+def _size_of(inputs: tuple[torch.Tensor, ...]) -> str:
+    return repr(tuple((tuple(x.shape), x.dtype) for x in inputs))
 
 
 def _graph(plain: torch.nn.Module) -> GraphModule:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ import torch
 from convolith.dtypes import dtype_name
 from convolith.engines.elementwise import NO_TAIL, Expression, Tail, evaluate
 from convolith.network.trace import Op, replace_refs
+from convolith.passes.copies import Axis
 from convolith.passes.pools import Window
 from convolith.spec import ConvSpec
 
@@ -66,7 +68,7 @@ class Operand:
         """Return the operand as a tensor that broadcasts to a shape."""
         if self.value is not None:
             found = fetch(self.value)
-            return found if self.kind == "x" else found.reshape(*shape[:2], *[1] * (len(shape) - 2))
+            return found.reshape(shape) if self.kind == "x" else found.reshape(*shape[:2], *[1] * (len(shape) - 2))
         return self.constant.double().reshape(  # type: ignore[union-attr]  # it has a constant if it has no value
             1, -1, *[1] * (len(shape) - 2)
         )
@@ -138,26 +140,17 @@ class Convolve(Computed):
         """Compute the convolution and its tail by torch."""
         x = fetch(self.inputs[0])
         x = x.reshape(x.shape[0], -1, *self.size)
-        o = self.options
-        transposed = o.get("transposed", False)
-        axes = len(self.size)
-        y = torch.ops.aten.convolution(
-            x,
-            self.weight.to(x.dtype),
-            None if self.bias is None else self.bias.to(x.dtype),
-            [*o.get("stride", (1,) * axes)],
-            [*o.get("padding", (0,) * axes)],
-            [*o.get("dilation", (1,) * axes)],
-            transposed,
-            [*o.get("output_padding", (0,) * axes)],
-            o.get("groups", 1),
-        )
-        y = y.reshape(self.shape)
+        options = {name: value for name, value in self.options.items() if name != "transposed"}
+        plain = (torch.conv1d, torch.conv2d, torch.conv3d)
+        back = (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)
+        apply: Any = (back if self.options.get("transposed") else plain)[len(self.size) - 1]
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        y = apply(x, self.weight.to(x.dtype), bias, **options).reshape(self.shape)
 
         def leaf(kind: str, n: int) -> torch.Tensor:
             if kind == "channel":
                 return self.constants[n].to(x.dtype).reshape(1, -1, *[1] * (y.ndim - 2))
-            return fetch(self.residual) if n and self.residual is not None else y
+            return fetch(self.residual).reshape(y.shape) if n and self.residual is not None else y
 
         return evaluate(self.tail.expression, leaf)
 
@@ -176,10 +169,10 @@ class Mean(Computed):
 
     def reference(self, fetch: Fetch) -> torch.Tensor:
         """Compute the mean."""
-        return fetch(self.inputs[0]).flatten(2).mean(2).reshape(self.out_shape)
+        return fetch(self.inputs[0]).reshape(self.shape).flatten(2).mean(2).reshape(self.out_shape)
 
 
-ONE = Window((1, 1), (1, 1), (0, 0))
+ONE = Window((1,), (1,), (0,))
 
 
 @dataclass
@@ -188,9 +181,9 @@ class Pool(Computed):
 
     Attributes:
         operation: "max" or "mean".
-        window: kernel size, stride and padding on two axes.
-        shape, out_shape: shapes of x and of the result, (N, channels, height, width).
-        scales: for means, one over the rows and the columns of each window.
+        window: kernel size, stride and padding on each axis.
+        shape, out_shape: shapes of x and of the result, (N, channels, *size).
+        scales: for means, one over the number of positions of each window along each axis.
         call: torch's operator, from x.
     """
 
@@ -198,12 +191,63 @@ class Pool(Computed):
     window: Window = ONE
     shape: Shape = ()
     out_shape: Shape = ()
-    scales: tuple[torch.Tensor, torch.Tensor] | None = None
+    scales: tuple[torch.Tensor, ...] | None = None
     call: Callable[[torch.Tensor], torch.Tensor] = torch.clone
 
     def reference(self, fetch: Fetch) -> torch.Tensor:
         """Pool by torch."""
-        return self.call(fetch(self.inputs[0]))
+        return self.call(fetch(self.inputs[0]).reshape(self.shape))
+
+
+@dataclass
+class Norm(Computed):
+    """Norm over the channels of each position, or over groups of channels.
+
+    Attributes:
+        groups: number of groups; 0 to normalise each position over its channels.
+        weight, bias: one number per channel each.
+        epsilon: number that is added to the variance.
+        shape: shape of x and of the result.
+    """
+
+    groups: int = 0
+    weight: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    bias: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    epsilon: float = 0.0
+    shape: Shape = ()
+
+    def reference(self, fetch: Fetch) -> torch.Tensor:
+        """Normalise by torch."""
+        x = fetch(self.inputs[0]).reshape(self.shape)
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        if self.groups:
+            return torch.nn.functional.group_norm(x, self.groups, weight, bias, self.epsilon)
+        last = x.movedim(1, -1)
+        return torch.nn.functional.layer_norm(last, last.shape[-1:], weight, bias, self.epsilon).movedim(-1, 1)
+
+
+@dataclass
+class Copy(Computed):
+    """Elements of each image in another order: permuted axes, shuffled pixels, repeated elements, slices.
+
+    Attributes:
+        axes: size, stride in an image of x, and stride in an image of the result, for each axis.
+        offset: first element in an image of x.
+        shape: shape of the result.
+    """
+
+    axes: tuple[Axis, ...] = ()
+    offset: int = 0
+    shape: Shape = ()
+
+    def reference(self, fetch: Fetch) -> torch.Tensor:
+        """Copy by torch."""
+        x = fetch(self.inputs[0]).reshape(self.shape[0], -1).clone()
+        y = x.new_empty(self.shape[0], prod(self.shape[1:]))
+        sizes = [self.shape[0], *(axis.size for axis in self.axes)]
+        source = x.as_strided(sizes, (x.stride(0), *(axis.source for axis in self.axes)), self.offset)
+        y.as_strided(sizes, (y.stride(0), *(axis.goal for axis in self.axes))).copy_(source)
+        return y.reshape(self.shape)
 
 
 @dataclass

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 
 import torch
 from torch.fx import GraphModule
@@ -13,9 +15,11 @@ from convolith.errors import ConvolithError
 from convolith.folding import fold
 from convolith.folding.capture import NoGraph
 from convolith.folding.graph_copies import own_module
+from convolith.folding.quick_convolutions import QuickConvolutions
 from convolith.network.compiled import Compiled
 from convolith.network.module import Optimized
 from convolith.network.report import NetworkReport, report_of
+from convolith.network.saved import save
 from convolith.network.trace import NotTraced
 from convolith.network.verification import check_nodes
 from convolith.planner.choose import check_choice
@@ -29,11 +33,19 @@ ROUNDS = 5
 class Optimization:
     """An optimised model, which is a torch module, and the report of its layers."""
 
-    model: torch.nn.Module
+    model: Optimized
     report: NetworkReport
 
     def __repr__(self) -> str:
         return f"Optimization({self.report.headline}; see .model and .report)"
+
+    def save(self, path: str | Path | IO[bytes]) -> None:
+        """Write the model to a file that `cl.network.load` reads, without pickled code.
+
+        Raises:
+            ConvolithError: if `torch.export` cannot take the model.
+        """
+        save(self.model, path)
 
 
 def optimize(
@@ -93,8 +105,12 @@ def optimize(
     expected, compiled.first_result = compiled.first_result, None
     with torch.no_grad():
         if measure:
-            compiled.race(inputs, budget_seconds / 2)
-        errors = check_nodes(compiled, inputs)
+            if compiled.choice is None:
+                compiled.race(inputs, budget_seconds / 2)
+            else:
+                compiled.measure(inputs)
+        with QuickConvolutions():
+            errors = check_nodes(compiled, inputs)
         _refuse(compiled, errors)
         whole = _difference(compiled(inputs), expected)
         before = after = None

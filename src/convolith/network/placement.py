@@ -9,12 +9,14 @@ from typing import NamedTuple
 
 import torch
 
-from convolith.network.nodes import Alias, Convolve, Island, Join, Map, Mean, Node, Pool
+from convolith.network.nodes import Alias, Convolve, Copy, Island, Join, Map, Mean, Node, Norm, Pool
 from convolith.network.trace import Trace, Value
 
 LINE = 64
 """Alignment of tensors in the arena, in bytes."""
 PAGE = 4096
+PLACED = Convolve | Copy | Map | Norm | Pool | Join
+"""Nodes whose result may lie anywhere, images apart from each other."""
 GIVEN, MADE, RETURNED, ARENA = "given", "made by an island", "returned", "arena"
 """Kinds of memory: an input of the network, a result of torch, an output of the network, a part of the arena."""
 
@@ -51,6 +53,10 @@ class Place(NamedTuple):
     offset: int
     image: int
 
+    def of_image(self, number: int) -> Place:
+        """Return the place of an image of the batch."""
+        return self._replace(offset=self.offset + number * self.image)
+
 
 @dataclass
 class Placement:
@@ -67,7 +73,7 @@ class Placement:
 
 
 def place(nodes: Sequence[Node], trace: Trace, results: Sequence[int]) -> Placement:
-    """Return the place of every value that the nodes read or make."""
+    """Return the place of every value that the nodes read or make, before `arrange`."""
     values, found = trace.values, Placement([], {})
     inside = _joined(nodes, values, results)
     for number in trace.inputs:
@@ -89,7 +95,6 @@ def place(nodes: Sequence[Node], trace: Trace, results: Sequence[int]) -> Placem
             buffer = found.buffers[found.places[number].buffer]
             buffer.last = len(nodes)
             buffer.kind = RETURNED if buffer.kind == ARENA else buffer.kind
-    found.arena_bytes = _arrange([b for b in found.buffers if b.kind == ARENA])
     return found
 
 
@@ -157,7 +162,11 @@ def _joined(nodes: Sequence[Node], values: Sequence[Value], results: Sequence[in
         for number in dict.fromkeys(node.inputs):
             offset = start + sum(_image(s) for s in node.shapes[: node.inputs.index(number)])
             maker = makers.get(number)
-            if number in inside or number in results or not isinstance(maker, Convolve | Map | Pool | Join):
+            if (
+                number in inside
+                or number in results
+                or not isinstance(maker, Convolve | Copy | Map | Norm | Pool | Join)
+            ):
                 continue
             if values[number].shape[0] > 1 and not _keeps_images(number, maker, readers.get(number, [])):
                 continue
@@ -174,7 +183,7 @@ def _keeps_images(number: int, maker: Node, readers: Sequence[Node]) -> bool:
             return False
         if isinstance(node, Map) and any(o.value == number and o.kind == "plane" for o in node.operands):
             return False
-        if not isinstance(node, Convolve | Map | Pool | Mean | Island | Join):
+        if not isinstance(node, PLACED | Mean | Island):
             return False
     return True
 
@@ -189,13 +198,14 @@ def _open(found: Placement, number: int, inside: dict[int, tuple[int, int]], val
     _touch(found, number, at)
 
 
-def _arrange(buffers: list[Buffer]) -> int:
-    """Give every buffer a place in the arena, the largest first, and return the bytes of the arena.
+def arrange(placement: Placement) -> None:
+    """Give every buffer a place in the arena, the largest first.
 
     Pisarchyk and Lee, "Efficient memory management for deep neural net inference" (2020), greedy by size: a buffer goes
     to the lowest place that is free while it is needed.
     """
     placed: list[Buffer] = []
+    buffers = [buffer for buffer in placement.buffers if buffer.kind == ARENA]
     for buffer in sorted(buffers, key=lambda b: -b.bytes):
         at = 0
         for other in sorted(placed, key=lambda b: b.offset):
@@ -206,4 +216,4 @@ def _arrange(buffers: list[Buffer]) -> int:
             at = max(at, other.offset + other.bytes)
         buffer.offset = at
         placed.append(buffer)
-    return -(-max((b.offset + b.bytes for b in placed), default=0) // PAGE) * PAGE
+    placement.arena_bytes = -(-max((b.offset + b.bytes for b in placed), default=0) // PAGE) * PAGE

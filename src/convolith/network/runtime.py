@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import torch
 
 from convolith.engines.buffers import empty
-from convolith.engines.steps import OUTPUT
+from convolith.engines.steps import OUTPUT, Step
 from convolith.jit import thread_count
 from convolith.jit.program import Program
-from convolith.network.nodes import Convolve, Island, Node
+from convolith.network.nodes import Island, Node
 from convolith.network.placement import ARENA, GIVEN, MADE, RETURNED, Place, Placement
-from convolith.network.schedule import Way
+from convolith.network.schedule import Part, Way
 from convolith.network.trace import Trace, replace_refs
 
 
@@ -45,10 +45,18 @@ class Instance:
         ways: the way to compute each node.
         placement: places of all values.
         trace: the trace that the nodes come from.
-        results: values that are returned.
+        repeats: number of first nodes that run image by image, and of images.
     """
 
-    def __init__(self, nodes: Sequence[Node], ways: Sequence[Way], placement: Placement, trace: Trace) -> None:
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        ways: Sequence[Way],
+        placement: Placement,
+        trace: Trace,
+        repeats: tuple[int, int] = (0, 1),
+    ) -> None:
+        self.by_image, self.images = repeats
         self.nodes, self.ways, self.placement, self.trace = nodes, ways, placement, trace
         self.arena = empty((max(placement.arena_bytes, 64) + 64,), torch.uint8)
         shared = [part.steps.scratch_bytes for way in ways for part in way.parts]
@@ -75,8 +83,10 @@ class Instance:
     def _segments(self) -> list[Segment]:
         """Return the runs of steps, with an island between two of them."""
         found: list[Segment] = []
-        waiting: list[tuple[int, Any, Any]] = []
+        waiting = self._image_by_image(range(self.images))
         for number, way in enumerate(self.ways):
+            if number < self.by_image:
+                continue
             if way.call is None:
                 waiting += [(number, part, step) for part in way.parts for step in part.steps.steps]
                 continue
@@ -88,12 +98,25 @@ class Instance:
             found.append(self._program(waiting))
         return found
 
-    def _program(self, steps: Sequence[tuple[int, Any, Any]]) -> Segment:
+    def _image_by_image(self, images: Sequence[int], only: int | None = None) -> list[tuple[int, Part, Step]]:
+        """Return the steps of the first nodes, or of one of them, for some images."""
+        return [
+            (number, part.of_image(image), step)
+            for image in images
+            for number, way in enumerate(self.ways[: self.by_image])
+            if only is None or number == only
+            for part in way.parts
+            for step in part.steps.steps
+        ]
+
+    def _program(self, steps: Sequence[tuple[int, Part, Step]]) -> Segment:
         calls, slots = [], []
         for _, part, step in steps:
             places = {**dict(enumerate(part.operands)), OUTPUT: part.output}
             calls.append(step.call({n: self._address(place) for n, place in places.items()}, self._room))
-            moving = [(step.block.at[name], places[n], None) for name, n in step.operands.items()]
+            moving: list[tuple[int, Place, Place | None]] = [
+                (step.block.at[name], places[n], None) for name, n in step.operands.items()
+            ]
             if step.residual is not None:
                 moving.append((step.block.at["residual_shift"], places[step.residual], places[OUTPUT]))
             slots.append(moving)
@@ -143,11 +166,18 @@ class Instance:
         return seconds
 
     def run_by_node(self, inputs: Sequence[torch.Tensor]) -> Iterator[tuple[int, Node]]:
-        """Run node by node; yield each after it was computed, while its inputs are still there."""
+        """Run node by node; yield each after it was computed, while its inputs are still there.
+
+        Of the nodes that run image by image, only the first image is there.
+        """
         self._begin(inputs)
         for number, node in enumerate(self.nodes):
             way = self.ways[number]
             steps = [(number, part, step) for part in way.parts for step in part.steps.steps]
+            if number < self.by_image:
+                steps = self._image_by_image([0], number)
+            if number == self.by_image > 0:
+                self._run(self._program(self._image_by_image(range(self.images))))
             if way.call is not None:
                 self._run(Segment(None, (), (number,)))
             elif steps:
@@ -182,14 +212,14 @@ class Instance:
 
     def _keep(self, node: Node, result: Any) -> None:
         """Store what torch computed: in its place, or as memory of its own."""
-        if isinstance(node, Convolve):
+        if not isinstance(node, Island):
             place = self.placement.places[node.outputs[0]]
             if self.placement.buffers[place.buffer].kind == MADE:
                 self._bases[place.buffer] = result.contiguous()
             else:
-                self.fetch(node.outputs[0]).copy_(result)
+                self.fetch(node.outputs[0]).copy_(result.reshape(self.trace.values[node.outputs[0]].shape))
             return
-        for number, tensor in _pairs(node.op.result, result):  # type: ignore[attr-defined]  # an island
+        for number, tensor in _pairs(node.op.result, result):
             place = self.placement.places[number]
             if self.placement.buffers[place.buffer].kind == MADE:
                 self._bases[place.buffer] = tensor.contiguous() if self.trace.values[number].planes else tensor

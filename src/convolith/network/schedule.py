@@ -13,10 +13,10 @@ from convolith.dtypes import dtype_name
 from convolith.engines import BY_NAME
 from convolith.engines.elementwise import NO_TAIL, evaluate
 from convolith.engines.steps import Finish, Layout, Steps
-from convolith.network.nodes import Convolve, Fetch, Island, Join, Map, Mean, Node, Pool
+from convolith.network.nodes import Convolve, Copy, Fetch, Island, Join, Map, Mean, Node, Norm, Pool
 from convolith.network.placement import Place, Placement
 from convolith.network.trace import Trace
-from convolith.passes import maps, means, pools
+from convolith.passes import copies, maps, means, norms, pools
 from convolith.planner import plan
 from convolith.planner.plan import BoundPlan
 
@@ -38,6 +38,11 @@ class Part(NamedTuple):
     steps: Steps
     operands: tuple[Place, ...]
     output: Place
+
+    def of_image(self, number: int) -> Part:
+        """Return the steps of a batch of one for another image of the batch."""
+        operands = tuple(place.of_image(number) for place in self.operands)
+        return Part(self.steps, operands, self.output.of_image(number))
 
 
 @dataclass
@@ -69,10 +74,15 @@ class Scheduler:
     def __init__(self, trace: Trace, placement: Placement, accuracy: str) -> None:
         self.trace, self.placement, self.accuracy = trace, placement, accuracy
 
-    def ways(self, node: Node) -> list[Way]:
-        """Return the ways to compute a node, the one that is estimated to be fastest first."""
+    def ways(self, node: Node, engine: str | None = None) -> list[Way]:
+        """Return the ways to compute a node, the one that is estimated to be fastest first.
+
+        Args:
+            node: the node.
+            engine: the only engine that is prepared for a layer, if it can compute it.
+        """
         if isinstance(node, Convolve):
-            return self._layer(node)
+            return (self._layer(node, engine) if engine else []) or self._layer(node)
         if isinstance(node, Map):
             return [self._map(node)]
         if isinstance(node, Mean):
@@ -83,6 +93,15 @@ class Scheduler:
             return [self._pool(node)]
         if isinstance(node, Join):
             return [self._join(node)]
+        if isinstance(node, Norm):
+            pitches = self._place(node.inputs[0]).image, self._place(node.outputs[0]).image
+            parameters = node.weight, node.bias
+            steps = norms.steps(
+                node.groups, node.shape, pitches, parameters, node.epsilon, self._dtype(node.outputs[0])
+            )
+            return [Way("norm", (self._part(steps, node.inputs, node.outputs[0]),))]
+        if isinstance(node, Copy):
+            return [self._copy(node)]
         if isinstance(node, Island):
             return [Way("torch", call=node.call)]
         return [Way("")]
@@ -96,11 +115,14 @@ class Scheduler:
     def _part(self, steps: Steps, inputs: Sequence[int], output: int) -> Part:
         return Part(steps, tuple(self._place(n) for n in inputs), self._place(output))
 
-    def _layer(self, node: Convolve) -> list[Way]:
+    def _layer(self, node: Convolve, engine: str | None = None) -> list[Way]:
         """Return the engines whose estimated times are close to the least, then those that cannot be steps."""
         spec = node.spec()
         candidates = [c for c in plan(spec, accuracy=self.accuracy).candidates if c.reason is None]
         candidates = [c for c in candidates if c.engine != "reference" and c.seconds is not None]
+        candidates = [c for c in candidates if engine in (None, c.engine)]
+        if not candidates:
+            return []
         candidates.sort(key=lambda c: c.seconds or 0.0)
         layout = Layout(self._place(node.inputs[0]).image, self._place(node.outputs[0]).image)
         finish = Finish(node.bias, node.tail, node.constants, None if node.residual is None else 1)
@@ -147,12 +169,18 @@ class Scheduler:
 
     def _pool(self, node: Pool) -> Way:
         pitches = self._place(node.inputs[0]).image, self._place(node.outputs[0]).image
-        size = (node.out_shape[2], node.out_shape[3])
-        shape = (node.shape[0], node.shape[1], node.shape[2], node.shape[3])
-        steps = pools.steps(
-            node.operation, node.window, shape, size, pitches, node.scales, self._dtype(node.outputs[0])
-        )
+        dtype = self._dtype(node.outputs[0])
+        steps = pools.steps(node.operation, node.window, node.shape, node.out_shape, pitches, node.scales, dtype)
         return Way("pool", (self._part(steps, node.inputs, node.outputs[0]),))
+
+    def _copy(self, node: Copy) -> Way:
+        """Return the copy of every image, by torch if it has too many axes."""
+        x, y = self._place(node.inputs[0]), self._place(node.outputs[0])
+        axes = [copies.Axis(node.shape[0], x.image, y.image), *node.axes]
+        steps = copies.steps(axes, self._dtype(node.outputs[0]))
+        if steps is None:
+            return Way("torch", call=node.reference)
+        return Way("copy", (Part(steps, (x._replace(offset=x.offset + node.offset),), y),))
 
     def _join(self, node: Join) -> Way:
         """Return the copies of the parts that do not lie in the join's memory already."""

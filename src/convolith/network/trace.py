@@ -32,8 +32,26 @@ class Value:
     dtype: torch.dtype
     planes: bool
     """Whether every image, along the first axis, is contiguous."""
+    strides: tuple[int, ...] = ()
+    offset: int = 0
+    """First element in its memory."""
+    memory: int = 0
+    """Identity of its memory, which views share."""
     constant: torch.Tensor | None = None
     """The tensor itself, if it depends on no input."""
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor, *, constant: bool) -> Value:
+        """Describe a tensor."""
+        return cls(
+            tuple(tensor.shape),
+            tensor.dtype,
+            has_planes(tensor),
+            tensor.stride(),
+            int(tensor.storage_offset()),
+            _memory(tensor),
+            tensor.detach() if constant else None,
+        )
 
 
 @dataclass
@@ -136,8 +154,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
         if known is None:
             known = self._numbers[id(tensor)] = len(self.trace.values)
             self._alive.append(tensor)
-            own = tensor.detach() if constant else None
-            self.trace.values.append(Value(tuple(tensor.shape), tensor.dtype, has_planes(tensor), own))
+            self.trace.values.append(Value.of(tensor, constant=constant))
         return known
 
     def named(self, tree: Any, *, constant: bool = True) -> Any:

@@ -8,6 +8,7 @@ import torch
 
 from convolith.engines.error_bounds import error_scale
 from convolith.network.compiled import Compiled
+from convolith.network.images import one_image
 from convolith.network.nodes import Computed, Convolve, Node
 from convolith.network.runtime import Instance
 
@@ -27,15 +28,17 @@ def check_nodes(compiled: Compiled, inputs: Sequence[torch.Tensor]) -> dict[int,
     for number, node in instance.run_by_node(inputs):
         if not isinstance(node, Computed) or not compiled.way(number).engine:
             continue
-        exact = node.reference(lambda n: _wide(instance.fetch(n)))
-        actual = instance.fetch(node.outputs[0]).double().reshape(exact.shape)
+        shown, images = (one_image(node), slice(1)) if number < compiled.by_image else (node, slice(None))
+
+        def fetch(n: int, images: slice = images) -> torch.Tensor:
+            tensor = instance.fetch(n)[images]
+            return tensor.double() if tensor.is_floating_point() else tensor
+
+        exact = shown.reference(fetch)
+        actual = instance.fetch(node.outputs[0])[images].double().reshape(exact.shape)
         scale = float(exact.abs().max()) or 1.0
-        found[number] = float((exact - actual).abs().max()) / scale, _limit(compiled, instance, number, node, scale)
+        found[number] = float((exact - actual).abs().max()) / scale, _limit(compiled, instance, number, shown, scale)
     return found
-
-
-def _wide(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def _limit(compiled: Compiled, instance: Instance, number: int, node: Node, scale: float) -> float:
@@ -44,5 +47,5 @@ def _limit(compiled: Compiled, instance: Instance, number: int, node: Node, scal
     if not isinstance(node, Convolve) or bound is None:
         return ELEMENTWISE
     spec = node.spec()
-    x = instance.fetch(node.inputs[0]).reshape(spec.input_shape)
+    x = instance.fetch(node.inputs[0])[: spec.batch].reshape(spec.input_shape)
     return ELEMENTWISE + GROWTH * bound * error_scale(spec, x, node.weight) / scale

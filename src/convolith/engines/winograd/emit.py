@@ -34,6 +34,7 @@ ARGUMENTS = ArgumentBlock(
     *("tile_rows", "tile_columns", "tiles", "vectors", "blocks", "block_vectors", "channel_chunk", "channel_chunks"),
     *("panels", "panel_block", "panel_blocks", "strip_pitch", "edge_pitch", "v_plane", "v_block", "m_plane"),
     *("edge_offset", "out_offset", "m_offset", "v_offset", "thread_elements", *TAIL_ARGUMENTS),
+    *("taps", "depth", "out_depth", "stride_depth", "dilation_depth", "pad_depth", "x_plane", "y_plane"),
 )
 """Arguments of a region."""
 POINTERS = ("x", "u", "bias", "y", "scratch", "v", "zeros")
@@ -57,6 +58,8 @@ class WinogradRecipe(NamedTuple):
     dtype: str
     tail: Tail = NO_TAIL
     """Elementwise work on the sums."""
+    deep: bool = False
+    """Whether images are planes of volumes, and each tap along the depth of a channel counts as a channel."""
 
     @property
     def element(self) -> ir.Type:
@@ -198,7 +201,7 @@ class _Block(NamedTuple):
         """Generate the transform of a row of tiles down the columns that the block needs, to the strip."""
         code, s, m, lanes = self.code, self.s, self.recipe.outputs, self.lanes
         image, across = row // s["tile_rows"], row % s["tile_rows"]
-        x = s["x"] + image * s["x_image"] + channel * s["x_channel"]
+        x, present = self.plane_of(image, channel)
         first = row * s["tile_columns"]
         shift = 1 - s["pad_width"]  # the strip begins with the second input of the first tile
         lowest = code.maximum((code.maximum(tile - first, 0)) * m - 1, code.maximum(0 - shift, 0))
@@ -209,7 +212,7 @@ class _Block(NamedTuple):
         sources, exist = [], []
         for point in range(self.recipe.points):
             number = across * m - s["pad_height"] + point
-            exists = code.every(number >= 0, number < s["height"])
+            exists = code.every(number >= 0, number < s["height"], *present)
             exist.append(exists)
             sources.append(code.choose(exists, x + number * s["x_row"] + shift, s["zeros"]))
         goals = [self.strip(point) + (row - top) * s["tile_columns"] * m for point in range(self.recipe.points)]
@@ -236,6 +239,26 @@ class _Block(NamedTuple):
                 index = (row - top) * s["tile_columns"] + (0 if side == 0 else s["tile_columns"] - 1)
                 for point, value in enumerate(transform_inputs(code, m, values)):
                     (self.edge(point, side) + index).store(value)
+
+    def plane_of(self, image: Int, channel: Int) -> tuple[Pointer, list[ir.Value]]:
+        """Return the start of a channel of an image, and conditions under which it exists."""
+        code, s = self.code, self.s
+        if not self.recipe.deep:
+            return s["x"] + image * s["x_image"] + channel * s["x_channel"], []
+        volume, out_plane = image // s["out_depth"], image % s["out_depth"]
+        plane = out_plane * s["stride_depth"] + channel % s["taps"] * s["dilation_depth"] - s["pad_depth"]
+        x = s["x"] + volume * s["x_image"] + channel // s["taps"] * s["x_channel"] + plane * s["x_plane"]
+        return x, [code.integer(plane).below(s["depth"])]
+
+    def results_of(self, image: Int, channel: Int) -> Pointer:
+        """Return the start of a channel of the results of an image."""
+        s = self.s
+        if not self.recipe.deep:
+            place: Pointer = s["y"] + image * s["y_image"] + channel * s["y_channel"]
+            return place
+        volume, plane = image // s["out_depth"], image % s["out_depth"]
+        start: Pointer = s["y"] + volume * s["y_image"] + plane * s["y_plane"] + channel * s["y_channel"]
+        return start
 
     def along_rows(self, tile: Int, offset: Number, goal: Pointer) -> None:
         """Generate the transform of a vector of tiles along the rows of the strip, to V."""
@@ -322,7 +345,7 @@ class _Block(NamedTuple):
             left = (begin - first) * outputs
             columns = code.minimum((stop - first) * outputs, s["out_width"]) - left
             rows = code.minimum(s["out_height"] - across * outputs, outputs)
-            y = s["y"] + image * s["y_image"] + channel * s["y_channel"] + across * outputs * s["out_width"] + left
+            y = self.results_of(image, channel) + across * outputs * s["out_width"] + left
             strip = (begin - tile) * outputs
 
             def rows_at(column: Number, mask: ir.Value | None = None) -> list[tuple[Pointer, ir.Value]]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import ceil, isfinite
+from math import ceil, isfinite, prod
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from convolith.dtypes import half_ulp
-from convolith.engines.base import GeneratedEngine
+from convolith.engines.base import GeneratedEngine, turned
 from convolith.engines.buffers import empty
 from convolith.engines.machine_limits import MachineLimits
 from convolith.engines.padding import padded, padded_bytes, unpadded
@@ -102,14 +102,17 @@ class Winograd(GeneratedEngine[State]):
     outputs: int
 
     def refuse(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
-        """Return a reason for all but 3x3 layers in float32 or float64 without stride, dilation or groups."""
+        """Return a reason for all but 3x3 layers in float32 or float64 without stride, dilation or groups.
+
+        Volumes have a kernel of 3x3 in their planes, and any along the depth.
+        """
         if spec.transposed:
             return "transposed"
-        if spec.kernel_size != (3, 3):
+        if spec.axes == 1 or spec.kernel_size[-2:] != (3, 3):
             return f"kernel_size {'x'.join(map(str, spec.kernel_size))} is not 3x3"
         if spec.dtype != spec.kernel_dtype or spec.dtype not in ("float32", "float64"):
             return f"{spec.dtype} with {spec.kernel_dtype}"
-        if max(spec.stride) > 1 or max(spec.dilation) > 1:
+        if max(spec.stride[-2:]) > 1 or max(spec.dilation[-2:]) > 1:
             return "stride or dilation"
         if spec.groups > 1:
             return "groups"
@@ -129,6 +132,7 @@ class Winograd(GeneratedEngine[State]):
     def work(self, spec: ConvSpec) -> Work:
         """Count the products of the tiles, and the transforms of inputs and outputs."""
         memory = layer_work(spec).memory.forward
+        copied, spec = padded_bytes(spec), in_planes(spec)
         points = (self.outputs + 2) ** 2
         tiles = spec.batch * self._tiles(spec)[0] * self._tiles(spec)[1]
         products = tiles * points * spec.in_channels * spec.out_channels
@@ -139,16 +143,17 @@ class Winograd(GeneratedEngine[State]):
         forward = Count(
             products + transforms // 2,
             products + transforms // 2,
-            memory.bytes + 2 * (transformed + padded_bytes(spec)) + weights,
+            memory.bytes + 2 * (transformed + copied) + weights,
         )
         layout = self._blocks(replace(spec, batch=max(spec.batch, 1)), host())
-        workspace = padded_bytes(spec) + layout.scratch_bytes + layout.v_bytes
+        workspace = copied + layout.scratch_bytes + layout.v_bytes
         prepared = points * spec.in_channels * layout.slots["panels"] * panel_rows(host()) * item
         terms = ForwardMemory(memory.input, memory.parameters, memory.output, workspace, prepared)
         return Work(forward=forward, memory=Memory(terms))
 
     def seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
         """Estimate the time of products in full vectors of tiles, of transforms, and of moving weights and operands."""
+        given, spec = spec, in_planes(spec)
         down, across = self._tiles(spec)
         lanes = self._recipe(spec).lanes(host())
         points = (self.outputs + 2) ** 2
@@ -158,12 +163,12 @@ class Winograd(GeneratedEngine[State]):
         products = tiles * points * spec.in_channels * ceil(spec.out_channels / 8) * 8 / (rate * share)
         transforms = tiles * points * TRANSFORM_STEPS * (spec.in_channels + spec.out_channels) / rate
         weights = points * spec.in_channels * spec.out_channels * torch_dtype(spec.dtype).itemsize
-        moving = limits.moving_seconds(weights) + limits.moving_seconds(layer_work(spec).memory.forward.bytes)
-        copying = limits.moving_seconds(2 * padded_bytes(spec))
+        moving = limits.moving_seconds(weights) + limits.moving_seconds(layer_work(given).memory.forward.bytes)
+        copying = limits.moving_seconds(2 * padded_bytes(given))
         return limits.call_seconds + copying + products + transforms + moving / 2  # half of it overlaps the products
 
     def _recipe(self, spec: ConvSpec) -> WinogradRecipe:
-        return WinogradRecipe(self.outputs, spec.dtype)
+        return WinogradRecipe(self.outputs, spec.dtype, deep=spec.axes == 3)
 
     def _tiles(self, spec: ConvSpec) -> tuple[int, int]:
         """Return the number of tiles down and across an image."""
@@ -172,12 +177,14 @@ class Winograd(GeneratedEngine[State]):
 
     def error_bound(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> float:
         """Bound the error of direct sums in chunks at each point, plus the amplification by the transforms."""
-        chunks = ceil(spec.in_channels / SUMMED_AT_ONCE)
-        summed = min(spec.in_channels, SUMMED_AT_ONCE) / 4 + chunks / 4
+        channels = in_planes(spec).in_channels
+        chunks = ceil(channels / SUMMED_AT_ONCE)
+        summed = min(channels, SUMMED_AT_ONCE) / 4 + chunks / 4
         return half_ulp(spec.dtype) * (GAIN[self.outputs] + summed)
 
     def prepare_seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
         """Estimate the time to transform every pair of channels, and to read and write the data."""
+        spec = in_planes(spec)
         pairs = spec.in_channels * ceil(spec.out_channels / panel_rows(host())) * panel_rows(host())
         points, rate = (self.outputs + 2) ** 2, limits.products_per_second(spec.dtype)
         busy = 1 if pairs < SERIAL_PAIRS else thread_count()
@@ -187,6 +194,9 @@ class Winograd(GeneratedEngine[State]):
     def prepare_for(self, target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
         """Prepare the code, the blocks and the transformed kernel for any processor."""
         ready = _ready(self, target, spec, thread_count())
+        if spec.axes == 3:
+            kernel = (turned(spec, kernel) if adjoint else kernel).reshape(spec.out_channels, -1, 3, 3)
+            adjoint, spec = False, in_planes(spec)
         return ready._replace(u=self._transformed(target, spec, kernel, ready, adjoint=adjoint))
 
     def _blocks(self, spec: ConvSpec, target: Target) -> Blocks:
@@ -319,7 +329,8 @@ class Winograd(GeneratedEngine[State]):
         slots[X], slots[U], slots[BIAS], slots[Y] = (t.data_ptr() for t in (x, state.u, added, y))
         slots[FIRST], slots[LAST], slots[ZEROS] = (t.data_ptr() for t in (state.first, state.last, state.zeros))
         slots[V], slots[SCRATCH] = room.data_ptr(), room.data_ptr() + state.v_bytes
-        slots[AT["x_image"]], slots[AT["x_channel"]], slots[AT["x_row"]], _ = x.stride()
+        slots[AT["x_image"]], slots[AT["x_channel"]], *plane, slots[AT["x_row"]], _ = x.stride()
+        slots[AT["x_plane"]] = plane[0] if plane else 0
         for stage, tasks in state.stages:
             ARGUMENTS.restart(slots)
             slots[AT["stage"]], slots[AT["tasks"]] = stage, tasks
@@ -336,8 +347,9 @@ class Winograd(GeneratedEngine[State]):
         region = routine(write, host(), self._recipe(spec)._replace(tail=after.tail))
         tensors = {"u": state.u, "first": state.first, "last": state.last, "zeros": state.zeros}
         tensors |= after.tensors(spec.out_channels, spec.dtype)
-        height, width = spec.size
-        strides = {"x_image": layout.x_image, "x_channel": height * width, "x_row": width, "y_image": layout.y_image}
+        *_, height, width = spec.size
+        strides = {"x_image": layout.x_image, "x_channel": prod(spec.size), "x_row": width, "y_image": layout.y_image}
+        strides["x_plane"] = height * width
         places, scratch = {"x": 0, "y": OUTPUT}, {"v": 0, "scratch": state.v_bytes}
         steps = []
         for stage, tasks in state.stages:
@@ -354,16 +366,18 @@ def _ready(engine: Winograd, target: Target, spec: ConvSpec, threads: int) -> St
     given = spec
     if spec.pads_beyond_zeros:
         spec = unpadded(spec)
+    recipe, volume = engine._recipe(spec), spec
+    spec = in_planes(spec)
     across = engine._tiles(spec)[1]
-    lanes, layout = engine._recipe(spec).lanes(target), engine._blocks(spec, target)
-    slots = layout.slots
+    lanes, layout = recipe.lanes(target), engine._blocks(spec, target)
+    slots = layout.slots | _depths(volume)
     flat = np.arange(slots["vectors"] * lanes) % across
     first, last = (torch.from_numpy(-(flat == place).astype(np.int32)) for place in (0, across - 1))
     zeros = (spec.size[1] + 4 * lanes + sum(spec.padding[1]), spec.out_channels)
     beyond, no_bias = (torch.from_numpy(np.zeros(n, spec.dtype)) for n in zeros)
     return State(
         given,
-        spec.output_shape,
+        volume.output_shape,
         beyond,
         no_bias,
         first,
@@ -371,11 +385,46 @@ def _ready(engine: Winograd, target: Target, spec: ConvSpec, threads: int) -> St
         beyond,
         ARGUMENTS.new(slots),
         layout.stages,
-        routine(write, target, engine._recipe(spec)),
+        routine(write, target, recipe),
         layout.threads,
         layout.scratch_bytes,
         layout.v_bytes,
     )
+
+
+@lru_cache(maxsize=LAYOUTS)
+def in_planes(spec: ConvSpec) -> ConvSpec:
+    """Return a layer of volumes as one of images: planes of the result, each tap along the depth a channel."""
+    if spec.axes == 2:
+        return spec
+    return ConvSpec(
+        batch=spec.batch * spec.output_size[0],
+        in_channels=spec.in_channels * spec.kernel_size[0],
+        out_channels=spec.out_channels,
+        size=spec.size[1:],
+        kernel_size=spec.kernel_size[1:],
+        padding=spec.padding[1:],
+        bias=spec.bias,
+        dtype=spec.dtype,
+        kernel_dtype=spec.kernel_dtype,
+    )
+
+
+def _depths(spec: ConvSpec) -> dict[str, int]:
+    """Return the arguments that only layers of volumes have."""
+    if spec.axes == 2:
+        return {}
+    return {
+        "taps": spec.kernel_size[0],
+        "depth": spec.size[0],
+        "out_depth": spec.output_size[0],
+        "stride_depth": spec.stride[0],
+        "dilation_depth": spec.dilation[0],
+        "pad_depth": spec.padding[0][0],
+        "y_plane": prod(spec.output_size[1:]),
+        "y_image": prod(spec.output_shape[1:]),
+        "y_channel": prod(spec.output_size),
+    }
 
 
 def _whole_lines(elements: int) -> int:

@@ -1,0 +1,118 @@
+"""`convolith optimize`: a model as one program of generated code, verified, timed and saved."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from dataclasses import asdict, replace
+from typing import Any
+
+import click
+
+from convolith.cli.factory import inputs_of, model_of
+from convolith.cli.io.files import Output
+from convolith.cli.options import emit, json_option, shape
+from convolith.errors import ConvolithError
+
+ENDINGS = (".zip", ".conv", ".net")
+
+
+@click.command()
+@click.argument("factory", metavar="PACKAGE.MODULE:FACTORY")
+@click.option(
+    "--input",
+    "shapes",
+    type=shape,
+    multiple=True,
+    required=True,
+    help="Shape of one model input, such as 1,3,224,224 (repeatable).",
+)
+@click.option("-o", "--output", metavar="FILE", help="File for the optimised model, a .zip; cl.network.load reads it.")
+@click.option(
+    "--accuracy",
+    type=click.Choice(["exact", "default", "fast", "double"]),
+    default="default",
+    show_default=True,
+    help="Bound on the errors of the layers.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Number of threads.  [default: torch's]")
+@click.option(
+    "--budget-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Time limit for measuring.",
+)
+@click.option("--estimate", is_flag=True, help="Choose engines by estimates, without measuring.")
+@click.option("--html", metavar="FILE", help="File for the report as an HTML page.")
+@json_option
+def command(
+    *,
+    factory: str,
+    shapes: tuple[tuple[int, ...], ...],
+    output: str | None,
+    accuracy: str,
+    threads: int | None,
+    budget_seconds: float,
+    estimate: bool,
+    html: str | None,
+    as_json: bool,
+) -> None:
+    """Make the model FACTORY fast on this CPU: a function without arguments that returns a model, or a model.
+
+    FACTORY is imported, also from the current folder, as in my_package.models:resnet. The model is folded, and what is
+    left runs as one program of generated code; each layer's engine is chosen by its time inside the network, and each
+    step is compared with torch in float64.
+
+    Example: convolith optimize my_models:resnet --input 1,3,224,224 -o resnet.zip --html report.html
+    """
+    target = None if output is None else Output(output, ENDINGS)
+    page = None if html is None else Output(html, (".html",))
+    import torch
+
+    from convolith.network import optimize
+
+    with redirect_stdout(sys.stderr):  # the model's own code may print
+        model = model_of(factory)
+    if any(module.training for module in model.modules()):
+        click.echo(f"{factory} returns a model in training mode; it is optimised in evaluation mode", err=True)
+        model.eval()
+    inputs = inputs_of(model, shapes)
+    before = torch.get_num_threads()
+    try:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        with redirect_stdout(sys.stderr):
+            found = optimize(model, inputs, accuracy=accuracy, budget_seconds=budget_seconds, measure=not estimate)
+    finally:
+        torch.set_num_threads(before)
+    report = found.report
+    if target:
+        if report.reason is not None:
+            raise ConvolithError(f"output is {output}, but there is nothing to save: {report.headline}")
+        target.write(found.save)
+    if page:
+        page.write(lambda file: file.write(_page(factory, shapes, report).encode()))
+    data = {name: value for name, value in asdict(report).items() if name != "fold"}
+    emit(as_json=as_json, data=data | {"written_to": output}, tables=report.tables())
+    if not as_json and output:
+        click.echo(f"\nwritten to {output}")
+
+
+def _page(factory: str, shapes: tuple[tuple[int, ...], ...], report: Any) -> str:
+    from convolith.report.html_page import Section, page
+
+    sized = " and ".join("x".join(map(str, wanted)) for wanted in shapes)
+    introduction = (
+        f"{factory} on {sized}: {report.headline}. Each step was compared with torch's operator in float64; its error "
+        "is relative to its largest result. Times are those of the steps inside the network."
+    )
+    proses = {
+        "Steps": "One row for each step, in order; then: what is computed where its sums are stored.",
+        "Computed by torch": "Operators without generated code, which torch computes between two programs.",
+    }
+    sections = [
+        Section(table.title, proses.get(table.title, ""), tables=(replace(table, title=""),))
+        for table in report.tables()
+    ]
+    return page(f"Convolith: {factory} optimised", introduction, sections)

@@ -1,0 +1,96 @@
+"""Optimised networks in files: the folded model by `torch.export`, and the choices of engines as JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+import zipfile
+from contextlib import nullcontext
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from convolith.errors import ConvolithError
+from convolith.network.module import Optimized
+from convolith.storage import replacing
+
+FORMAT = 1
+"""Version of the files."""
+MODEL, CHOICES = "model.pt2", "choices.json"
+
+
+def save(model: Optimized, path: str | Path | IO[bytes]) -> None:
+    """Write an optimised model to a file, which is replaced only by a complete one, or to an open one.
+
+    Raises:
+        ConvolithError: if `torch.export` cannot take the model.
+    """
+    content = io.BytesIO()
+    inputs = model.example()
+    sizes = tuple(dict.fromkeys(range(x.ndim), torch.export.Dim.AUTO) for x in inputs)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(model.plain, inputs, dynamic_shapes=sizes)
+            torch.export.save(program, content)
+    except Exception as problem:
+        first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        raise ConvolithError(
+            f"path is {str(path)!r}, but torch.export cannot take the model ({first}); pickle the optimised model"
+        ) from problem
+    choices = {"format": FORMAT, "accuracy": model.accuracy, "sizes": model.choices()}
+    with (
+        replacing(Path(path)) if isinstance(path, str | Path) else nullcontext(path) as file,
+        zipfile.ZipFile(file, "w") as archive,
+    ):
+        archive.writestr(MODEL, content.getvalue())
+        archive.writestr(CHOICES, json.dumps(choices, indent=1))
+
+
+def load(path: str | Path) -> Optimized:
+    """Return an optimised model from a file that `Optimization.save` wrote.
+
+    Engines are those that were chosen when it was saved, where this machine has them. Weights are prepared anew, at the
+    first call of each input size.
+
+    Raises:
+        ConvolithError: if the file is missing, damaged, or of another version.
+
+    Example:
+        >>> import os, tempfile, torch
+        >>> import convolith as cl
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU()).eval()
+        >>> path = os.path.join(tempfile.mkdtemp(), "net.zip")
+        >>> cl.optimize(model, torch.zeros(1, 3, 16, 16), measure=False).save(path)
+        >>> load(path)(torch.zeros(1, 3, 16, 16)).shape
+        torch.Size([1, 8, 14, 14])
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            choices = json.loads(archive.read(CHOICES))
+            content = io.BytesIO(archive.read(MODEL))
+    except FileNotFoundError:
+        raise ConvolithError(f"path is {str(path)!r}, which does not exist") from None
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as problem:
+        raise ConvolithError(
+            f"path is {str(path)!r}, which is damaged or no optimised model ({problem}); save the model again"
+        ) from problem
+    if not isinstance(choices, dict) or choices.get("format") != FORMAT:
+        found = choices.get("format") if isinstance(choices, dict) else None
+        raise ConvolithError(
+            f"path is {str(path)!r}, a file of format {found}; this version reads format {FORMAT}: optimise the model "
+            "again"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            plain: Any = torch.export.load(content).module()
+    except Exception as problem:
+        raise ConvolithError(
+            f"path is {str(path)!r}, whose model torch {torch.__version__} cannot read; optimise the model again"
+        ) from problem
+    model = Optimized(plain, str(choices["accuracy"]))
+    model.choose(choices["sizes"])
+    return model
