@@ -11,8 +11,8 @@ from torch.fx import GraphModule
 
 from convolith.errors import ConvolithError
 from convolith.jit import is_forked, thread_count
-from convolith.network.compiled import Compiled
-from convolith.network.trace import NotTraced
+from convolith.network.execution.compiled import Compiled
+from convolith.network.graph.trace import NotTraced
 from convolith.torch_private import dispatch_modes, needs_torch_operators, version_of
 
 MOST_SIZES = 8

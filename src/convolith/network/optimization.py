@@ -16,11 +16,11 @@ from convolith.folding import fold
 from convolith.folding.capture import NoGraph
 from convolith.folding.graph_copies import own_module
 from convolith.folding.quick_convolutions import QuickConvolutions
-from convolith.network.compiled import Compiled
+from convolith.network.execution.compiled import Compiled
+from convolith.network.graph.trace import NotTraced
 from convolith.network.module import Optimized
 from convolith.network.report import NetworkReport, report_of
 from convolith.network.saved import save
-from convolith.network.trace import NotTraced
 from convolith.network.verification import check_nodes
 from convolith.planner.choose import check_choice
 from convolith.torch_private import leaves_of

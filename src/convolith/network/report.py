@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from convolith.folding import FoldReport
-from convolith.network.compiled import Compiled
-from convolith.network.nodes import Convolve, Join, Map, Node
+from convolith.network.execution.compiled import Compiled
+from convolith.network.graph.nodes import Convolve, Join, Map, Node
 from convolith.report.html_page import fragment
 from convolith.report.table import Table
 

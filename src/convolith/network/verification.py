@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 
 from convolith.engines.error_bounds import error_scale
-from convolith.network.compiled import Compiled
-from convolith.network.images import one_image
-from convolith.network.nodes import Computed, Convolve, Node
-from convolith.network.runtime import Instance
+from convolith.network.execution.compiled import Compiled
+from convolith.network.execution.images import one_image
+from convolith.network.execution.runtime import Instance
+from convolith.network.graph.nodes import Computed, Convolve, Node
 
 ELEMENTWISE = 4e-6
 """Upper bound on the error of a node without an error bound of its own, relative to the largest result."""

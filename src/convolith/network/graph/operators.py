@@ -11,8 +11,8 @@ import torch
 from convolith.engines.elementwise import is_single_only
 from convolith.engines.phases import layout, phase_kernels, phases
 from convolith.errors import ConvolithError
-from convolith.network.nodes import Alias, Convolve, Copy, Join, Map, Mean, Node, Norm, Operand, Pool, Shape
-from convolith.network.trace import Op, Ref, Value
+from convolith.network.graph.nodes import Alias, Convolve, Copy, Join, Map, Mean, Node, Norm, Operand, Pool, Shape
+from convolith.network.graph.trace import Op, Ref, Value
 from convolith.passes.copies import Axis
 from convolith.passes.pools import Window
 from convolith.spec import ConvSpec

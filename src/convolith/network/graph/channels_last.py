@@ -10,9 +10,9 @@ from math import prod
 
 import torch
 
-from convolith.network.nodes import Alias, Convolve, Node, Norm, Shape
-from convolith.network.operators import FLOATS, Elementwise, Reader, Values, fits, own_result, parameters
-from convolith.network.trace import Op, Ref
+from convolith.network.graph.nodes import Alias, Convolve, Node, Norm, Shape
+from convolith.network.graph.operators import FLOATS, Elementwise, Reader, Values, fits, own_result, parameters
+from convolith.network.graph.trace import Op, Ref
 
 Planes = dict[int, Shape]
 """Shape of the planes, (N, channels, *size), of each value with channels last."""

@@ -12,10 +12,10 @@ from convolith.engines.buffers import empty
 from convolith.engines.steps import OUTPUT, Step
 from convolith.jit import thread_count
 from convolith.jit.program import Program
-from convolith.network.nodes import Island, Node
-from convolith.network.placement import ARENA, GIVEN, MADE, RETURNED, Place, Placement
-from convolith.network.schedule import Part, Way
-from convolith.network.trace import Trace, replace_refs
+from convolith.network.execution.placement import ARENA, GIVEN, MADE, RETURNED, Place, Placement
+from convolith.network.execution.schedule import Part, Way
+from convolith.network.graph.nodes import Island, Node
+from convolith.network.graph.trace import Trace, replace_refs
 
 
 class Patch(NamedTuple):

@@ -12,14 +12,14 @@ import torch
 from torch.fx import GraphModule
 
 from convolith.jit import thread_count
-from convolith.network import choices, images
-from convolith.network.nodes import Alias, Convolve, Island, Node
-from convolith.network.placement import Placement, arrange, place
-from convolith.network.reading import read
-from convolith.network.runtime import Instance
-from convolith.network.schedule import Scheduler, Way
-from convolith.network.tails import fuse
-from convolith.network.trace import Trace, leaves_with_refs, trace
+from convolith.network.execution import choices, images
+from convolith.network.execution.placement import Placement, arrange, place
+from convolith.network.execution.runtime import Instance
+from convolith.network.execution.schedule import Scheduler, Way
+from convolith.network.graph.nodes import Alias, Convolve, Island, Node
+from convolith.network.graph.reading import read
+from convolith.network.graph.tails import fuse
+from convolith.network.graph.trace import Trace, leaves_with_refs, trace
 from convolith.report.progress import track
 
 ROUNDS = 5

@@ -12,7 +12,7 @@ import torch
 
 from convolith.dtypes import dtype_name
 from convolith.engines.elementwise import NO_TAIL, Expression, Tail, evaluate
-from convolith.network.trace import Op, replace_refs
+from convolith.network.graph.trace import Op, replace_refs
 from convolith.passes.copies import Axis
 from convolith.passes.pools import Window
 from convolith.spec import ConvSpec

@@ -11,9 +11,9 @@ from dataclasses import fields, replace
 from math import prod
 from typing import TypeVar
 
-from convolith.network.nodes import Alias, Convolve, Island, Node
-from convolith.network.placement import ARENA, Placement
-from convolith.network.trace import Value
+from convolith.network.execution.placement import ARENA, Placement
+from convolith.network.graph.nodes import Alias, Convolve, Island, Node
+from convolith.network.graph.trace import Value
 
 LARGE = 1 << 21
 """Bytes of a node's inputs and outputs, of all images, from which they do not stay in a second-level cache."""

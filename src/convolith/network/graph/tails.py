@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from convolith.engines.elementwise import MOST_CONSTANTS, Expression, Tail, replaced
-from convolith.network.nodes import Alias, Convolve, Island, Map, Node, Operand
+from convolith.network.graph.nodes import Alias, Convolve, Island, Map, Node, Operand
 from convolith.passes.maps import MOST_CHANNELS, MOST_IMAGES, MOST_PLANES
 from convolith.torch_private import draws, is_overload
 

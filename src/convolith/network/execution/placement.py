@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import torch
 
-from convolith.network.nodes import Alias, Convolve, Copy, Island, Join, Map, Mean, Node, Norm, Pool
-from convolith.network.trace import Trace, Value
+from convolith.network.graph.nodes import Alias, Convolve, Copy, Island, Join, Map, Mean, Node, Norm, Pool
+from convolith.network.graph.trace import Trace, Value
 
 LINE = 64
 """Alignment of tensors in the arena, in bytes."""

@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import Any
 
 from convolith.engines import BY_NAME
-from convolith.network.nodes import Convolve, Map, Node
+from convolith.network.graph.nodes import Convolve, Map, Node
 from convolith.planner import store
 
 KIND = "networks"

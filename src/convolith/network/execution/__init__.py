@@ -1,0 +1,1 @@
+"""Execution of a graph: places in memory, ways to compute each node, programs, calls."""
