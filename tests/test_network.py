@@ -39,6 +39,7 @@ LAYERS = {
     "winograd": (nn.Conv2d(48, 6, 3, padding=1), (48, 17, 19)),
     "im2col": (nn.Conv2d(24, 6, 3, 2, padding=1), (24, 17, 19)),
     "grouped": (nn.Conv2d(8, 6, 3, padding=1, groups=2), (8, 17, 19)),
+    "groups one by one": (nn.Conv2d(144, 6, 3, padding=1, groups=3), (144, 17, 19)),
     "dilated": (nn.Conv2d(8, 6, 3, padding=2, dilation=2), (8, 17, 19)),
 }
 

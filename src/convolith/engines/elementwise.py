@@ -194,6 +194,11 @@ TAIL_ARGUMENTS = ("residual_shift", "constant_0", "constant_1")
 """Arguments of a region with a tail: bytes from an output to its residual, and constants per channel."""
 
 
+def no_residual() -> ir.Value:
+    """Stand for the residual of a tail that has none."""
+    raise AssertionError("the tail has no residual")
+
+
 def finish(
     code: FunctionBuilder, tail: Tail, sums: ir.Value, residual: Callable[[], ir.Value], constants: Sequence[ir.Value]
 ) -> ir.Value:

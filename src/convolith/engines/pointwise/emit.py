@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from llvmlite import ir
 
-from convolith.engines.elementwise import TAIL_ARGUMENTS
+from convolith.engines.elementwise import TAIL_ARGUMENTS, finish, no_residual
 from convolith.engines.pointwise.tiling import (
     VECTORS,
     Finisher,
@@ -281,11 +281,14 @@ class _Work:
             self.gathered(x, self.packed, count)
         self.seen.store(unit.value)
         y = s["y"] + group * s["out_channels"] * s["y_channel"]
+        vectors = bool(self.recipe.tail) and not self.recipe.tail.adds  # a residual lies channel by channel, as Y does
         blocks = (s["out_channels"] + (self.outs - 1)) // self.outs
         with code.loop(blocks * split // s["rest_splits"], blocks * (split + 1) // s["rest_splits"]) as block:
             first = block.index * self.outs
             source = Source(self.packed, 1, count)
             self.multiply(self.channel_tiles, group, block.index, source, count, self.results, self.outs)
+            if vectors:
+                self.finish_channels(group * s["out_channels"] + first, count)
             with (
                 code.loop(0, code.minimum(s["out_channels"] - first, self.outs)) as out,
                 code.loop(0, count) as number,
@@ -293,7 +296,16 @@ class _Work:
                 goal = y + (self.goals + number.index).integer() + (first + out.index) * s["y_channel"]
                 after = Finisher(code, self.recipe, s["residual_shift"], self.constants(group * s["out_channels"]))
                 sums = (self.results + number.index * self.outs + out.index).vector(1)
-                goal.store(after.value(sums, goal, first + out.index))
+                goal.store(sums if vectors else after.value(sums, goal, first + out.index))
+
+    def finish_channels(self, first: Number, count: Int) -> None:
+        """Generate the tail of a block of output channels, in vectors of channels."""
+        code, tail = self.code, self.recipe.tail
+        for v in range(self.shape.vectors):
+            constants = [(c + v * self.lanes).vector(self.lanes) for c in self.constants(first)]
+            with code.loop(0, count) as number:
+                place = self.results + number.index * self.outs + v * self.lanes
+                place.store(finish(code, tail, place.vector(self.lanes), no_residual, constants))
 
     def multiply(
         self,

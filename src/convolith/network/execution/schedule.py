@@ -19,6 +19,7 @@ from convolith.network.graph.trace import Trace
 from convolith.passes import copies, maps, means, norms, pools
 from convolith.planner import plan
 from convolith.planner.plan import BoundPlan
+from convolith.spec import ConvSpec
 
 MOST_WAYS = 3
 """Upper bound on the engines that are tried for a layer."""
@@ -28,6 +29,8 @@ MUCH_FASTER = 0.6
 """Ratio of the estimated time of an engine that cannot be a step, to the best of those that can, below which it is
 tried."""
 
+MOST_GROUPS, FEWEST_CHANNELS = 32, 16
+"""Largest number of groups, and least number of their input channels, that are computed one after the other."""
 ISLAND_SECONDS = 3e-5
 """Time of a call between two programs, beyond that of the engine."""
 
@@ -138,12 +141,44 @@ class Scheduler:
                 least = least or seconds
                 part = self._part(steps, node.inputs, node.outputs[0])
                 ways.append(Way(candidate.engine, (part,), error_bound=candidate.error_bound))
+        ways += self._by_group(node, spec, least)
         alone = next(iter(candidates))
         if least is None or (alone.seconds or 0.0) + ISLAND_SECONDS < MUCH_FASTER * least:
             chosen = plan(spec, accuracy=self.accuracy, engine=alone.engine)
             bound = chosen.bind(node.weight, node.bias, copy=False)
             ways.insert(0, Way(alone.engine, call=_bound_call(node, bound), error_bound=alone.error_bound))
         return ways
+
+    def _by_group(self, node: Convolve, spec: ConvSpec, least: float | None) -> list[Way]:
+        """Return the fastest engine that takes one group at a time, if it may be faster than those that take all."""
+        groups, ins = spec.groups, spec.in_channels // spec.groups
+        if not 1 < groups <= MOST_GROUPS or ins < FEWEST_CHANNELS or spec.transposed:
+            return []
+        outs = spec.out_channels // groups
+        one = replace(spec, groups=1, in_channels=ins, out_channels=outs)
+        found = [c for c in plan(one, accuracy=self.accuracy).candidates if c.reason is None and c.seconds is not None]
+        found = [c for c in found if BY_NAME[c.engine].refuse(spec) is not None]
+        if not found:
+            return []
+        best = min(found, key=lambda c: c.seconds or 0.0)
+        if least is not None and groups * (best.seconds or 0.0) > TRIED_WITHIN * least:
+            return []
+        x, y = self._place(node.inputs[0]), self._place(node.outputs[0])
+        parts = []
+        for group in range(groups):
+            mine = slice(group * outs, (group + 1) * outs)
+            bias = None if node.bias is None else node.bias[mine]
+            constants = tuple(constant.reshape(-1)[mine] for constant in node.constants)
+            finish = Finish(bias, node.tail, constants, None if node.residual is None else 1)
+            state = self.prepared(best.engine, one, node.weight[mine].contiguous())
+            steps = BY_NAME[best.engine].steps(state, Layout(x.image, y.image), finish)
+            if steps is None:
+                return []
+            shift = group * outs * prod(spec.output_size)
+            places = [x._replace(offset=x.offset + group * ins * prod(spec.size))]
+            places += [p._replace(offset=p.offset + shift) for n in node.inputs[1:] for p in [self._place(n)]]
+            parts.append(Part(steps, tuple(places), y._replace(offset=y.offset + shift)))
+        return [Way(best.engine, tuple(parts), error_bound=best.error_bound)]
 
     def prepared(self, engine: str, spec: Any, weight: torch.Tensor) -> Any:
         """Return an engine's state for a kernel."""
