@@ -22,6 +22,8 @@ VECTORS = 3
 TOGETHER = 4
 """Number of channels that are unrolled together, so that the loop itself costs nothing."""
 
+AHEAD_BYTES, LINE_BYTES = 4096, 64
+"""Prefetch distance of weights, to a second-level cache: in a network, they come from memory; and bytes of a line."""
 FEWEST_SUMS = 8
 """Minimum number of independent sums: two products per cycle with a latency of four cycles do not wait then."""
 
@@ -98,10 +100,12 @@ def write_position_tile(
         for offset in [*offsets, last + (lanes - 1)]:
             (y + y_pitch * r + offset).prefetch(write=True)
 
-    def step(channel: Number, sums: Sequence[ir.Value], _: int) -> list[ir.Value]:
+    def step(channel: Number, sums: Sequence[ir.Value], turn: int) -> list[ir.Value]:
         """Generate the products of one channel."""
         here, weights = x + x_pitch * channel, weight + channel * panel
         made = list(sums)
+        if turn * panel * itemsize(element) % LINE_BYTES == 0:
+            (weights + AHEAD_BYTES // itemsize(element)).prefetch(level=2)
         taken = [(here + offset).vector(lanes) for offset in sources]
         if packs:
             for q, value in enumerate(taken):
