@@ -29,6 +29,23 @@ LAYERS = {
         "dilation": (1, 3),
     },
     "several channels": {"in_channels": 3, "out_channels": 7, "kernel_size": (2, 5), "padding": (1, 2)},
+    "depthwise, every second column": {
+        "in_channels": 3,
+        "out_channels": 3,
+        "groups": 3,
+        "kernel_size": 3,
+        "stride": 2,
+        "padding": 1,
+    },
+    "depthwise, every second column, many taps": {
+        "in_channels": 2,
+        "out_channels": 2,
+        "groups": 2,
+        "kernel_size": (5, 7),
+        "stride": (1, 2),
+        "dilation": (1, 3),
+        "padding": (2, 9),
+    },
     "strides and dilation": {
         "in_channels": 2,
         "out_channels": 2,
@@ -203,3 +220,14 @@ def test_axes_with_one_place_are_left_out(size, kernel_size, dtype):
         x.transpose(-1, -2).contiguous().transpose(-1, -2),
     ):
         compare(direct, spec, direct.prepare(spec, kernel), given, kernel, torch.randn(3))
+
+
+@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize("kernel_size", [5, 7])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
+def test_columns_that_a_stride_splits(stride, kernel_size, dtype):
+    spec = ConvSpec(
+        in_channels=1, out_channels=1, size=70, kernel_size=kernel_size, stride=stride, padding=((3, 1),), dtype=dtype
+    )
+    x, kernel, _ = arrays_for(spec)
+    compare(direct, spec, direct.prepare(spec, kernel), x, kernel, None)

@@ -125,7 +125,7 @@ def _block(
             column = code.maximum(code.minimum(column, columns - lanes), 0)
         else:
             last = code.minimum(column + (tile.vectors - 1) * lanes, columns - lanes) - column
-        origin = source + begin * recipe.stride[1] * parts["row"] + column
+        origin = source + begin * recipe.stride[1] * parts["row"] + column * recipe.step
         first = y + begin * s["out_width"] + column
         place = Place(
             origin, weight, bias, first, code.integer(last), rows - begin, columns, None, edge=False, after=after
@@ -138,7 +138,7 @@ def _block(
         if not recipe.masked:
             write(place)
             return
-        line, start = begin * recipe.stride[1] + top, code.integer(column) + left
+        line, start = begin * recipe.stride[1] + top, code.integer(column * recipe.step) + left
         sizes = (s["depth"], s["height"], s["width"])
         bounds = Bounds(front, line, start, *sizes, scratch.cast(STORED[recipe.x_dtype]))
         single = partial(one, tile._replace(vectors=1), begin=begin, channel=channel)
@@ -198,8 +198,9 @@ def _at_borders(
     """
     start, width = code.integer(bounds.column), bounds.width
     place = place._replace(bounds=bounds)
-    reach = lanes + (recipe.kernel_size[2] - 1) * recipe.dilation[2]
-    with code.ir.if_else(code.every(start >= 0, start + place.last + reach <= width)) as (inner, edge):
+    step, span = recipe.step, (recipe.kernel_size[2] - 1) * recipe.dilation[2]
+    reach = step * lanes + span
+    with code.ir.if_else(code.every(start >= 0, start + place.last * step + reach <= width)) as (inner, edge):
         with inner:
             write(place)
         with edge:

@@ -75,7 +75,12 @@ class DirectRecipe:
 
     def shift(self, column: Number, phase_pitch: Number) -> Number:
         """Return the offset of a kernel column in a row, which the stride may have split."""
-        return shift_of(column, self.dilation[2], self.stride[2], phase_pitch)
+        return shift_of(column, self.dilation[2], 1 if self.masked else self.stride[2], phase_pitch)
+
+    @property
+    def step(self) -> int:
+        """Distance of the inputs of adjacent outputs, in a row as it is read."""
+        return self.stride[2] if self.masked else 1
 
     def tiles(self, target: Target) -> dict[int, Tile]:
         """Return the tile for each number of vectors, widest first, with as many rows as the registers allow.
@@ -309,20 +314,19 @@ class _Taps:
             STORED[self.recipe.sum_dtype],
             self.recipe.x_dtype if self.recipe.masked else self.recipe.sum_dtype,
         )
-        masks: dict[int, list[ir.Value] | None] = {}
+        masks: dict[tuple[int, int], list[ir.Value] | None] = {}
+        loads: dict[tuple[tuple[int, int], int], list[ir.Value]] = {}
         kept: dict[tuple[int, int, int], ir.Value] = {}
         for v, row in product(range(len(columns)), sorted(origins)):
             code.keep_order()
             shift = recipe.shift(columns[v], self.phase_pitch)
-            if v not in masks:
-                masks[v] = self.masks(offsets, shift)
-            places = [origins[row] + shift + offset for offset in offsets]
-            chosen = masks[v]
-            if chosen is None:
-                loaded = [place.vector(self.lanes) for place in places]
-            else:
-                loaded = [place.masked_vector(self.lanes, m) for place, m in zip(places, chosen, strict=True)]
-            vectors = [to_sum(code, value, stored, wide) for value in loaded]
+            odd = shift % recipe.step if isinstance(shift, int) else 0  # odd columns are in the vectors of even ones
+            key = (shift - odd, 0) if isinstance(shift, int) else (v, 1)
+            if key not in masks:
+                masks[key] = self.masks(offsets, shift - odd)
+            if (key, row) not in loads:
+                loads[key, row] = self.loaded(origins[row] + (shift - odd), offsets, masks[key])
+            vectors = [to_sum(code, value, stored, wide) for value in self.apart(loads[key, row], odd)]
             for r, u in users[row]:
                 for o, pointer in enumerate(weights):
                     if (o, u, v) not in kept:
@@ -332,14 +336,34 @@ class _Taps:
                         sums[at] = code.multiply_add(vectors[q], kept[o, u, v], sums[at])
         return sums
 
+    def inputs_of(self, offsets: Sequence[Number]) -> list[Number]:
+        """Return the offsets of the vectors of inputs that some vectors of outputs read."""
+        step = self.recipe.step
+        return [offset * step + half * self.lanes for offset in offsets for half in range(step)]
+
+    def loaded(self, place: Pointer, offsets: Sequence[Number], masks: list[ir.Value] | None) -> list[ir.Value]:
+        """Load the inputs of some vectors of outputs: one vector each, or two with a stride of 2."""
+        places = [place + offset for offset in self.inputs_of(offsets)]
+        if masks is None:
+            return [at.vector(self.lanes) for at in places]
+        return [at.masked_vector(self.lanes, mask) for at, mask in zip(places, masks, strict=True)]
+
+    def apart(self, loaded: list[ir.Value], odd: int) -> list[ir.Value]:
+        """Return one vector per vector of outputs: with a stride of 2, the even or the odd columns of two."""
+        if self.recipe.step == 1:
+            return loaded
+        lanes = range(odd, 2 * self.lanes, 2)
+        return [self.code.shuffle(a, b, lanes) for a, b in zip(loaded[::2], loaded[1::2], strict=True)]
+
     def masks(self, offsets: Sequence[Number], shift: Number) -> list[ir.Value] | None:
         """Return masks of the columns inside the image, for each vector of a tile at the left or right border."""
         bounds = self.place.bounds
         if bounds is None or not self.place.edge:
             return None
+        offsets = self.inputs_of(offsets)
         starts = [self.code.integer(bounds.column) + shift + offset for offset in offsets]
         width = self.recipe.kernel_size[2]
-        if self.tile.vectors * self.lanes + (width - 1) * self.recipe.dilation[2] > 64:
+        if self.recipe.step * self.tile.vectors * self.lanes + (width - 1) * self.recipe.dilation[2] > 64:
             return [self.code.lanes_between(0 - start, bounds.width - start, self.lanes) for start in starts]
         # all columns that a tile reads, one bit each: LLVM computes them once
         bits = self.code.bits_between(0 - bounds.column, bounds.width - bounds.column)

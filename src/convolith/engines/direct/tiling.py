@@ -46,6 +46,8 @@ CONVERTED_FOR = 2
 """Number of products per loaded vector from which conversion at every load is cheaper than a converted copy."""
 MANY_ROWS = 64
 """Number of input rows, each on its own page, above which a tile is packed: first-level TLBs have 64 entries."""
+SPLIT_STRIDE = 2
+"""Stride along rows whose columns may be taken out of two vectors as they are loaded."""
 PAGE = 4096
 CACHE_PERIOD = 4096
 """Distance in bytes between addresses that share a set of a first-level cache."""
@@ -197,8 +199,8 @@ def _halved(block: Block, fewest_rows: int, narrowest: int, lanes: int) -> Block
 
 def _zeros(recipe: DirectRecipe, target: Target) -> int:
     """Return the elements of the row of zeros that replaces rows outside the image."""
-    reach = max(recipe.tiles(target)) * lanes_of(recipe, target) + (recipe.kernel_size[2] - 1) * recipe.dilation[2]
-    return ceil(reach / 64) * 64
+    columns = max(recipe.tiles(target)) * lanes_of(recipe, target) * recipe.stride[2]
+    return ceil((columns + (recipe.kernel_size[2] - 1) * recipe.dilation[2]) / 64) * 64
 
 
 def _scratch(layer: Layer, recipe: DirectRecipe, target: Target, pitches: tuple[int, int, int, int]) -> int:
@@ -222,14 +224,15 @@ def _pitches(recipe: DirectRecipe, target: Target, block: Block) -> tuple[int, i
 def masked(recipe: DirectRecipe, target: Target, spec: ConvSpec) -> bool:
     """Return whether all inputs are read in place, with masks at borders, where the processor has masks.
 
-    No stride may be split, and only zeros may be padded. Elements are converted at every load, which pays only if a
-    load serves several products. Masks in vectors (before AVX-512) are computed for every kernel column, which pays
-    only in wide images.
+    A stride along rows may be 2 if there is one output channel, and only zeros may be padded. Elements are converted at
+    every load, which pays only if a load serves several products. Masks in vectors (before AVX-512) are computed for
+    every kernel column, which pays only in wide images.
     """
     ins, outs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
-    if ITEMSIZE[recipe.x_dtype] < target.masked_bytes or recipe.stride[2] > 1 or _read_often(recipe, ins, outs):
+    if ITEMSIZE[recipe.x_dtype] < target.masked_bytes or _read_often(recipe, ins, outs) or recipe.repeats:
         return False
-    if recipe.repeats:
+    apart = recipe.stride[2] == SPLIT_STRIDE and not (recipe.rolled or recipe.many_outputs)
+    if recipe.stride[2] > 1 and (not apart or target.masked_bytes > 1):
         return False
     if target.masked_bytes > 1 and any(spec.padding[-1]):
         vectors = spec.output_size[-1] / lanes_of(recipe, target)

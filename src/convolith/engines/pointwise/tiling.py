@@ -119,18 +119,7 @@ def write_position_tile(
 
     start = [code.splat((bias + r).load(), lanes) for r in range(rows) for _ in range(vectors)]
     made = _over_channels(code, channels, start, step)
-    if staged is None:
-        for at, value in enumerate(made):
-            goal = y + y_pitch * (at // vectors) + offsets[at % vectors]
-            goal.store(after.value(value, goal, at // vectors))
-    else:  # a costly tail is generated once, for sums that lie in memory, since vectors of outputs may overlap
-        for at, value in enumerate(made):
-            (staged + at * lanes).store(value)
-        with code.loop(0, rows) as row:
-            for q, offset in enumerate(offsets):
-                goal = y + y_pitch * row.index + offset
-                value = (staged + row.index * (vectors * lanes) + q * lanes).vector(lanes)
-                goal.store(after.value(value, goal, row.index))
+    _store_positions(code, after, made, y, y_pitch, offsets, staged)
     code.finish()
     return code
 
@@ -148,6 +137,34 @@ class Finisher(NamedTuple):
         lanes = sums.type.count
         constants = [self.code.splat((c + channel).load(), lanes) for c in self.constants]
         return finish(self.code, self.recipe.tail, sums, lambda: goal.moved(self.shift).vector(lanes), constants)
+
+
+def _store_positions(
+    code: FunctionBuilder,
+    after: Finisher,
+    sums: Sequence[ir.Value],
+    y: Pointer,
+    y_pitch: Number,
+    offsets: Sequence[Number],
+    staged: Pointer | None,
+) -> None:
+    """Generate the tail and the stores of a tile.
+
+    A costly tail is generated once, for sums that lie in memory, since vectors of outputs may overlap.
+    """
+    vectors, lanes = len(offsets), sums[0].type.count
+    if staged is None:
+        for at, value in enumerate(sums):
+            goal = y + y_pitch * (at // vectors) + offsets[at % vectors]
+            goal.store(after.value(value, goal, at // vectors))
+        return
+    for at, value in enumerate(sums):
+        (staged + at * lanes).store(value)
+    with code.loop(0, len(sums) // vectors) as row:
+        for q, offset in enumerate(offsets):
+            goal = y + y_pitch * row.index + offset
+            value = (staged + row.index * (vectors * lanes) + q * lanes).vector(lanes)
+            goal.store(after.value(value, goal, row.index))
 
 
 def write_channel_tile(
