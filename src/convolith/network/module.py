@@ -13,7 +13,7 @@ from convolith.errors import ConvolithError
 from convolith.jit import is_forked, thread_count
 from convolith.network.execution.compiled import Compiled
 from convolith.network.graph.trace import NotTraced
-from convolith.torch_private import dispatch_modes, needs_torch_operators, version_of
+from convolith.torch_private import changed, dispatch_modes, needs_torch_operators, watched
 
 MOST_SIZES = 8
 """Largest number of input sizes that stay compiled; the least recently used is dropped."""
@@ -43,11 +43,11 @@ class Optimized(torch.nn.Module):
         """Forget everything that was prepared from the weights."""
         self._sizes: OrderedDict[Any, Compiled | None] = OrderedDict()
         self._lock = threading.RLock()
-        self._state = self._versions()
+        self._watched = watched(self.plain)
 
-    def _versions(self) -> list[tuple[int, int, int]]:
-        tensors = (*self.plain.parameters(), *self.plain.buffers())
-        return [(id(t), version_of(t), t.data_ptr()) for t in tensors]
+    def _needs_gradients(self, inputs: tuple[torch.Tensor, ...]) -> bool:
+        """Return whether an input or a parameter needs gradients."""
+        return any(x.requires_grad for x in inputs) or any(t.requires_grad for _, _, t, _ in self._watched)
 
     def train(self, mode: bool = True) -> Optimized:  # noqa: FBT001, FBT002 - torch's own signature
         """Refuse training mode.
@@ -79,14 +79,12 @@ class Optimized(torch.nn.Module):
         for x in inputs:
             if not isinstance(x, torch.Tensor) or not x.is_cpu or x.layout is not torch.strided or not x.numel():
                 return False
-            if torch.is_grad_enabled() and x.requires_grad:
-                return False
-        return not (torch.is_grad_enabled() and any(p.requires_grad for p in self.plain.parameters()))
+        return not (torch.is_grad_enabled() and self._needs_gradients(inputs))
 
     def _compiled(self, inputs: tuple[torch.Tensor, ...]) -> Any:
         """Return the network for a size: compiled, None where it cannot be, or a first result in a tuple."""
         with self._lock:
-            if self._versions() != self._state:
+            if changed(self._watched):
                 self.refresh()
             key = self._key(inputs)
             if key in self._sizes:
@@ -132,7 +130,7 @@ class Optimized(torch.nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        for name in ("_sizes", "_lock", "_state"):
+        for name in ("_sizes", "_lock", "_watched"):
             del state[name]
         return state
 
