@@ -189,6 +189,25 @@ def test_moves_and_norms_are_generated_code(move):
     check(Moved(), (1, 3, 12, 18), (2, 3, 12, 18), islands={} if whole else None)
 
 
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("corners", [False, True])
+@pytest.mark.parametrize(
+    "how",
+    [{"scale_factor": 2}, {"scale_factor": 1.7}, {"scale_factor": 0.6}, {"size": (25, 41)}, {"size": (5, 90)}],
+    ids=str,
+)
+def test_interpolation_is_generated_code(mode, corners, how):
+    class Resized(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(2, 3, 1)
+
+        def forward(self, x):
+            return functional.interpolate(self.conv(x), mode=mode, align_corners=corners, **how) * 2
+
+    check(Resized(), (1, 2, 13, 21), (2, 2, 13, 21), islands={})
+
+
 @pytest.mark.parametrize("axes", [1, 3])
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (3, 1, 1)])
 def test_pooling_on_other_axes(axes, kernel, stride, padding):
@@ -265,6 +284,20 @@ def test_tokens_keep_their_planes():
             return self.attention(weights @ y).transpose(1, 2).reshape(len(x), 16, *[4, 5])
 
     check(Tokens(), (1, 3, 16, 20), (3, 3, 16, 20), tolerance=1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_constant_as_large_as_an_image(batch):
+    class Positions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.places = nn.Conv2d(3, 8, 3, padding=1), nn.Parameter(torch.randn(1, 8, 11, 12))
+            self.register_buffer("window", torch.rand(8, 11, 12))
+
+        def forward(self, x):
+            return torch.tanh(self.conv(x) + self.places) * self.window
+
+    check(Positions(), (batch, 3, 11, 12), islands={})
 
 
 class Excited(nn.Module):

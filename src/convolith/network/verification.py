@@ -31,7 +31,8 @@ def check_nodes(compiled: Compiled, inputs: Sequence[torch.Tensor]) -> dict[int,
         shown, images = (one_image(node), slice(1)) if number < compiled.by_image else (node, slice(None))
 
         def fetch(n: int, images: slice = images) -> torch.Tensor:
-            tensor = instance.fetch(n)[images]
+            tensor = instance.fetch(n)
+            tensor = tensor if compiled.trace.values[n].constant is not None else tensor[images]
             return tensor.double() if tensor.is_floating_point() else tensor
 
         exact = shown.reference(fetch)

@@ -54,7 +54,7 @@ class Compiled:
         self.trace, self.first_result = trace(graph, inputs)
         nodes = read(self.trace)
         self.results = [ref.number for ref in leaves_with_refs(self.trace.result)]
-        self.nodes: list[Node] = fuse(nodes, self.results)
+        self.nodes: list[Node] = fuse(nodes, self.results, self.trace.values)
         self.by_image = images.worthwhile(self.nodes, self.trace.values)
         self.key = choices.key_of(self.nodes, self.by_image, accuracy)
         self.choice = choice or choices.recall(self.key)

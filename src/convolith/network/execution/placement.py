@@ -9,16 +9,17 @@ from typing import NamedTuple
 
 import torch
 
-from convolith.network.graph.nodes import Alias, Convolve, Copy, Island, Join, Map, Mean, Node, Norm, Pool
+from convolith.network.graph.nodes import Alias, Convolve, Copy, Island, Join, Map, Mean, Node, Norm, Pool, Resize
 from convolith.network.graph.trace import Trace, Value
 
 LINE = 64
 """Alignment of tensors in the arena, in bytes."""
 PAGE = 4096
-PLACED = Convolve | Copy | Map | Norm | Pool | Join
+PLACED = Convolve | Copy | Map | Norm | Pool | Resize | Join
 """Nodes whose result may lie anywhere, images apart from each other."""
-GIVEN, MADE, RETURNED, ARENA = "given", "made by an island", "returned", "arena"
-"""Kinds of memory: an input of the network, a result of torch, an output of the network, a part of the arena."""
+GIVEN, MADE, RETURNED, ARENA, CONSTANT = "given", "made by an island", "returned", "arena", "constant"
+"""Kinds of memory: an input of the network, a result of torch, an output of the network, a part of the arena, a
+constant that is as large as an image."""
 
 
 @dataclass
@@ -80,6 +81,9 @@ def place(nodes: Sequence[Node], trace: Trace, results: Sequence[int]) -> Placem
         _new(found, GIVEN, number, values[number], -1)
     for at, node in enumerate(nodes):
         for number in node.inputs:
+            if values[number].constant is not None and number not in found.places and not isinstance(node, Island):
+                _new(found, CONSTANT, number, values[number], -1)
+                found.places[number] = found.places[number]._replace(image=0)
             _touch(found, number, at)
         if isinstance(node, Alias):
             for number, offset in zip(node.outputs, node.offsets, strict=True):

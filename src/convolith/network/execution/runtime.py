@@ -12,7 +12,7 @@ from convolith.engines.buffers import empty
 from convolith.engines.steps import OUTPUT, Step
 from convolith.jit import thread_count
 from convolith.jit.program import Program
-from convolith.network.execution.placement import ARENA, GIVEN, MADE, RETURNED, Place, Placement
+from convolith.network.execution.placement import ARENA, CONSTANT, GIVEN, MADE, RETURNED, Place, Placement
 from convolith.network.execution.schedule import Part, Way
 from convolith.network.graph.nodes import Island, Node
 from convolith.network.graph.trace import Trace, replace_refs
@@ -65,6 +65,9 @@ class Instance:
         self._room = self.scratch.data_ptr() + -self.scratch.data_ptr() % 4096
         self._bases: list[torch.Tensor | None] = [None] * len(placement.buffers)
         self._views: dict[int, torch.Tensor] = {}
+        for number, place in placement.places.items():
+            if placement.buffers[place.buffer].kind == CONSTANT:
+                self._bases[place.buffer] = self._constant(number)
         for number, buffer in enumerate(placement.buffers):
             if buffer.kind == ARENA:
                 first = self._start - self.arena.data_ptr() + buffer.offset
@@ -125,17 +128,24 @@ class Instance:
         for start, moving in zip(program.places, slots, strict=False):
             for slot, place, other in moving:
                 pair = [p for p in (place, other) if p is not None]
-                if any(self.placement.buffers[p.buffer].kind != ARENA for p in pair):
+                if any(self.placement.buffers[p.buffer].kind not in (ARENA, CONSTANT) for p in pair):
                     shift = (None, 0) if other is None else (other.buffer, self._bytes(other))
                     patches.append(Patch(start + slot, place.buffer, self._bytes(place), *shift))
         return Segment(program, tuple(patches), tuple(number for number, _, _ in steps))
+
+    def _constant(self, number: int) -> torch.Tensor:
+        constant: torch.Tensor = self.trace.values[number].constant  # type: ignore[assignment]  # of a constant
+        return constant.detach().contiguous().reshape(-1)
 
     def _bytes(self, place: Place) -> int:
         return place.offset * self.placement.buffers[place.buffer].dtype.itemsize
 
     def _address(self, place: Place) -> int:
-        """Return the address of a place in the arena; other places are only known in a call."""
+        """Return the address of a place in the arena or in a constant; other places are only known in a call."""
         buffer = self.placement.buffers[place.buffer]
+        if buffer.kind == CONSTANT:
+            base: torch.Tensor = self._bases[place.buffer]  # type: ignore[assignment]  # made before
+            return base.data_ptr() + self._bytes(place)
         return self._start + buffer.offset + self._bytes(place) if buffer.kind == ARENA else 0
 
     # Calls.
@@ -256,7 +266,7 @@ class Instance:
 
         result = replace_refs(self.trace.result, tensor)
         for n, buffer in enumerate(self.placement.buffers):
-            if buffer.kind != ARENA:
+            if buffer.kind not in (ARENA, CONSTANT):
                 self._bases[n] = None
         return result
 

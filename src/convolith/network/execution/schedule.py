@@ -14,9 +14,9 @@ from convolith.engines import BY_NAME
 from convolith.engines.elementwise import NO_TAIL, evaluate
 from convolith.engines.steps import Finish, Layout, Steps
 from convolith.network.execution.placement import Place, Placement
-from convolith.network.graph.nodes import Convolve, Copy, Fetch, Island, Join, Map, Mean, Node, Norm, Pool
+from convolith.network.graph.nodes import Convolve, Copy, Fetch, Island, Join, Map, Mean, Node, Norm, Pool, Resize
 from convolith.network.graph.trace import Trace
-from convolith.passes import copies, maps, means, norms, pools
+from convolith.passes import copies, maps, means, norms, pools, resizes
 from convolith.planner import plan
 from convolith.planner.plan import BoundPlan
 from convolith.spec import ConvSpec
@@ -103,6 +103,10 @@ class Scheduler:
                 node.groups, node.shape, pitches, parameters, node.epsilon, self._dtype(node.outputs[0])
             )
             return [Way("norm", (self._part(steps, node.inputs, node.outputs[0]),))]
+        if isinstance(node, Resize) and node.axes is not None:
+            pitches = self._place(node.inputs[0]).image, self._place(node.outputs[0]).image
+            steps = resizes.steps(node.shape, node.axes, pitches, self._dtype(node.outputs[0]))
+            return [Way("resize", (self._part(steps, node.inputs, node.outputs[0]),))]
         if isinstance(node, Copy):
             return [self._copy(node)]
         if isinstance(node, Island):

@@ -11,7 +11,9 @@ from math import prod
 import torch
 
 from convolith.network.graph.nodes import Alias, Convolve, Node, Norm, Shape
-from convolith.network.graph.operators import FLOATS, Elementwise, Reader, Values, fits, own_result, parameters
+from convolith.network.graph.readers.arguments import FLOATS, Reader, Values, fits, own_result
+from convolith.network.graph.readers.elementwise import Elementwise
+from convolith.network.graph.readers.norms import parameters
 from convolith.network.graph.trace import Op, Ref
 
 Planes = dict[int, Shape]

@@ -15,6 +15,7 @@ from convolith.engines.elementwise import NO_TAIL, Expression, Tail, evaluate
 from convolith.network.graph.trace import Op, replace_refs
 from convolith.passes.copies import Axis
 from convolith.passes.pools import Window
+from convolith.passes.resizes import Weights
 from convolith.spec import ConvSpec
 
 Shape = tuple[int, ...]
@@ -68,7 +69,9 @@ class Operand:
         """Return the operand as a tensor that broadcasts to a shape."""
         if self.value is not None:
             found = fetch(self.value)
-            return found.reshape(shape) if self.kind == "x" else found.reshape(*shape[:2], *[1] * (len(shape) - 2))
+            if self.kind == "x":
+                return found.reshape(shape) if found.numel() == prod(shape) else found.expand(shape)
+            return found.reshape(*shape[:2], *[1] * (len(shape) - 2))
         return self.constant.double().reshape(  # type: ignore[union-attr]  # it has a constant if it has no value
             1, -1, *[1] * (len(shape) - 2)
         )
@@ -224,6 +227,26 @@ class Norm(Computed):
             return torch.nn.functional.group_norm(x, self.groups, weight, bias, self.epsilon)
         last = x.movedim(1, -1)
         return torch.nn.functional.layer_norm(last, last.shape[-1:], weight, bias, self.epsilon).movedim(-1, 1)
+
+
+@dataclass
+class Resize(Computed):
+    """Linear or cubic interpolation of images.
+
+    Attributes:
+        axes: interpolation along the height and along the width.
+        shape, out_shape: shapes of x and of the result, with two spatial axes.
+        call: torch's operator, from x.
+    """
+
+    axes: tuple[Weights, Weights] | None = None
+    shape: Shape = ()
+    out_shape: Shape = ()
+    call: Callable[[torch.Tensor], torch.Tensor] = torch.clone
+
+    def reference(self, fetch: Fetch) -> torch.Tensor:
+        """Interpolate by torch."""
+        return self.call(fetch(self.inputs[0]))
 
 
 @dataclass

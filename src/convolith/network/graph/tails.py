@@ -8,6 +8,7 @@ import torch
 
 from convolith.engines.elementwise import MOST_CONSTANTS, Expression, Tail, replaced
 from convolith.network.graph.nodes import Alias, Convolve, Island, Map, Node, Operand
+from convolith.network.graph.trace import Value
 from convolith.passes.maps import MOST_CHANNELS, MOST_IMAGES, MOST_PLANES
 from convolith.torch_private import draws, is_overload
 
@@ -15,14 +16,15 @@ LIMITS = {"x": MOST_IMAGES, "plane": MOST_PLANES, "channel": MOST_CHANNELS}
 """Upper bounds on the operands of a map, by kind."""
 
 
-def fuse(nodes: Sequence[Node], results: Sequence[int]) -> list[Node]:
+def fuse(nodes: Sequence[Node], results: Sequence[int], values: Sequence[Value]) -> list[Node]:
     """Return the nodes without those that nothing reads, and with elementwise work where it costs least.
 
     Args:
         nodes: the nodes, in order.
         results: values that the network returns.
+        values: all values.
     """
-    return _with_tails(_with_merged_maps(_used(nodes, results), results), results)
+    return _with_tails(_with_merged_maps(_used(nodes, results), results), results, values)
 
 
 def _used(nodes: Sequence[Node], results: Sequence[int]) -> list[Node]:
@@ -105,7 +107,7 @@ def _merged(outer: Map, inner: Map) -> Map:
     return Map(outer.where, _values(operands), outer.outputs, expression, operands, outer.shape)
 
 
-def _with_tails(nodes: list[Node], results: Sequence[int]) -> list[Node]:
+def _with_tails(nodes: list[Node], results: Sequence[int], values: Sequence[Value]) -> list[Node]:
     """Return the nodes with every map that a convolution can do on its sums inside that convolution."""
     readers = _readers(nodes, results)
     makers = {number: (at, node) for at, node in enumerate(nodes) for number in node.outputs}
@@ -121,6 +123,8 @@ def _with_tails(nodes: list[Node], results: Sequence[int]) -> list[Node]:
             residual = None if tail is None else tail[1]
             if tail is None or (residual in makers and not _is_ready(*makers[residual], at, node)):
                 continue
+            if residual is not None and values[residual].constant is not None and node.shape[0] > 1:
+                continue  # the same for all images: its images do not lie apart as those of the result do
             maker.tail, maker.residual, maker.constants = tail
             maker.inputs = [maker.inputs[0]] + ([] if maker.residual is None else [maker.residual])
             maker.outputs = node.outputs

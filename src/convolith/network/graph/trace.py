@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -236,10 +235,11 @@ class _Runner(GraphRunner):
             return super().called(node, args, kwargs)
 
 
-CONTAINERS: Collection[str] = ("torch.nn.", "torch.ao.nn.")
+TRACED = ("torch.nn.", "torch.ao.nn.", "torch.fx.")
+"""Packages of modules whose code depends on sizes at most, and which are traced inside: layers and graphs."""
 
 
 def _is_opaque(module: torch.nn.Module) -> bool:
-    """Return whether a module's code, or that of its hooks, is not torch's own."""
+    """Return whether a module's code, or that of its hooks, may depend on values."""
     hooks = module._forward_hooks or module._forward_pre_hooks
-    return bool(hooks) or not type(module).__module__.startswith(tuple(CONTAINERS))
+    return bool(hooks) or not type(module).__module__.startswith(TRACED)

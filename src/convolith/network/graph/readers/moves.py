@@ -1,0 +1,177 @@
+"""Readers of views, slices, joins, shuffled and enlarged images."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import torch
+
+from convolith.network.graph.nodes import (
+    Alias,
+    Copy,
+    Join,
+    Node,
+    Resize,
+)
+from convolith.network.graph.readers.arguments import (
+    Values,
+    own_argument,
+    own_result,
+)
+from convolith.network.graph.trace import Op, Ref
+from convolith.passes.copies import Axis
+from convolith.passes.resizes import Weights
+
+
+def alias(op: Op, values: Values) -> Node | None:
+    """Read a view of all elements in their order."""
+    x = own_argument(op, 0, values)
+    if x is None or not values[own_result(op)].planes or prod(values[x].shape) != prod(values[own_result(op)].shape):
+        return None
+    return Alias(op.where, [x], [own_result(op)])
+
+
+def same_memory(op: Op, values: Values) -> Node | None:
+    """Read a copy as the memory that it copies: nothing writes in place."""
+    x = own_argument(op, 0, values)
+    if x is None or op.kwargs.get("memory_format") not in (None, torch.contiguous_format, torch.preserve_format):
+        return None
+    return alias(op, values)
+
+
+def channel_slice(op: Op, values: Values) -> Node | None:
+    """Read a slice of channels, or one that takes everything."""
+    x = own_argument(op, 0, values)
+    given: list[Any] = [*op.args[1:], *[None] * (4 - len(op.args[1:]))]
+    axis, start, step = given[0] or 0, given[1] or 0, 1 if given[3] is None else given[3]
+    if x is None or step != 1:
+        return None
+    shape = values[x].shape
+    if values[own_result(op)].shape == shape:
+        return Alias(op.where, [x], [own_result(op)])
+    if axis % len(shape) != 1:
+        return None
+    start = start + shape[1] if start < 0 else min(start, shape[1])
+    return Alias(op.where, [x], [own_result(op)], (start * prod(shape[2:]),), whole=False)
+
+
+def channel_split(op: Op, values: Values) -> Node | None:
+    """Read a split of the channels."""
+    x, axis = own_argument(op, 0, values), op.args[2] if len(op.args) > 2 else op.kwargs.get("dim", 0)
+    if x is None or axis % len(values[x].shape) != 1:
+        return None
+    offsets, done = [], 0
+    for number in op.outputs:
+        offsets.append(done)
+        done += prod(values[number].shape[1:])
+    return Alias(op.where, [x], op.outputs, tuple(offsets), whole=False)
+
+
+def join(op: Op, values: Values) -> Node | None:
+    """Read a concatenation of channels."""
+    parts, axis = op.args[0], op.args[1] if len(op.args) > 1 else op.kwargs.get("dim", 0)
+    numbers = [part.number for part in parts if isinstance(part, Ref)]
+    if len(numbers) != len(parts) or any(values[n].constant is not None for n in numbers):
+        return None
+    shapes = tuple(values[n].shape for n in numbers)
+    if len(shapes[0]) < 2 or axis % len(shapes[0]) != 1 or len({len(s) for s in shapes}) > 1:
+        return None
+    return Join(op.where, numbers, [own_result(op)], shapes)
+
+
+def pixel_shuffle(op: Op, values: Values) -> Node | None:
+    """Read channels that become pixels."""
+    x, r = own_argument(op, 0, values), op.args[1]
+    if x is None or len(values[x].shape) != 4:
+        return None
+    channels, height, width = values[x].shape[1:]
+    plane, wide = height * width, width * r
+    axes = (
+        Axis(channels // (r * r), r * r * plane, r * r * plane),
+        Axis(height, width, r * wide),
+        Axis(r, r * plane, wide),
+        Axis(width, 1, r),
+        Axis(r, plane, 1),
+    )
+    return Copy(op.where, [x], [own_result(op)], axes, 0, values[own_result(op)].shape)
+
+
+def channel_shuffle(op: Op, values: Values) -> Node | None:
+    """Read groups of channels that are interleaved."""
+    x, groups = own_argument(op, 0, values), op.args[1]
+    if x is None:
+        return None
+    plane, each = prod(values[x].shape[2:]), values[x].shape[1] // groups
+    axes = (Axis(each, plane, groups * plane), Axis(groups, each * plane, plane), Axis(plane, 1, 1))
+    return Copy(op.where, [x], [own_result(op)], axes, 0, values[own_result(op)].shape)
+
+
+def pixel_unshuffle(op: Op, values: Values) -> Node | None:
+    """Read pixels that become channels."""
+    x, r = own_argument(op, 0, values), op.args[1]
+    if x is None or len(values[x].shape) != 4:
+        return None
+    channels, height, width = values[x].shape[1:]
+    plane = height * width // (r * r)
+    axes = (
+        Axis(channels, height * width, r * r * plane),
+        Axis(height // r, r * width, width // r),
+        Axis(r, width, r * plane),
+        Axis(width // r, r, 1),
+        Axis(r, 1, plane),
+    )
+    return Copy(op.where, [x], [own_result(op)], axes, 0, values[own_result(op)].shape)
+
+
+def nearest(op: Op, values: Values) -> Node | None:
+    """Read the enlargement of images by whole numbers, each element repeated."""
+    x = own_argument(op, 0, values)
+    if x is None:
+        return None
+    shape, out = values[x].shape, values[own_result(op)].shape
+    if any(m % n for n, m in zip(shape[2:], out[2:], strict=True)):
+        return None
+    scales = [s for s in op.args[2:] if isinstance(s, float)]
+    scales += [s for given in op.args[2:] if isinstance(given, list | tuple) for s in given]
+    if any(s != int(s) for s in scales):
+        return None
+    axes = [Axis(shape[1], prod(shape[2:]), prod(out[2:]))]
+    for axis in range(2, len(shape)):
+        factor, row, out_row = out[axis] // shape[axis], prod(shape[axis + 1 :]), prod(out[axis + 1 :])
+        axes += [Axis(shape[axis], row, factor * out_row), Axis(factor, 0, out_row)]
+    return Copy(op.where, [x], [own_result(op)], tuple(axes), 0, out)
+
+
+def resize(op: Op, values: Values) -> Node | None:
+    """Read linear and cubic interpolation of signals and images."""
+    x = own_argument(op, 0, values)
+    if x is None or len(values[x].shape) > 4:
+        return None
+    shape, out, dtype = values[x].shape, values[own_result(op)].shape, values[x].dtype
+    kind, overload = op.name.split(".")[1:]
+    scales: list[Any] = [None] * (len(shape) - 2)
+    if overload == "vec":
+        scales = list(op.args[3]) if len(op.args) > 3 and op.args[3] is not None else scales
+    else:
+        scales = [*op.args[3:], *scales][: len(scales)]
+    corners = bool(op.args[2])
+    sizes = zip(shape[2:], out[2:], scales, strict=True)
+    axes = [_weights(kind, n, m, scale, dtype, corners=corners) for n, m, scale in sizes]
+    one = Weights.of(torch.ones(1, 1, dtype=dtype, device="cpu"))
+    call, rest = op.call, op.args[1:]
+    node = Resize(op.where, [x], [own_result(op)])
+    node.axes = (axes[0], axes[1]) if len(axes) == 2 else (one, axes[0])
+    node.shape = (*shape[:2], *(1,) * (4 - len(shape)), *shape[2:])
+    node.out_shape, node.call = out, lambda tensor: call(tensor, *rest)
+    return node
+
+
+def _weights(kind: str, size: int, out: int, scale: float | None, dtype: torch.dtype, *, corners: bool) -> Weights:
+    """Return the interpolation along one axis, from what torch makes of each position alone."""
+    alone = torch.eye(size, dtype=torch.float64, device="cpu")
+    if kind == "upsample_bicubic2d":
+        made = torch.ops.aten.upsample_bicubic2d(alone[:, None, None], [1, out], corners, None, scale)[:, 0, 0]
+    else:
+        made = torch.ops.aten.upsample_linear1d(alone[:, None], [out], corners, scale)[:, 0]
+    return Weights.of(made.T.to(dtype))

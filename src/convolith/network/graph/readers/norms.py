@@ -1,0 +1,79 @@
+"""Readers of norms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from convolith.network.graph.nodes import (
+    Node,
+    Norm,
+    Operand,
+)
+from convolith.network.graph.readers.arguments import (
+    Values,
+    constant_of,
+    is_free,
+    own_argument,
+    own_result,
+)
+from convolith.network.graph.readers.elementwise import elementwise_map
+from convolith.network.graph.trace import Op
+
+
+def batch_norm(op: Op, values: Values) -> Node | None:
+    """Read a batch norm with running statistics as a scale and a shift per channel."""
+    weight, bias, mean, variance, *rest = op.args[1:]
+    own = own_argument(op, 0, values)
+    training = rest[0] if op.name == "aten.native_batch_norm.default" else False
+    parts = [constant_of(part, values) for part in (mean, variance)]
+    if own is None or training or any(p is None for p in parts) or len(values[own].shape) < 2:
+        return None
+    if not (is_free(weight, values) and is_free(bias, values)):
+        return None
+    given_mean, given_variance = (p.double() for p in parts if p is not None)
+    scale = (given_variance + rest[-1]).rsqrt()
+    if weight is not None:
+        scale = scale * values[weight.number].constant.double()
+    shift = -given_mean * scale
+    if bias is not None:
+        shift = shift + values[bias.number].constant.double()
+    dtype = values[own].dtype
+    operands = [
+        Operand("x", own),
+        Operand("channel", constant=scale.to(dtype)),
+        Operand("channel", constant=shift.to(dtype)),
+    ]
+    expression = ("add", ("multiply", ("x", 0), ("channel", 0)), ("channel", 1))
+    return elementwise_map(op, values, expression, operands, values[own].shape)
+
+
+def group_norm(op: Op, values: Values) -> Node | None:
+    """Read a norm over groups of channels."""
+    x, channels, groups, epsilon = own_argument(op, 0, values), op.args[4], op.args[6], op.args[7]
+    if x is None or not (is_free(op.args[1], values) and is_free(op.args[2], values)):
+        return None
+    weight, bias = parameters(op.args[1], op.args[2], channels, values, values[x].dtype)
+    return Norm(op.where, [x], [own_result(op)], groups, weight, bias, epsilon, values[x].shape)
+
+
+def parameters(
+    weight: Any, bias: Any, channels: int, values: Values, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the weight and the bias of a norm, or ones and zeros where they are absent."""
+    given = [None if part is None else values[part.number].constant for part in (weight, bias)]
+    ones, zeros = (make(channels, dtype=dtype, device="cpu") for make in (torch.ones, torch.zeros))
+    found = [new if own is None else own.detach().contiguous() for own, new in zip(given, (ones, zeros), strict=True)]
+    return found[0], found[1]
+
+
+def layer_norm(op: Op, values: Values) -> Node | None:
+    """Read the norm of vectors, (N, channels)."""
+    x = own_argument(op, 0, values)
+    if x is None or len(values[x].shape) != 2 or list(op.args[1]) != [values[x].shape[1]]:
+        return None
+    if not (is_free(op.args[2], values) and is_free(op.args[3], values)):
+        return None
+    weight, bias = parameters(op.args[2], op.args[3], values[x].shape[1], values, values[x].dtype)
+    return Norm(op.where, [x], [own_result(op)], 0, weight, bias, op.args[4], (*values[x].shape, 1))
