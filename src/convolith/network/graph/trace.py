@@ -132,7 +132,8 @@ def trace(model: GraphModule, inputs: tuple[torch.Tensor, ...]) -> tuple[Trace, 
     with torch.no_grad():
         for x in inputs:
             recorder.trace.inputs.append(recorder.number(x, constant=False))
-        result = _Runner(model, recorder)(*inputs)
+        flat = model.graph.process_inputs(*inputs)  # an exported graph has its own form of arguments and results
+        result = model.graph.process_outputs(_Runner(model, recorder)(*flat))
     recorder.trace.result = recorder.named(result)
     return recorder.trace, result
 

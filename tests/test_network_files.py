@@ -1,0 +1,195 @@
+"""Optimised networks in files, on the command line, and what is refused."""
+
+import json
+import zipfile
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+import convolith as cl
+from bench.networks import NETWORKS
+from convolith.cli import main
+
+
+def small():
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 8, 3, stride=2),
+    ]
+    return nn.Sequential(*layers, nn.SiLU()).eval()
+
+
+@pytest.fixture
+def images():
+    return torch.randn(1, 3, 20, 24, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_saved_model_computes_the_same_at_every_size(tmp_path, images):
+    model = small()
+    cl.optimize(model, images, measure=False).save(tmp_path / "net.zip")
+    loaded = cl.network.load(tmp_path / "net.zip")
+    for x in (images, torch.randn(3, 3, 20, 24), torch.randn(1, 3, 33, 40)):
+        for _ in range(2):
+            with torch.no_grad():
+                torch.testing.assert_close(loaded(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_loaded_model_takes_the_engines_that_were_chosen(tmp_path, images):
+    found = cl.optimize(small(), images, measure=False)
+    found.save(tmp_path / "net.zip")
+    loaded = cl.network.load(tmp_path / "net.zip")
+    loaded(images)
+    assert loaded.choices() == found.model.choices()
+    with zipfile.ZipFile(tmp_path / "net.zip") as archive:
+        assert json.loads(archive.read("choices.json"))["format"] == 1
+        assert not [name for name in archive.namelist() if name.endswith(".pkl")]
+
+
+def test_a_model_is_saved_to_an_open_file_and_replaces_a_complete_one(tmp_path, images):
+    found = cl.optimize(small(), images, measure=False)
+    path = tmp_path / "net.zip"
+    path.write_bytes(b"before")
+    with path.open("wb") as file:
+        found.save(file)
+    assert torch.equal(cl.network.load(path)(images), found.model.plain(images))
+
+
+def test_files_that_are_damaged_or_of_another_version_are_refused(tmp_path, images):
+    path = tmp_path / "net.zip"
+    with pytest.raises(cl.ConvolithError, match="does not exist"):
+        cl.network.load(path)
+    path.write_bytes(b"nothing")
+    with pytest.raises(cl.ConvolithError, match="damaged or no optimised model"):
+        cl.network.load(path)
+    cl.optimize(small(), images, measure=False).save(path)
+    with zipfile.ZipFile(path) as archive:
+        model, choices = archive.read("model.pt2"), json.loads(archive.read("choices.json"))
+    for content, changes, words in (
+        (model, {"format": 99}, "a file of format 99"),
+        (model[: len(model) // 2], {}, "cannot read"),
+    ):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("model.pt2", content)
+            archive.writestr("choices.json", json.dumps(choices | changes))
+        with pytest.raises(cl.ConvolithError, match=words):
+            cl.network.load(path)
+
+
+def test_choices_are_remembered(images, monkeypatch):
+    first = cl.optimize(small(), images)
+    monkeypatch.setattr("convolith.network.execution.compiled.Compiled.race", lambda *_: pytest.fail("raced again"))
+    again = cl.optimize(small(), images)
+    assert [s.engine for s in again.report.steps] == [s.engine for s in first.report.steps]
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, ["optimize", *map(str, arguments)])
+
+
+def test_the_command_writes_a_model_and_a_page(tmp_path):
+    name, shape = "bench.networks.ecb:ecbsr", NETWORKS["ecbsr"].input_shape
+    size = ",".join(map(str, shape))
+    result = run(name, "--input", size, "-o", tmp_path / "net.zip", "--html", tmp_path / "net.html", "--estimate")
+    assert result.exit_code == 0, result.output
+    assert "steps of generated code" in result.stdout
+    x = torch.randn(shape)
+    with torch.no_grad():
+        expected = NETWORKS["ecbsr"].factory()(x)
+    torch.testing.assert_close(cl.network.load(tmp_path / "net.zip")(x), expected, rtol=1e-4, atol=1e-4)
+    page = (tmp_path / "net.html").read_text()
+    assert "winograd" in page or "direct" in page
+    listed = json.loads(run(name, "--input", size, "--json", "--threads", 1, "--budget-seconds", 1).stdout)
+    assert {"steps", "islands", "error", "seconds_after"} <= set(listed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nothing:here", "--input", "1,3,8,8"), "cannot be imported"),
+        (("bench.networks.ecb:ecbsr", "--input", "1,1,0,8"), "expected positive numbers"),
+        (("bench.networks.ecb:ecbsr", "--input", "1,3,8,8"), "does not take example_input"),
+        (("bench.networks.ecb:ecbsr", "--input", "1,1,8,8", "-o", "x.txt"), "expected a name that ends in .zip"),
+        (("bench.networks.ecb:ecbsr", "--input", "1,1,8,8", "--budget-seconds", "0"), "budget-seconds"),
+        (("bench.networks.ecb:ecbsr", "--input", "1,1,8,8", "--threads", "0"), "threads"),
+    ],
+)
+def test_wrong_use_of_the_command_is_named(arguments, words):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert words in result.output
+
+
+def test_a_quantised_model_is_refused(images):
+    class Linear(nn.Linear):
+        pass
+
+    Linear.__module__ = "torch.ao.nn.quantized.modules.linear"
+    model = nn.Sequential(nn.Flatten(), Linear(3 * 20 * 24, 4)).eval()
+    with pytest.raises(cl.ConvolithError, match="fold the float model"):
+        cl.optimize(model, images)
+
+
+@pytest.mark.parametrize("example", ["image", torch.ones(3, dtype=torch.int64), [], torch.ones(0, 3, 8, 8)])
+def test_examples_that_are_no_images_are_refused(example):
+    with pytest.raises(cl.ConvolithError, match="example_input"):
+        cl.optimize(small(), example)
+
+
+def test_an_example_of_another_rank_is_refused():
+    with pytest.raises(cl.ConvolithError, match="does not take example_input"):
+        cl.optimize(small(), torch.ones(2, 3))
+
+
+def test_mixed_dtypes_are_computed_by_torch_where_they_differ(images):
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3).double()
+
+        def forward(self, x):
+            return self.b(torch.relu(self.a(x)).double()).float() * 2
+
+    model = Mixed().eval()
+    found = cl.optimize(model, images, measure=False)
+    with torch.no_grad():
+        for _ in range(2):
+            torch.testing.assert_close(found.model(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+def test_half_precision_goes_to_torch():
+    model = small().to(torch.bfloat16)
+    x = torch.randn(1, 3, 20, 24).to(torch.bfloat16)
+    found = cl.optimize(model, x, measure=False)
+    with torch.no_grad():
+        for _ in range(2):
+            torch.testing.assert_close(found.model(x), model(x), rtol=0.05, atol=0.05)
+
+
+def test_a_budget_that_is_too_small_still_gives_a_right_model(images):
+    model = small()
+    found = cl.optimize(model, images, budget_seconds=1e-9)
+    with torch.no_grad():
+        torch.testing.assert_close(found.model(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+def test_several_inputs_and_an_argument_that_is_left_out():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(2, 4, 3)
+
+        def forward(self, x, y, scale=2.0):
+            return scale * torch.relu(self.a(x) + self.b(y))
+
+    model = Two().eval()
+    x, y = torch.randn(2, 3, 12, 13), torch.randn(2, 2, 12, 13)
+    found = cl.optimize(model, (x, y), measure=False)
+    with torch.no_grad():
+        for _ in range(2):
+            torch.testing.assert_close(found.model(x, y), model(x, y), rtol=1e-4, atol=1e-5)
