@@ -460,6 +460,51 @@ def test_weights_that_change_are_noticed():
             close(found.model(x), expected)
 
 
+def test_a_step_that_differs_from_torch_is_replaced_and_named(monkeypatch):
+    from convolith.network.execution import schedule
+
+    steps = schedule.maps.steps
+
+    def wrong(expression, *rest):
+        return steps(("add", expression, 1.0) if expression[0] == "tanh" else expression, *rest)
+
+    monkeypatch.setattr(schedule.maps, "steps", wrong)
+
+    class Doubled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(2, 3, 3)
+
+        def forward(self, x):
+            y = self.conv(x)
+            return y, torch.tanh(y)
+
+    model = Doubled().eval()
+    found = cl.optimize(model, torch.randn(1, 2, 9, 9), measure=False)
+    assert any("by map differs from torch" in sentence for sentence in found.report.replaced)
+    assert "Replaced" in str(found.report)
+    x = torch.randn(1, 2, 9, 9)
+    with torch.no_grad():
+        for actual, expected in zip(found.model(x), model(x), strict=True):
+            close(actual, expected)
+
+
+def test_a_state_dict_and_another_dtype_are_noticed():
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU()).eval()
+    x = torch.randn(1, 2, 9, 9)
+    fast = cl.optimize(model, x, measure=False).model
+    other = {name: torch.randn_like(tensor) for name, tensor in fast.state_dict().items()}
+    with torch.no_grad():
+        for assign in (False, True):
+            fast.load_state_dict({name: (2 + assign) * tensor for name, tensor in other.items()}, assign=assign)
+            expected = fast.plain(x)
+            for _ in range(3):
+                close(fast(x), expected)
+        fast.double()
+        for _ in range(3):
+            close(fast(x.double()), fast.plain(x.double()), 1e-13)
+
+
 def test_gradients_and_other_dtypes_go_to_the_plain_model():
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU()).eval()
     x = torch.randn(1, 2, 9, 9, requires_grad=True)

@@ -57,23 +57,9 @@ def version_of(tensor: torch.Tensor) -> int:
     return 0 if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version
 
 
-Watched = list[tuple[Any, str, torch.Tensor, int]]
-
-
-def watched(module: torch.nn.Module) -> Watched:
-    """Return the parameters and buffers of a module, each with its owner, its name and its version, for `changed`."""
-    return [
-        (owner, name, tensor, tensor._version)
-        for part in module.modules()
-        for owner in (vars(part)["_parameters"], vars(part)["_buffers"])
-        for name, tensor in owner.items()
-        if tensor is not None and not tensor.is_inference()
-    ]
-
-
-def changed(tensors: Watched) -> bool:
-    """Return whether a parameter or buffer was replaced, or written to in a way that torch counts."""
-    return any(owner.get(name) is not t or t._version != v for owner, name, t, v in tensors)  # in every call
+def versions_of(tensors: list[torch.Tensor]) -> list[int]:
+    """Return how many times each of some tensors was written to."""
+    return [tensor._version for tensor in tensors]  # in every call of a network
 
 
 def is_view(tensor: torch.Tensor) -> bool:

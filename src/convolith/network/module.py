@@ -13,7 +13,7 @@ from convolith.errors import ConvolithError
 from convolith.jit import is_forked, thread_count
 from convolith.network.execution.compiled import Compiled
 from convolith.network.graph.trace import NotTraced
-from convolith.torch_private import changed, dispatch_modes, needs_torch_operators, watched
+from convolith.torch_private import dispatch_modes, needs_torch_operators, versions_of
 
 MOST_SIZES = 8
 """Largest number of input sizes that stay compiled; the least recently used is dropped."""
@@ -25,7 +25,8 @@ class Optimized(torch.nn.Module):
     Inputs that need gradients, other dtypes and devices, autocast, `torch.compile` and `torch.export` go to `plain`, an
     ordinary torch module with the parameters; these are copies that need no gradients, until `requires_grad_(True)` is
     called. Weights that are changed in a way that torch counts are noticed at the
-    next call, and everything is prepared anew; writes through `.data` or NumPy are not noticed: call `refresh()`.
+    next call, and everything is prepared anew; writes through `.data` or NumPy, and parameters that are replaced by
+    others, are not noticed: call `refresh()`.
 
     Attributes:
         plain: the folded model, a torch module.
@@ -43,11 +44,25 @@ class Optimized(torch.nn.Module):
         """Forget everything that was prepared from the weights."""
         self._sizes: OrderedDict[Any, Compiled | None] = OrderedDict()
         self._lock = threading.RLock()
-        self._watched = watched(self.plain)
+        tensors = (*self.plain.parameters(), *self.plain.buffers())
+        self._watched = [tensor for tensor in tensors if not tensor.is_inference()]
+        self._versions = versions_of(self._watched)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load parameters and buffers, and forget what was prepared from the old ones."""
+        found = super().load_state_dict(*args, **kwargs)
+        self.refresh()
+        return found
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        """Convert the parameters (torch's `to`, `double` and the like), and forget what was prepared from them."""
+        found = super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]  # torch has no types here
+        self.refresh()
+        return found
 
     def _needs_gradients(self, inputs: tuple[torch.Tensor, ...]) -> bool:
         """Return whether an input or a parameter needs gradients."""
-        return any(x.requires_grad for x in inputs) or any(t.requires_grad for _, _, t, _ in self._watched)
+        return any(x.requires_grad for x in inputs) or any(tensor.requires_grad for tensor in self._watched)
 
     def train(self, mode: bool = True) -> Optimized:  # noqa: FBT001, FBT002 - torch's own signature
         """Refuse training mode.
@@ -84,7 +99,7 @@ class Optimized(torch.nn.Module):
     def _compiled(self, inputs: tuple[torch.Tensor, ...]) -> Any:
         """Return the network for a size: compiled, None where it cannot be, or a first result in a tuple."""
         with self._lock:
-            if changed(self._watched):
+            if versions_of(self._watched) != self._versions:
                 self.refresh()
             key = self._key(inputs)
             if key in self._sizes:
@@ -130,7 +145,7 @@ class Optimized(torch.nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        for name in ("_sizes", "_lock", "_watched"):
+        for name in ("_sizes", "_lock", "_watched", "_versions"):
             del state[name]
         return state
 

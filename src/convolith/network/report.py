@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from convolith.folding import FoldReport
@@ -47,6 +48,8 @@ class NetworkReport:
         error: largest difference from the folded model in the model's dtype, relative to the largest output.
         arena_bytes: bytes of all tensors between the layers.
         weight_bytes: bytes of the weights.
+        islands: number of nodes that torch computes, by operator.
+        replaced: a sentence on each step that differed from torch and was replaced.
     """
 
     steps: tuple[StepReport, ...]
@@ -58,6 +61,7 @@ class NetworkReport:
     arena_bytes: int = 0
     weight_bytes: int = 0
     islands: dict[str, int] = field(default_factory=dict)
+    replaced: tuple[str, ...] = ()
 
     @classmethod
     def plain(cls, fold: FoldReport | None, reason: str) -> NetworkReport:
@@ -99,6 +103,8 @@ class NetworkReport:
         if self.islands:
             islands = [{"operator": name, "times": count} for name, count in self.islands.items()]
             found.append(Table("Computed by torch", islands))
+        if self.replaced:
+            found.append(Table("Replaced", [{"step": sentence} for sentence in self.replaced]))
         return found
 
     def _repr_html_(self) -> str:
@@ -115,6 +121,7 @@ def report_of(
     errors: dict[int, tuple[float, float]],
     whole: float,
     seconds: tuple[float | None, float | None],
+    replaced: Sequence[str] = (),
 ) -> NetworkReport:
     """Return the report of a compiled network."""
     steps = []
@@ -144,6 +151,7 @@ def report_of(
         compiled.placement.arena_bytes,
         sum(weights.values()),
         dict(islands),
+        tuple(replaced),
     )
 
 

@@ -16,7 +16,7 @@ from convolith.network.execution import choices, images
 from convolith.network.execution.placement import Placement, arrange, place
 from convolith.network.execution.runtime import Instance
 from convolith.network.execution.schedule import Scheduler, Way
-from convolith.network.graph.nodes import Alias, Convolve, Island, Node
+from convolith.network.graph.nodes import Alias, Computed, Convolve, Island, Node
 from convolith.network.graph.reading import read
 from convolith.network.graph.tails import fuse
 from convolith.network.graph.trace import Trace, leaves_with_refs, trace
@@ -59,14 +59,33 @@ class Compiled:
         self.key = choices.key_of(self.nodes, self.by_image, accuracy)
         self.choice = choice or choices.recall(self.key)
         """Engines that were chosen before, or None."""
-        self.placement, self.ways = self._scheduled(accuracy)
+        self.accuracy = accuracy
+        self.avoided: dict[int, set[str]] = {}
+        """Engines that are not to be used, by the number of the node."""
+        self.placement, self.ways = self._scheduled()
         self.chosen = [0] * len(self.nodes)
         self.seconds: list[float | None] = [None] * len(self.nodes)
         self.threads = thread_count()
         self._free: list[Instance] = []
         self._lock = threading.Lock()
 
-    def _scheduled(self, accuracy: str) -> tuple[Placement, list[list[Way]]]:
+    def avoid(self, numbers: Sequence[int]) -> None:
+        """Compute some nodes in another way than now, at last by torch."""
+        for number in numbers:
+            self.avoided.setdefault(number, set()).add(self.way(number).engine)
+        chosen = self.engines_of_all()
+        self.placement, self.ways = self._scheduled()
+        self.chosen = [
+            next((n for n, way in enumerate(ways) if way.engine == engine), 0)
+            for ways, engine in zip(self.ways, chosen, strict=True)
+        ]
+        self._free = []
+
+    def engines_of_all(self) -> list[str]:
+        """Return the name of the engine or pass of each node."""
+        return [self.way(n).engine for n in range(len(self.nodes))]
+
+    def _scheduled(self) -> tuple[Placement, list[list[Way]]]:
         """Return the places of all values and the ways to compute each node."""
         while True:
             placement = place(self.nodes, self.trace, self.results)
@@ -74,12 +93,15 @@ class Compiled:
                 images.narrowed(placement, self.images, self.by_image)
             arrange(placement)
             wanted = iter(self.choice or ())
-            scheduler, count = Scheduler(self.trace, placement, accuracy), len(self.nodes)
+            scheduler, count = Scheduler(self.trace, placement, self.accuracy), len(self.nodes)
             found: list[list[Way]] = []
             for number in track(range(count), "preparing", count, shown=count > LONG):
                 node = self.nodes[number]
                 engine = next(wanted, None) if isinstance(node, Convolve) else None
                 ways = scheduler.ways(images.one_image(node) if number < self.by_image else node, engine)
+                ways = [way for way in ways if way.engine not in self.avoided.get(number, ())]
+                if not ways and isinstance(node, Computed):
+                    ways = [Way("torch", call=node.reference)]
                 if number < self.by_image:
                     ways = [way for way in ways if way.call is None]
                 if not ways:  # only torch computes it, which takes all images together
