@@ -542,6 +542,18 @@ def test_fewer_threads_than_it_was_made_for():
             torch.set_num_threads(before)
 
 
+def test_a_number_of_threads():
+    model = NETWORKS["mobileone_small"].factory()
+    x = torch.randn(1, 3, 64, 64)
+    fast = cl.optimize(model, x, threads=1, measure=False).model
+    with torch.no_grad():
+        close(fast(x), model(x), 1e-4)
+    (compiled,) = fast._sizes.values()
+    assert compiled.threads == 1
+    with pytest.raises(cl.ConvolithError, match="threads is 0"):
+        cl.optimize(model, x, threads=0)
+
+
 def test_training_mode_is_refused():
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU())
     with pytest.raises(cl.ConvolithError, match=r"call model.eval\(\) first"):

@@ -68,8 +68,6 @@ def command(
     """
     target = None if output is None else Output(output, ENDINGS)
     page = None if html is None else Output(html, (".html",))
-    import torch
-
     from convolith.network import optimize
 
     with redirect_stdout(sys.stderr):  # the model's own code may print
@@ -78,14 +76,9 @@ def command(
         click.echo(f"{factory} returns a model in training mode; it is optimised in evaluation mode", err=True)
         model.eval()
     inputs = inputs_of(model, shapes)
-    before = torch.get_num_threads()
-    try:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        with redirect_stdout(sys.stderr):
-            found = optimize(model, inputs, accuracy=accuracy, budget_seconds=budget_seconds, measure=not estimate)
-    finally:
-        torch.set_num_threads(before)
+    options: dict[str, Any] = {"accuracy": accuracy, "budget_seconds": budget_seconds, "threads": threads}
+    with redirect_stdout(sys.stderr):
+        found = optimize(model, inputs, **options, measure=not estimate)
     report = found.report
     if target:
         if report.reason is not None:

@@ -2,6 +2,16 @@
 
 from convolith.jit.compile import Routine, routine
 from convolith.jit.target import Target, host
-from convolith.jit.threads import is_forked, scratch, thread_count, with_living_threads
+from convolith.jit.threads import at_most, is_forked, scratch, thread_count, with_living_threads
 
-__all__ = ["Routine", "Target", "host", "is_forked", "routine", "scratch", "thread_count", "with_living_threads"]
+__all__ = [
+    "Routine",
+    "Target",
+    "at_most",
+    "host",
+    "is_forked",
+    "routine",
+    "scratch",
+    "thread_count",
+    "with_living_threads",
+]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -61,8 +62,22 @@ def is_forked() -> bool:
 
 
 def thread_count() -> int:
-    """Return the number of threads of a region: torch's setting, or one after a fork."""
-    return 1 if _forked else torch.get_num_threads()
+    """Return the number of threads of a region: torch's setting, within the limit of `at_most`, or one after a fork."""
+    if _forked:
+        return 1
+    limit = getattr(_local, "limit", None)
+    return torch.get_num_threads() if limit is None else min(limit, torch.get_num_threads())
+
+
+@contextmanager
+def at_most(threads: int | None) -> Iterator[None]:
+    """Return a context in which regions of this thread run on some threads at most; None sets no limit."""
+    before = getattr(_local, "limit", None)
+    _local.limit = threads if threads is not None else before
+    try:
+        yield
+    finally:
+        _local.limit = before
 
 
 def with_living_threads(function: Callable[..., T], *arguments: Any) -> T:

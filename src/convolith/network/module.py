@@ -10,7 +10,7 @@ import torch
 from torch.fx import GraphModule
 
 from convolith.errors import ConvolithError
-from convolith.jit import is_forked, thread_count
+from convolith.jit import at_most, is_forked, thread_count
 from convolith.network.execution.compiled import Compiled
 from convolith.network.graph.trace import NotTraced
 from convolith.torch_private import dispatch_modes, needs_torch_operators, versions_of
@@ -30,12 +30,15 @@ class Optimized(torch.nn.Module):
 
     Attributes:
         plain: the folded model, a torch module.
+        accuracy: as in `plan`.
+        threads: largest number of threads of the programs; None for torch's.
     """
 
-    def __init__(self, plain: torch.nn.Module, accuracy: str) -> None:
+    def __init__(self, plain: torch.nn.Module, accuracy: str, threads: int | None = None) -> None:
         super().__init__()
         self.plain = plain.requires_grad_(requires_grad=False)
         self.accuracy = accuracy
+        self.threads = threads
         self._chosen: dict[str, list[str]] = {}
         self.refresh()
         self.training = False
@@ -81,10 +84,11 @@ class Optimized(torch.nn.Module):
         """Return what the model returns for its inputs."""
         if not self._applies(inputs):
             return self.plain(*inputs)
-        compiled = self._compiled(inputs)
-        if isinstance(compiled, Compiled):
-            with torch.no_grad():
-                return compiled(inputs)
+        with at_most(self.threads):
+            compiled = self._compiled(inputs)
+            if isinstance(compiled, Compiled):
+                with torch.no_grad():
+                    return compiled(inputs)
         return self.plain(*inputs) if compiled is None else compiled[0]
 
     def _applies(self, inputs: tuple[Any, ...]) -> bool:

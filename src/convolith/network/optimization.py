@@ -13,11 +13,13 @@ import torch
 from torch.fx import GraphModule
 
 from convolith.errors import ConvolithError
-from convolith.folding import fold
+from convolith.folding import Folded, fold
 from convolith.folding.capture import NoGraph
 from convolith.folding.example_inputs import Inputs, result_of, variations
 from convolith.folding.graph_copies import own_module
 from convolith.folding.quick_convolutions import QuickConvolutions
+from convolith.geometry import check_whole
+from convolith.jit import at_most
 from convolith.network.execution.compiled import Compiled
 from convolith.network.graph.trace import NotTraced
 from convolith.network.module import Optimized
@@ -63,6 +65,7 @@ def optimize(
     *,
     accuracy: str = "default",
     budget_seconds: float = 60.0,
+    threads: int | None = None,
     measure: bool = True,
 ) -> Optimization:
     """Return a model that computes the same faster on this CPU: folded, and run as one program of generated code.
@@ -79,6 +82,7 @@ def optimize(
             Other sizes work too; for them engines are chosen by estimates.
         accuracy: as in `plan`.
         budget_seconds: time limit for measuring, without folding and preparation.
+        threads: number of threads of the programs, at most torch's, which is the default.
         measure: time the layers inside the network; False chooses by estimates.
 
     Returns:
@@ -97,18 +101,37 @@ def optimize(
     check_choice(accuracy, "auto")
     if not isinstance(budget_seconds, int | float) or not budget_seconds > 0:
         raise ConvolithError(f"budget_seconds is {budget_seconds!r}; expected seconds above zero")
+    if threads is not None:
+        threads = check_whole("threads", threads, 1)
     try:
         folded = fold(model, example_input)
     except NoGraph as problem:
         reason = f"its code is not one graph: {problem.reason}"
-        return Optimization(Optimized(own_module(model), accuracy), NetworkReport.plain(None, reason))
+        return Optimization(Optimized(own_module(model), accuracy, threads), NetworkReport.plain(None, reason))
     inputs = (example_input,) if isinstance(example_input, torch.Tensor) else tuple(example_input)
-    optimized = Optimized(folded.model, accuracy)
+    optimized = Optimized(folded.model, accuracy, threads)
     if not isinstance(folded.model, GraphModule):
         reason = "its code is not one graph: " + next(s.reason for s in folded.report.skipped if s.kind == "kept")
         return Optimization(optimized, NetworkReport.plain(folded.report, reason))
+    with at_most(threads):
+        return _compiled(model, optimized, folded, inputs, budget_seconds, measure=measure)
+
+
+def _compiled(
+    model: torch.nn.Module,
+    optimized: Optimized,
+    folded: Folded,
+    inputs: Inputs,
+    budget_seconds: float,
+    *,
+    measure: bool,
+) -> Optimization:
+    """Compile a folded model for its example, prove it and time it."""
+    accuracy, graph = optimized.accuracy, folded.model
+    if not isinstance(graph, GraphModule):
+        return Optimization(optimized, NetworkReport.plain(folded.report, "it is not a graph"))
     try:
-        compiled = Compiled(folded.model, inputs, accuracy)
+        compiled = Compiled(graph, inputs, accuracy)
     except NotTraced as problem:
         return Optimization(optimized, NetworkReport.plain(folded.report, str(problem)))
     expected, compiled.first_result = compiled.first_result, None
@@ -120,11 +143,11 @@ def optimize(
                 compiled.measure(inputs)
         with QuickConvolutions():
             errors, failed = _verified(compiled, inputs)
-            failed += _check_other_size(folded.model, inputs, accuracy)
+            failed += _check_other_size(graph, inputs, accuracy)
         whole = _difference(compiled(inputs), expected)
         before = after = None
         if measure:
-            before, plain, after = _seconds(model, folded.model, compiled, inputs)
+            before, plain, after = _seconds(model, graph, compiled, inputs)
             if plain < after:
                 optimized.remember(inputs, None)
                 reason = f"torch computes the folded model in {1e3 * plain:.3g} ms, the program in {1e3 * after:.3g} ms"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from statistics import median
 from typing import Any
 
 import torch
@@ -22,8 +21,9 @@ from convolith.network.graph.tails import fuse
 from convolith.network.graph.trace import Trace, leaves_with_refs, trace
 from convolith.report.progress import track
 
-ROUNDS = 5
-"""Number of calls of the network in which each way to compute its layers is timed."""
+ROUNDS, MOST_ROUNDS, ENOUGH_SECONDS = 5, 25, 1.0
+"""Number of calls of the network in which each way to compute its layers is timed: at least, at most, and the seconds
+after which no more than the least are made."""
 CLEARLY = 0.97
 """Ratio of a measured time to that of the way that is estimated to be fastest, below which another way is taken."""
 LONG = 20
@@ -146,22 +146,23 @@ class Compiled:
         times: list[list[list[float]]] = [[[] for _ in ways] for ways in self.ways]
         variants = [[min(v, len(ways) - 1) for ways in self.ways] for v in range(most)]
         instances = [self.instance(variant) for variant in variants]
-        for turn in range(ROUNDS + 1):
+        for turn in range(MOST_ROUNDS + 1):
             for variant, instance in zip(variants, instances, strict=True):
                 found = instance.timed(inputs)
                 if not turn:
                     continue  # the first call finds cold caches
                 for node, (way, seconds) in enumerate(zip(variant, found, strict=True)):
                     times[node][way].append(seconds)
-            if turn and time.perf_counter() - start > budget_seconds:
+            spent = time.perf_counter() - start
+            if turn and (spent > budget_seconds or (turn >= ROUNDS and spent > ENOUGH_SECONDS)):
                 break
         for node, each in enumerate(times):
-            medians = [median(found) if found else float("inf") for found in each]
-            best = min(range(len(medians)), key=medians.__getitem__, default=0)
-            if medians and medians[best] > CLEARLY * medians[0]:
+            usual = [_usual(found) if found else float("inf") for found in each]
+            best = min(range(len(usual)), key=usual.__getitem__, default=0)
+            if usual and usual[best] > CLEARLY * usual[0]:
                 best = 0
             self.chosen[node] = best
-            self.seconds[node] = medians[best] if medians else None
+            self.seconds[node] = usual[best] if usual else None
         self._free = []
         choices.remember(self.key, self.engines())
 
@@ -169,7 +170,7 @@ class Compiled:
         """Time the chosen way of every node inside the network."""
         instance = self.instance()
         found = [instance.timed(inputs) for _ in range(ROUNDS + 1)][1:]
-        self.seconds = [median(times) for times in zip(*found, strict=True)]
+        self.seconds = [_usual(times) for times in zip(*found, strict=True)]
 
     def engines(self) -> choices.Choice:
         """Return the names of the engines of all layers, in order."""
@@ -193,3 +194,8 @@ class Compiled:
     def layers(self) -> list[Convolve]:
         """Convolutions and linear layers."""
         return [node for node in self.nodes if isinstance(node, Convolve)]
+
+
+def _usual(times: Sequence[float]) -> float:
+    """Return the lower quartile of some times: a system may take a core away for more than half of them."""
+    return sorted(times)[len(times) // 4]
