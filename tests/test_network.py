@@ -1,6 +1,7 @@
 """`optimize`: networks as programs give what torch gives, at every size, from every kind of node, and say what they do."""
 
 import copy
+import dataclasses
 import pickle
 import threading
 from itertools import product
@@ -594,3 +595,175 @@ def test_the_given_model_is_not_changed():
     cl.optimize(model, torch.randn(1, 2, 9, 9), measure=True)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert all(p.requires_grad for p in model.parameters())
+
+
+# What a hostile reader found.
+
+
+class Function(nn.Module):
+    """A convolution of each input, and a function of the results."""
+
+    def __init__(self, function, channels=(3,), outs=6):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(c, outs, 3, padding=1) for c in channels)
+        self.function = function
+
+    def forward(self, *inputs):
+        return self.function(*(conv(x) for conv, x in zip(self.convs, inputs, strict=True)))
+
+
+def random(*shapes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator) for shape in shapes]
+
+
+def same_after(model, example, *calls, tolerance=2e-5):
+    """Optimise on an example, and compare calls with other inputs, each made twice."""
+    model = model.eval()
+    fast = cl.optimize(model, example, measure=False).model
+    for inputs in [example, *calls]:
+        inputs = [inputs] if isinstance(inputs, torch.Tensor) else inputs
+        for _ in range(2):
+            with torch.no_grad():
+                actual, expected = fast(*inputs), model(*inputs)
+            assert type(actual) is type(expected)
+            for a, b in zip(
+                torch.utils._pytree.tree_leaves(actual), torch.utils._pytree.tree_leaves(expected), strict=True
+            ):
+                close(a, b, tolerance)
+    return fast
+
+
+def test_one_tensor_given_twice():
+    (z,), (a, b) = random((1, 3, 8, 8)), random((1, 3, 8, 8), (1, 3, 8, 8), seed=1)
+    same_after(Function(lambda x, y: x - 2 * y, (3, 3)), [z, z], [a, b])
+
+
+def test_results_of_other_types():
+    from collections import OrderedDict
+
+    for made in (lambda y: OrderedDict(a=y, b=[y * 2]), lambda y: (y, {"c": y + 1}), lambda y: [y]):
+        same_after(Function(made), random((2, 3, 8, 8))[0], random((2, 3, 8, 8), seed=1)[0])
+
+    @dataclasses.dataclass
+    class Out:
+        y: torch.Tensor
+
+    x, other = random((1, 3, 8, 8), (1, 3, 8, 8))
+    model = Function(lambda y: Out(y)).eval()
+    fast = cl.optimize(model, x, measure=False).model
+    with torch.no_grad():
+        close(fast(other).y, model(other).y)
+        close(fast(other).y, model(other).y)
+
+
+def test_shapes_that_depend_on_values():
+    model = Function(lambda y: y[y > 0])
+    same_after(model, random((1, 3, 8, 8))[0], *random((1, 3, 8, 8), (1, 3, 8, 8), seed=1))
+
+
+@pytest.mark.parametrize("batches", [(1, 4), (4, 1), (8, 2)])
+def test_batches_that_differ(batches):
+    shapes = [(batches[0], 3, 96, 96), (batches[1], 3, 128, 128)]
+    model = Function(lambda z, x: (functional.relu(x).mean((2, 3)), functional.relu(z)), (3, 3), 24)
+    same_after(model, random(*shapes), random(*shapes, seed=1))
+
+
+def test_means_of_equal_windows_without_a_batch():
+    same_after(Function(lambda y: functional.adaptive_avg_pool2d(y.mean(1), 7)), random((2, 3, 28, 28))[0])
+    same_after(Function(lambda y: functional.adaptive_avg_pool2d(y.mean(1), (4, 1))), random((2, 3, 28, 28))[0])
+
+
+class Guard(nn.Module):
+    def forward(self, x):
+        return x / 100 if float(x.abs().max()) > 50 else x
+
+
+class Flat(nn.Module):
+    def forward(self, x):
+        return x.flatten(1) if float(x.sum()) < 1e9 else x
+
+
+def test_modules_that_return_what_they_are_given():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), Guard(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1))
+    x = random((1, 3, 12, 12))[0]
+    same_after(model, x, 1000 * x)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), Flat(), nn.Linear(400, 400), nn.ReLU(), nn.Linear(400, 3))
+    same_after(model, x, 2 * x)
+
+
+CASES = {
+    "numbers per plane that are slices": lambda y: (
+        y * y.mean((2, 3), keepdim=True)[:, 1:2].expand(-1, 6, -1, -1)
+        + torch.cat([y, y], 1).mean((2, 3), keepdim=True).chunk(2, 1)[1] * y
+    ),
+    "a slice in other shapes": lambda y: functional.relu(y[:, 2:5].reshape(y.shape[0] * 3, 8, 9)) * 2,
+    "a slice, flattened": lambda y: y[:, :2].flatten(0, 1) + 1,
+    "a slice, copied": lambda y: functional.relu(y[:, :3].contiguous() + y[:, 3:]),
+    "rows with channels last": lambda y: torch.softmax(y.permute(0, 2, 3, 1).reshape(-1, 6), 1),
+    "rows with channels last, returned": lambda y: y.permute(0, 2, 3, 1).reshape(-1, 6),
+    "one of two numbers per image": lambda y: torch.sigmoid(y.mean((2, 3)).chunk(6, 1)[4].squeeze(1)),
+    "a slice from before the start": lambda y: functional.relu(y[:, -10:3]) * 3,
+    "joined dtypes": lambda y: torch.cat([y, y.double()], 1) * 2,
+    "a view that is returned": lambda y: (y[:, 0], y[:, 0].sigmoid(), functional.relu(functional.relu(y * 2).mean(1))),
+    "a number of the whole": lambda y: y / (y.std() + 1e-5),
+    "logarithms": lambda y: torch.log(y - 1e-6) * 0.5,
+    "exponentials": lambda y: torch.exp(y * 60),
+    "a written sum of another dtype": lambda y: (y * 1).add_(y.double()),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_what_a_hostile_reader_found(case, batch):
+    model = Function(CASES[case]).eval()
+    first, other, larger = (
+        random((batch, 3, 8, 9), (batch, 3, 8, 9), (4, 3, 11, 9))
+        if "shapes" not in case
+        else (*random((batch, 3, 8, 9), (batch, 3, 8, 9)), random((4, 3, 8, 9))[0])
+    )
+    fast = cl.optimize(model, first, measure=False).model
+    for x in (first, other, larger):
+        for _ in range(2):
+            with torch.no_grad():
+                actual, expected = fast(x), model(x)
+            pairs = zip(actual, expected, strict=True) if isinstance(expected, tuple) else [(actual, expected)]
+            for a, b in pairs:
+                torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-3, equal_nan=True)
+
+
+def test_a_model_that_draws_random_numbers():
+    model = Function(lambda y: y + 1e-3 * torch.randn_like(y)).eval()
+    x = random((1, 3, 8, 8))[0]
+    fast = cl.optimize(model, x, measure=False).model
+    with torch.no_grad():
+        assert not torch.equal(fast(x), fast(x))
+        assert float((fast(x) - model(x)).abs().max()) < 0.02
+
+
+def test_float64_with_a_float32_constant():
+    scale = torch.tensor([0.2, 0.3, 0.4, 1, 2, 3]).view(1, 6, 1, 1)
+    model = Function(lambda y: functional.relu(y * scale)).double()
+    x = random((2, 3, 8, 8))[0].double()
+    same_after(model, x, 2 * x, tolerance=1e-12)
+
+
+def test_double_accuracy_is_computed_in_float64():
+    model = Function(functional.relu, (64,)).eval()
+    x = random((1, 64, 16, 16))[0]
+    fast = cl.optimize(model, x, accuracy="double", measure=False).model
+    with torch.no_grad():
+        fast(x)
+        exact = copy.deepcopy(model).double()(x.double())
+        assert float((fast(x).double() - exact).abs().max()) <= 1e-7 * float(exact.abs().max())
+
+
+def test_inference_mode_and_back():
+    model = Function(lambda y: torch.flip(functional.relu(y), (2,)) + y)
+    x, other = random((1, 3, 8, 8), (2, 3, 9, 8))
+    fast = cl.optimize(model.eval(), x, measure=False).model
+    for y in (x, other):
+        with torch.inference_mode():
+            fast(y), fast(y)
+        with torch.no_grad():
+            close(fast(y), model(y))

@@ -252,6 +252,16 @@ def mapped_tree(function: Callable[[Any], Any], tree: Any) -> Any:
     return _pytree.tree_map(function, tree)
 
 
+def flattened(tree: Any) -> tuple[list[Any], Any]:
+    """Return the leaves of nested containers, and their structure for `unflattened`."""
+    return _pytree.tree_flatten(tree)
+
+
+def unflattened(leaves: list[Any], structure: Any) -> Any:
+    """Return nested containers of a structure with other leaves."""
+    return _pytree.tree_unflatten(leaves, structure)
+
+
 def leaves_of(tree: Any) -> list[Any]:
     """Return the leaves of nested lists, tuples, dicts and registered containers."""
     return _pytree.tree_leaves(tree)
@@ -381,6 +391,11 @@ GRAPH_ASSERT = torch._assert
 def writes(operator: Any) -> bool:
     """Return whether an operator writes to one of its arguments."""
     return any(a.alias_info is not None and a.alias_info.is_write for a in operator._schema.arguments)
+
+
+def depends_on_values(operator: Any) -> bool:
+    """Return whether the shape of an operator's result, or what it returns to Python, depends on values."""
+    return bool({torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(operator.tags))
 
 
 def not_writing(operator: Any) -> Any:

@@ -21,7 +21,15 @@ import torch
 from llvmlite import ir
 
 from convolith.jit.builder import FunctionBuilder, constant
-from convolith.jit.functions import error_function, exponential, hyperbolic_tangent, larger, logistic, smaller
+from convolith.jit.functions import (
+    error_function,
+    exponential,
+    hyperbolic_tangent,
+    larger,
+    logistic,
+    smaller,
+    unlimited_exponential,
+)
 
 Expression = Any
 """Nested tuples, as described above."""
@@ -84,7 +92,7 @@ OPERATIONS: dict[str, Operation] = {
     "at_least": Operation(larger, lambda a, b: torch.maximum(a, torch.as_tensor(b, dtype=a.dtype))),
     "at_most": Operation(smaller, lambda a, b: torch.minimum(a, torch.as_tensor(b, dtype=a.dtype))),
     "leaky": Operation(_where_negative, lambda a, b: torch.where(a < 0, a * b, a)),
-    "exponential": Operation(exponential, torch.exp, costly=True),
+    "exponential": Operation(unlimited_exponential, torch.exp, costly=True),
     "sigmoid": Operation(logistic, torch.sigmoid, costly=True),
     "silu": Operation(lambda code, x: code.ir.fmul(x, logistic(code, x)), F.silu, costly=True),
     "tanh": Operation(hyperbolic_tangent, torch.tanh, costly=True),

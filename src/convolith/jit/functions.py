@@ -17,8 +17,8 @@ LOG2_E = 1.4426950408889634
 LN2 = {True: (0.693359375, -2.12194440054690583e-4), False: (0.693145751953125, 1.42860682030941723e-6)}
 """Logarithm of 2 as the sum of a number with few digits and a small one, for float32 and for float64."""
 DEGREE = {True: 7, False: 13}
-LARGEST = {True: 88.0, False: 709.0}
-SMALLEST = {True: -87.0, False: -708.0}
+LARGEST = {True: 88.72, False: 709.78}
+SMALLEST = {True: -86.6, False: -707.7}
 EXPONENT = {True: (I32, 127, 23), False: (I64, 1023, 52)}
 """Integers as wide as the numbers, the bias of their exponent, and its lowest bit."""
 ERF = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
@@ -44,10 +44,20 @@ def exponential(code: FunctionBuilder, x: ir.Value) -> ir.Value:
     integer, bias, lowest = EXPONENT[single]
     wide = ir.VectorType(integer, kind.count)
     bits = code.ir.shl(
-        code.ir.add(code.ir.fptosi(whole, wide), ir.Constant(wide, [bias] * kind.count)),
+        code.ir.add(code.ir.fptosi(whole, wide), ir.Constant(wide, [bias - 1] * kind.count)),
         ir.Constant(wide, [lowest] * kind.count),
     )
-    return code.ir.fmul(sums, code.ir.bitcast(bits, kind))
+    half = code.ir.fmul(sums, code.ir.bitcast(bits, kind))  # 2^n itself may be too large
+    return code.ir.fadd(half, half)
+
+
+def unlimited_exponential(code: FunctionBuilder, x: ir.Value) -> ir.Value:
+    """Return exp(x) lane by lane: 0 where it is less than the least normal number, infinity where it is too large."""
+    kind, single = x.type, x.type.element == F32
+    value = exponential(code, x)
+    value = code.ir.select(code.ir.fcmp_ordered("<", x, constant(kind, SMALLEST[single])), constant(kind, 0.0), value)
+    beyond = code.ir.fcmp_ordered(">", x, constant(kind, LARGEST[single]))
+    return code.ir.select(beyond, constant(kind, float("inf")), value)
 
 
 def logistic(code: FunctionBuilder, x: ir.Value) -> ir.Value:

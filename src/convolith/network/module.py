@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 from convolith.errors import ConvolithError
 from convolith.jit import at_most, is_forked, thread_count
 from convolith.network.execution.compiled import Compiled
+from convolith.network.execution.runtime import Unlike
 from convolith.network.graph.trace import NotTraced
 from convolith.torch_private import dispatch_modes, needs_torch_operators, versions_of
 
@@ -40,6 +41,8 @@ class Optimized(torch.nn.Module):
         self.accuracy = accuracy
         self.threads = threads
         self._chosen: dict[str, list[str]] = {}
+        self.avoided: frozenset[tuple[str, str]] = frozenset()
+        """Nodes, and engines that they are not computed by, since these differed from torch."""
         self.refresh()
         self.training = False
 
@@ -87,8 +90,12 @@ class Optimized(torch.nn.Module):
         with at_most(self.threads):
             compiled = self._compiled(inputs)
             if isinstance(compiled, Compiled):
-                with torch.no_grad():
-                    return compiled(inputs)
+                try:
+                    with torch.no_grad():
+                        return compiled(inputs)
+                except Unlike:  # a module's result depends on values
+                    self.remember(inputs, None)
+                    compiled = None
         return self.plain(*inputs) if compiled is None else compiled[0]
 
     def _applies(self, inputs: tuple[Any, ...]) -> bool:
@@ -111,7 +118,7 @@ class Optimized(torch.nn.Module):
                 return self._sizes[key]
             try:
                 choice = self._chosen.get(_size_of(inputs))
-                compiled = Compiled(_graph(self.plain), inputs, self.accuracy, choice)
+                compiled = Compiled(_graph(self.plain), inputs, self.accuracy, choice, self.avoided)
             except NotTraced:
                 self._sizes[key] = None
                 return None

@@ -25,7 +25,7 @@ from convolith.network.graph.trace import NotTraced
 from convolith.network.module import Optimized
 from convolith.network.report import NetworkReport, report_of
 from convolith.network.saved import save
-from convolith.network.verification import check_nodes
+from convolith.network.verification import check_nodes, difference
 from convolith.planner.choose import check_choice
 from convolith.torch_private import leaves_of
 
@@ -34,6 +34,7 @@ LARGEST_DIFFERENCE = 1e-2
 MOST_REPLACED = 4
 """Largest number of times that steps are replaced by other engines, or by torch."""
 Errors = dict[int, tuple[float, float]]
+Avoided = set[tuple[str, str]]
 TRIED = 4
 """Number of other sizes that are offered to a model until it takes one."""
 ROUNDS = 5
@@ -143,8 +144,21 @@ def _compiled(
                 compiled.measure(inputs)
         with QuickConvolutions():
             errors, failed = _verified(compiled, inputs)
-            failed += _check_other_size(graph, inputs, accuracy)
-        whole = _difference(compiled(inputs), expected)
+            avoided, more = _check_other_size(graph, inputs, accuracy)
+            if avoided:
+                compiled.avoid(avoided)
+                failed += more
+                errors, again = _verified(compiled, inputs)
+                failed += again
+            optimized.avoided = frozenset(compiled.avoided)
+            if measure:
+                compiled.remember()
+        whole = None if compiled.draws else _difference(compiled(inputs), expected)
+        if whole is not None and not whole <= LARGEST_DIFFERENCE:
+            raise ConvolithError(
+                f"the program differs from the model by {whole:.1e}, although every step agrees; please report the "
+                "model"
+            )
         before = after = None
         if measure:
             before, plain, after = _seconds(model, graph, compiled, inputs)
@@ -174,17 +188,19 @@ def _verified(compiled: Compiled, inputs: Inputs) -> tuple[Errors, list[str]]:
             error, limit = errors[number]
             engine, where = compiled.way(number).engine, compiled.nodes[number].where
             failed.append(f"{where} by {engine} differs from torch by {error:.1e}, more than its bound of {limit:.1e}")
-        compiled.avoid(wrong)
+        compiled.avoid((compiled.nodes[n].where, compiled.way(n).engine) for n in wrong)
     raise ConvolithError(f"{failed[-1]}; please report the model")
 
 
-def _check_other_size(graph: GraphModule, inputs: Inputs, accuracy: str) -> list[str]:
+def _check_other_size(graph: GraphModule, inputs: Inputs, accuracy: str) -> tuple[Avoided, list[str]]:
     """Compare every step with torch on random inputs of another size, if the model takes one, and of two images."""
     others = next((other for other in islice(variations(graph, inputs), TRIED) if _takes(graph, other)), None)
     if others is None:
-        return []
+        return set(), []
     compiled = Compiled(graph, others, accuracy)
     _, failed = _verified(compiled, others)
+    if compiled.draws:
+        return compiled.avoided, failed
     result, expected = compiled(others), compiled.first_result
     worst = _difference(result, expected)
     if not worst <= LARGEST_DIFFERENCE:
@@ -193,7 +209,7 @@ def _check_other_size(graph: GraphModule, inputs: Inputs, accuracy: str) -> list
             f"the program differs from the model by {worst:.1e} at {shapes}, although every step agrees; please report "
             "the model"
         )
-    return failed
+    return compiled.avoided, failed
 
 
 def _takes(graph: GraphModule, inputs: Inputs) -> bool:
@@ -205,8 +221,7 @@ def _difference(actual: object, expected: object) -> float:
     worst = 0.0
     for a, b in zip(leaves_of(actual), leaves_of(expected), strict=True):
         if isinstance(a, torch.Tensor) and a.numel() and a.is_floating_point():
-            scale = float(b.double().abs().max()) or 1.0
-            worst = max(worst, float((a.double() - b.double()).abs().max()) / scale)
+            worst = max(worst, difference(a, b))
     return worst
 
 

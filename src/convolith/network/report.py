@@ -119,7 +119,7 @@ def report_of(
     compiled: Compiled,
     fold: FoldReport,
     errors: dict[int, tuple[float, float]],
-    whole: float,
+    whole: float | None,
     seconds: tuple[float | None, float | None],
     replaced: Sequence[str] = (),
 ) -> NetworkReport:

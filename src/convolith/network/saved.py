@@ -91,6 +91,8 @@ def load(path: str | Path) -> Optimized:
         raise ConvolithError(
             f"path is {str(path)!r}, whose model torch {torch.__version__} cannot read; optimise the model again"
         ) from problem
+    for name in ("train", "eval"):  # which refuse every call of a module that was exported
+        vars(plain).pop(name, None)
     for node in list(plain.graph.nodes):  # checks of sizes, which the model's own operators make too
         if node.op == "call_module" and not node.users:
             plain.graph.erase_node(node)

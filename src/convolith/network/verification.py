@@ -28,18 +28,37 @@ def check_nodes(compiled: Compiled, inputs: Sequence[torch.Tensor]) -> dict[int,
     for number, node in instance.run_by_node(inputs):
         if not isinstance(node, Computed) or not compiled.way(number).engine:
             continue
-        shown, images = (one_image(node), slice(1)) if number < compiled.by_image else (node, slice(None))
+        single = number < compiled.by_image
+        shown = one_image(node) if single else node
 
-        def fetch(n: int, images: slice = images) -> torch.Tensor:
+        def fetch(n: int, single: bool = single) -> torch.Tensor:  # noqa: FBT001 - bound here
             tensor = instance.fetch(n)
-            tensor = tensor if compiled.trace.values[n].constant is not None else tensor[images]
+            if single and compiled.trace.values[n].constant is None:
+                tensor = tensor[:1]
             return tensor.double() if tensor.is_floating_point() else tensor
 
         exact = shown.reference(fetch)
-        actual = instance.fetch(node.outputs[0])[images].double().reshape(exact.shape)
-        scale = float(exact.abs().max()) or 1.0
-        found[number] = float((exact - actual).abs().max()) / scale, _limit(compiled, instance, number, shown, scale)
+        actual = fetch(node.outputs[0]).reshape(exact.shape)
+        own = compiled.trace.values[node.outputs[0]].dtype
+        exact = exact.to(own).double()  # what is too large for the dtype is infinite in it
+        found[number] = difference(actual, exact), _limit(compiled, instance, number, shown, scale_of(exact))
     return found
+
+
+def difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest difference of two tensors, relative to the largest finite number of the second.
+
+    NaN and infinity are equal to themselves; they are infinitely far from all else.
+    """
+    a, b = actual.double(), expected.double()
+    apart = torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, (a - b).abs())
+    return float(torch.nan_to_num(apart, nan=float("inf"), posinf=float("inf")).max()) / scale_of(b)
+
+
+def scale_of(tensor: torch.Tensor) -> float:
+    """Return the largest finite magnitude of a tensor, or 1 if it has none."""
+    size = tensor.double().abs()
+    return float(torch.where(size.isfinite(), size, 0.0).max()) or 1.0
 
 
 def _limit(compiled: Compiled, instance: Instance, number: int, node: Node, scale: float) -> float:
@@ -48,5 +67,6 @@ def _limit(compiled: Compiled, instance: Instance, number: int, node: Node, scal
     if not isinstance(node, Convolve) or bound is None:
         return ELEMENTWISE
     spec = node.spec()
-    x = instance.fetch(node.inputs[0])[: spec.batch].reshape(spec.input_shape)
+    x = instance.fetch(node.inputs[0])
+    x = torch.nan_to_num((x[: spec.batch] if number < compiled.by_image else x).reshape(spec.input_shape))
     return ELEMENTWISE + GROWTH * bound * error_scale(spec, x, node.weight) / scale

@@ -17,14 +17,16 @@ from convolith.jit.builder import Number, itemsize
 from convolith.jit.conversions import STORED
 from convolith.jit.denormals import flush_denormals, restore_control
 from convolith.jit.target import Target
+from convolith.tensors import torch_dtype
 
 MOST_IMAGES, MOST_PLANES, MOST_CHANNELS = 6, 4, 8
 """Upper bounds on the operands of each kind."""
 IMAGES, PITCHES = ([f"{name}{n}" for n in range(MOST_IMAGES)] for name in ("x", "image"))
-PLANES, CONSTANTS = [f"plane{n}" for n in range(MOST_PLANES)], [f"channel{n}" for n in range(MOST_CHANNELS)]
+PLANES, PLANE_PITCHES = ([f"{name}{n}" for n in range(MOST_PLANES)] for name in ("plane", "planes"))
+CONSTANTS = [f"channel{n}" for n in range(MOST_CHANNELS)]
 ARGUMENTS = ArgumentBlock(
     *("y", "y_image", "counters", "tasks", "chunk", "channels", "positions", "blocks", "block_positions"),
-    *(*IMAGES, *PITCHES, *PLANES, *CONSTANTS),
+    *(*IMAGES, *PITCHES, *PLANES, *PLANE_PITCHES, *CONSTANTS),
 )
 """Arguments of the region: addresses, counts, and the distances of images in elements."""
 BLOCK = 1 << 12
@@ -56,7 +58,8 @@ def write(module: ir.Module, target: Target, recipe: MapRecipe) -> None:
         offset = channel * s["positions"]
         sources = {n: s[f"x{n}"] + image * s[f"image{n}"] + offset for n in images}
         goal = s["y"] + image * s["y_image"] + offset
-        fixed = {("plane", n): code.splat((s[f"plane{n}"] + plane).load(), lanes) for n in planes}
+        numbers = {n: s[f"plane{n}"] + image * s[f"planes{n}"] + channel for n in planes}
+        fixed = {("plane", n): code.splat(number.load(), lanes) for n, number in numbers.items()}
         fixed |= {("channel", n): code.splat((s[f"channel{n}"] + channel).load(), lanes) for n in constants}
         first = block * s["block_positions"]
         end = code.minimum(first + s["block_positions"], s["positions"])
@@ -88,7 +91,7 @@ class Operand(NamedTuple):
     kind: str
     operand: int = 0
     image: int = 0
-    """Distance of images in elements, of operands of the size of the result."""
+    """Distance of images in elements, of operands that are no constants."""
     constant: torch.Tensor | None = None
 
 
@@ -130,10 +133,9 @@ def steps(
     for kind, name in (("x", "x"), ("plane", "plane")):
         for number, operand in enumerate(by_kind[kind]):
             places[f"{name}{number}"] = operand.operand
-            if kind == "x":
-                values[f"image{number}"] = operand.image
+            values[f"image{number}" if kind == "x" else f"planes{number}"] = operand.image
     for number, operand in enumerate(by_kind["channel"]):
         if operand.constant is not None:
-            tensors[f"channel{number}"] = operand.constant.detach().reshape(-1).contiguous()
+            tensors[f"channel{number}"] = operand.constant.detach().to(torch_dtype(dtype)).reshape(-1).contiguous()
     region = routine(write, host(), MapRecipe(expression, dtype))
     return Steps((Step(region, ARGUMENTS, ARGUMENTS.new(values), places, tensors, {}, threads),))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from convolith.network.graph.reading import read
 from convolith.network.graph.tails import fuse
 from convolith.network.graph.trace import Trace, leaves_with_refs, trace
 from convolith.report.progress import track
+from convolith.torch_private import draws, is_overload
 
 ROUNDS, MOST_ROUNDS, ENOUGH_SECONDS = 5, 25, 1.0
 """Number of calls of the network in which each way to compute its layers is timed: at least, at most, and the seconds
@@ -49,6 +50,7 @@ class Compiled:
         inputs: tuple[torch.Tensor, ...],
         accuracy: str,
         choice: choices.Choice | None = None,
+        avoided: Iterable[tuple[str, str]] = (),
     ) -> None:
         self.trace: Trace
         self.trace, self.first_result = trace(graph, inputs)
@@ -60,8 +62,8 @@ class Compiled:
         self.choice = choice or choices.recall(self.key)
         """Engines that were chosen before, or None."""
         self.accuracy = accuracy
-        self.avoided: dict[int, set[str]] = {}
-        """Engines that are not to be used, by the number of the node."""
+        self.avoided = set(avoided)
+        """Nodes, by their names in the folded graph, and engines that they are not computed by."""
         self.placement, self.ways = self._scheduled()
         self.chosen = [0] * len(self.nodes)
         self.seconds: list[float | None] = [None] * len(self.nodes)
@@ -69,10 +71,9 @@ class Compiled:
         self._free: list[Instance] = []
         self._lock = threading.Lock()
 
-    def avoid(self, numbers: Sequence[int]) -> None:
-        """Compute some nodes in another way than now, at last by torch."""
-        for number in numbers:
-            self.avoided.setdefault(number, set()).add(self.way(number).engine)
+    def avoid(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Compute some nodes in another way than by an engine, at last by torch."""
+        self.avoided |= set(pairs)
         chosen = self.engines_of_all()
         self.placement, self.ways = self._scheduled()
         self.chosen = [
@@ -99,7 +100,7 @@ class Compiled:
                 node = self.nodes[number]
                 engine = next(wanted, None) if isinstance(node, Convolve) else None
                 ways = scheduler.ways(images.one_image(node) if number < self.by_image else node, engine)
-                ways = [way for way in ways if way.engine not in self.avoided.get(number, ())]
+                ways = [way for way in ways if (node.where, way.engine) not in self.avoided]
                 if not ways and isinstance(node, Computed):
                     ways = [Way("torch", call=node.reference)]
                 if number < self.by_image:
@@ -112,16 +113,22 @@ class Compiled:
             self.by_image = len(found)
 
     @property
+    def draws(self) -> bool:
+        """Whether the network draws random numbers."""
+        return any(is_overload(op.call) and draws(op.call) for op in self.trace.ops)
+
+    @property
     def images(self) -> int:
-        """Number of images in the batch."""
-        return self.trace.values[self.trace.inputs[0]].shape[0]
+        """Number of images of the nodes that are computed image by image."""
+        return self.trace.values[self.nodes[0].outputs[0]].shape[0] if self.by_image else 1
 
     def instance(self, chosen: Sequence[int] | None = None) -> Instance:
         """Return memory and programs for the chosen ways, or for others."""
         numbers = self.chosen if chosen is None else chosen
         ways = [ways[n] for ways, n in zip(self.ways, numbers, strict=True)]
         repeats = (self.by_image, self.images)
-        return Instance(self.nodes, ways, self.placement, self.trace, repeats)
+        with torch.inference_mode(mode=False):  # its memory serves calls in any mode
+            return Instance(self.nodes, ways, self.placement, self.trace, repeats)
 
     def __call__(self, inputs: Sequence[torch.Tensor]) -> Any:
         """Return the network's result, computed by an instance that no other call uses meanwhile."""
@@ -164,6 +171,9 @@ class Compiled:
             self.chosen[node] = best
             self.seconds[node] = usual[best] if usual else None
         self._free = []
+
+    def remember(self) -> None:
+        """Keep the chosen engines for the next time."""
         choices.remember(self.key, self.engines())
 
     def measure(self, inputs: Sequence[torch.Tensor]) -> None:

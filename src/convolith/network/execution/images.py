@@ -22,10 +22,11 @@ Kind = TypeVar("Kind", bound=Node)
 
 
 def longest(nodes: Sequence[Node], values: Sequence[Value]) -> int:
-    """Return how many of the first nodes can be computed image by image."""
+    """Return how many of the first nodes can be computed image by image: those of one batch size."""
+    batches: set[tuple[int, ...]] = set()
     for number, node in enumerate(nodes):
-        sizes = {values[n].shape[:1] for n in (*node.inputs, *node.outputs) if values[n].constant is None}
-        if isinstance(node, Island) or len(sizes) != 1 or min(sizes) in ((), (1,)):
+        batches |= {values[n].shape[:1] for n in (*node.inputs, *node.outputs) if values[n].constant is None}
+        if isinstance(node, Island) or len(batches) != 1 or min(batches) in ((), (1,)):
             return number
     return len(nodes)
 

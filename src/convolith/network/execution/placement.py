@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from convolith.network.graph.nodes import Alias, Convolve, Copy, Island, Join, Map, Mean, Node, Norm, Pool, Resize
-from convolith.network.graph.trace import Trace, Value
+from convolith.network.graph.trace import NotTraced, Trace, Value
 
 LINE = 64
 """Alignment of tensors in the arena, in bytes."""
@@ -93,7 +93,7 @@ def place(nodes: Sequence[Node], trace: Trace, results: Sequence[int]) -> Placem
             _make(found, node, number, inside, values, at)
         if isinstance(node, Island) and node.view:
             for number in node.outputs:
-                _lengthen(found, nodes, node.inputs, number, at)
+                _lengthen(found, nodes, node.inputs, number, at, returned=number in results)
     for number in results:
         if number in found.places:
             buffer = found.buffers[found.places[number].buffer]
@@ -135,15 +135,21 @@ def _alias(found: Placement, node: Alias, number: int, offset: int, values: Sequ
     """Return the place of a value that is a part of another's memory, or all of it in another shape."""
     source = found.places[node.inputs[0]]
     same_batch = values[number].shape[:1] == values[node.inputs[0]].shape[:1]
+    if not same_batch and source.image != _image(values[node.inputs[0]].shape) and values[node.inputs[0]].shape[0] > 1:
+        raise NotTraced(f"{node.where} joins images that lie apart")
     image = source.image if same_batch else _image(values[number].shape)
     return Place(source.buffer, source.offset + offset, image)
 
 
-def _lengthen(found: Placement, nodes: Sequence[Node], inputs: Sequence[int], number: int, at: int) -> None:
+def _lengthen(
+    found: Placement, nodes: Sequence[Node], inputs: Sequence[int], number: int, at: int, *, returned: bool
+) -> None:
     """Keep the memory that an island's view of it shares until the last node that reads the view."""
     readers = [n for n, node in enumerate(nodes) if number in node.inputs]
     following = [n for n in range(at + 1, len(nodes)) if isinstance(nodes[n], Island | Alias)]
-    last = len(nodes) if following else max(readers, default=at)  # a view of the view may be read later still
+    last = (
+        len(nodes) if following or returned else max(readers, default=at)
+    )  # a view of the view may be read later still
     for source in inputs:
         _touch(found, source, max([last, *readers]))
 

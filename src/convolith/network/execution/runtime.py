@@ -16,6 +16,11 @@ from convolith.network.execution.placement import ARENA, CONSTANT, GIVEN, MADE, 
 from convolith.network.execution.schedule import Part, Way
 from convolith.network.graph.nodes import Island, Node
 from convolith.network.graph.trace import Trace, replace_refs
+from convolith.torch_private import is_overload, storage_identity, unflattened
+
+
+class Unlike(Exception):  # noqa: N818 - an answer, which the caller handles
+    """Result of a module whose shape or dtype is another one than when the network was recorded."""
 
 
 class Patch(NamedTuple):
@@ -230,9 +235,18 @@ class Instance:
                 self.fetch(node.outputs[0]).copy_(result.reshape(self.trace.values[node.outputs[0]].shape))
             return
         for number, tensor in _pairs(node.op.result, result):
-            place = self.placement.places[number]
+            place, value = self.placement.places[number], self.trace.values[number]
+            if tuple(tensor.shape) != value.shape or tensor.dtype != value.dtype:
+                raise Unlike(f"{node.where} gives a tensor of {tuple(tensor.shape)}, not of {value.shape} as before")
+            if not is_overload(node.op.call) and self._is_ours(tensor):  # a module may return what it was given
+                tensor = tensor.clone()
             if self.placement.buffers[place.buffer].kind == MADE:
-                self._bases[place.buffer] = tensor.contiguous() if self.trace.values[number].planes else tensor
+                self._bases[place.buffer] = tensor.contiguous() if value.planes else tensor
+
+    def _is_ours(self, tensor: torch.Tensor) -> bool:
+        """Return whether a tensor lies in memory of this call."""
+        mine = {storage_identity(base.untyped_storage()) for base in self._bases if base is not None}
+        return storage_identity(tensor.untyped_storage()) in mine
 
     def fetch(self, number: int) -> torch.Tensor:
         """Return a value as a tensor."""
@@ -264,7 +278,7 @@ class Instance:
             kind = self.placement.buffers[self.placement.places[number].buffer].kind
             return found.clone() if kind in (GIVEN, MADE) else found
 
-        result = replace_refs(self.trace.result, tensor)
+        result = unflattened(replace_refs(self.trace.result, tensor), self.trace.structure)
         for n, buffer in enumerate(self.placement.buffers):
             if buffer.kind not in (ARENA, CONSTANT):
                 self._bases[n] = None

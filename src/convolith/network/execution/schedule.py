@@ -125,6 +125,10 @@ class Scheduler:
     def _layer(self, node: Convolve, engine: str | None = None) -> list[Way]:
         """Return the engines whose estimated times are close to the least, then those that cannot be steps."""
         spec = node.spec()
+        if self.accuracy == "double":
+            chosen = plan(spec, accuracy=self.accuracy)
+            bound = chosen.bind(node.weight, node.bias, copy=False)
+            return [Way(chosen.engine, call=_bound_call(node, bound))]
         candidates = [c for c in plan(spec, accuracy=self.accuracy).candidates if c.reason is None]
         candidates = [c for c in candidates if c.engine != "reference" and c.seconds is not None]
         candidates = [c for c in candidates if engine in (None, c.engine)]
@@ -215,7 +219,8 @@ class Scheduler:
     def _copy(self, node: Copy) -> Way:
         """Return the copy of every image, by torch if it has too many axes."""
         x, y = self._place(node.inputs[0]), self._place(node.outputs[0])
-        axes = [copies.Axis(node.shape[0], x.image, y.image), *node.axes]
+        same = self.trace.values[node.outputs[0]].shape[:1] == node.shape[:1] or node.shape[0] == 1
+        axes = [copies.Axis(node.shape[0], x.image, y.image if same else prod(node.shape[1:])), *node.axes]
         steps = copies.steps(axes, self._dtype(node.outputs[0]))
         if steps is None:
             return Way("torch", call=node.reference)

@@ -121,8 +121,10 @@ def _with_tails(nodes: list[Node], results: Sequence[int], values: Sequence[Valu
                 continue
             tail = _absorbed(maker, node, number)
             residual = None if tail is None else tail[1]
-            if tail is None or (residual in makers and not _is_ready(*makers[residual], at, node)):
+            if tail is None or (residual in makers and makers[residual][0] >= at):
                 continue
+            if node.shape[0] > 1 and _is_apart(residual, makers):
+                continue  # its images lie apart from each other, unlike those of the result
             if residual is not None and values[residual].constant is not None and node.shape[0] > 1:
                 continue  # the same for all images: its images do not lie apart as those of the result do
             maker.tail, maker.residual, maker.constants = tail
@@ -134,9 +136,13 @@ def _with_tails(nodes: list[Node], results: Sequence[int], values: Sequence[Valu
     return [node for node in nodes if id(node) not in gone]
 
 
-def _is_ready(at: int, maker: Node, before: int, node: Map) -> bool:
-    """Return whether a residual is made before a layer, with the pitches of the layer's result."""
-    return at < before and (node.shape[0] == 1 or not (isinstance(maker, Alias) and not maker.whole))
+def _is_apart(number: int | None, makers: dict[int, tuple[int, Node]]) -> bool:
+    """Return whether a value is some channels of another one, or the memory of such a value."""
+    while number in makers and isinstance(maker := makers[number][1], Alias):
+        if not maker.whole:
+            return True
+        number = maker.inputs[0]
+    return False
 
 
 def _absorbed(layer: Convolve, node: Map, number: int) -> tuple[Tail, int | None, tuple[torch.Tensor, ...]] | None:

@@ -7,10 +7,20 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.fx import GraphModule, Node
+from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from convolith.errors import ConvolithError
 from convolith.folding.graph_runner import GraphRunner
-from convolith.torch_private import TorchDispatchMode, draws, leaves_of, mapped_tree, not_writing, writes
+from convolith.torch_private import (
+    TorchDispatchMode,
+    depends_on_values,
+    draws,
+    flattened,
+    leaves_of,
+    mapped_tree,
+    not_writing,
+    writes,
+)
 
 
 class NotTraced(ConvolithError):  # noqa: N818 - an answer with its reason, which the caller reports
@@ -85,12 +95,18 @@ class Op:
 
 @dataclass
 class Trace:
-    """Operators of one call, its tensors, and the numbers of its inputs; `result` is the call's, with `Ref`."""
+    """Operators of one call, its tensors, and the numbers of its inputs.
+
+    Attributes:
+        result: leaves of the call's result; `Ref` for tensors.
+        structure: structure of the containers around them.
+    """
 
     ops: list[Op] = field(default_factory=list)
     values: list[Value] = field(default_factory=list)
     inputs: list[int] = field(default_factory=list)
-    result: Any = None
+    result: list[Any] = field(default_factory=list)
+    structure: Any = None
 
 
 def leaves_with_refs(tree: Any) -> list[Ref]:
@@ -126,24 +142,46 @@ def trace(model: GraphModule, inputs: tuple[torch.Tensor, ...]) -> tuple[Trace, 
     A module whose class is not torch's own is called as a whole, since its code may depend on values.
 
     Raises:
-        NotTraced: if an operator writes to a tensor in place.
+        NotTraced: if an operator writes to a tensor in place, or the shape of a result depends on values.
     """
-    recorder = _Recorder()
+    recorder = _Recorder(model)
     with torch.no_grad():
+        inputs = tuple(x.detach() for x in inputs)  # of one tensor that is given twice, two
         for x in inputs:
             recorder.trace.inputs.append(recorder.number(x, constant=False))
         flat = model.graph.process_inputs(*inputs)  # an exported graph has its own form of arguments and results
-        result = model.graph.process_outputs(_Runner(model, recorder)(*flat))
-    recorder.trace.result = recorder.named(result)
+        result = model.graph.process_outputs(_mutable(_Runner(model, recorder)(*flat)))
+    leaves, recorder.trace.structure = flattened(result)
+    for leaf in leaves:
+        if not isinstance(leaf, PLAIN):
+            raise NotTraced(f"its result has a {type(leaf).__name__}")
+    recorder.trace.result = list(map(recorder.named, leaves))
     return recorder.trace, result
+
+
+def _mutable(tree: Any) -> Any:
+    """Return containers of a graph as Python's own."""
+    if isinstance(tree, immutable_list):
+        return [_mutable(part) for part in tree]
+    if isinstance(tree, immutable_dict):
+        return {key: _mutable(part) for key, part in tree.items()}
+    if type(tree) is tuple:
+        return tuple(map(_mutable, tree))
+    return tree
+
+
+PLAIN = (torch.Tensor, int, float, complex, str, type(None), torch.dtype, torch.device)
+"""Types of the leaves of a result that a program can return."""
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
     """Mode that records the operators that are called while it is active."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = Trace()
+        stores = [store for m in model.modules() for store in (vars(m), vars(m)["_parameters"], vars(m)["_buffers"])]
+        self._constants = {id(t): t for store in stores for t in store.values() if isinstance(t, torch.Tensor)}
         self.where = ""
         self._numbers: dict[int, int] = {}
         self._alive: list[torch.Tensor] = []  # so that no two tensors have one id
@@ -151,6 +189,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
     def number(self, tensor: torch.Tensor, *, constant: bool) -> int:
         """Return the number of a tensor, a new one if it was not seen."""
         known = self._numbers.get(id(tensor))
+        if known is None and constant and id(tensor) not in self._constants:
+            raise NotTraced(f"{self.where} reads a tensor that no operator of the model made")
         if known is None:
             known = self._numbers[id(tensor)] = len(self.trace.values)
             self._alive.append(tensor)
@@ -167,6 +207,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
         """Record an operator and call it."""
         kwargs = kwargs or {}
         call = func
+        if depends_on_values(func):
+            raise NotTraced(f"{func} at {self.where} depends on values")
         if writes(func):
             call = self._without_writing(func, args)
         own_args, own_kwargs = self.named(args), self.named(kwargs)
@@ -189,6 +231,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
         shared = [t for t in self._alive if t is not args[0] and _memory(t) == _memory(args[0])]
         if number is None or number in self.trace.inputs or self.trace.values[number].constant is not None or shared:
             raise NotTraced(f"{func} at {self.where} writes to memory that is read elsewhere")
+        dtypes = {leaf.dtype for leaf in leaves_of(args) if isinstance(leaf, torch.Tensor) and leaf.ndim}
+        if len(dtypes) > 1:
+            raise NotTraced(f"{func} at {self.where} writes numbers of another dtype")
         return other
 
     def record(self, name: str, call: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -200,6 +245,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
         mine = [leaf for leaf in leaves_of(result) if isinstance(leaf, torch.Tensor)]
         if any(id(leaf) in self._numbers for leaf in mine):  # the operator gave back what it got
             fixed = False
+        for leaf in mine:
+            if fixed:
+                self._constants[id(leaf)] = leaf
         own = self.named(result, constant=fixed)
         if not fixed:
             self.trace.ops.append(Op(name, call, tuple(args), dict(kwargs), own, self.where))
@@ -207,7 +255,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
 
 def has_planes(tensor: torch.Tensor) -> bool:
     """Return whether every image of a tensor, along its first axis, is contiguous."""
-    return tensor.is_contiguous() or (tensor.ndim > 0 and len(tensor) > 0 and tensor[0].is_contiguous())
+    return tensor.is_contiguous() or (tensor.ndim > 1 and len(tensor) > 0 and tensor[0].is_contiguous())
 
 
 def _memory(tensor: torch.Tensor) -> int:
@@ -225,11 +273,16 @@ class _Runner(GraphRunner):
         """Return the result of one node."""
         self.recorder.where = node.name
         if node.op == "get_attr":
-            return super().called(node, args, kwargs)
+            found = super().called(node, args, kwargs)
+            if isinstance(found, torch.Tensor):
+                self.recorder._constants[id(found)] = found
+            return found
         module = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
         if module is not None and _is_opaque(module):
             own_args, own_kwargs = self.recorder.named(args), self.recorder.named(kwargs)
-            result = module(*args, **kwargs)
+            result = mapped_tree(_other, module(*args, **kwargs))
+            if not all(isinstance(leaf, PLAIN) for leaf in leaves_of(result)):
+                raise NotTraced(f"{node.target} returns a {type(result).__name__}")
             self.recorder.record(str(node.target), module, own_args, own_kwargs, result)
             return result
         with self.recorder:
@@ -238,6 +291,11 @@ class _Runner(GraphRunner):
 
 TRACED = ("torch.nn.", "torch.ao.nn.", "torch.fx.")
 """Packages of modules whose code depends on sizes at most, and which are traced inside: layers and graphs."""
+
+
+def _other(leaf: Any) -> Any:
+    """Return another object for a tensor: a module may return what it was given."""
+    return leaf.detach() if isinstance(leaf, torch.Tensor) else leaf
 
 
 def _is_opaque(module: torch.nn.Module) -> bool:

@@ -37,6 +37,10 @@ def same_memory(op: Op, values: Values) -> Node | None:
     x = own_argument(op, 0, values)
     if x is None or op.kwargs.get("memory_format") not in (None, torch.contiguous_format, torch.preserve_format):
         return None
+    value = values[x]
+    image = prod(value.shape[1:])
+    if value.strides and value.shape[0] > 1 and value.strides[0] != image:  # images that lie apart
+        return Copy(op.where, [x], [own_result(op)], (Axis(image, 1, 1),), 0, values[own_result(op)].shape)
     return alias(op, values)
 
 
@@ -52,7 +56,7 @@ def channel_slice(op: Op, values: Values) -> Node | None:
         return Alias(op.where, [x], [own_result(op)])
     if axis % len(shape) != 1:
         return None
-    start = start + shape[1] if start < 0 else min(start, shape[1])
+    start = max(start + shape[1], 0) if start < 0 else min(start, shape[1])
     return Alias(op.where, [x], [own_result(op)], (start * prod(shape[2:]),), whole=False)
 
 
@@ -73,6 +77,8 @@ def join(op: Op, values: Values) -> Node | None:
     parts, axis = op.args[0], op.args[1] if len(op.args) > 1 else op.kwargs.get("dim", 0)
     numbers = [part.number for part in parts if isinstance(part, Ref)]
     if len(numbers) != len(parts) or any(values[n].constant is not None for n in numbers):
+        return None
+    if {values[n].dtype for n in numbers} != {values[own_result(op)].dtype}:
         return None
     shapes = tuple(values[n].shape for n in numbers)
     if len(shapes[0]) < 2 or axis % len(shapes[0]) != 1 or len({len(s) for s in shapes}) > 1:

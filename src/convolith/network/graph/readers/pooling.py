@@ -84,7 +84,7 @@ def _scales(window: Window, shape: Shape, out: Shape, axis: int, dtype: torch.dt
 def adaptive_pool(op: Op, values: Values) -> Node | None:
     """Read a mean over equal windows, whose number is given."""
     x = own_argument(op, 0, values)
-    if x is None:
+    if x is None or len(values[x].shape) != (4 if "2d" in op.name else 5):
         return None
     shape, out = values[x].shape, values[own_result(op)].shape
     if set(out[2:]) == {1}:
