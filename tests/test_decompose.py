@@ -381,3 +381,19 @@ def test_an_exact_chain_is_better_where_it_costs_hardly_more(rank, exact):
     found = decompose(Conv((left * sizes @ right.T)[:, :, None, None]), tolerance=1e-3)
     assert (found.relative < 1e-10) == exact
     assert found.multiplications_after == 128 * (rank if exact else rank - 1)
+
+
+def test_a_search_ends_when_its_time_is_over():
+    conv = cl.Conv(np.random.default_rng(0).normal(size=(24, 24, 3, 3)))
+    found = cl.decompose(conv, tolerance=0.5, budget_seconds=1e-9)
+    assert "not tried within budget_seconds=1e-09: polynomial, low rank" in found.reason
+    assert not found.parts
+    whole = cl.decompose(conv, tolerance=0.9)
+    assert "not tried" not in whole.reason
+    assert whole.parts
+
+
+@pytest.mark.parametrize("budget", [0, -1, float("nan"), "long", True])
+def test_a_budget_must_be_seconds(budget):
+    with pytest.raises(cl.ConvolithError, match="budget_seconds is"):
+        cl.decompose(cl.Conv(np.ones((1, 1, 3, 3))), budget_seconds=budget)

@@ -20,6 +20,13 @@ from convolith.report.table import Table
 @click.option(
     "--tolerance", type=float, default=0.0, show_default=True, help="Largest relative error that is accepted."
 )
+@click.option(
+    "--budget-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Seconds after which no further method is tried.",
+)
 @click.option("--stride", type=numbers, help="One number, or one per axis.")
 @click.option(
     "--padding",
@@ -31,7 +38,9 @@ from convolith.report.table import Table
 @click.option("--padding-mode", type=click.Choice(CONV_MODES), help="Padding mode; zeros by default.")
 @click.option("-o", "--output", type=click.Path(), metavar="FILE.npz", help="File for the parts.")
 @json_option
-def command(*, kernel: str, tolerance: float, output: str | None, as_json: bool, **options: Any) -> None:
+def command(
+    *, kernel: str, tolerance: float, budget_seconds: float, output: str | None, as_json: bool, **options: Any
+) -> None:
     """Factor KERNEL into a chain of smaller convolutions, exactly or within a tolerance, with a certified error bound.
 
     KERNEL is a file (.npz from `fit` or `compose`, or a bare array) or a list such as "[[1,2,1],[2,4,2],[1,2,1]]" or
@@ -46,7 +55,8 @@ def command(*, kernel: str, tolerance: float, output: str | None, as_json: bool,
     if isinstance(read, np.ndarray):
         read = read[None, None] if read.ndim == 1 else read
         read = read.astype(np.float64) if read.dtype.kind in "iu" else read
-    found = decompose(read if isinstance(read, Conv) else Conv(read, **chosen), tolerance=tolerance)
+    conv = read if isinstance(read, Conv) else Conv(read, **chosen)
+    found = decompose(conv, tolerance=tolerance, budget_seconds=budget_seconds)
     if target and found.parts:
         target.write(lambda file: np.savez(file, **chain_arrays(found.parts)))
     tables = found.tables()

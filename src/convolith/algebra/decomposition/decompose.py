@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isfinite, prod
 from numbers import Real
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ from convolith.correlation import correlate
 from convolith.dtypes import COMPLEX, half_ulp, is_float
 from convolith.errors import ConvolithError
 from convolith.report.html_page import fragment
+from convolith.report.progress import track
 from convolith.report.table import Table
 from convolith.tensors import torch_dtype
 
@@ -44,6 +46,10 @@ METHODS: tuple[tuple[str, Callable[[Kernel], list[Ladder] | str]], ...] = (
 """Methods by name; each returns ladders of chains, or the reason why it has none. Of two chains with equally many
 multiplications the earlier is chosen; slow methods come last and build only chains with fewer multiplications."""
 
+BUDGET_SECONDS, LEAST_SECONDS = 60.0, 0.1
+"""Default time limit of the search, and the least that is left for exact chains beside an approximate one."""
+LARGE = 1 << 14
+"""Number of weights from which progress is shown, on a terminal."""
 SHOWN = 15
 """Largest kernel size whose weights are printed."""
 EXACT = 1e-10
@@ -139,7 +145,7 @@ class _Limits(NamedTuple):
     other: float
 
 
-def decompose(conv: Conv, *, tolerance: float = 0.0) -> Decomposition:
+def decompose(conv: Conv, *, tolerance: float = 0.0, budget_seconds: float = BUDGET_SECONDS) -> Decomposition:
     """Factor a convolution into a chain of smaller ones, exactly or within a tolerance, borders included.
 
     `K = K_n * ... * K_1`, the full convolution of the parts' taps with matrix products over their channels. Among all
@@ -156,10 +162,12 @@ def decompose(conv: Conv, *, tolerance: float = 0.0) -> Decomposition:
         tolerance: largest accepted relative error, the norm of the difference divided by that of `conv`. With 0, chains
             must be exact up to rounding: 1e-10, or 4 roundings of the weights' dtype. An exact chain is returned even
             so if it takes at most 5% more multiplications.
+        budget_seconds: seconds after which no further method is begun, and no further level of one; `reason` then says
+            what was not tried. On a terminal, a large kernel shows the progress.
 
     Raises:
         ConvolithError: not a Conv, a transposed one, integer, complex, NaN or infinite weights, or ones without values;
-            a tolerance that is negative or no number.
+            a tolerance that is negative or no number, a budget that is not above zero.
 
     Example:
         >>> import numpy as np
@@ -171,7 +179,8 @@ def decompose(conv: Conv, *, tolerance: float = 0.0) -> Decomposition:
         (25, 10, True)
     """
     conv = as_conv("conv", conv)
-    _check(conv, tolerance)
+    _check(conv, tolerance, budget_seconds)
+    start = perf_counter()
     blocks = blocks_of(conv)
     scale = float(np.abs(blocks).max())
     kernel = Kernel(blocks / (scale or 1.0), conv.stride, half_ulp(conv.dtype))
@@ -184,28 +193,39 @@ def decompose(conv: Conv, *, tolerance: float = 0.0) -> Decomposition:
     limits = _Limits(limit, limit if len(kernel.wide_axes) < 2 else exact)
     chains: list[_Chain] = []
     reasons, fewest = [], inf
-    for name, propose in METHODS:
+    late: list[str] = []
+    deadline = start + float(budget_seconds)
+    for number in track(range(len(METHODS)), "factoring", len(METHODS), shown=blocks.size >= LARGE):
+        name, propose = METHODS[number]
+        if perf_counter() > deadline:
+            late.append(name)
+            continue
         ladders = propose(kernel)
         if isinstance(ladders, str):
             reasons.append(f"{name}: {ladders}")
             continue
         for ladder in ladders:
-            chain = _climbed(kernel, ladder, size, limits, fewest)
+            chain = _climbed(kernel, ladder, size, limits, fewest, deadline)
             if chain is None:
                 continue
             chains.append(chain)
             if chain.distance <= chain.limit:
                 fewest = min(fewest, chain.cost)
     chosen = _chosen(conv, kernel, scale, size, chains, reasons, limit, exact)
+    if late:
+        words = f"{chosen.reason}; not tried within budget_seconds={budget_seconds:g}: {', '.join(late)}"
+        return replace(chosen, reason=words)
     if limit == exact or not chosen.parts or chosen.relative <= exact:
         return chosen
-    sure = decompose(conv)
+    sure = decompose(conv, budget_seconds=max(deadline - perf_counter(), LEAST_SECONDS))
     close = sure.relative <= max(exact, chosen.relative)
     worth = close and sure.parts and sure.multiplications_after <= (1 + HARDLY_MORE) * chosen.multiplications_after
     return sure if worth else chosen
 
 
-def _climbed(kernel: Kernel, ladder: Ladder, size: float, limits: _Limits, fewest: float) -> _Chain | None:
+def _climbed(
+    kernel: Kernel, ladder: Ladder, size: float, limits: _Limits, fewest: float, deadline: float
+) -> _Chain | None:
     """Build the cheapest level within its limit, of those with fewer products than `fewest`; else the last of them.
 
     A chain through hidden channels counts only if it saves products: with enough of them, every kernel is a chain.
@@ -232,7 +252,7 @@ def _climbed(kernel: Kernel, ladder: Ladder, size: float, limits: _Limits, fewes
 
     best = chain(top)
     low, high = 0, top
-    while best.distance <= best.limit and low < high:
+    while best.distance <= best.limit and low < high and perf_counter() < deadline:
         middle = (low + high) // 2
         tried = chain(middle)
         if tried.distance <= tried.limit:
@@ -342,7 +362,9 @@ def _convs(conv: Conv, parts: Sequence[np.ndarray], scale: float) -> tuple[Conv,
     return tuple(convs)
 
 
-def _check(conv: Conv, tolerance: Any) -> None:
+def _check(conv: Conv, tolerance: Any, budget_seconds: Any) -> None:
+    if isinstance(budget_seconds, bool) or not isinstance(budget_seconds, Real) or not float(budget_seconds) > 0:
+        raise ConvolithError(f"budget_seconds is {budget_seconds!r}; expected seconds above zero")
     if isinstance(tolerance, bool) or not isinstance(tolerance, Real) or not 0 <= float(tolerance) < inf:
         raise ConvolithError(
             f"tolerance is {tolerance!r}; expected a number of at least 0, relative to the norm of the convolution, "
