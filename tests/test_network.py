@@ -732,6 +732,63 @@ def test_what_a_hostile_reader_found(case, batch):
                 torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-3, equal_nan=True)
 
 
+class Counter(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.calls, self.window = nn.Conv2d(3, 4, 3), 0, 8
+
+    def forward(self, x):
+        self.calls += 1
+        self.window = min(self.window, x.shape[-1])
+        return self.conv(x)
+
+
+def test_attributes_of_the_given_model_are_not_changed():
+    model = Counter().eval()
+    cl.optimize(model, random((1, 3, 16, 16))[0], measure=False)
+    assert (model.calls, model.window) == (0, 8)
+
+
+CANCELLING = {
+    "the mean of what has none": (lambda y: (y - y.mean((2, 3), keepdim=True)).mean((2, 3)), lambda x: x),
+    "a norm of a constant": (lambda y: functional.group_norm(y * 0 + 3, 2), lambda x: x),
+    "a norm of ones": (lambda y: functional.group_norm(y, 6), torch.ones_like),
+}
+
+
+@pytest.mark.parametrize("case", CANCELLING)
+def test_where_numbers_cancel_a_model_is_not_refused(case):
+    function, made = CANCELLING[case]
+    x = made(random((1, 3, 12, 12))[0])
+    model = Function(function).eval()
+    found = cl.optimize(model, x, measure=False)
+    assert found.report.reason is None, found.report.reason
+
+
+@pytest.mark.parametrize("layout", ["channels last", "turned"])
+def test_an_example_of_another_layout(layout):
+    x = random((1, 3, 16, 16))[0]
+    x = x.to(memory_format=torch.channels_last) if layout == "channels last" else x.transpose(2, 3)
+    found = check(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()), (1, 3, 16, 16))
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()).eval()
+    found = cl.optimize(model, x, measure=False)
+    assert found.report.islands == {}
+    with torch.no_grad():
+        close(found.model(x), model(x))
+
+
+def test_powers_written_as_operators():
+    found = check(Function(lambda y: y**2 + 2**y), (1, 3, 8, 8))
+    assert found.report.reason is None
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_instance_norms(batch):
+    layers = [nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8, affine=True), nn.ReLU(True), nn.Conv2d(8, 8, 1)]
+    found = check(nn.Sequential(*layers, nn.InstanceNorm2d(8), nn.ReLU()), (batch, 3, 12, 13), islands={})
+    assert found.report.reason is None
+
+
 def test_a_model_that_draws_random_numbers():
     model = Function(lambda y: y + 1e-3 * torch.randn_like(y)).eval()
     x = random((1, 3, 8, 8))[0]

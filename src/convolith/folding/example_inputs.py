@@ -96,11 +96,16 @@ def reference_of(model: nn.Module, inputs: Inputs) -> Reference:
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Return a context in which the model may write to its buffers; afterwards they are restored."""
+    """Return a context in which the model may write to its buffers and set attributes; afterwards they are restored."""
     saved = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
     try:
         yield
     finally:
+        for now, earlier in attributes:
+            if len(now) != len(earlier) or any(now.get(name) is not value for name, value in earlier.items()):
+                now.clear()
+                now.update(earlier)
         with torch.no_grad():
             for buffer, before in saved:
                 if not torch.equal(buffer, before):  # expanded buffers cannot be written to

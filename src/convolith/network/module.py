@@ -40,6 +40,7 @@ class Optimized(torch.nn.Module):
         self.plain = plain.requires_grad_(requires_grad=False)
         self.accuracy = accuracy
         self.threads = threads
+        self._plain_only = False
         self._chosen: dict[str, list[str]] = {}
         self.avoided: frozenset[tuple[str, str]] = frozenset()
         """Nodes, and engines that they are not computed by, since these differed from torch."""
@@ -85,7 +86,7 @@ class Optimized(torch.nn.Module):
 
     def forward(self, *inputs: torch.Tensor) -> Any:
         """Return what the model returns for its inputs."""
-        if not self._applies(inputs):
+        if self._plain_only or not self._applies(inputs):
             return self.plain(*inputs)
         with at_most(self.threads):
             compiled = self._compiled(inputs)
@@ -134,6 +135,10 @@ class Optimized(torch.nn.Module):
         self._sizes[self._key(inputs)] = compiled
         while len(self._sizes) > MOST_SIZES:
             self._sizes.popitem(last=False)
+
+    def give_up(self) -> None:
+        """Leave every call to the plain model."""
+        self._plain_only = True
 
     def choices(self) -> dict[str, list[str]]:
         """Return the engines of all layers for each input size."""

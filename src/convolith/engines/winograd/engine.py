@@ -50,6 +50,8 @@ MOST_VECTORS = 12
 TASKS_PER_THREAD = 4
 PRODUCT_EFFICIENCY, NARROW_EFFICIENCY = 0.85, 0.8
 """Fraction of the peak product rate that register tiles of three vectors, and of fewer, reach."""
+WEIGHTS_SHARE = 0.6
+"""Time to read weights, which are fetched ahead, as a share of the time to copy as many bytes."""
 TRANSFORM_STEPS = 7
 """Cost of a transform per point of a tile, as a number of products."""
 SERIAL_STEPS = 500_000
@@ -163,7 +165,9 @@ class Winograd(GeneratedEngine[State]):
         products = tiles * points * spec.in_channels * ceil(spec.out_channels / 8) * 8 / (rate * share)
         transforms = tiles * points * TRANSFORM_STEPS * (spec.in_channels + spec.out_channels) / rate
         weights = points * spec.in_channels * spec.out_channels * torch_dtype(spec.dtype).itemsize
-        moving = limits.moving_seconds(weights) + limits.moving_seconds(layer_work(given).memory.forward.bytes)
+        moving = WEIGHTS_SHARE * limits.moving_seconds(weights) + limits.moving_seconds(
+            layer_work(given).memory.forward.bytes
+        )
         copying = limits.moving_seconds(2 * padded_bytes(given))
         return limits.call_seconds + copying + products + transforms + moving / 2  # half of it overlaps the products
 

@@ -52,8 +52,15 @@ OPERATORS: dict[str, tuple[Any, bool]] = {
 """Operators by the name of the special method, and whether the method has the arguments in reverse order."""
 
 
+SPECIAL = {name: method for name in OPERATORS if (method := getattr(torch.Tensor, name, None)) is not None}
+"""Special methods by their names: that of `x ** 2` calls itself `pow`."""
+
+
 def name_of(func: Any) -> str:
     """Return the name of a function or method, or of the attribute if the function is its getter or setter."""
+    special = next((name for name, method in SPECIAL.items() if method is func), None)
+    if special is not None:
+        return special
     name = getattr(func, "__name__", type(func).__name__)
     if name in ("__get__", "__set__"):
         return str(getattr(getattr(func, "__self__", None), "__name__", name))

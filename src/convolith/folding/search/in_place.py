@@ -103,8 +103,8 @@ def _covers_border(amounts: Any, slices: list[Any], ndim: int) -> bool:
     return True
 
 
-FRESH = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase)
-"""Layers whose gradient does not need their output, so that it may be overwritten."""
+FRESH = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm)
+"""Layers whose gradient does not need their output, and whose output is no view, so that it may be overwritten."""
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.LeakyReLU, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.ELU, nn.Mish)
 
 

@@ -146,7 +146,7 @@ def trace(model: GraphModule, inputs: tuple[torch.Tensor, ...]) -> tuple[Trace, 
     """
     recorder = _Recorder(model)
     with torch.no_grad():
-        inputs = tuple(x.detach() for x in inputs)  # of one tensor that is given twice, two
+        inputs = tuple(x.detach().contiguous().detach() for x in inputs)  # of one tensor that is given twice, two
         for x in inputs:
             recorder.trace.inputs.append(recorder.number(x, constant=False))
         flat = model.graph.process_inputs(*inputs)  # an exported graph has its own form of arguments and results

@@ -27,6 +27,8 @@ def batch_norm(op: Op, values: Values) -> Node | None:
     weight, bias, mean, variance, *rest = op.args[1:]
     own = own_argument(op, 0, values)
     training = rest[0] if op.name == "aten.native_batch_norm.default" else False
+    if training:
+        return _instance_norm(op, values)
     parts = [constant_of(part, values) for part in (mean, variance)]
     if own is None or training or any(p is None for p in parts) or len(values[own].shape) < 2:
         return None
@@ -47,6 +49,18 @@ def batch_norm(op: Op, values: Values) -> Node | None:
     ]
     expression = ("add", ("multiply", ("x", 0), ("channel", 0)), ("channel", 1))
     return elementwise_map(op, values, expression, operands, values[own].shape)
+
+
+def _instance_norm(op: Op, values: Values) -> Node | None:
+    """Read an instance norm, which torch computes as a batch norm of one image with all channels of all images."""
+    x, weight, bias, mean, variance = own_argument(op, 0, values), *op.args[1:5]
+    if x is None or values[x].shape[0] != 1 or mean is not None or variance is not None:
+        return None
+    if not (is_free(weight, values) and is_free(bias, values)):
+        return None
+    shape = values[x].shape
+    found = parameters(weight, bias, shape[1], values, values[x].dtype)
+    return Norm(op.where, [x], [own_result(op)], shape[1], *found, op.args[7], shape)
 
 
 def group_norm(op: Op, values: Values) -> Node | None:
