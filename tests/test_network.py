@@ -597,7 +597,7 @@ def test_the_given_model_is_not_changed():
     assert all(p.requires_grad for p in model.parameters())
 
 
-# What a hostile reader found.
+# Edges of what is read, placed and proved.
 
 
 class Function(nn.Module):
@@ -715,7 +715,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("batch", [1, 3])
-def test_what_a_hostile_reader_found(case, batch):
+def test_edges_of_what_is_read(case, batch):
     model = Function(CASES[case]).eval()
     first, other, larger = (
         random((batch, 3, 8, 9), (batch, 3, 8, 9), (4, 3, 11, 9))
