@@ -9,7 +9,7 @@ import numpy as np
 
 from convolith.algebra import Decomposition, decompose
 from convolith.cli.io.files import Output, chain_arrays, read_kernel
-from convolith.cli.options import emit, json_option, numbers, padding
+from convolith.cli.options import budget_option, emit, json_option, numbers, padding
 from convolith.conv import Conv
 from convolith.geometry import CONV_MODES
 from convolith.report.table import Table
@@ -20,13 +20,7 @@ from convolith.report.table import Table
 @click.option(
     "--tolerance", type=float, default=0.0, show_default=True, help="Largest relative error that is accepted."
 )
-@click.option(
-    "--budget-seconds",
-    type=click.FloatRange(min=0, min_open=True),
-    default=60.0,
-    show_default=True,
-    help="Seconds after which no further method is tried.",
-)
+@budget_option("Seconds after which no further method is tried.")
 @click.option("--stride", type=numbers, help="One number, or one per axis.")
 @click.option(
     "--padding",

@@ -13,7 +13,7 @@ import click
 
 from convolith.cli.factory import inputs_of, model_of
 from convolith.cli.io.files import Output
-from convolith.cli.options import emit, json_option, shape
+from convolith.cli.options import emit, input_option, json_option
 from convolith.errors import ConvolithError
 
 ENDINGS = (".pt", ".pth", ".pt2")
@@ -21,14 +21,7 @@ ENDINGS = (".pt", ".pth", ".pt2")
 
 @click.command()
 @click.argument("factory", metavar="PACKAGE.MODULE:FACTORY")
-@click.option(
-    "--input",
-    "shapes",
-    type=shape,
-    multiple=True,
-    required=True,
-    help="Shape of one model input, such as 1,3,224,224 (repeatable).",
-)
+@input_option
 @click.option(
     "-o", "--output", metavar="FILE", help="File for the folded model: .pt (a torch module) or .pt2 (torch.export)."
 )

@@ -11,22 +11,15 @@ import click
 
 from convolith.cli.factory import inputs_of, model_of
 from convolith.cli.io.files import Output
-from convolith.cli.options import emit, json_option, shape
+from convolith.cli.options import budget_option, emit, input_option, json_option
 from convolith.errors import ConvolithError
 
-ENDINGS = (".zip", ".conv", ".net")
+ENDINGS = (".zip",)
 
 
 @click.command()
 @click.argument("factory", metavar="PACKAGE.MODULE:FACTORY")
-@click.option(
-    "--input",
-    "shapes",
-    type=shape,
-    multiple=True,
-    required=True,
-    help="Shape of one model input, such as 1,3,224,224 (repeatable).",
-)
+@input_option
 @click.option("-o", "--output", metavar="FILE", help="File for the optimised model, a .zip; cl.network.load reads it.")
 @click.option(
     "--accuracy",
@@ -36,13 +29,7 @@ ENDINGS = (".zip", ".conv", ".net")
     help="Bound on the errors of the layers.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Number of threads.  [default: torch's]")
-@click.option(
-    "--budget-seconds",
-    type=click.FloatRange(min=0, min_open=True),
-    default=60.0,
-    show_default=True,
-    help="Time limit for measuring.",
-)
+@budget_option("Time limit for measuring.")
 @click.option("--estimate", is_flag=True, help="Choose engines by estimates, without measuring.")
 @click.option("--html", metavar="FILE", help="File for the report as an HTML page.")
 @json_option

@@ -99,6 +99,20 @@ def padding(text: str) -> Any:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+input_option = click.option(
+    "--input",
+    "shapes",
+    type=shape,
+    multiple=True,
+    required=True,
+    help="Shape of one model input, such as 1,3,224,224 (repeatable).",
+)
+
+
+def budget_option(words: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the option --budget-seconds with its help text."""
+    kind = click.FloatRange(min=0, min_open=True)
+    return click.option("--budget-seconds", type=kind, default=60.0, show_default=True, help=words)
 
 
 def geometry_options(command: Callable[..., Any]) -> Callable[..., Any]:

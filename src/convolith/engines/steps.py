@@ -65,7 +65,7 @@ class Layout(NamedTuple):
 
 
 class Finish(NamedTuple):
-    """What follows a layer's sums: the bias, the tail, its constants, and the operand that is its residual."""
+    """Bias and elementwise work that are applied to a layer's sums, with its constants and the operand that it adds."""
 
     bias: torch.Tensor | None
     tail: Tail

@@ -92,7 +92,8 @@ def optimize(
         `model`: a torch module that takes what the model takes. `report`: a `NetworkReport`; print it.
 
     Raises:
-        ConvolithError: if `fold` refuses the model or the example, or the program differs from torch's result.
+        ConvolithError: if `fold` refuses the model or the example; an accuracy, a budget or a number of threads that is
+            none. A program that differs from torch is not returned: the report gives the reason.
 
     Example:
         >>> import torch

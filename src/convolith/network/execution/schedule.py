@@ -66,7 +66,7 @@ class Way:
 
 
 class Scheduler:
-    """Maker of the ways to compute nodes of one trace; kernels are prepared once for each engine.
+    """Maker of the ways to compute the nodes of one trace.
 
     Args:
         trace: the trace.
