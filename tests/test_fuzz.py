@@ -171,7 +171,7 @@ def disguised(rng: random.Random, tensor: torch.Tensor, *, numpy: bool, bad: flo
                 return rng.choice(list(BAD_TENSORS.values()))(tensor)
             return rng.choice(list(GOOD_TENSORS.values()))(tensor, rng)
         except (RuntimeError, NotImplementedError, IndexError, TypeError):
-            return tensor  # torch makes no such thing of these
+            return tensor  # torch cannot make this variant of every dtype and shape; it raises any of these
 
 
 def geometry(rng: random.Random, axes: int) -> dict[str, object]:

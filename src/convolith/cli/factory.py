@@ -4,27 +4,42 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from importlib import import_module
 from math import prod
 from pathlib import Path
 from typing import Any
 
+import click
+
 from convolith.errors import ConvolithError
 
 
-def inputs_of(model: Any, shapes: Sequence[Sequence[int]]) -> tuple[Any, ...]:
-    """Return random inputs of the given shapes, in the model's dtype.
+def evaluation_model_and_inputs(text: str, shapes: Sequence[Sequence[int]], done: str) -> tuple[Any, tuple[Any, ...]]:
+    """Return the model of that name in evaluation mode, and random inputs of the given shapes in its dtype.
+
+    What the model's own code prints goes to stderr, and so does a note, with the word for what is `done` to the model,
+    if it comes in training mode.
 
     Raises:
-        ConvolithError: for sizes below one, and inputs that do not fit into memory.
+        ConvolithError: for sizes below one, models that cannot be created, and inputs that do not fit into memory.
     """
+    for wanted in shapes:
+        if min(wanted) < 1:
+            raise ConvolithError(f"--input is {','.join(map(str, wanted))}; expected positive numbers")
+    with redirect_stdout(sys.stderr):  # the model's own code may print
+        model = model_of(text)
+    if any(module.training for module in model.modules()):
+        click.echo(f"{text} returns a model in training mode; it is {done} in evaluation mode", err=True)
+        model.eval()
+    return model, _random_inputs(model, shapes)
+
+
+def _random_inputs(model: Any, shapes: Sequence[Sequence[int]]) -> tuple[Any, ...]:
     import torch
 
     from convolith.planner.machine import check_memory
 
-    for wanted in shapes:
-        if min(wanted) < 1:
-            raise ConvolithError(f"--input is {','.join(map(str, wanted))}; expected positive numbers")
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     check_memory("the inputs, here and in float64 for the proof, take", sum(map(prod, shapes)) * (dtype.itemsize + 8))
     generator = torch.Generator().manual_seed(0)

@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from convolith.cli.factory import inputs_of, model_of
+from convolith.cli.factory import evaluation_model_and_inputs
 from convolith.cli.io.files import Output
-from convolith.cli.options import emit, input_option, json_option
+from convolith.cli.options import emit, html_option, input_option, json_option
 from convolith.errors import ConvolithError
 
 ENDINGS = (".pt", ".pth", ".pt2")
@@ -29,7 +29,7 @@ ENDINGS = (".pt", ".pth", ".pt2")
     "--measure", is_flag=True, help="Keep a rewrite only if it is also measured to be faster on this machine."
 )
 @click.option("--force", "--all", "force", is_flag=True, help="Make every rewrite, even where it does not save time.")
-@click.option("--html", metavar="FILE", help="File for the report as an HTML page.")
+@html_option
 @json_option
 def command(
     *,
@@ -50,20 +50,12 @@ def command(
     """
     target = None if output is None else Output(output, ENDINGS)
     page = None if html is None else Output(html, (".html",))
-    for wanted in shapes:
-        if min(wanted) < 1:
-            raise ConvolithError(f"--input is {','.join(map(str, wanted))}; expected positive numbers")
     from convolith.folding import fold
 
-    with redirect_stdout(sys.stderr):  # the model's own code may print
-        model = model_of(factory)
-    if any(module.training for module in model.modules()):
-        click.echo(f"{factory} returns a model in training mode; it is folded in evaluation mode", err=True)
-        model.eval()
-    inputs = inputs_of(model, shapes)
+    model, inputs = evaluation_model_and_inputs(factory, shapes, done="folded")
     if target:
         _warn_of_pickling(factory, target, model)
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr):  # the model's own code may print
         folded = fold(model, inputs, measure=measure, force=force)
     if target:
         _write(target, folded.model, inputs)

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from convolith.cli.factory import inputs_of, model_of
+from convolith.cli.factory import evaluation_model_and_inputs
 from convolith.cli.io.files import Output
-from convolith.cli.options import budget_option, emit, input_option, json_option
+from convolith.cli.options import budget_option, emit, html_option, input_option, json_option
 from convolith.errors import ConvolithError
 
 ENDINGS = (".zip",)
@@ -31,7 +31,7 @@ ENDINGS = (".zip",)
 @click.option("--threads", type=click.IntRange(min=1), help="Number of threads.  [default: torch's]")
 @budget_option("Time limit for measuring.")
 @click.option("--estimate", is_flag=True, help="Choose engines by estimates, without measuring.")
-@click.option("--html", metavar="FILE", help="File for the report as an HTML page.")
+@html_option
 @json_option
 def command(
     *,
@@ -57,14 +57,9 @@ def command(
     page = None if html is None else Output(html, (".html",))
     from convolith.network import optimize
 
-    with redirect_stdout(sys.stderr):  # the model's own code may print
-        model = model_of(factory)
-    if any(module.training for module in model.modules()):
-        click.echo(f"{factory} returns a model in training mode; it is optimised in evaluation mode", err=True)
-        model.eval()
-    inputs = inputs_of(model, shapes)
+    model, inputs = evaluation_model_and_inputs(factory, shapes, done="optimised")
     options: dict[str, Any] = {"accuracy": accuracy, "budget_seconds": budget_seconds, "threads": threads}
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr):  # the model's own code may print
         found = optimize(model, inputs, **options, measure=not estimate)
     report = found.report
     if target:

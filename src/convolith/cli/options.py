@@ -99,6 +99,7 @@ def padding(text: str) -> Any:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+html_option = click.option("--html", metavar="FILE", help="File for the report as an HTML page.")
 input_option = click.option(
     "--input",
     "shapes",

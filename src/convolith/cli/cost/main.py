@@ -6,7 +6,16 @@ from typing import Any
 
 import click
 
-from convolith.cli.options import emit, factors_of, geometry_options, input_of_model, json_option, quantity, shape
+from convolith.cli.options import (
+    emit,
+    factors_of,
+    geometry_options,
+    html_option,
+    input_of_model,
+    json_option,
+    quantity,
+    shape,
+)
 from convolith.cli.shapes import layer_spec
 from convolith.errors import ConvolithError
 from convolith.work import CONVENTIONS
@@ -101,7 +110,7 @@ OF_STEPS = (
 )
 @click.option("--save-baseline", metavar="FILE", help="File to save the totals in, as a baseline.")
 @click.option("--csv", "csv_file", metavar="FILE", help="CSV file with one row for each module.")
-@click.option("--html", metavar="FILE", help="File for the model's report as an HTML page.")
+@html_option
 @json_option
 @click.pass_context
 def command(ctx: click.Context, /, subject: str, k_shape: Any, *, as_json: bool, **options: Any) -> None:

@@ -15,7 +15,16 @@ from convolith.cli.fit.run import Varying, run
 from convolith.cli.fit.varying_html_page import varying_page, varying_tables
 from convolith.cli.io.files import EXACT, Output, conv_arrays, read_array, varying_arrays
 from convolith.cli.io.headers import carried
-from convolith.cli.options import emit, json_option, level, number_or_auto, numbers, numbers_or_auto, padding
+from convolith.cli.options import (
+    emit,
+    html_option,
+    json_option,
+    level,
+    number_or_auto,
+    numbers,
+    numbers_or_auto,
+    padding,
+)
 from convolith.cli.words import in_words_of_the_command
 from convolith.conv import Conv
 from convolith.errors import ConvolithError
@@ -167,7 +176,7 @@ LARGEST_SHIFT = 1 << 20
     metavar="FILE.npz",
     help="File for the kernel, which `correlate` and `compose` read.",
 )
-@click.option("--html", metavar="FILE", help="File for the report as an HTML page.")
+@html_option
 @json_option
 def command(
     *,

@@ -178,7 +178,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
     """Mode that records the operators that are called while it is active."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # as above
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
         self.trace = Trace()
         stores = [store for m in model.modules() for store in (vars(m), vars(m)["_parameters"], vars(m)["_buffers"])]
         self._constants = {id(t): t for store in stores for t in store.values() if isinstance(t, torch.Tensor)}
