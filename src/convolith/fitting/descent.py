@@ -17,7 +17,7 @@ import torch
 from convolith.correlation import correlate
 from convolith.errors import ConvolithError, check_option
 from convolith.fitting.data.problem import Problem
-from convolith.fitting.gram import Gram
+from convolith.fitting.gram import Accumulator
 from convolith.fitting.results import is_number
 from convolith.geometry import check_whole
 from convolith.report.progress import track
@@ -273,7 +273,7 @@ def blown_up(losses: list[float]) -> bool:
     return not isfinite(losses[-1]) or losses[-1] > losses[0] + BLOWN_UP * abs(losses[0])
 
 
-def steepest(gram: Gram, ridge: float, *, offset: bool) -> float:
+def steepest(gram: Accumulator, ridge: float, *, offset: bool) -> float:
     """Return the largest eigenvalue of the normal matrix plus ridge; descent converges at rates below 1 over it."""
     columns = gram.windows + offset
     matrix = gram.moments[:columns, :columns]

@@ -20,74 +20,58 @@ from convolith.fitting.data.shapes import spatial_axes
 from convolith.fitting.kernel_options import KernelOptions
 from convolith.fitting.moments.moments import moments
 from convolith.fitting.results import Fit
+from convolith.fitting.solving.constraints import needs_solver
 from convolith.fitting.solving.least_squares import Penalty, least_squares
 from convolith.fitting.solving.normal_equations import NormalEquations
 from convolith.geometry import Axes, Padding, check_whole, explicit_padding, per_axis
 from convolith.spec import ConvSpec
 
 
-class Gram(NormalEquations):
-    """Accumulator of the normal equations of `y = correlate(x, kernel) + offset`.
-
-    Each pixel of y gives one equation, with the columns [window of x, known, pixel of y], where known is 1. The state
-    is the matrix of sums of products of every two columns, which is all that least squares depends on: kernels of this
-    size and of every smaller size, with or without an offset, with any penalty, are solved from it without reading the
-    data again. `merge` adds states of other data of the same geometry; the result does not depend on how the data are
-    split (to 1e-12).
-
-    The windows are not formed: except at borders, their products depend on the lag alone (see `window_products`), so
-    that an image of N pixels takes `O(N log N)` instead of `O(N taps^2)`. Sums are in float64, for data less the
-    channel means of the first update.
+class Accumulator(NormalEquations):
+    """Normal equations of one geometry, added to, merged and saved: what `Gram` and `VaryingGram` have in common.
 
     Args:
         kernel_size: a number per spatial axis.
         in_channels, out_channels: number of channels of x and of y.
         stride, padding, dilation, padding_mode: as for `correlate`.
-
-    Attributes:
-        equations: number of pixels of y with nonzero weight.
-        matrix: (columns, columns), sums for the data less `shift`; `moments` gives those of the data themselves.
-        terms, known: monomials of position that multiply the windows, or are columns themselves: only the constant.
-
-    Example:
-        >>> import numpy as np
-        >>> from convolith import correlate
-        >>> rng = np.random.default_rng(0)
-        >>> kernel, gram = rng.normal(size=(1, 1, 5, 5)), Gram((5, 5))
-        >>> for _ in range(3):
-        ...     x = rng.normal(size=(1, 32, 32))
-        ...     gram = gram.update(x, correlate(x, kernel))
-        >>> bool(np.abs(gram.solve().kernel - kernel).max() < 1e-12)
-        True
+        degree, background_degree, modulation: as for `VaryingGram`; by default a kernel that does not vary.
     """
 
-    KIND = "convolith gram"
+    KIND: str
     """Label of the class in files of its states."""
 
     def __init__(
         self,
         kernel_size: Axes,
-        in_channels: int = 1,
-        out_channels: int = 1,
+        in_channels: int,
+        out_channels: int,
         *,
-        stride: Axes = 1,
-        padding: Padding = "valid",
-        dilation: Axes = 1,
-        padding_mode: str = "zeros",
+        stride: Axes,
+        padding: Padding,
+        dilation: Axes,
+        padding_mode: str,
+        degree: int = 0,
+        background_degree: int = 0,
+        modulation: str = "update",
     ) -> None:
         axes = spatial_axes(kernel_size)
-        size = per_axis("kernel_size", kernel_size, axes, 1)
-        self.options: dict[str, Any] = {
+        self.options = {
             "stride": per_axis("stride", stride, axes, 1),
             "padding": padding if isinstance(padding, str) else explicit_padding(padding, axes),
             "dilation": per_axis("dilation", dilation, axes, 1),
             "padding_mode": padding_mode,
         }
-        self.kernel_size = size
+        self.kernel_size = per_axis("kernel_size", kernel_size, axes, 1)
         self.in_channels = check_whole("in_channels", in_channels, 1)
         self.out_channels = check_whole("out_channels", out_channels, 1)
-        self.terms = self.known = monomials(axes, 0)
-        self._empty()
+        self.terms = monomials(axes, degree)
+        self.known = monomials(axes, max(degree, background_degree))
+        self.modulation, self.frame = modulation, None
+        self.shift = np.zeros(self.in_channels + self.out_channels)
+        self.matrix = np.zeros((self.windows + len(self.known) + self.out_channels,) * 2)
+        self.equations = 0
+        self.dtypes: tuple[str, ...] = ()
+        self.size: tuple[int, ...] = ()
         self.spec_of(self._least())  # raises for an invalid geometry
 
     def __repr__(self) -> str:
@@ -98,46 +82,26 @@ class Gram(NormalEquations):
         """Return the size of the smallest image that the kernel fits into."""
         return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.options["dilation"], strict=True))
 
-    def _empty(self) -> None:
-        self.shift = np.zeros(self.in_channels + self.out_channels)
-        self.matrix = np.zeros((self.windows + len(self.known) + self.out_channels,) * 2)
-        self.equations = 0
-        self.dtypes: tuple[str, ...] = ()
-        self.size: tuple[int, ...] = ()
+    def add(self, problem: Problem, sign: int = 1) -> Self:
+        """Add equations that were checked and have positions, or remove them with sign -1."""
+        if not problem.equations:
+            return self
+        shift = self.shift if self.dtypes else problem.means()
+        matrix = self.matrix + sign * moments(problem, shift)
+        if not self.dtypes:
+            self.dtypes, self.size, self.shift = problem.dtypes, problem.spec.size, shift
+        self.matrix, self.equations = matrix, self.equations + sign * problem.equations
+        if self.modulation != "update" and self.frame is None:
+            self.frame = problem.spec.size
+        return self
 
-    def update(self, x: Any, y: Any, **pixels: Any) -> Self:
-        """Add the equations of one or several images; the state is unchanged if they are refused.
-
-        Args:
-            x, y: as for `fit`.
-            pixels: `mask`, `weights`, `x_mask`, `nan` and `saturation`, as for `fit`.
-
-        Returns:
-            The state itself.
-
-        Raises:
-            ConvolithError: shapes that do not match, other channels or dtypes than before, pixels that are not finite
-                and not masked.
-        """
-        return self.add(self._read(x, y, pixels))
-
-    def downdate(self, x: Any, y: Any, **pixels: Any) -> Self:
-        """Remove equations that were added; arguments and result as for `update`.
-
-        Raises:
-            ConvolithError: as for `update`, and more equations than the state holds.
-        """
-        return self._take_out(self._read(x, y, pixels))
-
-    def merge(self, other: Gram) -> Self:
-        """Add the equations of another state, and return this state.
+    def merge(self, other: Accumulator) -> Self:
+        """Add the equations of another state, and return this state, with the other's frame if it has none.
 
         Raises:
             ConvolithError: another geometry, other channels or other dtypes.
         """
-        if not isinstance(other, Gram):
-            raise ConvolithError(f"other is a {type(other).__name__}; expected a Gram")
-        if other.KIND != self.KIND:
+        if not isinstance(other, type(self)):
             raise ConvolithError(f"other is a {type(other).__name__}; expected a {type(self).__name__}")
         for (name, ours), theirs in zip(self.geometry.items(), other.geometry.values(), strict=True):
             if ours != theirs and not (name == "frame" and None in (ours, theirs)):
@@ -148,7 +112,23 @@ class Gram(NormalEquations):
                 self.shift, self.dtypes, self.size = other.shift.copy(), other.dtypes, other.size
             self.matrix = self.matrix + other.about(self.shift)
             self.equations += other.equations
+        self.frame = self.frame or other.frame
         return self
+
+    def subtract(self, other: Accumulator) -> Self:
+        """Remove the equations of another state, and return this state.
+
+        Raises:
+            ConvolithError: another geometry, other channels or other dtypes, more equations than the state holds.
+        """
+        if isinstance(other, type(self)) and other.equations > self.equations:
+            raise ConvolithError(
+                f"other holds {other.equations} equations, but this state only {self.equations}; expected a state that "
+                "was merged before"
+            )
+        negative = self.like().merge(other)
+        negative.matrix, negative.equations = -negative.matrix, -negative.equations
+        return self.merge(negative)
 
     def restricted_to(self, kernel_size: Axes) -> Self:
         """Return the state of the same equations for a smaller kernel in the middle of this kernel's window.
@@ -177,43 +157,6 @@ class Gram(NormalEquations):
         state.matrix, state.shift = self.matrix[np.ix_(selected, selected)], self.shift.copy()
         state.equations, state.dtypes, state.size = self.equations, self.dtypes, self.size
         return state
-
-    def sub(self, kernel_size: Axes) -> Self:
-        """Call `restricted_to`, by its earlier name."""
-        renamed("sub", "restricted_to")
-        return self.restricted_to(kernel_size)
-
-    def solve(self, *, offset: bool = False, **options: Any) -> Fit:
-        """Compute the least-squares kernel from the state alone; `fit` also refines it on the data.
-
-        Args:
-            offset: whether a constant per output channel is fitted too.
-            options: `ridge`, `smoothness`, `basis`, `constraints` and `x_noise_variance`, as for `fit`.
-
-        Returns:
-            A `Fit`, in float64: squared residuals exact to 1e-16 of y squared, the kernel to 1e-16 times `condition`.
-
-        Raises:
-            ConvolithError: a state without equations, fewer equations than unknowns, options that `fit` refuses.
-        """
-        kernel_options = KernelOptions(**options)
-        penalty = self.penalty_of(kernel_options)
-        solution = least_squares(self.system(int(check_flag("offset", offset))), penalty)
-        kernel, stderr = (self.kernel_of(rows) for rows in (solution.coefficients, solution.stderr))
-        squares = float(solution.squares.sum())
-        return Fit(
-            kernel=kernel,
-            offset=self.known_of(solution.coefficients, 1)[0] if offset else None,
-            residual_rms=sqrt(squares / (self.weight * self.out_channels)),
-            loss=(squares + penalty.paid(solution.coefficients),),
-            stderr=stderr,
-            condition=solution.condition,
-            method="lstsq",
-            learning_rate=None,
-            spec=self.spec_of(self.size),
-            coefficients=kernel_options.coefficients(kernel),
-            sum_stderr=solution.stderr_of(sums_of_channels(self)).T.copy(),
-        )
 
     def save(self, path: str | Path) -> None:
         """Write the state to a .npz file; an existing file is replaced once the new one is complete.
@@ -255,21 +198,6 @@ class Gram(NormalEquations):
         """Return an empty state of the same geometry, with the given changes."""
         return type(self)(**(self.geometry | changes))
 
-    def subtract(self, other: Gram) -> Self:
-        """Remove the equations of another state, and return this state.
-
-        Raises:
-            ConvolithError: another geometry, other channels or other dtypes, more equations than the state holds.
-        """
-        if isinstance(other, Gram) and other.equations > self.equations:
-            raise ConvolithError(
-                f"other holds {other.equations} equations, but this state only {self.equations}; expected a state that "
-                "was merged before"
-            )
-        negative = self.like().merge(other)
-        negative.matrix, negative.equations = -negative.matrix, -negative.equations
-        return self.merge(negative)
-
     def spec_of(self, size: Sequence[int]) -> ConvSpec:
         """Return the spec of the fitted correlation, for an image of a given size."""
         return ConvSpec(
@@ -286,8 +214,14 @@ class Gram(NormalEquations):
         """Return the penalties and constraints on the kernel as matrices.
 
         Raises:
-            ConvolithError: noise in an x that was padded, since the padding has no noise.
+            ConvolithError: noise in an x that was padded, since the padding has no noise; nonnegative weights for a
+                kernel that varies.
         """
+        if needs_solver(kernel_options.names) and len(self.terms) > 1:
+            raise ConvolithError(
+                f"constraints is {kernel_options.constraints!r}, but weights that vary are not of one sign everywhere "
+                "because they are at some places; leave it out, or pass degree=0"
+            )
         variances = kernel_options.variances(self.in_channels)
         if variances.any() and any(map(any, self.spec_of(self.size or self._least()).padding)):
             raise ConvolithError(
@@ -297,9 +231,10 @@ class Gram(NormalEquations):
         return kernel_options.penalty(self.in_channels, self.kernel_size, noise, len(self.terms))
 
     def kernel_of(self, coefficients: np.ndarray) -> np.ndarray:
-        """Reshape (windows, out_channels) to (out_channels, in_channels, *kernel_size)."""
-        rows = coefficients[: self.windows]
-        return np.ascontiguousarray(rows.T).reshape(self.out_channels, self.in_channels, *self.kernel_size)
+        """Reshape (windows, out_channels) to (terms, out_channels, in_channels, *kernel_size)."""
+        wide = coefficients[: self.windows].reshape(len(self.terms), -1, self.out_channels)
+        shape = (len(self.terms), self.out_channels, self.in_channels, *self.kernel_size)
+        return np.ascontiguousarray(wide.transpose(0, 2, 1)).reshape(shape)
 
     def _read(self, x: Any, y: Any, pixels: dict[str, Any]) -> Problem:
         unknown = set(pixels) - {field.name for field in fields(Pixels)}
@@ -333,21 +268,122 @@ class Gram(NormalEquations):
                 "convert them, so that all chunks have the same rounding"
             )
 
-    def add(self, problem: Problem, sign: int = 1) -> Self:
-        """Add equations that were checked, or remove them with sign -1."""
-        if not problem.equations:
-            return self
-        shift = self.shift if self.dtypes else problem.means()
-        matrix = self.matrix + sign * moments(problem, shift)
-        if not self.dtypes:
-            self.dtypes, self.size, self.shift = problem.dtypes, problem.spec.size, shift
-        self.matrix, self.equations = matrix, self.equations + sign * problem.equations
-        return self
 
+class Gram(Accumulator):
+    """Accumulator of the normal equations of `y = correlate(x, kernel) + offset`.
 
-def sums_of_channels(gram: Gram) -> np.ndarray:
-    """Return the factors of the sum of each input channel's weights (of the first term), (windows, in_channels)."""
-    factors = np.zeros((gram.windows, gram.in_channels))
-    for channel in range(gram.in_channels):
-        factors[channel * gram.taps : (channel + 1) * gram.taps, channel] = 1.0
-    return factors
+    Each pixel of y gives one equation, with the columns [window of x, known, pixel of y], where known is 1. The state
+    is the matrix of sums of products of every two columns, which is all that least squares depends on: kernels of this
+    size and of every smaller size, with or without an offset, with any penalty, are solved from it without reading the
+    data again. `merge` adds states of other data of the same geometry; the result does not depend on how the data are
+    split (to 1e-12).
+
+    The windows are not formed: except at borders, their products depend on the lag alone (see `window_products`), so
+    that an image of N pixels takes `O(N log N)` instead of `O(N taps^2)`. Sums are in float64, for data less the
+    channel means of the first update.
+
+    Args:
+        kernel_size: a number per spatial axis.
+        in_channels, out_channels: number of channels of x and of y.
+        stride, padding, dilation, padding_mode: as for `correlate`.
+
+    Attributes:
+        equations: number of pixels of y with nonzero weight.
+        matrix: (columns, columns), sums for the data less `shift`; `moments` gives those of the data themselves.
+        terms, known: monomials of position that multiply the windows, or are columns themselves: only the constant.
+
+    Example:
+        >>> import numpy as np
+        >>> from convolith import correlate
+        >>> rng = np.random.default_rng(0)
+        >>> kernel, gram = rng.normal(size=(1, 1, 5, 5)), Gram((5, 5))
+        >>> for _ in range(3):
+        ...     x = rng.normal(size=(1, 32, 32))
+        ...     gram = gram.update(x, correlate(x, kernel))
+        >>> bool(np.abs(gram.solve().kernel - kernel).max() < 1e-12)
+        True
+    """
+
+    KIND = "convolith gram"
+
+    def __init__(
+        self,
+        kernel_size: Axes,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        *,
+        stride: Axes = 1,
+        padding: Padding = "valid",
+        dilation: Axes = 1,
+        padding_mode: str = "zeros",
+    ) -> None:
+        super().__init__(
+            kernel_size,
+            in_channels,
+            out_channels,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            padding_mode=padding_mode,
+        )
+
+    def update(self, x: Any, y: Any, **pixels: Any) -> Self:
+        """Add the equations of one or several images; the state is unchanged if they are refused.
+
+        Args:
+            x, y: as for `fit`.
+            pixels: `mask`, `weights`, `x_mask`, `nan` and `saturation`, as for `fit`.
+
+        Returns:
+            The state itself.
+
+        Raises:
+            ConvolithError: shapes that do not match, other channels or dtypes than before, pixels that are not finite
+                and not masked.
+        """
+        return self.add(self._read(x, y, pixels))
+
+    def downdate(self, x: Any, y: Any, **pixels: Any) -> Self:
+        """Remove equations that were added; arguments and result as for `update`.
+
+        Raises:
+            ConvolithError: as for `update`, and more equations than the state holds.
+        """
+        return self._take_out(self._read(x, y, pixels))
+
+    def sub(self, kernel_size: Axes) -> Self:
+        """Call `restricted_to`, by its earlier name."""
+        renamed("sub", "restricted_to")
+        return self.restricted_to(kernel_size)
+
+    def solve(self, *, offset: bool = False, **options: Any) -> Fit:
+        """Compute the least-squares kernel from the state alone; `fit` also refines it on the data.
+
+        Args:
+            offset: whether a constant per output channel is fitted too.
+            options: `ridge`, `smoothness`, `basis`, `constraints` and `x_noise_variance`, as for `fit`.
+
+        Returns:
+            A `Fit`, in float64: squared residuals exact to 1e-16 of y squared, the kernel to 1e-16 times `condition`.
+
+        Raises:
+            ConvolithError: a state without equations, fewer equations than unknowns, options that `fit` refuses.
+        """
+        kernel_options = KernelOptions(**options)
+        penalty = self.penalty_of(kernel_options)
+        solution = least_squares(self.system(int(check_flag("offset", offset))), penalty)
+        kernel, stderr = (self.kernel_of(rows)[0] for rows in (solution.coefficients, solution.stderr))
+        squares = float(solution.squares.sum())
+        return Fit(
+            kernel=kernel,
+            offset=self.known_of(solution.coefficients, 1)[0] if offset else None,
+            residual_rms=sqrt(squares / (self.weight * self.out_channels)),
+            loss=(squares + penalty.paid(solution.coefficients),),
+            stderr=stderr,
+            condition=solution.condition,
+            method="lstsq",
+            learning_rate=None,
+            spec=self.spec_of(self.size),
+            coefficients=kernel_options.coefficients(kernel),
+            sum_stderr=solution.stderr_of(self.sums_of_channels()).T.copy(),
+        )

@@ -17,7 +17,7 @@ from convolith.fitting.data.pixels import Pixels
 from convolith.fitting.data.problem import Problem, floating_dtype, no_pixels, read
 from convolith.fitting.descent import LOSSES, OPTIMIZERS, Descent, DescentKeywords, Goal, Huber, descend, steepest
 from convolith.fitting.diagnosis import examine, explained
-from convolith.fitting.gram import Gram, sums_of_channels
+from convolith.fitting.gram import Accumulator, Gram
 from convolith.fitting.kernel_options import KernelOptions
 from convolith.fitting.long_kernels import fit_long, is_long
 from convolith.fitting.refinement import refined, residual_of
@@ -243,7 +243,9 @@ class Solved(NamedTuple):
     sum_stderr: np.ndarray | None = None
 
 
-def _in_closed_form(problem: Problem, gram: Gram, kernel_options: KernelOptions, tiles: list[Gram]) -> Solved:
+def _in_closed_form(
+    problem: Problem, gram: Accumulator, kernel_options: KernelOptions, tiles: list[Accumulator]
+) -> Solved:
     """Solve the normal equations, and refine the solution on the data."""
     penalty = gram.penalty_of(kernel_options)
     solution = least_squares(gram.system(problem.used), penalty)
@@ -252,7 +254,7 @@ def _in_closed_form(problem: Problem, gram: Gram, kernel_options: KernelOptions,
     left_out = jackknife(gram, tiles, kernel_options, problem.used) if tiles else None
     accurate = left_out or solution
     held_out = None if left_out is None else left_out.rms
-    sums = accurate.stderr_of(sums_of_channels(gram))
+    sums = accurate.stderr_of(gram.sums_of_channels())
     return Solved(coefficients, squares, losses, None, accurate.stderr, solution.condition, held_out, residual, sums)
 
 
@@ -392,7 +394,7 @@ def _check_counts(problem: Problem) -> None:
             raise ConvolithError(f'{name} has a least value of {values.min()}; loss="poisson" is of counts, 0 or more')
 
 
-def _delta(problem: Problem, gram: Gram) -> float:
+def _delta(problem: Problem, gram: Accumulator) -> float:
     """Return where Huber's loss becomes linear: 1.345 deviations lose only 5% for normal noise (Huber 1981)."""
     solution = least_squares(gram.system(problem.used), gram.penalty_of(KernelOptions()))
     coefficients = np.concatenate([solution.coefficients, gram.known_of(solution.coefficients, problem.used)])

@@ -15,7 +15,7 @@ import torch
 
 from convolith.fitting.data.polynomials import values
 from convolith.fitting.data.problem import Problem
-from convolith.fitting.gram import Gram
+from convolith.fitting.gram import Accumulator
 from convolith.fitting.moments.moments import gradient, tiles
 from convolith.fitting.solving.least_squares import Penalty, Solution
 from convolith.fitting.solving.normal_equations import solved
@@ -34,7 +34,7 @@ class Refined(NamedTuple):
     residual: np.ndarray
 
 
-def refined(problem: Problem, gram: Gram, solution: Solution, penalty: Penalty) -> Refined:
+def refined(problem: Problem, gram: Accumulator, solution: Solution, penalty: Penalty) -> Refined:
     """Return a solution after one or two steps of refinement."""
     n, used = gram.windows, problem.used
     coefficients = np.concatenate([solution.coefficients, gram.known_of(solution.coefficients, used)])
@@ -55,7 +55,7 @@ def refined(problem: Problem, gram: Gram, solution: Solution, penalty: Penalty) 
     return Refined(best[0], _squares(problem, best[1]), best[1])
 
 
-def residual_of(problem: Problem, gram: Gram, coefficients: np.ndarray) -> np.ndarray:
+def residual_of(problem: Problem, gram: Accumulator, coefficients: np.ndarray) -> np.ndarray:
     """Return y less the prediction from coefficients (unknowns, out_channels)."""
     n, used = gram.windows, problem.used
     residual: np.ndarray = problem.y - predicted(problem, gram.inward(coefficients[:n]))

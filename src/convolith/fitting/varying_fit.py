@@ -14,7 +14,6 @@ from convolith.errors import ConvolithError
 from convolith.fitting.data.pixels import Pixels
 from convolith.fitting.data.problem import floating_dtype, no_pixels, read
 from convolith.fitting.diagnosis import examine, explained
-from convolith.fitting.gram import sums_of_channels
 from convolith.fitting.kernel_options import KernelOptions, whole_numbers
 from convolith.fitting.refinement import refined
 from convolith.fitting.results import check_errors
@@ -135,7 +134,7 @@ def fit_varying(
     examine(problem, residual, None, share, white=errors == "white")
     left_out = jackknife(gram, tiles, kernel_options, used) if tiles else None
     accurate = left_out or solution
-    spread, sums = accurate.stderr, accurate.stderr_of(sums_of_channels(gram)).T.copy()
+    spread, sums = accurate.stderr, accurate.stderr_of(gram.sums_of_channels()).T.copy()
     fitted = gram.kernel_of(coefficients)
     dtype = torch_dtype(floating_dtype(x, y))
     kernel, sky = (like(torch.from_numpy(part).to(dtype), x) for part in (fitted, coefficients[gram.windows :].copy()))

@@ -17,13 +17,12 @@ from typing import Any, Self
 import numpy as np
 
 from convolith.errors import ConvolithError, check_option
-from convolith.fitting.data.polynomials import monomials, moved, positions
+from convolith.fitting.data.polynomials import monomials
 from convolith.fitting.data.positions import given_places, pixel_places
 from convolith.fitting.data.problem import Problem
-from convolith.fitting.gram import Gram, sums_of_channels
+from convolith.fitting.gram import Accumulator
 from convolith.fitting.kernel_options import KernelOptions, whole_numbers
-from convolith.fitting.solving.constraints import needs_solver
-from convolith.fitting.solving.least_squares import Penalty, least_squares
+from convolith.fitting.solving.least_squares import least_squares
 from convolith.fitting.varying_kernel import MODULATIONS, VaryingKernel
 from convolith.geometry import Axes, Padding, check_whole, per_axis
 from convolith.spec import ConvSpec
@@ -62,7 +61,7 @@ class VaryingFit:
         return f"VaryingFit({self.kernel!r}, residual_rms={self.residual_rms:.4g}, condition={self.condition:.3g})"
 
 
-class VaryingGram(Gram):
+class VaryingGram(Accumulator):
     """Accumulator of normal equations like `Gram`, for a kernel and a background that are polynomials of position.
 
     Args:
@@ -104,26 +103,24 @@ class VaryingGram(Gram):
         dilation: Axes = 1,
         padding_mode: str = "zeros",
     ) -> None:
+        check_option("modulation", modulation, MODULATIONS)
+        if modulation == "update" and frame is not None:
+            raise ConvolithError(f'frame is {frame} with modulation "update", whose positions are given; leave it out')
+        self.degree = check_whole("degree", degree, 0)
+        self.background_degree = check_whole("background_degree", background_degree, 0)
         super().__init__(
             kernel_size,
             in_channels,
             out_channels,
+            degree=degree,
+            background_degree=background_degree,
+            modulation=modulation,
             stride=stride,
             padding=padding,
             dilation=dilation,
             padding_mode=padding_mode,
         )
-        axes = len(self.kernel_size)
-        self.degree = check_whole("degree", degree, 0)
-        self.background_degree = check_whole("background_degree", background_degree, 0)
-        check_option("modulation", modulation, MODULATIONS)
-        if modulation == "update" and frame is not None:
-            raise ConvolithError(f'frame is {frame} with modulation "update", whose positions are given; leave it out')
-        self.modulation = modulation
-        self.frame = None if frame is None else per_axis("frame", frame, axes, 1)
-        self.terms = monomials(axes, degree)
-        self.known = monomials(axes, max(degree, background_degree))
-        self._empty()
+        self.frame = None if frame is None else per_axis("frame", frame, len(self.kernel_size), 1)
 
     @property
     def geometry(self) -> dict[str, Any]:
@@ -219,23 +216,6 @@ class VaryingGram(Gram):
             )
         return count
 
-    def add(self, problem: Problem, sign: int = 1) -> Self:
-        """Add equations that were checked and have positions, or remove them with sign -1."""
-        super().add(problem, sign)
-        if self.modulation != "update" and self.equations and self.frame is None:
-            self.frame = problem.spec.size
-        return self
-
-    def merge(self, other: Gram) -> Self:
-        """Add the equations of another state, and return this state, with the other's frame if it has none.
-
-        Raises:
-            ConvolithError: another geometry, other channels or other dtypes.
-        """
-        super().merge(other)
-        self.frame = self.frame or other.geometry["frame"]
-        return self
-
     def restricted_to(self, kernel_size: Axes) -> Self:
         """Return the state of the same equations for a smaller kernel in the middle of this kernel's window.
 
@@ -251,7 +231,7 @@ class VaryingGram(Gram):
             )
         return super().restricted_to(size)
 
-    def solve(  # type: ignore[override]  # another result, and a background of any degree
+    def solve(
         self, *, background_degree: int | None = None, constant: Sequence[int] = (), **options: Any
     ) -> VaryingFit:
         """Compute the least-squares kernel from the state alone; `fit_varying` also refines it on the data.
@@ -278,54 +258,8 @@ class VaryingGram(Gram):
             solution.condition,
             self.spec_of(self.size),
             self.coefficients_of(kernel_options, weights),
-            sum_stderr=solution.stderr_of(sums_of_channels(self)).T.copy(),
+            sum_stderr=solution.stderr_of(self.sums_of_channels()).T.copy(),
         )
-
-    def penalty_of(self, kernel_options: KernelOptions) -> Penalty:
-        """Return the penalties and constraints on the kernel as matrices.
-
-        Raises:
-            ConvolithError: as for `Gram.penalty_of`; nonnegative weights for a kernel that varies.
-        """
-        if needs_solver(kernel_options.names) and self.degree:
-            raise ConvolithError(
-                f"constraints is {kernel_options.constraints!r}, but weights that vary are not of one sign everywhere "
-                "because they are at some places; leave it out, or pass degree=0"
-            )
-        return super().penalty_of(kernel_options)
-
-    def steps(self) -> np.ndarray:
-        """Return the offset of each window pixel from the window centre, in units of position, (taps, axes)."""
-        if self.modulation == "update" or self.frame is None:
-            return super().steps()
-        grids = [
-            positions(0, d * (k - 1) + 1, frame)[::d] - positions(0, d * (k - 1) + 1, frame).mean()
-            for k, d, frame in zip(self.kernel_size, self.options["dilation"], self.frame, strict=True)
-        ]
-        return np.stack([grid.ravel() for grid in np.meshgrid(*grids, indexing="ij")], 1)
-
-    def inward(self, coefficients: np.ndarray) -> np.ndarray:
-        """Convert fitted coefficients to weights of the windows of modulated x, (windows, ...)."""
-        return self._through(coefficients, (0, 2, 1))
-
-    def outward(self, slope: np.ndarray) -> np.ndarray:
-        """Convert a gradient with respect to weights of windows to one for fitted coefficients, (windows, ...)."""
-        return self._through(slope, (0, 1, 2))
-
-    def _through(self, rows: np.ndarray, order: tuple[int, int, int]) -> np.ndarray:
-        if self.modulation != "output" or len(self.terms) == 1:
-            return rows
-        each = moved(self.terms, self.terms, -self.steps()).transpose(order)  # (taps, terms, terms)
-        wide = rows.reshape(len(self.terms), self.in_channels, self.taps, -1)
-        mixed: np.ndarray = each @ wide.transpose(2, 0, 1, 3).reshape(self.taps, len(self.terms), -1)
-        mixed = mixed.reshape(self.taps, len(self.terms), self.in_channels, -1).transpose(1, 2, 0, 3)
-        return mixed.reshape(rows.shape)
-
-    def kernel_of(self, coefficients: np.ndarray) -> np.ndarray:
-        """Reshape (windows, out_channels) to (terms, out_channels, in_channels, *kernel_size)."""
-        wide = coefficients[: self.windows].reshape(len(self.terms), -1, self.out_channels)
-        shape = (len(self.terms), self.out_channels, self.in_channels, *self.kernel_size)
-        return np.ascontiguousarray(wide.transpose(0, 2, 1)).reshape(shape)
 
     def coefficients_of(self, kernel_options: KernelOptions, weights: np.ndarray) -> np.ndarray | None:
         """Return coefficients of the basis kernels, (terms, out_channels, in_channels, count); None without a basis."""

@@ -80,7 +80,7 @@ def run(files: Sequence[Files], options: dict[str, Any], varying: Varying | None
 
 def _through_a_state(files: Sequence[Files], options: dict[str, Any], varying: Varying | None, *, mix: bool) -> Outcome:
     """Read each pair once and accumulate its normal equations, then solve them."""
-    gram: Gram | None = None
+    gram: Gram | VaryingGram | None = None
     positions = None if varying is None else varying.positions
     if positions is not None and len(positions) != len(files):
         raise ConvolithError(f"--positions has {len(positions)} rows; expected one for each of {len(files)} pairs")
@@ -100,7 +100,7 @@ def _through_a_state(files: Sequence[Files], options: dict[str, Any], varying: V
             gram.update(pair.x, pair.y, **pair.pixels, **about, **where)
         except ConvolithError as problem:
             raise ConvolithError(f"{names.before} and {names.after}: {problem}") from None
-    assert gram is not None  # noqa: S101 - there is a first pair
+    assert gram  # noqa: S101 - there is a first pair
     rest = {name: options[name] for name in ASKED if name in options}
     if isinstance(gram, VaryingGram) and varying is not None:
         solved: Fit | VaryingFit = gram.solve(
@@ -111,7 +111,7 @@ def _through_a_state(files: Sequence[Files], options: dict[str, Any], varying: V
     return Outcome(solved, pair, len(files))
 
 
-def _state(pair: Pair, options: dict[str, Any], varying: Varying | None) -> Gram:
+def _state(pair: Pair, options: dict[str, Any], varying: Varying | None) -> Gram | VaryingGram:
     axes = spatial_axes(options["kernel_size"], pair.x.shape)
     size = options["kernel_size"] if not isinstance(options["kernel_size"], int) else (options["kernel_size"],) * axes
     channels = pair.x.shape[-axes - 1], pair.y.shape[-axes - 1]

@@ -21,7 +21,7 @@ import torch
 from convolith.errors import ConvolithError, warn
 from convolith.fitting.data.problem import no_pixels, read
 from convolith.fitting.data.shapes import spatial_axes
-from convolith.fitting.gram import Gram
+from convolith.fitting.gram import Accumulator, Gram
 from convolith.fitting.results import Candidate, is_number
 from convolith.fitting.selection.tiles import states_of_tiles
 from convolith.geometry import per_axis
@@ -110,7 +110,12 @@ def choose_size(
 
 
 def candidates(
-    total: Gram, tiles: Sequence[Gram], sizes: Sequence[tuple[int, ...]], ridges: Sequence[float], *, offset: bool
+    total: Accumulator,
+    tiles: Sequence[Accumulator],
+    sizes: Sequence[tuple[int, ...]],
+    ridges: Sequence[float],
+    *,
+    offset: bool,
 ) -> list[Candidate]:
     """Compare every size with every ridge, sizes from the smallest on.
 
@@ -125,7 +130,7 @@ def candidates(
     base = np.zeros_like(total.shift)
     at = np.concatenate([order, np.arange(total.windows, len(total.matrix))])
 
-    def sorted_sums(state: Gram) -> np.ndarray:
+    def sorted_sums(state: Accumulator) -> np.ndarray:
         sums: np.ndarray = (state.matrix if offset else state.about(base))[np.ix_(at, at)]
         return sums
 
@@ -148,7 +153,7 @@ def chosen(found: Sequence[Candidate], allowed: float = 0.0) -> Candidate:
     return min((one for one in found if one.kernel_size == least), key=lambda one: one.rms)
 
 
-def _rings(total: Gram, sizes: Sequence[tuple[int, ...]]) -> tuple[np.ndarray, list[int]]:
+def _rings(total: Accumulator, sizes: Sequence[tuple[int, ...]]) -> tuple[np.ndarray, list[int]]:
     """Return the taps, those of the smallest size first, and the number of taps of each size."""
     indices = np.arange(total.windows).reshape(total.in_channels, *total.kernel_size)
     order: list[int] = []
@@ -205,7 +210,11 @@ def _errors(
 
 
 def _compared(
-    total: Gram, sizes: Sequence[tuple[int, ...]], ridges: Sequence[float], errors: np.ndarray, weights: np.ndarray
+    total: Accumulator,
+    sizes: Sequence[tuple[int, ...]],
+    ridges: Sequence[float],
+    errors: np.ndarray,
+    weights: np.ndarray,
 ) -> list[Candidate]:
     """Return the candidates, from the errors of each tile, (sizes, ridges, tiles)."""
     means = errors.sum(-1) / weights.sum()

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from convolith.fitting.gram import Gram
+from convolith.fitting.gram import Accumulator
 from convolith.fitting.kernel_options import KernelOptions
 from convolith.fitting.solving.least_squares import least_squares
 
@@ -43,7 +43,7 @@ class LeftOut(NamedTuple):
         return spread
 
 
-def jackknife(total: Gram, tiles: Sequence[Gram], kernel_options: KernelOptions, used: int) -> LeftOut:
+def jackknife(total: Accumulator, tiles: Sequence[Accumulator], kernel_options: KernelOptions, used: int) -> LeftOut:
     """Fit without each tile in turn, and return standard errors and prediction errors.
 
     Args:

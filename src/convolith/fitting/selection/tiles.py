@@ -9,7 +9,7 @@ import numpy as np
 
 from convolith.errors import ConvolithError
 from convolith.fitting.data.problem import Problem
-from convolith.fitting.gram import Gram
+from convolith.fitting.gram import Accumulator
 
 TILES = 25
 """Approximate number of tiles; Student's t of 24 degrees of freedom is within 2% of normal at one deviation."""
@@ -17,7 +17,7 @@ LEAST = 8
 """Least number of tiles from which the spread can be estimated."""
 
 
-def states_of_tiles(problem: Problem, gram: Gram, tiles: int = TILES) -> list[Gram]:
+def states_of_tiles(problem: Problem, gram: Accumulator, tiles: int = TILES) -> list[Accumulator]:
     """Return a state for each tile of y that has equations, all with the same shift; their sum is the whole.
 
     Args:

@@ -8,11 +8,12 @@ changes a window times a monomial by a combination of known columns, so that sum
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import numpy as np
 
 from convolith.errors import ConvolithError
-from convolith.fitting.data.polynomials import Powers, moved
+from convolith.fitting.data.polynomials import Powers, moved, positions
 from convolith.fitting.solving.least_squares import System
 
 
@@ -21,7 +22,9 @@ class NormalEquations:
 
     Attributes:
         kernel_size, in_channels, out_channels: shape of the kernel.
+        options: stride, padding, dilation and padding_mode of the correlation.
         terms, known: exponents of monomials of position.
+        modulation, frame: what the positions are of (see `VaryingGram`); "update" for a kernel that does not vary.
         equations: number of pixels of y with nonzero weight.
         shift: (in_channels + out_channels,), subtracted from x and y.
         matrix: (columns, columns), sums of the shifted data; `moments` are those of the data themselves.
@@ -30,8 +33,11 @@ class NormalEquations:
     kernel_size: tuple[int, ...]
     in_channels: int
     out_channels: int
+    options: dict[str, Any]
     terms: Powers
     known: Powers
+    modulation: str
+    frame: tuple[int, ...] | None
     equations: int
     shift: np.ndarray
     matrix: np.ndarray
@@ -79,15 +85,30 @@ class NormalEquations:
 
     def steps(self) -> np.ndarray:
         """Return the offset of each window pixel from the window centre, in units of position, (taps, axes)."""
-        return np.zeros((self.taps, len(self.kernel_size)))
+        if self.modulation == "update" or self.frame is None:
+            return np.zeros((self.taps, len(self.kernel_size)))
+        grids = [
+            positions(0, d * (k - 1) + 1, frame)[::d] - positions(0, d * (k - 1) + 1, frame).mean()
+            for k, d, frame in zip(self.kernel_size, self.options["dilation"], self.frame, strict=True)
+        ]
+        return np.stack([grid.ravel() for grid in np.meshgrid(*grids, indexing="ij")], 1)
 
     def inward(self, coefficients: np.ndarray) -> np.ndarray:
         """Convert fitted coefficients to weights of the windows of modulated x, (windows, ...)."""
-        return coefficients
+        return self._through(coefficients, (0, 2, 1))
 
     def outward(self, slope: np.ndarray) -> np.ndarray:
         """Convert a gradient with respect to weights of windows to one for fitted coefficients, (windows, ...)."""
-        return slope
+        return self._through(slope, (0, 1, 2))
+
+    def _through(self, rows: np.ndarray, order: tuple[int, int, int]) -> np.ndarray:
+        if self.modulation != "output" or len(self.terms) == 1:
+            return rows
+        each = moved(self.terms, self.terms, -self.steps()).transpose(order)  # (taps, terms, terms)
+        wide = rows.reshape(len(self.terms), self.in_channels, self.taps, -1)
+        mixed: np.ndarray = each @ wide.transpose(2, 0, 1, 3).reshape(self.taps, len(self.terms), -1)
+        mixed = mixed.reshape(self.taps, len(self.terms), self.in_channels, -1).transpose(1, 2, 0, 3)
+        return mixed.reshape(rows.shape)
 
     def system(self, used: int) -> System:
         """Return the normal equations of a fit with the first `used` known columns, which are eliminated.
@@ -115,6 +136,13 @@ class NormalEquations:
             coefficients_known[0] += self.shift[self.in_channels :]
             coefficients_known -= self._of_constants(self.shift)[:, :used].T @ weights
         return coefficients_known
+
+    def sums_of_channels(self) -> np.ndarray:
+        """Return the factors of the sum of each input channel's weights (of the first term), (windows, in_channels)."""
+        factors = np.zeros((self.windows, self.in_channels))
+        for channel in range(self.in_channels):
+            factors[channel * self.taps : (channel + 1) * self.taps, channel] = 1.0
+        return factors
 
     def squares_left(self, coefficients: np.ndarray, known: np.ndarray) -> float:
         """Return the sum of squared residuals for coefficients, (windows, out_channels), and those of known columns."""
