@@ -6,6 +6,8 @@ from math import prod
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from convolith import ConvSpec
 from convolith.engines.direct import tiling
@@ -214,12 +216,12 @@ def test_axes_with_one_place_are_left_out(size, kernel_size, dtype):
         batch=2, in_channels=2, out_channels=3, size=size, kernel_size=kernel_size, dtype=dtype, kernel_dtype="float32"
     )
     x, kernel, _ = arrays_for(spec)
-    for given in (
+    for array in (
         x,
         x.transpose(0, 1).contiguous().transpose(0, 1),
         x.transpose(-1, -2).contiguous().transpose(-1, -2),
     ):
-        compare(direct, spec, direct.prepare(spec, kernel), given, kernel, torch.randn(3))
+        compare(direct, spec, direct.prepare(spec, kernel), array, kernel, torch.randn(3))
 
 
 @pytest.mark.parametrize("stride", [2, 3])
@@ -231,3 +233,42 @@ def test_columns_that_a_stride_splits(stride, kernel_size, dtype):
     )
     x, kernel, _ = arrays_for(spec)
     compare(direct, spec, direct.prepare(spec, kernel), x, kernel, None)
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_sums_are_rounded_clipped_and_counted_where_they_are_stored(data):
+    draw = data.draw
+    x_dtype = draw(st.sampled_from(["uint8", "int16", "uint16", "float32", "float64"]))
+    k_dtype = x_dtype if x_dtype in ("float32", "float64") else draw(st.sampled_from(["float32", "float64"]))
+    wanted = draw(st.sampled_from(["uint8", "int8", "uint16", "int16"]))
+    size = tuple(draw(st.integers(1, 90)) for _ in range(draw(st.sampled_from([1, 2, 2, 2, 3]))))
+    size = tuple(min(n, 12) for n in size) if len(size) == 3 else size
+    kernel_size = tuple(draw(st.integers(1, min(n, 11))) for n in size)
+    channels, batch = draw(st.sampled_from([(1, 1), (3, 2)]))
+    mode = draw(st.sampled_from(["zeros", "replicate", "symmetric"]))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
+    x = (200 * torch.randn(batch, channels, *size, generator=generator)).abs().to(getattr(torch, x_dtype))
+    k = (2 * torch.randn(channels, 1, *kernel_size, generator=generator)).to(getattr(torch, k_dtype))
+    options = {"padding": draw(st.sampled_from(["same", "valid"])), "padding_mode": mode, "groups": channels}
+    if draw(st.booleans()):
+        options |= {"stride": draw(st.integers(1, 3)), "padding": "valid", "padding_mode": "zeros"}
+    if x.is_floating_point() and draw(st.booleans()):
+        x.view(-1)[draw(st.integers(0, x.numel() - 1))] = torch.nan
+    spec = ConvSpec.of(x, k, **options)
+    state = direct.prepare_for(TARGETS[draw(st.sampled_from(sorted(TARGETS)))], spec, k)
+    y = torch.empty(spec.output_shape, dtype=getattr(torch, wanted))
+    floats = direct.apply(state, x, None)
+    changed = direct.apply_rounded(state, x, y)
+    limits, near = torch.iinfo(y.dtype), floats.round()
+    clipped = (near < limits.min) | (near > limits.max)
+    assert changed == (int(clipped.sum()), int(floats.isnan().sum()))
+    assert torch.equal(y.to(torch.int64), near.clamp(limits.min, limits.max).nan_to_num(0).to(torch.int64))
+
+
+def test_engines_that_do_not_round_say_so():
+    x, k = torch.ones(1, 1, 9, 9), torch.ones(4, 1, 3, 3)  # four outputs of one input
+    state, y = direct.prepare(ConvSpec.of(x, k), k), torch.empty(1, 4, 7, 7, dtype=torch.uint8)
+    assert direct.apply_rounded(state, x, y) is None
+    state = direct.prepare(ConvSpec.of(x, k[:1]), k[:1])
+    assert direct.apply_rounded(state, x, y[:, :1].mT) is None

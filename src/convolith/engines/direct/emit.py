@@ -28,8 +28,9 @@ from convolith.engines.direct.emit_tile import (
     write_tile,
 )
 from convolith.engines.elementwise import TAIL_ARGUMENTS
+from convolith.engines.emit_rounded import Rounding
 from convolith.jit.arguments import ArgumentBlock
-from convolith.jit.builder import FunctionBuilder, Int, Number, Pointer, zero
+from convolith.jit.builder import I32, FunctionBuilder, Int, Number, Pointer, zero
 from convolith.jit.conversions import STORED
 from convolith.jit.denormals import flush_denormals, restore_control
 from convolith.jit.target import Target
@@ -42,7 +43,7 @@ ARGUMENTS = ArgumentBlock(
     *("shares", "share", "chunk", "block_rows", "block_columns", "row_blocks", "column_blocks", "direct"),
     "streams",
     *("thread_elements", "phase_pitch", "row_pitch", "plane_pitch", "channel_pitch"),
-    *("depth_sources", "height_sources", "width_sources", "outside", *TAIL_ARGUMENTS),
+    *("depth_sources", "height_sources", "width_sources", "outside", "counts", *TAIL_ARGUMENTS),
 )
 """Arguments of a region: addresses, counts, strides in elements. Channels are per group."""
 
@@ -56,11 +57,13 @@ def write(module: ir.Module, target: Target, recipe: DirectRecipe) -> None:
     """Generate the region: compute blocks until none remains."""
     pack = None if recipe.masked else write_pack(module, target, recipe, ARGUMENTS)
     wide = STORED[recipe.sum_dtype]
-    kinds = {"x": STORED[recipe.x_dtype], "weight": wide, "y": STORED[recipe.out_dtype], "scratch": wide}
+    kinds = {"x": STORED[recipe.x_dtype], "weight": wide, "y": STORED[recipe.stored], "scratch": wide}
     kinds |= dict.fromkeys(TAIL_ARGUMENTS[1:], STORED[recipe.out_dtype])
-    code, s = ARGUMENTS.begin(module, kinds | {"bias": bias_kind(recipe)})
+    code, s = ARGUMENTS.begin(module, kinds | {"bias": bias_kind(recipe), "counts": I32})
     before = flush_denormals(code, target)
-    scratch = s["scratch"] + code.fetch_add(s["counters"] + 8) * s["thread_elements"]
+    thread = code.fetch_add(s["counters"] + 8)
+    scratch = s["scratch"] + thread * s["thread_elements"]
+    rounding = Rounding.begin(code, recipe.rounded, lanes_of(recipe, target)) if recipe.rounded else None
     seen = Pointer(code, code.ir.alloca(ir.IntType(64), size=5), ir.IntType(64))  # start of the last packed block
     if recipe.masked:
         none = zero(ir.VectorType(wide, lanes_of(recipe, target)))
@@ -70,7 +73,9 @@ def write(module: ir.Module, target: Target, recipe: DirectRecipe) -> None:
         for number in range(5):
             (seen + number).store(code.integer(NOWHERE).value)
     with code.tasks(s["counters"], s["tasks"], s["chunk"], shares=s["shares"], share=s["share"]) as task:
-        _block(code, target, recipe, s, task, scratch, seen, pack)
+        _block(code, target, recipe, s, task, scratch, seen, pack, rounding)
+    if rounding is not None:
+        rounding.finish(s["counts"], thread)
     if recipe.rolled:
         code.fence()
     restore_control(code, before)
@@ -86,6 +91,7 @@ def _block(
     scratch: Pointer,
     seen: Pointer,
     pack: FunctionBuilder | None,
+    rounding: Rounding | None,
 ) -> None:
     lanes = lanes_of(recipe, target)
     column_block, rest = task % s["column_blocks"], task // s["column_blocks"]
@@ -118,17 +124,30 @@ def _block(
         else:
             source, parts = packed, pitches
 
-    def one(tile: Tile, column: Number, begin: Int, channel: Number) -> None:
+    def one(tile: Tile, column: Number, begin: Int, channel: Number, first_row: Number = 0) -> None:
         """Generate the tile at a row and a column of the block, for some output channels."""
-        last: Number = 0
+        last, wanted = code.integer(0), code.integer(column)
         if tile.vectors == 1:  # fewer columns than one vector are stored under a mask
             column = code.maximum(code.minimum(column, columns - lanes), 0)
         else:
             last = code.minimum(column + (tile.vectors - 1) * lanes, columns - lanes) - column
+        repeated = (tile.vectors - 1) * lanes + wanted - last - column
         origin = source + begin * recipe.stride[1] * parts["row"] + column * recipe.step
         first = y + begin * s["out_width"] + column
         place = Place(
-            origin, weight, bias, first, code.integer(last), rows - begin, columns, None, edge=False, after=after
+            origin,
+            weight,
+            bias,
+            first,
+            code.integer(last),
+            rows - begin,
+            columns,
+            None,
+            edge=False,
+            after=after,
+            rounding=rounding,
+            first_column=repeated,
+            first_row=first_row,
         )
         write: Callable[[Place], None]
         if recipe.rolled:
@@ -141,7 +160,7 @@ def _block(
         line, start = begin * recipe.stride[1] + top, code.integer(column * recipe.step) + left
         sizes = (s["depth"], s["height"], s["width"])
         bounds = Bounds(front, line, start, *sizes, scratch.cast(STORED[recipe.x_dtype]))
-        single = partial(one, tile._replace(vectors=1), begin=begin, channel=channel)
+        single = partial(one, tile._replace(vectors=1), begin=begin, channel=channel, first_row=first_row)
         _at_borders(code, recipe, tile, lanes, place, bounds, write, lambda moved: single(column + moved))
 
     def run(tile: Tile, start: Number, count: Number) -> None:
@@ -155,7 +174,7 @@ def _block(
             begin = code.maximum(code.minimum(down.index, rows - tile.rows), 0)
             if not recipe.many_outputs:
                 with code.loop(0, count) as across:
-                    one(tile, across.index * width + start, begin, 0)
+                    one(tile, across.index * width + start, begin, 0, down.index - begin)
             elif recipe.deep:
                 with code.loop(0, count) as across, code.loop(0, s["out_channels"], recipe.channels) as out:
                     one(tile, across.index * width + start, begin, out.index)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from llvmlite import ir
 
 from convolith.engines.elementwise import NO_TAIL, TAIL_ARGUMENTS, Tail, finish
+from convolith.engines.emit_rounded import Rounding
 from convolith.engines.emit_rows import shift_of
 from convolith.jit.builder import FunctionBuilder, Int, Number, Pointer, itemsize, zero
 from convolith.jit.conversions import STORED, from_sum, to_sum
@@ -72,6 +73,13 @@ class DirectRecipe:
     """Whether sums roll down strips of columns instead; `rows` is then one."""
     tail: Tail = NO_TAIL
     """Elementwise work on the sums."""
+    rounded: str = ""
+    """Integer dtype that sums are rounded and clipped to, instead of `out_dtype`, and counted where they do not fit."""
+
+    @property
+    def stored(self) -> str:
+        """Dtype of the result."""
+        return self.rounded or self.out_dtype
 
     def shift(self, column: Number, phase_pitch: Number) -> Number:
         """Return the offset of a kernel column in a row, which the stride may have split."""
@@ -168,6 +176,19 @@ class Place(NamedTuple):
     """Whether columns may lie outside the image on the left or right."""
     after: Finisher
     """Tail of the sums."""
+    rounding: Rounding | None = None
+    """Rounding of the sums, if integers are stored."""
+    first_column: Number = 0
+    """First lane of the last vector that no other tile computes."""
+    first_row: Number = 0
+    """First row that no other tile computes."""
+
+    def new_lanes(self, row: int, *, last: bool, lanes: int) -> ir.Value:
+        """Return a mask of the lanes of a row's vector that exist, and that no other tile computes."""
+        code = self.after.code
+        exists = code.ir.and_(code.integer(row) >= self.first_row, code.integer(row) < self.rows)
+        end = code.choose(exists, code.minimum(self.columns, lanes), 0)
+        return code.lanes_between(self.first_column if last else 0, end, lanes)
 
 
 def write_tile(
@@ -212,7 +233,7 @@ def write_tile(
             row = y + code.minimum(r, place.rows - 1) * s["out_width"] if r else y
             at = (o * tile.rows + r) * tile.vectors
             finished = place._replace(after=place.after.of_channel(number))
-            deliver(code, recipe, sums[at : at + tile.vectors], row, None if biased else biases[o], finished)
+            deliver(code, recipe, sums[at : at + tile.vectors], row, None if biased else biases[o], finished, number=r)
 
 
 @dataclass(frozen=True)
@@ -379,8 +400,15 @@ def deliver(
     place: Place,
     *,
     past_caches: bool = False,
+    number: int = 0,
 ) -> None:
-    """Convert, add a bias that is not in the sums, and store; under a mask if a row has fewer columns than lanes."""
+    """Convert, add a bias that is not in the sums, and store; under a mask if a row has fewer columns than lanes.
+
+    `number` is the row's in its tile.
+    """
+    if place.rounding is not None:
+        _deliver_rounded(code, place.rounding, sums, row, place, number)
+        return
     lanes = sums[0].type.count
     for q, value in enumerate(sums):
         made = from_sum(code, value, recipe.out_dtype)
@@ -393,6 +421,24 @@ def deliver(
             where.store(place.after.value(made, where))
         else:
             _store_columns(code, where, made, place, lanes)
+
+
+def _deliver_rounded(
+    code: FunctionBuilder, rounding: Rounding, sums: Sequence[ir.Value], row: Pointer, place: Place, number: int
+) -> None:
+    """Round and store a row of a tile."""
+    lanes, last = sums[0].type.count, place.new_lanes(number, last=True, lanes=sums[0].type.count)
+    if len(sums) == 1:
+        value = rounding.values(sums, last)[0]
+        with code.ir.if_else(place.columns < lanes) as (few, enough):
+            with few:
+                row.masked_store(value, code.lanes_below(place.columns, lanes))
+            with enough:
+                row.store(value)
+        return
+    values = rounding.values(sums[:-1], place.new_lanes(number, last=False, lanes=lanes))
+    for q, value in enumerate(values + rounding.values(sums[-1:], last)):
+        (row + (place.last if q == len(values) else q * lanes)).store(value)
 
 
 def _store_columns(code: FunctionBuilder, where: Pointer, value: ir.Value, place: Place, lanes: int) -> None:

@@ -11,13 +11,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from convolith.dtypes import COMPLEX, HALVES, ITEMSIZE, integer_bits, is_float
-from convolith.engines.base import GeneratedEngine, turned
+from convolith.dtypes import COMPLEX, HALVES, ITEMSIZE, dtype_name, integer_bits, is_float
+from convolith.engines.base import Changed, GeneratedEngine, turned
 from convolith.engines.buffers import empty
 from convolith.engines.direct import emit
 from convolith.engines.direct import tiling as geometry
 from convolith.engines.direct.emit import ARGUMENTS
-from convolith.engines.direct.emit_tile import VECTORS, DirectRecipe, rolls
+from convolith.engines.direct.emit_tile import VECTORS, DirectRecipe, lanes_of, rolls
+from convolith.engines.emit_rounded import KINDS
 from convolith.engines.machine_limits import MachineLimits
 from convolith.engines.padding import source_tables
 from convolith.engines.steps import OUTPUT, Finish, Layout, Step, Steps
@@ -67,6 +68,7 @@ class State(NamedTuple):
     template: array[int]
     """Arguments without addresses, for a contiguous x."""
     region: Routine
+    target: Target
     threads: int
     scratch_bytes: int
     out_dtype: torch.dtype
@@ -170,25 +172,25 @@ class Direct(GeneratedEngine[State]):
         self, state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Fill in the arguments and run the region."""
-        spec = state.spec
-        slots = state.template[:]
-        if x.ndim != spec.axes + 2:
-            x = x.contiguous()  # its spatial axes are merged
-        elif not x.is_contiguous():
-            if x.stride(-1) != 1:
-                x = x.contiguous()
-            _describe(slots, state.recipe, x.stride(), x.element_size())
         y = out if out is not None and out.is_contiguous() else empty(state.shape, state.out_dtype)
-        added = state.no_bias if bias is None else bias.to(state.no_bias.dtype).contiguous()
-        room = scratch(state.scratch_bytes)
-        slots[X], slots[WEIGHT], slots[BIAS], slots[Y] = (t.data_ptr() for t in (x, state.kernel, added, y))
-        slots[SCRATCH] = room.data_ptr()
-        for name, table in state.sources.items():
-            slots[AT[name]] = table.data_ptr()
-        if slots[STREAMS] and slots[Y] % 64:
-            slots[STREAMS] = 0
-        ARGUMENTS.run(state.region, slots, state.threads)
+        _run(state, state.region, x, bias, y)
         return y if out is None or out is y else out.copy_(y)
+
+    def apply_rounded(self, state: State, x: torch.Tensor, out: torch.Tensor) -> Changed | None:
+        """Run the region that rounds, and add up what its threads counted."""
+        recipe = state.recipe
+        if (
+            recipe.many_outputs
+            or not out.is_contiguous()
+            or not is_float(recipe.sum_dtype)
+            or (recipe.sum_dtype != recipe.out_dtype)
+        ):
+            return None
+        recipe = replace(recipe, rounded=dtype_name(out.dtype))
+        counts = np.zeros((state.threads, KINDS, lanes_of(recipe, state.target)), np.int32)
+        _run(state, routine(emit.write, state.target, recipe, ordered=True), x, None, out, counts.ctypes.data)
+        clipped, missing = counts.sum((0, 2))
+        return Changed(int(clipped), int(missing))
 
     def steps(self, state: State, layout: Layout, after: Finish) -> Steps | None:
         """Return one step, for contiguous planes."""
@@ -230,7 +232,9 @@ def _ready(target: Target, spec: ConvSpec, threads: int) -> State:
     region = routine(emit.write, target, recipe, ordered=True)
     scratch_bytes = scratch_elements * wide.itemsize
     out_dtype = torch_dtype(spec.out_dtype)
-    return State(spec, recipe, shape, no_bias, no_bias, sources, template, region, threads, scratch_bytes, out_dtype)
+    return State(
+        spec, recipe, shape, no_bias, no_bias, sources, template, region, target, threads, scratch_bytes, out_dtype
+    )
 
 
 def _flattened(spec: ConvSpec) -> ConvSpec:
@@ -301,8 +305,31 @@ def _channels(outs: int, target: Target, vectors: int) -> int:
     return min(range(most, 0, -1), key=lambda n: ceil(outs / n) * n * (1 + 0.15 * (most - n)))
 
 
+def _run(
+    state: State, region: Routine, x: torch.Tensor, bias: torch.Tensor | None, y: torch.Tensor, counts: int = 0
+) -> None:
+    """Run a region, which writes y, and counts at an address if it rounds."""
+    slots = state.template[:]
+    if x.ndim != state.spec.axes + 2:
+        x = x.contiguous()  # its spatial axes are merged
+    elif not x.is_contiguous():
+        if x.stride(-1) != 1:
+            x = x.contiguous()
+        _describe(slots, state.recipe, x.stride(), x.element_size())
+    added = state.no_bias if bias is None else bias.to(state.no_bias.dtype).contiguous()
+    room = scratch(state.scratch_bytes)
+    slots[X], slots[WEIGHT], slots[BIAS], slots[Y] = (t.data_ptr() for t in (x, state.kernel, added, y))
+    slots[SCRATCH], slots[COUNTED] = room.data_ptr(), counts
+    for name, table in state.sources.items():
+        slots[AT[name]] = table.data_ptr()
+    if slots[STREAMS] and (slots[Y] % 64 or counts):
+        slots[STREAMS] = 0
+    ARGUMENTS.run(region, slots, state.threads)
+
+
 AT = ARGUMENTS.at
-X, WEIGHT, BIAS, Y, SCRATCH, STREAMS = (AT[n] for n in ("x", "weight", "bias", "y", "scratch", "streams"))
+X, WEIGHT, BIAS, Y = (AT[name] for name in ("x", "weight", "bias", "y"))
+SCRATCH, STREAMS, COUNTED = (AT[name] for name in ("scratch", "streams", "counts"))
 
 
 def _describe(slots: array[int], recipe: DirectRecipe, strides: tuple[int, ...], itemsize: int) -> None:

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 from llvmlite import ir
 
+from convolith.engines.emit_rounded import Rounding
 from convolith.engines.emit_rows import bounds_inside, copy_inside, copy_margin, shift_of, split_row
 from convolith.jit.arguments import ArgumentBlock
 from convolith.jit.builder import I32, I64, FunctionBuilder, Int, Number, Pointer
-from convolith.jit.conversions import STORED, from_sum, rounded
+from convolith.jit.conversions import STORED, from_sum
 from convolith.jit.denormals import flush_denormals, restore_control
 from convolith.jit.target import Target
 
@@ -26,8 +27,6 @@ SUMS = 8
 """Vectors of sums of a tile: as many as a processor's multiply-adds in flight, two a cycle for four cycles."""
 TILE_ROWS = 4
 """Output rows of a tile: a vector of the window is read from an outer cache once for all of them."""
-COUNTS = 32
-"""Elements of a thread's scratch that hold its counts."""
 
 ARGUMENTS = ArgumentBlock(
     *("x", "across", "down", "bias", "y", "scratch", "counters", "counts"),
@@ -75,15 +74,12 @@ def write(module: ir.Module, target: Target, recipe: SeparableRecipe) -> None:
     before = flush_denormals(code, target)
     lanes = lanes_of(target, recipe)
     thread = code.fetch_add(s["counters"] + 8)
-    room = s["scratch"] + thread * s["thread_elements"]
-    counts, line = room.cast(I32), room + COUNTS
-    nothing = ir.Constant(ir.VectorType(I32, lanes), None)
-    for kind in range(2 * recipe.rounds):
-        (counts + kind * lanes).store(nothing)
+    line = s["scratch"] + thread * s["thread_elements"]
+    rounding = Rounding.begin(code, recipe.out_dtype, lanes, may_miss=recipe.may_miss) if recipe.rounds else None
     with code.tasks(s["counters"], s["tasks"], 1) as task:
-        _Task(code, recipe, lanes, s, line, line + s["line_elements"], counts).write(task)
-    for kind in range(2 * recipe.rounds):
-        (s["counts"] + (thread * 2 + kind) * lanes).store((counts + kind * lanes).vector(lanes))
+        _Task(code, recipe, lanes, s, line, line + s["line_elements"], rounding).write(task)
+    if rounding is not None:
+        rounding.finish(s["counts"], thread)
     restore_control(code, before)
     code.finish()
 
@@ -99,8 +95,8 @@ class _Task:
     line: Pointer
     """Room for one input row, converted and padded, and for its parts if a stride splits it."""
     window: Pointer
-    counts: Pointer
-    """Vectors of the numbers of results of this thread that were clipped, and that were NaN."""
+    rounding: Rounding | None
+    """Rounding of the results; None if they are floats."""
 
     def write(self, task: Int) -> None:
         """Generate the strip, some rows at a time."""
@@ -238,8 +234,12 @@ class _Task:
             fresh: first lane that no other tile stores; None for a tile of whole vectors that none overlaps.
         """
         code, lanes = self.code, self.lanes
-        if self.recipe.rounds:
-            values, starts = self.rounded(sums, starts, columns, fresh)
+        if self.rounding is not None:
+            if fresh is None:  # whole vectors by pairs, which pack into one
+                pairs = zip(sums[::2], sums[1::2], strict=True)
+                sums, starts = [code.shuffle(a, b, range(2 * lanes)) for a, b in pairs], starts[::2]
+            new = None if fresh is None else code.lanes_between(fresh, code.minimum(columns, lanes), lanes)
+            values = self.rounding.values(sums, new)
         else:
             values = [from_sum(code, value, self.recipe.out_dtype) for value in sums]
         if fresh is None:
@@ -253,32 +253,3 @@ class _Task:
             with enough:
                 for value, where in zip(values, starts, strict=True):
                     where.store(value)
-
-    def rounded(
-        self, sums: list[ir.Value], starts: list[Pointer], columns: Int, fresh: Int | None
-    ) -> tuple[list[ir.Value], list[Pointer]]:
-        """Generate the rounding of a tile, and count what changes; whole tiles by pairs, which pack into one vector."""
-        code, lanes = self.code, self.lanes
-        if fresh is None:
-            pairs = zip(sums[::2], sums[1::2], strict=True)
-            sums, starts = [code.shuffle(a, b, range(2 * lanes)) for a, b in pairs], starts[::2]
-        may_miss = self.recipe.may_miss
-        made = [rounded(code, value, self.recipe.out_dtype, may_miss=may_miss) for value in sums]
-        self.add_counts([one.clipped for one in made], 0, columns, fresh)
-        if may_miss:
-            self.add_counts([one.missing for one in made], 1, columns, fresh)
-        return [one.integers for one in made], starts
-
-    def add_counts(self, masks: list[ir.Value], kind: int, columns: Int, fresh: Int | None) -> None:
-        """Generate the addition of a tile's masks to one of the counts; once per tile, since memory makes it wait."""
-        code, lanes = self.code, self.lanes
-        if fresh is not None:
-            new = code.lanes_between(fresh, code.minimum(columns, lanes), lanes)
-            masks = [code.ir.and_(mask, new) for mask in masks]
-        place = self.counts + kind * lanes
-        total = place.vector(lanes)
-        for mask in masks:
-            ones = code.ir.sext(mask, ir.VectorType(I32, mask.type.count))
-            for start in range(0, mask.type.count, lanes):
-                total = code.ir.sub(total, code.shuffle(ones, ones, range(start, start + lanes)))
-        place.store(total)

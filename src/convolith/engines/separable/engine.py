@@ -17,11 +17,12 @@ import torch
 from convolith.dtypes import ITEMSIZE, dtype_name, half_ulp, is_float
 from convolith.engines.base import NEEDS_KERNEL, Changed, GeneratedEngine, turned
 from convolith.engines.buffers import empty
+from convolith.engines.emit_rounded import KINDS
 from convolith.engines.error_bounds import direct_sum_bound
 from convolith.engines.machine_limits import MachineLimits
 from convolith.engines.padding import source_tables
 from convolith.engines.separable import emit
-from convolith.engines.separable.emit import ARGUMENTS, COUNTS, SUMS, TILE_ROWS, SeparableRecipe, lanes_of
+from convolith.engines.separable.emit import ARGUMENTS, SUMS, TILE_ROWS, SeparableRecipe, lanes_of
 from convolith.jit import Target, host, routine, scratch, thread_count
 from convolith.spec import ConvSpec
 from convolith.tensors import to_working, torch_dtype
@@ -202,7 +203,7 @@ class Separable(GeneratedEngine[State]):
         if not out.is_contiguous():
             return None
         recipe = state.recipe._replace(out_dtype=dtype_name(out.dtype))
-        counts = np.zeros((state.threads, 2, lanes_of(state.target, recipe)), np.int32)
+        counts = np.zeros((state.threads, KINDS, lanes_of(state.target, recipe)), np.int32)
         _run(state, recipe, x, None, out, counts.ctypes.data)
         clipped, missing = counts.sum((0, 2))
         return Changed(int(clipped), int(missing))
@@ -246,7 +247,7 @@ def blocks_of(target: Target, plane: ConvSpec, rank: int, threads: int) -> Block
 
 def _thread_bytes(blocks: Blocks, spec: ConvSpec, rank: int) -> int:
     """Return the bytes of one thread's row and windows."""
-    return (COUNTS + blocks.line + rank * blocks.window) * ITEMSIZE[spec.out_dtype]
+    return (blocks.line + rank * blocks.window) * ITEMSIZE[spec.out_dtype]
 
 
 @lru_cache(maxsize=1024)
@@ -277,7 +278,7 @@ def _ready(target: Target, spec: ConvSpec, rank: int, threads: int) -> State:
             "block_columns": blocks.block_columns,
             "group_rows": blocks.group_rows,
             "again": max(plane.extent[0] - plane.stride[0], 0),
-            "thread_elements": COUNTS + blocks.line + rank * blocks.window,
+            "thread_elements": blocks.line + rank * blocks.window,
             "line_elements": blocks.line,
             "phase_pitch": blocks.phase_pitch,
             "pitch": blocks.pitch,
