@@ -157,8 +157,8 @@ def _clipped(array: np.ndarray, wanted: str) -> Clipped:
 
 def say_changed(clipped: int, missing: int, size: int, wanted: str) -> None:
     """Warn of values that an integer dtype does not hold."""
-    limits = np.iinfo(wanted)
     if clipped:
+        limits = np.iinfo(wanted)
         warn(f"{clipped:,} of {size:,} results lie outside {wanted} ({limits.min} to {limits.max}): clipped")
     if missing:
         warn(f"{missing:,} of {size:,} results are NaN, which {wanted} does not have: 0 instead")

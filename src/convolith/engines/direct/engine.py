@@ -186,9 +186,8 @@ class Direct(GeneratedEngine[State]):
             or (recipe.sum_dtype != recipe.out_dtype)
         ):
             return None
-        recipe = replace(recipe, rounded=dtype_name(out.dtype))
         counts = np.zeros((state.threads, KINDS, lanes_of(recipe, state.target)), np.int32)
-        _run(state, routine(emit.write, state.target, recipe, ordered=True), x, None, out, counts.ctypes.data)
+        _run(state, _rounding(state.target, recipe, out.dtype), x, None, out, counts.ctypes.data)
         clipped, missing = counts.sum((0, 2))
         return Changed(int(clipped), int(missing))
 
@@ -235,6 +234,12 @@ def _ready(target: Target, spec: ConvSpec, threads: int) -> State:
     return State(
         spec, recipe, shape, no_bias, no_bias, sources, template, region, target, threads, scratch_bytes, out_dtype
     )
+
+
+@lru_cache(maxsize=LAYOUTS)
+def _rounding(target: Target, recipe: DirectRecipe, dtype: torch.dtype) -> Routine:
+    """Return the region that rounds to an integer dtype."""
+    return routine(emit.write, target, replace(recipe, rounded=dtype_name(dtype)), ordered=True)
 
 
 def _flattened(spec: ConvSpec) -> ConvSpec:
