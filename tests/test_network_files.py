@@ -83,7 +83,7 @@ def test_files_that_are_damaged_or_of_another_version_are_refused(tmp_path, imag
 
 def test_choices_are_remembered(images, monkeypatch):
     first = cl.optimize(small(), images)
-    monkeypatch.setattr("convolith.network.execution.compiled.Compiled.race", lambda *_: pytest.fail("raced again"))
+    monkeypatch.setattr("convolith.network.optimization.choose_fastest", lambda *_: pytest.fail("raced again"))
     again = cl.optimize(small(), images)
     assert [s.engine for s in again.report.steps] == [s.engine for s in first.report.steps]
 

@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 import torch
 
-from convolith.algebra import borders, transposed
+from convolith.algebra import composition_borders as borders
+from convolith.algebra import transposed
 from convolith.algebra.branches import add, concatenate
 from convolith.algebra.chain import Composition, compose
 from convolith.conv import Conv

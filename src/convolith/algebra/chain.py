@@ -13,7 +13,8 @@ from functools import reduce
 from math import gcd
 from typing import Any
 
-from convolith.algebra import borders, transposed
+from convolith.algebra import composition_borders as borders
+from convolith.algebra import transposed
 from convolith.algebra.kernels import Factor, composed, grouped, largest
 from convolith.algebra.ranges import bias_dtype, check_range, weight_dtype, working_dtype
 from convolith.arrays import check_same_kind, like

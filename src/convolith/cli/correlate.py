@@ -9,7 +9,7 @@ import click
 import numpy as np
 
 from convolith.cli.io.files import WRITABLE, Output, read_array, read_kernel, read_picture, read_varying
-from convolith.cli.io.headers import carried
+from convolith.cli.io.fits_headers import carried
 from convolith.cli.options import emit, engine_options, geometry_options, json_option, numbers
 from convolith.cli.words import in_words_of_the_command
 from convolith.conv import Conv

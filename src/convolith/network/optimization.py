@@ -21,6 +21,7 @@ from convolith.folding.quick_convolutions import QuickConvolutions
 from convolith.geometry import check_whole
 from convolith.jit import at_most
 from convolith.network.execution.compiled import Compiled
+from convolith.network.execution.race import choose_fastest, time_chosen
 from convolith.network.graph.trace import NotTraced
 from convolith.network.module import Optimized
 from convolith.network.report import NetworkReport, report_of
@@ -143,9 +144,9 @@ def _compiled(
     with torch.no_grad():
         if measure:
             if compiled.choice is None:
-                compiled.race(inputs, budget_seconds / 2)
+                choose_fastest(compiled, inputs, budget_seconds / 2)
             else:
-                compiled.measure(inputs)
+                time_chosen(compiled, inputs)
         with QuickConvolutions():
             errors, failed = _verified(compiled, inputs)
             avoided, more = _check_other_size(graph, inputs, accuracy)

@@ -11,7 +11,7 @@ import click
 import numpy as np
 
 from convolith.cli.io.files import is_fits, read_array, read_picture
-from convolith.cli.io.headers import unit_of
+from convolith.cli.io.fits_headers import unit_of
 from convolith.errors import ConvolithError
 from convolith.fitting.data.shapes import spatial_axes
 

@@ -14,7 +14,7 @@ from convolith.cli.fit.html_page import fit_page
 from convolith.cli.fit.run import Varying, run
 from convolith.cli.fit.varying_html_page import varying_page, varying_tables
 from convolith.cli.io.files import EXACT, Output, conv_arrays, read_array, varying_arrays
-from convolith.cli.io.headers import carried
+from convolith.cli.io.fits_headers import carried
 from convolith.cli.options import (
     emit,
     html_option,

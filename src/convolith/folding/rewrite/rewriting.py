@@ -33,9 +33,9 @@ from convolith.folding.search.candidates import (
     readers,
     target_of,
 )
+from convolith.folding.search.concatenated_norms import norms_left, spread_norms
 from convolith.folding.search.in_place import settle
 from convolith.folding.search.lowering import aten, called_module, module_path, operator_of
-from convolith.folding.search.norms import norms_left, spread_norms
 from convolith.folding.search.operators_as_convolutions import CONVOLVE, IDLE, READERS, Values, shape_of
 from convolith.folding.search.shape_queries import prepare_shapes
 

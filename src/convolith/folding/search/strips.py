@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.functional import conv1d, conv2d, conv3d, pad
 
 from convolith.algebra.affine import RecomputedRow
-from convolith.algebra.borders import axis_is_exact
+from convolith.algebra.composition_borders import axis_is_exact
 
 aten = torch.ops.aten
 CONVOLUTIONS = (conv1d, conv2d, conv3d)

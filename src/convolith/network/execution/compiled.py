@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch.fx import GraphModule
 
 from convolith.jit import thread_count
-from convolith.network.execution import choices, images
+from convolith.network.execution import images, remembered_choices
 from convolith.network.execution.placement import Placement, arrange, place
 from convolith.network.execution.runtime import Instance
 from convolith.network.execution.schedule import Scheduler, Way
@@ -22,11 +21,6 @@ from convolith.network.graph.trace import Trace, leaves_with_refs, trace
 from convolith.report.progress import track
 from convolith.torch_private import draws, is_overload
 
-ROUNDS, MOST_ROUNDS, ENOUGH_SECONDS = 5, 25, 1.0
-"""Number of calls of the network in which each way to compute its layers is timed: at least, at most, and the seconds
-after which no more than the least are made."""
-CLEARLY = 0.97
-"""Ratio of a measured time to that of the way that is estimated to be fastest, below which another way is taken."""
 LONG = 20
 """Number of nodes above which progress is shown, on a terminal."""
 KEPT_INSTANCES = 2
@@ -49,7 +43,7 @@ class Compiled:
         graph: GraphModule,
         inputs: tuple[torch.Tensor, ...],
         accuracy: str,
-        choice: choices.Choice | None = None,
+        choice: remembered_choices.Choice | None = None,
         avoided: Iterable[tuple[str, str]] = (),
     ) -> None:
         self.trace: Trace
@@ -58,8 +52,8 @@ class Compiled:
         self.results = [ref.number for ref in leaves_with_refs(self.trace.result)]
         self.nodes: list[Node] = fuse(nodes, self.results, self.trace.values)
         self.by_image = images.worthwhile(self.nodes, self.trace.values)
-        self.key = choices.key_of(self.nodes, self.by_image, accuracy)
-        self.choice = choice or choices.recall(self.key)
+        self.key = remembered_choices.key_of(self.nodes, self.by_image, accuracy)
+        self.choice = choice or remembered_choices.recall(self.key)
         """Engines that were chosen before, or None."""
         self.accuracy = accuracy
         self.avoided = set(avoided)
@@ -130,6 +124,11 @@ class Compiled:
         with torch.inference_mode(mode=False):  # its memory serves calls in any mode
             return Instance(self.nodes, ways, self.placement, self.trace, repeats)
 
+    def choose(self, numbers: Sequence[int], seconds: Sequence[float | None]) -> None:
+        """Take a way for each node, with its time in the network."""
+        self.chosen, self.seconds = list(numbers), list(seconds)
+        self._free = []
+
     def __call__(self, inputs: Sequence[torch.Tensor]) -> Any:
         """Return the network's result, computed by an instance that no other call uses meanwhile."""
         with self._lock:
@@ -142,47 +141,11 @@ class Compiled:
                 if len(self._free) < KEPT_INSTANCES:
                     self._free.append(free)
 
-    def race(self, inputs: Sequence[torch.Tensor], budget_seconds: float) -> None:
-        """Time every way of every node inside the network, and choose the fastest.
-
-        All nodes take their n-th way in the n-th network, so that a few networks show the time of every way where its
-        weights and inputs are as warm as they will be.
-        """
-        start = time.perf_counter()
-        most = max(map(len, self.ways), default=1)
-        times: list[list[list[float]]] = [[[] for _ in ways] for ways in self.ways]
-        variants = [[min(v, len(ways) - 1) for ways in self.ways] for v in range(most)]
-        instances = [self.instance(variant) for variant in variants]
-        for turn in range(MOST_ROUNDS + 1):
-            for variant, instance in zip(variants, instances, strict=True):
-                found = instance.timed(inputs)
-                if not turn:
-                    continue  # the first call finds cold caches
-                for node, (way, seconds) in enumerate(zip(variant, found, strict=True)):
-                    times[node][way].append(seconds)
-            spent = time.perf_counter() - start
-            if turn and (spent > budget_seconds or (turn >= ROUNDS and spent > ENOUGH_SECONDS)):
-                break
-        for node, each in enumerate(times):
-            usual = [_usual(found) if found else float("inf") for found in each]
-            best = min(range(len(usual)), key=usual.__getitem__, default=0)
-            if usual and usual[best] > CLEARLY * usual[0]:
-                best = 0
-            self.chosen[node] = best
-            self.seconds[node] = usual[best] if usual else None
-        self._free = []
-
     def remember(self) -> None:
         """Keep the chosen engines for the next time."""
-        choices.remember(self.key, self.engines())
+        remembered_choices.remember(self.key, self.engines())
 
-    def measure(self, inputs: Sequence[torch.Tensor]) -> None:
-        """Time the chosen way of every node inside the network."""
-        instance = self.instance()
-        found = [instance.timed(inputs) for _ in range(ROUNDS + 1)][1:]
-        self.seconds = [_usual(times) for times in zip(*found, strict=True)]
-
-    def engines(self) -> choices.Choice:
+    def engines(self) -> remembered_choices.Choice:
         """Return the names of the engines of all layers, in order."""
         return [self.way(n).engine for n, node in enumerate(self.nodes) if isinstance(node, Convolve)]
 
@@ -204,8 +167,3 @@ class Compiled:
     def layers(self) -> list[Convolve]:
         """Convolutions and linear layers."""
         return [node for node in self.nodes if isinstance(node, Convolve)]
-
-
-def _usual(times: Sequence[float]) -> float:
-    """Return the lower quartile of some times: a system may take a core away for more than half of them."""
-    return sorted(times)[len(times) // 4]

@@ -13,10 +13,10 @@ from convolith.dtypes import dtype_name
 from convolith.engines import BY_NAME
 from convolith.engines.elementwise import NO_TAIL, evaluate
 from convolith.engines.steps import Finish, Layout, Steps
+from convolith.layer_steps import copies, maps, means, norms, pools, resizes
 from convolith.network.execution.placement import Place, Placement
 from convolith.network.graph.nodes import Convolve, Copy, Fetch, Island, Join, Map, Mean, Node, Norm, Pool, Resize
 from convolith.network.graph.trace import Trace
-from convolith.passes import copies, maps, means, norms, pools, resizes
 from convolith.planner import plan
 from convolith.planner.plan import BoundPlan
 from convolith.spec import ConvSpec

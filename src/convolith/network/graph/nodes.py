@@ -12,10 +12,10 @@ import torch
 
 from convolith.dtypes import dtype_name
 from convolith.engines.elementwise import NO_TAIL, Expression, Tail, evaluate
+from convolith.layer_steps.copies import Axis
+from convolith.layer_steps.pools import Window
+from convolith.layer_steps.resizes import Weights
 from convolith.network.graph.trace import Op, replace_refs
-from convolith.passes.copies import Axis
-from convolith.passes.pools import Window
-from convolith.passes.resizes import Weights
 from convolith.spec import ConvSpec
 
 Shape = tuple[int, ...]

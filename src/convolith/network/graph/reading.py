@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 
+from convolith.layer_steps.copies import Axis
 from convolith.network.graph.channels_last import channels_last
 from convolith.network.graph.nodes import Computed, Copy, Island, Node, Shape
 from convolith.network.graph.readers.arguments import FLOATS, fits, new_value
 from convolith.network.graph.readers.table import READERS
 from convolith.network.graph.trace import Op, Ref, Trace, leaves_with_refs, replace_refs
-from convolith.passes.copies import Axis
 from convolith.torch_private import draws, is_alias, is_overload
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from convolith.engines.elementwise import MOST_CONSTANTS, Expression, Tail, replaced
+from convolith.layer_steps.maps import MOST_CHANNELS, MOST_IMAGES, MOST_PLANES
 from convolith.network.graph.nodes import Alias, Convolve, Island, Map, Node, Operand
 from convolith.network.graph.trace import Value
-from convolith.passes.maps import MOST_CHANNELS, MOST_IMAGES, MOST_PLANES
 from convolith.torch_private import draws, is_overload
 
 LIMITS = {"x": MOST_IMAGES, "plane": MOST_PLANES, "channel": MOST_CHANNELS}

@@ -9,6 +9,7 @@ import torch
 
 from convolith.engines.phases import layout, phase_kernels, phases
 from convolith.errors import ConvolithError
+from convolith.layer_steps.copies import Axis
 from convolith.network.graph.nodes import (
     Convolve,
     Copy,
@@ -23,7 +24,6 @@ from convolith.network.graph.readers.arguments import (
     own_result,
 )
 from convolith.network.graph.trace import Op
-from convolith.passes.copies import Axis
 from convolith.spec import ConvSpec
 
 

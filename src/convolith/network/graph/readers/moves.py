@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from convolith.layer_steps.copies import Axis
+from convolith.layer_steps.resizes import Weights
 from convolith.network.graph.nodes import (
     Alias,
     Copy,
@@ -20,8 +22,6 @@ from convolith.network.graph.readers.arguments import (
     own_result,
 )
 from convolith.network.graph.trace import Op, Ref
-from convolith.passes.copies import Axis
-from convolith.passes.resizes import Weights
 
 
 def alias(op: Op, values: Values) -> Node | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from convolith.layer_steps.pools import Window
 from convolith.network.graph.nodes import (
     Mean,
     Node,
@@ -19,7 +20,6 @@ from convolith.network.graph.readers.arguments import (
     own_result,
 )
 from convolith.network.graph.trace import Op
-from convolith.passes.pools import Window
 
 
 def _numbers(value: Any, axes: int, default: Sequence[int] = ()) -> tuple[int, ...]:
