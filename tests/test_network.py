@@ -582,7 +582,7 @@ def test_a_model_that_cannot_be_one_graph_stays_as_it_is():
 
     model = Valued().eval()
     found = cl.optimize(model, torch.ones(1, 2, 4, 4), measure=False)
-    assert "not one graph" in found.report.reason
+    assert "reads values" in found.report.reason
     for sign in (1, -1):
         x = sign * torch.ones(1, 2, 4, 4)
         with torch.no_grad():
@@ -824,3 +824,99 @@ def test_inference_mode_and_back():
             fast(y), fast(y)
         with torch.no_grad():
             close(fast(y), model(y))
+
+
+# Models with code of their own.
+
+
+class OwnCode(nn.Module):
+    """A network whose code decides; `how` is a function of the module, its input and its first result."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1)
+        self.scale, self.calls, self.known = nn.Parameter(torch.tensor(1.5)), 0, {}
+        self.how = how
+
+    def forward(self, x):
+        return self.how(self, x, functional.relu(self.b(self.a(x))))
+
+
+def _counted(m, x, y):
+    m.calls += 1
+    return m.c(y) * 2 if y.shape[2] % 4 else m.c(y)
+
+
+def _ramp(m, x, y):
+    key = x.shape[3]
+    if key not in m.known:
+        m.known[key] = torch.arange(key).float()
+    return m.c(y) + m.known[key]
+
+
+TRACED_CODE = {
+    "sizes": lambda m, x, y: m.c(functional.pad(y, (0, 4 - y.shape[3] % 4)) if y.shape[3] % 4 else y),
+    "a parameter's value": lambda m, x, y: m.c(y) * m.scale.item() if y.shape[3] % 4 else m.c(y),
+    "tensors made from sizes": lambda m, x, y: m.c(y) * torch.linspace(-1, 1, x.shape[3]) if y.shape[3] % 4 else y,
+    "a table of tensors": _ramp,
+}
+KEPT_CODE = {
+    "values": (lambda m, x, y: m.c(y) if y.mean() > 0 else y, "reads values"),
+    "values through NumPy": (lambda m, x, y: m.c(y) * float(y.numpy().max()) if y.shape[3] % 4 else y, "reads values"),
+    "values as a list": (lambda m, x, y: m.c(y) * y[0, 0, 0].tolist()[0] if y.shape[3] % 4 else y, "reads values"),
+    "a count of its calls": (_counted, "changes its attributes"),
+}
+
+
+def _with_statistics(model):
+    generator = torch.Generator().manual_seed(0)
+    for norm in [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]:
+        norm.running_mean.normal_(generator=generator)
+        norm.running_var.uniform_(0.5, 2, generator=generator)
+    return model.eval()
+
+
+def _checked_at_sizes(model, fast):
+    for shape in ((1, 3, 18, 18), (2, 3, 16, 24), (1, 3, 33, 21)):
+        for _ in range(2):
+            x = torch.randn(shape)
+            with torch.no_grad():
+                expected = model(x)
+            torch.testing.assert_close(fast(x), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("name", TRACED_CODE)
+def test_code_that_depends_on_sizes_is_traced_at_each_size(name, inside):
+    model = _with_statistics(OwnCode(TRACED_CODE[name]))
+    if inside:
+        model = nn.Sequential(model, nn.Conv2d(8, 4, 1), nn.SiLU()).eval()
+    found = cl.optimize(model, torch.randn(1, 3, 18, 18), measure=False)
+    assert found.report.reason is None
+    assert sum(step.kind == "convolve" for step in found.report.steps) >= 2
+    _checked_at_sizes(model, found.model)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("name", KEPT_CODE)
+def test_code_that_depends_on_values_stays_with_torch(name, inside):
+    how, reason = KEPT_CODE[name]
+    model = _with_statistics(OwnCode(how))
+    if inside:
+        model = nn.Sequential(model, nn.Conv2d(8, 4, 1), nn.SiLU()).eval()
+    found = cl.optimize(model, torch.randn(1, 3, 18, 18), measure=False)
+    if not inside:
+        assert reason in found.report.reason
+    else:
+        assert len(found.report.islands) == 1
+    _checked_at_sizes(model, found.model)
+
+
+def test_hooks_inside_code_of_ones_own_are_called():
+    seen = []
+    model = _with_statistics(OwnCode(TRACED_CODE["sizes"]))
+    model.c.register_forward_hook(lambda *_: seen.append(1))
+    found = cl.optimize(model, torch.randn(1, 3, 18, 18), measure=False)
+    seen.clear()
+    found.model(torch.randn(1, 3, 18, 18))
+    assert seen == [1]

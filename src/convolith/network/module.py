@@ -7,7 +7,6 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
-from torch.fx import GraphModule
 
 from convolith.errors import ConvolithError
 from convolith.jit import at_most, is_forked, thread_count
@@ -119,7 +118,7 @@ class Optimized(torch.nn.Module):
                 return self._sizes[key]
             try:
                 choice = self._chosen.get(_size_of(inputs))
-                compiled = Compiled(_graph(self.plain), inputs, self.accuracy, choice, self.avoided)
+                compiled = Compiled(self.plain, inputs, self.accuracy, choice, self.avoided)
             except NotTraced:
                 self._sizes[key] = None
                 return None
@@ -172,9 +171,3 @@ class Optimized(torch.nn.Module):
 
 def _size_of(inputs: tuple[torch.Tensor, ...]) -> str:
     return repr(tuple((tuple(x.shape), x.dtype) for x in inputs))
-
-
-def _graph(plain: torch.nn.Module) -> GraphModule:
-    if not isinstance(plain, GraphModule):
-        raise NotTraced(f"{type(plain).__name__} is not a graph")
-    return plain

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import IO
 
 import torch
-from torch.fx import GraphModule
 
 from convolith.errors import ConvolithError
-from convolith.folding import Folded, fold
+from convolith.folding import FoldReport, fold
 from convolith.folding.capture import NoGraph
-from convolith.folding.example_inputs import Inputs, result_of, variations
+from convolith.folding.example_inputs import Inputs, example_at, result_of, variations
 from convolith.folding.graph_copies import own_module
 from convolith.folding.quick_convolutions import QuickConvolutions
 from convolith.geometry import check_whole
@@ -110,35 +109,30 @@ def optimize(
         threads = check_whole("threads", threads, 1)
     try:
         folded = fold(model, example_input)
-    except NoGraph as problem:
-        reason = f"its code is not one graph: {problem.reason}"
-        return Optimization(Optimized(own_module(model), accuracy, threads), NetworkReport.plain(None, reason))
+        plain, report = folded.model, folded.report
+    except NoGraph:
+        plain, report = own_module(model), None
     inputs = (example_input,) if isinstance(example_input, torch.Tensor) else tuple(example_input)
-    optimized = Optimized(folded.model, accuracy, threads)
-    if not isinstance(folded.model, GraphModule):
-        reason = "its code is not one graph: " + next(s.reason for s in folded.report.skipped if s.kind == "kept")
-        return Optimization(optimized, NetworkReport.plain(folded.report, reason))
+    optimized = Optimized(plain, accuracy, threads)
     with at_most(threads):
         try:
-            return _compiled(model, optimized, folded, inputs, budget_seconds, measure=measure)
+            return _compiled(model, optimized, report, inputs, budget_seconds, measure=measure)
         except NotTraced as problem:
             optimized.give_up()
-            return Optimization(optimized, NetworkReport.plain(folded.report, str(problem)))
+            return Optimization(optimized, NetworkReport.plain(report, str(problem)))
 
 
 def _compiled(
     model: torch.nn.Module,
     optimized: Optimized,
-    folded: Folded,
+    report: FoldReport | None,
     inputs: Inputs,
     budget_seconds: float,
     *,
     measure: bool,
 ) -> Optimization:
     """Compile a folded model for its example, prove it and time it."""
-    accuracy, graph = optimized.accuracy, folded.model
-    if not isinstance(graph, GraphModule):
-        return Optimization(optimized, NetworkReport.plain(folded.report, "it is not a graph"))
+    accuracy, graph = optimized.accuracy, optimized.plain
     compiled = Compiled(graph, inputs, accuracy)
     expected, compiled.first_result = compiled.first_result, None
     with torch.no_grad():
@@ -155,6 +149,8 @@ def _compiled(
                 failed += more
                 errors, again = _verified(compiled, inputs)
                 failed += again
+            if compiled.trace.has_code:
+                _check_other_values(graph, compiled, inputs)
             optimized.avoided = frozenset(compiled.avoided)
             if measure:
                 compiled.remember()
@@ -174,9 +170,9 @@ def _compiled(
             if plain < after:
                 optimized.remember(inputs, None)
                 reason = f"torch computes the folded model in {1e3 * plain:.3g} ms, the program in {1e3 * after:.3g} ms"
-                return Optimization(optimized, NetworkReport.plain(folded.report, reason))
+                return Optimization(optimized, NetworkReport.plain(report, reason))
     optimized.remember(inputs, compiled)
-    return Optimization(optimized, report_of(compiled, folded.report, errors, whole, (before, after), failed))
+    return Optimization(optimized, report_of(compiled, report, errors, whole, (before, after), failed))
 
 
 def _verified(compiled: Compiled, inputs: Inputs) -> tuple[Errors, list[str]]:
@@ -201,7 +197,7 @@ def _verified(compiled: Compiled, inputs: Inputs) -> tuple[Errors, list[str]]:
     raise NotTraced(f"{failed[-1]}; please report the model")
 
 
-def _check_other_size(graph: GraphModule, inputs: Inputs, accuracy: str) -> tuple[Avoided, list[str]]:
+def _check_other_size(graph: torch.nn.Module, inputs: Inputs, accuracy: str) -> tuple[Avoided, list[str]]:
     """Compare every step with torch on random inputs of another size, if the model takes one, and of two images."""
     others = next((other for other in islice(variations(graph, inputs), TRIED) if _takes(graph, other)), None)
     if others is None:
@@ -221,7 +217,23 @@ def _check_other_size(graph: GraphModule, inputs: Inputs, accuracy: str) -> tupl
     return compiled.avoided, failed
 
 
-def _sensitivity(graph: GraphModule, inputs: Inputs, expected: object) -> float:
+def _check_other_values(graph: torch.nn.Module, compiled: Compiled, inputs: Inputs) -> None:
+    """Compare a program with the model on random inputs of the example's size.
+
+    Raises:
+        NotTraced: if they differ, since code of the model's own does not do the same for all values.
+    """
+    others = example_at(inputs, {})
+    expected = result_of(graph, others)
+    if expected is None or compiled.draws:
+        return
+    found = [leaf for leaf in leaves_of(compiled(others)) if isinstance(leaf, torch.Tensor)]
+    worst = _difference(found, expected)
+    if not worst <= max(LARGEST_DIFFERENCE, OFF * _sensitivity(graph, others, expected)):
+        raise NotTraced(f"its code does something else for other values of the input (a difference of {worst:.1e})")
+
+
+def _sensitivity(graph: torch.nn.Module, inputs: Inputs, expected: object) -> float:
     """Return how much the model's own result changes when the last bits of its inputs do."""
     worst = 0.0
     for sign in (1, -1):
@@ -230,7 +242,7 @@ def _sensitivity(graph: GraphModule, inputs: Inputs, expected: object) -> float:
     return worst
 
 
-def _takes(graph: GraphModule, inputs: Inputs) -> bool:
+def _takes(graph: torch.nn.Module, inputs: Inputs) -> bool:
     return result_of(graph, inputs) is not None
 
 

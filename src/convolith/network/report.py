@@ -117,7 +117,7 @@ class NetworkReport:
 
 def report_of(
     compiled: Compiled,
-    fold: FoldReport,
+    fold: FoldReport | None,
     errors: dict[int, tuple[float, float]],
     whole: float | None,
     seconds: tuple[float | None, float | None],

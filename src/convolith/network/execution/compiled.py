@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch.fx import GraphModule
 
 from convolith.jit import thread_count
 from convolith.network.execution import images, remembered_choices
@@ -40,7 +39,7 @@ class Compiled:
 
     def __init__(
         self,
-        graph: GraphModule,
+        graph: torch.nn.Module,
         inputs: tuple[torch.Tensor, ...],
         accuracy: str,
         choice: remembered_choices.Choice | None = None,

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from torch.fx import GraphModule, Node
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from convolith.errors import ConvolithError
 from convolith.folding.graph_runner import GraphRunner
+from convolith.network.graph import own_code
 from convolith.torch_private import (
     TorchDispatchMode,
     depends_on_values,
@@ -107,6 +109,8 @@ class Trace:
     inputs: list[int] = field(default_factory=list)
     result: list[Any] = field(default_factory=list)
     structure: Any = None
+    has_code: bool = False
+    """Whether code of the model's own was traced, which may do what no operator shows."""
 
 
 def leaves_with_refs(tree: Any) -> list[Ref]:
@@ -136,21 +140,26 @@ def replace_refs(tree: Any, tensor: Any) -> Any:
     return tree
 
 
-def trace(model: GraphModule, inputs: tuple[torch.Tensor, ...]) -> tuple[Trace, Any]:
-    """Call a folded graph, and return the trace of the call and its result.
+def trace(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[Trace, Any]:
+    """Call a folded model, and return the trace of the call and its result.
 
-    A module whose class is not torch's own is called as a whole, since its code may depend on values.
+    Code that reads no values, only shapes, is traced; a module of a graph with other code is called as a whole.
 
     Raises:
-        NotTraced: if an operator writes to a tensor in place, or the shape of a result depends on values.
+        NotTraced: if an operator writes to a tensor in place, the shape of a result depends on values, or a model that
+            is no graph reads values or changes itself.
     """
     recorder = _Recorder(model)
     with torch.no_grad():
         inputs = tuple(x.detach().contiguous().detach() for x in inputs)  # of one tensor that is given twice, two
         for x in inputs:
             recorder.trace.inputs.append(recorder.number(x, constant=False))
-        flat = model.graph.process_inputs(*inputs)  # an exported graph has its own form of arguments and results
-        result = model.graph.process_outputs(_mutable(_Runner(model, recorder)(*flat)))
+        if isinstance(model, GraphModule):
+            flat = model.graph.process_inputs(*inputs)  # an exported graph has its own form of arguments and results
+            result = model.graph.process_outputs(_mutable(_Runner(model, recorder)(*flat)))
+        else:
+            recorder.where = "model"
+            result = recorder.inside(model, inputs, {})
     leaves, recorder.trace.structure = flattened(result)
     for leaf in leaves:
         if not isinstance(leaf, PLAIN):
@@ -180,17 +189,19 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
         self.trace = Trace()
-        stores = [store for m in model.modules() for store in (vars(m), vars(m)["_parameters"], vars(m)["_buffers"])]
-        self._constants = {id(t): t for store in stores for t in store.values() if isinstance(t, torch.Tensor)}
+        self._constants = {id(t): t for t in own_code.tensors_of(model)}
         self.where = ""
+        self._running: list[str] = []
+        """Names of the modules with code of their own whose calls are recorded, the outermost first."""
         self._numbers: dict[int, int] = {}
         self._alive: list[torch.Tensor] = []  # so that no two tensors have one id
 
     def number(self, tensor: torch.Tensor, *, constant: bool) -> int:
         """Return the number of a tensor, a new one if it was not seen."""
         known = self._numbers.get(id(tensor))
-        if known is None and constant and id(tensor) not in self._constants:
-            raise NotTraced(f"{self.where} reads a tensor that no operator of the model made")
+        number_of_code = self.trace.has_code and not tensor.ndim  # made of a Python number, which torch does not show
+        if known is None and constant and id(tensor) not in self._constants and not number_of_code:
+            raise NotTraced(f"{self.place} reads a tensor that no operator of the model made")
         if known is None:
             known = self._numbers[id(tensor)] = len(self.trace.values)
             self._alive.append(tensor)
@@ -208,7 +219,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
         kwargs = kwargs or {}
         call = func
         if depends_on_values(func):
-            raise NotTraced(f"{func} at {self.where} depends on values")
+            if all(self._is_constant(leaf) for leaf in leaves_of((args, kwargs)) if isinstance(leaf, torch.Tensor)):
+                return func(*args, **kwargs)
+            raise NotTraced(f"{func} at {self.place} depends on values")
         if writes(func):
             call = self._without_writing(func, args)
         own_args, own_kwargs = self.named(args), self.named(kwargs)
@@ -226,15 +239,61 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
         """
         other = not_writing(func)
         if other is None or not args or not isinstance(args[0], torch.Tensor):
-            raise NotTraced(f"{func} at {self.where} writes in place")
+            raise NotTraced(f"{func} at {self.place} writes in place")
         number = self._numbers.get(id(args[0]))
         shared = [t for t in self._alive if t is not args[0] and _memory(t) == _memory(args[0])]
         if number is None or number in self.trace.inputs or self.trace.values[number].constant is not None or shared:
-            raise NotTraced(f"{func} at {self.where} writes to memory that is read elsewhere")
+            raise NotTraced(f"{func} at {self.place} writes to memory that is read elsewhere")
         dtypes = {leaf.dtype for leaf in leaves_of(args) if isinstance(leaf, torch.Tensor) and leaf.ndim}
         if len(dtypes) > 1:
-            raise NotTraced(f"{func} at {self.where} writes numbers of another dtype")
+            raise NotTraced(f"{func} at {self.place} writes numbers of another dtype")
         return other
+
+    def inside(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a module with code of its own, and record the operators that it calls.
+
+        Raises:
+            NotTraced: if its code reads values, or changes the module; or it has hooks.
+        """
+        if own_code.has_hooks(module):
+            raise NotTraced(f"{self.where} has hooks")
+        self.trace.has_code = True
+        before = own_code.attributes_of(module)
+        try:
+            with own_code.names_of_calls(module, self._running), own_code.WithoutValues(self._is_constant), self:
+                result = module(*args, **kwargs)
+        except own_code.ValuesRead as problem:
+            raise NotTraced(f"its code reads values ({problem} in {self.place})") from None
+        finally:
+            self._running.clear()
+        if own_code.attributes_of(module) != before:
+            raise NotTraced(f"the code of {self.where} changes its attributes")
+        return result
+
+    @property
+    def place(self) -> str:
+        """Name of the node, and of the module inside it, whose code runs."""
+        return ".".join([self.where, *self._running[-1:]])
+
+    def _is_constant(self, tensor: torch.Tensor) -> bool:
+        number = self._numbers.get(id(tensor))
+        return id(tensor) in self._constants if number is None else self.trace.values[number].constant is not None
+
+    def attempt(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a module with code of its own and record what it calls, or else the module as a whole."""
+        kept = len(self.trace.ops), dict(self._numbers), self.trace.has_code
+        own_args, own_kwargs = self.named(args), self.named(kwargs)
+        copies = mapped_tree(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, (args, kwargs))
+        try:
+            return self.inside(module, args, kwargs)
+        except NotTraced:
+            del self.trace.ops[kept[0] :]
+            self._numbers, self.trace.has_code = kept[1], kept[2]
+        result = mapped_tree(_other, module(*copies[0], **copies[1]))
+        if not all(isinstance(leaf, PLAIN) for leaf in leaves_of(result)):
+            raise NotTraced(f"{self.where} returns a {type(result).__name__}")
+        self.record(self.where, module, own_args, own_kwargs, result)
+        return result
 
     def record(self, name: str, call: Any, args: Any, kwargs: Any, result: Any) -> None:
         """Add an operator; one that depends on constants alone, and draws nothing, makes constants."""
@@ -250,7 +309,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
                 self._constants[id(leaf)] = leaf
         own = self.named(result, constant=fixed)
         if not fixed:
-            self.trace.ops.append(Op(name, call, tuple(args), dict(kwargs), own, self.where))
+            self.trace.ops.append(Op(name, call, tuple(args), dict(kwargs), own, self.place))
 
 
 def has_planes(tensor: torch.Tensor) -> bool:
@@ -279,12 +338,7 @@ class _Runner(GraphRunner):
             return found
         module = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
         if module is not None and _is_opaque(module):
-            own_args, own_kwargs = self.recorder.named(args), self.recorder.named(kwargs)
-            result = mapped_tree(_other, module(*args, **kwargs))
-            if not all(isinstance(leaf, PLAIN) for leaf in leaves_of(result)):
-                raise NotTraced(f"{node.target} returns a {type(result).__name__}")
-            self.recorder.record(str(node.target), module, own_args, own_kwargs, result)
-            return result
+            return self.recorder.attempt(module, args, kwargs)
         with self.recorder:
             return super().called(node, args, kwargs)
 
