@@ -7,7 +7,8 @@ import time
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
-from math import exp, log
+from itertools import pairwise
+from math import exp, log, prod
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from bench.timing import CONTROL_TOLERANCE, race
 from convolith.report.progress import track
 
 Runner = Callable[[], Any]
+CLASSIFIERS = ("ResNet-50", "MobileNetV2", "ConvNeXt-T", "RegNet-Y", "RepVGG-A0", "EfficientNet-B0", "DenseNet-121")
 EAGER = ("eager", "channels_last")
 
 
@@ -116,20 +118,45 @@ def row(name: str, network: Deployed, rounds: int) -> tuple[dict[str, Any], floa
         "target": network.target,
         "eager's better": min(times[p] for p in EAGER if p in times) / ours,
     }
-    islands = sum(fast.report.islands.values())
     return found | {
-        "by torch": islands,
+        "by torch": sum(fast.report.islands.values()),
         "error": fast.report.error,
         "s to optimise": preparing,
         "control": control,
-    }, control
+    } | inside(fast.report, ours), control
+
+
+def inside(report: Any, seconds: float) -> dict[str, float]:
+    """Return the share of a call between the steps, and the memory of weights and tensors in units of the least."""
+    steps = [step for step in report.steps if step.seconds is not None]
+    sizes = [4 * prod(step.shape) for step in report.steps]
+    pair = max((a + b for a, b in pairwise(sizes)), default=0)
+    return {
+        "between": max(0.0, 1 - sum(step.seconds for step in steps) / seconds),
+        "weights": 1 + report.prepared_bytes / max(report.weight_bytes, 1),
+        "arena": report.arena_bytes / max(pair, 1),
+    }
+
+
+def equal_classes(network: Deployed, count: int) -> int:
+    """Return for how many random inputs a classifier's largest output is the same before and after."""
+    model = network.factory().eval()
+    generator = torch.Generator().manual_seed(1)
+    fast = cl.optimize(model, torch.randn(network.shape, generator=generator), measure=False).model
+    equal = 0
+    with torch.no_grad():
+        for _ in track(range(count), "comparing", count, shown=True):
+            x = torch.randn(network.shape, generator=generator)
+            equal += int(fast(x).argmax()) == int(model(x).argmax())
+    return equal
 
 
 @click.command()
 @click.option("--only", help="Networks whose name contains this.")
 @click.option("--rounds", default=5, show_default=True, help="Timed blocks of each runner.")
+@click.option("--classes", default=0, metavar="N", help="Compare the classes of N random inputs too, for classifiers.")
 @json_option
-def models(only: str | None, rounds: int, path: Path | None) -> None:
+def models(only: str | None, rounds: int, classes: int, path: Path | None) -> None:
     """Whole networks, optimised, against eager torch in both formats, ONNX Runtime and OpenVINO."""
     networks = {name: n for name, n in {**DEPLOYED, **BATCHES}.items() if only is None or only.lower() in name.lower()}
     run = Run("models", rounds=rounds)
@@ -142,6 +169,9 @@ def models(only: str | None, rounds: int, path: Path | None) -> None:
             "  ".join(f"{key} {value:.3g}" if isinstance(value, float) else f"{value}" for key, value in found.items()),
             err=True,
         )
+    if classes:
+        counts = {name: equal_classes(networks[name], classes) for name in CLASSIFIERS if name in networks}
+        run.add("Inputs of the same class", [{"network": n, "equal": k, "of": classes} for n, k in counts.items()])
     run.add("Time of a peer over Convolith's (above 1: Convolith is faster)", rows)
     run.figures["geometric mean over the best peer"] = _mean([r["best"] for r in rows])
     run.figures["least over the best peer"] = min(r["best"] for r in rows)

@@ -74,6 +74,26 @@ def command(
         click.echo(f"\nwritten to {output}")
 
 
+MOST_BARS = 60
+"""Largest number of steps that are drawn: the slowest ones."""
+
+
+def _times(report: Any) -> tuple[Any, ...]:
+    """Return a picture of the times of the steps, in order, coloured by engine; none if they were not measured."""
+    from convolith.report.html_page import Figure
+    from convolith.report.plots import bars
+
+    measured = [step for step in report.steps if step.seconds is not None]
+    least = sorted((step.seconds for step in measured), reverse=True)[:MOST_BARS][-1:]
+    shown = [step for step in measured if step.seconds >= least[0]][:MOST_BARS]
+    if not shown:
+        return ()
+    engines = list(dict.fromkeys(step.engine for step in shown))
+    lengths = {name: [1e6 * step.seconds * (step.engine == name) for step in shown] for name in engines}
+    source = bars([f"{step.where} ({step.kind})" for step in shown], lengths, x="microseconds")
+    return (Figure(source, "Horizontal bars: the time of each step, from the first on"),)
+
+
 def _page(factory: str, shapes: tuple[tuple[int, ...], ...], report: Any) -> str:
     from convolith.report.html_page import Section, page
 
@@ -90,4 +110,8 @@ def _page(factory: str, shapes: tuple[tuple[int, ...], ...], report: Any) -> str
         Section(table.title, proses.get(table.title, ""), tables=(replace(table, title=""),))
         for table in report.tables()
     ]
+    figures = _times(report)
+    if figures:
+        prose = "Time of each step inside the network, in order, by the engine that computes it."
+        sections.insert(1, Section("Where the time is", prose, figures=figures))
     return page(f"Convolith: {factory} optimised", introduction, sections)

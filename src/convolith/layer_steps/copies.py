@@ -1,10 +1,11 @@
-"""Copies between any two layouts, as a step of a program: permuted axes, shuffled pixels, repeated elements, slices."""
+"""Copies between any two layouts, as a step of a program: permuted, mirrored or repeated elements, constants."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from llvmlite import ir
 
 from convolith.engines.steps import OUTPUT, Step, Steps
@@ -71,12 +72,13 @@ class Axis(NamedTuple):
     goal: int
 
 
-def steps(axes: Sequence[Axis], dtype: str) -> Steps | None:
+def steps(axes: Sequence[Axis], dtype: str, constant: float | None = None) -> Steps | None:
     """Return the step that copies x to y, or None if there are too many axes.
 
     Args:
         axes: the axes, the outermost first.
         dtype: dtype of all elements.
+        constant: a number that is copied instead of x; the strides in x are then 0.
     """
     ordered = _merged(axes)
     if len(ordered) > MOST_AXES:
@@ -93,7 +95,10 @@ def steps(axes: Sequence[Axis], dtype: str) -> Steps | None:
     inner = padded[0]
     recipe = CopyRecipe(dtype, inner.source if inner.source in (0, 1) else -1, 1 if inner.goal == 1 else -1)
     region = routine(write, host(), recipe)
-    return Steps((Step(region, ARGUMENTS, ARGUMENTS.new(values), {"x": 0, "y": OUTPUT}, {}, {}, threads),))
+    places, tensors = {"x": 0, "y": OUTPUT}, {}
+    if constant is not None:
+        places, tensors = {"y": OUTPUT}, {"x": torch.tensor([constant], dtype=getattr(torch, dtype), device="cpu")}
+    return Steps((Step(region, ARGUMENTS, ARGUMENTS.new(values), places, tensors, {}, threads),))
 
 
 def _merged(axes: Sequence[Axis]) -> list[Axis]:

@@ -48,6 +48,7 @@ class NetworkReport:
         error: largest difference from the folded model in the model's dtype, relative to the largest output.
         arena_bytes: bytes of all tensors between the layers.
         weight_bytes: bytes of the weights.
+        prepared_bytes: bytes of what the steps prepared from the weights, and of other constants.
         islands: number of nodes that torch computes, by operator.
         replaced: a sentence on each step that differed from torch and was replaced.
     """
@@ -60,6 +61,7 @@ class NetworkReport:
     error: float | None = None
     arena_bytes: int = 0
     weight_bytes: int = 0
+    prepared_bytes: int = 0
     islands: dict[str, int] = field(default_factory=dict)
     replaced: tuple[str, ...] = ()
 
@@ -86,6 +88,7 @@ class NetworkReport:
             whole += [
                 {"": "largest difference from torch", "value": f"{self.error:.1e}"},
                 {"": "megabytes of weights", "value": f"{self.weight_bytes / 1e6:.3g}"},
+                {"": "megabytes of prepared weights", "value": f"{self.prepared_bytes / 1e6:.3g}"},
                 {"": "megabytes of tensors between layers", "value": f"{self.arena_bytes / 1e6:.3g}"},
             ]
         found = [Table("Optimised", whole)]
@@ -150,9 +153,19 @@ def report_of(
         whole,
         compiled.placement.arena_bytes,
         sum(weights.values()),
+        _prepared_bytes(compiled),
         dict(islands),
         tuple(replaced),
     )
+
+
+def _prepared_bytes(compiled: Compiled) -> int:
+    """Return the bytes of the constants of all steps that are not the weights as given."""
+    given = {layer.weight.data_ptr() for layer in compiled.layers}
+    ways = [compiled.way(number) for number in range(len(compiled.nodes))]
+    steps = [step for way in ways for part in way.parts for step in part.steps.steps]
+    tensors = {t.data_ptr(): t.numel() * t.itemsize for step in steps for t in step.tensors.values()}
+    return sum(size for address, size in tensors.items() if address not in given)
 
 
 def described(node: Node) -> str:

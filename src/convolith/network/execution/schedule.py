@@ -220,11 +220,17 @@ class Scheduler:
         """Return the copy of every image, by torch if it has too many axes."""
         x, y = self._place(node.inputs[0]), self._place(node.outputs[0])
         same = self.trace.values[node.outputs[0]].shape[:1] == node.shape[:1] or node.shape[0] == 1
-        axes = [copies.Axis(node.shape[0], x.image, y.image if same else prod(node.shape[1:])), *node.axes]
-        steps = copies.steps(axes, self._dtype(node.outputs[0]))
-        if steps is None:
-            return Way("torch", call=node.reference)
-        return Way("copy", (Part(steps, (x._replace(offset=x.offset + node.offset),), y),))
+        image = y.image if same else prod(node.shape[1:])
+        parts = []
+        for piece in node.pieces:
+            source = x.image if piece.constant is None else 0
+            axes = [copies.Axis(node.shape[0], source, image), *piece.axes]
+            steps = copies.steps(axes, self._dtype(node.outputs[0]), piece.constant)
+            if steps is None:
+                return Way("torch", call=node.reference)
+            here = x._replace(offset=x.offset + piece.source)
+            parts.append(Part(steps, (here,), y._replace(offset=y.offset + piece.goal)))
+        return Way("copy", tuple(parts))
 
     def _join(self, node: Join) -> Way:
         """Return the copies of the parts that do not lie in the join's memory already."""

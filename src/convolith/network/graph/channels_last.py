@@ -10,7 +10,7 @@ from math import prod
 
 import torch
 
-from convolith.network.graph.nodes import Alias, Convolve, Node, Norm, Shape
+from convolith.network.graph.nodes import Alias, Convolve, Map, Node, Norm, Shape
 from convolith.network.graph.readers.arguments import FLOATS, Reader, Values, fits, own_result
 from convolith.network.graph.readers.elementwise import Elementwise
 from convolith.network.graph.readers.norms import parameters
@@ -46,7 +46,7 @@ def channels_last(op: Op, values: Values, planes: Planes, reader: Reader | None)
         return _linear(op, values, planes, with_bias=name == "addmm")
     if isinstance(reader, Elementwise):
         node = reader(op, values, planes)
-        return None if node is None else (node, node.shape)  # type: ignore[attr-defined]  # a map
+        return (node, node.shape) if isinstance(node, Map) else None
     return None
 
 

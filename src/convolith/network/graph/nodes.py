@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -144,6 +144,10 @@ class Convolve(Computed):
         x = fetch(self.inputs[0])
         x = x.reshape(x.shape[0], -1, *self.size)
         options = {name: value for name, value in self.options.items() if name != "transposed"}
+        pairs = options.get("padding", ())
+        if not isinstance(pairs, str) and any(isinstance(pair, tuple) for pair in pairs):  # other numbers before, after
+            around = [n for pair in reversed(pairs) for n in pair]
+            x, options["padding"] = torch.nn.functional.pad(x, around), 0
         plain = (torch.conv1d, torch.conv2d, torch.conv3d)
         back = (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)
         apply: Any = (back if self.options.get("transposed") else plain)[len(self.size) - 1]
@@ -249,28 +253,55 @@ class Resize(Computed):
         return self.call(fetch(self.inputs[0]))
 
 
-@dataclass
-class Copy(Computed):
-    """Elements of each image in another order: permuted axes, shuffled pixels, repeated elements, slices.
+class Piece(NamedTuple):
+    """Part of a copy.
 
     Attributes:
         axes: size, stride in an image of x, and stride in an image of the result, for each axis.
-        offset: first element in an image of x.
+        source, goal: first element in an image of x, and of the result.
+        constant: number that is stored instead of elements of x, whose strides are then 0.
+    """
+
+    axes: tuple[Axis, ...]
+    source: int = 0
+    goal: int = 0
+    constant: float | None = None
+
+
+@dataclass
+class Copy(Computed):
+    """Elements of each image in another order: permuted or mirrored axes, shuffled pixels, slices, padding.
+
+    Attributes:
+        pieces: parts of the copy, which cover the result.
         shape: shape of the result.
     """
 
-    axes: tuple[Axis, ...] = ()
-    offset: int = 0
+    pieces: tuple[Piece, ...] = ()
     shape: Shape = ()
+
+    @classmethod
+    def of(cls, where: str, x: int, y: int, axes: Sequence[Axis], shape: Shape, source: int = 0) -> Copy:
+        """Return a copy of one piece."""
+        return cls(where, [x], [y], (Piece(tuple(axes), source),), shape)
 
     def reference(self, fetch: Fetch) -> torch.Tensor:
         """Copy by torch."""
-        x = fetch(self.inputs[0]).reshape(self.shape[0], -1).clone()
+        x = fetch(self.inputs[0]).reshape(self.shape[0], -1)
         y = x.new_empty(self.shape[0], prod(self.shape[1:]))
-        sizes = [self.shape[0], *(axis.size for axis in self.axes)]
-        source = x.as_strided(sizes, (x.stride(0), *(axis.source for axis in self.axes)), self.offset)
-        y.as_strided(sizes, (y.stride(0), *(axis.goal for axis in self.axes))).copy_(source)
+        for piece in self.pieces:
+            goal = _places(piece.goal, [(axis.size, axis.goal) for axis in piece.axes])
+            source = _places(piece.source, [(axis.size, axis.source) for axis in piece.axes])
+            y[:, goal] = x[:, source] if piece.constant is None else piece.constant
         return y.reshape(self.shape)
+
+
+def _places(first: int, axes: Sequence[tuple[int, int]]) -> torch.Tensor:
+    """Return the places of all elements of axes with sizes and strides, in order."""
+    found = torch.tensor([first], device="cpu")
+    for size, stride in axes:
+        found = (found[:, None] + torch.arange(size, device="cpu") * stride).flatten()
+    return found
 
 
 @dataclass

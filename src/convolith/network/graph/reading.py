@@ -10,6 +10,8 @@ from convolith.layer_steps.copies import Axis
 from convolith.network.graph.channels_last import channels_last
 from convolith.network.graph.nodes import Computed, Copy, Island, Node, Shape
 from convolith.network.graph.readers.arguments import FLOATS, fits, new_value
+from convolith.network.graph.readers.layers import convolution
+from convolith.network.graph.readers.moves import pairs_of, separate
 from convolith.network.graph.readers.table import READERS
 from convolith.network.graph.trace import Op, Ref, Trace, leaves_with_refs, replace_refs
 from convolith.torch_private import draws, is_alias, is_overload
@@ -50,7 +52,7 @@ class Reading:
         nodes: the nodes, in order.
         planes: values whose last axis are channels, such as (N, height, width, channels) or (positions, channels), but
             which lie in memory as planes; the shape of the planes, (N, channels, *size).
-        pending: views that no node has made yet, by the value that they are.
+        pending: views and padding by zeros that no node has made yet, by the value that they are.
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -58,14 +60,23 @@ class Reading:
         self.nodes: list[Node] = []
         self.planes: dict[int, Shape] = {}
         self.pending: dict[int, Op] = {}
+        self._views: dict[int, Op] = {}
         self._made: dict[int, int] = {}
         self._read = {n for op in trace.ops for n in op.inputs}
         self._read |= {ref.number for ref in leaves_with_refs(trace.result)}
 
     def take(self, op: Op) -> None:
         """Read one operator."""
-        if self._with_channels_last(op) or self._as_view(op):
+        parts = separate(op, self.values)
+        if parts and not self._nodes(op):
+            for part in parts:
+                self.take(part)
             return
+        if self._with_channels_last(op) or self._as_view(op) or self._as_padding(op) or self._padded(op):
+            return
+        if op.name in READERS:
+            for number in set(op.inputs) & set(self._views):
+                self._lay_dense(number)
         op = replace(op, args=replace_refs(op.args, self._ref), kwargs=replace_refs(op.kwargs, self._ref))
         nodes = self._nodes(op)
         for node in nodes:
@@ -94,19 +105,22 @@ class Reading:
 
     def made(self, number: int) -> int:
         """Return a value in torch's own form, after adding the nodes that make it."""
+        if number in self._made:
+            return self._made[number]
         if number in self.pending:
             op = self.pending.pop(number)
-            self.nodes.append(island(replace(op, args=replace_refs(op.args, self._ref))))
+            op = replace(op, args=replace_refs(op.args, self._ref))
+            self.nodes += self._nodes(op) or [island(op)]
+            self._lies_dense([n for node in self.nodes[-1:] if isinstance(node, Computed) for n in node.outputs])
             return number
         if number not in self.planes:
             return number
-        if number not in self._made:
-            shape, value = self.planes[number], self.values[number]
-            self._made[number] = new_value(self.values, value.shape, value.dtype)
-            positions = prod(shape[2:])
-            axes = (Axis(positions, 1, shape[1]), Axis(shape[1], positions, 1))
-            whole = (shape[0], positions * shape[1])
-            self.nodes.append(Copy("channels_last", [number], [self._made[number]], axes, 0, whole))
+        shape, value = self.planes[number], self.values[number]
+        self._made[number] = new_value(self.values, value.shape, value.dtype)
+        positions = prod(shape[2:])
+        axes = (Axis(positions, 1, shape[1]), Axis(shape[1], positions, 1))
+        whole = (shape[0], positions * shape[1])
+        self.nodes.append(Copy.of("channels_last", number, self._made[number], axes, whole))
         return self._made[number]
 
     def _with_channels_last(self, op: Op) -> bool:
@@ -130,22 +144,67 @@ class Reading:
         if own is None or own in self.planes or not is_overload(op.call):
             return False
         if op.name == "aten.clone.default" and own in self.pending:
-            copied = self._copy(op, own)
+            copied = self._copy(op.where, op.outputs[0], own)
             if copied is not None:
                 self.nodes.append(copied)
                 return True
         if not is_alias(op.call) or len(op.outputs) != 1 or self.values[own].constant is not None or self._nodes(op):
             return False
+        self.pending[op.outputs[0]] = self._views[op.outputs[0]] = op
+        return True
+
+    def _lay_dense(self, view: int) -> None:
+        """Copy a view to memory of its own, if it is one that a copy can make, for nodes with generated code."""
+        value = self.values[view]
+        if view in self._made or value.planes:
+            return
+        made = new_value(self.values, value.shape, value.dtype)
+        copied = self._copy("view", made, view)
+        if copied is not None:
+            self.nodes.append(copied)
+            self._made[view] = made
+
+    def _as_padding(self, op: Op) -> bool:
+        """Take padding by zeros as something that a convolution does itself, if all that read it are such."""
+        own = op.inputs[0] if op.inputs else -1
+        if op.name != "aten.constant_pad_nd.default" or self._nodes(op) == [] or own in self.planes:
+            return False
+        pairs = pairs_of(op, len(self.values[own].shape))
+        zero = len(op.args) < 3 or op.args[2] == 0
+        if pairs is None or not zero or any(pairs[0]) or min(map(min, pairs)) < 0:
+            return False
         self.pending[op.outputs[0]] = op
         return True
 
-    def _copy(self, op: Op, view: int) -> Copy | None:
+    def _padded(self, op: Op) -> bool:
+        """Read a convolution of an image that was padded by zeros."""
+        pad = self.pending.get(op.inputs[0]) if op.name == "aten.convolution.default" else None
+        if pad is None or pad.name != "aten.constant_pad_nd.default":
+            return False
+        x = self.made(pad.inputs[0])
+        pairs = pairs_of(pad, len(self.values[x].shape))
+        if pairs is None or not fits(self.values[x]):
+            return False
+        node = convolution(replace(op, args=(Ref(x), *op.args[1:])), self.values, pairs[1:])
+        if not isinstance(node, Computed):
+            return False
+        self.nodes.append(node)
+        self._lies_dense(node.outputs)
+        return True
+
+    def _copy(self, where: str, copied: int, view: int) -> Copy | None:
         """Return the copy of a view as a copy of what it is a view of, or None if it mixes images."""
         base = view
-        while base in self.pending:
-            base = self.pending[base].inputs[0]
-        source, seen, result = self.values[base], self.values[view], self.values[op.outputs[0]]
-        if base in self.planes or not source.strides or source.dtype not in FLOATS or not source.planes:
+        while base in self._views:
+            base = self._views[base].inputs[0]
+        source, seen, result = self.values[base], self.values[view], self.values[copied]
+        if (
+            base in self.planes
+            or base in self.pending
+            or not source.strides
+            or source.dtype not in FLOATS
+            or not source.planes
+        ):
             return None
         offset, sizes = seen.offset - source.offset, seen.shape
         if not result.planes or len(sizes) < 2 or not sizes[0] == source.shape[0] == result.shape[0]:
@@ -157,4 +216,4 @@ class Reading:
             return None
         goals = [prod(sizes[axis + 1 :]) for axis in range(1, len(sizes))]
         axes = tuple(Axis(*axis) for axis in zip(sizes[1:], seen.strides[1:], goals, strict=True))
-        return Copy(op.where, [base], [op.outputs[0]], axes, offset, result.shape)
+        return Copy.of(where, base, copied, axes, result.shape, offset)

@@ -8,7 +8,7 @@ import torch
 
 from convolith.engines.elementwise import MOST_CONSTANTS, Expression, Tail, replaced
 from convolith.layer_steps.maps import MOST_CHANNELS, MOST_IMAGES, MOST_PLANES
-from convolith.network.graph.nodes import Alias, Convolve, Island, Map, Node, Operand
+from convolith.network.graph.nodes import Alias, Convolve, Copy, Island, Map, Node, Operand
 from convolith.network.graph.trace import Value
 from convolith.torch_private import draws, is_overload
 
@@ -16,15 +16,16 @@ LIMITS = {"x": MOST_IMAGES, "plane": MOST_PLANES, "channel": MOST_CHANNELS}
 """Upper bounds on the operands of a map, by kind."""
 
 
-def fuse(nodes: Sequence[Node], results: Sequence[int], values: Sequence[Value]) -> list[Node]:
+def fuse(nodes: Sequence[Node], results: Sequence[int], values: list[Value]) -> list[Node]:
     """Return the nodes without those that nothing reads, and with elementwise work where it costs least.
 
     Args:
         nodes: the nodes, in order.
         results: values that the network returns.
-        values: all values.
+        values: all values; those that nodes have among themselves are added.
     """
-    return _with_tails(_with_merged_maps(_used(nodes, results), results), results, values)
+    merged = _with_merged_maps(_used(nodes, results), results)
+    return _with_tails(_before_copies(merged, results, values), results, values)
 
 
 def _used(nodes: Sequence[Node], results: Sequence[int]) -> list[Node]:
@@ -75,6 +76,32 @@ def _with_merged_maps(nodes: list[Node], results: Sequence[int]) -> list[Node]:
             node.inputs = _values(node.operands)
             gone.add(id(inner))
     return [node for node in nodes if id(node) not in gone]
+
+
+def _before_copies(nodes: list[Node], results: Sequence[int], values: list[Value]) -> list[Node]:
+    """Return the nodes with a map of one operand before the copy that it reads, where a convolution can do its work."""
+    readers, makers = _readers(nodes, results), {n: node for node in nodes for n in node.outputs}
+    found, at = list(nodes), {id(node): number for number, node in enumerate(nodes)}
+    for node in nodes:
+        if not isinstance(node, Map) or [operand.kind for operand in node.operands] != ["x"]:
+            continue
+        copy = makers.get(node.inputs[0])
+        if not isinstance(copy, Copy) or readers[copy.outputs[0]] > 1 or copy.shape != node.shape:
+            continue
+        source = copy.inputs[0]
+        if not isinstance(makers.get(source), Convolve) or readers[source] > 1:
+            continue
+        if any(piece.constant is not None for piece in copy.pieces):
+            continue
+        shape, dtype = values[source].shape, values[source].dtype
+        values.append(Value(shape, dtype, planes=True))
+        made = len(values) - 1
+        first = Map(node.where, [source], [made], node.expression, [Operand("x", source)], shape)
+        copy.inputs, copy.outputs = [made], node.outputs
+        found[at[id(copy)]], found[at[id(node)]] = first, copy
+        makers |= {made: first, node.outputs[0]: copy}
+        readers[made] = 1
+    return found
 
 
 def _fits(node: Map) -> bool:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import prod
 from typing import Any
 
 import torch
 
 from convolith.engines.elementwise import is_single_only
+from convolith.layer_steps.copies import Axis
 from convolith.network.graph.nodes import (
+    Copy,
     Map,
     Node,
     Operand,
@@ -18,6 +21,7 @@ from convolith.network.graph.nodes import (
 from convolith.network.graph.readers.arguments import (
     FLOATS,
     Values,
+    new_value,
     own_result,
 )
 from convolith.network.graph.trace import Op, Ref, Value
@@ -34,8 +38,14 @@ class Elementwise:
     def __init__(self, expression: Callable[..., Any], count: int = 1) -> None:
         self.expression, self.count = expression, count
 
-    def __call__(self, op: Op, values: Values, planes: dict[int, Shape] | None = None) -> Node | None:
-        """Return a map, or None; `planes` has the shapes of the planes of values with channels last."""
+    def __call__(self, op: Op, values: Values, planes: dict[int, Shape] | None = None) -> Node | list[Node] | None:
+        """Return a map, after copies of what must be spread, or None.
+
+        Args:
+            op: the operator.
+            values: the values.
+            planes: shapes of the planes of values with channels last; nothing is spread among these.
+        """
         result = values[own_result(op)]
         shape = result.shape
         if planes is not None:
@@ -44,8 +54,14 @@ class Elementwise:
                 return None
             (shape,) = shapes
         operands: list[Operand] = []
-        parts = []
+        parts, copies = [], []
         for argument in op.args[: self.count]:
+            spread = _spread(argument, values, shape) if planes is None else None
+            if isinstance(spread, Copy):
+                copies.append(replace(spread, where=op.where))
+                argument = Ref(spread.outputs[0])
+            elif spread is not None:
+                argument = spread
             part = _part(argument, values, shape, operands, planes)
             if part is None:
                 return None
@@ -53,7 +69,8 @@ class Elementwise:
         found = self.expression(*parts, *op.args[self.count :], **op.kwargs)
         if found is None or result.dtype not in FLOATS or prod(shape) != prod(result.shape):
             return None
-        return elementwise_map(op, values, found, operands, shape)
+        made = elementwise_map(op, values, found, operands, shape)
+        return [*copies, made] if copies and made is not None else made
 
 
 elementwise = Elementwise
@@ -91,6 +108,35 @@ def _part(argument: Any, values: Values, shape: Shape, operands: list[Operand], 
     if len(shape) > 2 and value.shape == (*shape[:2], *[1] * (len(shape) - 2)):
         return _added(operands, Operand("plane", argument.number))
     return None
+
+
+def _spread(argument: Any, values: Values, shape: Shape) -> Copy | Ref | None:
+    """Return what spreads an argument over axes along which it has one element, or None if a map does it itself.
+
+    A constant is spread here and now; a value by a copy.
+    """
+    if not isinstance(argument, Ref) or len(shape) < 3:
+        return None
+    value = values[argument.number]
+    own = (*(1,) * (len(shape) - len(value.shape)), *value.shape)
+    if len(own) > len(shape) or any(n not in (1, m) for n, m in zip(own, shape, strict=True)) or value.shape == shape:
+        return None
+    if not any(n > 1 for n in own[2:]):  # a number, or one for each channel
+        return None
+    if value.constant is not None:
+        if own[0] > 1 or prod(shape[1:]) > MOST_SPREAD or own[1:] == shape[1:]:
+            return None
+        values.append(Value.of(value.constant.expand(own).expand(1, *shape[1:]).contiguous(), constant=True))
+        return Ref(len(values) - 1)
+    if own[0] != shape[0] or value.dtype not in FLOATS or not value.planes:
+        return None
+    rows = [(prod(own[axis + 1 :]), prod(shape[axis + 1 :])) for axis in range(len(shape))]
+    axes = [Axis(shape[a], rows[a][0] if own[a] > 1 else 0, rows[a][1]) for a in range(1, len(shape))]
+    return Copy.of("", argument.number, new_value(values, shape, value.dtype), axes, shape)
+
+
+MOST_SPREAD = 1 << 22
+"""Largest number of elements of a constant that is spread over an image."""
 
 
 def _constant_part(value: Value, shape: Shape, operands: list[Operand], *, last: bool) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -14,6 +16,7 @@ from convolith.network.graph.nodes import (
     Convolve,
     Copy,
     Node,
+    Piece,
 )
 from convolith.network.graph.readers.arguments import (
     Values,
@@ -26,14 +29,20 @@ from convolith.network.graph.readers.arguments import (
 from convolith.network.graph.trace import Op
 from convolith.spec import ConvSpec
 
+Pairs = Sequence[tuple[int, int]]
 
-def convolution(op: Op, values: Values) -> Node | list[Node] | None:
-    """Read a convolution whose weights are constants."""
+
+def convolution(op: Op, values: Values, around: Pairs = ()) -> Node | list[Node] | None:
+    """Read a convolution whose weights are constants; `around` are zeros before and after its input along each axis."""
     x, weight, bias = own_argument(op, 0, values), constant_of(op.args[1], values), op.args[2]
     stride, padding, dilation, transposed, output_padding, groups = op.args[3:9]
     if x is None or weight is None or not is_free(bias, values) or len(values[x].shape) != weight.ndim:
         return None
     options = {"stride": tuple(stride), "padding": tuple(padding), "dilation": tuple(dilation), "groups": groups}
+    if around:
+        if transposed:
+            return None
+        options["padding"] = tuple((p + a, p + b) for p, (a, b) in zip(padding, around, strict=True))
     if transposed:
         options |= {"transposed": True, "output_padding": tuple(output_padding)}
     node = Convolve(
@@ -54,33 +63,42 @@ def convolution(op: Op, values: Values) -> Node | list[Node] | None:
 
 
 def _phases(node: Convolve, spec: ConvSpec, values: Values) -> list[Node] | Node:
-    """Return a transposed layer as a layer whose channels are its phases, and the copy that interleaves them.
-
-    A layer that also crops its result in the middle of a stride stays as it is; an engine computes it as a whole.
-    """
+    """Return a transposed layer as a layer whose channels are its phases, and the copy that interleaves them."""
     if phases.refuse(spec) is not None:
         return node
     inner, starts = layout(spec)
-    whole = all(
-        start % s == 0 and n % s == 0 for start, n, s in zip(starts, spec.output_size, spec.stride, strict=True)
-    )
-    if not whole or any(before != after for before, after in inner.padding):
-        return node
     count = prod(spec.stride)
     made = new_value(values, inner.output_shape, values[node.outputs[0]].dtype)
     bias = None if node.bias is None else node.bias.repeat_interleave(count)
-    padding = tuple(before for before, _ in inner.padding)
-    options = {"padding": padding, "dilation": inner.dilation, "groups": inner.groups}
+    options = {"padding": inner.padding, "dilation": inner.dilation, "groups": inner.groups}
     weight = phase_kernels(spec, node.weight.detach())
     layer = Convolve(node.where, node.inputs, [made], weight, bias, options, node.size, inner.output_shape)
-    sizes, size = inner.output_size, spec.output_size
-    plane, out_plane = prod(sizes), prod(size)
-    axes, offset = [Axis(spec.out_channels, count * plane, out_plane)], 0
-    for axis, (s, n, start) in enumerate(zip(spec.stride, size, starts, strict=True)):
-        row, out_row = prod(sizes[axis + 1 :]), prod(size[axis + 1 :])
-        axes += [Axis(n // s, row, s * out_row), Axis(s, prod(spec.stride[axis + 1 :]) * plane, out_row)]
-        offset += start // s * row
-    return [layer, Copy(node.where, [made], node.outputs, tuple(axes), offset, spec.output_shape)]
+    pieces = _interleaved(spec, inner, starts)
+    return [layer, Copy(node.where, [made], node.outputs, pieces, spec.output_shape)]
+
+
+def _interleaved(spec: ConvSpec, inner: ConvSpec, starts: Sequence[int]) -> tuple[Piece, ...]:
+    """Return the copy of phases to every `stride`-th place: in one piece where no phase is cut, else one for each."""
+    sizes, size, count = inner.output_size, spec.output_size, prod(spec.stride)
+    plane, channels = prod(sizes), Axis(spec.out_channels, count * prod(sizes), prod(size))
+    rows = [(prod(sizes[axis + 1 :]), prod(size[axis + 1 :])) for axis in range(len(size))]
+    if all(start % s == 0 and n % s == 0 for start, n, s in zip(starts, size, spec.stride, strict=True)):
+        axes, source = [channels], 0
+        for axis, (s, n, start) in enumerate(zip(spec.stride, size, starts, strict=True)):
+            row, out_row = rows[axis]
+            axes += [Axis(n // s, row, s * out_row), Axis(s, prod(spec.stride[axis + 1 :]) * plane, out_row)]
+            source += start // s * row
+        return (Piece(tuple(axes), source),)
+    pieces = []
+    for number, phase in enumerate(product(*map(range, spec.stride))):
+        axes, source, goal = [channels], number * plane, 0
+        for axis, (s, n, start) in enumerate(zip(spec.stride, size, starts, strict=True)):
+            row, out_row = rows[axis]
+            first = (phase[axis] - start) % s
+            axes.append(Axis(len(range(first, n, s)), row, s * out_row))
+            source, goal = source + (first + start) // s * row, goal + first * out_row
+        pieces.append(Piece(tuple(axes), source, goal))
+    return tuple(piece for piece in pieces if all(axis.size for axis in piece.axes))
 
 
 def _linear(op: Op, values: Values, x: int | None, matrix: torch.Tensor | None, bias: Any) -> Node | None:

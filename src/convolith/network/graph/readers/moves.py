@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -14,6 +15,7 @@ from convolith.network.graph.nodes import (
     Copy,
     Join,
     Node,
+    Piece,
     Resize,
 )
 from convolith.network.graph.readers.arguments import (
@@ -40,8 +42,56 @@ def same_memory(op: Op, values: Values) -> Node | None:
     value = values[x]
     image = prod(value.shape[1:])
     if value.strides and value.shape[0] > 1 and value.strides[0] != image:  # images that lie apart
-        return Copy(op.where, [x], [own_result(op)], (Axis(image, 1, 1),), 0, values[own_result(op)].shape)
+        return Copy.of(op.where, x, own_result(op), (Axis(image, 1, 1),), values[own_result(op)].shape)
     return alias(op, values)
+
+
+def pairs_of(op: Op, ndim: int) -> list[tuple[int, int]] | None:
+    """Return the padding before and after each axis of an image, channels first; None if the batch is padded too."""
+    given = list(op.args[1])
+    pairs = [(given[n], given[n + 1]) for n in range(0, len(given), 2)][::-1]
+    if len(pairs) >= ndim:
+        return None
+    return [(0, 0)] * (ndim - 1 - len(pairs)) + pairs
+
+
+def padding(op: Op, values: Values) -> Node | None:
+    """Read padding by a constant, by mirrored or by repeated elements; negative amounts crop."""
+    x = own_argument(op, 0, values)
+    pairs = None if x is None else pairs_of(op, len(values[x].shape))
+    if x is None or pairs is None:
+        return None
+    kind = op.name.split(".")[1]
+    shape, out = values[x].shape, values[own_result(op)].shape
+    constant = float(op.args[2] if len(op.args) > 2 else 0) if kind == "constant_pad_nd" else None
+    parts = []
+    for axis, (before, after) in enumerate(pairs, 1):
+        size, row, out_row = shape[axis], prod(shape[axis + 1 :]), prod(out[axis + 1 :])
+        low, high = max(before, 0), max(after, 0)  # what is padded; the rest of the axis is copied
+        first, count = max(-before, 0), out[axis] - low - high
+        along = [(Piece((Axis(count, row, out_row),), first * row, low * out_row), False)]
+        if kind.startswith("reflection"):
+            along += [(Piece((Axis(low, -row, out_row),), low * row, 0), True)]
+            along += [(Piece((Axis(high, -row, out_row),), (size - 2) * row, (low + count) * out_row), True)]
+        else:
+            along += [(Piece((Axis(low, 0, out_row),), 0, 0), True)]
+            along += [(Piece((Axis(high, 0, out_row),), (size - 1) * row, (low + count) * out_row), True)]
+        parts.append([(piece, outside) for piece, outside in along if piece.axes[0].size])
+    pieces = []
+    for chosen in product(*parts):
+        axes = tuple(piece.axes[0] for piece, _ in chosen)
+        source, goal = (sum(getattr(piece, name) for piece, _ in chosen) for name in ("source", "goal"))
+        if constant is not None and any(outside for _, outside in chosen):
+            pieces.append(Piece(tuple(axis._replace(source=0) for axis in axes), 0, goal, constant))
+        else:
+            pieces.append(Piece(axes, source, goal))
+    if len(pieces) > MOST_PIECES:
+        return None
+    return Copy(op.where, [x], [own_result(op)], tuple(pieces), out)
+
+
+MOST_PIECES = 27
+"""Largest number of pieces of a copy: what padding along three axes takes."""
 
 
 def channel_slice(op: Op, values: Values) -> Node | None:
@@ -72,6 +122,26 @@ def channel_split(op: Op, values: Values) -> Node | None:
     return Alias(op.where, [x], op.outputs, tuple(offsets), whole=False)
 
 
+def separate(op: Op, values: Values) -> list[Op]:
+    """Return the parts of a split as one operator each, or none for other operators."""
+    kind = op.name.split(".")[1] if op.name.startswith("aten.") else ""
+    if kind not in ("split", "split_with_sizes", "unbind") or not isinstance(op.result, tuple | list):
+        return []
+    first = 1 if kind == "unbind" else 2
+    axis = op.args[first] if len(op.args) > first else op.kwargs.get("dim", 0)
+    found, done = [], 0
+    for number, result in enumerate(op.result):
+        call, size = (torch.ops.aten.select.int, 0)
+        args: tuple[Any, ...] = (op.args[0], axis, number)
+        if kind != "unbind":
+            shape = values[result.number].shape
+            call, size = torch.ops.aten.slice.Tensor, shape[axis % len(shape)]
+            args = (op.args[0], axis, done, done + size)
+        done += size
+        found.append(Op(f"aten.{call}".replace("aten.aten", "aten"), call, args, {}, result, op.where))
+    return found
+
+
 def join(op: Op, values: Values) -> Node | None:
     """Read a concatenation of channels."""
     parts, axis = op.args[0], op.args[1] if len(op.args) > 1 else op.kwargs.get("dim", 0)
@@ -100,7 +170,7 @@ def pixel_shuffle(op: Op, values: Values) -> Node | None:
         Axis(width, 1, r),
         Axis(r, plane, 1),
     )
-    return Copy(op.where, [x], [own_result(op)], axes, 0, values[own_result(op)].shape)
+    return Copy.of(op.where, x, own_result(op), axes, values[own_result(op)].shape)
 
 
 def channel_shuffle(op: Op, values: Values) -> Node | None:
@@ -110,7 +180,7 @@ def channel_shuffle(op: Op, values: Values) -> Node | None:
         return None
     plane, each = prod(values[x].shape[2:]), values[x].shape[1] // groups
     axes = (Axis(each, plane, groups * plane), Axis(groups, each * plane, plane), Axis(plane, 1, 1))
-    return Copy(op.where, [x], [own_result(op)], axes, 0, values[own_result(op)].shape)
+    return Copy.of(op.where, x, own_result(op), axes, values[own_result(op)].shape)
 
 
 def pixel_unshuffle(op: Op, values: Values) -> Node | None:
@@ -127,7 +197,7 @@ def pixel_unshuffle(op: Op, values: Values) -> Node | None:
         Axis(width // r, r, 1),
         Axis(r, 1, plane),
     )
-    return Copy(op.where, [x], [own_result(op)], axes, 0, values[own_result(op)].shape)
+    return Copy.of(op.where, x, own_result(op), axes, values[own_result(op)].shape)
 
 
 def nearest(op: Op, values: Values) -> Node | None:
@@ -146,7 +216,7 @@ def nearest(op: Op, values: Values) -> Node | None:
     for axis in range(2, len(shape)):
         factor, row, out_row = out[axis] // shape[axis], prod(shape[axis + 1 :]), prod(out[axis + 1 :])
         axes += [Axis(shape[axis], row, factor * out_row), Axis(factor, 0, out_row)]
-    return Copy(op.where, [x], [own_result(op)], tuple(axes), 0, out)
+    return Copy.of(op.where, x, own_result(op), axes, out)
 
 
 def resize(op: Op, values: Values) -> Node | None:

@@ -1,0 +1,118 @@
+"""What networks do between their layers: padding, slices, spread operands, transposed layers that crop."""
+
+from functools import partial
+from itertools import product
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from tests.test_network import check
+
+
+class Between(nn.Module):
+    """Something between two layers."""
+
+    def __init__(self, what, axes=2, out_channels=5, **parts):
+        super().__init__()
+        conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1]
+        self.before, self.after, self.what = conv(3, 6, 3), conv(out_channels, 4, 3), what
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x):
+        return self.after(functional.relu(self.what(self, self.before(x))))
+
+
+SIZES = {1: (19,), 2: (11, 14), 3: (6, 7, 9)}
+PADDED = {
+    "constant": partial(functional.pad, mode="constant", value=0.5),
+    "zeros": functional.pad,
+    "reflect": partial(functional.pad, mode="reflect"),
+    "replicate": partial(functional.pad, mode="replicate"),
+}
+
+
+@pytest.mark.parametrize(("axes", "mode"), list(product([1, 2, 3], PADDED)))
+@pytest.mark.parametrize("amounts", [(1, 2), (0, 2)])
+def test_padding_of_every_kind(axes, mode, amounts):
+    model = Between(lambda _, x: PADDED[mode](x, amounts * axes), axes, out_channels=6)
+    check(model, (1, 3, *SIZES[axes]), (2, 3, *SIZES[axes]), islands={})
+
+
+def test_padding_that_crops_and_padding_of_channels():
+    check(Between(lambda _, x: functional.pad(x, (-1, 2, 1, -2)), out_channels=6), (2, 3, 11, 14), islands={})
+    check(Between(lambda _, x: functional.pad(x, (0, 0, 1, 0, 2, 1)), out_channels=9), (2, 3, 11, 14), islands={})
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_zeros_before_a_convolution_are_its_own_padding(stride, padding):
+    conv = nn.Conv2d(6, 5, 3, stride, padding=padding)
+    model = Between(lambda m, x: m.conv(functional.pad(functional.relu(x), (0, 1, 2, 1))), conv=conv)
+    found = check(model, (1, 3, 21, 18), (3, 3, 21, 18), islands={})
+    assert {step.kind for step in found.report.steps} == {"convolve"}
+
+
+def test_zeros_that_others_read_too():
+    conv = nn.Conv2d(6, 6, 3)
+
+    def both(m, x):
+        padded = functional.pad(x, (1, 1, 1, 1))
+        return m.conv(padded) * functional.max_pool2d(padded, 3, 1)
+
+    check(Between(both, conv=conv, out_channels=6), (2, 3, 12, 13), islands={})
+
+
+SLICED = {
+    "rows": lambda _, x: x[:, :, 1:-2],
+    "columns": lambda _, x: x[..., 2:],
+    "every second": lambda _, x: x[:, :, ::2, 1::2],
+    "a sum of slices": lambda _, x: x[..., 1:] + x[..., :-1],
+    "channels and rows": lambda _, x: torch.cat([x[:, 1:4], x[:, :3]], 1)[:, :, 1:],
+    "turned": lambda _, x: x.transpose(2, 3),
+    "slices joined": lambda _, x: torch.cat([x[:, :, ::2, ::2], x[:, :, 1::2, ::2], x[:, :, ::2, 1::2]], 1)[:, :6],
+    "halves in turn": lambda _, x: torch.cat([c.relu() for c in x[:, :, :8].chunk(2, 2)], 1)[:, 2:8],
+}
+
+
+@pytest.mark.parametrize("name", SLICED)
+def test_slices_are_copies(name):
+    check(Between(SLICED[name], out_channels=6), (1, 3, 14, 14), (2, 3, 14, 14), islands={})
+
+
+SPREAD = {
+    "one gate for all channels": lambda _, x: x * x.mean(1, keepdim=True).sigmoid(),
+    "a gate for each row": lambda _, x: x * x.mean(3, keepdim=True).sigmoid(),
+    "a gate for each column and channel": lambda _, x: x + x.mean(2, keepdim=True),
+    "a constant for each column": lambda m, x: x * m.columns,
+    "a constant for each row": lambda m, x: x + m.columns[:10, None],
+    "a constant for each place": lambda m, x: x + m.columns[:10, None] * m.columns,
+}
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_operands_that_are_spread(name):
+    model = Between(SPREAD[name], out_channels=6, columns=nn.Parameter(torch.rand(13)))
+    found = check(model, (1, 3, 12, 15), (2, 3, 12, 15))
+    assert set(found.report.islands) <= {"mean.dim"}
+
+
+TRANSPOSED = {
+    "k4 s2 p1": {"kernel_size": 4, "stride": 2, "padding": 1},
+    "k3 s2 p1 o1": {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1},
+    "k3 s2": {"kernel_size": 3, "stride": 2},
+    "k5 s3 p1": {"kernel_size": 5, "stride": 3, "padding": 1},
+    "k5 s2 p2 in groups": {"kernel_size": 5, "stride": 2, "padding": 2, "groups": 3},
+    "k2 s2": {"kernel_size": 2, "stride": 2},
+    "k3 s1 p1": {"kernel_size": 3, "padding": 1},
+    "k3 s2 d2 p2": {"kernel_size": 3, "stride": 2, "dilation": 2, "padding": 2},
+}
+
+
+@pytest.mark.parametrize(("axes", "name"), list(product([1, 2, 3], TRANSPOSED)))
+def test_transposed_layers(axes, name):
+    layer = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[axes - 1](6, 9, **TRANSPOSED[name])
+    model = Between(lambda m, x: m.layer(x), axes, out_channels=9, layer=layer)
+    check(model, (1, 3, *SIZES[axes]), (2, 3, *SIZES[axes]))
