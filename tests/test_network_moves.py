@@ -116,3 +116,46 @@ def test_transposed_layers(axes, name):
     layer = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[axes - 1](6, 9, **TRANSPOSED[name])
     model = Between(lambda m, x: m.layer(x), axes, out_channels=9, layer=layer)
     check(model, (1, 3, *SIZES[axes]), (2, 3, *SIZES[axes]))
+
+
+def test_what_torch_makes_with_channels_last_is_read_as_planes():
+    class Norms(nn.Module):
+        """A global response norm between layers with channels last, as ConvNeXt V2 has them."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 3)
+            self.norm = nn.LayerNorm(8)
+            self.weight = nn.Parameter(torch.rand(1, 8, 1, 1))
+
+        def forward(self, x):
+            y = self.norm(self.a(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            y = functional.gelu(self.b(y))
+            size = y.norm(dim=(2, 3), keepdim=True)
+            y = y + torch.addcmul(self.weight, self.weight, y * (size / (size.mean(1, keepdim=True) + 1e-6)))
+            turned = self.b(torch.cumsum(y, 1)).permute(0, 2, 3, 1)
+            return self.c(turned.reshape(len(x), -1, 8).transpose(1, 2).reshape(y.shape))
+
+    found = check(Norms(), (1, 3, 9, 12), (2, 3, 9, 12))
+    assert set(found.report.islands) <= {"linalg_vector_norm.default", "mean.dim", "div.Tensor", "cumsum.default"}
+
+
+@pytest.mark.parametrize("name", ["view", "views of several axes", "windows"])
+def test_views_of_what_torch_computes(name):
+    how = {
+        "view": lambda x: torch.cumsum(x, 1).permute(0, 2, 3, 1).reshape(len(x), -1, 6).transpose(1, 2),
+        "views of several axes": lambda x: torch.cumsum(x, 2).transpose(2, 3).flatten(2).unsqueeze(1),
+        "windows": lambda x: x.reshape(len(x), 6, 2, 6, 2, 6).permute(0, 1, 2, 4, 3, 5).reshape(len(x), 6, 4, 36),
+    }[name]
+
+    class Views(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 6, 3), nn.LazyConv1d(4, 1) if name == "view" else nn.LazyConv2d(4, 1)
+
+        def forward(self, x):
+            return self.b(how(self.a(x)))
+
+    model = Views().eval()
+    model(torch.randn(1, 3, 14, 14))
+    check(model, (1, 3, 14, 14), (3, 3, 14, 14))

@@ -74,7 +74,7 @@ class NetworkReport:
     def headline(self) -> str:
         """The result in a few words."""
         if self.reason is not None:
-            return f"the folded model, by torch: {self.reason}"
+            return f"by torch: {self.reason}"
         times = ""
         if self.seconds_before is not None and self.seconds_after is not None:
             times = f", {1e3 * self.seconds_before:.3g} -> {1e3 * self.seconds_after:.3g} ms"

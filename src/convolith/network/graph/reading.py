@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 
+import torch
+
 from convolith.layer_steps.copies import Axis
 from convolith.network.graph.channels_last import channels_last
 from convolith.network.graph.nodes import Computed, Copy, Island, Node, Shape
@@ -40,8 +42,10 @@ def _alive(trace: Trace) -> list[Op]:
 
 
 def island(op: Op) -> Island:
-    """Return an operator as an island."""
+    """Return an operator as an island; a view of other strides than torch's may have to copy."""
     view = is_overload(op.call) and is_alias(op.call)
+    if op.name in ("aten.view.default", "aten._unsafe_view.default"):
+        op = replace(op, call=torch.ops.aten.reshape.default)
     return Island(op.where, op.inputs, op.outputs, op, view)
 
 
@@ -83,11 +87,13 @@ class Reading:
             if isinstance(node, Computed):
                 self._lies_dense(node.outputs)
         self.nodes += nodes or [island(op)]
+        if not nodes and is_overload(op.call) and not is_alias(op.call):
+            self._lies_dense(op.outputs)
 
     def _lies_dense(self, numbers: Sequence[int]) -> None:
         """Note that values are contiguous, which torch's need not be."""
         for number in numbers:
-            if not self.values[number].planes:
+            if not self.values[number].planes and self.values[number].constant is None:
                 self.values[number].planes, self.values[number].strides = True, ()
 
     def _nodes(self, op: Op) -> list[Node]:
@@ -141,8 +147,13 @@ class Reading:
     def _as_view(self, op: Op) -> bool:
         """Read a view that no node has to make, and the copy of one."""
         own = op.inputs[0] if op.inputs else None
-        if own is None or own in self.planes or not is_overload(op.call):
+        if own is None or not is_overload(op.call):
             return False
+        if own in self.planes:
+            if not is_alias(op.call) or len(op.outputs) != 1:
+                return False
+            own = self.made(own)
+            op = replace(op, args=(Ref(own), *op.args[1:]))
         if op.name == "aten.clone.default" and own in self.pending:
             copied = self._copy(op.where, op.outputs[0], own)
             if copied is not None:
@@ -194,26 +205,29 @@ class Reading:
 
     def _copy(self, where: str, copied: int, view: int) -> Copy | None:
         """Return the copy of a view as a copy of what it is a view of, or None if it mixes images."""
-        base = view
+        chain, base = [], view
         while base in self._views:
-            base = self._views[base].inputs[0]
-        source, seen, result = self.values[base], self.values[view], self.values[copied]
-        if (
-            base in self.planes
-            or base in self.pending
-            or not source.strides
-            or source.dtype not in FLOATS
-            or not source.planes
-        ):
+            chain.append(self._views[base])
+            base = chain[-1].inputs[0]
+        base = self._made.get(base, base)
+        source, result = self.values[base], self.values[copied]
+        if base in self.planes or base in self.pending or source.dtype not in FLOATS or not source.planes:
             return None
-        offset, sizes = seen.offset - source.offset, seen.shape
+        seen = torch.empty(source.shape, dtype=source.dtype, device="meta")
+        image, reach = seen.stride(0) if seen.ndim else 0, prod(source.shape[1:])
+        try:
+            for op in reversed(chain):
+                seen = op.call(seen, *op.args[1:], **op.kwargs)
+        except RuntimeError:  # a view that these strides do not have
+            return None
+        sizes, strides, offset = seen.shape, seen.stride(), int(seen.storage_offset())
         if not result.planes or len(sizes) < 2 or not sizes[0] == source.shape[0] == result.shape[0]:
             return None
-        if sizes[0] > 1 and seen.strides[0] != source.strides[0]:
+        if sizes[0] > 1 and strides[0] != image:
             return None
-        reach = offset + sum((n - 1) * s for n, s in zip(sizes[1:], seen.strides[1:], strict=True))
-        if offset < 0 or reach >= prod(source.shape[1:]) or prod(result.shape) != prod(sizes):
+        last = offset + sum((n - 1) * s for n, s in zip(sizes[1:], strides[1:], strict=True))
+        if last >= reach or prod(result.shape) != prod(sizes):
             return None
         goals = [prod(sizes[axis + 1 :]) for axis in range(1, len(sizes))]
-        axes = tuple(Axis(*axis) for axis in zip(sizes[1:], seen.strides[1:], goals, strict=True))
+        axes = tuple(Axis(*axis) for axis in zip(sizes[1:], strides[1:], goals, strict=True))
         return Copy.of(where, base, copied, axes, result.shape, offset)

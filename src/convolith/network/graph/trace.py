@@ -218,9 +218,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
         """Record an operator and call it."""
         kwargs = kwargs or {}
         call = func
-        if depends_on_values(func):
-            if all(self._is_constant(leaf) for leaf in leaves_of((args, kwargs)) if isinstance(leaf, torch.Tensor)):
-                return func(*args, **kwargs)
+        tensors = [leaf for leaf in leaves_of((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        if depends_on_values(func) and not all(map(self._is_constant, tensors)):
             raise NotTraced(f"{func} at {self.place} depends on values")
         if writes(func):
             call = self._without_writing(func, args)

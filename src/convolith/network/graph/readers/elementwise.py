@@ -176,6 +176,11 @@ def scaled(name: str) -> Callable[..., Any]:
     return expression
 
 
+def added_product(a: Any, b: Any, c: Any, value: float = 1) -> Any:
+    """Return the expression of a number plus the product of two others, which may have a factor."""
+    return scaled("add")(a, ("multiply", b, c), value)
+
+
 def clamp(x: Any, low: Any = None, high: Any = None) -> Any:
     """Return the expression of a clamp with numbers as limits."""
     if isinstance(low, Ref) or isinstance(high, Ref):

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from convolith.network.graph.readers.arguments import Reader
-from convolith.network.graph.readers.elementwise import clamp, elementwise, elu, gelu, hard_sigmoid, scaled
+from convolith.network.graph.readers.elementwise import (
+    added_product,
+    clamp,
+    elementwise,
+    elu,
+    gelu,
+    hard_sigmoid,
+    scaled,
+)
 from convolith.network.graph.readers.layers import convolution, matrix_product, matrix_product_and_sum
 from convolith.network.graph.readers.moves import (
     alias,
@@ -65,6 +73,7 @@ READERS: dict[str, Reader] = {
     **_names("rsub.Scalar", reader=elementwise(lambda a, b, alpha=1: scaled("subtract")(b, a, alpha), 2)),
     **_names("mul.Tensor", reader=elementwise(lambda a, b: ("multiply", a, b), 2)),
     **_names("div.Tensor", reader=elementwise(lambda a, b: ("divide", a, b), 2)),
+    **_names("addcmul.default", reader=elementwise(added_product, 3)),
     **_names("native_batch_norm.default", "_native_batch_norm_legit_no_training.default", reader=batch_norm),
     **_names("native_group_norm.default", reader=group_norm),
     **_names("native_layer_norm.default", reader=layer_norm),
