@@ -878,3 +878,34 @@ def test_a_kept_module_whose_result_nothing_reads():
     x = torch.randn(1, 3, 10, 10)
     folded = cl.fold(model, x)
     torch.testing.assert_close(folded.model(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_networks_whose_outputs_are_denormal():
+    layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)]
+    model = nn.Sequential(*layers).eval()
+    with torch.no_grad():
+        layers[2].weight *= 1e-39
+        layers[2].bias *= 0
+    folded = cl.fold(model, torch.randn(1, 3, 9, 9), force=True)
+    assert folded.report.rewrites
+
+
+def test_dicts_and_lists_of_the_model_are_left_as_they_are():
+    class Remembers(nn.Module):
+        """Registers a hook at its first call, as transformers does, and keeps a table and a list."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+            self.ready, self.seen, self.table = False, [], {}
+
+        def forward(self, x):
+            if not self.ready:
+                self.ready = True
+                self.a.register_forward_hook(lambda *_: self.seen.append(1))
+            self.table[x.shape] = len(self.table)
+            return self.b(self.a(x))
+
+    model = Remembers().eval()
+    cl.fold(model, torch.randn(1, 3, 9, 9))
+    assert (model.ready, model.seen, model.table, len(model.a._forward_hooks)) == (False, [], {}, 0)

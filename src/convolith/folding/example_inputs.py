@@ -96,9 +96,14 @@ def reference_of(model: nn.Module, inputs: Inputs) -> Reference:
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Return a context in which the model may write to its buffers and set attributes; afterwards they are restored."""
+    """Return a context in which the model may write to its buffers, set attributes, and change dicts and lists in them.
+
+    Afterwards all of these are as before; hooks are in such dicts.
+    """
     saved = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
+    held = {id(v): v for _, earlier in attributes for v in earlier.values() if isinstance(v, dict | list)}
+    contents = [(value, value.copy()) for value in held.values()]
     try:
         yield
     finally:
@@ -106,10 +111,22 @@ def unchanged(model: nn.Module) -> Iterator[None]:
             if len(now) != len(earlier) or any(now.get(name) is not value for name, value in earlier.items()):
                 now.clear()
                 now.update(earlier)
+        for value, before in contents:
+            _restore(value, before)
         with torch.no_grad():
-            for buffer, before in saved:
-                if not torch.equal(buffer, before):  # expanded buffers cannot be written to
-                    buffer.copy_(before)
+            for buffer, kept in saved:
+                if not torch.equal(buffer, kept):  # expanded buffers cannot be written to
+                    buffer.copy_(kept)
+
+
+def _restore(value: dict[Any, Any] | list[Any], before: dict[Any, Any] | list[Any]) -> None:
+    """Give a dict or a list its earlier contents, if it has others."""
+    if isinstance(value, dict) and isinstance(before, dict):
+        if len(value) != len(before) or any(value.get(name, value) is not one for name, one in before.items()):
+            value.clear()
+            value.update(before)
+    elif isinstance(value, list) and ([*map(id, value)] != [*map(id, before)]):
+        value[:] = list(before)
 
 
 def result_of(model: nn.Module, inputs: Inputs) -> list[torch.Tensor] | None:

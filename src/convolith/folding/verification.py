@@ -77,11 +77,12 @@ def _compare_own(
 ) -> None:
     """Record the folded model's error in its own dtype; `exact` is the model in float64, or None if it fails."""
     dtype = inputs[0].dtype
-    worst = _largest(expected, _outputs(own[1], inputs))
+    least = torch.finfo(dtype).tiny / torch.finfo(dtype).eps  # below it, numbers have fewer digits
+    worst = _largest(expected, _outputs(own[1], inputs), least)
     allowed = TOLERANCE[dtype]
     if worst > allowed:
-        off = [0.0 if exact is None else _largest(_exact(exact, inputs), expected)]
-        off += [_largest(expected, _outputs(own[0], _nudged(inputs, seed))) for seed in range(NUDGES)]
+        off = [0.0 if exact is None else _largest(_exact(exact, inputs), expected, least)]
+        off += [_largest(expected, _outputs(own[0], _nudged(inputs, seed)), least) for seed in range(NUDGES)]
         allowed = _allowed(max(off), allowed)
     _note(errors, str(dtype).removeprefix("torch."), worst, allowed)
 
@@ -131,5 +132,14 @@ def _note(errors: dict[str, float], name: str, error: float, limit: float) -> No
         )
 
 
-def _largest(first: list[torch.Tensor], second: list[torch.Tensor]) -> float:
-    return max((difference(a, b) for a, b in zip(first, second, strict=True)), default=0.0)
+def _largest(first: list[torch.Tensor], second: list[torch.Tensor], least: float = 0.0) -> float:
+    """Return the largest difference of two results, relative to the largest number of each tensor, or to `least`."""
+    return max((_difference(a, b, least) for a, b in zip(first, second, strict=True)), default=0.0)
+
+
+def _difference(a: torch.Tensor, b: torch.Tensor, least: float) -> float:
+    found = difference(a, b)
+    if not (found > 0 and least and a.is_floating_point()):
+        return found
+    largest = float(a.abs().max())
+    return found * largest / least if largest < least else found

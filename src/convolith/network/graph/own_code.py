@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
+from convolith.folding.capture.model_copies import hooked
 from convolith.torch_private import leaves_of
 
 READS_VALUES = (
@@ -48,8 +49,8 @@ class WithoutValues(TorchFunctionMode):
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Return whether a module or one inside it has hooks, whose code may do anything."""
-    return any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+    """Return whether a module or one inside it has hooks, whose code may do anything; not those of its own package."""
+    return bool(hooked(nn.ModuleList([module])))
 
 
 def attributes_of(module: nn.Module) -> list[Any]:

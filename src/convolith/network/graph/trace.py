@@ -190,6 +190,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
         self.trace = Trace()
         self._constants = {id(t): t for t in own_code.tensors_of(model)}
+        self._stored = set(map(_memory, self._constants.values()))
+        self._stale: set[int] = set()
+        """Tensors, by identity, whose memory another one has written to since."""
         self.where = ""
         self._running: list[str] = []
         """Names of the modules with code of their own whose calls are recorded, the outermost first."""
@@ -199,6 +202,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
     def number(self, tensor: torch.Tensor, *, constant: bool) -> int:
         """Return the number of a tensor, a new one if it was not seen."""
         known = self._numbers.get(id(tensor))
+        if id(tensor) in self._stale:
+            raise NotTraced(f"{self.place} reads memory that was written to through another tensor")
         number_of_code = self.trace.has_code and not tensor.ndim  # made of a Python number, which torch does not show
         if known is None and constant and id(tensor) not in self._constants and not number_of_code:
             raise NotTraced(f"{self.place} reads a tensor that no operator of the model made")
@@ -240,9 +245,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
         if other is None or not args or not isinstance(args[0], torch.Tensor):
             raise NotTraced(f"{func} at {self.place} writes in place")
         number = self._numbers.get(id(args[0]))
-        shared = [t for t in self._alive if t is not args[0] and _memory(t) == _memory(args[0])]
-        if number is None or number in self.trace.inputs or self.trace.values[number].constant is not None or shared:
+        theirs = self._stored | {_memory(t) for t in self._alive if self._numbers.get(id(t)) in self.trace.inputs}
+        if number is None or _memory(args[0]) in theirs:
             raise NotTraced(f"{func} at {self.place} writes to memory that is read elsewhere")
+        self._stale |= {id(t) for t in self._alive if t is not args[0] and _memory(t) == _memory(args[0])}
         dtypes = {leaf.dtype for leaf in leaves_of(args) if isinstance(leaf, torch.Tensor) and leaf.ndim}
         if len(dtypes) > 1:
             raise NotTraced(f"{func} at {self.place} writes numbers of another dtype")
@@ -280,14 +286,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
 
     def attempt(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a module with code of its own and record what it calls, or else the module as a whole."""
-        kept = len(self.trace.ops), dict(self._numbers), self.trace.has_code
+        kept = len(self.trace.ops), dict(self._numbers), self.trace.has_code, set(self._stale)
         own_args, own_kwargs = self.named(args), self.named(kwargs)
         copies = mapped_tree(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, (args, kwargs))
         try:
             return self.inside(module, args, kwargs)
         except NotTraced:
             del self.trace.ops[kept[0] :]
-            self._numbers, self.trace.has_code = kept[1], kept[2]
+            self._numbers, self.trace.has_code, self._stale = kept[1:]
         result = mapped_tree(_other, module(*copies[0], **copies[1]))
         if not all(isinstance(leaf, PLAIN) for leaf in leaves_of(result)):
             raise NotTraced(f"{self.where} returns a {type(result).__name__}")
