@@ -31,7 +31,7 @@ ROWS_PER_WAITING = 8
 FOLLOWED_PAGES = 60
 """Number of pages of inputs and outputs that a strip of a large image may cross: hardware prefetching follows about as
 many. Where a row has few products, the processor itself looks ahead."""
-LARGE_BYTES = 1 << 24
+LARGE_BYTES = 1 << 23
 """Bytes of outputs from which their next reader finds few of them in a cache."""
 STATIC_SHARE = 0.75
 """Fraction of the tasks that is assigned to threads in advance, so that a thread finds the data of its last call in its
