@@ -917,6 +917,8 @@ def test_code_that_depends_on_values_stays_with_torch(name, inside):
         assert reason in found.report.reason
     else:
         assert len(found.report.islands) == 1
+        assert reason in next(iter(found.report.kept.values()))
+        assert "Called as a whole" in str(found.report)
     _checked_at_sizes(model, found.model)
 
 

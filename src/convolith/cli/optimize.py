@@ -105,6 +105,7 @@ def _page(factory: str, shapes: tuple[tuple[int, ...], ...], report: Any) -> str
     proses = {
         "Steps": "One row for each step, in order; then: what is computed where its sums are stored.",
         "Computed by torch": "Operators without generated code, which torch computes between two programs.",
+        "Called as a whole": "Modules whose own code reads values or changes the module, or which have hooks.",
     }
     sections = [
         Section(table.title, proses.get(table.title, ""), tables=(replace(table, title=""),))

@@ -50,6 +50,7 @@ class NetworkReport:
         weight_bytes: bytes of the weights.
         prepared_bytes: bytes of what the steps prepared from the weights, and of other constants.
         islands: number of nodes that torch computes, by operator.
+        kept: why torch calls a module as a whole, by the node of the folded model that calls it.
         replaced: a sentence on each step that differed from torch and was replaced.
     """
 
@@ -63,6 +64,7 @@ class NetworkReport:
     weight_bytes: int = 0
     prepared_bytes: int = 0
     islands: dict[str, int] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
     replaced: tuple[str, ...] = ()
 
     @classmethod
@@ -106,6 +108,9 @@ class NetworkReport:
         if self.islands:
             islands = [{"operator": name, "times": count} for name, count in self.islands.items()]
             found.append(Table("Computed by torch", islands))
+        if self.kept:
+            rows = [{"module": name, "reason": reason} for name, reason in self.kept.items()]
+            found.append(Table("Called as a whole", rows))
         if self.replaced:
             found.append(Table("Replaced", [{"step": sentence} for sentence in self.replaced]))
         return found
@@ -155,6 +160,7 @@ def report_of(
         sum(weights.values()),
         _prepared_bytes(compiled),
         dict(islands),
+        dict(compiled.trace.kept),
         tuple(replaced),
     )
 

@@ -109,6 +109,8 @@ class Trace:
     inputs: list[int] = field(default_factory=list)
     result: list[Any] = field(default_factory=list)
     structure: Any = None
+    kept: dict[str, str] = field(default_factory=dict)
+    """Modules that are called as a whole, by the node that calls them, and why."""
     has_code: bool = False
     """Whether code of the model's own was traced, which may do what no operator shows."""
 
@@ -291,7 +293,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
         copies = mapped_tree(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, (args, kwargs))
         try:
             return self.inside(module, args, kwargs)
-        except NotTraced:
+        except NotTraced as problem:
+            self.trace.kept[self.where] = str(problem)
             del self.trace.ops[kept[0] :]
             self._numbers, self.trace.has_code, self._stale = kept[1:]
         result = mapped_tree(_other, module(*copies[0], **copies[1]))
