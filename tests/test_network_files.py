@@ -81,6 +81,13 @@ def test_files_that_are_damaged_or_of_another_version_are_refused(tmp_path, imag
             cl.network.load(path)
 
 
+@pytest.fixture
+def always_faster(monkeypatch):
+    """Let programs be faster than torch, whatever else the machine does."""
+    monkeypatch.setattr("convolith.network.optimization._seconds", lambda *_: (1.0, 1.0, 0.5))
+
+
+@pytest.mark.usefixtures("always_faster")
 def test_choices_are_remembered(images, monkeypatch):
     first = cl.optimize(small(), images)
     monkeypatch.setattr("convolith.network.optimization.choose_fastest", lambda *_: pytest.fail("raced again"))
@@ -106,6 +113,16 @@ def test_the_command_writes_a_model_and_a_page(tmp_path):
     assert "winograd" in page or "direct" in page
     listed = json.loads(run(name, "--input", size, "--json", "--threads", 1, "--budget-seconds", 1).stdout)
     assert {"steps", "islands", "error", "seconds_after"} <= set(listed)
+
+
+@pytest.mark.usefixtures("always_faster")
+def test_a_page_shows_where_the_time_is(tmp_path):
+    size = ",".join(map(str, NETWORKS["ecbsr"].input_shape))
+    result = run("bench.networks.ecb:ecbsr", "--input", size, "--html", tmp_path / "net.html", "--budget-seconds", 1)
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "net.html").read_text()
+    assert "Where the time is" in page
+    assert "svg" in page
 
 
 @pytest.mark.parametrize(
