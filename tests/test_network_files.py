@@ -1,5 +1,6 @@
 """Optimised networks in files, on the command line, and what is refused."""
 
+import io
 import json
 import zipfile
 
@@ -11,6 +12,7 @@ from torch import nn
 import convolith as cl
 from bench.networks import NETWORKS
 from convolith.cli import main
+from convolith.network.saved import save
 
 
 def small():
@@ -210,3 +212,31 @@ def test_several_inputs_and_an_argument_that_is_left_out():
     with torch.no_grad():
         for _ in range(2):
             torch.testing.assert_close(found.model(x, y), model(x, y), rtol=1e-4, atol=1e-5)
+
+
+def test_code_that_looks_at_sizes_is_saved_for_one_size(tmp_path):
+    class Evened(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+
+        def forward(self, x):
+            y = self.a(x)
+            return self.b(nn.functional.pad(y, (0, 2), value=1.0) if y.shape[3] % 2 else y)
+
+    model, x = Evened().eval(), torch.randn(1, 3, 15, 15)
+    cl.optimize(model, x, measure=False).save(tmp_path / "net.zip")
+    loaded = cl.network.load(tmp_path / "net.zip")
+    with torch.no_grad():
+        for _ in range(2):
+            torch.testing.assert_close(loaded(x), model(x), rtol=1e-4, atol=1e-5)
+    with pytest.raises(
+        cl.ConvolithError, match="saved for .*15, 15.* alone, since the model's own code looks at sizes"
+    ):
+        loaded(torch.randn(1, 3, 15, 16))
+    loaded.refresh()
+    again = io.BytesIO()
+    with pytest.raises(cl.ConvolithError, match="was not called yet"):
+        save(loaded, again)
+    loaded(x)
+    save(loaded, again)

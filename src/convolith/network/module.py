@@ -12,7 +12,7 @@ from convolith.errors import ConvolithError
 from convolith.jit import at_most, is_forked, thread_count
 from convolith.network.execution.compiled import Compiled
 from convolith.network.execution.runtime import Unlike
-from convolith.network.graph.trace import NotTraced
+from convolith.network.graph.trace import NotTraced, has_own_code
 from convolith.torch_private import dispatch_modes, needs_torch_operators, versions_of
 
 MOST_SIZES = 8
@@ -43,6 +43,8 @@ class Optimized(torch.nn.Module):
         self._chosen: dict[str, list[str]] = {}
         self.avoided: frozenset[tuple[str, str]] = frozenset()
         """Nodes, and engines that they are not computed by, since these differed from torch."""
+        self.sizes: tuple[tuple[int, ...], ...] | None = None
+        """Shapes of the only inputs that it takes, for a model of a file whose own code looks at sizes."""
         self.refresh()
         self.training = False
 
@@ -84,7 +86,16 @@ class Optimized(torch.nn.Module):
         return self
 
     def forward(self, *inputs: torch.Tensor) -> Any:
-        """Return what the model returns for its inputs."""
+        """Return what the model returns for its inputs.
+
+        Raises:
+            ConvolithError: inputs of other sizes than a file holds, if the model's own code looks at sizes.
+        """
+        if self.sizes is not None and tuple(tuple(x.shape) for x in inputs) != self.sizes:
+            raise ConvolithError(
+                f"inputs of {[tuple(x.shape) for x in inputs]} were given, but the file was saved for {[*self.sizes]} "
+                "alone, since the model's own code looks at sizes; optimise and save it for these inputs"
+            )
         if self._plain_only or not self._applies(inputs):
             return self.plain(*inputs)
         with at_most(self.threads):
@@ -148,14 +159,21 @@ class Optimized(torch.nn.Module):
         """Take the engines of `choices` at the first call of each input size."""
         self._chosen = dict(sizes)
 
+    def has_code(self) -> bool:
+        """Return whether code of the model's own runs beside torch's layers; it may do something else at each size."""
+        return self.sizes is not None or any(map(has_own_code, self.plain.modules()))
+
     def example(self) -> tuple[torch.Tensor, ...]:
-        """Return inputs of zeros, of a size that the model was called with, and with two images at least.
+        """Return inputs of zeros, of a size that the model was called with.
+
+        They have two images at least, unless the model has code of its own.
 
         Raises:
             ConvolithError: if the model was not called yet.
         """
         for shapes, _ in self._sizes:
-            return tuple(torch.zeros((max(shape[0], 2), *shape[1:]), dtype=dtype) for shape, dtype in shapes)
+            least = 1 if self.has_code() else 2
+            return tuple(torch.zeros((max(shape[0], least), *shape[1:]), dtype=dtype) for shape, dtype in shapes)
         raise ConvolithError("the optimised model was not called yet; call it once before it is saved")
 
     def __getstate__(self) -> dict[str, Any]:

@@ -24,16 +24,19 @@ MODEL, CHOICES = "model.pt2", "choices.json"
 def save(model: Optimized, path: str | Path | IO[bytes]) -> None:
     """Write an optimised model to a file, which is replaced only by a complete one, or to an open one.
 
+    A model with code of its own is written for the size of the example alone.
+
     Raises:
         ConvolithError: if `torch.export` cannot take the model.
     """
     content = io.BytesIO()
     inputs = model.example()
-    sizes = tuple(dict.fromkeys(range(x.ndim), torch.export.Dim.AUTO) for x in inputs)
+    sizes: Any = tuple(dict.fromkeys(range(x.ndim), torch.export.Dim.AUTO) for x in inputs)
+    fixed = model.has_code()  # which torch.export records for one size alone
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.export(model.plain, inputs, dynamic_shapes=sizes)
+            program = torch.export.export(model.plain, inputs, dynamic_shapes=None if fixed else sizes)
             torch.export.save(program, content)
     except Exception as problem:
         first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
@@ -41,6 +44,7 @@ def save(model: Optimized, path: str | Path | IO[bytes]) -> None:
             f"path is {str(path)!r}, but torch.export cannot take the model ({first}); pickle the optimised model"
         ) from problem
     choices = {"format": FORMAT, "accuracy": model.accuracy, "sizes": model.choices()}
+    choices["only"] = [list(x.shape) for x in inputs] if fixed else None
     with (
         replacing(Path(path)) if isinstance(path, str | Path) else nullcontext(path) as file,
         zipfile.ZipFile(file, "w") as archive,
@@ -99,4 +103,6 @@ def load(path: str | Path) -> Optimized:
     plain.recompile()
     model = Optimized(plain, str(choices["accuracy"]))
     model.choose(choices["sizes"])
+    only = choices.get("only")
+    model.sizes = None if only is None else tuple(map(tuple, only))
     return model

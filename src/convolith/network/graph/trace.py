@@ -345,7 +345,7 @@ class _Runner(GraphRunner):
                 self.recorder._constants[id(found)] = found
             return found
         module = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if module is not None and _is_opaque(module):
+        if module is not None and has_own_code(module):
             return self.recorder.attempt(module, args, kwargs)
         with self.recorder:
             return super().called(node, args, kwargs)
@@ -360,7 +360,7 @@ def _other(leaf: Any) -> Any:
     return leaf.detach() if isinstance(leaf, torch.Tensor) else leaf
 
 
-def _is_opaque(module: torch.nn.Module) -> bool:
-    """Return whether a module's code, or that of its hooks, may depend on values."""
+def has_own_code(module: torch.nn.Module) -> bool:
+    """Return whether a module's code, or that of its hooks, is not torch's own, and may depend on sizes or values."""
     hooks = module._forward_hooks or module._forward_pre_hooks
     return bool(hooks) or not type(module).__module__.startswith(TRACED)
