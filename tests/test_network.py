@@ -14,6 +14,7 @@ from torch.nn import functional
 import convolith as cl
 from bench.networks import NETWORKS
 from bench.networks.deployed import UNet, shufflenet_v2, super_resolution, wavenet
+from convolith.network.graph.trace import trace
 
 ACTIVATIONS = {
     "relu": nn.ReLU(),
@@ -930,3 +931,12 @@ def test_hooks_inside_code_of_ones_own_are_called():
     seen.clear()
     found.model(torch.randn(1, 3, 18, 18))
     assert seen == [1]
+
+
+def test_a_module_that_is_tried_in_vain_is_called_once():
+    model = _with_statistics(OwnCode(KEPT_CODE["a count of its calls"][0]))
+    graph = torch.fx.Graph()
+    graph.output(graph.call_module("inner", (graph.placeholder("x"),)))
+    found, _ = trace(torch.fx.GraphModule({"inner": model}, graph), (torch.randn(1, 3, 18, 18),))
+    assert "changes its attributes" in found.kept["inner"]
+    assert model.calls == 1

@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from convolith.errors import ConvolithError
+from convolith.folding.example_inputs import unchanged
 from convolith.folding.graph_runner import GraphRunner
 from convolith.network.graph import own_code
 from convolith.torch_private import (
@@ -148,8 +149,8 @@ def trace(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[Trace, An
     Code that reads no values, only shapes, is traced; a module of a graph with other code is called as a whole.
 
     Raises:
-        NotTraced: if an operator writes to a tensor in place, the shape of a result depends on values, or a model that
-            is no graph reads values or changes itself.
+        NotTraced: if memory is read that was written to through another tensor, the shape of a result depends on
+            values, or a model that is no graph reads values or changes itself.
     """
     recorder = _Recorder(model)
     with torch.no_grad():
@@ -292,7 +293,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
         own_args, own_kwargs = self.named(args), self.named(kwargs)
         copies = mapped_tree(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, (args, kwargs))
         try:
-            return self.inside(module, args, kwargs)
+            with unchanged(module):  # what a call leaves behind, only the call as a whole may
+                return self.inside(module, args, kwargs)
         except NotTraced as problem:
             self.trace.kept[self.where] = str(problem)
             del self.trace.ops[kept[0] :]

@@ -138,7 +138,7 @@ def separate(op: Op, values: Values) -> list[Op]:
             call, size = torch.ops.aten.slice.Tensor, shape[axis % len(shape)]
             args = (op.args[0], axis, done, done + size)
         done += size
-        found.append(Op(f"aten.{call}".replace("aten.aten", "aten"), call, args, {}, result, op.where))
+        found.append(Op(str(call), call, args, {}, result, op.where))
     return found
 
 
