@@ -3,6 +3,7 @@
 import click
 
 from bench.cost import cost
+from bench.decompose import decompose
 from bench.fit import fit
 from bench.fold import fold
 from bench.grid import grid
@@ -19,6 +20,21 @@ def main() -> None:
     """Time Convolith against its peers, as ratios measured in turn in one run."""
 
 
-for command in (cost, fit, fold, grid, images, models, overhead, scaling, memory, denormals, train, zoo, report):
+for command in (
+    cost,
+    decompose,
+    fit,
+    fold,
+    grid,
+    images,
+    models,
+    overhead,
+    scaling,
+    memory,
+    denormals,
+    train,
+    zoo,
+    report,
+):
     main.add_command(command)
 main(prog_name="python -m bench")

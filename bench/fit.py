@@ -16,7 +16,7 @@ import torch
 
 import convolith as cl
 from bench.runs import Run, json_option
-from bench.subtraction import subtraction
+from bench.subtraction import subtraction, weighted
 from bench.timing import race
 
 TILE_ROWS = 32
@@ -187,6 +187,38 @@ def memory(size: int) -> dict[str, Any]:
     return row
 
 
+LONG = """
+import time, numpy as np, convolith as cl
+from scipy.signal import oaconvolve
+def peak():
+    return int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) / 1024
+rng = np.random.default_rng(0)
+x = rng.standard_normal(({channels}, {samples}))
+kernel = rng.standard_normal(({channels}, {channels}, {taps})) * np.exp(-np.arange({taps}) / ({taps} / 5))
+y = np.stack([sum(oaconvolve(x[i], one[i, ::-1], mode="valid") for i in range({channels})) for one in kernel])
+y += 0.01 * rng.standard_normal(y.shape)
+cl.fit(x[:, : 4 * {taps}], y[:, : 3 * {taps} + 1], kernel_size={taps}, ridge=1.0)
+open("/proc/self/clear_refs", "w").write("5")
+before, start = peak(), time.perf_counter()
+found = cl.fit(x, y, kernel_size={taps})
+print(time.perf_counter() - start, peak() - before, abs(found.kernel - kernel).max())
+"""
+"""What is loaded and generated once is there before."""
+
+
+RESPONSES = (1, 160_000, 4000), (1, 2_880_000, 16_000), (2, 2_880_000, 16_000)
+"""Channels, samples and taps: 3.3 s of sound, and a minute at 48 kHz, mono and stereo."""
+
+
+def long_response(channels: int, samples: int, taps: int) -> dict[str, Any]:
+    """Seconds and MiB, in a process of its own, of a fit of thousands of taps."""
+    code = LONG.format(channels=channels, samples=samples, taps=taps)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    seconds, mib, error = map(float, run.stdout.split())
+    problem = f"{channels} -> {channels} channels, {samples:,} samples, {taps:,} taps"
+    return {"problem": problem, "s": seconds, "MiB beside the data": mib, "largest error of a tap": error}
+
+
 def lesson() -> dict[str, Any]:
     """How far 1000 steps of gradient descent are from the closed form's kernel, on a photograph with k = 13."""
     import skimage.data
@@ -226,6 +258,12 @@ def fit(rounds: int, path: Path | None) -> None:
     run.add("Seconds of other solvers over those of a whole fit", [whole(256, 13, rounds)])
     programs = [subtraction(1024, k, degree, rounds) for k in (15, 21) for degree in (0, 2)]
     run.add("Programs that take images off one another", programs)
+    noisy = [weighted(1024, 15, degree, rounds) for degree in (1, 2)]
+    run.add("Noisy images taken off one another", noisy)
+    responses = [
+        long_response(*problem) for problem in ((1, 160_000, 4000), (1, 2_880_000, 16_000), (2, 2_880_000, 16_000))
+    ]
+    run.add("Impulse responses", responses)
     grown = {}
     for size in SIZES:
         x = smooth(size)

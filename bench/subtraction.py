@@ -1,9 +1,9 @@
 """`python -m bench fit`'s peers from astronomy: programs that fit a varying kernel and take one image off another.
 
 All fit `science ~ sum over t of phi_t(position) (reference correlated with K_t) + background` by least squares, every
-weight by itself, without weights or masks, and give the difference. sfft (Hu et al. 2022) takes images as periodic and
-fits all pixels; stdpipe and Convolith leave out the border that half a kernel does not reach. Residuals are compared
-where none of it matters.
+kernel weight by itself, and give the difference. With a noise map, Convolith and stdpipe weight pixels; sfft cannot.
+sfft (Hu et al. 2022) takes images as periodic and fits all pixels; stdpipe and Convolith leave out the border that half
+a kernel does not reach. Residuals are compared where none of it matters.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from bench.timing import race
 
 Difference = Callable[[], np.ndarray]
 """Fits, and gives science less what was fitted, of the same size (its border may be anything)."""
+Noise = np.ndarray | None
+"""Standard deviations of the science image's pixels; None where all are equal."""
 
 
 def scene(size: int, degree: int) -> tuple[np.ndarray, np.ndarray]:
@@ -47,13 +49,14 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
     return blurred
 
 
-def by_convolith(reference: np.ndarray, science: np.ndarray, k: int, degree: int) -> Difference:
+def by_convolith(reference: np.ndarray, science: np.ndarray, k: int, degree: int, noise: Noise = None) -> Difference:
     """The fit and the difference."""
     inner = np.s_[k // 2 : -(k // 2), k // 2 : -(k // 2)]
 
     def run() -> np.ndarray:
         x, y = reference[None], science[inner][None]
-        found = cl.fit_varying(x, y, kernel_size=k, degree=degree, background_degree=degree)
+        weights = None if noise is None else 1 / noise[inner][None] ** 2
+        found = cl.fit_varying(x, y, kernel_size=k, degree=degree, background_degree=degree, weights=weights)
         left = np.zeros_like(science)
         left[inner] = (y - found.kernel.apply(x))[0]
         return left
@@ -98,7 +101,7 @@ def by_sfft(reference: np.ndarray, science: np.ndarray, k: int, degree: int) -> 
     return run
 
 
-def by_stdpipe(reference: np.ndarray, science: np.ndarray, k: int, degree: int) -> Difference:
+def by_stdpipe(reference: np.ndarray, science: np.ndarray, k: int, degree: int, noise: Noise = None) -> Difference:
     """Stdpipe's sfft, one plain pass."""
     from stdpipe import sfft
 
@@ -106,6 +109,7 @@ def by_stdpipe(reference: np.ndarray, science: np.ndarray, k: int, degree: int) 
         found = sfft.solve(
             science,
             reference,
+            err=noise,
             kernel_shape=(k, k),
             kernel_poly_order=degree,
             bg_poly_order=degree,
@@ -129,6 +133,32 @@ PROGRAMS: dict[str, Callable[[np.ndarray, np.ndarray, int, int], Difference]] = 
 """By the package that must be installed: `pip install sfft==1.7.3`, and stdpipe 0.4.1 with `--no-deps`."""
 
 
+def weighted(size: int, k: int, degree: int, rounds: int) -> dict[str, Any]:
+    """One problem with a noise map, as photon counts give: seconds of stdpipe over Convolith's."""
+    reference, science = scene(size, degree)
+    noise = np.sqrt(1 + reference / 100)
+    runners = {"convolith": by_convolith(reference, science, k, degree, noise)}
+    if find_spec("stdpipe") is not None:
+        runners["stdpipe"] = by_stdpipe(reference, science, k, degree, noise)
+    runners["control"] = by_convolith(reference, science, k, degree, noise)
+    left, times = _timed(runners, k, rounds)
+    row: dict[str, Any] = {"problem": f"{size}x{size}, k = {k}, degree {degree}", "s": times["convolith"]}
+    for name in ("stdpipe", "control"):
+        row[f"{name} / convolith"] = times[name] / times["convolith"] if name in times else None
+    inner = np.s_[k:-k, k:-k]
+    rms = {name: float(np.sqrt(np.mean((difference / noise[inner]) ** 2))) for name, difference in left.items()}
+    row["weighted rms of convolith"] = rms["convolith"]
+    row["rms of stdpipe above it"] = rms["stdpipe"] / rms["convolith"] - 1 if "stdpipe" in rms else None
+    return row
+
+
+def _timed(runners: dict[str, Difference], k: int, rounds: int) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Differences away from the border, and median seconds."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of other packages
+        return {name: run()[k:-k, k:-k] for name, run in runners.items()}, race(runners, rounds)
+
+
 def subtraction(size: int, k: int, degree: int, rounds: int) -> dict[str, Any]:
     """One problem: seconds over Convolith's, and the root mean square of each difference, away from the border."""
     reference, science = scene(size, degree)
@@ -139,10 +169,7 @@ def subtraction(size: int, k: int, degree: int, rounds: int) -> dict[str, Any]:
         if find_spec(name) is not None
     }
     runners["control"] = by_convolith(reference, science, k, degree)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of other packages
-        left = {name: run()[k:-k, k:-k] for name, run in runners.items()}
-        times = race(runners, rounds)
+    left, times = _timed(runners, k, rounds)
     row: dict[str, Any] = {"problem": f"{size}x{size}, k = {k}, degree {degree}", "s": times["convolith"]}
     for name in [*PROGRAMS, "control"]:
         row[f"{name} / convolith"] = times[name] / times["convolith"] if name in times else None

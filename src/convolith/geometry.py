@@ -184,6 +184,10 @@ class Grid(NamedTuple):
     start: float = 0.0
     step: int = 1
 
+    def reference_pixel(self, pixel: float) -> float:
+        """Return the number in the result of a pixel of the input; both count from 1, as FITS's CRPIX."""
+        return (pixel - 1 - self.start) / self.step + 1
+
 
 def grids(
     size: tuple[int, ...], kernel_size: tuple[int, ...], stride: Any, padding: Padding, dilation: Any

@@ -3,7 +3,16 @@
 from convolith.algebra.branches import add, concatenate, scale, subtract
 from convolith.algebra.chain import Composition, compose
 from convolith.algebra.decomposition.decompose import Decomposition, decompose
-from convolith.algebra.operators import average_pool, batch_norm, identity, linear, pad, rescale, select, upsample
+from convolith.algebra.layers_as_convolutions import (
+    average_pool,
+    batch_norm,
+    identity,
+    linear,
+    pad,
+    rescale,
+    select,
+    upsample,
+)
 
 __all__ = [
     "Composition",

@@ -99,11 +99,11 @@ def filtered(
 def _moved(wcs: Any, moved: Mapping[int, Grid], axes: int) -> Any:
     """Return coordinates for a result whose pixels lie elsewhere."""
     result = wcs.deepcopy()
-    for axis, (start, step) in moved.items():
+    for axis, grid in moved.items():
         number = axes - 1 - axis  # FITS counts axes from the last
-        result.wcs.crpix[number] = (result.wcs.crpix[number] - 1 - start) / step + 1
-        if step > 1 and result.wcs.has_cd():
-            result.wcs.cd[:, number] *= step
-        elif step > 1:
-            result.wcs.pc = np.array(result.wcs.get_pc()) * np.where(np.arange(axes) == number, step, 1)
+        result.wcs.crpix[number] = grid.reference_pixel(result.wcs.crpix[number])
+        if grid.step > 1 and result.wcs.has_cd():
+            result.wcs.cd[:, number] *= grid.step
+        elif grid.step > 1:
+            result.wcs.pc = np.array(result.wcs.get_pc()) * np.where(np.arange(axes) == number, grid.step, 1)
     return result

@@ -140,6 +140,10 @@ class Optimized(torch.nn.Module):
     def _key(self, inputs: tuple[torch.Tensor, ...]) -> Any:
         return tuple((tuple(x.shape), x.dtype) for x in inputs), thread_count()
 
+    def program(self, inputs: tuple[torch.Tensor, ...]) -> Compiled | None:
+        """Return the network that is kept for a size, or None."""
+        return None if self._plain_only else self._sizes.get(self._key(inputs))
+
     def remember(self, inputs: tuple[torch.Tensor, ...], compiled: Compiled | None) -> None:
         """Keep the network for a size; None where the plain model is to be used."""
         self._sizes[self._key(inputs)] = compiled

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import IO
@@ -21,6 +21,7 @@ from convolith.geometry import check_whole
 from convolith.jit import at_most
 from convolith.network.execution.compiled import Compiled
 from convolith.network.execution.race import choose_fastest, time_chosen
+from convolith.network.fixed import Fixed
 from convolith.network.graph.trace import NotTraced
 from convolith.network.module import Optimized
 from convolith.network.report import NetworkReport, report_of
@@ -49,7 +50,7 @@ ROUNDS = 5
 class Optimization:
     """An optimised model, which is a torch module, and the report of its layers."""
 
-    model: Optimized
+    model: Optimized | Fixed
     report: NetworkReport
 
     def __repr__(self) -> str:
@@ -59,8 +60,12 @@ class Optimization:
         """Write the model to a file that `cl.network.load` reads, without pickled code.
 
         Raises:
-            ConvolithError: if `torch.export` cannot take the model.
+            ConvolithError: if `torch.export` cannot take the model, or its weights were dropped.
         """
+        if isinstance(self.model, Fixed):
+            raise ConvolithError(
+                "a file needs the weights, which drop_weights=True dropped; optimise without it to save"
+            )
         save(self.model, path)
 
 
@@ -72,6 +77,7 @@ def optimize(
     budget_seconds: float = 60.0,
     threads: int | None = None,
     measure: bool = True,
+    drop_weights: bool = False,
 ) -> Optimization:
     """Return a model that computes the same faster on this CPU: folded, and run as one program of generated code.
 
@@ -89,6 +95,9 @@ def optimize(
         budget_seconds: time limit for measuring, without folding and preparation.
         threads: number of threads of the programs, at most torch's, which is the default.
         measure: time the layers inside the network; False chooses by estimates.
+        drop_weights: keep only what was prepared from the weights, which saves their memory once the given model is
+            deleted too. The result takes inputs of the example's shapes alone, has no `state_dict`, and cannot be
+            saved. If torch computes the model (see the report), its weights stay.
 
     Returns:
         `model`: a torch module that takes what the model takes. `report`: a `NetworkReport`; print it.
@@ -118,10 +127,14 @@ def optimize(
     optimized = Optimized(plain, accuracy, threads)
     with at_most(threads):
         try:
-            return _compiled(model, optimized, report, inputs, budget_seconds, measure=measure)
+            found = _compiled(model, optimized, report, inputs, budget_seconds, measure=measure)
+            compiled = optimized.program(inputs) if drop_weights else None
         except NotTraced as problem:
             optimized.give_up()
             return Optimization(optimized, NetworkReport.plain(report, str(problem)))
+    if compiled is None or found.model is not optimized:
+        return found
+    return Optimization(Fixed(compiled, inputs, threads), replace(found.report, weight_bytes=0))
 
 
 def _compiled(

@@ -72,11 +72,17 @@ def _scaled(value: int, power: int) -> float:
     return value / (1 << -power) if power <= 0 else float(value << power)
 
 
-def norm_bounds(blocks: np.ndarray) -> tuple[float, float]:
-    """Return a lower and an upper bound on the largest spectral norm over all frequencies and groups."""
+def norm_bounds(blocks: np.ndarray, oversampling: int = OVERSAMPLING[0]) -> tuple[float, float]:
+    """Return a lower and an upper bound on the largest spectral norm over all frequencies and groups.
+
+    Args:
+        blocks: the kernel.
+        oversampling: largest number of grid points per (k - 1).
+    """
     taps, (out, into) = blocks.shape[3:], blocks.shape[1:3]
     each = blocks.shape[0] * min(out, into) ** 2 * (max(out, into) + 10 * min(out, into))
-    finest = next((n for n in OVERSAMPLING if each * prod(max(n * (k - 1), 1) for k in taps) / 2 <= BUDGET), 2)
+    allowed = [n for n in OVERSAMPLING if n <= oversampling]
+    finest = next((n for n in allowed if each * prod(max(n * (k - 1), 1) for k in taps) / 2 <= BUDGET), 2)
     points = [max(finest * (k - 1), 1) for k in taps]
     scale = float(np.abs(blocks).max())
     if scale == 0:
@@ -121,11 +127,18 @@ def chain_sketch(blocks: np.ndarray, parts: Sequence[np.ndarray]) -> tuple[float
     return max(low - rounding, 0.0), high + rounding
 
 
-def chain_bounds(blocks: np.ndarray, parts: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Return a lower and an upper bound on the norm of chain minus kernel."""
+def chain_bounds(blocks: np.ndarray, parts: Sequence[np.ndarray], limit: float | None = None) -> tuple[float, float]:
+    """Return a lower and an upper bound on the norm of chain minus kernel.
+
+    With a limit, bounds need to be no tighter than tells on which side of it the norm lies.
+    """
     residual, rounding = difference(blocks, parts)
-    low, high = norm_bounds(residual)
-    return max(low - rounding, 0.0), high + rounding
+    for oversampling in OVERSAMPLING[:1] if limit is None else OVERSAMPLING[::-1]:
+        low, high = norm_bounds(residual, oversampling)
+        low, high = max(low - rounding, 0.0), high + rounding
+        if limit is not None and not low <= limit < high:
+            break
+    return low, high
 
 
 def padding_gain(padding: Sequence[tuple[int, int]], mode: str) -> float:

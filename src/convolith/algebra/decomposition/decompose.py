@@ -180,7 +180,7 @@ def decompose(conv: Conv, *, tolerance: float = 0.0, budget_seconds: float = BUD
     """
     conv = as_conv("conv", conv)
     _check(conv, tolerance, budget_seconds)
-    start = perf_counter()
+    deadline = perf_counter() + float(budget_seconds)
     blocks = blocks_of(conv)
     scale = float(np.abs(blocks).max())
     kernel = Kernel(blocks / (scale or 1.0), conv.stride, half_ulp(conv.dtype))
@@ -191,36 +191,51 @@ def decompose(conv: Conv, *, tolerance: float = 0.0, budget_seconds: float = BUD
     exact = max(EXACT, ROUNDINGS * half_ulp(conv.dtype))
     limit = max(float(tolerance), exact)
     limits = _Limits(limit, limit if len(kernel.wide_axes) < 2 else exact)
-    chains: list[_Chain] = []
-    reasons, fewest = [], inf
-    late: list[str] = []
-    deadline = start + float(budget_seconds)
-    for number in track(range(len(METHODS)), "factoring", len(METHODS), shown=blocks.size >= LARGE):
+    found = _search(kernel, size, limits, inf, deadline)
+    chosen = _chosen(conv, kernel, scale, size, found.chains, found.reasons, limit, exact)
+    if found.late:
+        words = f"{chosen.reason}; not tried within budget_seconds={budget_seconds:g}: {', '.join(found.late)}"
+        return replace(chosen, reason=words)
+    if limit == exact or not chosen.parts or chosen.relative <= exact:
+        return chosen
+    few = (1 + HARDLY_MORE) * chosen.multiplications_after
+    deadline = max(deadline, perf_counter() + LEAST_SECONDS)
+    chains = _search(kernel, size, _Limits(exact, exact), few + 1, deadline).chains
+    chains = [chain for chain in chains if chain.distance <= exact and chain.cost <= few]
+    if not chains:
+        return chosen
+    sure = _chosen(conv, kernel, scale, size, chains, [], exact, exact)
+    return sure if sure.parts and sure.relative <= max(exact, chosen.relative) else chosen
+
+
+class _Found(NamedTuple):
+    """Chains, the reasons of methods that have none, and the names of methods that were not tried in time."""
+
+    chains: list[_Chain]
+    reasons: list[str]
+    late: list[str]
+
+
+def _search(kernel: Kernel, size: float, limits: _Limits, fewest: float, deadline: float) -> _Found:
+    """Return a chain of each ladder of each method, with fewer multiplications than `fewest`."""
+    found = _Found([], [], [])
+    for number in track(range(len(METHODS)), "factoring", len(METHODS), shown=kernel.blocks.size >= LARGE):
         name, propose = METHODS[number]
         if perf_counter() > deadline:
-            late.append(name)
+            found.late.append(name)
             continue
         ladders = propose(kernel)
         if isinstance(ladders, str):
-            reasons.append(f"{name}: {ladders}")
+            found.reasons.append(f"{name}: {ladders}")
             continue
         for ladder in ladders:
             chain = _climbed(kernel, ladder, size, limits, fewest, deadline)
             if chain is None:
                 continue
-            chains.append(chain)
+            found.chains.append(chain)
             if chain.distance <= chain.limit:
                 fewest = min(fewest, chain.cost)
-    chosen = _chosen(conv, kernel, scale, size, chains, reasons, limit, exact)
-    if late:
-        words = f"{chosen.reason}; not tried within budget_seconds={budget_seconds:g}: {', '.join(late)}"
-        return replace(chosen, reason=words)
-    if limit == exact or not chosen.parts or chosen.relative <= exact:
-        return chosen
-    sure = decompose(conv, budget_seconds=max(deadline - perf_counter(), LEAST_SECONDS))
-    close = sure.relative <= max(exact, chosen.relative)
-    worth = close and sure.parts and sure.multiplications_after <= (1 + HARDLY_MORE) * chosen.multiplications_after
-    return sure if worth else chosen
+    return found
 
 
 def _climbed(
@@ -247,7 +262,7 @@ def _climbed(
         limit = limits.saving if cost < kernel.blocks.size else limits.other
         low, high = chain_sketch(kernel.blocks, parts)
         if low <= limit * size < high:  # the sketch does not decide
-            high = chain_bounds(kernel.blocks, parts)[1]
+            low, high = chain_bounds(kernel.blocks, parts, limit * size)
         return _Chain(ladder.method, parts, cost, _relative(low if low > limit * size else high, size), limit)
 
     best = chain(top)

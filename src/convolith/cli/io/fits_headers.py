@@ -34,7 +34,7 @@ def carried(header: Any, moved: Mapping[int, Grid], axes: int, history: str) -> 
         if match is None or isinstance(value, bool | str) or value is None or (turned and match[1] == "CDELT"):
             continue
         grid = by_number.get(int(match[2] or match[5]), Grid())
-        result[name] = (value - 1 - grid.start) / grid.step + 1 if match[1] == "CRPIX" else value * grid.step
+        result[name] = grid.reference_pixel(value) if match[1] == "CRPIX" else value * grid.step
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a long line becomes several cards
         result.add_history(f"convolith {__version__}: {history}")

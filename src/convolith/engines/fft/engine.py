@@ -17,9 +17,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from convolith.dtypes import COMPLEX, HALVES, half_ulp, is_float
+from convolith.dtypes import COMPLEX, HALVES, dtype_name, half_ulp, is_float
 from convolith.engines.base import GeneratedEngine, deliver, turned
 from convolith.engines.buffers import empty, empty_array
+from convolith.engines.elementwise import NO_TAIL
 from convolith.engines.fft import emit
 from convolith.engines.fft.emit_products import panel_of
 from convolith.engines.fft.emit_transforms import passes, rotations
@@ -38,6 +39,7 @@ from convolith.engines.fft.tiling import (
 )
 from convolith.engines.machine_limits import MachineLimits, sum_dtype_name
 from convolith.engines.padding import padded_size, source_tables
+from convolith.engines.steps import OUTPUT, Finish, Layout, Step, Steps
 from convolith.jit import Routine, Target, routine, scratch, thread_count
 from convolith.jit.builder import itemsize
 from convolith.jit.conversions import STORED
@@ -57,6 +59,8 @@ LAYOUTS = 128
 """Number of specs whose tables are cached."""
 LARGEST_SPECTRA = 1 << 28
 """Upper bound on the bytes of a kernel's spectra, beyond which the engine is not worth its memory."""
+MOST_STEPS = 60
+"""Largest number of steps of a program that a layer may become."""
 CHUNKS = 16
 """Number of pieces into which a thread's share of the products is divided."""
 AT = emit.ARGUMENTS.at
@@ -209,6 +213,45 @@ class Fft(GeneratedEngine[State]):
         if straight or (out is None and working is torch_dtype(spec.out_dtype)):
             return y
         return deliver(y, None, spec, out)
+
+    def steps(self, state: State, layout: Layout, after: Finish) -> Steps | None:
+        """Return the stages as steps: one for all tiles, or for each block of tiles one per stage."""
+        spec, tiling, plain = state.inner, state.tiling, state.no_bias
+        if after.tail != NO_TAIL or after.residual is not None or plain.dtype is not torch_dtype(state.spec.out_dtype):
+            return None
+        slots, item, pairs = state.template[:], plain.itemsize, spec.batch * tiling.pairs
+        plane, row = ((0, 0, *(prod(spec.size[axis + 1 :]) for axis in range(spec.axes))))[-3:-1]
+        emit.ARGUMENTS.update(slots, {"x_image": layout.x_image, "x_channel": prod(spec.size), "x_plane": plane})
+        emit.ARGUMENTS.update(slots, {"x_row": row, "y_image": layout.y_image})
+        tensors = state.tables | {"spectrum": state.spectra} | after.tensors(spec.out_channels, dtype_name(plain.dtype))
+        per_thread, most = slots[AT["thread_elements"]] * item, slots[AT["block_pairs"]]
+        tiles = ceil(per_thread * thread_count() / 64) * 64
+        scratch, extra = {"scratch": 0}, 0
+        runs: list[tuple[int, int, dict[str, int]]] = []
+        if not meeting(spec):
+            runs = [(emit.FILTER, spec.batch * spec.groups * tiling.pairs, {})]
+        elif slots[AT["thread_elements"]] > slots[AT["meet_offset"]]:  # threads have their own blocks
+            runs = [(emit.TOGETHER, ceil(pairs / most), {})]
+        else:
+            ins, outs = slots[AT["slices"]] * spec.in_channels, slots[AT["out_depth"]] * spec.out_channels
+            v, m = (ceil(most * planes * tiling.points * 2 * item / 64) * 64 for planes in (ins, outs))
+            scratch, extra = scratch | {"v": tiles, "m": tiles + v}, v + m
+            for first in range(0, pairs, most):
+                block = {"first_pair": first, "block_pairs": min(most, pairs - first)}
+                count = block["block_pairs"]
+                runs.append((emit.FORWARD, count * ins, block))
+                runs.append((emit.PRODUCTS, spec.groups * tiling.points // state.lanes, block))
+                runs.append((emit.BACK, count * outs, block))
+        if len(runs) > MOST_STEPS:
+            return None
+        steps = []
+        for stage, tasks, values in runs:
+            threads, own = min(thread_count(), tasks), slots[:]
+            chunk = max(1, tasks // (threads * CHUNKS)) if stage == emit.PRODUCTS else 1
+            emit.ARGUMENTS.update(own, values | {"stage": stage, "tasks": tasks, "chunk": chunk})
+            places = {"x": 0, "y": OUTPUT}
+            steps.append(Step(state.region, emit.ARGUMENTS, own, places, tensors, scratch, threads))
+        return Steps(tuple(steps), tiles + extra)
 
 
 fft = Fft()

@@ -17,12 +17,14 @@ import torch
 from convolith.dtypes import ITEMSIZE, dtype_name, half_ulp, is_float
 from convolith.engines.base import NEEDS_KERNEL, Changed, GeneratedEngine, turned
 from convolith.engines.buffers import empty
+from convolith.engines.elementwise import NO_TAIL
 from convolith.engines.emit_rounded import KINDS
 from convolith.engines.error_bounds import direct_sum_bound
 from convolith.engines.machine_limits import MachineLimits
 from convolith.engines.padding import source_tables
 from convolith.engines.separable import emit
 from convolith.engines.separable.emit import ARGUMENTS, SUMS, TILE_ROWS, SeparableRecipe, lanes_of
+from convolith.engines.steps import OUTPUT, Finish, Layout, Step, Steps
 from convolith.jit import Target, host, routine, scratch, thread_count
 from convolith.spec import ConvSpec
 from convolith.tensors import to_working, torch_dtype
@@ -207,6 +209,20 @@ class Separable(GeneratedEngine[State]):
         _run(state, recipe, x, None, out, counts.ctypes.data)
         clipped, missing = counts.sum((0, 2))
         return Changed(int(clipped), int(missing))
+
+    def steps(self, state: State, layout: Layout, after: Finish) -> Steps | None:
+        """Return one step, for contiguous images in the result."""
+        spec, recipe = state.spec, state.recipe
+        dense = spec.batch == 1 or layout.y_image == prod(spec.output_shape[1:])
+        if after.tail != NO_TAIL or after.residual is not None or not dense or not is_float(recipe.x_dtype):
+            return None
+        values = state.template[:]
+        ARGUMENTS.update(values, {"x_image": layout.x_image})
+        tensors = {"down": state.down, "across": state.across, **state.sources}
+        tensors |= after.tensors(spec.out_channels, recipe.sum_dtype)
+        region, places = routine(emit.write, state.target, recipe), {"x": 0, "y": OUTPUT}
+        step = Step(region, ARGUMENTS, values, places, tensors, {"scratch": 0}, state.threads)
+        return Steps((step,), state.scratch_bytes)
 
 
 separable = Separable()

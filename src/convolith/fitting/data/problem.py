@@ -62,7 +62,9 @@ class Problem:
 
     def modulated(self, shift: np.ndarray | float = 0.0) -> np.ndarray:
         """Return x less a shift (per channel), times each of the terms, (N, channels, *padded size)."""
-        x: np.ndarray = self.padded - np.reshape(shift, (-1, *(1,) * self.spec.axes))
+        x: np.ndarray = self.padded
+        if np.any(shift):
+            x = x - np.reshape(shift, (-1, *(1,) * self.spec.axes))
         if len(self.terms) == 1:
             return x
         wide: np.ndarray = values(self.places, self.terms)[:, :, None] * x[:, None]
@@ -166,15 +168,18 @@ def read(
     counts = pixel_weights((spec.batch, *spec.output_size), pixels, cut)
     counts = np.where(left_out | read_by(bad, spec), 0.0, counts)
     target = wide["y"].numpy()
-    used = np.broadcast_to(counts[:, None] > 0, target.shape)
+    used = counts[:, None] > 0
+    if not used.all():
+        target = np.where(used, target, 0.0)
     of_x, of_y = ((), ()) if border is None else (border.of_x, border.of_y)
-    padded = without_unread(torch.where(torch.from_numpy(bad)[:, None], 0.0, wide["x"]), spec, counts, of_x)
-    check_finite("y", np.where(used, target, 0.0), "repair them, or pass nan='omit' or mask=", of_y)
+    known = torch.where(torch.from_numpy(bad)[:, None], 0.0, wide["x"]) if bad.any() else wide["x"]
+    padded = without_unread(known, spec, counts, of_x)
+    check_finite("y", target, "repair them, or pass nan='omit' or mask=", of_y)
     constant = monomials(axes, 0)
     return Problem(
         spec,
-        padded,
-        np.where(used, target, 0.0),
+        np.ascontiguousarray(padded),
+        np.ascontiguousarray(target),
         counts,
         tuple(dtype_name(tensor.dtype) for tensor in tensors.values()),
         tuple(np.zeros((1, n)) for n in padded.shape[2:]),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import product
 from math import ceil, prod
 
@@ -97,6 +98,7 @@ def products(a: Line, b: Line, rows: Sequence[tuple[int, ...]], first: int, shif
     return summed[:, : len(rows), :shifts].reshape(len(a.memory), len(b.memory), len(rows), shifts)
 
 
+@lru_cache(maxsize=256)
 def block_of(target: Target, rows: int, shifts: int, *, divides: bool = False) -> LaggedProductsRecipe:
     """Return the block of fewest cycles, whose rows divide all rows if they must.
 

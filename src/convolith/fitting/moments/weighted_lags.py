@@ -14,7 +14,9 @@ from math import ceil, prod
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
+from convolith.engines.buffers import empty
 from convolith.fitting.data.polynomials import Powers
 from convolith.fitting.moments import emit_weighted_products
 from convolith.fitting.moments.emit_lagged_products import LaggedProductsRecipe
@@ -94,7 +96,7 @@ def _lines(weights: np.ndarray, places: Sequence[np.ndarray], powers: Powers, ta
     margins = [k - 1 for k in taps[:-1]]
     rows = [n + 2 * margin for n, margin in zip(lengths[:-1], margins, strict=True)]
     room = ceil(highest / POWERS) * POWERS if highest > 1 else 1
-    arranged = np.zeros((images, *rows, room, width))
+    arranged = empty((images, *rows, room, width), torch.float64).zero_().numpy()  # aligned to cache lines
     inner: Any = tuple(slice(margin, margin + n) for n, margin in zip(lengths[:-1], margins, strict=True))
     last = np.broadcast_to(places[-1], (images, lengths[-1])).reshape(images, *[1] * len(rows), -1)
     for b in range(highest):
@@ -120,7 +122,6 @@ def _of_pair(
     *_, highest, width = lines.weights.shape
     rows, stretches = lines.weights.shape[1:-2], range(0, width, lines.stretch)
     together = len(lines.leading) == 1  # without factors, rows of several taps can share a block
-    recipe = block_of(host(), prod(leads) * highest if together else highest, last, divides=not together)
     x_steps, row_steps = _steps(size), [highest * width * step for step in _steps(rows)]
     for lag in product(*(range(1 - k, k) for k in leads)):
         if c == d and lag < (0,) * len(leads):
@@ -158,6 +159,7 @@ def _of_pair(
             first = x.ctypes.data + 8 * (ours + c * images * prod(size) + start)
             second = x.ctypes.data + 8 * (theirs + d * images * prod(size) + start + along)
             a = lines.weights.ctypes.data + 8 * weighted
+            recipe = block_of(host(), len(offsets) if together else highest, shifts, divides=not together)
             sums = _run(recipe, (a, first, second), offsets, lines.stretch, shifts, None if together else factors)
             sums = sums.reshape(len(lines.leading), -1, highest, sums.shape[-1])[..., :shifts]
             for number, move in enumerate(moves.T):
@@ -197,7 +199,7 @@ def _run(
     threads = min(thread_count(), tasks)
     room = ceil((length + reach + MARGIN) / MARGIN) * MARGIN
     memory = scratch(8 * room * threads)
-    out = np.empty((tasks, row_blocks, shift_blocks, recipe.rows, recipe.shifts))
+    out = empty((tasks, row_blocks, shift_blocks, recipe.rows, recipe.shifts), torch.float64).numpy()
     tables = [np.ascontiguousarray(one, dtype=np.int64) for one in (*addresses, padded)]
     values = {name: table.ctypes.data for name, table in zip(("a", "first", "second", "rows"), tables, strict=True)}
     values |= {"out": out.ctypes.data, "scratch": memory.data_ptr(), "tasks": tasks, "length": length, "reach": reach}

@@ -10,7 +10,7 @@ import torch
 
 from convolith.jit import thread_count
 from convolith.network.execution import images, remembered_choices
-from convolith.network.execution.placement import Placement, arrange, place
+from convolith.network.execution.placement import CONSTANT, Place, Placement, arrange, place
 from convolith.network.execution.runtime import Instance
 from convolith.network.execution.schedule import Scheduler, Way
 from convolith.network.graph.nodes import Alias, Computed, Convolve, Island, Node
@@ -139,6 +139,21 @@ class Compiled:
             with self._lock:
                 if len(self._free) < KEPT_INSTANCES:
                     self._free.append(free)
+
+    def drop_weights(self) -> None:
+        """Keep the chosen ways alone, without the weights that they were prepared from."""
+        self.ways, self.chosen = [[self.way(n)] for n in range(len(self.nodes))], [0] * len(self.nodes)
+        needed = {n for node in self.islands for n in node.inputs} | {*self.results}
+        needed |= {number for number, place in self.placement.places.items() if self._is_constant(place)}
+        for number, value in enumerate(self.trace.values):
+            if value.constant is not None and number not in needed:
+                value.constant = value.constant.to("meta")
+        for layer in self.layers:
+            if all(layer is not node for node in self.islands):
+                layer.weight = layer.weight.to("meta")
+
+    def _is_constant(self, place: Place) -> bool:
+        return self.placement.buffers[place.buffer].kind == CONSTANT
 
     def remember(self) -> None:
         """Keep the chosen engines for the next time."""

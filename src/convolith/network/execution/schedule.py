@@ -129,7 +129,7 @@ class Scheduler:
             chosen = plan(spec, accuracy=self.accuracy)
             bound = chosen.bind(node.weight, node.bias, copy=False)
             return [Way(chosen.engine, call=_bound_call(node, bound))]
-        candidates = [c for c in plan(spec, accuracy=self.accuracy).candidates if c.reason is None]
+        candidates = [c for c in plan(spec, node.weight, accuracy=self.accuracy).candidates if c.reason is None]
         candidates = [c for c in candidates if c.engine != "reference" and c.seconds is not None]
         candidates = [c for c in candidates if engine in (None, c.engine)]
         if not candidates:
@@ -145,17 +145,31 @@ class Scheduler:
                 break
             state = self.prepared(candidate.engine, spec, node.weight)
             steps = BY_NAME[candidate.engine].steps(state, layout, finish)
+            after: tuple[Part, ...] = ()
+            if steps is None and node.tail != NO_TAIL:
+                steps, after = (
+                    BY_NAME[candidate.engine].steps(state, layout, Finish(node.bias, NO_TAIL)),
+                    self._tail(node),
+                )
             if steps is not None:
                 least = least or seconds
                 part = self._part(steps, node.inputs, node.outputs[0])
-                ways.append(Way(candidate.engine, (part,), error_bound=candidate.error_bound))
+                ways.append(Way(candidate.engine, (part, *after), error_bound=candidate.error_bound))
         ways += self._by_group(node, spec, least)
         alone = next(iter(candidates))
         if least is None or (alone.seconds or 0.0) + ISLAND_SECONDS < MUCH_FASTER * least:
-            chosen = plan(spec, accuracy=self.accuracy, engine=alone.engine)
+            chosen = plan(spec, node.weight, accuracy=self.accuracy, engine=alone.engine)
             bound = chosen.bind(node.weight, node.bias, copy=False)
             ways.insert(0, Way(alone.engine, call=_bound_call(node, bound), error_bound=alone.error_bound))
         return ways
+
+    def _tail(self, node: Convolve) -> tuple[Part]:
+        """Return the elementwise work after a layer, in place, for an engine that does not do it itself."""
+        y, inputs = node.outputs[0], [n for n in (node.outputs[0], node.residual) if n is not None]
+        operands = [maps.Operand("x", number, self._place(n).image) for number, n in enumerate(inputs)]
+        operands += [maps.Operand("channel", constant=constant) for constant in node.constants]
+        steps = maps.steps(node.tail.expression, operands, node.shape, self._place(y).image, self._dtype(y))
+        return (self._part(steps, inputs, y),)
 
     def _by_group(self, node: Convolve, spec: ConvSpec, least: float | None) -> list[Way]:
         """Return the fastest engine that takes one group at a time, if it may be faster than those that take all."""

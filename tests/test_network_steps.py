@@ -1,0 +1,160 @@
+"""Engines as steps of a network's program, whatever the planner would choose, and networks without their weights."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import convolith as cl
+from convolith.network.execution.compiled import Compiled
+
+
+def separable(channels, size, stride=1, padding=0):
+    """A depthwise layer whose kernels are of rank one, two in every other channel."""
+    layer = nn.Conv2d(channels, channels, size, stride, padding, groups=channels)
+    rng = np.random.default_rng(0)
+    with torch.no_grad():
+        for c in range(channels):
+            terms = [np.outer(rng.standard_normal(size), rng.standard_normal(size)) for _ in range(1 + c % 2)]
+            layer.weight[c, 0] = torch.from_numpy(sum(terms)).float()
+    return layer
+
+
+LAYERS = {
+    "fft, one channel": ("fft", nn.Conv2d(1, 3, 21, padding=10), (1, 40, 57)),
+    "fft, channels summed": ("fft", nn.Conv2d(3, 4, (11, 15)), (3, 31, 70)),
+    "fft, depthwise": ("fft", nn.Conv2d(4, 4, 13, padding=6, groups=4), (4, 33, 29)),
+    "fft, groups": ("fft", nn.Conv2d(4, 6, 13, padding=(3, 9), groups=2), (4, 33, 29)),
+    "fft, dilated": ("fft", nn.Conv2d(2, 2, 7, padding=9, dilation=3), (2, 40, 41)),
+    "fft, signals": ("fft", nn.Conv1d(2, 3, 101, padding=50), (2, 900)),
+    "fft, volumes": ("fft", nn.Conv3d(2, 3, 5, padding=2), (2, 7, 18, 19)),
+    "fft, an axis of one": ("fft", nn.Conv2d(2, 3, (1, 61), padding=(0, 30)), (2, 1, 700)),
+    "fft, many tiles": ("fft", nn.Conv2d(16, 16, 9), (16, 120, 130)),
+    "separable": ("separable", separable(4, 9, padding=4), (4, 40, 57)),
+    "separable, strided": ("separable", separable(3, 7, stride=2, padding=1), (3, 40, 57)),
+    "separable, one channel": ("separable", separable(1, 15), (1, 40, 57)),
+}
+
+
+class Sum(nn.Module):
+    """A layer, whose result is added to another one's and scaled, as an engine without tails does not do itself."""
+
+    def __init__(self, layer, then):
+        super().__init__()
+        self.layer, self.other, self.then = layer, copy.deepcopy(layer), then
+        with torch.no_grad():
+            self.other.weight.mul_(0.5)
+
+    def forward(self, x):
+        return self.then(self.layer(x) + self.other(x)) * 0.25
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("then", [nn.Identity(), nn.ReLU(), nn.SiLU()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("name", LAYERS)
+@torch.no_grad()
+def test_engines_without_tails_are_steps_too(name, then, batch):
+    engine, layer, size = LAYERS[name]
+    model = Sum(layer, then).eval()
+    x = torch.randn(batch, *size, generator=torch.Generator().manual_seed(2))
+    compiled = Compiled(model, (x,), "default", [engine] * 2)
+    layers = [
+        way
+        for n, way in enumerate(map(compiled.way, range(len(compiled.nodes))))
+        if compiled.nodes[n].kind == "convolve"
+    ]
+    assert [(way.engine, way.call) for way in layers] == [(engine, None)] * 2
+    expected = copy.deepcopy(model).double()(x.double())
+    for _ in range(2):  # the second call reuses the memory of the first
+        assert float((compiled((x,)) - expected).abs().max()) <= 2e-5 * float(expected.abs().max())
+
+
+@torch.no_grad()
+def test_an_engine_without_tails_writes_into_a_concatenation():
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.three = (
+                nn.Conv2d(2, 3, 15, padding=7),
+                separable(2, 9, padding=4),
+                nn.Conv2d(2, 1, 1),
+            )
+
+        def forward(self, x):
+            return torch.cat([self.three(x), torch.relu(self.one(x)), self.two(x)], 1)
+
+    model, x = Joined().eval(), torch.randn(2, 2, 40, 41)
+    compiled = Compiled(model, (x,), "default", ["pointwise", "fft", "separable"])
+    expected = copy.deepcopy(model).double()(x.double())
+    assert float((compiled((x,)) - expected).abs().max()) <= 2e-5 * float(expected.abs().max())
+
+
+# Networks without their weights.
+
+
+def network():
+    return nn.Sequential(
+        *(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()),
+        *(nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.Hardswish(), nn.Conv2d(16, 8, 1)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5), nn.Softmax(1)),
+    ).eval()
+
+
+@torch.no_grad()
+def test_weights_are_dropped_and_results_stay():
+    model, x = network(), torch.randn(2, 3, 24, 25)
+    found = cl.optimize(model, x, measure=False, drop_weights=True)
+    held = [layer.weight for layer in found.model._compiled.layers]
+    assert all(weight.is_meta for weight in held)
+    assert found.report.weight_bytes == 0 < found.report.prepared_bytes
+    for _ in range(3):
+        y = torch.randn_like(x)
+        torch.testing.assert_close(found.model(y), model(y))
+    assert found.model.eval() is found.model
+
+
+CALLS = {
+    "shape": lambda model, x: model(x[:1]),
+    "dtype": lambda model, x: model(x.double()),
+    "gradients": lambda model, x: model(x.requires_grad_()),
+    "autocast": lambda model, x: _under_autocast(model, x),
+    "state_dict": lambda model, _: model.state_dict(),
+    "within another module": lambda model, _: nn.Sequential(model).state_dict(),
+    "load_state_dict": lambda model, _: model.load_state_dict({}),
+    "training": lambda model, _: model.train(),
+    "pickle": lambda model, _: pickle.dumps(model),
+    "copy": lambda model, _: copy.deepcopy(model),
+}
+
+
+def _under_autocast(model, x):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return model(x)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_what_needs_dropped_weights_is_refused(name):
+    x = torch.randn(2, 3, 24, 25)
+    model = cl.optimize(network(), x, measure=False, drop_weights=True).model
+    with pytest.raises(cl.ConvolithError, match="weights as given, which optimize\\(drop_weights=True\\) dropped"):
+        CALLS[name](model, x)
+
+
+def test_a_network_without_weights_is_not_saved(tmp_path):
+    found = cl.optimize(network(), torch.randn(2, 3, 24, 25), measure=False, drop_weights=True)
+    with pytest.raises(cl.ConvolithError, match="drop_weights"):
+        found.save(tmp_path / "net.zip")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_torch_computes_keeps_its_weights():
+    class Random(nn.Module):
+        def forward(self, x):
+            return x * float(x.mean())  # a value, so that no program is possible
+
+    x = torch.randn(1, 3, 8, 8)
+    found = cl.optimize(Random().eval(), x, measure=False, drop_weights=True)
+    torch.testing.assert_close(found.model(x), Random()(x))
