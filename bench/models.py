@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from itertools import pairwise
 from math import exp, log, prod
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import click
@@ -77,17 +80,62 @@ def by_openvino(model: nn.Module, x: torch.Tensor) -> Runner:
     return lambda: request.infer({0: given}, share_inputs=True, share_outputs=True)
 
 
+def by_ncnn(model: nn.Module, x: torch.Tensor) -> Runner:
+    """The program ncnn in float32, which takes one image."""
+    import ncnn
+    import pnnx
+
+    if len(x) > 1:
+        raise ValueError("ncnn takes one image")
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
+        path = str(Path(folder) / "model")
+        pnnx.export(model, f"{path}.pt", (x,), fp16=False)
+        net = ncnn.Net()
+        net.opt.num_threads = torch.get_num_threads()
+        for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
+            setattr(net.opt, f"use_{option}", False)
+        if net.load_param(f"{path}.ncnn.param") or net.load_model(f"{path}.ncnn.bin"):
+            raise ValueError("ncnn cannot read it")
+    given = ncnn.Mat(x[0].numpy())
+
+    def run() -> Any:
+        extractor = net.create_extractor()
+        extractor.input("in0", given)
+        status, result = extractor.extract("out0")
+        if status:
+            raise ValueError("ncnn cannot run it")
+        return result
+
+    return run
+
+
+def by_compiler(model: nn.Module, x: torch.Tensor) -> Runner:
+    """`torch.compile` with frozen weights, by torch's own default back end, which needs a C++ compiler."""
+    import torch._inductor.config as settings
+
+    with settings.patch(freezing=True):
+        compiled = torch.compile(model)
+        compiled(x)
+    return lambda: compiled(x)
+
+
 PEERS: dict[str, tuple[str, Callable[[nn.Module, torch.Tensor], Runner]]] = {
     "eager": ("torch", by_torch),
     "channels_last": ("torch", by_torch_channels_last),
     "ONNX Runtime": ("onnxruntime", by_onnxruntime),
     "OpenVINO": ("openvino", by_openvino),
+    "ncnn": ("pnnx", by_ncnn),
+    "torch.compile": ("torch", by_compiler),
 }
 """Package and runner of each peer."""
 
 
-def row(name: str, network: Deployed, rounds: int) -> tuple[dict[str, Any], float]:
-    """Time a network, and return its row and its control."""
+SLOW_TO_MAKE = ("torch.compile",)
+"""Peers that are made on request only: a minute for each network."""
+
+
+def row(name: str, network: Deployed, rounds: int, peers: Sequence[str]) -> tuple[dict[str, Any], float]:
+    """Time a network and some peers, and return its row and its control."""
     model = network.factory().eval()
     x = torch.randn(network.shape, generator=torch.Generator().manual_seed(0))
     start = time.perf_counter()
@@ -98,7 +146,8 @@ def row(name: str, network: Deployed, rounds: int) -> tuple[dict[str, Any], floa
     runners: dict[str, Runner] = {"convolith": by_torch(fast.model, x), "control": by_torch(fast.model, x)}
     missing = []
     with torch.no_grad():
-        for peer, (package, make) in PEERS.items():
+        for peer in peers:
+            package, make = PEERS[peer]
             if find_spec(package) is None or (peer == "channels_last" and x.ndim < 4):
                 continue
             try:
@@ -154,15 +203,22 @@ def equal_classes(network: Deployed, count: int) -> int:
 @click.command()
 @click.option("--only", help="Networks whose name contains this.")
 @click.option("--rounds", default=5, show_default=True, help="Timed blocks of each runner.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of every runner; by default torch's.")
+@click.option("--compile", "compiling", is_flag=True, help="Time torch.compile too, which takes a minute per network.")
 @click.option("--classes", default=0, metavar="N", help="Compare the classes of N random inputs too, for classifiers.")
 @json_option
-def models(only: str | None, rounds: int, classes: int, path: Path | None) -> None:
-    """Whole networks, optimised, against eager torch in both formats, ONNX Runtime and OpenVINO."""
+def models(
+    only: str | None, rounds: int, threads: int | None, *, compiling: bool, classes: int, path: Path | None
+) -> None:
+    """Whole networks, optimised, against torch, ONNX Runtime, OpenVINO and ncnn, where these are installed."""
+    peers = [peer for peer in PEERS if peer not in SLOW_TO_MAKE or (compiling and which("g++"))]
+    if threads is not None:
+        torch.set_num_threads(threads)
     networks = {name: n for name, n in {**DEPLOYED, **BATCHES}.items() if only is None or only.lower() in name.lower()}
     run = Run("models", rounds=rounds)
     rows = []
     for name in track(list(networks), "timing", len(networks), shown=len(networks) > 1):
-        found, control = row(name, networks[name], rounds)
+        found, control = row(name, networks[name], rounds, peers)
         rows.append(found)
         run.controls.append(control)
         click.echo(

@@ -25,7 +25,7 @@ from convolith.planner import machine
 from convolith.report.plain import to_json
 from convolith.report.table import Table, quantity
 
-PACKAGES = ("torch", "numpy", "scipy", "opencv-python-headless", "onnxruntime", "openvino")
+PACKAGES = ("torch", "numpy", "scipy", "opencv-python-headless", "onnxruntime", "openvino", "ncnn")
 """Packages whose versions a run keeps."""
 NOT_TRUSTED = "the control is off by more than 5%: this run cannot be trusted; quieten the machine"
 

@@ -227,3 +227,38 @@ def test_what_is_kept_of_a_kernel_is_what_work_says(engine):
         assert engine.work(spec).memory.forward.prepared == pytest.approx(sum(made.values()), rel=0.05, abs=1 << 14)
         seen += 1
     assert seen
+
+
+SHARING = [pytest.param(BY_NAME[name], id=name) for name in ("direct", "pointwise", "im2col", "winograd_4x4", "fft")]
+
+
+@pytest.mark.parametrize("engine", SHARING)
+def test_a_prepared_kernel_serves_other_sizes(engine):
+    shared = 0
+
+    @examples(engine, 60)
+    @given(
+        spec=specs_taken_by(engine),
+        growth=st.lists(st.integers(-3, 9), min_size=3, max_size=3),
+        batch=st.integers(1, 3),
+    )
+    def law(spec, growth, batch):
+        nonlocal shared
+        size = tuple(max(1, n + more) for n, more in zip(spec.size, growth, strict=False))
+        try:
+            other = replace(spec, size=size, batch=batch)
+        except ConvolithError:  # the kernel does not fit
+            return
+        if engine.refuse(other) is not None:
+            return
+        _, kernel, _ = arrays_for(spec)
+        state = engine.resized(engine.prepare(spec, kernel), other)
+        if state is None:
+            return
+        shared += 1
+        x, _, bias = arrays_for(other, 1)
+        expected = engine.apply(engine.prepare(other, kernel), x, bias)
+        assert torch.equal(engine.apply(state, x, bias), expected)
+
+    law()
+    assert shared >= 3

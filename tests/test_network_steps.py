@@ -1,4 +1,4 @@
-"""Engines as steps of a network's program, whatever the planner would choose, and networks without their weights."""
+"""Steps of a network's program: engines that the planner would not choose, softmax, norms; and networks without weights."""
 
 import copy
 import pickle
@@ -10,6 +10,7 @@ from torch import nn
 
 import convolith as cl
 from convolith.network.execution.compiled import Compiled
+from tests.test_network import check
 
 
 def separable(channels, size, stride=1, padding=0):
@@ -90,6 +91,83 @@ def test_an_engine_without_tails_writes_into_a_concatenation():
     compiled = Compiled(model, (x,), "default", ["pointwise", "fft", "separable"])
     expected = copy.deepcopy(model).double()(x.double())
     assert float((compiled((x,)) - expected).abs().max()) <= 2e-5 * float(expected.abs().max())
+
+
+# Softmax, norms of rows, and interpolation of volumes.
+
+
+class Softmax(nn.Module):
+    """A softmax between two layers, of numbers that are far from one another."""
+
+    def __init__(self, axis, shape):
+        super().__init__()
+        self.conv, self.axis, self.shape = nn.Conv2d(3, 5, 1), axis, shape
+
+    def forward(self, x):
+        y = (30 * self.conv(x)).reshape(len(x), *self.shape)
+        return torch.softmax(y, self.axis) * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("axis", "shape"),
+    [(1, (5, 6, 7)), (-1, (5, 6, 7)), (3, (5, 6, 7)), (1, (5 * 42,)), (-1, (1, 210)), (2, (42, 5)), (1, (210, 1))],
+)
+def test_softmax_is_generated_code(axis, shape, dtype):
+    check(Softmax(axis, shape), (1, 3, 6, 7), (4, 3, 6, 7), islands={}, dtype=dtype, tolerance=1e-5)
+
+
+def test_softmax_with_channels_last_is_generated_code():
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.linear = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+
+        def forward(self, x):
+            return torch.softmax(self.linear(self.conv(x).permute(0, 2, 3, 1)), -1).permute(0, 3, 1, 2) + 1
+
+    check(Head(), (1, 3, 9, 8), (2, 3, 9, 8), islands={})
+
+
+@torch.no_grad()
+def test_softmax_of_extreme_numbers_is_torchs():
+    x = torch.tensor([[0.0, 200.0, -300.0], [-1e30, -1e30, 1e30], [float("nan"), 0, 1], [float("inf"), 0, 1]])
+    x = torch.cat([x, torch.full((1, 3), float("-inf"))])
+    model = nn.Sequential(nn.Identity(), nn.Softmax(1)).eval()
+    compiled = Compiled(model, (x,), "default")
+    assert not compiled.islands
+    torch.testing.assert_close(compiled((x,)), model(x), equal_nan=True)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_norms_of_rows_are_generated_code(count, affine):
+    class Rows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 5, 1)
+            self.norm = nn.LayerNorm((5, 6, 7)[-count:], elementwise_affine=affine)
+            for parameter in self.norm.parameters():
+                nn.init.normal_(parameter)
+
+        def forward(self, x):
+            return self.norm(self.conv(x) + 100) * 2
+
+    check(Rows(), (1, 3, 6, 7), (3, 3, 6, 7), islands={}, tolerance=1e-4)  # of the mean, 100, seven digits are left
+
+
+@pytest.mark.parametrize("corners", [False, True])
+@pytest.mark.parametrize("how", [{"scale_factor": 2}, {"scale_factor": 1.7}, {"size": (3, 17, 5)}], ids=str)
+def test_interpolation_of_volumes_is_generated_code(corners, how):
+    class Resized(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv3d(2, 3, 1)
+
+        def forward(self, x):
+            return nn.functional.interpolate(self.conv(x), mode="trilinear", align_corners=corners, **how) * 2
+
+    check(Resized(), (1, 2, 5, 9, 7), (2, 2, 5, 9, 7), islands={})
 
 
 # Networks without their weights.

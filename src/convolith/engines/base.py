@@ -82,6 +82,13 @@ class Engine(ABC, Generic[State]):
                 output channels are then exchanged and the taps reversed first.
         """
 
+    def resized(self, state: State, spec: ConvSpec) -> State | None:
+        """Return the state of a prepared kernel for a layer that differs in the size and the number of images alone.
+
+        Returns None where the kernel has to be prepared anew.
+        """
+        return None
+
     @abstractmethod
     def apply(
         self, state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None

@@ -1,4 +1,4 @@
-"""Norms of images, as steps of a program: over the channels of each position, or over groups of channels.
+"""Norms as steps of a program: over the channels of each position, over groups of channels, or over rows of numbers.
 
 A mean is taken first, then the mean of squared differences from it, so that large means cost no digits.
 """
@@ -27,6 +27,8 @@ BLOCK_BYTES = 1 << 17
 """Upper bound on the bytes of a block of positions, all channels of which stay in a second-level cache."""
 CHAINS = 4
 """Number of vectors of positions, or of independent sums, that are computed together."""
+ROW_ELEMENTS = 1 << 12
+"""Number of elements of the rows that a thread takes at a time."""
 SERIAL = 1 << 13
 """Number of elements below which one thread has finished before a second one has started."""
 
@@ -35,7 +37,8 @@ class NormRecipe(NamedTuple):
     """Parameters of the generated code."""
 
     kind: str
-    """`"channels"`: over the channels of each position; `"groups"`: over groups of channels."""
+    """`"channels"`: over the channels of each position; `"groups"`: over groups of channels; `"rows"`: over rows of
+    contiguous numbers, each with a weight and a bias of its own."""
     dtype: str
 
 
@@ -59,8 +62,10 @@ def write(module: ir.Module, target: Target, recipe: NormRecipe) -> None:
             with code.loop(whole, end, lanes) as at:
                 mask = code.lanes_below(end - at.index, lanes)
                 _channels(code, kind, s, x + at.index, y + at.index, 1, mask)
-        else:
+        elif recipe.kind == "groups":
             _group(code, kind, s, x, y, part)
+        else:
+            _row(code, kind, s, x + part * s["channels"], y + part * s["channels"])
     code.finish()
 
 
@@ -110,21 +115,20 @@ def _channels(
             goal.store(made) if mask is None else goal.masked_store(made, mask)
 
 
-def _group(code: FunctionBuilder, kind: ir.VectorType, s: dict[str, Any], x: Pointer, y: Pointer, group: Int) -> None:
-    """Generate the norm of one group of channels."""
-    lanes, per_group = kind.count, s["channels"] // s["groups"]
-    first = group * per_group
-    elements = per_group * s["positions"]
-    x, y = x + first * s["positions"], y + first * s["positions"]
+def _moments(
+    code: FunctionBuilder, kind: ir.VectorType, x: Pointer, elements: Int, epsilon: Pointer
+) -> tuple[ir.Value, ir.Value]:
+    """Generate the mean of contiguous numbers, and one over their standard deviation, in all lanes."""
+    lanes = kind.count
     count = code.ir.sitofp(elements.value, kind.element)
 
-    def total(of: list[ir.Value] | None) -> ir.Value:
-        """Return the sum of all elements, or of their squared distances from a vector."""
+    def total(of: ir.Value | None) -> ir.Value:
+        """Return the sum of all elements, or of their squared distances from a vector, divided by their number."""
 
         def added(sums: ir.Value, value: ir.Value, mask: ir.Value | None) -> ir.Value:
             if of is None:
                 return code.ir.fadd(sums, value)
-            apart = code.ir.fsub(value, of[0])
+            apart = code.ir.fsub(value, of)
             if mask is not None:
                 apart = code.ir.select(mask, apart, zero(kind))
             return code.multiply_add(apart, apart, sums)
@@ -140,8 +144,16 @@ def _group(code: FunctionBuilder, kind: ir.VectorType, s: dict[str, Any], x: Poi
         return code.ir.fdiv(code.sum_of(rest.values[0]), count)
 
     mean = code.splat(total(None), lanes)
-    variance = code.splat(code.ir.fadd(total([mean]), s["epsilon"].load()), lanes)
-    scale = code.ir.fdiv(constant(kind, 1.0), _root(code, variance))
+    variance = code.splat(code.ir.fadd(total(mean), epsilon.load()), lanes)
+    return mean, code.ir.fdiv(constant(kind, 1.0), _root(code, variance))
+
+
+def _group(code: FunctionBuilder, kind: ir.VectorType, s: dict[str, Any], x: Pointer, y: Pointer, group: Int) -> None:
+    """Generate the norm of one group of channels."""
+    lanes, per_group = kind.count, s["channels"] // s["groups"]
+    first = group * per_group
+    x, y = x + first * s["positions"], y + first * s["positions"]
+    mean, scale = _moments(code, kind, x, per_group * s["positions"], s["epsilon"])
     with code.loop(0, per_group) as channel:
         weight = code.ir.fmul(scale, code.splat((s["weight"] + first + channel.index).load(), lanes))
         bias = code.splat((s["bias"] + first + channel.index).load(), lanes)
@@ -156,6 +168,17 @@ def _group(code: FunctionBuilder, kind: ir.VectorType, s: dict[str, Any], x: Poi
             (goal + whole).masked_store(code.multiply_add(apart, weight, bias), mask)
 
 
+def _row(code: FunctionBuilder, kind: ir.VectorType, s: dict[str, Any], x: Pointer, y: Pointer) -> None:
+    """Generate the norm of one row of contiguous numbers."""
+    lanes, length = kind.count, s["channels"]
+    mean, scale = _moments(code, kind, x, length, s["epsilon"])
+    with code.loop(0, length, lanes) as at:
+        mask = code.lanes_below(length - at.index, lanes)
+        value, weight, bias = ((base + at.index).masked_vector(lanes, mask) for base in (x, s["weight"], s["bias"]))
+        made = code.ir.fmul(code.ir.fsub(value, mean), scale)
+        (y + at.index).masked_store(code.multiply_add(made, weight, bias), mask)
+
+
 def steps(
     groups: int,
     shape: tuple[int, ...],
@@ -163,16 +186,19 @@ def steps(
     parameters: tuple[torch.Tensor, torch.Tensor],
     epsilon: float,
     dtype: str,
+    *,
+    rows: bool = False,
 ) -> Steps:
     """Return the step that normalises an image.
 
     Args:
         groups: number of groups of channels; 0 to normalise each position over its channels.
-        shape: shape of the image, (N, channels, *size).
+        shape: shape of the image, (N, channels, *size); of rows, (N, number of rows, length).
         pitches: distances of images in x and in y, in elements.
-        parameters: weight and bias, one number per channel each.
+        parameters: weight and bias, one number per channel, or per number of a row, each.
         epsilon: number that is added to the variance.
         dtype: dtype of all numbers.
+        rows: whether rows are normalised.
     """
     batch, channels, positions = shape[0], shape[1], prod(shape[2:])
     threads = 1 if prod(shape) < SERIAL else thread_count()
@@ -180,10 +206,13 @@ def steps(
     block = max(wide, BLOCK_BYTES // (4 * channels) // wide * wide)
     while block > wide and batch * -(-positions // block) < 4 * threads:
         block = max(wide, block // 2 // wide * wide)
-    blocks = groups or -(-positions // block)
+    blocks, chunk = groups or -(-positions // block), 1
+    if rows:
+        blocks, channels, positions = shape[1], shape[2], 1
+        chunk = max(1, min(ROW_ELEMENTS // channels, batch * blocks // (4 * threads)))
     values = {
         "tasks": batch * blocks,
-        "chunk": 1,
+        "chunk": chunk,
         "blocks": blocks,
         "block_positions": block,
         "channels": channels,
@@ -194,5 +223,6 @@ def steps(
     }
     tensors = {"weight": parameters[0], "bias": parameters[1]}
     tensors["epsilon"] = torch.full((1,), epsilon, dtype=parameters[0].dtype, device="cpu")
-    region = routine(write, host(), NormRecipe("groups" if groups else "channels", dtype))
+    kind = "rows" if rows else "groups" if groups else "channels"
+    region = routine(write, host(), NormRecipe(kind, dtype))
     return Steps((Step(region, ARGUMENTS, ARGUMENTS.new(values), {"x": 0, "y": OUTPUT}, tensors, {}, threads),))

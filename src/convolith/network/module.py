@@ -12,6 +12,7 @@ from convolith.errors import ConvolithError
 from convolith.jit import at_most, is_forked, thread_count
 from convolith.network.execution.compiled import Compiled
 from convolith.network.execution.runtime import Unlike
+from convolith.network.execution.schedule import Prepared
 from convolith.network.graph.trace import NotTraced, has_own_code
 from convolith.torch_private import dispatch_modes, needs_torch_operators, versions_of
 
@@ -129,7 +130,7 @@ class Optimized(torch.nn.Module):
                 return self._sizes[key]
             try:
                 choice = self._chosen.get(_size_of(inputs))
-                compiled = Compiled(self.plain, inputs, self.accuracy, choice, self.avoided)
+                compiled = Compiled(self.plain, inputs, self.accuracy, choice, self.avoided, self._prepared())
             except NotTraced:
                 self._sizes[key] = None
                 return None
@@ -139,6 +140,11 @@ class Optimized(torch.nn.Module):
 
     def _key(self, inputs: tuple[torch.Tensor, ...]) -> Any:
         return tuple((tuple(x.shape), x.dtype) for x in inputs), thread_count()
+
+    def _prepared(self) -> dict[tuple[Any, ...], Prepared]:
+        """Return what was prepared from the weights for the sizes so far."""
+        found = [compiled.prepared() for compiled in self._sizes.values() if compiled is not None]
+        return {key: one for each in found for key, one in each.items()}
 
     def program(self, inputs: tuple[torch.Tensor, ...]) -> Compiled | None:
         """Return the network that is kept for a size, or None."""

@@ -21,10 +21,11 @@ from convolith.geometry import check_whole
 from convolith.jit import at_most
 from convolith.network.execution.compiled import Compiled
 from convolith.network.execution.race import choose_fastest, time_chosen
+from convolith.network.execution.schedule import MOST_WAYS
 from convolith.network.fixed import Fixed
 from convolith.network.graph.trace import NotTraced
 from convolith.network.module import Optimized
-from convolith.network.report import NetworkReport, report_of
+from convolith.network.report import NetworkReport, prepared_bytes, report_of
 from convolith.network.saved import save
 from convolith.network.verification import check_nodes, difference
 from convolith.planner.choose import check_choice
@@ -134,7 +135,8 @@ def optimize(
             return Optimization(optimized, NetworkReport.plain(report, str(problem)))
     if compiled is None or found.model is not optimized:
         return found
-    return Optimization(Fixed(compiled, inputs, threads), replace(found.report, weight_bytes=0))
+    fixed = Fixed(compiled, inputs, threads)
+    return Optimization(fixed, replace(found.report, weight_bytes=0, prepared_bytes=prepared_bytes(compiled)))
 
 
 def _compiled(
@@ -148,7 +150,7 @@ def _compiled(
 ) -> Optimization:
     """Compile a folded model for its example, prove it and time it."""
     accuracy, graph = optimized.accuracy, optimized.plain
-    compiled = Compiled(graph, inputs, accuracy)
+    compiled = Compiled(graph, inputs, accuracy, tried=MOST_WAYS if measure else 1)
     expected, compiled.first_result = compiled.first_result, None
     with torch.no_grad():
         if measure:
@@ -158,7 +160,7 @@ def _compiled(
                 time_chosen(compiled, inputs)
         with QuickConvolutions():
             errors, failed = _verified(compiled, inputs)
-            avoided, more = _check_other_size(graph, inputs, accuracy)
+            avoided, more = _check_other_size(graph, inputs, accuracy, compiled)
             if avoided:
                 compiled.avoid(avoided)
                 failed += more
@@ -217,12 +219,17 @@ def _verified(compiled: Compiled, inputs: Inputs) -> tuple[Errors, list[str]]:
     raise NotTraced(f"{failed[-1]}; please report the model")
 
 
-def _check_other_size(graph: torch.nn.Module, inputs: Inputs, accuracy: str) -> tuple[Avoided, list[str]]:
-    """Compare every step with torch on random inputs of another size, if the model takes one, and of two images."""
+def _check_other_size(
+    graph: torch.nn.Module, inputs: Inputs, accuracy: str, first: Compiled
+) -> tuple[Avoided, list[str]]:
+    """Compare every step with torch on random inputs of another size, if the model takes one, and of two images.
+
+    What was prepared from the weights for the first size is shared, as later.
+    """
     others = next((other for other in islice(variations(graph, inputs), TRIED) if _takes(graph, other)), None)
     if others is None:
         return set(), []
-    compiled = Compiled(graph, others, accuracy)
+    compiled = Compiled(graph, others, accuracy, known=first.prepared())
     _, failed = _verified(compiled, others)
     if compiled.draws:
         return compiled.avoided, failed

@@ -158,14 +158,14 @@ def report_of(
         whole,
         compiled.placement.arena_bytes,
         sum(weights.values()),
-        _prepared_bytes(compiled),
+        prepared_bytes(compiled),
         dict(islands),
         dict(compiled.trace.kept),
         tuple(replaced),
     )
 
 
-def _prepared_bytes(compiled: Compiled) -> int:
+def prepared_bytes(compiled: Compiled) -> int:
     """Return the bytes of the constants of all steps that are not the weights as given."""
     given = {layer.weight.data_ptr() for layer in compiled.layers}
     ways = [compiled.way(number) for number in range(len(compiled.nodes))]

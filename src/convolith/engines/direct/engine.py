@@ -168,6 +168,10 @@ class Direct(GeneratedEngine[State]):
         kernel = turned(spec, kernel) if adjoint else kernel
         return ready._replace(kernel=to_working(kernel, torch_dtype(ready.recipe.sum_dtype)).contiguous())
 
+    def resized(self, state: State, spec: ConvSpec) -> State | None:
+        """Share the kernel."""
+        return _ready(host(), spec, thread_count())._replace(kernel=state.kernel)
+
     def apply(
         self, state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
     ) -> torch.Tensor:

@@ -40,7 +40,7 @@ from convolith.engines.fft.tiling import (
 from convolith.engines.machine_limits import MachineLimits, sum_dtype_name
 from convolith.engines.padding import padded_size, source_tables
 from convolith.engines.steps import OUTPUT, Finish, Layout, Step, Steps
-from convolith.jit import Routine, Target, routine, scratch, thread_count
+from convolith.jit import Routine, Target, host, routine, scratch, thread_count
 from convolith.jit.builder import itemsize
 from convolith.jit.conversions import STORED
 from convolith.spec import ConvSpec
@@ -182,6 +182,15 @@ class Fft(GeneratedEngine[State]):
         panel = panel_of(target) if meeting(inner) else 1
         spectra = _spectra(inner, tiling, _at_addresses(ready.template, tables), ready.region, weights, panel)
         return ready._replace(spectra=spectra, tables=tables)
+
+    def resized(self, state: State, spec: ConvSpec) -> State | None:
+        """Share the spectra, if the tiles are as large."""
+        inner = spec.squeezed()
+        tiling = tiling_of(inner)
+        if (tiling.rows, tiling.columns) != (state.tiling.rows, state.tiling.columns) or inner.axes != state.inner.axes:
+            return None
+        ready = _ready(host(), spec, tiling, (thread_count(), *block_of(inner, tiling)))
+        return ready._replace(spectra=state.spectra, tables=ready.tables | {"scale": state.tables["scale"]})
 
     def apply(
         self, state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None

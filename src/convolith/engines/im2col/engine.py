@@ -97,15 +97,14 @@ class Im2col(GeneratedEngine[State]):
 
     def prepare_for(self, target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool = False) -> State:
         """Prepare the kernel and the code for any processor."""
-        plain = spec.plane()
-        inner = product_of(plain)
-        ready = pointwise_engine.ready(target, inner, thread_count(), step_of(plain))
+        inner = product_of(spec.plane())
         kernel = turned(spec, kernel) if adjoint else kernel
         weight = pointwise_engine.packed(target, inner, kernel.reshape(inner.kernel_shape), adjoint=False)
-        template = ready.template[:]
-        offsets = _offsets(plain)
-        ARGUMENTS.update(template, _layout(plain))
-        return State(spec, ready._replace(weight=weight, template=template), offsets)
+        return _ready(target, spec, weight)
+
+    def resized(self, state: State, spec: ConvSpec) -> State | None:
+        """Share the packed weights, whose layout depends on channels alone."""
+        return _ready(host(), spec, state.inner.weight)
 
     def apply(
         self, state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
@@ -134,6 +133,15 @@ class Im2col(GeneratedEngine[State]):
 
 
 im2col = Im2col()
+
+
+def _ready(target: Target, spec: ConvSpec, weight: torch.Tensor) -> State:
+    """Prepare everything except the packed weights: the code, the blocks and the offsets of taps."""
+    plain = spec.plane()
+    ready = pointwise_engine.ready(target, product_of(plain), thread_count(), step_of(plain))
+    template = ready.template[:]
+    ARGUMENTS.update(template, _layout(plain))
+    return State(spec, ready._replace(weight=weight, template=template), _offsets(plain))
 
 
 @lru_cache(maxsize=1024)

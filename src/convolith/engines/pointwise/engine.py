@@ -181,6 +181,12 @@ class Pointwise(GeneratedEngine[Generated | Multiplied]):
             return Multiplied(spec, to_working(kernel, working_dtype(spec)).reshape(matrix))
         return ready(target, spec, thread_count())._replace(weight=packed(target, spec, kernel, adjoint=adjoint))
 
+    def resized(self, state: Generated | Multiplied, spec: ConvSpec) -> Generated | Multiplied | None:
+        """Share the packed weights, whose layout depends on channels alone."""
+        if isinstance(state, Multiplied):
+            return state._replace(spec=spec)
+        return ready(host(), spec, thread_count())._replace(weight=state.weight)
+
     def apply(
         self, state: Generated | Multiplied, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
     ) -> torch.Tensor:

@@ -192,6 +192,11 @@ class Separable(GeneratedEngine[State]):
         recipe = ready.recipe._replace(may_miss=may_miss)
         return ready._replace(down=low_rank.down, across=low_rank.across, recipe=recipe)
 
+    def resized(self, state: State, spec: ConvSpec) -> State | None:
+        """Share the factors."""
+        ready = _ready(state.target, spec, state.down.shape[1], thread_count())
+        return ready._replace(down=state.down, across=state.across, recipe=state.recipe)
+
     def apply(
         self, state: State, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
     ) -> torch.Tensor:

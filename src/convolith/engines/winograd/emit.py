@@ -76,6 +76,10 @@ class WinogradRecipe(NamedTuple):
         return self.outputs + TAPS - 1
 
 
+PAIR = 2
+"""Number of panels that are packed together for each point: the layout of U depends on channels alone."""
+
+
 def panel_rows(target: Target) -> int:
     """Return the output channels of a packed panel: with three vectors and a row of inputs, they fill the registers."""
     return 8 if target.vector_registers > 16 else 4
@@ -288,7 +292,7 @@ class _Block(NamedTuple):
         panels = code.minimum(s["panels"] - panel_block * s["panel_block"], s["panel_block"])
         panel = s["in_channels"] * self.rows
         with code.loop(0, points) as point:
-            u = s["u"] + (panel_block * s["panel_block"] * points + point.index * panels) * panel
+            u = s["u"] + (panel_block * s["panel_block"] * points + point.index * PAIR) * panel
             self.multiply(u, v + point.index * s["v_plane"], m + point.index * s["m_plane"], count, panels)
         first = panel_block * s["panel_block"] * self.rows
         last = code.minimum(first + panels * self.rows, s["out_channels"])
@@ -313,9 +317,10 @@ class _Block(NamedTuple):
             ):
                 channels = code.minimum(s["in_channels"] - chunk.index, SUMMED_AT_ONCE)
                 vector = group.index * number + done
+                pair, second = panel.index // PAIR, panel.index % PAIR
                 code.call(
                     self.products[number],
-                    u + panel.index * u_pitch + chunk.index * self.rows,
+                    u + (pair * (PAIR * self.recipe.points**2) + second) * u_pitch + chunk.index * self.rows,
                     v + vector * v_pitch + chunk.index * lanes,
                     m + panel.index * self.rows * m_pitch + vector * lanes,
                     *(channels, chunk.index, u_pitch, v_pitch, m_pitch),

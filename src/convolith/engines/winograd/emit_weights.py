@@ -11,14 +11,14 @@ from collections.abc import Sequence
 
 from llvmlite import ir
 
-from convolith.engines.winograd.emit import WinogradRecipe, panel_rows
+from convolith.engines.winograd.emit import PAIR, WinogradRecipe, panel_rows
 from convolith.engines.winograd.transforms import transform_kernel
 from convolith.jit.arguments import ArgumentBlock
 from convolith.jit.builder import FunctionBuilder, Int, Pointer
 from convolith.jit.target import Target
 
 ARGUMENTS = ArgumentBlock(
-    *("kernel", "u", "scratch", "counters", "tasks", "in_channels", "out_channels", "panels", "panel_block"),
+    *("kernel", "u", "scratch", "counters", "tasks", "in_channels", "out_channels"),
     *("out_step", "in_step", "reversed", "chunks"),
 )
 """Arguments of a region; steps are elements from one channel of the kernel to the next."""
@@ -86,13 +86,11 @@ def _transform(
 def _write_out(
     code: FunctionBuilder, s: dict[str, Int], buffer: Pointer, place: tuple[Int, Int, Int], rows: int, points: int
 ) -> None:
-    """Copy the buffer to the layout of the products: (blocks of panels, points, panels, in_channels, rows)."""
+    """Copy the buffer to the layout of the products: (pairs of panels, points, PAIR, in_channels, rows)."""
     panel, first, count = place
-    block = panel // s["panel_block"]
-    before = block * s["panel_block"]
-    panels = code.minimum(s["panels"] - before, s["panel_block"])
-    pitch = panels * s["in_channels"] * rows
-    goal = s["u"] + (before * points + (panel - before)) * s["in_channels"] * rows + first * rows
+    pair, second = panel // PAIR, panel % PAIR
+    pitch = PAIR * s["in_channels"] * rows
+    goal = s["u"] + (pair * (PAIR * points) + second) * s["in_channels"] * rows + first * rows
     with code.loop(0, points) as point:
         source, sink = buffer + point.index * (CHUNK * rows), goal + point.index * pitch
         with code.loop(0, count) as c:

@@ -203,6 +203,10 @@ class Winograd(GeneratedEngine[State]):
             adjoint, spec = False, in_planes(spec)
         return ready._replace(u=self._transformed(target, spec, kernel, ready, adjoint=adjoint))
 
+    def resized(self, state: State, spec: ConvSpec) -> State | None:
+        """Share the transformed kernel, whose layout depends on channels alone."""
+        return _ready(self, host(), spec, thread_count())._replace(u=state.u)
+
     def _blocks(self, spec: ConvSpec, target: Target) -> Blocks:
         """Plan the stages, their threads and their memory."""
         down, across = self._tiles(spec)
@@ -291,7 +295,7 @@ class Winograd(GeneratedEngine[State]):
     def _transformed(
         self, target: Target, spec: ConvSpec, kernel: torch.Tensor, ready: State, *, adjoint: bool
     ) -> torch.Tensor:
-        """Compute U, (blocks of panels, points, panels, in_channels, rows), with zero rows for absent channels."""
+        """Compute U, (pairs of panels, points, PAIR, in_channels, rows), with zero rows for absent channels."""
         rows, panels = panel_rows(target), ready.template[AT["panels"]]
         size = (self.outputs + 2) ** 2 * panels * rows * spec.in_channels
         u = empty((size + BEYOND,), kernel.dtype)
@@ -309,8 +313,6 @@ class Winograd(GeneratedEngine[State]):
             "scratch": room.data_ptr(),
             "tasks": panels * chunks,
             "chunks": chunks,
-            "panels": panels,
-            "panel_block": ready.template[AT["panel_block"]],
             "in_channels": spec.in_channels,
             "out_channels": spec.out_channels,
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from convolith.jit import thread_count
 from convolith.network.execution import images, remembered_choices
 from convolith.network.execution.placement import CONSTANT, Place, Placement, arrange, place
 from convolith.network.execution.runtime import Instance
-from convolith.network.execution.schedule import Scheduler, Way
+from convolith.network.execution.schedule import Prepared, Scheduler, Way
 from convolith.network.graph.nodes import Alias, Computed, Convolve, Island, Node
 from convolith.network.graph.reading import read
 from convolith.network.graph.tails import fuse
@@ -29,6 +29,14 @@ KEPT_INSTANCES = 2
 class Compiled:
     """A network at one input size.
 
+    Args:
+        graph, inputs: the model and inputs of the size.
+        accuracy: as in `plan`.
+        choice: engines of its layers, or None to choose.
+        avoided: nodes, and engines that they are not computed by.
+        known: what was prepared from the weights for other sizes.
+        tried: largest number of engines that are prepared for a layer, to be timed.
+
     Attributes:
         nodes: its nodes, in order.
         ways: for each node, the ways to compute it.
@@ -44,6 +52,9 @@ class Compiled:
         accuracy: str,
         choice: remembered_choices.Choice | None = None,
         avoided: Iterable[tuple[str, str]] = (),
+        known: Mapping[tuple[Any, ...], Prepared] | None = None,
+        *,
+        tried: int = 1,
     ) -> None:
         self.trace: Trace
         self.trace, self.first_result = trace(graph, inputs)
@@ -57,6 +68,7 @@ class Compiled:
         self.accuracy = accuracy
         self.avoided = set(avoided)
         """Nodes, by their names in the folded graph, and engines that they are not computed by."""
+        self._known, self._tried = known or {}, tried
         self.placement, self.ways = self._scheduled()
         self.chosen = [0] * len(self.nodes)
         self.seconds: list[float | None] = [None] * len(self.nodes)
@@ -73,7 +85,7 @@ class Compiled:
             next((n for n, way in enumerate(ways) if way.engine == engine), 0)
             for ways, engine in zip(self.ways, chosen, strict=True)
         ]
-        self._free = []
+        self._keep_chosen()
 
     def engines_of_all(self) -> list[str]:
         """Return the name of the engine or pass of each node."""
@@ -87,13 +99,15 @@ class Compiled:
                 images.narrowed(placement, self.images, self.by_image)
             arrange(placement)
             wanted = iter(self.choice or ())
-            scheduler, count = Scheduler(self.trace, placement, self.accuracy), len(self.nodes)
+            scheduler = Scheduler(self.trace, placement, self.accuracy, self._known, self._tried)
+            count = len(self.nodes)
             found: list[list[Way]] = []
             for number in track(range(count), "preparing", count, shown=count > LONG):
                 node = self.nodes[number]
                 engine = next(wanted, None) if isinstance(node, Convolve) else None
-                ways = scheduler.ways(images.one_image(node) if number < self.by_image else node, engine)
-                ways = [way for way in ways if (node.where, way.engine) not in self.avoided]
+                avoided = {engine for where, engine in self.avoided if where == node.where}
+                ways = scheduler.ways(images.one_image(node) if number < self.by_image else node, engine, avoided)
+                ways = [way for way in ways if way.engine not in avoided]
                 if not ways and isinstance(node, Computed):
                     ways = [Way("torch", call=node.reference)]
                 if number < self.by_image:
@@ -126,7 +140,17 @@ class Compiled:
     def choose(self, numbers: Sequence[int], seconds: Sequence[float | None]) -> None:
         """Take a way for each node, with its time in the network."""
         self.chosen, self.seconds = list(numbers), list(seconds)
+        self._keep_chosen()
+
+    def _keep_chosen(self) -> None:
+        """Forget the other ways, and the weights that were prepared for them."""
+        self.ways, self.chosen = [[self.way(n)] for n in range(len(self.nodes))], [0] * len(self.nodes)
         self._free = []
+
+    def prepared(self) -> dict[tuple[Any, ...], Prepared]:
+        """Return what was prepared from weights for the chosen ways, by its key."""
+        found = (self.way(n).prepared for n in range(len(self.nodes)))
+        return {one.key: one for one in found if one is not None}
 
     def __call__(self, inputs: Sequence[torch.Tensor]) -> Any:
         """Return the network's result, computed by an instance that no other call uses meanwhile."""
@@ -141,8 +165,11 @@ class Compiled:
                     self._free.append(free)
 
     def drop_weights(self) -> None:
-        """Keep the chosen ways alone, without the weights that they were prepared from."""
-        self.ways, self.chosen = [[self.way(n)] for n in range(len(self.nodes))], [0] * len(self.nodes)
+        """Forget the weights that the chosen ways were prepared from."""
+        for ways in self.ways:
+            for way in ways:
+                way.prepared = None
+        self._known = {}
         needed = {n for node in self.islands for n in node.inputs} | {*self.results}
         needed |= {number for number, place in self.placement.places.items() if self._is_constant(place)}
         for number, value in enumerate(self.trace.values):

@@ -9,13 +9,26 @@ from typing import NamedTuple
 
 import torch
 
-from convolith.network.graph.nodes import Alias, Convolve, Copy, Island, Join, Map, Mean, Node, Norm, Pool, Resize
+from convolith.network.graph.nodes import (
+    Alias,
+    Convolve,
+    Copy,
+    Island,
+    Join,
+    Map,
+    Mean,
+    Node,
+    Norm,
+    Pool,
+    Resize,
+    Softmax,
+)
 from convolith.network.graph.trace import NotTraced, Trace, Value
 
 LINE = 64
 """Alignment of tensors in the arena, in bytes."""
 PAGE = 4096
-PLACED = Convolve | Copy | Map | Norm | Pool | Resize | Join
+PLACED = Convolve | Copy | Map | Norm | Pool | Resize | Softmax | Join
 """Nodes whose result may lie anywhere, images apart from each other."""
 GIVEN, MADE, RETURNED, ARENA, CONSTANT = "given", "made by an island", "returned", "arena", "constant"
 """Kinds of memory: an input of the network, a result of torch, an output of the network, a part of the arena, a

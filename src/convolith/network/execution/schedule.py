@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, NamedTuple
@@ -13,9 +13,22 @@ from convolith.dtypes import dtype_name
 from convolith.engines import BY_NAME
 from convolith.engines.elementwise import NO_TAIL, evaluate
 from convolith.engines.steps import Finish, Layout, Steps
-from convolith.layer_steps import copies, maps, means, norms, pools, resizes
+from convolith.layer_steps import copies, maps, means, norms, pools, resizes, softmax
 from convolith.network.execution.placement import Place, Placement
-from convolith.network.graph.nodes import Convolve, Copy, Fetch, Island, Join, Map, Mean, Node, Norm, Pool, Resize
+from convolith.network.graph.nodes import (
+    Convolve,
+    Copy,
+    Fetch,
+    Island,
+    Join,
+    Map,
+    Mean,
+    Node,
+    Norm,
+    Pool,
+    Resize,
+    Softmax,
+)
 from convolith.network.graph.trace import Trace
 from convolith.planner import plan
 from convolith.planner.plan import BoundPlan
@@ -29,6 +42,11 @@ MUCH_FASTER = 0.6
 """Ratio of the estimated time of an engine that cannot be a step, to the best of those that can, below which it is
 tried."""
 
+LAYER = (
+    *("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"),
+    *("padding_value", "transposed", "output_padding", "bias", "dtype", "kernel_dtype", "out_dtype"),
+)
+"""What a prepared kernel depends on: all of a spec but the size and the number of images."""
 MOST_GROUPS, FEWEST_CHANNELS = 32, 16
 """Largest number of groups, and least number of their input channels, that are computed one after the other."""
 ISLAND_SECONDS = 3e-5
@@ -63,6 +81,21 @@ class Way:
     parts: tuple[Part, ...] = ()
     call: Callable[[Fetch], Any] | None = None
     error_bound: float | None = None
+    prepared: Prepared | None = None
+
+
+class Prepared(NamedTuple):
+    """A layer's weights and what an engine prepared from them.
+
+    Attributes:
+        key: the engine, and the layer without the size and the number of its images.
+        weight: the weights as given; the key holds their address, which nothing else has while they are here.
+        state: what the engine's `prepare` returned.
+    """
+
+    key: tuple[Any, ...]
+    weight: torch.Tensor
+    state: Any
 
 
 class Scheduler:
@@ -72,20 +105,31 @@ class Scheduler:
         trace: the trace.
         placement: places of its values.
         accuracy: as in `plan`.
+        known: what was prepared for other sizes, by its key.
+        tried: largest number of engines that are prepared for a layer.
     """
 
-    def __init__(self, trace: Trace, placement: Placement, accuracy: str) -> None:
-        self.trace, self.placement, self.accuracy = trace, placement, accuracy
+    def __init__(
+        self,
+        trace: Trace,
+        placement: Placement,
+        accuracy: str,
+        known: Mapping[tuple[Any, ...], Prepared],
+        tried: int = MOST_WAYS,
+    ) -> None:
+        self.trace, self.placement, self.accuracy, self.known, self.tried = trace, placement, accuracy, known, tried
 
-    def ways(self, node: Node, engine: str | None = None) -> list[Way]:
+    def ways(self, node: Node, engine: str | None = None, avoided: Collection[str] = ()) -> list[Way]:
         """Return the ways to compute a node, the one that is estimated to be fastest first.
 
         Args:
             node: the node.
             engine: the only engine that is prepared for a layer, if it can compute it.
+            avoided: engines that do not compute it.
         """
         if isinstance(node, Convolve):
-            return (self._layer(node, engine) if engine else []) or self._layer(node)
+            engine = None if engine in avoided else engine
+            return (self._layer(node, engine) if engine else []) or self._layer(node, avoided=avoided)
         if isinstance(node, Map):
             return [self._map(node)]
         if isinstance(node, Mean):
@@ -99,10 +143,13 @@ class Scheduler:
         if isinstance(node, Norm):
             pitches = self._place(node.inputs[0]).image, self._place(node.outputs[0]).image
             parameters = node.weight, node.bias
-            steps = norms.steps(
-                node.groups, node.shape, pitches, parameters, node.epsilon, self._dtype(node.outputs[0])
-            )
+            dtype = self._dtype(node.outputs[0])
+            steps = norms.steps(node.groups, node.shape, pitches, parameters, node.epsilon, dtype, rows=node.rows)
             return [Way("norm", (self._part(steps, node.inputs, node.outputs[0]),))]
+        if isinstance(node, Softmax):
+            pitches = self._place(node.inputs[0]).image, self._place(node.outputs[0]).image
+            steps = softmax.steps(node.shape, pitches, self._dtype(node.outputs[0]), rows=node.rows)
+            return [Way("softmax", (self._part(steps, node.inputs, node.outputs[0]),))]
         if isinstance(node, Resize) and node.axes is not None:
             pitches = self._place(node.inputs[0]).image, self._place(node.outputs[0]).image
             steps = resizes.steps(node.shape, node.axes, pitches, self._dtype(node.outputs[0]))
@@ -122,7 +169,7 @@ class Scheduler:
     def _part(self, steps: Steps, inputs: Sequence[int], output: int) -> Part:
         return Part(steps, tuple(self._place(n) for n in inputs), self._place(output))
 
-    def _layer(self, node: Convolve, engine: str | None = None) -> list[Way]:
+    def _layer(self, node: Convolve, engine: str | None = None, avoided: Collection[str] = ()) -> list[Way]:
         """Return the engines whose estimated times are close to the least, then those that cannot be steps."""
         spec = node.spec()
         if self.accuracy == "double":
@@ -131,7 +178,7 @@ class Scheduler:
             return [Way(chosen.engine, call=_bound_call(node, bound))]
         candidates = [c for c in plan(spec, node.weight, accuracy=self.accuracy).candidates if c.reason is None]
         candidates = [c for c in candidates if c.engine != "reference" and c.seconds is not None]
-        candidates = [c for c in candidates if engine in (None, c.engine)]
+        candidates = [c for c in candidates if engine in (None, c.engine) and c.engine not in avoided]
         if not candidates:
             return []
         candidates.sort(key=lambda c: c.seconds or 0.0)
@@ -141,9 +188,10 @@ class Scheduler:
         least: float | None = None
         for candidate in candidates:
             seconds = candidate.seconds or 0.0
-            if len(ways) == MOST_WAYS or (least is not None and seconds > TRIED_WITHIN * least):
+            if len(ways) == self.tried or (least is not None and seconds > TRIED_WITHIN * least):
                 break
-            state = self.prepared(candidate.engine, spec, node.weight)
+            prepared = self.prepared(candidate.engine, spec, node.weight)
+            state = prepared.state
             steps = BY_NAME[candidate.engine].steps(state, layout, finish)
             after: tuple[Part, ...] = ()
             if steps is None and node.tail != NO_TAIL:
@@ -154,7 +202,8 @@ class Scheduler:
             if steps is not None:
                 least = least or seconds
                 part = self._part(steps, node.inputs, node.outputs[0])
-                ways.append(Way(candidate.engine, (part, *after), error_bound=candidate.error_bound))
+                parts = (part, *after)
+                ways.append(Way(candidate.engine, parts, error_bound=candidate.error_bound, prepared=prepared))
         ways += self._by_group(node, spec, least)
         alone = next(iter(candidates))
         if least is None or (alone.seconds or 0.0) + ISLAND_SECONDS < MUCH_FASTER * least:
@@ -192,7 +241,7 @@ class Scheduler:
             bias = None if node.bias is None else node.bias[mine]
             constants = tuple(constant.reshape(-1)[mine] for constant in node.constants)
             finish = Finish(bias, node.tail, constants, None if node.residual is None else 1)
-            state = self.prepared(best.engine, one, node.weight[mine].contiguous())
+            state = BY_NAME[best.engine].prepare(one, node.weight[mine].contiguous())
             steps = BY_NAME[best.engine].steps(state, Layout(x.image, y.image), finish)
             if steps is None:
                 return []
@@ -202,9 +251,12 @@ class Scheduler:
             parts.append(Part(steps, tuple(places), y._replace(offset=y.offset + shift)))
         return [Way(best.engine, tuple(parts), error_bound=best.error_bound)]
 
-    def prepared(self, engine: str, spec: Any, weight: torch.Tensor) -> Any:
-        """Return an engine's state for a kernel."""
-        return BY_NAME[engine].prepare(spec, weight)
+    def prepared(self, engine: str, spec: ConvSpec, weight: torch.Tensor) -> Prepared:
+        """Return an engine's state for a kernel; what was prepared for another size is shared where it can be."""
+        key = (engine, weight.data_ptr(), *(getattr(spec, name) for name in LAYER))
+        known = self.known.get(key)
+        state = None if known is None else BY_NAME[engine].resized(known.state, spec)
+        return Prepared(key, weight, BY_NAME[engine].prepare(spec, weight) if state is None else state)
 
     def _map(self, node: Map) -> Way:
         shape = node.shape if len(node.shape) > 1 else (1, 1, prod(node.shape))

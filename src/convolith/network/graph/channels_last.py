@@ -10,7 +10,7 @@ from math import prod
 
 import torch
 
-from convolith.network.graph.nodes import Alias, Convolve, Map, Node, Norm, Shape
+from convolith.network.graph.nodes import Alias, Convolve, Map, Node, Norm, Shape, Softmax
 from convolith.network.graph.readers.arguments import FLOATS, Reader, Values, fits, own_result
 from convolith.network.graph.readers.elementwise import Elementwise
 from convolith.network.graph.readers.norms import parameters
@@ -18,8 +18,8 @@ from convolith.network.graph.trace import Op, Ref
 
 Planes = dict[int, Shape]
 """Shape of the planes, (N, channels, *size), of each value with channels last."""
-VIEWS = ("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "alias", "detach", "clone")
-"""Operators that keep the order of all elements."""
+VIEWS = ("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "alias", "detach", "clone", "expand")
+"""Operators that keep the order of all elements, at least where they keep their number."""
 
 
 def channels_last(op: Op, values: Values, planes: Planes, reader: Reader | None) -> tuple[Node, Shape | None] | None:
@@ -42,7 +42,9 @@ def channels_last(op: Op, values: Values, planes: Planes, reader: Reader | None)
         return _view(op, values, planes)
     if name == "native_layer_norm":
         return _norm(op, values, planes)
-    if name in ("mm", "addmm"):
+    if name == "_softmax":
+        return _softmax(op, planes)
+    if name in ("mm", "addmm", "bmm"):
         return _linear(op, values, planes, with_bias=name == "addmm")
     if isinstance(reader, Elementwise):
         node = reader(op, values, planes)
@@ -110,6 +112,15 @@ def _norm(op: Op, values: Values, planes: Planes) -> tuple[Node, Shape] | None:
     return Norm(op.where, [number], [own_result(op)], 0, weight, bias, op.args[4], shape), shape
 
 
+def _softmax(op: Op, planes: Planes) -> tuple[Node, Shape] | None:
+    """Read the softmax over the channels of each position."""
+    number = op.inputs[0]
+    shape = planes[number]
+    if op.args[1] != -1 or op.args[2]:
+        return None
+    return Softmax(op.where, [number], [own_result(op)], shape), shape
+
+
 def _linear(op: Op, values: Values, planes: Planes, *, with_bias: bool) -> tuple[Node, Shape] | None:
     """Read a linear layer as a 1x1 convolution."""
     first = 1 if with_bias else 0
@@ -117,6 +128,8 @@ def _linear(op: Op, values: Values, planes: Planes, *, with_bias: bool) -> tuple
     if not (isinstance(x, Ref) and isinstance(matrix, Ref)) or x.number not in planes:
         return None
     weight = values[matrix.number].constant
+    if weight is not None and weight.ndim == 3 and weight.stride(0) == 0:  # one matrix, repeated for a batch
+        weight = weight[0]
     bias = values[op.args[0].number].constant if with_bias else None
     shape = planes[x.number]
     if weight is None or weight.ndim != 2 or weight.dtype not in FLOATS or len(shape) > 5:

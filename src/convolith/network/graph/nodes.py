@@ -208,13 +208,14 @@ class Pool(Computed):
 
 @dataclass
 class Norm(Computed):
-    """Norm over the channels of each position, or over groups of channels.
+    """Norm over the channels of each position, over groups of channels, or over rows of contiguous numbers.
 
     Attributes:
         groups: number of groups; 0 to normalise each position over its channels.
-        weight, bias: one number per channel each.
+        weight, bias: one number per channel, or per number of a row, each.
         epsilon: number that is added to the variance.
-        shape: shape of x and of the result.
+        shape: shape of x and of the result; of rows, (N, number of rows, length).
+        rows: whether rows are normalised.
     """
 
     groups: int = 0
@@ -222,15 +223,35 @@ class Norm(Computed):
     bias: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     epsilon: float = 0.0
     shape: Shape = ()
+    rows: bool = False
 
     def reference(self, fetch: Fetch) -> torch.Tensor:
         """Normalise by torch."""
         x = fetch(self.inputs[0]).reshape(self.shape)
         weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        if self.rows:
+            return torch.nn.functional.layer_norm(x, x.shape[-1:], weight, bias, self.epsilon)
         if self.groups:
             return torch.nn.functional.group_norm(x, self.groups, weight, bias, self.epsilon)
         last = x.movedim(1, -1)
         return torch.nn.functional.layer_norm(last, last.shape[-1:], weight, bias, self.epsilon).movedim(-1, 1)
+
+
+@dataclass
+class Softmax(Computed):
+    """Softmax over the channels of each position, or over rows of contiguous numbers.
+
+    Attributes:
+        shape: shape of x and of the result; of rows, (N, number of rows, length).
+        rows: whether sums are over rows.
+    """
+
+    shape: Shape = ()
+    rows: bool = False
+
+    def reference(self, fetch: Fetch) -> torch.Tensor:
+        """Compute the softmax by torch."""
+        return torch.softmax(fetch(self.inputs[0]).reshape(self.shape), -1 if self.rows else 1)
 
 
 @dataclass

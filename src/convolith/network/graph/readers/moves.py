@@ -20,6 +20,7 @@ from convolith.network.graph.nodes import (
 )
 from convolith.network.graph.readers.arguments import (
     Values,
+    new_value,
     own_argument,
     own_result,
 )
@@ -219,10 +220,10 @@ def nearest(op: Op, values: Values) -> Node | None:
     return Copy.of(op.where, x, own_result(op), axes, out)
 
 
-def resize(op: Op, values: Values) -> Node | None:
-    """Read linear and cubic interpolation of signals and images."""
+def resize(op: Op, values: Values) -> Node | list[Node] | None:
+    """Read linear and cubic interpolation of signals, images and volumes."""
     x = own_argument(op, 0, values)
-    if x is None or len(values[x].shape) > 4:
+    if x is None:
         return None
     shape, out, dtype = values[x].shape, values[own_result(op)].shape, values[x].dtype
     kind, overload = op.name.split(".")[1:]
@@ -234,6 +235,8 @@ def resize(op: Op, values: Values) -> Node | None:
     corners = bool(op.args[2])
     sizes = zip(shape[2:], out[2:], scales, strict=True)
     axes = [_weights(kind, n, m, scale, dtype, corners=corners) for n, m, scale in sizes]
+    if len(axes) == 3:
+        return _of_volumes(op, values, axes, scales, corners=corners)
     one = Weights.of(torch.ones(1, 1, dtype=dtype, device="cpu"))
     call, rest = op.call, op.args[1:]
     node = Resize(op.where, [x], [own_result(op)])
@@ -241,6 +244,27 @@ def resize(op: Op, values: Values) -> Node | None:
     node.shape = (*shape[:2], *(1,) * (4 - len(shape)), *shape[2:])
     node.out_shape, node.call = out, lambda tensor: call(tensor, *rest)
     return node
+
+
+def _of_volumes(op: Op, values: Values, axes: list[Weights], scales: list[Any], *, corners: bool) -> list[Node]:
+    """Return linear interpolation of volumes as that of all their slices, and then along the depth alone."""
+    (x,), y = op.inputs, own_result(op)
+    (batch, channels, depth, *size), out = values[x].shape, values[y].shape
+    plane, linear = prod(out[3:]), torch.ops.aten.upsample_bilinear2d
+    slices = new_value(values, (batch, channels * depth, *out[3:]), values[x].dtype)
+    first, second = Resize(op.where, [x], [slices]), Resize(op.where, [slices], [y])
+    first.axes, first.shape, first.out_shape = (
+        (axes[1], axes[2]),
+        (batch, channels * depth, *size),
+        values[slices].shape,
+    )
+    first.call = lambda tensor: linear(tensor.reshape(first.shape), [*out[3:]], corners, *scales[1:])
+    same = Weights(torch.arange(plane, device="cpu"), torch.ones(plane, 1, dtype=values[x].dtype, device="cpu"))
+    second.axes, second.shape, second.out_shape = (axes[0], same), (batch, channels, depth, plane), out
+    second.call = lambda tensor: linear(
+        tensor.reshape(second.shape), [out[2], plane], corners, scales[0], None
+    ).reshape(out)
+    return [first, second]
 
 
 def _weights(kind: str, size: int, out: int, scale: float | None, dtype: torch.dtype, *, corners: bool) -> Weights:

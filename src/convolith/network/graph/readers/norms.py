@@ -1,7 +1,8 @@
-"""Readers of norms."""
+"""Readers of norms and of softmax."""
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from convolith.network.graph.nodes import (
     Node,
     Norm,
     Operand,
+    Softmax,
 )
 from convolith.network.graph.readers.arguments import (
     Values,
@@ -83,11 +85,25 @@ def parameters(
 
 
 def layer_norm(op: Op, values: Values) -> Node | None:
-    """Read the norm of vectors, (N, channels)."""
-    x = own_argument(op, 0, values)
-    if x is None or len(values[x].shape) != 2 or list(op.args[1]) != [values[x].shape[1]]:
+    """Read the norm of vectors, (N, channels), or of rows of contiguous numbers, the last axes of an image."""
+    x, length = own_argument(op, 0, values), prod(op.args[1])
+    if x is None or len(values[x].shape) <= len(op.args[1]):
         return None
     if not (is_free(op.args[2], values) and is_free(op.args[3], values)):
         return None
-    weight, bias = parameters(op.args[2], op.args[3], values[x].shape[1], values, values[x].dtype)
-    return Norm(op.where, [x], [own_result(op)], 0, weight, bias, op.args[4], (*values[x].shape, 1))
+    shape = values[x].shape
+    weight, bias = parameters(op.args[2], op.args[3], length, values, values[x].dtype)
+    rows = (shape[0], prod(shape[1:]) // length, length)
+    return Norm(op.where, [x], [own_result(op)], 0, weight.reshape(-1), bias.reshape(-1), op.args[4], rows, rows=True)
+
+
+def softmax(op: Op, values: Values) -> Node | None:
+    """Read a softmax over the channels or over the last axis."""
+    x, axis = own_argument(op, 0, values), op.args[1]
+    shape = () if x is None else values[x].shape
+    if x is None or len(shape) < 2 or (len(op.args) > 2 and op.args[2]):
+        return None
+    if axis % len(shape) == len(shape) - 1:
+        rows = (shape[0], prod(shape[1:-1]), shape[-1])
+        return Softmax(op.where, [x], [own_result(op)], rows, rows=True)
+    return Softmax(op.where, [x], [own_result(op)], shape) if axis == 1 else None

@@ -28,7 +28,7 @@ from convolith.network.graph.readers.moves import (
     resize,
     same_memory,
 )
-from convolith.network.graph.readers.norms import batch_norm, group_norm, layer_norm
+from convolith.network.graph.readers.norms import batch_norm, group_norm, layer_norm, softmax
 from convolith.network.graph.readers.pooling import Pooling, adaptive_pool, mean
 
 
@@ -77,6 +77,7 @@ READERS: dict[str, Reader] = {
     **_names("native_batch_norm.default", "_native_batch_norm_legit_no_training.default", reader=batch_norm),
     **_names("native_group_norm.default", reader=group_norm),
     **_names("native_layer_norm.default", reader=layer_norm),
+    **_names("_softmax.default", reader=softmax),
     **_names("channel_shuffle.default", reader=channel_shuffle),
     **_names("pixel_shuffle.default", reader=pixel_shuffle),
     **_names("pixel_unshuffle.default", reader=pixel_unshuffle),
@@ -84,6 +85,7 @@ READERS: dict[str, Reader] = {
     **_names("upsample_nearest1d.vec", "upsample_nearest2d.vec", "upsample_nearest3d.vec", reader=nearest),
     **_names("upsample_linear1d.default", "upsample_bilinear2d.default", "upsample_bicubic2d.default", reader=resize),
     **_names("upsample_linear1d.vec", "upsample_bilinear2d.vec", "upsample_bicubic2d.vec", reader=resize),
+    **_names("upsample_trilinear3d.default", "upsample_trilinear3d.vec", reader=resize),
     **_names("max_pool2d_with_indices.default", reader=Pooling(2, "max")),
     **_names("max_pool3d_with_indices.default", reader=Pooling(3, "max")),
     **_names("avg_pool2d.default", reader=Pooling(2, "mean")),
