@@ -125,13 +125,7 @@ def read(
     """
     (x, own_x), (y, own_y) = (_unmasked(name, array) for name, array in (("x", x), ("y", y)))
     check_same_kind(x=x, y=y)
-    tensors = {name: as_tensor(name, _without_booleans(array)) for name, array in (("x", x), ("y", y))}
-    for name, tensor in tensors.items():
-        if tensor.is_complex():
-            raise ConvolithError(
-                f"{name} has dtype {dtype_name(tensor.dtype)}; fit works on real data; pass real and imaginary parts "
-                f"as channels: numpy.concatenate([{name}.real, {name}.imag]) along the channel axis"
-            )
+    tensors = {name: _real(name, array) for name, array in (("x", x), ("y", y))}
     axes = spatial_axes(kernel_size, tensors["x"].shape)
     wide = {name: _whole(name, tensor, axes) for name, tensor in tensors.items()}
     if (tensors["x"].ndim == axes + 2) != (tensors["y"].ndim == axes + 2):
@@ -194,6 +188,17 @@ def _unmasked(argument: str, array: Any) -> tuple[Any, np.ndarray | None]:
     if isinstance(array, np.ma.MaskedArray):
         return array.data, np.ma.getmaskarray(array)
     return listed(argument, array), None
+
+
+def _real(argument: str, array: Any) -> torch.Tensor:
+    """Return an array as a tensor; booleans as 0 and 1."""
+    tensor = as_tensor(argument, _without_booleans(array))
+    if tensor.is_complex():
+        raise ConvolithError(
+            f"{argument} has dtype {dtype_name(tensor.dtype)}; fit works on real data; pass real and imaginary parts "
+            f"as channels: numpy.concatenate([{argument}.real, {argument}.imag]) along the channel axis"
+        )
+    return tensor
 
 
 def _without_booleans(array: Any) -> Any:
