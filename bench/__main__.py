@@ -9,7 +9,7 @@ from bench.fold import fold
 from bench.grid import grid
 from bench.images import images
 from bench.machine import denormals, memory, overhead, scaling
-from bench.models import models
+from bench.models import classes, models
 from bench.report import report
 from bench.train import train
 from bench.zoo import zoo
@@ -20,21 +20,23 @@ def main() -> None:
     """Time Convolith against its peers, as ratios measured in turn in one run."""
 
 
-for command in (
+COMMANDS = (
+    classes,
     cost,
     decompose,
+    denormals,
     fit,
     fold,
     grid,
     images,
+    memory,
     models,
     overhead,
+    report,
     scaling,
-    memory,
-    denormals,
     train,
     zoo,
-    report,
-):
+)
+for command in COMMANDS:
     main.add_command(command)
 main(prog_name="python -m bench")

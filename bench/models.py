@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from itertools import pairwise
 from math import exp, log, prod
@@ -87,9 +89,14 @@ def by_ncnn(model: nn.Module, x: torch.Tensor) -> Runner:
 
     if len(x) > 1:
         raise ValueError("ncnn takes one image")
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         path = str(Path(folder) / "model")
-        pnnx.export(model, f"{path}.pt", (x,), fp16=False)
+        torch.jit.trace(model, x).save(f"{path}.pt")
+        shape = f"inputshape=[{','.join(map(str, x.shape))}]"
+        subprocess.run(  # noqa: S603 - the program of the package
+            [pnnx.EXEC_PATH, f"{path}.pt", shape, "fp16=0"], check=True, capture_output=True
+        )
         net = ncnn.Net()
         net.opt.num_threads = torch.get_num_threads()
         for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
@@ -200,34 +207,54 @@ def equal_classes(network: Deployed, count: int) -> int:
     return equal
 
 
+@contextmanager
+def a_busy_core() -> Iterator[None]:
+    """Keep another process busy."""
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        other.kill()
+
+
+@click.command()
+@click.option("--count", default=1000, show_default=True, help="Random inputs of each classifier.")
+@json_option
+def classes(count: int, path: Path | None) -> None:
+    """Count for how many random inputs optimised classifiers give the class that they gave before."""
+    rows = []
+    for name in CLASSIFIERS:
+        rows.append({"network": name, "same class": equal_classes(DEPLOYED[name], count), "of": count})
+        click.echo(rows[-1], err=True)
+    run = Run("classes")
+    run.add("Classes of random inputs", rows)
+    run.close(path)
+
+
 @click.command()
 @click.option("--only", help="Networks whose name contains this.")
 @click.option("--rounds", default=5, show_default=True, help="Timed blocks of each runner.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of every runner; by default torch's.")
 @click.option("--compile", "compiling", is_flag=True, help="Time torch.compile too, which takes a minute per network.")
-@click.option("--classes", default=0, metavar="N", help="Compare the classes of N random inputs too, for classifiers.")
+@click.option("--busy", is_flag=True, help="Keep another process busy, and compare with eager torch alone.")
 @json_option
 def models(
-    only: str | None, rounds: int, threads: int | None, *, compiling: bool, classes: int, path: Path | None
+    only: str | None, rounds: int, threads: int | None, *, compiling: bool, busy: bool, path: Path | None
 ) -> None:
     """Whole networks, optimised, against torch, ONNX Runtime, OpenVINO and ncnn, where these are installed."""
     peers = [peer for peer in PEERS if peer not in SLOW_TO_MAKE or (compiling and which("g++"))]
     if threads is not None:
         torch.set_num_threads(threads)
     networks = {name: n for name, n in {**DEPLOYED, **BATCHES}.items() if only is None or only.lower() in name.lower()}
-    run = Run("models", rounds=rounds)
+    run = Run("busy" if busy else "models", rounds=rounds)
     rows = []
-    for name in track(list(networks), "timing", len(networks), shown=len(networks) > 1):
-        found, control = row(name, networks[name], rounds, peers)
-        rows.append(found)
-        run.controls.append(control)
-        click.echo(
-            "  ".join(f"{key} {value:.3g}" if isinstance(value, float) else f"{value}" for key, value in found.items()),
-            err=True,
-        )
-    if classes:
-        counts = {name: equal_classes(networks[name], classes) for name in CLASSIFIERS if name in networks}
-        run.add("Inputs of the same class", [{"network": n, "equal": k, "of": classes} for n, k in counts.items()])
+    with a_busy_core() if busy else nullcontext():
+        for name in track(list(networks), "timing", len(networks), shown=len(networks) > 1):
+            found, control = row(name, networks[name], rounds, EAGER[:1] if busy else peers)
+            rows.append(found)
+            run.controls.append(control)
+            shown = [f"{key} {value:.3g}" if isinstance(value, float) else f"{value}" for key, value in found.items()]
+            click.echo("  ".join(shown), err=True)
     run.add("Time of a peer over Convolith's (above 1: Convolith is faster)", rows)
     run.figures["geometric mean over the best peer"] = _mean([r["best"] for r in rows])
     run.figures["least over the best peer"] = min(r["best"] for r in rows)
