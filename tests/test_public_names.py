@@ -188,7 +188,16 @@ def chapter():
     close(cl.d2l.corr2d_multi_in_out_1x1([x], [[[[2.0]]]])[0], 2 * np.array(x))
 
 
+def stores():
+    window = next(cl.big.windows((9, 8), (3, 3), (4, 8)))
+    close(window.padded(window.read(X[0, 0])), np.pad(X[0, 0], 1)[:6])
+    planned = cl.big.plan(X[0, 0], K[0, 0], memory="100MB")
+    assert isinstance(planned, cl.big.BigPlan)
+    assert planned.layout.blocks == 1
+
+
 CHECKS = {
+    stores: ["big"],
     bound_plan: ["BoundPlan"], plan: ["Plan", "plan"], spec: ["ConvSpec"], conv: ["Conv", "correlate"],
     composition: ["Composition", "compose"], decomposition: ["Decomposition", "decompose"],
     fit_and_gram: ["Fit", "Gram", "fit"], candidate: [], descent: ["Descent"], huber: ["Huber"],

@@ -24,8 +24,8 @@ def test_public_names_are_the_documented_ones():
     assert list(cl.__all__) == sorted(cl.__all__) == dir(cl)
     for name in cl.__all__:
         assert getattr(cl, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'big'"):
-        _ = cl.big
+    with pytest.raises(AttributeError, match="no attribute 'small'"):
+        _ = cl.small
 
 
 def test_importing_convolith_is_light():
@@ -70,6 +70,7 @@ LONG = {
     "correlate": "its docstring",
     "filter_image": "its docstring, and options for every kind of picture",
     "cost": "its docstring",
+    "plan": "its docstring, and options of `big.plan` for every kind of source",
     "fit": "its docstring, and options for every method",
     "fit_varying": "its docstring, and options for every method",
     "ConvSpec.__init__": "the geometry of a layer",

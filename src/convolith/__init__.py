@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from convolith.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from convolith import d2l, kernels, network, nn
+    from convolith import big, d2l, kernels, network, nn
     from convolith.algebra import Composition, Decomposition, compose, decompose
     from convolith.conv import Conv
     from convolith.correlation import clear_caches, convolve, correlate, filter_image
@@ -77,7 +77,7 @@ _HOMES = {
     "optimize": "network",
     "plan": "planner",
 }
-_ROOMS = ("d2l", "kernels", "network", "nn")
+_ROOMS = ("big", "d2l", "kernels", "network", "nn")
 
 __all__ = [
     "BoundPlan",
@@ -104,6 +104,7 @@ __all__ = [
     "VaryingFit",
     "VaryingGram",
     "VaryingKernel",
+    "big",
     "clear_caches",
     "compose",
     "convolve",

@@ -10,7 +10,16 @@ import numpy as np
 
 from convolith.cli.io.files import WRITABLE, Output, read_array, read_kernel, read_picture, read_varying
 from convolith.cli.io.fits_headers import carried
-from convolith.cli.options import emit, engine_options, geometry_options, json_option, numbers
+from convolith.cli.io.stores import correlate_store, is_store
+from convolith.cli.options import (
+    axes_or_names,
+    emit,
+    engine_options,
+    geometry_options,
+    json_option,
+    missing_pixels,
+    numbers,
+)
 from convolith.cli.words import in_words_of_the_command
 from convolith.conv import Conv
 from convolith.correlation import correlate, filter_image
@@ -35,7 +44,9 @@ from convolith.report.table import Table
 @click.option(
     "--padding-value", type=float, default=0.0, show_default=True, help="The number around INPUT, for `constant`."
 )
-@click.option("--axes", type=numbers, help="Axes of INPUT that KERNEL runs along, such as 1,2 for a stack of pictures.")
+@click.option(
+    "--axes", type=axes_or_names, help="Axes of INPUT that KERNEL runs along, such as 1,2 for a stack of pictures."
+)
 @click.option("--origin", type=numbers, default=0, show_default=True, help="Shift of the kernel's centre, as in SciPy.")
 @click.option(
     "--nan",
@@ -50,6 +61,15 @@ from convolith.report.table import Table
 )
 @click.option("--dtype", metavar="NAME", help="Type of the result, such as uint8: rounded and clipped.")
 @engine_options
+@click.option(
+    "--missing",
+    type=missing_pixels,
+    help="For a store: what missing pixels do: propagate, renormalise, or the number that takes their place.",
+)
+@click.option("--nodata", type=float, help="For a store: number that stands for a missing pixel.")
+@click.option("--memory", help="For a store: memory that may be taken, such as 2GB.  [default: 1GB]")
+@click.option("--resume/--anew", default=True, help="For a store: go on with an interrupted run, or begin again.")
+@click.option("--skip-bad", is_flag=True, help="For a store: leave blocks missing that cannot be read.")
 @click.option(
     "--flip", is_flag=True, help="Flip the kernel first, which makes it a convolution in the mathematical sense."
 )
@@ -68,6 +88,8 @@ def command(
 
     Example: convolith correlate photo.png "[[-1,0,1],[-2,0,2],[-1,0,1]]" -o edges.tif
     """
+    if _of_a_store(ctx, source, kernel, output, options, flip=flip, as_json=as_json):
+        return
     target = None if output is None else Output(output, WRITABLE)
     x, header, picture = read_picture("INPUT", source)
     if target:
@@ -124,6 +146,36 @@ def command(
     data = {"input": x.shape, "output": y.shape, **row, "clipped": clipped, "written_to": output}
     shapes = {name: " x ".join(map(str, shape)) for name, shape in (("input", x.shape), ("output", y.shape))}
     emit(as_json=as_json, data=data, tables=[Table("Correlated", [shapes | row | {"written to": output or "-"}])])
+
+
+STORES_ALONE = ("missing", "nodata", "memory", "resume", "skip_bad")
+"""Options that apply to a store."""
+
+
+def _of_a_store(
+    ctx: click.Context,
+    source: str,
+    kernel: str,
+    output: str | None,
+    options: dict[str, Any],
+    *,
+    flip: bool,
+    as_json: bool,
+) -> bool:
+    """Correlate from store to store and return True, if INPUT or the output is a store; else check the options."""
+    if is_store(source) or is_store(output):
+        given = {n: value for n, value in options.items() if _was_given(ctx, n) and n not in ("resume", "skip_bad")}
+        given |= {"flip": True} if flip else {}
+        how = {"anew": not options["resume"], "skip_bad": options["skip_bad"]}
+        correlate_store(source, kernel, output, given, as_json=as_json, **how)
+        return True
+    if isinstance(options["axes"], str):
+        raise ConvolithError(f"--axes is {options['axes']!r}; INPUT has no names of axes: give numbers, such as 1,2")
+    for name in STORES_ALONE:
+        if _was_given(ctx, name):
+            words = {"resume": "--resume/--anew"}.get(name, f"--{name.replace('_', '-')}")
+            raise ConvolithError(f"{words} was given; it applies to a store, such as scan.zarr")
+    return False
 
 
 def _is_one_picture(x: np.ndarray) -> bool:

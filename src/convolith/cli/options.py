@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import click
@@ -22,6 +24,21 @@ def numbers(text: str) -> int | tuple[int, ...]:
     except ValueError:
         raise click.BadParameter(f"{text!r} is not a whole number, or several separated by commas") from None
     return entries[0] if len(entries) == 1 else entries
+
+
+def axes_or_names(text: str) -> int | tuple[int, ...] | str:
+    """Parse axes as integers separated by commas, or as names such as `yx`."""
+    return str(text) if str(text).isalpha() else numbers(text)
+
+
+def missing_pixels(text: str) -> float | str:
+    """Parse `propagate`, `renormalise`, or a number."""
+    if text in ("propagate", "renormalise"):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is none of propagate and renormalise, and no number") from None
 
 
 def numbers_or_auto(text: str) -> int | tuple[int, ...] | str:
@@ -72,6 +89,19 @@ def shape(text: str) -> tuple[int, ...]:
     if isinstance(entries, int):
         raise click.BadParameter(f"{text!r} is one number; expected a shape such as 1,3,224,224")
     return entries
+
+
+def shape_or_path(text: str) -> tuple[int, ...] | str:
+    """Parse a shape, or return the name of a file or a folder that exists."""
+    with suppress(OSError, ValueError):  # a name that no file can have
+        if Path(str(text)).exists():
+            return str(text)
+    return shape(text)
+
+
+def shape_or_kernel(text: str) -> tuple[int, ...] | str:
+    """Parse a shape, or return the name of a file that exists or a kernel in brackets."""
+    return str(text) if str(text).lstrip().startswith("[") else shape_or_path(text)
 
 
 def input_of_model(text: str) -> tuple[tuple[int, ...], str | None]:

@@ -6,15 +6,25 @@ from typing import Any
 
 import click
 
-from convolith.cli.options import emit, engine_options, geometry_options, json_option, shape
+from convolith.cli.io.stores import plan_store
+from convolith.cli.options import (
+    axes_or_names,
+    emit,
+    engine_options,
+    geometry_options,
+    json_option,
+    shape_or_kernel,
+    shape_or_path,
+)
 from convolith.cli.shapes import layer_spec
+from convolith.errors import ConvolithError
 from convolith.planner import plan
 from convolith.planner.choose import BUDGET_SECONDS
 
 
 @click.command()
-@click.argument("x_shape", type=shape)
-@click.argument("k_shape", type=shape)
+@click.argument("x_shape", type=shape_or_path)
+@click.argument("k_shape", type=shape_or_kernel)
 @geometry_options
 @engine_options
 @click.option("--dtype", default="float32", show_default=True, help="Dtype of x.")
@@ -24,8 +34,13 @@ from convolith.planner.choose import BUDGET_SECONDS
 @click.option(
     "--budget", default=BUDGET_SECONDS, show_default=True, metavar="SECONDS", help="Time that measuring may take."
 )
+@click.option("--axes", type=axes_or_names, help="For a store: the axes that the kernel slides along, such as yx.")
+@click.option("--memory", help="For a store: memory that may be taken, such as 2GB.  [default: 1GB]")
 @json_option
+@click.pass_context
 def command(
+    ctx: click.Context,
+    /,
     *,
     x_shape: Any,
     k_shape: Any,
@@ -42,8 +57,23 @@ def command(
 
     Shapes are (N, in_channels, *size) and (out_channels, in_channels/groups, *kernel_size).
 
+    With a store in place of X_SHAPE, such as scan.zarr, and a kernel in place of K_SHAPE, show the blocks and the
+    memory of a correlation from store to store.
+
     Example: convolith plan 1,64,56,56 64,64,3,3 --padding 1
     """
+    if isinstance(x_shape, str):
+        source = click.core.ParameterSource.DEFAULT
+        given = {name: value for name, value in options.items() if ctx.get_parameter_source(name) is not source}
+        given |= {} if engine == "auto" else {"engine": engine}
+        kernel = k_shape if isinstance(k_shape, str) else ",".join(map(str, k_shape))
+        plan_store(x_shape, kernel, given | {"accuracy": accuracy}, as_json=as_json)
+        return
+    for name in ("axes", "memory"):
+        if options.pop(name) is not None:
+            raise ConvolithError(f"--{name} was given; it applies to a store, such as scan.zarr")
+    if isinstance(k_shape, str):
+        raise ConvolithError(f"K_SHAPE is {k_shape!r}; expected a shape such as 64,64,3,3, as X_SHAPE is one")
     effort = "measure" if measure else "estimate"
     spec = layer_spec(x_shape, k_shape, **options)
     chosen = plan(spec, accuracy=accuracy, engine=engine, effort=effort, budget=budget)

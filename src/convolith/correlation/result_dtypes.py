@@ -52,15 +52,30 @@ def convert(y: torch.Tensor, wanted: str | None) -> torch.Tensor:
         raise ConvolithError(
             f"dtype is {wanted}, which has no gradients; call under torch.no_grad(), or leave dtype out"
         )
-    values = bare(y)
-    if values.is_cpu and holds_rounded(name, wanted):
+    result, clipped, missing = as_integers(bare(y), wanted)
+    say_changed(clipped, missing, y.numel(), wanted)
+    return result
+
+
+class Rounded(NamedTuple):
+    """Integers, and the number of values that were clipped, and that were NaN."""
+
+    values: torch.Tensor
+    clipped: int
+    missing: int
+
+
+def as_integers(values: torch.Tensor, wanted: str) -> Rounded:
+    """Round half to even and clip to an integer dtype; NaN becomes 0."""
+    if values.is_cpu and holds_rounded(dtype_name(values.dtype), wanted):
         return _rounded(values.contiguous(), wanted)
     if _fits(values, wanted):
-        return values.to(torch_dtype(wanted))
-    values = values.cpu()
+        return Rounded(values.to(torch_dtype(wanted)), 0, 0)
+    device, values = values.device, values.cpu()
     array = (values.float() if values.dtype is torch.bfloat16 else values).numpy()
     array = array.astype(np.float32) if array.dtype == np.float16 else array  # which does not hold the limits
-    return torch.from_numpy(_to_integers(array, wanted)).to(y.device)
+    found = _clipped(array, wanted)
+    return Rounded(torch.from_numpy(found.values).to(device), found.clipped, found.missing)
 
 
 def holds_rounded(dtype: str, wanted: str) -> bool:
@@ -68,7 +83,7 @@ def holds_rounded(dtype: str, wanted: str) -> bool:
     return dtype in ("float32", "float64") and not is_float(wanted) and np.iinfo(wanted).bits <= SMALL_BITS
 
 
-def _rounded(values: torch.Tensor, wanted: str) -> torch.Tensor:
+def _rounded(values: torch.Tensor, wanted: str) -> Rounded:
     """Round and clip float32 or float64 to an integer dtype of 8 or 16 bits, in one pass."""
     target = host()
     recipe = RoundingRecipe(dtype_name(values.dtype), wanted)
@@ -85,8 +100,7 @@ def _rounded(values: torch.Tensor, wanted: str) -> torch.Tensor:
     rest = values.reshape(-1)[vectors * lanes :].numpy()
     last = _clipped(rest, wanted)
     result.view(-1)[vectors * lanes :] = torch.from_numpy(last.values)
-    say_changed(int(counts[0].sum()) + last.clipped, int(counts[1].sum()) + last.missing, values.numel(), wanted)
-    return result
+    return Rounded(result, int(counts[0].sum()) + last.clipped, int(counts[1].sum()) + last.missing)
 
 
 def delivered(y: torch.Tensor, x: Any, out: Any, inputs: Iterable[torch.Tensor | None]) -> Any:
@@ -128,13 +142,6 @@ class Clipped(NamedTuple):
     values: np.ndarray
     clipped: int
     missing: int
-
-
-def _to_integers(array: np.ndarray, wanted: str) -> np.ndarray:
-    """Round half to even and clip, with a warning; NaN becomes 0."""
-    values, clipped, missing = _clipped(array, wanted)
-    say_changed(clipped, missing, array.size, wanted)
-    return values
 
 
 def _clipped(array: np.ndarray, wanted: str) -> Clipped:

@@ -1,0 +1,219 @@
+"""The computation of one block: read its window, correlate it, convert the result."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from convolith.big.windows import Geometry, Span, Window
+from convolith.correlation import correlate
+from convolith.correlation.result_dtypes import as_integers
+from convolith.dtypes import is_float
+from convolith.engines import BY_NAME
+from convolith.geometry import extent
+from convolith.planner import BoundPlan, plan
+from convolith.spec import ConvSpec
+
+computing = Lock()
+"""Held while a block is computed, which takes all threads; another one is read or written meanwhile."""
+
+
+class Computed(NamedTuple):
+    """Pixels of a block, and how many were clipped and how many are missing."""
+
+    pixels: np.ndarray
+    clipped: int
+    missing: int
+
+
+@dataclass(frozen=True, eq=False)
+class Filter:
+    """Everything that the pixels of a block depend on, beside the source.
+
+    Attributes:
+        geometry: how the kernel slides.
+        channels: axis of the channels that the kernel mixes, or None.
+        kernel: (out_channels, in_channels / groups, *kernel_size), in the dtype of the computation.
+        bias: one number per output channel, or None.
+        groups: as for `correlate`.
+        padding_value: number around the source.
+        missing: "propagate", "renormalise", or the number that missing pixels are taken for.
+        nodata: number of the source that stands for a missing pixel, or None; NaN does so too.
+        dtype: dtype of the computation.
+        out_dtype: dtype of the result.
+        engine, accuracy: as for `correlate`.
+        plans: plans of the windows so far, with the prepared kernel.
+    """
+
+    geometry: Geometry
+    channels: int | None
+    kernel: np.ndarray
+    bias: np.ndarray | None
+    groups: int
+    padding_value: float
+    missing: str | float
+    nodata: float | None
+    dtype: np.dtype[Any]
+    out_dtype: np.dtype[Any]
+    engine: str
+    accuracy: str
+    plans: dict[ConvSpec, BoundPlan] = field(default_factory=dict, repr=False)
+
+    def result_geometry(self, shape: tuple[int, ...]) -> Geometry:
+        """Return the geometry with the channels of the result in place of those of the source."""
+        if self.channels is None:
+            return self.geometry
+        sizes = list(shape)
+        sizes[self.channels] = len(self.kernel)
+        return self.geometry._replace(shape=tuple(sizes))
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return everything that the pixels depend on, for the journal."""
+        hashed = hashlib.sha256(self.kernel.tobytes() + (b"" if self.bias is None else self.bias.tobytes()))
+        others = [name for name in vars(self) if name not in ("kernel", "bias", "geometry", "plans")]
+        found: dict[str, Any] = {name: str(getattr(self, name)) for name in others}
+        return found | {"kernel": f"{self.kernel.shape} {hashed.hexdigest()}", "geometry": str(self.geometry)}
+
+    def spec(self, shape: tuple[int, ...]) -> ConvSpec:
+        """Return the layer of a padded window of a shape."""
+        return ConvSpec(
+            batch=self._planes_shape(shape)[0],
+            in_channels=self._planes_shape(shape)[1],
+            out_channels=len(self.kernel),
+            size=self._planes_shape(shape)[2:],
+            kernel_size=self.kernel.shape[2:],
+            stride=self.geometry.stride,
+            dilation=self.geometry.dilation,
+            groups=self.groups,
+            bias=self.bias is not None,
+            dtype=self.dtype.name,
+            kernel_dtype=self.kernel.dtype.name,
+        )
+
+    def _planes_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        inner = [self.channels] if self.channels is not None else []
+        used = {*self.geometry.axes, *inner}
+        images = prod(n for axis, n in enumerate(shape) if axis not in used)
+        channels = 1 if self.channels is None else shape[self.channels]
+        return (images, channels, *(shape[axis] for axis in self.geometry.axes))
+
+    def marks(self, pixels: np.ndarray) -> np.ndarray | None:
+        """Return where pixels are missing, or None if none is."""
+        found = np.isnan(pixels) if pixels.dtype.kind == "f" else None
+        if self.nodata is not None and not np.isnan(self.nodata):
+            other = pixels == self.nodata
+            found = other if found is None else found | other
+        return found if found is not None and found.any() else None
+
+    def compute(self, window: Window, pixels: np.ndarray) -> Computed:
+        """Correlate what a block reads."""
+        marks = self.marks(pixels)
+        x = pixels.astype(self.dtype, copy=marks is not None)
+        mask = None
+        if marks is not None and self.missing == "renormalise":
+            x[marks] = 0
+            mask = window.padded(marks, value=False)
+        elif marks is not None:
+            x[marks] = np.nan if self.missing == "propagate" else self.missing
+        x = window.padded(x, self.padding_value)
+        with computing:
+            y = self._correlated(x, mask, holes=marks is not None)
+            return self._converted(np.ascontiguousarray(y))
+
+    def _bound(self, spec: ConvSpec) -> BoundPlan:
+        """Return the plan of a window's layer, with the prepared kernel."""
+        known = self.plans.get(spec)
+        if known is None:
+            kernel = torch.from_numpy(self.kernel)
+            usable = self.engine == "auto" or BY_NAME[self.engine].refuse(spec, kernel) is None
+            chosen = plan(spec, kernel, accuracy=self.accuracy, engine=self.engine if usable else "auto")
+            bias = None if self.bias is None else torch.from_numpy(self.bias)
+            known = self.plans[spec] = chosen.bind(kernel, bias)
+        return known
+
+    def _correlated(self, x: np.ndarray, mask: np.ndarray | None, *, holes: bool) -> np.ndarray:
+        axes, inner = self.geometry.axes, [self.channels] if self.channels is not None else []
+        moved = [*inner, *axes]
+        last = tuple(range(-len(moved), 0))
+        shape = self._planes_shape(x.shape)
+        planes = np.ascontiguousarray(np.moveaxis(x, moved, last)).reshape(shape)
+        marks = None if mask is None else np.ascontiguousarray(np.moveaxis(mask, moved, last)).reshape(shape)
+        if marks is None and not holes:
+            y = self._bound(self.spec(x.shape))(torch.from_numpy(planes)).numpy()
+        else:
+            engine = self.engine if self.engine != "separable" else "auto"  # which needs a plan of its own
+            y = correlate(
+                planes,
+                self.kernel,
+                self.bias,
+                stride=self.geometry.stride,
+                dilation=self.geometry.dilation,
+                groups=self.groups,
+                engine=engine,
+                accuracy=self.accuracy,
+                nan="propagate" if marks is None else "omit",
+                mask=marks,
+            )
+        others = [n for axis, n in enumerate(x.shape) if axis not in moved]
+        y = y.reshape(*others, *y.shape[1 if inner else 2 :])
+        result: np.ndarray = np.moveaxis(y, last, moved)
+        return result
+
+    def _converted(self, y: np.ndarray) -> Computed:
+        """Convert to the dtype of the result; what is missing becomes `nodata`."""
+        none = np.isnan(y) if y.dtype.kind == "f" else None
+        missing = 0 if none is None else int(none.sum())
+        if missing and self.nodata is not None and none is not None:
+            y = np.where(none, y.dtype.type(self.nodata), y)
+        if y.dtype == self.out_dtype or is_float(self.out_dtype.name):
+            return Computed(y.astype(self.out_dtype, copy=False), 0, missing)
+        found = as_integers(torch.from_numpy(y), self.out_dtype.name)
+        return Computed(found.values.numpy(), found.clipped, missing)
+
+    def whole_channels(self, window: Window, shape: tuple[int, ...]) -> Window:
+        """Return a window with all channels of the source, where the kernel mixes them."""
+        if self.channels is None:
+            return window
+        spans = list(window.spans)
+        spans[self.channels] = Span(((0, shape[self.channels]),))
+        return window._replace(spans=tuple(spans))
+
+    def absent(self, shape: tuple[int, ...]) -> Computed:
+        """Return a block whose source cannot be read: missing pixels."""
+        value = self.nodata if self.nodata is not None else np.nan if self.out_dtype.kind == "f" else 0
+        return Computed(np.full(shape, value, self.out_dtype), 0, prod(shape))
+
+    def with_engine(self, name: str) -> Filter:
+        """Return the filter with an engine for all blocks."""
+        return replace(self, engine=name)
+
+    def window_shape(self, block: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape of the padded window of a whole block."""
+        result = [
+            n if axis == self.channels else min(b, n) for axis, (b, n) in enumerate(zip(block, shape, strict=True))
+        ]
+        geometry = self.geometry
+        for axis, k, s, d in zip(geometry.axes, geometry.kernel_size, geometry.stride, geometry.dilation, strict=True):
+            result[axis] = (min(block[axis], geometry.output_shape[axis]) - 1) * s + extent(k, d)
+        return tuple(result)
+
+    def job_bytes(self, dtype: np.dtype[Any], window: tuple[int, ...], block: Sequence[int]) -> int:
+        """Return the bytes of a block that is worked on, without the engine's: its window, its result and copies."""
+        pixels, results = prod(window), prod(block)
+        converted = pixels * self.dtype.itemsize * (2 if dtype != self.dtype else 1)
+        marks = pixels * (2 if self.nodata is not None or dtype.kind == "f" else 0)
+        stored = results * self.out_dtype.itemsize * 2  # with the encoded one
+        return pixels * dtype.itemsize + converted + marks + results * self.dtype.itemsize + stored
+
+    def engine_of(self, shape: tuple[int, ...]) -> tuple[str, int]:
+        """Return the engine that is planned for a padded window of a shape, and the bytes that it works in."""
+        chosen = plan(self.spec(shape), torch.from_numpy(self.kernel), accuracy=self.accuracy, engine=self.engine)
+        memory = BY_NAME[chosen.engine].work(self.spec(shape)).memory.forward
+        return chosen.engine, memory.workspace + memory.prepared

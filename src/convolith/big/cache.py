@@ -1,0 +1,81 @@
+"""Decoded chunks of a source: each is decoded by one thread, and kept while the next blocks read it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from concurrent.futures import Future
+from itertools import product
+from threading import Lock
+
+import numpy as np
+
+from convolith.big.sources import Source
+
+
+class Chunks:
+    """A source that is read in whole chunks, the latest of which are kept; supports `array[slices]`.
+
+    Args:
+        source: a source with chunks.
+        most_bytes: upper bound on the bytes of chunks that no block is reading.
+
+    Attributes:
+        decoded, decoded_bytes: number of chunks that were decoded, and their bytes.
+    """
+
+    def __init__(self, source: Source, most_bytes: int) -> None:
+        self.array, self.shape, self.dtype = source.array, source.shape, source.dtype
+        self.chunks: tuple[int, ...] = source.chunks or self.shape
+        self.most_bytes, self.decoded, self.decoded_bytes = most_bytes, 0, 0
+        self._kept: OrderedDict[tuple[int, ...], Future[np.ndarray]] = OrderedDict()
+        self._bytes = 0
+        self._lock = Lock()
+
+    def __getitem__(self, slices: tuple[slice, ...]) -> np.ndarray:
+        """Return a part, put together from chunks."""
+        result = np.empty([part.stop - part.start for part in slices], self.dtype)
+        ranges = [
+            range(part.start // chunk, -(-part.stop // chunk)) for part, chunk in zip(slices, self.chunks, strict=True)
+        ]
+        for numbers in product(*ranges):
+            pixels = self._chunk(numbers)
+            source, goal = [], []
+            for number, chunk, part in zip(numbers, self.chunks, slices, strict=True):
+                low, high = max(part.start, number * chunk), min(part.stop, (number + 1) * chunk)
+                source.append(slice(low - number * chunk, high - number * chunk))
+                goal.append(slice(low - part.start, high - part.start))
+            result[tuple(goal)] = pixels[tuple(source)]
+        return result
+
+    def _chunk(self, numbers: tuple[int, ...]) -> np.ndarray:
+        with self._lock:
+            known = self._kept.get(numbers)
+            if known is None:
+                mine: Future[np.ndarray] = Future()
+                self._kept[numbers] = mine
+                self.decoded += 1
+            else:
+                self._kept.move_to_end(numbers)
+        if known is not None:
+            return known.result()
+        place = tuple(
+            slice(i * c, min((i + 1) * c, n)) for i, c, n in zip(numbers, self.chunks, self.shape, strict=True)
+        )
+        try:
+            pixels = np.asarray(self.array[place])
+        except BaseException as problem:
+            mine.set_exception(problem)
+            with self._lock:
+                self._kept.pop(numbers, None)
+            raise
+        mine.set_result(pixels)
+        with self._lock:
+            self._bytes += pixels.nbytes
+            self.decoded_bytes += pixels.nbytes
+            while self._bytes > self.most_bytes and len(self._kept) > 1:
+                number, oldest = next(iter(self._kept.items()))
+                if not oldest.done():
+                    break
+                del self._kept[number]
+                self._bytes -= oldest.result().nbytes
+        return pixels

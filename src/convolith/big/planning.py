@@ -1,0 +1,257 @@
+"""`plan`: how a correlation of an array that is larger than memory is computed, and its run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convolith.arrays import as_tensor, listed
+from convolith.big.arguments import axes_of, block_given, check_missing, dtypes_of
+from convolith.big.blocks import Filter
+from convolith.big.journal import Journal, alone
+from convolith.big.layout import Layout, block_of, bytes_of, lay_out, readable
+from convolith.big.metadata import moved
+from convolith.big.running import BigReport, Run
+from convolith.big.sources import Source, open_source
+from convolith.big.targets import ZarrTarget
+from convolith.big.windows import geometry_of
+from convolith.conv import Conv
+from convolith.errors import ConvolithError
+from convolith.geometry import Axes, Padding, check_whole
+from convolith.planner.choose import check_choice
+from convolith.report.html_page import fragment
+from convolith.report.table import Table
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class BigPlan:
+    """A correlation from store to store, before it runs.
+
+    Attributes:
+        source: what is read.
+        target: where the result goes, or None.
+        filter: the correlation of one block.
+        layout: blocks, their order and their memory.
+        memory: bytes that the run may take.
+        fingerprint: everything that the result depends on.
+    """
+
+    source: Source
+    target: ZarrTarget | None
+    filter: Filter
+    layout: Layout
+    memory: int
+    fingerprint: Mapping[str, Any]
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of decoded pixels that a run reads."""
+        return int(prod(self.source.shape) * self.source.dtype.itemsize * self.layout.amplification)
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes of pixels that a run writes."""
+        return prod(self.layout.shape) * self.filter.out_dtype.itemsize
+
+    def tables(self) -> list[Table]:
+        """Return the plan as tables."""
+        sizes = {
+            "source": " x ".join(map(str, self.source.shape)) + f" {self.source.dtype}",
+            "kernel": " x ".join(map(str, self.filter.kernel.shape)) + f" along axes {self.filter.geometry.axes}",
+            "result": " x ".join(map(str, self.layout.shape)) + f" {self.filter.out_dtype}",
+            "blocks": f"{self.layout.blocks:,} of " + " x ".join(map(str, self.layout.block)),
+            "engine": self.filter.engine,
+            "read": f"{readable(self.read_bytes)}, each pixel {self.layout.amplification:.3g} times",
+            "written": readable(self.written_bytes),
+            "peak of memory": f"{readable(self.layout.predicted_bytes)} of {readable(self.memory)} that may be taken",
+            "of it": f"{readable(self.layout.cache_bytes)} of chunks, {self.layout.in_flight} x "
+            f"{readable(self.layout.job_bytes)} of blocks",
+        }
+        return [Table("Plan", [{"": name, "value": text} for name, text in sizes.items()])]
+
+    def __repr__(self) -> str:
+        return "\n\n".join(table.text() for table in self.tables())
+
+    def _repr_html_(self) -> str:
+        """Return the tables as HTML for notebooks."""
+        return fragment(self.tables())
+
+    def run(
+        self,
+        executor: Executor | None = None,
+        *,
+        resume: bool = True,
+        skip_bad: bool = False,
+        progress: bool = True,
+    ) -> BigReport:
+        """Compute and store every block; the result appears at its place when it is complete.
+
+        Args:
+            executor: threads to work on; by default two of its own.
+            resume: go on where an interrupted run of this plan ended; False starts anew.
+            skip_bad: fill blocks whose source cannot be read with missing pixels, and report them.
+            progress: show a bar on a terminal.
+
+        Raises:
+            ConvolithError: no target, another process at work on it, a journal of another plan, or a block that cannot
+                be read or written. What was stored stays, for `resume`.
+        """
+        if self.target is None:
+            raise ConvolithError("the plan has no target; pass target= to plan a run")
+        with alone(self.target.lock):
+            journal = Journal(self.target.journal, self.fingerprint)
+            run = Run(self.source, self.target, self.filter, self.layout, journal)
+            try:
+                report = run(executor, run.begin(resume=resume), skip_bad=skip_bad, progress=progress)
+            finally:
+                journal.close()
+            self.target.finish()
+            journal.remove()
+        return report
+
+
+def plan(
+    source: Any,
+    kernel: Any,
+    target: str | Path | None = None,
+    *,
+    memory: str | int = "1GB",
+    axes: Any = None,
+    channel_axis: int | None = None,
+    missing: str | float = "propagate",
+    nodata: float | None = None,
+    dtype: Any = None,
+    bias: Any = None,
+    stride: Axes = 1,
+    padding: Padding | None = None,
+    dilation: Axes = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+    padding_value: float = 0.0,
+    flip: bool = False,
+    engine: str = "auto",
+    accuracy: str = "default",
+    block: Sequence[int] | None = None,
+) -> BigPlan:
+    """Plan a correlation of an array that is larger than memory, from store to store.
+
+    The result is computed block by block: each block reads its window of the source, is correlated and written. In a
+    walk over the blocks, decoded chunks are kept while the next blocks need them. The result depends on the blocks
+    alone, not on the memory, the order or interruptions. Print the plan to see what a run reads, writes and holds; its
+    `run` computes it.
+
+    Args:
+        source: a folder with a Zarr array, or with an OME-Zarr image, whose finest level is read; a TIFF, .npy or FITS
+            file; an open Zarr array, or anything that can be sliced and has a shape and a dtype.
+        kernel: an array with one axis for each of `axes`, which filters every picture and channel separately, or
+            (out_channels, in_channels / groups, *kernel_size), which mixes channels; or a `Conv`.
+        target: folder of the Zarr array that is written; it is replaced when the result is complete.
+        memory: bytes that a run may take in addition to what the process has: a number, or a text such as "2GB".
+        axes: the axes of the source that the kernel slides along, as numbers, or as names that the source has ("yx").
+            By default its axes of space, or the last ones.
+        channel_axis: the axis of the channels that a kernel with channels mixes; by default the one before `axes`.
+        missing: what missing pixels (NaN, and `nodata`) do: "propagate" makes every result missing that reads one,
+            "renormalise" leaves them out of the sums, and a number takes their place.
+        nodata: number that stands for a missing pixel, in the source and in the result; by default the source's own.
+        dtype: dtype of the result, "same" for the source's. By default that of the source, or float32 for integers.
+            Integers are rounded half to even and clipped.
+        bias, stride, dilation, groups, padding_mode, padding_value, flip, engine, accuracy: as for `correlate`.
+        padding: as for `correlate`; by default "same", or "valid" for a kernel with channels.
+        block: shape of the result's blocks and chunks; by default near those of the source.
+
+    Raises:
+        ConvolithError: a source that cannot be read, axes that are not clear, a kernel that does not fit, too little
+            memory, and whatever `correlate` refuses.
+
+    Example:
+        >>> import numpy as np
+        >>> print(plan(np.zeros((3000, 4000), np.float32), np.ones((5, 5)) / 25, memory="200MB").layout.blocks)
+        12
+    """
+    about = open_source(source)
+    check_choice(accuracy, engine)
+    if isinstance(kernel, Conv):
+        options = kernel.options
+        if options.get("transposed"):
+            raise ConvolithError("kernel is a transposed Conv; expected one that is not transposed")
+        bias, stride, dilation, groups = kernel.bias, options["stride"], options["dilation"], options["groups"]
+        padding, padding_mode = options["padding"], options["padding_mode"]
+    given = as_tensor("kernel", listed("kernel", kernel.weight if isinstance(kernel, Conv) else kernel))
+    taps: np.ndarray = given.detach().cpu().numpy()
+    if taps.dtype.kind not in "fiub" or not taps.size:
+        raise ConvolithError(f"kernel has shape {taps.shape} and dtype {taps.dtype}; expected real numbers")
+    places, channels, taps = axes_of(about, taps, axes, channel_axis, is_conv=isinstance(kernel, Conv))
+    taps = np.flip(taps, tuple(range(2, taps.ndim))) if flip else taps
+    geometry = geometry_of(
+        about.shape,
+        taps.shape[2:],
+        places,
+        stride=stride,
+        padding=("same" if channels is None else "valid") if padding is None else padding,
+        dilation=dilation,
+        padding_mode=padding_mode,
+    )
+    inside, outside = dtypes_of(about.dtype, dtype)
+    nodata = about.nodata if nodata is None else nodata
+    check_missing(missing, nodata, about.dtype, outside, taps)
+    wanted = Filter(
+        geometry,
+        channels,
+        np.ascontiguousarray(taps, inside),
+        None if bias is None else np.ascontiguousarray(as_tensor("bias", listed("bias", bias)).detach().cpu(), inside),
+        check_whole("groups", groups, 1),
+        float(padding_value),
+        missing,
+        nodata,
+        inside,
+        outside,
+        engine,
+        accuracy,
+    )
+    return _planned(about, wanted, target, block, bytes_of(memory))
+
+
+def _planned(
+    source: Source, wanted: Filter, target: str | Path | None, block: Sequence[int] | None, memory: int
+) -> BigPlan:
+    """Choose the blocks, the engine and the layout of a filter."""
+    geometry, channels = wanted.result_geometry(source.shape), wanted.channels
+    shape, whole = geometry.output_shape, () if channels is None else (channels,)
+    blocks = block_of(geometry, source.chunks, whole) if block is None else block_given(block, shape, whole)
+    window = wanted.window_shape(blocks, source.shape)
+    engine, workspace = wanted.engine_of(window)
+    chosen = wanted.with_engine(engine)
+    job = chosen.job_bytes(source.dtype, window, blocks) + workspace
+    layout = lay_out(geometry, source.chunks, source.dtype.itemsize, blocks, job, memory)
+    goal = None
+    if target is not None:
+        attributes, group, names = moved(source, wanted.geometry, f"correlate with a kernel of {wanted.kernel.shape}")
+        fill = wanted.nodata if wanted.nodata is not None else np.nan if wanted.out_dtype.kind == "f" else 0
+        goal = ZarrTarget(
+            Path(target),
+            shape,
+            blocks,
+            wanted.out_dtype,
+            names=names,
+            attributes=attributes,
+            fill_value=fill,
+            group=group,
+        )
+        _check_target(goal, source)
+    fingerprint = {"source": source.fingerprint(), **chosen.fingerprint(), "shape": list(shape), "block": list(blocks)}
+    return BigPlan(source, goal, chosen, layout, memory, fingerprint)
+
+
+def _check_target(target: ZarrTarget, source: Source) -> None:
+    """Refuse a result that would replace its own source, or something that is no result."""
+    if source.path is None:
+        return
+    ours, theirs = target.path.resolve(), source.path.resolve()
+    if ours == theirs or ours in theirs.parents or theirs in ours.parents:
+        raise ConvolithError(f"target is {str(target.path)!r}, which holds the source, or lies in it; choose another")

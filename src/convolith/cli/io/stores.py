@@ -1,0 +1,126 @@
+"""Correlations from store to store, for the commands `correlate` and `plan`."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+
+from convolith import big
+from convolith.big.sources import ZARR_FILES
+from convolith.cli.io.files import read_kernel
+from convolith.cli.options import emit
+from convolith.cli.words import GENERAL, in_words_of_the_command
+from convolith.conv import Conv
+from convolith.errors import ConvolithError
+
+SUFFIX = ".zarr"
+ALONE = ("mask", "origin")
+"""Options of `correlate` that apply to a picture or an array in memory alone."""
+WORDS = (
+    *GENERAL,
+    (r"; pass at least (\d+MB), or a smaller block=$", r"; pass at least --memory \1"),
+    (r"^memory is\b", "--memory is"),
+    (r"^target is\b", "--output is"),
+    (r"^missing is 'renormalise'", "--missing is renormalise"),
+    (r"^nodata is\b", "--nodata is"),
+    (r"^source\b", "INPUT"),
+    (r"\bof source\b", "of INPUT"),
+    (r"\bthe source\b", "INPUT"),
+    (r" with resume=False \(--anew\)", " with --anew"),
+    (r"skip_bad=True \(--skip-bad\)", "--skip-bad"),
+)
+"""Words of `big.plan` and its run, in those of the command."""
+MISSING = {"propagate": "propagate", "omit": "renormalise"}
+"""What `--nan` says of missing pixels, in the words of `big.plan`."""
+
+
+def is_store(path: str | None) -> bool:
+    """Return whether a path is that of a Zarr array or group."""
+    if path is None:
+        return False
+    with suppress(OSError, ValueError):  # a name that no file can have
+        if Path(path).is_dir():
+            return any((Path(path) / name).exists() for name in ZARR_FILES)
+    return path.rstrip("/").endswith(SUFFIX)
+
+
+def planned(source: str, kernel: str, output: str | None, given: dict[str, Any]) -> big.BigPlan:
+    """Plan a correlation of a store.
+
+    Args:
+        source, kernel, output: as for the command.
+        given: options that were given on the command line.
+    """
+    for name in ALONE:
+        if name in given:
+            raise ConvolithError(f"--{name} was given; it applies to pictures and arrays that fit into memory")
+    if given.get("nan") == "interpolate":
+        raise ConvolithError("--nan is interpolate, which a store does not have; expected propagate or omit")
+    geometry = ("stride", "padding", "dilation", "groups", "padding_mode")
+    read = read_kernel("KERNEL", kernel, {name: given[name] for name in geometry if name in given})
+    used = (*geometry, "nan") if isinstance(read, Conv) else ("nan",)
+    options = {name: value for name, value in given.items() if name not in used}
+    if "nan" in given:
+        options["missing"] = MISSING[given["nan"]]
+    taps = read
+    if not isinstance(read, Conv) and read.ndim == 4 and read.shape[:2] == (1, 1):
+        taps = read[0, 0]
+        options.setdefault("padding_mode", "symmetric")
+    with in_words_of_the_command(WORDS):
+        return big.plan(source, taps, output, **options)
+
+
+def correlate_store(
+    source: str, kernel: str, output: str | None, given: dict[str, Any], *, as_json: bool, anew: bool, skip_bad: bool
+) -> None:
+    """Run `correlate` from store to store, and print what it did.
+
+    An interrupt ends with the exit status 130, after what is in flight is stored.
+    """
+    if output is None or not is_store(output):
+        raise ConvolithError(
+            f"--output is {output!r}; expected a name that ends with {SUFFIX}, for a result of this size"
+        )
+    plan = planned(source, kernel, output, given)
+    if not as_json:
+        click.echo(repr(plan), err=True)
+    try:
+        with in_words_of_the_command(WORDS):
+            report = plan.run(resume=not anew, skip_bad=skip_bad)
+    except KeyboardInterrupt:
+        click.echo("interrupted; what is stored stays: give the same command again to go on, or --anew", err=True)
+        sys.exit(130)
+    data = {
+        "blocks": report.blocks,
+        "resumed": report.resumed,
+        "read_bytes": report.read_bytes,
+        "written_bytes": report.written_bytes,
+        "seconds": dict(report.seconds),
+        "predicted_bytes": report.predicted_bytes,
+        "measured_bytes": report.measured_bytes,
+        "clipped": report.clipped,
+        "missing": report.missing,
+        "bad": {"/".join(map(str, block)): reason for block, reason in report.bad.items()},
+        "written_to": output,
+    }
+    emit(as_json=as_json, data=data, tables=report.tables())
+
+
+def plan_store(source: str, kernel: str, given: dict[str, Any], *, as_json: bool) -> None:
+    """Print the plan of a correlation from store to store."""
+    plan = planned(source, kernel, None, given)
+    layout = plan.layout
+    data = {
+        "shape": layout.shape,
+        "block": layout.block,
+        "blocks": layout.blocks,
+        "engine": plan.filter.engine,
+        "read_bytes": plan.read_bytes,
+        "written_bytes": plan.written_bytes,
+        "predicted_bytes": layout.predicted_bytes,
+    }
+    emit(as_json=as_json, data=data, tables=plan.tables())

@@ -1,0 +1,117 @@
+"""`correlate` and `plan` on stores: what they print, and how they end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import convolith as cl
+from tests.test_cli import refused, run
+
+zarr = pytest.importorskip("zarr")
+
+
+@pytest.fixture
+def store(tmp_path):
+    x = np.random.default_rng(0).standard_normal((60, 70)).astype(np.float32)
+    array = zarr.create_array(str(tmp_path / "x.zarr"), shape=x.shape, chunks=(20, 30), dtype="float32")
+    array[...] = x
+    return tmp_path
+
+
+def test_a_store_is_correlated_to_a_store(store):
+    source, target = str(store / "x.zarr"), str(store / "y.zarr")
+    kernel = "[[1,2,1],[2,4,2],[1,2,1]]"
+    found = json.loads(run("correlate", source, kernel, "-o", target, "--memory", "200MB", "--json").stdout)
+    assert found["blocks"] == 1
+    expected = cl.filter_image(zarr.open(source)[...], json.loads(kernel), padding_mode="symmetric")
+    np.testing.assert_allclose(zarr.open(target)[...], expected, atol=1e-5)
+    run("correlate", source, kernel, "-o", target, "--padding-mode", "zeros", "--flip", "--axes", "0,1", "--anew")
+    expected = cl.filter_image(zarr.open(source)[...], json.loads(kernel), flip=True)
+    np.testing.assert_allclose(zarr.open(target)[...], expected, atol=1e-5)
+
+
+def test_missing_pixels_of_a_store(store):
+    array = zarr.open_array(str(store / "x.zarr"), mode="r+")
+    array[5, 6] = -1
+    source, target = str(store / "x.zarr"), str(store / "y.zarr")
+    run("correlate", source, "[[1,1,1]]", "-o", target, "--nodata", "-1", "--missing", "renormalise")
+    holes = np.where(array[...] == -1, np.float32(np.nan), array[...])
+    expected = cl.filter_image(holes, np.ones((1, 3)), nan="omit", padding_mode="symmetric")
+    np.testing.assert_allclose(zarr.open(target)[...], expected, atol=1e-5)
+    run("correlate", source, "[[1,1,1]]", "-o", target, "--nodata", "-1", "--nan", "omit")
+    np.testing.assert_allclose(zarr.open(target)[...], expected, atol=1e-5)
+
+
+def test_a_picture_goes_to_a_store(store):
+    np.save(store / "p.npy", np.ones((8, 9), np.float32))
+    run("correlate", str(store / "p.npy"), "[[1,1]]", "-o", str(store / "y.zarr"))
+    np.testing.assert_array_equal(zarr.open(store / "y.zarr")[...], np.full((8, 9), 2, np.float32))
+
+
+def test_the_plan_of_a_store_is_shown(store):
+    text = run("plan", str(store / "x.zarr"), "[[1,2,1]]", "--memory", "500MB").stdout
+    assert "60 x 70 float32" in text
+    assert "500 MB that may be taken" in text
+    assert json.loads(run("plan", str(store / "x.zarr"), "[[1,2,1]]", "--json").stdout)["shape"] == [60, 70]
+
+
+def test_what_does_not_fit_is_refused_in_the_words_of_the_command(store):
+    source, target = str(store / "x.zarr"), str(store / "y.zarr")
+    for arguments, words in (
+        ((source, "[[1]]", "-o", target, "--memory", "1MB"), "--memory is 1 MB"),
+        ((source, "[[1]]", "-o", str(store / "y.tif")), "ends with .zarr"),
+        ((source, "[[1]]"), "ends with .zarr"),
+        ((source, "[[1]]", "-o", source), "--output is"),
+        ((source, "[[1]]", "-o", target, "--origin", "1"), "--origin was given"),
+        ((source, "[[1]]", "-o", target, "--nan", "interpolate"), "expected propagate or omit"),
+        ((source, "[[1,-1]]", "-o", target, "--missing", "renormalise"), "--missing is renormalise"),
+        ((source, "[[1]]", "-o", target, "--missing", "none"), "none of propagate"),
+        ((source, "[[1]]", "-o", target, "--axes", "yx"), "the axes of INPUT are not named"),
+        ((str(store / "none.zarr"), "[[1]]", "-o", target), "INPUT is"),
+    ):
+        assert words in refused("correlate", *arguments), arguments
+    np.save(store / "p.npy", np.ones((8, 9)))
+    for option in ("--memory=1GB", "--nodata=1", "--anew", "--skip-bad", "--missing=1", "--axes=yx"):
+        named = option.split("=")[0].replace("--anew", "--resume/--anew")
+        assert named in refused("correlate", str(store / "p.npy"), "[[1]]", option)
+    assert "--memory was given" in refused("plan", "1,1,8,8", "1,1,3,3", "--memory", "1GB")
+    assert "K_SHAPE" in refused("plan", "1,1,8,8", "[[1]]")
+    assert not (store / "y.zarr").exists()
+
+
+SLOW = """
+import os, sys, time
+from convolith.big.blocks import Filter
+compute = Filter.compute
+def slow(*arguments):
+    time.sleep(0.1)
+    os.write(2, b"block\\n")
+    return compute(*arguments)
+Filter.compute = slow
+from convolith.cli import main
+sys.argv = ["convolith", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of another kind")
+def test_an_interrupt_says_how_to_go_on(store):
+    source, target = str(store / "x.zarr"), str(store / "y.zarr")
+    x = zarr.create_array(str(store / "wide.zarr"), shape=(1024, 9000), chunks=(1024, 1024), dtype="float32")
+    x[...] = 1
+    source = str(store / "wide.zarr")
+    command = [sys.executable, "-c", SLOW, "correlate", source, "[[1,2]]", "-o", target]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)  # noqa: S603 - ours
+    while process.stderr.readline() != "block\n":
+        pass
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert "give the same command again" in said
+    found = json.loads(run("correlate", source, "[[1,2]]", "-o", target, "--json").stdout)
+    assert 0 < found["resumed"] < found["blocks"] == 9
