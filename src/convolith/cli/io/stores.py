@@ -43,8 +43,8 @@ def is_store(path: str | None) -> bool:
     if path is None:
         return False
     with suppress(OSError, ValueError):  # a name that no file can have
-        if Path(path).is_dir():
-            return any((Path(path) / name).exists() for name in ZARR_FILES)
+        if any((Path(path) / name).exists() for name in ZARR_FILES):
+            return True
     return path.rstrip("/").endswith(SUFFIX)
 
 
