@@ -195,3 +195,28 @@ def test_states_in_files_are_checked(tmp_path):
     np.savez(tmp_path / "bare.npz", about=np.array('{"kind": "convolith gram", "version": 2}'))
     with pytest.raises(ConvolithError, match="which lacks parts of a state"):
         Gram.load(tmp_path / "bare.npz")
+
+
+@pytest.mark.parametrize("scale", [1e154, 1e-160])
+@pytest.mark.parametrize("which", ["x", "y", "weights"])
+def test_numbers_whose_squares_leave_float64_are_refused_in_words(which, scale):
+    x = np.random.default_rng(0).random((1, 20, 21))
+    data = {"x": x, "y": x[:, 1:-1, 1:-1].copy(), "weights": np.ones((18, 19))}
+    data[which] = data[which] * scale if which != "weights" else np.full((18, 19), 1e300 if scale > 1 else 1e-300)
+    for compute in (
+        lambda: fit(data["x"], data["y"], kernel_size=3, weights=data["weights"]),
+        lambda: fit(data["x"], data["y"], kernel_size=3, weights=data["weights"], method="lbfgs"),
+        lambda: fit_varying(data["x"], data["y"], kernel_size=3, degree=1, weights=data["weights"]),
+        lambda: Gram(3).update(data["x"], data["y"], weights=data["weights"]),
+    ):
+        with pytest.raises(ConvolithError, match="whose sums of squares leave the range of float64") as refused:
+            compute()
+        assert ("divide" if scale > 1 else "multiply") in str(refused.value)
+
+
+@pytest.mark.parametrize("scale", [1e-130, 1e130])
+def test_numbers_far_from_one_are_fitted(scale):
+    x = np.random.default_rng(0).random((1, 20, 21))
+    kernel = np.random.default_rng(1).random((3, 3))
+    y = correlate(x, kernel[None, None])
+    np.testing.assert_allclose(fit(scale * x, scale * y, kernel_size=3).kernel[0, 0], kernel, rtol=1e-9)

@@ -19,6 +19,8 @@ from convolith.spec import ConvSpec
 
 NAN = ("refuse", "omit")
 """Ways to treat NaN and infinity in x and y: refuse the data, or leave those pixels out."""
+MOST_DIGITS = 290.0
+"""Decimal exponent up to which sums of squares, and what is computed from them, stay within float64."""
 HALF_OF_ONE = 0.5
 """Threshold between no marked pixel in a window and at least one, counted in floats."""
 
@@ -177,6 +179,29 @@ def without_unread(x: torch.Tensor, spec: ConvSpec, counts: np.ndarray, cut: Seq
         advice = f"repair them, or pass nan='omit' or x_mask=, which leave out the {reached} pixels of y that read them"
         check_finite("x", x.numpy(), advice, cut)
     return used
+
+
+def check_magnitude(argument: str, values: np.ndarray, counts: np.ndarray) -> None:
+    """Refuse numbers whose weighted sums of squares leave the range of float64, at either end.
+
+    Args:
+        argument: name of the argument.
+        values: its values.
+        counts: weights of the pixels.
+    """
+    largest = float(max(values.max(initial=0.0), -values.min(initial=0.0)))
+    weight = float(counts.max(initial=0.0))
+    if not largest or not weight:
+        return
+    magnitude = 2 * np.log10(largest) + np.log10(weight)
+    if abs(magnitude) + np.log10(max(values.size, 1)) > MOST_DIGITS:
+        how = "divide" if magnitude > 0 else "multiply"
+        weights, what = (f" with weights up to {weight:.1e}", "the weights, or ") if weight != 1 else ("", "")
+        raise ConvolithError(
+            f"{argument} has numbers up to {largest:.1e}{weights}, whose sums of squares leave the range of float64; "
+            f"{how} {what}both x and y by one number, such as {10.0 ** abs(round(magnitude / 2)):.0e}, which leaves "
+            "the kernel as it is"
+        )
 
 
 def check_finite(argument: str, values: np.ndarray, advice: str, cut: Sequence[slice] = ()) -> None:

@@ -12,7 +12,15 @@ import torch
 from convolith.arrays import as_tensor, bare, check_same_kind, listed
 from convolith.dtypes import dtype_name, is_float
 from convolith.errors import ConvolithError, check_flag
-from convolith.fitting.data.pixels import Pixels, bad_pixels, check_finite, pixel_weights, read_by, without_unread
+from convolith.fitting.data.pixels import (
+    Pixels,
+    bad_pixels,
+    check_finite,
+    check_magnitude,
+    pixel_weights,
+    read_by,
+    without_unread,
+)
 from convolith.fitting.data.polynomials import Powers, monomials, values
 from convolith.fitting.data.shapes import Border, inner_part, spatial_axes
 from convolith.geometry import Axes, Padding, per_axis, split_input_shape
@@ -169,6 +177,8 @@ def read(
     known = torch.where(torch.from_numpy(bad)[:, None], 0.0, wide["x"]) if bad.any() else wide["x"]
     padded = without_unread(known, spec, counts, of_x)
     check_finite("y", target, "repair them, or pass nan='omit' or mask=", of_y)
+    check_magnitude("x", padded, counts)
+    check_magnitude("y", target, counts)
     constant = monomials(axes, 0)
     return Problem(
         spec,
