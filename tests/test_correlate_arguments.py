@@ -21,6 +21,8 @@ CORRELATE = {
         {},
         r"x has 4 channels \(shape \(1, 4, 8, 8\)\) but k expects 3 \(k.shape\[1\] \* groups\)",
     ),
+    "a small x and k swapped": ((k, np.ones((1, 3, 8, 8))), {}, r"k spans 8 elements .* did you swap x and k\?"),
+    "a signal and k swapped": ((np.ones((2, 3, 4)), np.ones((1, 3, 12))), {}, r"k spans 12 .* did you swap x and k\?"),
     "x and k swapped": ((k, np.ones((1, 3, 64, 64))), {}, r"k spans 64 elements .* did you swap x and k\?"),
     "one kernel without an axis": (
         (np.ones((3, 5, 5)), np.ones((3, 3, 3))),

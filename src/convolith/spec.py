@@ -35,7 +35,7 @@ from convolith.geometry import (
 
 MOST_INTERLEAVED = 4
 """Most channels of a picture that are computed where they are, between each other: RGBA has four."""
-MUCH_LARGER = 16
+MUCH_LARGER = 2.5
 """Ratio of the kernel's spatial size to the input's from which an error suggests that x and k were swapped."""
 
 
@@ -158,8 +158,9 @@ class ConvSpec:
 
     @property
     def _seems_swapped(self) -> bool:
-        """Whether the kernel is so much larger than the input that x and k were probably swapped."""
-        return self.groups == 1 and prod(self.kernel_size) >= MUCH_LARGER * prod(self.size)
+        """Whether the kernel is much larger than the input and along no axis smaller, as if they were swapped."""
+        larger = all(k >= n for k, n in zip(self.kernel_size, self.size, strict=True))
+        return self.groups == 1 and larger and prod(self.kernel_size) >= MUCH_LARGER * prod(self.size)
 
     @classmethod
     def of(
