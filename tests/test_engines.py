@@ -244,6 +244,8 @@ def test_a_prepared_kernel_serves_other_sizes(engine):
     )
     def law(spec, growth, batch):
         nonlocal shared
+        if 0 in spec.output_shape:  # which the planner does not leave to an engine
+            return
         size = tuple(max(1, n + more) for n, more in zip(spec.size, growth, strict=False))
         try:
             other = replace(spec, size=size, batch=batch)
