@@ -30,7 +30,7 @@ def _enter(namespace: dict[str, Any]) -> None:
 
 
 markdown = Sybil(
-    parsers=[PythonCodeBlockParser()], patterns=["README.md", "docs/**/*.md"], setup=_enter, teardown=_leave
+    parsers=[PythonCodeBlockParser()], patterns=["README.md", "docs/*.md", "docs/**/*.md"], setup=_enter, teardown=_leave
 )
 docstrings = Sybil(
     parsers=[DocTestParser()],
