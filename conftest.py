@@ -29,9 +29,8 @@ def _enter(namespace: dict[str, Any]) -> None:
     os.chdir(namespace["folder"])
 
 
-markdown = Sybil(
-    parsers=[PythonCodeBlockParser()], patterns=["README.md", "docs/*.md", "docs/**/*.md"], setup=_enter, teardown=_leave
-)
+PAGES = ["README.md", "docs/*.md", "docs/**/*.md"]
+markdown = Sybil(parsers=[PythonCodeBlockParser()], patterns=PAGES, setup=_enter, teardown=_leave)
 docstrings = Sybil(
     parsers=[DocTestParser()],
     patterns=["src/**/*.py"],
