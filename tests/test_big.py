@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from itertools import product
 
 import numpy as np
@@ -443,27 +444,33 @@ SLOW = """
 import os, sys, time, numpy as np
 from convolith import big
 from convolith.big.blocks import Filter
-compute = Filter.compute
+folder, most, begun, compute = sys.argv[1], int(sys.argv[2]), [], Filter.compute
 def slow(*arguments):
-    time.sleep(0.02)
+    begun.append(1)
     os.write(1, b"block\\n")
+    while len(begun) >= most and not os.path.exists(folder + "/go"):
+        time.sleep(0.01)
     return compute(*arguments)
 Filter.compute = slow
-big.plan(sys.argv[1] + "/x.zarr", np.ones((5, 5)) / 25, sys.argv[1] + "/y.zarr", block=(16, 16)).run(progress=False)
+big.plan(folder + "/x.zarr", np.ones((5, 5)) / 25, folder + "/y.zarr", block=(16, 16)).run(progress=False)
 """
+"""A run that waits, from some block on, until a file is there."""
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_is_killed_goes_on(how, tmp_path):
     stored(tmp_path / "x.zarr", RNG.standard_normal((80, 90)).astype(np.float32), (16, 16))
     plan_of(tmp_path).run(progress=False)
-    expected = zarr.open(tmp_path / "y.zarr")[...]
-    command = [sys.executable, "-c", SLOW, str(tmp_path)]
+    expected, go = zarr.open(tmp_path / "y.zarr")[...], tmp_path / "go"
     for count in (5, 3, 8):
+        command = [sys.executable, "-c", SLOW, str(tmp_path), str(count)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603
         assert [process.stdout.readline() for _ in range(count)] == ["block\n"] * count
         process.send_signal(how)
+        time.sleep(0.3)
+        go.touch()  # what is in flight ends
         process.communicate()
+        go.unlink()
     report = plan_of(tmp_path).run(progress=False)
     assert report.resumed >= 5 + 3 + 8 - 3 * 3  # those that were in flight are computed again
     np.testing.assert_array_equal(zarr.open(tmp_path / "y.zarr")[...], expected)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -89,8 +90,9 @@ import os, sys, time
 from convolith.big.blocks import Filter
 compute = Filter.compute
 def slow(*arguments):
-    time.sleep(0.1)
     os.write(2, b"block\\n")
+    while not os.path.exists(sys.argv[2] + ".go"):
+        time.sleep(0.01)
     return compute(*arguments)
 Filter.compute = slow
 from convolith.cli import main
@@ -110,6 +112,8 @@ def test_an_interrupt_says_how_to_go_on(store):
     while process.stderr.readline() != "block\n":
         pass
     process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    (store / "wide.zarr.go").touch()  # what is in flight ends
     _, said = process.communicate()
     assert process.returncode == 130
     assert "give the same command again" in said
