@@ -103,5 +103,6 @@ def test_the_readmes_setup_is_two_commands_and_ci_runs_the_second():
 
 
 def test_nothing_is_left_undone():
+    marks = r"TODO|FIXME|XXX|NotImplementedError"  # a pattern to search for, not a mark of unfinished work
     for path in SOURCES:
-        assert not re.search(r"TODO|FIXME|XXX|NotImplementedError", path.read_text()), path  # what it looks for
+        assert not re.search(marks, path.read_text()), path

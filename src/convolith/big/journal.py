@@ -1,7 +1,7 @@
 """The journal of a run: a line for each block that is stored, so that an interrupted run goes on where it ended.
 
-The first line holds the fingerprint of everything that the result depends on. A lock file beside it keeps a second
-process away.
+The first line identifies the source, the kernel and the options, since the result depends on them. A lock file keeps a
+second process away.
 """
 
 from __future__ import annotations

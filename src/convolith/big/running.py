@@ -1,4 +1,4 @@
-"""The run of a plan: blocks read, computed, written and noted in the journal; what it did."""
+"""The run of a plan: blocks are read, computed, written and noted in the journal; and its report."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Block = tuple[int, ...]
 
 @dataclass(frozen=True)
 class BigReport:
-    """What a run did.
+    """Report of a run: blocks, bytes, times, memory, and the pixels that were clipped or are missing.
 
     Attributes:
         blocks, resumed: number of blocks of the result, and of those that an interrupted run had stored.

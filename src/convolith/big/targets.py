@@ -15,8 +15,7 @@ from convolith.big.sources import needed
 from convolith.errors import ConvolithError
 
 PARTIAL, JOURNAL, LOCK, BEFORE = ".partial", ".partial.journal", ".lock", ".before"
-"""What is added to the name of a result for the unfinished one, for its journal, for its lock, and for the result that
-is replaced."""
+"""Endings of names: of the unfinished result, its journal, its lock file, and an earlier result that is replaced."""
 
 
 class ZarrTarget:

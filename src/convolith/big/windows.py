@@ -33,7 +33,7 @@ Range = tuple[int, int]
 
 
 class Span(NamedTuple):
-    """What a block reads along one axis.
+    """Part of one axis of the source that a block reads.
 
     Attributes:
         ranges: first position and the one after the last, of each range of the source.
@@ -51,7 +51,7 @@ class Span(NamedTuple):
 
 
 class Window(NamedTuple):
-    """A block of a result, and what it reads.
+    """A block of a result, and the part of the source that it reads.
 
     Attributes:
         output: the block's place in the result.

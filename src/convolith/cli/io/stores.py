@@ -35,7 +35,7 @@ WORDS = (
 )
 """Words of `big.plan` and its run, in those of the command."""
 MISSING = {"propagate": "propagate", "omit": "renormalise"}
-"""What `--nan` says of missing pixels, in the words of `big.plan`."""
+"""Values of `--nan`, and the values of `missing=` in `big.plan` that they stand for."""
 
 
 def is_store(path: str | None) -> bool:

@@ -46,7 +46,7 @@ LAYER = (
     *("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"),
     *("padding_value", "transposed", "output_padding", "bias", "dtype", "kernel_dtype", "out_dtype"),
 )
-"""What a prepared kernel depends on: all of a spec but the size and the number of images."""
+"""Fields of a spec that determine a prepared kernel: all except the size and the number of images."""
 MOST_GROUPS, FEWEST_CHANNELS = 32, 16
 """Largest number of groups, and least number of their input channels, that are computed one after the other."""
 ISLAND_SECONDS = 3e-5
