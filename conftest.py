@@ -15,6 +15,9 @@ if "CONVOLITH_CACHE_DIR" not in os.environ:  # before anything is compiled; chil
     os.environ["CONVOLITH_CACHE_DIR"] = tempfile.mkdtemp(prefix="convolith-tests-")
     atexit.register(shutil.rmtree, os.environ["CONVOLITH_CACHE_DIR"], ignore_errors=True)
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # threads that wait leave the cores to the tests of the other processes
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 HERE = Path(__file__).parent
 
 

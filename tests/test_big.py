@@ -457,6 +457,7 @@ big.plan(folder + "/x.zarr", np.ones((5, 5)) / 25, folder + "/y.zarr", block=(16
 """A run that waits, from some block on, until a file is there."""
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_is_killed_goes_on(how, tmp_path):
     stored(tmp_path / "x.zarr", RNG.standard_normal((80, 90)).astype(np.float32), (16, 16))

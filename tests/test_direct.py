@@ -224,6 +224,7 @@ def test_axes_with_one_place_are_left_out(size, kernel_size, dtype):
         compare(direct, spec, direct.prepare(spec, kernel), array, kernel, torch.randn(3))
 
 
+@pytest.mark.slow(quick=6)
 @pytest.mark.parametrize("stride", [2, 3])
 @pytest.mark.parametrize("kernel_size", [5, 7])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
@@ -235,6 +236,7 @@ def test_columns_that_a_stride_splits(stride, kernel_size, dtype):
     compare(direct, spec, direct.prepare(spec, kernel), x, kernel, None)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_sums_are_rounded_clipped_and_counted_where_they_are_stored(data):

@@ -155,6 +155,7 @@ LINE = np.hanning(9)[1:-1].astype(np.float32)
 KERNELS = [np.outer(LINE, LINE) / 16, np.random.default_rng(1).normal(size=(7, 7)).astype(np.float32) / 49]
 
 
+@pytest.mark.slow(quick=28)
 @pytest.mark.parametrize("shape", [(50, 60), (50, 60, 3), (130, 140, 4), (5, 40, 30)])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "uint8", "int16"])
 @pytest.mark.parametrize("options", [{}, {"dtype": np.uint8}, {"flip": True, "stride": 2}, {"padding_mode": "mirror"}])

@@ -18,6 +18,7 @@ def check(width: str, number: int, **options) -> None:
     compare(im2col, spec, im2col.prepare_for(host(width), spec, kernel), x, kernel, bias)
 
 
+@pytest.mark.slow(quick=9)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("width", WIDTHS)

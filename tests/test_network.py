@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import pickle
 import threading
-from itertools import product
 
 import pytest
 import torch
@@ -68,7 +67,18 @@ def check(model, *shapes, measure=False, islands=None, dtype=torch.float32, tole
     return found
 
 
-@pytest.mark.parametrize(("layer", "activation"), list(product(LAYERS, ACTIVATIONS)))
+def _every_layer_and_activation_first():
+    """Return all pairs of a layer and an activation; each layer and each activation is among the first fourteen."""
+    layers, activations = list(LAYERS), list(ACTIVATIONS)
+    return [
+        (layers[n % len(layers)], activations[(n + shift) % len(activations)])
+        for shift in range(len(activations))
+        for n in range(len(layers))
+    ]
+
+
+@pytest.mark.slow(quick=14)
+@pytest.mark.parametrize(("layer", "activation"), _every_layer_and_activation_first())
 def test_an_activation_is_computed_in_the_last_step_of_every_engine(layer, activation):
     conv, shape = LAYERS[layer]
     found = check(nn.Sequential(conv, ACTIVATIONS[activation]), (1, *shape), (2, *shape), islands={})
@@ -76,6 +86,7 @@ def test_an_activation_is_computed_in_the_last_step_of_every_engine(layer, activ
     assert found.report.steps[0].tail
 
 
+@pytest.mark.slow(quick=3)
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_residual_is_added_in_the_last_step_of_every_engine(layer):
     class Residual(nn.Module):
@@ -121,6 +132,7 @@ def test_what_cannot_lie_in_a_join_is_copied():
     check(Twice(), (2, 4, 9, 9), islands={})
 
 
+@pytest.mark.slow(quick=12)
 @pytest.mark.parametrize(
     "pool",
     [
@@ -191,12 +203,14 @@ def test_moves_and_norms_are_generated_code(move):
     check(Moved(), (1, 3, 12, 18), (2, 3, 12, 18), islands={} if whole else None)
 
 
-@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
-@pytest.mark.parametrize("corners", [False, True])
+@pytest.mark.slow(quick=10)
 @pytest.mark.parametrize(
     "how",
     [{"scale_factor": 2}, {"scale_factor": 1.7}, {"scale_factor": 0.6}, {"size": (25, 41)}, {"size": (5, 90)}],
     ids=str,
+)
+@pytest.mark.parametrize(
+    ("mode", "corners"), [("bilinear", True), ("bicubic", False), ("bilinear", False), ("bicubic", True)]
 )
 def test_interpolation_is_generated_code(mode, corners, how):
     class Resized(nn.Module):
@@ -354,13 +368,14 @@ def test_islands_are_computed_by_torch_and_named():
     assert "Computed by torch" in str(found.report)
 
 
-@pytest.mark.parametrize("network", ["repvgg_grouped", "mobileone_small", "ecbsr", "replknet", "fastvit", "acnet"])
+@pytest.mark.slow(quick=3)
+@pytest.mark.parametrize("network", ["mobileone_small", "ecbsr", "acnet", "repvgg_grouped", "replknet", "fastvit"])
 def test_networks_of_the_bench(network):
     row = NETWORKS[network]
-    check(row.factory(), row.input_shape, (2, *row.input_shape[1:]))
+    check(row.factory(), row.input_shape, (2, *row.input_shape[1:]), measure=network == "mobileone_small")
 
 
-@pytest.mark.slow(quick=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["mobilenet_v2", "resnet18", "resnet50", "repvgg_a0", "vae_decoder", "depth_neck"])
 def test_larger_networks_of_the_bench(network):
     row = NETWORKS[network]
@@ -368,12 +383,13 @@ def test_larger_networks_of_the_bench(network):
     assert found.report.reason is None or "ms" in found.report.reason
 
 
+@pytest.mark.slow(quick=2)
 @pytest.mark.parametrize(
     ("factory", "shape"),
     [
-        (lambda: UNet(2, 3, 8, 2, 2), (1, 3, 32, 32)),
-        (lambda: UNet(3, 1, 4, 2, 2), (1, 1, 16, 16, 16)),
         (super_resolution, (1, 3, 24, 32)),
+        (lambda: UNet(3, 1, 4, 2, 2), (1, 1, 16, 16, 16)),
+        (lambda: UNet(2, 3, 8, 2, 2), (1, 3, 32, 32)),
         (wavenet, (1, 1, 700)),
         (shufflenet_v2, (1, 3, 64, 64)),
     ],
@@ -545,7 +561,7 @@ def test_fewer_threads_than_it_was_made_for():
 
 
 def test_a_number_of_threads():
-    model = NETWORKS["mobileone_small"].factory()
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.SiLU(), nn.Conv2d(8, 8, 3, 2), nn.ReLU()).eval()
     x = torch.randn(1, 3, 64, 64)
     fast = cl.optimize(model, x, threads=1, measure=False).model
     with torch.no_grad():
@@ -663,6 +679,7 @@ def test_shapes_that_depend_on_values():
     same_after(model, random((1, 3, 8, 8))[0], *random((1, 3, 8, 8), (1, 3, 8, 8), seed=1))
 
 
+@pytest.mark.slow(quick=2)
 @pytest.mark.parametrize("batches", [(1, 4), (4, 1), (8, 2)])
 def test_batches_that_differ(batches):
     shapes = [(batches[0], 3, 96, 96), (batches[1], 3, 128, 128)]
@@ -714,8 +731,9 @@ CASES = {
 }
 
 
+@pytest.mark.slow(quick=len(CASES))
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("batch", [3, 1])
 def test_edges_of_what_is_read(case, batch):
     model = Function(CASES[case]).eval()
     first, other, larger = (
@@ -894,8 +912,9 @@ def _checked_at_sizes(model, fast):
             torch.testing.assert_close(fast(x), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.slow(quick=len(TRACED_CODE))
 @pytest.mark.parametrize("name", TRACED_CODE)
+@pytest.mark.parametrize("inside", [False, True])
 def test_code_that_depends_on_sizes_is_traced_at_each_size(name, inside):
     model = _with_statistics(OwnCode(TRACED_CODE[name]))
     if inside:
@@ -906,8 +925,9 @@ def test_code_that_depends_on_sizes_is_traced_at_each_size(name, inside):
     _checked_at_sizes(model, found.model)
 
 
-@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.slow(quick=len(KEPT_CODE))
 @pytest.mark.parametrize("name", KEPT_CODE)
+@pytest.mark.parametrize("inside", [True, False])
 def test_code_that_depends_on_values_stays_with_torch(name, inside):
     how, reason = KEPT_CODE[name]
     model = _with_statistics(OwnCode(how))

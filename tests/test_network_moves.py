@@ -111,6 +111,7 @@ TRANSPOSED = {
 }
 
 
+@pytest.mark.slow(quick=8)
 @pytest.mark.parametrize(("axes", "name"), list(product([1, 2, 3], TRANSPOSED)))
 def test_transposed_layers(axes, name):
     layer = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[axes - 1](6, 9, **TRANSPOSED[name])

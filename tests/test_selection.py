@@ -41,6 +41,7 @@ def test_the_size_of_a_blur_is_found_on_photographs(photo):
 
 
 @pytest.mark.filterwarnings("ignore:residuals")  # of models that are a little wrong
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("wrong", ["vignette", "gamma", "rotation"])
 def test_a_model_that_is_a_little_wrong_does_not_ask_for_ever_larger_kernels(wrong):
     image = pytest.importorskip("skimage.data").camera().astype(float)[:300, :300]

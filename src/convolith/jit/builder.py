@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 from typing import Any
 
 from llvmlite import ir
@@ -219,17 +219,16 @@ class FunctionBuilder:
         kind = ir.VectorType(scalar.type, lanes)
         undefined = ir.Constant(kind, ir.Undefined)
         first = self.ir.insert_element(undefined, scalar, ir.Constant(I32, 0))
-        return self.ir.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, lanes), [0] * lanes))
+        return self.ir.shuffle_vector(first, undefined, lane_numbers((0,) * lanes))
 
     def shuffle(self, a: ir.Value, b: ir.Value, lanes: Sequence[int]) -> ir.Value:
         """Return the given lanes of the concatenation of two vectors."""
-        return self.ir.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes)))
+        return self.ir.shuffle_vector(a, b, lane_numbers(tuple(lanes)))
 
     def lanes_below(self, count: Number, lanes: int) -> ir.Value:
         """Return a mask of the lanes whose number is less than `count`."""
         bounded = self.ir.trunc(self.maximum(self.minimum(count, lanes), 0).value, I32)
-        numbers = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
-        return self.ir.icmp_signed("<", numbers, self.splat(bounded, lanes))
+        return self.ir.icmp_signed("<", lane_numbers(tuple(range(lanes))), self.splat(bounded, lanes))
 
     def bits_between(self, low: Number, high: Number) -> Int:
         """Return an integer whose bits 0 to 63 are set where their number is at least `low` and less than `high`."""
@@ -355,6 +354,12 @@ class FunctionBuilder:
 def zero(kind: ir.Type) -> ir.Constant:
     """Return the zero of a type."""
     return ir.Constant(kind, None)
+
+
+@cache
+def lane_numbers(numbers: tuple[int, ...]) -> ir.Constant:
+    """Return a vector of 32-bit integers; one object per vector, since llvmlite makes and prints each lane by itself."""
+    return ir.Constant(ir.VectorType(I32, len(numbers)), list(numbers))
 
 
 def constant(kind: ir.VectorType, number: float) -> ir.Constant:
