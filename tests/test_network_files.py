@@ -12,6 +12,7 @@ from torch import nn
 import convolith as cl
 from bench.networks import NETWORKS
 from convolith.cli import main
+from convolith.network.graph_file import NotWritten
 from convolith.network.saved import save
 
 
@@ -71,16 +72,64 @@ def test_files_that_are_damaged_or_of_another_version_are_refused(tmp_path, imag
         cl.network.load(path)
     cl.optimize(small(), images, measure=False).save(path)
     with zipfile.ZipFile(path) as archive:
-        model, choices = archive.read("model.pt2"), json.loads(archive.read("choices.json"))
-    for content, changes, words in (
-        (model, {"format": 99}, "a file of format 99"),
-        (model[: len(model) // 2], {}, "cannot read"),
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    choices, weights = json.loads(parts["choices.json"]), parts["weights.pt"]
+    graph = parts["graph.json"].decode()
+    for changes, words in (
+        ({"choices.json": json.dumps(choices | {"format": 99})}, "a file of format 99"),
+        ({"weights.pt": weights[: len(weights) // 2]}, "cannot read"),
+        ({"graph.json": graph.replace("aten::silu_", "aten::soon")}, "calls aten::soon, which torch"),
+        ({"graph.json": graph.replace("aten::silu_", "posix:system")}, "calls posix:system, which torch"),
+        ({"graph.json": graph.replace("aten::silu_", "torch:load")}, "calls torch:load, which torch"),
+        ({"graph.json": graph[:100]}, "cannot read"),
+        ({"weights.pt": None}, "has no weights.pt"),
     ):
         with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("model.pt2", content)
-            archive.writestr("choices.json", json.dumps(choices | changes))
+            for name, content in (parts | changes).items():
+                if content is not None:
+                    archive.writestr(name, content)
         with pytest.raises(cl.ConvolithError, match=words):
             cl.network.load(path)
+
+
+class Several(nn.Module):
+    """Containers of results, weights that are used twice, a constant, sizes in the arithmetic, names of all kinds."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.second.weight = self.first.weight
+        self.register_buffer("scale", torch.full((1, 3, 1, 1), 0.5))
+        self.register_buffer("shift", torch.full((1, 3, 1, 1), 0.25), persistent=False)
+        self.constant = torch.arange(3.0).view(1, 3, 1, 1)
+
+    def forward(self, x, z):
+        y = torch.relu(self.first(x)) * self.scale + self.shift
+        y = self.second(y) + self.constant
+        half = y[..., : x.shape[-1] // 2, 1:].to(memory_format=torch.contiguous_format)
+        return {"whole": y, "others": [half, (y.mean((2, 3)).to(torch.float64), z.flatten(1) / y.shape[2])]}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_containers_shared_weights_and_constants_are_saved(whole, tmp_path, monkeypatch):
+    if not whole:  # torch's own form of a graph, for what ours does not hold, and of earlier versions
+        monkeypatch.setattr("convolith.network.graph_file.written", refuse_to_write)
+    model = Several().eval()
+    inputs = torch.randn(1, 3, 20, 24), torch.randn(1, 3, 5)
+    found = cl.optimize(model, inputs, measure=False)
+    found.save(tmp_path / "net.zip")
+    with zipfile.ZipFile(tmp_path / "net.zip") as archive:
+        assert ("graph.json" in archive.namelist()) == whole
+    loaded = cl.network.load(tmp_path / "net.zip")
+    for given in (inputs, (torch.randn(3, 3, 33, 40), torch.randn(3, 3, 5))):
+        for _ in range(2):
+            with torch.no_grad():
+                torch.testing.assert_close(loaded(*given), model(*given), rtol=1e-4, atol=1e-5)
+    assert set(loaded.plain.state_dict()) == set(found.model.plain.state_dict())
+
+
+def refuse_to_write(_):
+    raise NotWritten("by the test")
 
 
 @pytest.fixture

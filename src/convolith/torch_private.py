@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 import torch
+import torch.fx
 from torch.autograd import forward_ad
 from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.nn.modules.conv import _ConvNd as ConvolutionBase
@@ -265,6 +266,28 @@ def unflattened(leaves: list[Any], structure: Any) -> Any:
 def leaves_of(tree: Any) -> list[Any]:
     """Return the leaves of nested lists, tuples, dicts and registered containers."""
     return _pytree.tree_leaves(tree)
+
+
+def exported_trees(module: Any) -> tuple[str, str]:
+    """Return the structures of the arguments and of the results of an exported graph, as JSON.
+
+    Raises:
+        NotImplementedError: a container of a type that torch cannot write.
+    """
+    return _pytree.treespec_dumps(module._in_spec), _pytree.treespec_dumps(module._out_spec)
+
+
+def take_trees(graph: torch.fx.Graph, names: list[str], trees: tuple[str, str]) -> None:
+    """Let a graph take and give containers, as an exported one does.
+
+    Args:
+        graph: a graph whose inputs are the leaves of its arguments.
+        names: names of these inputs.
+        trees: what `exported_trees` gave.
+    """
+    inputs, outputs = map(_pytree.treespec_loads, trees)
+    info = torch.fx.graph._PyTreeInfo(names, inputs, outputs)
+    graph.set_codegen(torch.fx.graph._PyTreeCodeGen(info))
 
 
 # The backward pass ---------------------------------------------------------------------------------------------------

@@ -358,7 +358,7 @@ def zero(kind: ir.Type) -> ir.Constant:
 
 @cache
 def lane_numbers(numbers: tuple[int, ...]) -> ir.Constant:
-    """Return a vector of 32-bit integers; one object per vector, since llvmlite makes and prints each lane by itself."""
+    """Return a vector of 32-bit integers, made once for each: llvmlite makes and prints every lane by itself."""
     return ir.Constant(ir.VectorType(I32, len(numbers)), list(numbers))
 
 

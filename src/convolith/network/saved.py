@@ -1,4 +1,7 @@
-"""Optimised networks in files: the folded model by `torch.export`, and the choices of engines as JSON."""
+"""Optimised networks in files: the graph of the folded model, its weights, and the choices of engines.
+
+`torch.export` records the graph. Where it holds more than operators and tensors, torch's own form of it is kept.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import io
 import json
 import warnings
 import zipfile
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any
@@ -13,12 +17,13 @@ from typing import IO, Any
 import torch
 
 from convolith.errors import ConvolithError
+from convolith.network import graph_file
 from convolith.network.module import Optimized
 from convolith.storage import replacing
 
 FORMAT = 1
 """Version of the files."""
-MODEL, CHOICES = "model.pt2", "choices.json"
+GRAPH, WEIGHTS, MODEL, CHOICES = "graph.json", "weights.pt", "model.pt2", "choices.json"
 
 
 def save(model: Optimized, path: str | Path | IO[bytes]) -> None:
@@ -29,7 +34,6 @@ def save(model: Optimized, path: str | Path | IO[bytes]) -> None:
     Raises:
         ConvolithError: if `torch.export` cannot take the model.
     """
-    content = io.BytesIO()
     inputs = model.example()
     sizes: Any = tuple(dict.fromkeys(range(x.ndim), torch.export.Dim.AUTO) for x in inputs)
     fixed = model.has_code()  # which torch.export records for one size alone
@@ -37,7 +41,7 @@ def save(model: Optimized, path: str | Path | IO[bytes]) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.export(model.plain, inputs, dynamic_shapes=None if fixed else sizes)
-            torch.export.save(program, content)
+            parts = _parts(program)
     except Exception as problem:
         first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
         raise ConvolithError(
@@ -49,8 +53,40 @@ def save(model: Optimized, path: str | Path | IO[bytes]) -> None:
         replacing(Path(path)) if isinstance(path, str | Path) else nullcontext(path) as file,
         zipfile.ZipFile(file, "w") as archive,
     ):
-        archive.writestr(MODEL, content.getvalue())
+        for name, content in parts.items():
+            archive.writestr(name, content)
         archive.writestr(CHOICES, json.dumps(choices, indent=1))
+
+
+def _parts(program: Any) -> dict[str, bytes]:
+    """Return the parts of a file that hold an exported model."""
+    content = io.BytesIO()
+    try:
+        graph, tensors = graph_file.written(_without_checks(program.module()))
+    except graph_file.NotWritten:
+        torch.export.save(program, content)
+        return {MODEL: content.getvalue()}
+    torch.save(tensors, content)
+    return {GRAPH: json.dumps(graph).encode(), WEIGHTS: content.getvalue()}
+
+
+def _without_checks(plain: Any) -> Any:
+    """Return an exported module without its checks of sizes, which the model's own operators make too."""
+    for name in ("train", "eval"):  # which refuse every call
+        vars(plain).pop(name, None)
+    for node in list(plain.graph.nodes):
+        if node.op == "call_module" and not node.users:
+            plain.graph.erase_node(node)
+    plain.recompile()
+    return plain
+
+
+def _model(parts: Mapping[str, bytes]) -> Any:
+    """Return the module of the parts of a file."""
+    if GRAPH in parts:
+        tensors = torch.load(io.BytesIO(parts[WEIGHTS]), weights_only=True)
+        return graph_file.read(json.loads(parts[GRAPH]), tensors)
+    return _without_checks(torch.export.load(io.BytesIO(parts[MODEL])).module())
 
 
 def load(path: str | Path) -> Optimized:
@@ -74,7 +110,9 @@ def load(path: str | Path) -> Optimized:
     try:
         with zipfile.ZipFile(path) as archive:
             choices = json.loads(archive.read(CHOICES))
-            content = io.BytesIO(archive.read(MODEL))
+            parts = {name: archive.read(name) for name in (GRAPH, WEIGHTS, MODEL) if name in archive.namelist()}
+            if MODEL not in parts and len(parts) < 2:
+                raise KeyError(f"it has no {GRAPH if GRAPH not in parts else WEIGHTS}")
     except FileNotFoundError:
         raise ConvolithError(f"path is {str(path)!r}, which does not exist") from None
     except (OSError, zipfile.BadZipFile, KeyError, ValueError) as problem:
@@ -90,17 +128,13 @@ def load(path: str | Path) -> Optimized:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            plain: Any = torch.export.load(content).module()
+            plain = _model(parts)
+    except ConvolithError as problem:
+        raise ConvolithError(f"path is {str(path)!r}, but {problem}; optimise the model again") from problem
     except Exception as problem:
         raise ConvolithError(
             f"path is {str(path)!r}, whose model torch {torch.__version__} cannot read; optimise the model again"
         ) from problem
-    for name in ("train", "eval"):  # which refuse every call of a module that was exported
-        vars(plain).pop(name, None)
-    for node in list(plain.graph.nodes):  # checks of sizes, which the model's own operators make too
-        if node.op == "call_module" and not node.users:
-            plain.graph.erase_node(node)
-    plain.recompile()
     model = Optimized(plain, str(choices["accuracy"]))
     model.choose(choices["sizes"])
     only = choices.get("only")
