@@ -2,6 +2,7 @@
 
 import click
 
+from bench.big import big
 from bench.cost import cost
 from bench.decompose import decompose
 from bench.fit import fit
@@ -21,6 +22,7 @@ def main() -> None:
 
 
 COMMANDS = (
+    big,
     classes,
     cost,
     decompose,

@@ -65,7 +65,7 @@ def test_what_does_not_fit_is_refused_in_the_words_of_the_command(store):
     source, target = str(store / "x.zarr"), str(store / "y.zarr")
     for arguments, words in (
         ((source, "[[1]]", "-o", target, "--memory", "1MB"), "--memory is 1 MB"),
-        ((source, "[[1]]", "-o", str(store / "y.tif")), "ends with .zarr"),
+        ((source, "[[1]]", "-o", str(store / "y.png")), "ends with .zarr"),
         ((source, "[[1]]"), "ends with .zarr"),
         ((source, "[[1]]", "-o", source), "--output is"),
         ((source, "[[1]]", "-o", target, "--origin", "1"), "--origin was given"),

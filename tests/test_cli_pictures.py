@@ -1,7 +1,9 @@
 """Pictures as people have them through `convolith correlate` and `fit`: stacks of pages, inks, black and white, cubes."""
 
 import json
+from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import tifffile
@@ -12,7 +14,9 @@ from PIL import Image
 from scipy import ndimage
 
 import convolith as cl
+from convolith import ConvolithError
 from convolith.cli import main
+from convolith.cli.io.files import Output
 
 RNG = np.random.default_rng(5)
 KERNEL = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 10.0]]
@@ -53,7 +57,7 @@ def test_pages_are_a_stack(dtype, writer):
         run("correlate", "pages.tif", K, "--axes", "1,2", "-o", name)
     expected = np.stack([filtered(page) for page in pages])
     np.testing.assert_allclose(np.load("y.npy"), expected, rtol=1e-5)
-    assert tifffile.imread("y.tif").dtype == np.float32
+    assert tifffile.imread("y.tif").dtype == np.load("y.npy").dtype
     np.testing.assert_allclose(tifffile.imread("y.tif"), expected, rtol=1e-5)
     np.testing.assert_allclose(fits.getdata("y.fits"), expected, rtol=1e-5)
     assert "write y.npy or .tif instead" in refused("correlate", "pages.tif", K, "--axes", "1,2", "-o", "y.png")
@@ -248,3 +252,325 @@ def test_shapes_of_a_picture_without_channels():
         said = refused(command, "512,512", "5,5")
         assert "pass 1,1,HEIGHT,WIDTH 1,1,height,width" in said
         assert "filter_image" not in said
+
+
+def info(name):
+    with tifffile.TiffFile(name) as opened:
+        page = opened.series[0].keyframe
+        colours = page.photometric.name, tuple(map(int, page.extrasamples)), len(opened.pages)
+        return opened.series[0].axes, opened.series[0].shape, *colours
+
+
+@pytest.mark.parametrize(
+    ("channels", "photometric", "extra"),
+    [(1, "MINISBLACK", ()), (2, "MINISBLACK", (2,)), (3, "RGB", ()), (4, "RGB", (2,))],
+)
+def test_colours_stay_in_their_pixels_in_a_tiff(channels, photometric, extra):
+    colours = RNG.integers(0, 255, (20, 31, channels), dtype=np.uint8)
+    Image.fromarray(colours if channels > 1 else colours[..., 0]).save("x.png")
+    run("correlate", "x.png", K, "-o", "y.tif")
+    shape = (20, 31, channels)[: 2 + (channels > 1)]
+    assert info("y.tif") == ("YXS"[: len(shape)], shape, photometric, extra, 1)
+    run("correlate", "y.tif", "[[1]]", "-o", "z.tif")  # and can be read again
+    assert info("z.tif") == info("y.tif")
+    np.testing.assert_array_equal(tifffile.imread("z.tif"), tifffile.imread("y.tif"))
+    for picture, name in ((np.stack([colours] * 5), "stack.npy"), (colours, "one.npy")):
+        np.save(name, picture)
+        places = f"{picture.ndim - 3},{picture.ndim - 2}"
+        run("correlate", name, K, "--axes", places, "-o", "y.tif")
+        if channels > 1:
+            assert info("y.tif")[1:] == (picture.shape, photometric, extra, 5 if picture.ndim == 4 else 1)
+
+
+def test_pages_of_colours_stay_so():
+    pages = RNG.integers(0, 255, (5, 20, 31, 3), dtype=np.uint8)
+    tifffile.imwrite("pages.tif", pages, photometric="rgb")
+    run("correlate", "pages.tif", K, "--axes", "1,2", "-o", "y.tif")
+    assert info("y.tif")[1:] == (pages.shape, "RGB", (), 5)
+
+
+def test_a_tiff_holds_what_the_table_says():
+    whole = np.array([[2**24 + 1, -(2**24) - 1, 7], [1, 2, 3]])
+    for values, dtype in (
+        (whole, "int32"),
+        (whole + 2**31, "uint32"),
+        (whole * 2**20, "float64"),
+        (whole * 2**38 + 1, "int64"),
+    ):
+        np.save("x.npy", values)
+        said = json.loads(run("correlate", "x.npy", "[[1]]", "-o", "y.tif", "--json").stdout)
+        assert said.get("dtype_in_the_file", said["dtype"]) == dtype
+        found = tifffile.imread("y.tif")
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found.astype(np.int64), values)
+    floats = RNG.normal(size=(20, 31))
+    np.save("x.npy", floats)
+    run("correlate", "x.npy", "[[1]]", "-o", "y.tif")
+    np.testing.assert_array_equal(tifffile.imread("y.tif"), floats)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_upright_and_keep_their_notes(orientation):
+    from PIL import ImageCms, ImageOps
+
+    picture = Image.fromarray(ndimage.zoom(RNG.integers(0, 255, (5, 7, 3)), (8, 8, 1), order=1).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = orientation, "Camera"
+    for tag, note, value in ((0x8769, 0x829A, 0.25), (0x8825, 0x0001, "N")):  # time of exposure, hemisphere
+        exif.get_ifd(tag)[note] = value
+        exif[tag] = exif.get_ifd(tag)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for name in ("x.jpg", "x.png", "x.tif", "x.webp"):
+        lossless = {"lossless": True} if name.endswith("webp") else {}
+        picture.save(name, exif=exif, icc_profile=profile, dpi=(300, 300), **lossless)
+        with Image.open(name) as opened:
+            expected = np.asarray(ImageOps.exif_transpose(opened))
+        for output in ("y.png", "y.jpg", "y.tif"):
+            run("correlate", name, "[[1]]", "--dtype", "uint8", "-o", output)
+            with Image.open(output) as found:
+                assert_notes(found, expected, profile, None if name == "x.webp" else 300)
+    run("correlate", "x.jpg", "[[1]]", "--stride", "1,2", "-o", "y.png")
+    with Image.open("y.png") as found:
+        np.testing.assert_allclose(found.info["dpi"], (150, 300), atol=0.1)
+
+
+def assert_notes(found, expected, profile, dpi):
+    assert found.size == expected.shape[1::-1]
+    if found.format != "JPEG":
+        np.testing.assert_array_equal(np.asarray(found), expected)
+    notes = found.getexif()
+    assert (notes.get(0x0112, 1), notes[0x010F]) == (1, "Camera")
+    assert float(notes.get_ifd(0x8769)[0x829A]) == 0.25
+    assert notes.get_ifd(0x8825)[0x0001] == "N"
+    assert found.info["icc_profile"] == profile
+    if dpi is not None:
+        np.testing.assert_allclose(np.array(found.info["dpi"], float), dpi, atol=0.1)
+
+
+def test_axes_and_sizes_of_microscopes_are_kept():
+    stack = RNG.integers(0, 9999, (4, 2, 20, 31)).astype(np.uint16)
+    sizes = {"PhysicalSizeX": 0.1, "PhysicalSizeY": 0.2, "PhysicalSizeZ": 0.5, "Channel": {"Name": ["a", "b"]}}
+    tifffile.imwrite("x.ome.tif", stack, metadata={"axes": "ZCYX", **sizes})
+    tifffile.imwrite(
+        "x.tif", stack, imagej=True, metadata={"axes": "ZCYX", "spacing": 0.5, "unit": "um"}, resolution=(10, 5)
+    )
+    run("correlate", "x.ome.tif", K, "--axes", "yx", "--stride", "1,2", "--dtype", "uint16", "-o", "y.ome.tif")
+    with tifffile.TiffFile("y.ome.tif") as opened:
+        assert (opened.is_ome, opened.series[0].axes) == (True, "ZCYX")
+        pixels = tifffile.xml2dict(opened.ome_metadata)["OME"]["Image"]["Pixels"]
+    assert (pixels["PhysicalSizeX"], pixels["PhysicalSizeY"], pixels["PhysicalSizeZ"]) == (0.2, 0.2, 0.5)
+    assert [one["Name"] for one in pixels["Channel"]] == ["a", "b"]
+    run("correlate", "x.tif", K, "--axes", "yx", "--stride", "1,2", "--dtype", "uint16", "-o", "y.tif")
+    with tifffile.TiffFile("y.tif") as opened:
+        assert (opened.is_imagej, opened.series[0].axes) == (True, "ZCYX")
+        assert (opened.imagej_metadata["spacing"], opened.imagej_metadata["unit"]) == (0.5, "um")
+        assert opened.pages[0].get_resolution() == (5, 5)
+    run("correlate", "x.tif", K, "--axes", "yx", "-o", "wide.tif")  # whole numbers of 32 bits, which ImageJ has not
+    with tifffile.TiffFile("wide.tif") as opened:
+        assert (opened.is_ome, opened.series[0].axes) == (True, "ZCYX")
+        assert tifffile.xml2dict(opened.ome_metadata)["OME"]["Image"]["Pixels"]["PhysicalSizeY"] == 0.2
+    assert "--axes is 'yq'; INPUT has the axes z (0), c (1), y (2), x (3)" in refused(
+        "correlate", "x.tif", K, "--axes", "yq"
+    )
+    np.save("x.npy", stack)
+    assert "INPUT has no names of axes" in refused("correlate", "x.npy", K, "--axes", "yx")
+    fits.PrimaryHDU(stack[:, 0].astype(float)).writeto("x.fits")
+    run("correlate", "x.fits", K, "--axes", "yx", "-o", "y.fits")
+    np.testing.assert_allclose(fits.getdata("y.fits")[2], filtered(stack[2, 0]), rtol=1e-9)
+
+
+def test_transparent_colours_are_an_alpha_channel():
+    Image.fromarray(RNG.integers(0, 3, (9, 8), dtype=np.uint8)).save("grey.png", transparency=1)
+    palette = Image.fromarray(RNG.integers(0, 255, (9, 8, 3), dtype=np.uint8)).quantize(4)
+    palette.save("palette.png", transparency=1)
+    Image.fromarray(RNG.integers(0, 2, (9, 8, 3), dtype=np.uint8)).save("rgb.png", transparency=(1, 1, 0))
+    for name, mode in (("grey.png", "LA"), ("palette.png", "RGBA"), ("rgb.png", "RGBA")):
+        result = run("correlate", name, "[[1]]", "-o", "y.png")
+        assert "alpha channel is filtered like a colour" in result.stderr
+        with Image.open(name) as opened, Image.open("y.png") as found:
+            np.testing.assert_array_equal(np.asarray(found), np.asarray(opened.convert(mode)))
+
+
+def test_colours_that_are_no_light_are_refused():
+    Image.fromarray(RNG.integers(0, 255, (9, 8, 3), dtype=np.uint8)).convert("LAB").save("lab.tif")
+    assert "CIELAB values, not amounts of light; convert it to RGB first" in refused("correlate", "lab.tif", K)
+
+
+def test_a_palette_is_read_as_its_colours():
+    palette = Image.fromarray(RNG.integers(0, 255, (9, 8, 3), dtype=np.uint8)).quantize(16)
+    palette.save("palette.tif")
+    run("correlate", "palette.tif", "[[1]]", "-o", "y.png")
+    np.testing.assert_array_equal(np.asarray(Image.open("y.png")), np.asarray(palette.convert("RGB")))
+
+
+def test_frames_of_an_animation_are_a_stack():
+    frames = RNG.integers(0, 255, (3, 20, 31), dtype=np.uint8)
+    first, *others = map(Image.fromarray, frames)
+    first.save("x.png", save_all=True, append_images=others)
+    assert "pass --axes 1,2" in refused("correlate", "x.png", K)
+    run("correlate", "x.png", K, "--axes", "yx", "-o", "y.npy")
+    np.testing.assert_allclose(np.load("y.npy"), [filtered(one) for one in frames])
+
+
+def test_other_pictures_are_read_and_others_say_how_to_convert():
+    picture = RNG.integers(0, 255, (9, 8, 3), dtype=np.uint8)
+    Image.fromarray(picture).save("x.bmp")
+    Image.fromarray(picture).save("x.webp", lossless=True)
+    for name in ("x.bmp", "x.webp"):
+        run("correlate", name, "[[1]]", "-o", "y.npy")
+        np.testing.assert_array_equal(np.load("y.npy"), picture)
+    for name, remedy in (("x.wav", "scipy.io.wavfile.read"), ("x.gif", "PIL.Image.open"), ("x.csv", "numpy.loadtxt")):
+        Path(name).write_bytes(b"some")
+        assert remedy in refused("correlate", name, K)
+
+
+def test_missing_and_infinite_results_are_counted():
+    picture = RNG.normal(size=(20, 31))
+    picture[3, 4], picture[10, 12] = np.nan, np.inf
+    np.save("x.npy", picture)
+    said = run("correlate", "x.npy", "[[1,2,3]]", "--json")
+    found = json.loads(said.stdout)
+    assert (found["missing"], found["missing_results"], found["infinite_results"]) == (1, 3, 3)
+    assert np.isfinite([found["least"], found["mean"], found["greatest"]]).all()
+    assert "infinite results" in run("correlate", "x.npy", "[[1,2,3]]").stdout
+    np.save("none.npy", np.full((9, 9), np.nan))
+    for options in ([], ["--nan", "omit"], ["--nan", "interpolate"]):
+        said = run("correlate", "none.npy", K, "--json", *options)
+        assert "warning: all pixels of INPUT are missing" in said.stderr
+        assert json.loads(said.stdout)["missing_results"] == 81
+
+
+def test_booleans_written_as_a_picture_are_said():
+    np.save("x.npy", RNG.random((9, 8)) < 0.5)
+    assert "1 is written as white, 255" in run("correlate", "x.npy", "[[1]]", "-o", "y.png").stderr
+
+
+@pytest.mark.parametrize(
+    ("cards", "said"),
+    [
+        ({"CRPIX1": "abc"}, "CRPIX1 is 'abc', not a number"),
+        ({"CD1_1": 0.0, "CD1_2": 0.0, "CD2_1": 0.0, "CD2_2": 0.0}, "singular"),
+        ({"WCSAXES": 1}, "WCSAXES is 1"),
+    ],
+)
+def test_coordinates_that_make_no_sense_are_said(cards, said):
+    header = sky()
+    for name, value in cards.items():
+        header[name] = value
+    fits.PrimaryHDU(RNG.normal(size=(20, 31)), header).writeto("x.fits")
+    assert said in run("correlate", "x.fits", K, "-o", "y.fits").stderr.lower().replace("crpix", "CRPIX").replace(
+        "wcsaxes", "WCSAXES"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (b"BITPIX  =                  -64", b"BITPIX  =                  -32", "declare 5,760 bytes, and 8,640 are there"),
+        (b"BITPIX  =                  -64", b"BITPIX  =                   17", "declares BITPIX 17; expected one of 8"),
+        (b"NAXIS1  =                   31", b"NAXIS1  =                 3100", "declares 3100 x 20 values with BITPIX -64"),
+        (b"NAXIS   =                    2", b"NAXIS   =                    3", "declares 3 axes and NAXIS3 None"),
+        (b"NAXIS   =                    2", b"NAXIS   =                   -2", "declares NAXIS -2"),
+        (b"SIMPLE", b"SAMPLE", "it begins with b'SAMPLE"),
+        (b"END     ", b"END____ ", "has no END card"),
+    ],
+)  # fmt: skip
+def test_a_header_that_contradicts_the_data(old, new, said):
+    fits.PrimaryHDU(RNG.normal(size=(20, 31))).writeto("x.fits")
+    content = Path("x.fits").read_bytes()
+    assert old in content
+    Path("x.fits").write_bytes(content.replace(old, new))
+    message = refused("correlate", "x.fits", K)
+    assert said in message
+    assert "cannot be read as FITS" in message
+
+
+def test_a_compressed_fits_file_is_written():
+    fits.PrimaryHDU(RNG.normal(size=(20, 31)), sky()).writeto("x.fits")
+    run("correlate", "x.fits", K, "-o", "y.fits.gz")
+    np.testing.assert_allclose(fits.getdata("y.fits.gz"), filtered(fits.getdata("x.fits")), rtol=1e-9)
+    run("correlate", "y.fits.gz", "[[1]]", "-o", "z.fits")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["correlate", "hole.npy", "[[0,1,0],[1,-4,1],[0,1,0]]", "--nan", "omit"], "KERNEL sums to 0, so that --nan omit has no weights to divide by; pass --nan interpolate"),
+        (["correlate", "x.npy", K, "--origin", "5"], "--origin is 5"),
+        (["correlate", "x.npy", K, "--origin", "1", "--padding", "valid"], "give --padding as before:after"),
+        (["correlate", "x.npy", K, "--dtype", "foo"], "--dtype is foo"),
+        (["correlate", "complex.npy", K, "--dtype", "float32"], "--dtype is float32 but the result is complex128"),
+        (["correlate", "complex.npy", K, "--dtype", "uint8"], "--dtype is uint8 but the result is complex128"),
+        (["correlate", "four.npy", K], "for a stack of 6 pictures pass --axes 2,3"),
+        (["correlate", "colours.npy", K], "for a stack of 2 pictures pass --axes 1,2"),
+        (["correlate", "x.npy", "[1,2,1]"], "KERNEL has one axis; pass the axis of INPUT that it runs along, such as --axes 0"),
+        (["correlate", "x.npy", "[[1,2],[3,nan]]"], "of numbers that are finite"),
+        (["correlate", "none.npy", K], "INPUT has shape (0, 5); expected"),
+        (["correlate", "scalar.npy", K], "INPUT has shape (); expected"),
+        (["correlate", "records.npy", K], "which holds records of a; expected numbers; store one field, such as array['a']"),
+        (["correlate", "words.npy", K], "which holds values of dtype str32; expected numbers"),
+        (["correlate", "objects.npy", K], "which holds Python objects; expected numbers"),
+        (["correlate", "text.npy", K], "it begins with b'hello'"),
+        (["correlate", "x.npy", K, "--mask", "other.npy"], "--mask has shape (9, 9); expected that of INPUT"),
+    ],
+)  # fmt: skip
+def test_messages_of_correlate(command, said):
+    picture = RNG.normal(size=(20, 31))
+    np.save("x.npy", picture)
+    np.save("hole.npy", np.where(picture > 2, np.nan, picture))
+    np.save("complex.npy", picture * 1j)
+    np.save("four.npy", RNG.normal(size=(2, 3, 20, 31)))
+    np.save("colours.npy", RNG.normal(size=(2, 20, 31, 3)))
+    np.save("none.npy", np.zeros((0, 5)))
+    np.save("scalar.npy", np.array(3.0))
+    np.save("records.npy", np.zeros((4, 4), [("a", "f4")]))
+    np.save("words.npy", np.array([["1"]]))
+    np.save("objects.npy", np.array([[1, "a"]], object))
+    np.save("other.npy", np.zeros((9, 9)))
+    Path("text.npy").write_text("hello")
+    assert said in refused(*command)
+
+
+def test_signals_with_a_kernel_of_one_axis():
+    signal = RNG.normal(size=50)
+    np.save("x.npy", signal)
+    run("correlate", "x.npy", "[1,2,3]", "-o", "y.npy")
+    np.testing.assert_allclose(np.load("y.npy"), ndimage.correlate1d(signal, [1, 2, 3]))
+    assert json.loads(run("compose", "[1,2]", "[1,3]", "--json").stdout)["weight"] == [[[1, 5, 6]]]
+    np.save("real.npy", np.ones((2, 2), np.float32))
+    np.save("complex.npy", 1j * np.ones((2, 2)))
+    run("compose", "real.npy", "complex.npy")
+
+
+def test_values_beyond_the_dtype_are_said():
+    np.save("x.npy", np.full((9, 8), 1e300))
+    said = run("correlate", "x.npy", "[[1]]", "--dtype", "float32").stderr
+    assert "72 of 72 results are not finite, since INPUT has values beyond float32" in said
+    assert "pass --dtype float64" in said
+    np.save("half.npy", np.ones((9, 8), np.float16))
+    said = run("correlate", "half.npy", "[[100000]]").stderr
+    assert said.count("warning") == 1
+    assert "72 of 72 results are not finite, since KERNEL has values beyond float16" in said
+    np.save("whole.npy", np.full((9, 8), 2**63 + 5, np.uint64))
+    assert (
+        "72 of 72 results lie outside int64 and wrap around; pass --dtype uint64"
+        in run("correlate", "whole.npy", "[[1]]").stderr
+    )
+    run("correlate", "whole.npy", "[[1]]", "--dtype", "uint64", "-o", "y.npy")
+    np.testing.assert_array_equal(np.load("y.npy"), np.load("whole.npy"))
+
+
+def test_a_check_of_a_composition_without_a_result_is_said():
+    np.save("x.npy", np.full((3, 3), np.nan))
+    assert "FIRST has weights that are not finite" in run("compose", "x.npy", "[[1]]", code=1).stderr
+
+
+def test_two_outputs_of_one_name_are_refused(folder):
+    for other in ("y.npz", "./y.npz", str(folder / "y.npz")):
+        with click.Context(main):
+            Output("y.npz", (".npz",))
+            Output("z.npz", (".npz",))
+            with pytest.raises(ConvolithError, match="which two options name; give each output a name of its own"):
+                Output(other, (".npz",))
+    np.save("x.npy", RNG.normal(size=(20, 31)))
+    refused("fit", "x.npy", "x.npy", "--size", "3", "-o", "y.npz", "--matched", "./y.npz")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 import convolith as cl
 from convolith import ConvolithError, kernels
@@ -131,3 +132,29 @@ def test_bad_input(arguments, message):
     given = {"image": np.ones((8, 8)), "kernel": kernels.box(3)} | arguments
     with pytest.raises(ConvolithError, match=message):
         cl.deconvolve(given.pop("image"), given.pop("kernel"), **given)
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_a_kernel_that_sums_to_zero_leaves_a_constant_open(axes):
+    rng = np.random.default_rng(9)
+    kernel = np.zeros((3,) * axes)
+    kernel[(1,) * axes] = -2.0 * axes
+    for axis in range(axes):
+        for place in (0, 2):
+            kernel[tuple(place if other == axis else 1 for other in range(axes))] = 1.0
+    picture = ndimage.gaussian_filter(rng.random((24,) * axes), 2)
+    edges = cl.filter_image(picture, kernel, padding_mode="symmetric")
+    with pytest.warns(RuntimeWarning, match="kernel sums to 0, so that image holds nothing of the picture's mean"):
+        found = cl.deconvolve(edges, kernel, balance=1e-9)
+    assert np.isfinite(found).all()
+    assert np.corrcoef(found.ravel(), picture.ravel())[0, 1] > 0.7
+
+
+def test_planes_without_any_pixel_are_missing():
+    stack = np.random.default_rng(10).random((3, 20, 21))
+    stack[1] = np.nan
+    with pytest.warns(RuntimeWarning, match="all pixels of image are missing in 1 of 3 planes"):
+        found = cl.deconvolve(stack, np.ones((3, 3)), method="richardson_lucy", axes=(1, 2))
+    assert np.isnan(found).all((1, 2)).tolist() == [False, True, False]
+    with pytest.warns(RuntimeWarning, match="all pixels of image are missing; so are those of the result"):
+        assert np.isnan(cl.deconvolve(stack[1], np.ones((3, 3)), method="richardson_lucy")).all()

@@ -207,3 +207,60 @@ def test_empty_stacks_and_other_default_devices():
     with torch.device("meta"):
         for _ in range(3):
             np.testing.assert_allclose(cl.filter_image(picture, kernel), expected, atol=1e-5)
+
+
+BEYOND = np.full((6, 7), 2**63 + 5, np.uint64)
+
+
+@pytest.mark.parametrize("kernel", [[[1]], np.array([[1]]), np.array([[1]], np.int8), np.array([[0, 0, 1]])])
+def test_whole_numbers_that_wrap_around_are_counted(kernel):
+    for _ in range(3):  # the second call is found in the cache, the third with a prepared kernel
+        with pytest.warns(RuntimeWarning, match=r"results lie outside int64 and wrap around; pass dtype=numpy.uint64"):
+            cl.filter_image(BEYOND, kernel)
+        y = cl.filter_image(BEYOND, kernel, dtype=np.uint64)
+        shift = np.asarray(kernel).shape[1] // 2
+        np.testing.assert_array_equal(y[:, : 7 - shift], BEYOND[:, shift:])
+
+
+def test_whole_numbers_beyond_a_named_dtype_are_clipped():
+    with pytest.warns(RuntimeWarning, match="42 of 42 results lie outside int64 .*: clipped"):
+        assert (cl.filter_image(BEYOND, [[1]], dtype=np.int64) == 2**63 - 1).all()
+    with pytest.warns(RuntimeWarning, match="42 of 42 results lie outside uint64 .*: clipped"):
+        assert (cl.filter_image(BEYOND, np.array([[2]], np.uint64), dtype=np.uint64) == 2**64 - 1).all()
+    with pytest.warns(RuntimeWarning, match="42 of 42 results lie outside int8 .*: clipped"):
+        assert (cl.filter_image(BEYOND, [[-1]], dtype=np.int8) == -128).all()
+    line = np.full((1, 5), 2**62)
+    with pytest.warns(RuntimeWarning, match="5 of 5 results lie outside int64 and wrap around"):
+        cl.filter_image(line, [[1, 1, 1]])
+    with pytest.warns(RuntimeWarning, match="1 of 5 results lie outside int64 .*pass dtype=numpy.float64"):
+        cl.filter_image(np.array([[2**62, 2**62, 0, 0, -1]]), [[1, 1]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert cl.filter_image(np.array([[2**62, 2**62 - 1]]), [[1, 1]])[0, 0] == 2**63 - 1  # the last that fits
+        cl.filter_image(line, [[1, -1]])  # whose bound is exceeded, but no result
+
+
+@pytest.mark.parametrize(
+    ("image", "kernel", "options", "message"),
+    [
+        (np.float32, 1e300, {}, "30 of 30 results are not finite, since kernel has values beyond float32"),
+        (np.float64, 1.0, {"dtype": np.float32}, "30 of 30 results are not finite, since image has values beyond float32"),
+        (np.float16, 1e5, {}, "30 of 30 results are not finite, since kernel has values beyond float16"),
+        (np.float16, 6e4, {}, "30 of 30 results are not finite, since sums lie beyond float16"),
+    ],
+)  # fmt: skip
+def test_floats_beyond_a_dtype_are_counted_once(image, kernel, options, message):
+    picture = np.full((5, 6), 1e154 if image is np.float64 else 2.0, image)
+    for _ in range(3):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            cl.filter_image(picture, np.full((3, 3), kernel), **options)
+        assert [message in str(one.message) for one in said] == [True]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cl.filter_image(np.full((5, 6), np.inf, image), np.ones((3, 3)), **options)  # infinite before
+
+
+def test_a_mask_of_another_shape_is_refused():
+    with pytest.raises(ConvolithError, match=r"mask has shape \(4, 5\); expected that of image, \(5, 6\)"):
+        cl.filter_image(np.ones((5, 6)), np.ones((3, 3)), mask=np.zeros((4, 5), bool))

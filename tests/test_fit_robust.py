@@ -142,7 +142,7 @@ def test_fits_files_that_are_only_unusual_are_read(tmp_path):
         run("correlate", tmp_path / name, "[[1]]", "-o", tmp_path / "again.npy")
         np.testing.assert_allclose(np.load(tmp_path / "again.npy"), X[0], atol=0.2)
     assert "expected a name that ends in" in refused(
-        "correlate", tmp_path / "blank.fits", "[[1]]", "-o", tmp_path / "o.fits.gz"
+        "correlate", tmp_path / "blank.fits", "[[1]]", "-o", tmp_path / "o.fits.fz"
     )
 
 

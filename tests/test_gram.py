@@ -234,7 +234,7 @@ def test_what_does_not_belong_in_a_state_leaves_it_as_it_was():
         "x has 2 channels, but this state is of 1": (np.stack([x[0]] * 2), y),
         "y has 2 channels, but this state is of 1": (x, np.stack([y[0]] * 2)),
         "come in float32 and float64, but this state began with float64 and float64": (x.astype("float32"), y),
-        r"x has 1 non-finite values, the first at \(0, 0, 2, 3\)": (spotted, y),
+        r"x has 1 non-finite value, the first at \(0, 0, 2, 3\)": (spotted, y),
         "kernel_size=\\(4, 4\\) would fit": (x, y[:, 1:, 1:]),
     }
     for message, pair in refusals.items():

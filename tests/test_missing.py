@@ -102,17 +102,71 @@ def test_interpolate_fills_only_what_is_missing():
     filled[4, 5] = np.mean(around)
     y = cl.filter_image(gap, k, nan="interpolate", padding_mode="symmetric")
     np.testing.assert_allclose(y, cl.filter_image(filled, k, padding_mode="symmetric"), atol=1e-12)
-    with pytest.raises(ConvolithError, match='k sums to 0, so that nan="omit" has no weights to divide by'):
+    with pytest.raises(ConvolithError, match='kernel sums to 0, so that nan="omit" has no weights to divide by'):
         cl.filter_image(gap, k, nan="omit")
+
+
+def test_pictures_without_any_element_are_nan():
+    x = np.full((9, 9), np.nan)
+    for choice in ("omit", "interpolate"):
+        for mode in ("replicate", "zeros"):  # zeros around count as being there, but say nothing of the picture
+            with pytest.warns(RuntimeWarning, match="all pixels of image are missing; so are the results"):
+                y = cl.filter_image(x, np.ones((3, 3)), nan=choice, padding_mode=mode)
+            assert np.isnan(y).all()
+    whole, every = np.ones((9, 9)), np.ones((9, 9), bool)
+    for options in ({"nan": "omit"}, {"nan": "interpolate"}, {}):
+        with pytest.warns(RuntimeWarning, match="all pixels of image are missing"):
+            assert np.isnan(cl.filter_image(whole, np.ones((3, 3)), mask=every, **options)).all()
+    with pytest.warns(RuntimeWarning, match="all pixels of image are missing"):
+        cl.filter_image(np.ma.masked_array(whole, every), np.ones((3, 3)), nan="omit")
+    with pytest.warns(RuntimeWarning, match="all pixels of image are missing in 1 of 3 pictures"):
+        y = cl.filter_image(np.stack([whole, x, whole]), np.ones((3, 3)), axes=(1, 2), nan="omit")
+    assert np.isnan(y).all((1, 2)).tolist() == [False, True, False]
+    with pytest.warns(RuntimeWarning, match="all pixels of x are missing in 1 of 2 pictures"):
+        y = cl.correlate(np.stack([whole, x]), np.ones((4, 1, 3, 3)), padding=1, groups=2, nan="omit")
+    assert np.isnan(y).all((1, 2)).tolist() == [False, False, True, True]
 
 
 def test_windows_without_any_element_are_nan():
     x = np.full((9, 9), np.nan)
-    for choice in ("omit", "interpolate"):
-        assert np.isnan(cl.filter_image(x, np.ones((3, 3)), nan=choice, padding_mode="replicate")).all()
+    x[0, 0] = 1.0
     y = cl.filter_image(x, np.ones((3, 3)), nan="omit")  # zeros around count
-    assert np.isnan(y[1:-1, 1:-1]).all()
-    assert (y[0] == 0).all()
+    assert np.isnan(y[2:-1, 2:-1]).all()
+    assert (y[-1] == 0).all()
+
+
+def test_half_types_under_omit_and_interpolate():
+    x = np.random.default_rng(20).random((20, 30)).astype(np.float16)
+    x[4, 5] = np.nan
+    for choice in ("omit", "interpolate"):
+        k = np.full((3, 3), 20000.0 / 9)  # whose sums of products are within float16, unlike those of |k|
+        wide = cl.filter_image(x.astype(float), 3 * k, nan=choice, padding_mode="symmetric")
+        for image in (x, torch.from_numpy(x), torch.from_numpy(x).to(torch.bfloat16)):
+            y = cl.filter_image(image, 3 * k, nan=choice, padding_mode="symmetric")
+            assert y.dtype == image.dtype
+            np.testing.assert_allclose(np.asarray(torch.as_tensor(y).double()), wide, rtol=0.02)
+    big = np.full((3, 3), 20000.0)
+    y = cl.filter_image(x / np.float16(4), big, nan="omit")
+    assert np.isfinite(y).all()
+
+
+def test_a_kernel_without_weights_leaves_no_holes():
+    x = holed((12, 13), seed=21)
+    np.testing.assert_array_equal(cl.filter_image(x, np.zeros((3, 3)), nan="interpolate"), np.zeros((12, 13)))
+
+
+def test_a_mask_of_one_picture_for_several_channels_is_explained():
+    with pytest.raises(ConvolithError, match=r"mask has shape \(12, 9\).*pass mask\[\.\.\., None\]"):
+        cl.filter_image(np.ones((12, 9, 3)), np.ones((3, 3)), mask=np.zeros((12, 9), bool))
+
+
+def test_complex_results_have_no_real_dtype():
+    x = np.ones((1, 5)) * 1j
+    for dtype in ("float32", "float64", "uint8"):
+        with pytest.raises(ConvolithError, match=f"dtype is {dtype} but the result is complex128"):
+            cl.correlate(x, np.ones((1, 1, 3), complex), dtype=dtype)
+    with pytest.raises(ConvolithError, match="dtype is float32 but the result is complex128"):
+        cl.correlate(x.real, np.ones((1, 1, 3)) * 1j, dtype="float32")
 
 
 @pytest.mark.parametrize("size", [3, 9, 31, 63])

@@ -191,9 +191,13 @@ def chapter():
 def stores():
     window = next(cl.big.windows((9, 8), (3, 3), (4, 8)))
     close(window.padded(window.read(X[0, 0])), np.pad(X[0, 0], 1)[:6])
+    found = cl.big.fit(X[0, 0], cl.filter_image(X[0, 0], K[0, 0]), kernel_size=3, progress=False)
+    assert isinstance(found, cl.big.BigFit)
+    close(found.kernel[0, 0], K[0, 0])
     planned = cl.big.plan(X[0, 0], K[0, 0], memory="100MB")
     assert isinstance(planned, cl.big.BigPlan)
     assert planned.layout.blocks == 1
+    close(cl.big.correlate(X[0, 0], K[0, 0]), cl.filter_image(X[0, 0], K[0, 0]))
 
 
 CHECKS = {

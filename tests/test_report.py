@@ -71,7 +71,7 @@ def results():
         "Gram(1 -> 1, kernel_size=(3, 3), equations=1,444)": cl.Gram(3).update(x, y),
         "VaryingGram(1 -> 1, kernel_size=(3, 3), equations=0)": cl.VaryingGram(3, degree=1),
         "Fit(kernel of (1, 1, 3, 3), offset, residual_rms=": cl.fit(x, y, kernel_size=3, offset=True),
-        "Fit(kernel of (1, 1, 3, 3), residual_rms=": cl.fit(x, y, kernel_size=3, method="gd", steps=2),
+        "Fit(kernel of (1, 1, 3, 3), residual_rms=": cl.fit(x, y, kernel_size=3, method="gd", steps=200),
         "VaryingFit(VaryingKernel((1, 1, 3, 3), degree=1, background_degree=0, modulation='output'), ": varying,
         "Folded(convolutions 1 -> 1, norms 1 -> 0; ": cl.fold(model, torch.ones(1, 3, 8, 8)),
         "ModelCost(Sequential, forward 3,888 MACs, backward ": cl.cost(model, input_shape=(1, 3, 8, 8)),

@@ -71,6 +71,7 @@ LONG = {
     "filter_image": "its docstring, and options for every kind of picture",
     "cost": "its docstring",
     "plan": "its docstring, and options of `big.plan` for every kind of source",
+    "filter_of": "what `big.plan` and `big.correlate` are given",
     "fit": "its docstring, and options for every method",
     "fit_varying": "its docstring, and options for every method",
     "ConvSpec.__init__": "the geometry of a layer",

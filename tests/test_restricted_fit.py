@@ -338,3 +338,49 @@ def test_few_kernels_are_fitted_to_filtered_pictures_as_to_windows(monkeypatch, 
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-8, atol=1e-12)
     if options.get("offset"):
         np.testing.assert_allclose(found.offset, expected.offset, rtol=1e-8)
+
+
+@pytest.mark.filterwarnings("ignore:residuals")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"constraints": "sum-to-one"},
+        {"constraints": ("sum-to-one", "symmetric"), "offset": True},
+        {"constraints": "symmetric", "ridge": 3.0},
+        {"ridge": 5.0, "smoothness": 2.0},
+        {"x_noise_variance": [0.1, 0.2]},
+        {"errors": "jackknife"},
+        {"errors": "jackknife", "constraints": "sum-to-one", "offset": True},
+    ],
+)
+def test_constraints_and_penalties_on_a_basis_are_solved_for_its_coefficients(monkeypatch, options):
+    rng = np.random.default_rng(2)
+    radius = np.hypot(*np.mgrid[-5:6, -5:6])
+    rings = np.stack([(np.abs(radius - r) < 1.25).astype(float) for r in (0, 2.5, 5)])
+    x = rng.normal(size=(2, 60, 62))
+    y = correlate(x, np.tensordot([[[1, 0.5, -0.2], [0.3, 0.2, 0.1]]], rings, 1))
+    y = y + 0.1 * rng.normal(size=y.shape)
+    found = fit(x, y, kernel_size=11, basis=rings, **options)
+    monkeypatch.setattr(kernel_fit, "FEW", 10**9)
+    expected = fit(x, y, kernel_size=11, basis=rings, **options)
+    for name in ("kernel", "stderr", "sum_stderr", "coefficients", "residual_rms", "condition", "explained", "loss"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-8, atol=1e-12)
+    assert (found.held_out_rms is None) == ("errors" not in options)
+
+
+def test_constraints_on_a_wide_basis_form_no_matrix_of_all_taps(monkeypatch):
+    rings = np.stack([np.full((63, 63), 1.0), np.eye(63)])
+    x = np.random.default_rng(0).normal(size=(1, 80, 80))
+    y = correlate(x, (0.3 * rings[0] - 0.1 * rings[1])[None, None])
+    sizes = []
+    own = kernel_fit.Gram.__init__
+
+    def recorded(state, *arguments, **options):
+        own(state, *arguments, **options)
+        sizes.append(state.kernel_size)
+
+    monkeypatch.setattr(kernel_fit.Gram, "__init__", recorded)
+    for options in ({"constraints": "symmetric"}, {"ridge": 1e-9}, {"errors": "jackknife"}):
+        found = fit(x, y, kernel_size=63, basis=rings, **options)
+        np.testing.assert_allclose(found.coefficients.ravel(), [0.3, -0.1], atol=1e-6)
+    assert set(sizes) == {(1, 1)}

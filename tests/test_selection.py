@@ -74,7 +74,7 @@ def test_a_size_at_the_limit_is_said():
     y = filter_image(image, np.ones((9, 9)))
     with pytest.warns(RuntimeWarning) as said:
         fit(image, y, kernel_size="auto", max_size=5)
-    assert "kernel_size (5, 5) is the largest that was tried" in str(said[0].message)
+    assert "kernel_size (5, 5) reaches the largest that was tried" in str(said[0].message)
 
 
 @pytest.mark.parametrize("x", [np.zeros((60, 60)), np.full((60, 60), 7.0)])

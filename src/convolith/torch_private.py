@@ -272,7 +272,7 @@ def exported_trees(module: Any) -> tuple[str, str]:
     """Return the structures of the arguments and of the results of an exported graph, as JSON.
 
     Raises:
-        NotImplementedError: a container of a type that torch cannot write.
+        TypeError or its like: a container of a type that torch cannot write.
     """
     return _pytree.treespec_dumps(module._in_spec), _pytree.treespec_dumps(module._out_spec)
 

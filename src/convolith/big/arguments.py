@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from convolith.big.sources import Source
+from convolith.big.stores.sources import Source
 from convolith.errors import ConvolithError
 from convolith.geometry import check_whole, per_axis
 

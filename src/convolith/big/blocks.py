@@ -21,8 +21,12 @@ from convolith.geometry import extent
 from convolith.planner import BoundPlan, plan
 from convolith.spec import ConvSpec
 
+MOST_PLANS = 2
+"""Number of shapes of windows whose prepared kernels are kept: of whole blocks, and of those at the end of a row."""
 computing = Lock()
-"""Held while a block is computed, which takes all threads; another one is read or written meanwhile."""
+"""Held while a block is computed by all threads of its process; another one is read or written meanwhile."""
+preparing = Lock()
+"""Held while a kernel is prepared."""
 
 
 class Computed(NamedTuple):
@@ -31,6 +35,14 @@ class Computed(NamedTuple):
     pixels: np.ndarray
     clipped: int
     missing: int
+
+
+class Padded(NamedTuple):
+    """What a block reads, with padding; where it is missing, if that matters, and whether any of it is."""
+
+    x: np.ndarray
+    mask: np.ndarray | None
+    holes: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +124,8 @@ class Filter:
             found = other if found is None else found | other
         return found if found is not None and found.any() else None
 
-    def compute(self, window: Window, pixels: np.ndarray) -> Computed:
-        """Correlate what a block reads."""
+    def padded(self, window: Window, pixels: np.ndarray) -> Padded:
+        """Return what a block reads as the correlation takes it: in its dtype, holes marked, padding around it."""
         marks = self.marks(pixels)
         x = pixels.astype(self.dtype, copy=marks is not None)
         mask = None
@@ -122,23 +134,37 @@ class Filter:
             mask = window.padded(marks, value=False)
         elif marks is not None:
             x[marks] = np.nan if self.missing == "propagate" else self.missing
-        x = window.padded(x, self.padding_value)
-        with computing:
-            y = self._correlated(x, mask, holes=marks is not None)
-            return self._converted(np.ascontiguousarray(y))
+        return Padded(window.padded(x, self.padding_value), mask, holes=marks is not None)
+
+    def compute(self, block: Padded) -> Computed:
+        """Correlate what a block reads."""
+        return self._converted(np.ascontiguousarray(self._correlated(block)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is prepared, which another process prepares for itself."""
+        return vars(self) | {"plans": {}}
 
     def _bound(self, spec: ConvSpec) -> BoundPlan:
         """Return the plan of a window's layer, with the prepared kernel."""
+        with preparing:
+            return self._known(spec)
+
+    def _known(self, spec: ConvSpec) -> BoundPlan:
         known = self.plans.get(spec)
         if known is None:
             kernel = torch.from_numpy(self.kernel)
             usable = self.engine == "auto" or BY_NAME[self.engine].refuse(spec, kernel) is None
             chosen = plan(spec, kernel, accuracy=self.accuracy, engine=self.engine if usable else "auto")
             bias = None if self.bias is None else torch.from_numpy(self.bias)
-            known = self.plans[spec] = chosen.bind(kernel, bias)
+            shared = (bound.resized(chosen) for bound in self.plans.values())
+            known = next((bound for bound in shared if bound is not None), None) or chosen.bind(kernel, bias)
+            self.plans[spec] = known
+            while len(self.plans) > MOST_PLANS:
+                del self.plans[next(iter(self.plans))]
         return known
 
-    def _correlated(self, x: np.ndarray, mask: np.ndarray | None, *, holes: bool) -> np.ndarray:
+    def _correlated(self, block: Padded) -> np.ndarray:
+        x, mask, holes = block
         axes, inner = self.geometry.axes, [self.channels] if self.channels is not None else []
         moved = [*inner, *axes]
         last = tuple(range(-len(moved), 0))

@@ -11,20 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from convolith.arrays import as_tensor, listed
-from convolith.big.arguments import axes_of, block_given, check_missing, dtypes_of
+from convolith.big.arguments import block_given
 from convolith.big.blocks import Filter
-from convolith.big.journal import Journal, alone
+from convolith.big.filters import filter_of
 from convolith.big.layout import Layout, block_of, bytes_of, lay_out, readable
-from convolith.big.metadata import moved
 from convolith.big.running import BigReport, Run
-from convolith.big.sources import Source, open_source
-from convolith.big.targets import ZarrTarget
-from convolith.big.windows import geometry_of
-from convolith.conv import Conv
+from convolith.big.stores.journal import Journal, alone
+from convolith.big.stores.metadata import moved
+from convolith.big.stores.sources import Source, open_source
+from convolith.big.stores.targets import Target
+from convolith.big.stores.tiff_target import Description, target_of
 from convolith.errors import ConvolithError
-from convolith.geometry import Axes, Padding, check_whole
-from convolith.planner.choose import check_choice
+from convolith.geometry import Axes, Padding
 from convolith.report.html_page import fragment
 from convolith.report.table import Table
 
@@ -43,7 +41,7 @@ class BigPlan:
     """
 
     source: Source
-    target: ZarrTarget | None
+    target: Target | None
     filter: Filter
     layout: Layout
     memory: int
@@ -89,14 +87,19 @@ class BigPlan:
         resume: bool = True,
         skip_bad: bool = False,
         progress: bool = True,
+        in_flight: int | None = None,
     ) -> BigReport:
         """Compute and store every block; the result appears at its place when it is complete.
 
         Args:
-            executor: threads to work on; by default two of its own.
+            executor: where blocks are computed: any executor of `concurrent.futures`, such as one of worker processes
+                (started by "spawn"), or that of a `distributed.Client`. By default two threads of its own: one block
+                is computed, by all threads, while another one is read or written. In worker processes each block takes
+                one thread, and `memory` is per process.
             resume: go on where an interrupted run of this plan ended; False starts anew.
             skip_bad: fill blocks whose source cannot be read with missing pixels, and report them.
             progress: show a bar on a terminal.
+            in_flight: number of blocks that are worked on or wait at a time; by default two for each core.
 
         Raises:
             ConvolithError: no target, another process at work on it, a journal of another plan, or a block that cannot
@@ -108,7 +111,7 @@ class BigPlan:
             journal = Journal(self.target.journal, self.fingerprint)
             run = Run(self.source, self.target, self.filter, self.layout, journal)
             try:
-                report = run(executor, run.begin(resume=resume), skip_bad=skip_bad, progress=progress)
+                report = run(executor, in_flight, run.begin(resume=resume), skip_bad=skip_bad, progress=progress)
             finally:
                 journal.close()
             self.target.finish()
@@ -175,44 +178,24 @@ def plan(
         12
     """
     about = open_source(source)
-    check_choice(accuracy, engine)
-    if isinstance(kernel, Conv):
-        options = kernel.options
-        if options.get("transposed"):
-            raise ConvolithError("kernel is a transposed Conv; expected one that is not transposed")
-        bias, stride, dilation, groups = kernel.bias, options["stride"], options["dilation"], options["groups"]
-        padding, padding_mode = options["padding"], options["padding_mode"]
-    given = as_tensor("kernel", listed("kernel", kernel.weight if isinstance(kernel, Conv) else kernel))
-    taps: np.ndarray = given.detach().cpu().numpy()
-    if taps.dtype.kind not in "fiub" or not taps.size:
-        raise ConvolithError(f"kernel has shape {taps.shape} and dtype {taps.dtype}; expected real numbers")
-    places, channels, taps = axes_of(about, taps, axes, channel_axis, is_conv=isinstance(kernel, Conv))
-    taps = np.flip(taps, tuple(range(2, taps.ndim))) if flip else taps
-    geometry = geometry_of(
-        about.shape,
-        taps.shape[2:],
-        places,
+    wanted = filter_of(
+        about,
+        kernel,
+        axes=axes,
+        channel_axis=channel_axis,
+        missing=missing,
+        nodata=nodata,
+        dtype=dtype,
+        bias=bias,
         stride=stride,
-        padding=("same" if channels is None else "valid") if padding is None else padding,
+        padding=padding,
         dilation=dilation,
+        groups=groups,
         padding_mode=padding_mode,
-    )
-    inside, outside = dtypes_of(about.dtype, dtype)
-    nodata = about.nodata if nodata is None else nodata
-    check_missing(missing, nodata, about.dtype, outside, taps)
-    wanted = Filter(
-        geometry,
-        channels,
-        np.ascontiguousarray(taps, inside),
-        None if bias is None else np.ascontiguousarray(as_tensor("bias", listed("bias", bias)).detach().cpu(), inside),
-        check_whole("groups", groups, 1),
-        float(padding_value),
-        missing,
-        nodata,
-        inside,
-        outside,
-        engine,
-        accuracy,
+        padding_value=padding_value,
+        flip=flip,
+        engine=engine,
+        accuracy=accuracy,
     )
     return _planned(about, wanted, target, block, bytes_of(memory))
 
@@ -229,26 +212,22 @@ def _planned(
     chosen = wanted.with_engine(engine)
     job = chosen.job_bytes(source.dtype, window, blocks) + workspace
     layout = lay_out(geometry, source.chunks, source.dtype.itemsize, blocks, job, memory)
-    goal = None
+    goal: Target | None = None
     if target is not None:
-        attributes, group, names = moved(source, wanted.geometry, f"correlate with a kernel of {wanted.kernel.shape}")
+        about = f"correlate with a kernel of {wanted.kernel.shape}"
+        attributes, group, names = moved(source, wanted.geometry, about, wanted.nodata)
         fill = wanted.nodata if wanted.nodata is not None else np.nan if wanted.out_dtype.kind == "f" else 0
-        goal = ZarrTarget(
-            Path(target),
-            shape,
-            blocks,
-            wanted.out_dtype,
-            names=names,
-            attributes=attributes,
-            fill_value=fill,
-            group=group,
-        )
+        inner = source.chunks if getattr(source.array, "shards", None) else None
+        slid, dtype = wanted.geometry.axes, wanted.out_dtype
+        goal = target_of(Description(Path(target), shape, blocks, dtype, names, slid, attributes, fill, group, inner))
         _check_target(goal, source)
+        if goal.finish_bytes > layout.in_flight * job:
+            layout = lay_out(geometry, source.chunks, source.dtype.itemsize, blocks, goal.finish_bytes, memory)
     fingerprint = {"source": source.fingerprint(), **chosen.fingerprint(), "shape": list(shape), "block": list(blocks)}
     return BigPlan(source, goal, chosen, layout, memory, fingerprint)
 
 
-def _check_target(target: ZarrTarget, source: Source) -> None:
+def _check_target(target: Target, source: Source) -> None:
     """Refuse a result that would replace its own source, or something that is no result."""
     if source.path is None:
         return

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from convolith.big.blocks import Filter
-from convolith.big.cache import Chunks
-from convolith.big.journal import Journal
+from convolith.big.jobs import PHASES, Block, Jobs, resident_bytes
 from convolith.big.layout import Layout, readable
-from convolith.big.sources import Source
-from convolith.big.targets import ZarrTarget
+from convolith.big.stores.journal import Journal
+from convolith.big.stores.sources import Source
+from convolith.big.stores.targets import Target
 from convolith.big.walk import walk
-from convolith.big.windows import Window
-from convolith.errors import ConvolithError
 from convolith.jit import thread_count
 from convolith.report.html_page import fragment
 from convolith.report.progress import track
 from convolith.report.table import Table
-
-PHASES = ("read", "compute", "write")
-Block = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -37,7 +31,7 @@ class BigReport:
         blocks, resumed: number of blocks of the result, and of those that an interrupted run had stored.
         read_bytes, written_bytes: bytes of decoded pixels that were read, and of pixels that were written.
         seconds: time of the run, and of its phases, added over all blocks: "read", "compute", "write".
-        predicted_bytes, measured_bytes: peak of memory in addition to what the process had, in bytes; the second is
+        predicted_bytes, measured_bytes: peak of memory in addition to what a process had, in bytes; the second is
             looked at whenever a block has been computed, and None where the system does not tell.
         clipped, missing: number of results that an integer dtype does not hold, and that are missing.
         bad: blocks that could not be read, with the reason; they are filled with missing pixels.
@@ -74,18 +68,15 @@ class BigReport:
 
 
 class Run:
-    """A run of a plan on this machine.
+    """A run of a plan.
 
     Args:
         source, target, filter_, layout: those of the plan.
         journal: the blocks that are stored.
     """
 
-    def __init__(self, source: Source, target: ZarrTarget, filter_: Filter, layout: Layout, journal: Journal) -> None:
+    def __init__(self, source: Source, target: Target, filter_: Filter, layout: Layout, journal: Journal) -> None:
         self.source, self.target, self.filter, self.layout, self.journal = source, target, filter_, layout, journal
-        self.parts: Any = source.array if source.chunks is None else Chunks(source, layout.cache_bytes)
-        self._read_bytes = self._peak = 0
-        self._skip_bad = False
 
     def begin(self, *, resume: bool) -> int:
         """Make the unfinished result, or open the one of an interrupted run; return how many blocks it has."""
@@ -100,27 +91,33 @@ class Run:
         self.journal.open()
         return len(self.journal.stored)
 
-    def __call__(self, executor: Executor | None, resumed: int, *, skip_bad: bool, progress: bool) -> BigReport:
+    def __call__(
+        self, executor: Executor | None, in_flight: int | None, resumed: int, *, skip_bad: bool, progress: bool
+    ) -> BigReport:
         """Compute and store the blocks that are missing."""
-        start, before, self._skip_bad = time.perf_counter(), resident_bytes(), skip_bad
+        start = time.perf_counter()
         seconds = dict.fromkeys(PHASES, 0.0)
         bad: dict[Block, str] = {}
-        jobs = [numbers for numbers in self.layout.order() if numbers not in self.journal.stored]
-        own = ThreadPoolExecutor(self.layout.in_flight) if executor is None else nullcontext(executor)
+        decoded = peak = 0
+        here = executor is None or isinstance(executor, ThreadPoolExecutor)
+        in_flight = in_flight or (self.layout.in_flight if here else 2 * (os.cpu_count() or 1))
+        todo = [numbers for numbers in self.layout.order() if numbers not in self.journal.stored]
+        job = Jobs(self.source, self.target, self.filter, self.layout, skip_bad=skip_bad, alone=not here)
+        own = ThreadPoolExecutor(in_flight) if executor is None else nullcontext(executor)
         with own as pool, self.target.few_threads(thread_count()):
-            done = walk(jobs, self._block, pool, self.layout.in_flight)
+            done = walk(todo, job, pool, in_flight)
             for _, (numbers, future) in zip(
-                track(range(len(jobs)), "correlating", len(jobs), shown=progress), done, strict=True
+                track(range(len(todo)), "correlating", len(todo), shown=progress), done, strict=True
             ):
                 record = future.result()
-                for name, taken in zip(PHASES, record.pop("seconds"), strict=True):
+                for name, taken in record.pop("seconds").items():
                     seconds[name] += taken
+                decoded, peak = decoded + record.pop("read"), max(peak, record.pop("peak"))
                 if record["bad"] is not None:
                     bad[numbers] = record["bad"]
                 self.journal.add(numbers, record)
         records = self.journal.stored.values()
-        decoded = self.parts.decoded_bytes if isinstance(self.parts, Chunks) else self._read_bytes
-        written = len(jobs) / max(self.layout.blocks, 1) * self.layout.result_pixels * self.filter.out_dtype.itemsize
+        written = len(todo) / max(self.layout.blocks, 1) * self.layout.result_pixels * self.filter.out_dtype.itemsize
         return BigReport(
             self.layout.blocks,
             resumed,
@@ -128,47 +125,8 @@ class Run:
             int(written),
             {"in all": time.perf_counter() - start, **seconds},
             self.layout.predicted_bytes,
-            self._peak - before if before else None,
+            peak if resident_bytes() else None,
             sum(record.get("clipped", 0) for record in records),
             sum(record.get("missing", 0) for record in records),
             bad,
         )
-
-    def _block(self, numbers: Block) -> dict[str, Any]:
-        """Read, compute and write one block; return what the journal keeps, and the seconds of each phase."""
-        clock = [time.perf_counter()]
-        window = self.filter.whole_channels(self.filter.geometry.window(self.layout.place(numbers)), self.source.shape)
-        pixels = reason = None
-        try:
-            pixels = window.read(self.parts)
-        except Exception as problem:
-            reason = f"{type(problem).__name__}: {problem}"
-            if not self._skip_bad:
-                raise self._unreadable(numbers, window, problem) from problem
-        clock.append(time.perf_counter())
-        if pixels is None:
-            found = self.filter.absent(tuple(part.stop - part.start for part in window.output))
-        else:
-            self._read_bytes += pixels.nbytes
-            found = self.filter.compute(window, pixels)
-        clock.append(time.perf_counter())
-        self._peak = max(self._peak, resident_bytes())
-        record = self.target.write(window.output, found.pixels)
-        clock.append(time.perf_counter())
-        taken = [later - earlier for earlier, later in pairwise(clock)]
-        return record | {"clipped": found.clipped, "missing": found.missing, "seconds": taken, "bad": reason}
-
-    def _unreadable(self, numbers: Block, window: Window, problem: Exception) -> ConvolithError:
-        place = ", ".join(f"{part.start}:{part.stop}" for part in window.output)
-        return ConvolithError(
-            f"{self.source.name} cannot be read for block {numbers}, pixels [{place}] of the result: {problem}; repair "
-            "it, or pass skip_bad=True (--skip-bad), which leaves such blocks missing"
-        )
-
-
-def resident_bytes() -> int:
-    """Return the bytes of memory that this process has, or 0 where the system does not tell."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-    except (OSError, ValueError, IndexError):
-        return 0

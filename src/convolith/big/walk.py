@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from typing import Any, TypeVar
 
-Job = TypeVar("Job")
+Job = TypeVar("Job")  # a hashable value
+
+
+ATTEMPTS = 5
+"""Number of times that a job is submitted whose worker is lost."""
+LOST = ("KilledWorker", "FutureCancelledError", "CommClosedError", "WorkerStartTimeoutError")
+"""Errors of `distributed` that say that a worker is gone, by name: the job itself did not fail."""
 
 
 def walk(
@@ -14,9 +21,11 @@ def walk(
 ) -> Iterator[tuple[Job, Future[Any]]]:
     """Submit jobs in order, and yield each with its future when it has ended.
 
-    No job is submitted while `in_flight` others are unfinished. After an interrupt (Ctrl-C), no further job is
-    submitted; those in flight are yielded, and the interrupt is raised again. A second one is raised at once.
+    No job is submitted while `in_flight` others are unfinished. A job whose worker is lost is submitted again, up to
+    `ATTEMPTS` times. After an interrupt (Ctrl-C), no further job is submitted; those in flight are yielded, and the
+    interrupt is raised again. A second one is raised at once.
     """
+    lost: Counter[Job] = Counter()
     waiting: dict[Future[Any], Job] = {}
     coming = iter(jobs)
     interrupt: KeyboardInterrupt | None = None
@@ -35,6 +44,11 @@ def walk(
         if not waiting:
             break
         for future in done:
-            yield waiting.pop(future), future
+            job = waiting.pop(future)
+            if type(future.exception()).__name__ in LOST and lost[job] < ATTEMPTS - 1 and interrupt is None:
+                lost[job] += 1
+                waiting[executor.submit(run, job)] = job
+                continue
+            yield job, future
     if interrupt is not None:
         raise interrupt

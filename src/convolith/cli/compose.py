@@ -12,6 +12,7 @@ import numpy as np
 from convolith.algebra import Composition, compose
 from convolith.cli.io.files import Output, conv_arrays, read_kernel
 from convolith.cli.options import emit, json_option, numbers, padding
+from convolith.cli.words import in_words_of_the_command
 from convolith.conv import Conv
 from convolith.correlation import correlate
 from convolith.geometry import CONV_MODES
@@ -25,7 +26,7 @@ TOLERANCE = 1e-4
 def _of_one_dtype(convs: list[Conv]) -> list[Conv]:
     """Return convolutions with weights in the widest of their dtypes, if these are floats."""
     dtypes = {np.asarray(conv.weight).dtype for conv in convs}
-    if len(dtypes) == 1 or any(dtype.kind != "f" for dtype in dtypes):
+    if len(dtypes) == 1 or any(dtype.kind not in "fc" for dtype in dtypes):
         return convs
     wide = np.result_type(*dtypes)
     return [
@@ -74,7 +75,10 @@ def command(*, first: str, second: str, output: str | None, as_json: bool, **opt
         names = ("stride", "padding", "dilation", "groups", "padding_mode")
         chosen = {name: options[f"{which}_{name}"] for name in names if options[f"{which}_{name}"] is not None}
         kernel = read_kernel(which.upper(), text, chosen)
-        convs.append(kernel if isinstance(kernel, Conv) else Conv(kernel, **chosen))
+        if isinstance(kernel, np.ndarray) and kernel.ndim == 1:
+            kernel = kernel[None, None]
+        with in_words_of_the_command(((r"^weight (has|is)", rf"{which.upper()} \1"),)):
+            convs.append(kernel if isinstance(kernel, Conv) else Conv(kernel, **chosen))
     both = compose(*_of_one_dtype(convs))
     error = check(both)
     if target:
@@ -94,6 +98,10 @@ def command(*, first: str, second: str, output: str | None, as_json: bool, **opt
     )
     emit(as_json=as_json, data=data, tables=[Table("Two convolutions as one", rows), summary])
     if not error <= TOLERANCE:  # NaN fails as well
+        for name, conv in (("FIRST", both.first), ("SECOND", both.second)):
+            if not np.isfinite(conv.weight).all():
+                click.echo(f"{name} has weights that are not finite, so that the check has no result", err=True)
+        click.echo(f"the check failed: the error is {error:.3g}, and expected is at most {TOLERANCE:g}", err=True)
         raise click.exceptions.Exit(1)
 
 

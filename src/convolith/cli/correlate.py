@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import click
 import numpy as np
 
-from convolith.cli.io.files import WRITABLE, Output, read_array, read_kernel, read_picture, read_varying
+from convolith.cli.io.files import WRITABLE, Output, Written, read_array, read_kernel, read_picture, read_varying
+from convolith.cli.io.fits import Unit
 from convolith.cli.io.fits_headers import carried
-from convolith.cli.io.stores import correlate_store, is_store
+from convolith.cli.io.picture_info import named_axes
+from convolith.cli.io.results import not_finite, say_changed, summary
+from convolith.cli.io.stores import correlate_store, is_read_in_blocks, is_store
 from convolith.cli.options import (
     axes_or_names,
     emit,
@@ -23,6 +27,7 @@ from convolith.cli.options import (
 from convolith.cli.words import in_words_of_the_command
 from convolith.conv import Conv
 from convolith.correlation import correlate, filter_image
+from convolith.correlation.images import FEW_CHANNELS
 from convolith.dtypes import is_float
 from convolith.errors import ConvolithError
 from convolith.fitting import VaryingKernel
@@ -38,14 +43,17 @@ from convolith.report.table import Table
     "--output",
     type=click.Path(),
     metavar="FILE",
-    help="Output file: an image, .npy, .npz or .fits.",
+    help="Output file: an image, .npy, .npz or .fits; of a store, or with --memory, .zarr or .tif.",
 )
 @geometry_options
 @click.option(
     "--padding-value", type=float, default=0.0, show_default=True, help="The number around INPUT, for `constant`."
 )
 @click.option(
-    "--axes", type=axes_or_names, help="Axes of INPUT that KERNEL runs along, such as 1,2 for a stack of pictures."
+    "--axes",
+    type=axes_or_names,
+    help="Axes of INPUT that KERNEL runs along, such as 1,2 for a stack of pictures, or yx where INPUT names its axes: "
+    "OME, ImageJ, FITS, stores.",
 )
 @click.option("--origin", type=numbers, default=0, show_default=True, help="Shift of the kernel's centre, as in SciPy.")
 @click.option(
@@ -67,9 +75,18 @@ from convolith.report.table import Table
     help="For a store: what missing pixels do: propagate, renormalise, or the number that takes their place.",
 )
 @click.option("--nodata", type=float, help="For a store: number that stands for a missing pixel.")
-@click.option("--memory", help="For a store: memory that may be taken, such as 2GB.  [default: 1GB]")
+@click.option(
+    "--memory",
+    help="Memory that may be taken, such as 2GB, by a store; or by a .tif, .npy or .fits INPUT, which is then read and "
+    "written block by block as a store is, instead of as a whole.  [default: 1GB for a store]",
+)
 @click.option("--resume/--anew", default=True, help="For a store: go on with an interrupted run, or begin again.")
 @click.option("--skip-bad", is_flag=True, help="For a store: leave blocks missing that cannot be read.")
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="For a store: compute on the workers of a Dask cluster, given as tcp://HOST:PORT; --memory is per worker.",
+)
 @click.option(
     "--flip", is_flag=True, help="Flip the kernel first, which makes it a convolution in the mathematical sense."
 )
@@ -91,9 +108,14 @@ def command(
     if _of_a_store(ctx, source, kernel, output, options, flip=flip, as_json=as_json):
         return
     target = None if output is None else Output(output, WRITABLE)
-    x, header, picture = read_picture("INPUT", source)
+    unit = read_picture("INPUT", source)
+    x, picture = unit.array, unit.picture
     if target:
         target.refuse_input(source)
+    if not x.size or not x.ndim:
+        raise ConvolithError(f"INPUT has shape {x.shape}; expected at least one axis and one pixel")
+    if isinstance(options["axes"], str):
+        options["axes"] = named_axes(options["axes"], unit.info.axes, x.ndim)
     if picture and x.ndim == 3 and x.shape[2] in (2, 4):
         click.echo("warning: the picture's alpha channel is filtered like a colour", err=True)
     names = ("stride", "padding", "dilation", "groups", "padding_mode", "padding_value")
@@ -102,7 +124,9 @@ def command(
     engine = {name: options[name] for name in ("engine", "accuracy", "nan", "dtype")} | {"flip": flip, "mask": mask}
     if mask is not None and mask.ndim == x.ndim - 1 and picture:
         engine["mask"] = mask = mask[..., None]  # one mask for all channels
-    missing = None if options["nan"] == "propagate" and mask is None else _missing(x, mask)
+    missing = _missing(x, mask)
+    if missing == x.size and mask is None and options["nan"] == "propagate":
+        click.echo("warning: all pixels of INPUT are missing", err=True)
     varying = read_varying("KERNEL", kernel, chosen)
     if varying is not None:
         _refuse_engine(ctx)
@@ -121,35 +145,47 @@ def command(
             applied = _usual(read, x, places, picture=picture) | chosen | {"axes": places.get("axes")}
         origin = np.asarray(places.get("origin", 0))
         applied |= {"moved": (origin if flip else -origin).tolist()}
-    if header is not None:
-        header = carried(header, _grids(applied, x.shape), x.ndim, f"correlate {source} with {kernel}")
-    given = options["dtype"] is not None
-    written = (
-        target.write_array(y, y.dtype if given else x.dtype, header, picture=picture, exact=given) if target else 0
-    )
-    clipped = written - int(np.isnan(y).sum()) if written and y.dtype.kind == "f" else written
-    if written > clipped:
-        click.echo(f"warning: {written - clipped:,} values are NaN, which no picture holds: 0 instead", err=True)
-    if clipped:
-        click.echo(
-            f"warning: {clipped:,} values were clipped to the picture's range; a .tif or .npy keeps them", err=True
-        )
-    there = y[~np.isnan(y)] if y.dtype.kind in "fc" else y
-    row = {
-        "dtype": str(y.dtype),
-        "least": _number(there.min() if there.size else None),
-        "mean": _number(there.mean() if there.size else None),
-        "greatest": _number(there.max() if there.size else None),
-    }
-    if missing is not None:
-        row |= {"missing": missing}
-    data = {"input": x.shape, "output": y.shape, **row, "clipped": clipped, "written_to": output}
+    history = f"correlate {source} with {kernel}"
+    written = None if target is None else _write(target, y, unit, applied, history, given=options["dtype"] is not None)
+    counted = missing or options["nan"] != "propagate" or mask is not None
+    row = summary(y, written, missing if counted else None)
     shapes = {name: " x ".join(map(str, shape)) for name, shape in (("input", x.shape), ("output", y.shape))}
+    data = {"input": x.shape, "output": y.shape} | {name.replace(" ", "_"): one for name, one in row.items()}
+    data |= {"missing": missing} | {f"{name}_results": count for name, count in not_finite(y).items()}
+    data |= {"clipped": written.clipped if written else 0, "written_to": output}
     emit(as_json=as_json, data=data, tables=[Table("Correlated", [shapes | row | {"written to": output or "-"}])])
 
 
-STORES_ALONE = ("missing", "nodata", "memory", "resume", "skip_bad")
-"""Options that apply to a store."""
+def _write(target: Output, y: np.ndarray, unit: Unit, applied: dict[str, Any], history: str, *, given: bool) -> Written:
+    """Write a result with the notes of its input, and warn of what the file does not hold.
+
+    Args:
+        target, y, unit: the output, the result and the input.
+        applied: options of the correlation.
+        history: what was done, for a FITS header.
+        given: whether the user chose the dtype.
+    """
+    x, moved = unit.array, _grids(applied, unit.array.shape, picture=unit.picture)
+    header = None if unit.header is None else carried(unit.header, moved, x.ndim, history)
+    samples = _has_samples(unit, y, applied.get("axes"))
+    info = unit.info.after(moved, recoloured=samples and y.shape[-1:] != x.shape[-1:])
+    like = y.dtype if given else x.dtype
+    written = target.write_array(y, like, header, picture=unit.picture, samples=samples, exact=given, info=info)
+    say_changed(y, like, written, target.ending)
+    return written
+
+
+def _has_samples(unit: Unit, y: np.ndarray, axes: Any) -> bool:
+    """Return whether the last axis of a result holds the channels of a pixel, of a picture or of each of a stack."""
+    named = unit.info.axes.endswith("S") and y.ndim == unit.array.ndim
+    before_last = axes is not None and tuple(np.atleast_1d(axes) % y.ndim) == (y.ndim - 3, y.ndim - 2)
+    few = y.ndim > 2 and 1 < y.shape[-1] <= FEW_CHANNELS
+    return (named or before_last or (unit.picture and y.ndim == 3)) and few
+
+
+OF_A_RUN = ("resume", "skip_bad", "scheduler")
+STORES_ALONE = ("missing", "nodata", "memory", *OF_A_RUN)
+"""Options that apply to a store, and those of them that say how it is run."""
 
 
 def _of_a_store(
@@ -162,25 +198,31 @@ def _of_a_store(
     flip: bool,
     as_json: bool,
 ) -> bool:
-    """Correlate from store to store and return True, if INPUT or the output is a store; else check the options."""
-    if is_store(source) or is_store(output):
-        given = {n: value for n, value in options.items() if _was_given(ctx, n) and n not in ("resume", "skip_bad")}
+    """Correlate block by block and return True, or check the options for a correlation in memory.
+
+    Blocks are for a store as INPUT or output, and for a file that can be read in blocks if `--memory` is given.
+    """
+    if is_store(source) or is_store(output) or (is_read_in_blocks(source) and _was_given(ctx, "memory")):
+        given = {n: value for n, value in options.items() if _was_given(ctx, n) and n not in OF_A_RUN}
         given |= {"flip": True} if flip else {}
-        how = {"anew": not options["resume"], "skip_bad": options["skip_bad"]}
-        correlate_store(source, kernel, output, given, as_json=as_json, **how)
+        correlate_store(source, kernel, output, given, as_json=as_json, **{name: options[name] for name in OF_A_RUN})
         return True
-    if isinstance(options["axes"], str):
-        raise ConvolithError(f"--axes is {options['axes']!r}; INPUT has no names of axes: give numbers, such as 1,2")
     for name in STORES_ALONE:
         if _was_given(ctx, name):
             words = {"resume": "--resume/--anew"}.get(name, f"--{name.replace('_', '-')}")
-            raise ConvolithError(f"{words} was given; it applies to a store, such as scan.zarr")
+            others = ", and to a .tif, .npy or .fits INPUT" if name == "memory" else ", or with --memory"
+            raise ConvolithError(f"{words} was given; it applies to a store, such as scan.zarr{others}")
     return False
 
 
 def _is_one_picture(x: np.ndarray) -> bool:
     """Return whether an array of three axes or more is a single real picture, as FITS cubes of one plane are."""
     return x.ndim > 2 and x[..., :1, :1].size == 1 and not np.iscomplexobj(x)
+
+
+def _is_signal(x: np.ndarray, kernel: np.ndarray | Conv) -> bool:
+    """Return whether both have one axis, so that there is one way to read them."""
+    return not isinstance(kernel, Conv) and x.ndim == kernel.ndim == 1
 
 
 def _bare(kernel: np.ndarray | Conv, places: dict[str, Any]) -> np.ndarray | None:
@@ -196,16 +238,16 @@ def _bare(kernel: np.ndarray | Conv, places: dict[str, Any]) -> np.ndarray | Non
 
 def _usual(kernel: np.ndarray, x: np.ndarray, places: dict[str, Any], *, picture: bool) -> dict[str, Any]:
     """Return the size of a kernel from a list or an array, and the padding that it has by default."""
-    bare, plain = _bare(kernel, places), x.ndim == 2 or (x.ndim == 3 and picture)
+    bare, plain = _bare(kernel, places), x.ndim == 2 or (x.ndim == 3 and picture) or _is_signal(x, kernel)
     if bare is None:
         return {"kernel_size": kernel.shape[2:], "padding": 0}
     return {"kernel_size": bare.shape, "padding": "same" if places or plain else 0}
 
 
-def _grids(applied: dict[str, Any], shape: tuple[int, ...]) -> dict[int, Grid]:
+def _grids(applied: dict[str, Any], shape: tuple[int, ...], *, picture: bool) -> dict[int, Grid]:
     """Return where the result's pixels lie among those of the input, by axis of the input."""
     kernel_size = tuple(applied["kernel_size"])
-    axes = applied.get("axes")
+    axes = (0, 1) if applied.get("axes") is None and picture else applied.get("axes")
     places = range(len(shape) - len(kernel_size), len(shape)) if axes is None else np.atleast_1d(axes) % len(shape)
     size = tuple(shape[place] for place in places)
     geometry = (applied.get("stride", 1), applied.get("padding", 0), applied.get("dilation", 1))
@@ -225,17 +267,17 @@ def _through(
     picture: bool,
 ) -> np.ndarray:
     """Correlate x with a constant kernel: each channel separately, or all channels together."""
-    k = _matched(kernel, x)
-    shape = (k.weight if isinstance(k, Conv) else k).shape
+    shape = (kernel.weight if isinstance(kernel, Conv) else kernel).shape
     single = len(shape) == 4 and shape[:2] == (1, 1)
-    bare, plain = _bare(k, places), x.ndim == 2 or (x.ndim == 3 and picture)
+    bare, plain = _bare(kernel, places), x.ndim == 2 or (x.ndim == 3 and picture) or _is_signal(x, kernel)
     if bare is not None and (places or plain) and not np.iscomplexobj(x) and not np.iscomplexobj(bare):
         if given.pop("groups", 1) != 1:
             raise ConvolithError("--groups was given; it applies to a kernel with channels")
         mode = {} if "padding_mode" in given else {"padding_mode": "symmetric"}
         options = {"padding": "same"} | mode | given | engine | {"origin": places.get("origin", 0)}
-        y: np.ndarray = filter_image(x, bare, axes=places.get("axes", (0, 1)), **options)
+        y: np.ndarray = filter_image(x, bare, axes=places.get("axes", (0, 1)[: x.ndim]), **options)
         return y
+    k = _matched(kernel, x)
     if "origin" in places:
         raise ConvolithError("--origin was given; it applies to a real kernel without channels and options of its own")
     if single and (plain or "axes" in places):
@@ -245,10 +287,12 @@ def _through(
         raise ConvolithError("--axes was given; it applies to a kernel without channels")
     if engine["mask"] is not None and picture and x.ndim == 3:
         engine = engine | {"mask": np.moveaxis(engine["mask"], -1, 0)}
-    if single and not isinstance(k, Conv) and x.ndim == 3 and len(x) != shape[1]:
+    if single and not isinstance(k, Conv) and x.ndim > 2 and x.shape[-3] != shape[1]:
+        end = x.ndim - (x.ndim > 3 and x.shape[-1] <= FEW_CHANNELS)  # colours come last
+        other = f", for one picture with {x.shape[-1]} channels --axes 0,1" if x.ndim == 3 else ""
         raise ConvolithError(
-            f"INPUT has shape {x.shape} and the kernel two axes; for a stack of {len(x)} pictures pass --axes 1,2, for "
-            f"one picture with {x.shape[-1]} channels --axes 0,1"
+            f"INPUT has shape {x.shape} and the kernel two axes; for a stack of {prod(x.shape[: end - 2])} pictures "
+            f"pass --axes {end - 2},{end - 1}{other}"
         )
     if not isinstance(k, Conv) and k.ndim == x.ndim == 3 and not picture and len(x) != shape[1]:
         raise ConvolithError(
@@ -310,17 +354,17 @@ def _was_given(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
 
 
-def _number(value: Any) -> Any:
-    return None if value is None else value.item() if not np.iscomplexobj(value) else str(value)
-
-
 def _matched(kernel: np.ndarray | Conv, x: np.ndarray) -> np.ndarray | Conv:
     """Return the kernel in the float dtype of x, since files of images and kernels often differ in dtype."""
     weight = kernel.weight if isinstance(kernel, Conv) else kernel
     if not is_float(str(x.dtype)) or (np.iscomplexobj(weight) and not np.iscomplexobj(x)):
         return kernel
+    with np.errstate(over="ignore"):
+        narrow = weight.astype(x.dtype)
+    if np.isfinite(weight).all() and not np.isfinite(narrow).all():
+        raise ConvolithError(f"KERNEL has weights beyond {x.dtype.name}, the dtype of INPUT; pass INPUT as float64")
     if not isinstance(kernel, Conv):
-        return kernel.astype(x.dtype)
+        return narrow
     return Conv(weight.astype(x.dtype), None if kernel.bias is None else kernel.bias.astype(x.dtype), **kernel.options)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from convolith.algebra import Decomposition, decompose
 from convolith.cli.io.files import Output, chain_arrays, read_kernel
 from convolith.cli.options import budget_option, emit, json_option, numbers, padding
+from convolith.cli.words import in_words_of_the_command
 from convolith.conv import Conv
 from convolith.geometry import CONV_MODES
 from convolith.report.table import Table
@@ -49,8 +50,9 @@ def command(
     if isinstance(read, np.ndarray):
         read = read[None, None] if read.ndim == 1 else read
         read = read.astype(np.float64) if read.dtype.kind in "iu" else read
-    conv = read if isinstance(read, Conv) else Conv(read, **chosen)
-    found = decompose(conv, tolerance=tolerance, budget_seconds=budget_seconds)
+    with in_words_of_the_command():
+        conv = read if isinstance(read, Conv) else Conv(read, **chosen)
+        found = decompose(conv, tolerance=tolerance, budget_seconds=budget_seconds)
     if target and found.parts:
         target.write(lambda file: np.savez(file, **chain_arrays(found.parts)))
     tables = found.tables()

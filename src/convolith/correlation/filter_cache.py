@@ -11,10 +11,10 @@ import torch
 
 from convolith.arrays import Operands, as_tensor, like
 from convolith.arrays import flip as flip_axes
-from convolith.correlation import call_cache
+from convolith.correlation import call_cache, overflow
 from convolith.correlation.gradients import chooser
 from convolith.correlation.result_dtypes import convert, holds_rounded, say_changed
-from convolith.dtypes import COMPLEX
+from convolith.dtypes import COMPLEX, is_float
 from convolith.engines import BY_NAME, buffers
 from convolith.planner import Plan, plan
 from convolith.planner.plan import compute, compute_rounded
@@ -52,6 +52,15 @@ class FilterCall(NamedTuple):
 
     copying: float
     """Estimated time of bringing the picture into its planes and the result back, in seconds."""
+
+    safe: float
+    """Size of a kernel below which no weight and no sum exceeds its dtype: the sum of |k| for whole numbers, the
+    largest |k| for floats that become narrower; infinite where no kernel does."""
+    whole: str | None
+    """Dtype of the result of whole numbers; None for floats."""
+    padding_value: float
+    narrow: bool
+    """Whether floats of the result may be infinite since the picture became narrower, or they are of a half type."""
 
     def prepared(self, taps: torch.Tensor) -> PreparedKernel:
         """Return the plan and the engine's state for a kernel."""
@@ -106,19 +115,31 @@ def key_of(image: Any, kernel: Any, options: tuple[Any, ...]) -> tuple[Any, Oper
     return call_cache.key_of(*plain, (Seen, type(image), *options)), plain
 
 
-def found(key: Any, plain: Operands | None, image: Any) -> Any:
+def found(key: Any, plain: Operands | None, image: Any, kernel: Any) -> Any:
     """Return the result of a call that was seen before, in the kind of array that the picture is, or None."""
     seen = call_cache.find(key)
     if seen is None or plain is None:
         return None
     call = seen.ways[0]
+    if call.safe < inf and _may_exceed(call, plain, kernel):
+        return None
     entry = call.prepared(plain.k)
     for other in seen.ways[1:] if entry.mark is not None or not call.plan.prepares else ():  # a kernel that recurs
         there = other.prepared(plain.k)
         if (there.plan.seconds or inf) + other.copying < (entry.plan.seconds or inf) + call.copying:
             call, entry = other, there
     y = call.run(plain.x, entry)
-    return None if y is None else like(y.contiguous(), image)
+    if y is None or (call.narrow and not overflow.all_finite(y)):
+        return None
+    return like(y.contiguous(), image)
+
+
+def _may_exceed(call: FilterCall, plain: Operands, kernel: Any) -> bool:
+    """Return whether the full path has to look for values that the dtype of a computation does not hold."""
+    size = overflow.weights(kernel)
+    if call.whole is None:
+        return size.finite and size.largest > call.safe
+    return size.total >= call.safe and overflow.may_wrap(plain.x, plain.k, call.padding_value, call.whole)
 
 
 def remember(key: Any, ways: Iterable[FilterCall]) -> None:
@@ -138,6 +159,7 @@ def way(
     how: dict[str, Any],
     wanted: str | None,
     copying: float,
+    given: tuple[torch.dtype, torch.dtype],
 ) -> FilterCall:
     """Return how a picture is filtered in one layout.
 
@@ -148,13 +170,19 @@ def way(
         how: `engine`, `accuracy` and `flip`.
         wanted: dtype of the result, if the caller named one.
         copying: estimated time of bringing the picture into this layout and back, in seconds.
+        given: dtypes of the picture and of the kernel before they were converted.
     """
+    x, k = torch_dtype(planes.dtype), torch_dtype(planes.kernel_dtype)
+    whole = None if is_float(planes.out_dtype) else planes.out_dtype
+    result = torch_dtype(planes.out_dtype if wanted is None else wanted)
+    floats = overflow.safe_weights(given[1], k)
+    safe = floats if whole is None else overflow.safe_total(x, float(planes.padding_value), whole)
     chosen = plan(planes, accuracy=how["accuracy"], engine=how["engine"])
     others = tuple(n for axis, n in enumerate(shape) if axis not in places)
     moves = places != tuple(range(len(shape)))[-len(places) :]
     return FilterCall(
         places=places if moves else None,
-        dtypes=(torch_dtype(planes.dtype), torch_dtype(planes.kernel_dtype)),
+        dtypes=(x, k),
         plan=chosen,
         choose=None if chosen.by_name else chooser(chosen),
         flip=bool(how["flip"]),
@@ -165,4 +193,8 @@ def way(
         wanted=wanted,
         rounds=wanted is not None and holds_rounded(planes.out_dtype, wanted),
         copying=copying,
+        safe=safe,
+        whole=whole,
+        padding_value=float(planes.padding_value),
+        narrow=overflow.may_overflow(given[0], x, result),
     )

@@ -22,7 +22,7 @@ from convolith.arrays import (
 )
 from convolith.arrays import flip as flip_axes
 from convolith.conv import Conv
-from convolith.correlation import call_cache, missing, registered_operator
+from convolith.correlation import call_cache, missing, overflow, registered_operator
 from convolith.correlation.gradients import padded_before, recorded, run
 from convolith.correlation.result_dtypes import convert, delivered, result_named
 from convolith.dtypes import dtype_name, is_float
@@ -204,8 +204,11 @@ def _of_incomplete(
         geometry = {name: geometry.get(name, unset) for name, unset in UNSET_OPTIONS.items()}
     x, mask = missing.unmasked("x", x, mask, nan)
     wanted = result_named(dtype, None if out is None else as_target("out", out))
-    operands = missing.as_floats(read_operands(x, k, bias), wanted, needed=nan != "propagate" or mask is not None)
+    given = read_operands(x, k, bias)
+    operands = missing.as_floats(given, wanted, needed=nan != "propagate" or mask is not None)
     y = missing.correlated(correlate, operands, mask, nan, geometry, how)
+    if missing.is_plain(operands.x):
+        overflow.say_overflow(y, {"x": given.x, "k": given.k}, {"x": operands.x.dtype, "k": operands.k.dtype})
     return delivered(convert(y, wanted), x, out, operands)
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from convolith.arrays import Operands, as_target, as_tensor, listed
-from convolith.correlation import filter_cache, missing, nddata
+from convolith.correlation import filter_cache, missing, nddata, overflow
 from convolith.correlation.functional import correlate
 from convolith.correlation.result_dtypes import convert, delivered, result_named
-from convolith.dtypes import ITEMSIZE, is_float
+from convolith.dtypes import ITEMSIZE, dtype_name, is_float
 from convolith.errors import ConvolithError, shown
 from convolith.geometry import (
     MAX_AXES,
@@ -34,6 +34,9 @@ from convolith.tensors import torch_dtype
 FEW_CHANNELS = 4
 """Largest length of a last axis that is taken for the channels of a picture: grey, grey with alpha, RGB, RGBA."""
 
+
+AS_FLOATS = {"engine": "auto", "accuracy": "default"}
+"""How whole numbers are filtered in float64, to see which results wrap around."""
 
 Options = ParamSpec("Options")
 
@@ -96,7 +99,8 @@ def filter_image(
             alpha is filtered like a colour; leave it out with `image[..., :3]`. A `CCDData` of astropy gives one: its
             uncertainty goes through the squared kernel, its coordinates follow the pixels.
         kernel: 1 to 3 axes: an array, a tensor or nested lists. A float image is filtered in its own dtype, an integer
-            image in the kernel's; whole numbers with whole numbers stay exact, as int64.
+            image in the kernel's; whole numbers with whole numbers stay exact, as int64 (uint64 if both are unsigned
+            and one is uint64), with a warning where a sum exceeds it and wraps around.
         axes: the axes of the image that the kernel runs along, one for each of its axes, in order.
         channel_axis: the axis of the channels; the kernel runs along all others. Give it or `axes`.
         padding: `"same"` by default, so that the result has the size of the image.
@@ -108,7 +112,8 @@ def filter_image(
         nan, mask: missing elements, as for `correlate`; the mask has the shape of the image or broadcasts to it. A
             masked array brings its own.
         dtype: dtype of the result. An integer dtype rounds half to even and clips, with a warning that says how many
-            values were clipped; a float dtype is also the one of the computation.
+            values were clipped; a float dtype is also the one of the computation, with a warning where it does not
+            hold the values.
         out: array or CPU tensor to write the result into, of its shape; its dtype counts as `dtype`.
 
     Returns:
@@ -130,7 +135,7 @@ def filter_image(
     if mask is None and out is None and nan == "propagate":
         given = (axes, channel_axis, stride, padding, dilation, padding_mode, padding_value, origin)
         key, plain = filter_cache.key_of(image, kernel, (*given, engine, accuracy, flip, dtype))
-        again = filter_cache.found(key, plain, image)
+        again = filter_cache.found(key, plain, image, kernel)
         if again is not None:
             return again
     image = listed("image", image)
@@ -146,6 +151,7 @@ def filter_image(
         raise ConvolithError("image or kernel is complex; filter_image takes real pictures; call correlate instead")
     places = picture_axes(tuple(picture.shape), tuple(taps.shape), axes, channel_axis)
     wanted = result_named(dtype, None if out is None else as_target("out", out))
+    before = {"image": picture, "kernel": taps}
     if wanted is not None and is_float(wanted):
         picture = picture.to(torch_dtype(wanted))
     if picture.is_floating_point():
@@ -163,9 +169,13 @@ def filter_image(
     layouts = _layouts(picture, taps.to(picture.device), places, options, whole=free)
     if len(layouts) > 1:
         layouts.sort(key=lambda one: (plan(one.spec).seconds or inf) + one.copying)
-    y = convert(_filtered(picture, layouts[0], how, nan, mask), wanted)
+    y = _delivered(_filtered(picture, layouts[0], how, nan, mask), picture, layouts[0], how, wanted)
+    if missing.is_plain(picture):
+        overflow.say_overflow(y, before, {"image": picture.dtype, "kernel": taps.dtype})
     if filter_cache.repeatable(key, layouts[0].spec):
-        ways = [filter_cache.way(tuple(picture.shape), n.spec, n.places, how, wanted, n.copying) for n in layouts]
+        dtypes = (before["image"].dtype, before["kernel"].dtype)
+        shape = tuple(picture.shape)
+        ways = [filter_cache.way(shape, n.spec, n.places, how, wanted, n.copying, dtypes) for n in layouts]
         filter_cache.remember(key, ways)
     return delivered(y, image, out, (picture, taps))
 
@@ -185,6 +195,22 @@ class Layout(NamedTuple):
     """Estimated time of copying channels into planes and the result back, in seconds, where that can be avoided."""
 
 
+def _delivered(
+    y: torch.Tensor, picture: torch.Tensor, layout: Layout, how: dict[str, Any], wanted: str | None
+) -> torch.Tensor:
+    """Return a result in the wanted dtype; a warning gives the number of whole numbers that it does not hold."""
+    if y.is_floating_point() or not missing.is_plain(picture) or (wanted is not None and is_float(wanted)):
+        return convert(y, wanted)
+    taps, value = layout.kernel, layout.options["padding_value"]
+    if not overflow.may_wrap(picture, taps, float(value), dtype_name(y.dtype)):
+        return convert(y, wanted)
+    wide = layout._replace(kernel=taps.to(torch.float64))
+    found = overflow.unwrapped(
+        y.contiguous(), lambda: _filtered(picture.to(torch.float64), wide, how | AS_FLOATS, "propagate", None), wanted
+    )
+    return convert(y, wanted) if found is None else found
+
+
 def _filtered(picture: torch.Tensor, layout: Layout, how: dict[str, Any], nan: str, mask: Any) -> torch.Tensor:
     """Correlate every plane of a picture with one kernel; the result has the picture's layout."""
     last, axes = tuple(range(-len(layout.places), 0)), len(layout.places)
@@ -193,7 +219,7 @@ def _filtered(picture: torch.Tensor, layout: Layout, how: dict[str, Any], nan: s
         mask = missing.checked_mask(mask, "image", picture).movedim(layout.places, last).reshape(layout.shape)
     needed = nan != "propagate" or mask is not None
     operands = missing.as_floats(Operands(planes, layout.kernel, None), None, needed=needed)
-    y = missing.correlated(correlate, operands, mask, nan, layout.options, how)
+    y = missing.correlated(correlate, operands, mask, nan, layout.options, how, ("image", "kernel"))
     others = [n for axis, n in enumerate(picture.shape) if axis not in layout.places]
     return y.reshape(*others, *y.shape[-axes:]).movedim(last, layout.places)
 

@@ -17,7 +17,7 @@ import torch
 from convolith.arrays import Operands, check_bias, flip
 from convolith.dtypes import dtype_name, is_float, result_dtype
 from convolith.engines import BY_NAME
-from convolith.errors import ConvolithError, check_option, shown
+from convolith.errors import ConvolithError, check_option, shown, warn
 from convolith.jit import thread_count
 from convolith.planner import plan
 from convolith.planner.store import generation
@@ -65,11 +65,20 @@ def as_floats(operands: Operands, wanted: str | None, *, needed: bool) -> Operan
         return operands
     dtype = torch_dtype(kind)
     x, k, bias = operands
+    parts = next((dtype_name(one.dtype) for one in operands if one is not None and one.is_complex()), None)
+    if parts is not None and not dtype.is_complex:
+        raise ConvolithError(f"dtype is {kind} but the result is {parts}; expected a complex dtype")
     return Operands(x.to(dtype), k.to(dtype), None if bias is None else bias.to(dtype))
 
 
 def correlated(
-    compute: Correlate, operands: Operands, mask: Any, nan: str, options: dict[str, Any], how: dict[str, Any]
+    compute: Correlate,
+    operands: Operands,
+    mask: Any,
+    nan: str,
+    options: dict[str, Any],
+    how: dict[str, Any],
+    names: tuple[str, str] = ("x", "k"),
 ) -> torch.Tensor:
     """Correlate x, some of whose elements may be missing.
 
@@ -80,24 +89,28 @@ def correlated(
         nan: `"propagate"`, `"omit"` or `"interpolate"`.
         options: geometry of the correlation.
         how: `engine`, `accuracy` and `flip`.
+        names: names of the arguments x and k, for messages.
     """
     x, k, bias = operands
     missing = None
     if nan != "propagate" or mask is not None:
-        missing = _missing(x, None if mask is None else checked_mask(mask, "x", x))
+        missing = _missing(x, None if mask is None else checked_mask(mask, names[0], x))
     k = flip(k, range(2, k.ndim)) if how["flip"] else k
     how = {name: how[name] for name in ("engine", "accuracy")}
     batched = x.ndim == k.ndim
     if missing is not None and nan == "propagate":
+        if bool(missing.all()):
+            warn(f"all pixels of {names[0]} are missing; so are the results")
         x = torch.where(missing, torch.full((), float("nan"), dtype=x.dtype, device=x.device), x)
     if missing is None or nan == "propagate":
         return _local(compute, Operands(x, k, bias), options, how)
     x, missing = (x, missing) if batched else (x[None], missing[None])
     if nan == "omit":
-        y = _omitted(partial(compute, **how), x, k, missing, **options)
+        y = _omitted(partial(compute, **how), x, k, missing, kernel_name=names[1], **options)
     else:
         filled = _interpolated(partial(compute, **how), x, k, missing, options)
         y = _local(compute, Operands(filled, k, None), options, how)
+    y = _without_anything(y, missing, options["groups"], names[0])
     bias = check_bias(bias, len(k), dtype_name(y.dtype))
     if bias is not None:
         y = y + bias.reshape(-1, *[1] * (k.ndim - 2))
@@ -171,6 +184,20 @@ def propagated(compute: Correlate, operands: Operands, options: dict[str, Any], 
     return torch.where(every, torch.full((), float("nan"), dtype=y.dtype, device=y.device), y)
 
 
+def _without_anything(y: torch.Tensor, missing: torch.Tensor, groups: int, name: str) -> torch.Tensor:
+    """Return results that are NaN for pictures of which every element is missing, with a warning.
+
+    The padding around such a picture counts as being there, but says nothing about it.
+    """
+    none = missing.reshape(len(missing), groups, -1).all(-1)
+    if not missing.numel() or not bool(none.any()):
+        return y
+    which = "" if bool(none.all()) else f" in {int(none.sum()):,} of {none.numel():,} pictures"
+    warn(f"all pixels of {name} are missing{which}; so are the results")
+    every = none.repeat_interleave(y.shape[1] // groups, 1).reshape(*y.shape[:2], *[1] * (y.ndim - 2))
+    return torch.where(every, torch.full((), float("nan"), dtype=y.dtype, device=y.device), y)
+
+
 def _missing(x: torch.Tensor, marked: torch.Tensor | None) -> torch.Tensor | None:
     """Return which elements are NaN or marked, or None if all are there."""
     if x.is_floating_point() and bool(x.detach().sum().isnan()):  # one pass; infinities of both signs give NaN too
@@ -185,9 +212,10 @@ def checked_mask(mask: Any, argument: str, x: torch.Tensor) -> torch.Tensor:
     try:
         return tensor.to(x.device).expand(x.shape)
     except RuntimeError:
+        each = tuple(tensor.shape) == tuple(x.shape[: tensor.ndim]) and tensor.ndim == x.ndim - 1
         raise ConvolithError(
             f"mask has shape {tuple(tensor.shape)}; expected that of {argument}, {tuple(x.shape)}, or one that "
-            "broadcasts to it"
+            f"broadcasts to it{'; for one mask of all channels pass mask[..., None]' if each else ''}"
         ) from None
 
 
@@ -209,25 +237,39 @@ def _interpolated(
     compute: Correlate, x: torch.Tensor, k: torch.Tensor, missing: torch.Tensor, options: dict[str, Any]
 ) -> torch.Tensor:
     """Return x with its missing elements replaced by the mean of their neighbours, weighted by |k| of all channels."""
-    weights = k.detach().abs().amax((0, 1)).to(x.dtype)
+    weights = k.detach().abs().amax((0, 1)).to(_wide(x.dtype))
+    weights = weights if bool(weights.any()) else torch.ones_like(weights)  # of a kernel without weights, any do
     weights = (weights / weights.sum()).expand(x.shape[1], 1, *k.shape[2:])
     around = {name: options[name] for name in ("dilation", "padding_mode", "padding_value")}
     near = _omitted(compute, x, weights, missing, padding="same", groups=x.shape[1], **around)
     return torch.where(missing, near, x)
 
 
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of sums that are divided by each other: float32 for half types."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
 def _omitted(
-    compute: Correlate, x: torch.Tensor, k: torch.Tensor, missing: torch.Tensor, **options: Any
+    compute: Correlate,
+    x: torch.Tensor,
+    k: torch.Tensor,
+    missing: torch.Tensor,
+    *,
+    kernel_name: str = "k",
+    **options: Any,
 ) -> torch.Tensor:
     """Return the normalised convolution; NaN where no weight met an element."""
+    dtype, wide = x.dtype, _wide(x.dtype)
+    x, k = x.to(wide), k.to(wide)  # the sums of a half type may exceed it, although their quotient does not
     kept = torch.where(missing, torch.zeros((), dtype=x.dtype, device=x.device), x)
     axes = tuple(range(1, k.ndim))
     total, size = k.sum(axes), k.abs().sum(axes)
     nothing = NO_WEIGHT.get(x.dtype, 1e-5) * size
     if bool((total.abs() <= nothing).any()):
         raise ConvolithError(
-            'k sums to 0, so that nan="omit" has no weights to divide by; pass nan="interpolate", which fills the '
-            "missing elements first"
+            f'{kernel_name} sums to 0, so that nan="omit" has no weights to divide by; pass nan="interpolate", which '
+            "fills the missing elements first"
         )
     around = dict(options)
     if options.get("padding_mode", "zeros") in ("zeros", "constant"):
@@ -237,4 +279,4 @@ def _omitted(
     enough = met.abs() > nothing.reshape(shape)
     met = torch.where(enough, met, torch.ones((), dtype=met.dtype, device=met.device))
     y = compute(kept, k, **options) * (total.reshape(shape) / met)
-    return torch.where(enough, y, torch.full((), float("nan"), dtype=y.dtype, device=y.device))
+    return torch.where(enough, y, torch.full((), float("nan"), dtype=y.dtype, device=y.device)).to(dtype)

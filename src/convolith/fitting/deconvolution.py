@@ -11,7 +11,7 @@ from convolith.arrays import as_tensor, like, listed
 from convolith.correlation import correlate
 from convolith.correlation.images import picture_axes
 from convolith.correlation.missing import checked_mask, unmasked
-from convolith.errors import ConvolithError, check_flag, check_option, missing_extra, shown
+from convolith.errors import ConvolithError, check_flag, check_option, missing_extra, shown, warn
 from convolith.fitting.results import Fit, is_number
 from convolith.geometry import check_whole
 from convolith.report.progress import track
@@ -21,6 +21,8 @@ LEAST_PREDICTED = 1e-12
 """Least prediction by which a picture is divided, relative to its largest value."""
 NEGLIGIBLE = 0.01
 """Largest share of negative values, of the sum of magnitudes, that "richardson_lucy" takes for noise and sets to 0."""
+NO_SUM = 1e-12
+"""Sum of a kernel up to which it counts as 0, relative to the sum of its magnitudes."""
 LEAST_SEEN = 1e-6
 """Least share of a pixel's light that falls on the frame, below which the pixel is not estimated."""
 
@@ -57,7 +59,9 @@ def deconvolve(
 
     Returns:
         The picture, in the layout and size of `image` and in its float dtype, or float64 for integers. What lies
-        outside the frame is estimated too ("richardson_lucy") or taken for a mirror image ("wiener"), and cut off.
+        outside the frame is estimated too ("richardson_lucy") or taken for a mirror image ("wiener"), and cut off. A
+        warning says where planes are NaN since all pixels are missing, and where a kernel that sums to 0 leaves the
+        mean unknown.
 
     Raises:
         ConvolithError: an unknown method, a negative image or kernel for `"richardson_lucy"`, a kernel without weight,
@@ -99,8 +103,7 @@ def deconvolve(
     else:
         missing = planes.isnan()
         if mask is not None:
-            marked = checked_mask(mask, "image", picture).cpu().movedim(places, last)
-            missing = missing | marked.reshape(planes.shape)
+            missing |= checked_mask(mask, "image", picture).cpu().movedim(places, last).reshape(planes.shape)
         result = _richardson_lucy(planes, psf, missing, check_whole("iterations", iterations, 1), shown_bar=progress)
     dtype = picture.dtype if picture.is_floating_point() else torch.float64
     return like(result.reshape(moved.shape).movedim(last, places).to(dtype).to(picture.device), image)
@@ -127,14 +130,20 @@ def _wiener(planes: torch.Tensor, psf: torch.Tensor, balance: float) -> torch.Te
             'pass method="richardson_lucy", or fill them first'
         )
     try:
-        from skimage.restoration import wiener
+        from skimage.restoration import uft, wiener
     except ImportError:
         raise missing_extra("scikit-image", "image", 'deconvolve with method "wiener"') from None
     inner = tuple(slice(k, k + n) for k, n in zip(psf.shape, planes.shape[2:], strict=True))
     results = []
+    size = tuple(n + 2 * k for k, n in zip(psf.shape, planes.shape[2:], strict=True))
+    penalty, _ = uft.laplacian(len(size), size, is_real=True)
+    if float(psf.sum().abs()) <= NO_SUM * float(psf.abs().sum()):
+        warn("kernel sums to 0, so that image holds nothing of the picture's mean; the result lacks a constant")
+        penalty = penalty.copy()
+        penalty[(0,) * len(size)] = 1.0  # where both are 0, the filter would divide 0 by 0
     for plane in planes[:, 0].numpy():
         wide = np.pad(plane, [(k, k) for k in psf.shape], mode="symmetric")
-        results.append(wiener(wide, psf.numpy(), float(balance), clip=False)[inner])
+        results.append(wiener(wide, psf.numpy(), float(balance), reg=penalty.astype(complex), clip=False)[inner])
     return torch.from_numpy(np.stack(results)[:, None]) if results else planes
 
 
@@ -166,7 +175,17 @@ def _richardson_lucy(
     inner: Any = tuple(  # the kernel's centre is that of `filter_image`
         slice(k - 1 - k // 2, k - 1 - k // 2 + n) for k, n in zip(psf.shape[2:], planes.shape[2:], strict=True)
     )
-    return estimate[(..., *inner)]
+    return _without_anything(estimate[(..., *inner)], missing)
+
+
+def _without_anything(result: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
+    """Return NaN for planes of which every pixel is missing, with a warning."""
+    none = missing.flatten(1).all(1)
+    if not bool(none.any()):
+        return result
+    which = "" if bool(none.all()) else f" in {int(none.sum()):,} of {len(none):,} planes"
+    warn(f"all pixels of image are missing{which}; so are those of the result")
+    return torch.where(none.reshape(-1, *[1] * (result.ndim - 1)), float("nan"), result)
 
 
 def _nonnegative(argument: str, values: torch.Tensor, advice: str) -> torch.Tensor:

@@ -47,9 +47,15 @@ OPTIMIZERS: dict[str, Callable[[Any, float], torch.optim.Optimizer]] = {
     ),
 }
 """Optimisers by the name of the method; one step of an optimiser is one step of `descend`."""
-SCALED = ("adam", "lbfgs")
-"""Methods whose steps or tolerances are not those of the data's units: they see the data scaled to one."""
+STEEPEST = ("gd", "momentum")
+"""Methods whose learning rate multiplies the gradient itself, and so has a unit."""
 LOSSES = ("squares", "huber", "poisson")
+LAST_STEPS, CHANGING = 0.1, 1e-3
+"""Share of the steps at the end, and share of the whole fall of the loss from which it still changes there."""
+ROUNDING = 1e-10
+"""Least delta of Huber's loss, relative to the largest y."""
+TINY = 1e-300
+"""Least number that stands for zero in a logarithm."""
 ADAM_SHARE = 0.02
 """Learning rate of Adam, relative to the largest initial weight: about the distance a weight moves per step."""
 
@@ -66,7 +72,7 @@ class Descent:
         method: `"gd"`, `"momentum"`, `"adam"` or `"lbfgs"`.
         learning_rate: by default nine tenths of the largest that converges, or a rate that suits the optimiser.
         steps: number of steps.
-        seed: seed of the initial kernel.
+        seed: seed of the initial kernel; Huber's loss begins at the least-squares kernel instead if that is better.
         callback: called as `callback(step, loss, kernel)` after each step.
         progress: whether to show a progress bar on stderr.
 
@@ -120,12 +126,21 @@ class DescentKeywords(TypedDict, total=False):
 
 
 class Descended(NamedTuple):
-    """Coefficients (unknowns, out_channels), sum of squared residuals, the loss before each step, and the rate."""
+    """Result of a descent.
+
+    Attributes:
+        coefficients: (unknowns, out_channels).
+        squares: sum of squared residuals.
+        losses: loss before each step.
+        learning_rate: the rate.
+        changing: whether the loss still changed in the last steps.
+    """
 
     coefficients: np.ndarray
     squares: float
     losses: list[float]
     learning_rate: float
+    changing: bool
 
 
 class Units(NamedTuple):
@@ -141,6 +156,11 @@ class Units(NamedTuple):
         return self.y / self.x
 
     @property
+    def curvature(self) -> float:
+        """Unit of the second derivatives of a loss that is quadratic in y, with respect to the kernel."""
+        return self.weight * self.x**2
+
+    @property
     def loss(self) -> float:
         """Unit of a loss that is quadratic in y."""
         return self.weight * self.y**2
@@ -151,7 +171,7 @@ class Units(NamedTuple):
         weight = float(problem.weights.mean()) or 1.0
         x, y = (float(np.abs(array).max()) or 1.0 for array in (problem.padded, problem.y))
         x, y = (u * float(np.sqrt(np.mean((a / u) ** 2))) for u, a in ((x, problem.padded), (y, problem.y)))
-        return Units(x, y, weight)
+        return Units(x or 1.0, y or 1.0, weight)
 
 
 class Goal(NamedTuple):
@@ -173,74 +193,134 @@ class Goal(NamedTuple):
     def within(self, units: Units) -> Goal:
         """Return the same objective for data in other units."""
         delta = None if self.delta is None else self.delta / units.y
-        return self._replace(delta=delta, ridge=self.ridge / units.weight / units.x**2)
+        return self._replace(delta=delta, ridge=self.ridge / units.curvature)
 
 
-def descend(
-    problem: Problem,
-    largest: float,
-    goal: Goal,
-    descent: Descent,
-) -> Descended:
-    """Minimise an objective step by step.
+def descend(problem: Problem, gram: Accumulator, closed: Closed, goal: Goal, descent: Descent) -> Descended:
+    """Minimise an objective step by step, in units in which the data are near one.
 
     For squares, the loss is `sum of w (correlate(x, kernel) + offset - y)^2 + ridge |kernel|^2`. Gradient descent
     subtracts the learning rate times its gradient, and converges if and only if the rate is below 1/lambda_max of the
     normal matrix; Huber's loss converges there too, since its curvature is nowhere larger. For counts, kernel and
-    offset are exponentials of the parameters.
+    offset are exponentials of the parameters. The result is the best kernel met.
 
     Args:
         problem: the equations.
-        largest: lambda_max of the normal matrix plus ridge; see `steepest`.
-        goal: the objective.
+        gram: their sums.
+        closed: their solution in closed form, for squares.
+        goal: the objective; Huber's delta 0 stands for the usual one.
         descent: the method and its options.
     """
     method, steps = descent.method, descent.steps
     spec, counts = problem.spec, goal.loss == "poisson"
+    if goal.delta == 0:
+        goal = goal._replace(delta=_delta(problem, closed.residual))
     bound = (spec.in_channels * spec.taps) ** -0.5  # torch's own initialisation of a layer
-    units = Units.of(problem) if method in SCALED and not counts else Units()
-    step_unit = units.kernel if method == "adam" else 1.0
+    units = Units() if counts else Units.of(problem)
+    rate_unit = units.kernel if method == "adam" else 1 / units.curvature if method in STEEPEST else 1.0
+    largest = steepest(gram, goal.ridge, units, offset=bool(problem.used))
     rate = descent.learning_rate
-    rate = _rate(method, goal, largest, bound) * step_unit if rate is None else rate
-    goal = goal.within(units)
+    rate = _rate(method, goal, largest / units.curvature, bound) * rate_unit if rate is None else rate
     losses: list[float] = []
     with torch.inference_mode(mode=False), torch.enable_grad():
-        parameters = _first(problem, bound, descent.seed, counts=counts)
-        optimizer = OPTIMIZERS[method](parameters, rate / step_unit)
-        x, y = torch.from_numpy(problem.padded / units.x), torch.from_numpy(problem.y / units.y)
-        weights = torch.from_numpy(problem.weights / units.weight)[:, None]
-
-        def current() -> list[torch.Tensor]:
-            return [p.exp() if counts else p for p in parameters]
-
-        def total() -> tuple[torch.Tensor, torch.Tensor]:
-            values = current()
-            predicted = correlate(x, *values, stride=spec.stride, dilation=spec.dilation)
-            loss = (weights * goal.of(predicted, y)).sum() + goal.ridge * (values[0] ** 2).sum()
-            return loss, (weights * (predicted - y) ** 2).sum()
+        objective = Objective(problem, goal.within(units), units)
+        parameters, first = _first(objective, closed, bound, descent.seed)
+        first *= units.loss
+        optimizer = OPTIMIZERS[method](parameters, rate / rate_unit)
 
         def closure() -> float:
             optimizer.zero_grad()
-            loss, _ = total()
+            loss, _ = objective.at(parameters)
             torch.autograd.backward([loss])
             return loss.item()
 
+        best: list[torch.Tensor] = parameters
         for step in track(range(steps), "descent", steps, shown=descent.progress):
+            before = [part.detach().clone() for part in parameters]
             losses.append(units.loss * float(optimizer.step(closure)))
-            if blown_up(losses):
+            best = before if losses[-1] <= min(losses) else best
+            if blown_up(losses, first):
                 raise diverged(method, largest, rate, losses)
             if descent.callback is not None:
-                descent.callback(step, losses[-1], units.kernel * current()[0].detach().numpy())
-        last, squares = (units.loss * value.item() for value in total())
+                kernel = objective.values(parameters)[0].detach().numpy()
+                descent.callback(step, losses[-1], units.kernel * kernel)
+        last, squares = (units.loss * value.item() for value in objective.at(parameters))
+        if last <= min(losses):
+            best = parameters
+        else:
+            squares = units.loss * objective.at(best)[1].item()
     all_losses = [*losses, last]
-    rises = all_losses[-1] > 2 * min(all_losses) + NOISE_FLOOR * abs(all_losses[0])
-    if blown_up(all_losses) or (method == "gd" and not counts and rises and rate * largest > 1):
+    rises = all_losses[-1] > 2 * min(all_losses) + NOISE_FLOOR * first
+    if blown_up(all_losses, first) or (method == "gd" and not counts and rises and rate * largest > 1):
         raise diverged(method, largest, rate, all_losses)
-    scales = (units.kernel, units.y)  # of weights, and of offsets
     columns = [
-        unit * value.detach().reshape(spec.out_channels, -1) for unit, value in zip(scales, current(), strict=False)
+        unit * value.detach().reshape(spec.out_channels, -1)
+        for unit, value in zip((units.kernel, units.y), objective.values(best), strict=False)
     ]
-    return Descended(torch.cat(columns, dim=1).T.numpy(), squares, losses, rate)
+    coefficients = torch.cat(columns, dim=1).T.numpy()
+    return Descended(
+        coefficients, squares, losses, rate, not _settled(all_losses, first, squared=goal.loss == "squares")
+    )
+
+
+def _settled(losses: list[float], first: float, *, squared: bool) -> bool:
+    """Return whether the loss has stopped to change, or is next to nothing.
+
+    Args:
+        losses: the loss before each step, and at the end.
+        first: magnitude of the loss of a random kernel.
+        squared: whether the loss is zero for exact data.
+    """
+    least, tail = min(losses), losses[-1 - max(1, int(LAST_STEPS * (len(losses) - 1))) :]
+    if squared and least <= CHANGING**2 * first:
+        return True
+    return max(tail) - min(tail) <= CHANGING * max(losses[0] - least, CHANGING * first)
+
+
+class Closed(NamedTuple):
+    """Least-squares solution, to begin with and to compare with.
+
+    Attributes:
+        coefficients: (unknowns, out_channels).
+        residual: y less the prediction.
+        determined: projection on the kernels that the data determine, (windows, windows); None if they determine all.
+    """
+
+    coefficients: np.ndarray
+    residual: np.ndarray
+    determined: np.ndarray | None
+
+
+def _delta(problem: Problem, residual: np.ndarray) -> float:
+    """Return where Huber's loss becomes linear: 1.345 deviations lose only 5% for normal noise (Huber 1981).
+
+    Residuals of exact data are rounding, of which the loss shall not depend.
+    """
+    used = np.broadcast_to(problem.weights[:, None] > 0, problem.y.shape)
+    largest = float(np.abs(problem.y).max())
+    deviation = 1.345 * 1.4826 * float(np.median(np.abs(residual[used])))
+    return max(deviation, ROUNDING * largest, float(np.finfo(float).tiny))
+
+
+class Objective:
+    """Objective of a descent as a function of its parameters, in its own units."""
+
+    def __init__(self, problem: Problem, goal: Goal, units: Units) -> None:
+        self.problem, self.goal, self.units = problem, goal, units
+        self.counts = goal.loss == "poisson"
+        self.x, self.y = torch.from_numpy(problem.padded / units.x), torch.from_numpy(problem.y / units.y)
+        self.weights = torch.from_numpy(problem.weights / units.weight)[:, None]
+
+    def values(self, parameters: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the kernel, and the offset if there is one."""
+        return [p.exp() if self.counts else p for p in parameters]
+
+    def at(self, parameters: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the loss and the sum of squared residuals."""
+        spec, values = self.problem.spec, self.values(parameters)
+        predicted = correlate(self.x, *values, stride=spec.stride, dilation=spec.dilation)
+        loss = (self.weights * self.goal.of(predicted, self.y)).sum() + self.goal.ridge * (values[0] ** 2).sum()
+        return loss, (self.weights * (predicted - self.y) ** 2).sum()
 
 
 def _rate(method: str, goal: Goal, largest: float, bound: float) -> float:
@@ -255,28 +335,49 @@ def _rate(method: str, goal: Goal, largest: float, bound: float) -> float:
     return SAFE_SHARE / largest
 
 
-def _first(problem: Problem, bound: float, seed: int, *, counts: bool) -> list[torch.Tensor]:
-    """Return initial parameters: random weights and zero offset; for counts, logarithms that predict about y's mean."""
+def _first(objective: Objective, closed: Closed, bound: float, seed: int) -> tuple[list[torch.Tensor], float]:
+    """Return initial parameters, random weights and zero offset, and the magnitude of their loss.
+
+    For counts, they are logarithms that predict about y's mean.
+
+    Kernels differ from zero only where the data determine them; Huber's loss begins at the least-squares kernel if its
+    loss is lower there.
+    """
+    problem, units = objective.problem, objective.units
     spec = problem.spec
     shape = (spec.out_channels, spec.in_channels, *spec.kernel_size)
     drawn = torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64, device="cpu")
     kernel, offset = (2 * drawn - 1) * bound, torch.zeros(spec.out_channels, dtype=torch.float64, device="cpu")
-    if counts:
-        share = max(problem.y.mean(), 1e-300) / max(problem.padded.mean() * spec.in_channels * spec.taps, 1e-300)
-        kernel = (share * (0.5 + drawn)).log()
-        offset = offset + float(np.log(max(0.1 * problem.y.mean(), 1e-300)))
-    return [p.requires_grad_() for p in ([kernel, offset] if problem.used else [kernel])]
+    if objective.counts:
+        share = max(problem.y.mean(), TINY) / max(problem.padded.mean() * spec.in_channels * spec.taps, TINY)
+        kernel = share * (0.5 + drawn)
+        offset = offset + max(0.1 * problem.y.mean(), TINY)
+    if closed.determined is not None:
+        kernel = (kernel.flatten(1) @ torch.from_numpy(closed.determined.T)).reshape(shape)
+    start = [kernel, offset] if problem.used else [kernel]
+    if objective.counts:
+        start = [part.clamp_min(TINY).log() for part in start]
+    magnitude = abs(float(objective.at(start)[0]))
+    if objective.goal.delta is not None:
+        kernel, offset = torch.from_numpy(closed.coefficients.T).tensor_split((problem.windows,), 1)
+        solved = [kernel.reshape(shape) / units.kernel, offset.flatten() / units.y][: len(start)]
+        start = min(start, solved, key=lambda values: float(objective.at(values)[0]))
+    return [part.detach().clone(memory_format=torch.contiguous_format).requires_grad_() for part in start], magnitude
 
 
-def blown_up(losses: list[float]) -> bool:
-    """Return whether the last loss is not finite, or far above the first."""
-    return not isfinite(losses[-1]) or losses[-1] > losses[0] + BLOWN_UP * abs(losses[0])
+def blown_up(losses: list[float], first: float) -> bool:
+    """Return whether the last loss is not finite, or far above the first; `first` is the magnitude of a loss."""
+    return not isfinite(losses[-1]) or losses[-1] > losses[0] + BLOWN_UP * first
 
 
-def steepest(gram: Accumulator, ridge: float, *, offset: bool) -> float:
-    """Return the largest eigenvalue of the normal matrix plus ridge; descent converges at rates below 1 over it."""
+def steepest(gram: Accumulator, ridge: float, units: Units, *, offset: bool) -> float:
+    """Return the largest eigenvalue of the normal matrix plus ridge; descent converges at rates below 1 over it.
+
+    The column of the offset has the unit of x.
+    """
     columns = gram.windows + offset
-    matrix = gram.moments[:columns, :columns]
+    scale = np.where(np.arange(columns) < gram.windows, 1.0, units.x)
+    matrix = gram.moments[:columns, :columns] * scale * scale[:, None]
     return float(max(np.linalg.eigvalsh(matrix)[-1] + ridge, np.finfo(float).tiny))
 
 

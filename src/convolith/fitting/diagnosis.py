@@ -86,16 +86,17 @@ def examine(
     if kernel is not None and max(problem.spec.stride) == 1:
         mass = np.abs(kernel).sum((0, 1))
         within = tuple(slice(1, -1) if k > 2 else slice(None) for k in mass.shape)  # an axis of one tap has no ends
-        outermost = 1 - mass[within].sum() / max(mass.sum(), TINY)
+        outermost = (mass.sum() - mass[within].sum()) / max(mass.sum(), TINY)
         unpadded = not any(map(any, problem.spec.padding))  # where `origin` applies
         if _cut_off(problem, residual, mass, outermost, origin if unpadded else None):
             return
         shift = _shift(everything, origin) if unpadded and share < LITTLE_EXPLAINED else None
         if shift is not None:
-            warn(
-                f"the fit explains {share:.0%} of the variance of y, and y looks like x shifted by about {shift} "
-                f"pixels, which is out of the kernel's reach; register them, or pass origin={shift}"
-            )
+            given = any(per_axis("origin", origin, problem.spec.axes, -(1 << 40)))
+            where = "not shifted against x" if not any(shift) else f"like x shifted by about {shift} pixels"
+            where += f", but origin is {origin}" if given else ", which is out of the kernel's reach"
+            advice = f"pass origin={shift}" if given else f"register them, or pass origin={shift}"
+            warn(f"the fit explains {share:.0%} of the variance of y, and y looks {where}; {advice}")
             return
     if white:
         _warn_if_correlated(standard, used, outermost)

@@ -10,13 +10,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from convolith.correlation.nddata import inverse_variance, masked
 from convolith.errors import ConvolithError, check_flag, renamed
 from convolith.fitting import gram_file
 from convolith.fitting.data.pixels import Pixels
 from convolith.fitting.data.polynomials import monomials
 from convolith.fitting.data.problem import Problem, read
 from convolith.fitting.data.shapes import spatial_axes
+from convolith.fitting.data.units import unwrapped
 from convolith.fitting.kernel_options import KernelOptions
 from convolith.fitting.moments.moments import moments
 from convolith.fitting.results import Fit
@@ -236,14 +236,14 @@ class Accumulator(NormalEquations):
         shape = (len(self.terms), self.out_channels, self.in_channels, *self.kernel_size)
         return np.ascontiguousarray(wide.transpose(0, 2, 1)).reshape(shape)
 
-    def _read(self, x: Any, y: Any, pixels: dict[str, Any]) -> Problem:
+    def _read(self, x: Any, y: Any, pixels: dict[str, Any], origin: Axes = 0) -> Problem:
         unknown = set(pixels) - {field.name for field in fields(Pixels)}
         if unknown:
             raise TypeError(f"update() got an unexpected keyword argument {min(unknown)!r}")
-        if "weights" not in pixels:
-            pixels = pixels | {"weights": inverse_variance(y)}
-        x, y = masked(x), masked(y)
-        problem = read(x, y, kernel_size=self.kernel_size, offset=False, pixels=Pixels(**pixels), **self.options)
+        x, y, weights = unwrapped(x, y, pixels.get("weights"))
+        about = Pixels(**pixels | {"weights": weights})
+        size = self.kernel_size
+        problem = read(x, y, kernel_size=size, offset=False, pixels=about, origin=origin, **self.options)
         for name, came, expected in (
             ("x", problem.spec.in_channels, self.in_channels),
             ("y", problem.spec.out_channels, self.out_channels),
@@ -327,11 +327,11 @@ class Gram(Accumulator):
             padding_mode=padding_mode,
         )
 
-    def update(self, x: Any, y: Any, **pixels: Any) -> Self:
+    def update(self, x: Any, y: Any, *, origin: Axes = 0, **pixels: Any) -> Self:
         """Add the equations of one or several images; the state is unchanged if they are refused.
 
         Args:
-            x, y: as for `fit`.
+            x, y, origin: as for `fit`.
             pixels: `mask`, `weights`, `x_mask`, `nan` and `saturation`, as for `fit`.
 
         Returns:
@@ -341,15 +341,15 @@ class Gram(Accumulator):
             ConvolithError: shapes that do not match, other channels or dtypes than before, pixels that are not finite
                 and not masked.
         """
-        return self.add(self._read(x, y, pixels))
+        return self.add(self._read(x, y, pixels, origin))
 
-    def downdate(self, x: Any, y: Any, **pixels: Any) -> Self:
+    def downdate(self, x: Any, y: Any, *, origin: Axes = 0, **pixels: Any) -> Self:
         """Remove equations that were added; arguments and result as for `update`.
 
         Raises:
             ConvolithError: as for `update`, and more equations than the state holds.
         """
-        return self._take_out(self._read(x, y, pixels))
+        return self._take_out(self._read(x, y, pixels, origin))
 
     def sub(self, kernel_size: Axes) -> Self:
         """Call `restricted_to`, by its earlier name."""

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 import torch
 
-from convolith.arrays import like, listed
-from convolith.correlation.nddata import inverse_variance, masked
-from convolith.errors import ConvolithError, check_flag, check_option
+from convolith.arrays import like
+from convolith.errors import ConvolithError, check_flag, check_option, warn
 from convolith.fitting.data.pixels import Pixels
-from convolith.fitting.data.problem import Problem, floating_dtype, no_pixels, read
-from convolith.fitting.descent import LOSSES, OPTIMIZERS, Descent, DescentKeywords, Goal, Huber, descend, steepest
+from convolith.fitting.data.problem import Problem, no_pixels, read, result_dtype
+from convolith.fitting.data.units import unwrapped
+from convolith.fitting.descent import LOSSES, OPTIMIZERS, Closed, Descent, DescentKeywords, Goal, Huber, descend
 from convolith.fitting.diagnosis import examine, explained
 from convolith.fitting.gram import Accumulator, Gram
 from convolith.fitting.kernel_options import KernelOptions
@@ -26,8 +26,8 @@ from convolith.fitting.selection.cross_validation import RIDGES, TOLERANCE, cand
 from convolith.fitting.selection.jackknife import jackknife
 from convolith.fitting.selection.tiles import states_of_tiles
 from convolith.fitting.solving.bases import basis_of
-from convolith.fitting.solving.constraints import spanned
-from convolith.fitting.solving.least_squares import least_squares
+from convolith.fitting.solving.constraints import needs_solver, spanned
+from convolith.fitting.solving.least_squares import Penalty, least_squares
 from convolith.geometry import Axes, Padding
 from convolith.planner import plan
 from convolith.spec import ConvSpec
@@ -36,6 +36,8 @@ from convolith.tensors import torch_dtype
 METHODS = ("lstsq", *OPTIMIZERS)
 FEW = 4
 """Least number of weights per kernel of a basis from which x is filtered by the basis first."""
+LOST = 0.01
+"""Share of the variance of y that a descent may explain less than the closed form does."""
 MOST_FILTERED = 1 << 25
 """Upper bound on the pixels of x filtered by a basis: 256 MB."""
 
@@ -63,7 +65,7 @@ def fit(
     constraints: str | Sequence[str] = (),
     x_noise_variance: Any = 0.0,
     max_size: int | None = None,
-    size_tolerance: float = TOLERANCE,
+    size_tolerance: float | None = None,
     errors: str = "white",
     loss: str | Huber = "squares",
     flip: bool = False,
@@ -103,7 +105,7 @@ def fit(
         x_noise_variance: variance of white noise in x, one or one per input channel; ignored noise shrinks kernels.
         max_size: largest size that `kernel_size="auto"` considers; by default 31, or a third of the image.
         size_tolerance: share of what the size explains (from size 1 to the best size) that `kernel_size="auto"` may
-            give up for a smaller kernel.
+            give up for a smaller kernel; by default 0.03%.
         errors: noise that `stderr` assumes in y: `"white"`, or, with `"jackknife"`, spatially correlated noise; the
             jackknife omits one tile at a time.
         loss: loss of a pixel: `"squares"`; `Huber()` or `"huber"`, which tolerates outlying pixels; or `"poisson"`, the
@@ -126,8 +128,7 @@ def fit(
         >>> bool(np.abs(found.kernel - kernel).max() < 1e-12)
         True
     """
-    weights = inverse_variance(y) if weights is None else weights
-    x, y = listed("x", masked(x)), listed("y", masked(y))
+    x, y, weights = unwrapped(x, y, weights)
     geometry: dict[str, Any] = {
         "stride": stride,
         "padding": padding,
@@ -147,20 +148,21 @@ def fit(
     _check_loss(descent, loss)
     if _is_auto(size):
         ridges = RIDGES if _is_auto(share) else [share]
-        selected = choose_size(x, y, max_size, size_tolerance, ridges, data, geometry)
+        tolerance = TOLERANCE if size_tolerance is None else size_tolerance
+        selected = choose_size(x, y, max_size, tolerance, ridges, data, geometry)
         size, share, held_out, selection = selected
-    elif max_size is not None:
-        raise ConvolithError('max_size was given together with a kernel_size; it belongs to kernel_size="auto" only')
+    else:
+        _refuse_of_auto(max_size=max_size, size_tolerance=size_tolerance)
     problem = read(x, y, kernel_size=size, **data, **geometry)
     if not problem.equations:
         raise no_pixels()
     if loss == "poisson":
         _check_counts(problem)
-    exact = descent is None and not _is_auto(share) and errors != "jackknife"
-    if exact and is_long(problem, kernel_options):
+    exact = descent is None and not _is_auto(share)
+    if exact and errors != "jackknife" and is_long(problem, kernel_options):
         found = _by_iteration(problem, share)
     elif exact and (few := _few_kernels(problem, kernel_options)) is not None:
-        found = _in_basis(problem, few)
+        found = _in_basis(problem, few, kernel_options, tiled=errors == "jackknife")
     else:
         gram = Gram(problem.spec.kernel_size, problem.spec.in_channels, problem.spec.out_channels, **geometry)
         tiles = states_of_tiles(problem, gram) if _is_auto(share) or errors == "jackknife" else []
@@ -174,10 +176,9 @@ def fit(
         if descent is None:
             found = _in_closed_form(problem, gram, kernel_options, tiles if errors == "jackknife" else [])
         else:
-            delta = None if huber is None else huber.delta or _delta(problem, gram)
+            delta = None if huber is None else huber.delta or 0.0
             goal = Goal("poisson" if loss == "poisson" else "squares", delta, share)
-            largest = steepest(gram, share, offset=offset)
-            found = Solved(*descend(problem, largest, goal, descent))
+            found = _by_descent(problem, gram, goal, descent)
     shape = (problem.spec.out_channels, problem.spec.in_channels, *problem.spec.kernel_size)
     flip = check_flag("flip", flip)
     kernel = _of_windows(found.coefficients, shape)
@@ -196,11 +197,12 @@ def fit(
         )
     if flip:
         kernel, stderr = _mirrored(kernel), None if stderr is None else _mirrored(stderr)
-    dtype = torch_dtype(floating_dtype(x, y))
+    constant = found.coefficients[problem.windows :].copy()
+    dtype = torch_dtype(result_dtype(x, y, problem, kernel, constant))
     mean = found.squares / (problem.weights.sum() * problem.spec.out_channels)
     return Fit(
         kernel=like(torch.from_numpy(kernel).to(dtype), x),
-        offset=like(torch.from_numpy(found.coefficients[-1].copy()).to(dtype), x) if offset else None,
+        offset=like(torch.from_numpy(constant[0]).to(dtype), x) if offset else None,
         residual_rms=sqrt(max(mean, 0.0)),
         explained=share_explained,
         loss=tuple(found.losses),
@@ -259,8 +261,9 @@ def _in_closed_form(
 
 
 def _few_kernels(problem: Problem, kernel_options: KernelOptions) -> np.ndarray | None:
-    """Return the basis, (count, *kernel_size), if it is small and the fit has no penalty and no constraint."""
-    if kernel_options.names or kernel_options.ridge or not replace(kernel_options, basis=None).plain:
+    """Return the basis, (count, *kernel_size), if it is small and the fit is one for its coefficients."""
+    noise_is_even = not any(map(any, problem.spec.padding)) or not np.any(kernel_options.x_noise_variance)
+    if needs_solver(kernel_options.names) or not noise_is_even:
         return None
     basis = basis_of(kernel_options.basis, problem.spec.kernel_size)
     if basis is None or FEW * len(basis) > problem.spec.taps:
@@ -269,7 +272,7 @@ def _few_kernels(problem: Problem, kernel_options: KernelOptions) -> np.ndarray 
     return basis if pixels <= MOST_FILTERED else None
 
 
-def _in_basis(problem: Problem, basis: np.ndarray) -> Solved:
+def _in_basis(problem: Problem, basis: np.ndarray, kernel_options: KernelOptions, *, tiled: bool) -> Solved:
     """Fit the coefficients of a few kernels to x filtered by each of them, not all weights to the windows of x."""
     spec = problem.spec
     directions = spanned(basis.reshape(len(basis), -1).T)  # (taps, kernels)
@@ -288,21 +291,32 @@ def _in_basis(problem: Problem, basis: np.ndarray) -> Solved:
         dtype="float64",
     )
     small = replace(problem, spec=coefficients_of, padded=filtered, places=problem.centres())
-    gram = Gram(single, filtered.shape[1], spec.out_channels).add(small)
-    penalty = gram.penalty_of(KernelOptions())
+    gram = Gram(single, filtered.shape[1], spec.out_channels)
+    tiles = states_of_tiles(small, gram) if tiled else []
+    gram = gram.add(small)
+    variances = np.repeat(kernel_options.variances(spec.in_channels), directions.shape[1])
+
+    def penalty_of(state: Accumulator) -> Penalty:
+        noise = state.noise(variances) if variances.any() else None
+        return kernel_options.penalty_in_basis(spec.in_channels, spec.kernel_size, directions, noise)
+
+    penalty = penalty_of(gram)
     solution = least_squares(gram.system(small.used), penalty)
     coefficients, squares, residual = refined(small, gram, solution, penalty)
+    left_out = jackknife(gram, tiles, penalty_of, small.used) if tiles else None
+    accurate = left_out or solution
     weights = np.kron(np.eye(spec.in_channels), directions)  # of a kernel, from coefficients
     each = np.kron(np.eye(spec.in_channels), np.ones((spec.taps, 1)))
     n = gram.windows
     return Solved(
         np.concatenate([weights @ coefficients[:n], coefficients[n:]]),
         squares,
-        [squares],
-        stderr=solution.stderr_of(weights.T),
+        [squares + penalty.paid(coefficients[:n])],
+        stderr=accurate.stderr_of(weights.T),
         condition=solution.condition,
+        held_out=None if left_out is None else left_out.rms,
         residual=residual,
-        sum_stderr=solution.stderr_of(weights.T @ each),
+        sum_stderr=accurate.stderr_of(weights.T @ each),
     )
 
 
@@ -312,6 +326,36 @@ def _by_iteration(problem: Problem, ridge: float) -> Solved:
     paid = ridge * float((found.coefficients[: problem.windows] ** 2).sum())
     losses = [found.squares + paid]
     return Solved(found.coefficients, found.squares, losses, condition=found.condition, residual=found.residual)
+
+
+def _by_descent(problem: Problem, gram: Accumulator, goal: Goal, descent: Descent) -> Solved:
+    """Find a kernel step by step; warn if the data do not determine it, or the descent has not converged."""
+    closed = _closed(problem, gram, goal.ridge)
+    found = descend(problem, gram, closed, goal, descent)
+    best = float((problem.weights[:, None] * closed.residual**2).sum())
+    share, possible = explained(problem, found.squares), explained(problem, best)
+    far = goal.loss == "squares" and goal.delta is None and share < possible - LOST
+    if found.changing or far:
+        how = f"and explains {share:.1%} of the variance of y, where the closed form explains {possible:.1%}"
+        others = ["another learning_rate=", 'method="lbfgs"'] if descent.method != "lbfgs" else []
+        remedies = ["a larger steps=", *others, *(['method="lstsq", the closed form'] if far else [])]
+        warn(
+            f"{descent.method} has not converged in {descent.steps} steps, "
+            f"{how if far else 'for its loss still changes'}; pass {', or '.join(remedies)}"
+        )
+    return Solved(found.coefficients, found.squares, found.losses, found.learning_rate)
+
+
+def _closed(problem: Problem, gram: Accumulator, ridge: float) -> Closed:
+    """Solve for least squares; warn if the data do not determine all of the kernel."""
+    system = gram.system(problem.used)
+    penalty = gram.penalty_of(KernelOptions(ridge))
+    solution = least_squares(system, penalty)
+    own = solution.inverses[0]
+    coefficients = np.concatenate([solution.coefficients, gram.known_of(solution.coefficients, problem.used)])
+    whole = own.rank == len(system.normal)
+    determined = None if whole else own.times(penalty.added_to(system.normal))
+    return Closed(coefficients, residual_of(problem, gram, coefficients), determined)
 
 
 def _of_windows(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -381,6 +425,12 @@ def _check_choice(
         raise ConvolithError(f'{name} was given, but method "{descent.method}" has no closed form; pass method="lstsq"')
 
 
+def _refuse_of_auto(**options: Any) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise ConvolithError(f'{name} was given together with a kernel_size; it belongs to kernel_size="auto" only')
+
+
 def _check_loss(descent: Descent | None, loss: str | Huber) -> None:
     if loss != "squares" and descent is None:
         name = f'"{loss}"' if isinstance(loss, str) else repr(loss)
@@ -392,13 +442,3 @@ def _check_counts(problem: Problem) -> None:
     for name, values in (("x", problem.padded), ("y", problem.y)):
         if values.size and values.min() < 0:
             raise ConvolithError(f'{name} has a least value of {values.min()}; loss="poisson" is of counts, 0 or more')
-
-
-def _delta(problem: Problem, gram: Accumulator) -> float:
-    """Return where Huber's loss becomes linear: 1.345 deviations lose only 5% for normal noise (Huber 1981)."""
-    solution = least_squares(gram.system(problem.used), gram.penalty_of(KernelOptions()))
-    coefficients = np.concatenate([solution.coefficients, gram.known_of(solution.coefficients, problem.used)])
-    residuals = np.abs(residual_of(problem, gram, coefficients))[
-        np.broadcast_to(problem.weights[:, None] > 0, problem.y.shape)
-    ]
-    return float(max(1.345 * 1.4826 * np.median(residuals), np.finfo(float).tiny))

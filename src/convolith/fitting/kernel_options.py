@@ -11,7 +11,7 @@ import numpy as np
 from convolith.errors import ConvolithError
 from convolith.fitting.results import is_number
 from convolith.fitting.solving.bases import basis_of
-from convolith.fitting.solving.constraints import check_constraints, needs_solver, space_of
+from convolith.fitting.solving.constraints import check_constraints, needs_solver, space_in_basis, space_of
 from convolith.fitting.solving.least_squares import Penalty
 from convolith.geometry import check_whole
 
@@ -116,6 +116,21 @@ class KernelOptions:
         model = space_of(in_channels, kernel_size, basis, (), terms, self.constant)
         space = space_of(in_channels, kernel_size, basis, names, terms, self.constant) if names else model
         return Penalty(matrix, noise, space, needs_solver(names), model)
+
+    def penalty_in_basis(
+        self, in_channels: int, kernel_size: tuple[int, ...], directions: np.ndarray, noise: np.ndarray | None
+    ) -> Penalty:
+        """Return the penalties and constraints on the coefficients of orthonormal kernels, (taps, count), as matrices.
+
+        Nonnegative weights have no equations for coefficients, and are not among these constraints.
+        """
+        matrix = None
+        if self.ridge or self.smoothness:
+            kernels, count = directions.reshape(*kernel_size, -1), directions.shape[1]
+            steps = [np.diff(kernels, axis=axis).reshape(-1, count) for axis in range(len(kernel_size))]
+            roughness = self.ridge * np.eye(count) + self.smoothness * sum(step.T @ step for step in steps)
+            matrix = np.kron(np.eye(in_channels), roughness)
+        return Penalty(matrix, noise, space_in_basis(in_channels, directions, self.names))
 
 
 def whole_numbers(argument: str, value: Any) -> tuple[int, ...]:

@@ -48,6 +48,7 @@ def refined(problem: Problem, gram: Accumulator, solution: Solution, penalty: Pe
         change = solution.change(of_kernel)
         change = np.concatenate([change, solved(own, slope[n:] - mixed.T @ change)])
         coefficients = coefficients + change
+        coefficients[:n] = penalty.clipped(coefficients[:n])
         residual = residual_of(problem, gram, coefficients)
         loss = _loss(problem, residual, coefficients[:n], penalty)
         if loss < least:

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from convolith.arrays import like, listed
-from convolith.correlation.nddata import inverse_variance, masked
-from convolith.errors import ConvolithError
+from convolith.arrays import like
+from convolith.errors import ConvolithError, shown
 from convolith.fitting.data.pixels import Pixels
-from convolith.fitting.data.problem import floating_dtype, no_pixels, read
+from convolith.fitting.data.problem import no_pixels, read, result_dtype
+from convolith.fitting.data.units import unwrapped
 from convolith.fitting.diagnosis import examine, explained
 from convolith.fitting.kernel_options import KernelOptions, whole_numbers
 from convolith.fitting.refinement import refined
@@ -23,6 +23,27 @@ from convolith.fitting.solving.least_squares import least_squares
 from convolith.fitting.varying_gram import VaryingFit, VaryingGram
 from convolith.geometry import Axes, Padding
 from convolith.tensors import torch_dtype
+
+REMEDIES = {
+    "origin": "cut the same rows and columns off x and y so that both show the same place, then fit",
+    "flip": "mirror the weights of found.kernel along their spatial axes",
+    "offset": "pass background_degree=0",
+    "max_size": "choose the size with fit first",
+    "size_tolerance": "choose the size with fit first",
+    "method": "leave it out: it is solved in closed form",
+    "loss": "leave it out: squares are minimised",
+}
+"""Options of `fit` that a kernel that varies does not have, with what to do."""
+
+
+def _refuse_others(others: dict[str, Any]) -> None:
+    """Refuse options of `fit` that do not apply, and unknown ones."""
+    for name, value in others.items():
+        if name not in REMEDIES:
+            raise TypeError(f"fit_varying() got an unexpected keyword argument {name!r}")
+        raise ConvolithError(
+            f"{name} is {shown(value)}, which fit_varying does not take; expected it for fit only; {REMEDIES[name]}"
+        )
 
 
 def fit_varying(
@@ -50,6 +71,7 @@ def fit_varying(
     constraints: str | Sequence[str] = (),
     x_noise_variance: Any = 0.0,
     errors: str = "white",
+    **others: Any,
 ) -> VaryingFit:
     """Fit a kernel that varies over the image: the one whose result on x is nearest to y in the least-squares sense.
 
@@ -72,6 +94,7 @@ def fit_varying(
             refused for a kernel that varies.
         x_noise_variance: as for `fit`.
         errors: `"white"` or `"jackknife"`, as for `fit`.
+        others: options of `fit` that a kernel that varies does not have, which are refused.
 
     Returns:
         A `VaryingFit`: `found.kernel.at(position)` is the operator of one position, `found.kernel.apply(x)` predicts y.
@@ -87,8 +110,8 @@ def fit_varying(
         >>> [round(float(found.kernel.at((0, column)).weight[0, 0, 1, 1]), 9) for column in (-1, 0, 0.5)]
         [0.0, 0.5, 0.75]
     """
-    weights = inverse_variance(y) if weights is None else weights
-    x, y = listed("x", masked(x)), listed("y", masked(y))
+    _refuse_others(others)
+    x, y, weights = unwrapped(x, y, weights)
     geometry: dict[str, Any] = {
         "stride": stride,
         "padding": padding,
@@ -135,9 +158,9 @@ def fit_varying(
     left_out = jackknife(gram, tiles, kernel_options, used) if tiles else None
     accurate = left_out or solution
     spread, sums = accurate.stderr, accurate.stderr_of(gram.sums_of_channels()).T.copy()
-    fitted = gram.kernel_of(coefficients)
-    dtype = torch_dtype(floating_dtype(x, y))
-    kernel, sky = (like(torch.from_numpy(part).to(dtype), x) for part in (fitted, coefficients[gram.windows :].copy()))
+    fitted, background = gram.kernel_of(coefficients), coefficients[gram.windows :].copy()
+    dtype = torch_dtype(result_dtype(x, y, problem, fitted, background))
+    kernel, sky = (like(torch.from_numpy(part).to(dtype), x) for part in (fitted, background))
     return VaryingFit(
         gram.varying_kernel(kernel, sky, background_degree),
         sqrt(max(squares, 0.0) / (problem.weights.sum() * spec.out_channels)),

@@ -62,7 +62,7 @@ def written(graph_module: fx.GraphModule) -> tuple[dict[str, Any], list[torch.Te
     numbers = {number: place for place, number in enumerate(tensors)}
     try:
         trees = exported_trees(graph_module)
-    except (AttributeError, NotImplementedError) as problem:
+    except (AttributeError, RuntimeError) as problem:
         raise NotWritten(str(problem)) from problem
     graph = {
         "nodes": nodes,

@@ -212,6 +212,14 @@ class BoundPlan:
     def __repr__(self) -> str:
         return f"Bound{self.plan!r}"
 
+    def resized(self, chosen: Plan) -> BoundPlan | None:
+        """Return another plan of the layer, for another size or batch, with this prepared kernel; None if none can."""
+        inner = computed(chosen.spec, chosen.accuracy)
+        if chosen.engine != self.plan.engine or self.state is None or not inner.batch:
+            return None
+        state = BY_NAME[chosen.engine].resized(self.state, inner)
+        return None if state is None else replace(self, plan=chosen, state=state, shape=chosen.spec.input_shape)
+
     def __call__(self, x: Any, out: Any = None) -> Any:
         """Correlate `x`, into `out` if given."""
         if (  # the usual case, recognised in a microsecond: x needs no further checks

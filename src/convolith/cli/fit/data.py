@@ -11,9 +11,11 @@ import click
 import numpy as np
 
 from convolith.cli.io.files import is_fits, read_array, read_picture
+from convolith.cli.io.fits import Unit
 from convolith.cli.io.fits_headers import unit_of
 from convolith.errors import ConvolithError
 from convolith.fitting.data.shapes import spatial_axes
+from convolith.fitting.data.units import warn_of_units
 
 
 class Files(NamedTuple):
@@ -80,19 +82,26 @@ def _others(option: str, pattern: str | None, pairs: int) -> list[str] | list[No
     return files * pairs if len(files) == 1 else files
 
 
-def read_pair(files: Files, options: dict[str, Any], *, mix: bool) -> Pair:
+def read_pair(files: Files, options: dict[str, Any], *, mix: bool, plane_axes: Any = None) -> Pair:
     """Read a pair as the data of a fit.
 
     Args:
         files: names of the files.
         options: kernel_size, stride, padding and dilation.
         mix: whether the kernel maps all channels of an image to all channels, or each channel separately.
+        plane_axes: axes of the pictures in a stack, each of which is an image of its own, or None.
     """
     first, second = (read_picture(name, path) for name, path in (("BEFORE", files.before), ("AFTER", files.after)))
-    mix = mix or not (first.picture and second.picture)
-    _say_units(first.header, second.header)
-    x = _channels(first.array, mix=mix, picture=first.picture)
-    y = _channels(second.array, mix=mix, picture=second.picture)
+    for name, unit in (("BEFORE", first), ("AFTER", second)):
+        _check_stack(name, unit, options["kernel_size"], plane_axes, mix=mix)
+    shape = second.array.shape
+    if plane_axes is not None:
+        first, second = (unit._replace(array=_planes(unit.array, plane_axes)) for unit in (first, second))
+    mix = mix or plane_axes is not None or not (first.picture and second.picture)
+    warn_of_units(unit_of(first.header), unit_of(second.header))
+    if not mix:
+        _check_channels(first.array, second.array)
+    x, y = (_channels(one.array, mix=mix, picture=one.picture and plane_axes is None) for one in (first, second))
     size = options["kernel_size"]
     if isinstance(size, int) and x.ndim == y.ndim == 2 and len(x) > size:
         x, y = x[None], y[None]  # a picture
@@ -119,9 +128,7 @@ def read_pair(files: Files, options: dict[str, Any], *, mix: bool) -> Pair:
     pixels["weights"] = None if variances[1] is None else _weights(variances[1])
     plain = options["padding"] == "valid" and np.all(np.asarray(options["stride"]) == 1)
     cropped = plain and size != "auto" and np.any(np.asarray(size) > 1) and x.shape[-axes:] == y.shape[-axes:]
-    return Pair(
-        x, y, pixels, bool(cropped), second.array.shape, second.header, (variances[0], variances[1]), second.picture
-    )
+    return Pair(x, y, pixels, bool(cropped), shape, second.header, (variances[0], variances[1]), second.picture)
 
 
 def _inner(x: np.ndarray, y: np.ndarray, options: dict[str, Any], axes: int) -> tuple[int, ...]:
@@ -140,60 +147,14 @@ def _weights(variance: np.ndarray) -> np.ndarray:
     return np.where(known, 1 / np.where(known, variance, 1.0), 0.0)
 
 
-def _say_units(before: Any, after: Any) -> None:
-    """Print on stderr that two pictures are in different units."""
-    first, second = unit_of(before), unit_of(after)
-    if first and second and first != second:
-        click.echo(f"warning: BEFORE is in {first} and AFTER in {second}; the kernel's sum converts them", err=True)
-
-
-WORDS = (
-    (r"^x has", "BEFORE has"),
-    (r"^y has", "AFTER has"),
-    (r"nan='omit' or x_mask=", "--ignore-nan or --before-mask"),
-    (r"nan='omit' or mask=", "--ignore-nan or --mask"),
-    (r"\bthe first at \(\d+, \d+, (\d+), (\d+)\)", r"the first at row \1, column \2"),
-    (r"\bx_mask\b=?", "--before-mask"),
-    (r"(?<!-)\bmask\b=?", "--mask"),
-    (r"\bpixels of y\b", "pixels of AFTER"),
-    (r"\bpixel of x\b", "pixel of BEFORE"),
-    (r"\bpixel of y\b", "pixel of AFTER"),
-    (r"\bnan or saturation\b", "--ignore-nan or --saturation"),
-    (r"\borigin=\(([-\d]+), ([-\d]+)\)", r"--origin \1,\2"),
-    (r"\borigin=\(([-\d]+),\)", r"--origin \1"),
-    (r"\borigin=", "--origin"),
-    (r'\berrors="jackknife"', "--errors jackknife"),
-    (r"\bweights=1/variance\b", "--variance"),
-    (r"\bridge=", "--ridge"),
-    (r"\bmax_size\b", "--max-size"),
-    (r"\bkernel_size\b", "--size"),
-    (r"\bsee Fit\.selection\b", "see the table of sizes"),
-    (r": y has a constant\b", ": AFTER has a constant"),
-    (r"\bvariance of y\b", "variance of AFTER"),
-    (r"\by looks like x\b", "AFTER looks like BEFORE"),
-    (r"\bcorrelated with x\b", "correlated with BEFORE"),
-    (r"\bbut stderr assumes\b", "but the standard errors assume"),
-    (r"\bbut stderr takes\b", "but the standard errors take"),
-    (r"\boffset=True\b", "--background"),
-    (r'\bpass method="(\w+)"', r"pass --method \1"),
-    (r'\bwith loss="huber" only', "with --loss huber only"),
-    (r"\bhuber_delta is\b", "--huber-delta is"),
-    (r"\blearning_rate is\b", "--learning-rate is"),
-    (r"\bpass degree=0\b", "pass --degree 0"),
-    (r"\bconstraints is \('nonnegative',\)", "--nonnegative was given"),
-    (r'--size="auto"', "--size auto"),
-    (r"\bweights has\b", "--variance has"),
-    (r"\bpadding='same' with the padding_mode\b", "--padding same with the --padding-mode"),
-    (r"\bpadding as \(before, after\) pairs", "--padding as before:after"),
-    (r"\bspatial size \(([^)]*)\) but x\b", r"spatial size (\1) but BEFORE"),
-    (r"\bbut x (\d+)\b", r"but BEFORE has \1"),
-)
-"""Words of `fit` in its errors and warnings, as regular expressions, with those of the command."""
+MOST_CHANNELS, CHANNEL_AXES = 4, 3
+"""Most planes of a file that are its channels without an option, and number of axes of a picture with channels."""
+CROPPED = "AFTER is as large as BEFORE: its border is left out (--padding same takes it in)"
 
 
 def say_cropped() -> None:
     """Print on stderr that the border was cropped."""
-    click.echo("AFTER is as large as BEFORE: its border is left out (--padding same takes it in)", err=True)
+    click.echo(CROPPED, err=True)
 
 
 def _matching(argument: str, pattern: str) -> list[str]:
@@ -212,6 +173,43 @@ def _matching(argument: str, pattern: str) -> list[str]:
 def _by_numbers(name: str) -> list[tuple[int, str]]:
     """Return a sort key by numeric order: 2 comes before 10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _check_stack(name: str, unit: Unit, kernel_size: Any, plane_axes: Any, *, mix: bool) -> None:
+    """Refuse a stack that may be pictures or channels, and axes that are not the last ones."""
+    shape = unit.array.shape
+    if plane_axes is None:
+        number = isinstance(kernel_size, int | str) or len(kernel_size) == CHANNEL_AXES - 1
+        if not mix and not unit.picture and number and len(shape) == CHANNEL_AXES and shape[0] > MOST_CHANNELS:
+            raise ConvolithError(
+                f"{name} has shape {shape} and the kernel two axes; for a stack of {shape[0]} pictures with one kernel "
+                f"pass --axes 1,2, for one picture with {shape[0]} channels --mix-channels"
+            )
+        return
+    axes = (plane_axes,) if isinstance(plane_axes, int) else plane_axes
+    last = tuple(range(len(shape) - len(axes), len(shape)))
+    if isinstance(axes, str) or not axes or tuple(axis % len(shape) for axis in axes) != last or last[0] < 0:
+        raise ConvolithError(
+            f"--axes is {plane_axes}; expected the numbers of the last axes of {name}, whose shape is {shape}, such as "
+            f"{','.join(str(axis) for axis in range(max(len(shape) - 2, 0), len(shape)))}"
+        )
+
+
+def _planes(array: np.ndarray, plane_axes: Any) -> np.ndarray:
+    """Return a stack as images of one channel, (N, 1, *size)."""
+    axes = 1 if isinstance(plane_axes, int) else len(plane_axes)
+    return array.reshape(-1, 1, *array.shape[-axes:])
+
+
+def _check_channels(before: np.ndarray, after: np.ndarray) -> None:
+    """Refuse pictures that differ in their number of channels, each of which would be filtered by itself."""
+    counts = [1 if picture.ndim == 2 else picture.shape[-1] for picture in (before, after)]
+    if counts[0] != counts[1]:
+        first, second = (f"{count} channel{'s' * (count > 1)}" for count in counts)
+        raise ConvolithError(
+            f"BEFORE is a picture of {first} and AFTER one of {second}; expected as many; pass --mix-channels, which "
+            "fits a kernel from all channels to all channels, or convert one of them"
+        )
 
 
 def _channels(array: np.ndarray, *, mix: bool, picture: bool) -> np.ndarray:

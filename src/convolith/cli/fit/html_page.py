@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,22 @@ from convolith.report.plots import curve, image_row, loss_curves
 from convolith.report.table import Table
 
 
-def fit_page(found: Fit, solved: Fit | None, pair: Pair, tables: list[Table], origin: Any = 0) -> str:
+class Notes(NamedTuple):
+    """What a page says of its data: the names of the files, and the warnings."""
+
+    files: str
+    warnings: tuple[str, ...]
+
+    def under(self, lead: str) -> str:
+        """Return the lead with the names of the files."""
+        return f"{lead}\n\n{self.files}"
+
+    def sections(self) -> list[Section]:
+        """Return the section of the warnings, if there are any."""
+        return [Section("Warnings", "\n\n".join(self.warnings))] if self.warnings else []
+
+
+def fit_page(found: Fit, solved: Fit | None, pair: Pair, tables: list[Table], notes: Notes, origin: Any = 0) -> str:
     """Return the page as text.
 
     Args:
@@ -25,18 +40,19 @@ def fit_page(found: Fit, solved: Fit | None, pair: Pair, tables: list[Table], or
         solved: the fit in closed form, if `found` is by gradient descent and a closed form exists.
         pair: the fitted data; y may include a border that the fit left out.
         tables: tables of the terminal output.
+        notes: files and warnings.
         origin: as for `fit`.
     """
-    sections = [Section("The kernel", tables=tuple(tables), figures=_kernel(found))]
+    sections = [*notes.sections(), Section("The kernel", tables=tuple(tables), figures=_kernel(found))]
     if found.kernel.ndim == 4:
         sections.append(Section("What is left", prose=LEFT, figures=(_residual(found, pair, origin),)))
     if len({one.kernel_size for one in found.selection}) > 1:
         sections.append(Section("Which size", prose=SIZES, figures=(_sizes(found),)))
     if found.method != "lstsq":
         sections.append(_lesson(found, solved) if solved else _learned(found))
-    return page(
-        "Fit", "The kernel for which the correlation of the first picture with it is nearest to the second.", sections
-    )
+    kind = "convolution" if found.flip else "correlation"
+    lead = f"The kernel for which the {kind} of the first picture with it is nearest to the second."
+    return page("Fit", notes.under(lead), sections)
 
 
 NAMES = {"gd": "gradient descent", "momentum": "descent with momentum", "adam": "Adam", "lbfgs": "L-BFGS"}

@@ -8,14 +8,19 @@ from typing import Any
 import click
 import numpy as np
 
-from convolith.cli.fit.data import WORDS, Pair, pairs_of
+from convolith.cli.fit.data import CROPPED, Files, Pair, pairs_of, say_cropped
 from convolith.cli.fit.difference import PICTURES, pictures
-from convolith.cli.fit.html_page import fit_page
-from convolith.cli.fit.run import Varying, run
+from convolith.cli.fit.html_page import Notes, fit_page
+from convolith.cli.fit.outputs import check_distinct
+from convolith.cli.fit.run import Outcome, Varying, run
 from convolith.cli.fit.varying_html_page import varying_page, varying_tables
+from convolith.cli.fit.words import WORDS
+from convolith.cli.io import big_fit
 from convolith.cli.io.files import EXACT, Output, conv_arrays, read_array, varying_arrays
 from convolith.cli.io.fits_headers import carried
+from convolith.cli.io.stores import is_store
 from convolith.cli.options import (
+    axes_or_names,
     emit,
     html_option,
     json_option,
@@ -48,9 +53,8 @@ LARGEST_SHIFT = 1 << 20
 @click.option(
     "--size-tolerance",
     type=float,
-    default=TOLERANCE,
-    show_default=True,
-    help="Share of what the kernel's size explains that --size auto may give up for a smaller kernel.",
+    help="Share of what the kernel's size explains that --size auto may give up for a smaller one.  "
+    f"[default: {TOLERANCE}]",
 )
 @click.option(
     "--method",
@@ -106,6 +110,11 @@ LARGEST_SHIFT = 1 << 20
     default=0,
     show_default=True,
     help="Shift of the kernel's centre from the middle, such as 14,-15, for pictures that are shifted.",
+)
+@click.option(
+    "--flip",
+    is_flag=True,
+    help="Give the kernel of a convolution, a point-spread function or impulse response, instead of a correlation's.",
 )
 @click.option("--mix-channels", is_flag=True, help="Fit one kernel from all channels of an image to all channels.")
 @click.option(
@@ -174,8 +183,25 @@ LARGEST_SHIFT = 1 << 20
     "--output",
     type=click.Path(),
     metavar="FILE.npz",
-    help="File for the kernel, which `correlate` and `compose` read.",
+    help="File for the kernel, which `correlate` and `compose` read; for stores also .npy, the kernel alone.",
 )
+@click.option("--memory", help="For stores: memory that may be taken, such as 2GB.  [default: 1GB]")
+@click.option(
+    "--checkpoint",
+    type=click.Path(),
+    metavar="FILE.npz",
+    help="For stores: file for the sums, every minute and at an interrupt, from which the same command goes on.",
+)
+@click.option(
+    "--axes",
+    type=axes_or_names,
+    help="Axes that the kernel runs along, such as 1,2; all others are pictures. In stores also yx.",
+)
+@click.option("--channel-axis", type=axes_or_names, help="For stores: axis of the channels.")
+@click.option("--pair-axis", type=axes_or_names, help="For stores: axes along which pairs of images lie.")
+@click.option("--nodata", type=float, help="For stores: number that stands for a missing pixel.")
+@click.option("--folds", type=int, help="For stores: parts that are left out in turn.  [default: 10]")
+@click.option("--passes", type=int, help="For stores: passes over the data; more than one refine the kernel.")
 @html_option
 @json_option
 def command(
@@ -197,17 +223,26 @@ def command(
 ) -> None:
     """Find the kernel for which the correlation of BEFORE with it is nearest to AFTER.
 
-    Files are images or arrays of (in_channels, *size) or (N, in_channels, *size); two axes are a picture, or a signal
+    Files are images, or arrays of (in_channels, *size) or (N, in_channels, *size); two axes are a picture, or a signal
     of (channels, samples) where there are fewer rows than the kernel has. For two images, one kernel is fitted that
     filters each channel separately; with --mix-channels, a kernel from all channels to all channels. Patterns in
     quotes, such as "before*.fits", match many pairs, in the order of their names, which are read one after another.
     If AFTER is as large as BEFORE, its border is ignored, since the pixels beyond it are unknown; --padding same
-    includes it, with the padding of --padding-mode. With --degree the kernel varies with position. --difference,
-    --matched and --noise write pictures as large as AFTER, NaN where a pixel is not known, with the FITS header of
-    AFTER.
+    includes it, with the padding of --padding-mode. Where the border is ignored, the kernel that -o writes repeats the
+    edge (padding same, symmetric), so that `correlate` makes a picture as large as BEFORE without dark edges; otherwise
+    it has the padding of the fit. With --flip it is for `correlate --flip`. A stack of more than four planes needs
+    --axes 1,2 (pictures with one kernel) or --mix-channels (channels). With --degree the kernel varies with position.
+    --difference, --matched and --noise write pictures as large as AFTER, NaN where a pixel is not known, with the FITS
+    header of AFTER. Stores, such as before.zarr, are read block by block within --memory; all axes but those of the
+    kernel and --channel-axis are pairs of images, and missing pixels (NaN, --nodata) are ignored.
 
     Example: convolith fit before.png after.png --size 7 -o kernel.npz
     """
+    _check_outputs()
+    if _fit_stores(before, after, options | {"basis": basis}, output, as_json=as_json):
+        return
+    plane_axes, options["axes"] = options["axes"], None
+    big_fit.remove_stores_alone(options)
     target = None if output is None else Output(output, (".npz",))
     sheet = None if html is None else Output(html, (".html",))
     if sheet:
@@ -222,16 +257,13 @@ def command(
     for made in wanted.values():
         for source in files[0][:2]:
             made.refuse_input(source)
-    if "noise" in wanted and files[0].variance is None:
-        raise ConvolithError("--noise was given without --variance, the variance of AFTER; pass it")
-    if wanted and len(files) > 1:
-        raise ConvolithError(f"--{next(iter(wanted))} was given for {len(files)} pairs; it is made of one pair")
+    _refuse_pictures(list(wanted), files)
     if len(files) == 1 and varying is None:
         _refuse_unused(options)
-    with in_words_of_the_command(WORDS):
-        outcome = run(files, options, varying, mix=mix_channels)
+    with in_words_of_the_command(WORDS) as warnings:
+        outcome = run(files, options, varying, mix=mix_channels, plane_axes=plane_axes)
     found, pair = outcome.found, outcome.pair
-    same = pair.cropped or options["kernel_size"] == "auto"
+    same = pair.cropped or (options["kernel_size"] == "auto" and options["padding"] == "valid")
     if isinstance(found, VaryingFit):
         tables = varying_tables(found, outcome.pairs, output)
     else:
@@ -244,11 +276,60 @@ def command(
         arrays = kernel_arrays(found, same=same, origin=options["origin"])
         target.write(lambda file: np.savez(file, **arrays))
     if sheet:
+        notes = _notes(before, after, outcome, warnings)
         text = (
-            varying_page(found, pair, tables) if isinstance(found, VaryingFit) else _page(found, pair, options, tables)
+            varying_page(found, pair, tables, notes)
+            if isinstance(found, VaryingFit)
+            else _page(found, pair, options, tables, notes)
         )
         sheet.write(lambda file: file.write(text.encode()))
     emit(as_json=as_json, data=_data(found), tables=tables)
+
+
+def _fit_stores(before: str, after: str, options: dict[str, Any], output: str | None, *, as_json: bool) -> bool:
+    """Fit a kernel between stores, write it, print it and return True, if BEFORE or AFTER is a store."""
+    if not (is_store(before) or is_store(after)):
+        return False
+    target = None if output is None else Output(output, (".npz", ".npy"))
+    basis = options["basis"]
+    if basis is not None and basis != "gaussian-hermite":
+        options["basis"] = read_array("--basis", basis)
+    files = pairs_of(before, after, mask=None, before_mask=None, variance=None, before_variance=None)
+    with in_words_of_the_command((*big_fit.WORDS, *WORDS)):
+        found = big_fit.fit_stores([pair.before for pair in files], [pair.after for pair in files], options)
+    if found.cropped and not as_json:
+        say_cropped()
+    if target:
+        arrays = kernel_arrays(found.found, same=found.cropped, origin=options["origin"])
+        bare = target.path.suffix.lower() == ".npy"
+        target.write(lambda file: np.save(file, found.kernel) if bare else np.savez(file, **arrays))
+    tables = [*_tables(found.found, found.images, output), found.tables()[-1]]
+    emit(as_json=as_json, data=_data(found.found) | big_fit.about(found), tables=tables)
+    return True
+
+
+def _refuse_pictures(wanted: list[str], files: list[Files]) -> None:
+    """Refuse pictures that the files do not give."""
+    if "noise" in wanted and files[0].variance is None:
+        raise ConvolithError("--noise was given without --variance, the variance of AFTER; pass it")
+    if wanted and len(files) > 1:
+        raise ConvolithError(f"--{wanted[0]} was given for {len(files)} pairs; it is made of one pair")
+
+
+def _check_outputs() -> None:
+    """Refuse outputs that would overwrite each other or an input."""
+    context = click.get_current_context()
+    files = {
+        parameter.opts[-1] if isinstance(parameter, click.Option) else str(parameter.make_metavar(context)): parameter
+        for parameter in context.command.params
+        if isinstance(parameter.type, click.Path) or parameter.name in ("basis", "html")
+    }
+    paths = {name: context.params[str(parameter.name)] for name, parameter in files.items()}
+    made = {name for name, parameter in files.items() if parameter.name in (*PICTURES, "output", "html", "checkpoint")}
+    outputs, inputs = (
+        {name: path for name, path in paths.items() if (name in made) == wanted} for wanted in (True, False)
+    )
+    check_distinct(outputs, inputs)
 
 
 def _refuse_unused(options: dict[str, Any]) -> None:
@@ -280,16 +361,22 @@ def _varying(
 
 
 def kernel_arrays(found: Fit | VaryingFit, *, same: bool, origin: Any = 0) -> dict[str, Any]:
-    """Return a kernel as named arrays for a .npz file; with `same`, its outputs are as large as its inputs."""
+    """Return a kernel as named arrays for a .npz file.
+
+    With `same`, whose border was left out of the fit, its outputs are as large as its inputs: the edge is repeated.
+    """
     if isinstance(found, VaryingFit):
-        arrays = varying_arrays(replace(found.kernel, padding="same") if same else found.kernel)
+        wide = replace(found.kernel, padding="same", padding_mode="symmetric") if same else found.kernel
+        arrays = varying_arrays(wide)
     else:
         arrays = conv_arrays(with_same_padding(found.conv, origin) if same else found.conv)
+        if found.flip:
+            arrays["weight"] = np.flip(arrays["weight"], tuple(range(2, arrays["weight"].ndim)))
     return arrays if found.stderr is None else arrays | {"stderr": found.stderr}
 
 
 def with_same_padding(conv: Conv, origin: Any = 0) -> Conv:
-    """Return the kernel with padding for outputs as large as the inputs, its centre shifted by the origin.
+    """Return the kernel with repeated edges for outputs as large as the inputs, its centre shifted by the origin.
 
     Where the centre lies outside the kernel, zeros are put around it.
     """
@@ -303,14 +390,21 @@ def with_same_padding(conv: Conv, origin: Any = 0) -> Conv:
         before = (first + around[-1][0]) * step
         pairs.append((before, reach - before))
     weight = np.pad(weight, around)
-    return Conv(weight, conv.bias, **{**conv.options, "padding": tuple(pairs) if any(shifts) else "same"})
+    edges = {"padding": tuple(pairs) if any(shifts) else "same", "padding_mode": "symmetric"}
+    return Conv(weight, conv.bias, **conv.options | edges)
 
 
-def _page(found: Fit, pair: Pair, options: dict[str, Any], tables: list[Table]) -> str:
+def _notes(before: str, after: str, outcome: Outcome, warnings: list[str]) -> Notes:
+    pairs = f" ({outcome.pairs} pairs)" if outcome.pairs > 1 else ""
+    border = [CROPPED] if outcome.pair.cropped else []
+    return Notes(f"The first picture is {before}, the second one {after}{pairs}.", (*border, *warnings))
+
+
+def _page(found: Fit, pair: Pair, options: dict[str, Any], tables: list[Table], notes: Notes) -> str:
     learned = found.method != "lstsq" and options["loss"] == "squares"
     closed = options | {"method": "lstsq", "learning_rate": None}
     solved = fit(pair.x, pair.y, **pair.pixels, **closed) if learned else None
-    return fit_page(found, solved, pair, tables, options["origin"])
+    return fit_page(found, solved, pair, tables, notes, options["origin"])
 
 
 def _data(found: Fit | VaryingFit) -> dict[str, Any]:

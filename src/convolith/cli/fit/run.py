@@ -12,7 +12,6 @@ from convolith.cli.fit.data import Files, Pair, read_pair, say_cropped
 from convolith.errors import ConvolithError
 from convolith.fitting import Fit, Gram, VaryingFit, VaryingGram, fit, fit_varying
 from convolith.fitting.data.shapes import spatial_axes
-from convolith.fitting.selection.cross_validation import TOLERANCE
 from convolith.report.progress import track
 
 GEOMETRY = ("stride", "padding", "dilation", "padding_mode")
@@ -22,9 +21,10 @@ ONE_PAIR = {
     "method": "lstsq",
     "errors": "white",
     "max_size": None,
-    "size_tolerance": TOLERANCE,
+    "size_tolerance": None,
     "origin": 0,
     "loss": "squares",
+    "flip": False,
     "huber_delta": None,
     "learning_rate": None,
     "steps": 1000,
@@ -51,14 +51,16 @@ class Outcome(NamedTuple):
     pairs: int
 
 
-def run(files: Sequence[Files], options: dict[str, Any], varying: Varying | None, *, mix: bool) -> Outcome:
+def run(
+    files: Sequence[Files], options: dict[str, Any], varying: Varying | None, *, mix: bool, plane_axes: Any = None
+) -> Outcome:
     """Read the files and fit.
 
     Args:
         files: the pairs.
         options: options of `fit`.
         varying: options of a kernel that varies, or None.
-        mix: see `read_pair`.
+        mix, plane_axes: see `read_pair`.
 
     Raises:
         ConvolithError: options that cannot be combined.
@@ -66,8 +68,8 @@ def run(files: Sequence[Files], options: dict[str, Any], varying: Varying | None
     if varying is not None or len(files) > 1:
         _refuse(files, options, varying)
     if len(files) > 1:
-        return _through_a_state(files, options, varying, mix=mix)
-    pair = read_pair(files[0], options, mix=mix)
+        return _through_a_state(files, options, varying, mix=mix, plane_axes=plane_axes)
+    pair = read_pair(files[0], options, mix=mix, plane_axes=plane_axes)
     if pair.cropped:
         say_cropped()
     if varying is None:
@@ -78,7 +80,9 @@ def run(files: Sequence[Files], options: dict[str, Any], varying: Varying | None
     return Outcome(fit_varying(pair.x, pair.y, **pair.pixels, **rest, **varying._asdict()), pair, 1)
 
 
-def _through_a_state(files: Sequence[Files], options: dict[str, Any], varying: Varying | None, *, mix: bool) -> Outcome:
+def _through_a_state(
+    files: Sequence[Files], options: dict[str, Any], varying: Varying | None, *, mix: bool, plane_axes: Any
+) -> Outcome:
     """Read each pair once and accumulate its normal equations, then solve them."""
     gram: Gram | VaryingGram | None = None
     positions = None if varying is None else varying.positions
@@ -90,7 +94,7 @@ def _through_a_state(files: Sequence[Files], options: dict[str, Any], varying: V
     )
     for number in track(range(len(files)), "pairs", len(files), shown=True):
         names = files[number]
-        pair = read_pair(names, options, mix=mix)
+        pair = read_pair(names, options, mix=mix, plane_axes=plane_axes)
         if pair.cropped and number == 0:
             say_cropped()
         gram = gram or _state(pair, options, varying)
@@ -133,8 +137,9 @@ def _refuse(files: Sequence[Files], options: dict[str, Any], varying: Varying | 
     allowed = ("errors",) if len(files) == 1 else ()
     for name, usual in ONE_PAIR.items():
         if name not in allowed and options[name] != usual:
+            came = "was given" if options[name] is True else f"is {options[name]}"
             raise ConvolithError(
-                f"--{name.replace('_', '-')} is {options[name]}, which is for a constant kernel of one pair, and "
+                f"--{name.replace('_', '-')} {came}, which is for a constant kernel of one pair, and "
                 f"that is not for {what}, which takes one pass in closed form; omit the option"
             )
     for name in ("kernel_size", "ridge"):
@@ -145,4 +150,5 @@ def _refuse(files: Sequence[Files], options: dict[str, Any], varying: Varying | 
                 f"for {what}, such as the one that is chosen for the first pair"
             )
     if varying is not None and options["offset"]:
-        raise ConvolithError("--background was given together with a kernel that varies; pass --background-degree 0")
+        constant = "" if varying.background_degree is not None else "; pass --background-degree 0"
+        raise ConvolithError(f"--background was given together with a kernel that varies; leave it out{constant}")

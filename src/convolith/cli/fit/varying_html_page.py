@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from convolith.cli.fit.data import Pair
-from convolith.cli.fit.html_page import LEFT, first_image, residual_figure
+from convolith.cli.fit.html_page import LEFT, Notes, first_image, residual_figure
 from convolith.fitting import VaryingFit
 from convolith.fitting.data.shapes import inner_part
 from convolith.report.html_page import Figure, Section, page
@@ -45,20 +45,21 @@ def varying_tables(found: VaryingFit, pairs: int, output: str | None) -> list[Ta
     return [Table("Fit", [summary]), Table("Pixels of the frame along each axis", rows)]
 
 
-def varying_page(found: VaryingFit, pair: Pair, tables: list[Table]) -> str:
+def varying_page(found: VaryingFit, pair: Pair, tables: list[Table], notes: Notes) -> str:
     """Return the page as text.
 
     Args:
         found: the fit.
         pair: the last fitted pair.
         tables: tables of the terminal output.
+        notes: files and warnings.
     """
     kernel = found.kernel
-    sections = [Section("The kernel", tables=tuple(tables), figures=_kernels(found))]
+    sections = [*notes.sections(), Section("The kernel", tables=tuple(tables), figures=_kernels(found))]
     if kernel.axes == 2 and kernel.modulation != "update":
         sections.append(Section("What is left", prose=LEFT, figures=(_residual(found, pair),)))
     lead = "The kernel, a polynomial of position, that maps the first picture closest to the second."
-    return page("Fit of a kernel that varies", lead, sections)
+    return page("Fit of a kernel that varies", notes.under(lead), sections)
 
 
 def _kernels(found: VaryingFit) -> tuple[Figure, ...]:

@@ -2,32 +2,62 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
+import click
 import numpy as np
 
 from convolith.cli.io.expansion import check_arrays
 from convolith.cli.io.fits import Unit, encode_fits, read_fits
-from convolith.cli.io.pictures import TIFF, encode_pages, encode_picture, imageio, read_image
+from convolith.cli.io.picture_info import PictureInfo
+from convolith.cli.io.pictures import encode_picture, imageio, read_image
+from convolith.cli.io.tiff import TIFF, encode_tiff, exact_values
 from convolith.conv import Conv
 from convolith.errors import ConvolithError
 from convolith.fitting import VaryingKernel
 from convolith.storage import replacing
 
-IMAGES = (".png", *TIFF, ".jpg", ".jpeg")
+WRITTEN_IMAGES = (".png", *TIFF, ".jpg", ".jpeg")
+IMAGES = (*WRITTEN_IMAGES, ".webp", ".bmp")
 ARRAYS = (".npy", ".npz")
-FITS = (".fits", ".fit", ".fts", ".fits.gz", ".fits.fz")
+WRITTEN_FITS = (".fits", ".fit", ".fts", ".fits.gz")
+FITS = (*WRITTEN_FITS, ".fits.fz")
 READABLE = (*IMAGES, *ARRAYS, *FITS)
-WRITABLE = (*IMAGES, *ARRAYS, ".fits", ".fit", ".fts")
-EXACT = (*TIFF, *ARRAYS, ".fits", ".fit", ".fts")
+WRITABLE = (*WRITTEN_IMAGES, *ARRAYS, *WRITTEN_FITS)
+EXACT = (*TIFF, *ARRAYS, *WRITTEN_FITS)
 """Endings of files that hold any numbers."""
+SOUND = "save its samples first: numpy.save('x.npy', scipy.io.wavfile.read('x.wav')[1])"
+PILLOW = "convert it first: PIL.Image.open('x').save('x.png')"
+TEXT = "convert it first: numpy.save('x.npy', numpy.loadtxt('x', delimiter=','))"
+CONVERSIONS = {
+    **dict.fromkeys((".wav", ".flac", ".ogg", ".mp3", ".aiff"), SOUND),
+    **dict.fromkeys((".gif", ".jp2", ".heic", ".avif", ".ppm", ".pgm", ".tga", ".ico"), PILLOW),
+    **dict.fromkeys((".csv", ".txt", ".tsv", ".dat"), TEXT),
+}
+"""How files of other kinds become readable, by their endings."""
 VARYING = ("weights", "background", "degree", "background_degree", "modulation", "frame")
+NUMPY, ZIP = b"\x93NUMPY", b"PK"
+"""First bytes of a .npy and of a .npz file."""
 CONV_OPTIONS = ("stride", "padding", "dilation", "groups", "padding_mode", "transposed", "output_padding")
+
+
+class Written(NamedTuple):
+    """What became of an array in a file: how many values were clipped, and the dtype that it is stored in."""
+
+    clipped: int
+    dtype: str
+
+
+def _ending(path: Path) -> str:
+    """Return the ending of a file's name in lower case: .fits.gz, or what follows the last point."""
+    return next((end for end in (".fits.gz", ".fits.fz") if path.name.lower().endswith(end)), path.suffix.lower())
 
 
 def is_image(path: str) -> bool:
@@ -65,7 +95,7 @@ def read_picture(argument: str, path: str) -> Unit:
         return read_fits(argument, file, name)
     arrays = _load(argument, file)
     if isinstance(arrays, np.ndarray):
-        return Unit(arrays, None)
+        return Unit(_numbers(argument, path, arrays), None)
     if name is None and len(arrays) == 1:
         (name,) = arrays
     if name not in arrays:
@@ -73,7 +103,20 @@ def read_picture(argument: str, path: str) -> Unit:
         raise ConvolithError(
             f"{argument} is {path}, which holds {', '.join(arrays)}{missing}; name one: {path}:{min(arrays)}"
         )
-    return Unit(arrays[name], None)
+    return Unit(_numbers(argument, path, arrays[name]), None)
+
+
+def _numbers(argument: str, path: str, array: np.ndarray) -> np.ndarray:
+    """Return an array of numbers; refuse text, dates and records."""
+    if array.dtype.names:
+        first = array.dtype.names[0]
+        raise ConvolithError(
+            f"{argument} is {path}, which holds records of {', '.join(array.dtype.names)}; expected numbers; store one "
+            f"field, such as array[{first!r}]"
+        )
+    if array.dtype.kind not in "biufc":
+        raise ConvolithError(f"{argument} is {path}, which holds values of dtype {array.dtype.name}; expected numbers")
+    return array
 
 
 def read_kernel(argument: str, text: str, options: Mapping[str, Any]) -> np.ndarray | Conv:
@@ -115,6 +158,8 @@ def _listed(argument: str, text: str) -> np.ndarray:
     try:
         nested = json.loads(text)
     except (ValueError, RecursionError) as error:
+        if re.search(r"\b(nan|inf)", text, re.IGNORECASE):
+            raise ConvolithError(f"{expected} that are finite") from None
         raise ConvolithError(f"{expected} ({error})") from None
     try:
         weight = np.array(nested)
@@ -175,6 +220,10 @@ def _part(argument: str, text: str) -> dict[str, Any]:
     if not (number.isdigit() and path.lower().endswith(".npz") and _is_file(path)) or _is_file(text):
         return {}
     arrays = _load(argument, Path(path))
+    parts = sorted({int(name.partition(".")[0]) for name in arrays if name.endswith(".weight")})
+    if parts and int(number) not in parts:
+        several = f"parts {', '.join(map(str, parts[:-1]))} and {parts[-1]}" if len(parts) > 1 else f"part {parts[0]}"
+        raise ConvolithError(f"{argument} is {text}, but the file holds {several}")
     return {name.removeprefix(f"{number}."): arrays[name] for name in arrays if name.startswith(f"{number}.")}
 
 
@@ -191,11 +240,12 @@ class Output:
 
     def __init__(self, path: str, endings: tuple[str, ...]) -> None:
         self.path = Path(path)
-        suffix = self.path.suffix.lower()
-        if suffix not in endings:
+        self.ending = _ending(self.path)
+        if self.ending not in endings:
             raise ConvolithError(f"output is {path}; expected a name that ends in {', '.join(endings)}")
-        if suffix in IMAGES:
+        if self.ending in IMAGES:
             imageio()
+        _claim(self.path)
         try:
             if self.path.is_dir():
                 raise ConvolithError(f"output is {path}, which is a folder; expected a file name")
@@ -228,67 +278,87 @@ class Output:
         header: Any = None,
         *,
         picture: bool = True,
+        samples: bool | None = None,
         exact: bool = False,
-    ) -> int:
-        """Write an array or an image; return the number of values that were clipped to the image's dtype.
+        info: PictureInfo | None = None,
+    ) -> Written:
+        """Write an array or an image; return the number of clipped values, and the dtype that the file holds.
 
         A FITS file gets the header, if there is one, and channels first, as its viewers expect.
 
-        A .tif has 8 or 16 bits as the array, otherwise float32; .png and .jpg are rounded and clipped to 8 bits, a grey
-        .png to 16 bits if the input image, of dtype `like`, has 16.
+        A .tif holds the values exactly; .png and .jpg are rounded and clipped to 8 bits, a grey .png to 16 bits if the
+        input image, of dtype `like`, has 16.
 
         Args:
             array: the result.
             like: dtype of the input, or of the result if the user chose it; booleans are black and white.
             header: FITS header, or None.
             picture: whether a last axis of three axes is channels; otherwise a .tif has a page for each plane.
-            exact: whether a .tif holds the dtype of the array.
+            samples: the same for a .tif and any number of axes, where it differs.
+            exact: whether a .tif holds the dtype of the array; otherwise integers of 64 bits become narrower.
+            info: notes that a picture gets: colour profile, resolution, names of axes.
         """
-        suffix, clipped = self.path.suffix.lower(), 0
-        if is_fits(str(self.path)):
+        info = PictureInfo() if info is None else info
+        if self.ending in WRITTEN_FITS:
             encoded = encode_fits(np.moveaxis(array, -1, 0) if picture and array.ndim == 3 else array, header)
+            encoded = gzip.compress(encoded, mtime=0) if self.ending.endswith(".gz") else encoded
             self.write(lambda file: file.write(encoded))
-            return 0
-        if suffix == ".npy":
+            return Written(0, str(array.dtype))
+        if self.ending == ".npy":
             self.write(lambda file: np.save(file, array))
-            return 0
-        if suffix == ".npz":
+            return Written(0, str(array.dtype))
+        if self.ending == ".npz":
             self.write(lambda file: np.savez(file, array=array))
-            return 0
-        if suffix in TIFF and not picture and array.ndim > 2 and not np.iscomplexobj(array):
-            pages = encode_pages(array if exact else _tiff_values(array))
+            return Written(0, str(array.dtype))
+        stack = not picture and array.ndim > 2 and not np.iscomplexobj(array)
+        if self.ending not in TIFF or not stack:
+            _check_picture(array, self.path, picture=picture)
+        if self.ending in TIFF:
+            values = array if exact else exact_values(array)
+            ome = self.path.stem.lower().endswith(".ome")
+            last = (picture and array.ndim == 3) if samples is None else samples
+            pages = encode_tiff(values, info, samples=last, ome=ome)
             self.write(lambda file: file.write(pages))
-            return 0
-        _check_picture(array, self.path, picture=picture)
-        if suffix in TIFF:
-            array = array if exact else _tiff_values(array)
-        else:
-            if like == np.dtype(bool):
-                array = array * 255
-            if like is not None and like.kind not in "iub":
-                raise ConvolithError(
-                    f"the input is {like}, which has no picture's range to round to; write {self.path.stem}.tif or .npy"
-                )
-            if like == np.dtype(np.uint16) and suffix != ".png":
-                raise ConvolithError(f"the input has 16 bits, which no .jpg holds; write {self.path.stem}.tif")
-            deep = like == np.dtype(np.uint16)
-            if deep and array.ndim == 3 and array.shape[2] > 1:
-                raise ConvolithError(
-                    f"the result has 16 bits and colour, which cannot be written as .png; write {self.path.stem}.tif"
-                )
-            if suffix in (".jpg", ".jpeg") and array.ndim == 3 and array.shape[2] in (2, 4):
-                raise ConvolithError(
-                    f"the result has an alpha channel, which no .jpg holds; write {self.path.stem}.png"
-                )
-            array, clipped = _rounded(array, np.dtype(np.uint16 if deep else np.uint8))
-        encoded = encode_picture(array, suffix)
-        self.write(lambda file: file.write(encoded))
-        return clipped
+            return Written(0, str(values.dtype))
+        dtype = self._picture_dtype(array, like)
+        values, clipped = _rounded(array * 255 if like == np.dtype(bool) else array, dtype)
+        coded = encode_picture(values, self.ending, info)
+        self.write(lambda file: file.write(coded))
+        return Written(clipped, str(dtype))
+
+    def _picture_dtype(self, array: np.ndarray, like: np.dtype[Any] | None) -> np.dtype[Any]:
+        """Return the dtype of a .png or .jpg: 8 bits, or 16 for a grey .png of an input with as many."""
+        name, colours = self.path.stem, array.ndim == 3 and array.shape[2] > 1
+        if like is not None and like.kind not in "iub":
+            raise ConvolithError(
+                f"the input is {like}, which has no picture's range to round to; write {name}.tif or .npy"
+            )
+        deep = like == np.dtype(np.uint16)
+        if deep and self.ending != ".png":
+            raise ConvolithError(f"the input has 16 bits, which no .jpg holds; write {name}.tif")
+        if deep and colours:
+            raise ConvolithError(
+                f"the result has 16 bits and colour, which cannot be written as .png; write {name}.tif"
+            )
+        if self.ending != ".png" and colours and array.shape[2] in (2, 4):
+            raise ConvolithError(f"the result has an alpha channel, which no .jpg holds; write {name}.png")
+        return np.dtype(np.uint16 if deep else np.uint8)
 
 
-def _tiff_values(array: np.ndarray) -> np.ndarray:
-    """Return an array in the dtype that a .tif has by default: uint8 and uint16 stay, all others become float32."""
-    return array if array.dtype in (np.uint8, np.uint16) else array.astype(np.float32)
+def _claim(path: Path) -> None:
+    """Note an output of the running command.
+
+    Raises:
+        ConvolithError: another output of the command has the same name.
+    """
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return
+    claimed = context.meta.setdefault("convolith.outputs", set())
+    whole = path.resolve()
+    if whole in claimed:
+        raise ConvolithError(f"output is {path}, which two options name; give each output a name of its own")
+    claimed.add(whole)
 
 
 def _check_picture(array: np.ndarray, path: Path, *, picture: bool) -> None:
@@ -321,21 +391,38 @@ def _is_file(path: str) -> bool:
 def _existing(argument: str, path: str) -> Path:
     if not _is_file(path):
         raise ConvolithError(f"{argument} is {path[:200]}; there is no such file")
+    if not Path(path).stat().st_size:
+        raise ConvolithError(f"{argument} is {path}, which cannot be read (it is empty, 0 bytes); is it complete?")
     return Path(path)
 
 
 def _load(argument: str, file: Path) -> Any:
     """Read the array of a .npy file, or the arrays of a .npz file by name; all damage raises the same error."""
     if file.suffix.lower() not in ARRAYS:
-        raise ConvolithError(f"{argument} is {file}; expected one of {', '.join(READABLE)}")
+        remedy = CONVERSIONS.get(file.suffix.lower(), "convert it to one of them")
+        raise ConvolithError(f"{argument} is {file}; expected one of {', '.join(READABLE)}; {remedy}")
+    if file.is_file() and not file.stat().st_size:
+        raise ConvolithError(f"{argument} is {file}, which cannot be read (it is empty, 0 bytes); is it complete?")
     try:
         with file.open("rb") as stream:  # NumPy does not close a damaged file
+            beginning = stream.read(len(NUMPY))
+            stream.seek(0)
+            if beginning != NUMPY and not beginning.startswith(ZIP):
+                writer = "numpy.save" if file.suffix.lower() == ".npy" else "numpy.savez"
+                raise ConvolithError(
+                    f"{argument} is {file}, which cannot be read (it begins with {beginning!r}, not as a file of "
+                    f"{writer} does); write it with {writer}"
+                )
             check_arrays(argument, file, stream)
             loaded = np.load(stream, allow_pickle=False)
             arrays = loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
     except ConvolithError:
         raise
     except Exception as error:  # noqa: BLE001 - every layer of the format raises its own errors
+        if "allow_pickle" in str(error):
+            raise ConvolithError(
+                f"{argument} is {file}, which holds Python objects; expected numbers; store array.astype(float)"
+            ) from None
         raise ConvolithError(
             f"{argument} is {file}, which cannot be read ({error or type(error).__name__}); is it complete?"
         ) from None

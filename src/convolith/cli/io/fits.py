@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import io
 import warnings
+from contextlib import nullcontext
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 
 from convolith.cli.io.expansion import check_expansion, expanded
+from convolith.cli.io.fits_structure import check_structure
+from convolith.cli.io.picture_info import PictureInfo
 from convolith.errors import ConvolithError, missing_extra
 
 
 class Unit(NamedTuple):
-    """The contents of a file: an array, its FITS header or None, and whether a last axis of three is channels."""
+    """The contents of a file: an array, its FITS header or None, whether the last of three axes is channels, notes."""
 
     array: np.ndarray
     header: Any
     picture: bool = False
+    info: PictureInfo = PictureInfo()
 
 
 def read_fits(argument: str, file: Path, name: str | None) -> Unit:
@@ -32,7 +36,10 @@ def read_fits(argument: str, file: Path, name: str | None) -> Unit:
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            with fits.open(expanded(argument, file), memmap=False) as units:
+            contents = expanded(argument, file)
+            with file.open("rb") if contents is file else nullcontext(contents) as stream:
+                check_structure(cast("IO[bytes]", stream), fits)
+            with fits.open(contents, memmap=False) as units:
                 check_expansion(argument, file, sum(map(_bytes, units)))
                 arrays = [
                     (number, unit.name, np.array(unit.data), _with_primary(unit.header, units[0]))
@@ -56,8 +63,9 @@ def read_fits(argument: str, file: Path, name: str | None) -> Unit:
     if not chosen:
         names = ", ".join(f"{number} ({own})" if own else str(number) for number, own, *_ in arrays) or "no array"
         raise ConvolithError(f"{argument} is {file}{f':{name}' if name else ''}, but the file holds {names}")
-    array, header, _ = chosen[0]
-    return Unit(array.astype(array.dtype.newbyteorder("=")), header)
+    array, header = chosen[0][:2]
+    names = "zyx"[-array.ndim :].upper() if 0 < array.ndim <= len("zyx") else ""  # FITS counts axes from the last
+    return Unit(array.astype(array.dtype.newbyteorder("=")), header, info=PictureInfo(axes=names))
 
 
 def _with_primary(header: Any, primary: Any) -> Any:

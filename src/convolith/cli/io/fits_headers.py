@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import click
+
 from convolith.geometry import Grid
 from convolith.version import __version__
 
@@ -23,6 +25,12 @@ def carried(header: Any, moved: Mapping[int, Grid], axes: int, history: str) -> 
         axes: number of axes of the array.
         history: what was done, for a HISTORY card.
     """
+    wrong = _wrong_coordinates(header)
+    if wrong:
+        click.echo(
+            f"warning: the header's coordinates could not be carried: {wrong}; those of the result may be wrong",
+            err=True,
+        )
     result = header.copy()
     for name in STRUCTURE:
         result.remove(name, ignore_missing=True, remove_all=True)
@@ -39,6 +47,26 @@ def carried(header: Any, moved: Mapping[int, Grid], axes: int, history: str) -> 
         warnings.simplefilter("ignore")  # a long line becomes several cards
         result.add_history(f"convolith {__version__}: {history}")
     return result
+
+
+def _wrong_coordinates(header: Any) -> str | None:
+    """Return why the coordinates of a header make no sense, or None."""
+    from astropy.wcs import WCS
+
+    numbered = [re.fullmatch(r"(?:CRPIX|CRVAL|CDELT|CTYPE)(\d+)", name) for name in header]
+    last = max((int(match[1]) for match in numbered if match), default=0)
+    for match in numbered:
+        if match and not match[0].startswith("CTYPE") and isinstance(header[match[0]], str):
+            return f"{match[0]} is {header[match[0]]!r}, not a number"
+    if isinstance(header.get("WCSAXES"), int) and header["WCSAXES"] < last:
+        return f"WCSAXES is {header['WCSAXES']}, and the header has coordinates along axis {last}"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on cards of old conventions, which are understood
+            WCS(header, naxis=header.get("NAXIS") or None).wcs.set()
+    except Exception as error:  # noqa: BLE001 - errors of wcslib and of distortion tables; all mean a wrong header
+        return " ".join(str(error).split()) or type(error).__name__
+    return None
 
 
 def unit_of(header: Any) -> str | None:

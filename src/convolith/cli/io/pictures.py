@@ -1,4 +1,4 @@
-"""Reading and writing of pictures: PNG and JPEG by Pillow, TIFF and its stacks of pages by tifffile."""
+"""Reading and writing of pictures: PNG, JPEG, WebP and BMP by Pillow, TIFF by tifffile (see `tiff`)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 
 from convolith.cli.io.expansion import check_expansion
 from convolith.cli.io.fits import Unit
+from convolith.cli.io.picture_info import ORIENTATION, PictureInfo, upright
+from convolith.cli.io.tiff import TIFF, check_colours, read_tiff
 from convolith.errors import ConvolithError, missing_extra
 
-TIFF = (".tif", ".tiff")
+WITH_ALPHA = {"P": "RGBA", "RGB": "RGBA", "L": "LA", "1": "LA"}
+"""Modes of pictures that have a transparent colour instead of an alpha channel, and those that have the channel."""
+ANIMATED = ("PNG", "WEBP")
+"""Formats whose frames are a stack; the further pictures of a JPEG are previews of the first."""
 
 
 def imageio() -> Any:
@@ -28,22 +34,11 @@ def imageio() -> Any:
     return imageio.v3
 
 
-def _tifffile() -> Any:
-    try:
-        import tifffile
-    except ImportError:
-        raise missing_extra("tifffile", "image", "reading and writing TIFF files") from None
-    return tifffile
-
-
 @contextmanager
 def _any_size() -> Iterator[None]:
     """Turn off Pillow's own limit of 13,400 x 13,400 pixels; `check_expansion` limits the size."""
-    try:
-        from PIL import Image
-    except ImportError:  # the reader in use does not need Pillow
-        yield
-        return
+    from PIL import Image
+
     usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with warnings.catch_warnings():  # readers warn on invalid files
@@ -56,15 +51,15 @@ def _any_size() -> Iterator[None]:
 def read_image(argument: str, file: Path) -> Unit:
     """Read a picture, (H, W) or (H, W, channels), or a stack of pages; all damage raises the same error.
 
-    Black and white is 0 and 255.
+    Black and white is 0 and 255. A picture is turned upright by its orientation tag.
 
     Raises:
         ConvolithError: a damaged file, inks instead of colours, more bits or channels than can be read.
     """
     imageio()
     try:
-        read = _read_tiff if file.suffix.lower() in TIFF else _read_other
-        unit = read(argument, file)
+        with _any_size():
+            unit = read_tiff(argument, file) if file.suffix.lower() in TIFF else _read_other(argument, file)
     except ConvolithError:
         raise
     except Exception as error:  # noqa: BLE001 - every decoder raises its own errors; all mean an invalid file
@@ -83,50 +78,47 @@ def read_image(argument: str, file: Path) -> Unit:
 
 
 def _read_other(argument: str, file: Path) -> Unit:
+    from PIL import Image
+
     content, suffix = file.read_bytes(), file.suffix.lower()
-    with _any_size(), imageio().imopen(content, "r", plugin="pillow", extension=suffix) as opened:
-        header = opened.properties()
-        check_expansion(argument, file, prod(header.shape) * header.dtype.itemsize)
-        _check_inks(argument, file, inks=opened.metadata().get("mode") == "CMYK")
-    turned = {"rotate": True} if suffix in (".jpg", ".jpeg") else {}  # upright, by the camera's orientation tag
-    with _any_size():
-        picture = np.asarray(imageio().imread(content, plugin="pillow", extension=suffix, **turned))
+    with Image.open(io.BytesIO(content)) as opened:
+        frames = getattr(opened, "n_frames", 1) if opened.format in ANIMATED else 1
+        mode = WITH_ALPHA.get(opened.mode) if "transparency" in opened.info else None
+        if opened.format == "PNG" and opened.info.get("transparency") is not None and mode is None:
+            click.echo(f"warning: {argument} is {file}, whose transparent colour is read as any other", err=True)
+        header = (*opened.size, frames, len((mode or opened.mode).rstrip("aX")))
+        check_expansion(argument, file, prod(header) * (2 if ";16" in opened.mode else 1))
+        check_colours(argument, file, "SEPARATED" if opened.mode == "CMYK" else "")
+        info = _info(opened)
+    which: dict[str, Any] = {"index": ...} if frames > 1 else {} if suffix == ".png" else {"index": 0}
+    which |= {"mode": mode} if mode else {}
+    turned = {"rotate": True} if frames == 1 else {}
+    picture = np.asarray(imageio().imread(content, plugin="pillow", extension=suffix, **turned, **which))
     if suffix == ".png" and content[24] == 16 and picture.dtype == np.uint8:  # the header's bits per channel
         raise ConvolithError(
             f"{argument} is {file}, a .png of 16 bits and colour, which would be cut to 8; pass a .tif"
         )
-    return Unit(picture, None, picture=True)
+    if frames > 1:
+        axes = "TYX" if picture.ndim == 3 else "TYXS"
+        return Unit(picture, None, info=info._replace(axes=axes))
+    return Unit(picture, None, picture=True, info=info._replace(axes="YX" if picture.ndim == 2 else "YXS"))
 
 
-def _read_tiff(argument: str, file: Path) -> Unit:
-    """Read the first series of a TIFF file; samples of a pixel come last, pages are axes before the picture's."""
-    with _any_size(), _tifffile().TiffFile(file) as opened:
-        series, page = opened.series[0], opened.pages[0]
-        _check_inks(argument, file, inks=page.photometric is not None and page.photometric.name == "SEPARATED")
-        check_expansion(argument, file, prod(series.shape) * series.dtype.itemsize)
-        array, axes = series.asarray(), series.axes
-    if "S" in axes and not axes.endswith("S"):  # colours one after another
-        array, axes = np.moveaxis(array, axes.index("S"), -1), axes.replace("S", "") + "S"
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    return Unit(array, None, picture=array.ndim == 2 or (array.ndim == 3 and axes.endswith("S")))
+def _info(opened: Any) -> PictureInfo:
+    """Return the notes of a picture that Pillow has opened, as they hold when it is upright."""
+    dpi, exif = opened.info.get("dpi"), opened.getexif()
+    if dpi is not None and exif.get(ORIENTATION, 1) in (5, 6, 7, 8):
+        dpi = dpi[::-1]
+    good = dpi is not None and all(0 < float(one) < np.inf for one in dpi)
+    dpi = (float(dpi[0]), float(dpi[1])) if good and dpi != (1, 1) else None
+    return PictureInfo(icc=opened.info.get("icc_profile"), exif=upright(exif), dpi=dpi)
 
 
-def _check_inks(argument: str, file: Path, *, inks: bool) -> None:
-    if inks:
-        raise ConvolithError(
-            f"{argument} is {file}, whose pixels are amounts of four inks (CMYK); convert it to RGB first"
-        )
-
-
-def encode_picture(array: np.ndarray, suffix: str) -> bytes:
-    """Return the bytes of a picture file, (H, W) or (H, W, channels)."""
-    extension = {".jpg": ".jpeg", ".tif": ".tiff"}.get(suffix, suffix)
-    encoded: bytes = imageio().imwrite("<bytes>", array, extension=extension)
+def encode_picture(array: np.ndarray, suffix: str, info: PictureInfo) -> bytes:
+    """Return the bytes of a PNG or JPEG file of a picture, (H, W) or (H, W, channels)."""
+    extension = {".jpg": ".jpeg"}.get(suffix, suffix)
+    options: dict[str, Any] = {} if info.icc is None else {"icc_profile": info.icc}
+    options |= {} if info.dpi is None else {"dpi": info.dpi}
+    options |= {} if info.exif is None else {"exif": info.exif.tobytes()}
+    encoded: bytes = imageio().imwrite("<bytes>", array, plugin="pillow", extension=extension, **options)
     return encoded
-
-
-def encode_pages(array: np.ndarray) -> bytes:
-    """Return the bytes of a TIFF file with a page for each plane of an array."""
-    buffer = io.BytesIO()
-    _tifffile().imwrite(buffer, array, photometric="minisblack")
-    return buffer.getvalue()

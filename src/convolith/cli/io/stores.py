@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from convolith import big
-from convolith.big.sources import ZARR_FILES
+from convolith.big.cluster import connected
+from convolith.big.stores.sources import FITS, TIFF, ZARR_FILES
 from convolith.cli.io.files import read_kernel
 from convolith.cli.options import emit
 from convolith.cli.words import GENERAL, in_words_of_the_command
@@ -18,6 +19,8 @@ from convolith.conv import Conv
 from convolith.errors import ConvolithError
 
 SUFFIX = ".zarr"
+READ = (*TIFF, ".npy", *FITS)
+"""Endings of files that are read block by block where `--memory` is given, and else as a whole."""
 ALONE = ("mask", "origin")
 """Options of `correlate` that apply to a picture or an array in memory alone."""
 WORDS = (
@@ -25,6 +28,7 @@ WORDS = (
     (r"; pass at least (\d+MB), or a smaller block=$", r"; pass at least --memory \1"),
     (r"^memory is\b", "--memory is"),
     (r"^target is\b", "--output is"),
+    (r"^scheduler is\b", "--scheduler is"),
     (r"^missing is 'renormalise'", "--missing is renormalise"),
     (r"^nodata is\b", "--nodata is"),
     (r"^source\b", "INPUT"),
@@ -46,6 +50,11 @@ def is_store(path: str | None) -> bool:
         if any((Path(path) / name).exists() for name in ZARR_FILES):
             return True
     return path.rstrip("/").endswith(SUFFIX)
+
+
+def is_read_in_blocks(path: str) -> bool:
+    """Return whether a path is that of a file that is no store, but can be read block by block."""
+    return path.lower().endswith(READ)
 
 
 def planned(source: str, kernel: str, output: str | None, given: dict[str, Any]) -> big.BigPlan:
@@ -75,22 +84,31 @@ def planned(source: str, kernel: str, output: str | None, given: dict[str, Any])
 
 
 def correlate_store(
-    source: str, kernel: str, output: str | None, given: dict[str, Any], *, as_json: bool, anew: bool, skip_bad: bool
+    source: str,
+    kernel: str,
+    output: str | None,
+    given: dict[str, Any],
+    *,
+    as_json: bool,
+    resume: bool,
+    skip_bad: bool,
+    scheduler: str | None,
 ) -> None:
-    """Run `correlate` from store to store, and print what it did.
+    """Run `correlate` from store to store, here or on a cluster, and print what it did.
 
     An interrupt ends with the exit status 130, after what is in flight is stored.
     """
-    if output is None or not is_store(output):
+    if output is None or not (is_store(output) or output.lower().endswith(TIFF)):
+        reason = "for a result of this size" if is_store(source) else "since --memory was given"
         raise ConvolithError(
-            f"--output is {output!r}; expected a name that ends with {SUFFIX}, for a result of this size"
+            f"--output is {output!r}; expected a name that ends with {SUFFIX}, {' or '.join(TIFF)}, {reason}"
         )
     plan = planned(source, kernel, output, given)
     if not as_json:
         click.echo(repr(plan), err=True)
     try:
-        with in_words_of_the_command(WORDS):
-            report = plan.run(resume=not anew, skip_bad=skip_bad)
+        with in_words_of_the_command(WORDS), connected(scheduler) as (executor, in_flight):
+            report = plan.run(executor, resume=resume, skip_bad=skip_bad, in_flight=in_flight)
     except KeyboardInterrupt:
         click.echo("interrupted; what is stored stays: give the same command again to go on, or --anew", err=True)
         sys.exit(130)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import textwrap
+import warnings
 from typing import Any
 
 import click
@@ -54,7 +55,9 @@ def command(*, html: str | None, as_json: bool) -> None:
         plots.check_available()
     sections, shown = [], {}
     for number, lesson in enumerate(LESSONS, start=1):
-        values = lesson.run(photo)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "gd has not converged")  # which is what a lesson shows
+            values = lesson.run(photo)
         visible = {name: value for name, value in values.items() if not name.startswith("_")}
         shown[lesson.heading] = {name: as_plain(value) for name, value in visible.items()}
         if not as_json:

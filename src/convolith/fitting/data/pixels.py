@@ -86,13 +86,19 @@ def booleans(argument: str, mask: Any, what: str) -> np.ndarray:
     return values
 
 
-def pixel_weights(shape: tuple[int, ...], pixels: Pixels, crop: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def pixel_weights(
+    shape: tuple[int, ...],
+    pixels: Pixels,
+    crop: Callable[[np.ndarray], np.ndarray],
+    whole: tuple[int, ...] | None = None,
+) -> np.ndarray:
     """Return the weight of each pixel of y from the mask and the weights.
 
     Args:
         shape: (N, *output_size).
         pixels: the options.
         crop: function that cuts the border off an array that is as large as a y that was cropped.
+        whole: spatial size of y before it was cropped, if it was.
     """
     counts = np.ones(shape)
     if pixels.weights is not None:
@@ -103,17 +109,19 @@ def pixel_weights(shape: tuple[int, ...], pixels: Pixels, crop: Callable[[np.nda
         check_finite("weights", values, "give those pixels weight 0")
         if (values < 0).any():
             raise ConvolithError(f"weights has a least value of {values.min():g}; expected 0 or more")
-        counts = counts * _broadcast("weights", crop(values), shape)
+        counts = counts * _broadcast("weights", crop(values), shape, whole)
     if pixels.mask is not None:
         marks = crop(booleans("mask", pixels.mask, "y is left out"))
-        counts = np.where(_broadcast("mask", marks, shape), 0.0, counts)
+        counts = np.where(_broadcast("mask", marks, shape, whole), 0.0, counts)
     return counts
 
 
-def _broadcast(argument: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _broadcast(argument: str, values: np.ndarray, shape: tuple[int, ...], whole: tuple[int, ...] | None) -> np.ndarray:
     if values.shape not in (shape, shape[1:]):
+        size = whole or shape[1:]
         raise ConvolithError(
-            f"{argument} has shape {values.shape}; expected {shape[1:]} (the spatial size of y) or {shape} (with N)"
+            f"{argument} has shape {values.shape}; expected {size} (the spatial size of y) or {(shape[0], *size)} "
+            "(with N)"
         )
     return np.broadcast_to(values, shape)
 
@@ -214,10 +222,10 @@ def check_finite(argument: str, values: np.ndarray, advice: str, cut: Sequence[s
         cut: part of the last axes that the values are, if they were cut out of the argument.
     """
     bad = ~np.isfinite(values)
-    if bad.any():
+    if count := int(bad.sum()):
         before = [0] * (values.ndim - len(cut)) + [part.start for part in cut]
         first = tuple(int(i) + n for i, n in zip(np.argwhere(bad)[0], before, strict=True))
         raise ConvolithError(
-            f"{argument} has {int(bad.sum())} non-finite values, the first at {first}; expected finite numbers; "
-            f"{advice}"
+            f"{argument} has {count} non-finite value{'s' * (count > 1)}, the first at {first}; expected finite "
+            f"numbers; {advice}"
         )

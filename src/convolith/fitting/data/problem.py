@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from convolith.arrays import as_tensor, bare, check_same_kind, listed
 from convolith.dtypes import dtype_name, is_float
-from convolith.errors import ConvolithError, check_flag
+from convolith.errors import ConvolithError, check_flag, warn
 from convolith.fitting.data.pixels import (
     Pixels,
     bad_pixels,
@@ -25,6 +26,12 @@ from convolith.fitting.data.polynomials import Powers, monomials, values
 from convolith.fitting.data.shapes import Border, inner_part, spatial_axes
 from convolith.geometry import Axes, Padding, per_axis, split_input_shape
 from convolith.spec import ConvSpec
+from convolith.tensors import torch_dtype
+
+CHANNELS_LAST = 4
+"""Most channels for which the last axis of a picture, or of a sound, is taken in messages."""
+ROUNDING = 1e-6
+"""Share of the largest y below which what a kernel predicts is rounding."""
 
 
 @dataclass(frozen=True)
@@ -136,12 +143,10 @@ def read(
     tensors = {name: _real(name, array) for name, array in (("x", x), ("y", y))}
     axes = spatial_axes(kernel_size, tensors["x"].shape)
     wide = {name: _whole(name, tensor, axes) for name, tensor in tensors.items()}
-    if (tensors["x"].ndim == axes + 2) != (tensors["y"].ndim == axes + 2):
-        raise ConvolithError(
-            f"y has shape {tuple(tensors['y'].shape)}, but x {tuple(tensors['x'].shape)}; expected y as correlate "
-            "gives it: (N, out_channels, *output_size), or without N where x has none"
-        )
+    _check_batch(tensors, axes)
     batch, channels, size = split_input_shape(tuple(wide["x"].shape), axes)
+    hint = channels_last(tuple(wide["x"].shape), axes)
+    check_reach(size, kernel_size, padding, dilation, hint)
     spec = ConvSpec(
         batch=batch,
         in_channels=channels,
@@ -167,7 +172,8 @@ def read(
         result: np.ndarray = values if border is None or values.shape[-axes:] != size else border.in_y(values)
         return result
 
-    counts = pixel_weights((spec.batch, *spec.output_size), pixels, cut)
+    _check_channels_last(spec, hint)
+    counts = pixel_weights((spec.batch, *spec.output_size), pixels, cut, None if border is None else size)
     counts = np.where(left_out | read_by(bad, spec), 0.0, counts)
     target = wide["y"].numpy()
     used = counts[:, None] > 0
@@ -191,6 +197,16 @@ def read(
         constant,
         int(check_flag("offset", offset)),
     )
+
+
+def _check_batch(tensors: dict[str, torch.Tensor], axes: int) -> None:
+    """Refuse a y without an axis of images where x has one, and the reverse."""
+    x, y = (tensors[name] for name in ("x", "y"))
+    if (x.ndim == axes + 2) != (y.ndim == axes + 2):
+        raise ConvolithError(
+            f"y has shape {tuple(y.shape)}, but x {tuple(x.shape)}; expected y as correlate gives it: (N, "
+            "out_channels, *output_size), or without N where x has none"
+        )
 
 
 def _unmasked(argument: str, array: Any) -> tuple[Any, np.ndarray | None]:
@@ -239,12 +255,40 @@ def _border(spec: ConvSpec, shape: tuple[int, ...], padding: Padding, origin: tu
     plain = max(spec.stride) == 1 and isinstance(padding, str) and padding == "valid"
     if plain and shape[2:] == spec.size and (spec.output_size != spec.size or any(origin)):
         return inner_part(spec.size, spec.kernel_size, spec.dilation, origin)
-    if any(origin):
+    if any(origin) and not (plain and shape[2:] == spec.size):
         raise ConvolithError(
             f"origin is {origin} with a y of spatial size {shape[2:]} and an x of {spec.size}; it applies to a y as "
             "large as x, with padding 'valid' and stride 1; elsewhere give padding as (before, after) pairs"
         )
     return None
+
+
+def check_reach(size: tuple[int, ...], kernel_size: Axes, padding: Padding, dilation: Axes, hint: str) -> None:
+    """Refuse an x without padding that is smaller than a window."""
+    axes = len(size)
+    sizes = per_axis("kernel_size", kernel_size, axes, 1)
+    extent = tuple(d * (k - 1) + 1 for k, d in zip(sizes, per_axis("dilation", dilation, axes, 1), strict=True))
+    if isinstance(padding, str) and padding == "valid" and any(n < e for n, e in zip(size, extent, strict=True)):
+        raise ConvolithError(
+            f"kernel_size is {sizes}, whose windows of {extent} pixels do not fit into x of spatial size {size}; "
+            f"expected none larger than that{hint or '; pass a smaller kernel_size'}"
+        )
+
+
+def channels_last(shape: tuple[int, ...], axes: int) -> str:
+    """Return a hint for data (N, channels, *size) whose last axis looks like channels, or nothing."""
+    if axes == 2 and shape[:2] == (1, 1) and shape[-1] <= CHANNELS_LAST < shape[-2]:
+        return "; channels come first: if x is a sound of (samples, channels), pass x.T and y.T"
+    if axes > 2 or shape[-1] > CHANNELS_LAST or shape[1] <= max(shape[-1], CHANNELS_LAST):
+        return ""
+    moved = "x.T and y.T" if axes == 1 else "numpy.moveaxis(x, -1, -3), and y likewise"
+    return f"; channels come before the spatial axes: are the {shape[1]} of x meant to be its last axis? pass {moved}"
+
+
+def _check_channels_last(spec: ConvSpec, hint: str) -> None:
+    """Refuse fewer equations than unknowns where the last axis looks like channels."""
+    if hint and prod((spec.batch, *spec.output_size)) < spec.in_channels * spec.taps:
+        raise ConvolithError(f"x has spatial size {spec.size}, which gives fewer equations than unknowns{hint}")
 
 
 def check_output(spec: ConvSpec, shape: tuple[int, ...]) -> None:
@@ -279,8 +323,28 @@ def no_pixels() -> ConvolithError:
     )
 
 
-def floating_dtype(x: Any, y: Any) -> str:
-    """Return the dtype of the fitted kernel: the floating dtype of x, else of y, else float64."""
+def result_dtype(x: Any, y: Any, problem: Problem, kernel: np.ndarray, known: np.ndarray) -> str:
+    """Return the dtype of a fitted kernel: the floating dtype of x, else of y, else float64.
+
+    It is float64 too, with a warning, if the other one cannot hold the fitted numbers.
+
+    Args:
+        x, y: the data as they came.
+        problem: the equations.
+        kernel, known: what was fitted.
+    """
     arrays = [_without_booleans(_unmasked(name, array)[0]) for name, array in (("x", x), ("y", y))]
     names = [dtype_name(as_tensor("x", array).dtype) for array in arrays]
-    return next((name for name in names if is_float(name)), "float64")
+    name = next((name for name in names if is_float(name)), "float64")
+    limits = torch.finfo(torch_dtype(name))
+    of_kernel, of_known, of_x, of_y = (
+        float(np.abs(part).max(initial=0.0)) for part in (kernel, known, problem.padded, problem.y)
+    )
+    vanishes = of_kernel < limits.tiny and of_kernel * of_x * problem.windows > ROUNDING * of_y > 0
+    if max(of_kernel, of_known) <= limits.max and not vanishes:
+        return name
+    warn(
+        f"the fit has numbers of {of_kernel if vanishes else max(of_kernel, of_known):.1e}, which {name}, the dtype of "
+        "the data, cannot hold; it is given in float64; scale x and y to numbers near one for a kernel in their dtype"
+    )
+    return "float64"

@@ -42,10 +42,14 @@ def spatial_axes(kernel_size: Any, shape: Sequence[int] | None = None) -> int:
     if not 1 <= axes <= MAX_AXES:
         raise ConvolithError(f"kernel_size has {axes} entries; expected 1 to {MAX_AXES}, one per spatial axis")
     if shape is not None and not axes <= len(shape) <= axes + 2:
+        came, meant = (
+            f"{n}{kind} {'axis' if n == 1 else 'axes'}" for n, kind in ((len(shape), ""), (axes, " spatial"))
+        )
+        example = (SMALLEST,) * min(max(len(shape) - 1, 1), MAX_AXES)
         raise ConvolithError(
-            f"x has {len(shape)} axes but kernel_size {kernel_size!r} means {axes} spatial ones; expected "
+            f"x has {came} but kernel_size {shown(kernel_size)} means {meant}; expected "
             "(N, in_channels, *size), (in_channels, *size) or (*size); for another number of axes give kernel_size as "
-            "a tuple"
+            f"a tuple of one number per axis, such as {example}"
         )
     return axes
 

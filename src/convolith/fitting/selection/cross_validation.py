@@ -30,6 +30,8 @@ TILES = 16
 """Approximate number of tiles from which a size is chosen."""
 TOLERANCE = 3e-4
 """Share of what size explains that may be given up for a smaller size."""
+ROUNDING = 1e-12
+"""Share of the mean square of y below which a difference of mean squared errors is the rounding of sums of products."""
 RIDGES = (0.0, *(10.0**power for power in range(-9, 1)))
 """Ridges to choose from, relative to the mean square of a column."""
 JITTER = 1e-13
@@ -95,17 +97,19 @@ def choose_size(
     compared = candidates(gram, tiles, sizes, shares, offset=True)
     least = min(one.rms for one in compared) ** 2
     explained = min(one.rms for one in compared if one.kernel_size == sizes[0]) ** 2 - least
-    best = chosen(compared, tolerance * explained)
-    if best.kernel_size == sizes[-1] and len(sizes) > 1:
-        warn(
-            f"the chosen kernel_size {best.kernel_size} is the largest that was tried: errors fall up to it; pass a "
-            "larger max_size, or see Fit.selection"
-        )
+    squares = float(np.diag(gram.matrix)[-gram.out_channels :].sum()) / (gram.weight * gram.out_channels)
+    allowed = max(tolerance * explained, ROUNDING * squares)
+    best = chosen(compared, allowed)
     kept = [best.ridge / gram.unit]
     for axis in range(axes):
         k = best.kernel_size
         shorter = [(*k[:axis], n, *k[axis + 1 :]) for n in range(1, k[axis] + 1, 2)]
-        best = chosen(candidates(gram, tiles, shorter, kept, offset=True), tolerance * explained)
+        best = chosen(candidates(gram, tiles, shorter, kept, offset=True), allowed)
+    if max(best.kernel_size) == max(sizes[-1]) and len(sizes) > 1:
+        warn(
+            f"the chosen kernel_size {best.kernel_size} reaches the largest that was tried, {max(sizes[-1])}: errors "
+            "fall up to it; pass a larger max_size, or see Fit.selection"
+        )
     return Chosen(best.kernel_size, best.ridge, best.rms, tuple(compared))
 
 

@@ -7,7 +7,7 @@ larger than its correlation length.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import sqrt
 from typing import NamedTuple
 
@@ -15,7 +15,9 @@ import numpy as np
 
 from convolith.fitting.gram import Accumulator
 from convolith.fitting.kernel_options import KernelOptions
-from convolith.fitting.solving.least_squares import least_squares
+from convolith.fitting.solving.least_squares import Penalty, least_squares
+
+PenaltyOf = Callable[[Accumulator], Penalty]
 
 
 class LeftOut(NamedTuple):
@@ -43,21 +45,22 @@ class LeftOut(NamedTuple):
         return spread
 
 
-def jackknife(total: Accumulator, tiles: Sequence[Accumulator], kernel_options: KernelOptions, used: int) -> LeftOut:
+def jackknife(
+    total: Accumulator, tiles: Sequence[Accumulator], options: KernelOptions | PenaltyOf, used: int
+) -> LeftOut:
     """Fit without each tile in turn, and return standard errors and prediction errors.
 
     Args:
         total: the state of all equations.
         tiles: states whose sum is the whole.
-        kernel_options: penalties and constraints on the kernel.
+        options: penalties and constraints on the kernel, or a function that gives them as matrices for a state.
         used: number of known columns to fit: 1 for a constant.
     """
     coefficients, squares = [], 0.0
     for tile in tiles:
         rest = total.like().merge(total).subtract(tile)
-        solution = least_squares(
-            rest.system(used), rest.penalty_of(kernel_options), warns=False
-        )  # the fit of all tiles does
+        penalty = rest.penalty_of(options) if isinstance(options, KernelOptions) else options(rest)
+        solution = least_squares(rest.system(used), penalty, warns=False)  # the fit of all tiles does
         coefficients.append(solution.coefficients)
         squares += tile.squares_left(coefficients[-1], rest.known_of(coefficients[-1], used))
     return LeftOut(np.stack(coefficients), sqrt(squares / (total.weight * total.out_channels)))

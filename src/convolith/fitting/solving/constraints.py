@@ -36,8 +36,12 @@ class Space(NamedTuple):
     start: np.ndarray
     directions: np.ndarray
 
-    def where(self, rows: np.ndarray, values: np.ndarray) -> Space:
+    def where(self, rows: np.ndarray, values: np.ndarray, scale: float | None = None) -> Space:
         """Return the subspace of the kernels b for which `rows @ b = values`.
+
+        Args:
+            rows, values: the equations.
+            scale: norm to which singular values of the rows are compared; by default theirs.
 
         Raises:
             ConvolithError: no such kernel exists.
@@ -46,7 +50,8 @@ class Space(NamedTuple):
             return self
         remaining = values - rows @ self.start
         outer, singular, right = np.linalg.svd(rows @ self.directions)
-        rank = int((singular > DEPENDENT * np.linalg.norm(rows, 2)).sum())
+        scale = float(np.linalg.norm(rows, 2)) if scale is None else scale
+        rank = int((singular > DEPENDENT * scale).sum())
         step = right[:rank].T @ ((outer[:, :rank].T @ remaining) / singular[:rank])
         violation = np.abs(rows @ self.directions @ step - remaining).max()
         if violation > TOLERANCE * max(1.0, float(np.abs(remaining).max())):
@@ -120,6 +125,26 @@ def space_of(
     return space
 
 
+def space_in_basis(in_channels: int, directions: np.ndarray, names: Sequence[str]) -> Space | None:
+    """Return the space of the coefficients of a basis whose kernels satisfy the equations; None without equations.
+
+    Args:
+        in_channels: number of input channels.
+        directions: (taps, count), orthonormal kernels, of every input channel.
+        names: names of constraints.
+    """
+    taps, count = directions.shape
+    free = in_channels * count
+    space = Space(np.zeros(free), np.eye(free))
+    if "symmetric" in names:
+        differences = np.kron(np.eye(in_channels), np.linalg.qr(directions - directions[::-1], "r"))
+        space = space.where(differences, np.zeros(len(differences)), 1.0)
+    if "sum-to-one" in names:
+        sums = np.tile(directions.sum(0), in_channels)[None]
+        space = space.where(sums, np.ones(1), float(np.sqrt(in_channels * taps)))
+    return space if names else None
+
+
 def _columns(in_channels: int, taps: int, basis: np.ndarray | None, terms: int, constant: Sequence[int]) -> np.ndarray:
     """Return an orthonormal basis of the weights, (terms * in_channels * taps, free)."""
     if basis is None:
@@ -144,7 +169,7 @@ def projected(matrix: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, n
     return inner, ROUNDING * len(matrix) * largest
 
 
-def without_negatives(normal: np.ndarray, cross: np.ndarray, space: Space | None) -> tuple[Space, int]:
+def without_negatives(normal: np.ndarray, cross: np.ndarray, space: Space | None) -> Space:
     """Restrict a space to the kernels that are zero where the best nonnegative kernel is zero.
 
     The problem is scaled to numbers near one first, in the objective and in every inequality: the solver's tolerances
@@ -156,9 +181,6 @@ def without_negatives(normal: np.ndarray, cross: np.ndarray, space: Space | None
         cross: (n,), vector of the objective.
         space: space of kernels that the equations allow, or None.
 
-    Returns:
-        The restricted space, and the number of directions that were left out.
-
     Raises:
         ConvolithError: a space without a nonnegative kernel.
     """
@@ -169,7 +191,7 @@ def without_negatives(normal: np.ndarray, cross: np.ndarray, space: Space | None
     if not D.shape[1]:
         if (space.start < -ACTIVE * np.abs(space.start).max()).any():
             raise ConvolithError(IMPOSSIBLE)
-        return Space(np.maximum(space.start, 0.0), D), 0
+        return Space(np.maximum(space.start, 0.0), D)
     inner, floor = projected(normal, D)
     diagonal = np.diag(inner)
     none = diagonal <= floor
@@ -206,9 +228,8 @@ def without_negatives(normal: np.ndarray, cross: np.ndarray, space: Space | None
     R = restricted.directions * free[:, None]
     start = restricted.start + restricted.directions @ (restricted.directions.T @ (weights - restricted.start))
     if not R.shape[1]:
-        return Space(np.maximum(start, 0.0) * free, R), 0
-    determined = _determined(*projected(normal, R))
-    return Space(np.maximum(start, 0.0) * free, R @ determined), R.shape[1] - determined.shape[1]
+        return Space(np.maximum(start, 0.0) * free, R)
+    return Space(np.maximum(start, 0.0) * free, R @ _determined(*projected(normal, R)))
 
 
 def _determined(inner: np.ndarray, floor: np.ndarray) -> np.ndarray:

@@ -143,6 +143,10 @@ class Penalty(NamedTuple):
         total = normal if self.matrix is None else normal + self.matrix
         return total if self.noise is None else total - self.noise
 
+    def clipped(self, coefficients: np.ndarray) -> np.ndarray:
+        """Return coefficients without the negative rounding of weights that must not be negative, (n, ...)."""
+        return np.maximum(coefficients, 0.0) if self.nonnegative else coefficients
+
     def paid(self, coefficients: np.ndarray) -> float:
         """Return the sum of `b'Pb` over all output channels."""
         return 0.0 if self.matrix is None else float((coefficients * (self.matrix @ coefficients)).sum())
@@ -212,10 +216,10 @@ def least_squares(system: System, penalty: Penalty, *, warns: bool = True) -> So
             "variance of x's noise alone; take a smaller one, a smaller kernel_size, or add ridge="
         )
     spaces, undetermined = [penalty.space] * outputs, 0
-    if penalty.nonnegative:
-        restricted = [without_negatives(total, cross, penalty.space) for cross in system.cross.T]
-        spaces = [space for space, _ in restricted]
-        undetermined = max(number for _, number in restricted)
+    if penalty.nonnegative:  # whether weights that are held at zero are determined, only the whole space tells
+        allowed = inverted if penalty.space is penalty.model else _within(total, penalty.space)
+        undetermined = unknowns - system.used - allowed.rank
+        spaces = [without_negatives(total, cross, penalty.space) for cross in system.cross.T]
     inverses, condition = [], inverted.condition
     for own in spaces:
         within = inverted if own is penalty.model else _within(total, own)
@@ -230,9 +234,14 @@ def least_squares(system: System, penalty: Penalty, *, warns: bool = True) -> So
     solution = Solution(starts, tuple(inverses), nothing, starts, condition, nothing, normals)
     coefficients = starts
     for _ in range(2):  # the second pass corrects the rounding of the first
-        coefficients = coefficients + solution.change(system.cross - total @ coefficients)
+        coefficients = penalty.clipped(coefficients + solution.change(system.cross - total @ coefficients))
     unpenalised = system.residual(coefficients if noisy else free.times(system.cross))
     spare = system.equations - free.rank - system.used
+    if spare <= 0 and warns and not kernel_options:
+        warn(
+            f"y has {system.equations} pixels to fit, and each output channel no fewer unknowns: there are no standard "
+            "errors (NaN); give more data"
+        )
     variance = unpenalised / spare if spare > 0 else np.full(outputs, np.nan)
     spread = [own.spread(normal) for own, normal in zip(inverses, normals, strict=True)]
     return solution._replace(

@@ -6,58 +6,58 @@ from collections import OrderedDict
 from concurrent.futures import Future
 from itertools import product
 from threading import Lock
+from typing import Any
 
 import numpy as np
 
-from convolith.big.sources import Source
+from convolith.big.stores.sources import Source
 
 
 class Chunks:
-    """A source that is read in whole chunks, the latest of which are kept; supports `array[slices]`.
+    """A source that is read in whole chunks, the latest of which are kept.
 
     Args:
         source: a source with chunks.
         most_bytes: upper bound on the bytes of chunks that no block is reading.
-
-    Attributes:
-        decoded, decoded_bytes: number of chunks that were decoded, and their bytes.
     """
 
     def __init__(self, source: Source, most_bytes: int) -> None:
         self.array, self.shape, self.dtype = source.array, source.shape, source.dtype
         self.chunks: tuple[int, ...] = source.chunks or self.shape
-        self.most_bytes, self.decoded, self.decoded_bytes = most_bytes, 0, 0
+        self.most_bytes = most_bytes
         self._kept: OrderedDict[tuple[int, ...], Future[np.ndarray]] = OrderedDict()
         self._bytes = 0
         self._lock = Lock()
 
-    def __getitem__(self, slices: tuple[slice, ...]) -> np.ndarray:
-        """Return a part, put together from chunks."""
+    def part(self, slices: tuple[slice, ...]) -> tuple[np.ndarray, int]:
+        """Return a part, put together from chunks, and the bytes of those that were decoded for it."""
+        decoded = 0
         result = np.empty([part.stop - part.start for part in slices], self.dtype)
         ranges = [
             range(part.start // chunk, -(-part.stop // chunk)) for part, chunk in zip(slices, self.chunks, strict=True)
         ]
         for numbers in product(*ranges):
-            pixels = self._chunk(numbers)
+            pixels, new = self._chunk(numbers)
+            decoded += pixels.nbytes if new else 0
             source, goal = [], []
             for number, chunk, part in zip(numbers, self.chunks, slices, strict=True):
                 low, high = max(part.start, number * chunk), min(part.stop, (number + 1) * chunk)
                 source.append(slice(low - number * chunk, high - number * chunk))
                 goal.append(slice(low - part.start, high - part.start))
             result[tuple(goal)] = pixels[tuple(source)]
-        return result
+        return result, decoded
 
-    def _chunk(self, numbers: tuple[int, ...]) -> np.ndarray:
+    def _chunk(self, numbers: tuple[int, ...]) -> tuple[np.ndarray, bool]:
+        """Return a chunk, and whether it was decoded for this call."""
         with self._lock:
             known = self._kept.get(numbers)
             if known is None:
                 mine: Future[np.ndarray] = Future()
                 self._kept[numbers] = mine
-                self.decoded += 1
             else:
                 self._kept.move_to_end(numbers)
         if known is not None:
-            return known.result()
+            return known.result(), False
         place = tuple(
             slice(i * c, min((i + 1) * c, n)) for i, c, n in zip(numbers, self.chunks, self.shape, strict=True)
         )
@@ -71,11 +71,34 @@ class Chunks:
         mine.set_result(pixels)
         with self._lock:
             self._bytes += pixels.nbytes
-            self.decoded_bytes += pixels.nbytes
             while self._bytes > self.most_bytes and len(self._kept) > 1:
                 number, oldest = next(iter(self._kept.items()))
                 if not oldest.done():
                     break
                 del self._kept[number]
                 self._bytes -= oldest.result().nbytes
+        return pixels, True
+
+
+class Reading:
+    """What one block reads: supports `array[slices]`, and counts.
+
+    Args:
+        array: chunks, or an array any part of which can be read alone.
+
+    Attributes:
+        decoded_bytes: bytes that were decoded or copied so far.
+    """
+
+    def __init__(self, array: Any) -> None:
+        self.array, self.dtype, self.decoded_bytes = array, array.dtype, 0
+
+    def __getitem__(self, slices: tuple[slice, ...]) -> np.ndarray:
+        """Return a part."""
+        if isinstance(self.array, Chunks):
+            pixels, decoded = self.array.part(slices)
+        else:
+            pixels = np.asarray(self.array[slices])
+            decoded = pixels.nbytes
+        self.decoded_bytes += decoded
         return pixels

@@ -9,7 +9,7 @@ import hashlib
 import json
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,12 @@ class Source:
         """Dtype of the pixels."""
         kind: np.dtype[Any] = np.dtype(self.array.dtype)
         return kind
+
+    def __reduce__(self) -> Any:
+        """Let another process open the file itself."""
+        if self.path is not None:
+            return open_source, (self.name,)
+        return Source, tuple(getattr(self, one.name) for one in fields(self))
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what must stay the same for an interrupted run to go on: sizes, dtype, and the state of the files."""
@@ -138,9 +144,9 @@ def _of_zarr(node: Any, name: str, path: Path | None) -> Source:
     names = getattr(node.metadata, "dimension_names", None) or node.attrs.get("_ARRAY_DIMENSIONS")
     if axes is None and names and all(names):
         axes = tuple(map(str, names))
-    own = dict(node.attrs)
-    nodata = own.get("_FillValue", own.get("nodata"))
-    return Source(name, node, tuple(node.chunks), axes or None, nodata, attributes | own, path)
+    attributes |= dict(node.attrs)
+    nodata = _number(attributes.get("_FillValue", attributes.get("nodata")))
+    return Source(name, node, tuple(node.chunks), axes or None, nodata, attributes, path)
 
 
 def _suffix(*endings: str) -> Callable[[Any, Path | None], bool]:
@@ -158,18 +164,86 @@ def _tiff(_: Any, path: Path | None) -> Source:
     with tifffile.TiffFile(path) as file:
         series = file.series[0]
         axes = tuple(series.axes.lower())
-        tag = series.keyframe.tags.get("GDAL_NODATA")
-        geography = {n: series.keyframe.tags[n].value for n in GEOTIFF if n in series.keyframe.tags}
+        attributes = _tags(series.keyframe.tags)
+        if file.is_ome:
+            attributes |= _ome(tifffile.xml2dict(file.ome_metadata), axes)
     store = tifffile.imread(path, aszarr=True, level=0)
     node = zarr.open(store, mode="r")
-    nodata = None if tag is None else float(str(tag.value).strip("\x00 "))
-    found = Source(str(path), node, tuple(node.chunks), axes, nodata, geography, path)
-    weakref.finalize(found, store.close)
+    found = Source(str(path), node, tuple(node.chunks), axes, _number(attributes.pop("nodata", None)), attributes, path)
+    weakref.finalize(node, store.close)
     return found
 
 
-GEOTIFF = ("ModelPixelScaleTag", "ModelTiepointTag", "ModelTransformationTag", "GeoKeyDirectoryTag")
-"""TIFF tags of the place of an image on the earth."""
+GEOTIFF = {
+    "ModelPixelScaleTag": (33550, 12),
+    "ModelTiepointTag": (33922, 12),
+    "ModelTransformationTag": (34264, 12),
+    "GeoKeyDirectoryTag": (34735, 3),
+    "GeoDoubleParamsTag": (34736, 12),
+    "GeoAsciiParamsTag": (34737, 2),
+    "GDAL_METADATA": (42112, 2),
+}
+"""TIFF tags of the place of an image on the earth: their codes, and the codes of their dtypes."""
+LOOKS = ("PhotometricInterpretation", "ExtraSamples", "ResolutionUnit")
+"""TIFF tags of whole numbers that a result keeps."""
+UNITS = {
+    "Å": "angstrom",
+    "nm": "nanometer",
+    "µm": "micrometer",
+    "mm": "millimeter",
+    "cm": "centimeter",
+    "m": "meter",
+    "km": "kilometer",
+    "in": "inch",
+    "ft": "foot",
+    "µs": "microsecond",
+    "ms": "millisecond",
+    "s": "second",
+    "min": "minute",
+    "h": "hour",
+    "d": "day",
+}
+"""Units in OME-XML, and their names in OME-Zarr."""
+KINDS_OF_AXES = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
+"""Names of axes, and their types in OME-Zarr."""
+
+
+def _tags(tags: Any) -> dict[str, Any]:
+    """Return the TIFF tags that a result keeps, by name, as plain numbers, lists and texts."""
+    found: dict[str, Any] = {}
+    for name in (*GEOTIFF, *LOOKS):
+        if name in tags:
+            value = tags[name].value
+            several = isinstance(value, tuple)
+            found[name] = value if isinstance(value, str) else list(value) if several else int(value)
+    for name in ("XResolution", "YResolution"):
+        if name in tags and tags[name].value[1]:
+            found[name] = tags[name].value[0] / tags[name].value[1]
+    if "GDAL_NODATA" in tags:
+        found["nodata"] = str(tags["GDAL_NODATA"].value).strip("\x00 ")
+    return found
+
+
+def _ome(described: dict[str, Any], axes: tuple[str, ...]) -> dict[str, Any]:
+    """Return the sizes of pixels in the OME-XML of a TIFF file, in the form that OME-Zarr has for them."""
+    image = described["OME"]["Image"]
+    pixels = (image[0] if isinstance(image, list | tuple) else image)["Pixels"]
+    named, scale = [], []
+    for axis in axes:
+        key, usual = ("TimeIncrement", "s") if axis == "t" else (f"PhysicalSize{axis.upper()}", "µm")
+        about = {"name": axis} | ({"type": KINDS_OF_AXES[axis]} if axis in KINDS_OF_AXES else {})
+        if key in pixels:
+            unit = UNITS.get(pixels.get(f"{key}Unit", usual))
+            about |= {} if unit is None else {"unit": unit}
+        named.append(about)
+        scale.append(float(pixels.get(key, 1)))
+    level = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+    return {"ome": {"version": "0.5", "multiscales": [{"axes": named, "datasets": [level]}]}}
+
+
+def _number(value: Any) -> float | None:
+    """Return the number that stands for a missing pixel, which attributes and tags may give as a text ("NaN")."""
+    return None if value is None else float(value)
 
 
 def _fits(_: Any, path: Path | None) -> Source:
@@ -179,7 +253,8 @@ def _fits(_: Any, path: Path | None) -> Source:
         image = next((part for part in file if part.header.get("NAXIS", 0) and part.is_image), None)
         if image is None:
             raise ConvolithError(f"{path} has no image")
-        return Source(str(path), image.data, attributes={"header": image.header.tostring()}, path=path)
+        header = image.header.tostring("\n", endcard=False, padding=False)
+        return Source(str(path), image.data, attributes={"fits_header": header}, path=path)
 
 
 def _is_array(source: Any, _: Path | None) -> bool:

@@ -1,0 +1,124 @@
+"""Memory that a fit takes: predicted before it runs, and measured while it does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil, prod
+from threading import Event, Thread
+from typing import NamedTuple, Self
+
+from convolith.big.fitting.stacks import Block, Roles, Stack
+from convolith.big.jobs import resident_bytes
+from convolith.big.layout import FIXED_BYTES, IN_FLIGHT, readable
+from convolith.big.stores.sources import Source
+from convolith.errors import ConvolithError
+
+VALUE_BYTES = 20
+"""Bytes of an update for each pixel of a channel, besides the pixel: float64, copies, marks; as measured."""
+PLACE_BYTES = 250
+"""Bytes of an update for each pixel of an image, for transforms and for pixels that are left out; as measured."""
+UPDATE_BYTES = 60 << 20
+"""Bytes of an update that do not depend on the size of the block; as measured."""
+MATRICES = 18
+"""Matrices of products at a time, besides those of the folds: an update takes 9, a merge 4, solving up to 15."""
+LIVE = 2
+"""Number of stacks that are read at a time, where there are several."""
+
+
+class Memory(NamedTuple):
+    """Memory of a fit.
+
+    Attributes:
+        in_flight: number of blocks that are worked on at a time.
+        cache_bytes: bytes of decoded chunks of x and of y that are kept, for each stack that is read.
+        predicted_bytes: peak in addition to what the process has before.
+    """
+
+    in_flight: int
+    cache_bytes: tuple[int, int]
+    predicted_bytes: int
+
+    @classmethod
+    def of(cls, stacks: Sequence[Stack], blocks: Sequence[Block], folds: int, memory: int) -> Memory:
+        """Return the largest memory that is of use, up to a limit.
+
+        Raises:
+            ConvolithError: too little memory, with the least that works.
+        """
+        spec = stacks[0].spec
+        matrix = 8 * (spec.in_channels * spec.taps + 1 + spec.out_channels) ** 2
+        values = [stacks[block.stack].read_values(block) for block in blocks]
+        of_x, of_y = (max(counts) for counts in zip(*values, strict=True))
+        itemsize = max(part.dtype.itemsize for stack in stacks for part in (stack.x, stack.y))
+        read = (of_x + of_y) * (itemsize + 10)
+        update = UPDATE_BYTES + (of_x + of_y) * VALUE_BYTES + PLACE_BYTES * of_x // spec.in_channels
+        live = min(LIVE, len(stacks))
+        wanted = [0, 0]
+        least = [0, 0]
+        seen = set()
+        for block in blocks:
+            if block.stack not in seen:
+                seen.add(block.stack)
+                stack = stacks[block.stack]
+                for n, (source, roles) in enumerate(((stack.x, stack.x_roles), (stack.y, stack.y_roles))):
+                    wanted[n] = max(wanted[n], live * _row_bytes(source, roles, stack, block))
+                    chunk = 0 if source.chunks is None else prod(source.chunks) * source.dtype.itemsize
+                    least[n] = max(least[n], live * chunk)
+        fixed = FIXED_BYTES + update + (folds + MATRICES) * matrix
+        for in_flight, cache in ((IN_FLIGHT, wanted), (1, wanted), (1, least)):
+            total = fixed + in_flight * read + sum(cache)
+            if total <= memory:
+                each = cache[0] // live, cache[1] // live
+                return cls(in_flight, each, total)
+        total = fixed + read + sum(least)
+        raise ConvolithError(
+            f"memory is {readable(memory)}, but a fit with {folds} {'state' if folds == 1 else 'states'} of "
+            f"{readable(matrix)} and blocks of up to {max(of_x, of_y):,} pixels takes {readable(total)}; pass at least "
+            f"{ceil(total / (1 << 20))}MB, or a smaller block=, kernel_size= or folds="
+        )
+
+
+def _row_bytes(source: Source, roles: Roles, stack: Stack, block: Block) -> int:
+    """Return the bytes of the chunks that a row of blocks reads; the next row reads the last of them again."""
+    if source.chunks is None:
+        return 0
+    shared = any(source.chunks[a] > high - low for a, (low, high) in zip(roles.pairs, block.pairs, strict=True))
+    total = source.dtype.itemsize
+    for axis, (n, chunk) in enumerate(zip(source.shape, source.chunks, strict=True)):
+        count = n
+        if axis in roles.pairs:
+            low, high = block.pairs[roles.pairs.index(axis)]
+            count = (ceil((high - low) / chunk) + 1) * chunk if chunk > 1 else high - low
+        elif axis == roles.axes[0] and not shared:
+            low, high = block.spans[0]
+            reach = (high - low) * stack.spec.stride[0] + stack.spec.extent[0]
+            count = (ceil(reach / chunk) + 1) * chunk
+        total *= min(count, ceil(n / chunk) * chunk)
+    return total
+
+
+class Peak:
+    """Largest memory of this process within a context, looked at many times a second."""
+
+    def __init__(self) -> None:
+        self.before = self.most = resident_bytes()
+        self._ended = Event()
+        self._thread = Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.01):
+            self.most = max(self.most, resident_bytes())
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self.most = max(self.most, resident_bytes())
+
+    @property
+    def measured_bytes(self) -> int | None:
+        """Peak in addition to the memory at the beginning, or None where the system does not tell."""
+        return self.most - self.before if self.before else None

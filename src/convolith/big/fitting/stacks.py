@@ -1,0 +1,256 @@
+"""Stacks: an x and a y in stores, with one or several images of equal size, and their blocks.
+
+A block is what one update of the normal equations takes: a part of an image with the pixels of x that it reads, or
+several small images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, product
+from math import ceil, prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from convolith.big.layout import LONGEST, SIDES
+from convolith.big.stores.sources import Source
+from convolith.big.windows import Geometry, Span
+from convolith.fitting.data.pixels import Pixels
+from convolith.fitting.data.problem import Problem, read
+from convolith.spec import ConvSpec
+
+FEW_CHANNELS = 4
+"""Number of channels up to which blocks have the usual size; with more, they are smaller."""
+
+Range = tuple[int, int]
+
+
+class Roles(NamedTuple):
+    """What the axes of a source are.
+
+    Attributes:
+        axes: axes that the kernel slides along, in the order of the kernel's own.
+        channel: axis of the channels, or None for a single channel.
+        pairs: all other axes, along which pairs of images lie.
+    """
+
+    axes: tuple[int, ...]
+    channel: int | None
+    pairs: tuple[int, ...]
+
+    def without_channel(self) -> Roles:
+        """Return the roles of an array that lacks the axis of the channels."""
+        last = self.channel
+
+        def moved(numbers: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(n - (last is not None and n > last) for n in numbers)
+
+        return Roles(moved(self.axes), None, moved(self.pairs))
+
+    def images(self, pixels: np.ndarray) -> np.ndarray:
+        """Return pixels as (N, channels, *size)."""
+        channel = () if self.channel is None else (self.channel,)
+        size = [pixels.shape[axis] for axis in self.axes]
+        channels = 1 if self.channel is None else pixels.shape[self.channel]
+        result: np.ndarray = pixels.transpose(*self.pairs, *channel, *self.axes).reshape(-1, channels, *size)
+        return result
+
+    def slices(self, pairs: Sequence[Range], spans: Sequence[Range], channels: int) -> tuple[slice, ...]:
+        """Return the part of an array with some pairs and some pixels, and all channels."""
+        result = [slice(0, channels)] * (len(self.axes) + len(self.pairs) + (self.channel is not None))
+        for axis, part in [*zip(self.pairs, pairs, strict=True), *zip(self.axes, spans, strict=True)]:
+            result[axis] = slice(*part)
+        return tuple(result)
+
+
+class Block(NamedTuple):
+    """Part of the equations.
+
+    Attributes:
+        stack: number of the stack.
+        pairs: range along each axis of pairs.
+        spans: range of the pixels of y that count, along each axis of the kernel.
+        fold: number of the fold.
+    """
+
+    stack: int
+    pairs: tuple[Range, ...]
+    spans: tuple[Range, ...]
+    fold: int
+
+
+class Folds(NamedTuple):
+    """Division of the equations into folds: groups of images and, if the images are few, tiles of each.
+
+    Attributes:
+        groups: number of groups of images.
+        each: number of tiles along each axis of an image.
+        images: number of images.
+    """
+
+    groups: int
+    each: int
+    images: int
+
+    def count(self, axes: int) -> int:
+        """Return the number of folds."""
+        return int(self.groups * self.each**axes)
+
+    @property
+    def bounds(self) -> np.ndarray:
+        """First image of each group, and the number of images."""
+        return np.linspace(0, self.images, self.groups + 1).astype(int)
+
+    @classmethod
+    def of(cls, folds: int, images: int, axes: int) -> Folds:
+        """Return the division into about `folds` parts, as `fit` divides data in memory."""
+        groups = min(images, folds)
+        return cls(groups, ceil((folds / groups) ** (1 / axes)), images)
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Sources of x and y.
+
+    Attributes:
+        x, y: the sources.
+        x_roles, y_roles: what their axes are.
+        spec: the fitted correlation, of the part of x that counts, in float64.
+        geometry: windows of that part of x.
+        first_x, first_y: first pixel of the parts of x and y that count, along each axis of the kernel.
+        nodata: numbers of x and of y that stand for a missing pixel, or None.
+    """
+
+    x: Source
+    y: Source
+    x_roles: Roles
+    y_roles: Roles
+    spec: ConvSpec
+    geometry: Geometry
+    first_x: tuple[int, ...]
+    first_y: tuple[int, ...]
+    nodata: tuple[float | None, float | None]
+
+    @property
+    def pair_shape(self) -> tuple[int, ...]:
+        """Number of images along each axis of pairs."""
+        return tuple(self.x.shape[axis] for axis in self.x_roles.pairs)
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return prod(self.pair_shape)
+
+    @property
+    def cropped(self) -> bool:
+        """Whether the border of y is left out."""
+        return tuple(self.y.shape[axis] for axis in self.y_roles.axes) != self.spec.output_size
+
+    def block_size(self, block: Sequence[int] | None) -> tuple[int, ...]:
+        """Return the most pixels of y of a block along each axis: several chunks of x if these are small."""
+        sizes = self.spec.output_size
+        side, longest = SIDES[len(sizes)], LONGEST[len(sizes)]
+        channels = max(self.spec.in_channels, self.spec.out_channels)
+        if channels > FEW_CHANNELS:
+            side = longest = max(1, int(side / (channels / FEW_CHANNELS) ** (1 / len(sizes))))
+        result = []
+        for number, (axis, n) in enumerate(zip(self.x_roles.axes, sizes, strict=True)):
+            own = n if self.x.chunks is None else max(1, self.x.chunks[axis] // self.spec.stride[number])
+            own = min(own, n) if own <= longest and self.x.chunks is not None else side
+            usual = own * max(1, side // own)
+            result.append(min(n, usual if block is None else block[number]))
+        return tuple(result)
+
+    def images_of_block(self, size: Sequence[int]) -> int:
+        """Return the most images of a block, along the last axis of pairs."""
+        whole = SIDES[len(size)] ** len(size)
+        fits = tuple(size) == self.spec.output_size
+        return max(1, whole // max(prod(size), 1)) if fits and self.pair_shape else 1
+
+    def most_blocks(self, folds: Folds, block: Sequence[int] | None) -> int:
+        """Return an upper bound on the number of blocks."""
+        size = self.block_size(block)
+        tiles = prod(ceil(n / b) + folds.each for n, b in zip(self.spec.output_size, size, strict=True))
+        rows = prod(self.pair_shape[:-1])
+        last = self.pair_shape[-1] if self.pair_shape else 1
+        return rows * (ceil(last / self.images_of_block(size)) + 1) * tiles + folds.groups * tiles
+
+    def blocks(self, number: int, first: int, folds: Folds, block: Sequence[int] | None) -> Iterator[Block]:
+        """Yield the blocks of this stack, the `number`-th one, whose first image is the `first` of all."""
+        size, axes = self.block_size(block), len(self.spec.size)
+        spans = [_spans(n, folds.each, b) for n, b in zip(self.spec.output_size, size, strict=True)]
+        *outer, last = self.pair_shape or (1,)
+        most = self.images_of_block(size)
+        for row, others in enumerate(np.ndindex(*outer)):
+            start = first + row * last
+            cuts = sorted({0, last, *(int(b) - start for b in folds.bounds if start < b < start + last)})
+            for low, high in pairwise(cuts):
+                group = int(np.searchsorted(folds.bounds, start + low, side="right")) - 1
+                for a in range(low, high, most):
+                    run = (a, min(a + most, high))
+                    pairs = (*((o, o + 1) for o in others), run) if self.pair_shape else ()
+                    for parts in product(*spans):
+                        tile = int(np.ravel_multi_index([fold for fold, _ in parts], (folds.each,) * axes))
+                        place = tuple(span for _, span in parts)
+                        yield Block(number, pairs, place, group * folds.each**axes + tile)
+
+    def problem(self, block: Block, of_x: Any, of_y: Any, saturation: Any, *, offset: bool) -> Problem:
+        """Read a block; pixels that are missing, and those of y that read a missing pixel of x, have weight 0.
+
+        Args:
+            block: the block.
+            of_x, of_y: what x and y are read from; they can be sliced.
+            saturation: as for `fit`.
+            offset: whether a constant is fitted too.
+        """
+        spec = self.spec
+        window = self.geometry.window(self.x_roles.slices(block.pairs, block.spans, spec.in_channels))
+        spans = list(window.spans)
+        for axis, start in zip(self.x_roles.axes, self.first_x, strict=True):
+            ranges = tuple((low + start, high + start) for low, high in spans[axis].ranges)
+            spans[axis] = Span(ranges, spans[axis].take)
+        window = window._replace(spans=tuple(spans))
+        place = [(low + start, high + start) for (low, high), start in zip(block.spans, self.first_y, strict=True)]
+        pixels = of_y[self.y_roles.slices(block.pairs, place, spec.out_channels)]
+        y = self.y_roles.images(_floats(np.asarray(pixels), self.nodata[1]))
+        x = self.x_roles.images(window.padded(_floats(window.read(of_x), self.nodata[0])))
+        return read(
+            np.ascontiguousarray(x),
+            np.ascontiguousarray(y),
+            kernel_size=spec.kernel_size,
+            stride=spec.stride,
+            padding="valid",
+            dilation=spec.dilation,
+            padding_mode="zeros",
+            offset=offset,
+            pixels=Pixels(nan="omit", saturation=saturation),
+        )
+
+    def read_values(self, block: Block) -> tuple[int, int]:
+        """Return the number of pixels of x and of y that a block reads, padding included."""
+        images = prod(high - low for low, high in block.pairs)
+        counts = [high - low for low, high in block.spans]
+        lengths = [
+            (n - 1) * s + extent for n, s, extent in zip(counts, self.spec.stride, self.spec.extent, strict=True)
+        ]
+        return images * self.spec.in_channels * prod(lengths), images * self.spec.out_channels * prod(counts)
+
+
+def _floats(pixels: np.ndarray, nodata: float | None) -> np.ndarray:
+    """Return pixels in float64, NaN where they are missing."""
+    values = pixels.astype(np.float64)
+    if nodata is not None and not np.isnan(nodata):
+        values[pixels == nodata] = np.nan
+    return values
+
+
+def _spans(length: int, folds: int, most: int) -> list[tuple[int, Range]]:
+    """Return the ranges into which an axis is cut, none longer than `most`, each with the number of its fold."""
+    result = []
+    cuts = np.linspace(0, length, min(folds, length) + 1).astype(int).tolist()
+    for fold, (start, stop) in enumerate(pairwise(cuts)):
+        parts = np.linspace(start, stop, ceil((stop - start) / most) + 1).astype(int).tolist()
+        result += [(fold, span) for span in pairwise(parts)]
+    return result

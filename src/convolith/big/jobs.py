@@ -1,0 +1,128 @@
+"""The job of one block, in this process or in another one: read its window, compute it, write it."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from threading import Lock
+from typing import Any
+from uuid import uuid4
+
+import torch
+
+from convolith.big.blocks import Filter, computing
+from convolith.big.layout import Layout
+from convolith.big.stores.cache import Chunks, Reading
+from convolith.big.stores.sources import Source
+from convolith.big.stores.targets import Target
+from convolith.big.windows import Window
+from convolith.errors import ConvolithError
+from convolith.jit.threads import at_most
+
+Block = tuple[int, ...]
+MOST_RUNS = 4
+"""Number of runs that a worker process keeps open, with their chunks."""
+PHASES = ("read", "compute", "write")
+
+
+class Jobs:
+    """Blocks of one run, computed by number; what is sent to a worker process opens its files there, once.
+
+    Args:
+        source, target, filter_, layout: those of the plan.
+        skip_bad: whether a block that cannot be read is left missing.
+        alone: whether a block takes one thread and blocks are computed side by side, as in worker processes; otherwise
+            one at a time is computed, by all threads.
+    """
+
+    def __init__(
+        self, source: Source, target: Target, filter_: Filter, layout: Layout, *, skip_bad: bool, alone: bool
+    ) -> None:
+        self.parts = (source, target, filter_, layout, skip_bad, alone)
+        self.name = uuid4().hex
+        self.source, self.target, self.filter, self.layout, self.skip_bad, self.alone = self.parts
+        self._chunks = None if source.chunks is None else Chunks(source, layout.cache_bytes)
+        self._before = resident_bytes()
+
+    def __reduce__(self) -> Any:
+        return _opened, (self.name, self.parts)
+
+    def __call__(self, numbers: Block) -> dict[str, Any]:
+        """Read, compute and write one block; return what the journal keeps, and what the report adds up.
+
+        Raises:
+            ConvolithError: a block that cannot be read.
+        """
+        clock = [time.perf_counter()]
+        window = self.filter.whole_channels(self.filter.geometry.window(self.layout.place(numbers)), self.source.shape)
+        reading = Reading(self.source.array if self._chunks is None else self._chunks)
+        pixels = reason = None
+        try:
+            pixels = window.read(reading)
+        except Exception as problem:
+            reason = f"{type(problem).__name__}: {problem}"
+            if not self.skip_bad:
+                raise self._unreadable(numbers, window, problem) from problem
+        clock.append(time.perf_counter())
+        if pixels is None:
+            found = self.filter.absent(tuple(part.stop - part.start for part in window.output))
+        else:
+            padded = self.filter.padded(window, pixels)
+            with _one_thread() if self.alone else computing:
+                found = self.filter.compute(padded)
+        clock.append(time.perf_counter())
+        peak = resident_bytes() - self._before
+        record: dict[str, Any] = dict(self.target.write(window.output, found.pixels))
+        clock.append(time.perf_counter())
+        about: dict[str, Any] = {"clipped": found.clipped, "missing": found.missing, "bad": reason}
+        taken = dict(zip(PHASES, (later - earlier for earlier, later in pairwise(clock)), strict=True))
+        return record | about | {"seconds": taken, "read": reading.decoded_bytes, "peak": peak}
+
+    def _unreadable(self, numbers: Block, window: Window, problem: Exception) -> ConvolithError:
+        place = ", ".join(f"{part.start}:{part.stop}" for part in window.output)
+        return ConvolithError(
+            f"{self.source.name} cannot be read for block {numbers}, pixels [{place}] of the result: {problem}; repair "
+            "it, or pass skip_bad=True (--skip-bad), which leaves such blocks missing"
+        )
+
+
+_open: OrderedDict[str, Jobs] = OrderedDict()
+"""Runs of a worker process, by name."""
+_opening = Lock()
+
+
+def _opened(name: str, parts: tuple[Any, ...]) -> Jobs:
+    """Return the run of a name in a worker process: the one that is open, or a new one."""
+    with _opening:
+        found = _open.get(name)
+        if found is None:
+            *about, skip_bad, alone = parts
+            found = _open[name] = Jobs(*about, skip_bad=skip_bad, alone=alone)
+            found.name = name
+            while len(_open) > MOST_RUNS:
+                _open.popitem(last=False)
+        return found
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let this thread compute without others."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with at_most(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def resident_bytes() -> int:
+    """Return the bytes of memory that this process has, or 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    except (OSError, ValueError, IndexError):
+        return 0

@@ -1,0 +1,286 @@
+"""Results on a disk: written block by block beside their place, and moved there when they are complete."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from itertools import product
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convolith.big.stores.sources import needed
+from convolith.errors import ConvolithError
+
+PARTIAL, JOURNAL, LOCK, BEFORE = ".partial", ".partial.journal", ".lock", ".before"
+"""Endings of names: of the unfinished result, its journal, its lock file, and an earlier result that is replaced."""
+
+
+class Target(ABC):
+    """Place of a result, which is written block by block and appears there when it is complete.
+
+    Attributes:
+        path: file or folder that the result gets.
+    """
+
+    path: Path
+
+    @property
+    def partial(self) -> Path:
+        """Folder of the unfinished result."""
+        return self.path.with_name(self.path.name + PARTIAL)
+
+    @property
+    def journal(self) -> Path:
+        """Path of the journal."""
+        return self.path.with_name(self.path.name + JOURNAL)
+
+    @property
+    def lock(self) -> Path:
+        """Path of the lock file."""
+        return self.path.with_name(self.path.name + LOCK)
+
+    @property
+    @abstractmethod
+    def finish_bytes(self) -> int:
+        """Upper bound on the bytes of memory that `finish` takes."""
+
+    @abstractmethod
+    def create(self) -> None:
+        """Make an empty result, in place of an unfinished one."""
+
+    @abstractmethod
+    def reopen(self) -> None:
+        """Open the unfinished result of an interrupted run.
+
+        Raises:
+            ConvolithError: if it is not there, or is another one.
+        """
+
+    @abstractmethod
+    def write(self, place: tuple[slice, ...], pixels: np.ndarray) -> Mapping[str, Any]:
+        """Store a block, and return what it can be checked by.
+
+        Raises:
+            ConvolithError: a disk that is full or cannot be written.
+        """
+
+    @abstractmethod
+    def holds(self, place: tuple[slice, ...], record: Mapping[str, Any]) -> bool:
+        """Return whether a block is stored as it was written."""
+
+    @abstractmethod
+    def few_threads(self, count: int) -> AbstractContextManager[Any]:
+        """Return a context in which the library that encodes chunks takes a number of threads."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Move the complete result to its place, where it replaces an earlier one.
+
+        Raises:
+            ConvolithError: a disk that is full or cannot be written; blocks and journal stay.
+        """
+
+    @abstractmethod
+    def result(self) -> Any:
+        """Return the finished array, opened for reading."""
+
+
+class ZarrTarget(Target):
+    """A Zarr array in a folder.
+
+    Args:
+        path: the folder that the result gets.
+        shape, chunks, dtype: of the array; with `inner`, the chunks are its shards.
+        names: names of its axes, or None.
+        attributes: attributes of the array; of the group around it, if `group` is given.
+        fill_value: number that missing chunks stand for.
+        group: name of the array within a group, or "" for an array alone.
+        zarr_format: 2 or 3.
+        inner: shape of the chunks within a shard, or None for an array without shards.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        shape: Sequence[int],
+        chunks: Sequence[int],
+        dtype: np.dtype[Any],
+        *,
+        names: Sequence[str] | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        fill_value: float = 0,
+        group: str = "",
+        zarr_format: int = 3,
+        inner: Sequence[int] | None = None,
+    ) -> None:
+        needed("zarr", "big")
+        self.path = path
+        self.shape, self.chunks, self.dtype = tuple(shape), tuple(chunks), np.dtype(dtype)
+        self.names, self.attributes, self.fill_value = names, dict(attributes or {}), fill_value
+        self.group, self.zarr_format, self.inner = group, zarr_format, inner
+        self.array: Any = None
+
+    @property
+    def finish_bytes(self) -> int:
+        """Upper bound on the bytes of memory that `finish` takes: none, since it renames folders."""
+        return 0
+
+    def create(self) -> None:
+        """Make an empty array, in place of an unfinished one."""
+        zarr = needed("zarr", "big")
+        self._restore()
+        if self.partial.exists():
+            shutil.rmtree(self.partial)
+        place, attributes = str(self.partial), self.attributes
+        if self.group:
+            zarr.open_group(place, mode="w", zarr_format=self.zarr_format, attributes=attributes)
+            place, attributes = f"{place}/{self.group}", {}
+        about: dict[str, Any] = {"attributes": attributes}
+        if self.names and self.zarr_format == 3:
+            about["dimension_names"] = list(self.names)
+        elif self.names:
+            about["attributes"] = {**attributes, "_ARRAY_DIMENSIONS": list(self.names)}
+        if self.zarr_format == 2:
+            about["chunk_key_encoding"] = {"name": "v2", "separator": "/"}  # as OME-Zarr 0.4 has it
+        if self.inner is not None:
+            about["shards"] = self.chunks
+        self.array = zarr.create_array(
+            place,
+            shape=self.shape,
+            chunks=self.chunks if self.inner is None else tuple(self.inner),
+            dtype=self.dtype,
+            fill_value=self.fill_value,
+            zarr_format=self.zarr_format,
+            overwrite=True,
+            config={"write_empty_chunks": True},
+            **about,
+        )
+
+    def reopen(self) -> None:
+        """Open the array of an interrupted run.
+
+        Raises:
+            ConvolithError: if it is not there, or is another one.
+        """
+        zarr = needed("zarr", "big")
+        self._restore()
+        if not self.partial.exists() and self._is_published():
+            self.path.rename(self.partial)
+        place = str(self.partial / self.group) if self.group else str(self.partial)
+        try:
+            with zarr.config.set({"array.write_empty_chunks": True}):
+                found = zarr.open_array(place, mode="r+")
+        except Exception as problem:
+            raise ConvolithError(
+                f"{self.partial} cannot be opened ({problem}); start anew with resume=False (--anew)"
+            ) from problem
+        if (found.shape, tuple(found.shards or found.chunks), found.dtype) != (self.shape, self.chunks, self.dtype):
+            raise ConvolithError(f"{self.partial} is another array; start anew with resume=False (--anew)")
+        self.array = found
+
+    def _restore(self) -> None:
+        """Put an earlier result back whose replacement was interrupted, or remove it where the new one is in place.
+
+        Raises:
+            ConvolithError: something of that name that no run left, since there would be no journal without one.
+        """
+        before = self.path.with_name(self.path.name + BEFORE)
+        if not (before.exists() or before.is_symlink()):
+            return
+        if not self.journal.exists():
+            raise ConvolithError(
+                f"{before} is there, where an earlier result is kept for a moment; rename or remove it"
+            )
+        if self.path.exists():
+            remove(before)
+        else:
+            before.rename(self.path)
+
+    def _is_published(self) -> bool:
+        """Return whether the result in place is that of the journal, whose process ended before it removed that."""
+        try:
+            records = [json.loads(line) for line in self.journal.read_text().splitlines()[1:]]
+            files = {name: sums for record in records for name, sums in record["files"].items()}
+            return bool(files) and all(_sum(self.path / name) == sums for name, sums in files.items())
+        except (OSError, ValueError, KeyError):
+            return False
+
+    def write(self, place: tuple[slice, ...], pixels: np.ndarray) -> Mapping[str, Any]:
+        """Store a block, whole chunks of the array, and return what it can be checked by.
+
+        Raises:
+            ConvolithError: a disk that is full or cannot be written.
+        """
+        try:
+            for name in self._files(place):  # or else Zarr would read a damaged one, to change it
+                (self.partial / name).unlink(missing_ok=True)
+            self.array[place] = pixels
+            return {"files": self.sums(place)}
+        except OSError as problem:
+            where = ", ".join(f"{part.start}:{part.stop}" for part in place)
+            raise ConvolithError(
+                f"{self.partial} could not be written at pixels [{where}] ({problem}); make room, and give the same "
+                "call again to go on"
+            ) from problem
+
+    def holds(self, place: tuple[slice, ...], record: Mapping[str, Any]) -> bool:
+        """Return whether the files of a block are those that were written."""
+        try:
+            return bool(self.sums(place) == record.get("files"))
+        except OSError:
+            return False
+
+    def sums(self, place: tuple[slice, ...]) -> dict[str, list[int]]:
+        """Return size and checksum (CRC-32C) of the files of a block."""
+        return {name: _sum(self.partial / name) for name in self._files(place)}
+
+    def _files(self, place: tuple[slice, ...]) -> list[str]:
+        """Return the names of the files of a block, within the folder."""
+        ranges = [
+            range(part.start // chunk, ceil(part.stop / chunk)) for part, chunk in zip(place, self.chunks, strict=True)
+        ]
+        metadata = self.array.metadata
+        names = [metadata.encode_chunk_key(numbers) for numbers in product(*ranges)]
+        return [f"{self.group}/{name}" if self.group else str(name) for name in names]
+
+    def few_threads(self, count: int) -> AbstractContextManager[Any]:
+        """Return a context in which the library that encodes chunks takes a number of threads."""
+        settings = {"threading.max_workers": count, "async.concurrency": max(count, 2)}
+        context: AbstractContextManager[Any] = needed("zarr", "big").config.set(settings)
+        return context
+
+    def finish(self) -> None:
+        """Move the complete result to its place; one that was there before is removed afterwards.
+
+        A process that ends between the two renames leaves the earlier result under another name: `create` and `reopen`
+        put it back.
+        """
+        before = self.path.with_name(self.path.name + BEFORE)
+        if self.path.exists():
+            self.path.rename(before)
+        self.partial.rename(self.path)
+        remove(before)
+
+    def result(self) -> Any:
+        """Return the finished array, opened for reading."""
+        place = str(self.path / self.group) if self.group else str(self.path)
+        return needed("zarr", "big").open_array(place, mode="r")
+
+
+def _sum(path: Path) -> list[int]:
+    content = path.read_bytes()
+    return [len(content), int(needed("google_crc32c", "big").value(content))]
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,65 @@
+"""What a command says about a result: its range, the pixels that are missing or infinite, and what a file changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import numpy as np
+
+from convolith.cli.io.files import Written
+
+
+def summary(y: np.ndarray, written: Written | None, missing: int | None) -> dict[str, Any]:
+    """Return a row for a table: dtypes, the range of the finite values, and how many others there are.
+
+    Args:
+        y: the result.
+        written: what became of it in a file, or None.
+        missing: number of missing pixels of the input; None leaves it out.
+    """
+    there = y[np.isfinite(y)] if y.dtype.kind in "fc" else y
+    row = {
+        "dtype": str(y.dtype),
+        "least": _number(there.min() if there.size else None),
+        "mean": _number(there.mean(dtype=_wide(there.dtype)) if there.size else None),
+        "greatest": _number(there.max() if there.size else None),
+    }
+    if written is not None and written.dtype != row["dtype"]:
+        row["dtype in the file"] = written.dtype
+    if missing is not None:
+        row["missing"] = missing
+    counts = not_finite(y)
+    return row | {f"{name} results": count for name, count in counts.items() if count}
+
+
+def not_finite(y: np.ndarray) -> dict[str, int]:
+    """Return how many values are missing (NaN) and how many infinite."""
+    if y.dtype.kind not in "fc":
+        return {"missing": 0, "infinite": 0}
+    none = int(np.isnan(y).sum())
+    return {"missing": none, "infinite": y.size - none - int(np.isfinite(y).sum())}
+
+
+def _wide(dtype: np.dtype[Any]) -> Any:
+    """Return a dtype for sums of many values."""
+    return np.complex128 if dtype.kind == "c" else np.float64
+
+
+def _number(value: Any) -> Any:
+    return None if value is None else value.item() if not np.iscomplexobj(value) else str(value)
+
+
+def say_changed(y: np.ndarray, like: np.dtype[Any], written: Written, ending: str) -> None:
+    """Warn of what a picture's file does not hold: NaN, values beyond its range, the numbers of booleans."""
+    none = not_finite(y)["missing"] if written.clipped else 0
+    if none:
+        click.echo(f"warning: {none:,} values are NaN, which no picture holds: 0 instead", err=True)
+    if written.clipped > none:
+        click.echo(
+            f"warning: {written.clipped - none:,} values were clipped to the picture's range; a .tif or .npy keeps "
+            "them",
+            err=True,
+        )
+    if like == np.dtype(bool) and ending in (".png", ".jpg", ".jpeg"):
+        click.echo("warning: INPUT is true or false: 1 is written as white, 255; a .tif or .npy keeps 1", err=True)
