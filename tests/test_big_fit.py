@@ -81,6 +81,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.slow(quick=8)
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_is_that_of_the_fit_in_memory(name):
     if name == "nonnegative":

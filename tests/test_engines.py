@@ -232,6 +232,7 @@ def test_what_is_kept_of_a_kernel_is_what_work_says(engine):
 SHARING = [pytest.param(BY_NAME[name], id=name) for name in ("direct", "pointwise", "im2col", "winograd_4x4", "fft")]
 
 
+@pytest.mark.slow(quick=2)
 @pytest.mark.parametrize("engine", SHARING)
 def test_a_prepared_kernel_serves_other_sizes(engine):
     shared = 0

@@ -368,7 +368,7 @@ def test_islands_are_computed_by_torch_and_named():
     assert "Computed by torch" in str(found.report)
 
 
-@pytest.mark.slow(quick=3)
+@pytest.mark.slow(quick=2)
 @pytest.mark.parametrize("network", ["mobileone_small", "ecbsr", "acnet", "repvgg_grouped", "replknet", "fastvit"])
 def test_networks_of_the_bench(network):
     row = NETWORKS[network]
