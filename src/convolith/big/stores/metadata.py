@@ -176,17 +176,24 @@ def geography(tags: Mapping[str, Any], x: Grid, y: Grid) -> dict[str, Any]:
 
 
 def moved_header(text: str, grids: Mapping[int, Grid], axes: int, history: str) -> str:
-    """Return the cards of a FITS header, a line each, for a result.
-
-    Args:
-        text: the cards of the source.
-        grids: by axis of the array, where the result's pixels lie; other axes are unchanged.
-        axes: number of axes of the array.
-        history: what was done, for a HISTORY card.
-    """
+    """Return the cards of a FITS header, a line each, for a result; see `follow_pixels`."""
     header = needed("astropy.io.fits", "fits").Header.fromstring(text, sep="\n")
     for name in [name for name in header if re.fullmatch(STRUCTURE, name)]:
         header.remove(name, ignore_missing=True, remove_all=True)
+    follow_pixels(header, grids, axes, history)
+    found: str = header.tostring("\n", endcard=False, padding=False)
+    return found
+
+
+def follow_pixels(header: Any, grids: Mapping[int, Grid], axes: int, history: str) -> None:
+    """Let the coordinates of a FITS header follow the pixels of a result, and add a HISTORY card.
+
+    Args:
+        header: the cards of the source, an `astropy.io.fits.Header`, which is changed.
+        grids: by axis of the array, where the result's pixels lie; other axes are unchanged.
+        axes: number of axes of the array.
+        history: what was done.
+    """
     by_number = {axes - axis: grid for axis, grid in grids.items()}  # FITS counts axes from the last
     turned = any(re.fullmatch(r"PC\d+_\d+[A-Z]?", name) for name in header)  # steps of pixels are in PC, not in CDELT
     for name in list(header):
@@ -199,5 +206,3 @@ def moved_header(text: str, grids: Mapping[int, Grid], axes: int, history: str) 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a long line becomes several cards
         header.add_history(f"convolith {__version__}: {history}")
-    found: str = header.tostring("\n", endcard=False, padding=False)
-    return found

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
+from convolith.big.stores.metadata import follow_pixels
 from convolith.geometry import Grid
-from convolith.version import __version__
 
 STRUCTURE = ("BLANK", "CHECKSUM", "DATASUM", "DATAMIN", "DATAMAX", "BSCALE", "BZERO")
 """Keywords that describe the stored numbers of the input, not the picture."""
@@ -34,18 +34,7 @@ def carried(header: Any, moved: Mapping[int, Grid], axes: int, history: str) -> 
     result = header.copy()
     for name in STRUCTURE:
         result.remove(name, ignore_missing=True, remove_all=True)
-    by_number = {axes - axis: grid for axis, grid in moved.items()}  # FITS counts axes from the last
-    turned = any(re.fullmatch(r"PC\d+_\d+[A-Z]?", name) for name in result)  # steps of pixels are in PC, not in CDELT
-    for name in list(result):
-        match = re.fullmatch(r"(CRPIX|CDELT)(\d+)([A-Z]?)|(?:CD|PC)(\d+)_(\d+)([A-Z]?)", name)
-        value = result[name] if match else None
-        if match is None or isinstance(value, bool | str) or value is None or (turned and match[1] == "CDELT"):
-            continue
-        grid = by_number.get(int(match[2] or match[5]), Grid())
-        result[name] = grid.reference_pixel(value) if match[1] == "CRPIX" else value * grid.step
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a long line becomes several cards
-        result.add_history(f"convolith {__version__}: {history}")
+    follow_pixels(result, moved, axes, history)
     return result
 
 
