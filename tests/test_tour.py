@@ -38,6 +38,7 @@ def test_the_values_of_the_chapter(lessons):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:gd has not converged")  # which a lesson shows
 def test_what_is_printed_is_what_runs():
     """The shown Python, run by itself, makes the names that the values are taken from."""
     import convolith as cl
