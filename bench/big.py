@@ -34,14 +34,14 @@ MB = 1 << 20
 
 
 def picture(side: int, seed: int = 0) -> np.ndarray:
-    """A photograph again and again, with the noise of counts: it compresses to about a third."""
+    """A photograph again and again, with noise: float32 as calibrated pictures have it, which hardly compresses."""
     from skimage import data
 
     camera = data.camera().astype(np.float32)
     tiles = np.tile(camera, (-(-side // len(camera)), -(-side // len(camera))))[:side, :side]
     noise = np.random.default_rng(seed).standard_normal((512, side), np.float32)
     for start in range(0, side, 512):
-        tiles[start : start + 512] += np.rint(noise[: side - start] * np.sqrt(tiles[start : start + 512]) / 4)
+        tiles[start : start + 512] += noise[: side - start] * np.sqrt(tiles[start : start + 512]) / 4
     return tiles
 
 
@@ -346,6 +346,8 @@ def kills(stores: Stores) -> list[dict[str, Any]]:
 
 MAIN_KILLS, WORKER_KILLS = 20, 50
 """Numbers of kills of the main process and of workers."""
+MOST_SECONDS = 240
+"""Seconds after which no further worker is killed: each takes some to start again."""
 
 
 def _finished(command: Sequence[str], arguments: Mapping[str, Any]) -> None:
@@ -370,13 +372,13 @@ def _killed_workers(source: str, target: str, options: Mapping[str, Any]) -> dic
     from convolith import big
     from convolith.big.cluster import connected
 
-    killed, over = 0, threading.Event()
+    killed, over, end = 0, threading.Event(), time.monotonic() + MOST_SECONDS
 
     def killing() -> None:
         nonlocal killed
         rng, journal = np.random.default_rng(1), Path(target + ".partial.journal")
         before = 0
-        while killed < WORKER_KILLS and not over.wait(float(rng.uniform(0.05, 0.5))):
+        while killed < WORKER_KILLS and time.monotonic() < end and not over.wait(float(rng.uniform(0.05, 0.5))):
             alive = [nanny.pid for nanny in cluster.workers.values() if nanny.pid]
             stored = _stored(journal)
             if alive and stored not in (
@@ -398,7 +400,7 @@ def _killed_workers(source: str, target: str, options: Mapping[str, Any]) -> dic
             while True:
                 plan = big.plan(source, gaussian(31), target, padding_mode="symmetric", **options)
                 plan.run(executor, in_flight=in_flight, resume=False, progress=False)
-                if killed >= WORKER_KILLS:
+                if killed >= WORKER_KILLS or time.monotonic() > end:
                     break
         finally:
             over.set()
@@ -435,6 +437,7 @@ def big(parts: Sequence[str], side: int, rounds: int, folder: Path | None, path:
             found = rows()
             run.add(title, found)
             run.controls += [row["control"] for row in found if "control" in row and row["k"] == 3]
+            run.write(path)
         run.close(path, complete=not parts)
     finally:
         if folder is None:

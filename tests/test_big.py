@@ -348,6 +348,14 @@ def plan_of(folder, kernel=None, **options):
     return big.plan(folder / "x.zarr", kernel, folder / "y.zarr", block=(16, 16), **options)
 
 
+@pytest.mark.parametrize("compressors", ["auto", None])
+def test_a_result_is_compressed_as_its_source(compressors, tmp_path):
+    about = {"shape": (40, 50), "chunks": (16, 16), "dtype": "f4", "compressors": compressors}
+    zarr.create_array(str(tmp_path / "x.zarr"), **about)[...] = 1
+    plan_of(tmp_path).run(progress=False)
+    assert bool(zarr.open_array(str(tmp_path / "y.zarr")).compressors) == (compressors == "auto")
+
+
 def test_a_conv_of_one_channel_filters_every_picture(tmp_path):
     x = RNG.standard_normal((3, 20, 25)).astype(np.float32)
     conv = cl.Conv(RNG.standard_normal((1, 1, 3, 4)), [0.5], padding="same", stride=1)

@@ -37,6 +37,14 @@ class Computed(NamedTuple):
     missing: int
 
 
+def has_nan(pixels: np.ndarray) -> bool:
+    """Return whether floats may have NaN, by their sum: a pass that writes nothing. Infinities may look like it."""
+    if pixels.dtype.kind != "f":
+        return False
+    with np.errstate(all="ignore"):
+        return bool(np.isnan(pixels.sum(dtype=np.promote_types(pixels.dtype, np.float32))))
+
+
 class Padded(NamedTuple):
     """What a block reads, with padding; where it is missing, if that matters, and whether any of it is."""
 
@@ -118,7 +126,7 @@ class Filter:
 
     def marks(self, pixels: np.ndarray) -> np.ndarray | None:
         """Return where pixels are missing, or None if none is."""
-        found = np.isnan(pixels) if pixels.dtype.kind == "f" else None
+        found = np.isnan(pixels) if has_nan(pixels) else None
         if self.nodata is not None and not np.isnan(self.nodata):
             other = pixels == self.nodata
             found = other if found is None else found | other
@@ -135,10 +143,6 @@ class Filter:
         elif marks is not None:
             x[marks] = np.nan if self.missing == "propagate" else self.missing
         return Padded(window.padded(x, self.padding_value), mask, holes=marks is not None)
-
-    def compute(self, block: Padded) -> Computed:
-        """Correlate what a block reads."""
-        return self._converted(np.ascontiguousarray(self._correlated(block)))
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is prepared, which another process prepares for itself."""
@@ -163,7 +167,8 @@ class Filter:
                 del self.plans[next(iter(self.plans))]
         return known
 
-    def _correlated(self, block: Padded) -> np.ndarray:
+    def compute(self, block: Padded) -> np.ndarray:
+        """Correlate what a block reads."""
         x, mask, holes = block
         axes, inner = self.geometry.axes, [self.channels] if self.channels is not None else []
         moved = [*inner, *axes]
@@ -189,15 +194,15 @@ class Filter:
             )
         others = [n for axis, n in enumerate(x.shape) if axis not in moved]
         y = y.reshape(*others, *y.shape[1 if inner else 2 :])
-        result: np.ndarray = np.moveaxis(y, last, moved)
-        return result
+        return np.ascontiguousarray(np.moveaxis(y, last, moved))
 
-    def _converted(self, y: np.ndarray) -> Computed:
+    def converted(self, y: np.ndarray) -> Computed:
         """Convert to the dtype of the result; what is missing becomes `nodata`."""
-        none = np.isnan(y) if y.dtype.kind == "f" else None
-        missing = 0 if none is None else int(none.sum())
-        if missing and self.nodata is not None and none is not None:
-            y = np.where(none, y.dtype.type(self.nodata), y)
+        missing = 0
+        if has_nan(y):
+            none = np.isnan(y)
+            missing = int(none.sum())
+            y = y if self.nodata is None else np.where(none, y.dtype.type(self.nodata), y)
         if y.dtype == self.out_dtype or is_float(self.out_dtype.name):
             return Computed(y.astype(self.out_dtype, copy=False), 0, missing)
         found = as_integers(torch.from_numpy(y), self.out_dtype.name)

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import torch
 
-from convolith.big.blocks import Filter, computing
+from convolith.big.blocks import Filter
 from convolith.big.layout import Layout
 from convolith.big.stores.cache import Chunks, Reading
 from convolith.big.stores.sources import Source
@@ -35,16 +35,16 @@ class Jobs:
     Args:
         source, target, filter_, layout: those of the plan.
         skip_bad: whether a block that cannot be read is left missing.
-        alone: whether a block takes one thread and blocks are computed side by side, as in worker processes; otherwise
-            one at a time is computed, by all threads.
+        threads: number of threads that compute a block. Blocks are computed side by side: threads that share one have
+            to wait for one another, and spin meanwhile.
     """
 
     def __init__(
-        self, source: Source, target: Target, filter_: Filter, layout: Layout, *, skip_bad: bool, alone: bool
+        self, source: Source, target: Target, filter_: Filter, layout: Layout, *, skip_bad: bool, threads: int
     ) -> None:
-        self.parts = (source, target, filter_, layout, skip_bad, alone)
+        self.parts = (source, target, filter_, layout, skip_bad, threads)
         self.name = uuid4().hex
-        self.source, self.target, self.filter, self.layout, self.skip_bad, self.alone = self.parts
+        self.source, self.target, self.filter, self.layout, self.skip_bad, self.threads = self.parts
         self._chunks = None if source.chunks is None else Chunks(source, layout.cache_bytes)
         self._before = resident_bytes()
 
@@ -72,8 +72,9 @@ class Jobs:
             found = self.filter.absent(tuple(part.stop - part.start for part in window.output))
         else:
             padded = self.filter.padded(window, pixels)
-            with _one_thread() if self.alone else computing:
-                found = self.filter.compute(padded)
+            with _on_threads(self.threads):
+                y = self.filter.compute(padded)
+            found = self.filter.converted(y)
         clock.append(time.perf_counter())
         peak = resident_bytes() - self._before
         record: dict[str, Any] = dict(self.target.write(window.output, found.pixels))
@@ -100,8 +101,8 @@ def _opened(name: str, parts: tuple[Any, ...]) -> Jobs:
     with _opening:
         found = _open.get(name)
         if found is None:
-            *about, skip_bad, alone = parts
-            found = _open[name] = Jobs(*about, skip_bad=skip_bad, alone=alone)
+            *about, skip_bad, threads = parts
+            found = _open[name] = Jobs(*about, skip_bad=skip_bad, threads=threads)
             found.name = name
             while len(_open) > MOST_RUNS:
                 _open.popitem(last=False)
@@ -109,12 +110,12 @@ def _opened(name: str, parts: tuple[Any, ...]) -> Jobs:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let this thread compute without others."""
+def _on_threads(count: int) -> Iterator[None]:
+    """Let what this thread computes take a number of threads, itself among them."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
-        with at_most(1):
+        with at_most(count):
             yield
     finally:
         torch.set_num_threads(before)

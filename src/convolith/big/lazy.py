@@ -132,7 +132,8 @@ class Part:
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         padded = self.filter.padded(self.window, np.asarray(pixels))
         with computing:
-            return self.filter.compute(padded).pixels
+            y = self.filter.compute(padded)
+        return self.filter.converted(y).pixels
 
 
 def _window(

@@ -93,9 +93,9 @@ class BigPlan:
 
         Args:
             executor: where blocks are computed: any executor of `concurrent.futures`, such as one of worker processes
-                (started by "spawn"), or that of a `distributed.Client`. By default two threads of its own: one block
-                is computed, by all threads, while another one is read or written. In worker processes each block takes
-                one thread, and `memory` is per process.
+                (started by "spawn"), or that of a `distributed.Client`. By default two threads of its own, each of
+                which reads, computes and writes blocks with half of the cores. In worker processes each block takes one
+                thread, and `memory` is per process.
             resume: go on where an interrupted run of this plan ended; False starts anew.
             skip_bad: fill blocks whose source cannot be read with missing pixels, and report them.
             progress: show a bar on a terminal.
@@ -219,7 +219,10 @@ def _planned(
         fill = wanted.nodata if wanted.nodata is not None else np.nan if wanted.out_dtype.kind == "f" else 0
         inner = source.chunks if getattr(source.array, "shards", None) else None
         slid, dtype = wanted.geometry.axes, wanted.out_dtype
-        goal = target_of(Description(Path(target), shape, blocks, dtype, names, slid, attributes, fill, group, inner))
+        compressed = bool(getattr(source.array, "compressors", True))
+        goal = target_of(
+            Description(Path(target), shape, blocks, dtype, names, slid, attributes, fill, group, inner, compressed)
+        )
         _check_target(goal, source)
         if goal.finish_bytes > layout.in_flight * job:
             layout = lay_out(geometry, source.chunks, source.dtype.itemsize, blocks, goal.finish_bytes, memory)

@@ -22,6 +22,9 @@ from convolith.report.html_page import fragment
 from convolith.report.progress import track
 from convolith.report.table import Table
 
+WAITING = 2
+"""Blocks that wait for a thread, so that none is idle while the journal is written."""
+
 
 @dataclass(frozen=True)
 class BigReport:
@@ -102,10 +105,12 @@ class Run:
         here = executor is None or isinstance(executor, ThreadPoolExecutor)
         in_flight = in_flight or (self.layout.in_flight if here else 2 * (os.cpu_count() or 1))
         todo = [numbers for numbers in self.layout.order() if numbers not in self.journal.stored]
-        job = Jobs(self.source, self.target, self.filter, self.layout, skip_bad=skip_bad, alone=not here)
+        threads = max(1, thread_count() // in_flight) if here else 1
+        job = Jobs(self.source, self.target, self.filter, self.layout, skip_bad=skip_bad, threads=threads)
         own = ThreadPoolExecutor(in_flight) if executor is None else nullcontext(executor)
+        submitted = in_flight + (WAITING if executor is None else 0)  # those that wait for a thread take no memory
         with own as pool, self.target.few_threads(thread_count()):
-            done = walk(todo, job, pool, in_flight)
+            done = walk(todo, job, pool, submitted)
             for _, (numbers, future) in zip(
                 track(range(len(todo)), "correlating", len(todo), shown=progress), done, strict=True
             ):

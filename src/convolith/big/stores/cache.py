@@ -30,45 +30,61 @@ class Chunks:
         self._lock = Lock()
 
     def part(self, slices: tuple[slice, ...]) -> tuple[np.ndarray, int]:
-        """Return a part, put together from chunks, and the bytes of those that were decoded for it."""
-        decoded = 0
+        """Return a part, put together from chunks, and the bytes of those that were decoded for it.
+
+        Chunks that another thread is decoding are waited for at the end, when all others are there.
+        """
+        decoded, later = 0, []
         result = np.empty([part.stop - part.start for part in slices], self.dtype)
         ranges = [
             range(part.start // chunk, -(-part.stop // chunk)) for part, chunk in zip(slices, self.chunks, strict=True)
         ]
         for numbers in product(*ranges):
-            pixels, new = self._chunk(numbers)
-            decoded += pixels.nbytes if new else 0
-            source, goal = [], []
-            for number, chunk, part in zip(numbers, self.chunks, slices, strict=True):
-                low, high = max(part.start, number * chunk), min(part.stop, (number + 1) * chunk)
-                source.append(slice(low - number * chunk, high - number * chunk))
-                goal.append(slice(low - part.start, high - part.start))
-            result[tuple(goal)] = pixels[tuple(source)]
+            chunk, is_new = self._claimed(numbers)
+            if is_new:
+                decoded += self._decode(numbers, chunk).nbytes
+            if chunk.done():
+                self._copy(numbers, chunk.result(), slices, result)
+            else:
+                later.append((numbers, chunk))
+        for numbers, chunk in later:
+            self._copy(numbers, chunk.result(), slices, result)
         return result, decoded
 
-    def _chunk(self, numbers: tuple[int, ...]) -> tuple[np.ndarray, bool]:
-        """Return a chunk, and whether it was decoded for this call."""
+    def _copy(
+        self, numbers: tuple[int, ...], pixels: np.ndarray, slices: tuple[slice, ...], result: np.ndarray
+    ) -> None:
+        """Copy what a part has of a chunk."""
+        source, goal = [], []
+        for number, chunk, part in zip(numbers, self.chunks, slices, strict=True):
+            low, high = max(part.start, number * chunk), min(part.stop, (number + 1) * chunk)
+            source.append(slice(low - number * chunk, high - number * chunk))
+            goal.append(slice(low - part.start, high - part.start))
+        result[tuple(goal)] = pixels[tuple(source)]
+
+    def _claimed(self, numbers: tuple[int, ...]) -> tuple[Future[np.ndarray], bool]:
+        """Return the place of a chunk, and whether the caller is to decode it."""
         with self._lock:
             known = self._kept.get(numbers)
-            if known is None:
-                mine: Future[np.ndarray] = Future()
-                self._kept[numbers] = mine
-            else:
+            if known is not None:
                 self._kept.move_to_end(numbers)
-        if known is not None:
-            return known.result(), False
+                return known, False
+            mine = self._kept[numbers] = Future()
+            return mine, True
+
+    def _decode(self, numbers: tuple[int, ...], chunk: Future[np.ndarray]) -> np.ndarray:
+        """Decode a chunk that was claimed, and let go of the oldest ones."""
         place = tuple(
             slice(i * c, min((i + 1) * c, n)) for i, c, n in zip(numbers, self.chunks, self.shape, strict=True)
         )
         try:
             pixels = np.asarray(self.array[place])
         except BaseException as problem:
-            mine.set_exception(problem)
+            chunk.set_exception(problem)
             with self._lock:
                 self._kept.pop(numbers, None)
             raise
-        mine.set_result(pixels)
+        chunk.set_result(pixels)
         with self._lock:
             self._bytes += pixels.nbytes
             while self._bytes > self.most_bytes and len(self._kept) > 1:
@@ -77,7 +93,7 @@ class Chunks:
                     break
                 del self._kept[number]
                 self._bytes -= oldest.result().nbytes
-        return pixels, True
+        return pixels
 
 
 class Reading:

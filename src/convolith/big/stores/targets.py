@@ -103,6 +103,7 @@ class ZarrTarget(Target):
         group: name of the array within a group, or "" for an array alone.
         zarr_format: 2 or 3.
         inner: shape of the chunks within a shard, or None for an array without shards.
+        compressors: as for `zarr.create_array`.
     """
 
     def __init__(
@@ -118,12 +119,14 @@ class ZarrTarget(Target):
         group: str = "",
         zarr_format: int = 3,
         inner: Sequence[int] | None = None,
+        compressors: Any = "auto",
     ) -> None:
         needed("zarr", "big")
         self.path = path
         self.shape, self.chunks, self.dtype = tuple(shape), tuple(chunks), np.dtype(dtype)
         self.names, self.attributes, self.fill_value = names, dict(attributes or {}), fill_value
         self.group, self.zarr_format, self.inner = group, zarr_format, inner
+        self.compressors = compressors
         self.array: Any = None
 
     @property
@@ -158,6 +161,7 @@ class ZarrTarget(Target):
             fill_value=self.fill_value,
             zarr_format=self.zarr_format,
             overwrite=True,
+            compressors=self.compressors,
             config={"write_empty_chunks": True},
             **about,
         )

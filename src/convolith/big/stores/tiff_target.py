@@ -295,6 +295,7 @@ class Description:
         slid: axes that the kernel slides along.
         attributes, fill_value, group: as for `ZarrTarget`.
         inner: chunks of a source with shards, or None; a result whose blocks are whole ones has shards, too.
+        compressed: whether a Zarr array is compressed, as all are but those of a source that is not.
     """
 
     path: Path
@@ -307,6 +308,7 @@ class Description:
     fill_value: float
     group: str
     inner: tuple[int, ...] | None
+    compressed: bool
 
 
 def target_of(result: Description) -> Target:
@@ -340,6 +342,7 @@ def _zarr(result: Description) -> Target:
         group=result.group,
         zarr_format=2 if old else 3,
         inner=inner,
+        compressors="auto" if result.compressed else None,
     )
 
 
