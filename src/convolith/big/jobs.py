@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
 from typing import Any
 from uuid import uuid4
-
-import torch
 
 from convolith.big.blocks import Filter
 from convolith.big.layout import Layout
@@ -35,8 +31,9 @@ class Jobs:
     Args:
         source, target, filter_, layout: those of the plan.
         skip_bad: whether a block that cannot be read is left missing.
-        threads: number of threads that compute a block. Blocks are computed side by side: threads that share one have
-            to wait for one another, and spin meanwhile.
+        threads: number of threads that generated code takes for a block. Blocks are computed side by side: threads that
+            share one have to wait for one another, and spin meanwhile. torch's own number is left as it is, since all
+            threads of a process share it.
     """
 
     def __init__(
@@ -72,7 +69,7 @@ class Jobs:
             found = self.filter.absent(tuple(part.stop - part.start for part in window.output))
         else:
             padded = self.filter.padded(window, pixels)
-            with _on_threads(self.threads):
+            with at_most(self.threads):
                 y = self.filter.compute(padded)
             found = self.filter.converted(y)
         clock.append(time.perf_counter())
@@ -107,18 +104,6 @@ def _opened(name: str, parts: tuple[Any, ...]) -> Jobs:
             while len(_open) > MOST_RUNS:
                 _open.popitem(last=False)
         return found
-
-
-@contextmanager
-def _on_threads(count: int) -> Iterator[None]:
-    """Let what this thread computes take a number of threads, itself among them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        with at_most(count):
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def resident_bytes() -> int:
