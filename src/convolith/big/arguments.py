@@ -41,7 +41,7 @@ def axes_of(
                 f"slides along, such as axes={tuple(range(count - wanted, count))}"
             )
         axes = range(count - wanted, count)
-    places = _numbers("axes", axes, source)
+    places = axis_numbers("axes", axes, source)
     mixing = taps.ndim == len(places) + 2
     if not mixing and (taps.ndim != len(places) or is_conv):
         raise ConvolithError(
@@ -54,28 +54,28 @@ def axes_of(
         return places, None, taps[None, None]
     if channel_axis is None:
         channel_axis = min(places) - 1
-    (channels,) = _numbers("channel_axis", [channel_axis], source)
+    (channels,) = axis_numbers("channel_axis", [channel_axis], source)
     if channels in places:
         raise ConvolithError(f"channel_axis is {channel_axis}, along which the kernel slides (axes {places})")
     return places, channels, taps
 
 
-def _numbers(argument: str, value: Any, source: Source) -> tuple[int, ...]:
-    """Return axes, given as numbers or names, as different numbers from 0."""
+def axis_numbers(argument: str, value: Any, source: Source, name: str = "source") -> tuple[int, ...]:
+    """Return axes of a source, given as numbers or names, as different numbers from 0; `name` is for messages."""
     count, names = len(source.shape), source.axes
     found = []
-    for one in [value] if isinstance(value, int) else value:
+    for one in value if np.iterable(value) else [value]:
         if isinstance(one, str):
             if names is None or one not in names:
                 raise ConvolithError(
-                    f"{argument} is {value!r}, but the axes of source are "
+                    f"{argument} is {value!r}, but the axes of {name} are "
                     f"{' '.join(names) if names else 'not named; pass numbers'}"
                 )
             found.append(names.index(one))
         else:
             number = check_whole(argument, one, -count)
             if number >= count:
-                raise ConvolithError(f"{argument} is {value!r}, but source has {count} axes, {source.shape}")
+                raise ConvolithError(f"{argument} is {value!r}, but {name} has {count} axes, {source.shape}")
             found.append(number % count)
     if len(set(found)) < len(found) or not found:
         raise ConvolithError(f"{argument} is {value!r}; expected different axes")

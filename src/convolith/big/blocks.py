@@ -46,7 +46,13 @@ def has_nan(pixels: np.ndarray) -> bool:
 
 
 class Padded(NamedTuple):
-    """What a block reads, with padding; where it is missing, if that matters, and whether any of it is."""
+    """Pixels that a block reads, with padding around them.
+
+    Attributes:
+        x: the pixels, in the dtype of the computation.
+        mask: True where a pixel is missing and is to be left out of the sums; None if none is.
+        holes: whether any pixel is missing.
+    """
 
     x: np.ndarray
     mask: np.ndarray | None

@@ -50,5 +50,5 @@ def connected(address: str | None) -> Iterator[tuple[Executor | None, int | None
 
 
 def version_here() -> str:
-    """Return the version of Convolith in the process that is asked."""
+    """Return the version of Convolith; run on a worker, that of the worker."""
     return __version__

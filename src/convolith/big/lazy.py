@@ -1,4 +1,4 @@
-"""`correlate` of a Dask array or of a store, as a Dask array: nothing is computed before it is asked for."""
+"""`correlate` for Dask: the result is a Dask array, whose blocks are computed when Dask asks for them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def correlate(
     accuracy: str = "default",
     block: Sequence[int] | None = None,
 ) -> Any:
-    """Correlate lazily: return a Dask array whose blocks are computed when they are asked for.
+    """Return the correlation as a Dask array, which computes a block when you ask for it.
 
     Of a store (a path, or an open Zarr array), every block is one task that reads its window by itself, so that no
     block waits for others. Give the store itself, not `dask.array.from_zarr` of it. Of a Dask array, every block takes

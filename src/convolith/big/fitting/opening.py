@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convolith.big.arguments import IMAGE_AXES
+from convolith.big.arguments import IMAGE_AXES, axis_numbers
 from convolith.big.fitting.stacks import Roles, Stack
 from convolith.big.layout import SIDES
 from convolith.big.stores.sources import Source, open_source
@@ -17,7 +17,7 @@ from convolith.big.windows import geometry_of
 from convolith.errors import ConvolithError
 from convolith.fitting.data.problem import check_output
 from convolith.fitting.data.shapes import inner_part
-from convolith.geometry import check_whole, per_axis
+from convolith.geometry import per_axis
 from convolith.spec import ConvSpec
 
 
@@ -97,10 +97,10 @@ def _roles(x: Source, y: Source, kernel_size: Any, given: SourceOptions, names: 
     rest = [axis for axis in range(count) if axis not in axes]
     channel = None
     if given.channel_axis is not None:
-        (channel,) = _numbers("channel_axis", given.channel_axis, larger, name)
+        (channel,) = axis_numbers("channel_axis", given.channel_axis, larger, name)
     pairs = tuple(axis for axis in rest if axis != channel)
     if given.pair_axis is not None:
-        along = _numbers("pair_axis", given.pair_axis, larger, name)
+        along = axis_numbers("pair_axis", given.pair_axis, larger, name)
         others = [axis for axis in pairs if axis not in along]
         if len(others) > 1 or (others and channel is not None) or not {*along} <= {*pairs}:
             raise ConvolithError(
@@ -128,7 +128,7 @@ def _spatial(source: Source, kernel_size: Any, axes: Any, name: str) -> tuple[in
     """Return the axes that a kernel slides along: those given, those with names of space, or the last ones."""
     wanted = len(kernel_size) if isinstance(kernel_size, Sequence | np.ndarray) else None
     if axes is not None:
-        places = _numbers("axes", axes, source, name)
+        places = axis_numbers("axes", axes, source, name)
         if len(places) != (wanted or len(places)) or len(places) > len(SIDES):
             raise ConvolithError(
                 f"axes is {axes!r} and kernel_size {kernel_size!r}; expected an axis for each entry of kernel_size, 1 "
@@ -146,28 +146,6 @@ def _spatial(source: Source, kernel_size: Any, axes: Any, name: str) -> tuple[in
             f"the kernel slides along, 1 to {min(count, len(SIDES))}"
         )
     return tuple(range(count - wanted, count))
-
-
-def _numbers(argument: str, value: Any, source: Source, name: str) -> tuple[int, ...]:
-    """Return axes, given as numbers or names, as different numbers from 0."""
-    count, names = len(source.shape), source.axes
-    found = []
-    for one in value if isinstance(value, Sequence) else [value]:
-        if isinstance(one, str):
-            if names is None or one not in names:
-                raise ConvolithError(
-                    f"{argument} is {value!r}, but the axes of {name} are "
-                    f"{' '.join(names) if names else 'not named; pass numbers'}"
-                )
-            found.append(names.index(one))
-        else:
-            number = check_whole(argument, one, -count)
-            if number >= count:
-                raise ConvolithError(f"{argument} is {value!r}, but {name} has {count} axes, {source.shape}")
-            found.append(number % count)
-    if len(set(found)) < len(found) or not found:
-        raise ConvolithError(f"{argument} is {value!r}; expected different axes")
-    return tuple(found)
 
 
 def _stack(

@@ -1,4 +1,4 @@
-"""What a fit does, before it runs: its blocks and folds, and how the sums are solved."""
+"""Plan of a fit: its data, blocks and folds, and how the sums are solved."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def in_order(
 
 @dataclass(frozen=True)
 class Part:
-    """What a block adds to the sums.
+    """Contribution of a block to the sums.
 
     Attributes:
         sums: the sums.
@@ -187,7 +187,7 @@ class Run:
 
 
 class Named:
-    """What a block reads of a source, with errors that say which one it is, and where; supports `array[slices]`."""
+    """A source as one block reads it: supports `array[slices]`, and names the source and the place in errors."""
 
     def __init__(self, source: Source, parts: Chunks | Any) -> None:
         self.name, self.dtype, self.reading = source.name, source.dtype, Reading(parts)

@@ -28,7 +28,7 @@ Range = tuple[int, int]
 
 
 class Roles(NamedTuple):
-    """What the axes of a source are.
+    """Roles of the axes of a source.
 
     Attributes:
         axes: axes that the kernel slides along, in the order of the kernel's own.

@@ -97,7 +97,7 @@ class Chunks:
 
 
 class Reading:
-    """What one block reads: supports `array[slices]`, and counts.
+    """A source as one block reads it: supports `array[slices]`, and counts the bytes.
 
     Args:
         array: chunks, or an array any part of which can be read alone.

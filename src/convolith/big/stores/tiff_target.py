@@ -286,7 +286,7 @@ def letters_of(names: Sequence[str] | None, slid: Sequence[int], shape: Sequence
 
 @dataclass(frozen=True, eq=False)
 class Description:
-    """What a result is to be.
+    """Properties of a result that is to be written.
 
     Attributes:
         path: file or folder.
