@@ -190,6 +190,23 @@ def test_repeated_calls_see_missing_pixels_and_other_kinds_of_options():
         assert cl.filter_image(picture[::-1, ::-2], np.ones((3, 3), np.float32)).shape == (300, 150)
 
 
+@pytest.mark.parametrize("size", [3, 9, 21])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_repeated_calls_see_kernels_that_were_written_to(size, dtype):
+    rng = np.random.default_rng(4)
+    picture = rng.integers(0, 200, (64, 70)).astype(dtype)
+    kernel = rng.normal(size=(size, size)).astype(np.float32) / size
+    first, copy = cl.filter_image(picture, kernel), kernel.copy()
+    for _ in range(4):
+        np.testing.assert_allclose(cl.filter_image(picture, kernel), first, rtol=1e-4, atol=1e-2)
+    kernel *= 2
+    np.testing.assert_allclose(cl.filter_image(picture, kernel), 2 * first, rtol=1e-4, atol=1e-2)
+    np.testing.assert_allclose(cl.filter_image(picture, copy), first, rtol=1e-4, atol=1e-2)
+    np.testing.assert_allclose(cl.filter_image(picture, copy.T.copy().T), first, rtol=1e-4, atol=1e-2)
+    cl.clear_caches()
+    np.testing.assert_allclose(cl.filter_image(picture, copy), first, rtol=1e-4, atol=1e-2)
+
+
 def test_options_in_tensors_are_read_anew():
     picture, amount = np.arange(30.0).reshape(5, 6), torch.tensor([1, 1])
     for _ in range(3):

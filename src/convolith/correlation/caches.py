@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from convolith.correlation import call_cache, overflow
+from convolith.correlation import call_cache, filter_cache, overflow
 from convolith.engines import buffers
 from convolith.jit.threads import forget_scratch
 from convolith.planner import prepared_kernels
@@ -20,6 +20,7 @@ def clear_caches() -> None:
     """
     prepared_kernels.forget()
     call_cache.forget()
+    filter_cache.forget()
     overflow.forget()
     buffers.give_up()
     forget_scratch()

@@ -6,7 +6,7 @@ plain tensors on the CPU use this fast path; all other calls take the full path,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from operator import is_
 from typing import Any, NamedTuple
@@ -96,12 +96,12 @@ def forget() -> None:
     _calls.clear()
 
 
-def find(key: Any) -> Any:
+def find(key: Any, calls: Mapping[Any, Any] = _calls) -> Any:
     """Return the cached call of a key, or None; types of options must agree too: 2.0 equals 2, but is refused."""
     if key is None:
         return None
     try:
-        call = _calls.get(key)
+        call = calls.get(key)
     except TypeError:  # an option that cannot be hashed: a list, an array
         return None
     if call is None or all(map(is_, call.options, key[OPTIONS])) or _types(call.options) == _types(key[OPTIONS]):

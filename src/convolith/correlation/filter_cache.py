@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from math import inf
 from typing import Any, NamedTuple
 
@@ -16,14 +17,22 @@ from convolith.correlation.gradients import chooser
 from convolith.correlation.result_dtypes import convert, holds_rounded, say_changed
 from convolith.dtypes import COMPLEX, is_float
 from convolith.engines import BY_NAME, buffers
+from convolith.jit import thread_count
 from convolith.planner import Plan, plan
 from convolith.planner.plan import compute, compute_rounded
 from convolith.planner.prepared_kernels import Choose, PreparedKernel, prepared
+from convolith.planner.store import generation
 from convolith.spec import ConvSpec
 from convolith.tensors import torch_dtype
+from convolith.torch_private import dispatch_modes, needs_torch_operators
 
 RECORDED = 4
 """Index of what autograd records in a call's key."""
+KERNEL_BYTES = 1 << 12
+"""Bytes of a kernel up to which a repeated call is found by all of them."""
+STATE_BYTES = 1 << 20
+"""Largest prepared kernel that is kept with a repeated call."""
+MOST_REPEATS = 64
 
 
 class FilterCall(NamedTuple):
@@ -68,8 +77,8 @@ class FilterCall(NamedTuple):
         return prepared(self.plan, flip_axes(k, range(2, k.ndim)) if self.flip else k, self.choose)
 
     def run(self, image: torch.Tensor, entry: PreparedKernel) -> torch.Tensor | None:
-        """Filter a picture; None if it has NaN that the engine would spread beyond their windows."""
-        x = image.to(self.dtypes[0])
+        """Filter a picture; None if the full path has to: NaN that would spread, results that are not finite."""
+        x = image if image.dtype is self.dtypes[0] else image.to(self.dtypes[0])
         last = tuple(range(-len(self.places or ()), 0))
         if self.places is not None:
             x = x.movedim(self.places, last)
@@ -81,7 +90,9 @@ class FilterCall(NamedTuple):
         if y is None:
             y = convert(compute(entry.plan, entry.state, x, None), self.wanted)
         y = y.reshape(self.result)
-        return y if self.places is None else y.movedim(last, self.places)
+        if self.places is not None:
+            y = y.movedim(last, self.places)
+        return None if self.narrow and not overflow.all_finite(y) else y.contiguous()
 
     def _rounded(self, chosen: Plan, state: Any, x: torch.Tensor) -> torch.Tensor | None:
         """Return the result as integers that the engine itself rounds; None if it does not."""
@@ -103,6 +114,42 @@ class Seen(NamedTuple):
     """The layouts in which it can be computed, the fastest first; a kernel that recurs may make another faster."""
 
 
+class Repeat(NamedTuple):
+    """A call that was seen before with the same small kernel: only the values of the picture are new."""
+
+    options: tuple[Any, ...]
+    """Options as given, found to be valid."""
+    call: FilterCall
+    kernel: PreparedKernel
+
+
+_repeats: dict[Any, Repeat] = {}
+
+
+def forget() -> None:
+    """Drop all repeated calls."""
+    _repeats.clear()
+
+
+def repeat_key(image: Any, kernel: Any, options: tuple[Any, ...]) -> Any:
+    """Return the key of a call on NumPy arrays with a small kernel; None for others, and under torch's modes."""
+    if type(image) is not np.ndarray or type(kernel) is not np.ndarray or kernel.nbytes > KERNEL_BYTES:
+        return None
+    if dispatch_modes() or needs_torch_operators() or torch.compiler.is_compiling():
+        return None
+    taps = kernel.tobytes()
+    return (image.shape, image.dtype, kernel.shape, kernel.dtype, taps, options, thread_count(), generation())
+
+
+def repeated(key: Any, image: Any) -> Any:
+    """Return the result of a call that was seen before with the same kernel, or None."""
+    repeat = call_cache.find(key, _repeats)
+    if repeat is None:
+        return None
+    y = repeat.call.run(as_tensor("image", image), repeat.kernel)
+    return None if y is None else y.numpy()
+
+
 def key_of(image: Any, kernel: Any, options: tuple[Any, ...]) -> tuple[Any, Operands | None]:
     """Return the key of a call and its picture and kernel as tensors; None for calls that need the full path."""
     if torch.compiler.is_compiling() or not isinstance(image, np.ndarray | torch.Tensor):
@@ -115,8 +162,14 @@ def key_of(image: Any, kernel: Any, options: tuple[Any, ...]) -> tuple[Any, Oper
     return call_cache.key_of(*plain, (Seen, type(image), *options)), plain
 
 
-def found(key: Any, plain: Operands | None, image: Any, kernel: Any) -> Any:
-    """Return the result of a call that was seen before, in the kind of array that the picture is, or None."""
+def found(key: Any, plain: Operands | None, image: Any, kernel: Any, repeat: Any) -> Any:
+    """Return the result of a call that was seen before, in the kind of array that the picture is, or None.
+
+    Args:
+        key, plain: the call's key and its operands, from `key_of`.
+        image, kernel: the picture and the kernel as given.
+        repeat: the call's key from `repeat_key`, under which it is found sooner from now on.
+    """
     seen = call_cache.find(key)
     if seen is None or plain is None:
         return None
@@ -129,9 +182,15 @@ def found(key: Any, plain: Operands | None, image: Any, kernel: Any) -> Any:
         if (there.plan.seconds or inf) + other.copying < (entry.plan.seconds or inf) + call.copying:
             call, entry = other, there
     y = call.run(plain.x, entry)
-    if y is None or (call.narrow and not overflow.all_finite(y)):
+    if y is None:
         return None
-    return like(y.contiguous(), image)
+    if repeat is not None and entry.settled and entry.size <= STATE_BYTES and (call.whole is None or call.safe == inf):
+        if len(_repeats) >= MOST_REPEATS:
+            _repeats.clear()
+        owned = entry if entry.mark is not None else call.prepared(plain.k.clone())  # not the caller's memory
+        with suppress(TypeError):  # an option that cannot be hashed
+            _repeats[repeat] = Repeat(repeat[call_cache.OPTIONS], call, owned)
+    return like(y, image)
 
 
 def _may_exceed(call: FilterCall, plain: Operands, kernel: Any) -> bool:

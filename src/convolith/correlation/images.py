@@ -133,9 +133,13 @@ def filter_image(
     """
     key = plain = None
     if mask is None and out is None and nan == "propagate":
-        given = (axes, channel_axis, stride, padding, dilation, padding_mode, padding_value, origin)
-        key, plain = filter_cache.key_of(image, kernel, (*given, engine, accuracy, flip, dtype))
-        again = filter_cache.found(key, plain, image, kernel)
+        geometry = (axes, channel_axis, stride, padding, dilation, padding_mode, padding_value, origin)
+        given = (*geometry, engine, accuracy, flip, dtype)
+        repeat = filter_cache.repeat_key(image, kernel, given)
+        again = filter_cache.repeated(repeat, image)
+        if again is None:
+            key, plain = filter_cache.key_of(image, kernel, given)
+            again = filter_cache.found(key, plain, image, kernel, repeat)
         if again is not None:
             return again
     image = listed("image", image)

@@ -72,6 +72,8 @@ class PreparedKernel(NamedTuple):
     mark: np.ndarray | None = None
     size: int = 0
     """Number of bytes of the kernel and of the state."""
+    settled: bool = False
+    """Whether later calls with this kernel get an equal state."""
 
 
 class SeenKernel(NamedTuple):
@@ -124,7 +126,7 @@ def prepared(
         fixed: whether to use the plan's engine even for a kernel that was not seen before.
     """
     if not (choose or requested.prepares):
-        return once(requested, kernel, fixed=fixed)
+        return once(requested, kernel, fixed=fixed)._replace(settled=True)
     data = _bytes(kernel)
     key = (id(requested), _witness(data), choose is not None, fixed)
     entry = _found(key)
@@ -134,7 +136,7 @@ def prepared(
         _keep(key, SeenKernel(requested, settled=False))
         return once(requested, kernel, fixed=fixed)
     if entry.settled:
-        return once(requested, kernel, fixed=fixed)
+        return once(requested, kernel, fixed=fixed)._replace(settled=True)
     copy = torch.empty(kernel.shape, dtype=kernel.dtype, device="cpu")
     np.copyto(_bytes(copy), data)
     chosen = choose(copy) if choose else requested
@@ -142,7 +144,7 @@ def prepared(
         _keep(key, SeenKernel(requested, settled=True))
         return once(requested, kernel, fixed=fixed)
     state = chosen.prepared(copy)
-    fresh = PreparedKernel(requested, chosen, state, _mark(_bytes(copy)), copy.nbytes + _bytes_of(state))
+    fresh = PreparedKernel(requested, chosen, state, _mark(_bytes(copy)), copy.nbytes + _bytes_of(state), settled=True)
     _keep(key, fresh)
     return fresh
 
