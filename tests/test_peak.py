@@ -48,6 +48,7 @@ def test_the_prediction_is_what_a_step_takes(name, onednn, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
 @pytest.mark.skipif(CAPABILITY not in FLOAT32_LANES, reason="the blocks of other vectors are others")
 @pytest.mark.parametrize("name", CONVERTED)
 def test_the_prediction_knows_convoliths_own_engines(name):
@@ -61,8 +62,7 @@ def test_the_prediction_knows_convoliths_own_engines(name):
     torch.manual_seed(0)
     theirs = cost(make().train(), input_shape=shape, backward=False, optimizer="sgd").peak
     found = cost(convert(make().train()), input_shape=shape, backward=False, optimizer="sgd", verify=True).peak
-    off = 0.2 if name == "large kernels" else 0.05  # with AVX-512, two Fourier engines in one backward pass hold more
-    assert found.bytes == pytest.approx(found.measured, rel=off)
+    assert found.bytes == pytest.approx(found.measured, rel=0.05)
     assert found.bytes > theirs.bytes or (name == "single taps" and found.bytes == theirs.bytes)
 
 

@@ -29,7 +29,7 @@ from convolith.costing.tracing.module_tracker import ModuleTracker
 from convolith.costing.workspace import engines, torch_kernels
 from convolith.engines.buffers import plain
 from convolith.errors import ConvolithError, check_option
-from convolith.jit.threads import forget_scratch
+from convolith.jit.threads import forget_scratch, scratch_bytes
 from convolith.planner.prepared_kernels import forget
 from convolith.torch_private import allocations, dispatch_mode, fake_mode, operator_name, storage_identity
 
@@ -174,7 +174,7 @@ class _Follower(ModuleTracker):  # type: ignore[no-untyped-call]  # torch's own 
         self.found = _Most()
         self._alive = 0
         self._known: dict[int, Any] = {}
-        self._kept: dict[Any, int] = {}
+        self._scratch = 0
 
     def restart(self) -> None:
         """Reset the peak, but not the bytes of live storages."""
@@ -199,14 +199,16 @@ class _Follower(ModuleTracker):  # type: ignore[no-untyped-call]  # torch's own 
 
     def seen(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Track the results of an operator, and the memory that it held while it ran."""
-        path, holding = self.path(), engines.operator_memory(func, args, kwargs, out)
-        if holding is not None:
-            self._alive += engines.add_retained(self._kept, holding.retained)
-        before, results = self._alive, tensors_in(out)
+        path, most, results = self.path(), 0, tensors_in(out)
+        for phase in engines.operator_memory(func, args, kwargs, out):
+            grown = max(phase.scratch - self._scratch, 0)
+            self._scratch += grown
+            self._alive += grown
+            most = max(most, self._alive + phase.peak)
         check_sizes(results, "the peak of a step is not known from shapes alone")
         for tensor in results:
             self.follow(tensor, torch_kernels.hidden_result_bytes(func, args, out) if tensor is results[-1] else 0)
-        most = self._alive if holding is None else max(self._alive, before + holding.peak)
+        most = max(most, self._alive)
         if most > self.found.bytes:
             self.found = _Most(most, operator_name(func).removeprefix("aten::"), path, self.phase)
 
@@ -225,10 +227,10 @@ def _measured(model: torch.nn.Module, arguments: Any, keywords: Any, optimizer: 
         for tensor in tensors_of(given):
             tensor.normal_() if tensor.is_floating_point() or tensor.is_complex() else tensor.zero_()
         trained = OPTIMIZERS[optimizer]([p for p in copied.parameters() if p.requires_grad])
+        forget_scratch()  # which other layers have left
         _step(copied, given, trained)
         state = [value for one in trained.state.values() for value in one.values() if isinstance(value, torch.Tensor)]
-        held = storage_bytes([*copied.parameters(), *copied.buffers(), *tensors_of(given), *state])
-        forget_scratch()  # so that the profiler sees the scratch and prepared kernels being allocated again
-        forget()
+        held = storage_bytes([*copied.parameters(), *copied.buffers(), *tensors_of(given), *state]) + scratch_bytes()
+        forget()  # so that the profiler sees the prepared kernels being allocated again
         changes = allocations(lambda: _step(copied, given, trained))
     return held + torch_kernels.peak_of(changes)

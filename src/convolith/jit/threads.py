@@ -124,6 +124,12 @@ def forget_scratch() -> None:
     _local.scratch = None
 
 
+def scratch_bytes() -> int:
+    """Return the bytes of scratch that this thread keeps."""
+    kept: torch.Tensor | None = getattr(_local, "scratch", None)
+    return 0 if kept is None else kept.nbytes
+
+
 def scratch(size: int) -> torch.Tensor:
     """Return at least `size` bytes, aligned to 4096, which this thread alone uses until its next call."""
     buffer: torch.Tensor | None = getattr(_local, "scratch", None)

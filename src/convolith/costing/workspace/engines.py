@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,47 +21,43 @@ from convolith.tensors import torch_dtype
 from convolith.torch_private import operator_name
 from convolith.work import ForwardMemory
 
-SCRATCH = "scratch"
-"""Key of a thread's scratch memory in `EngineMemory.retained`."""
 
-
-@dataclass
-class EngineMemory:
-    """Memory that the call of an operator holds.
+class Phase(NamedTuple):
+    """Part of an operator's call.
 
     Attributes:
-        peak: peak bytes during the call, including its results.
-        retained: bytes that remain allocated after the call, by key; calls with equal keys share the largest.
+        peak: peak bytes in this part, including the call's results so far.
+        scratch: bytes of the thread's scratch, which remains allocated; calls share the largest.
     """
 
-    peak: int = 0
-    retained: dict[Hashable, int] = field(default_factory=dict)
+    peak: int
+    scratch: int = 0
 
 
-def operator_memory(func: Any, args: tuple[Any, ...], keywords: Mapping[str, Any], out: Any) -> EngineMemory | None:
-    """Return the memory of an operator by Convolith's engines or torch's kernels; None if only its results count."""
+def operator_memory(func: Any, args: tuple[Any, ...], keywords: Mapping[str, Any], out: Any) -> list[Phase]:
+    """Return the memory of an operator by Convolith's engines or torch's kernels; empty if only its results count."""
     name = operator_name(func)
     if name == "convolith::correlate":
         return _forward(args, out)
     if name == "convolith::correlate_backward":
         return _backward(args)
     running = torch_kernels.operator_peak(func, args, keywords, out)
-    return None if running is None else EngineMemory(running)
+    return [] if running is None else [Phase(running)]
 
 
 CHOICE = slice(5, 7)
 """Places of the accuracy and the engine among an operator's options."""
 
 
-def _forward(args: tuple[Any, ...], out: torch.Tensor) -> EngineMemory:
+def _forward(args: tuple[Any, ...], out: torch.Tensor) -> list[Phase]:
     x, k, bias, *options = args
     spec, (accuracy, engine) = correlated(x, k, bias, *options), options[CHOICE]
     chosen = plan(spec, accuracy=accuracy, engine=engine).for_new_kernels  # cached from the second call on
     scratch, running = _engine_bytes(chosen, x, k, out)
-    return EngineMemory(running + _engine_terms(chosen).prepared, {SCRATCH: scratch})
+    return [Phase(running + _engine_terms(chosen).prepared, scratch)]
 
 
-def _backward(args: tuple[Any, ...]) -> EngineMemory:
+def _backward(args: tuple[Any, ...]) -> list[Phase]:
     """Return the memory of the gradients: of the input, of the kernel, then by torch of all that no engine computes."""
     grad, x, k, bias, *options = args
     spec, (accuracy, _) = correlated(x, k, bias, *options), options[CHOICE]
@@ -71,27 +66,26 @@ def _backward(args: tuple[Any, ...]) -> EngineMemory:
     by_x, by_k = chosen.by_x, chosen.by_k
     finished = bias.nbytes if wants_bias else 0
     expanded = grad.nbytes * (0 in grad.stride())  # an expanded gradient, such as a sum's, is copied
-    memory = EngineMemory(finished)
+    phases = [Phase(finished)]
     by_plan = [(by_x, grad, k, x)] if by_x is not None else []
     if by_k is not None and by_k.swapped is not None:
         by_plan.append((by_k.swapped, x.transpose(0, 1), grad.transpose(0, 1), k))
     for chosen_plan, image, kernel, result in by_plan:
         scratch, running = _engine_bytes(chosen_plan, image, kernel, result)
-        copied, terms = kernel.nbytes, _engine_terms(chosen_plan)
+        terms = _engine_terms(chosen_plan)
+        flipped = kernel.nbytes * (chosen_plan is by_x)  # and kept by engines that read it as it is
         running += expanded * (image is grad)
-        laid_out = copied + terms.workspace - scratch  # a flipped kernel, where the engine does not read it in place
-        memory.peak = max(memory.peak, finished + terms.prepared + max(laid_out, copied + running))
-        memory.retained[SCRATCH] = max(scratch, memory.retained.get(SCRATCH, 0))
+        phases.append(Phase(finished + terms.prepared + 2 * kernel.nbytes))  # in one piece, and the engine's copy
+        phases.append(Phase(finished + terms.prepared + flipped + running, scratch))
         finished += bytes_for(result.nbytes)
     if by_k is not None and by_k.swapped is None:
         bands, sums = lags.scratch_bytes(spec)
-        memory.retained[SCRATCH] = max(bands, memory.retained.get(SCRATCH, 0))
-        memory.peak = max(memory.peak, finished + expanded + sums + k.nbytes)
+        phases.append(Phase(finished + expanded + sums + k.nbytes, bands))
         finished += k.nbytes
     remaining = (wants_x and by_x is None, wants_k and by_k is None, False)
     if any(remaining):
-        memory.peak = max(memory.peak, finished + expanded + _torch_backward_peak(grad, x, k, spec, remaining))
-    return memory
+        phases.append(Phase(finished + expanded + _torch_backward_peak(grad, x, k, spec, remaining)))
+    return phases
 
 
 def _engine_terms(chosen: Plan) -> ForwardMemory:
@@ -133,12 +127,3 @@ def _torch_backward_peak(
     grad, x, k = (torch_kernels.as_matrix(tensor.to(dtype)) for tensor in (grad, padded_x, k))
     geometry = (spec.stride, aten.split_padding(spec)[0], spec.dilation)
     return padded_bytes + torch_kernels.backward(grad, x, k, spec.groups, wanted, *geometry)
-
-
-def add_retained(kept: dict[Hashable, int], more: Mapping[Hashable, int]) -> int:
-    """Update `kept` with the sizes in `more`, and return the bytes that are added."""
-    new = 0
-    for key, size in more.items():
-        new += max(size - kept.get(key, 0), 0)
-        kept[key] = max(size, kept.get(key, 0))
-    return new

@@ -12,7 +12,7 @@ from __future__ import annotations
 from array import array
 from functools import lru_cache
 from math import ceil, frexp, isfinite, log2, prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ from convolith.engines.steps import OUTPUT, Finish, Layout, Step, Steps
 from convolith.jit import Routine, Target, host, routine, scratch, thread_count
 from convolith.jit.builder import itemsize
 from convolith.jit.conversions import STORED
+from convolith.jit.threads import KEPT_SCRATCH
 from convolith.spec import ConvSpec
 from convolith.tensors import to_working, torch_dtype, working_dtype
 from convolith.work import Count, ForwardMemory, Memory, Work, layer_work
@@ -395,12 +396,14 @@ def _spectra(
 ) -> torch.Tensor:
     """Compute the conjugate spectra of all planes of a kernel, spread by its dilation (but not along the depth)."""
     spread = spec.dilation[1:] if spec.axes == 3 else spec.dilation
-    planes = kernel.reshape(-1, *kernel.shape[-len(spread) :])
-    extent = tuple((k - 1) * d + 1 for k, d in zip(planes.shape[1:], spread, strict=True))
-    wide = empty_array((len(planes), *extent), kernel.dtype)
-    wide[:] = 0
-    wide[(slice(None), *(slice(None, None, d) for d in spread))] = planes
-    spectra = empty((len(planes) * tiling.points * 2,), torch_dtype(str(kernel.dtype)))
+    axes = len(spread)
+    extent = tuple((k - 1) * d + 1 for k, d in zip(kernel.shape[-axes:], spread, strict=True))
+    wide = empty_array((*kernel.shape[:-axes], *extent), kernel.dtype)
+    wide[...] = 0
+    places: tuple[Any, ...] = (..., *(slice(None, None, d) for d in spread))
+    wide[places] = kernel
+    planes = prod(kernel.shape[:-axes])
+    spectra = empty((planes * tiling.points * 2,), torch_dtype(str(kernel.dtype)))
     taps = depth_taps(spec)
     height, width = (1, *extent)[-2:]
     sizes = {"x": wide.ctypes.data, "y": spectra.data_ptr(), "panel": panel}
@@ -410,15 +413,16 @@ def _spectra(
     sizes |= {"pad_height": 0, "pad_width": 0, "x_row": width, "x_channel": height * width}
     sizes |= {"tiles": 1, "tiles_across": 1}
     emit.ARGUMENTS.update(slots, sizes)
-    _run(region, slots, emit.SPECTRA, len(planes), kernel.itemsize)
+    _run(region, slots, emit.SPECTRA, planes, kernel.itemsize)
     return spectra
 
 
-def _run(region: Routine, slots: array[int], stage: int, tasks: int, item: int) -> None:
-    """Run one stage of the region, with its own scratch and counters."""
+def _run(region: Routine, slots: array[int], stage: int, tasks: int, item: int, room: int = 0) -> None:
+    """Run one stage of the region, with its own counters, in scratch of its own or at an address."""
     threads = min(thread_count(), tasks)
-    room = scratch(slots[AT["thread_elements"]] * threads * item)
-    slots[AT["scratch"]], slots[AT["stage"]], slots[AT["tasks"]] = room.data_ptr(), stage, tasks
+    own = scratch(slots[AT["thread_elements"]] * threads * item) if not room else None
+    slots[AT["scratch"]] = room if own is None else own.data_ptr()
+    slots[AT["stage"]], slots[AT["tasks"]] = stage, tasks
     slots[AT["chunk"]] = max(1, tasks // (threads * CHUNKS)) if stage == emit.PRODUCTS else 1
     emit.ARGUMENTS.restart(slots)
     emit.ARGUMENTS.run(region, slots, threads)
@@ -433,16 +437,14 @@ def _in_blocks(state: State, slots: array[int]) -> None:
         _run(region, slots, emit.TOGETHER, ceil(number / most), item)
         return
     ins, outs = slices * spec.in_channels, out_slices * spec.out_channels
-    v, m = (empty((most * planes * tiling.points * 2 * item + 64,), torch.uint8) for planes in (ins, outs))
-    slots[AT["v"]], slots[AT["m"]] = _aligned(v), _aligned(m)
+    v, m = (ceil(most * planes * tiling.points * 2 * item / 64) * 64 for planes in (ins, outs))
+    needed = v + m + slots[AT["thread_elements"]] * thread_count() * item
+    buffer = scratch(needed) if needed <= KEPT_SCRATCH else empty((needed + 64,), torch.uint8)
+    slots[AT["v"]] = -(-buffer.data_ptr() // 64) * 64
+    slots[AT["m"]], room = slots[AT["v"]] + v, slots[AT["v"]] + v + m
     for first in range(0, number, most):
         block = min(most, number - first)
         slots[AT["first_pair"]], slots[AT["block_pairs"]] = first, block
-        _run(region, slots, emit.FORWARD, block * ins, item)
-        _run(region, slots, emit.PRODUCTS, spec.groups * tiling.points // state.lanes, item)
-        _run(region, slots, emit.BACK, block * outs, item)
-
-
-def _aligned(buffer: torch.Tensor) -> int:
-    """Return the first address in a buffer that is aligned to a cache line."""
-    return -(-buffer.data_ptr() // 64) * 64
+        _run(region, slots, emit.FORWARD, block * ins, item, room)
+        _run(region, slots, emit.PRODUCTS, spec.groups * tiling.points // state.lanes, item, room)
+        _run(region, slots, emit.BACK, block * outs, item, room)
