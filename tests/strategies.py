@@ -14,6 +14,7 @@ FLOATS = ("float32", "float64")
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 
 
+DEPTHWISE_SPEC = ConvSpec(in_channels=64, out_channels=64, groups=64, size=8, kernel_size=3)
 ONE_TAP = ConvSpec(in_channels=1, out_channels=1, size=9, kernel_size=1)
 THREE_TAPS = ConvSpec(in_channels=1, out_channels=1, size=9, kernel_size=3)
 TRANSPOSED_SPEC = ConvSpec(in_channels=1, out_channels=1, size=9, kernel_size=3, transposed=True)
@@ -43,12 +44,16 @@ def specs(
     max_axes: int = 3,
     single_tap: bool = False,
     plain: bool = False,
+    deep: bool = False,
 ) -> ConvSpec:
-    """Specs over every option, small enough for the oracle; `single_tap` is what pointwise takes, `plain` Winograd."""
-    axes = 2 if plain else draw(st.integers(1, max_axes))
+    """Specs over every option, small enough for the oracle.
+
+    `single_tap` is what pointwise takes, `plain` what Winograd takes, `deep` what the depthwise engine takes.
+    """
+    axes = 2 if plain else draw(st.integers(1, 2 if deep else max_axes))
     adjoint = draw(st.booleans()) if transposed is None else transposed
     adjoint = adjoint and not single_tap
-    groups = 1 if plain else draw(st.sampled_from((1, 1, 2, 3)))
+    groups = 1 if plain else draw(st.integers(8, 40) if deep else st.sampled_from((1, 1, 2, 3)))
     largest = 40 if plain else {1: 20, 2: 9, 3: 5}[axes]
     chosen = draw(options(axes, adjoint))
     if plain:
@@ -61,8 +66,8 @@ def specs(
     try:
         return ConvSpec(
             batch=draw(st.integers(0, 3)),
-            in_channels=groups * draw(st.integers(1, 20 if plain else 3)),
-            out_channels=groups * draw(st.integers(1, 20 if plain else 3)),
+            in_channels=groups if deep else groups * draw(st.integers(1, 20 if plain else 3)),
+            out_channels=groups if deep else groups * draw(st.integers(1, 20 if plain else 3)),
             size=draw(st.tuples(*[st.integers(1, largest)] * axes)),
             kernel_size=3 if plain else draw(st.tuples(*[st.integers(1, 1 if single_tap else 4)] * axes)),
             groups=groups,
@@ -80,8 +85,9 @@ def specs_taken_by(engine, **options):
     """Specs that an engine does not refuse."""
     forward = engine.refuse(TRANSPOSED_SPEC) is not None
     single = engine.refuse(THREE_TAPS) is not None and engine.refuse(ONE_TAP) is None
-    plain = engine.refuse(THREE_TAPS) is not None and not single
-    drawn = specs(transposed=False if forward else None, single_tap=single, plain=plain, **options)
+    deep = engine.refuse(THREE_TAPS) is not None and engine.refuse(DEPTHWISE_SPEC) is None and not single
+    plain = engine.refuse(THREE_TAPS) is not None and not single and not deep
+    drawn = specs(transposed=False if forward else None, single_tap=single, plain=plain, deep=deep, **options)
     return drawn.filter(lambda spec: engine.refuse(spec) is None)
 
 

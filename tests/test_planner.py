@@ -175,9 +175,17 @@ def test_operands_that_a_plan_refuses():
 def test_what_every_engine_prepares_survives_a_copy(engine):
     transposed, line = engine == "phases", torch.tensor([1.0, 2.0, 1.0])
     size = 1 if engine == "pointwise" else 3
-    groups = 8 if engine == "separable" else 1
-    spec = ConvSpec(in_channels=8, out_channels=8, size=(9, 9), kernel_size=size, groups=groups, transposed=transposed)
-    k = torch.outer(line, line).repeat(8, 1, 1, 1) if groups > 1 else torch.randn(spec.kernel_shape)
+    channels = 16 if engine == "depthwise" else 8
+    groups = channels if engine in ("separable", "depthwise") else 1
+    spec = ConvSpec(
+        in_channels=channels,
+        out_channels=channels,
+        size=(9, 9),
+        kernel_size=size,
+        groups=groups,
+        transposed=transposed,
+    )
+    k = torch.outer(line, line).repeat(channels, 1, 1, 1) if groups > 1 else torch.randn(spec.kernel_shape)
     x = torch.randn(spec.input_shape)
     run = cl.plan(spec, k if groups > 1 else None, engine=engine).bind(k)
     expected = run(x)

@@ -39,7 +39,10 @@ PACKAGES = {
 CASES: dict[str, dict[str, Any]] = {
     "3x3, padding 1": {"kernel_size": 3, "padding": 1},
     "1x1, stride 2": {"kernel_size": 1, "stride": 2},
-    "5x5 depthwise, circular": {"kernel_size": 5, "padding": 2, "groups": 4, "padding_mode": "circular"},
+    "5x5 depthwise, circular": {
+        **{"in_channels": 16, "out_channels": 16, "groups": 16},
+        **{"kernel_size": 5, "padding": 2, "padding_mode": "circular"},
+    },
     "3x3 transposed, stride 2": {"kernel_size": 3, "stride": 2, "transposed": True, "output_padding": 1},
 }
 
@@ -87,7 +90,8 @@ def _check(name: str, options: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the error and the error bound of each engine that supports the case, in float32 and float64."""
     rows = []
     for dtype in ("float32", "float64"):
-        spec = ConvSpec(batch=2, in_channels=4, out_channels=4, size=(19, 23), dtype=dtype, **options)
+        layer = {"in_channels": 4, "out_channels": 4, **options}
+        spec = ConvSpec(batch=2, size=(19, 23), dtype=dtype, **layer)
         generator = torch.Generator().manual_seed(0)
         x, k = (
             torch.randn(shape, generator=generator, dtype=torch_dtype(dtype))

@@ -6,6 +6,7 @@ from typing import Any
 
 from convolith.engines import aten
 from convolith.engines.base import Engine
+from convolith.engines.depthwise.engine import depthwise
 from convolith.engines.direct.engine import direct
 from convolith.engines.fft.engine import fft
 from convolith.engines.im2col.engine import im2col
@@ -18,6 +19,7 @@ from convolith.engines.winograd.engine import winograd_2x2, winograd_4x4
 TABLE: tuple[Engine[Any], ...] = (
     pointwise,
     direct,
+    depthwise,
     separable,
     winograd_4x4,
     winograd_2x2,

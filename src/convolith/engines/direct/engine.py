@@ -45,6 +45,9 @@ INT64_EFFICIENCY = 0.15
 ROW_SECONDS, ROW_VECTOR_SECONDS = 1e-8, 2.5e-9
 """Overhead of a row of outputs of one channel, and of each vector of the row, on one thread of processors whose masks
 are vectors (before AVX-512)."""
+SPLIT_SECONDS, FEW_SPLIT_SECONDS = 4.5e-11, 3.3e-10
+"""Time per input of splitting rows of one channel by a stride, on one thread; and where rows are shorter than a vector,
+which are copied one by one."""
 LARGEST_STRIDE = 16
 """Largest stride: beyond it, windows hardly overlap, and most of the inputs that a block copies are not needed."""
 SERIAL_PRODUCTS = 200_000
@@ -155,6 +158,9 @@ class Direct(GeneratedEngine[State]):
         if recipe.channels == 1 and recipe.masked and target.masked_bytes > 1:
             rows = prod(spec.output_shape[:-1]) * (spec.in_channels // spec.groups)
             edges = rows * (ROW_SECONDS + ceil(width / lanes) * ROW_VECTOR_SECONDS) / threads
+        if recipe.channels == 1 and recipe.stride[2] > 1:
+            each = SPLIT_SECONDS if spec.size[-1] >= lanes else FEW_SPLIT_SECONDS
+            edges += prod(spec.input_shape) * each / threads
         computing = (products / rate + packed / limits.cache_bytes_per_second + edges) * threads / busy
         return limits.call_seconds + max(computing, limits.moving_seconds(forward.bytes))
 

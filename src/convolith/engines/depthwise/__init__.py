@@ -1,0 +1,1 @@
+"""Engine of depthwise layers, with channels in the lanes of a vector."""
