@@ -351,6 +351,9 @@ def test_few_kernels_are_fitted_to_filtered_pictures_as_to_windows(monkeypatch, 
         {"x_noise_variance": [0.1, 0.2]},
         {"errors": "jackknife"},
         {"errors": "jackknife", "constraints": "sum-to-one", "offset": True},
+        {"constraints": "nonnegative"},
+        {"constraints": ("simplex", "symmetric"), "offset": True, "ridge": 3.0},
+        {"errors": "jackknife", "constraints": "nonnegative"},
     ],
 )
 def test_constraints_and_penalties_on_a_basis_are_solved_for_its_coefficients(monkeypatch, options):
@@ -366,6 +369,9 @@ def test_constraints_and_penalties_on_a_basis_are_solved_for_its_coefficients(mo
     for name in ("kernel", "stderr", "sum_stderr", "coefficients", "residual_rms", "condition", "explained", "loss"):
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-8, atol=1e-12)
     assert (found.held_out_rms is None) == ("errors" not in options)
+    if {"nonnegative", "simplex"} & {*np.atleast_1d(options.get("constraints", ()))}:
+        assert (found.kernel >= 0).all()
+        np.testing.assert_array_equal(found.kernel == 0, expected.kernel == 0)
 
 
 def test_constraints_on_a_wide_basis_form_no_matrix_of_all_taps(monkeypatch):
@@ -380,7 +386,34 @@ def test_constraints_on_a_wide_basis_form_no_matrix_of_all_taps(monkeypatch):
         sizes.append(state.kernel_size)
 
     monkeypatch.setattr(kernel_fit.Gram, "__init__", recorded)
-    for options in ({"constraints": "symmetric"}, {"ridge": 1e-9}, {"errors": "jackknife"}):
+    restricted = {"constraints": "nonnegative"}
+    for options in ({"constraints": "symmetric"}, {"ridge": 1e-9}, {"errors": "jackknife"}, restricted):
         found = fit(x, y, kernel_size=63, basis=rings, **options)
         np.testing.assert_allclose(found.coefficients.ravel(), [0.3, -0.1], atol=1e-6)
     assert set(sizes) == {(1, 1)}
+
+
+@pytest.mark.parametrize("few", [kernel_fit.FEW, 10**9])
+def test_faint_tails_of_a_basis_do_not_hold_its_kernel_at_zero(monkeypatch, few):
+    monkeypatch.setattr(kernel_fit, "FEW", few)
+    squares = (np.mgrid[-10:11, -10:11] ** 2).sum(0)
+    x = np.random.default_rng(0).normal(size=(1, 50, 50))
+    for width in (1.2, 2.0, 2.2):  # the corners are 7e-31, 1e-11 and 1e-9 of the peak
+        gaussian = np.exp(-squares / (2 * width**2))
+        found = fit(x, correlate(x, gaussian[None, None]), kernel_size=21, basis=[gaussian], constraints="nonnegative")
+        assert found.coefficients.item() == pytest.approx(1.0)
+        assert found.kernel.min() >= 0
+
+
+@pytest.mark.parametrize("few", [0, 10**9])
+def test_a_basis_that_rules_nonnegative_kernels_out_is_refused_and_one_that_rules_out_some_is_said(monkeypatch, few):
+    monkeypatch.setattr(kernel_fit, "FEW", few)
+    sobel, delta = np.outer([1, 2, 1], [1, 0, -1]), np.outer([0, 1, 0], [0, 1, 0])
+    x = np.random.default_rng(0).normal(size=(2, 30, 30))
+    y = correlate(x, np.broadcast_to(delta + 0.1 * sobel, (1, 2, 3, 3)))
+    with pytest.raises(ConvolithError, match="the kernels of basis leave no kernel without negative weights"):
+        fit(x, y, kernel_size=3, basis=[sobel], constraints="nonnegative")
+    with pytest.warns(RuntimeWarning, match="some kernels of basis can take no part"):
+        found = fit(x, y, kernel_size=3, basis=[delta, sobel], constraints="nonnegative")
+    np.testing.assert_array_equal(found.kernel > 0, np.broadcast_to(delta, (1, 2, 3, 3)) > 0)
+    assert fit(x, y, kernel_size=3, basis=[-delta], constraints="nonnegative").coefficients.max() < 0

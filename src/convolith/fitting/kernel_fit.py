@@ -26,7 +26,7 @@ from convolith.fitting.selection.cross_validation import RIDGES, TOLERANCE, cand
 from convolith.fitting.selection.jackknife import jackknife
 from convolith.fitting.selection.tiles import states_of_tiles
 from convolith.fitting.solving.bases import basis_of
-from convolith.fitting.solving.constraints import needs_solver, spanned
+from convolith.fitting.solving.constraints import spanned
 from convolith.fitting.solving.least_squares import Penalty, least_squares
 from convolith.geometry import Axes, Padding
 from convolith.planner import plan
@@ -101,7 +101,8 @@ def fit(
         basis: kernels whose linear combination is fitted, for each input channel: arrays, (count, *kernel_size),
             or `"gaussian-hermite"`, Gaussians times polynomials (Alard and Lupton 1998).
         constraints: one or several of `"symmetric"` (unchanged with all axes reversed), `"sum-to-one"` (over all input
-            channels), `"nonnegative"`, `"simplex"` (nonnegative and sum to one); the last two need the extra `fit`.
+            channels), `"nonnegative"`, `"simplex"` (nonnegative and sum to one); the last two need the extra `fit`, and
+            concern weights, not the coefficients of a basis.
         x_noise_variance: variance of white noise in x, one or one per input channel; ignored noise shrinks kernels.
         max_size: largest size that `kernel_size="auto"` considers; by default 31, or a third of the image.
         size_tolerance: share of what the size explains (from size 1 to the best size) that `kernel_size="auto"` may
@@ -263,7 +264,7 @@ def _in_closed_form(
 def _few_kernels(problem: Problem, kernel_options: KernelOptions) -> np.ndarray | None:
     """Return the basis, (count, *kernel_size), if it is small and the fit is one for its coefficients."""
     noise_is_even = not any(map(any, problem.spec.padding)) or not np.any(kernel_options.x_noise_variance)
-    if needs_solver(kernel_options.names) or not noise_is_even:
+    if not noise_is_even:
         return None
     basis = basis_of(kernel_options.basis, problem.spec.kernel_size)
     if basis is None or FEW * len(basis) > problem.spec.taps:
@@ -305,14 +306,16 @@ def _in_basis(problem: Problem, basis: np.ndarray, kernel_options: KernelOptions
     coefficients, squares, residual = refined(small, gram, solution, penalty)
     left_out = jackknife(gram, tiles, penalty_of, small.used) if tiles else None
     accurate = left_out or solution
-    weights = np.kron(np.eye(spec.in_channels), directions)  # of a kernel, from coefficients
+    weights = np.kron(np.eye(spec.in_channels), directions)
     each = np.kron(np.eye(spec.in_channels), np.ones((spec.taps, 1)))
     n = gram.windows
+    kernel = penalty.kernel_of(coefficients[:n])
+    stderr = accurate.stderr_of(weights.T)
     return Solved(
-        np.concatenate([weights @ coefficients[:n], coefficients[n:]]),
+        np.concatenate([kernel, coefficients[n:]]),
         squares,
         [squares + penalty.paid(coefficients[:n])],
-        stderr=accurate.stderr_of(weights.T),
+        stderr=np.where(kernel == 0, 0.0, stderr) if penalty.nonnegative else stderr,
         condition=solution.condition,
         held_out=None if left_out is None else left_out.rms,
         residual=residual,

@@ -120,17 +120,16 @@ class KernelOptions:
     def penalty_in_basis(
         self, in_channels: int, kernel_size: tuple[int, ...], directions: np.ndarray, noise: np.ndarray | None
     ) -> Penalty:
-        """Return the penalties and constraints on the coefficients of orthonormal kernels, (taps, count), as matrices.
-
-        Nonnegative weights have no equations for coefficients, and are not among these constraints.
-        """
+        """Return penalties and constraints on the coefficients of orthonormal kernels, (taps, count), as matrices."""
         matrix = None
         if self.ridge or self.smoothness:
             kernels, count = directions.reshape(*kernel_size, -1), directions.shape[1]
             steps = [np.diff(kernels, axis=axis).reshape(-1, count) for axis in range(len(kernel_size))]
             roughness = self.ridge * np.eye(count) + self.smoothness * sum(step.T @ step for step in steps)
             matrix = np.kron(np.eye(in_channels), roughness)
-        return Penalty(matrix, noise, space_in_basis(in_channels, directions, self.names))
+        space = space_in_basis(in_channels, directions, self.names)
+        weights = np.kron(np.eye(in_channels), directions)
+        return Penalty(matrix, noise, space, needs_solver(self.names), weights=weights)
 
 
 def whole_numbers(argument: str, value: Any) -> tuple[int, ...]:

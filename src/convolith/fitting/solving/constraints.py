@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convolith.errors import ConvolithError, missing_extra
+from convolith.errors import ConvolithError, missing_extra, warn
 
 CONSTRAINTS = ("symmetric", "sum-to-one", "nonnegative", "simplex")
 """Names for `constraints`; "simplex" combines "sum-to-one" and "nonnegative"."""
@@ -28,6 +28,10 @@ TOLERANCE = 1e-12
 
 
 IMPOSSIBLE = "basis and constraints leave no kernel without negative weights; take others, or fewer"
+ONLY_ZERO = (
+    "the kernels of basis leave no kernel without negative weights, except zero; add kernels whose weights are 0 or "
+    "more, or leave out the constraint"
+)
 
 
 class Space(NamedTuple):
@@ -49,7 +53,8 @@ class Space(NamedTuple):
         if not len(rows) or not self.directions.shape[1]:
             return self
         remaining = values - rows @ self.start
-        outer, singular, right = np.linalg.svd(rows @ self.directions)
+        inner = rows @ self.directions
+        outer, singular, right = np.linalg.svd(inner, full_matrices=len(inner) < inner.shape[1])
         scale = float(np.linalg.norm(rows, 2)) if scale is None else scale
         rank = int((singular > DEPENDENT * scale).sum())
         step = right[:rank].T @ ((outer[:, :rank].T @ remaining) / singular[:rank])
@@ -139,10 +144,10 @@ def space_in_basis(in_channels: int, directions: np.ndarray, names: Sequence[str
     if "symmetric" in names:
         differences = np.kron(np.eye(in_channels), np.linalg.qr(directions - directions[::-1], "r"))
         space = space.where(differences, np.zeros(len(differences)), 1.0)
-    if "sum-to-one" in names:
+    if "sum-to-one" in names or "simplex" in names:
         sums = np.tile(directions.sum(0), in_channels)[None]
         space = space.where(sums, np.ones(1), float(np.sqrt(in_channels * taps)))
-    return space if names else None
+    return None if names in ((), ("nonnegative",)) else space
 
 
 def _columns(in_channels: int, taps: int, basis: np.ndarray | None, terms: int, constant: Sequence[int]) -> np.ndarray:
@@ -169,7 +174,30 @@ def projected(matrix: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, n
     return inner, ROUNDING * len(matrix) * largest
 
 
-def without_negatives(normal: np.ndarray, cross: np.ndarray, space: Space | None) -> Space:
+def check_combinations(kernels: np.ndarray) -> None:
+    """Warn if no combination of kernels, (taps, count), is positive wherever one of them is not zero.
+
+    Some of the kernels can then have no share in a kernel without negative weights, whatever the data.
+
+    Raises:
+        ConvolithError: zero is the only combination without negative weights.
+    """
+    lengths = np.linalg.norm(kernels, axis=1)
+    kept = lengths > ROUNDING * lengths.max()
+    rows, count = kernels[kept] / lengths[kept, None], kernels.shape[1]
+    no_slope = np.zeros(count)
+    if _minimised(np.eye(count), no_slope, rows, np.ones(len(rows)))[1]:
+        return
+    total = kernels.sum(0) / np.sqrt(len(kernels))
+    if not _minimised(np.eye(count), no_slope, np.vstack([rows, total]), np.append(np.zeros(len(rows)), 1.0))[1]:
+        raise ConvolithError(ONLY_ZERO)
+    warn(
+        "every combination of the kernels of basis has weights below or at zero where some kernel is not zero: without "
+        "negative weights, some kernels of basis can take no part in the fit; pass kernels whose weights are 0 or more"
+    )
+
+
+def without_negatives(normal: np.ndarray, cross: np.ndarray, space: Space | None, weights: np.ndarray | None) -> Space:
     """Restrict a space to the kernels that are zero where the best nonnegative kernel is zero.
 
     The problem is scaled to numbers near one first, in the objective and in every inequality: the solver's tolerances
@@ -180,6 +208,7 @@ def without_negatives(normal: np.ndarray, cross: np.ndarray, space: Space | None
         normal: (n, n), matrix of the objective `b' normal b - 2 cross' b` of the best kernel.
         cross: (n,), vector of the objective.
         space: space of kernels that the equations allow, or None.
+        weights: (taps, n), whose product with b is the kernel; None if b is the kernel itself.
 
     Raises:
         ConvolithError: a space without a nonnegative kernel.
@@ -188,10 +217,12 @@ def without_negatives(normal: np.ndarray, cross: np.ndarray, space: Space | None
     if space is None:
         space = Space(np.zeros(n), np.eye(n))
     D = space.directions
+    whole = space.start if weights is None else weights @ space.start
+    lowest = -ACTIVE * float(np.abs(whole).max())
     if not D.shape[1]:
-        if (space.start < -ACTIVE * np.abs(space.start).max()).any():
+        if (whole < lowest).any():
             raise ConvolithError(IMPOSSIBLE)
-        return Space(np.maximum(space.start, 0.0), D)
+        return Space(np.maximum(whole, 0.0), D) if weights is None else space
     inner, floor = projected(normal, D)
     diagonal = np.diag(inner)
     none = diagonal <= floor
@@ -203,33 +234,35 @@ def without_negatives(normal: np.ndarray, cross: np.ndarray, space: Space | None
     slope = np.where(none | (np.abs(slope) <= noise), 0.0, slope) / scale
     scaled = np.where(none | none[:, None], 0.0, inner / scale / scale[:, None])
     scaled += len(scaled) * ROUNDING * np.eye(len(scaled))
-    rows = D / scale
+    rows = (D if weights is None else weights @ D) / scale
     norms = np.linalg.norm(rows, axis=1)
-    held_anyway = norms <= ROUNDING * norms.max()
-    bounds = np.where(held_anyway, 0.0, -space.start / np.where(held_anyway, 1.0, norms))
-    size = max(float(np.abs(slope).max()), float(np.abs(bounds).max())) or 1.0
-    counted = ~held_anyway
-    steps, _, status, _ = _solver().solve(
-        np.ascontiguousarray(scaled),
-        np.ascontiguousarray(-slope / size),
-        np.ascontiguousarray(rows[counted] / norms[counted, None]),
-        np.full(int(counted.sum()), 1e30),
-        np.ascontiguousarray(bounds[counted] / size),
-        np.zeros(int(counted.sum()), dtype=np.int32),
-        primal_tol=TOLERANCE,
-        dual_tol=TOLERANCE,
-    )
-    if status < 1 or (space.start[held_anyway] < -ACTIVE * np.abs(space.start).max()).any():
+    counted = norms > ROUNDING * norms.max()
+    if (whole[~counted] < lowest).any():
         raise ConvolithError(IMPOSSIBLE)
-    weights = space.start + size * (rows @ steps)
-    held = weights <= max(ACTIVE * float(np.abs(weights).max()), TOLERANCE * size * float(norms.max()))
-    restricted = space.where(np.eye(n)[held], np.zeros(int(held.sum())))
-    free = ~held  # fixed weights become exactly zero
-    R = restricted.directions * free[:, None]
-    start = restricted.start + restricted.directions @ (restricted.directions.T @ (weights - restricted.start))
-    if not R.shape[1]:
-        return Space(np.maximum(start, 0.0) * free, R)
-    return Space(np.maximum(start, 0.0) * free, R @ _determined(*projected(normal, R)))
+    rows, norms = rows[counted], norms[counted]
+    bounds = -whole[counted] / norms
+    size = max(float(np.abs(slope).max()), float(np.abs(bounds).max())) or 1.0
+    steps, possible = _minimised(scaled, slope / size, rows / norms[:, None], bounds / size)
+    if not possible:
+        raise ConvolithError(IMPOSSIBLE)
+    distances = size * (rows @ steps / norms) - bounds  # to zero, in coordinates of the solver
+    held = ~counted & (whole <= -lowest)
+    held[counted] = distances <= max(ACTIVE * float(np.abs(distances).max()), TOLERANCE * size)
+    return _at_zero(normal, space, weights, held, space.start + D @ (size * steps / scale))
+
+
+def _at_zero(normal: np.ndarray, space: Space, weights: np.ndarray | None, held: np.ndarray, best: np.ndarray) -> Space:
+    """Return the determined directions of a space in which the held weights are zero, beginning at the best kernel."""
+    every = np.eye(len(best)) if weights is None else weights
+    lengths = np.linalg.norm(space.directions if weights is None else weights @ space.directions, axis=1)
+    can_vary = held & (lengths > ROUNDING * lengths.max())
+    equations = every[can_vary] / lengths[can_vary, None]
+    restricted = space.where(equations, np.zeros(len(equations)), 1.0)
+    R = restricted.directions
+    start = restricted.start + R @ (R.T @ (best - restricted.start))
+    if weights is None:  # fixed weights become exactly zero
+        start, R = np.maximum(start, 0.0) * ~held, R * ~held[:, None]
+    return Space(start, R @ _determined(*projected(normal, R)) if R.shape[1] else R)
 
 
 def _determined(inner: np.ndarray, floor: np.ndarray) -> np.ndarray:
@@ -243,6 +276,21 @@ def _determined(inner: np.ndarray, floor: np.ndarray) -> np.ndarray:
         return np.eye(len(values))
     columns: np.ndarray = vectors[:, kept] / scale[:, None]
     return columns
+
+
+def _minimised(normal: np.ndarray, slope: np.ndarray, rows: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Minimise `t' normal t / 2 - slope' t` where `rows @ t >= bounds`; return t, and whether there is such a t."""
+    solution, _, status, _ = _solver().solve(
+        np.ascontiguousarray(normal),
+        np.ascontiguousarray(-slope),
+        np.ascontiguousarray(rows),
+        np.full(len(rows), 1e30),
+        np.ascontiguousarray(bounds),
+        np.zeros(len(rows), dtype=np.int32),
+        primal_tol=TOLERANCE,
+        dual_tol=TOLERANCE,
+    )
+    return solution, status > 0
 
 
 def _solver() -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from convolith.errors import ConvolithError, warn
-from convolith.fitting.solving.constraints import ROUNDING, Space, projected, without_negatives
+from convolith.fitting.solving.constraints import ROUNDING, Space, check_combinations, projected, without_negatives
 
 BLOCK, POWERS = 8, 6
 """Number of columns in a block of the Krylov space, and most multiplications of a block."""
@@ -123,6 +123,7 @@ class Penalty(NamedTuple):
         space: space of kernels that satisfy equations on the weights, or None.
         nonnegative: whether all weights must be nonnegative.
         model: space of the kernels of a basis, before constraints, or None.
+        weights: (taps, n), whose product with the coefficients is the kernel; None if they are its weights.
     """
 
     matrix: np.ndarray | None = None
@@ -130,6 +131,7 @@ class Penalty(NamedTuple):
     space: Space | None = None
     nonnegative: bool = False
     model: Space | None = None
+    weights: np.ndarray | None = None
 
     def of(self, coefficients: np.ndarray) -> np.ndarray:
         """Return half the gradient of everything that is added to `b'Gb`, (n, ...)."""
@@ -145,7 +147,18 @@ class Penalty(NamedTuple):
 
     def clipped(self, coefficients: np.ndarray) -> np.ndarray:
         """Return coefficients without the negative rounding of weights that must not be negative, (n, ...)."""
-        return np.maximum(coefficients, 0.0) if self.nonnegative else coefficients
+        return np.maximum(coefficients, 0.0) if self.nonnegative and self.weights is None else coefficients
+
+    def kernel_of(self, coefficients: np.ndarray) -> np.ndarray:
+        """Return the kernel, (taps, ...); nonnegative weights that are no larger than their rounding are zero."""
+        if self.weights is None:
+            return coefficients
+        kernel: np.ndarray = self.weights @ coefficients
+        if not self.nonnegative:
+            return kernel
+        largest = np.linalg.norm(self.weights, axis=1)[:, None] * np.linalg.norm(coefficients, axis=0)
+        rounding = len(coefficients) * ROUNDING * largest
+        return np.where(kernel <= rounding, 0.0, kernel)
 
     def paid(self, coefficients: np.ndarray) -> float:
         """Return the sum of `b'Pb` over all output channels."""
@@ -216,10 +229,13 @@ def least_squares(system: System, penalty: Penalty, *, warns: bool = True) -> So
             "variance of x's noise alone; take a smaller one, a smaller kernel_size, or add ridge="
         )
     spaces, undetermined = [penalty.space] * outputs, 0
+    kernels = penalty.weights if penalty.model is None else penalty.model.directions
+    if penalty.nonnegative and kernels is not None and warns:
+        check_combinations(kernels)
     if penalty.nonnegative:  # whether weights that are held at zero are determined, only the whole space tells
         allowed = inverted if penalty.space is penalty.model else _within(total, penalty.space)
         undetermined = unknowns - system.used - allowed.rank
-        spaces = [without_negatives(total, cross, penalty.space) for cross in system.cross.T]
+        spaces = [without_negatives(total, cross, penalty.space, penalty.weights) for cross in system.cross.T]
     inverses, condition = [], inverted.condition
     for own in spaces:
         within = inverted if own is penalty.model else _within(total, own)
