@@ -405,6 +405,7 @@ def test_faint_tails_of_a_basis_do_not_hold_its_kernel_at_zero(monkeypatch, few)
         assert found.kernel.min() >= 0
 
 
+@pytest.mark.filterwarnings("ignore:residuals")
 @pytest.mark.parametrize("few", [0, 10**9])
 def test_a_basis_that_rules_nonnegative_kernels_out_is_refused_and_one_that_rules_out_some_is_said(monkeypatch, few):
     monkeypatch.setattr(kernel_fit, "FEW", few)

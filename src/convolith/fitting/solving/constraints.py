@@ -184,12 +184,11 @@ def check_combinations(kernels: np.ndarray) -> None:
     """
     lengths = np.linalg.norm(kernels, axis=1)
     kept = lengths > ROUNDING * lengths.max()
-    rows, count = kernels[kept] / lengths[kept, None], kernels.shape[1]
-    no_slope = np.zeros(count)
-    if _minimised(np.eye(count), no_slope, rows, np.ones(len(rows)))[1]:
+    rows, unit = kernels[kept] / lengths[kept, None], np.eye(kernels.shape[1])
+    if _minimised(unit, np.zeros(len(unit)), rows, np.ones(len(rows)))[1]:
         return
-    total = kernels.sum(0) / np.sqrt(len(kernels))
-    if not _minimised(np.eye(count), no_slope, np.vstack([rows, total]), np.append(np.zeros(len(rows)), 1.0))[1]:
+    nearest, _ = _minimised(unit, rows.mean(0), rows, np.zeros(len(rows)))  # allowed, to the direction of largest sums
+    if np.linalg.norm(nearest) <= ACTIVE:
         raise ConvolithError(ONLY_ZERO)
     warn(
         "every combination of the kernels of basis has weights below or at zero where some kernel is not zero: without "
