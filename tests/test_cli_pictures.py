@@ -369,7 +369,7 @@ def test_axes_and_sizes_of_microscopes_are_kept():
     with tifffile.TiffFile("wide.tif") as opened:
         assert (opened.is_ome, opened.series[0].axes) == (True, "ZCYX")
         assert tifffile.xml2dict(opened.ome_metadata)["OME"]["Image"]["Pixels"]["PhysicalSizeY"] == 0.2
-    assert "--axes is 'yq'; INPUT has the axes z (0), c (1), y (2), x (3)" in refused(
+    assert "--axes is 'yq'; INPUT has the axes Z (0), C (1), Y (2), X (3)" in refused(
         "correlate", "x.tif", K, "--axes", "yq"
     )
     np.save("x.npy", stack)

@@ -273,11 +273,11 @@ def picture_axes(shape: tuple[int, ...], kernel: tuple[int, ...], axes: Any, cha
     if axes is not None and channel_axis is not None:
         raise ConvolithError(f"axes is {shown(axes)} and channel_axis is {shown(channel_axis)}; give one of them")
     if channel_axis is not None:
-        channels = _numbers("channel_axis", check_whole("channel_axis", channel_axis, -len(shape)), len(shape))[0]
+        channels = axis_numbers("channel_axis", check_whole("channel_axis", channel_axis, -len(shape)), len(shape))[0]
         places = tuple(axis for axis in range(len(shape)) if axis != channels)
         argument = f"channel_axis is {channel_axis}, which leaves {len(places)} axes of image, of shape {shape},"
     elif axes is not None:
-        places = _numbers("axes", axes, len(shape))
+        places = axis_numbers("axes", axes, len(shape))
         argument = f"axes is {shown(axes)}"
     else:
         return _usual_places(shape, kernel)
@@ -286,13 +286,13 @@ def picture_axes(shape: tuple[int, ...], kernel: tuple[int, ...], axes: Any, cha
     return places
 
 
-def _numbers(argument: str, value: Any, axes: int) -> tuple[int, ...]:
-    """Return axes as different numbers from 0."""
+def axis_numbers(argument: str, value: Any, axes: int, image: str = "an image") -> tuple[int, ...]:
+    """Return axes of an image with so many as different numbers from 0; `image` is its name in the error."""
     entries = value if isinstance(value, tuple | list) else [value]
     numbers = per_axis(argument, entries, len(entries), -axes)
     if any(number >= axes for number in numbers) or len({number % axes for number in numbers}) < len(numbers):
         raise ConvolithError(
-            f"{argument} is {shown(value)}; expected different axes of an image with {axes} axes: {-axes} to {axes - 1}"
+            f"{argument} is {shown(value)}; expected different axes of {image} with {axes} axes: {-axes} to {axes - 1}"
         )
     return tuple(number % axes for number in numbers)
 

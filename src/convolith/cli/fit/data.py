@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 
+from convolith.cli.fit.stacks import Stack, check_one_reading, stacks_of
 from convolith.cli.io.files import is_fits, read_array, read_picture
 from convolith.cli.io.fits import Unit
 from convolith.cli.io.fits_headers import unit_of
+from convolith.cli.io.picture_info import PictureInfo
 from convolith.errors import ConvolithError
 from convolith.fitting.data.shapes import spatial_axes
 from convolith.fitting.data.units import warn_of_units
@@ -40,6 +42,8 @@ class Pair(NamedTuple):
         header: FITS header of AFTER, or None.
         variances: variances of the pixels of BEFORE and AFTER, or None, as in their files.
         picture: whether a last axis of three axes of AFTER is channels.
+        info: what the file of AFTER says beyond its pixels.
+        stack: layout of AFTER if it is a stack of images with one kernel.
     """
 
     x: np.ndarray
@@ -50,6 +54,8 @@ class Pair(NamedTuple):
     header: Any
     variances: tuple[np.ndarray | None, np.ndarray | None]
     picture: bool = False
+    info: PictureInfo = PictureInfo()
+    stack: Stack | None = None
 
 
 def pairs_of(before: str, after: str, **others: str | None) -> list[Files]:
@@ -89,35 +95,36 @@ def read_pair(files: Files, options: dict[str, Any], *, mix: bool, plane_axes: A
         files: names of the files.
         options: kernel_size, stride, padding and dilation.
         mix: whether the kernel maps all channels of an image to all channels, or each channel separately.
-        plane_axes: axes of the pictures in a stack, each of which is an image of its own, or None.
+        plane_axes: axes that the kernel runs along in a stack, whose other axes are images, or None.
     """
     first, second = (read_picture(name, path) for name, path in (("BEFORE", files.before), ("AFTER", files.after)))
-    for name, unit in (("BEFORE", first), ("AFTER", second)):
-        _check_stack(name, unit, options["kernel_size"], plane_axes, mix=mix)
-    shape = second.array.shape
-    if plane_axes is not None:
-        first, second = (unit._replace(array=_planes(unit.array, plane_axes)) for unit in (first, second))
-    mix = mix or plane_axes is not None or not (first.picture and second.picture)
-    warn_of_units(unit_of(first.header), unit_of(second.header))
-    if not mix:
-        _check_channels(first.array, second.array)
-    x, y = (_channels(one.array, mix=mix, picture=one.picture and plane_axes is None) for one in (first, second))
     size = options["kernel_size"]
-    if isinstance(size, int) and x.ndim == y.ndim == 2 and len(x) > size:
-        x, y = x[None], y[None]  # a picture
-    axes = spatial_axes(size, x.shape)
-    x, y = (array[(None,) * max(axes + 1 - array.ndim, 0)] for array in (x, y))
+    stacks: tuple[Stack | None, Stack | None] = (None, None)
+    if plane_axes is not None:
+        stacks = stacks_of(first, second, plane_axes, size)
+        x, y = (stack.images(unit.array) for stack, unit in zip(stacks, (first, second), strict=True))
+        axes = len(stacks[0].places)
+        x, y = (x, y) if len(x) == 1 else (x[:, None], y[:, None])
+    else:
+        x, y, axes = _images(first, second, size, mix=mix)
+    warn_of_units(unit_of(first.header), unit_of(second.header))
     pixels: dict[str, Any] = {
-        name: None if path is None else read_array(option, path) != 0
-        for name, option, path in (("mask", "--mask", files.mask), ("x_mask", "--before-mask", files.before_mask))
+        name: None if path is None else _in_images(read_array(option, path), stack) != 0
+        for name, option, path, stack in (
+            ("mask", "--mask", files.mask, stacks[1]),
+            ("x_mask", "--before-mask", files.before_mask, stacks[0]),
+        )
     }
     variances = tuple(
-        None if path is None else read_array(option, path).astype(float)
-        for option, path in (("--before-variance", files.before_variance), ("--variance", files.variance))
+        None if path is None else _in_images(read_array(option, path), stack).astype(float)
+        for option, path, stack in (
+            ("--before-variance", files.before_variance, stacks[0]),
+            ("--variance", files.variance, stacks[1]),
+        )
     )
-    about = zip(("--before-mask", "--mask", "--before-variance", "--variance"), (x, y, x, y), strict=True)
+    checked = zip(("--before-mask", "--mask", "--before-variance", "--variance"), (x, y, x, y), strict=True)
     given = (pixels["x_mask"], pixels["mask"], *variances)
-    for (option, data), array in zip(about, given, strict=True):
+    for (option, data), array in zip(checked, given, strict=True):
         if (
             array is not None
             and array.ndim == axes
@@ -128,7 +135,32 @@ def read_pair(files: Files, options: dict[str, Any], *, mix: bool, plane_axes: A
     pixels["weights"] = None if variances[1] is None else _weights(variances[1])
     plain = options["padding"] == "valid" and np.all(np.asarray(options["stride"]) == 1)
     cropped = plain and size != "auto" and np.any(np.asarray(size) > 1) and x.shape[-axes:] == y.shape[-axes:]
-    return Pair(x, y, pixels, bool(cropped), shape, second.header, (variances[0], variances[1]), second.picture)
+    of_file = {"header": second.header, "picture": second.picture, "info": second.info, "stack": stacks[1]}
+    return Pair(x, y, pixels, bool(cropped), second.array.shape, variances=(variances[0], variances[1]), **of_file)
+
+
+def _images(before: Unit, after: Unit, size: Any, *, mix: bool) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return two pictures or arrays as the x and y of a fit, and the number of the kernel's axes."""
+    if not mix:
+        check_one_reading("BEFORE", before, size)
+        check_one_reading("AFTER", after, size)
+    mix = mix or not (before.picture and after.picture)
+    if not mix:
+        _check_channels(before.array, after.array)
+    x, y = (_channels(one.array, mix=mix, picture=one.picture) for one in (before, after))
+    if isinstance(size, int) and x.ndim == y.ndim == 2 and len(x) > size:
+        x, y = x[None], y[None]  # a picture
+    axes = spatial_axes(size, x.shape)
+    x, y = (array[(None,) * max(axes + 1 - array.ndim, 0)] for array in (x, y))
+    return x, y, axes
+
+
+def _in_images(array: np.ndarray, stack: Stack | None) -> np.ndarray:
+    """Return a mask or a variance in the layout of a stack as images, (N, *size), or (*size) of one image."""
+    if stack is None or array.ndim != len(stack.shape):
+        return array
+    images = stack.images(array)
+    return images[0] if len(images) == 1 else images
 
 
 def _inner(x: np.ndarray, y: np.ndarray, options: dict[str, Any], axes: int) -> tuple[int, ...]:
@@ -147,8 +179,6 @@ def _weights(variance: np.ndarray) -> np.ndarray:
     return np.where(known, 1 / np.where(known, variance, 1.0), 0.0)
 
 
-MOST_CHANNELS, CHANNEL_AXES = 4, 3
-"""Most planes of a file that are its channels without an option, and number of axes of a picture with channels."""
 CROPPED = "AFTER is as large as BEFORE: its border is left out (--padding same takes it in)"
 
 
@@ -173,32 +203,6 @@ def _matching(argument: str, pattern: str) -> list[str]:
 def _by_numbers(name: str) -> list[tuple[int, str]]:
     """Return a sort key by numeric order: 2 comes before 10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
-def _check_stack(name: str, unit: Unit, kernel_size: Any, plane_axes: Any, *, mix: bool) -> None:
-    """Refuse a stack that may be pictures or channels, and axes that are not the last ones."""
-    shape = unit.array.shape
-    if plane_axes is None:
-        number = isinstance(kernel_size, int | str) or len(kernel_size) == CHANNEL_AXES - 1
-        if not mix and not unit.picture and number and len(shape) == CHANNEL_AXES and shape[0] > MOST_CHANNELS:
-            raise ConvolithError(
-                f"{name} has shape {shape} and the kernel two axes; for a stack of {shape[0]} pictures with one kernel "
-                f"pass --axes 1,2, for one picture with {shape[0]} channels --mix-channels"
-            )
-        return
-    axes = (plane_axes,) if isinstance(plane_axes, int) else plane_axes
-    last = tuple(range(len(shape) - len(axes), len(shape)))
-    if isinstance(axes, str) or not axes or tuple(axis % len(shape) for axis in axes) != last or last[0] < 0:
-        raise ConvolithError(
-            f"--axes is {plane_axes}; expected the numbers of the last axes of {name}, whose shape is {shape}, such as "
-            f"{','.join(str(axis) for axis in range(max(len(shape) - 2, 0), len(shape)))}"
-        )
-
-
-def _planes(array: np.ndarray, plane_axes: Any) -> np.ndarray:
-    """Return a stack as images of one channel, (N, 1, *size)."""
-    axes = 1 if isinstance(plane_axes, int) else len(plane_axes)
-    return array.reshape(-1, 1, *array.shape[-axes:])
 
 
 def _check_channels(before: np.ndarray, after: np.ndarray) -> None:

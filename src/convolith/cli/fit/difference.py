@@ -43,7 +43,7 @@ def pictures(found: Fit | VaryingFit, pair: Pair, options: dict[str, Any], wante
         if own is not None:
             variance = variance + _filtered(found, np.broadcast_to(own, x.shape), y.shape, options, squared=True)
         result["noise"] = np.sqrt(np.maximum(variance, 0.0))
-    return {name: _laid_out(result[name], pair.shape) for name in wanted}
+    return {name: _laid_out(result[name], pair) for name in wanted}
 
 
 def _with_channels(part: np.ndarray | None, like: np.ndarray) -> np.ndarray | None:
@@ -89,8 +89,11 @@ def _filtered(
     return whole
 
 
-def _laid_out(planes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return channels in the layout of a file: (H, W, channels) for pictures in colour."""
+def _laid_out(planes: np.ndarray, pair: Pair) -> np.ndarray:
+    """Return images or channels in the layout of AFTER's file: (H, W, channels) for pictures in colour."""
+    shape = pair.shape
+    if pair.stack is not None:
+        return pair.stack.laid_out(planes)
     if planes.size == np.prod(shape) and planes.squeeze().shape != tuple(n for n in shape if n != 1):
         planes = np.moveaxis(planes.reshape(-1, *shape[:2]), 0, -1)
     return planes.reshape(shape)

@@ -195,7 +195,7 @@ LARGEST_SHIFT = 1 << 20
 @click.option(
     "--axes",
     type=axes_or_names,
-    help="Axes that the kernel runs along, such as 1,2; all others are pictures. In stores also yx.",
+    help="Axes that the kernel runs along, such as 1,2, or yx where the files name their axes; all others are images.",
 )
 @click.option("--channel-axis", type=axes_or_names, help="For stores: axis of the channels.")
 @click.option("--pair-axis", type=axes_or_names, help="For stores: axes along which pairs of images lie.")
@@ -231,7 +231,8 @@ def command(
     includes it, with the padding of --padding-mode. Where the border is ignored, the kernel that -o writes repeats the
     edge (padding same, symmetric), so that `correlate` makes a picture as large as BEFORE without dark edges; otherwise
     it has the padding of the fit. With --flip it is for `correlate --flip`. A stack of more than four planes needs
-    --axes 1,2 (pictures with one kernel) or --mix-channels (channels). With --degree the kernel varies with position.
+    --axes, such as 1,2 (images with one kernel, along any axes), or --mix-channels (channels). With --degree the kernel
+    varies with position.
     --difference, --matched and --noise write pictures as large as AFTER, NaN where a pixel is not known, with the FITS
     header of AFTER. Stores, such as before.zarr, are read block by block within --memory; all axes but those of the
     kernel and --channel-axis are pairs of images, and missing pixels (NaN, --nodata) are ignored.
@@ -241,7 +242,7 @@ def command(
     _check_outputs()
     if _fit_stores(before, after, options | {"basis": basis}, output, as_json=as_json):
         return
-    plane_axes, options["axes"] = options["axes"], None
+    plane_axes = _axes(options, mix=mix_channels)
     big_fit.remove_stores_alone(options)
     target = None if output is None else Output(output, (".npz",))
     sheet = None if html is None else Output(html, (".html",))
@@ -271,7 +272,10 @@ def command(
     for name, picture in (pictures(found, pair, options, list(wanted)) if wanted else {}).items():
         history = f"fit {before} {after}: {name}"
         header = None if pair.header is None else carried(pair.header, {}, picture.ndim, history)
-        wanted[name].write_array(picture.astype(np.float32), header=header, picture=pair.picture)
+        samples = True if pair.info.axes.endswith("S") and picture.ndim > 2 else None
+        wanted[name].write_array(
+            picture.astype(np.float32), header=header, picture=pair.picture, samples=samples, info=pair.info
+        )
     if target:
         arrays = kernel_arrays(found, same=same, origin=options["origin"])
         target.write(lambda file: np.savez(file, **arrays))
@@ -284,6 +288,18 @@ def command(
         )
         sheet.write(lambda file: file.write(text.encode()))
     emit(as_json=as_json, data=_data(found), tables=tables)
+
+
+def _axes(options: dict[str, Any], *, mix: bool) -> Any:
+    """Take --axes out of the options and return it; one number as the kernel's size then counts for each of them."""
+    axes, options["axes"] = options["axes"], None
+    if axes is None:
+        return None
+    if mix:
+        raise ConvolithError("--mix-channels was given with --axes, whose other axes are images; leave one out")
+    if isinstance(options["kernel_size"], int):
+        options["kernel_size"] = (options["kernel_size"],) * (1 if isinstance(axes, int) else len(axes))
+    return axes
 
 
 def _fit_stores(before: str, after: str, options: dict[str, Any], output: str | None, *, as_json: bool) -> bool:

@@ -80,16 +80,22 @@ def upright(exif: Any) -> Any:
     return result if len(result) else None
 
 
-def named_axes(names: str, axes: str, ndim: int) -> tuple[int, ...]:
-    """Return the axes of INPUT that a user named.
+def named_axes(names: str, axes: str, ndim: int, argument: str = "INPUT") -> tuple[int, ...]:
+    """Return the axes of a file that a user named.
+
+    Args:
+        names: the names.
+        axes: names of all axes, as in `PictureInfo`.
+        ndim: number of axes.
+        argument: the name of the file, for messages.
 
     Raises:
-        ConvolithError: names that INPUT does not have.
+        ConvolithError: names that the file does not have.
     """
     upper = names.upper()
     if not axes:
-        raise ConvolithError(f"--axes is {names!r}; INPUT has no names of axes: give numbers, such as 1,2")
+        raise ConvolithError(f"--axes is {names!r}; {argument} has no names of axes: give numbers, such as 1,2")
     if any(name not in axes for name in upper) or len(set(upper)) < len(upper):
-        have = ", ".join(f"{name.lower()} ({number})" for number, name in enumerate(axes[:ndim]))
-        raise ConvolithError(f"--axes is {names!r}; INPUT has the axes {have}; name some of them, once each")
+        have = ", ".join(f"{name} ({number})" for number, name in enumerate(axes[:ndim]))
+        raise ConvolithError(f"--axes is {names!r}; {argument} has the axes {have}; name some of them, once each")
     return tuple(axes.index(name) for name in upper)
