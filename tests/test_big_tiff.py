@@ -398,3 +398,35 @@ def test_with_memory_a_file_is_correlated_block_by_block(kind, tmp_path):
     run("correlate", name, "[[1,2,1]]", "-o", str(tmp_path / "z.tif"))  # in memory
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "z.tif"), expected)
     assert "--memory was given" in refused("correlate", name, "[[1]]", "-o", str(tmp_path / "y.npy"), "--memory", "1GB")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("shape", "axes"), [((50, 37), "YX"), ((2, 50, 37), "ZYX"), ((50, 37, 3), "YXS")])
+def test_pictures_are_read_upright_in_blocks_too(tmp_path, orientation, shape, axes):
+    x = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
+    options = {"photometric": "rgb"} if "S" in axes else {"photometric": "minisblack"}
+    tag = [(0x0112, 3, 1, orientation, True)]
+    tifffile.imwrite(
+        tmp_path / "x.tif", x, tile=(16, 32), metadata=None, extratags=tag, resolution=(300, 150), **options
+    )
+    turns = {1: lambda a: a, 2: np.fliplr, 3: lambda a: a[::-1, ::-1], 4: np.flipud, 5: lambda a: a.swapaxes(0, 1)}
+    turns |= {6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).swapaxes(0, 1), 8: np.rot90}
+    rows = axes.index("Y")
+    upright = np.moveaxis(turns[orientation](np.moveaxis(x, (rows, rows + 1), (0, 1))), (0, 1), (rows, rows + 1))
+    kernel = np.array([[0, 1, 2], [3, 4, 5], [1, 0, 0]], np.float32)
+    expected = cl.filter_image(upright, kernel, axes=(rows, rows + 1), padding_mode="symmetric")
+    plan = cl.big.plan(
+        tmp_path / "x.tif", kernel, tmp_path / "y.tif", axes=(rows, rows + 1), padding_mode="symmetric", block=16
+    )
+    plan.run()
+    with tifffile.TiffFile(tmp_path / "y.tif") as file:
+        np.testing.assert_allclose(file.asarray(), expected, rtol=1e-5)
+        turned = file.pages[0].tags["XResolution"].value[0] / file.pages[0].tags["XResolution"].value[1]
+        assert turned == (150 if orientation > 4 else 300)
+
+
+def test_a_place_on_the_earth_that_lies_on_its_side_is_refused(tmp_path):
+    tags = [(0x0112, 3, 1, 6, True), (33550, 12, 3, (1.0, 1.0, 0.0), True)]
+    tifffile.imwrite(tmp_path / "x.tif", np.zeros((20, 30), np.uint8), tile=(16, 16), metadata=None, extratags=tags)
+    with pytest.raises(cl.ConvolithError, match="a place on the earth and an Orientation tag that is not 1"):
+        cl.big.plan(tmp_path / "x.tif", np.ones((3, 3)), tmp_path / "y.tif")

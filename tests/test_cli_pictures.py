@@ -334,6 +334,26 @@ def test_pictures_are_turned_upright_and_keep_their_notes(orientation):
         np.testing.assert_allclose(found.info["dpi"], (150, 300), atol=0.1)
 
 
+def test_pictures_in_which_zero_is_white_keep_their_values_and_their_look():
+    grey = np.arange(40, dtype=np.uint8).reshape(5, 8) * 6
+    two = grey % 4 == 0
+    deep = {"grey": grey, "deep": grey.astype(np.uint16) * 200, "floats": grey.astype(np.float32)}
+    for name, values in deep.items():
+        tifffile.imwrite("x.tif", values, photometric="miniswhite")
+        said = run("correlate", "x.tif", "[[1]]", "-o", "y.tif")
+        assert "INPUT is x.tif, in which 0 is white (MINISWHITE); its values are read as they are stored" in said.stderr
+        with tifffile.TiffFile("y.tif") as found:
+            assert found.pages[0].photometric.name == "MINISWHITE"
+            np.testing.assert_array_equal(found.asarray(), values)
+        if name != "floats":
+            run("correlate", "x.tif", "[[1]]", "-o", "y.png")
+            np.testing.assert_array_equal(np.asarray(Image.open("y.png")), np.iinfo(values.dtype).max - values)
+    tifffile.imwrite("x.tif", two, photometric="miniswhite")
+    assert "MINISWHITE" not in run("correlate", "x.tif", "[[1]]", "-o", "y.npy").stderr
+    np.testing.assert_array_equal(np.load("y.npy"), np.where(two, 0, 255))  # as Pillow and OpenCV read it
+    np.testing.assert_array_equal(np.load("y.npy") > 0, np.asarray(Image.open("x.tif")))
+
+
 def assert_notes(found, expected, profile, dpi):
     assert found.size == expected.shape[1::-1]
     if found.format != "JPEG":

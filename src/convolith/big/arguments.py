@@ -9,16 +9,16 @@ import numpy as np
 
 from convolith.big.stores.sources import Source
 from convolith.errors import ConvolithError
-from convolith.geometry import check_whole, per_axis
+from convolith.geometry import Axes, check_whole, per_axis
 
 MISSING = ("propagate", "renormalise")
 IMAGE_AXES = "zyx"
 """Names of axes of space, in the order in which a kernel's axes name them."""
 
 
-def block_given(block: Sequence[int], shape: Sequence[int], whole: Sequence[int]) -> tuple[int, ...]:
-    """Return blocks that the caller chose, no larger than the result."""
-    sizes = per_axis("block", tuple(block), len(shape), 1)
+def block_given(block: Axes, shape: Sequence[int], whole: Sequence[int]) -> tuple[int, ...]:
+    """Return blocks that the caller chose, as one size or one for each axis, no larger than the result."""
+    sizes = per_axis("block", block, len(shape), 1)
     return tuple(n if axis in whole else min(size, n) for axis, (size, n) in enumerate(zip(sizes, shape, strict=True)))
 
 

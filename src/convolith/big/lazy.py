@@ -46,7 +46,7 @@ def correlate(
     flip: bool = False,
     engine: str = "auto",
     accuracy: str = "default",
-    block: Sequence[int] | None = None,
+    block: Axes | None = None,
 ) -> Any:
     """Return the correlation as a Dask array, which computes a block when you ask for it.
 

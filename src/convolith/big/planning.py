@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from math import prod
@@ -140,7 +140,7 @@ def plan(
     flip: bool = False,
     engine: str = "auto",
     accuracy: str = "default",
-    block: Sequence[int] | None = None,
+    block: Axes | None = None,
 ) -> BigPlan:
     """Plan a correlation of an array that is larger than memory, from store to store.
 
@@ -166,7 +166,7 @@ def plan(
             Integers are rounded half to even and clipped.
         bias, stride, dilation, groups, padding_mode, padding_value, flip, engine, accuracy: as for `correlate`.
         padding: as for `correlate`; by default "same", or "valid" for a kernel with channels.
-        block: shape of the result's blocks and chunks; by default near those of the source.
+        block: shape of the blocks and chunks of the result, or one size; by default near those of the source.
 
     Raises:
         ConvolithError: a source that cannot be read, axes that are not clear, a kernel that does not fit, too little
@@ -200,9 +200,7 @@ def plan(
     return _planned(about, wanted, target, block, bytes_of(memory))
 
 
-def _planned(
-    source: Source, wanted: Filter, target: str | Path | None, block: Sequence[int] | None, memory: int
-) -> BigPlan:
+def _planned(source: Source, wanted: Filter, target: str | Path | None, block: Axes | None, memory: int) -> BigPlan:
     """Choose the blocks, the engine and the layout of a filter."""
     geometry, channels = wanted.result_geometry(source.shape), wanted.channels
     shape, whole = geometry.output_shape, () if channels is None else (channels,)

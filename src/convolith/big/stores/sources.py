@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from convolith.big.stores.orientation import ORIENTATION, TURNS, Upright
 from convolith.errors import ConvolithError
 
 ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
@@ -164,14 +165,27 @@ def _tiff(_: Any, path: Path | None) -> Source:
     with tifffile.TiffFile(path) as file:
         series = file.series[0]
         axes = tuple(series.axes.lower())
-        attributes = _tags(series.keyframe.tags)
+        tags = series.keyframe.tags
+        attributes = _tags(tags)
+        turn = TURNS.get(tags[ORIENTATION].value) if ORIENTATION in tags and "YX" in series.axes else None
         if file.is_ome:
             attributes |= _ome(tifffile.xml2dict(file.ome_metadata), axes)
     store = tifffile.imread(path, aszarr=True, level=0)
     node = zarr.open(store, mode="r")
-    found = Source(str(path), node, tuple(node.chunks), axes, _number(attributes.pop("nodata", None)), attributes, path)
     weakref.finalize(node, store.close)
-    return found
+    array, chunks, nodata = node, tuple(node.chunks), _number(attributes.pop("nodata", None))
+    if turn is not None:
+        if attributes.keys() & GEOTIFF.keys():
+            raise ConvolithError(
+                f"{path} has a place on the earth and an Orientation tag that is not 1, which programs read in "
+                "different ways; write it anew without the tag, such as with gdal_translate"
+            )
+        array = Upright(node, axes.index("y"), turn)
+        chunks = array.in_order(chunks)
+        if turn[0] and "XResolution" in attributes and "YResolution" in attributes:
+            x, y = attributes["XResolution"], attributes["YResolution"]
+            attributes |= {"XResolution": y, "YResolution": x}
+    return Source(str(path), array, chunks, axes, nodata, attributes, path)
 
 
 GEOTIFF = {

@@ -322,6 +322,9 @@ class Output:
             return Written(0, str(values.dtype))
         dtype = self._picture_dtype(array, like)
         values, clipped = _rounded(array * 255 if like == np.dtype(bool) else array, dtype)
+        if info.samples is not None and info.samples[0] == "miniswhite":  # which these formats do not have
+            grey = values if values.ndim == 2 else values[..., 0]
+            np.subtract(np.iinfo(dtype).max, grey, out=grey)
         coded = encode_picture(values, self.ending, info)
         self.write(lambda file: file.write(coded))
         return Written(clipped, str(dtype))

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from convolith.errors import ConvolithError
 from convolith.geometry import Grid
 
-ORIENTATION, EXIF, GPS = 0x0112, 0x8769, 0x8825
-"""EXIF tags: how the camera was held, and the directories of the camera's and of the receiver's notes."""
+EXIF, GPS = 0x8769, 0x8825
+"""EXIF tags of the directories of the camera's and of the receiver's notes."""
 DESCRIPTION = 0x010E
 TITLES = range(0x9C9B, 0x9CA0)
 DESCRIPTIVE = {DESCRIPTION, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x4746, 0x8298, 0x9286, EXIF, GPS, *TITLES}
@@ -45,6 +45,11 @@ class PictureInfo(NamedTuple):
     """Convention that a TIFF follows: "ome", "imagej" or none."""
     samples: tuple[str, tuple[int, ...]] | None = None
     """Photometric interpretation and extra samples of a TIFF."""
+
+    def swapped(self) -> PictureInfo:
+        """Return the notes on a picture whose rows became columns."""
+        dpi, per = (None if one is None else (one[1], one[0]) for one in (self.dpi, self.per))
+        return self._replace(dpi=dpi, per=per)
 
     def after(self, grids: Mapping[int, Grid], *, recoloured: bool) -> PictureInfo:
         """Return the notes on a result.

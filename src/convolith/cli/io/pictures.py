@@ -13,9 +13,10 @@ from typing import Any
 import click
 import numpy as np
 
+from convolith.big.stores.orientation import ORIENTATION, TURNS
 from convolith.cli.io.expansion import check_expansion
 from convolith.cli.io.fits import Unit
-from convolith.cli.io.picture_info import ORIENTATION, PictureInfo, upright
+from convolith.cli.io.picture_info import PictureInfo, upright
 from convolith.cli.io.tiff import TIFF, check_colours, read_tiff
 from convolith.errors import ConvolithError, missing_extra
 
@@ -107,11 +108,10 @@ def _read_other(argument: str, file: Path) -> Unit:
 def _info(opened: Any) -> PictureInfo:
     """Return the notes of a picture that Pillow has opened, as they hold when it is upright."""
     dpi, exif = opened.info.get("dpi"), opened.getexif()
-    if dpi is not None and exif.get(ORIENTATION, 1) in (5, 6, 7, 8):
-        dpi = dpi[::-1]
     good = dpi is not None and all(0 < float(one) < np.inf for one in dpi)
     dpi = (float(dpi[0]), float(dpi[1])) if good and dpi != (1, 1) else None
-    return PictureInfo(icc=opened.info.get("icc_profile"), exif=upright(exif), dpi=dpi)
+    info = PictureInfo(icc=opened.info.get("icc_profile"), exif=upright(exif), dpi=dpi)
+    return info.swapped() if TURNS.get(exif.get(ORIENTATION), (False,))[0] else info
 
 
 def encode_picture(array: np.ndarray, suffix: str, info: PictureInfo) -> bytes:

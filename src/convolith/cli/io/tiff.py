@@ -12,9 +12,10 @@ from typing import Any
 import click
 import numpy as np
 
+from convolith.big.stores.orientation import ORIENTATION, TURNS, turned
 from convolith.cli.io.expansion import check_expansion
 from convolith.cli.io.fits import Unit
-from convolith.cli.io.picture_info import DESCRIPTION, EXIF, GPS, INCH_IN_CENTIMETRES, ORIENTATION, PictureInfo, upright
+from convolith.cli.io.picture_info import DESCRIPTION, EXIF, GPS, INCH_IN_CENTIMETRES, PictureInfo, upright
 from convolith.errors import ConvolithError, missing_extra
 
 TIFF = (".tif", ".tiff")
@@ -31,16 +32,6 @@ OME_NOTES = (
 """OME's metadata that still hold for a filtered picture."""
 MICROMETRE = ("um", "µm", "\\u00B5m", "micron", "microns")
 """ImageJ's words for the micrometre, the usual unit of OME."""
-TURNS: dict[int, tuple[bool, int, int]] = {
-    2: (False, 1, -1),
-    3: (False, -1, -1),
-    4: (False, -1, 1),
-    5: (True, 1, 1),
-    6: (True, 1, -1),
-    7: (True, -1, -1),
-    8: (True, -1, 1),
-}
-"""What makes a picture upright, by its orientation tag: whether rows become columns, then the steps along both."""
 INKS = {"SEPARATED": "amounts of four inks (CMYK)"}
 OTHER_COLOURS = ("CIELAB", "ICCLAB", "ITULAB", "YCBCR", "LOGLUV", "LOGL", "CFA")
 """Photometric interpretations whose samples are no amounts of light, which alone may be summed."""
@@ -73,8 +64,11 @@ def read_tiff(argument: str, file: Path) -> Unit:
     if "S" in axes and not axes.endswith("S"):  # colours one after another
         array, axes = np.moveaxis(array, axes.index("S"), -1), axes.replace("S", "") + "S"
     if turn is not None and "YX" in axes:
-        array = _turned(array, axes.index("Y"), *turn)
+        array = turned(array, axes.index("Y"), turn)
+        info = info.swapped() if turn[0] else info
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if page.photometric is not None and page.photometric.name == "MINISWHITE":
+        array = _of_white_zero(argument, file, array)
     picture = array.ndim == 2 or (array.ndim == 3 and axes.endswith("S"))
     return Unit(array, None, picture=picture, info=info._replace(axes=axes))
 
@@ -94,6 +88,18 @@ def check_colours(argument: str, file: Path, photometric: str, compression: int 
         )
 
 
+def _of_white_zero(argument: str, file: Path, array: np.ndarray) -> np.ndarray:
+    """Return pixels of which 0 is white: black and white as they look, numbers as they are stored, with a warning."""
+    if array.dtype == np.bool_:
+        return ~array
+    click.echo(
+        f"warning: {argument} is {file}, in which 0 is white (MINISWHITE); its values are read as they are stored, as "
+        "tifffile and scikit-image read them",
+        err=True,
+    )
+    return array
+
+
 def _say_left_out(argument: str, file: Path, series: Any) -> None:
     """Warn of pages of another size or dtype, which the first series does not hold."""
     if len(series) > 1:
@@ -103,13 +109,6 @@ def _say_left_out(argument: str, file: Path, series: Any) -> None:
             f"first is read, {' x '.join(map(str, series[0].shape))}",
             err=True,
         )
-
-
-def _turned(array: np.ndarray, rows: int, swap: bool, down: int, right: int) -> np.ndarray:
-    """Return a picture whose rows and columns, two axes in turn, are swapped and reversed."""
-    array = np.swapaxes(array, rows, rows + 1) if swap else array
-    where = (slice(None),) * rows
-    return array[(*where, slice(None, None, down), slice(None, None, right))]
 
 
 def _info(opened: Any, page: Any, file: Path) -> PictureInfo:
