@@ -594,3 +594,29 @@ def test_two_outputs_of_one_name_are_refused(folder):
                 Output(other, (".npz",))
     np.save("x.npy", RNG.normal(size=(20, 31)))
     refused("fit", "x.npy", "x.npy", "--size", "3", "-o", "y.npz", "--matched", "./y.npz")
+
+
+def test_sums_beyond_their_own_dtype_are_said():
+    box = "[[1,1,1],[1,1,1],[1,1,1]]"
+    for dtype, value, remedy in (
+        (np.float32, 1e38, "pass --dtype float64"),
+        (np.float64, 1e308, "scale INPUT down"),
+        (np.float16, 6e4, "pass --dtype float64"),
+    ):
+        x = np.full((8, 9), value, dtype)
+        np.save("x.npy", x)
+        said = run("correlate", "x.npy", box).stderr
+        assert said.count("results are not finite") == 1
+        assert f"72 of 72 results are not finite, since sums lie beyond {x.dtype}" in said
+        assert remedy in said
+        x[0, 0] = np.nan  # whose 4 results are missing for another reason
+        np.save("x.npy", x)
+        assert dtype == np.float16 or "68 of 72 results are not finite" in run("correlate", "x.npy", box).stderr
+        x[0, 0] = np.inf
+        np.save("x.npy", x)
+        assert "not finite" not in run("correlate", "x.npy", box).stderr
+    np.save("x.npy", np.full((8, 9), 1e38, np.float32))
+    assert not run("correlate", "x.npy", box, "--dtype", "float64").stderr
+    np.save("m.npy", np.eye(8, 9))
+    said = run("correlate", "x.npy", box, "--mask", "m.npy", "--nan", "omit").stderr
+    assert "72 of 72 results are not finite, since sums lie beyond float32" in said

@@ -13,7 +13,7 @@ from convolith.cli.io.files import WRITABLE, Output, Written, read_array, read_k
 from convolith.cli.io.fits import Unit
 from convolith.cli.io.fits_headers import carried
 from convolith.cli.io.picture_info import named_axes
-from convolith.cli.io.results import not_finite, say_changed, summary
+from convolith.cli.io.results import not_finite, say_changed, say_overflow, summary
 from convolith.cli.io.stores import correlate_store, is_read_in_blocks, is_store
 from convolith.cli.options import (
     axes_or_names,
@@ -137,8 +137,11 @@ def command(
         read = read_kernel("KERNEL", kernel, chosen)
         if not picture and _is_one_picture(x) and not isinstance(read, Conv) and read.shape[:2] == (1, 1):
             places = {"axes": (x.ndim - 2, x.ndim - 1)} | places
-        with in_words_of_the_command():
+        with in_words_of_the_command() as said:
             y = _through(x, read, dict(chosen), engine, places, picture=picture)
+        if not any("not finite" in one for one in said):
+            taps = np.asarray(read.weight if isinstance(read, Conv) else read)
+            say_overflow(x, taps, y, masked=mask is not None)
         if isinstance(read, Conv):
             applied = read.options | {"kernel_size": read.kernel_size, "axes": places.get("axes")}
         else:

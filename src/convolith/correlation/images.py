@@ -113,7 +113,8 @@ def filter_image(
             masked array brings its own.
         dtype: dtype of the result. An integer dtype rounds half to even and clips, with a warning that says how many
             values were clipped; a float dtype is also the one of the computation, with a warning where it does not
-            hold the values.
+            hold the values. Sums of float32 or float64 pixels that exceed their own dtype are infinite without one: a
+            look at every result would take a fifth of the time of a small kernel.
         out: array or CPU tensor to write the result into, of its shape; its dtype counts as `dtype`.
 
     Returns:

@@ -41,6 +41,31 @@ def not_finite(y: np.ndarray) -> dict[str, int]:
     return {"missing": none, "infinite": y.size - none - int(np.isfinite(y).sum())}
 
 
+def say_overflow(x: np.ndarray, kernel: np.ndarray, y: np.ndarray, *, masked: bool) -> None:
+    """Warn of results that are not finite although INPUT and the kernel are: their sums exceed the dtype.
+
+    The library does not look: a pass over every result takes a fifth of the time of a small kernel.
+
+    Args:
+        x, kernel, y: the operands and the result.
+        masked: whether pixels are masked, so that results may be missing for another reason.
+    """
+    if y.dtype.kind not in "fc" or np.isfinite(y).all() or np.isinf(x).any() or not np.isfinite(kernel).all():
+        return
+    counts = not_finite(y)
+    count = counts["infinite"]
+    if not masked and not np.isnan(x).any():
+        count += counts["missing"]  # sums of both infinities
+    if count:
+        wide = _wide(y.dtype)
+        remedy = "scale INPUT down" if y.dtype == wide else f"pass --dtype {np.dtype(wide).name}"
+        click.echo(
+            f"warning: {count:,} of {y.size:,} results are not finite, since sums lie beyond {y.dtype} (largest "
+            f"{np.finfo(y.dtype).max:.3g}); {remedy}",
+            err=True,
+        )
+
+
 def _wide(dtype: np.dtype[Any]) -> Any:
     """Return a dtype for sums of many values."""
     return np.complex128 if dtype.kind == "c" else np.float64
