@@ -252,3 +252,30 @@ def test_a_header_follows_the_pixels_as_that_of_a_file_in_memory(options, tmp_pa
 
 
 _USUAL = (("stride", 1), ("padding", "same"), ("dilation", 1))
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("kind", ["uint16", "int8", "uint32", "scaled", "blank"])
+def test_fits_pixels_with_a_scale_are_read_in_blocks_as_in_memory(tmp_path, kind, compressed):
+    fits = pytest.importorskip("astropy.io.fits")
+    x = np.random.default_rng(0).integers(-100, 100, (30, 40))
+    header = {"BSCALE": 0.5, "BZERO": 7.0} if kind == "scaled" else {"BLANK": -5} if kind == "blank" else {}
+    if header:
+        unit = fits.PrimaryHDU(x.astype(np.int16))
+        unit.header.update(header)
+    else:
+        unit = fits.PrimaryHDU((x + (kind.startswith("u") * 40_000)).astype(kind))
+    units = [unit]
+    if compressed and kind != "int8":  # which astropy does not compress
+        units = [fits.PrimaryHDU(), fits.CompImageHDU(unit.data, unit.header)]
+    path = tmp_path / "x.fits"
+    fits.HDUList(units).writeto(path)
+    with fits.open(path, memmap=False) as file:
+        expected = file[-1].data
+    source = open_source(path)
+    assert source.dtype.newbyteorder("=") == expected.dtype.newbyteorder("=")
+    np.testing.assert_array_equal(source.array[3:20, 5:40], expected[3:20, 5:40])
+    big.plan(path, KERNEL, tmp_path / "y.zarr").run(progress=False)
+    result = np.asarray(zarr.open(tmp_path / "y.zarr", mode="r"))
+    native = expected.astype(expected.dtype.newbyteorder("="))
+    np.testing.assert_allclose(result, cl.filter_image(native, KERNEL, padding="same"), rtol=1e-5)

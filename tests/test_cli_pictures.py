@@ -620,3 +620,25 @@ def test_sums_beyond_their_own_dtype_are_said():
     np.save("m.npy", np.eye(8, 9))
     said = run("correlate", "x.npy", box, "--mask", "m.npy", "--nan", "omit").stderr
     assert "72 of 72 results are not finite, since sums lie beyond float32" in said
+
+
+def test_what_is_odd_about_an_input_is_said_in_words_of_the_command(folder):
+    picture = np.arange(42, dtype=np.uint8).reshape(6, 7)
+    Image.fromarray(picture).save("x.png")
+    np.save("kernel.npy", np.array([[1.0, np.nan]]))
+    np.save("booleans.npy", np.eye(3) > 0)
+    assert "KERNEL has 1 weights that are NaN or infinite" in run("correlate", "x.png", "kernel.npy").stderr
+    run("decompose", "booleans.npy", code=1)
+    assert f"INPUT is {folder}, a folder; name a file in it" in refused("correlate", folder, "[[1]]")
+    assert "--stride is 0" in refused("correlate", "x.png", "[[1]]", "--stride", 0)
+    around = ("--padding-mode", "constant", "--padding-value", "nan")
+    assert "pass --dtype float32" in refused("correlate", "x.png", "[[1,1,1]]", *around)
+    assert "not finite" not in run("correlate", "x.png", "[[1,1,1]]", *around, "--dtype", "float32").stderr
+
+
+def test_a_few_pages_are_not_taken_for_channels_by_fit():
+    pages = RNG.integers(0, 255, (2, 30, 31), np.uint8)
+    tifffile.imwrite("pages.tif", pages, photometric="minisblack")
+    assert "one image with 2 channels (pass --mix-channels)" in refused("fit", "pages.tif", "pages.tif", "--size", 3)
+    run("fit", "pages.tif", "pages.tif", "--size", 3, "--axes", "1,2")
+    run("fit", "pages.tif", "pages.tif", "--size", 3, "--mix-channels")

@@ -139,7 +139,7 @@ def command(
             places = {"axes": (x.ndim - 2, x.ndim - 1)} | places
         with in_words_of_the_command() as said:
             y = _through(x, read, dict(chosen), engine, places, picture=picture)
-        if not any("not finite" in one for one in said):
+        if not any("not finite" in one for one in said) and np.isfinite(options["padding_value"]):
             taps = np.asarray(read.weight if isinstance(read, Conv) else read)
             say_overflow(x, taps, y, masked=mask is not None)
         if isinstance(read, Conv):

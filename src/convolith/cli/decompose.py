@@ -49,7 +49,7 @@ def command(
     read = read_kernel("KERNEL", kernel, chosen)
     if isinstance(read, np.ndarray):
         read = read[None, None] if read.ndim == 1 else read
-        read = read.astype(np.float64) if read.dtype.kind in "iu" else read
+        read = read.astype(np.float64) if read.dtype.kind in "biu" else read
     with in_words_of_the_command():
         conv = read if isinstance(read, Conv) else Conv(read, **chosen)
         found = decompose(conv, tolerance=tolerance, budget_seconds=budget_seconds)

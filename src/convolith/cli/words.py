@@ -21,6 +21,8 @@ GENERAL: Words = (
     ),
     (r"\baxes is \(([^)]*)\)", r"--axes is \1"),
     (r"^axes is\b", "--axes is"),
+    (r"^(stride|padding|dilation|groups|engine|accuracy)(?= (is|has)\b)", r"--\1"),
+    (r"; convert x to a float dtype first$", "; pass --dtype float32"),
     (r"^origin is\b", "--origin is"),
     (r"\bpass channel_axis=-1\b", "pass --axes 0,1"),
     (r"\baxes=\(([-\d]+), ([-\d]+), ([-\d]+)\)", r"--axes \1,\2,\3"),

@@ -292,8 +292,9 @@ def axis_numbers(argument: str, value: Any, axes: int, image: str = "an image") 
     entries = value if isinstance(value, tuple | list) else [value]
     numbers = per_axis(argument, entries, len(entries), -axes)
     if any(number >= axes for number in numbers) or len({number % axes for number in numbers}) < len(numbers):
+        has = f"{axes} {'axis' if axes == 1 else 'axes'}"
         raise ConvolithError(
-            f"{argument} is {shown(value)}; expected different axes of {image} with {axes} axes: {-axes} to {axes - 1}"
+            f"{argument} is {shown(value)}; expected different axes of {image} with {has}: {-axes} to {axes - 1}"
         )
     return tuple(number % axes for number in numbers)
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from convolith.big.stores.orientation import ORIENTATION, TURNS, Upright
+from convolith.big.stores.scaled import scaled
 from convolith.errors import ConvolithError
 
 ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
@@ -262,13 +263,16 @@ def _number(value: Any) -> float | None:
 
 def _fits(_: Any, path: Path | None) -> Source:
     fits = needed("astropy.io.fits", "fits")
-    file = fits.open(path, memmap=True)
-    with file:  # what is mapped stays so
-        image = next((part for part in file if part.header.get("NAXIS", 0) and part.is_image), None)
-        if image is None:
+    with fits.open(path, memmap=True) as file:
+        images = [number for number, part in enumerate(file) if part.header.get("NAXIS", 0) and part.is_image]
+        if not images:
             raise ConvolithError(f"{path} has no image")
-        header = image.header.tostring("\n", endcard=False, padding=False)
-        return Source(str(path), image.data, attributes={"fits_header": header}, path=path)
+        header, packed = file[images[0]].header.copy(), isinstance(file[images[0]], fits.CompImageHDU)
+    with fits.open(path, memmap=not packed, do_not_scale_image_data=not packed) as file:  # what is mapped stays so
+        data = file[images[0]].data  # of packed images the whole
+    pixels = data if packed else scaled(data, header)
+    text = header.tostring("\n", endcard=False, padding=False)
+    return Source(str(path), pixels, attributes={"fits_header": text}, path=path)
 
 
 def _is_array(source: Any, _: Path | None) -> bool:

@@ -14,6 +14,8 @@ from convolith.errors import ConvolithError
 
 MOST_CHANNELS, CHANNELS_AND_PICTURE = 4, 3
 """Most planes of a file that are its channels without an option, and number of axes of a picture with channels."""
+CHANNELS = "CS"
+"""Letters that TIFF has for axes of channels; every other one is of pages."""
 
 
 class Stack(NamedTuple):
@@ -79,13 +81,16 @@ def check_one_reading(name: str, unit: Unit, kernel_size: Any) -> None:
     """Refuse a file whose planes may be images or channels.
 
     Raises:
-        ConvolithError: more planes before the kernel's axes than a picture has colours.
+        ConvolithError: more planes before the kernel's axes than a picture has colours, or pages.
     """
     shape, several = unit.array.shape, CHANNELS_AND_PICTURE + 1
     number = isinstance(kernel_size, int | str)
     axes = (2 if len(shape) <= several else 3) if number else len(kernel_size)
     planes = shape[-axes - 1 : -axes]
-    if unit.picture or axes == 1 or not axes < len(shape) <= axes + 2 or planes[0] <= MOST_CHANNELS:
+    if unit.picture or axes == 1 or not axes < len(shape) <= axes + 2:
+        return
+    pages = unit.header is None and unit.info.axes[-axes - 1 : -axes] not in ("", *CHANNELS)
+    if planes[0] <= MOST_CHANNELS and not pages:
         return
     stacks = []
     for first in (len(shape) - axes, len(shape) - axes - 1):

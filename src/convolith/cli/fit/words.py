@@ -35,7 +35,10 @@ SENTENCES = (
         r"give one number per axis, such as --size \1,",
     ),
     (r"\bk spans\b", "the kernel spans"),
-    (r"; channels come first: if x .*", "; channels come before samples: transpose both arrays"),
+    (
+        r"; channels come first: if x .*",
+        "; for samples in rows pass --axes 0 (one kernel), or transpose both arrays (channels come first)",
+    ),
     (
         r"; channels come before the spatial axes: .*",
         "; channels come before the spatial axes: move them",
@@ -89,7 +92,7 @@ def _of_option(name: str, option: str) -> Words:
         (rf"{start}=\({whole}, {whole}\)", rf"{option} \1,\2"),
         (rf"{start}=\({whole}, {whole}, {whole}\)", rf"{option} \1,\2,\3"),
         (rf"{start} \({whole},\)", rf"{option} \1"),
-        (rf"{start} \({whole}, {whole}\)", rf"{option} \1,\2"),
+        (rf"{start}( is)? \({whole}, {whole}\)", rf"{option}\1 \2,\3"),
         (rf"{start} \({whole}, {whole}, {whole}\)", rf"{option} \1,\2,\3"),
         (rf"{start}=['\"]([^'\"]*)['\"]", rf"{option} \1"),
         (rf"{start}=(?=[\d/])", f"{option} "),

@@ -8,6 +8,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -393,7 +394,11 @@ def _is_file(path: str) -> bool:
 
 def _existing(argument: str, path: str) -> Path:
     if not _is_file(path):
-        raise ConvolithError(f"{argument} is {path[:200]}; there is no such file")
+        folder = False
+        with suppress(OSError, ValueError):  # a name that no file can have
+            folder = Path(path).is_dir()
+        reason = ", a folder; name a file in it" if folder else "; there is no such file"
+        raise ConvolithError(f"{argument} is {path[:200]}{reason}")
     if not Path(path).stat().st_size:
         raise ConvolithError(f"{argument} is {path}, which cannot be read (it is empty, 0 bytes); is it complete?")
     return Path(path)

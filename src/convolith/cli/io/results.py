@@ -42,7 +42,7 @@ def not_finite(y: np.ndarray) -> dict[str, int]:
 
 
 def say_overflow(x: np.ndarray, kernel: np.ndarray, y: np.ndarray, *, masked: bool) -> None:
-    """Warn of results that are not finite although INPUT and the kernel are: their sums exceed the dtype.
+    """Warn of results that are not finite because the kernel is not, or because their sums exceed the dtype.
 
     The library does not look: a pass over every result takes a fifth of the time of a small kernel.
 
@@ -50,7 +50,10 @@ def say_overflow(x: np.ndarray, kernel: np.ndarray, y: np.ndarray, *, masked: bo
         x, kernel, y: the operands and the result.
         masked: whether pixels are masked, so that results may be missing for another reason.
     """
-    if y.dtype.kind not in "fc" or np.isfinite(y).all() or np.isinf(x).any() or not np.isfinite(kernel).all():
+    none = kernel.size - int(np.isfinite(kernel).sum())
+    if none:
+        click.echo(f"warning: KERNEL has {none:,} weights that are NaN or infinite; so are results", err=True)
+    if none or y.dtype.kind not in "fc" or np.isfinite(y).all() or np.isinf(x).any():
         return
     counts = not_finite(y)
     count = counts["infinite"]
