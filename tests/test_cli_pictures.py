@@ -627,7 +627,7 @@ def test_what_is_odd_about_an_input_is_said_in_words_of_the_command(folder):
     Image.fromarray(picture).save("x.png")
     np.save("kernel.npy", np.array([[1.0, np.nan]]))
     np.save("booleans.npy", np.eye(3) > 0)
-    assert "KERNEL has 1 weights that are NaN or infinite" in run("correlate", "x.png", "kernel.npy").stderr
+    assert "weights of KERNEL are NaN or infinite (1)" in run("correlate", "x.png", "kernel.npy").stderr
     run("decompose", "booleans.npy", code=1)
     assert f"INPUT is {folder}, a folder; name a file in it" in refused("correlate", folder, "[[1]]")
     assert "--stride is 0" in refused("correlate", "x.png", "[[1]]", "--stride", 0)

@@ -52,7 +52,7 @@ def say_overflow(x: np.ndarray, kernel: np.ndarray, y: np.ndarray, *, masked: bo
     """
     none = kernel.size - int(np.isfinite(kernel).sum())
     if none:
-        click.echo(f"warning: KERNEL has {none:,} weights that are NaN or infinite; so are results", err=True)
+        click.echo(f"warning: weights of KERNEL are NaN or infinite ({none:,}), and so are results", err=True)
     if none or y.dtype.kind not in "fc" or np.isfinite(y).all() or np.isinf(x).any():
         return
     counts = not_finite(y)
