@@ -162,7 +162,8 @@ def denormals(rounds: int, path: Path | None) -> None:
         small = replace(operands, x=operands.x * 1e-39)
         for engine in BY_NAME.values():
             if engine.refuse(spec) is None and engine.name != "reference":
-                bound = cl.plan(spec, engine=engine.name).bind(operands.k)
+                accuracy = "fast" if engine.only_fast else "default"
+                bound = cl.plan(spec, engine=engine.name, accuracy=accuracy).bind(operands.k)
                 runners = {"usual": partial(bound, operands.x), "denormal": partial(bound, small.x)}
                 times = race(runners, rounds)
                 rows.append({"row": name, "engine": engine.name, "times as long": times["denormal"] / times["usual"]})

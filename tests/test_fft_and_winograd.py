@@ -14,13 +14,13 @@ from convolith.engines.fft.emit_transforms import passes
 from convolith.engines.fft.engine import fft
 from convolith.engines.fft.tiling import LENGTHS, Tiling
 from convolith.engines.reference import reference
-from convolith.engines.winograd.engine import winograd_2x2, winograd_4x4
+from convolith.engines.winograd.engine import winograd_2x2, winograd_4x4, winograd_6x6
 from convolith.jit.target import host, widths
 from tests.oracle import compare
 from tests.strategies import arrays_for
 from tests.test_direct import LAYOUTS
 
-BOTH = [pytest.param(engine, id=engine.name) for engine in (winograd_2x2, winograd_4x4)]
+TILES = [pytest.param(engine, id=engine.name) for engine in (winograd_2x2, winograd_4x4, winograd_6x6)]
 
 
 def layer(batch: int, ins: int, outs: int, size: tuple[int, int], **options) -> ConvSpec:
@@ -42,7 +42,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("padding", [0, 1, 2, ((0, 2), (1, 0)), ((3, 0), (0, 4))])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize("engine", BOTH)
+@pytest.mark.parametrize("engine", TILES)
 def test_winograd_around_its_tiles_and_blocks(engine, shape, padding):
     grown = (2, 2) if padding == 0 else (0, 0)
     spec = layer(*shape[:3], tuple(n + g for n, g in zip(shape[3], grown)), padding=padding or 0)
@@ -66,7 +66,7 @@ VOLUMES = {
 
 
 @pytest.mark.parametrize("case", VOLUMES)
-@pytest.mark.parametrize("engine", BOTH)
+@pytest.mark.parametrize("engine", TILES)
 def test_winograd_of_volumes(engine, case):
     size, kernel_size, options = VOLUMES[case]
     spec = ConvSpec(batch=2, in_channels=5, out_channels=11, size=size, kernel_size=kernel_size, **options)
@@ -77,7 +77,7 @@ def test_winograd_of_volumes(engine, case):
     compare(engine, spec, engine.prepare(spec, kernel), wide, kernel, bias)
 
 
-@pytest.mark.parametrize("engine", BOTH)
+@pytest.mark.parametrize("engine", TILES)
 def test_winograd_computes_the_gradient_of_volumes(engine):
     x = torch.randn(1, 4, 5, 7, 8, requires_grad=True, dtype=torch.float64)
     k = torch.randn(6, 4, 3, 3, 3, dtype=torch.float64)
@@ -90,7 +90,7 @@ def test_winograd_computes_the_gradient_of_volumes(engine):
 @pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("width", widths())
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("engine", BOTH)
+@pytest.mark.parametrize("engine", TILES)
 def test_winograd_on_every_vector_width(engine, dtype, width):
     for size in ((11, 13), (28, 28), (60, 50)):
         spec = layer(2, 9, 10, size, padding=1, dtype=dtype)
@@ -99,7 +99,7 @@ def test_winograd_on_every_vector_width(engine, dtype, width):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
-@pytest.mark.parametrize("engine", BOTH)
+@pytest.mark.parametrize("engine", TILES)
 def test_winograd_shared_by_any_number_of_threads(engine, threads):
     """In one stage for each block or in two for all, and by one thread alone where it is soon done."""
     before = torch.get_num_threads()
@@ -114,7 +114,7 @@ def test_winograd_shared_by_any_number_of_threads(engine, threads):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("engine", [*BOTH, pytest.param(fft, id="fft")])
+@pytest.mark.parametrize("engine", [*TILES, pytest.param(fft, id="fft")])
 def test_layouts(engine, layout):
     spec = layer(2, 3, 4, (19, 40), padding=1)
     x, kernel, bias = arrays_for(spec)
@@ -275,7 +275,7 @@ def test_axes_with_one_place_are_left_out(size, kernel_size):
     assert fft.note(spec) == fft.note(less)
 
 
-@pytest.mark.parametrize("engine", [pytest.param(fft, id="fft"), *BOTH])
+@pytest.mark.parametrize("engine", [pytest.param(fft, id="fft"), *TILES])
 def test_threads_may_change_after_the_preparation(engine):
     spec = layer(4, 3, 5, (40, 41), padding=1)
     x, kernel, bias = arrays_for(spec)

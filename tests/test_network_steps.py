@@ -236,3 +236,22 @@ def test_a_model_that_torch_computes_keeps_its_weights():
     x = torch.randn(1, 3, 8, 8)
     found = cl.optimize(Random().eval(), x, measure=False, drop_weights=True)
     torch.testing.assert_close(found.model(x), Random()(x))
+
+
+@pytest.mark.parametrize("accuracy", ["default", "fast"])
+@torch.no_grad()
+def test_the_largest_tiles_of_winograd_are_tried_with_accuracy_fast_alone(accuracy):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU()).eval()
+    x = torch.randn(1, 3, 120, 180)
+    compiled = Compiled(cl.fold(model, x).model, (x,), accuracy, tried=3)
+    names = {way.engine for ways in compiled.ways for way in ways}
+    assert ("winograd_6x6" in names) == (accuracy == "fast")
+    compiled.chosen = [len(ways) - 1 for ways in compiled.ways]
+    for number, ways in enumerate(compiled.ways):
+        for way, found in enumerate(ways):
+            if found.engine == "winograd_6x6":
+                compiled.chosen[number] = way
+    expected = model.double()(x.double()).detach()
+    error = (compiled((x,)) - expected).abs().max() / expected.abs().max()
+    assert error < (1e-4 if accuracy == "fast" else 1e-5)

@@ -4,6 +4,7 @@ import copy
 import gc
 import pickle
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -187,7 +188,8 @@ def test_what_every_engine_prepares_survives_a_copy(engine):
     )
     k = torch.outer(line, line).repeat(channels, 1, 1, 1) if groups > 1 else torch.randn(spec.kernel_shape)
     x = torch.randn(spec.input_shape)
-    run = cl.plan(spec, k if groups > 1 else None, engine=engine).bind(k)
+    accuracy = "fast" if BY_NAME[engine].only_fast else "default"
+    run = cl.plan(spec, k if groups > 1 else None, engine=engine, accuracy=accuracy).bind(k)
     expected = run(x)
     saved, copied = pickle.dumps(run), copy.deepcopy(run)
     del run
@@ -195,3 +197,18 @@ def test_what_every_engine_prepares_survives_a_copy(engine):
     [torch.full((1000,), torch.nan) for _ in range(100)]
     assert torch.equal(copied(x), expected)
     assert torch.equal(pickle.loads(saved)(x), expected)  # noqa: S301 - our own bytes
+
+
+def test_the_largest_tiles_of_winograd_need_accuracy_fast():
+    """Where torch's own bound is larger than theirs, too; they win on large images, and not on small ones."""
+    large = ConvSpec(in_channels=64, out_channels=64, size=(256, 256), kernel_size=3, padding=1)
+    small = replace(large, in_channels=512, out_channels=512, size=(14, 14))
+    assert BY_NAME["winograd_6x6"].error_bound(small) < BY_NAME["aten"].error_bound(small)
+    assert cl.plan(large, accuracy="fast").engine == "winograd_6x6"
+    assert cl.plan(small, accuracy="fast").engine != "winograd_6x6"
+    for accuracy in ("default", "exact", "double"):
+        for spec in (large, small):
+            reasons = {c.engine: c.reason for c in cl.plan(spec, accuracy=accuracy).candidates}
+            assert reasons["winograd_6x6"] is not None
+    with pytest.raises(ConvolithError, match='only accuracy "fast" allows it'):
+        cl.plan(large, engine="winograd_6x6")

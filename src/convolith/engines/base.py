@@ -51,6 +51,11 @@ class Engine(ABC, Generic[State]):
         """Return whether every output is the plain sum of its products, which accuracy "exact" asks for."""
         return self.keeps_nonfinite_local(spec)
 
+    @property
+    def only_fast(self) -> bool:
+        """Whether accuracy "fast" alone allows the engine, whatever bound other accuracies would admit."""
+        return False
+
     @abstractmethod
     def work(self, spec: ConvSpec) -> Work:
         """Return the operations, bytes moved and workspace of the forward pass, as the engine performs them."""

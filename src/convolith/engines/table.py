@@ -14,7 +14,7 @@ from convolith.engines.phases import phases
 from convolith.engines.pointwise.engine import pointwise
 from convolith.engines.reference import reference
 from convolith.engines.separable.engine import separable
-from convolith.engines.winograd.engine import winograd_2x2, winograd_4x4
+from convolith.engines.winograd.engine import winograd_2x2, winograd_4x4, winograd_6x6
 
 TABLE: tuple[Engine[Any], ...] = (
     pointwise,
@@ -22,6 +22,7 @@ TABLE: tuple[Engine[Any], ...] = (
     depthwise,
     separable,
     winograd_4x4,
+    winograd_6x6,
     winograd_2x2,
     im2col,
     aten.contiguous,

@@ -133,6 +133,8 @@ def _weigh(engine: Engine[Any], spec: ConvSpec, accuracy: str, kernel: torch.Ten
     needed, memory = work.memory.forward.workspace + work.memory.forward.prepared, machine.memory_bytes()
     if accuracy == "exact" and not engine.sums_directly(spec):
         reason = 'not a direct sum, which accuracy "exact" asks for'
+    elif engine.only_fast and accuracy != "fast":
+        reason = 'less accurate than others, so that only accuracy "fast" allows it'
     elif bound > limit:
         reason = f"error bound {bound:.1e} is over {limit:.1e}"
     elif memory is not None and needed > memory:

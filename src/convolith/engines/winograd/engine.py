@@ -1,7 +1,7 @@
-"""3x3 kernels with fewer products: Winograd's minimal filtering, F(2x2, 3x3) and F(4x4, 3x3), in generated code.
+"""3x3 kernels with fewer products: Winograd's minimal filtering, F(2x2, 3x3) to F(6x6, 3x3), in generated code.
 
-A tile of 2x2 or 4x4 outputs takes 16 or 36 products per channel where direct sums take 36 or 144. The transforms are
-described in `transforms`, the blocks of tiles in `emit`.
+A tile of 2x2, 4x4 or 6x6 outputs takes 16, 36 or 64 products per channel where direct sums take 36, 144 or 324. The
+transforms are described in `transforms`, the blocks of tiles in `emit`.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ PRODUCT_EFFICIENCY, NARROW_EFFICIENCY = 0.85, 0.8
 """Fraction of the peak product rate that register tiles of three vectors, and of fewer, reach."""
 WEIGHTS_SHARE = 0.6
 """Time to read weights, which are fetched ahead, as a share of the time to copy as many bytes."""
-TRANSFORM_STEPS = 7
-"""Cost of a transform per point of a tile, as a number of products."""
+TRANSFORM_STEPS = {2: 7, 4: 7, 6: 11}
+"""Cost of a transform per point of a tile, as a number of products, by the outputs of a tile along an axis."""
 SERIAL_STEPS = 500_000
 """Number of products and transform steps below which one thread finishes before a second one has started."""
 SERIAL_PAIRS = 4_000
@@ -64,8 +64,10 @@ LAYOUTS = 256
 """Number of specs whose blocks are cached."""
 BEYOND = 64
 """Number of zeros after the last panel, which its last vectors read."""
-GAIN = {2: 6.0, 4: 40.0}
+GAIN = {2: 6.0, 4: 40.0, 6: 600.0}
 """Amplification of a rounding error by the transforms, measured on the data of the tests."""
+MOST_ACCURATE = 4
+"""Largest number of outputs of a tile along an axis that every accuracy with transforms allows."""
 
 
 class State(NamedTuple):
@@ -122,6 +124,11 @@ class Winograd(GeneratedEngine[State]):
             return "padding that is not finite would spread over tiles"
         return None
 
+    @property
+    def only_fast(self) -> bool:
+        """Whether the tile is so large that its transforms lose more digits than smaller tiles do."""
+        return self.outputs > MOST_ACCURATE
+
     def keeps_nonfinite_local(self, spec: ConvSpec) -> bool:
         """Return False: NaN and infinity spread over their tile."""
         return False
@@ -163,7 +170,7 @@ class Winograd(GeneratedEngine[State]):
         rate = limits.products_per_second(spec.dtype)
         share = PRODUCT_EFFICIENCY if tiles > 3 * lanes else NARROW_EFFICIENCY
         products = tiles * points * spec.in_channels * ceil(spec.out_channels / 8) * 8 / (rate * share)
-        transforms = tiles * points * TRANSFORM_STEPS * (spec.in_channels + spec.out_channels) / rate
+        transforms = tiles * points * TRANSFORM_STEPS[self.outputs] * (spec.in_channels + spec.out_channels) / rate
         weights = points * spec.in_channels * spec.out_channels * torch_dtype(spec.dtype).itemsize
         moving = WEIGHTS_SHARE * limits.moving_seconds(weights) + limits.moving_seconds(
             layer_work(given).memory.forward.bytes
@@ -211,9 +218,8 @@ class Winograd(GeneratedEngine[State]):
         """Plan the stages, their threads and their memory."""
         down, across = self._tiles(spec)
         tiles = spec.batch * down * across
-        steps = tiles * (
-            spec.in_channels * spec.out_channels + TRANSFORM_STEPS * (spec.in_channels + spec.out_channels)
-        )
+        channels = spec.in_channels + spec.out_channels
+        steps = tiles * (spec.in_channels * spec.out_channels + TRANSFORM_STEPS[self.outputs] * channels)
         threads = 1 if steps * (self.outputs + 2) ** 2 < SERIAL_STEPS else thread_count()
         slots = self._slots(spec, target, threads, tiles, down, across)
         stages = [(WHOLE, slots["blocks"])]
@@ -439,3 +445,4 @@ def _whole_lines(elements: int) -> int:
 
 winograd_2x2 = Winograd("winograd_2x2", 2)
 winograd_4x4 = Winograd("winograd_4x4", 4)
+winograd_6x6 = Winograd("winograd_6x6", 6)
