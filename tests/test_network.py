@@ -871,6 +871,11 @@ def _with_a_written_part(m, x, y):
     return m.c(y) if y.shape[2] % 4 else m.c(y) * 2
 
 
+def _with_a_written_diagonal(m, x, y):
+    y.diagonal(0, 2, 3).fill_(0.5)
+    return m.c(y) if y.shape[2] % 4 else m.c(y) * 2
+
+
 def _ramp(m, x, y):
     key = x.shape[3]
     if key not in m.known:
@@ -884,6 +889,7 @@ TRACED_CODE = {
     "tensors made from sizes": lambda m, x, y: m.c(y) * torch.linspace(-1, 1, x.shape[3]) if y.shape[3] % 4 else y,
     "a table of tensors": _ramp,
     "steps in place": lambda m, x, y: m.c(functional.leaky_relu_(y.view(1, -1, *y.shape[2:]) + 1, 0.1).view(y.shape)),
+    "a part written in place": _with_a_written_part,
     "constants in place": lambda m, x, y: m.c(y) * torch.arange(float(x.shape[3])).sub_(3).relu_(),
 }
 KEPT_CODE = {
@@ -891,7 +897,7 @@ KEPT_CODE = {
     "values through NumPy": (lambda m, x, y: m.c(y) * float(y.numpy().max()) if y.shape[3] % 4 else y, "reads values"),
     "values as a list": (lambda m, x, y: m.c(y) * y[0, 0, 0].tolist()[0] if y.shape[3] % 4 else y, "reads values"),
     "a count of its calls": (_counted, "changes its attributes"),
-    "a part written in place": (_with_a_written_part, "was written to through another tensor"),
+    "a diagonal written in place": (_with_a_written_diagonal, "writes through aten.diagonal"),
 }
 
 

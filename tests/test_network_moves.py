@@ -160,3 +160,105 @@ def test_views_of_what_torch_computes(name):
     model = Views().eval()
     model(torch.randn(1, 3, 14, 14))
     check(model, (1, 3, 14, 14), (3, 3, 14, 14))
+
+
+def _first_channels(how):
+    def call(m, x):
+        y = x.clone()
+        y[:, :2] = how(x[:, :2])
+        return y
+
+    return call
+
+
+def _times(m, x):
+    x[:, 2:4, 1:-1] *= 0.5
+    return x
+
+
+def _added(m, x):
+    x[:, 2:5].add_(1.5)
+    return x + x[:, :1]
+
+
+def _shifted(m, x):
+    y = torch.zeros_like(x)
+    y[:, :2, 1:] = x[:, :2, :-1]
+    y[:, 2:4, :, :-2] = x[:, 2:4, :, 2:]
+    y[:, 4:] = x[:, 4:]
+    return y
+
+
+def _joined(m, x):
+    y = torch.empty(x.shape[0], 6, *x.shape[2:], dtype=x.dtype)
+    y[:, :3] = functional.relu(x[:, 3:])
+    y[:, 3:] = x[:, :3]
+    return y
+
+
+def _overlapping(m, x):
+    x[:, 1:4] = x[:, 2:5] * 2
+    return x
+
+
+def _read_before_and_after(m, x):
+    part, whole = x[:, 1:3], x * 2
+    before = part + 1
+    x[:, 2:4] = 0.25
+    return torch.cat([before, part, whole[:, :2] + x[:, 2:4]], 1)
+
+
+def _to_a_view_of_a_view(m, x):
+    rows = x[:, 1:5].transpose(2, 3)
+    rows[:, 1:3, 2:-1].mul_(3)
+    rows.flatten(1)[:, 5:9] = 1
+    return x
+
+
+def _parts_of_a_split(m, x):
+    a, b, c = x.split([1, 2, 3], 1)
+    a.relu_()
+    c.chunk(3, 1)[1].neg_()
+    for plane in b.unbind(1):
+        plane[:, 2:5] = plane[:, 6:9]
+    return x
+
+
+def _all_of_it(m, x):
+    x[:] = x.flip(2)
+    x[..., 0] = x[..., 1]
+    x[..., -1].zero_()
+    x[:, :, 3] = m.columns
+    x[:, 5].fill_(0.5)
+    return x
+
+
+WRITTEN = {
+    "a copy's channels": _first_channels(lambda part: part * 2),
+    "channels in place": _added,
+    "rows of channels in place": _times,
+    "shifted channels": _shifted,
+    "two halves": _joined,
+    "overlapping channels": _overlapping,
+    "views that are read before and after": _read_before_and_after,
+    "a view of a view": _to_a_view_of_a_view,
+    "parts of a split": _parts_of_a_split,
+    "borders, numbers, rows": _all_of_it,
+    "one channel with every second row": lambda _, x: _second(x),
+}
+
+
+def _second(x):
+    x[:, 1, ::2] -= x[:, 0, 1::2]
+    return x
+
+
+@pytest.mark.parametrize("own_code", [False, True])
+@pytest.mark.parametrize("name", WRITTEN)
+def test_parts_that_are_written(name, own_code):
+    model = Between(WRITTEN[name], out_channels=6, columns=nn.Parameter(torch.rand(12)))
+    if own_code:
+        model.what = lambda m, x: WRITTEN[name](m, x if x.shape[2] % 50 else x * 2)
+    found = check(model, (1, 3, 12, 14), (3, 3, 12, 14))
+    assert found.report.reason is None
+    assert set(found.report.islands) <= {"flip.default", "permute.default"}

@@ -21,6 +21,7 @@ from convolith.network.graph.nodes import (
     Norm,
     Pool,
     Resize,
+    Scatter,
     Softmax,
 )
 from convolith.network.graph.trace import NotTraced, Trace, Value
@@ -28,7 +29,7 @@ from convolith.network.graph.trace import NotTraced, Trace, Value
 LINE = 64
 """Alignment of tensors in the arena, in bytes."""
 PAGE = 4096
-PLACED = Convolve | Copy | Map | Norm | Pool | Resize | Softmax | Join
+PLACED = Convolve | Copy | Map | Norm | Pool | Resize | Scatter | Softmax | Join
 """Nodes whose result may lie anywhere, images apart from each other."""
 GIVEN, MADE, RETURNED, ARENA, CONSTANT = "given", "made by an island", "returned", "arena", "constant"
 """Kinds of memory: an input of the network, a result of torch, an output of the network, a part of the arena, a
@@ -86,7 +87,7 @@ class Placement:
         return (self.places[number].image, *dense[1:]) if len(shape) > 0 else ()
 
 
-def place(nodes: Sequence[Node], trace: Trace, results: Sequence[int]) -> Placement:
+def place(nodes: Sequence[Node], trace: Trace, results: Sequence[int]) -> Placement:  # noqa: C901 - one branch a kind
     """Return the place of every value that the nodes read or make, before `arrange`."""
     values, found = trace.values, Placement([], {})
     inside = _joined(nodes, values, results)
@@ -102,6 +103,8 @@ def place(nodes: Sequence[Node], trace: Trace, results: Sequence[int]) -> Placem
             for number, offset in zip(node.outputs, node.offsets, strict=True):
                 found.places[number] = _alias(found, node, number, offset, values)
             continue
+        if isinstance(node, Scatter) and _overwrites(found, nodes, at, results):
+            found.places[node.outputs[0]] = found.places[node.inputs[0]]
         for number in node.outputs:
             _make(found, node, number, inside, values, at)
         if isinstance(node, Island) and node.view:
@@ -115,6 +118,19 @@ def place(nodes: Sequence[Node], trace: Trace, results: Sequence[int]) -> Placem
     return found
 
 
+def _overwrites(found: Placement, nodes: Sequence[Node], at: int, results: Sequence[int]) -> bool:
+    """Return whether a node may replace a part of its first input in place: nothing reads that memory later."""
+    number, output = nodes[at].inputs[0], nodes[at].outputs[0]
+    place = found.places[number]
+    buffer = found.buffers[place.buffer]
+    if buffer.kind != ARENA or buffer.last > at or output in found.places:
+        return False
+    later = {n for node in nodes[at + 1 :] for n in node.inputs} | {*results, *nodes[at].inputs[1:]}
+    inside = {n for n, other in found.places.items() if other.buffer == place.buffer}
+    shape = nodes[at].shape  # type: ignore[attr-defined]  # a scatter's
+    return not later & inside and place.image == _image(shape)
+
+
 def _new(found: Placement, kind: str, number: int, value: Value, at: int) -> None:
     """Give a value a buffer of its own."""
     found.buffers.append(Buffer(kind, prod(value.shape), value.dtype, at, at))
@@ -125,7 +141,7 @@ def _make(
     found: Placement, node: Node, number: int, inside: dict[int, tuple[int, int]], values: Sequence[Value], at: int
 ) -> None:
     """Place the output of a node: in the memory of a join, or in a buffer of its own."""
-    if number in found.places:  # a join whose parts came first, or what an island gave back
+    if number in found.places:  # a join whose parts came first, what an island gave back, or what is written in place
         _touch(found, number, at)
     elif number in inside:
         _open(found, number, inside, values, at)

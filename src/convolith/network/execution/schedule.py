@@ -27,6 +27,7 @@ from convolith.network.graph.nodes import (
     Norm,
     Pool,
     Resize,
+    Scatter,
     Softmax,
 )
 from convolith.network.graph.trace import Trace
@@ -156,6 +157,8 @@ class Scheduler:
             return [Way("resize", (self._part(steps, node.inputs, node.outputs[0]),))]
         if isinstance(node, Copy):
             return [self._copy(node)]
+        if isinstance(node, Scatter):
+            return [self._scatter(node)]
         if isinstance(node, Island):
             return [Way("torch", call=node.call)]
         return [Way("")]
@@ -296,6 +299,21 @@ class Scheduler:
                 return Way("torch", call=node.reference)
             here = x._replace(offset=x.offset + piece.source)
             parts.append(Part(steps, (here,), y._replace(offset=y.offset + piece.goal)))
+        return Way("copy", tuple(parts))
+
+    def _scatter(self, node: Scatter) -> Way:
+        """Return the copy of a part, after that of all the rest where it does not lie there already."""
+        base, y, piece = self._place(node.inputs[0]), self._place(node.outputs[0]), node.piece
+        dtype, parts = self._dtype(node.outputs[0]), []
+        if base != y:
+            whole = maps.steps(("x", 0), [maps.Operand("x", 0, base.image)], (*node.shape, 1), y.image, dtype)
+            parts.append(Part(whole, (base,), y))
+        x = self._place(node.inputs[-1])
+        axes = [copies.Axis(node.shape[0], x.image if piece.constant is None else 0, y.image), *piece.axes]
+        steps = copies.steps(axes, dtype, piece.constant)
+        if steps is None:
+            return Way("torch", call=node.reference)
+        parts.append(Part(steps, (x,), y._replace(offset=y.offset + piece.goal)))
         return Way("copy", tuple(parts))
 
     def _join(self, node: Join) -> Way:

@@ -317,6 +317,35 @@ class Copy(Computed):
         return y.reshape(self.shape)
 
 
+NO_PIECE = Piece(())
+
+
+@dataclass
+class Scatter(Computed):
+    """Images of which a part is replaced; in place, where nothing else reads them.
+
+    Attributes:
+        inputs: the images, and what replaces the part unless it is a constant.
+        piece: the part.
+        shape: shape of the result.
+    """
+
+    piece: Piece = NO_PIECE
+    shape: Shape = ()
+
+    def reference(self, fetch: Fetch) -> torch.Tensor:
+        """Copy and replace by torch; constants may have one image for all."""
+        batch, piece = self.shape[0], self.piece
+        y = fetch(self.inputs[0])[:batch].expand(self.shape).clone().reshape(batch, -1)
+        goal = _places(piece.goal, [(axis.size, axis.goal) for axis in piece.axes])
+        if piece.constant is not None:
+            y[:, goal] = piece.constant
+        else:
+            source = _places(piece.source, [(axis.size, axis.source) for axis in piece.axes])
+            y[:, goal] = fetch(self.inputs[1])[:batch].to(y.dtype).reshape(batch, -1)[:, source]
+        return y.reshape(self.shape)
+
+
 def _places(first: int, axes: Sequence[tuple[int, int]]) -> torch.Tensor:
     """Return the places of all elements of axes with sizes and strides, in order."""
     found = torch.tensor([first], device="cpu")

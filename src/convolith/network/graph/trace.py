@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,11 +15,13 @@ from convolith.errors import ConvolithError
 from convolith.folding.example_inputs import unchanged
 from convolith.folding.graph_runner import GraphRunner
 from convolith.network.graph import own_code
+from convolith.network.graph.written_views import BY_SHAPE, View, short_name
 from convolith.torch_private import (
     TorchDispatchMode,
     depends_on_values,
     draws,
     flattened,
+    is_alias,
     leaves_of,
     mapped_tree,
     not_writing,
@@ -149,8 +152,8 @@ def trace(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[Trace, An
     Code that reads no values, only shapes, is traced; a module of a graph with other code is called as a whole.
 
     Raises:
-        NotTraced: if memory is read that was written to through another tensor, the shape of a result depends on
-            values, or a model that is no graph reads values or changes itself.
+        NotTraced: if memory is read that was written to in a way that no operator shows, the shape of a result depends
+            on values, or a model that is no graph reads values or changes itself.
     """
     recorder = _Recorder(model)
     with torch.no_grad():
@@ -196,7 +199,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
         self._stored = set(map(_memory, self._constants.values()))
         self._stale: set[int] = set()
         """Tensors, by identity, whose memory another one has written to since."""
+        self._views: dict[int, View] = {}
+        """How tensors were made as views, by identity."""
         self.where = ""
+        self.by_setitem = False
+        """Whether the node sets a part of a tensor, perhaps to a number, which torch makes a tensor of."""
         self._running: list[str] = []
         """Names of the modules with code of their own whose calls are recorded, the outermost first."""
         self._numbers: dict[int, int] = {}
@@ -204,10 +211,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
 
     def number(self, tensor: torch.Tensor, *, constant: bool) -> int:
         """Return the number of a tensor, a new one if it was not seen."""
-        known = self._numbers.get(id(tensor))
         if id(tensor) in self._stale:
-            raise NotTraced(f"{self.place} reads memory that was written to through another tensor")
-        number_of_code = self.trace.has_code and not tensor.ndim  # made of a Python number, which torch does not show
+            self._view_anew(tensor)
+        known = self._numbers.get(id(tensor))
+        number_of_code = (
+            self.trace.has_code or self.by_setitem
+        ) and not tensor.ndim  # made of a Python number, which torch does not show
         if known is None and constant and id(tensor) not in self._constants and not number_of_code:
             raise NotTraced(f"{self.place} reads a tensor that no operator of the model made")
         if known is None:
@@ -225,33 +234,99 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Record an operator and call it."""
         kwargs = kwargs or {}
-        call = func
         tensors = [leaf for leaf in leaves_of((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         if depends_on_values(func) and not all(map(self._is_constant, tensors)):
             raise NotTraced(f"{func} at {self.place} depends on values")
-        if writes(func):
-            call = self._without_writing(func, args)
+        return self._written(func, args, kwargs) if writes(func) else self._called(func, args, kwargs)
+
+    def _called(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Call an operator that writes nothing, and record it."""
         own_args, own_kwargs = self.named(args), self.named(kwargs)
         result = func(*args, **kwargs)
-        if call is not func:  # from here on, the tensor is the operator's result
-            del self._numbers[id(args[0])]
-        self.record(str(call), call, own_args, own_kwargs, result)
+        leaves = leaves_of(result)
+        if short_name(str(func)) in UNSET:  # the numbers that are there by chance must not be NaN
+            leaves[0].zero_()
+        self.record(str(func), func, own_args, own_kwargs, result)
+        if is_alias(func) and args and isinstance(args[0], torch.Tensor):
+            for number, leaf in enumerate(leaves):
+                if leaf is not args[0] and id(leaf) not in self._views:
+                    self._views[id(leaf)] = View(args[0], func, tuple(args), dict(kwargs), number)
         return result
+
+    def _written(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Call an operator that writes to its first argument, and record it as one that makes a new tensor.
+
+        Tensors that the argument is a view of are recorded anew, with the view replaced; other views of these are
+        recorded anew when they are read.
+
+        Raises:
+            NotTraced: if there is no such operator.
+        """
+        call, target = self._without_writing(func, args), args[0]
+        given, named_kwargs = self.named(args), self.named(kwargs)
+        if call is torch.ops.aten.copy.default:
+            if _same_place(args[1], target):  # as after x[...] *= 2
+                return func(*args, **kwargs)
+            call, given = (
+                torch.ops.aten.clone.default,
+                (Ref(self.number(self._spread(args[1], target), constant=True)),),
+            )
+        for value in self.trace.values:
+            if value.constant is not None and _memory(value.constant) == _memory(target):
+                value.constant = value.constant.clone()
+        result = func(*args, **kwargs)
+        self._record_anew(target, call, given, named_kwargs)
+        fresh, part = {id(target)}, target
+        while id(part) in self._views:
+            view = self._views[id(part)]
+            found = view.replaced(part)
+            if found is None:
+                raise NotTraced(f"{func} at {self.place} writes through {view.call}")
+            self._record_anew(view.parent, found[0], self.named(found[1]), {})
+            part = view.parent
+            fresh.add(id(part))
+        self._stale |= {id(t) for t in self._alive if id(t) not in fresh and _memory(t) == _memory(target)}
+        return result
+
+    def _record_anew(self, tensor: torch.Tensor, call: Any, args: Any, kwargs: Any) -> None:
+        """Record an operator whose result a tensor is from here on; it lies dense, wherever the tensor lies."""
+        del self._numbers[id(tensor)]
+        self.record(str(call), call, args, kwargs, tensor)
+        value = self.trace.values[self._numbers[id(tensor)]]
+        value.planes, value.strides = True, ()
+
+    def _view_anew(self, tensor: torch.Tensor) -> None:
+        """Record a view of memory that was written to since.
+
+        Raises:
+            NotTraced: if the tensor was not recorded as a view.
+        """
+        view = self._views.get(id(tensor))
+        if view is None:
+            raise NotTraced(f"{self.place} reads memory that was written to through another tensor")
+        args, kwargs = self.named(view.args), self.named(view.kwargs)
+        self._stale.discard(id(tensor))
+        self._numbers.pop(id(tensor), None)
+        self.record(str(view.call), view.call, args, kwargs, view.again(tensor))
+
+    def _spread(self, x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """Return a tensor in the dtype and the shape of another one."""
+        if x.dtype != like.dtype:
+            x = self._called(torch.ops.aten._to_copy.default, (x,), {"dtype": like.dtype})
+        return x if x.shape == like.shape else self._called(torch.ops.aten.expand.default, (x, list(like.shape)), {})
 
     def _without_writing(self, func: Any, args: Any) -> Any:
         """Return the operator that gives as a new tensor what another one writes to its first argument.
 
         Raises:
-            NotTraced: if there is none, or if what is written may be read through another tensor.
+            NotTraced: if there is none, or if what is written is read by others than the model.
         """
         other = not_writing(func)
         if other is None or not args or not isinstance(args[0], torch.Tensor):
             raise NotTraced(f"{func} at {self.place} writes in place")
-        number = self._numbers.get(id(args[0]))
         theirs = self._stored | {_memory(t) for t in self._alive if self._numbers.get(id(t)) in self.trace.inputs}
-        if number is None or _memory(args[0]) in theirs:
+        if id(args[0]) not in self._numbers or _memory(args[0]) in theirs:
             raise NotTraced(f"{func} at {self.place} writes to memory that is read elsewhere")
-        self._stale |= {id(t) for t in self._alive if t is not args[0] and _memory(t) == _memory(args[0])}
         dtypes = {leaf.dtype for leaf in leaves_of(args) if isinstance(leaf, torch.Tensor) and leaf.ndim}
         if len(dtypes) > 1:
             raise NotTraced(f"{func} at {self.place} writes numbers of another dtype")
@@ -308,7 +383,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
     def record(self, name: str, call: Any, args: Any, kwargs: Any, result: Any) -> None:
         """Add an operator; one that depends on constants alone, and draws nothing, makes constants."""
         read = [self.trace.values[ref.number] for ref in leaves_with_refs((args, kwargs))]
-        fixed = all(value.constant is not None for value in read) and not (
+        values_read = read[1:] if short_name(name) in BY_SHAPE else read
+        fixed = all(value.constant is not None for value in values_read) and not (
             isinstance(call, torch.nn.Module) or draws(call)
         )
         mine = [leaf for leaf in leaves_of(result) if isinstance(leaf, torch.Tensor)]
@@ -331,6 +407,10 @@ def _memory(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
+def _same_place(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.data_ptr() == b.data_ptr() and (a.shape, a.stride(), a.dtype) == (b.shape, b.stride(), b.dtype)
+
+
 class _Runner(GraphRunner):
     """Interpreter of a folded graph that records what its nodes do."""
 
@@ -340,7 +420,7 @@ class _Runner(GraphRunner):
 
     def called(self, node: Node, args: Any, kwargs: Any) -> Any:
         """Return the result of one node."""
-        self.recorder.where = node.name
+        self.recorder.where, self.recorder.by_setitem = node.name, node.target is operator.setitem
         if node.op == "get_attr":
             found = super().called(node, args, kwargs)
             if isinstance(found, torch.Tensor):
@@ -353,6 +433,8 @@ class _Runner(GraphRunner):
             return super().called(node, args, kwargs)
 
 
+UNSET = ("empty", "empty_like", "new_empty")
+"""Operators whose result is not set."""
 TRACED = ("torch.nn.", "torch.ao.nn.", "torch.fx.")
 """Packages of modules whose code depends on sizes at most, and which are traced inside: layers and graphs."""
 

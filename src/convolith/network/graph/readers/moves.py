@@ -17,8 +17,10 @@ from convolith.network.graph.nodes import (
     Node,
     Piece,
     Resize,
+    Scatter,
 )
 from convolith.network.graph.readers.arguments import (
+    FLOATS,
     Values,
     new_value,
     own_argument,
@@ -111,6 +113,15 @@ def channel_slice(op: Op, values: Values) -> Node | None:
     return Alias(op.where, [x], [own_result(op)], (start * prod(shape[2:]),), whole=False)
 
 
+def channel_select(op: Op, values: Values) -> Node | None:
+    """Read one channel."""
+    x, axis, index = own_argument(op, 0, values), op.args[1], op.args[2]
+    if x is None or len(values[x].shape) < 3 or axis % len(values[x].shape) != 1:
+        return None
+    shape = values[x].shape
+    return Alias(op.where, [x], [own_result(op)], (index % shape[1] * prod(shape[2:]),), whole=False)
+
+
 def channel_split(op: Op, values: Values) -> Node | None:
     """Read a split of the channels."""
     x, axis = own_argument(op, 0, values), op.args[2] if len(op.args) > 2 else op.kwargs.get("dim", 0)
@@ -121,6 +132,34 @@ def channel_split(op: Op, values: Values) -> Node | None:
         offsets.append(done)
         done += prod(values[number].shape[1:])
     return Alias(op.where, [x], op.outputs, tuple(offsets), whole=False)
+
+
+def scatter(op: Op, values: Values) -> Node | None:
+    """Read images of which a part along one axis, not the first, is replaced."""
+    base, part = (argument.number for argument in op.args[:2])
+    y = own_result(op)
+    shape, dtype = values[y].shape, values[y].dtype
+    axis = op.args[2] if len(op.args) > 2 else op.kwargs.get("dim", 0)
+    if dtype not in FLOATS or {values[base].dtype, values[part].dtype} != {dtype} or not axis % len(shape):
+        return None
+    view = torch.ops.aten.slice.Tensor if "slice" in op.name else torch.ops.aten.select.int
+    seen = view(torch.empty(shape, device="meta"), *op.args[2:], **op.kwargs)
+    inputs, constant = [base, part], values[part].constant
+    same = constant is not None and constant.numel() > 0 and bool((constant == constant.flatten()[0]).all())
+    for number in inputs[: 1 if same else 2]:
+        given = values[number].constant
+        if given is not None and not bool((given == given[:1]).all()):  # another one for each image
+            return None
+    if not seen.numel():
+        return None
+    rows = [prod(seen.shape[axis + 1 :]) for axis in range(1, seen.ndim)]
+    number = float(constant.flatten()[0]) if constant is not None and same else None
+    axes = tuple(
+        Axis(size, 0 if same else row, goal)
+        for size, row, goal in zip(seen.shape[1:], rows, seen.stride()[1:], strict=True)
+    )
+    piece = Piece(axes, 0, int(seen.storage_offset()), number)
+    return Scatter(op.where, inputs[: 1 if same else 2], [y], piece, shape)
 
 
 def separate(op: Op, values: Values) -> list[Op]:

@@ -17,6 +17,7 @@ from convolith.network.graph.readers.elementwise import (
 from convolith.network.graph.readers.layers import convolution, matrix_product, matrix_product_and_sum
 from convolith.network.graph.readers.moves import (
     alias,
+    channel_select,
     channel_shuffle,
     channel_slice,
     channel_split,
@@ -27,6 +28,7 @@ from convolith.network.graph.readers.moves import (
     pixel_unshuffle,
     resize,
     same_memory,
+    scatter,
 )
 from convolith.network.graph.readers.norms import batch_norm, group_norm, layer_norm, softmax
 from convolith.network.graph.readers.pooling import Pooling, adaptive_pool, mean
@@ -97,6 +99,8 @@ READERS: dict[str, Reader] = {
     **_names("constant_pad_nd.default", reader=padding),
     **_names(*(f"{kind}_pad{n}d.default" for kind in ("reflection", "replication") for n in (1, 2, 3)), reader=padding),
     **_names("slice.Tensor", reader=channel_slice),
+    **_names("select.int", reader=channel_select),
+    **_names("slice_scatter.default", "select_scatter.default", reader=scatter),
     **_names("split.Tensor", "split_with_sizes.default", reader=channel_split),
     **_names("cat.default", reader=join),
 }
