@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 import convolith as cl
 from convolith.network.execution.compiled import Compiled
@@ -255,3 +256,119 @@ def test_the_largest_tiles_of_winograd_are_tried_with_accuracy_fast_alone(accura
     expected = model.double()(x.double()).detach()
     error = (compiled((x,)) - expected).abs().max() / expected.abs().max()
     assert error < (1e-4 if accuracy == "fast" else 1e-5)
+
+
+class Attention(nn.Module):
+    """Self-attention between linear layers, as in vision transformers; `how` computes it from (N, heads, positions, d)."""
+
+    def __init__(self, how, channels=24, heads=3):
+        super().__init__()
+        self.heads, self.how = heads, how
+        self.before, self.to_three = nn.Conv2d(3, channels, 4, 4), nn.Linear(channels, 3 * channels)
+        self.after = nn.Linear(channels, channels)
+        self.mask = nn.Parameter(torch.randn(heads, 1, 1))
+
+    def forward(self, x):
+        x = self.before(x).flatten(2).transpose(1, 2)
+        batch, positions, channels = x.shape
+        three = self.to_three(x).reshape(batch, positions, 3, self.heads, channels // self.heads)
+        found = self.how(self, *three.permute(2, 0, 3, 1, 4).unbind(0))
+        return x + self.after(found.transpose(1, 2).reshape(x.shape))
+
+
+def _written_out(_, q, k, v):
+    return ((q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5).softmax(-1) @ v
+
+
+def _einsum(_, q, k, v):
+    scores = torch.einsum("bhid,bhjd->bhij", q, k).softmax(-1)
+    return torch.einsum("bhij,bhjd->bhid", scores, v)
+
+
+scaled = functional.scaled_dot_product_attention
+ATTENTIONS = {
+    "written out": (_written_out, set()),
+    "einsum": (_einsum, {"permute.default"}),
+    "torch's": (lambda _, q, k, v: scaled(q, k, v), set()),
+    "torch's, with a scale": (lambda _, q, k, v: scaled(q, k, v, scale=0.3), set()),
+    "torch's, with a mask": (lambda m, q, k, v: scaled(q, k, v, attn_mask=m.mask), {"expand.default"}),
+    "torch's, causal": (
+        lambda _, q, k, v: scaled(q, k, v, is_causal=True),
+        {"_scaled_dot_product_flash_attention_for_cpu.default", "permute.default", "select.int"},
+    ),
+    "across": (lambda _, q, k, v: scaled(q[..., :4], k[:, :, ::2, :4], v[:, :, ::2]), set()),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_attention_is_products_and_a_softmax(name, dtype):
+    how, islands = ATTENTIONS[name]
+    found = check(Attention(how), (1, 3, 28, 36), (3, 3, 28, 36), (2, 3, 20, 8), dtype=dtype)
+    assert set(found.report.islands) <= islands
+    if "causal" not in name:
+        assert sum(step.kind == "product" for step in found.report.steps) == 2
+
+
+def test_attention_of_many_positions_stays_with_torch():
+    found = check(Attention(ATTENTIONS["torch's"][0]), (1, 3, 160, 176))
+    assert "_scaled_dot_product_flash_attention_for_cpu.default" in found.report.islands
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@torch.no_grad()
+def test_a_safe_softmax_of_nothing_is_zero(axis, dtype):
+    class Safe(nn.Module):
+        def forward(self, x):
+            return torch.ops.aten._safe_softmax(x * 1.5, axis) + 1
+
+    x = torch.randn(2, 21, 37, dtype=dtype)
+    x[0, :, 3] = x[0, 4] = x[1, 5, 6] = -torch.inf
+    x[1, :, 8] = x[1, 7] = -2e38
+    compiled = Compiled(Safe().eval(), (x,), "default")
+    assert "softmax" in [node.kind for node in compiled.nodes]
+    torch.testing.assert_close(compiled((x,)), Safe()(x), rtol=1e-6, atol=1e-6)
+
+
+class NonLocal(nn.Module):
+    """Attention between images of different sizes, as in SAGAN and non-local networks; channels are the vectors."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v = nn.Conv2d(8, 2, 1), nn.Conv2d(8, 2, 1), nn.Conv2d(8, 4, 1)
+        self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(4, 8, 1)
+
+    def forward(self, x):
+        x = torch.relu(self.first(x))
+        q, k, v = self.q(x).flatten(2), *(nn.functional.max_pool2d(f(x), 2).flatten(2) for f in (self.k, self.v))
+        shares = torch.softmax(torch.bmm(q.transpose(1, 2), k), -1)
+        found = torch.bmm(v, shares.transpose(1, 2)).view(len(x), 4, *x.shape[2:])
+        return x + 0.5 * self.last(found)
+
+
+def test_attention_over_channels():
+    found = check(NonLocal(), (1, 3, 14, 18), (3, 3, 14, 18), (1, 3, 8, 30), islands={})
+    assert sum(step.kind == "product" for step in found.report.steps) == 2
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 1), (1, 5, 7, 3), (3, 8, 64, 16), (2, 33, 1, 50), (4, 1, 300, 17), (2, 64, 65, 196)]
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@torch.no_grad()
+def test_products_of_any_size(shape, dtype):
+    class Both(nn.Module):
+        def forward(self, a, b):
+            return torch.bmm(a * 1.5, b.sigmoid()) + 1
+
+    batch, rows, inner, columns = shape
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(batch, rows, inner, generator=generator).to(getattr(torch, dtype))
+    b = torch.randn(batch, inner, columns, generator=generator).to(a.dtype)
+    compiled = Compiled(Both().eval(), (a, b), "default")
+    assert "product" in [node.kind for node in compiled.nodes]
+    expected = torch.bmm(a.double() * 1.5, b.double().sigmoid()) + 1
+    for _ in range(2):
+        error = (compiled((a, b)).double() - expected).abs().max() / expected.abs().max()
+        assert error < (1e-6 if dtype == "float32" else 1e-14)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any, NamedTuple
 
+import numpy as np
 from llvmlite import ir
 
 from convolith.engines.steps import OUTPUT, Step, Steps
@@ -28,6 +29,8 @@ BLOCK_BYTES = 1 << 17
 """Upper bound on the bytes of a block of positions, all channels of which stay in a second-level cache."""
 BLOCK_ELEMENTS = 1 << 12
 """Number of elements of the rows that a thread takes at a time."""
+LEAST = 1e-30
+"""Least sum of a safe softmax, which is 1 or more where any number is finite."""
 SERIAL = 1 << 12
 """Number of elements below which one thread has finished before a second one has started."""
 
@@ -38,6 +41,8 @@ class SoftmaxRecipe(NamedTuple):
     rows: bool
     """Whether numbers of a sum are contiguous; else they are the channels of a position."""
     dtype: str
+    safe: bool = False
+    """Whether the softmax of minus infinity alone is zero, not NaN."""
 
 
 def write(module: ir.Module, target: Target, recipe: SoftmaxRecipe) -> None:
@@ -51,37 +56,55 @@ def write(module: ir.Module, target: Target, recipe: SoftmaxRecipe) -> None:
         image, part = task // s["blocks"], task % s["blocks"]
         x, y = s["x"] + image * s["x_image"], s["y"] + image * s["y_image"]
         if recipe.rows:
-            _row(code, kind, x + part * s["channels"], y + part * s["channels"], s["channels"])
+            _row(code, recipe, kind, x + part * s["channels"], y + part * s["channels"], s["channels"])
         else:
             begin = part * s["block_positions"]
             end = code.minimum(begin + s["block_positions"], s["positions"])
             with code.loop(begin, end, lanes) as at:
                 mask = code.lanes_below(end - at.index, lanes)
-                _channels(code, kind, s, x + at.index, y + at.index, mask)
+                _channels(code, recipe, kind, s, x + at.index, y + at.index, mask)
     restore_control(code, before)
     code.finish()
 
 
 def _channels(
-    code: FunctionBuilder, kind: ir.VectorType, s: dict[str, Any], x: Pointer, y: Pointer, mask: ir.Value
+    code: FunctionBuilder,
+    recipe: SoftmaxRecipe,
+    kind: ir.VectorType,
+    s: dict[str, Any],
+    x: Pointer,
+    y: Pointer,
+    mask: ir.Value,
 ) -> None:
     """Generate the softmax of a vector of positions over all channels."""
     lanes, pitch = kind.count, s["positions"]
     with code.loop(0, s["channels"], values=[constant(kind, float("-inf"))]) as at:
         at.carry([larger(code, (x + at.index * pitch).masked_vector(lanes, mask), at.values[0])])
-    most = at.values[0]
+    most = _at_least(code, at.values[0], lowest(recipe)) if recipe.safe else at.values[0]
     with code.loop(0, s["channels"], values=[zero(kind)]) as at:
         value = (x + at.index * pitch).masked_vector(lanes, mask)
         power = unlimited_exponential(code, code.ir.fsub(value, most))
         (y + at.index * pitch).masked_store(power, mask)
         at.carry([code.ir.fadd(at.values[0], power)])
-    scale = code.ir.fdiv(constant(kind, 1.0), at.values[0])
+    total = _at_least(code, at.values[0], LEAST) if recipe.safe else at.values[0]
+    scale = code.ir.fdiv(constant(kind, 1.0), total)
     with code.loop(0, s["channels"]) as at:
         goal = y + at.index * pitch
         goal.masked_store(code.ir.fmul(goal.masked_vector(lanes, mask), scale), mask)
 
 
-def _row(code: FunctionBuilder, kind: ir.VectorType, x: Pointer, y: Pointer, length: Number) -> None:
+def lowest(recipe: SoftmaxRecipe) -> float:
+    """Return the lowest finite number, which stands for the largest one where all are minus infinity."""
+    return float(np.finfo(recipe.dtype).min)
+
+
+def _at_least(code: FunctionBuilder, x: ir.Value, least: float) -> ir.Value:
+    return larger(code, x, constant(x.type, least))
+
+
+def _row(
+    code: FunctionBuilder, recipe: SoftmaxRecipe, kind: ir.VectorType, x: Pointer, y: Pointer, length: Number
+) -> None:
     """Generate the softmax of a row of contiguous numbers."""
     lanes, none = kind.count, constant(kind, float("-inf"))
 
@@ -92,18 +115,21 @@ def _row(code: FunctionBuilder, kind: ir.VectorType, x: Pointer, y: Pointer, len
         at.carry([larger(code, value(at.index, code.lanes_below(length - at.index, lanes)), at.values[0])])
     most = code.intrinsic(f"llvm.vector.reduce.fmax.{suffix(kind)}", kind.element, [at.values[0]])
     highest = code.splat(most, lanes)
+    highest = _at_least(code, highest, lowest(recipe)) if recipe.safe else highest
     with code.loop(0, length, lanes, values=[zero(kind)]) as at:
         mask = code.lanes_below(length - at.index, lanes)
         power = unlimited_exponential(code, code.ir.fsub(value(at.index, mask), highest))
         (y + at.index).masked_store(power, mask)
         at.carry([code.ir.fadd(at.values[0], code.ir.select(mask, power, zero(kind)))])
-    scale = code.splat(code.ir.fdiv(ir.Constant(kind.element, 1.0), code.sum_of(at.values[0])), lanes)
+    total = code.splat(code.sum_of(at.values[0]), lanes)
+    total = _at_least(code, total, LEAST) if recipe.safe else total
+    scale = code.ir.fdiv(constant(kind, 1.0), total)
     with code.loop(0, length, lanes) as at:
         mask, goal = code.lanes_below(length - at.index, lanes), y + at.index
         goal.masked_store(code.ir.fmul(goal.masked_vector(lanes, mask), scale), mask)
 
 
-def steps(shape: tuple[int, ...], pitches: tuple[int, int], dtype: str, *, rows: bool) -> Steps:
+def steps(shape: tuple[int, ...], pitches: tuple[int, int], dtype: str, *, rows: bool, safe: bool = False) -> Steps:
     """Return the step that computes a softmax.
 
     Args:
@@ -111,6 +137,7 @@ def steps(shape: tuple[int, ...], pitches: tuple[int, int], dtype: str, *, rows:
         pitches: distances of images in x and in y, in elements.
         dtype: dtype of all numbers.
         rows: whether sums are over the last axis; else they are over the channels.
+        safe: whether the softmax of minus infinity alone is zero, not NaN.
     """
     target, threads = host(), 1 if prod(shape) < SERIAL else thread_count()
     batch, channels, positions = shape[0], shape[1], prod(shape[2:])
@@ -125,5 +152,5 @@ def steps(shape: tuple[int, ...], pitches: tuple[int, int], dtype: str, *, rows:
         blocks = -(-positions // block)
     values = {"tasks": batch * blocks, "chunk": chunk, "blocks": blocks, "block_positions": block}
     values |= {"channels": channels, "positions": positions, "x_image": pitches[0], "y_image": pitches[1]}
-    region = routine(write, target, SoftmaxRecipe(rows, dtype))
+    region = routine(write, target, SoftmaxRecipe(rows, dtype, safe))
     return Steps((Step(region, ARGUMENTS, ARGUMENTS.new(values), {"x": 0, "y": OUTPUT}, {}, {}, threads),))

@@ -266,15 +266,21 @@ def _panels(outs: int, rows: int, multiple: int) -> int:
 
 def packed(target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: bool) -> torch.Tensor:
     """Pack weights into panels, (groups, panels, in_channels, rows), with zeros for absent output channels."""
+    region, values, threads, _ = packing(target, spec, adjoint=adjoint)
+    panelled = empty((spec.groups, values["panels"], values["in_channels"], panel_rows(target)), kernel.dtype)
+    kernel = kernel.contiguous()
+    addresses = {"kernel": kernel.data_ptr(), "packed": panelled.data_ptr()}
+    emit_packing.ARGUMENTS.run(region, emit_packing.ARGUMENTS.new(values | addresses), threads)
+    return panelled
+
+
+def packing(target: Target, spec: ConvSpec, *, adjoint: bool) -> tuple[Routine, dict[str, int], int, int]:
+    """Return the region that packs weights, its arguments without addresses, its threads, and the bytes of panels."""
     outs, ins, rows = spec.out_channels // spec.groups, spec.in_channels // spec.groups, panel_rows(target)
     panels = _panels(outs, rows, channel_tile(target, PointwiseRecipe(spec.dtype, 1).lanes(target)).panels)
-    panelled = empty((spec.groups, panels, ins, rows), kernel.dtype)
-    kernel = kernel.contiguous()
     steps = {"out_step": 1, "in_step": outs} if adjoint else {"out_step": ins, "in_step": 1}
     chunks = ceil(ins / PACKED_CHANNELS)
     values = steps | {
-        "kernel": kernel.data_ptr(),
-        "packed": panelled.data_ptr(),
         "tasks": spec.groups * panels * chunks,
         "in_channels": ins,
         "out_channels": outs,
@@ -284,9 +290,8 @@ def packed(target: Target, spec: ConvSpec, kernel: torch.Tensor, *, adjoint: boo
         "chunks": chunks,
     }
     threads = 1 if prod(spec.kernel_shape) < SERIAL_WEIGHTS else thread_count()
-    packing = routine(emit_packing.write, target, emit_packing.PackingRecipe(spec.dtype, rows))
-    emit_packing.ARGUMENTS.run(packing, emit_packing.ARGUMENTS.new(values), threads)
-    return panelled
+    region = routine(emit_packing.write, target, emit_packing.PackingRecipe(spec.dtype, rows))
+    return region, values, threads, spec.groups * panels * ins * rows * ITEMSIZE[spec.dtype]
 
 
 def _slots(spec: ConvSpec, target: Target, recipe: PointwiseRecipe, threads: int) -> dict[str, int]:

@@ -12,7 +12,7 @@ from math import prod
 from typing import TypeVar
 
 from convolith.network.execution.placement import ARENA, Placement
-from convolith.network.graph.nodes import Alias, Convolve, Island, Node
+from convolith.network.graph.nodes import Alias, Convolve, Copy, Island, Node
 from convolith.network.graph.trace import Value
 
 LARGE = 1 << 21
@@ -26,7 +26,8 @@ def longest(nodes: Sequence[Node], values: Sequence[Value]) -> int:
     batches: set[tuple[int, ...]] = set()
     for number, node in enumerate(nodes):
         batches |= {values[n].shape[:1] for n in (*node.inputs, *node.outputs) if values[n].constant is None}
-        if isinstance(node, Island) or len(batches) != 1 or min(batches) in ((), (1,)):
+        mixes = isinstance(node, Copy) and node.mixes
+        if mixes or isinstance(node, Island) or len(batches) != 1 or min(batches) in ((), (1,)):
             return number
     return len(nodes)
 

@@ -20,6 +20,7 @@ from convolith.network.graph.nodes import (
     Node,
     Norm,
     Pool,
+    Product,
     Resize,
     Scatter,
     Softmax,
@@ -29,7 +30,7 @@ from convolith.network.graph.trace import NotTraced, Trace, Value
 LINE = 64
 """Alignment of tensors in the arena, in bytes."""
 PAGE = 4096
-PLACED = Convolve | Copy | Map | Norm | Pool | Resize | Scatter | Softmax | Join
+PLACED = Convolve | Copy | Map | Norm | Pool | Product | Resize | Scatter | Softmax | Join
 """Nodes whose result may lie anywhere, images apart from each other."""
 GIVEN, MADE, RETURNED, ARENA, CONSTANT = "given", "made by an island", "returned", "arena", "constant"
 """Kinds of memory: an input of the network, a result of torch, an output of the network, a part of the arena, a
@@ -216,6 +217,8 @@ def _joined(nodes: Sequence[Node], values: Sequence[Value], results: Sequence[in
 def _keeps_images(number: int, maker: Node, readers: Sequence[Node]) -> bool:
     """Return whether images of a value may lie apart from each other: no reader needs them together."""
     if isinstance(maker, Convolve) and maker.residual is not None:
+        return False
+    if any(isinstance(node, Copy) and node.mixes for node in (maker, *readers)):
         return False
     for node in readers:
         if isinstance(node, Convolve) and node.residual == number:

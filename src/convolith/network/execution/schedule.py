@@ -13,7 +13,7 @@ from convolith.dtypes import dtype_name
 from convolith.engines import BY_NAME
 from convolith.engines.elementwise import NO_TAIL, evaluate
 from convolith.engines.steps import Finish, Layout, Steps
-from convolith.layer_steps import copies, maps, means, norms, pools, resizes, softmax
+from convolith.layer_steps import copies, maps, means, norms, pools, products, resizes, softmax
 from convolith.network.execution.placement import Place, Placement
 from convolith.network.graph.nodes import (
     Convolve,
@@ -26,6 +26,7 @@ from convolith.network.graph.nodes import (
     Node,
     Norm,
     Pool,
+    Product,
     Resize,
     Scatter,
     Softmax,
@@ -141,20 +142,8 @@ class Scheduler:
             return [self._pool(node)]
         if isinstance(node, Join):
             return [self._join(node)]
-        if isinstance(node, Norm):
-            pitches = self._place(node.inputs[0]).image, self._place(node.outputs[0]).image
-            parameters = node.weight, node.bias
-            dtype = self._dtype(node.outputs[0])
-            steps = norms.steps(node.groups, node.shape, pitches, parameters, node.epsilon, dtype, rows=node.rows)
-            return [Way("norm", (self._part(steps, node.inputs, node.outputs[0]),))]
-        if isinstance(node, Softmax):
-            pitches = self._place(node.inputs[0]).image, self._place(node.outputs[0]).image
-            steps = softmax.steps(node.shape, pitches, self._dtype(node.outputs[0]), rows=node.rows)
-            return [Way("softmax", (self._part(steps, node.inputs, node.outputs[0]),))]
-        if isinstance(node, Resize) and node.axes is not None:
-            pitches = self._place(node.inputs[0]).image, self._place(node.outputs[0]).image
-            steps = resizes.steps(node.shape, node.axes, pitches, self._dtype(node.outputs[0]))
-            return [Way("resize", (self._part(steps, node.inputs, node.outputs[0]),))]
+        if isinstance(node, Norm | Softmax | Product | Resize):
+            return [self._of_images(node)]
         if isinstance(node, Copy):
             return [self._copy(node)]
         if isinstance(node, Scatter):
@@ -162,6 +151,24 @@ class Scheduler:
         if isinstance(node, Island):
             return [Way("torch", call=node.call)]
         return [Way("")]
+
+    def _of_images(self, node: Norm | Softmax | Product | Resize) -> Way:
+        """Return the way to compute a node from images at any distance."""
+        dtype = self._dtype(node.outputs[0])
+        pitches = self._place(node.inputs[0]).image, self._place(node.outputs[0]).image
+        if isinstance(node, Norm):
+            parameters = node.weight, node.bias
+            steps = norms.steps(node.groups, node.shape, pitches, parameters, node.epsilon, dtype, rows=node.rows)
+        elif isinstance(node, Softmax):
+            steps = softmax.steps(node.shape, pitches, dtype, rows=node.rows, safe=node.safe)
+        elif isinstance(node, Product):
+            steps = products.steps(node.shape, (pitches[0], self._place(node.inputs[1]).image), dtype)
+        elif node.axes is None:
+            return Way("torch", call=node.reference)
+        else:
+            steps = resizes.steps(node.shape, node.axes, pitches, dtype)
+        engine = "pointwise" if isinstance(node, Product) else node.kind
+        return Way(engine, (self._part(steps, node.inputs, node.outputs[0]),))
 
     def _place(self, number: int) -> Place:
         return self.placement.places[number]
@@ -290,7 +297,9 @@ class Scheduler:
         x, y = self._place(node.inputs[0]), self._place(node.outputs[0])
         same = self.trace.values[node.outputs[0]].shape[:1] == node.shape[:1] or node.shape[0] == 1
         image = y.image if same else prod(node.shape[1:])
-        parts = []
+        given, parts = self.trace.values[node.inputs[0]].shape, []
+        if node.mixes and given[0] > 1 and x.image != prod(given[1:]):  # images that lie apart
+            return Way("torch", call=node.reference)
         for piece in node.pieces:
             source = x.image if piece.constant is None else 0
             axes = [copies.Axis(node.shape[0], source, image), *piece.axes]

@@ -128,7 +128,9 @@ def _linear(op: Op, values: Values, planes: Planes, *, with_bias: bool) -> tuple
     if not (isinstance(x, Ref) and isinstance(matrix, Ref)) or x.number not in planes:
         return None
     weight = values[matrix.number].constant
-    if weight is not None and weight.ndim == 3 and weight.stride(0) == 0:  # one matrix, repeated for a batch
+    if (
+        weight is not None and weight.ndim == 3 and (weight.stride(0) == 0 or len(weight) == 1)
+    ):  # one matrix, repeated for a batch
         weight = weight[0]
     bias = values[op.args[0].number].constant if with_bias else None
     shape = planes[x.number]

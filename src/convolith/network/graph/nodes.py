@@ -244,14 +244,35 @@ class Softmax(Computed):
     Attributes:
         shape: shape of x and of the result; of rows, (N, number of rows, length).
         rows: whether sums are over rows.
+        safe: whether the softmax of minus infinity alone is zero, not NaN.
     """
 
     shape: Shape = ()
     rows: bool = False
+    safe: bool = False
 
     def reference(self, fetch: Fetch) -> torch.Tensor:
         """Compute the softmax by torch."""
-        return torch.softmax(fetch(self.inputs[0]).reshape(self.shape), -1 if self.rows else 1)
+        x, axis = fetch(self.inputs[0]).reshape(self.shape), -1 if self.rows else 1
+        found = torch.softmax(x, axis)
+        return torch.where((x == -torch.inf).all(axis, keepdim=True), 0.0, found) if self.safe else found
+
+
+@dataclass
+class Product(Computed):
+    """Products of two batches of matrices.
+
+    Attributes:
+        shape: (N, rows of the first, columns of the first, columns of the second).
+    """
+
+    shape: Shape = ()
+
+    def reference(self, fetch: Fetch) -> torch.Tensor:
+        """Multiply by torch."""
+        batch, rows, inner, columns = self.shape
+        a, b = fetch(self.inputs[0]).reshape(batch, rows, inner), fetch(self.inputs[1]).reshape(batch, inner, columns)
+        return torch.bmm(a, b)
 
 
 @dataclass
@@ -296,10 +317,12 @@ class Copy(Computed):
     Attributes:
         pieces: parts of the copy, which cover the result.
         shape: shape of the result.
+        mixes: whether elements move from image to image; all of them then count as one image.
     """
 
     pieces: tuple[Piece, ...] = ()
     shape: Shape = ()
+    mixes: bool = False
 
     @classmethod
     def of(cls, where: str, x: int, y: int, axes: Sequence[Axis], shape: Shape, source: int = 0) -> Copy:

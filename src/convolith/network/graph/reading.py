@@ -12,10 +12,11 @@ from convolith.layer_steps.copies import Axis
 from convolith.network.graph.channels_last import channels_last
 from convolith.network.graph.nodes import Computed, Copy, Island, Node, Shape
 from convolith.network.graph.readers.arguments import FLOATS, fits, new_value
+from convolith.network.graph.readers.attention import ATTENTIONS, attention
 from convolith.network.graph.readers.layers import convolution
 from convolith.network.graph.readers.moves import pairs_of, separate
 from convolith.network.graph.readers.table import READERS
-from convolith.network.graph.trace import Op, Ref, Trace, leaves_with_refs, replace_refs
+from convolith.network.graph.trace import Op, Ref, Trace, has_planes, leaves_with_refs, replace_refs
 from convolith.torch_private import draws, is_alias, is_overload
 
 
@@ -71,7 +72,10 @@ class Reading:
 
     def take(self, op: Op) -> None:
         """Read one operator."""
+        op = self._with_dense_view(op)
         parts = separate(op, self.values)
+        if op.name in ATTENTIONS and not set(op.outputs[1:]) & self._read:
+            parts = attention(op, self.values)
         if parts and not self._nodes(op):
             for part in parts:
                 self.take(part)
@@ -162,6 +166,9 @@ class Reading:
         if not is_alias(op.call) or len(op.outputs) != 1 or self.values[own].constant is not None or self._nodes(op):
             return False
         self.pending[op.outputs[0]] = self._views[op.outputs[0]] = op
+        found, value = self._layout(op.outputs[0]), self.values[op.outputs[0]]
+        if found is not None and not has_planes(found[1]):  # unlike in torch
+            value.planes, value.strides = False, found[1].stride()
         return True
 
     def _lay_dense(self, view: int) -> None:
@@ -203,31 +210,59 @@ class Reading:
         self._lies_dense(node.outputs)
         return True
 
+    def _with_dense_view(self, op: Op) -> Op:
+        """Return an operator on a view; one that gives it a shape that only a copy can have, on such a copy."""
+        own = op.inputs[0] if op.inputs else -1
+        if own not in self._views or op.name not in SHAPED or self._layout(own) is None or self._layout(own, op):
+            return op
+        self._lay_dense(own)
+        if own not in self._made:
+            return op
+        self._lies_dense(op.outputs)
+        return replace(op, args=replace_refs(op.args, self._ref))
+
     def _copy(self, where: str, copied: int, view: int) -> Copy | None:
-        """Return the copy of a view as a copy of what it is a view of, or None if it mixes images."""
+        """Return the copy of a view as a copy of what it is a view of, or None if there is none."""
+        found, result = self._layout(view), self.values[copied]
+        if found is None or not result.planes:
+            return None
+        base, seen = found
+        source, sizes, strides, offset = self.values[base], seen.shape, seen.stride(), int(seen.storage_offset())
+        if prod(result.shape) != prod(sizes) or not sizes or source.constant is not None:
+            return None
+        image, reach = prod(source.shape[1:]), prod(source.shape[1:])
+        last = offset + sum((n - 1) * s for n, s in zip(sizes[1:], strides[1:], strict=True))
+        mixes = not sizes[0] == source.shape[0] == result.shape[0] or len(sizes) < 2 or last >= reach
+        mixes = mixes or (sizes[0] > 1 and strides[0] != image)
+        first = 0 if mixes else 1
+        goals = [prod(sizes[axis + 1 :]) for axis in range(first, len(sizes))]
+        axes = tuple(Axis(*axis) for axis in zip(sizes[first:], strides[first:], goals, strict=True))
+        shape = (1, *result.shape) if mixes else result.shape
+        return replace(Copy.of(where, base, copied, axes, shape, offset), mixes=mixes)
+
+    def _layout(self, view: int, *more: Op) -> tuple[int, torch.Tensor] | None:
+        """Return what a view is one of, and its layout if that lies dense; None if it has no strides.
+
+        Args:
+            view: the view.
+            more: further views of it.
+        """
         chain, base = [], view
         while base in self._views:
             chain.append(self._views[base])
             base = chain[-1].inputs[0]
         base = self._made.get(base, base)
-        source, result = self.values[base], self.values[copied]
+        source = self.values[base]
         if base in self.planes or base in self.pending or source.dtype not in FLOATS or not source.planes:
             return None
         seen = torch.empty(source.shape, dtype=source.dtype, device="meta")
-        image, reach = seen.stride(0) if seen.ndim else 0, prod(source.shape[1:])
         try:
-            for op in reversed(chain):
+            for op in (*reversed(chain), *more):
                 seen = op.call(seen, *op.args[1:], **op.kwargs)
         except RuntimeError:  # a view that these strides do not have
             return None
-        sizes, strides, offset = seen.shape, seen.stride(), int(seen.storage_offset())
-        if not result.planes or len(sizes) < 2 or not sizes[0] == source.shape[0] == result.shape[0]:
-            return None
-        if sizes[0] > 1 and strides[0] != image:
-            return None
-        last = offset + sum((n - 1) * s for n, s in zip(sizes[1:], strides[1:], strict=True))
-        if last >= reach or prod(result.shape) != prod(sizes):
-            return None
-        goals = [prod(sizes[axis + 1 :]) for axis in range(1, len(sizes))]
-        axes = tuple(Axis(*axis) for axis in zip(sizes[1:], strides[1:], goals, strict=True))
-        return Copy.of(where, base, copied, axes, result.shape, offset)
+        return base, seen
+
+
+SHAPED = ("aten.view.default", "aten._unsafe_view.default", "aten._reshape_alias.default")
+"""Operators that view elements in another shape, if they lie so."""

@@ -17,6 +17,7 @@ from convolith.network.graph.nodes import (
     Copy,
     Node,
     Piece,
+    Product,
 )
 from convolith.network.graph.readers.arguments import (
     Values,
@@ -122,3 +123,11 @@ def matrix_product_and_sum(op: Op, values: Values) -> Node | None:
 def matrix_product(op: Op, values: Values) -> Node | None:
     """Read a linear layer without a bias."""
     return _linear(op, values, own_argument(op, 0, values), constant_of(op.args[1], values), None)
+
+
+def batched_product(op: Op, values: Values) -> Node | None:
+    """Read the products of two batches of matrices, neither of which is constant."""
+    a, b = own_argument(op, 0, values), own_argument(op, 1, values)
+    if a is None or b is None:
+        return None
+    return Product(op.where, [a, b], [own_result(op)], (*values[a].shape, values[b].shape[2]))

@@ -100,10 +100,10 @@ def layer_norm(op: Op, values: Values) -> Node | None:
 def softmax(op: Op, values: Values) -> Node | None:
     """Read a softmax over the channels or over the last axis."""
     x, axis = own_argument(op, 0, values), op.args[1]
-    shape = () if x is None else values[x].shape
-    if x is None or len(shape) < 2 or (len(op.args) > 2 and op.args[2]):
+    shape, safe = () if x is None else values[x].shape, "safe" in op.name
+    if x is None or len(shape) < 2 or (len(op.args) > 2 and op.args[2]) or op.kwargs.get("dtype"):
         return None
     if axis % len(shape) == len(shape) - 1:
         rows = (shape[0], prod(shape[1:-1]), shape[-1])
-        return Softmax(op.where, [x], [own_result(op)], rows, rows=True)
-    return Softmax(op.where, [x], [own_result(op)], shape) if axis == 1 else None
+        return Softmax(op.where, [x], [own_result(op)], rows, rows=True, safe=safe)
+    return Softmax(op.where, [x], [own_result(op)], shape, safe=safe) if axis == 1 else None

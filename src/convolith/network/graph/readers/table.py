@@ -14,7 +14,7 @@ from convolith.network.graph.readers.elementwise import (
     hard_sigmoid,
     scaled,
 )
-from convolith.network.graph.readers.layers import convolution, matrix_product, matrix_product_and_sum
+from convolith.network.graph.readers.layers import batched_product, convolution, matrix_product, matrix_product_and_sum
 from convolith.network.graph.readers.moves import (
     alias,
     channel_select,
@@ -53,6 +53,7 @@ READERS: dict[str, Reader] = {
     **_names("convolution.default", reader=convolution),
     **_names("addmm.default", reader=matrix_product_and_sum),
     **_names("mm.default", reader=matrix_product),
+    **_names("bmm.default", reader=batched_product),
     **_names("relu.default", reader=elementwise(lambda x: ("at_least", x, 0.0))),
     **_names("hardtanh.default", reader=elementwise(lambda x, low=-1, high=1: clamp(x, low, high))),
     **_names("clamp.default", reader=elementwise(clamp)),
@@ -74,12 +75,13 @@ READERS: dict[str, Reader] = {
     **_names("sub.Tensor", reader=elementwise(scaled("subtract"), 2)),
     **_names("rsub.Scalar", reader=elementwise(lambda a, b, alpha=1: scaled("subtract")(b, a, alpha), 2)),
     **_names("mul.Tensor", reader=elementwise(lambda a, b: ("multiply", a, b), 2)),
+    **_names("mul.Scalar", reader=elementwise(lambda a, b: ("multiply", a, b), 2)),
     **_names("div.Tensor", reader=elementwise(lambda a, b: ("divide", a, b), 2)),
     **_names("addcmul.default", reader=elementwise(added_product, 3)),
     **_names("native_batch_norm.default", "_native_batch_norm_legit_no_training.default", reader=batch_norm),
     **_names("native_group_norm.default", reader=group_norm),
     **_names("native_layer_norm.default", reader=layer_norm),
-    **_names("_softmax.default", reader=softmax),
+    **_names("_softmax.default", "_safe_softmax.default", reader=softmax),
     **_names("channel_shuffle.default", reader=channel_shuffle),
     **_names("pixel_shuffle.default", reader=pixel_shuffle),
     **_names("pixel_unshuffle.default", reader=pixel_unshuffle),
