@@ -286,12 +286,22 @@ def _einsum(_, q, k, v):
 
 
 scaled = functional.scaled_dot_product_attention
+
+
+def _with_positions_left_out(_, q, k, v):
+    mask = torch.ones(q.shape[-2], k.shape[-2], dtype=q.dtype).triu(1) * -1e4
+    mask = mask.masked_fill(mask < 0, -torch.inf)
+    mask[2] = -torch.inf  # a position that reads nothing
+    return scaled(q, k, v, attn_mask=mask)
+
+
 ATTENTIONS = {
     "written out": (_written_out, set()),
     "einsum": (_einsum, {"permute.default"}),
     "torch's": (lambda _, q, k, v: scaled(q, k, v), set()),
     "torch's, with a scale": (lambda _, q, k, v: scaled(q, k, v, scale=0.3), set()),
     "torch's, with a mask": (lambda m, q, k, v: scaled(q, k, v, attn_mask=m.mask), {"expand.default"}),
+    "torch's, with positions left out": (_with_positions_left_out, {"expand.default"}),
     "torch's, causal": (
         lambda _, q, k, v: scaled(q, k, v, is_causal=True),
         {"_scaled_dot_product_flash_attention_for_cpu.default", "permute.default", "select.int"},

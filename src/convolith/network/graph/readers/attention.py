@@ -11,11 +11,8 @@ from convolith.network.graph.readers.arguments import FLOATS, Values, new_value,
 from convolith.network.graph.trace import Op, Ref
 
 aten = torch.ops.aten
-ATTENTIONS = (
-    "aten._scaled_dot_product_flash_attention_for_cpu.default",
-    "aten._scaled_dot_product_attention_math.default",
-)
-"""Operators with these arguments: queries, keys and values, (N, heads, positions, channels), then options."""
+ATTENTIONS = ("aten._scaled_dot_product_flash_attention_for_cpu.default",)
+"""Operators on queries, keys and values, (N, heads, positions, channels)."""
 MOST_BYTES = 1 << 22
 """Bytes of all scores from which torch, which never holds them all, is as fast."""
 
@@ -48,7 +45,7 @@ def attention(op: Op, values: Values) -> list[Op]:
         shape = (matrices, *values[number].shape[2:])
         return call(aten.view.default, shape, Ref(number), list(shape))
 
-    scale = options.get("scale") or 1 / sqrt(inner)
+    scale = 1 / sqrt(inner) if options.get("scale") is None else options["scale"]
     scaled = call(aten.mul.Tensor, (matrices, rows, inner), matrix(q), scale)
     turned = call(aten.transpose.int, (matrices, inner, columns), matrix(k), 1, 2)
     whole = call(aten.bmm.default, (matrices, rows, columns), scaled, turned)
@@ -56,7 +53,7 @@ def attention(op: Op, values: Values) -> list[Op]:
         whole = call(aten.view.default, scores, whole, list(scores))
         whole = call(aten.add.Tensor, scores, whole, options["attn_mask"])
         whole = call(aten.view.default, (matrices, rows, columns), whole, [matrices, rows, columns])
-    shares = call(aten._softmax.default, (matrices, rows, columns), whole, -1, False)  # noqa: FBT003 - half_to_float
+    shares = call(aten._safe_softmax.default, (matrices, rows, columns), whole, -1)
     product = call(aten.bmm.default, (matrices, rows, outs), shares, matrix(v))
     y = own_result(op)
     values[y].strides = ()
