@@ -40,8 +40,12 @@ CASES: dict[str, dict[str, Any]] = {
     "3x3, padding 1": {"kernel_size": 3, "padding": 1},
     "1x1, stride 2": {"kernel_size": 1, "stride": 2},
     "5x5 depthwise, circular": {
-        **{"in_channels": 16, "out_channels": 16, "groups": 16},
-        **{"kernel_size": 5, "padding": 2, "padding_mode": "circular"},
+        "in_channels": 16,
+        "out_channels": 16,
+        "groups": 16,
+        "kernel_size": 5,
+        "padding": 2,
+        "padding_mode": "circular",
     },
     "3x3 transposed, stride 2": {"kernel_size": 3, "stride": 2, "transposed": True, "output_padding": 1},
 }
