@@ -79,7 +79,7 @@ def copy(source: str, target: str, memory: str = "1GB") -> Work:
             jobs = walked(plan.layout.order(), lambda n: write(place(n), pixels[place(n)]), pool, plan.layout.in_flight)
             for _, future in jobs:
                 future.result()
-        goal.finish()
+        goal.finish(lambda _: None)
 
     return run
 

@@ -1,16 +1,26 @@
 """`correlate` and `plan` on stores: what they print, and how they end."""
 
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import convolith as cl
+from convolith import big
+from convolith.big.blocks import Filter
+from convolith.cli.io.events import Events
+from convolith.errors import warn
+from convolith.report import progress
+from convolith.report.progress import State
 from tests.test_cli import refused, run
 
 zarr = pytest.importorskip("zarr")
@@ -24,10 +34,15 @@ def store(tmp_path):
     return tmp_path
 
 
+def events_of(result):
+    """Return the events that a command printed."""
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
 def test_a_store_is_correlated_to_a_store(store):
     source, target = str(store / "x.zarr"), str(store / "y.zarr")
     kernel = "[[1,2,1],[2,4,2],[1,2,1]]"
-    found = json.loads(run("correlate", source, kernel, "-o", target, "--memory", "200MB", "--json").stdout)
+    found = events_of(run("correlate", source, kernel, "-o", target, "--memory", "200MB", "--json"))[-1]
     assert found["blocks"] == 1
     expected = cl.filter_image(zarr.open(source)[...], json.loads(kernel), padding_mode="symmetric")
     np.testing.assert_allclose(zarr.open(target)[...], expected, atol=1e-5)
@@ -58,7 +73,7 @@ def test_the_plan_of_a_store_is_shown(store):
     text = run("plan", str(store / "x.zarr"), "[[1,2,1]]", "--memory", "500MB").stdout
     assert "60 x 70 float32" in text
     assert "500 MB that may be taken" in text
-    assert json.loads(run("plan", str(store / "x.zarr"), "[[1,2,1]]", "--json").stdout)["shape"] == [60, 70]
+    assert events_of(run("plan", str(store / "x.zarr"), "[[1,2,1]]", "--json"))[0]["shape"] == [60, 70]
 
 
 def test_what_does_not_fit_is_refused_in_the_words_of_the_command(store):
@@ -117,5 +132,74 @@ def test_an_interrupt_says_how_to_go_on(store):
     _, said = process.communicate()
     assert process.returncode == 130
     assert "give the same command again" in said
-    found = json.loads(run("correlate", source, "[[1,2]]", "-o", target, "--json").stdout)
+    found = events_of(run("correlate", source, "[[1,2]]", "-o", target, "--json"))[-1]
     assert 0 < found["resumed"] < found["blocks"] == 9
+
+
+# Events.
+
+
+def test_json_is_a_stream_of_events(store):
+    tall = zarr.create_array(str(store / "tall.zarr"), shape=(9000, 64), chunks=(1024, 64), dtype="float32")
+    tall[...] = 1
+    source, target = str(store / "tall.zarr"), str(store / "y.tif")
+    said = events_of(run("correlate", source, "[[1,2]]", "-o", target, "--json"))
+    assert [one["event"] for one in (said[0], said[-1])] == ["plan", "done"]
+    assert (said[0]["blocks"], said[-1]["blocks"]) == (9, 9)
+    assert said[-1]["written_to"] == target
+    progress = [one for one in said if one["event"] == "progress"]
+    assert len(progress) == len(said) - 2
+    last = {one["phase"]: one for one in progress}
+    assert last["correlating"] | {"done": 9, "total": 9, "bytes": 9000 * 64 * 4} == last["correlating"]
+    assert last["writing"]["done"] == last["writing"]["total"] == 9000 * 64 * 4
+    for one in progress:
+        assert one["bytes_per_second"] > 0
+        assert one["seconds_left"] >= 0
+
+
+def test_progress_is_not_printed_for_every_block():
+    said = []
+    stream = Events(wanted=True)
+    stream.say = lambda event, **data: said.append(data["done"])
+    for done in range(1, 1001):
+        stream.progress(State("correlating", done, 1000, done, done / 1000))
+    assert said[0] == 1
+    assert said[-1] == 1000
+    assert len(said) < 10
+
+
+def test_a_command_that_fails_says_so_in_an_event(store, monkeypatch):
+    source, target = str(store / "x.zarr"), str(store / "y.zarr")
+    for command in (("correlate", source, "[[1]]", "-o", target), ("plan", source, "[[1]]")):
+        ended = run(*command, "--memory", "1MB", "--json", code=2)
+        (said,) = events_of(ended)
+        assert said | {"event": "failed", "exit_status": 2} == said
+        assert said["reason"].startswith("--memory is 1 MB")
+        assert said["reason"] in ended.stderr
+    (said,) = events_of(run("correlate", source, "[[1]]", "-o", str(store / "y.png"), "--json", code=2))
+    assert "ends with .zarr" in said["reason"]
+    monkeypatch.setattr(Filter, "compute", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    said = events_of(run("correlate", source, "[[1]]", "-o", target, "--json", code=130))
+    assert said[-1] == {"event": "failed", "reason": "interrupted", "exit_status": 130}
+
+
+def test_warnings_are_events(store, monkeypatch):
+    plan = big.plan
+    monkeypatch.setattr(big, "plan", lambda *a, **o: (warn("memory is small"), plan(*a, **o))[1])
+    for command in ("plan", "correlate"):
+        output = ("-o", str(store / "y.zarr")) if command == "correlate" else ()
+        said = events_of(run(command, str(store / "x.zarr"), "[[1]]", *output, "--json"))
+        assert [one for one in said if one["event"] == "warning"] == [
+            {"event": "warning", "message": "--memory is small"}
+        ]
+
+
+def test_a_bar_shows_throughput_and_time_left(monkeypatch):
+    text = io.StringIO()
+    shown = partial(Console, file=text, force_terminal=True, width=100)
+    monkeypatch.setattr(progress, "Console", lambda **_: shown())
+    with progress.Meter("writing", 40, shown=True) as meter:
+        for _ in range(3):
+            meter.step(50_000_000)
+            time.sleep(0.15)
+    assert re.search(r"writing.*\d+%.*\d MB/s.*0:00:\d\d", text.getvalue())

@@ -63,11 +63,6 @@ class Layout:
         return prod(self.counts)
 
     @property
-    def result_pixels(self) -> int:
-        """Number of pixels of the result."""
-        return prod(self.shape)
-
-    @property
     def predicted_bytes(self) -> int:
         """Peak of memory in addition to what the process has before the run."""
         return FIXED_BYTES + self.cache_bytes + self.in_flight * self.job_bytes
@@ -75,6 +70,10 @@ class Layout:
     def place(self, numbers: Sequence[int]) -> tuple[slice, ...]:
         """Return the place of a block in the result."""
         return tuple(slice(i * b, min((i + 1) * b, n)) for i, b, n in zip(numbers, self.block, self.shape, strict=True))
+
+    def pixels(self, numbers: Sequence[int]) -> int:
+        """Return the number of pixels of a block."""
+        return prod(part.stop - part.start for part in self.place(numbers))
 
     def order(self) -> Iterator[tuple[int, ...]]:
         """Yield the numbers of all blocks, in the order in which they are computed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from math import prod
@@ -24,6 +24,7 @@ from convolith.big.stores.tiff_target import Description, target_of
 from convolith.errors import ConvolithError
 from convolith.geometry import Axes, Padding
 from convolith.report.html_page import fragment
+from convolith.report.progress import Meter, State
 from convolith.report.table import Table
 
 
@@ -88,6 +89,7 @@ class BigPlan:
         skip_bad: bool = False,
         progress: bool = True,
         in_flight: int | None = None,
+        listener: Callable[[State], object] | None = None,
     ) -> BigReport:
         """Compute and store every block; the result appears at its place when it is complete.
 
@@ -100,6 +102,8 @@ class BigPlan:
             skip_bad: fill blocks whose source cannot be read with missing pixels, and report them.
             progress: show a bar on a terminal.
             in_flight: number of blocks that are worked on or wait at a time; by default two for each core.
+            listener: function that is called with the state of the run whenever a block, or a part of a TIFF file, is
+                stored: `phase`, `done` of `total`, `bytes`, `bytes_per_second`, `seconds_left`.
 
         Raises:
             ConvolithError: no target, another process at work on it, a journal of another plan, or a block that cannot
@@ -111,10 +115,14 @@ class BigPlan:
             journal = Journal(self.target.journal, self.fingerprint)
             run = Run(self.source, self.target, self.filter, self.layout, journal)
             try:
-                report = run(executor, in_flight, run.begin(resume=resume), skip_bad=skip_bad, progress=progress)
+                resumed = run.begin(resume=resume)
+                report = run(
+                    executor, in_flight, resumed, skip_bad=skip_bad, progress=progress, listener=listener
+                )
             finally:
                 journal.close()
-            self.target.finish()
+            with Meter("writing", self.written_bytes, shown=progress, listener=listener) as meter:
+                self.target.finish(lambda count: meter.step(count, count))
             journal.remove()
         return report
 

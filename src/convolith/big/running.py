@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from convolith.big.stores.targets import Target
 from convolith.big.walk import walk
 from convolith.jit import thread_count
 from convolith.report.html_page import fragment
-from convolith.report.progress import track
+from convolith.report.progress import Meter, State
 from convolith.report.table import Table
 
 WAITING = 2
@@ -95,7 +95,14 @@ class Run:
         return len(self.journal.stored)
 
     def __call__(
-        self, executor: Executor | None, in_flight: int | None, resumed: int, *, skip_bad: bool, progress: bool
+        self,
+        executor: Executor | None,
+        in_flight: int | None,
+        resumed: int,
+        *,
+        skip_bad: bool,
+        progress: bool,
+        listener: Callable[[State], object] | None = None,
     ) -> BigReport:
         """Compute and store the blocks that are missing."""
         start = time.perf_counter()
@@ -109,11 +116,9 @@ class Run:
         job = Jobs(self.source, self.target, self.filter, self.layout, skip_bad=skip_bad, threads=threads)
         own = ThreadPoolExecutor(in_flight) if executor is None else nullcontext(executor)
         submitted = in_flight + (WAITING if executor is None else 0)  # those that wait for a thread take no memory
-        with own as pool, self.target.few_threads(thread_count()):
-            done = walk(todo, job, pool, submitted)
-            for _, (numbers, future) in zip(
-                track(range(len(todo)), "correlating", len(todo), shown=progress), done, strict=True
-            ):
+        meter = Meter("correlating", len(todo), shown=progress, listener=listener)
+        with own as pool, self.target.few_threads(thread_count()), meter:
+            for numbers, future in walk(todo, job, pool, submitted):
                 record = future.result()
                 for name, taken in record.pop("seconds").items():
                     seconds[name] += taken
@@ -121,13 +126,13 @@ class Run:
                 if record["bad"] is not None:
                     bad[numbers] = record["bad"]
                 self.journal.add(numbers, record)
+                meter.step(self.layout.pixels(numbers) * self.filter.out_dtype.itemsize)
         records = self.journal.stored.values()
-        written = len(todo) / max(self.layout.blocks, 1) * self.layout.result_pixels * self.filter.out_dtype.itemsize
         return BigReport(
             self.layout.blocks,
             resumed,
             decoded,
-            int(written),
+            meter.bytes,
             {"in all": time.perf_counter() - start, **seconds},
             self.layout.predicted_bytes,
             peak if resident_bytes() else None,

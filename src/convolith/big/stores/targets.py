@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import product
 from math import ceil
@@ -79,8 +79,11 @@ class Target(ABC):
         """Return a context in which the library that encodes chunks takes a number of threads."""
 
     @abstractmethod
-    def finish(self) -> None:
+    def finish(self, written: Callable[[int], object]) -> None:
         """Move the complete result to its place, where it replaces an earlier one.
+
+        Args:
+            written: function that is called with the bytes of each part, if parts are written.
 
         Raises:
             ConvolithError: a disk that is full or cannot be written; blocks and journal stay.
@@ -259,7 +262,7 @@ class ZarrTarget(Target):
         context: AbstractContextManager[Any] = needed("zarr", "big").config.set(settings)
         return context
 
-    def finish(self) -> None:
+    def finish(self, written: Callable[[int], object]) -> None:  # noqa: ARG002 - nothing is written
         """Move the complete result to its place; one that was there before is removed afterwards.
 
         A process that ends between the two renames leaves the earlier result under another name: `create` and `reopen`

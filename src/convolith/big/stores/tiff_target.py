@@ -128,8 +128,11 @@ class TiffTarget(Target):
         """Return a context in which the library that encodes blocks takes a number of threads."""
         return self.blocks.few_threads(count)
 
-    def finish(self) -> None:
+    def finish(self, written: Callable[[int], object]) -> None:
         """Write the file from the blocks, move it to its place, and remove the blocks.
+
+        Args:
+            written: function that is called with the bytes of each tile.
 
         Raises:
             ConvolithError: a disk that is full or cannot be written; blocks and journal stay.
@@ -137,7 +140,7 @@ class TiffTarget(Target):
         part = self.path.with_name(self.path.name + PART)
         try:
             with part.open("w+b") as file:
-                self._fill(file)
+                self._fill(file, written)
                 file.flush()
                 os.fsync(file.fileno())
             if self.path.exists():
@@ -158,7 +161,7 @@ class TiffTarget(Target):
         """Return the finished array, opened for reading."""
         return open_source(self.path).array
 
-    def _fill(self, file: IO[bytes]) -> None:
+    def _fill(self, file: IO[bytes], written: Callable[[int], object]) -> None:
         """Write the whole file."""
         tifffile = needed("tifffile", "big")
         sizes = pixel_sizes(self.attributes, len(self.shape))
@@ -172,7 +175,7 @@ class TiffTarget(Target):
         big = prod(self.shape) * self.dtype.itemsize > CLASSIC_BYTES
         with tifffile.TiffWriter(file, bigtiff=big, ome=ome, shaped=not ome) as writer, self.few_threads(workers):
             writer.write(
-                self.tiles(),
+                self._counted(written),
                 shape=self.shape[:-1] if single else self.shape,
                 dtype=self.dtype,
                 tile=self.tile,
@@ -206,6 +209,12 @@ class TiffTarget(Target):
             look["resolution"] = (self.attributes["XResolution"], self.attributes["YResolution"])
             look["resolutionunit"] = self.attributes.get("ResolutionUnit", 2)
         return look
+
+    def _counted(self, written: Callable[[int], object]) -> Iterator[np.ndarray]:
+        """Yield the tiles, and count their bytes."""
+        for tile in self.tiles():
+            written(tile.nbytes)  # before, since nobody asks for more than the last one
+            yield tile
 
     def tiles(self) -> Iterator[np.ndarray]:
         """Yield the tiles in the order of the file: pages, samples, rows, columns; those at an edge are smaller."""

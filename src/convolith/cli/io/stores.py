@@ -12,8 +12,8 @@ import click
 from convolith import big
 from convolith.big.cluster import connected
 from convolith.big.stores.sources import FITS, TIFF, ZARR_FILES
+from convolith.cli.io.events import INTERRUPTED, events
 from convolith.cli.io.files import read_kernel
-from convolith.cli.options import emit
 from convolith.cli.words import GENERAL, in_words_of_the_command
 from convolith.conv import Conv
 from convolith.errors import ConvolithError
@@ -79,8 +79,7 @@ def planned(source: str, kernel: str, output: str | None, given: dict[str, Any])
     if not isinstance(read, Conv) and read.ndim == 4 and read.shape[:2] == (1, 1):
         taps = read[0, 0]
         options.setdefault("padding_mode", "symmetric")
-    with in_words_of_the_command(WORDS):
-        return big.plan(source, taps, output, **options)
+    return big.plan(source, taps, output, **options)
 
 
 def correlate_store(
@@ -98,47 +97,56 @@ def correlate_store(
 
     An interrupt ends with the exit status 130, after what is in flight is stored.
     """
+    with events(wanted=as_json) as stream:
+        try:
+            with in_words_of_the_command(WORDS) as warnings, connected(scheduler) as (executor, in_flight):
+                _check_output(source, output)
+                plan = planned(source, kernel, output, given)
+                stream.say("plan", **_plan_data(plan))
+                if not as_json:
+                    click.echo(repr(plan), err=True)
+                report = plan.run(
+                    executor, resume=resume, skip_bad=skip_bad, in_flight=in_flight, listener=stream.progress
+                )
+        except KeyboardInterrupt:
+            click.echo("interrupted; what is stored stays: give the same command again to go on, or --anew", err=True)
+            sys.exit(INTERRUPTED)
+        stream.done(report.tables(), warnings, **_report_data(report), written_to=output)
+
+
+def _check_output(source: str, output: str | None) -> None:
+    """Refuse a result that cannot be written block by block."""
     if output is None or not (is_store(output) or output.lower().endswith(TIFF)):
         reason = "for a result of this size" if is_store(source) else "since --memory was given"
         raise ConvolithError(
             f"--output is {output!r}; expected a name that ends with {SUFFIX}, {' or '.join(TIFF)}, {reason}"
         )
-    plan = planned(source, kernel, output, given)
-    if not as_json:
-        click.echo(repr(plan), err=True)
-    try:
-        with in_words_of_the_command(WORDS), connected(scheduler) as (executor, in_flight):
-            report = plan.run(executor, resume=resume, skip_bad=skip_bad, in_flight=in_flight)
-    except KeyboardInterrupt:
-        click.echo("interrupted; what is stored stays: give the same command again to go on, or --anew", err=True)
-        sys.exit(130)
-    data = {
-        "blocks": report.blocks,
-        "resumed": report.resumed,
-        "read_bytes": report.read_bytes,
-        "written_bytes": report.written_bytes,
-        "seconds": dict(report.seconds),
-        "predicted_bytes": report.predicted_bytes,
-        "measured_bytes": report.measured_bytes,
-        "clipped": report.clipped,
-        "missing": report.missing,
-        "bad": {"/".join(map(str, block)): reason for block, reason in report.bad.items()},
-        "written_to": output,
+
+
+def _report_data(report: big.BigReport) -> dict[str, Any]:
+    """Return a report as plain data."""
+    names = ("blocks", "resumed", "read_bytes", "written_bytes", "seconds", "predicted_bytes", "measured_bytes")
+    data = {name: getattr(report, name) for name in (*names, "clipped", "missing")}
+    return data | {"bad": {"/".join(map(str, block)): reason for block, reason in report.bad.items()}}
+
+
+def _plan_data(plan: big.BigPlan) -> dict[str, Any]:
+    """Return a plan as plain data."""
+    return {
+        "shape": plan.layout.shape,
+        "block": plan.layout.block,
+        "blocks": plan.layout.blocks,
+        "engine": plan.filter.engine,
+        "read_bytes": plan.read_bytes,
+        "written_bytes": plan.written_bytes,
+        "predicted_bytes": plan.layout.predicted_bytes,
     }
-    emit(as_json=as_json, data=data, tables=report.tables())
 
 
 def plan_store(source: str, kernel: str, given: dict[str, Any], *, as_json: bool) -> None:
     """Print the plan of a correlation from store to store."""
-    plan = planned(source, kernel, None, given)
-    layout = plan.layout
-    data = {
-        "shape": layout.shape,
-        "block": layout.block,
-        "blocks": layout.blocks,
-        "engine": plan.filter.engine,
-        "read_bytes": plan.read_bytes,
-        "written_bytes": plan.written_bytes,
-        "predicted_bytes": layout.predicted_bytes,
-    }
-    emit(as_json=as_json, data=data, tables=plan.tables())
+    with events(wanted=as_json) as stream:
+        with in_words_of_the_command(WORDS) as warnings:
+            plan = planned(source, kernel, None, given)
+        stream.say("plan", **_plan_data(plan))
+        stream.done(plan.tables(), warnings)
