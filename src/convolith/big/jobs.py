@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
@@ -39,14 +40,16 @@ class Jobs:
     def __init__(
         self, source: Source, target: Target, filter_: Filter, layout: Layout, *, skip_bad: bool, threads: int
     ) -> None:
-        self.parts = (source, target, filter_, layout, skip_bad, threads)
+        self.parts: dict[str, Any] = {"source": source, "target": target, "filter_": filter_, "layout": layout}
+        self.parts |= {"skip_bad": skip_bad, "threads": threads}
         self.name = uuid4().hex
-        self.source, self.target, self.filter, self.layout, self.skip_bad, self.threads = self.parts
+        self.source, self.target, self.filter, self.layout = source, target, filter_, layout
+        self.skip_bad, self.threads = skip_bad, threads
         self._chunks = None if source.chunks is None else Chunks(source, layout.cache_bytes)
         self._before = resident_bytes()
 
     def __reduce__(self) -> Any:
-        return _opened, (self.name, self.parts)
+        return opened, (type(self), self.name, self.parts)
 
     def __call__(self, numbers: Block) -> dict[str, Any]:
         """Read, compute and write one block; return what the journal keeps, and what the report adds up.
@@ -88,18 +91,23 @@ class Jobs:
         )
 
 
-_open: OrderedDict[str, Jobs] = OrderedDict()
+_open: OrderedDict[str, Any] = OrderedDict()
 """Runs of a worker process, by name."""
 _opening = Lock()
 
 
-def _opened(name: str, parts: tuple[Any, ...]) -> Jobs:
-    """Return the run of a name in a worker process: the one that is open, or a new one."""
+def opened(make: Callable[..., Any], name: str, parts: Mapping[str, Any]) -> Any:
+    """Return the run of a name in a worker process: the one that is open, or a new one.
+
+    Args:
+        make: class of the run.
+        name: its name, which becomes its attribute `name`.
+        parts: its arguments.
+    """
     with _opening:
         found = _open.get(name)
         if found is None:
-            *about, skip_bad, threads = parts
-            found = _open[name] = Jobs(*about, skip_bad=skip_bad, threads=threads)
+            found = _open[name] = make(**parts)
             found.name = name
             while len(_open) > MOST_RUNS:
                 _open.popitem(last=False)

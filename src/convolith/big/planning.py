@@ -116,9 +116,7 @@ class BigPlan:
             run = Run(self.source, self.target, self.filter, self.layout, journal)
             try:
                 resumed = run.begin(resume=resume)
-                report = run(
-                    executor, in_flight, resumed, skip_bad=skip_bad, progress=progress, listener=listener
-                )
+                report = run(executor, in_flight, resumed, skip_bad=skip_bad, progress=progress, listener=listener)
             finally:
                 journal.close()
             with Meter("writing", self.written_bytes, shown=progress, listener=listener) as meter:

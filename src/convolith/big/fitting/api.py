@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from copy import copy
@@ -14,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from convolith.big.fitting.checkpoint import Checkpoint, Reached
+from convolith.big.fitting.jobs import States, pooled
 from convolith.big.fitting.memory import Memory, Peak
 from convolith.big.fitting.opening import SourceOptions, stacks_of
 from convolith.big.fitting.plan import Plan, Solving
 from convolith.big.fitting.result import BigFit
-from convolith.big.fitting.run import Run, merged_state, of_state, pooled
+from convolith.big.fitting.run import Passes, is_here, merged_state
 from convolith.big.fitting.solution import Choice, Solver, check_folds, choose, merged_slope, result
 from convolith.big.fitting.stacks import Folds
 from convolith.big.layout import bytes_of
@@ -32,6 +34,7 @@ from convolith.fitting.selection.cross_validation import TOLERANCE, odd_sizes
 from convolith.fitting.selection.jackknife import jackknife
 from convolith.fitting.selection.tiles import LEAST
 from convolith.geometry import Axes, Padding, check_whole, per_axis
+from convolith.report.progress import State
 
 ROUGH = 1e-6
 """Relative error of a kernel by rounding from which a warning names `passes`."""
@@ -47,6 +50,10 @@ def fit(
     channel_axis: Any = None,
     pair_axis: Any = None,
     nodata: Any = None,
+    mask: Any = None,
+    x_mask: Any = None,
+    weights: Any = None,
+    nan: str = "omit",
     saturation: Any = None,
     stride: Axes = 1,
     padding: Padding = "valid",
@@ -69,13 +76,15 @@ def fit(
     checkpoint: str | Path | None = None,
     progress: bool = True,
     executor: Executor | None = None,
+    in_flight: int | None = None,
+    listener: Callable[[State], object] | None = None,
 ) -> BigFit:
     """Find the kernel for which `correlate(x, kernel, offset, ...)` is closest to y, for data larger than memory.
 
     The data are read once, block by block. Each block adds its products of pixels to the normal equations (`Gram`),
     which are solved at the end. Sizes, ridges and errors by the jackknife need no further pass, since the sums of each
-    fold are kept. The result equals that of `cl.fit` with `nan="omit"` to rounding. It does not depend on the memory,
-    the threads or interruptions.
+    fold are kept. The result equals that of `cl.fit` to rounding. It does not depend on the memory, the order in which
+    blocks are read, the number of workers or interruptions.
 
     Args:
         x, y: sources as for `plan`, such as a folder with a Zarr array, or lists of as many sources. The shape of y is
@@ -91,6 +100,11 @@ def fit(
             that of the channels.
         nodata: number that stands for a missing pixel, as NaN does, or one for x and one for y; by default each
             source's own. Missing pixels of y, and pixels of y that read a missing pixel of x, are left out.
+        mask: source of booleans, or of integers that are not 0, where a pixel of y is left out: of the shape of y, of
+            one without its channels, or of a single image, which serves all pairs; or a list of sources.
+        x_mask: likewise, where a pixel of x is bad: all pixels of y that read it are left out.
+        weights: source of numbers of 0 or more, the weight of each pixel of y; shaped as `mask`, without channels.
+        nan: "omit" takes NaN and infinity for missing pixels, "refuse" refuses them, as `cl.fit` does by default.
         saturation, stride, padding, dilation, padding_mode, origin, offset: as for `cl.fit`.
         ridge, smoothness, basis, constraints, x_noise_variance, max_size, size_tolerance, errors, flip: as for
             `cl.fit`.
@@ -103,7 +117,12 @@ def fit(
             The same call goes on from it, also with another ridge or other constraints. It is removed when the fit is
             complete.
         progress: show a bar on a terminal.
-        executor: threads to work on; by default two of its own.
+        executor: where blocks are computed: any executor of `concurrent.futures`, such as one of worker processes
+            (started by "spawn"), or that of a `distributed.Client`; by default two threads of its own. In worker
+            processes, each job is up to four blocks and takes one thread, and `memory` is per process.
+        in_flight: number of jobs that worker processes work on or wait with; by default two for each core.
+        listener: function that is called with the state of the fit after every block or job: `phase`, `done` of
+            `total`, `bytes` that were read, `bytes_per_second`, `seconds_left`.
 
     Raises:
         ConvolithError: sources that cannot be read or that do not fit together, too little memory, a checkpoint of
@@ -122,7 +141,8 @@ def fit(
     geometry = {"stride": stride, "padding": padding, "dilation": dilation, "padding_mode": padding_mode}
     given = 0.0 if isinstance(ridge, str) else ridge
     options = KernelOptions(given, smoothness, basis, constraints, x_noise_variance)
-    _check(kernel_size, ridge, options, errors, size_tolerance, max_size, saturation)
+    _check(kernel_size, ridge, options, errors, size_tolerance, max_size)
+    pixels = Pixels(nan=nan, saturation=saturation)
     flags = {"offset": check_flag("offset", offset), "flip": check_flag("flip", flip)}
     check_whole("passes", passes, 1)
     sizes: list[tuple[int, ...]] = []
@@ -135,7 +155,9 @@ def fit(
             sizes.extend(odd_sizes([(n - 1) // d + 1 for n, d in zip(lengths, steps, strict=True)], max_size))
             return sizes[-1]
 
-    stacks = stacks_of(x, y, size, SourceOptions(axes, channel_axis, pair_axis, nodata, origin), geometry)
+    about = {"mask": mask, "x_mask": x_mask, "weights": weights}
+    marks = {name: value for name, value in about.items() if value is not None}
+    stacks = stacks_of(x, y, size, SourceOptions(axes, channel_axis, pair_axis, nodata, origin, marks), geometry)
     dimensions = len(stacks[0].spec.size)
     limits = None if block is None else per_axis("block", block, dimensions, 1)
     images, automatic = sum(stack.images for stack in stacks), isinstance(ridge, str) or bool(sizes)
@@ -152,28 +174,20 @@ def fit(
         passes=passes,
         flip=flags["flip"],
     )
-    room = Memory.of(stacks, plan.blocks, plan.count * (1 if passes == 1 else 2), bytes_of(memory))
+    jobs = None if is_here(executor) else in_flight or 2 * (os.cpu_count() or 1)
+    room = Memory.of(stacks, plan.blocks, plan.count * (1 if passes == 1 else 2), bytes_of(memory), jobs)
     file = None
     if checkpoint is not None:
-        file = Checkpoint(checkpoint, plan.fingerprint(saturation, origin), solving.fingerprint())
+        file = Checkpoint(checkpoint, plan.fingerprint(pixels, origin), solving.fingerprint())
     with alone(file.lock) if file is not None else nullcontext():
-        run = Run(
-            stacks,
-            plan.blocks,
-            room,
-            saturation=saturation,
-            offset=flags["offset"],
-            progress=progress,
-            executor=executor,
-            checkpoint=file,
-        )
-        found = _fitted(plan, solving, run)
+        options_of_run = (pixels, flags["offset"], progress, listener, executor, file)
+        found = _fitted(plan, solving, Passes(stacks, plan.blocks, room, *options_of_run))
         if file is not None:
             file.remove()
     return found
 
 
-def _fitted(plan: Plan, solving: Solving, run: Run) -> BigFit:
+def _fitted(plan: Plan, solving: Solving, run: Passes) -> BigFit:
     """Make the passes, and solve."""
     start = time.perf_counter()
     spent = 0.0
@@ -182,7 +196,7 @@ def _fitted(plan: Plan, solving: Solving, run: Run) -> BigFit:
         if run.checkpoint is not None:
             reached = run.checkpoint.load(reached)
         if not reached.passed:
-            reached = run(reached, of_state(plan.template), merged_state, "fitting")
+            reached = run(reached, States(plan.template.geometry), merged_state, "fitting")
         begun = time.perf_counter()
         total, states = _united(plan, reached.states, keep=solving.passes > 1)
         choice, solver, options = _solved(total, states, solving)
@@ -204,7 +218,12 @@ def _fitted(plan: Plan, solving: Solving, run: Run) -> BigFit:
             f"the kernel is accurate to about {accuracy:.0e} of its size, by rounding (condition "
             f"{found.condition:.1e} times eps); pass passes={solving.passes + 1}, which reads the data once more"
         )
-    seconds: Mapping[str, float] = {"in all": time.perf_counter() - start, **run.seconds, "solve": spent}
+    seconds: Mapping[str, float] = {
+        "in all": time.perf_counter() - start,
+        "read": run.seconds[0],
+        "update": run.seconds[1],
+        "solve": spent,
+    }
     return BigFit(
         found=found,
         images=plan.folds.images,
@@ -217,7 +236,7 @@ def _fitted(plan: Plan, solving: Solving, run: Run) -> BigFit:
         read_bytes=run.read_bytes,
         seconds=seconds,
         predicted_bytes=run.memory.predicted_bytes,
-        measured_bytes=peak.measured_bytes,
+        measured_bytes=None if peak.measured_bytes is None else max(peak.measured_bytes, run.peak_bytes),
     )
 
 
@@ -234,8 +253,8 @@ def _united(plan: Plan, states: Sequence[Gram], *, keep: bool) -> tuple[Gram, li
         total = pooled(total, state)
     if not total.equations:
         raise ConvolithError(
-            "no pixel of y is left to fit: all of them are missing (NaN or nodata), saturated, or read a pixel of x "
-            "that is; expected at least one"
+            "no pixel of y is left to fit: all of them are masked, missing (NaN or nodata), saturated, or read a pixel "
+            "of x that is; expected at least one"
         )
     size = plan.stacks[0].spec.size
     folds = [copy(state) if keep else state for state in states if state.equations]
@@ -268,10 +287,8 @@ def _check(
     errors: str,
     tolerance: Any,
     max_size: Any,
-    saturation: Any,
 ) -> None:
     """Refuse options that cannot be combined, in the words of `cl.fit`."""
-    Pixels(saturation=saturation)
     check_errors(errors)
     automatic = [name for name, one in (("kernel_size", kernel_size), ("ridge", ridge)) if isinstance(one, str)]
     for name, value in (("kernel_size", kernel_size), ("ridge", ridge)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil, prod
 from threading import Event, Thread
 from typing import NamedTuple, Self
@@ -29,18 +29,26 @@ class Memory(NamedTuple):
     """Memory of a fit.
 
     Attributes:
-        in_flight: number of blocks that are worked on at a time.
-        cache_bytes: bytes of decoded chunks of x and of y that are kept, for each stack that is read.
-        predicted_bytes: peak in addition to what the process has before.
+        in_flight: number of blocks that are worked on at a time; of groups of blocks, where other processes do so.
+        cache_bytes: bytes of decoded chunks that are kept of each stack that is read, by the names of its sources.
+        predicted_bytes: peak in addition to what the process has before, and so in every other process.
     """
 
     in_flight: int
-    cache_bytes: tuple[int, int]
+    cache_bytes: Mapping[str, int]
     predicted_bytes: int
 
     @classmethod
-    def of(cls, stacks: Sequence[Stack], blocks: Sequence[Block], folds: int, memory: int) -> Memory:
+    def of(
+        cls, stacks: Sequence[Stack], blocks: Sequence[Block], folds: int, memory: int, elsewhere: int | None = None
+    ) -> Memory:
         """Return the largest memory that is of use, up to a limit.
+
+        Args:
+            stacks, blocks: the data.
+            folds: number of states that are kept.
+            memory: the limit, for each process.
+            elsewhere: number of groups of blocks that other processes work on, or None if this one does.
 
         Raises:
             ConvolithError: too little memory, with the least that works.
@@ -50,27 +58,19 @@ class Memory(NamedTuple):
         values = [stacks[block.stack].read_values(block) for block in blocks]
         of_x, of_y = (max(counts) for counts in zip(*values, strict=True))
         itemsize = max(part.dtype.itemsize for stack in stacks for part in (stack.x, stack.y))
-        read = (of_x + of_y) * (itemsize + 10)
+        marks = sum(one.source.dtype.itemsize + 2 for one in stacks[0].marks.values())
+        read = (of_x + of_y) * (itemsize + 10 + marks)
         update = UPDATE_BYTES + (of_x + of_y) * VALUE_BYTES + PLACE_BYTES * of_x // spec.in_channels
+        wanted, least = _cached(stacks, blocks)
+        states = folds if elsewhere is None else 0
+        fixed = FIXED_BYTES + update + (states + MATRICES) * matrix
+        main = 0 if elsewhere is None else FIXED_BYTES + (folds + MATRICES + elsewhere) * matrix
+        tries = ((IN_FLIGHT, wanted), (1, wanted), (1, least))
         live = min(LIVE, len(stacks))
-        wanted = [0, 0]
-        least = [0, 0]
-        seen = set()
-        for block in blocks:
-            if block.stack not in seen:
-                seen.add(block.stack)
-                stack = stacks[block.stack]
-                for n, (source, roles) in enumerate(((stack.x, stack.x_roles), (stack.y, stack.y_roles))):
-                    wanted[n] = max(wanted[n], live * _row_bytes(source, roles, stack, block))
-                    chunk = 0 if source.chunks is None else prod(source.chunks) * source.dtype.itemsize
-                    least[n] = max(least[n], live * chunk)
-        fixed = FIXED_BYTES + update + (folds + MATRICES) * matrix
-        for in_flight, cache in ((IN_FLIGHT, wanted), (1, wanted), (1, least)):
-            total = fixed + in_flight * read + sum(cache)
+        for in_flight, cache in tries if elsewhere is None else tries[1:]:
+            total = max(main, fixed + in_flight * read + live * sum(cache.values()))
             if total <= memory:
-                each = cache[0] // live, cache[1] // live
-                return cls(in_flight, each, total)
-        total = fixed + read + sum(least)
+                return cls(elsewhere or in_flight, cache, total)
         raise ConvolithError(
             f"memory is {readable(memory)}, but a fit with {folds} {'state' if folds == 1 else 'states'} of "
             f"{readable(matrix)} and blocks of up to {max(of_x, of_y):,} pixels takes {readable(total)}; pass at least "
@@ -78,16 +78,33 @@ class Memory(NamedTuple):
         )
 
 
+def _cached(stacks: Sequence[Stack], blocks: Sequence[Block]) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the bytes of chunks of each source of a stack that are of use, and the least: one chunk."""
+    wanted = dict.fromkeys(stacks[0].sources, 0)
+    least = dict(wanted)
+    seen = set()
+    for block in blocks:
+        if block.stack not in seen:
+            seen.add(block.stack)
+            stack = stacks[block.stack]
+            for name, (source, roles) in stack.sources.items():
+                wanted[name] = max(wanted[name], _row_bytes(source, roles, stack, block))
+                chunk = 0 if source.chunks is None else prod(source.chunks) * source.dtype.itemsize
+                least[name] = max(least[name], chunk)
+    return wanted, least
+
+
 def _row_bytes(source: Source, roles: Roles, stack: Stack, block: Block) -> int:
     """Return the bytes of the chunks that a row of blocks reads; the next row reads the last of them again."""
     if source.chunks is None:
         return 0
-    shared = any(source.chunks[a] > high - low for a, (low, high) in zip(roles.pairs, block.pairs, strict=True))
+    pairs = block.pairs if roles.pairs else ()
+    shared = any(source.chunks[a] > high - low for a, (low, high) in zip(roles.pairs, pairs, strict=True))
     total = source.dtype.itemsize
     for axis, (n, chunk) in enumerate(zip(source.shape, source.chunks, strict=True)):
         count = n
         if axis in roles.pairs:
-            low, high = block.pairs[roles.pairs.index(axis)]
+            low, high = pairs[roles.pairs.index(axis)]
             count = (ceil((high - low) / chunk) + 1) * chunk if chunk > 1 else high - low
         elif axis == roles.axes[0] and not shared:
             low, high = block.spans[0]

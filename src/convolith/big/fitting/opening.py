@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any, NamedTuple
@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convolith.big.arguments import IMAGE_AXES, axis_numbers
-from convolith.big.fitting.stacks import Roles, Stack
+from convolith.big.fitting.stacks import Aligned, Roles, Stack
 from convolith.big.layout import SIDES
 from convolith.big.stores.sources import Source, open_source
-from convolith.big.windows import geometry_of
+from convolith.big.windows import Geometry, geometry_of
 from convolith.errors import ConvolithError
 from convolith.fitting.data.problem import check_output
 from convolith.fitting.data.shapes import inner_part
@@ -26,6 +26,7 @@ class SourceOptions(NamedTuple):
 
     Attributes:
         axes, channel_axis, pair_axis, nodata, origin: as for `fit`.
+        marks: `mask`, `x_mask` and `weights` of `fit`, those that are given.
     """
 
     axes: Any
@@ -33,6 +34,7 @@ class SourceOptions(NamedTuple):
     pair_axis: Any
     nodata: Any
     origin: Any
+    marks: Mapping[str, Any] = {}
 
 
 def stacks_of(x: Any, y: Any, kernel_size: Any, given: SourceOptions, options: dict[str, Any]) -> list[Stack]:
@@ -75,9 +77,10 @@ def stacks_of(x: Any, y: Any, kernel_size: Any, given: SourceOptions, options: d
         if len({len(shape) for shape in shapes}) > 1:
             raise ConvolithError("the sources of x have different numbers of axes that the kernel slides along")
         kernel_size = kernel_size([min(lengths) for lengths in zip(*shapes, strict=True)])
+    marks = _marks(given.marks, len(opened), several=several)
     stacks = [
-        _stack(*both, *own, kernel_size, given, options, name)
-        for both, own, name in zip(opened, roles, names, strict=True)
+        _stack(*both, *own, kernel_size, given, options, name, about)
+        for both, own, name, about in zip(opened, roles, names, marks, strict=True)
     ]
     channels = {(stack.spec.in_channels, stack.spec.out_channels, len(stack.spec.size)) for stack in stacks}
     if len(channels) > 1:
@@ -157,6 +160,7 @@ def _stack(
     given: SourceOptions,
     options: dict[str, Any],
     names: tuple[str, str],
+    marks: Mapping[str, Source],
 ) -> Stack:
     """Check that x and y have the shapes of a correlation; a y as large as x loses its border, as in `fit`."""
     counts = [tuple(source.shape[a] for a in own.pairs) for source, own in ((x, x_roles), (y, y_roles))]
@@ -190,15 +194,59 @@ def _stack(
         )
     else:
         check_output(spec, (spec.batch, spec.out_channels, *size_y))
-    shape = list(x.shape)
-    for axis, n in zip(x_roles.axes, spec.size, strict=True):
-        shape[axis] = n
-    geometry = geometry_of(shape, spec.kernel_size, x_roles.axes, **options)
+    geometry = _windows(x, x_roles, spec, options)
     values = given.nodata if isinstance(given.nodata, tuple | list) else (given.nodata, given.nodata)
     if len(values) != 2:
         raise ConvolithError(f"nodata is {given.nodata!r}; expected a number, or one for x and one for y")
     nodata = (_nodata(x, values[0], names[0]), _nodata(y, values[1], names[1]))
-    return Stack(x, y, x_roles, y_roles, spec, geometry, first_x, first_y, nodata)
+    aligned = {}
+    for name, mark in marks.items():
+        on_x = name == "x_mask"
+        own = _aligned(name, mark, x if on_x else y, x_roles if on_x else y_roles, names[not on_x])
+        aligned[name] = Aligned(mark, own, _windows(mark, own, spec, options) if on_x else None)
+    return Stack(x, y, x_roles, y_roles, spec, geometry, first_x, first_y, nodata, aligned)
+
+
+def _windows(source: Source, roles: Roles, spec: ConvSpec, options: dict[str, Any]) -> Geometry:
+    """Return how the kernel slides over the part of a source that counts."""
+    shape = list(source.shape)
+    for axis, n in zip(roles.axes, spec.size, strict=True):
+        shape[axis] = n
+    return geometry_of(shape, spec.kernel_size, roles.axes, **options)
+
+
+def _marks(given: Mapping[str, Any], count: int, *, several: bool) -> list[dict[str, Source]]:
+    """Open what is said about the pixels of each of several sources: one of each kind for all, or as many."""
+    result: list[dict[str, Source]] = [{} for _ in range(count)]
+    for name, value in given.items():
+        each = several and isinstance(value, list | tuple)
+        if each and len(value) != count:
+            raise ConvolithError(f"{name} is {len(value)} sources; expected one, or one for each of {count}")
+        values = value if each else [value]
+        opened = [open_source(one, f"{name}[{n}]" if each else name) for n, one in enumerate(values)]
+        for source in opened:
+            if name != "weights" and source.dtype.kind == "f":
+                raise ConvolithError(
+                    f"{name} has dtype {source.dtype}; expected booleans or integers, not 0 where a pixel is left out"
+                )
+        for number, marks in enumerate(result):
+            marks[name] = opened[number if each else 0]
+    return result
+
+
+def _aligned(name: str, mark: Source, onto: Source, roles: Roles, whose: str) -> Roles:
+    """Return the roles of the axes of what is said about the pixels of a source."""
+    shape = onto.shape
+    ways = {shape: roles}
+    if roles.channel is not None:
+        ways = ways if name != "weights" else {}
+        ways[tuple(n for axis, n in enumerate(shape) if axis != roles.channel)] = roles.without_channel()
+    order = sorted(roles.axes)
+    ways.setdefault(tuple(shape[axis] for axis in order), Roles(tuple(order.index(a) for a in roles.axes), None, ()))
+    if mark.shape not in ways:
+        expected = " or ".join(map(str, ways))
+        raise ConvolithError(f"{name} has shape {mark.shape}, but {whose} {shape}; expected {expected}")
+    return ways[mark.shape]
 
 
 def _nodata(source: Source, given: Any, name: str) -> float | None:

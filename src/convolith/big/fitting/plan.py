@@ -13,6 +13,7 @@ import numpy as np
 from convolith.big.fitting.checkpoint import contents
 from convolith.big.fitting.stacks import Block, Folds, Stack
 from convolith.errors import ConvolithError
+from convolith.fitting.data.pixels import Pixels
 from convolith.fitting.gram import Gram
 from convolith.fitting.kernel_options import KernelOptions
 
@@ -93,9 +94,9 @@ class Plan:
         spec = self.stacks[0].spec
         return Gram(spec.kernel_size, spec.in_channels, spec.out_channels, **self.geometry)
 
-    def fingerprint(self, saturation: Any, origin: Any) -> dict[str, Any]:
+    def fingerprint(self, pixels: Pixels, origin: Any) -> dict[str, Any]:
         """Return everything that the sums depend on, for the checkpoint."""
-        sources = {name: [contents(getattr(stack, name)) for stack in self.stacks] for name in ("x", "y")}
+        sources = {name: [contents(stack.sources[name][0]) for stack in self.stacks] for name in self.stacks[0].sources}
         first = self.stacks[0]
         return {
             **sources,
@@ -104,7 +105,8 @@ class Plan:
             "origin": str(origin),
             "axes": [first.x_roles, first.y_roles],
             "nodata": [str(stack.nodata) for stack in self.stacks],
-            "saturation": str(saturation),
+            "nan": pixels.nan,
+            "saturation": str(pixels.saturation),
             "folds": self.folds,
             "block": self.limits,
         }

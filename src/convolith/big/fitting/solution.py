@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convolith.big.fitting.checkpoint import Reached
-from convolith.big.fitting.stacks import Block
+from convolith.big.fitting.jobs import Sums
 from convolith.errors import ConvolithError, warn
 from convolith.fitting.data.problem import Problem
 from convolith.fitting.gram import Gram
@@ -131,17 +131,9 @@ class Solver:
             return condition * EPS
         return max((condition * EPS) ** passes, sqrt(condition) * EPS)
 
-    def sums(self, coefficients: np.ndarray) -> Callable[[Problem], tuple[np.ndarray, float]]:
-        """Return a function that gives the gradient and the squared residuals of a block of equations."""
-
-        def of_block(problem: Problem) -> tuple[np.ndarray, float]:
-            small = narrowed(problem, self.total.kernel_size)
-            if not small.equations:
-                return np.zeros_like(coefficients), 0.0
-            residual = residual_of(small, self.total, coefficients)
-            return gradient(small, residual), float((small.weights[:, None] * residual**2).sum())
-
-        return of_block
+    def sums(self, coefficients: np.ndarray) -> Slopes:
+        """Return the sums of a pass that refines coefficients."""
+        return Slopes(self.total.geometry, coefficients)
 
     def corrected(self, reached: Reached) -> tuple[np.ndarray, float]:
         """Return coefficients after a step of refinement, and their squared residuals.
@@ -164,8 +156,33 @@ class Solver:
         return before + change, max(reached.squares - gain, 0.0)
 
 
-def merged_slope(reached: Reached, _: Block, part: tuple[np.ndarray, float]) -> Mapping[str, Any]:
-    """Return the gradient and the squared residuals with those of a block added."""
+class Slopes(Sums):
+    """Gradient of the squared residuals, and the squared residuals.
+
+    Args:
+        geometry: arguments of an empty `Gram`.
+        coefficients: coefficients of the pass before.
+    """
+
+    def __init__(self, geometry: Mapping[str, Any], coefficients: np.ndarray) -> None:
+        self.geometry, self.coefficients = dict(geometry), coefficients
+
+    def of(self, problem: Problem) -> tuple[np.ndarray, float]:
+        """Return the gradient and the squared residuals of a block."""
+        total = Gram(**self.geometry)
+        small = narrowed(problem, total.kernel_size)
+        if not small.equations:
+            return np.zeros_like(self.coefficients), 0.0
+        residual = residual_of(small, total, self.coefficients)
+        return gradient(small, residual), float((small.weights[:, None] * residual**2).sum())
+
+    def added(self, first: tuple[np.ndarray, float], second: tuple[np.ndarray, float]) -> tuple[np.ndarray, float]:
+        """Return the sums of both."""
+        return first[0] + second[0], first[1] + second[1]
+
+
+def merged_slope(reached: Reached, _: int, part: tuple[np.ndarray, float]) -> Mapping[str, Any]:
+    """Return the gradient and the squared residuals with those of a group added."""
     slope, squares = part
     return {"slope": slope if reached.slope is None else reached.slope + slope, "squares": reached.squares + squares}
 

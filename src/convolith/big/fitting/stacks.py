@@ -6,8 +6,8 @@ several small images.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from math import ceil, prod
 from typing import Any, NamedTuple
@@ -110,6 +110,20 @@ class Folds(NamedTuple):
         return cls(groups, ceil((folds / groups) ** (1 / axes)), images)
 
 
+class Aligned(NamedTuple):
+    """Source whose pixels say something about those of x or y.
+
+    Attributes:
+        source: the source.
+        roles: what its axes are; without pairs if one image serves all of them.
+        geometry: windows of it, if it lies on x; None if it lies on y.
+    """
+
+    source: Source
+    roles: Roles
+    geometry: Geometry | None
+
+
 @dataclass(frozen=True, eq=False)
 class Stack:
     """Sources of x and y.
@@ -121,6 +135,7 @@ class Stack:
         geometry: windows of that part of x.
         first_x, first_y: first pixel of the parts of x and y that count, along each axis of the kernel.
         nodata: numbers of x and of y that stand for a missing pixel, or None.
+        marks: the `mask`, `x_mask` and `weights` of `fit`, those that are given.
     """
 
     x: Source
@@ -132,6 +147,13 @@ class Stack:
     first_x: tuple[int, ...]
     first_y: tuple[int, ...]
     nodata: tuple[float | None, float | None]
+    marks: Mapping[str, Aligned]
+
+    @property
+    def sources(self) -> dict[str, tuple[Source, Roles]]:
+        """All that a block reads, by name, and what the axes are."""
+        both = {"x": (self.x, self.x_roles), "y": (self.y, self.y_roles)}
+        return both | {name: (one.source, one.roles) for name, one in self.marks.items()}
 
     @property
     def pair_shape(self) -> tuple[int, ...]:
@@ -196,37 +218,59 @@ class Stack:
                         place = tuple(span for _, span in parts)
                         yield Block(number, pairs, place, group * folds.each**axes + tile)
 
-    def problem(self, block: Block, of_x: Any, of_y: Any, saturation: Any, *, offset: bool) -> Problem:
+    def problem(self, block: Block, readers: Mapping[str, Any], pixels: Pixels, *, offset: bool) -> Problem:
         """Read a block; pixels that are missing, and those of y that read a missing pixel of x, have weight 0.
 
         Args:
             block: the block.
-            of_x, of_y: what x and y are read from; they can be sliced.
-            saturation: as for `fit`.
+            readers: what the `sources` are read from, by their names; they can be sliced.
+            pixels: `nan` and `saturation` of `fit`.
             offset: whether a constant is fitted too.
         """
         spec = self.spec
-        window = self.geometry.window(self.x_roles.slices(block.pairs, block.spans, spec.in_channels))
-        spans = list(window.spans)
-        for axis, start in zip(self.x_roles.axes, self.first_x, strict=True):
-            ranges = tuple((low + start, high + start) for low, high in spans[axis].ranges)
-            spans[axis] = Span(ranges, spans[axis].take)
-        window = window._replace(spans=tuple(spans))
-        place = [(low + start, high + start) for (low, high), start in zip(block.spans, self.first_y, strict=True)]
-        pixels = of_y[self.y_roles.slices(block.pairs, place, spec.out_channels)]
-        y = self.y_roles.images(_floats(np.asarray(pixels), self.nodata[1]))
-        x = self.x_roles.images(window.padded(_floats(window.read(of_x), self.nodata[0])))
+        x = self._of_x(readers["x"], self.x_roles, self.geometry, block, spec.in_channels)
+        y = self._of_y(readers["y"], self.y_roles, block, spec.out_channels)
+        bad, left_out = (_marks(part, nodata) for part, nodata in zip((x, y), self.nodata, strict=True))
+        given: dict[str, Any] = {}
+        for name, aligned in self.marks.items():
+            channels = 1 if aligned.roles.channel is None else aligned.source.shape[aligned.roles.channel]
+            if aligned.geometry is not None:
+                bad = bad | (self._of_x(readers[name], aligned.roles, aligned.geometry, block, channels) != 0).any(1)
+                continue
+            found = self._of_y(readers[name], aligned.roles, block, channels)
+            if name == "weights":
+                given[name] = np.broadcast_to(found[:, 0].astype(np.float64), (len(y), *y.shape[2:]))
+            else:
+                left_out = left_out | (found != 0).any(1)
+        for name, marks, part in (("x_mask", bad, x), ("mask", left_out, y)):
+            if np.any(marks):
+                given[name] = np.broadcast_to(marks, (len(part), *part.shape[2:]))
         return read(
-            np.ascontiguousarray(x),
-            np.ascontiguousarray(y),
+            np.ascontiguousarray(x, np.float64),
+            np.ascontiguousarray(y, np.float64),
             kernel_size=spec.kernel_size,
             stride=spec.stride,
             padding="valid",
             dilation=spec.dilation,
             padding_mode="zeros",
             offset=offset,
-            pixels=Pixels(nan="omit", saturation=saturation),
+            pixels=replace(pixels, **given),
         )
+
+    def _of_x(self, reader: Any, roles: Roles, geometry: Geometry, block: Block, channels: int) -> np.ndarray:
+        """Return the pixels of x that a block reads, or of what lies on x, with padding: (N, channels, *size)."""
+        window = geometry.window(roles.slices(block.pairs if roles.pairs else (), block.spans, channels))
+        spans = list(window.spans)
+        for axis, start in zip(roles.axes, self.first_x, strict=True):
+            ranges = tuple((low + start, high + start) for low, high in spans[axis].ranges)
+            spans[axis] = Span(ranges, spans[axis].take)
+        window = window._replace(spans=tuple(spans))
+        return roles.images(window.padded(window.read(reader)))
+
+    def _of_y(self, reader: Any, roles: Roles, block: Block, channels: int) -> np.ndarray:
+        """Return the pixels of y of a block, or of what lies on y: (N, channels, *size)."""
+        place = [(low + start, high + start) for (low, high), start in zip(block.spans, self.first_y, strict=True)]
+        return roles.images(np.asarray(reader[roles.slices(block.pairs if roles.pairs else (), place, channels)]))
 
     def read_values(self, block: Block) -> tuple[int, int]:
         """Return the number of pixels of x and of y that a block reads, padding included."""
@@ -238,12 +282,11 @@ class Stack:
         return images * self.spec.in_channels * prod(lengths), images * self.spec.out_channels * prod(counts)
 
 
-def _floats(pixels: np.ndarray, nodata: float | None) -> np.ndarray:
-    """Return pixels in float64, NaN where they are missing."""
-    values = pixels.astype(np.float64)
-    if nodata is not None and not np.isnan(nodata):
-        values[pixels == nodata] = np.nan
-    return values
+def _marks(pixels: np.ndarray, nodata: float | None) -> Any:
+    """Return which pixels, (N, *size), are missing in one of their channels; False for none."""
+    if nodata is None:
+        return False
+    return (np.isnan(pixels) if np.isnan(nodata) else pixels == nodata).any(1)
 
 
 def _spans(length: int, folds: int, most: int) -> list[tuple[int, Range]]:

@@ -16,6 +16,7 @@ from convolith.cli.fit.run import Outcome, Varying, run
 from convolith.cli.fit.varying_html_page import varying_page, varying_tables
 from convolith.cli.fit.words import WORDS
 from convolith.cli.io import big_fit
+from convolith.cli.io.events import events
 from convolith.cli.io.files import EXACT, Output, conv_arrays, read_array, varying_arrays
 from convolith.cli.io.fits_headers import carried
 from convolith.cli.io.stores import is_store
@@ -97,7 +98,11 @@ LARGEST_SHIFT = 1 << 20
 @click.option(
     "--noise", type=click.Path(), metavar="FILE", help="File for the standard deviation of the difference's noise."
 )
-@click.option("--ignore-nan", is_flag=True, help="Ignore pixels of BEFORE and AFTER that are NaN or infinite.")
+@click.option(
+    "--ignore-nan/--refuse-nan",
+    default=None,
+    help="Ignore pixels of BEFORE and AFTER that are NaN or infinite, as is usual for stores, or refuse them.",
+)
 @click.option(
     "--saturation",
     type=level,
@@ -201,6 +206,11 @@ LARGEST_SHIFT = 1 << 20
 @click.option("--pair-axis", type=axes_or_names, help="For stores: axes along which pairs of images lie.")
 @click.option("--nodata", type=float, help="For stores: number that stands for a missing pixel.")
 @click.option("--folds", type=int, help="For stores: parts that are left out in turn.  [default: 10]")
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="For stores: compute on the workers of a Dask cluster, given as tcp://HOST:PORT; --memory is per worker.",
+)
 @click.option("--passes", type=int, help="For stores: passes over the data; more than one refine the kernel.")
 @html_option
 @json_option
@@ -208,7 +218,7 @@ def command(
     *,
     before: str,
     after: str,
-    ignore_nan: bool,
+    ignore_nan: bool | None,
     mix_channels: bool,
     output: str | None,
     basis: str | None,
@@ -235,12 +245,14 @@ def command(
     varies with position.
     --difference, --matched and --noise write pictures as large as AFTER, NaN where a pixel is not known, with the FITS
     header of AFTER. Stores, such as before.zarr, are read block by block within --memory; all axes but those of the
-    kernel and --channel-axis are pairs of images, and missing pixels (NaN, --nodata) are ignored.
+    kernel and --channel-axis are pairs of images, and missing pixels (NaN, --nodata) are ignored. With --json, a fit of
+    stores prints events, one line each.
 
     Example: convolith fit before.png after.png --size 7 -o kernel.npz
     """
     _check_outputs()
-    if _fit_stores(before, after, options | {"basis": basis}, output, as_json=as_json):
+    if is_store(before) or is_store(after):
+        _fit_stores(before, after, options | {"basis": basis, "ignore_nan": ignore_nan}, output, as_json=as_json)
         return
     plane_axes = _axes(options, mix=mix_channels)
     big_fit.remove_stores_alone(options)
@@ -302,26 +314,28 @@ def _axes(options: dict[str, Any], *, mix: bool) -> Any:
     return axes
 
 
-def _fit_stores(before: str, after: str, options: dict[str, Any], output: str | None, *, as_json: bool) -> bool:
-    """Fit a kernel between stores, write it, print it and return True, if BEFORE or AFTER is a store."""
-    if not (is_store(before) or is_store(after)):
-        return False
-    target = None if output is None else Output(output, (".npz", ".npy"))
-    basis = options["basis"]
-    if basis is not None and basis != "gaussian-hermite":
-        options["basis"] = read_array("--basis", basis)
-    files = pairs_of(before, after, mask=None, before_mask=None, variance=None, before_variance=None)
-    with in_words_of_the_command((*big_fit.WORDS, *WORDS)):
-        found = big_fit.fit_stores([pair.before for pair in files], [pair.after for pair in files], options)
-    if found.cropped and not as_json:
-        say_cropped()
-    if target:
-        arrays = kernel_arrays(found.found, same=found.cropped, origin=options["origin"])
-        bare = target.path.suffix.lower() == ".npy"
-        target.write(lambda file: np.save(file, found.kernel) if bare else np.savez(file, **arrays))
-    tables = [*_tables(found.found, found.images, output), found.tables()[-1]]
-    emit(as_json=as_json, data=_data(found.found) | big_fit.about(found), tables=tables)
-    return True
+def _fit_stores(before: str, after: str, options: dict[str, Any], output: str | None, *, as_json: bool) -> None:
+    """Fit a kernel between stores, write it, and print it; with `as_json`, as events while it is found."""
+    with events(wanted=as_json) as stream:
+        target = None if output is None else Output(output, (".npz", ".npy"))
+        basis = options["basis"]
+        if basis is not None and basis != "gaussian-hermite":
+            options["basis"] = read_array("--basis", basis)
+        about = {name: options[name] for name in ("mask", "before_mask")}
+        files = pairs_of(before, after, **about, variance=None, before_variance=None)
+        columns = {own: [getattr(pair, name) for pair in files] for name, own in big_fit.STORES.items()}
+        stores = {name: paths for name, paths in columns.items() if paths[0] is not None}
+        stream.say("plan", before=before, after=after, pairs_of_files=len(files), size=options["kernel_size"])
+        with in_words_of_the_command((*big_fit.WORDS, *WORDS)) as warnings:
+            found = big_fit.fit_stores(stores, options, stream.progress)
+        if found.cropped and not as_json:
+            say_cropped()
+        if target:
+            arrays = kernel_arrays(found.found, same=found.cropped, origin=options["origin"])
+            bare = target.path.suffix.lower() == ".npy"
+            target.write(lambda file: np.save(file, found.kernel) if bare else np.savez(file, **arrays))
+        tables = [*_tables(found.found, found.images, output), found.tables()[-1]]
+        stream.done(tables, warnings, **_data(found.found), **big_fit.about(found), written_to=output)
 
 
 def _refuse_pictures(wanted: list[str], files: list[Files]) -> None:

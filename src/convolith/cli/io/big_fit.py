@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
 
 from convolith import big
+from convolith.big.cluster import connected
+from convolith.cli.io.events import INTERRUPTED
 from convolith.errors import ConvolithError
+from convolith.report.progress import State
 
 STORES_ALONE = ("memory", "checkpoint", "axes", "channel_axis", "pair_axis", "nodata", "folds", "passes")
 """Options that apply to stores."""
@@ -32,12 +35,16 @@ SHARED = (
     "errors",
 )
 """Options that apply to stores, and to pictures and arrays in memory."""
-ELSEWHERE = ("before", "after", "output", "as_json", "ignore_nan", "method", "loss")
-"""Parameters of the command that are not passed on."""
+STORES = {"before": "x", "after": "y", "mask": "mask", "before_mask": "x_mask"}
+"""Parameters of the command that name stores, and the arguments of `big.fit`."""
+ELSEWHERE = ("output", "as_json", "ignore_nan", "method", "loss", "scheduler", *STORES)
+"""Parameters of the command that are passed on in another form, or not at all."""
 WORDS = (
     (r"; pass at least (\d+MB), or a smaller block=, kernel_size= or folds=$", r"; pass at least --memory \1"),
+    (r"; pass a larger block=$", ""),
     (r"^memory is\b", "--memory is"),
     (r"^checkpoint is\b", "--checkpoint is"),
+    (r"^scheduler is\b", "--scheduler is"),
     (r"^nodata is\b", "--nodata is"),
     (r"^(axes|folds|passes) is\b", r"--\1 is"),
     (r"^(channel|pair)_axis is\b", r"--\1-axis is"),
@@ -48,11 +55,6 @@ WORDS = (
     (r"^y(\[\d+\])? (is|has|falls)\b", r"AFTER\1 \2"),
     (r"\bbut y(\[\d+\])?(?= \()", r"but AFTER\1"),
     (r"\bbut x(\[\d+\])?(?= \()", r"but BEFORE\1"),
-    (r"^k spans\b", "the kernel spans"),
-    (r" but the padded input has\b", " but BEFORE with its padding has"),
-    (r"\ba smaller k$", "a smaller --size"),
-    (r"\bof x\b", "of BEFORE"),
-    (r"\bof y\b", "of AFTER"),
 )
 """Words of `big.fit`, in those of the command."""
 
@@ -76,19 +78,22 @@ def remove_stores_alone(options: dict[str, Any]) -> None:
     Raises:
         ConvolithError: one of them was given.
     """
-    for name in STORES_ALONE:
+    for name in (*STORES_ALONE, "scheduler"):
         if options.pop(name) is not None:
             raise ConvolithError(f"{words_of(name)} was given; it applies to stores, such as scan.zarr")
 
 
-def fit_stores(before: Sequence[str], after: Sequence[str], options: dict[str, Any]) -> big.BigFit:
-    """Fit a kernel between stores.
+def fit_stores(
+    stores: Mapping[str, Sequence[str]], options: dict[str, Any], listener: Callable[[State], object]
+) -> big.BigFit:
+    """Fit a kernel between stores, here or on a cluster.
 
     An interrupt ends with the exit status 130, after the checkpoint is written.
 
     Args:
-        before, after: names of as many stores.
+        stores: names of the stores, and of what is said about their pixels, by the arguments of `big.fit`.
         options: values of the options of the command.
+        listener: as for `big.fit`.
 
     Raises:
         ConvolithError: options that apply to data in memory, and whatever `big.fit` refuses.
@@ -99,15 +104,16 @@ def fit_stores(before: Sequence[str], after: Sequence[str], options: dict[str, A
         if options[name] != usual:
             raise ConvolithError(f"{words_of(name)} is {options[name]}; expected {usual}, the only one for stores")
     chosen = {name: options[name] for name in (*SHARED, *STORES_ALONE) if options[name] is not None}
-    several = len(before) > 1
-    sources = (list(before), list(after)) if several else (before[0], after[0])
+    chosen["nan"] = "refuse" if options["ignore_nan"] is False else "omit"
+    chosen |= {name: list(paths) if len(paths) > 1 else paths[0] for name, paths in stores.items()}
     try:
-        return big.fit(*sources, **chosen)
+        with connected(options["scheduler"]) as (executor, in_flight):
+            return big.fit(**chosen, executor=executor, in_flight=in_flight, listener=listener)
     except KeyboardInterrupt:
         kept = options["checkpoint"] is not None
         again = "the sums are kept: give the same command again to go on" if kept else "--checkpoint keeps the sums"
         click.echo(f"interrupted; {again}", err=True)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
 def about(found: big.BigFit) -> dict[str, Any]:
