@@ -312,7 +312,7 @@ def test_an_earlier_result_is_put_back_after_a_crash_between_two_renames(resume,
 
 @pytest.mark.parametrize("resume", [True, False])
 def test_an_earlier_result_is_removed_after_a_crash_behind_the_second_rename(resume, zarrs, monkeypatch):
-    monkeypatch.setattr("convolith.big.stores.targets.remove", lambda _: 1 / 0)
+    monkeypatch.setattr("convolith.big.stores.publication.remove", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         zarr_plan(zarrs).run(progress=False)
     monkeypatch.undo()
@@ -323,7 +323,7 @@ def test_an_earlier_result_is_removed_after_a_crash_behind_the_second_rename(res
 
 
 def test_a_journal_without_blocks_does_not_take_another_result_for_its_own(zarrs, monkeypatch):
-    monkeypatch.setattr(ZarrTarget, "finish", lambda _: 1 / 0)
+    monkeypatch.setattr(ZarrTarget, "finish", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         zarr_plan(zarrs).run(progress=False)
     monkeypatch.undo()
@@ -358,7 +358,7 @@ def test_a_run_into_shards_goes_on(tmp_path, monkeypatch):
     x = whole_numbers((96, 80))
     stored(tmp_path / "x.zarr", x, (8, 16), shards=(48, 32))
     planned = big.plan(tmp_path / "x.zarr", KERNEL, tmp_path / "y.zarr", block=(32, 32))
-    monkeypatch.setattr(ZarrTarget, "finish", lambda _: 1 / 0)
+    monkeypatch.setattr(ZarrTarget, "finish", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         planned.run(progress=False)
     monkeypatch.undo()
@@ -390,7 +390,7 @@ def test_with_memory_a_file_is_correlated_block_by_block(kind, tmp_path):
         pytest.importorskip("astropy.io.fits").writeto(name, x)
     for target in ("y.tif", "y.zarr") if kind == ".npy" else ("y.tif",):
         arguments = (name, "[[1,2,1]]", "-o", str(tmp_path / target), "--memory", "200MB", "--json")
-        assert json.loads(run("correlate", *arguments).stdout)["blocks"] == 1
+        assert json.loads(run("correlate", *arguments).stdout.splitlines()[-1])["blocks"] == 1
     expected = cl.filter_image(x, np.array([[1, 2, 1]], np.float32), padding_mode="symmetric")
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "y.tif"), expected)
     if kind == ".npy":

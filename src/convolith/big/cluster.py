@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 
-from convolith.big.stores.sources import needed
+from convolith.big.stores.places import needed
 from convolith.errors import ConvolithError
 from convolith.version import __version__
 

@@ -17,7 +17,8 @@ from convolith.big.blocks import Filter, computing
 from convolith.big.filters import filter_of
 from convolith.big.layout import block_of
 from convolith.big.stores.cache import Chunks, Reading
-from convolith.big.stores.sources import Source, needed, open_source
+from convolith.big.stores.places import needed
+from convolith.big.stores.sources import Source, open_source
 from convolith.big.windows import Window
 from convolith.geometry import Axes, Padding
 

@@ -15,9 +15,10 @@ from convolith.big.arguments import block_given
 from convolith.big.blocks import Filter
 from convolith.big.filters import filter_of
 from convolith.big.layout import Layout, block_of, bytes_of, lay_out, readable
-from convolith.big.running import BigReport, Run
+from convolith.big.running import BigReport, Run, is_here
 from convolith.big.stores.journal import Journal, alone
 from convolith.big.stores.metadata import moved
+from convolith.big.stores.places import IN_MEMORY, RemotePath, place_of
 from convolith.big.stores.sources import Source, open_source
 from convolith.big.stores.targets import Target
 from convolith.big.stores.tiff_target import Description, target_of
@@ -111,8 +112,10 @@ class BigPlan:
         """
         if self.target is None:
             raise ConvolithError("the plan has no target; pass target= to plan a run")
+        if not is_here(executor):
+            self._check_places()
         with alone(self.target.lock):
-            journal = Journal(self.target.journal, self.fingerprint)
+            journal = Journal(self.target.journal, {**self.fingerprint, "sample": self.source.sample()})
             run = Run(self.source, self.target, self.filter, self.layout, journal)
             try:
                 resumed = run.begin(resume=resume)
@@ -123,6 +126,16 @@ class BigPlan:
                 self.target.finish(lambda count: meter.step(count, count))
             journal.remove()
         return report
+
+    def _check_places(self) -> None:
+        """Refuse places that other processes do not see."""
+        places = {"source": self.source.path, "target": None if self.target is None else self.target.path}
+        for name, place in places.items():
+            if isinstance(place, RemotePath) and place.scheme == IN_MEMORY:
+                raise ConvolithError(
+                    f"{name} is {str(place)!r}, in the memory of this process, which those of the executor do not see; "
+                    "leave executor= out, or choose a place that they share"
+                )
 
 
 def plan(
@@ -156,11 +169,14 @@ def plan(
     `run` computes it.
 
     Args:
-        source: a folder with a Zarr array, or with an OME-Zarr image, whose finest level is read; a TIFF, .npy or FITS
-            file; an open Zarr array, or anything that can be sliced and has a shape and a dtype.
+        source: a folder or a URL (such as "s3://...") with a Zarr array, or with an OME-Zarr image, whose finest level
+            is read; a TIFF, .npy or FITS file; an open Zarr array, or anything that can be sliced and has a shape and a
+            dtype.
         kernel: an array with one axis for each of `axes`, which filters every picture and channel separately, or
             (out_channels, in_channels / groups, *kernel_size), which mixes channels; or a `Conv`.
-        target: folder of the Zarr array that is written; it is replaced when the result is complete.
+        target: folder of the Zarr array that is written, or name of a TIFF file; it is replaced when the result is
+            complete. Or a URL, where nothing must be yet, since object stores cannot replace one array by another: the
+            attribute `convolith_complete` of the array is false until all blocks are there.
         memory: bytes that a run may take in addition to what the process has: a number, or a text such as "2GB".
         axes: the axes of the source that the kernel slides along, as numbers, or as names that the source has ("yx").
             By default its axes of space, or the last ones.
@@ -225,7 +241,19 @@ def _planned(source: Source, wanted: Filter, target: str | Path | None, block: A
         slid, dtype = wanted.geometry.axes, wanted.out_dtype
         compressed = bool(getattr(source.array, "compressors", True))
         goal = target_of(
-            Description(Path(target), shape, blocks, dtype, names, slid, attributes, fill, group, inner, compressed)
+            Description(
+                place_of(target, "target"),
+                shape,
+                blocks,
+                dtype,
+                names,
+                slid,
+                attributes,
+                fill,
+                group,
+                inner,
+                compressed,
+            )
         )
         _check_target(goal, source)
         if goal.finish_bytes > layout.in_flight * job:

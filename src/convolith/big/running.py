@@ -109,7 +109,7 @@ class Run:
         seconds = dict.fromkeys(PHASES, 0.0)
         bad: dict[Block, str] = {}
         decoded = peak = 0
-        here = executor is None or isinstance(executor, ThreadPoolExecutor)
+        here = is_here(executor)
         in_flight = in_flight or (self.layout.in_flight if here else 2 * (os.cpu_count() or 1))
         todo = [numbers for numbers in self.layout.order() if numbers not in self.journal.stored]
         threads = max(1, thread_count() // in_flight) if here else 1
@@ -140,3 +140,8 @@ class Run:
             sum(record.get("missing", 0) for record in records),
             bad,
         )
+
+
+def is_here(executor: Executor | None) -> bool:
+    """Return whether an executor computes in this process."""
+    return executor is None or isinstance(executor, ThreadPoolExecutor)

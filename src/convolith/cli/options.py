@@ -92,7 +92,9 @@ def shape(text: str) -> tuple[int, ...]:
 
 
 def shape_or_path(text: str) -> tuple[int, ...] | str:
-    """Parse a shape, or return the name of a file or a folder that exists."""
+    """Parse a shape, or return a URL, or the name of a file or a folder that exists."""
+    if "://" in str(text):
+        return str(text)
     with suppress(OSError, ValueError):  # a name that no file can have
         if Path(str(text)).exists():
             return str(text)

@@ -20,10 +20,11 @@ from convolith.big.fitting.memory import Memory, Peak
 from convolith.big.fitting.opening import SourceOptions, stacks_of
 from convolith.big.fitting.plan import Plan, Solving
 from convolith.big.fitting.result import BigFit
-from convolith.big.fitting.run import Passes, is_here, merged_state
+from convolith.big.fitting.run import Passes, merged_state
 from convolith.big.fitting.solution import Choice, Solver, check_folds, choose, merged_slope, result
 from convolith.big.fitting.stacks import Folds
 from convolith.big.layout import bytes_of
+from convolith.big.running import is_here
 from convolith.big.stores.journal import alone
 from convolith.errors import ConvolithError, check_flag, warn
 from convolith.fitting.data.pixels import Pixels

@@ -19,6 +19,7 @@ from convolith.big.fitting.checkpoint import Checkpoint, Reached
 from convolith.big.fitting.jobs import Jobs, Part, Sums, pooled, units_of
 from convolith.big.fitting.memory import Memory
 from convolith.big.fitting.stacks import Block, Stack
+from convolith.big.running import is_here
 from convolith.big.walk import ATTEMPTS, LOST
 from convolith.fitting.data.pixels import Pixels
 from convolith.fitting.gram import Gram
@@ -148,11 +149,6 @@ class Passes:
         self.read_bytes += part.read_bytes
         self.seconds = self.seconds[0] + part.seconds[0], self.seconds[1] + part.seconds[1]
         self.peak_bytes = self.peak_bytes if here else max(self.peak_bytes, part.peak_bytes)
-
-
-def is_here(executor: Executor | None) -> bool:
-    """Return whether an executor computes in this process."""
-    return executor is None or isinstance(executor, ThreadPoolExecutor)
 
 
 def merged_state(reached: Reached, fold: int, state: Gram) -> Mapping[str, Any]:

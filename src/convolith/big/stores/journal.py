@@ -10,11 +10,13 @@ import json
 import os
 import socket
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from convolith.big.stores.places import Place, RemotePath
 from convolith.errors import ConvolithError
 from convolith.version import __version__
 
@@ -24,19 +26,141 @@ SECONDS = 1.0
 """Seconds after which what was noted is brought to the disk: files of blocks get there by themselves."""
 
 
+class Log(ABC):
+    """A text that grows."""
+
+    @abstractmethod
+    def exists(self) -> bool:
+        """Return whether there is one."""
+
+    @abstractmethod
+    def text(self) -> str:
+        """Return it."""
+
+    @abstractmethod
+    def begin(self, text: str, *, fresh: bool) -> None:
+        """Begin with a text; unless `fresh`, what was there is no more than that."""
+
+    @abstractmethod
+    def append(self, text: str) -> None:
+        """Add a text."""
+
+    @abstractmethod
+    def sync(self) -> None:
+        """Let what was added survive a power failure."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the writing."""
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Remove the text."""
+
+
+class FileLog(Log):
+    """A text in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: Any = None
+
+    def exists(self) -> bool:
+        """Return whether there is one."""
+        return self.path.exists()
+
+    def text(self) -> str:
+        """Return it."""
+        return self.path.read_text()
+
+    def begin(self, text: str, *, fresh: bool) -> None:  # noqa: ARG002 - the text is all there is to keep
+        """Replace the file."""
+        part = self.path.with_name(self.path.name + ".part")
+        with part.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self.path)
+        self._file = self.path.open("a")
+
+    def append(self, text: str) -> None:
+        """Add a text."""
+        self._file.write(text)
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Bring what was added to the disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def remove(self) -> None:
+        """Remove the file."""
+        self.path.unlink(missing_ok=True)
+
+
+class ObjectLog(Log):
+    """A text in an object store, whose objects do not grow: an object for what is added from one `sync` to the next."""
+
+    def __init__(self, path: RemotePath) -> None:
+        self.path = path
+        self._waiting: list[str] = []
+        self._next = 0
+
+    def exists(self) -> bool:
+        """Return whether there is one."""
+        return self.path.exists()
+
+    def text(self) -> str:
+        """Return it."""
+        return "\n".join((self.path / name).read_text() for name in self.path.names())
+
+    def begin(self, text: str, *, fresh: bool) -> None:
+        """Begin anew, or go on after the objects that are there."""
+        if fresh:
+            self.path.remove()
+            self._waiting = [text]
+            self.sync()
+        else:
+            self._next = max(int(name) for name in self.path.names()) + 1
+
+    def append(self, text: str) -> None:
+        """Keep a text for the next object."""
+        self._waiting.append(text)
+
+    def sync(self) -> None:
+        """Write what was added as an object."""
+        if self._waiting:
+            (self.path / f"{self._next:08d}").write_text("".join(self._waiting))
+            self._waiting, self._next = [], self._next + 1
+
+    def close(self) -> None:
+        """Write what was added."""
+        self.sync()
+
+    def remove(self) -> None:
+        """Remove all objects."""
+        self.path.remove()
+
+
 class Journal:
     """Blocks that are stored, by their numbers, with what is needed to check them."""
 
-    def __init__(self, path: Path, fingerprint: Mapping[str, Any]) -> None:
+    def __init__(self, path: Place, fingerprint: Mapping[str, Any]) -> None:
         self.path = path
+        self.log: Log = ObjectLog(path) if isinstance(path, RemotePath) else FileLog(path)
         self.fingerprint = {"format": FORMAT, "version": __version__, **fingerprint}
         self.stored: dict[tuple[int, ...], dict[str, Any]] = {}
-        self._file: Any = None
+        self._is_read = False
         self._next = 0.0
 
     def exists(self) -> bool:
         """Return whether a run was interrupted."""
-        return self.path.exists()
+        return self.log.exists()
 
     def read(self) -> None:
         """Read the blocks that an interrupted run stored; a line that was cut off is left out.
@@ -44,7 +168,7 @@ class Journal:
         Raises:
             ConvolithError: a journal of another source, kernel, or options.
         """
-        first, *lines = self.path.read_text().splitlines() or [""]
+        first, *lines = self.log.text().splitlines() or [""]
         try:
             found = json.loads(first)
         except ValueError:
@@ -61,51 +185,43 @@ class Journal:
             with suppress(ValueError, KeyError, TypeError):
                 record = json.loads(line)
                 self.stored[tuple(record["block"])] = record
+        self._is_read = True
 
     def open(self) -> None:
         """Write a new journal with the blocks that are known, and go on writing to it."""
-        part = self.path.with_name(self.path.name + ".part")
-        with part.open("w") as file:
-            for record in (self.fingerprint, *self.stored.values()):
-                file.write(json.dumps(record) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.path)
-        self._file = self.path.open("a")
+        records = (self.fingerprint, *self.stored.values())
+        self.log.begin("".join(json.dumps(record) + "\n" for record in records), fresh=not self._is_read)
 
     def add(self, block: tuple[int, ...], record: Mapping[str, Any]) -> None:
         """Note that a block is stored; every second on the disk itself, so that a power failure costs no more."""
         line = {"block": list(block), **record}
         self.stored[block] = dict(line)
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        self.log.append(json.dumps(line) + "\n")
         if time.monotonic() >= self._next:
-            os.fsync(self._file.fileno())
+            self.log.sync()
             self._next = time.monotonic() + SECONDS
 
     def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """End the writing."""
+        self.log.close()
 
     def remove(self) -> None:
         """Remove the journal of a run that is complete."""
         self.close()
-        self.path.unlink(missing_ok=True)
+        self.log.remove()
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def alone(path: Place) -> Iterator[None]:
     """Hold a lock file; one of a process of this machine that is gone is taken over.
 
     Raises:
-        ConvolithError: another process, or one of another machine, holds it.
+        ConvolithError: another process, or one of another machine, holds it; a place that cannot be written.
     """
     me = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%S")}
     while True:
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            _create(path, json.dumps(me))
             break
         except FileExistsError:
             holder = _holder(path)
@@ -116,15 +232,28 @@ def alone(path: Path) -> Iterator[None]:
                 f"{path} says that process {holder.get('pid')} on {holder.get('host')} writes this result since "
                 f"{holder.get('since')}; wait for it, or remove the file if that process is gone"
             ) from None
+        except (OSError, TypeError, ValueError) as problem:  # of file systems that cannot write, or not so
+            raise ConvolithError(
+                f"{path} cannot be written ({problem}), which keeps a second process away from this result; choose a "
+                "place that exists and can be written"
+            ) from problem
     try:
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(me, file)
         yield
     finally:
         path.unlink(missing_ok=True)
 
 
-def _holder(path: Path) -> dict[str, Any]:
+def _create(path: Place, text: str) -> None:
+    """Write a file that is not there yet."""
+    if isinstance(path, RemotePath):
+        path.create_text(text)
+        return
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+
+
+def _holder(path: Place) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError):

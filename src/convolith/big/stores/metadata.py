@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from convolith.big.stores.sources import Source, needed
+from convolith.big.stores.places import needed
+from convolith.big.stores.sources import COMPLETE, Source
 from convolith.big.windows import Geometry
 from convolith.geometry import Grid, extent
 from convolith.version import __version__
 
-LEFT_OUT = ("_ARRAY_DIMENSIONS",)
-"""Attributes that the result gets in another form."""
+LEFT_OUT = ("_ARRAY_DIMENSIONS", COMPLETE)
+"""Attributes that the result gets in another form, or by its own right."""
 NODATA = ("_FillValue", "nodata")
 """Attributes that name the number of missing pixels; the last one is written where the source has none."""
 RASTER_TYPE, POINT = 1025, 2

@@ -10,16 +10,22 @@ import json
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from convolith.big.stores.orientation import ORIENTATION, TURNS, Upright
+from convolith.big.stores.places import Place, RemotePath, needed, place_of, stamp_of
 from convolith.big.stores.scaled import scaled
 from convolith.errors import ConvolithError
 
 ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
+COMPLETE = "convolith_complete"
+"""Attribute of a result in an object store: whether all of its blocks are there."""
+SAMPLES = 16
+"""Number of stored parts of a source by which it is recognised."""
 TIFF = (".tif", ".tiff")
 FITS = (".fits", ".fit", ".fts")
 
@@ -35,7 +41,7 @@ class Source:
         axes: names of the axes, such as `("c", "y", "x")`, or None.
         nodata: number that stands for a missing pixel, or None.
         attributes: metadata that the result keeps.
-        path: file or folder, or None.
+        path: file or folder, or a name in an object store, or None.
     """
 
     name: str
@@ -44,7 +50,7 @@ class Source:
     axes: tuple[str, ...] | None = None
     nodata: float | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
-    path: Path | None = None
+    path: Place | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,24 +72,40 @@ class Source:
     def fingerprint(self) -> dict[str, Any]:
         """Return what must stay the same for an interrupted run to go on: sizes, dtype, and the state of the files."""
         found: dict[str, Any] = {"shape": list(self.shape), "dtype": str(self.dtype), "chunks": self.chunks}
-        if self.path is not None and self.path.is_file():
+        if isinstance(self.path, Path) and self.path.is_file():
             status = self.path.stat()
             found |= {"bytes": status.st_size, "modified": status.st_mtime_ns}
-        elif self.path is not None and self.path.is_dir():
-            names = sorted(path for name in ZARR_FILES for path in self.path.glob(name))
-            found["metadata"] = hashlib.sha256(b"".join(path.read_bytes() for path in names)).hexdigest()
+        elif self.path is not None:
+            paths = [path for name in sorted(ZARR_FILES) if (path := self.path / name).exists()]
+            found["metadata"] = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
         plain: dict[str, Any] = json.loads(json.dumps(found))
         return plain
 
+    def sample(self) -> list[list[str] | None]:
+        """Return sizes and times of some of the files or objects that hold the pixels, None for those that are not."""
+        key = getattr(getattr(self.array, "metadata", None), "encode_chunk_key", None)
+        if self.path is None or key is None or not self.path.is_dir():
+            return []
+        parts = getattr(self.array, "shards", None) or self.array.chunks
+        counts = [-(-n // part) for n, part in zip(self.shape, parts, strict=True)]
+        found: list[list[str] | None] = []
+        for number in sorted({int(n) for n in np.linspace(0, prod(counts) - 1, SAMPLES)}):
+            numbers = tuple(map(int, np.unravel_index(number, counts)))
+            try:
+                found.append(stamp_of(self.path / key(numbers)))
+            except OSError:
+                found.append(None)
+        return found
+
 
 def open_source(source: Any, argument: str = "source") -> Source:
-    """Return a source: a path, or an array that can be sliced.
+    """Return a source: a path, a URL of a Zarr array, or an array that can be sliced.
 
     Raises:
         ConvolithError: a file that does not exist or is of no known kind; numbers that are not real.
     """
-    path = Path(source) if isinstance(source, str | Path) else None
-    if path is not None and not path.exists():
+    path = place_of(source, argument) if isinstance(source, str | Path) else None
+    if path is not None and not _exists(path, argument):
         raise ConvolithError(f"{argument} is {str(source)!r}, which does not exist")
     for is_kind, read in KINDS:
         if is_kind(source, path):
@@ -97,6 +119,8 @@ def open_source(source: Any, argument: str = "source") -> Source:
                 ) from problem
             break
     else:
+        if isinstance(path, RemotePath):
+            raise ConvolithError(f"{argument} is {str(source)!r}; expected the URL of a Zarr array; copy other files")
         raise ConvolithError(
             f"{argument} is {source if path else type(source).__name__!r}; expected a Zarr array, a TIFF, .npy or FITS "
             "file, or an array that can be sliced"
@@ -108,30 +132,41 @@ def open_source(source: Any, argument: str = "source") -> Source:
     return found
 
 
+def _exists(path: Place, argument: str) -> bool:
+    try:
+        return path.exists()
+    except Exception as problem:
+        raise ConvolithError(f"{argument} is {str(path)!r}, which cannot be read: {_first_line(problem)}") from problem
+
+
 def _first_line(problem: Exception) -> str:
     return (str(problem).strip() or type(problem).__name__).splitlines()[0]
 
 
-def _is_zarr_object(source: Any, _: Path | None) -> bool:
+def _is_zarr_object(source: Any, _: Place | None) -> bool:
     return type(source).__module__.split(".")[0] == "zarr" and hasattr(source, "attrs")
 
 
-def _zarr_object(source: Any, _: Path | None) -> Source:
+def _zarr_object(source: Any, _: Place | None) -> Source:
     return _of_zarr(source, str(getattr(source, "store_path", "a Zarr array")), None)
 
 
-def _is_zarr_folder(_: Any, path: Path | None) -> bool:
+def _is_zarr_folder(_: Any, path: Place | None) -> bool:
     return path is not None and path.is_dir() and any((path / name).exists() for name in ZARR_FILES)
 
 
-def _zarr_folder(_: Any, path: Path | None) -> Source:
+def _zarr_folder(_: Any, path: Place | None) -> Source:
     zarr = needed("zarr", "big")
     return _of_zarr(zarr.open(str(path), mode="r"), str(path), path)
 
 
-def _of_zarr(node: Any, name: str, path: Path | None) -> Source:
+def _of_zarr(node: Any, name: str, path: Place | None) -> Source:
     """Return a Zarr array, or the finest level of a group in the OME-Zarr form."""
     attributes = dict(node.attrs)
+    if attributes.get(COMPLETE) is False:
+        raise ConvolithError(
+            f"{name} is the unfinished result of a run; give the call that writes it again to finish it"
+        )
     axes: tuple[str, ...] | None = None
     if not hasattr(node, "shape"):
         scales = attributes.get("ome", attributes).get("multiscales")
@@ -151,16 +186,16 @@ def _of_zarr(node: Any, name: str, path: Path | None) -> Source:
     return Source(name, node, tuple(node.chunks), axes or None, nodata, attributes, path)
 
 
-def _suffix(*endings: str) -> Callable[[Any, Path | None], bool]:
-    return lambda _, path: path is not None and path.is_file() and path.name.lower().endswith(endings)
+def _suffix(*endings: str) -> Callable[[Any, Place | None], bool]:
+    return lambda _, path: isinstance(path, Path) and path.is_file() and path.name.lower().endswith(endings)
 
 
-def _npy(_: Any, path: Path | None) -> Source:
+def _npy(_: Any, path: Place | None) -> Source:
     array = np.load(str(path), mmap_mode="r", allow_pickle=False)
     return Source(str(path), array, path=path)
 
 
-def _tiff(_: Any, path: Path | None) -> Source:
+def _tiff(_: Any, path: Place | None) -> Source:
     zarr = needed("zarr", "big")
     tifffile = needed("tifffile", "big")
     with tifffile.TiffFile(path) as file:
@@ -261,7 +296,7 @@ def _number(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def _fits(_: Any, path: Path | None) -> Source:
+def _fits(_: Any, path: Place | None) -> Source:
     fits = needed("astropy.io.fits", "fits")
     with fits.open(path, memmap=True) as file:
         images = [number for number, part in enumerate(file) if part.header.get("NAXIS", 0) and part.is_image]
@@ -275,18 +310,18 @@ def _fits(_: Any, path: Path | None) -> Source:
     return Source(str(path), pixels, attributes={"fits_header": text}, path=path)
 
 
-def _is_array(source: Any, _: Path | None) -> bool:
+def _is_array(source: Any, _: Place | None) -> bool:
     return hasattr(source, "shape") and hasattr(source, "dtype") and hasattr(source, "__getitem__")
 
 
-def _array(source: Any, _: Path | None) -> Source:
+def _array(source: Any, _: Place | None) -> Source:
     chunks = getattr(source, "chunks", None)
     if chunks is not None and all(isinstance(n, tuple) for n in chunks):  # a Dask array's
         chunks = tuple(max(n) for n in chunks)
     return Source(type(source).__name__, source, chunks)
 
 
-KINDS: tuple[tuple[Callable[[Any, Path | None], bool], Callable[[Any, Path | None], Source]], ...] = (
+KINDS: tuple[tuple[Callable[[Any, Place | None], bool], Callable[[Any, Place | None], Source]], ...] = (
     (_is_zarr_object, _zarr_object),
     (_is_zarr_folder, _zarr_folder),
     (_suffix(".npy"), _npy),
@@ -295,20 +330,3 @@ KINDS: tuple[tuple[Callable[[Any, Path | None], bool], Callable[[Any, Path | Non
     (_is_array, _array),
 )
 """Kinds of sources: whether something is one, and how it is opened."""
-
-
-def needed(module: str, extra: str) -> Any:
-    """Import a module of an extra.
-
-    Raises:
-        ConvolithError: if it is not installed.
-    """
-    from importlib import import_module
-
-    try:
-        return import_module(module)
-    except ImportError as problem:
-        package = module.split(".")[0]
-        raise ConvolithError(
-            f"{package} is not installed, which this needs; pip install 'convolith[{extra}]'"
-        ) from problem

@@ -2,46 +2,44 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import product
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from convolith.big.stores.sources import needed
+from convolith.big.stores.places import Place, RemotePath, needed
+from convolith.big.stores.publication import Marked, Publication, Renamed
 from convolith.errors import ConvolithError
 
-PARTIAL, JOURNAL, LOCK, BEFORE = ".partial", ".partial.journal", ".lock", ".before"
-"""Endings of names: of the unfinished result, its journal, its lock file, and an earlier result that is replaced."""
+JOURNAL, LOCK = ".partial.journal", ".lock"
+"""Endings of names: of the journal of an unfinished result, and of its lock file."""
 
 
 class Target(ABC):
     """Place of a result, which is written block by block and appears there when it is complete.
 
     Attributes:
-        path: file or folder that the result gets.
+        path: file or folder that the result gets, or its name in an object store.
     """
 
-    path: Path
+    path: Place
 
     @property
-    def partial(self) -> Path:
-        """Folder of the unfinished result."""
-        return self.path.with_name(self.path.name + PARTIAL)
+    @abstractmethod
+    def partial(self) -> Place:
+        """Place of the unfinished result."""
 
     @property
-    def journal(self) -> Path:
+    def journal(self) -> Place:
         """Path of the journal."""
         return self.path.with_name(self.path.name + JOURNAL)
 
     @property
-    def lock(self) -> Path:
+    def lock(self) -> Place:
         """Path of the lock file."""
         return self.path.with_name(self.path.name + LOCK)
 
@@ -95,10 +93,10 @@ class Target(ABC):
 
 
 class ZarrTarget(Target):
-    """A Zarr array in a folder.
+    """A Zarr array in a folder or in an object store.
 
     Args:
-        path: the folder that the result gets.
+        path: the folder that the result gets, or its name in an object store.
         shape, chunks, dtype: of the array; with `inner`, the chunks are its shards.
         names: names of its axes, or None.
         attributes: attributes of the array; of the group around it, if `group` is given.
@@ -111,7 +109,7 @@ class ZarrTarget(Target):
 
     def __init__(
         self,
-        path: Path,
+        path: Place,
         shape: Sequence[int],
         chunks: Sequence[int],
         dtype: np.dtype[Any],
@@ -126,11 +124,19 @@ class ZarrTarget(Target):
     ) -> None:
         needed("zarr", "big")
         self.path = path
+        self.publication: Publication = (
+            Marked(path) if isinstance(path, RemotePath) else Renamed(path, path.with_name(path.name + JOURNAL), _sum)
+        )
         self.shape, self.chunks, self.dtype = tuple(shape), tuple(chunks), np.dtype(dtype)
         self.names, self.attributes, self.fill_value = names, dict(attributes or {}), fill_value
         self.group, self.zarr_format, self.inner = group, zarr_format, inner
         self.compressors = compressors
         self.array: Any = None
+
+    @property
+    def partial(self) -> Place:
+        """Place of the unfinished result."""
+        return self.publication.partial
 
     @property
     def finish_bytes(self) -> int:
@@ -140,10 +146,8 @@ class ZarrTarget(Target):
     def create(self) -> None:
         """Make an empty array, in place of an unfinished one."""
         zarr = needed("zarr", "big")
-        self._restore()
-        if self.partial.exists():
-            shutil.rmtree(self.partial)
-        place, attributes = str(self.partial), self.attributes
+        self.publication.clear()
+        place, attributes = str(self.partial), {**self.attributes, **self.publication.attributes}
         if self.group:
             zarr.open_group(place, mode="w", zarr_format=self.zarr_format, attributes=attributes)
             place, attributes = f"{place}/{self.group}", {}
@@ -176,9 +180,7 @@ class ZarrTarget(Target):
             ConvolithError: if it is not there, or is another one.
         """
         zarr = needed("zarr", "big")
-        self._restore()
-        if not self.partial.exists() and self._is_published():
-            self.path.rename(self.partial)
+        self.publication.reopen()
         place = str(self.partial / self.group) if self.group else str(self.partial)
         try:
             with zarr.config.set({"array.write_empty_chunks": True}):
@@ -190,33 +192,6 @@ class ZarrTarget(Target):
         if (found.shape, tuple(found.shards or found.chunks), found.dtype) != (self.shape, self.chunks, self.dtype):
             raise ConvolithError(f"{self.partial} is another array; start anew with resume=False (--anew)")
         self.array = found
-
-    def _restore(self) -> None:
-        """Put an earlier result back whose replacement was interrupted, or remove it where the new one is in place.
-
-        Raises:
-            ConvolithError: something of that name that no run left, since there would be no journal without one.
-        """
-        before = self.path.with_name(self.path.name + BEFORE)
-        if not (before.exists() or before.is_symlink()):
-            return
-        if not self.journal.exists():
-            raise ConvolithError(
-                f"{before} is there, where an earlier result is kept for a moment; rename or remove it"
-            )
-        if self.path.exists():
-            remove(before)
-        else:
-            before.rename(self.path)
-
-    def _is_published(self) -> bool:
-        """Return whether the result in place is that of the journal, whose process ended before it removed that."""
-        try:
-            records = [json.loads(line) for line in self.journal.read_text().splitlines()[1:]]
-            files = {name: sums for record in records for name, sums in record["files"].items()}
-            return bool(files) and all(_sum(self.path / name) == sums for name, sums in files.items())
-        except (OSError, ValueError, KeyError):
-            return False
 
     def write(self, place: tuple[slice, ...], pixels: np.ndarray) -> Mapping[str, Any]:
         """Store a block, whole chunks of the array, and return what it can be checked by.
@@ -263,16 +238,8 @@ class ZarrTarget(Target):
         return context
 
     def finish(self, written: Callable[[int], object]) -> None:  # noqa: ARG002 - nothing is written
-        """Move the complete result to its place; one that was there before is removed afterwards.
-
-        A process that ends between the two renames leaves the earlier result under another name: `create` and `reopen`
-        put it back.
-        """
-        before = self.path.with_name(self.path.name + BEFORE)
-        if self.path.exists():
-            self.path.rename(before)
-        self.partial.rename(self.path)
-        remove(before)
+        """Let the complete result appear at its place."""
+        self.publication.publish()
 
     def result(self) -> Any:
         """Return the finished array, opened for reading."""
@@ -280,14 +247,6 @@ class ZarrTarget(Target):
         return needed("zarr", "big").open_array(place, mode="r")
 
 
-def _sum(path: Path) -> list[int]:
+def _sum(path: Place) -> list[int]:
     content = path.read_bytes()
     return [len(content), int(needed("google_crc32c", "big").value(content))]
-
-
-def remove(path: Path) -> None:
-    """Remove a file or a folder, if there is one."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

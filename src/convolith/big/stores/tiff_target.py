@@ -18,8 +18,10 @@ from typing import IO, Any
 import numpy as np
 
 from convolith.big.stores.metadata import pixel_sizes
-from convolith.big.stores.sources import GEOTIFF, UNITS, needed, open_source
-from convolith.big.stores.targets import Target, ZarrTarget, remove
+from convolith.big.stores.places import Place, RemotePath, needed
+from convolith.big.stores.publication import PARTIAL, remove
+from convolith.big.stores.sources import GEOTIFF, UNITS, open_source
+from convolith.big.stores.targets import Target, ZarrTarget
 from convolith.errors import ConvolithError
 from convolith.jit import thread_count
 from convolith.version import __version__
@@ -68,7 +70,8 @@ class TiffTarget(Target):
         needed("tifffile", "big")
         if path.is_dir():
             raise ConvolithError(f"target is {str(path)!r}, which is a folder; expected a file name")
-        self.path, self.axes, self.attributes = path, axes, dict(attributes or {})
+        self.path: Path = path
+        self.axes, self.attributes = axes, dict(attributes or {})
         self.blocks = ZarrTarget(path, shape, chunks, dtype, fill_value=fill_value)
         self.shape, self.dtype = self.blocks.shape, self.blocks.dtype
         self.y, self.x = axes.index("Y"), axes.index("X")
@@ -92,6 +95,11 @@ class TiffTarget(Target):
     def _columns(self) -> int:
         """Columns that are read at a time: whole tiles, about as wide as a block, so that each is decoded few times."""
         return ceil(self.blocks.chunks[self.x] / self.tile[1]) * self.tile[1]
+
+    @property
+    def partial(self) -> Place:
+        """Folder of the blocks."""
+        return self.blocks.partial
 
     @property
     def finish_bytes(self) -> int:
@@ -155,7 +163,7 @@ class TiffTarget(Target):
                 ) from problem
             raise
         self.journal.unlink(missing_ok=True)  # before the blocks, which are of no use without it
-        remove(self.partial)
+        remove(self.path.with_name(self.path.name + PARTIAL))
 
     def result(self) -> Any:
         """Return the finished array, opened for reading."""
@@ -298,7 +306,7 @@ class Description:
     """Properties of a result that is to be written.
 
     Attributes:
-        path: file or folder.
+        path: file or folder, or a name in an object store.
         shape, block, dtype: of the result, and of its blocks.
         names: names of its axes, or None.
         slid: axes that the kernel slides along.
@@ -307,7 +315,7 @@ class Description:
         compressed: whether a Zarr array is compressed, as all are but those of a source that is not.
     """
 
-    path: Path
+    path: Place
     shape: tuple[int, ...]
     block: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -356,6 +364,11 @@ def _zarr(result: Description) -> Target:
 
 
 def _tiff(result: Description) -> Target:
+    if isinstance(result.path, RemotePath):
+        raise ConvolithError(
+            f"target is {str(result.path)!r}; a TIFF file is written as a whole and then gets its name, which object "
+            "stores do not have; choose a .zarr, or a file"
+        )
     return TiffTarget(
         result.path,
         result.shape,

@@ -188,7 +188,7 @@ def say_cropped() -> None:
 
 
 def _matching(argument: str, pattern: str) -> list[str]:
-    if not has_magic(pattern) or Path(pattern).is_file():
+    if not has_magic(pattern) or "://" in pattern or Path(pattern).is_file():
         return [pattern]
     unit = ""
     if is_fits(pattern.rpartition(":")[0]):

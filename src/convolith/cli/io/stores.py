@@ -11,6 +11,7 @@ import click
 
 from convolith import big
 from convolith.big.cluster import connected
+from convolith.big.stores.places import SCHEME
 from convolith.big.stores.sources import FITS, TIFF, ZARR_FILES
 from convolith.cli.io.events import INTERRUPTED, events
 from convolith.cli.io.files import read_kernel
@@ -43,9 +44,11 @@ MISSING = {"propagate": "propagate", "omit": "renormalise"}
 
 
 def is_store(path: str | None) -> bool:
-    """Return whether a path is that of a Zarr array or group."""
+    """Return whether a path is that of a Zarr array or group, or a URL."""
     if path is None:
         return False
+    if SCHEME in path:
+        return True
     with suppress(OSError, ValueError):  # a name that no file can have
         if any((Path(path) / name).exists() for name in ZARR_FILES):
             return True
