@@ -25,6 +25,8 @@ FIXED_BYTES = 40 << 20
 """Bytes that a run takes for generated code, the source's library and the journal."""
 IN_FLIGHT = 2
 """Number of blocks that are read, computed and written at a time: one is decoded while another one is computed."""
+MOST_BLOCKS = 10_000_000
+"""Most blocks of a run or a fit, whose list takes a few GB."""
 UNITS = {"KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40, "B": 1}
 
 
@@ -137,6 +139,17 @@ def block_of(geometry: Geometry, chunks: Sequence[int] | None, whole: Sequence[i
             own = own if own <= longest else side
             block.append(min(n, own * max(1, side // own)))
     return tuple(max(1, n) for n in block)
+
+
+def check_blocks(shape: Sequence[int], block: Sequence[int]) -> None:
+    """Refuse more blocks than can be listed."""
+    count = prod(ceil(n / b) for n, b in zip(shape, block, strict=True))
+    if count > MOST_BLOCKS:
+        raise ConvolithError(
+            f"source gives a result of {' x '.join(map(str, shape))} pixels, which are {count:,} blocks of "
+            f"{' x '.join(map(str, block))}; expected {MOST_BLOCKS:,} or fewer; pass a larger block=, or correlate a "
+            "part of it"
+        )
 
 
 def lay_out(

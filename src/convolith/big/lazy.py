@@ -15,7 +15,7 @@ import numpy as np
 from convolith.big.arguments import block_given
 from convolith.big.blocks import Filter, computing
 from convolith.big.filters import filter_of
-from convolith.big.layout import block_of
+from convolith.big.layout import block_of, check_blocks
 from convolith.big.stores.cache import Chunks, Reading
 from convolith.big.stores.places import needed
 from convolith.big.stores.sources import Source, open_source
@@ -99,6 +99,7 @@ def correlate(
     geometry, whole = wanted.result_geometry(source.shape), () if wanted.channels is None else (wanted.channels,)
     shape = geometry.output_shape
     sizes = block_of(geometry, source.chunks, whole) if block is None else block_given(block, shape, whole)
+    check_blocks(shape, sizes)
     chunks = tuple(tuple(min(b, n - start) for start in range(0, n, b)) for b, n in zip(sizes, shape, strict=True))
     empty = np.empty((0,) * len(shape), wanted.out_dtype)
     if not isinstance(x, da.Array):

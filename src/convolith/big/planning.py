@@ -14,12 +14,12 @@ import numpy as np
 from convolith.big.arguments import block_given
 from convolith.big.blocks import Filter
 from convolith.big.filters import filter_of
-from convolith.big.layout import Layout, block_of, bytes_of, lay_out, readable
+from convolith.big.layout import Layout, block_of, bytes_of, check_blocks, lay_out, readable
 from convolith.big.running import BigReport, Run, is_here
 from convolith.big.stores.journal import Journal, alone
 from convolith.big.stores.metadata import moved
 from convolith.big.stores.places import IN_MEMORY, RemotePath, place_of
-from convolith.big.stores.sources import Source, open_source
+from convolith.big.stores.sources import TIFF, ZARR, ZARR_FILES, Source, open_source
 from convolith.big.stores.targets import Target
 from convolith.big.stores.tiff_target import Description, target_of
 from convolith.errors import ConvolithError
@@ -227,6 +227,7 @@ def _planned(source: Source, wanted: Filter, target: str | Path | None, block: A
     geometry, channels = wanted.result_geometry(source.shape), wanted.channels
     shape, whole = geometry.output_shape, () if channels is None else (channels,)
     blocks = block_of(geometry, source.chunks, whole) if block is None else block_given(block, shape, whole)
+    check_blocks(shape, blocks)
     window = wanted.window_shape(blocks, source.shape)
     engine, workspace = wanted.engine_of(window)
     chosen = wanted.with_engine(engine)
@@ -263,9 +264,20 @@ def _planned(source: Source, wanted: Filter, target: str | Path | None, block: A
 
 
 def _check_target(target: Target, source: Source) -> None:
-    """Refuse a result that would replace its own source, or something that is no result."""
-    if source.path is None:
+    """Refuse a result that would replace its own source, or something that is no result, or that has no folder."""
+    path = target.path
+    if source.path is not None:
+        ours, theirs = path.resolve(), source.path.resolve()
+        if ours == theirs or ours in theirs.parents or theirs in ours.parents:
+            raise ConvolithError(f"target is {str(path)!r}, which holds the source, or lies in it; choose another")
+    if isinstance(path, RemotePath):
         return
-    ours, theirs = target.path.resolve(), source.path.resolve()
-    if ours == theirs or ours in theirs.parents or theirs in ours.parents:
-        raise ConvolithError(f"target is {str(target.path)!r}, which holds the source, or lies in it; choose another")
+    if not path.parent.is_dir():
+        raise ConvolithError(f"target is {str(path)!r}, but there is no folder {path.parent}; create it")
+    if path.suffix.lower() in TIFF or not path.exists() or path.suffix == ZARR:
+        return
+    if not path.is_dir() or (any(path.iterdir()) and not any((path / name).exists() for name in ZARR_FILES)):
+        raise ConvolithError(
+            f"target is {str(path)!r}, which is there and is no Zarr array, so that it is not replaced; remove it, or "
+            "choose another name"
+        )

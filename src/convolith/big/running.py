@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,8 @@ class BigReport:
         predicted_bytes, measured_bytes: peak of memory in addition to what a process had, in bytes; the second is
             looked at whenever a block has been computed, and None where the system does not tell.
         clipped, missing: number of results that an integer dtype does not hold, and that are missing.
+        absent: number of chunks (or shards) of the source that are not stored, and were read as its fill value; None
+            where this is not known.
         bad: blocks that could not be read, with the reason; they are filled with missing pixels.
     """
 
@@ -49,6 +51,7 @@ class BigReport:
     measured_bytes: int | None
     clipped: int
     missing: int
+    absent: int | None = None
     bad: Mapping[tuple[int, ...], str] = field(default_factory=dict)
 
     def tables(self) -> list[Table]:
@@ -59,7 +62,8 @@ class BigReport:
         row["predicted peak"] = readable(self.predicted_bytes)
         if self.measured_bytes is not None:
             row["measured peak"] = readable(self.measured_bytes)
-        row |= {"clipped": self.clipped, "missing": self.missing, "bad blocks": len(self.bad)}
+        row |= {"clipped": self.clipped, "missing": self.missing, "absent chunks": self.absent}
+        row["bad blocks"] = len(self.bad)
         return [Table("Run", [row])]
 
     def __str__(self) -> str:
@@ -112,9 +116,9 @@ class Run:
         here = is_here(executor)
         in_flight = in_flight or (self.layout.in_flight if here else 2 * (os.cpu_count() or 1))
         todo = [numbers for numbers in self.layout.order() if numbers not in self.journal.stored]
-        threads = max(1, thread_count() // in_flight) if here else 1
-        job = Jobs(self.source, self.target, self.filter, self.layout, skip_bad=skip_bad, threads=threads)
-        own = ThreadPoolExecutor(in_flight) if executor is None else nullcontext(executor)
+        each = max(1, thread_count() // in_flight) if here else 1
+        job = Jobs(self.source, self.target, self.filter, self.layout, skip_bad=skip_bad, threads=each)
+        own = threads(in_flight) if executor is None else nullcontext(executor)
         submitted = in_flight + (WAITING if executor is None else 0)  # those that wait for a thread take no memory
         meter = Meter("correlating", len(todo), shown=progress, listener=listener)
         with own as pool, self.target.few_threads(thread_count()), meter:
@@ -138,8 +142,23 @@ class Run:
             peak if resident_bytes() else None,
             sum(record.get("clipped", 0) for record in records),
             sum(record.get("missing", 0) for record in records),
+            self.source.absent(),
             bad,
         )
+
+
+@contextmanager
+def threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Return a context with some threads, whose jobs end before it does, unless an interrupt ends it."""
+    pool = ThreadPoolExecutor(count)
+    wait = True
+    try:
+        yield pool
+    except KeyboardInterrupt:
+        wait = False
+        raise
+    finally:
+        pool.shutdown(wait, cancel_futures=not wait)
 
 
 def is_here(executor: Executor | None) -> bool:

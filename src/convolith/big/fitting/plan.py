@@ -12,13 +12,11 @@ import numpy as np
 
 from convolith.big.fitting.checkpoint import contents
 from convolith.big.fitting.stacks import Block, Folds, Stack
+from convolith.big.layout import MOST_BLOCKS
 from convolith.errors import ConvolithError
 from convolith.fitting.data.pixels import Pixels
 from convolith.fitting.gram import Gram
 from convolith.fitting.kernel_options import KernelOptions
-
-MOST_BLOCKS = 10_000_000
-"""Most blocks of a fit, whose list takes a few GB."""
 
 
 @dataclass(frozen=True)

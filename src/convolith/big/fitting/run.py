@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from convolith.big.fitting.checkpoint import Checkpoint, Reached
 from convolith.big.fitting.jobs import Jobs, Part, Sums, pooled, units_of
 from convolith.big.fitting.memory import Memory
 from convolith.big.fitting.stacks import Block, Stack
-from convolith.big.running import is_here
+from convolith.big.running import is_here, threads
 from convolith.big.walk import ATTEMPTS, LOST
 from convolith.fitting.data.pixels import Pixels
 from convolith.fitting.gram import Gram
@@ -114,9 +114,10 @@ class Passes:
         here = is_here(self.executor)
         todo = self.blocks[reached.done :]
         self.resumed += reached.done
-        threads = None if here else 1
-        job = Jobs(self.stacks, self.memory.cache_bytes, sums, self.pixels, offset=self.offset, threads=threads)
-        own = ThreadPoolExecutor(self.memory.in_flight) if self.executor is None else nullcontext(self.executor)
+        job = Jobs(
+            self.stacks, self.memory.cache_bytes, sums, self.pixels, offset=self.offset, threads=None if here else 1
+        )
+        own = threads(self.memory.in_flight) if self.executor is None else nullcontext(self.executor)
         saved = time.monotonic()
         group: Part | None = None
         try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+import os
+import re
+from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,19 +20,37 @@ STAMPS = ("size", "ETag", "etag", "mtime", "LastModified", "last_modified", "upd
 """Properties of an object that change when it is written, under the names that file systems have for them."""
 
 
+LEAST = {"zarr": "3.1.6", "tifffile": "2025.12", "fsspec": "2024.12", "dask": "2026.3", "distributed": "2026.3"}
+"""Oldest versions of packages that are promised to work, as in `pyproject.toml`."""
+
+
 def needed(module: str, extra: str) -> Any:
     """Import a module of an extra.
 
     Raises:
-        ConvolithError: if it is not installed.
+        ConvolithError: if it is not installed, or too old.
     """
+    package = module.split(".")[0]
     try:
-        return import_module(module)
+        found = import_module(module)
+        version = str(getattr(import_module(package), "__version__", ""))
     except ImportError as problem:
-        package = module.split(".")[0]
         raise ConvolithError(
             f"{package} is not installed, which this needs; pip install 'convolith[{extra}]'"
         ) from problem
+    least = LEAST.get(package)
+    if least is not None and () < _numbers(version) < _numbers(least):
+        raise ConvolithError(
+            f"{package} has version {version}; expected {least} or later; pip install --upgrade 'convolith[{extra}]'"
+        )
+    return found
+
+
+@cache
+def _numbers(version: str) -> tuple[int, ...]:
+    """Return the numbers at the beginning of a version."""
+    numbers = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, numbers[0].split("."))) if numbers else ()
 
 
 class RemotePath:
@@ -130,6 +150,11 @@ class RemotePath:
         files.invalidate_cache()
         return sorted(str(one).rstrip("/").rpartition("/")[2] for one in files.ls(path, detail=False))
 
+    def all_names(self) -> list[str]:
+        """Return the last parts of the names of all objects below it."""
+        files, path = self._opened
+        return [str(one).rpartition("/")[2] for one in files.find(path)]
+
     def read_bytes(self) -> bytes:
         """Return the object."""
         files, path = self._opened
@@ -180,7 +205,13 @@ Place = Path | RemotePath
 
 
 def place_of(place: str | Path, argument: str) -> Place:
-    """Return the place that a path or a URL names."""
+    """Return the place that a path or a URL names.
+
+    Raises:
+        ConvolithError: something else; a URL whose file system cannot be opened.
+    """
+    if not isinstance(place, str | os.PathLike):
+        raise ConvolithError(f"{argument} is {place!r}; expected a name of a file or a folder, or a URL")
     text = str(place)
     if isinstance(place, Path) or SCHEME not in text:
         return Path(place)
@@ -194,3 +225,10 @@ def stamp_of(place: Place) -> list[str]:
         return place.stamp()
     status = place.stat()
     return [f"size {status.st_size}", f"mtime {status.st_mtime_ns}"]
+
+
+def names_below(place: Place) -> list[str]:
+    """Return the last parts of the names of all files of a folder, or of all objects below a name."""
+    if isinstance(place, RemotePath):
+        return place.all_names()
+    return [name for _, _, names in os.walk(place) for name in names]

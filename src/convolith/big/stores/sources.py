@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from convolith.big.stores.orientation import ORIENTATION, TURNS, Upright
-from convolith.big.stores.places import Place, RemotePath, needed, place_of, stamp_of
+from convolith.big.stores.places import Place, RemotePath, names_below, needed, place_of, stamp_of
 from convolith.big.stores.scaled import scaled
 from convolith.errors import ConvolithError
 
@@ -26,6 +26,7 @@ COMPLETE = "convolith_complete"
 """Attribute of a result in an object store: whether all of its blocks are there."""
 SAMPLES = 16
 """Number of stored parts of a source by which it is recognised."""
+ZARR = ".zarr"
 TIFF = (".tif", ".tiff")
 FITS = (".fits", ".fit", ".fts")
 
@@ -80,6 +81,15 @@ class Source:
             found["metadata"] = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
         plain: dict[str, Any] = json.loads(json.dumps(found))
         return plain
+
+    def absent(self) -> int | None:
+        """Return how many stored parts are not there, and read as the fill value; None where this is not known."""
+        if self.path is None or self.chunks is None or not self.path.is_dir():
+            return None
+        parts = getattr(self.array, "shards", None) or self.chunks
+        names = (name for name in names_below(self.path) if name not in ZARR_FILES and not name.startswith(".z"))
+        stored = sum(".partial" not in name for name in names)
+        return max(prod(-(-n // int(part)) for n, part in zip(self.shape, parts, strict=True)) - stored, 0)
 
     def sample(self) -> list[list[str] | None]:
         """Return sizes and times of some of the files or objects that hold the pixels, None for those that are not."""

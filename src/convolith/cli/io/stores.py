@@ -12,20 +12,20 @@ import click
 from convolith import big
 from convolith.big.cluster import connected
 from convolith.big.stores.places import SCHEME
-from convolith.big.stores.sources import FITS, TIFF, ZARR_FILES
+from convolith.big.stores.sources import FITS, TIFF, ZARR, ZARR_FILES
 from convolith.cli.io.events import INTERRUPTED, events
 from convolith.cli.io.files import read_kernel
 from convolith.cli.words import GENERAL, in_words_of_the_command
 from convolith.conv import Conv
 from convolith.errors import ConvolithError
 
-SUFFIX = ".zarr"
 READ = (*TIFF, ".npy", *FITS)
 """Endings of files that are read block by block where `--memory` is given, and else as a whole."""
 ALONE = ("mask", "origin")
 """Options of `correlate` that apply to a picture or an array in memory alone."""
 WORDS = (
     *GENERAL,
+    (r"; pass a larger block=, or correlate", "; correlate"),
     (r"; pass at least (\d+MB), or a smaller block=$", r"; pass at least --memory \1"),
     (r"^memory is\b", "--memory is"),
     (r"^target is\b", "--output is"),
@@ -52,7 +52,7 @@ def is_store(path: str | None) -> bool:
     with suppress(OSError, ValueError):  # a name that no file can have
         if any((Path(path) / name).exists() for name in ZARR_FILES):
             return True
-    return path.rstrip("/").endswith(SUFFIX)
+    return path.rstrip("/").endswith(ZARR)
 
 
 def is_read_in_blocks(path: str) -> bool:
@@ -122,14 +122,14 @@ def _check_output(source: str, output: str | None) -> None:
     if output is None or not (is_store(output) or output.lower().endswith(TIFF)):
         reason = "for a result of this size" if is_store(source) else "since --memory was given"
         raise ConvolithError(
-            f"--output is {output!r}; expected a name that ends with {SUFFIX}, {' or '.join(TIFF)}, {reason}"
+            f"--output is {output!r}; expected a name that ends with {ZARR}, {' or '.join(TIFF)}, {reason}"
         )
 
 
 def _report_data(report: big.BigReport) -> dict[str, Any]:
     """Return a report as plain data."""
     names = ("blocks", "resumed", "read_bytes", "written_bytes", "seconds", "predicted_bytes", "measured_bytes")
-    data = {name: getattr(report, name) for name in (*names, "clipped", "missing")}
+    data = {name: getattr(report, name) for name in (*names, "clipped", "missing", "absent")}
     return data | {"bad": {"/".join(map(str, block)): reason for block, reason in report.bad.items()}}
 
 
