@@ -57,7 +57,7 @@ def filter_of(
     if mixing and taps.shape[:2] == (1, 1) and channel_axis is None:  # filters every picture, as an array of taps does
         mixing, taps = False, taps[0, 0]
     places, channels, taps = axes_of(source, taps, axes, channel_axis, is_conv=mixing)
-    taps = np.flip(taps, tuple(range(2, taps.ndim))) if flip else taps
+    taps = np.flip(taps, tuple(range(2, taps.ndim))).copy() if flip else taps  # a view of one tap has odd strides
     geometry = geometry_of(
         source.shape,
         taps.shape[2:],
