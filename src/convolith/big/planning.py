@@ -59,21 +59,29 @@ class BigPlan:
         """Bytes of pixels that a run writes."""
         return prod(self.layout.shape) * self.filter.out_dtype.itemsize
 
+    @property
+    def _taps(self) -> tuple[int, ...]:
+        """Shape of the kernel, with channels if it mixes them."""
+        shape = self.filter.kernel.shape
+        return shape[2:] if self.filter.channels is None else shape
+
     def tables(self) -> list[Table]:
         """Return the plan as tables."""
         sizes = {
             "source": " x ".join(map(str, self.source.shape)) + f" {self.source.dtype}",
-            "kernel": " x ".join(map(str, self.filter.kernel.shape)) + f" along axes {self.filter.geometry.axes}",
+            "kernel": " x ".join(map(str, self._taps))
+            + f" along axes {', '.join(map(str, self.filter.geometry.axes))}",
             "result": " x ".join(map(str, self.layout.shape)) + f" {self.filter.out_dtype}",
             "blocks": f"{self.layout.blocks:,} of " + " x ".join(map(str, self.layout.block)),
             "engine": self.filter.engine,
-            "read": f"{readable(self.read_bytes)}, each pixel {self.layout.amplification:.3g} times",
+            "read": f"{readable(self.read_bytes)}, each pixel "
+            + ("once" if self.layout.amplification == 1 else f"{self.layout.amplification:.3g} times"),
             "written": readable(self.written_bytes),
             "peak of memory": f"{readable(self.layout.predicted_bytes)} of {readable(self.memory)} that may be taken",
-            "of it": f"{readable(self.layout.cache_bytes)} of chunks, {self.layout.in_flight} x "
+            "of which": f"{readable(self.layout.cache_bytes)} of chunks, {self.layout.in_flight} x "
             f"{readable(self.layout.job_bytes)} of blocks",
         }
-        return [Table("Plan", [{"": name, "value": text} for name, text in sizes.items()])]
+        return [Table.of_properties("Plan", sizes)]
 
     def __repr__(self) -> str:
         return "\n\n".join(table.text() for table in self.tables())

@@ -56,15 +56,19 @@ class BigReport:
 
     def tables(self) -> list[Table]:
         """Return the report as a table."""
-        row: dict[str, Any] = {"blocks": self.blocks, "resumed": self.resumed}
-        row |= {"read": readable(self.read_bytes), "written": readable(self.written_bytes)}
-        row |= {f"s {name}": seconds for name, seconds in self.seconds.items()}
-        row["predicted peak"] = readable(self.predicted_bytes)
-        if self.measured_bytes is not None:
-            row["measured peak"] = readable(self.measured_bytes)
-        row |= {"clipped": self.clipped, "missing": self.missing, "absent chunks": self.absent}
-        row["bad blocks"] = len(self.bad)
-        return [Table("Run", [row])]
+        peak = "" if self.measured_bytes is None else f"{readable(self.measured_bytes)} of "
+        rows: dict[str, Any] = {
+            "blocks": f"{self.blocks:,}" + (f", {self.resumed:,} of them resumed" if self.resumed else ""),
+            "read": readable(self.read_bytes),
+            "written": readable(self.written_bytes),
+            "time": timing(self.seconds),
+            "peak of memory": f"{peak}{readable(self.predicted_bytes)} predicted",
+            "clipped": self.clipped,
+            "missing": self.missing,
+            "absent chunks": self.absent,
+            "bad blocks": len(self.bad),
+        }
+        return [Table.of_properties("Run", rows)]
 
     def __str__(self) -> str:
         return "\n\n".join(table.text() for table in self.tables())
@@ -72,6 +76,12 @@ class BigReport:
     def _repr_html_(self) -> str:
         """Return the table as HTML for notebooks."""
         return fragment(self.tables())
+
+
+def timing(seconds: Mapping[str, float]) -> str:
+    """Return the time of a run and of its phases as a text."""
+    phases = ", ".join(f"{name} {taken:.3g}" for name, taken in seconds.items() if name != "in all")
+    return f"{seconds['in all']:.3g} s ({phases} s, added over threads)"
 
 
 class Run:

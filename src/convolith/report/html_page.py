@@ -31,6 +31,19 @@ figcaption { font-size: .9rem; }
 """
 
 
+NOTEBOOK_STYLE = """
+.convolith table { border-collapse: collapse; margin: .5rem 0 1rem; font-variant-numeric: tabular-nums; }
+.convolith caption { caption-side: top; text-align: left; font-weight: 600; padding: 0 0 .3rem; color: inherit;
+  white-space: nowrap; }
+.convolith th, .convolith td { border-bottom: 1px solid rgba(128, 128, 128, .35); padding: .2rem 1.2rem .2rem 0;
+  text-align: left; vertical-align: top; white-space: pre-wrap; }
+.convolith td.number { text-align: right; white-space: pre; }
+.convolith th.number { text-align: right; }
+.convolith .table { overflow-x: auto; }
+"""
+"""Style of tables in a notebook, in its own colours, light or dark."""
+
+
 @dataclass(frozen=True)
 class Figure:
     """An image as a data URI, its description for screen readers, and its caption."""
@@ -64,6 +77,11 @@ def page(title: str, introduction: str, sections: list[Section]) -> str:
 
 def fragment(tables: Sequence[Table], figures: Sequence[Figure] = ()) -> str:
     """Return tables and figures as HTML without a page around them, as notebooks show them."""
+    return f'<div class="convolith"><style>{NOTEBOOK_STYLE}</style>\n{_drawn(tables, figures)}\n</div>'
+
+
+def _drawn(tables: Sequence[Table], figures: Sequence[Figure]) -> str:
+    """Return tables and figures as HTML."""
     drawn = [
         f'<figure><img src="{figure.source}" alt="{escape(figure.description)}">'
         f"<figcaption>{escape(figure.caption)}</figcaption></figure>"
@@ -76,7 +94,7 @@ def _section(section: Section) -> str:
     parts = [f"<section>\n<h2>{escape(section.heading)}</h2>", _paragraphs(section.prose)]
     if section.code:
         parts.append(f"<pre><code>{escape(section.code)}</code></pre>")
-    return "\n".join([*parts, fragment(section.tables, section.figures), "</section>"])
+    return "\n".join([*parts, _drawn(section.tables, section.figures), "</section>"])
 
 
 def _paragraphs(text: str) -> str:
@@ -96,4 +114,5 @@ def _table(table: Table) -> str:
         for row in table.rows
     )
     caption = f"<caption>{escape(table.title)}</caption>" if table.title else ""
-    return f'<div class="table"><table>{caption}<tr>{head}</tr>{rows}</table></div>'
+    names = f"<tr>{head}</tr>" if table.has_header else ""
+    return f'<div class="table"><table>{caption}{names}{rows}</table></div>'

@@ -11,6 +11,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
+NAME, VALUE = "", "value"
+"""Columns of a table of properties."""
 PLAIN_WIDTH = 500
 """Width of plain text in characters, large enough that no line is wrapped or cut."""
 
@@ -38,6 +40,17 @@ class Table:
     title: str
     rows: Sequence[Mapping[str, Any]]
 
+    @classmethod
+    def of_properties(cls, title: str, values: Mapping[str, Any]) -> Table:
+        """Return a table with a row for each property that is not None, and no header."""
+        rows = [{NAME: name, VALUE: quantity(value)} for name, value in values.items() if value is not None]
+        return cls(title, rows)
+
+    @property
+    def has_header(self) -> bool:
+        """Whether the names of the columns are shown."""
+        return self.columns != [NAME, VALUE]
+
     @property
     def columns(self) -> list[str]:
         """Names of all cells, in order of appearance."""
@@ -50,7 +63,8 @@ class Table:
 
     def rich(self, *, lines: bool = True) -> RichTable:
         """Return the cells as a table for a rich console, without the title."""
-        table = RichTable(box=box.SIMPLE_HEAD if lines else None, pad_edge=False)
+        kind = box.SIMPLE_HEAD if lines and self.has_header else None
+        table = RichTable(box=kind, pad_edge=False, show_header=self.has_header)
         for name in self.columns:
             words = [word for text in [name, *(quantity(row.get(name)) for row in self.rows)] for word in text.split()]
             justify: Literal["right", "left"] = "right" if self.is_numeric(name) else "left"

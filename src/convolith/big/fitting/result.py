@@ -8,6 +8,7 @@ from math import isfinite
 from typing import Any
 
 from convolith.big.layout import readable
+from convolith.big.running import timing
 from convolith.conv import Conv
 from convolith.fitting.results import Candidate, Fit
 from convolith.report.html_page import fragment
@@ -97,14 +98,19 @@ class BigFit:
 
     def tables(self) -> list[Table]:
         """Return the fit and what it took as tables."""
-        row: dict[str, Any] = {"pairs": self.images, "blocks": self.blocks, "resumed": self.resumed}
-        row |= {"passes": self.passes, "missing": self.missing, "read": readable(self.read_bytes)}
-        row |= {f"s {name}": seconds for name, seconds in self.seconds.items()}
-        row |= {"share of updates": f"{self.update_share:.0%}", "predicted peak": readable(self.predicted_bytes)}
-        if self.measured_bytes is not None:
-            row["measured peak"] = readable(self.measured_bytes)
-        row["kernel accurate to"] = f"{self.accuracy:.0e}" if isfinite(self.accuracy) else None
-        return [*self.found.tables(), Table("Run", [row])]
+        peak = "" if self.measured_bytes is None else f"{readable(self.measured_bytes)} of "
+        rows: dict[str, Any] = {
+            "pairs": self.images,
+            "blocks": f"{self.blocks:,}" + (f", {self.resumed:,} of them resumed" if self.resumed else ""),
+            "passes": self.passes,
+            "missing": self.missing,
+            "read": readable(self.read_bytes),
+            "time": timing(self.seconds),
+            "share of updates": f"{self.update_share:.0%}",
+            "peak of memory": f"{peak}{readable(self.predicted_bytes)} predicted",
+            "kernel accurate to": f"{self.accuracy:.0e}" if isfinite(self.accuracy) else None,
+        }
+        return [*self.found.tables(), Table.of_properties("Run", rows)]
 
     def __repr__(self) -> str:
         return f"BigFit({self.found!r}, pairs={self.images:,}, blocks={self.blocks:,}, explained={self.explained:.4g})"
