@@ -106,7 +106,8 @@ def _check(name: str, options: dict[str, Any]) -> list[dict[str, Any]]:
         scale = error_scale(spec, x, k)
         for engine in TABLE:
             if engine.refuse(spec) is None:
-                error = float((plan(spec, engine=engine.name)(x, k) - expected).abs().max()) / scale
+                chosen = plan(spec, engine=engine.name, accuracy="fast" if engine.only_fast else "default")
+                error = float((chosen(x, k) - expected).abs().max()) / scale
                 bound = engine.error_bound(spec)
                 row = {"case": name, "dtype": dtype, "engine": engine.name, "error": error, "bound": bound}
                 rows.append(row | {"good": bool(np.isfinite(error)) and error <= bound})
