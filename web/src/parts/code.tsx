@@ -1,0 +1,32 @@
+/** Python code that computes the numbers that a view shows, with a button that copies it. */
+
+import { signal } from "@preact/signals";
+import { useRef } from "preact/hooks";
+
+export function Code({ code }: { code: string }) {
+  const text = useRef<HTMLPreElement>(null);
+  const said = useRef(signal("")).current;
+  const copy = async (): Promise<void> => {
+    try {
+      await navigator.clipboard.writeText(code);
+      said.value = "Copied.";
+    } catch {
+      getSelection()?.selectAllChildren(text.current!);
+      said.value = "The browser does not let the page copy: the code is selected, press Ctrl+C.";
+    }
+  };
+  return (
+    <details class="card code">
+      <summary>Copy as Python</summary>
+      <div class="row">
+        <button type="button" onClick={() => void copy()}>
+          Copy
+        </button>
+        <span role="status">{said.value}</span>
+      </div>
+      <pre ref={text} tabIndex={0} aria-label="Python code">
+        {code}
+      </pre>
+    </details>
+  );
+}

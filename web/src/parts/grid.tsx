@@ -1,0 +1,194 @@
+/** One page of an array as a grid of cells: pointed at, walked through by arrow keys, pinned and edited. */
+
+import { useEffect, useMemo, useRef } from "preact/hooks";
+import { largestMagnitude, valueAt } from "../core";
+import type { Cell } from "../state";
+import { type Board, type GridModel, type Lit, panelKey } from "./board";
+import { short } from "./numbers";
+
+const UNIT = 40;
+const MARGIN = 3;
+/** Side of a cell in pixels from which on its number is written. */
+export const READABLE = 20;
+
+interface Props {
+  readonly board: Board;
+  readonly model: GridModel;
+  /** Indices before rows and columns. */
+  readonly leading: readonly number[];
+  readonly label: string;
+  /** Side of a cell in pixels, where the window is wide enough. */
+  readonly side: number;
+}
+
+export function Grid({ board, model, leading, label, side }: Props) {
+  const svg = useRef<SVGSVGElement>(null);
+  const [height, width] = model.values.shape.slice(-2) as [number, number];
+  const written = side >= READABLE;
+  const cells = useMemo(() => drawCells(model, leading, written), [model, written, ...leading]);
+  useEffect(() => keepOneTabStop(svg.current!), [height, width]);
+
+  const cellOf = (target: EventTarget | null): Cell | null => {
+    const place = (target as Element | null)?.closest("[data-place]")?.getAttribute("data-place");
+    if (!place) return null;
+    const [row, column] = place.split(",").map(Number) as [number, number];
+    return { grid: model.id, at: [...leading, row, column] };
+  };
+  const focus = (row: number, column: number): void => {
+    svg.current!.querySelector<SVGGElement>(`[data-place="${row},${column}"]`)?.focus();
+  };
+
+  const onKeyDown = (event: KeyboardEvent): void => {
+    const cell = cellOf(event.target);
+    if (!cell || event.altKey || event.metaKey) return;
+    const [row, column] = cell.at.slice(-2) as [number, number];
+    const whole = event.ctrlKey;
+    switch (event.key) {
+      case "ArrowUp":
+        focus(Math.max(row - 1, 0), column);
+        break;
+      case "ArrowDown":
+        focus(Math.min(row + 1, height - 1), column);
+        break;
+      case "ArrowLeft":
+        focus(row, Math.max(column - 1, 0));
+        break;
+      case "ArrowRight":
+        focus(row, Math.min(column + 1, width - 1));
+        break;
+      case "Home":
+        focus(whole ? 0 : row, 0);
+        break;
+      case "End":
+        focus(whole ? height - 1 : row, width - 1);
+        break;
+      case "Enter":
+      case " ":
+        board.togglePin(cell);
+        break;
+      case "Escape":
+        board.unpin();
+        break;
+      default:
+        if (whole || !/^([-\d.]|F2)$/.test(event.key)) return;
+        if (!startEdit(event.key === "F2" ? "" : event.key)) return;
+    }
+    event.preventDefault();
+  };
+
+  return (
+    <svg
+      ref={svg}
+      class="grid"
+      role="grid"
+      data-panel={`${model.id}.${leading.join(",")}`}
+      aria-label={label}
+      width={width * side + 2 * MARGIN}
+      viewBox={`${-MARGIN} ${-MARGIN} ${width * UNIT + 2 * MARGIN} ${height * UNIT + 2 * MARGIN}`}
+      onPointerOver={(event) => {
+        const cell = cellOf(event.target);
+        if (cell && event.pointerType !== "touch") board.pointAt(cell);
+      }}
+      onClick={(event) => {
+        const cell = cellOf(event.target);
+        if (cell) board.togglePin(cell);
+      }}
+      onFocusIn={(event) => {
+        const cell = cellOf(event.target);
+        if (!cell) return;
+        const target = (event.target as Element).closest<SVGGElement>("[data-place]")!;
+        for (const other of svg.current!.querySelectorAll('[tabindex="0"]')) other.setAttribute("tabindex", "-1");
+        target.setAttribute("tabindex", "0");
+        if (target.matches(":focus-visible")) board.pointAt(cell, true);
+      }}
+      onKeyDown={onKeyDown}
+    >
+      {cells}
+      <Marks board={board} panel={panelKey(model.id, leading)} detailed={side >= 36} />
+    </svg>
+  );
+}
+
+function drawCells(model: GridModel, leading: readonly number[], written: boolean) {
+  const [height, width] = model.values.shape.slice(-2) as [number, number];
+  const largest = largestMagnitude(model.values) || 1;
+  return Array.from({ length: height }, (_, row) => (
+    <g role="row" key={row}>
+      {Array.from({ length: width }, (__, column) => {
+        const at = [...leading, row, column];
+        const value = valueAt(model.values, at);
+        const padding = model.isPadding?.(at) ?? false;
+        const text = short(value);
+        return (
+          <g
+            key={column}
+            role="gridcell"
+            class={padding ? "cell padding" : "cell"}
+            data-place={`${row},${column}`}
+            tabindex={-1}
+            aria-label={`${model.nameOf(at)} = ${text}`}
+          >
+            <rect
+              x={column * UNIT}
+              y={row * UNIT}
+              width={UNIT}
+              height={UNIT}
+              class={value < 0 ? "negative" : "positive"}
+              fill-opacity={((0.55 * Math.abs(value)) / largest).toFixed(3)}
+            />
+            {written && (
+              <text x={column * UNIT + UNIT / 2} y={row * UNIT + UNIT / 2} font-size={fontSize(text)}>
+                {text}
+              </text>
+            )}
+          </g>
+        );
+      })}
+    </g>
+  ));
+}
+
+function fontSize(text: string): number {
+  return text.length <= 2 ? 17 : text.length === 3 ? 15 : text.length === 4 ? 13 : text.length === 5 ? 11 : 9;
+}
+
+/** The marked cells of a panel, drawn above its cells, which are not drawn again. */
+function Marks({ board, panel, detailed }: { board: Board; panel: string; detailed: boolean }) {
+  const lit = board.lit.value.get(panel) ?? [];
+  return (
+    <g class="marks" aria-hidden="true">
+      {lit.map((cell) => (
+        <Marked key={cell.at.slice(-2).join(",")} cell={cell} detailed={detailed} />
+      ))}
+    </g>
+  );
+}
+
+function Marked({ cell, detailed }: { cell: Lit; detailed: boolean }) {
+  const [row, column] = cell.at.slice(-2) as [number, number];
+  return (
+    <>
+      <rect class={cell.mark} x={column * UNIT + 1.5} y={row * UNIT + 1.5} width={UNIT - 3} height={UNIT - 3} rx={3} />
+      {detailed && cell.factor !== undefined && (
+        <text class="factor" x={column * UNIT + UNIT - 4} y={row * UNIT + UNIT - 7}>
+          ×{short(cell.factor)}
+        </text>
+      )}
+    </>
+  );
+}
+
+/** Make one cell of a grid, the first if none is, the one that the tab key reaches. */
+function keepOneTabStop(grid: SVGSVGElement): void {
+  if (!grid.querySelector('[tabindex="0"]')) grid.querySelector("[data-place]")?.setAttribute("tabindex", "0");
+}
+
+/** Move the focus to the field that edits the explained cell, and put the first characters there. */
+function startEdit(typed: string): boolean {
+  const field = document.querySelector<HTMLInputElement>("#cell-value");
+  if (!field) return false;
+  field.focus();
+  if (typed) field.value = typed;
+  else field.select();
+  return true;
+}

@@ -1,0 +1,92 @@
+/** The page's state as an address fragment: `#v=1&view=look&...`, with only what differs from the first state. */
+
+import { Reader, Writer } from "./fields";
+import { CHAPTER, type LayerState, readLayerState, writeLayerState } from "./layer_state";
+
+export const VERSION = "1";
+export const VIEWS = ["look", "backward"] as const;
+export type View = (typeof VIEWS)[number];
+
+/** One element of one of a view's arrays. */
+export interface Cell {
+  readonly grid: string;
+  readonly at: readonly number[];
+}
+
+export interface State {
+  readonly view: View;
+  readonly layer: LayerState;
+  readonly pin: Cell | null;
+}
+
+export const FIRST: State = { view: "look", layer: CHAPTER, pin: null };
+
+const LONGEST = 60_000;
+
+/** Read a fragment; whatever is wrong in it is replaced by what is usual, and said in words. */
+export function readAddress(fragment: string): { state: State; problems: string[] } {
+  const text = fragment.replace(/^#/, "");
+  if (!text) return { state: FIRST, problems: [] };
+  if (text.length > LONGEST) {
+    return {
+      state: FIRST,
+      problems: [`The address has ${text.length} characters; expected at most ${LONGEST}. The first state is shown.`],
+    };
+  }
+  const entries = new Map<string, string>();
+  const problems: string[] = [];
+  for (const part of text.split("&")) {
+    const [key, ...value] = part.split("=");
+    try {
+      const name = decodeURIComponent(key!);
+      if (entries.has(name)) problems.push(`“${name.slice(0, 40)}” stands twice in the address; the first is used.`);
+      else entries.set(name, decodeURIComponent(value.join("=")));
+    } catch {
+      problems.push(`“${part.slice(0, 40)}” in the address cannot be decoded, and is ignored.`);
+    }
+  }
+  const reader = new Reader(entries);
+  const version = reader.text("v");
+  if (version !== VERSION) {
+    const written = version === null ? "without a version" : `by version ${version.slice(0, 20)} of this page`;
+    return {
+      state: FIRST,
+      problems: [`The address was written ${written}; this is version ${VERSION}. The first state is shown.`],
+    };
+  }
+  const state: State = {
+    view: reader.choice("view", VIEWS, "look"),
+    layer: readLayerState(reader),
+    pin: readCell(reader),
+  };
+  reader.finish();
+  return { state, problems: [...problems, ...reader.problems] };
+}
+
+function readCell(reader: Reader): Cell | null {
+  const text = reader.text("pin");
+  if (text === null) return null;
+  const match = /^([a-z]{1,3})((?:\.\d{1,4}){1,4})$/i.exec(text);
+  if (!match) {
+    reader.refuse("pin", "an array and its indices, such as y.0.1.1");
+    return null;
+  }
+  return { grid: match[1]!, at: match[2]!.slice(1).split(".").map(Number) };
+}
+
+export function writeAddress(state: State): string {
+  const writer = new Writer();
+  writer.put("view", state.view, "look");
+  writeLayerState(state.layer, writer);
+  if (state.pin) writer.put("pin", cellText(state.pin), "");
+  if (!writer.entries.size) return "";
+  return `#v=${VERSION}&${[...writer.entries].map(([key, value]) => `${key}=${encodeURIComponent(value)}`).join("&")}`;
+}
+
+export function cellText(cell: Cell): string {
+  return [cell.grid, ...cell.at].join(".");
+}
+
+export function sameCell(a: Cell | null, b: Cell | null): boolean {
+  return a === b || (a !== null && b !== null && cellText(a) === cellText(b));
+}

@@ -1,0 +1,118 @@
+/** Parts of the figures of one layer: the kernel's pages, labels, sizes of cells. */
+
+import { signal } from "@preact/signals";
+import { extentOf, kernelChannels, type Layer, type Tensor } from "../core";
+import type { Board, GridModel } from "../parts/board";
+import { ArrayView } from "../parts/figure";
+import { counted } from "../parts/numbers";
+
+export function channelLabel(leading: readonly number[]): string {
+  return `channel ${leading[0]}`;
+}
+
+/** Pages of an array in rows and columns, and the cells of each page. */
+export interface Block {
+  readonly rows: number;
+  readonly columns: number;
+  readonly height: number;
+  readonly width: number;
+  /** Whether the pages stay where they are; else they are in a column, or in a row where there is little height. */
+  readonly fixed: boolean;
+}
+
+export function block(values: Tensor): Block {
+  const [pages, height, width] = values.shape as [number, number, number];
+  return { rows: pages, columns: 1, height, width, fixed: false };
+}
+
+export function kernelBlock(layer: Layer): Block {
+  const { rows, columns } = layer;
+  return { rows: layer.inChannels, columns: layer.outChannels, height: rows.kernel, width: columns.kernel, fixed: true };
+}
+
+/** Largest side of a cell in pixels for layers on two axes and on one, smallest side, and most height of a figure. */
+const SIDES = { most: 54, one: 44, least: 10 };
+const MOST_HEIGHT = 620;
+/** Pixels that a page takes at least for its label, an array for its title, and what is around them. */
+const LABEL = { width: 84, height: 34, title: 120, sign: 64 };
+
+/** Pixels that a figure may be wide, from the window's width and the style sheet's columns. */
+const room = signal(900);
+
+/** Follow the window's width. */
+export function followWidth(): void {
+  const measure = (): void => {
+    const page = Math.min(innerWidth, 1344);
+    room.value = innerWidth > 960 ? page - 400 : page - (innerWidth > 640 ? 72 : 52);
+  };
+  measure();
+  addEventListener("resize", measure);
+}
+
+/** How the arrays of a figure stand: beside each other, or one above the other with their pages in rows or columns. */
+export type Stacking = "beside" | "rows" | "columns";
+
+/** Return the arrangement that gives the largest cells, and the side of a cell in pixels. */
+export function arrangement(blocks: readonly Block[], axes: 1 | 2): { side: number; stacking: Stacking } {
+  const rows = blocks.map((b) => (b.fixed ? b : { ...b, rows: 1, columns: b.rows }));
+  const tall = (room.value < 600 ? 2 : 1.15) * MOST_HEIGHT;
+  for (let side = axes === 1 ? SIDES.one : SIDES.most; side > SIDES.least; side--) {
+    const wide = (b: Block): number => Math.max(b.columns * (Math.max(b.width * side, LABEL.width) + 12), LABEL.title);
+    const high = (b: Block): number => b.rows * (b.height * side + LABEL.height);
+    const total = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0);
+    const fits = (some: readonly Block[]): boolean =>
+      Math.max(...some.map(wide)) <= room.value && total(some.map(high)) <= tall;
+    const beside = total(blocks.map(wide)) + (blocks.length - 1) * LABEL.sign;
+    if (beside <= room.value && Math.max(...blocks.map(high)) <= MOST_HEIGHT) return { side, stacking: "beside" };
+    if (fits(rows)) return { side, stacking: "rows" };
+    if (fits(blocks)) return { side, stacking: "columns" };
+  }
+  return { side: SIDES.least, stacking: "rows" };
+}
+
+/** The kernel as a matrix of pages: a row for each input channel, a column for each output channel. */
+export function KernelArray({
+  board,
+  model,
+  layer,
+  side,
+  title = "Kernel k",
+  note = kernelNote(layer),
+}: {
+  board: Board;
+  model: GridModel;
+  layer: Layer;
+  side: number;
+  title?: string;
+  note?: string | undefined;
+}) {
+  const pages = Array.from({ length: layer.inChannels }, (_, into) =>
+    Array.from({ length: layer.outChannels }, (__, out) => kernelChannels(layer, out, into)),
+  );
+  const label = ([first, second]: readonly number[]): string => {
+    const group = Math.floor(first! / ((layer.transposed ? layer.inChannels : layer.outChannels) / layer.groups));
+    const other = group * ((layer.transposed ? layer.outChannels : layer.inChannels) / layer.groups) + second!;
+    const [into, out] = layer.transposed ? [first!, other] : [other, first!];
+    return `in ${into}, out ${out}`;
+  };
+  return (
+    <ArrayView
+      board={board}
+      model={model}
+      title={title}
+      note={note}
+      side={side}
+      pageLabel={label}
+      pages={pages}
+    />
+  );
+}
+
+function kernelNote(layer: Layer): string {
+  const axes = layer.axes === 1 ? [layer.columns] : [layer.rows, layer.columns];
+  const taps = axes.map((axis) => axis.kernel).join(" × ");
+  const extents = axes.map(extentOf).join(" × ");
+  const spread = axes.some((axis) => axis.dilation > 1 && axis.kernel > 1) ? `, spread over ${extents}` : "";
+  const groups = layer.groups > 1 ? `, ${counted(layer.groups, "group")}` : "";
+  return `${taps}${spread}${groups}${layer.flip ? ", read backwards" : ""}`;
+}

@@ -1,0 +1,38 @@
+/** A view's board from its arrays and from what explains their cells. */
+
+import { computed, type ReadonlySignal } from "@preact/signals";
+import { valueAt } from "../core";
+import type { Cell } from "../state";
+import { sameCell } from "../state";
+import { active, pointAt, pointedTerm, setPin, state } from "../state/store";
+import { type Board, type Explanation, type GridModel, litCells } from "../parts/board";
+
+export function makeBoard(
+  grids: ReadonlySignal<ReadonlyMap<string, GridModel>>,
+  first: () => Cell,
+  explain: (cell: Cell) => Explanation | null,
+): Board {
+  const explanation = computed(() => {
+    if (!grids.value.size) return null;
+    const cell = active.value;
+    return explain(cell && holds(grids.value, cell) ? cell : first());
+  });
+  const valueOf = (cell: Cell): number => valueAt(grids.value.get(cell.grid)!.values, cell.at);
+  return {
+    grids,
+    explanation,
+    lit: computed(() => litCells(explanation.value, pointedTerm.value, valueOf)),
+    pointAt,
+    togglePin: (cell) => {
+      pointAt(cell);
+      setPin(sameCell(state.value.pin, cell) ? null : cell);
+    },
+    unpin: () => setPin(null),
+  };
+}
+
+/** Return whether a cell is one of the arrays'. */
+export function holds(grids: ReadonlyMap<string, GridModel>, cell: Cell): boolean {
+  const shape = grids.get(cell.grid)?.values.shape;
+  return shape !== undefined && shape.length === cell.at.length && shape.every((n, axis) => cell.at[axis]! < n);
+}
