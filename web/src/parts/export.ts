@@ -1,6 +1,6 @@
 /** A figure as one SVG file: its grids where they stand on the page, with their colours, and its captions. */
 
-const COPIED = ["fill", "stroke", "stroke-width", "stroke-dasharray", "font-size", "font-weight", "text-anchor"] as const;
+const COPIED = ["fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin", "font-size", "font-weight", "text-anchor"] as const;
 
 /** Build the text of an SVG file of all grids and captions in an element. */
 export function svgOf(figure: Element): string {
@@ -30,7 +30,7 @@ export function svgOf(figure: Element): string {
       "font-family": "sans-serif",
     }).textContent = caption.textContent;
   }
-  for (const grid of figure.querySelectorAll<SVGSVGElement>("svg.grid")) {
+  for (const grid of figure.querySelectorAll<SVGSVGElement>("svg.grid, svg.marks")) {
     const box = grid.getBoundingClientRect();
     if (!box.width) continue;
     const copy = drawn(grid) as SVGSVGElement;
@@ -56,7 +56,7 @@ function drawn(element: Element): Element {
   for (const { name } of [...copy.attributes]) {
     if (/^(class|role|tabindex|data-|aria-)/.test(name)) copy.removeAttribute(name);
   }
-  if (element instanceof SVGRectElement || element instanceof SVGTextElement) {
+  if (element instanceof SVGRectElement || element instanceof SVGPathElement || element instanceof SVGTextElement) {
     const style = getComputedStyle(element);
     for (const property of COPIED) copy.setAttribute(property, style.getPropertyValue(property));
     copy.setAttribute("fill-opacity", style.getPropertyValue("fill-opacity"));

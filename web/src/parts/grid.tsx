@@ -3,7 +3,7 @@
 import { useEffect, useMemo, useRef } from "preact/hooks";
 import { largestMagnitude, valueAt } from "../core";
 import type { Cell } from "../state";
-import { type Board, type GridModel, type Lit, panelKey } from "./board";
+import { type Board, type GridModel, type Lit, type Mark, panelKey } from "./board";
 import { short } from "./numbers";
 
 const UNIT = 40;
@@ -76,23 +76,12 @@ export function Grid({ board, model, leading, label, side }: Props) {
     event.preventDefault();
   };
 
+  const box = `${-MARGIN} ${-MARGIN} ${width * UNIT + 2 * MARGIN} ${height * UNIT + 2 * MARGIN}`;
+  const across = width * side + 2 * MARGIN;
   return (
-    <svg
-      ref={svg}
-      class="grid"
-      role="grid"
-      data-panel={`${model.id}.${leading.join(",")}`}
-      aria-label={label}
-      width={width * side + 2 * MARGIN}
-      viewBox={`${-MARGIN} ${-MARGIN} ${width * UNIT + 2 * MARGIN} ${height * UNIT + 2 * MARGIN}`}
-      onPointerOver={(event) => {
-        const cell = cellOf(event.target);
-        if (cell && event.pointerType !== "touch") board.pointAt(cell);
-      }}
-      onClick={(event) => {
-        const cell = cellOf(event.target);
-        if (cell) board.togglePin(cell);
-      }}
+    <div
+      class="frame"
+      // Not on the drawing: Chromium lets the tab key stop at drawings that listen to the focus.
       onFocusIn={(event) => {
         const cell = cellOf(event.target);
         if (!cell) return;
@@ -101,11 +90,31 @@ export function Grid({ board, model, leading, label, side }: Props) {
         target.setAttribute("tabindex", "0");
         if (target.matches(":focus-visible")) board.pointAt(cell, true);
       }}
-      onKeyDown={onKeyDown}
     >
-      {cells}
-      <Marks board={board} panel={panelKey(model.id, leading)} detailed={side >= 36} />
-    </svg>
+      <svg
+        ref={svg}
+        class="grid"
+        role="grid"
+        data-panel={`${model.id}.${leading.join(",")}`}
+        aria-label={label}
+        width={across}
+        viewBox={box}
+        onPointerOver={(event) => {
+          const cell = cellOf(event.target);
+          if (cell && event.pointerType !== "touch") board.pointAt(cell);
+        }}
+        onClick={(event) => {
+          const cell = cellOf(event.target);
+          if (cell) board.togglePin(cell);
+        }}
+        onKeyDown={onKeyDown}
+      >
+        {cells}
+      </svg>
+      <svg class="marks" aria-hidden="true" width={across} viewBox={box}>
+        <Marks board={board} panel={panelKey(model.id, leading)} detailed={side >= 36} />
+      </svg>
+    </div>
   );
 }
 
@@ -152,29 +161,39 @@ function fontSize(text: string): number {
   return text.length <= 2 ? 17 : text.length === 3 ? 15 : text.length === 4 ? 13 : text.length === 5 ? 11 : 9;
 }
 
-/** The marked cells of a panel, drawn above its cells, which are not drawn again. */
+const MARKS: readonly Mark[] = ["lit", "term", "active"];
+
+/**
+ * The marked cells of a panel, as one outline for each kind of mark.
+ *
+ * They are in a drawing of their own, so that the panel's cells are not painted again.
+ */
 function Marks({ board, panel, detailed }: { board: Board; panel: string; detailed: boolean }) {
   const lit = board.lit.value.get(panel) ?? [];
   return (
-    <g class="marks" aria-hidden="true">
-      {lit.map((cell) => (
-        <Marked key={cell.at.slice(-2).join(",")} cell={cell} detailed={detailed} />
+    <>
+      {MARKS.map((mark) => (
+        <path key={mark} class={mark} d={outline(lit.filter((cell) => cell.mark === mark))} />
       ))}
-    </g>
+      {detailed && lit.map((cell, position) => <Factor key={position} cell={cell} />)}
+    </>
   );
 }
 
-function Marked({ cell, detailed }: { cell: Lit; detailed: boolean }) {
-  const [row, column] = cell.at.slice(-2) as [number, number];
+function outline(cells: readonly Lit[]): string {
+  const size = UNIT - 3;
+  return cells
+    .map(({ at }) => `M${at.at(-1)! * UNIT + 1.5} ${at.at(-2)! * UNIT + 1.5}h${size}v${size}h${-size}z`)
+    .join("");
+}
+
+/** What a marked cell is multiplied by, in its corner. */
+function Factor({ cell }: { cell: Lit }) {
+  if (cell.factor === undefined) return null;
   return (
-    <>
-      <rect class={cell.mark} x={column * UNIT + 1.5} y={row * UNIT + 1.5} width={UNIT - 3} height={UNIT - 3} rx={3} />
-      {detailed && cell.factor !== undefined && (
-        <text class="factor" x={column * UNIT + UNIT - 4} y={row * UNIT + UNIT - 7}>
-          ×{short(cell.factor)}
-        </text>
-      )}
-    </>
+    <text class="factor" x={cell.at.at(-1)! * UNIT + UNIT - 4} y={cell.at.at(-2)! * UNIT + UNIT - 7}>
+      ×{short(cell.factor)}
+    </text>
   );
 }
 

@@ -81,22 +81,29 @@ function total(line: Line, valueOf: Reading["valueOf"]): number {
   return line.terms.reduce((sum, term) => sum + product(term, valueOf), 0);
 }
 
+/** Pixels of a character in numbers and in names, at most, so that all terms are equally wide. */
+const CHARACTER = { numbers: 10.2, names: 7.4 };
+
 function SumLine({ line, start, isSum, valueOf, nameOf }: Reading & { line: Line; start: number; isSum: boolean }) {
+  const texts = line.terms.map((term) => ({
+    numbers: term.factors.map((cell) => factorText(valueOf(cell))).join(" × "),
+    names: term.factors.map(nameOf).join(" · ") + (term.into ? ` → ${nameOf(term.into)}` : ""),
+  }));
+  const width = (key: "numbers" | "names"): number =>
+    CHARACTER[key] * Math.max(...texts.map((text) => text[key].length)) + 26;
+  const mode = writing.value;
+  const wide = Math.max(mode === "names" ? 0 : width("numbers"), mode === "numbers" && isSum ? 0 : width("names"));
   return (
     <div class="line">
       <span class="label">
         {line.label}
         {isSum && <span class="subtotal">= {long(total(line, valueOf))}</span>}
       </span>
-      <span class="terms">
-        {line.terms.map((term, position) => (
+      <span class={isSum ? "terms added" : "terms"} style={{ "--term": `${Math.ceil(wide)}px` }}>
+        {texts.map((text, position) => (
           <span class="term" data-term={start + position} key={position}>
-            {isSum && <span class={position ? "plus" : "plus first"}>+</span>}
-            <span class="product">
-              <span class="in-numbers">{term.factors.map((cell) => factorText(valueOf(cell))).join(" × ")}</span>
-              <span class="in-names">{term.factors.map(nameOf).join(" · ")}</span>
-            </span>
-            {term.into && <span class="into">→ {nameOf(term.into)}</span>}
+            <span class="in-numbers">{text.numbers}</span>
+            <span class="in-names">{text.names}</span>
           </span>
         ))}
       </span>
