@@ -33,6 +33,10 @@ WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 VIOLATIONS = "addEventListener('securitypolicyviolation', (e) => console.error('policy', e.violatedDirective))"
 
 
+PINS = {"look": "y.0.1.1", "backward": "dx.0.1.1", "fold": "e.0.0.1"}
+"""The views, and a cell of each."""
+
+
 class Handler(SimpleHTTPRequestHandler):
     """The page's files under the strictest policy that it promises to work under."""
 
@@ -166,11 +170,12 @@ def test_fifty_drawn_layers_have_the_librarys_values(opened):
         assert_close(flat(gradients[1]), given["dk"])
 
 
-@pytest.mark.parametrize("view", ["look", "backward"])
+@pytest.mark.parametrize("view", PINS)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1280])
 def test_nothing_keeps_anyone_out(opened, view, scheme, width):
-    page = opened(f"#v=1&view={view}&padding=1x1x1x1&b=ones&channels=2x2&pin={'y.0.1.1' if view == 'look' else 'dx.0.1.1'}", width=width, scheme=scheme)
+    fragment = f"#v=1&view={view}&padding=1x1x1x1&b=ones&channels=2x2&fold.channels=2x2x1&fold.b1=ones&pin={PINS[view]}"
+    page = opened(fragment, width=width, scheme=scheme)
     for summary in page.locator("summary").all():
         summary.click()
     found = axe.Axe().run(page, options={"runOnly": WCAG})
@@ -296,6 +301,31 @@ def run(code):
     return ast.literal_eval(out.getvalue())
 
 
+FOLDS = [
+    "",
+    "&fold.b1=count&fold.b2=ones&fold.channels=2x3x2&fold.mode=circular&fold.k1=random.4&fold.k2=random.5",
+    "&fold.relu=1&fold.k1=random.4&fold.stride1=2&fold.dilation2=2&fold.size=9&fold.padding2=2",
+    "&fold.mode=reflect&fold.kernel2=5&fold.padding2=2&fold.k2=random.1&fold.size=8&fold.stride2=2",
+    "&fold=branches&fold.skip=1&fold.channels=3x1x3&fold.kernel2=1&fold.padding2=0&fold.b1=ones&fold.k1=random.7",
+    "&fold=branches&fold.stride1=2&fold.stride2=2&fold.kernel1=5&fold.padding1=4&fold.dilation1=2&fold.b2=count",
+]
+
+
+def test_the_code_of_folds_prints_the_pages_numbers(opened):
+    page = opened()
+    for fold in FOLDS:
+        kernel, difference = shown(page, f"#v=1&view=fold{fold}")
+        weight, error = run(page.locator(".code pre").text_content())
+        assert_close(flat(kernel), flat(weight))
+        assert_close(flat(difference), np.where(np.abs(flat(error)) < 1e-10, 0.0, flat(error)))
+        cells = page.locator('[data-panel^="e."] [role=gridcell]')
+        wrong = [place for place in range(cells.count()) if flat(difference)[place]]
+        for place in wrong[:3]:  # the products written out add up to the difference
+            cells.nth(place).hover()
+            parts = [text.replace("= ", "").replace("−", "-") for text in page.locator(".sum .subtotal").all_text_contents()]
+            assert abs(sum(map(float, parts)) - flat(difference)[place]) < 1e-5 * (1 + abs(flat(difference)[place]))
+
+
 def test_the_code_to_copy_prints_the_pages_numbers(opened):
     page = opened()
     rng = random.Random(3)
@@ -330,6 +360,10 @@ HOSTILE = {
     "#v=1&pin=y.0": "no such cell",
     "#v=1&pin=<img src=x onerror=alert(1)>": "pin is",
     "#v=1&transposed=1&mode=reflect": "mode is",
+    "#v=1&fold=loop": "fold is",
+    "#v=1&fold.channels=1x2": "fold.channels is",
+    "#v=1&fold.kernel1=99": "fold.kernel1 is",
+    "#v=1&view=fold&pin=e.7.7.7": "no such cell",
     "#v=1&toString=1": "belongs to nothing",
     "#v=1&size=3x3&size=4x4": "stands twice",
     "#v=1&x=%E0%A4%A": "cannot be decoded",
@@ -343,7 +377,7 @@ def test_hostile_addresses_are_refused_in_words(opened):
         page.evaluate("fragment => { location.hash = fragment }", fragment)
         page.wait_for_timeout(20)
         assert words in page.locator("[role=alert]").inner_text(), fragment
-        assert page.locator('[data-panel^="y."] [role=gridcell]').count() >= 4, fragment
+        assert page.locator("main [role=gridcell]").count() >= 4, fragment
     page.get_by_role("button", name="Understood").click()
     assert page.locator(".problems").count() == 0
 

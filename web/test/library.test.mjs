@@ -116,6 +116,12 @@ test("two layers in a row: kernel, bias, exactness and the pixels that differ", 
     const scale = Math.max(1, core.largestMagnitude(naive));
     const differences = [...naive.data].map((value, place) => (value - both.data[place]) / scale);
     close(`${name} difference`, differences, given.difference.map((value) => value / scale));
+    const { read, used } = core.beyondBorder(first, second, x);
+    const missing = core.tensor(read.shape, read.data.map((value, place) => (used.data[place] - value) / scale));
+    const unpadded = (axis, size) => ({ ...axis, size, before: 0, after: 0 });
+    const { rows, columns } = second.layer;
+    const inner = { ...second.layer, rows: unpadded(rows, read.shape[1]), columns: unpadded(columns, read.shape[2]) };
+    close(`${name} explained`, core.correlate(inner, missing, second.kernel).data, differences);
   }
 });
 

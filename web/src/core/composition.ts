@@ -1,6 +1,6 @@
 /** Convolutions in a row or in branches as one convolution, and the pixels where that one alone is wrong. */
 
-import { correlate, kernelChannels } from "./correlation";
+import { correlate, kernelChannels, padded } from "./correlation";
 import { type Axis, extentOf, kernelShape, type Layer, outputLength, outputShape } from "./layer";
 import { offset, type Tensor, zeros } from "./tensor";
 
@@ -282,4 +282,27 @@ export function applyBlock(block: Block, x: Tensor, rectified = false): Tensor {
   const y = correlate(block.layer, x, block.kernel, block.bias);
   if (rectified) y.data.forEach((value, place) => (y.data[place] = Math.max(value, 0)));
   return y;
+}
+
+/**
+ * Return the first output as the second layer reads it, with its padding, and as the composed convolution uses it: with
+ * the values that the first layer would compute there. They differ only where the composition is wrong.
+ */
+export function beyondBorder(first: Block, second: Block, x: Tensor): { read: Tensor; used: Tensor } {
+  const [a, b] = [first.layer, second.layer];
+  const wide = (one: Axis, two: Axis): Axis => ({
+    ...one,
+    before: one.before + one.stride * two.before,
+    after: one.after + one.stride * two.after,
+  });
+  const extended: Layer = {
+    ...a,
+    rows: wide(a.rows, b.rows),
+    columns: wide(a.columns, b.columns),
+    mode: isPadded(a) ? a.mode : b.mode,
+  };
+  return {
+    read: padded(b, applyBlock(first, x)),
+    used: correlate(extended, x, first.kernel, first.bias),
+  };
 }

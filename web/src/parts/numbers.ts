@@ -22,7 +22,7 @@ export function grouped(count: number): string {
   return count.toLocaleString("en");
 }
 
-/** Write a count with its noun, which takes an s in the plural. */
-export function counted(count: number, noun: string): string {
-  return `${grouped(count)} ${noun}${count === 1 ? "" : "s"}`;
+/** Write a count with its noun. */
+export function counted(count: number, noun: string, plural = `${noun}s`): string {
+  return `${grouped(count)} ${count === 1 ? noun : plural}`;
 }

@@ -2,13 +2,11 @@
 
 import { signal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { valueAt } from "../core";
 import type { Cell } from "../state";
 import { sameCell } from "../state";
 import { playing } from "../state/store";
 import type { Board } from "./board";
 import { Slider } from "./controls";
-import { long } from "./numbers";
 
 const SPEEDS = [1, 2, 4, 8, 16] as const;
 const speed = signal(1);
@@ -46,19 +44,9 @@ export function Playback({ board, cells, noun }: { board: Board; cells: readonly
         label="Speed"
         value={speed.value}
         bounds={[0, SPEEDS.length - 1]}
-        shown={`${SPEEDS[speed.value]} per second`}
+        shown={`${SPEEDS[speed.value]} per s`}
         onChange={(value) => (speed.value = value)}
       />
-      <Readout board={board} />
     </div>
-  );
-}
-
-/** The explained cell and its value, where the sum may be out of sight. */
-function Readout({ board }: { board: Board }) {
-  const cell = board.explanation.value?.cell;
-  const model = cell && board.grids.value.get(cell.grid);
-  return (
-    <output class="name readout">{model ? `${model.nameOf(cell.at)} = ${long(valueAt(model.values, cell.at))}` : ""}</output>
   );
 }

@@ -60,10 +60,12 @@ export function Sum({ board }: { board: Board }) {
           onChange={(value) => (writing.value = value)}
         />
       </div>
-      <p class="about">{explanation.about}</p>
-      <ValueField board={board} explanation={explanation} />
-      <div class="lines">{lines}</div>
-      {explanation.isSum && <Total explanation={explanation} {...{ valueOf, nameOf }} />}
+      <div class="scroller" tabIndex={0} role="group" aria-label="All products">
+        <p class="about">{explanation.about}</p>
+        <ValueField board={board} explanation={explanation} />
+        {lines}
+        {explanation.isSum && <Total explanation={explanation} {...{ valueOf, nameOf }} />}
+      </div>
     </section>
   );
 }

@@ -1,10 +1,11 @@
 /** The page's state as an address fragment: `#v=1&view=look&...`, with only what differs from the first state. */
 
 import { Reader, Writer } from "./fields";
+import { FIRST_FOLD, type FoldState, readFoldState, writeFoldState } from "./fold_state";
 import { CHAPTER, type LayerState, readLayerState, writeLayerState } from "./layer_state";
 
 export const VERSION = "1";
-export const VIEWS = ["look", "backward"] as const;
+export const VIEWS = ["look", "backward", "fold"] as const;
 export type View = (typeof VIEWS)[number];
 
 /** One element of one of a view's arrays. */
@@ -16,10 +17,11 @@ export interface Cell {
 export interface State {
   readonly view: View;
   readonly layer: LayerState;
+  readonly fold: FoldState;
   readonly pin: Cell | null;
 }
 
-export const FIRST: State = { view: "look", layer: CHAPTER, pin: null };
+export const FIRST: State = { view: "look", layer: CHAPTER, fold: FIRST_FOLD, pin: null };
 
 const LONGEST = 60_000;
 
@@ -57,6 +59,7 @@ export function readAddress(fragment: string): { state: State; problems: string[
   const state: State = {
     view: reader.choice("view", VIEWS, "look"),
     layer: readLayerState(reader),
+    fold: readFoldState(reader),
     pin: readCell(reader),
   };
   reader.finish();
@@ -66,7 +69,7 @@ export function readAddress(fragment: string): { state: State; problems: string[
 function readCell(reader: Reader): Cell | null {
   const text = reader.text("pin");
   if (text === null) return null;
-  const match = /^([a-z]{1,3})((?:\.\d{1,4}){1,4})$/i.exec(text);
+  const match = /^([a-z]{1,3}\d?)((?:\.\d{1,4}){1,4})$/i.exec(text);
   if (!match) {
     reader.refuse("pin", "an array and its indices, such as y.0.1.1");
     return null;
@@ -78,6 +81,7 @@ export function writeAddress(state: State): string {
   const writer = new Writer();
   writer.put("view", state.view, "look");
   writeLayerState(state.layer, writer);
+  writeFoldState(state.fold, writer);
   if (state.pin) writer.put("pin", cellText(state.pin), "");
   if (!writer.entries.size) return "";
   return `#v=${VERSION}&${[...writer.entries].map(([key, value]) => `${key}=${encodeURIComponent(value)}`).join("&")}`;

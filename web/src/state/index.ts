@@ -2,4 +2,5 @@
 
 export * from "./address";
 export * from "./fields";
+export * from "./fold_state";
 export * from "./layer_state";

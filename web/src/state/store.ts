@@ -2,6 +2,7 @@
 
 import { computed, effect, signal } from "@preact/signals";
 import { type Cell, cellText, FIRST, readAddress, type State, type View, writeAddress } from "./address";
+import type { FoldState } from "./fold_state";
 import { type LayerState, withLayer } from "./layer_state";
 import type { Layer } from "../core";
 
@@ -15,6 +16,7 @@ export const pointedTerm = signal<number | null>(null);
 export const playing = signal(false);
 
 export const view = computed(() => state.value.view);
+export const foldState = computed(() => state.value.fold);
 export const layerState = computed(() => state.value.layer);
 /** Element that is explained: the pinned one, or else the one last pointed at. */
 export const active = computed(() => state.value.pin ?? point.value);
@@ -26,6 +28,11 @@ export function setLayerState(change: Partial<LayerState>): void {
 
 export function setLayer(change: Partial<Layer>): void {
   setLayerState(withLayer(state.value.layer, change));
+}
+
+export function setFold(change: Partial<FoldState>): void {
+  state.value = { ...state.value, fold: { ...state.value.fold, ...change } };
+  dropLostPin();
 }
 
 /** Whether the view that is shown has a cell; given by the views. */

@@ -6,6 +6,7 @@ import { Choice } from "../parts/controls";
 import type { Cell, View } from "../state";
 import { problems, showView, theme, type Theme, view } from "../state/store";
 import { Backward, backwardBoard } from "./backward";
+import { Fold, foldBoard } from "./fold";
 import { Look, lookBoard } from "./look";
 import { holds } from "./make_board";
 
@@ -18,6 +19,7 @@ interface ViewEntry {
 const ENTRIES: Record<View, ViewEntry> = {
   look: { title: "Look", component: Look, board: lookBoard },
   backward: { title: "Backward", component: Backward, board: backwardBoard },
+  fold: { title: "Fold", component: Fold, board: foldBoard },
 };
 
 /** Return whether the view that is shown has a cell. */

@@ -252,8 +252,8 @@ function Drawn({ found }: { found: Arrays }) {
   return (
     <>
       <InputGradient found={found} />
-      <Sum board={backwardBoard} />
       <KernelGradient found={found} />
+      <Sum board={backwardBoard} />
       <LayerCounts layer={found.layer} biased={found.bias !== null} />
       <details class="card">
         <summary>Gradients as text</summary>

@@ -219,7 +219,7 @@ function Kind({ layer }: { layer: Layer }) {
   );
 }
 
-const FILL_WORDS: Record<FillName, string> = {
+export const FILL_WORDS: Record<FillName, string> = {
   count: "counting up",
   ones: "all ones",
   random: "random",

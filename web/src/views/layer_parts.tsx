@@ -31,8 +31,8 @@ export function kernelBlock(layer: Layer): Block {
 }
 
 /** Largest side of a cell in pixels for layers on two axes and on one, smallest side, and most height of a figure. */
-const SIDES = { most: 54, one: 44, least: 10 };
-const MOST_HEIGHT = 620;
+const SIDES = { most: 50, one: 44, least: 10 };
+const MOST_HEIGHT = 600;
 /** Pixels that a page takes at least for its label, an array for its title, and what is around them. */
 const LABEL = { width: 84, height: 34, title: 120, sign: 64 };
 
@@ -52,22 +52,32 @@ export function followWidth(): void {
 /** How the arrays of a figure stand: beside each other, or one above the other with their pages in rows or columns. */
 export type Stacking = "beside" | "rows" | "columns";
 
+/** Side of a cell from which on arrays stand beside each other, even if they would be larger one above the other. */
+const COMFORTABLE = 26;
+
 /** Return the arrangement that gives the largest cells, and the side of a cell in pixels. */
 export function arrangement(blocks: readonly Block[], axes: 1 | 2): { side: number; stacking: Stacking } {
   const rows = blocks.map((b) => (b.fixed ? b : { ...b, rows: 1, columns: b.rows }));
   const tall = (room.value < 600 ? 2 : 1.15) * MOST_HEIGHT;
-  for (let side = axes === 1 ? SIDES.one : SIDES.most; side > SIDES.least; side--) {
-    const wide = (b: Block): number => Math.max(b.columns * (Math.max(b.width * side, LABEL.width) + 12), LABEL.title);
-    const high = (b: Block): number => b.rows * (b.height * side + LABEL.height);
-    const total = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0);
-    const fits = (some: readonly Block[]): boolean =>
-      Math.max(...some.map(wide)) <= room.value && total(some.map(high)) <= tall;
-    const beside = total(blocks.map(wide)) + (blocks.length - 1) * LABEL.sign;
-    if (beside <= room.value && Math.max(...blocks.map(high)) <= MOST_HEIGHT) return { side, stacking: "beside" };
-    if (fits(rows)) return { side, stacking: "rows" };
-    if (fits(blocks)) return { side, stacking: "columns" };
-  }
-  return { side: SIDES.least, stacking: "rows" };
+  const total = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0);
+  const wide = (b: Block, side: number): number =>
+    Math.max(b.columns * (Math.max(b.width * side, LABEL.width) + 12), LABEL.title);
+  const high = (b: Block, side: number): number => b.rows * (b.height * side + LABEL.height);
+  const above = (some: readonly Block[]) => (side: number) =>
+    Math.max(...some.map((b) => wide(b, side))) <= room.value && total(some.map((b) => high(b, side))) <= tall;
+  const beside = (side: number): boolean =>
+    total(blocks.map((b) => wide(b, side))) + (blocks.length - 1) * LABEL.sign <= room.value &&
+    Math.max(...blocks.map((b) => high(b, side))) <= MOST_HEIGHT;
+  const largest = (fits: (side: number) => boolean): number => {
+    let side: number = axes === 1 ? SIDES.one : SIDES.most;
+    while (side > SIDES.least && !fits(side)) side--;
+    return side;
+  };
+  const sides = { beside: largest(beside), rows: largest(above(rows)), columns: largest(above(blocks)) };
+  const most = Math.max(...Object.values(sides));
+  const stacking = sides.beside >= Math.min(most, COMFORTABLE) ? "beside" : sides.rows >= sides.columns ? "rows" : "columns";
+  const fitting = most > SIDES.least ? stacking : "rows";
+  return { side: sides[fitting], stacking: fitting };
 }
 
 /** The kernel as a matrix of pages: a row for each input channel, a column for each output channel. */

@@ -1,6 +1,7 @@
 /** Python code for what a view shows; running it prints the numbers of the page. */
 
-import { type Axis, type Layer, nested, type Tensor } from "../core";
+import { type Axis, type Block, filled, inputShape, type Layer, nested, type Tensor } from "../core";
+import type { FoldArrays } from "./fold_arrays";
 import type { Arrays } from "./layer_arrays";
 
 /** Write an array of float64 numbers; the row axis of a layer on one axis is left out. */
@@ -74,4 +75,25 @@ function torchCall(layer: Layer, biased: boolean): string[] {
   return layer.transposed
     ? [`y = cl.${call}(x, cl.Conv(k${biased ? ", b" : ""}${options}))`]
     : [`y = cl.${call}(x, k${biased ? ", b" : ""}${options})`];
+}
+
+export function foldCode({ state, blocks }: FoldArrays): string {
+  const x = filled(state.x, inputShape(blocks[0]!.layer));
+  const conv = ({ layer, kernel, bias }: Block): string =>
+    `cl.Conv(${arrayText(kernel, 2)}${bias ? `, ${arrayText(bias, 2)}` : ""}${optionsText(layer)})`;
+  const names = ["first", "second", "itself"].slice(0, blocks.length);
+  const row = state.arrangement === "row";
+  const between = state.relu ? "np.maximum(first(x), 0)" : "first(x)";
+  return [
+    "import numpy as np",
+    "",
+    "import convolith as cl",
+    ...(row ? [] : ["from convolith.algebra import add"]),
+    "",
+    `x = ${arrayText(x, 2)}`,
+    ...blocks.map((block, n) => `${names[n]} = ${conv(block)}`),
+    row ? "folded = cl.compose(first, second).conv" : `folded = add(${names.join(", ")})`,
+    `expected = ${row ? `second(${between})` : names.map((name) => `${name}(x)`).join(" + ")}`,
+    "print([folded.weight.tolist(), (folded(x) - expected).tolist()])",
+  ].join("\n");
 }
