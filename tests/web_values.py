@@ -27,9 +27,21 @@ def drawn_axis(rng: random.Random, *, transposed: bool, padded: bool) -> dict[st
             after = before
         more = rng.randint(0, max(s, d) - 1) if transposed and rng.random() < 0.4 else 0
         n = rng.randint(1, 9)
-        length = transposed_length(n, k, s, (before, after), d, more) if transposed else output_length(n, k, s, (before, after), d)
+        length = (
+            transposed_length(n, k, s, (before, after), d, more)
+            if transposed
+            else output_length(n, k, s, (before, after), d)
+        )
         if 1 <= length <= 20:
-            return {"size": n, "kernel": k, "stride": s, "before": before, "after": after, "dilation": d, "outputPadding": more}
+            return {
+                "size": n,
+                "kernel": k,
+                "stride": s,
+                "before": before,
+                "after": after,
+                "dilation": d,
+                "outputPadding": more,
+            }
 
 
 SINGLE = {"size": 1, "kernel": 1, "stride": 1, "before": 0, "after": 0, "dilation": 1, "outputPadding": 0}
@@ -74,7 +86,9 @@ def conv_of(layer: dict[str, Any], weight: np.ndarray, bias: np.ndarray | None) 
     )
 
 
-def drawn_values(rng: random.Random, layer: dict[str, Any], *, biased: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def drawn_values(
+    rng: random.Random, layer: dict[str, Any], *, biased: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Draw x, the weights and the bias of a layer; a third of them are whole numbers."""
     random_state = np.random.default_rng(rng.randint(0, 2**31))
     axes = axes_of(layer)
@@ -115,7 +129,10 @@ def layer_case(rng: random.Random) -> dict[str, Any]:
     memory = layer_work(spec).memory
     return {
         "layer": layer,
-        **{name: flat(value) for name, value in (("x", x), ("k", k), ("b", b), ("y", y), ("dy", dy), ("dx", dx), ("dk", dk))},
+        **{
+            name: flat(value)
+            for name, value in (("x", x), ("k", k), ("b", b), ("y", y), ("dy", dy), ("dx", dx), ("dk", dk))
+        },
         "shape": list(y.shape),
         "counts": counts,
         "memory": [
@@ -169,7 +186,10 @@ def branch_case(rng: random.Random) -> dict[str, Any]:
         first = drawn_layer(rng, plain=True)
         layers = [first]
         for _ in range(rng.randint(1, 2)):
-            other = {**drawn_layer(rng, plain=True), **{n: first[n] for n in ("axes", "inChannels", "outChannels", "mode")}}
+            other = {
+                **drawn_layer(rng, plain=True),
+                **{n: first[n] for n in ("axes", "inChannels", "outChannels", "mode")},
+            }
             other["groups"] = rng.choice((1, first["groups"]))
             other["rows"] = drawn_axis(rng, transposed=False, padded=True) if first["axes"] == 2 else SINGLE
             for name in ("rows", "columns"):
@@ -216,7 +236,12 @@ def factor_case(rng: random.Random) -> dict[str, Any]:
 def values(seed: int = 0, count: int = 500) -> dict[str, Any]:
     """Return `count` layers, and a third as many of each of the others."""
     rng = random.Random(seed)
-    kinds = {"layers": (layer_case, count), "rows": (row_case, count // 3), "branches": (branch_case, count // 3), "factors": (factor_case, count // 3)}
+    kinds = {
+        "layers": (layer_case, count),
+        "rows": (row_case, count // 3),
+        "branches": (branch_case, count // 3),
+        "factors": (factor_case, count // 3),
+    }
     return {name: [draw(rng) for _ in range(n)] for name, (draw, n) in kinds.items()}
 
 

@@ -1,0 +1,30 @@
+"""The explorer's files: where they are, how large, and what they contain."""
+
+import gzip
+import os
+import subprocess
+import sys
+
+from convolith.web import STATIC, explorer
+
+
+def test_the_bundle_is_small_and_runs_no_text_as_code():
+    sizes = {path.name: len(gzip.compress(path.read_bytes(), 9)) for path in STATIC.iterdir()}
+    assert sizes["explorer.js"] + sizes["explorer.css"] < 60_000
+    assert sum(path.stat().st_size for path in STATIC.iterdir()) < 400_000
+    script = explorer().with_name("explorer.js").read_text()
+    assert "eval(" not in script
+    assert "new Function" not in script
+    assert "preact 10.29" in explorer().with_name("THIRD-PARTY-NOTICES.txt").read_text()
+
+
+def test_the_module_says_where_the_page_is():
+    shown = subprocess.run(
+        [sys.executable, "-m", "convolith.web"],
+        env={**os.environ, "BROWSER": "true"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout.strip() == str(explorer())
+    assert explorer().exists()
