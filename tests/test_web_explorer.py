@@ -264,7 +264,7 @@ def test_controls_by_key(opened):
         page.get_by_label(name, exact=True).first.focus()
         for key in keys:
             page.keyboard.press(key)
-        page.wait_for_timeout(200)
+        page.wait_for_timeout(300)
         return page.evaluate("location.hash")
 
     assert "channels=3x1" in control("Input", "ArrowRight")

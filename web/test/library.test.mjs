@@ -111,6 +111,11 @@ test("two layers in a row: kernel, bias, exactness and the pixels that differ", 
     assert.equal(folded.block.bias === null, given.bias === null, name);
     if (given.bias) close(`${name} bias`, folded.block.bias.data, given.bias);
     assert.equal(folded.exact, given.exact, name);
+    for (const axis of ["rows", "columns"]) {
+      const field = core.receptiveField([given.first[axis], given.second[axis]]);
+      const whole = folded.block.layer[axis];
+      assert.deepEqual(field, { size: core.extentOf(whole), stride: whole.stride }, name);
+    }
     const x = core.tensor(core.inputShape(given.first), given.x);
     const [naive, both] = [core.applyBlock(folded.block, x), core.applyBlock(second, core.applyBlock(first, x))];
     const scale = Math.max(1, core.largestMagnitude(naive));

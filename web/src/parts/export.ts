@@ -1,6 +1,6 @@
 /** A figure as one SVG file: its grids where they stand on the page, with their colours, and its captions. */
 
-const COPIED = ["fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin", "font-size", "font-weight", "text-anchor"] as const;
+const COPIED = ["fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin", "paint-order", "font-style", "font-size", "font-weight", "text-anchor"] as const;
 
 /** Build the text of an SVG file of all grids and captions in an element. */
 export function svgOf(figure: Element): string {

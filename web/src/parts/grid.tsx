@@ -111,9 +111,11 @@ export function Grid({ board, model, leading, label, side }: Props) {
       >
         {cells}
       </svg>
-      <svg class="marks" aria-hidden="true" width={across} viewBox={box}>
-        <Marks board={board} panel={panelKey(model.id, leading)} detailed={side >= 36} />
-      </svg>
+      <div class="above">
+        <svg class="marks" aria-hidden="true" width={across} viewBox={box}>
+          <Marks board={board} panel={panelKey(model.id, leading)} detailed={side >= 36} />
+        </svg>
+      </div>
     </div>
   );
 }

@@ -1,6 +1,6 @@
 /** The sum of the cell that is pointed at, written out in numbers and in names. */
 
-import { signal } from "@preact/signals";
+import { signal, useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { valueAt } from "../core";
 import type { Cell } from "../state";
@@ -12,8 +12,18 @@ import { factorText, long } from "./numbers";
 type Writing = "both" | "numbers" | "names";
 const writing = signal<Writing>("both");
 
+/** Terms that are written at once; the others, which are out of sight, follow when the pointer rests. */
+const FIRST_TERMS = 28;
+const REST_MILLISECONDS = 120;
+
 export function Sum({ board }: { board: Board }) {
   const explanation = board.explanation.value;
+  const whole = useSignal(explanation);
+  const limit = whole.value === explanation ? Infinity : FIRST_TERMS;
+  useEffect(() => {
+    const timer = setTimeout(() => (whole.value = explanation), REST_MILLISECONDS);
+    return () => clearTimeout(timer);
+  }, [explanation]);
   if (!explanation) return <section class="sum card" aria-label="The sum" />;
   const grids = board.grids.value;
   const valueOf = (cell: Cell): number => valueAt(grids.get(cell.grid)!.values, cell.at);
@@ -22,7 +32,8 @@ export function Sum({ board }: { board: Board }) {
   const lines = explanation.lines.map((line) => {
     const start = first;
     first += line.terms.length;
-    return <SumLine key={line.label} line={line} start={start} isSum={explanation.isSum} {...{ valueOf, nameOf }} />;
+    const { isSum } = explanation;
+    return <SumLine key={line.label} {...{ line, start, isSum, valueOf, nameOf }} written={limit - start} />;
   });
   const pinned = state.value.pin !== null;
   const onPointer = (event: PointerEvent): void => {
@@ -86,13 +97,21 @@ function total(line: Line, valueOf: Reading["valueOf"]): number {
 /** Pixels of a character in numbers and in names, at most, so that all terms are equally wide. */
 const CHARACTER = { numbers: 10.2, names: 7.4 };
 
-function SumLine({ line, start, isSum, valueOf, nameOf }: Reading & { line: Line; start: number; isSum: boolean }) {
-  const texts = line.terms.map((term) => ({
+interface SumLineProps extends Reading {
+  readonly line: Line;
+  readonly start: number;
+  readonly isSum: boolean;
+  /** Number of terms to write. */
+  readonly written: number;
+}
+
+function SumLine({ line, start, isSum, written, valueOf, nameOf }: SumLineProps) {
+  const texts = line.terms.slice(0, Math.max(written, 0)).map((term) => ({
     numbers: term.factors.map((cell) => factorText(valueOf(cell))).join(" × "),
     names: term.factors.map(nameOf).join(" · ") + (term.into ? ` → ${nameOf(term.into)}` : ""),
   }));
   const width = (key: "numbers" | "names"): number =>
-    CHARACTER[key] * Math.max(...texts.map((text) => text[key].length)) + 26;
+    CHARACTER[key] * Math.max(0, ...texts.map((text) => text[key].length)) + 26;
   const mode = writing.value;
   const wide = Math.max(mode === "names" ? 0 : width("numbers"), mode === "numbers" && isSum ? 0 : width("names"));
   return (

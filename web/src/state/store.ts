@@ -68,6 +68,9 @@ function address(): string {
   return writeAddress(state.value) || `${location.pathname}${location.search}`;
 }
 
+/** Milliseconds without a change before the address follows: browsers refuse more than some 200 changes in 30 seconds. */
+const ADDRESS_DELAY = 200;
+
 /** Read the state from the address, now and whenever it changes, and write it there whenever it changes. */
 export function followAddress(hasCell: (cell: Cell) => boolean): void {
   exists = hasCell;
@@ -94,7 +97,7 @@ export function followAddress(hasCell: (cell: Cell) => boolean): void {
     clearTimeout(timer);
     timer = setTimeout(() => {
       if (location.hash !== text) history.replaceState(null, "", text || `${location.pathname}${location.search}`);
-    }, 150);
+    }, ADDRESS_DELAY);
   });
 }
 

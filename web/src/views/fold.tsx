@@ -1,7 +1,7 @@
 /** The view "Fold": two convolutions as one, the pixels where that is wrong, and kernels that come apart. */
 
 import { computed, signal } from "@preact/signals";
-import { type Fill, filled, indicesOf, inputShape, kernelShape, nested, offset, replaced, type Tensor } from "../core";
+import { type Fill, filled, indicesOf, inputShape, kernelShape, nested, offset, receptiveField, replaced, type Tensor } from "../core";
 import { type BlockState, type Cell, foldLayers } from "../state";
 import { foldState, setFold } from "../state/store";
 import type { GridModel } from "../parts/board";
@@ -205,6 +205,7 @@ function Kernels({ found }: { found: FoldArrays }) {
 function Verdict({ found }: { found: FoldArrays }) {
   const { state, folded, difference, before, after } = found;
   const { layer } = folded.block;
+  const field = receptiveField(state.arrangement === "row" ? found.blocks.map((own) => own.layer.rows) : [layer.rows]);
   const wrong = difference.data.filter((value) => value !== 0).length;
   const relu = state.relu && state.arrangement === "row";
   const all = difference.data.length;
@@ -226,7 +227,8 @@ function Verdict({ found }: { found: FoldArrays }) {
       </p>
       <p class="note">
         The folded kernel: stride {layer.rows.stride}, padding {layer.rows.before}, dilation {layer.rows.dilation}
-        {folded.block.bias ? ", with a bias" : ""}.
+        {folded.block.bias ? ", with a bias" : ""}. Either way, an output depends on a field of {field.size} × {field.size}{" "}
+        inputs.
       </p>
     </section>
   );

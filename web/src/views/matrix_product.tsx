@@ -8,7 +8,8 @@ import { panelKey } from "../parts/board";
 import { ArrayView, Sign } from "../parts/figure";
 import { type Arrays, arrays, elementName } from "./layer_arrays";
 
-const opened = signal(false);
+/** Whether the product is shown; until somebody chooses, it is for 1x1 kernels, which are nothing else. */
+const opened = signal<boolean | null>(null);
 /** Most columns that are drawn at a time: those around the output that is pointed at. */
 const COLUMNS = 24;
 
@@ -20,10 +21,17 @@ const product = computed(() => {
 export function MatrixProduct({ found, board }: { found: Arrays; board: Board }) {
   const { layer, y } = found;
   const single = layer.rows.kernel * layer.columns.kernel === 1;
+  const open = opened.value ?? single;
   return (
-    <details class="card" open={opened.value} onToggle={(event) => (opened.value = event.currentTarget.open)}>
+    <details
+      class="card"
+      open={open}
+      onToggle={(event) => {
+        if (event.currentTarget.open !== open) opened.value = event.currentTarget.open;
+      }}
+    >
       <summary>{single ? "A 1×1 kernel is a matrix product" : "The same as a product of two matrices"}</summary>
-      {opened.value && (
+      {open && (
         <>
           <p>
             {single
