@@ -309,6 +309,32 @@ def test_controls_by_key(opened):
     until(page, "location.hash === ''")
 
 
+@pytest.mark.slow
+def test_folds_by_key(opened):
+    page = opened("#v=1&view=fold")
+    page.locator('[data-panel="w1.0,0"] [tabindex="0"]').focus()
+    page.keyboard.press("5")
+    page.keyboard.press("Enter")
+    until(page, "location.hash.includes('fold.k1=5_0_1_')")
+    page.keyboard.press("Tab")
+    assert focused(page).startswith("k2[0,0,0,0]")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    until(page, "location.hash.includes('pin=w.0.0.0.0')")
+    assert "= 5" in page.locator(".sum h2").inner_text()
+    for label, key, expected in (
+        ("in a row", "ArrowRight", "fold=branches"),
+        ("as branches", "ArrowLeft", "view=fold"),
+    ):
+        page.get_by_role("radio", name=label).focus()
+        page.keyboard.press(key)
+        until(page, f"location.hash.includes('{expected}')")
+    for name, expected in (("ReLU between the two", "fold.relu=1"), ("Bias, second", "fold.b2=ones")):
+        page.get_by_label(name).focus()
+        page.keyboard.press(" ")
+        until(page, f"location.hash.includes('{expected}')")
+
+
 def run(code):
     """Run code that a reader copies, and return what it prints."""
     out = io.StringIO()

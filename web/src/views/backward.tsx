@@ -23,7 +23,7 @@ import { flippedTap, type SpreadArrays, spreadArrays, spreadPlace, spreadSource 
 import { LayerCounts } from "./layer_counts";
 import { type Arrays, arrays, biasGrid, elementName, inputGrid, isPadding, plainGrid, sourceOf } from "./layer_arrays";
 import { LayerControls } from "./layer_controls";
-import { arrangement, block, channelLabel, KernelArray, kernelBlock } from "./layer_parts";
+import { arrangement, biasBlock, block, channelLabel, KernelArray, kernelBlock } from "./layer_parts";
 import { linesBy, Refused } from "./look";
 import { makeBoard } from "./make_board";
 import { backwardCode } from "./python";
@@ -365,7 +365,10 @@ function correlationText(layer: Layer, wide: SpreadArrays): string {
 function KernelGradient({ found }: { found: Arrays }) {
   const { layer, paddedX, dy, bias } = found;
   const models = grids.value;
-  const { side, stacking } = arrangement([block(paddedX), block(dy), kernelBlock(layer)], layer.axes);
+  const { side, stacking } = arrangement(
+    [block(paddedX), block(dy), kernelBlock(layer), ...(bias ? [biasBlock(layer.outChannels)] : [])],
+    layer.axes,
+  );
   const shared = { board: backwardBoard, side, pageLabel: channelLabel };
   return (
     <FigureFrame

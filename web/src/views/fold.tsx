@@ -15,7 +15,7 @@ import { type FoldArrays, foldArrays, foldRefused, pageFactors } from "./fold_ar
 import { FoldControls } from "./fold_controls";
 import { explainFold } from "./fold_explain";
 import { elementName, isPadding, sourceOf } from "./layer_arrays";
-import { arrangement, block, channelLabel, KernelArray, kernelBlock } from "./layer_parts";
+import { arrangement, biasBlock, block, channelLabel, KernelArray, kernelBlock } from "./layer_parts";
 import { makeBoard } from "./make_board";
 import { foldCode } from "./python";
 
@@ -166,9 +166,10 @@ function Kernels({ found }: { found: FoldArrays }) {
   const { blocks, folded, state } = found;
   const models = grids.value;
   const layers = [...blocks.map((own) => own.layer), folded.block.layer];
-  const { side, stacking } = arrangement(layers.map(kernelBlock), 2);
   const row = state.arrangement === "row";
   const biases = (["b1", "b2", "b"] as const).filter((id) => models.has(id));
+  const widths = biases.map((id) => biasBlock(models.get(id)!.values.shape[2]!));
+  const { side, stacking } = arrangement([...layers.map(kernelBlock), ...widths], 2);
   const titles = ["First kernel k1", "Second kernel k2", "The input itself"];
   return (
     <FigureFrame

@@ -25,14 +25,20 @@ export function block(values: Tensor): Block {
   return { rows: pages, columns: 1, height, width, fixed: false };
 }
 
+export function biasBlock(channels: number): Block {
+  return { rows: 1, columns: 1, height: 1, width: channels, fixed: true };
+}
+
 export function kernelBlock(layer: Layer): Block {
   const { rows, columns } = layer;
   return { rows: layer.inChannels, columns: layer.outChannels, height: rows.kernel, width: columns.kernel, fixed: true };
 }
 
-/** Largest side of a cell in pixels for layers on two axes and on one, smallest side, and most height of a figure. */
-const SIDES = { most: 50, one: 44, least: 10 };
+/** Largest side of a cell in pixels for layers on two axes, on one and in narrow windows, smallest side, and most height of a figure. */
+const SIDES = { most: 50, one: 44, narrow: 40, least: 10 };
 const MOST_HEIGHT = 600;
+/** Pixels of a figure's width below which the window is a phone's. */
+const NARROW = 600;
 /** Pixels that a page takes at least for its label, an array for its title, and what is around them. */
 const LABEL = { width: 84, height: 34, title: 120, sign: 64 };
 
@@ -50,7 +56,8 @@ export function followWidth(): void {
 }
 
 /** How the arrays of a figure stand: beside each other, or one above the other with their pages in rows or columns. */
-export type Stacking = "beside" | "rows" | "columns";
+const STACKINGS = ["beside", "rows", "columns"] as const;
+export type Stacking = (typeof STACKINGS)[number];
 
 /** Side of a cell from which on arrays stand beside each other, even if they would be larger one above the other. */
 const COMFORTABLE = 26;
@@ -58,7 +65,7 @@ const COMFORTABLE = 26;
 /** Return the arrangement that gives the largest cells, and the side of a cell in pixels. */
 export function arrangement(blocks: readonly Block[], axes: 1 | 2): { side: number; stacking: Stacking } {
   const rows = blocks.map((b) => (b.fixed ? b : { ...b, rows: 1, columns: b.rows }));
-  const tall = (room.value < 600 ? 2 : 1.15) * MOST_HEIGHT;
+  const tall = (room.value < NARROW ? 2 : 1.15) * MOST_HEIGHT;
   const total = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0);
   const wide = (b: Block, side: number): number =>
     Math.max(b.columns * (Math.max(b.width * side, LABEL.width) + 12), LABEL.title);
@@ -69,15 +76,14 @@ export function arrangement(blocks: readonly Block[], axes: 1 | 2): { side: numb
     total(blocks.map((b) => wide(b, side))) + (blocks.length - 1) * LABEL.sign <= room.value &&
     Math.max(...blocks.map((b) => high(b, side))) <= MOST_HEIGHT;
   const largest = (fits: (side: number) => boolean): number => {
-    let side: number = axes === 1 ? SIDES.one : SIDES.most;
+    let side: number = room.value < NARROW ? SIDES.narrow : axes === 1 ? SIDES.one : SIDES.most;
     while (side > SIDES.least && !fits(side)) side--;
     return side;
   };
   const sides = { beside: largest(beside), rows: largest(above(rows)), columns: largest(above(blocks)) };
-  const most = Math.max(...Object.values(sides));
-  const stacking = sides.beside >= Math.min(most, COMFORTABLE) ? "beside" : sides.rows >= sides.columns ? "rows" : "columns";
-  const fitting = most > SIDES.least ? stacking : "rows";
-  return { side: sides[fitting], stacking: fitting };
+  const enough = Math.min(Math.max(...Object.values(sides)), COMFORTABLE);
+  const stacking = STACKINGS.find((name) => sides[name] >= enough)!;
+  return { side: sides[stacking], stacking: enough > SIDES.least ? stacking : "rows" };
 }
 
 /** The kernel as a matrix of pages: a row for each input channel, a column for each output channel. */

@@ -13,7 +13,7 @@ import { Sum } from "../parts/sum";
 import { type Arrays, arrays, biasGrid, inputGrid, placeOf, plainGrid, refused, sourceOf } from "./layer_arrays";
 import { LayerControls } from "./layer_controls";
 import { LayerFormula } from "./layer_formula";
-import { arrangement, block, channelLabel, KernelArray, kernelBlock } from "./layer_parts";
+import { arrangement, biasBlock, block, channelLabel, KernelArray, kernelBlock } from "./layer_parts";
 import { makeBoard } from "./make_board";
 import { MatrixProduct } from "./matrix_product";
 import { lookCode } from "./python";
@@ -166,7 +166,8 @@ export function Refused() {
 function Drawn({ found }: { found: Arrays }) {
   const { layer, y } = found;
   const models = grids.value;
-  const { side, stacking } = arrangement([block(found.paddedX), kernelBlock(layer), block(y)], layer.axes);
+  const bias = found.bias ? [biasBlock(layer.outChannels)] : [];
+  const { side, stacking } = arrangement([block(found.paddedX), kernelBlock(layer), ...bias, block(y)], layer.axes);
   const cells = outputCells.value;
   return (
     <>
