@@ -3,7 +3,7 @@
 import { render } from "preact";
 import { followAddress, followTheme } from "./state/store";
 import { App, exists } from "./views/app";
-import { followWidth } from "./views/layer_parts";
+import { followWidth } from "./views/layer/layer_parts";
 
 followTheme();
 followWidth();

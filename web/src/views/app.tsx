@@ -5,9 +5,9 @@ import type { Board } from "../parts/board";
 import { Choice } from "../parts/controls";
 import type { Cell, View } from "../state";
 import { problems, showView, theme, type Theme, view } from "../state/store";
-import { Backward, backwardBoard } from "./backward";
-import { Fold, foldBoard } from "./fold";
-import { Look, lookBoard } from "./look";
+import { Backward, backwardBoard } from "./layer/backward";
+import { Fold, foldBoard } from "./fold/fold";
+import { Look, lookBoard } from "./layer/look";
 import { holds } from "./make_board";
 
 interface ViewEntry {

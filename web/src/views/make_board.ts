@@ -1,11 +1,11 @@
-/** A view's board from its arrays and from what explains their cells. */
+/** A view's board from its arrays and from what explains their cells, and products as lines of a sum. */
 
 import { computed, type ReadonlySignal } from "@preact/signals";
-import { valueAt } from "../core";
+import { type Product, valueAt } from "../core";
 import type { Cell } from "../state";
 import { sameCell } from "../state";
 import { active, pointAt, pointedTerm, setPin, state } from "../state/store";
-import { type Board, type Explanation, type GridModel, litCells } from "../parts/board";
+import { type Board, type Explanation, type GridModel, type Line, litCells, type Term } from "../parts/board";
 
 export function makeBoard(
   grids: ReadonlySignal<ReadonlyMap<string, GridModel>>,
@@ -35,4 +35,21 @@ export function makeBoard(
 export function holds(grids: ReadonlyMap<string, GridModel>, cell: Cell): boolean {
   const shape = grids.get(cell.grid)?.values.shape;
   return shape !== undefined && shape.length === cell.at.length && shape.every((n, axis) => cell.at[axis]! < n);
+}
+
+/** Return the products as lines, one for each value of an index. */
+export function linesBy(
+  products: readonly Product[],
+  key: (product: Product) => number,
+  label: (key: number) => string,
+  term: (product: Product) => Term,
+): Line[] {
+  const lines = new Map<number, Term[]>();
+  for (const product of products) {
+    const place = key(product);
+    const terms = lines.get(place) ?? [];
+    terms.push(term(product));
+    lines.set(place, terms);
+  }
+  return [...lines].map(([place, terms]) => ({ label: label(place), terms }));
 }

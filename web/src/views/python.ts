@@ -1,8 +1,8 @@
 /** Python code for what a view shows; running it prints the numbers of the page. */
 
 import { type Axis, type Block, filled, inputShape, type Layer, nested, type Tensor } from "../core";
-import type { FoldArrays } from "./fold_arrays";
-import type { Arrays } from "./layer_arrays";
+import type { FoldArrays } from "./fold/fold_arrays";
+import type { Arrays } from "./layer/layer_arrays";
 
 /** Write an array of float64 numbers; the row axis of a layer on one axis is left out. */
 export function arrayText(values: Tensor, axes: 1 | 2): string {

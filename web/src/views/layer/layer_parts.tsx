@@ -1,10 +1,10 @@
 /** Parts of the figures of one layer: the kernel's pages, labels, sizes of cells. */
 
 import { signal } from "@preact/signals";
-import { extentOf, kernelChannels, type Layer, type Tensor } from "../core";
-import type { Board, GridModel } from "../parts/board";
-import { ArrayView } from "../parts/figure";
-import { counted } from "../parts/numbers";
+import { extentOf, kernelChannels, type Layer, type Tensor } from "../../core";
+import type { Board, GridModel } from "../../parts/board";
+import { ArrayView } from "../../parts/figure";
+import { counted } from "../../parts/numbers";
 
 export function channelLabel(leading: readonly number[]): string {
   return `channel ${leading[0]}`;

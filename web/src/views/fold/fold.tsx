@@ -1,23 +1,23 @@
 /** The view "Fold": two convolutions as one, the pixels where that is wrong, and kernels that come apart. */
 
 import { computed, signal } from "@preact/signals";
-import { type Fill, filled, indicesOf, inputShape, kernelShape, nested, offset, receptiveField, replaced, type Tensor } from "../core";
-import { type BlockState, type Cell, foldLayers } from "../state";
-import { foldState, setFold } from "../state/store";
-import type { GridModel } from "../parts/board";
-import { Code } from "../parts/code";
-import { Selection } from "../parts/controls";
-import { ArrayView, FigureFrame, Sign } from "../parts/figure";
-import { counted, grouped, short } from "../parts/numbers";
-import { Playback } from "../parts/playback";
-import { Sum } from "../parts/sum";
+import { type Fill, filled, indicesOf, inputShape, kernelShape, nested, offset, receptiveField, replaced, type Tensor } from "../../core";
+import { type BlockState, type Cell, foldLayers } from "../../state";
+import { foldState, setFold } from "../../state/store";
+import type { GridModel } from "../../parts/board";
+import { Code } from "../../parts/code";
+import { Selection } from "../../parts/controls";
+import { ArrayView, FigureFrame, Sign } from "../../parts/figure";
+import { counted, grouped, short } from "../../parts/numbers";
+import { Playback } from "../../parts/playback";
+import { Sum } from "../../parts/sum";
 import { type FoldArrays, foldArrays, foldRefused, pageFactors } from "./fold_arrays";
 import { FoldControls } from "./fold_controls";
 import { explainFold } from "./fold_explain";
-import { elementName, isPadding, sourceOf } from "./layer_arrays";
-import { arrangement, biasBlock, block, channelLabel, KernelArray, kernelBlock } from "./layer_parts";
-import { makeBoard } from "./make_board";
-import { foldCode } from "./python";
+import { elementName, isPadding, sourceOf } from "../layer/layer_arrays";
+import { arrangement, biasBlock, block, channelLabel, KernelArray, kernelBlock } from "../layer/layer_parts";
+import { makeBoard } from "../make_board";
+import { foldCode } from "../python";
 
 const page = signal<readonly [number, number]>([0, 0]);
 const shownPage = computed((): [number, number] => {

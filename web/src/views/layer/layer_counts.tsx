@@ -1,9 +1,9 @@
 /** Operations and memory of the layer that is shown, forward and backward. */
 
 import { signal } from "@preact/signals";
-import { type Convention, CONVENTIONS, countsOf, type Layer, memoryOf } from "../core";
-import { Choice } from "../parts/controls";
-import { grouped } from "../parts/numbers";
+import { type Convention, CONVENTIONS, countsOf, type Layer, memoryOf } from "../../core";
+import { Choice } from "../../parts/controls";
+import { grouped } from "../../parts/numbers";
 
 const convention = signal<Convention>("dense");
 const BYTES = 4;

@@ -19,10 +19,10 @@ import {
   SINGLE,
   sizeOf,
   tensor,
-} from "../core";
-import { BOUNDS, CHAPTER, groupChoices, LARGEST_VALUE, type LayerState } from "../state";
-import { layerState, setLayer, setLayerState } from "../state/store";
-import { Choice, Selection, Slider, Switch } from "../parts/controls";
+} from "../../core";
+import { BOUNDS, CHAPTER, groupChoices, LARGEST_VALUE, type LayerState } from "../../state";
+import { layerState, setLayer, setLayerState } from "../../state/store";
+import { Choice, Selection, Slider, Switch } from "../../parts/controls";
 import { arrays } from "./layer_arrays";
 
 const apart = signal(false);

@@ -11,7 +11,7 @@ import {
   SINGLE,
   type Tensor,
   zeros,
-} from "../core";
+} from "../../core";
 import type { Arrays } from "./layer_arrays";
 
 /** Where dy stands along one axis of its spread-out and padded form. */

@@ -20,9 +20,9 @@ import {
   tensor,
   type Tensor,
   zeros,
-} from "../core";
-import { type BlockState, foldLayers, foldRefusal, type FoldState } from "../state";
-import { foldState } from "../state/store";
+} from "../../core";
+import { type BlockState, foldLayers, foldRefusal, type FoldState } from "../../state";
+import { foldState } from "../../state/store";
 
 export interface FoldArrays {
   readonly state: FoldState;

@@ -12,13 +12,13 @@ import {
   productsOfOutput,
   tapProducts,
   valueAt,
-} from "../core";
-import type { Cell } from "../state";
-import type { Explanation, Line, Term } from "../parts/board";
-import { counted, long } from "../parts/numbers";
+} from "../../core";
+import type { Cell } from "../../state";
+import type { Explanation, Line, Term } from "../../parts/board";
+import { counted, long } from "../../parts/numbers";
 import type { FoldArrays } from "./fold_arrays";
-import { placeOf, sourceOf } from "./layer_arrays";
-import { linesBy } from "./look";
+import { placeOf, sourceOf } from "../layer/layer_arrays";
+import { linesBy } from "../make_board";
 
 /** Kernels of the blocks, by their position. */
 const KERNELS = ["w1", "w2", "i"] as const;

@@ -19,10 +19,10 @@ import {
   replaced,
   sourceAt,
   type Tensor,
-} from "../core";
-import { drawingRefusal } from "../state";
-import { layerState, setLayerState } from "../state/store";
-import type { GridModel } from "../parts/board";
+} from "../../core";
+import { drawingRefusal } from "../../state";
+import { layerState, setLayerState } from "../../state/store";
+import type { GridModel } from "../../parts/board";
 
 export interface Arrays {
   readonly layer: Layer;

@@ -10,23 +10,23 @@ import {
   productsOfInput,
   productsOfOutput,
   productsOfTap,
-} from "../core";
-import type { Cell } from "../state";
-import type { Explanation, GridModel, Line, Term } from "../parts/board";
-import { Code } from "../parts/code";
-import { Choice } from "../parts/controls";
-import { ArrayView, FigureFrame, Sign } from "../parts/figure";
-import { counted } from "../parts/numbers";
-import { Playback } from "../parts/playback";
-import { Sum } from "../parts/sum";
+} from "../../core";
+import type { Cell } from "../../state";
+import type { Explanation, GridModel, Line, Term } from "../../parts/board";
+import { Code } from "../../parts/code";
+import { Choice } from "../../parts/controls";
+import { ArrayView, FigureFrame, Sign } from "../../parts/figure";
+import { counted } from "../../parts/numbers";
+import { Playback } from "../../parts/playback";
+import { Sum } from "../../parts/sum";
 import { flippedTap, type SpreadArrays, spreadArrays, spreadPlace, spreadSource } from "./backward_arrays";
 import { LayerCounts } from "./layer_counts";
 import { type Arrays, arrays, biasGrid, elementName, inputGrid, isPadding, plainGrid, sourceOf } from "./layer_arrays";
 import { LayerControls } from "./layer_controls";
 import { arrangement, biasBlock, block, channelLabel, KernelArray, kernelBlock } from "./layer_parts";
-import { linesBy, Refused } from "./look";
-import { makeBoard } from "./make_board";
-import { backwardCode } from "./python";
+import { Refused } from "./look";
+import { linesBy, makeBoard } from "../make_board";
+import { backwardCode } from "../python";
 
 const spread = computed(() => arrays.value && spreadArrays(arrays.value));
 

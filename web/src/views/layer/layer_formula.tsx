@@ -1,8 +1,8 @@
 /** The definition of the layer that is shown, with its options in it. */
 
 import type { VNode } from "preact";
-import type { Axis, Layer } from "../core";
-import { Formula, mi, mn, mo, row, sub, sum } from "../parts/formula";
+import type { Axis, Layer } from "../../core";
+import { Formula, mi, mn, mo, row, sub, sum } from "../../parts/formula";
 
 type Piece = VNode | string;
 

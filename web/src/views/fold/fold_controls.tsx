@@ -1,10 +1,10 @@
 /** The two convolutions of the view "Fold", to be set. */
 
-import { type Fill, type FillName, FILLS, MODES, named } from "../core";
-import { ARRANGEMENTS, type BlockState, FIRST_FOLD, FOLD_BOUNDS, type FoldState } from "../state";
-import { foldState, setFold } from "../state/store";
-import { Choice, Selection, Slider, Switch } from "../parts/controls";
-import { FILL_WORDS } from "./layer_controls";
+import { type Fill, type FillName, FILLS, MODES, named } from "../../core";
+import { ARRANGEMENTS, type BlockState, FIRST_FOLD, FOLD_BOUNDS, type FoldState } from "../../state";
+import { foldState, setFold } from "../../state/store";
+import { Choice, Selection, Slider, Switch } from "../../parts/controls";
+import { FILL_WORDS } from "../layer/layer_controls";
 
 const ARRANGEMENT_WORDS = { row: "in a row", branches: "as branches" } as const;
 

@@ -1,11 +1,11 @@
 /** The layer as a product of two matrices: the kernel, and the windows of x as columns. */
 
 import { computed, signal } from "@preact/signals";
-import { kernelChannels, matrices } from "../core";
-import type { Cell } from "../state";
-import type { Board, Explanation, GridModel, Lit, Mark } from "../parts/board";
-import { panelKey } from "../parts/board";
-import { ArrayView, Sign } from "../parts/figure";
+import { kernelChannels, matrices } from "../../core";
+import type { Cell } from "../../state";
+import type { Board, Explanation, GridModel, Lit, Mark } from "../../parts/board";
+import { panelKey } from "../../parts/board";
+import { ArrayView, Sign } from "../../parts/figure";
 import { type Arrays, arrays, elementName } from "./layer_arrays";
 
 /** Whether the product is shown; until somebody chooses, it is for 1x1 kernels, which are nothing else. */

@@ -1,22 +1,22 @@
 /** The view "Look": a layer forward, cell by cell. */
 
 import { computed } from "@preact/signals";
-import { indicesOf, type Layer, nested, type Product, productsOfInput, productsOfOutput, productsOfTap } from "../core";
-import type { Cell } from "../state";
-import { layerState } from "../state/store";
-import type { Explanation, GridModel, Line, Term } from "../parts/board";
-import { Code } from "../parts/code";
-import { ArrayView, FigureFrame, Sign } from "../parts/figure";
-import { counted } from "../parts/numbers";
-import { Playback } from "../parts/playback";
-import { Sum } from "../parts/sum";
+import { indicesOf, type Layer, nested, type Product, productsOfInput, productsOfOutput, productsOfTap } from "../../core";
+import type { Cell } from "../../state";
+import { layerState } from "../../state/store";
+import type { Explanation, GridModel } from "../../parts/board";
+import { Code } from "../../parts/code";
+import { ArrayView, FigureFrame, Sign } from "../../parts/figure";
+import { counted } from "../../parts/numbers";
+import { Playback } from "../../parts/playback";
+import { Sum } from "../../parts/sum";
 import { type Arrays, arrays, biasGrid, inputGrid, placeOf, plainGrid, refused, sourceOf } from "./layer_arrays";
 import { LayerControls } from "./layer_controls";
 import { LayerFormula } from "./layer_formula";
 import { arrangement, biasBlock, block, channelLabel, KernelArray, kernelBlock } from "./layer_parts";
-import { makeBoard } from "./make_board";
+import { linesBy, makeBoard } from "../make_board";
 import { MatrixProduct } from "./matrix_product";
-import { lookCode } from "./python";
+import { lookCode } from "../python";
 
 const grids = computed((): ReadonlyMap<string, GridModel> => {
   const found = arrays.value;
@@ -46,23 +46,6 @@ const factors = (product: Product): Cell[] => [
   { grid: "x", at: product.padded },
   { grid: "k", at: product.tap },
 ];
-
-/** Return the products as lines, one for each value of an index. */
-export function linesBy(
-  products: readonly Product[],
-  key: (product: Product) => number,
-  label: (key: number) => string,
-  term: (product: Product) => Term,
-): Line[] {
-  const lines = new Map<number, Term[]>();
-  for (const product of products) {
-    const place = key(product);
-    const terms = lines.get(place) ?? [];
-    terms.push(term(product));
-    lines.set(place, terms);
-  }
-  return [...lines].map(([place, terms]) => ({ label: label(place), terms }));
-}
 
 function explainOutput({ layer, maps, bias }: Arrays, cell: Cell): Explanation {
   const products = productsOfOutput(layer, maps, cell.at);
