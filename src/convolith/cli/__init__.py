@@ -20,6 +20,7 @@ COMMANDS = {
     "optimize": "Make a model fast on this CPU: one program of generated code.",
     "fit": "Find the kernel that turned BEFORE into AFTER.",
     "cost": "Count a layer's or a model's operations and bytes, forward and backward.",
+    "serve": "Open the page: look at convolutions, compute, fit and count in the browser.",
     "doctor": "Check this installation.",
 }
 """Command names with their one-line help; the command is `command` in the module of that name."""

@@ -222,7 +222,7 @@ class ModelCost:
             "backward": _counted(self.backward.total),
             "backward_parts": asdict(self.backward),
             "memory": self._terms(),
-            "peak": None if self.peak is None else asdict(self.peak),
+            "peak": None if self.peak is None else _without_moments(self.peak),
             "modules": [
                 {
                     "name": row.name,
@@ -331,6 +331,10 @@ def _sortable(row: ModuleRow, sort: str) -> int:
     if sort == "backward":
         return row.backward.total.macs
     return row.parameters if sort == "parameters" else int(getattr(row.forward, sort))
+
+
+def _without_moments(peak: Peak) -> dict[str, Any]:
+    return {name: value for name, value in vars(peak).items() if name != "moments"}
 
 
 def _counted(count: Count) -> dict[str, int]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 
@@ -41,6 +41,15 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 """Optimizers by name; the learning rate does not affect the memory."""
 
 
+class Moment(NamedTuple):
+    """Operator of a training step, and the most bytes that are held while it runs."""
+
+    bytes: int = 0
+    operator: str = ""
+    module: str = ""
+    phase: str = ""
+
+
 @dataclass(frozen=True)
 class Peak:
     """Peak memory of a training step.
@@ -50,6 +59,7 @@ class Peak:
         optimizer: name of the optimizer.
         operator, module, phase: operator that ran at the peak, its module, and "forward", "backward" or "optimizer".
         measured: peak bytes of a real step, or None if none was run.
+        moments: bytes held while each operator of the step runs, in order.
     """
 
     bytes: int
@@ -58,6 +68,7 @@ class Peak:
     module: str
     phase: str
     measured: int | None = None
+    moments: tuple[Moment, ...] = field(default=(), repr=False)
 
     def cells(self) -> dict[str, Any]:
         """Return the row of a table."""
@@ -126,10 +137,11 @@ def peak_of(
             for _ in range(2):
                 follower.restart()
                 _step(copied, given, trained, follower)
-        most = follower.found
+        moments = tuple(follower.moments)
         del trained
     measured = _measured(model, arguments, keywords, optimizer) if verify else None
-    return Peak(most.bytes, optimizer, most.operator, ".".join(most.path), most.phase, measured)
+    most = max(moments, key=lambda moment: moment.bytes)  # the first of them
+    return Peak(most.bytes, optimizer, most.operator, most.module, most.phase, measured, moments)
 
 
 def _step(
@@ -157,28 +169,20 @@ def _step(
     trained.zero_grad()
 
 
-@dataclass
-class _Most:
-    bytes: int = 0
-    operator: str = ""
-    path: tuple[str, ...] = ()
-    phase: str = ""
-
-
 class _Follower(ModuleTracker):  # type: ignore[no-untyped-call]  # torch's own is untyped
-    """Dispatch mode that tracks the bytes of live storages, and their peak."""
+    """Dispatch mode that tracks the bytes of live storages, and the most of each operator."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__(model)
         self.phase = "forward"
-        self.found = _Most()
+        self.moments: list[Moment] = []
         self._alive = 0
         self._known: dict[int, Any] = {}
         self._scratch = 0
 
     def restart(self) -> None:
-        """Reset the peak, but not the bytes of live storages."""
-        self.found = _Most(self._alive)
+        """Forget the operators, but not the bytes of live storages."""
+        self.moments = [Moment(self._alive)]
 
     def follow(self, tensor: torch.Tensor, more: int = 0) -> None:
         """Count a tensor's storage, and `more` bytes, until its last reference disappears."""
@@ -208,9 +212,8 @@ class _Follower(ModuleTracker):  # type: ignore[no-untyped-call]  # torch's own 
         check_sizes(results, "the peak of a step is not known from shapes alone")
         for tensor in results:
             self.follow(tensor, torch_kernels.hidden_result_bytes(func, args, out) if tensor is results[-1] else 0)
-        most = max(most, self._alive)
-        if most > self.found.bytes:
-            self.found = _Most(most, operator_name(func).removeprefix("aten::"), path, self.phase)
+        operator = operator_name(func).removeprefix("aten::")
+        self.moments.append(Moment(max(most, self._alive), operator, ".".join(path), self.phase))
 
 
 def _measured(model: torch.nn.Module, arguments: Any, keywords: Any, optimizer: str) -> int:

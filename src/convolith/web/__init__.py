@@ -1,4 +1,4 @@
-"""The explorer: a static page that shows convolutions cell by cell, in any browser and without a server."""
+"""The page: the explorer, static files for any browser, and the server of `convolith serve`, which computes for it."""
 
 from __future__ import annotations
 
