@@ -91,7 +91,15 @@ def test_a_header_that_is_given_twice_is_refused(page, header):
 
 @pytest.mark.parametrize(
     "origin",
-    ["null", "http://evil.example", "http://127.0.0.1:1", "https://127.0.0.1:{}", "http://localhost:{}", "", "http://127.0.0.1:{}/"],
+    [
+        "null",
+        "http://evil.example",
+        "http://127.0.0.1:1",
+        "https://127.0.0.1:{}",
+        "http://localhost:{}",
+        "",
+        "http://127.0.0.1:{}/",
+    ],
 )
 def test_another_origin_is_refused(page, origin):
     answer = page.get("/api/ping", headers={"origin": origin.format(page.port)})
@@ -105,7 +113,10 @@ def test_the_own_origin_is_taken(page):
         assert page.get("/api/ping", headers=own).status_code == 200
 
 
-@pytest.mark.parametrize(("site", "status"), [("same-origin", 200), ("none", 200), ("same-site", 403), ("cross-site", 403), ("", 403), ("x" * 900, 403)])
+@pytest.mark.parametrize(
+    ("site", "status"),
+    [("same-origin", 200), ("none", 200), ("same-site", 403), ("cross-site", 403), ("", 403), ("x" * 900, 403)],
+)
 def test_fetches_of_other_sites_are_refused(page, site, status):
     assert page.get("/api/ping", headers={"sec-fetch-site": site}).status_code == status
 
@@ -125,9 +136,13 @@ def test_every_answer_has_the_headers(page, method, path, status):
     assert "unsafe" not in policy
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["referrer-policy"] == "no-referrer"
-    assert answer.headers["cross-origin-opener-policy"] == answer.headers["cross-origin-resource-policy"] == "same-origin"
+    assert (
+        answer.headers["cross-origin-opener-policy"] == answer.headers["cross-origin-resource-policy"] == "same-origin"
+    )
     assert answer.headers["cache-control"] == ("no-store" if path.startswith("/api/") else "no-cache")
-    assert not [name for name in answer.headers if name.startswith("access-control") or name in ("set-cookie", "server")]
+    assert not [
+        name for name in answer.headers if name.startswith("access-control") or name in ("set-cookie", "server")
+    ]
     if status >= 400 and method != "OPTIONS":
         assert answer.json()["error"]
 
@@ -139,7 +154,10 @@ def test_a_preflight_gives_no_permission(page):
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
-@pytest.mark.parametrize("path", ["/api/picture", "/api/kernel", "/api/compute", "/api/crossover", "/api/fit", "/api/network", "/api/cancel/x"])
+@pytest.mark.parametrize(
+    "path",
+    ["/api/picture", "/api/kernel", "/api/compute", "/api/crossover", "/api/fit", "/api/network", "/api/cancel/x"],
+)
 def test_no_get_changes_anything(page, path):
     for method in ("GET", "HEAD", "DELETE", "PATCH"):
         assert page.request(method, path).status_code == 405

@@ -35,6 +35,8 @@ PACKAGES = {
     "imageio": "image",
     "tifffile": "image",
     "matplotlib": "plot",
+    "starlette": "web",
+    "uvicorn": "web",
 }
 CASES: dict[str, dict[str, Any]] = {
     "3x3, padding 1": {"kernel_size": 3, "padding": 1},

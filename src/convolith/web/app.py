@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,6 +48,13 @@ BODY_SECONDS = 60.0
 Kind = TypeVar("Kind")
 
 
+def import_all() -> None:
+    """Import what computes, torch among it, which takes seconds."""
+    with suppress(ImportError):  # which the first job meets again, and says
+        import_module("convolith.web.fits")
+        import_module("convolith.web.networks")
+
+
 class Server:
     """State of a server: pictures, results, the compute slot, and the model of the command line.
 
@@ -57,7 +65,7 @@ class Server:
 
     def __init__(self, load: Callable[[], Any] | None = None, name: str | None = None) -> None:
         self.pictures, self.results = Store("picture", STORED_BYTES), Store("result", STORED_BYTES)
-        self.slot = Slot()
+        self.slot = Slot(import_all)
         self._load, self.name = load, name
 
     def find(self, name: str) -> Stored:

@@ -99,7 +99,8 @@ def layer_of(request: Compute, array: np.ndarray, values: np.ndarray) -> Layer:
     if request.dtype == "int32" and not np.array_equal(values, np.rint(values).clip(-(2**31), 2**31 - 1)):
         raise ConvolithError('dtype is "int32", but the kernel has fractions or is too large; choose "float32"')
     values = values[::-1, ::-1] if request.flip else values
-    kernel = np.ascontiguousarray(values, request.dtype)[None, None]
+    with np.errstate(over="ignore"):
+        kernel = np.ascontiguousarray(values, request.dtype)[None, None]
     if not np.isfinite(kernel).all():
         raise ConvolithError(f"the kernel has values that are too large for {request.dtype}; choose float64")
     planes = planes_of(array, request.dtype)
@@ -260,14 +261,9 @@ def crossover(job: Job, request: Crossover) -> None:
         values = np.outer(rows, columns) if request.separable else draw.normal(size=(size, size))
         kernel = values.astype(request.dtype)[None, None]
         options = {name: getattr(request, name) for name in ("stride", "dilation", "padding_mode")}
-        try:
-            spec = ConvSpec.of(planes, kernel, padding="same", **options)
-            layer = Layer(planes, kernel, spec, request.accuracy)
-            chosen = layer.plan()
-        except ConvolithError as problem:  # a kernel that does not fit: the other sizes may
-            job.send("size", kernel_size=size, refused=str(problem))
-            continue
-        left -= _charted(job, layer, chosen, size, left if request.measured else 0.0)
+        spec = ConvSpec.of(planes, kernel, padding="same", **options)
+        layer = Layer(planes, kernel, spec, request.accuracy)
+        left -= _charted(job, layer, layer.plan(), size, left if request.measured else 0.0)
 
 
 def _charted(job: Job, layer: Layer, chosen: Plan, size: int, left: float) -> float:

@@ -1,8 +1,10 @@
 """The compute slot: one job at a time in a thread of its own, others wait; each streams events, each can be cancelled.
 
 A job is cancelled as Ctrl-C interrupts a program: an exception is raised in its thread at the next instruction of
-Python. Calls of compiled code are not interrupted, so that long ones are made in parts (`tiles`). Every job has a
-new thread: a cancelled one may leave state of its thread behind, in torch's modes for example.
+Python. Calls of compiled code are not interrupted, so that long ones are made in parts (`tiles`). Imports are not
+interrupted either, since many modules cannot be imported again after half of them ran; what all jobs need is imported
+before the first one, which can be cancelled meanwhile. Every job has a new thread: a cancelled one may leave state of
+its thread behind, in torch's modes for example.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ from convolith.web.schema import RequestError
 MOST_WAITING = 8
 """Largest number of jobs that wait for the slot."""
 AGAIN_SECONDS = 0.2
-"""Time after which a cancelled job that still runs is interrupted again: its code may have caught the exception."""
+"""Time after which a cancelled job that still runs is interrupted again: its code may have caught the exception, or
+may have been importing a module."""
+IMPORT = "<frozen importlib._bootstrap>"
+"""File of Python's code that imports modules."""
 
 
 class Cancelled(BaseException):
@@ -71,6 +76,13 @@ class Job:
         """Add an event, or None after the last one; called in the loop."""
         self._events.put_nowait(event)
 
+    async def wait_for(self, task: asyncio.Future[Any]) -> None:
+        """Wait for a task, but no longer than until the job is cancelled."""
+        while not task.done() and not self.cancelled:
+            cancelled: asyncio.Future[Any] = asyncio.ensure_future(self._changed.wait())
+            await asyncio.wait({task, cancelled}, return_when=asyncio.FIRST_COMPLETED)
+            cancelled.cancel()
+
     async def run(self) -> None:
         """Run the work in a thread until it has ended, cancelled or not."""
         thread = Thread(target=self._main, name=f"convolith job {self.id}", daemon=True)
@@ -89,7 +101,7 @@ class Job:
 
     def _interrupt(self, thread: Thread) -> None:
         with self._guard:
-            if not self._over and thread.ident is not None:
+            if not self._over and thread.ident is not None and not _is_importing(thread.ident):
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(Cancelled))
 
     def _main(self) -> None:
@@ -116,10 +128,26 @@ class Job:
         return {"event": "done"}
 
 
-class Slot:
-    """One place for a job, and a queue."""
+def _is_importing(thread: int) -> bool:
+    """Return whether a thread is importing a module."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        if frame.f_code.co_filename == IMPORT:
+            return True
+        frame = frame.f_back
+    return False
 
-    def __init__(self) -> None:
+
+class Slot:
+    """One place for a job, and a queue.
+
+    Args:
+        prepare: function that imports what jobs need, called once before the first one.
+    """
+
+    def __init__(self, prepare: Callable[[], None]) -> None:
+        self._prepare = prepare
+        self._prepared: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
         self._jobs: dict[str, Job] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -150,6 +178,9 @@ class Slot:
             async with self._lock:
                 if not job.cancelled:
                     job.put({"event": "started"})
+                    self._prepared = self._prepared or asyncio.create_task(asyncio.to_thread(self._prepare))
+                    await job.wait_for(self._prepared)
+                if not job.cancelled:
                     await job.run()
         finally:
             del self._jobs[job.id]

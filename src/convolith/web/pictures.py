@@ -83,7 +83,9 @@ def _decode_picture(body: bytes) -> Stored:
     except RequestError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as problem:  # by its header, as above
-        raise RequestError(413, f"the picture is too large ({problem}); expected at most {MAX_PIXELS:,} pixels") from None
+        raise RequestError(
+            413, f"the picture is too large ({problem}); expected at most {MAX_PIXELS:,} pixels"
+        ) from None
     except UnidentifiedImageError:
         raise RequestError(422, "the file begins as a picture, but cannot be read as one; is it complete?") from None
     except Exception as problem:  # noqa: BLE001 - every decoder raises its own errors; all mean an invalid file
