@@ -20,7 +20,7 @@ from PIL import Image
 from convolith import kernels
 from convolith.errors import ConvolithError
 from convolith.web import pictures, requests
-from convolith.web.compute import kernel_values
+from convolith.web.kernels import kernel_values
 from convolith.web.schema import MAX_DEPTH, RequestError, read_json, types_of
 from convolith.web.store import Store, Stored
 from tests.web_page import npy, png, sent, served

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from contextlib import redirect_stdout
+from functools import partial
 from importlib.util import find_spec
-from typing import Any
 
 import click
 
+from convolith.cli.factory import model_of
 from convolith.cli.options import json_option
 from convolith.errors import ConvolithError, missing_extra
 from convolith.report.plain import to_json
@@ -47,12 +47,4 @@ def command(*, factory: str | None, port: int, no_browser: bool, as_json: bool) 
                 click.echo("No browser was found; open the address in one", err=True)
             if not as_json:
                 click.echo("Ctrl-C ends it", err=True)
-            run(listening, token, None if factory is None else lambda: _model(factory), factory)
-
-
-def _model(factory: str) -> Any:
-    """Return the model; the server listens before torch is imported, which this does."""
-    from convolith.cli.factory import model_of
-
-    with redirect_stdout(sys.stderr):  # the model's own code may print
-        return model_of(factory)
+            run(listening, token, None if factory is None else partial(model_of, factory), factory)

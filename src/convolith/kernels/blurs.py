@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from math import ceil, cos, radians, sin, sqrt
 
 import numpy as np
-import torch
 
 from convolith.errors import ConvolithError
 from convolith.kernels.grids import axes_of, numbers, positive, radii_of, sizes_of, summing_to_one
@@ -148,6 +147,8 @@ def airy(radius: float, size: int | None = None) -> np.ndarray:
         >>> bool(pattern[20, 25] < 1e-12 * pattern[20, 20])
         True
     """
+    import torch
+
     radius = positive("radius", radius)
     radii = torch.from_numpy(radii_of(sizes_of(size, [AIRY_RINGS * radius] * 2)) * (AIRY_ZERO / radius))
     amplitude = torch.where(radii == 0, 1.0, 2 * torch.special.bessel_j1(radii) / radii.clamp_min(1e-300))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
-from importlib import import_module
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +21,7 @@ from convolith.errors import ConvolithError
 from convolith.report.plain import plain
 from convolith.web import pictures
 from convolith.web.jobs import Job, Slot
+from convolith.web.kernels import shown_kernel
 from convolith.web.requests import (
     MAX_FITTED,
     MAX_KERNEL,
@@ -48,25 +48,18 @@ BODY_SECONDS = 60.0
 Kind = TypeVar("Kind")
 
 
-def import_all() -> None:
-    """Import what computes, torch among it, which takes seconds."""
-    with suppress(ImportError):  # which the first job meets again, and says
-        import_module("convolith.web.fits")
-        import_module("convolith.web.networks")
-
-
 class Server:
     """State of a server: pictures, results, the compute slot, and the model of the command line.
 
     Args:
-        load: function that returns the model, or None if none was named.
+        load: function that returns the model, or None if none was named; it can be pickled.
         name: name of the model.
     """
 
     def __init__(self, load: Callable[[], Any] | None = None, name: str | None = None) -> None:
         self.pictures, self.results = Store("picture", STORED_BYTES), Store("result", STORED_BYTES)
-        self.slot = Slot(import_all)
-        self._load, self.name = load, name
+        self.slot = Slot(self.results, load)
+        self.name = name
 
     def find(self, name: str) -> Stored:
         """Return a picture or a result by its identifier, or a bundled picture by its name.
@@ -82,15 +75,18 @@ class Server:
             self.pictures.put(found, name)
         return found or self.pictures.get(name)
 
-    def model(self) -> Any:
-        """Return the model, created anew: a job may change it.
+    async def job(self, request: Any, *names: str | None) -> JobResponse:
+        """Return the answer that streams a job.
+
+        Args:
+            request: the job's request.
+            names: pictures that it names, or None.
 
         Raises:
-            RequestError: no model was named.
+            RequestError: status 404 for a picture that is not there, 429 if too many jobs wait.
         """
-        if self._load is None:
-            raise RequestError(422, "no model was named; start the page with one: convolith serve my_models:resnet")
-        return self._load()
+        found = {name: await asyncio.to_thread(self.find, name) for name in names if name is not None}
+        return JobResponse(self.slot.submit(request, found))
 
 
 class JobResponse(StreamingResponse):
@@ -158,7 +154,11 @@ async def ping(request: Request) -> Response:
 
 
 async def about(request: Request) -> Response:
-    """Answer with what the page offers: pictures, presets of kernels, limits, the model's name."""
+    """Answer with what the page offers: pictures, presets of kernels, limits, the model's name.
+
+    The page asks this as it opens: the second process then imports what it needs, before the first computation.
+    """
+    server_of(request).slot.warm()
     arguments = {
         name: {
             argument: {"default": default, "least": least, "most": most, "whole": argument in WHOLE}
@@ -236,68 +236,32 @@ def _finite(name: str, text: str) -> float:
 async def kernel(request: Request) -> Response:
     """Answer with the numbers of a kernel."""
     asked, server = await parsed(request, ShowKernel), server_of(request)
-
-    def values() -> Any:
-        from convolith.web.compute import shown_kernel
-
-        return plain(shown_kernel(asked.kernel, server.find))
-
-    return JSONResponse(await asyncio.to_thread(values))
+    return JSONResponse(plain(await asyncio.to_thread(shown_kernel, asked.kernel, server.find)))
 
 
 async def compute(request: Request) -> Response:
     """Stream a computation."""
-    asked, server = await parsed(request, Compute), server_of(request)
-    for name in (asked.picture, asked.kernel.picture):
-        if name is not None:
-            await asyncio.to_thread(server.find, name)
-
-    def work(job: Job) -> None:
-        from convolith.web.compute import compute as run
-
-        run(job, asked, server.find, server.results)
-
-    return JobResponse(server.slot.submit(work))
+    asked = await parsed(request, Compute)
+    return await server_of(request).job(asked, asked.picture, asked.kernel.picture)
 
 
 async def crossover(request: Request) -> Response:
     """Stream the times of the engines by kernel size."""
-    asked = await parsed(request, Crossover)
-
-    def work(job: Job) -> None:
-        from convolith.web.compute import crossover as run
-
-        run(job, asked)
-
-    return JobResponse(server_of(request).slot.submit(work))
+    return await server_of(request).job(await parsed(request, Crossover))
 
 
 async def fit(request: Request) -> Response:
     """Stream a fit."""
-    asked, server = await parsed(request, FitKernel), server_of(request)
-    for name in (asked.before, asked.after):
-        await asyncio.to_thread(server.find, name)
-
-    def work(job: Job) -> None:
-        from convolith.web.fits import fit_kernel
-
-        fit_kernel(job, asked, server.find, server.results)
-
-    return JobResponse(server.slot.submit(work))
+    asked = await parsed(request, FitKernel)
+    return await server_of(request).job(asked, asked.before, asked.after)
 
 
 async def network(request: Request) -> Response:
     """Stream the examination of the model that was named on the command line."""
     asked, server = await parsed(request, ExamineNetwork), server_of(request)
     if server.name is None:
-        server.model()  # which refuses
-
-    def work(job: Job) -> None:
-        from convolith.web.networks import examine
-
-        examine(job, asked, server.model)
-
-    return JobResponse(server.slot.submit(work))
+        raise RequestError(422, "no model was named; start the page with one: convolith serve my_models:resnet")
+    return await server.job(asked)
 
 
 async def cancel(request: Request) -> Response:

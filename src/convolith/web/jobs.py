@@ -1,163 +1,111 @@
-"""The compute slot: one job at a time in a thread of its own, others wait; each streams events, each can be cancelled.
-
-A job is cancelled as Ctrl-C interrupts a program: an exception is raised in its thread at the next instruction of
-Python. Calls of compiled code are not interrupted, so that long ones are made in parts (`tiles`). Imports are not
-interrupted either, since many modules cannot be imported again after half of them ran; what all jobs need is imported
-before the first one, which can be cancelled meanwhile. Every job has a new thread: a cancelled one may leave state of
-its thread behind, in torch's modes for example.
-"""
+"""The compute slot: one job at a time in a second process, others wait; each streams events, each can be cancelled."""
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
-import sys
-import traceback
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+import multiprocessing
+from collections.abc import AsyncIterator, Callable, Mapping
 from secrets import token_urlsafe
-from threading import Lock, Thread
 from typing import Any
 
-from convolith.errors import ConvolithError
-from convolith.report.plain import plain
+from convolith.web.computing.worker import work
 from convolith.web.schema import RequestError
+from convolith.web.store import Store, Stored
 
 MOST_WAITING = 8
 """Largest number of jobs that wait for the slot."""
-AGAIN_SECONDS = 0.2
-"""Time after which a cancelled job that still runs is interrupted again: its code may have caught the exception, or
-may have been importing a module."""
-IMPORT = "<frozen importlib._bootstrap>"
-"""File of Python's code that imports modules."""
+END_SECONDS = 5.0
+"""Time in which a process that was ended is gone."""
 
 
-class Cancelled(BaseException):
-    """Exception that ends a cancelled job; code that catches every `Exception` does not catch it."""
+class Worker:
+    """The second process, which imports torch as it starts.
+
+    Args:
+        load: function that returns the model of the command line, or None; it can be pickled.
+    """
+
+    def __init__(self, load: Callable[[], Any] | None) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=work, args=(theirs, load), daemon=True)
+        self.process.start()
+        self.has_ended = False
+        theirs.close()
+
+    def end(self) -> None:
+        """End the process, whatever it does."""
+        self.has_ended = True
+        self.process.kill()
 
 
 class Job:
-    """A computation, its events, and the thread that it runs in.
+    """A request with its pictures, and its events.
 
     Args:
-        work: the computation, called with the job in a thread; it sends events with `send`.
+        request: one of the dataclasses of `requests`.
+        pictures: pictures that it names.
     """
 
-    def __init__(self, work: Callable[[Job], None]) -> None:
+    def __init__(self, request: Any, pictures: Mapping[str, Stored]) -> None:
         self.id = token_urlsafe(9)
+        self.task: tuple[Any, Mapping[str, Stored]] | None = (request, pictures)
         self.cancelled = False
-        self._work = work
-        self._loop = asyncio.get_running_loop()
+        self.worker: Worker | None = None
         self._events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        self._changed = asyncio.Event()
-        self._outcome: dict[str, Any] = {"event": "cancelled"}
-        self._guard, self._over = Lock(), False
 
-    def send(self, event: str, **data: Any) -> None:
-        """Send an event to the page; called in the job's thread."""
-        line = {"event": event, **plain(data)}
-        try:
-            self._loop.call_soon_threadsafe(self._events.put_nowait, line)
-        except RuntimeError:  # the server has ended
-            raise Cancelled from None
-
-    def cancel(self) -> None:
-        """End the job as soon as its code comes to an instruction of Python; called in the loop."""
-        self.cancelled = True
-        self._changed.set()
+    def put(self, event: dict[str, Any] | None) -> None:
+        """Add an event, or None after the last one."""
+        self._events.put_nowait(event)
 
     async def events(self) -> AsyncIterator[bytes]:
         """Yield the events as lines of JSON until the job has ended."""
         while (event := await self._events.get()) is not None:
             yield json.dumps(event, allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
-    def put(self, event: dict[str, Any] | None) -> None:
-        """Add an event, or None after the last one; called in the loop."""
-        self._events.put_nowait(event)
-
-    async def wait_for(self, task: asyncio.Future[Any]) -> None:
-        """Wait for a task, but no longer than until the job is cancelled."""
-        while not task.done() and not self.cancelled:
-            cancelled: asyncio.Future[Any] = asyncio.ensure_future(self._changed.wait())
-            await asyncio.wait({task, cancelled}, return_when=asyncio.FIRST_COMPLETED)
-            cancelled.cancel()
-
-    async def run(self) -> None:
-        """Run the work in a thread until it has ended, cancelled or not."""
-        thread = Thread(target=self._main, name=f"convolith job {self.id}", daemon=True)
-        thread.start()
-        while thread.is_alive():
-            if self.cancelled:
-                self._interrupt(thread)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), AGAIN_SECONDS)
-            self._changed.clear()
-
-    def finish(self) -> None:
-        """Send the outcome as the last event."""
-        self.put({"event": "cancelled"} if self.cancelled else self._outcome)
-        self.put(None)
-
-    def _interrupt(self, thread: Thread) -> None:
-        with self._guard:
-            if not self._over and thread.ident is not None and not _is_importing(thread.ident):
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(Cancelled))
-
-    def _main(self) -> None:
-        with suppress(Cancelled):
-            try:
-                self._outcome = self._done()
-            finally:
-                with self._guard:
-                    self._over = True
-        with suppress(RuntimeError):  # the server has ended
-            self._loop.call_soon_threadsafe(self._changed.set)
-
-    def _done(self) -> dict[str, Any]:
-        """Do the work, and return the event of its outcome."""
-        try:
-            self._work(self)
-        except ConvolithError as problem:
-            return {"event": "refused", "reason": str(problem)}
-        except MemoryError:
-            return {"event": "refused", "reason": "there is not enough memory for this; pass a smaller picture"}
-        except Exception as problem:  # noqa: BLE001 - whatever a model's code raises; the page says so
-            traceback.print_exc(file=sys.stderr)
-            return {"event": "failed", "reason": f"{type(problem).__name__}: {problem}"}
-        return {"event": "done"}
-
-
-def _is_importing(thread: int) -> bool:
-    """Return whether a thread is importing a module."""
-    frame = sys._current_frames().get(thread)
-    while frame is not None:
-        if frame.f_code.co_filename == IMPORT:
-            return True
-        frame = frame.f_back
-    return False
+    def cancel(self) -> None:
+        """End the job."""
+        self.cancelled = True
+        if self.worker is not None:
+            self.worker.end()
 
 
 class Slot:
     """One place for a job, and a queue.
 
     Args:
-        prepare: function that imports what jobs need, called once before the first one.
+        results: where the arrays go that jobs compute.
+        load: function that returns the model of the command line, or None.
     """
 
-    def __init__(self, prepare: Callable[[], None]) -> None:
-        self._prepare = prepare
-        self._prepared: asyncio.Task[None] | None = None
+    def __init__(self, results: Store, load: Callable[[], Any] | None) -> None:
+        self._results, self._load = results, load
+        self._worker: Worker | None = None
         self._lock = asyncio.Lock()
         self._jobs: dict[str, Job] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_closed = False
 
     @property
     def jobs(self) -> int:
         """Number of jobs that run or wait."""
         return len(self._jobs)
 
-    def submit(self, work: Callable[[Job], None]) -> Job:
+    def warm(self) -> Worker:
+        """Return the second process, started anew if there is none."""
+        if self._worker is None or not self._worker.process.is_alive():
+            self._worker = Worker(self._load)
+        return self._worker
+
+    def _renew(self) -> None:
+        """Start another second process in place of one that was ended, so that it is ready for the next job."""
+        if self._worker is not None and self._worker.has_ended:
+            self._worker = None
+            if not self._is_closed:
+                self.warm()
+
+    def submit(self, request: Any, pictures: Mapping[str, Stored]) -> Job:
         """Start a job, or let it wait for its turn.
 
         Raises:
@@ -165,7 +113,7 @@ class Slot:
         """
         if len(self._jobs) > MOST_WAITING:
             raise RequestError(429, f"{len(self._jobs)} computations run or wait; cancel one, or try again later")
-        job = Job(work)
+        job = Job(request, pictures)
         job.put({"event": "job", "id": job.id, "ahead": len(self._jobs)})
         self._jobs[job.id] = job
         task = asyncio.create_task(self._turn(job))
@@ -174,17 +122,42 @@ class Slot:
         return job
 
     async def _turn(self, job: Job) -> None:
+        outcome = {"event": "cancelled"}
         try:
             async with self._lock:
                 if not job.cancelled:
                     job.put({"event": "started"})
-                    self._prepared = self._prepared or asyncio.create_task(asyncio.to_thread(self._prepare))
-                    await job.wait_for(self._prepared)
-                if not job.cancelled:
-                    await job.run()
+                    job.worker = self.warm()
+                    outcome = await asyncio.to_thread(self._conversation, job, job.worker, asyncio.get_running_loop())
+                    job.worker = None
         finally:
             del self._jobs[job.id]
-            job.finish()
+            if job.cancelled:
+                outcome = {"event": "cancelled"}
+                self._renew()
+            job.put(outcome)
+            job.put(None)
+
+    def _conversation(self, job: Job, worker: Worker, loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
+        """Give a job to the second process, pass its events on, and return the last one."""
+        try:
+            task, job.task = job.task, None  # its pictures may make room once they are sent
+            worker.connection.send(task)
+            while True:
+                kind, message = worker.connection.recv()
+                if kind == "event":
+                    loop.call_soon_threadsafe(job.put, message)
+                elif kind == "result":
+                    name, stored = message
+                    self._results.put(stored, name)
+                else:
+                    outcome: dict[str, Any] = message
+                    return outcome
+        except (EOFError, OSError):
+            worker.process.join(END_SECONDS)
+            worker.connection.close()
+            reason = f"the process that computes has ended with {worker.process.exitcode}; was there enough memory?"
+            return {"event": "failed", "reason": reason}
 
     def cancel(self, name: str) -> None:
         """Cancel a job.
@@ -196,9 +169,12 @@ class Slot:
             raise RequestError(404, f"no computation {name[:64]!r} runs or waits; it may have ended")
         self._jobs[name].cancel()
 
-    async def close(self, seconds: float = 1.0) -> None:
-        """Cancel all jobs, and wait for their end for a while."""
+    async def close(self) -> None:
+        """Cancel all jobs, and end the second process."""
+        self._is_closed = True
         for job in list(self._jobs.values()):
             job.cancel()
+        if self._worker is not None:
+            self._worker.end()
         if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=seconds)
+            await asyncio.wait(set(self._tasks), timeout=END_SECONDS)

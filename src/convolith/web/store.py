@@ -17,6 +17,11 @@ class Stored(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+def new_name(kind: str) -> str:
+    """Return an identifier for a picture or a result."""
+    return f"{kind[0]}-{token_urlsafe(9)}"
+
+
 class Store:
     """Arrays by identifier, within a number of bytes.
 
@@ -40,7 +45,7 @@ class Store:
 
     def put(self, entry: Stored, name: str | None = None) -> str:
         """Keep an array, under a name or a new identifier, which is returned."""
-        name = name or f"{self.kind[0]}-{token_urlsafe(9)}"
+        name = name or new_name(self.kind)
         with self._lock:
             self._entries[name] = entry
             while len(self._entries) > 1 and self.bytes > self.most_bytes:

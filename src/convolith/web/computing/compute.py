@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from convolith import kernels as presets
 from convolith.engines.error_bounds import error_scale
 from convolith.errors import ConvolithError
 from convolith.planner import Candidate, Plan, machine
 from convolith.spec import ConvSpec
-from convolith.web.jobs import Job
+from convolith.web.computing.outbox import Outbox
+from convolith.web.computing.tiles import Layer
+from convolith.web.kernels import kernel_values
 from convolith.web.pictures import described
-from convolith.web.requests import MAX_KERNEL, Compute, Crossover, KernelChoice
-from convolith.web.store import Store, Stored
-from convolith.web.tiles import Layer
+from convolith.web.requests import Compute, Crossover
+from convolith.web.store import Stored
 
 PLANNED_SECONDS = 60.0
 """Largest estimated time of a request's computations together."""
@@ -33,36 +33,6 @@ COLUMNS = {
     "error bound": "bound",
 }
 """Columns of a plan's table that have another name in an event."""
-Find = Callable[[str], Stored]
-"""Function that returns a picture or a result by its identifier."""
-
-
-def kernel_values(choice: KernelChoice, find: Find) -> np.ndarray:
-    """Return the numbers of a kernel, (rows, columns) in float64.
-
-    Raises:
-        ConvolithError: arguments that give no kernel, an array that is none, or one that is too large.
-    """
-    if choice.values is not None:
-        values = np.array(choice.values, float)
-    elif choice.preset is not None:
-        values = getattr(presets, choice.preset)(**choice.keywords())
-    else:
-        values = np.asarray(find(choice.picture or "").array, float)
-    if values.ndim != 2 or max(values.shape) > MAX_KERNEL:
-        raise ConvolithError(
-            f"kernel has shape {values.shape}; expected rows and columns of at most {MAX_KERNEL} numbers"
-        )
-    if not np.isfinite(values).all():
-        raise ConvolithError("kernel has values that are NaN or infinite; expected finite numbers")
-    return values
-
-
-def shown_kernel(choice: KernelChoice, find: Find) -> dict[str, Any]:
-    """Return a kernel's numbers with their sum, their rank, and the shape."""
-    values = kernel_values(choice, find)
-    rank = int(np.linalg.matrix_rank(values)) if values.any() else 0
-    return {"shape": list(values.shape), "values": values, "sum": float(values.sum()), "rank": rank}
 
 
 def planes_of(array: np.ndarray, dtype: str) -> np.ndarray:
@@ -110,22 +80,22 @@ def layer_of(request: Compute, array: np.ndarray, values: np.ndarray) -> Layer:
     return Layer(planes, kernel, spec, request.accuracy)
 
 
-def compute(job: Job, request: Compute, find: Find, results: Store) -> None:
+def compute(outbox: Outbox, request: Compute, pictures: Mapping[str, Stored]) -> None:
     """Do a request: events `plan`, `result`, `reference`, and `engine` once for each engine."""
-    array = find(request.picture).array
-    layer = layer_of(request, array, kernel_values(request.kernel, find))
+    array = pictures[request.picture].array
+    layer = layer_of(request, array, kernel_values(request.kernel, pictures.__getitem__))
     chosen = layer.plan()
     exact = _exact(layer)
     timed = _timed(chosen, request)
     planned = _check_planned(chosen, exact[1], timed)
-    job.send("plan", **_planned(chosen, timed), planned_seconds=planned)
-    y, seconds, strips = _whole(layer, chosen, job)
-    job.send("result", **_kept(y, array, results), engine=chosen.engine, seconds=seconds, strips=strips)
-    truth, _, _ = _whole(*exact, job)
-    job.send("reference", engine=exact[1].engine, dtype=exact[1].spec.out_dtype)
+    outbox.send("plan", **_planned(chosen, timed), planned_seconds=planned)
+    y, seconds, strips = _whole(layer, chosen, outbox)
+    outbox.send("result", **_kept(y, array, outbox), engine=chosen.engine, seconds=seconds, strips=strips)
+    truth, _, _ = _whole(*exact, outbox)
+    outbox.send("reference", engine=exact[1].engine, dtype=exact[1].spec.out_dtype)
     scale = _scale(layer)
     for candidate in timed:
-        _compare(layer, layer.plan(candidate.engine), candidate, truth, scale, job)
+        _compare(layer, layer.plan(candidate.engine), candidate, truth, scale, outbox)
 
 
 def _exact(layer: Layer) -> tuple[Layer, Plan]:
@@ -197,7 +167,7 @@ def _planned(chosen: Plan, timed: list[Candidate]) -> dict[str, Any]:
     return {"engine": chosen.engine, "how": why, "layer": table.title, "shapes": shapes, "engines": rows}
 
 
-def _whole(layer: Layer, chosen: Plan, job: Job) -> tuple[np.ndarray, float, int]:
+def _whole(layer: Layer, chosen: Plan, outbox: Outbox) -> tuple[np.ndarray, float, int]:
     """Return the whole result of a plan, the seconds that its engine took, and the number of strips."""
     strips = list[np.ndarray]()
     total = 0.0
@@ -205,18 +175,18 @@ def _whole(layer: Layer, chosen: Plan, job: Job) -> tuple[np.ndarray, float, int
         strips.append(y)
         total += seconds
         if rows.stop < layer.spec.output_size[0]:
-            job.send("progress", engine=chosen.engine, part=rows.stop / layer.spec.output_size[0])
+            outbox.send("progress", engine=chosen.engine, part=rows.stop / layer.spec.output_size[0])
     return np.concatenate(strips, 2) if len(strips) > 1 else strips[0], total, len(strips)
 
 
-def _kept(y: np.ndarray, array: np.ndarray, results: Store) -> dict[str, Any]:
+def _kept(y: np.ndarray, array: np.ndarray, outbox: Outbox) -> dict[str, Any]:
     """Keep a result and its difference from the picture, and return what the page is told of them."""
     picture = picture_of(y)
-    result: dict[str, Any] = {"result": {"id": results.put(Stored(picture)), **described(Stored(picture))}}
+    result: dict[str, Any] = {"result": {"id": outbox.put(Stored(picture)), **described(Stored(picture))}}
     if picture.shape != array.shape:
         return result | {"difference": None, "why_no_difference": "the result has another size than the picture"}
     difference = Stored(np.subtract(picture, array, dtype=np.result_type(picture.dtype, np.float32)))
-    return result | {"difference": {"id": results.put(difference), **described(difference)}}
+    return result | {"difference": {"id": outbox.put(difference), **described(difference)}}
 
 
 def _scale(layer: Layer) -> float:
@@ -226,7 +196,7 @@ def _scale(layer: Layer) -> float:
     return error_scale(layer.spec, *wide)
 
 
-def _compare(layer: Layer, chosen: Plan, candidate: Candidate, truth: np.ndarray, scale: float, job: Job) -> None:
+def _compare(layer: Layer, chosen: Plan, candidate: Candidate, truth: np.ndarray, scale: float, outbox: Outbox) -> None:
     """Time an engine, and compare its result with the exact one."""
     total, count, error = 0.0, 0, 0.0
     for rows, y, seconds in layer.computed(chosen):
@@ -234,9 +204,9 @@ def _compare(layer: Layer, chosen: Plan, candidate: Candidate, truth: np.ndarray
         if y.size:
             error = max(error, float(np.abs(y.astype(truth.dtype) - truth[:, :, rows]).max()))
         if rows.stop < layer.spec.output_size[0]:
-            job.send("progress", engine=chosen.engine, part=rows.stop / layer.spec.output_size[0])
+            outbox.send("progress", engine=chosen.engine, part=rows.stop / layer.spec.output_size[0])
     work = candidate.work
-    job.send(
+    outbox.send(
         "engine",
         engine=candidate.engine,
         how=candidate.note,
@@ -251,7 +221,7 @@ def _compare(layer: Layer, chosen: Plan, candidate: Candidate, truth: np.ndarray
     )
 
 
-def crossover(job: Job, request: Crossover) -> None:
+def crossover(outbox: Outbox, request: Crossover) -> None:
     """Send the times of every engine by kernel size: an event `size` for each."""
     draw = np.random.default_rng(0)
     planes = draw.normal(size=(request.channels, 1, *request.size)).astype(request.dtype)
@@ -263,10 +233,10 @@ def crossover(job: Job, request: Crossover) -> None:
         options = {name: getattr(request, name) for name in ("stride", "dilation", "padding_mode")}
         spec = ConvSpec.of(planes, kernel, padding="same", **options)
         layer = Layer(planes, kernel, spec, request.accuracy)
-        left -= _charted(job, layer, layer.plan(), size, left if request.measured else 0.0)
+        left -= _charted(outbox, layer, layer.plan(), size, left if request.measured else 0.0)
 
 
-def _charted(job: Job, layer: Layer, chosen: Plan, size: int, left: float) -> float:
+def _charted(outbox: Outbox, layer: Layer, chosen: Plan, size: int, left: float) -> float:
     """Send the times of all engines for one kernel size, and return the estimated time of those that were timed."""
     engines: dict[str, Any] = {}
     spent = 0.0
@@ -279,5 +249,5 @@ def _charted(job: Job, layer: Layer, chosen: Plan, size: int, left: float) -> fl
         if estimate <= CROSSOVER_SECONDS and spent + 4 * estimate < left:
             spent += 4 * estimate
             engines[one.engine]["measured"] = sum(seconds for *_, seconds in layer.computed(layer.plan(one.engine)))
-    job.send("size", kernel_size=size, chosen=chosen.engine, engines=engines)
+    outbox.send("size", kernel_size=size, chosen=chosen.engine, engines=engines)
     return spent

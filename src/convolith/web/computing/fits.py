@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
 from typing import Any
@@ -16,11 +16,11 @@ from convolith.errors import ConvolithError
 from convolith.fitting import Descent, Fit, Huber, fit
 from convolith.planner import plan
 from convolith.spec import ConvSpec
-from convolith.web.compute import Find, picture_of
-from convolith.web.jobs import Job
+from convolith.web.computing.compute import picture_of
+from convolith.web.computing.outbox import Outbox
 from convolith.web.pictures import described
 from convolith.web.requests import FitKernel
-from convolith.web.store import Store, Stored
+from convolith.web.store import Stored
 
 MAX_VALUES = 1 << 23
 """Largest number of values of each picture."""
@@ -32,13 +32,15 @@ BATCH_SECONDS, KERNEL_SECONDS = 0.05, 0.25
 """Time between two events with losses, and between two with the kernel as it is then."""
 
 
-def fit_kernel(job: Job, request: FitKernel, find: Find, results: Store) -> None:
+def fit_kernel(outbox: Outbox, request: FitKernel, pictures: Mapping[str, Stored]) -> None:
     """Do a request: events `closed`, then of a descent `losses` and `descent`; `residual` of the last kernel.
 
     Raises:
         ConvolithError: whatever `fit` refuses; too large a picture; a descent that takes too long.
     """
-    x, y = (_planes(find(name).array, field) for name, field in ((request.before, "before"), (request.after, "after")))
+    x, y = (
+        _planes(pictures[name].array, field) for name, field in ((request.before, "before"), (request.after, "after"))
+    )
     size = request.kernel_size
     descends = request.method != "lstsq"
     if descends and not isinstance(size, str):
@@ -51,16 +53,16 @@ def fit_kernel(job: Job, request: FitKernel, find: Find, results: Store) -> None
         options["kernel_size"] = (size, size)
     with _recorded() as said:
         found = fit(x, y, errors=request.errors, **options)
-    job.send("closed", **_found(found, said))
+    outbox.send("closed", **_found(found, said))
     if descends:
-        stream = _Losses(job)
+        stream = _Losses(outbox)
         descent = Descent(request.method, request.learning_rate, request.steps, request.seed, stream.take)
         loss: Any = "squares" if request.huber_delta is None else Huber(request.huber_delta)
         with _recorded() as said:
             found = fit(x, y, method=descent, loss=loss, **options)
         stream.flush(None)
-        job.send("descent", **_found(found, said))
-    _send_residual(job, found, x, y, results)
+        outbox.send("descent", **_found(found, said))
+    _send_residual(outbox, found, x, y)
 
 
 def _planes(array: np.ndarray, field: str) -> np.ndarray:
@@ -89,7 +91,7 @@ def _check_planned(request: FitKernel, x: np.ndarray, size: Any) -> None:
 
 @contextmanager
 def _recorded() -> Iterator[list[warnings.WarningMessage]]:
-    """Return a context that records warnings: only one job runs at a time, and the server itself emits none."""
+    """Return a context that records warnings: this process does one request at a time."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         yield said
@@ -117,8 +119,8 @@ def _found(found: Fit, said: list[warnings.WarningMessage]) -> dict[str, Any]:
 class _Losses:
     """The losses of a descent, sent a few at a time, with the kernel now and then."""
 
-    def __init__(self, job: Job) -> None:
-        self.job, self.first, self.losses = job, 0, list[float]()
+    def __init__(self, outbox: Outbox) -> None:
+        self.outbox, self.first, self.losses = outbox, 0, list[float]()
         self.sent = self.shown = time.perf_counter()
 
     def take(self, step: int, loss: float, kernel: Any) -> None:
@@ -135,11 +137,11 @@ class _Losses:
     def flush(self, kernel: np.ndarray | None) -> None:
         """Send the losses that were not sent yet."""
         if self.losses:
-            self.job.send("losses", first=self.first, losses=self.losses, kernel=kernel)
+            self.outbox.send("losses", first=self.first, losses=self.losses, kernel=kernel)
         self.losses, self.sent = [], time.perf_counter()
 
 
-def _send_residual(job: Job, found: Fit, x: np.ndarray, y: np.ndarray, results: Store) -> None:
+def _send_residual(outbox: Outbox, found: Fit, x: np.ndarray, y: np.ndarray) -> None:
     """Keep y less the prediction as a picture, as large as the prediction."""
     predicted = correlate(x, found.conv)
     if predicted.shape != y.shape:  # without padding, the prediction is the middle of y
@@ -147,5 +149,5 @@ def _send_residual(job: Job, found: Fit, x: np.ndarray, y: np.ndarray, results: 
         y = y[tuple(slice(start, start + part) for start, part in zip(starts, predicted.shape, strict=True))]
     residual = Stored(picture_of(y - predicted))
     names = {"residual": residual, "predicted": Stored(picture_of(predicted))}
-    entries = {name: {"id": results.put(one), **described(one)} for name, one in names.items()}
-    job.send("residual", **entries, equations=prod(predicted.shape))
+    entries = {name: {"id": outbox.put(one), **described(one)} for name, one in names.items()}
+    outbox.send("residual", **entries, equations=prod(predicted.shape))

@@ -12,18 +12,18 @@ from convolith.costing import cost
 from convolith.errors import ConvolithError
 from convolith.folding import fold
 from convolith.planner.machine import check_memory
-from convolith.web.jobs import Job
+from convolith.web.computing.outbox import Outbox
 from convolith.web.requests import ExamineNetwork
 
 FOLDED_MACS = 50e9
 """Largest number of multiply-accumulates of a model that is folded, which runs it several times, in float64 too."""
 
 
-def examine(job: Job, request: ExamineNetwork, load: Callable[[], Any]) -> None:
+def examine(outbox: Outbox, request: ExamineNetwork, load: Callable[[], Any]) -> None:
     """Do a request: events `model`, `cost`, `peak`, `batch` and `fold`, each of the last three only if requested.
 
     Args:
-        job: job that the events are sent to.
+        outbox: where the events are sent.
         request: shapes and options.
         load: function that returns the model, which may be changed.
 
@@ -32,15 +32,15 @@ def examine(job: Job, request: ExamineNetwork, load: Callable[[], Any]) -> None:
     """
     model = load()
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    job.send("model", kind=type(model).__name__, parameters=parameters)
+    outbox.send("model", kind=type(model).__name__, parameters=parameters)
     model.train(request.train)
     shapes: Any = [tuple(shape) for shape in request.inputs]
     counted = cost(model, input_shape=shapes[0] if len(shapes) == 1 else shapes)
-    job.send("cost", **_counted(counted))
+    outbox.send("cost", **_counted(counted))
     if request.optimizer is not None:
-        _send_step(job, request, model, shapes)
+        _send_step(outbox, request, model, shapes)
     if request.fold:
-        job.send("fold", **_folded(model.eval(), shapes, counted.forward.macs))
+        outbox.send("fold", **_folded(model.eval(), shapes, counted.forward.macs))
 
 
 def _counted(counted: Any) -> dict[str, Any]:
@@ -51,21 +51,21 @@ def _counted(counted: Any) -> dict[str, Any]:
     return data
 
 
-def _send_step(job: Job, request: ExamineNetwork, model: torch.nn.Module, shapes: Any) -> None:
+def _send_step(outbox: Outbox, request: ExamineNetwork, model: torch.nn.Module, shapes: Any) -> None:
     """Send the memory of a training step by time, and the largest batch that fits."""
     try:
         counted = cost(model, input_shape=shapes[0] if len(shapes) == 1 else shapes, optimizer=request.optimizer)
     except ConvolithError as problem:
-        job.send("peak", refused=str(problem))
+        outbox.send("peak", refused=str(problem))
         return
     peak = counted.peak
     assert peak is not None  # noqa: S101 - for the type checker
     steps = {
         name: [getattr(moment, name) for moment in peak.moments] for name in ("bytes", "operator", "module", "phase")
     }
-    job.send("peak", **{name: value for name, value in vars(peak).items() if name != "moments"}, moments=steps)
+    outbox.send("peak", **{name: value for name, value in vars(peak).items() if name != "moments"}, moments=steps)
     if request.memory is not None:
-        job.send("batch", memory=request.memory, largest=counted.largest_batch(request.memory))
+        outbox.send("batch", memory=request.memory, largest=counted.largest_batch(request.memory))
 
 
 def _folded(model: torch.nn.Module, shapes: Any, macs: int) -> dict[str, Any]:

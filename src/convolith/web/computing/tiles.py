@@ -1,4 +1,4 @@
-"""Layers computed in strips of rows by one engine: no call is long, so that a job can be cancelled, and is timed."""
+"""Layers computed in strips of rows by one engine: no call is long, so that progress is shown, and is timed."""
 
 from __future__ import annotations
 

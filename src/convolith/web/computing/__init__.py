@@ -1,0 +1,1 @@
+"""What the second process does: pictures filtered by every engine, fits, networks. It can be ended at any moment."""
