@@ -67,19 +67,47 @@ def copy(source: str, target: str, memory: str = "1GB") -> Work:
     from concurrent.futures import ThreadPoolExecutor
 
     from convolith import big
+    from convolith.big.stores.cache import Chunks
     from convolith.big.walk import walk as walked
 
     def run() -> None:
         plan = big.plan(source, np.ones((1, 1), np.float32), target, memory=memory)
-        pixels, place = plan.source.array, plan.layout.place
+        chunks, place = Chunks(plan.source, plan.layout.cache_bytes), plan.layout.place
         goal: Any = plan.target
         goal.create()
-        write = goal.write
+
+        def copied(numbers: tuple[int, ...]) -> None:
+            goal.write(place(numbers), chunks.part(place(numbers))[0])
+
         with ThreadPoolExecutor(plan.layout.in_flight) as pool, goal.few_threads(THREADS):
-            jobs = walked(plan.layout.order(), lambda n: write(place(n), pixels[place(n)]), pool, plan.layout.in_flight)
+            jobs = walked(plan.layout.order(), copied, pool, plan.layout.in_flight)
             for _, future in jobs:
                 future.result()
         goal.finish(lambda _: None)
+
+    return run
+
+
+def zarr_copy(source: str, target: str) -> Work:
+    """Every chunk as it is, by Zarr alone, by two threads."""
+    from concurrent.futures import ThreadPoolExecutor
+    from itertools import product
+
+    import zarr
+
+    def run() -> None:
+        array = zarr.open_array(source, mode="r")
+        made = zarr.create_array(
+            target, shape=array.shape, chunks=array.chunks, dtype=array.dtype, compressors=array.compressors or None
+        )
+
+        def copied(corner: tuple[int, ...]) -> None:
+            place = tuple(slice(start, start + c) for start, c in zip(corner, array.chunks, strict=True))
+            made[place] = array[place]
+
+        starts = product(*(range(0, n, c) for n, c in zip(array.shape, array.chunks, strict=True)))
+        with ThreadPoolExecutor(THREADS) as pool, zarr.config.set({"threading.max_workers": THREADS}):
+            list(pool.map(copied, starts))
 
     return run
 
@@ -179,7 +207,7 @@ def fit(source: str, target: str, size: int, memory: str = "1GB") -> Work:
 
 
 JOBS: dict[str, Callable[..., Work]] = {
-    job.__name__: job for job in (walk, copy, whole, dask_image, overlap, vips, fit)
+    job.__name__: job for job in (walk, copy, zarr_copy, whole, dask_image, overlap, vips, fit)
 }
 
 

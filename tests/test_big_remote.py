@@ -257,6 +257,17 @@ def test_a_run_that_is_killed_goes_on(how, tmp_path):
 # What is refused, and the rest.
 
 
+@pytest.mark.parametrize("compressed", [True, False])
+def test_chunks_are_written_by_zarr_and_no_tiff_file_is(bucket, compressed):
+    stored(f"{bucket}/x.zarr")
+    planned = big.plan(f"{bucket}/x.zarr", KERNEL, f"{bucket}/y.zarr", compressed=compressed)
+    planned.run(progress=False)
+    assert planned.source.files is planned.target.chunk_files is None
+    assert bool(planned.target.result().compressors) == compressed
+    with pytest.raises(cl.ConvolithError, match="a TIFF file is renamed when it is complete"):
+        big.plan(f"{bucket}/x.zarr", KERNEL, f"{bucket}/y.tif", compressed=compressed)
+
+
 @pytest.mark.parametrize(
     ("source", "target", "words"),
     [
@@ -265,7 +276,7 @@ def test_a_run_that_is_killed_goes_on(how, tmp_path):
         ("x.zarr", "x.zarr", "holds the source"),
         ("x.zarr", "x.zarr/inner", "holds the source"),
         ("folder/inner.zarr", "folder", "holds the source"),
-        ("x.zarr", "y.tif", "a TIFF file is written as a whole"),
+        ("x.zarr", "y.tif", "a TIFF file is renamed when it is complete"),
         ("x.zarr", "y.png", "expected a name that ends in"),
     ],
 )

@@ -11,8 +11,10 @@ import pytest
 import convolith as cl
 from convolith import big
 from convolith.big.blocks import Filter
+from convolith.big.stores.chunk_files import ChunkFiles
 from convolith.big.stores.targets import ZarrTarget
-from convolith.big.stores.tiff_target import CLASSIC_BYTES, TiffTarget, letters_of
+from convolith.big.stores.tiff_form import CLASSIC_BYTES, letters_of
+from convolith.big.stores.tiff_target import TiffTarget
 from tests.test_cli import refused, run
 
 zarr, tifffile = pytest.importorskip("zarr"), pytest.importorskip("tifffile")
@@ -107,7 +109,7 @@ def test_a_file_of_many_bytes_is_a_big_one(tmp_path, monkeypatch):
     x = whole_numbers((40, 50))
     assert CLASSIC_BYTES < 1 << 32
     for most, expected in ((x.nbytes, False), (x.nbytes - 1, True)):
-        monkeypatch.setattr("convolith.big.stores.tiff_target.CLASSIC_BYTES", most)
+        monkeypatch.setattr("convolith.big.stores.tiff_form.CLASSIC_BYTES", most)
         big.plan(x, KERNEL, tmp_path / "y.tif").run(progress=False)
         with tifffile.TiffFile(tmp_path / "y.tif") as file:
             assert file.is_bigtiff == expected
@@ -117,13 +119,13 @@ def test_tiles_are_near_the_blocks_and_read_few_at_a_time(tmp_path):
     def target(shape, block, dtype="f4", axes="YX"):
         return TiffTarget(tmp_path / "y.tif", shape, block, np.dtype(dtype), axes=axes)
 
-    assert target((5000, 5000), (512, 256)).tile == (512, 256)
-    assert target((5000, 5000), (500, 1000)).tile == (496, 992)
-    assert target((5000, 5000), (4096, 3000)).tile == (1024, 1024)
-    assert target((5000, 5000), (1, 5000)).tile == (16, 1024)
-    assert target((7, 9), (7, 9)).tile == (16, 16)
+    assert target((5000, 5000), (512, 256)).form.tile == (512, 256)
+    assert target((5000, 5000), (500, 1000)).form.tile == (496, 992)
+    assert target((5000, 5000), (4096, 3000)).form.tile == (1024, 1024)
+    assert target((5000, 5000), (1, 5000)).form.tile == (16, 1024)
+    assert target((7, 9), (7, 9)).form.tile == (16, 16)
     many = target((5000, 5000, 100), (1024, 1024, 1), axes="YXS")
-    assert np.prod(many.tile) * 400 <= 16 << 20
+    assert np.prod(many.form.tile) * 400 <= 16 << 20
     wide = target((1024, 1 << 20), (1024, 1024))
     assert wide.finish_bytes < 20 * 1024 * 1024 * 4  # not with the width of the picture
     assert ZarrTarget(tmp_path / "y.zarr", (4, 4), (4, 4), np.dtype("f4")).finish_bytes == 0
@@ -225,15 +227,15 @@ def test_a_file_that_cannot_be_completed_is_written_again_from_the_blocks(proble
 
 
 def test_a_full_disk_while_a_block_is_written_is_named(folder, monkeypatch):
-    before, write, count = (folder / "y.tif").read_bytes(), ZarrTarget.sums, []
+    before, write, count = (folder / "y.tif").read_bytes(), ChunkFiles.write, []
 
-    def failing(self, place):
+    def failing(self, numbers, pixels):
         count.append(1)
         if len(count) == 5:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return write(self, place)
+        return write(self, numbers, pixels)
 
-    monkeypatch.setattr(ZarrTarget, "sums", failing)
+    monkeypatch.setattr(ChunkFiles, "write", failing)
     with pytest.raises(cl.ConvolithError, match=r"pixels \[.*No space left.*make room"):
         plan_of(folder).run(progress=False)
     monkeypatch.undo()

@@ -14,11 +14,13 @@ import torch
 
 from convolith.big.windows import Geometry, Span, Window
 from convolith.correlation import correlate
-from convolith.correlation.result_dtypes import as_integers
+from convolith.correlation.result_dtypes import as_integers, holds_rounded
 from convolith.dtypes import is_float
 from convolith.engines import BY_NAME
+from convolith.engines.buffers import reused_array
 from convolith.geometry import extent
 from convolith.planner import BoundPlan, plan
+from convolith.planner.plan import compute_rounded
 from convolith.spec import ConvSpec
 
 MOST_PLANS = 2
@@ -141,14 +143,15 @@ class Filter:
     def padded(self, window: Window, pixels: np.ndarray) -> Padded:
         """Return what a block reads as the correlation takes it: in its dtype, holes marked, padding around it."""
         marks = self.marks(pixels)
-        x = pixels.astype(self.dtype, copy=marks is not None)
-        mask = None
-        if marks is not None and self.missing == "renormalise":
+        if marks is None:
+            return Padded(window.padded(pixels, self.padding_value, self.dtype), None, holes=False)
+        x, mask = pixels.astype(self.dtype), None
+        if self.missing == "renormalise":
             x[marks] = 0
             mask = window.padded(marks, value=False)
-        elif marks is not None:
+        else:
             x[marks] = np.nan if self.missing == "propagate" else self.missing
-        return Padded(window.padded(x, self.padding_value), mask, holes=marks is not None)
+        return Padded(window.padded(x, self.padding_value), mask, holes=True)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is prepared, which another process prepares for itself."""
@@ -173,46 +176,64 @@ class Filter:
                 del self.plans[next(iter(self.plans))]
         return known
 
-    def compute(self, block: Padded) -> np.ndarray:
+    def compute(self, block: Padded) -> Computed:
         """Correlate what a block reads."""
         x, mask, holes = block
-        axes, inner = self.geometry.axes, [self.channels] if self.channels is not None else []
-        moved = [*inner, *axes]
+        if mask is None and not holes:
+            bound, planes = self._bound(self.spec(x.shape)), torch.from_numpy(self._planes(x))
+            return self._rounded(bound, planes, x.shape) or self.converted(self._placed(bound(planes).numpy(), x.shape))
+        engine = self.engine if self.engine != "separable" else "auto"  # which needs a plan of its own
+        y = correlate(
+            self._planes(x),
+            self.kernel,
+            self.bias,
+            stride=self.geometry.stride,
+            dilation=self.geometry.dilation,
+            groups=self.groups,
+            engine=engine,
+            accuracy=self.accuracy,
+            nan="propagate" if mask is None else "omit",
+            mask=None if mask is None else self._planes(mask),
+        )
+        return self.converted(self._placed(y, x.shape))
+
+    def _moved(self) -> list[int]:
+        """Return the axes that come last in planes: that of the channels, and those that the kernel slides along."""
+        return [*([] if self.channels is None else [self.channels]), *self.geometry.axes]
+
+    def _planes(self, x: np.ndarray) -> np.ndarray:
+        """Return pixels as (images, channels, *size)."""
+        moved = self._moved()
         last = tuple(range(-len(moved), 0))
-        shape = self._planes_shape(x.shape)
-        planes = np.ascontiguousarray(np.moveaxis(x, moved, last)).reshape(shape)
-        marks = None if mask is None else np.ascontiguousarray(np.moveaxis(mask, moved, last)).reshape(shape)
-        if marks is None and not holes:
-            y = self._bound(self.spec(x.shape))(torch.from_numpy(planes)).numpy()
-        else:
-            engine = self.engine if self.engine != "separable" else "auto"  # which needs a plan of its own
-            y = correlate(
-                planes,
-                self.kernel,
-                self.bias,
-                stride=self.geometry.stride,
-                dilation=self.geometry.dilation,
-                groups=self.groups,
-                engine=engine,
-                accuracy=self.accuracy,
-                nan="propagate" if marks is None else "omit",
-                mask=marks,
-            )
-        others = [n for axis, n in enumerate(x.shape) if axis not in moved]
-        y = y.reshape(*others, *y.shape[1 if inner else 2 :])
-        return np.ascontiguousarray(np.moveaxis(y, last, moved))
+        return np.ascontiguousarray(np.moveaxis(x, moved, last)).reshape(self._planes_shape(x.shape))
+
+    def _placed(self, y: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Return a result with the axes of the source, for a window of a shape."""
+        moved = self._moved()
+        others = [n for axis, n in enumerate(shape) if axis not in moved]
+        y = y.reshape(*others, *y.shape[1 if self.channels is not None else 2 :])
+        return np.ascontiguousarray(np.moveaxis(y, tuple(range(-len(moved), 0)), moved))
+
+    def _rounded(self, bound: BoundPlan, planes: torch.Tensor, shape: tuple[int, ...]) -> Computed | None:
+        """Return the result of an engine that rounds its sums to integers where it stores them; None if it does not."""
+        wanted = self.out_dtype.name
+        if self.nodata is not None or self.bias is not None or not holds_rounded(self.dtype.name, wanted):
+            return None
+        y = reused_array(bound.plan.spec.output_shape, wanted)
+        changed = compute_rounded(bound.plan, bound.state, planes, torch.from_numpy(y))
+        return None if changed is None else Computed(self._placed(y, shape), changed.clipped, changed.missing)
 
     def converted(self, y: np.ndarray) -> Computed:
         """Convert to the dtype of the result; what is missing becomes `nodata`."""
         missing = 0
-        if has_nan(y):
+        if (self.out_dtype.kind == "f" or self.nodata is not None) and has_nan(y):
             none = np.isnan(y)
             missing = int(none.sum())
             y = y if self.nodata is None else np.where(none, y.dtype.type(self.nodata), y)
         if y.dtype == self.out_dtype or is_float(self.out_dtype.name):
             return Computed(y.astype(self.out_dtype, copy=False), 0, missing)
         found = as_integers(torch.from_numpy(y), self.out_dtype.name)
-        return Computed(found.values.numpy(), found.clipped, missing)
+        return Computed(found.values.numpy(), found.clipped, missing + found.missing)
 
     def whole_channels(self, window: Window, shape: tuple[int, ...]) -> Window:
         """Return a window with all channels of the source, where the kernel mixes them."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
@@ -13,10 +14,10 @@ from uuid import uuid4
 
 from convolith.big.blocks import Filter
 from convolith.big.layout import Layout
-from convolith.big.stores.cache import Chunks, Reading
+from convolith.big.stores.cache import Chunks, Moment, Reading
 from convolith.big.stores.sources import Source
 from convolith.big.stores.targets import Target
-from convolith.big.windows import Window
+from convolith.big.windows import Geometry, Window
 from convolith.errors import ConvolithError
 from convolith.jit.threads import at_most
 
@@ -45,7 +46,9 @@ class Jobs:
         self.name = uuid4().hex
         self.source, self.target, self.filter, self.layout = source, target, filter_, layout
         self.skip_bad, self.threads = skip_bad, threads
-        self._chunks = None if source.chunks is None else Chunks(source, layout.cache_bytes)
+        self._chunks: Chunks | None = None
+        if source.decoded_chunks is not None:
+            self._chunks = Chunks(source, layout.cache_bytes, LastUses(filter_.geometry, layout, source.decoded_chunks))
         self._before = resident_bytes()
 
     def __reduce__(self) -> Any:
@@ -59,7 +62,8 @@ class Jobs:
         """
         clock = [time.perf_counter()]
         window = self.filter.whole_channels(self.filter.geometry.window(self.layout.place(numbers)), self.source.shape)
-        reading = Reading(self.source.array if self._chunks is None else self._chunks)
+        parts = self.source.array if self._chunks is None else self._chunks
+        reading = Reading(parts, self.layout.moment(numbers))
         pixels = reason = None
         try:
             pixels = window.read(reading)
@@ -73,8 +77,8 @@ class Jobs:
         else:
             padded = self.filter.padded(window, pixels)
             with at_most(self.threads):
-                y = self.filter.compute(padded)
-            found = self.filter.converted(y)
+                found = self.filter.compute(padded)
+            del padded, pixels  # before the block is encoded
         clock.append(time.perf_counter())
         peak = resident_bytes() - self._before
         record: dict[str, Any] = dict(self.target.write(window.output, found.pixels))
@@ -89,6 +93,35 @@ class Jobs:
             f"{self.source.name} cannot be read for block {numbers}, pixels [{place}] of the result: {problem}; repair "
             "it, or pass skip_bad=True (--skip-bad), which leaves such blocks missing"
         )
+
+
+class LastUses:
+    """The last block within a panel that reads a chunk: along each axis of the kernel, the last of those that do.
+
+    Args:
+        geometry, layout: those of the plan.
+        chunks: shape of the source's chunks.
+    """
+
+    def __init__(self, geometry: Geometry, layout: Layout, chunks: Sequence[int]) -> None:
+        self.layout = layout
+        self._readers: dict[int, dict[int, list[int]]] = {}
+        for axis in geometry.axes:
+            readers = self._readers[axis] = {}
+            for number in range(layout.counts[axis]):
+                numbers = [0] * len(layout.counts)
+                numbers[axis] = number
+                for start, stop in geometry.window(layout.place(numbers)).spans[axis].ranges:
+                    for one in range(start // chunks[axis], -(-stop // chunks[axis])):
+                        readers.setdefault(one, []).append(number)
+
+    def __call__(self, numbers: tuple[int, ...], moment: Moment) -> Moment:
+        """Return the place in the order of the last block that reads a chunk, in the panel of one that does."""
+        panel, last = moment[0], list(moment[1])
+        for axis, readers in self._readers.items():
+            blocks = readers[numbers[axis]]
+            last[axis] = blocks[bisect_left(blocks, (panel[axis] + 1) * self.layout.panel[axis]) - 1]
+        return panel, tuple(last)
 
 
 _open: OrderedDict[str, Any] = OrderedDict()

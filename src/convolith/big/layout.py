@@ -16,6 +16,7 @@ import numpy as np
 
 from convolith.big.windows import Geometry
 from convolith.errors import ConvolithError
+from convolith.geometry import extent
 
 SIDES = {1: 1 << 20, 2: 1024, 3: 128}
 """Length of a block along each axis that the kernel slides along, by their number, where no chunks suggest another."""
@@ -27,6 +28,8 @@ IN_FLIGHT = 2
 """Number of blocks that are read, computed and written at a time: one is decoded while another one is computed."""
 MOST_BLOCKS = 10_000_000
 """Most blocks of a run or a fit, whose list takes a few GB."""
+WAITING = 2
+"""Blocks that wait for a thread, so that none is idle while the journal is written."""
 UNITS = {"KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40, "B": 1}
 
 
@@ -76,6 +79,10 @@ class Layout:
     def pixels(self, numbers: Sequence[int]) -> int:
         """Return the number of pixels of a block."""
         return prod(part.stop - part.start for part in self.place(numbers))
+
+    def moment(self, numbers: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the place of a block in the order: its panel, and its numbers."""
+        return tuple(n // size for n, size in zip(numbers, self.panel, strict=True)), tuple(numbers)
 
     def order(self) -> Iterator[tuple[int, ...]]:
         """Yield the numbers of all blocks, in the order in which they are computed."""
@@ -184,7 +191,7 @@ def lay_out(
         for axis in geometry.axes:
             panel[axis] = counts[axis]
         while True:
-            cache = _cached_bytes(geometry, chunks, itemsize, block, panel, first)
+            cache = _cached_bytes(geometry, chunks, itemsize, block, panel, first, in_flight + WAITING)
             if cache <= room:
                 read = _amplification(geometry, chunks, block, panel, first)
                 return Layout(shape, tuple(block), tuple(panel), first, in_flight, cache, job_bytes, read)
@@ -214,21 +221,43 @@ def _cached_bytes(
     block: Sequence[int],
     panel: Sequence[int],
     first: int,
+    window: int,
 ) -> int:
-    """Return the bytes of decoded chunks that a walk along the first axis keeps: those of one row of a panel."""
+    """Return the bytes of decoded chunks that a walk along the first axis keeps.
+
+    Those are the rows of chunks that two rows of blocks share, as wide as a panel, and the rest of the windows that are
+    read at the moment: chunks behind them are no longer needed, and those ahead of them not yet there.
+    The last argument is the number of blocks among which those are that are worked on at a time.
+    """
     if chunks is None:
         return 0
     shape, total = geometry.output_shape, itemsize
+    across, rest = 1, 1
+    sizes = dict(
+        zip(geometry.axes, zip(geometry.stride, geometry.kernel_size, geometry.dilation, strict=True), strict=True)
+    )
+
+    def reach(axis: int, count: int) -> int:
+        """Return the chunks along an axis that a range of the result reads at most."""
+        stride, k, dilation = sizes[axis]
+        return ceil(((count - 1) * stride + extent(k, dilation)) / chunks[axis]) + 1
+
+    second = next((axis for axis in geometry.axes if axis != first), None)
     for axis, chunk in enumerate(chunks):
-        count = block[axis] if axis == first else panel[axis] * block[axis]
         if axis not in geometry.axes:
-            total *= ceil(min(block[axis], shape[axis]) / chunk) * chunk
-            continue
-        middle = min(max(0, shape[axis] // 2 // block[axis] * block[axis]), max(shape[axis] - count, 0))
-        low, high = _cover(geometry, axis, chunk, middle, min(count, shape[axis]))
-        extra = 1 if axis == first else 0  # the next row's chunks come while the last block of this one is read
-        total *= min(high - low + extra, ceil(geometry.shape[axis] / chunk)) * chunk
-    return total
+            total *= ceil(min(block[axis], shape[axis]) / chunk)
+        elif axis != first:
+            count = min(panel[axis] * block[axis], shape[axis])
+            middle = min(max(0, shape[axis] // 2 // block[axis] * block[axis]), shape[axis] - count)
+            low, high = _cover(geometry, axis, chunk, middle, count)
+            across *= high - low
+            if axis != second:
+                rest *= high - low
+    ahead = window * across if second is None else min(reach(second, window * block[second]) * rest, window * across)
+    rows, step = ceil(geometry.shape[first] / chunks[first]), block[first] * sizes[first][0]
+    shared = max(0, reach(first, block[first]) - step // chunks[first])
+    new = ceil(step / chunks[first])
+    return total * prod(chunks) * min(shared * across + new * ahead, rows * across)
 
 
 def _amplification(

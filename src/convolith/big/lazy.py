@@ -134,8 +134,7 @@ class Part:
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         padded = self.filter.padded(self.window, np.asarray(pixels))
         with computing:
-            y = self.filter.compute(padded)
-        return self.filter.converted(y).pixels
+            return self.filter.compute(padded).pixels
 
 
 def _window(
@@ -171,7 +170,7 @@ _opening = Lock()
 
 def _kept(source: Source) -> Any:
     """Return what a block reads from: the chunks of a store, which this process keeps, or the array itself."""
-    if source.chunks is None or source.path is None:
+    if source.decoded_chunks is None or source.path is None:
         return source.array
     name = f"{source.path} {source.fingerprint()}"
     with _opening:

@@ -168,6 +168,7 @@ def plan(
     engine: str = "auto",
     accuracy: str = "default",
     block: Axes | None = None,
+    compressed: bool | None = None,
 ) -> BigPlan:
     """Plan a correlation of an array that is larger than memory, from store to store.
 
@@ -197,6 +198,8 @@ def plan(
         bias, stride, dilation, groups, padding_mode, padding_value, flip, engine, accuracy: as for `correlate`.
         padding: as for `correlate`; by default "same", or "valid" for a kernel with channels.
         block: shape of the blocks and chunks of the result, or one size; by default near those of the source.
+        compressed: whether the result is compressed, without loss: a Zarr array by Zstandard, a TIFF file by Deflate.
+            By default it is, unless the source is a Zarr array or a TIFF file without compression.
 
     Raises:
         ConvolithError: a source that cannot be read, axes that are not clear, a kernel that does not fit, too little
@@ -227,10 +230,17 @@ def plan(
         engine=engine,
         accuracy=accuracy,
     )
-    return _planned(about, wanted, target, block, bytes_of(memory))
+    return _planned(about, wanted, target, block, bytes_of(memory), compressed)
 
 
-def _planned(source: Source, wanted: Filter, target: str | Path | None, block: Axes | None, memory: int) -> BigPlan:
+def _planned(
+    source: Source,
+    wanted: Filter,
+    target: str | Path | None,
+    block: Axes | None,
+    memory: int,
+    compressed: bool | None,  # noqa: FBT001 - as its caller's keyword
+) -> BigPlan:
     """Choose the blocks, the engine and the layout of a filter."""
     geometry, channels = wanted.result_geometry(source.shape), wanted.channels
     shape, whole = geometry.output_shape, () if channels is None else (channels,)
@@ -240,15 +250,15 @@ def _planned(source: Source, wanted: Filter, target: str | Path | None, block: A
     engine, workspace = wanted.engine_of(window)
     chosen = wanted.with_engine(engine)
     job = chosen.job_bytes(source.dtype, window, blocks) + workspace
-    layout = lay_out(geometry, source.chunks, source.dtype.itemsize, blocks, job, memory)
+    layout = lay_out(geometry, source.decoded_chunks, source.dtype.itemsize, blocks, job, memory)
     goal: Target | None = None
+    compressed = source.compressed if compressed is None else compressed
     if target is not None:
         about = f"correlate with a kernel of {wanted.kernel.shape}"
         attributes, group, names = moved(source, wanted.geometry, about, wanted.nodata)
         fill = wanted.nodata if wanted.nodata is not None else np.nan if wanted.out_dtype.kind == "f" else 0
         inner = source.chunks if getattr(source.array, "shards", None) else None
         slid, dtype = wanted.geometry.axes, wanted.out_dtype
-        compressed = bool(getattr(source.array, "compressors", True))
         goal = target_of(
             Description(
                 place_of(target, "target"),
@@ -266,8 +276,9 @@ def _planned(source: Source, wanted: Filter, target: str | Path | None, block: A
         )
         _check_target(goal, source)
         if goal.finish_bytes > layout.in_flight * job:
-            layout = lay_out(geometry, source.chunks, source.dtype.itemsize, blocks, goal.finish_bytes, memory)
+            layout = lay_out(geometry, source.decoded_chunks, source.dtype.itemsize, blocks, goal.finish_bytes, memory)
     fingerprint = {"source": source.fingerprint(), **chosen.fingerprint(), "shape": list(shape), "block": list(blocks)}
+    fingerprint["compressed"] = compressed
     return BigPlan(source, goal, chosen, layout, memory, fingerprint)
 
 

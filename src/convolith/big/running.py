@@ -12,7 +12,7 @@ from typing import Any
 
 from convolith.big.blocks import Filter
 from convolith.big.jobs import PHASES, Block, Jobs, resident_bytes
-from convolith.big.layout import Layout, readable
+from convolith.big.layout import WAITING, Layout, readable
 from convolith.big.stores.journal import Journal
 from convolith.big.stores.sources import Source
 from convolith.big.stores.targets import Target
@@ -21,9 +21,6 @@ from convolith.jit import thread_count
 from convolith.report.html_page import fragment
 from convolith.report.progress import Meter, State
 from convolith.report.table import Table
-
-WAITING = 2
-"""Blocks that wait for a thread, so that none is idle while the journal is written."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +129,7 @@ class Run:
         submitted = in_flight + (WAITING if executor is None else 0)  # those that wait for a thread take no memory
         meter = Meter("correlating", len(todo), shown=progress, listener=listener)
         with own as pool, self.target.few_threads(thread_count()), meter:
-            for numbers, future in walk(todo, job, pool, submitted):
+            for numbers, future in walk(todo, job, pool, submitted, in_step=executor is None):
                 record = future.result()
                 for name, taken in record.pop("seconds").items():
                     seconds[name] += taken

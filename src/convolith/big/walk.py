@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from typing import Any, TypeVar
 
@@ -17,38 +17,49 @@ LOST = ("KilledWorker", "FutureCancelledError", "CommClosedError", "WorkerStartT
 
 
 def walk(
-    jobs: Iterable[Job], run: Callable[[Job], Any], executor: Executor, in_flight: int
+    jobs: Iterable[Job], run: Callable[[Job], Any], executor: Executor, in_flight: int, *, in_step: bool = False
 ) -> Iterator[tuple[Job, Future[Any]]]:
     """Submit jobs in order, and yield each with its future when it has ended.
 
-    No job is submitted while `in_flight` others are unfinished. A job whose worker is lost is submitted again, up to
-    `ATTEMPTS` times. After an interrupt (Ctrl-C), no further job is submitted; those in flight are yielded, and the
-    interrupt is raised again. A second one is raised at once.
+    No job is submitted while `in_flight` others are unfinished, or, if `in_step`, while the one that is `in_flight`
+    places before it is unfinished: then jobs that share what they read stay close together. A job whose worker is lost
+    is submitted again, up to `ATTEMPTS` times. After an interrupt (Ctrl-C), no further job is submitted; those in
+    flight are yielded, and the interrupt is raised again. A second one is raised at once.
     """
     lost: Counter[Job] = Counter()
-    waiting: dict[Future[Any], Job] = {}
-    coming = iter(jobs)
+    waiting: dict[Future[Any], tuple[int, Job]] = {}  # with its place, in this order but for those submitted again
+    coming = enumerate(jobs)
+    place = 0
     interrupt: KeyboardInterrupt | None = None
     while True:
         done: set[Future[Any]] = set()
         try:
-            while len(waiting) < in_flight and (job := next(coming, None)) is not None:
-                waiting[executor.submit(run, job)] = job
+            while len(waiting) < in_flight and not (in_step and _first(waiting, place) + in_flight <= place):
+                following = next(coming, None)
+                if following is None:
+                    break
+                place = following[0] + 1
+                waiting[executor.submit(run, following[1])] = following
             if waiting:
                 done, _ = wait(waiting, return_when=FIRST_COMPLETED)
         except KeyboardInterrupt as stop:
             if interrupt is not None:
                 raise
-            interrupt, coming = stop, iter(())
+            interrupt, coming = stop, enumerate(())
             continue
         if not waiting:
             break
-        for future in done:
-            job = waiting.pop(future)
+        for future in sorted(done, key=lambda one: one.exception() is not None):  # nothing that is done is lost
+            number, job = waiting.pop(future)
             if type(future.exception()).__name__ in LOST and lost[job] < ATTEMPTS - 1 and interrupt is None:
                 lost[job] += 1
-                waiting[executor.submit(run, job)] = job
+                waiting[executor.submit(run, job)] = number, job
                 continue
             yield job, future
     if interrupt is not None:
         raise interrupt
+
+
+def _first(waiting: Mapping[Future[Any], tuple[int, Any]], place: int) -> int:
+    """Return the first place of unfinished jobs, or that of the next one."""
+    return min((number for number, _ in waiting.values()), default=place)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from convolith.engines.buffers import reused_array
 from convolith.errors import ConvolithError
 from convolith.geometry import (
     Axes,
@@ -79,20 +80,48 @@ class Window(NamedTuple):
             result[tuple(goal)] = array[tuple(source)]
         return result
 
-    def padded(self, pixels: np.ndarray, value: Any = 0) -> np.ndarray:
-        """Return what `read` returned with the padding around it; `value` where nothing is repeated."""
-        for axis, span in enumerate(self.spans):
-            if span.take is None:
-                continue
-            outside = span.take < 0
-            if not pixels.shape[axis]:  # a window in the padding alone
-                shape = (*pixels.shape[:axis], len(span.take), *pixels.shape[axis + 1 :])
-                pixels = np.full(shape, value, pixels.dtype)
-                continue
-            pixels = np.take(pixels, np.where(outside, 0, span.take), axis)
-            if outside.any():
-                pixels[(slice(None),) * axis + (outside,)] = value
-        return pixels
+    def padded(self, pixels: np.ndarray, value: Any = 0, dtype: Any = None) -> np.ndarray:
+        """Return what `read` returned with the padding around it, in a dtype; `value` where nothing is repeated.
+
+        Pixels are copied once at most.
+        """
+        kind = pixels.dtype if dtype is None else np.dtype(dtype)
+        if all(span.take is None for span in self.spans):
+            return pixels.astype(kind, copy=False)
+        sizes = [n if one.take is None else len(one.take) for one, n in zip(self.spans, pixels.shape, strict=True)]
+        result = reused_array(tuple(sizes), kind)
+        _pad(result, pixels, [span.take for span in self.spans], value, 0)
+        return result
+
+
+def _pad(result: np.ndarray, pixels: np.ndarray, takes: Sequence[np.ndarray | None], value: Any, axis: int) -> None:
+    """Fill a result from one axis on: what pixels are in turn as one part, and what is before and after it."""
+    if axis == len(takes):
+        result[...] = pixels
+        return
+    take = takes[axis]
+    before: tuple[Any, ...] = (slice(None),) * axis
+    if take is None:
+        _pad(result, pixels, takes, value, axis + 1)
+        return
+    if not pixels.shape[axis]:  # a window in the padding alone
+        result[...] = value
+        return
+    edges = np.r_[0, np.flatnonzero((np.diff(take) != 1) | (take[:-1] < 0)) + 1, len(take)]
+    longest = int(np.argmax(np.diff(edges)))
+    start, stop = int(edges[longest]), int(edges[longest + 1])
+    for part in (slice(0, start), slice(start, stop), slice(stop, len(take))):
+        places = take[part]
+        if not len(places):
+            continue
+        goal, outside = result[(*before, part)], places < 0
+        if part.start == start and not outside.any():
+            source = pixels[(*before, slice(int(places[0]), int(places[0]) + len(places)))]
+        else:
+            source = np.take(pixels, np.where(outside, 0, places), axis)
+        _pad(goal, source, takes, value, axis + 1)
+        if outside.any():
+            goal[(*before, outside)] = value
 
 
 def span_of(first: int, count: int, size: int, reach: int, stride: int, before: int, mode: str) -> Span:

@@ -74,6 +74,15 @@ def empty_array(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return torch.empty(shape, dtype=getattr(torch, np.dtype(dtype).name), device="cpu").numpy()
 
 
+def reused_array(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Return an uninitialised array of NumPy; a large one of a dtype that torch has is in memory that is reused."""
+    kind = np.dtype(dtype)
+    if not kind.isnative or kind.name not in ITEMSIZE:
+        return np.empty(shape, kind)
+    found: np.ndarray = empty(shape, getattr(torch, kind.name)).numpy()
+    return found
+
+
 def bytes_for(size: int) -> int:
     """Return the bytes to allocate for a size: whole pages, and huge pages where they waste little."""
     if size < LARGE:

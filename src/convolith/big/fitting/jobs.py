@@ -200,7 +200,7 @@ class Jobs:
             known = self._readers.get(number)
             if known is None:
                 known = self._readers[number] = {
-                    name: source.array if source.chunks is None else Chunks(source, self.cache_bytes[name])
+                    name: source.array if source.decoded_chunks is None else Chunks(source, self.cache_bytes[name])
                     for name, (source, _) in self.stacks[number].sources.items()
                 }
             while len(self._readers) > LIVE:

@@ -89,19 +89,20 @@ def _cached(stacks: Sequence[Stack], blocks: Sequence[Block]) -> tuple[dict[str,
             stack = stacks[block.stack]
             for name, (source, roles) in stack.sources.items():
                 wanted[name] = max(wanted[name], _row_bytes(source, roles, stack, block))
-                chunk = 0 if source.chunks is None else prod(source.chunks) * source.dtype.itemsize
+                chunk = 0 if source.decoded_chunks is None else prod(source.decoded_chunks) * source.dtype.itemsize
                 least[name] = max(least[name], chunk)
     return wanted, least
 
 
 def _row_bytes(source: Source, roles: Roles, stack: Stack, block: Block) -> int:
     """Return the bytes of the chunks that a row of blocks reads; the next row reads the last of them again."""
-    if source.chunks is None:
+    chunks = source.decoded_chunks
+    if chunks is None:
         return 0
     pairs = block.pairs if roles.pairs else ()
-    shared = any(source.chunks[a] > high - low for a, (low, high) in zip(roles.pairs, pairs, strict=True))
+    shared = any(chunks[a] > high - low for a, (low, high) in zip(roles.pairs, pairs, strict=True))
     total = source.dtype.itemsize
-    for axis, (n, chunk) in enumerate(zip(source.shape, source.chunks, strict=True)):
+    for axis, (n, chunk) in enumerate(zip(source.shape, chunks, strict=True)):
         count = n
         if axis in roles.pairs:
             low, high = pairs[roles.pairs.index(axis)]

@@ -47,10 +47,10 @@ class Renamed(Publication):
     Args:
         path: name of the folder.
         journal: the journal.
-        checksum: function that returns what a file is checked by.
+        checksum: function that returns what the content of a file is checked by.
     """
 
-    def __init__(self, path: Path, journal: Path, checksum: Callable[[Path], list[int]]) -> None:
+    def __init__(self, path: Path, journal: Path, checksum: Callable[[bytes], list[int]]) -> None:
         self.path, self.journal, self.checksum = path, journal, checksum
         self.partial: Path = path.with_name(path.name + PARTIAL)
         self.before = path.with_name(path.name + BEFORE)
@@ -60,7 +60,7 @@ class Renamed(Publication):
         """Remove an unfinished result."""
         self._restore()
         if self.partial.exists():
-            shutil.rmtree(self.partial)
+            remove(self.partial)
 
     def reopen(self) -> None:
         """Take a result back that is complete, if its process ended before it removed the journal."""
@@ -101,7 +101,8 @@ class Renamed(Publication):
         try:
             records = [json.loads(line) for line in self.journal.read_text().splitlines()[1:]]
             files = {name: sums for record in records for name, sums in record["files"].items()}
-            return bool(files) and all(self.checksum(self.path / name) == sums for name, sums in files.items())
+            stored = (self.checksum((self.path / name).read_bytes()) == sums for name, sums in files.items())
+            return bool(files) and all(stored)
         except (OSError, ValueError, KeyError):
             return False
 

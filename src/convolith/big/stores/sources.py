@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from convolith.big.stores.chunk_files import ChunkFiles, chunk_files
 from convolith.big.stores.orientation import ORIENTATION, TURNS, Upright
 from convolith.big.stores.places import Place, RemotePath, names_below, needed, place_of, stamp_of
+from convolith.big.stores.raw_tiff import RawTiff, places_of
 from convolith.big.stores.scaled import scaled
 from convolith.errors import ConvolithError
 
@@ -38,11 +40,14 @@ class Source:
     Attributes:
         name: what it is called in messages.
         array: supports `array[slices]`, `shape` and `dtype`.
-        chunks: shape of the parts that are stored one by one; None where any part can be read alone.
+        chunks: shape of the parts that are stored one by one, or None.
         axes: names of the axes, such as `("c", "y", "x")`, or None.
         nodata: number that stands for a missing pixel, or None.
         attributes: metadata that the result keeps.
         path: file or folder, or a name in an object store, or None.
+        direct: whether any part can be read alone all the same, as where chunks are not compressed.
+        files: files of its chunks, or None.
+        compressed: whether its chunks are compressed.
     """
 
     name: str
@@ -52,6 +57,21 @@ class Source:
     nodata: float | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     path: Place | None = None
+    direct: bool = False
+    files: ChunkFiles | None = None
+    compressed: bool = True
+
+    @property
+    def decoded_chunks(self) -> tuple[int, ...] | None:
+        """Shape of the parts that are decoded as a whole, or None where any part can be read alone."""
+        return None if self.direct else self.chunks
+
+    def chunk(self, numbers: tuple[int, ...]) -> np.ndarray:
+        """Return the pixels of a chunk, by its number along each axis."""
+        if self.files is not None:
+            return self.files.read(numbers)
+        parts = zip(numbers, self.chunks or self.shape, self.shape, strict=True)
+        return np.asarray(self.array[tuple(slice(i * c, min((i + 1) * c, n)) for i, c, n in parts)])
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -193,7 +213,9 @@ def _of_zarr(node: Any, name: str, path: Place | None) -> Source:
         axes = tuple(map(str, names))
     attributes |= dict(node.attrs)
     nodata = _number(attributes.get("_FillValue", attributes.get("nodata")))
-    return Source(name, node, tuple(node.chunks), axes or None, nodata, attributes, path)
+    files, compressed = chunk_files(node), bool(node.compressors)
+    chunks = tuple(node.chunks)
+    return Source(name, node, chunks, axes or None, nodata, attributes, path, files=files, compressed=compressed)
 
 
 def _suffix(*endings: str) -> Callable[[Any, Place | None], bool]:
@@ -205,8 +227,7 @@ def _npy(_: Any, path: Place | None) -> Source:
     return Source(str(path), array, path=path)
 
 
-def _tiff(_: Any, path: Place | None) -> Source:
-    zarr = needed("zarr", "big")
+def _tiff(_: Any, path: Any) -> Source:
     tifffile = needed("tifffile", "big")
     with tifffile.TiffFile(path) as file:
         series = file.series[0]
@@ -216,22 +237,30 @@ def _tiff(_: Any, path: Place | None) -> Source:
         turn = TURNS.get(tags[ORIENTATION].value) if ORIENTATION in tags and "YX" in series.axes else None
         if file.is_ome:
             attributes |= _ome(tifffile.xml2dict(file.ome_metadata), axes)
-    store = tifffile.imread(path, aszarr=True, level=0)
-    node = zarr.open(store, mode="r")
-    weakref.finalize(node, store.close)
-    array, chunks, nodata = node, tuple(node.chunks), _number(attributes.pop("nodata", None))
+        places, compressed = places_of(series), series.keyframe.compression != 1
+    array = tiff_array(path) if places is None else RawTiff(path, places)
+    chunks, nodata = tuple(array.chunks), _number(attributes.pop("nodata", None))
     if turn is not None:
         if attributes.keys() & GEOTIFF.keys():
             raise ConvolithError(
                 f"{path} has a place on the earth and an Orientation tag that is not 1, which programs read in "
                 "different ways; write it anew without the tag, such as with gdal_translate"
             )
-        array = Upright(node, axes.index("y"), turn)
+        array = Upright(array, axes.index("y"), turn)
         chunks = array.in_order(chunks)
         if turn[0] and "XResolution" in attributes and "YResolution" in attributes:
             x, y = attributes["XResolution"], attributes["YResolution"]
             attributes |= {"XResolution": y, "YResolution": x}
-    return Source(str(path), array, chunks, axes, nodata, attributes, path)
+    about: dict[str, Any] = {"direct": places is not None, "compressed": compressed}
+    return Source(str(path), array, chunks, axes, nodata, attributes, path, **about)
+
+
+def tiff_array(path: Path) -> Any:
+    """Return the finest level of a TIFF file as a Zarr array."""
+    store = needed("tifffile", "big").imread(path, aszarr=True, level=0)
+    node = needed("zarr", "big").open(store, mode="r")
+    weakref.finalize(node, store.close)
+    return node
 
 
 GEOTIFF = {

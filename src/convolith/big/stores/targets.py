@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from convolith.big.stores.chunk_files import ChunkFiles, chunk_files
 from convolith.big.stores.places import Place, RemotePath, needed
 from convolith.big.stores.publication import Marked, Publication, Renamed
 from convolith.errors import ConvolithError
@@ -124,14 +125,17 @@ class ZarrTarget(Target):
     ) -> None:
         needed("zarr", "big")
         self.path = path
-        self.publication: Publication = (
-            Marked(path) if isinstance(path, RemotePath) else Renamed(path, path.with_name(path.name + JOURNAL), _sum)
-        )
+        self.publication: Publication
+        if isinstance(path, RemotePath):
+            self.publication = Marked(path)
+        else:
+            self.publication = Renamed(path, path.with_name(path.name + JOURNAL), checksum)
         self.shape, self.chunks, self.dtype = tuple(shape), tuple(chunks), np.dtype(dtype)
         self.names, self.attributes, self.fill_value = names, dict(attributes or {}), fill_value
         self.group, self.zarr_format, self.inner = group, zarr_format, inner
         self.compressors = compressors
         self.array: Any = None
+        self.chunk_files: ChunkFiles | None = None
 
     @property
     def partial(self) -> Place:
@@ -172,6 +176,7 @@ class ZarrTarget(Target):
             config={"write_empty_chunks": True},
             **about,
         )
+        self.chunk_files = chunk_files(self.array)
 
     def reopen(self) -> None:
         """Open the array of an interrupted run.
@@ -191,25 +196,24 @@ class ZarrTarget(Target):
             ) from problem
         if (found.shape, tuple(found.shards or found.chunks), found.dtype) != (self.shape, self.chunks, self.dtype):
             raise ConvolithError(f"{self.partial} is another array; start anew with resume=False (--anew)")
-        self.array = found
+        self.array, self.chunk_files = found, chunk_files(found)
 
     def write(self, place: tuple[slice, ...], pixels: np.ndarray) -> Mapping[str, Any]:
-        """Store a block, whole chunks of the array, and return what it can be checked by.
+        """Store a block, one chunk of the array or shard, and return what it can be checked by.
 
         Raises:
             ConvolithError: a disk that is full or cannot be written.
         """
         try:
-            for name in self._files(place):  # or else Zarr would read a damaged one, to change it
+            if self.chunk_files is not None:
+                ((numbers, name),) = self._files(place).items()
+                return {"files": {name: checksum(self.chunk_files.write(numbers, pixels))}}
+            for name in self._files(place).values():  # or else Zarr would read a damaged one, to change it
                 (self.partial / name).unlink(missing_ok=True)
             self.array[place] = pixels
             return {"files": self.sums(place)}
         except OSError as problem:
-            where = ", ".join(f"{part.start}:{part.stop}" for part in place)
-            raise ConvolithError(
-                f"{self.partial} could not be written at pixels [{where}] ({problem}); make room, and give the same "
-                "call again to go on"
-            ) from problem
+            raise unwritten(self.partial, place, problem) from problem
 
     def holds(self, place: tuple[slice, ...], record: Mapping[str, Any]) -> bool:
         """Return whether the files of a block are those that were written."""
@@ -220,16 +224,16 @@ class ZarrTarget(Target):
 
     def sums(self, place: tuple[slice, ...]) -> dict[str, list[int]]:
         """Return size and checksum (CRC-32C) of the files of a block."""
-        return {name: _sum(self.partial / name) for name in self._files(place)}
+        return {name: checksum((self.partial / name).read_bytes()) for name in self._files(place).values()}
 
-    def _files(self, place: tuple[slice, ...]) -> list[str]:
-        """Return the names of the files of a block, within the folder."""
+    def _files(self, place: tuple[slice, ...]) -> dict[tuple[int, ...], str]:
+        """Return the names of the files of a block within the folder, by the numbers of its chunks."""
         ranges = [
             range(part.start // chunk, ceil(part.stop / chunk)) for part, chunk in zip(place, self.chunks, strict=True)
         ]
         metadata = self.array.metadata
-        names = [metadata.encode_chunk_key(numbers) for numbers in product(*ranges)]
-        return [f"{self.group}/{name}" if self.group else str(name) for name in names]
+        names = {numbers: str(metadata.encode_chunk_key(numbers)) for numbers in product(*ranges)}
+        return {numbers: f"{self.group}/{name}" if self.group else name for numbers, name in names.items()}
 
     def few_threads(self, count: int) -> AbstractContextManager[Any]:
         """Return a context in which the library that encodes chunks takes a number of threads."""
@@ -247,6 +251,16 @@ class ZarrTarget(Target):
         return needed("zarr", "big").open_array(place, mode="r")
 
 
-def _sum(path: Place) -> list[int]:
-    content = path.read_bytes()
-    return [len(content), int(needed("google_crc32c", "big").value(content))]
+def checksum(content: bytes | np.ndarray) -> list[int]:
+    """Return the size and the checksum (CRC-32C) of a file's content, or of a contiguous array."""
+    size = len(content) if isinstance(content, bytes) else content.nbytes
+    return [size, int(needed("google_crc32c", "big").value(content))]
+
+
+def unwritten(place: Place, part: tuple[slice, ...], problem: OSError) -> ConvolithError:
+    """Return the error of a block that cannot be written."""
+    where = ", ".join(f"{one.start}:{one.stop}" for one in part)
+    return ConvolithError(
+        f"{place} could not be written at pixels [{where}] ({problem}); make room, and give the same call again to go "
+        "on"
+    )
