@@ -348,7 +348,7 @@ def kills(stores: Stores) -> list[dict[str, Any]]:
 
 MAIN_KILLS, WORKER_KILLS = 20, 50
 """Numbers of kills of the main process and of workers."""
-MOST_SECONDS = 150
+MOST_SECONDS = 240
 """Seconds after which no further worker is killed: each takes some to start again."""
 
 

@@ -80,6 +80,11 @@ from convolith.report.table import Table
     help="Memory that may be taken, such as 2GB, by a store; or by a .tif, .npy or .fits INPUT, which is then read and "
     "written block by block as a store is, instead of as a whole.  [default: 1GB for a store]",
 )
+@click.option(
+    "--compressed/--uncompressed",
+    default=None,
+    help="For a store: whether the result is compressed, without loss.  [default: as INPUT is]",
+)
 @click.option("--resume/--anew", default=True, help="For a store: go on with an interrupted run, or begin again.")
 @click.option("--skip-bad", is_flag=True, help="For a store: leave blocks missing that cannot be read.")
 @click.option(
@@ -187,8 +192,10 @@ def _has_samples(unit: Unit, y: np.ndarray, axes: Any) -> bool:
 
 
 OF_A_RUN = ("resume", "skip_bad", "scheduler")
-STORES_ALONE = ("missing", "nodata", "memory", *OF_A_RUN)
+STORES_ALONE = ("missing", "nodata", "memory", "compressed", *OF_A_RUN)
 """Options that apply to a store, and those of them that say how it is run."""
+PAIRS = {"resume": "--resume/--anew", "compressed": "--compressed/--uncompressed"}
+"""Options with two names."""
 
 
 def _of_a_store(
@@ -212,7 +219,7 @@ def _of_a_store(
         return True
     for name in STORES_ALONE:
         if _was_given(ctx, name):
-            words = {"resume": "--resume/--anew"}.get(name, f"--{name.replace('_', '-')}")
+            words = PAIRS.get(name, f"--{name.replace('_', '-')}")
             others = ", and to a .tif, .npy or .fits INPUT" if name == "memory" else ", or with --memory"
             raise ConvolithError(f"{words} was given; it applies to a store, such as scan.zarr{others}")
     return False
