@@ -92,8 +92,9 @@ def test_what_does_not_fit_is_refused_in_the_words_of_the_command(store):
     ):
         assert words in refused("correlate", *arguments), arguments
     np.save(store / "p.npy", np.ones((8, 9)))
-    for option in ("--memory=1GB", "--nodata=1", "--anew", "--skip-bad", "--missing=1", "--axes=yx"):
-        named = option.split("=")[0].replace("--anew", "--resume/--anew")
+    names = {"--anew": "--resume/--anew", "--compressed": "--compressed/--uncompressed"}
+    for option in ("--memory=1GB", "--nodata=1", "--anew", "--skip-bad", "--missing=1", "--axes=yx", "--compressed"):
+        named = names.get(option, option.split("=")[0])
         assert named in refused("correlate", str(store / "p.npy"), "[[1]]", option)
     assert "--memory was given" in refused("plan", "1,1,8,8", "1,1,3,3", "--memory", "1GB")
     assert "K_SHAPE" in refused("plan", "1,1,8,8", "[[1]]")

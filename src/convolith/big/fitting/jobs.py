@@ -61,7 +61,7 @@ def units_of(blocks: Iterable[Block], *, whole: bool) -> Iterator[Unit]:
 
 
 class Sums(ABC):
-    """What a pass adds up over the equations."""
+    """Sums that a pass adds up over the equations."""
 
     @abstractmethod
     def of(self, problem: Problem) -> Any:

@@ -18,7 +18,7 @@ from convolith.report.table import Table
 
 
 class Notes(NamedTuple):
-    """What a page says of its data: the names of the files, and the warnings."""
+    """Names of the files and warnings, as a page shows them."""
 
     files: str
     warnings: tuple[str, ...]

@@ -50,7 +50,7 @@ CONV_OPTIONS = ("stride", "padding", "dilation", "groups", "padding_mode", "tran
 
 
 class Written(NamedTuple):
-    """What became of an array in a file: how many values were clipped, and the dtype that it is stored in."""
+    """Number of clipped values of an array in a file, and the dtype that it is stored in."""
 
     clipped: int
     dtype: str
