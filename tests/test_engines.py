@@ -220,6 +220,7 @@ def test_what_is_kept_of_a_kernel_is_what_work_says(engine):
         {"in_channels": 140, "out_channels": 172, "size": (30, 30), "kernel_size": 1},
         {"in_channels": 3, "out_channels": 5, "size": (90, 90), "kernel_size": 17, "padding": 8},
         {"in_channels": 12, "out_channels": 12, "size": (64, 64), "kernel_size": 9, "groups": 12},
+        {"in_channels": 40, "out_channels": 40, "size": (14, 14), "kernel_size": 5, "groups": 40},
         {"in_channels": 8, "out_channels": 8, "size": (64, 64), "kernel_size": 5, "dtype": "bfloat16"},
         {"in_channels": 4, "out_channels": 6, "size": (400,), "kernel_size": 33},
         {"in_channels": 32, "out_channels": 24, "size": (40, 40), "kernel_size": 4, "stride": 2, "transposed": True},

@@ -47,16 +47,17 @@ def test_results_are_no_views(geometry, engine):
         for last in (False, True)[: 1 + (len(x_shape) == 4)]:
             for batched in (True, False):
                 x, k = operands(x_shape, k_shape, dtype, last=last, batched=batched)
+                how = {"engine": engine, "accuracy": "fast" if engine in FAST else "default"}
                 try:
-                    y = cl.correlate(x, k, engine=engine, accuracy="fast" if engine in FAST else "default", **options)
+                    y = cl.correlate(x, k, **how, **options)
                 except ConvolithError:
                     assert engine not in ("auto", "aten", "reference")  # which compute everything
                     continue
                 check(y)
-                check(cl.correlate(x, k, engine=engine, **options))  # which comes the quick way
+                check(cl.correlate(x, k, **how, **options))  # which comes the quick way
                 if dtype.is_floating_point or dtype.is_complex:
                     x, k = x.requires_grad_(), k.requires_grad_()
-                    y = cl.correlate(x, k, engine=engine, accuracy="fast" if engine in FAST else "default", **options)
+                    y = cl.correlate(x, k, **how, **options)
                     check(y)
                     found = torch.autograd.grad(y.abs().sum(), (x, k))
                     if batched and options.get("padding_mode") is None:

@@ -84,7 +84,8 @@ def _backward(args: tuple[Any, ...]) -> list[Phase]:
         finished += k.nbytes
     remaining = (wants_x and by_x is None, wants_k and by_k is None, False)
     if any(remaining):
-        phases.append(Phase(finished + expanded + _torch_backward_peak(grad, x, k, spec, remaining)))
+        by_torch = _torch_backward_peak(grad, x, k, spec, remaining, chosen.layout)
+        phases.append(Phase(finished + expanded + by_torch))
     return phases
 
 
@@ -118,12 +119,21 @@ def _pad_for_torch(x: torch.Tensor, spec: ConvSpec) -> torch.Tensor:
 
 
 def _torch_backward_peak(
-    grad: torch.Tensor, x: torch.Tensor, k: torch.Tensor, spec: ConvSpec, wanted: tuple[bool, ...]
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    k: torch.Tensor,
+    spec: ConvSpec,
+    wanted: tuple[bool, ...],
+    layout: torch.memory_format,
 ) -> int:
-    """Return the peak bytes of torch's own backward pass, including inputs that are padded before it."""
+    """Return the peak bytes of torch's own backward pass, including inputs that are padded or laid out before it."""
     dtype = torch.float32 if spec.out_dtype in HALVES else torch_dtype(spec.out_dtype)
     padded_x = _pad_for_torch(x, spec)
-    padded_bytes = (padded_x is not x) * (1 + wanted[0]) * padded_x.nbytes
-    grad, x, k = (torch_kernels.as_matrix(tensor.to(dtype)) for tensor in (grad, padded_x, k))
+    held = (padded_x is not x) * (1 + wanted[0]) * padded_x.nbytes
+    tensors = [tensor.to(dtype) for tensor in (grad, padded_x, k)]
+    if layout is not torch.contiguous_format:
+        held += sum(tensor.nbytes for tensor in tensors if not tensor.is_contiguous(memory_format=layout))
+        tensors = [tensor.contiguous(memory_format=layout) for tensor in tensors]
+    grad, x, k = map(torch_kernels.as_matrix, tensors)
     geometry = (spec.stride, aten.split_padding(spec)[0], spec.dilation)
-    return padded_bytes + torch_kernels.backward(grad, x, k, spec.groups, wanted, *geometry)
+    return held + torch_kernels.backward(grad, x, k, spec.groups, wanted, *geometry)
