@@ -3,6 +3,7 @@
 import gc
 import os
 from collections import Counter
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -33,6 +34,18 @@ def frozen() -> None:
     """What earlier modules leave behind is looked at by the garbage collector once, and not in every collection."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def environment() -> Iterator[None]:
+    """A cluster of Dask leaves OMP_NUM_THREADS=1 to all later children, which then round otherwise than this process."""
+    before = dict(os.environ)
+    yield
+    for name in [name for name in os.environ if name.endswith("_NUM_THREADS")]:
+        if name in before:
+            os.environ[name] = before[name]
+        else:
+            del os.environ[name]
 
 
 @pytest.fixture(autouse=True)
