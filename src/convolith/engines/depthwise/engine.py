@@ -128,13 +128,14 @@ class Depthwise(GeneratedEngine[State]):
         """Fill in the arguments and run the region."""
         spec = state.spec
         y = out if out is not None and out.is_contiguous() else empty(spec.output_shape, state.no_bias.dtype)
-        x = x if x[:1].is_contiguous() else x.contiguous()
+        x = x if x.is_contiguous() or x[:1].is_contiguous() else x.contiguous()
         slots = state.template[:]
         added = state.no_bias if bias is None else to_working(bias, state.no_bias.dtype).contiguous()
         room = scratch(state.scratch_bytes)
-        addresses = {"x": x, "weight": state.weight, "bias": added, "y": y, "scratch": room, **state.sources}
-        ARGUMENTS.update(slots, {name: tensor.data_ptr() for name, tensor in addresses.items()})
-        slots[ARGUMENTS.at["x_image"]] = x.stride(0)
+        slots[X], slots[WEIGHT], slots[BIAS], slots[Y] = (t.data_ptr() for t in (x, state.weight, added, y))
+        slots[SCRATCH], slots[X_IMAGE] = room.data_ptr(), x.stride(0)
+        for name, table in state.sources.items():
+            slots[AT[name]] = table.data_ptr()
         ARGUMENTS.run(state.region, slots, state.threads)
         return y if out is None or out is y else out.copy_(y)
 
@@ -150,6 +151,8 @@ class Depthwise(GeneratedEngine[State]):
 
 
 depthwise = Depthwise()
+AT = ARGUMENTS.at
+X, WEIGHT, BIAS, Y, SCRATCH, X_IMAGE = (AT[name] for name in ("x", "weight", "bias", "y", "scratch", "x_image"))
 
 
 def _blocks(target: Target, spec: ConvSpec) -> int:
