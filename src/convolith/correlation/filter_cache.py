@@ -177,14 +177,16 @@ def found(key: Any, plain: Operands | None, image: Any, kernel: Any, repeat: Any
     if call.safe < inf and _may_exceed(call, plain, kernel):
         return None
     entry = call.prepared(plain.k)
+    settled = entry.settled
     for other in seen.ways[1:] if entry.mark is not None or not call.plan.prepares else ():  # a kernel that recurs
         there = other.prepared(plain.k)
+        settled = settled and there.settled
         if (there.plan.seconds or inf) + other.copying < (entry.plan.seconds or inf) + call.copying:
             call, entry = other, there
     y = call.run(plain.x, entry)
     if y is None:
         return None
-    if repeat is not None and entry.settled and entry.size <= STATE_BYTES and (call.whole is None or call.safe == inf):
+    if repeat is not None and settled and entry.size <= STATE_BYTES and (call.whole is None or call.safe == inf):
         if len(_repeats) >= MOST_REPEATS:
             _repeats.clear()
         owned = entry if entry.mark is not None else call.prepared(plain.k.clone())  # not the caller's memory
