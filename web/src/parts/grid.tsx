@@ -1,6 +1,6 @@
 /** One page of an array as a grid of cells: pointed at, walked through by arrow keys, pinned and edited. */
 
-import { useEffect, useMemo, useRef } from "preact/hooks";
+import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { largestMagnitude, valueAt } from "../core";
 import type { Cell } from "../state";
 import { type Board, type GridModel, type Lit, type Mark, panelKey } from "./board";
@@ -26,7 +26,7 @@ export function Grid({ board, model, leading, label, side }: Props) {
   const [height, width] = model.values.shape.slice(-2) as [number, number];
   const written = side >= READABLE;
   const cells = useMemo(() => drawCells(model, leading, written), [model, written, ...leading]);
-  useEffect(() => keepOneTabStop(svg.current!), [height, width]);
+  useLayoutEffect(() => keepOneTabStop(svg.current!), [height, width]);
 
   const cellOf = (target: EventTarget | null): Cell | null => {
     const place = (target as Element | null)?.closest("[data-place]")?.getAttribute("data-place");

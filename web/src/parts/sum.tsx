@@ -1,7 +1,7 @@
 /** The sum of the cell that is pointed at, written out in numbers and in names. */
 
 import { signal, useSignal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { valueAt } from "../core";
 import type { Cell } from "../state";
 import { pointedTerm, state } from "../state/store";
@@ -154,7 +154,8 @@ function ValueField({ board, explanation }: { board: Board; explanation: Explana
   const { cell } = explanation;
   const model = board.grids.value.get(cell.grid)!;
   const value = valueAt(model.values, cell.at);
-  useEffect(() => {
+  // Before the next key is pressed: later, what was typed meanwhile would be lost.
+  useLayoutEffect(() => {
     if (field.current) field.current.value = String(value);
   }, [cell.grid, cell.at.join("."), value]);
   if (!model.edit || !(model.takes?.(cell.at) ?? true)) return null;
