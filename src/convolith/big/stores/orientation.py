@@ -17,7 +17,7 @@ TURNS: dict[int, tuple[bool, int, int]] = {
     7: (True, -1, -1),
     8: (True, -1, 1),
 }
-"""What makes a picture upright, by its orientation tag: whether rows become columns, then the steps along both."""
+"""Turn that makes a picture upright, by its orientation tag: whether rows become columns, then the steps along both."""
 
 
 def turned(array: np.ndarray, rows: int, turn: tuple[bool, int, int]) -> np.ndarray:

@@ -125,7 +125,7 @@ class RemotePath:
         return self
 
     def with_name(self, name: str) -> RemotePath:
-        """Return another name beside it."""
+        """Return the place of another name in the same folder."""
         return RemotePath(str(self).rpartition("/")[0] + "/" + name, self.argument)
 
     def exists(self) -> bool:

@@ -1,1 +1,1 @@
-"""What the second process does: pictures filtered by every engine, fits, networks. It can be ended at any moment."""
+"""Computations of the second process, which can be ended at any moment: filtered pictures, fits, costs of networks."""

@@ -1,4 +1,4 @@
-"""Where a computation of the second process puts what it finds."""
+"""Events and arrays that a computation sends from the second process to the server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from convolith.web.store import Stored, new_name
 
 
 class Outbox:
-    """Where a computation puts what it finds.
+    """Receiver of the events and arrays of a computation.
 
     Args:
         connection: end of a pipe to the server.
