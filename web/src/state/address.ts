@@ -1,8 +1,8 @@
 /** The page's state as an address fragment: `#v=1&view=look&...`, with only what differs from the first state. */
 
 import { Reader, Writer } from "./fields";
-import { FIRST_FOLD, type FoldState, readFoldState, writeFoldState } from "./fold_state";
-import { CHAPTER, type LayerState, readLayerState, writeLayerState } from "./layer_state";
+import { FIRST_FOLD, readFoldState, writeFoldState } from "./fold_state";
+import { CHAPTER, readLayerState, writeLayerState } from "./layer_state";
 
 export const VERSION = "1";
 export const VIEWS = ["look", "backward", "fold"] as const;
@@ -14,14 +14,37 @@ export interface Cell {
   readonly at: readonly number[];
 }
 
-export interface State {
+/** A part of the state with fields of its own in the address: how it begins, is read and is written. */
+interface Part<T> {
+  readonly first: T;
+  readonly read: (reader: Reader) => T;
+  readonly write: (value: T, writer: Writer) => void;
+}
+
+function part<T>(first: T, read: Part<T>["read"], write: Part<T>["write"]): Part<T> {
+  return { first, read, write };
+}
+
+const PARTS = {
+  layer: part(CHAPTER, readLayerState, writeLayerState),
+  fold: part(FIRST_FOLD, readFoldState, writeFoldState),
+};
+
+type PartName = keyof typeof PARTS;
+export type Parts = { readonly [Name in PartName]: (typeof PARTS)[Name] extends Part<infer T> ? T : never };
+
+export interface State extends Parts {
   readonly view: View;
-  readonly layer: LayerState;
-  readonly fold: FoldState;
   readonly pin: Cell | null;
 }
 
-export const FIRST: State = { view: "look", layer: CHAPTER, fold: FIRST_FOLD, pin: null };
+const NAMES = Object.keys(PARTS) as PartName[];
+
+function everyPart(value: (name: PartName) => unknown): Parts {
+  return Object.fromEntries(NAMES.map((name) => [name, value(name)])) as unknown as Parts;
+}
+
+export const FIRST: State = { view: "look", pin: null, ...everyPart((name) => PARTS[name].first) };
 
 const LONGEST = 60_000;
 
@@ -58,8 +81,7 @@ export function readAddress(fragment: string): { state: State; problems: string[
   }
   const state: State = {
     view: reader.choice("view", VIEWS, "look"),
-    layer: readLayerState(reader),
-    fold: readFoldState(reader),
+    ...everyPart((name) => PARTS[name].read(reader)),
     pin: readCell(reader),
   };
   reader.finish();
@@ -80,8 +102,7 @@ function readCell(reader: Reader): Cell | null {
 export function writeAddress(state: State): string {
   const writer = new Writer();
   writer.put("view", state.view, "look");
-  writeLayerState(state.layer, writer);
-  writeFoldState(state.fold, writer);
+  for (const name of NAMES) (PARTS[name] as Part<unknown>).write(state[name], writer);
   if (state.pin) writer.put("pin", cellText(state.pin), "");
   if (!writer.entries.size) return "";
   return `#v=${VERSION}&${[...writer.entries].map(([key, value]) => `${key}=${encodeURIComponent(value)}`).join("&")}`;

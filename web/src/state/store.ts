@@ -1,7 +1,7 @@
 /** The signals of the page, and the address that follows them. */
 
 import { computed, effect, signal } from "@preact/signals";
-import { type Cell, cellText, FIRST, readAddress, type State, type View, writeAddress } from "./address";
+import { type Cell, cellText, FIRST, type Parts, readAddress, type State, type View, writeAddress } from "./address";
 import type { FoldState } from "./fold_state";
 import { type LayerState, withLayer } from "./layer_state";
 import type { Layer } from "../core";
@@ -21,9 +21,14 @@ export const layerState = computed(() => state.value.layer);
 /** Element that is explained: the pinned one, or else the one last pointed at. */
 export const active = computed(() => state.value.pin ?? point.value);
 
-export function setLayerState(change: Partial<LayerState>): void {
-  state.value = { ...state.value, layer: { ...state.value.layer, ...change } };
+/** Change fields of a part of the state; a pin is lost with its cell. */
+export function setPart<Name extends keyof Parts>(name: Name, change: Partial<Parts[Name]>): void {
+  state.value = { ...state.value, [name]: { ...state.value[name], ...change } };
   dropLostPin();
+}
+
+export function setLayerState(change: Partial<LayerState>): void {
+  setPart("layer", change);
 }
 
 export function setLayer(change: Partial<Layer>): void {
@@ -31,8 +36,7 @@ export function setLayer(change: Partial<Layer>): void {
 }
 
 export function setFold(change: Partial<FoldState>): void {
-  state.value = { ...state.value, fold: { ...state.value.fold, ...change } };
-  dropLostPin();
+  setPart("fold", change);
 }
 
 /** Whether the view that is shown has a cell; given by the views. */

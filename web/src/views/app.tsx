@@ -13,7 +13,8 @@ import { holds } from "./make_board";
 interface ViewEntry {
   readonly title: string;
   readonly component: ComponentType;
-  readonly board: Board;
+  /** Cells that can be pointed at and pinned; absent where a view has none. */
+  readonly board?: Board;
 }
 
 const ENTRIES: Record<View, ViewEntry> = {
@@ -24,7 +25,8 @@ const ENTRIES: Record<View, ViewEntry> = {
 
 /** Return whether the view that is shown has a cell. */
 export function exists(cell: Cell): boolean {
-  return holds(ENTRIES[view.value].board.grids.value, cell);
+  const { board } = ENTRIES[view.value];
+  return board !== undefined && holds(board.grids.value, cell);
 }
 
 export function App() {
@@ -75,7 +77,8 @@ export function App() {
 /** Move the focus without changing the address, which holds the state. */
 function skip(event: Event): void {
   event.preventDefault();
-  document.querySelector<SVGElement>('main [role="grid"] [tabindex="0"]')?.focus();
+  const main = document.querySelector<HTMLElement>("main");
+  (main?.querySelector<SVGElement>('[role="grid"] [tabindex="0"]') ?? main)?.focus();
 }
 
 function Problems() {
