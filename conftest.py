@@ -19,6 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # threads that wait leave the cores to 
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 HERE = Path(__file__).parent
+pytest_plugins = ["tests.web_browser"]
 
 
 def _leave(namespace: dict[str, Any]) -> None:

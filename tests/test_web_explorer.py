@@ -1,99 +1,23 @@
-"""The explorer in a browser: its numbers, keyboard, accessibility, hostile addresses, code to copy, files to save.
-
-Any console error, violation of the content security policy or request to another origin fails the test.
-"""
+"""The explorer in a browser: its numbers, keyboard, accessibility, hostile addresses, code to copy, files to save."""
 
 import ast
 import contextlib
 import io
 import json
 import random
-import shutil
-import threading
 import xml.etree.ElementTree as ET
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 
-from convolith.web import STATIC, explorer
+from convolith.web import explorer
+from tests.web_browser import NEEDS_BROWSER, until, violations
 from tests.web_values import axes_of, drawn_layer, values
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
-VIOLATIONS = "addEventListener('securitypolicyviolation', (e) => console.error('policy', e.violatedDirective))"
-
+pytestmark = NEEDS_BROWSER
 
 PINS = {"look": "y.0.1.1", "backward": "dx.0.1.1", "fold": "e.0.0.1"}
 """The views, and a cell of each."""
-
-
-class Handler(SimpleHTTPRequestHandler):
-    """The page's files under the strictest policy that it promises to work under."""
-
-    def end_headers(self):
-        self.send_header("Content-Security-Policy", POLICY)
-        super().end_headers()
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture(scope="module")
-def origin():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(STATIC)))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as tool:
-        found = tool.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-background-networking"])
-        yield found
-        found.close()
-
-
-@pytest.fixture
-def opened(browser, origin):
-    """Open the page at a fragment, with a window's width and colours; nothing may go wrong until the test ends."""
-    wrong, contexts = [], []
-
-    def open_page(fragment="", *, width=1280, scheme="light", address=None):
-        context = browser.new_context(
-            viewport={"width": width, "height": 900},
-            color_scheme=scheme,
-            accept_downloads=True,
-            permissions=["clipboard-read", "clipboard-write"],
-        )
-        contexts.append(context)
-        context.add_init_script(VIOLATIONS)
-        page = context.new_page()
-        page.set_default_timeout(5000)
-        page.on("console", lambda message: message.type in ("error", "warning") and wrong.append(message.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        allowed = (origin, "data:", "blob:") if address is None else (address.rsplit("/", 1)[0], "data:", "blob:")
-        page.on("request", lambda request: request.url.startswith(allowed) or wrong.append(request.url))
-        page.goto((address or f"{origin}/index.html") + fragment)
-        page.wait_for_selector("main h2")
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not wrong
 
 
 def fragment_of(layer, *, view="look", **arrays):
@@ -122,15 +46,6 @@ def fragment_of(layer, *, view="look", **arrays):
         if given is not None:
             entries[name] = given if isinstance(given, str) else "_".join(map(repr, given))
     return "#v=1&" + "&".join(f"{key}={value}" for key, value in entries.items())
-
-
-def until(page, condition):
-    """Wait for a condition; the policy forbids Playwright's own way, which evaluates text in the page."""
-    for _ in range(100):
-        if page.evaluate(condition):
-            return
-        page.wait_for_timeout(30)
-    raise AssertionError(condition)
 
 
 def shown(page, fragment):
@@ -181,15 +96,14 @@ def test_nothing_keeps_anyone_out(opened, view, scheme, width):
     page = opened(fragment, width=width, scheme=scheme)
     for summary in page.locator("summary").all():
         summary.click()
-    found = axe.Axe().run(page, options={"runOnly": WCAG})
-    assert found.violations_count == 0, found.generate_report()
+    assert not violations(page)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_a_layer_that_is_refused_says_why_and_keeps_nobody_out(opened):
     page = opened("#v=1&kernel=7x7")
     assert "The kernel spans 7 rows, but the padded input has 3" in page.locator(".main .refusal").inner_text()
-    assert axe.Axe().run(page, options={"runOnly": WCAG}).violations_count == 0
+    assert not violations(page)
 
 
 def focused(page):
