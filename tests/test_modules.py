@@ -311,3 +311,67 @@ def test_quantisers_find_torchs_layers_or_are_told():
     with pytest.raises(ConvolithError, match=r"call cl\.nn\.revert\(model\) before"):
         prepare_fx(floating, quantization.get_default_qconfig_mapping(), (x,))
     prepare_fx(cl.nn.revert(floating), quantization.get_default_qconfig_mapping(), (x,))
+
+
+# The accuracy of a whole model.
+
+
+def error_in_float64(layer, x):
+    with torch.no_grad():
+        exact = cl.nn.revert(copy.deepcopy(layer)).double()(x.double())
+        return float((layer(x).double() - exact).abs().max() / exact.abs().max())
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("kind", [torch.nn.Conv2d, torch.nn.ConvTranspose2d, torch.nn.LazyConv2d])
+def test_double_accuracy_of_layers(kind, frozen):
+    given = (4, 3) if kind is torch.nn.LazyConv2d else (64, 4, 3)
+    layer, x = kind(*given), torch.randn(2, 64, 12, 12)
+    layer(x)
+    layer = cl.nn.convert(torch.nn.Sequential(layer).eval(), accuracy="double")
+    if frozen:
+        cl.nn.freeze(layer)
+    assert error_in_float64(layer, x) < 6e-8  # one rounding
+    if not frozen:
+        compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+        with torch.no_grad():
+            assert torch.equal(compiled(x), layer(x))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(x).dtype is torch.bfloat16
+        assert torch.equal(layer(x).detach(), copy.deepcopy(layer)(x).detach())
+
+
+def test_every_call_is_planned_with_the_accuracy_of_the_model(monkeypatch):
+    """Forward with and without gradients, frozen, and in copies and pickles; the last call of convert decides."""
+    from convolith.correlation import functional, gradients, transposed
+    from convolith.nn import frozen
+
+    seen, x = [], torch.randn(1, 3, 20, 20)
+    for module in (functional, gradients, transposed, frozen):
+        plan = module.plan
+        monkeypatch.setattr(
+            module, "plan", lambda *a, plan=plan, **how: (seen.append(how["accuracy"]), plan(*a, **how))[1]
+        )
+    layers = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.LazyConv2d(4, 3), torch.nn.ConvTranspose2d(4, 4, 3))
+    for accuracy in ("fast", "exact", "default"):
+        ours = cl.nn.convert(layers, accuracy=accuracy)
+        cl.clear_caches()
+        for grad in (True, False):
+            with torch.set_grad_enabled(grad):
+                ours(x)
+        cl.clear_caches()
+        with torch.no_grad():
+            pickled(copy.deepcopy(ours))(x), cl.nn.freeze(copy.deepcopy(ours))(x)
+        assert set(seen) == {accuracy}
+        assert all(accuracy in layer.reason for layer in cl.nn.report(ours).layers) is (accuracy != "default")
+        assert (f"with accuracy {accuracy!r}" in repr(ours)) is (accuracy != "default")
+        seen.clear()
+    assert "accuracy" not in vars(cl.nn.revert(cl.nn.convert(layers, accuracy="fast"))[0])
+
+
+@pytest.mark.parametrize("accuracy", ["precise", None, 1e-5])
+def test_an_unknown_accuracy_changes_nothing(accuracy):
+    layers = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
+    with pytest.raises(ConvolithError, match="accuracy is .*; expected one of exact, default, fast, double"):
+        cl.nn.convert(layers, accuracy=accuracy)
+    assert type(layers[0]) is torch.nn.Conv2d

@@ -10,6 +10,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from convolith.errors import ConvolithError
 from convolith.nn.layers import SWAPPED, swap, to_torch, unparametrised
+from convolith.planner.choose import check_choice
 from convolith.report.table import Table
 
 OURS = frozenset(SWAPPED.values())
@@ -58,17 +59,21 @@ class Conversion:
         return self.table().text()
 
 
-def convert(model: torch.nn.Module) -> torch.nn.Module:
+def convert(model: torch.nn.Module, *, accuracy: str = "default") -> torch.nn.Module:
     """Replace a model's convolutions by Convolith's, in place; parameters, hooks and state_dict do not change.
 
     Plain and transposed modules of torch's own classes are changed, parametrised ones included, and lazy ones once they
     have shapes. Subclasses stay unchanged, since they may compute something else. `report` lists the result.
 
+    Args:
+        model: the model.
+        accuracy: accuracy of all its layers, those that were converted before included; see `plan`.
+
     Returns:
         `model` itself.
 
     Raises:
-        ConvolithError: not a torch module, or one that was compiled to TorchScript.
+        ConvolithError: not a torch module, or one that was compiled to TorchScript; an unknown accuracy.
 
     Example:
         >>> import torch
@@ -77,8 +82,11 @@ def convert(model: torch.nn.Module) -> torch.nn.Module:
         'convolith.nn'
     """
     check_model(model)
+    check_choice(accuracy, "auto")
     for module in model.modules():
         swap(module, SWAPPED)
+        if unparametrised(type(module)) in OURS:
+            module.__dict__["accuracy"] = accuracy
     return model
 
 
@@ -167,6 +175,8 @@ def _remark(module: torch.nn.Module) -> str:
         remarks.append("parametrised: " + ", ".join(parametrised))
     if weight is not None and weight.device.type != "cpu":
         remarks.append(f"on {weight.device}, where torch computes it")
+    if getattr(module, "accuracy", "default") != "default":
+        remarks.append(f"accuracy {module.accuracy!r}")
     if "_frozen" in vars(module):
         remarks.append("frozen")
     return "; ".join(remarks)

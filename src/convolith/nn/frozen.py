@@ -83,7 +83,7 @@ class Frozen:
 
     def _bound(self, module: Any, x: torch.Tensor) -> BoundPlan:
         """Return the plan for an input shape, with the kernel prepared."""
-        key = (x.shape, torch.get_num_threads())
+        key = (x.shape, torch.get_num_threads(), module.accuracy)
         bound = self.bounds.get(key)
         if bound is None:
             spec = ConvSpec.of(
@@ -96,7 +96,7 @@ class Frozen:
                 transposed=module.transposed,
                 output_padding=module.output_padding,
             )
-            bound = self.bounds[key] = plan(spec, self.weight).bind(self.weight, self.bias, copy=False)
+            bound = self.bounds[key] = plan(spec, self.weight, accuracy=module.accuracy).bind(self.weight, self.bias, copy=False)
             while len(self.bounds) > MOST_SHAPES:
                 self.bounds.popitem(last=False)
         return bound

@@ -23,11 +23,13 @@ class _Computed(torch.nn.Module):
     """Common base of the modules: printing, freezing, and the conversion to torch's classes for its quantisers."""
 
     _frozen: Frozen | None = None
+    accuracy: str = "default"
 
     def extra_repr(self) -> str:
         """Return the arguments and the library that computes the layer."""
+        accuracy = "" if self.accuracy == "default" else f" with accuracy {self.accuracy!r}"
         frozen = "" if self._frozen is None else ", frozen"
-        return f"{super().extra_repr()}, computed by convolith{frozen}"
+        return f"{super().extra_repr()}, computed by convolith{accuracy}{frozen}"
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; `qconfig` turns the module into torch's class, since torch's quantisers know no other."""
@@ -38,8 +40,8 @@ class _Computed(torch.nn.Module):
 
 def to_torch(module: torch.nn.Module) -> None:
     """Change a module's class back to torch's own."""
-    module.__dict__.pop("_frozen", None)
-    module.__dict__.pop("_small", None)
+    for name in ("_frozen", "_small", "accuracy"):
+        module.__dict__.pop(name, None)
     swap(module, {ours: theirs for theirs, ours in SWAPPED.items()})
 
 
@@ -100,7 +102,8 @@ def _small_key(module: Any, x: torch.Tensor, weight: torch.Tensor) -> tuple[Any,
 
 
 def _options(module: Any) -> tuple[Any, ...]:
-    return module.stride, module.padding, module.dilation, module.groups, module.padding_mode
+    geometry = module.stride, module.padding, module.dilation, module.groups, module.padding_mode
+    return *geometry, NO_VALUE, "auto", module.accuracy
 
 
 class _Correlating(_Computed):
@@ -126,7 +129,7 @@ class _Correlating(_Computed):
         module: Any = self
         is_compiling = torch.compiler.is_compiling()
         if not is_compiling:
-            call = call_cache.seen(input, weight, bias, (*_options(self), NO_VALUE, "auto", "default"))
+            call = call_cache.seen(input, weight, bias, _options(self))
             if call is not None:
                 if call.plan is None and call.batched and call.straight and is_torch_operator(call.straight):
                     self.__dict__["_small"] = _SmallCall(_small_key(self, input, weight), call.straight)
@@ -140,10 +143,10 @@ class _Correlating(_Computed):
         }
         if is_compiling:
             if not torch.is_autocast_enabled("cpu") and takes_traced(input, weight, bias, options):
-                return call_traced(input, weight, bias, "default", "auto", **options)
+                return call_traced(input, weight, bias, self.accuracy, "auto", **options)
         elif type(input) is not torch.Tensor:
             _refuse_quantiser(input)
-        y: torch.Tensor = correlate(input, weight, bias, **options)
+        y: torch.Tensor = correlate(input, weight, bias, accuracy=self.accuracy, **options)
         return y
 
 
@@ -158,11 +161,13 @@ class _Transposing(_Computed):
             output_size: spatial size of the result, which determines `output_padding`; None for the module's own.
         """
         module: Any = self
-        if torch.compiler.is_compiling() or type(input) is not torch.Tensor or module.padding_mode != "zeros":
+        watched = torch.compiler.is_compiling() or type(input) is not torch.Tensor
+        if watched or module.padding_mode != "zeros":
             _refuse_quantiser(input)
-            result: torch.Tensor = super().forward(input, output_size)
-            return result
-        if self._frozen is not None and output_size is None:
+            if self.accuracy != "double" or module.padding_mode != "zeros":
+                result: torch.Tensor = super().forward(input, output_size)
+                return result
+        elif self._frozen is not None and output_size is None:
             y = self._frozen(self, input)
             if y is not None:
                 return y
@@ -175,6 +180,7 @@ class _Transposing(_Computed):
             dilation=module.dilation,
             groups=module.groups,
             output_padding=output_padding_of(module, input, output_size),
+            accuracy=self.accuracy,
         )
 
 
