@@ -277,6 +277,11 @@ def exported_trees(module: Any) -> tuple[str, str]:
     return _pytree.treespec_dumps(module._in_spec), _pytree.treespec_dumps(module._out_spec)
 
 
+def fixed_size(size: Any) -> int | None:
+    """Return a size of an exported graph, or None if it may have other values."""
+    return int(size) if isinstance(size, int) or str(size).isdigit() else None
+
+
 def take_trees(graph: torch.fx.Graph, names: list[str], trees: tuple[str, str]) -> None:
     """Let a graph take and give containers, as an exported one does.
 
@@ -430,6 +435,18 @@ def not_writing(operator: Any) -> Any:
     packet = getattr(getattr(torch.ops, space), plain[:-1], None)
     found = getattr(packet, overload, None)
     return None if found is None or writes(found) else found
+
+
+def view_of(operator: Any) -> Any:
+    """Return the operator that makes a view where another one gives its argument other axes in place, or None."""
+    space, _, name = operator_name(operator).partition("::")
+    packet = getattr(getattr(torch.ops, space), name.removesuffix("_"), None)
+    wanted = [(argument.name, str(argument.type)) for argument in operator._schema.arguments]
+    for overload in () if packet is None else packet.overloads():
+        found = getattr(packet, overload)
+        if [(a.name, str(a.type)) for a in found._schema.arguments] == wanted and is_alias(found) and not writes(found):
+            return found
+    return None
 
 
 def is_alias(operator: Any) -> bool:

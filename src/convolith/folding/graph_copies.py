@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import operator
-from typing import Any
+import sys
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.fx import Graph, GraphModule
+from torch.fx.graph import CodeGen
+from torch.fx.node import map_arg
 
 from convolith.errors import ConvolithError
-from convolith.torch_private import leaves_of, mapped_tree
+from convolith.torch_private import is_overload, leaves_of, mapped_tree, operator_name
 
 
 def own_copy(source: GraphModule, dtype: torch.dtype, like: GraphModule | None = None) -> GraphModule:
@@ -108,6 +112,83 @@ def own_module(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Modul
         raise ConvolithError(
             f"model cannot be copied ({problem}); remove the attribute that prevents the copy"
         ) from problem
+
+
+class _Name(NamedTuple):
+    """Node of a graph, by its name."""
+
+    name: str
+
+
+class _Function(NamedTuple):
+    """Function that a graph calls: a module of Python, or a namespace of torch's operators, and a path in it."""
+
+    module: str
+    path: tuple[str, ...]
+
+    def found(self) -> Any:
+        """Return the function."""
+        function = importlib.import_module(self.module)
+        for name in self.path:
+            function = getattr(function, name)
+        return function
+
+
+def _by_name(target: Any) -> Any:
+    """Return a function by the name that its module knows it by, if there is one: pickle knows some by none."""
+    if isinstance(target, str):
+        return target
+    if is_overload(target):
+        space, _, name = operator_name(target).partition("::")
+        return _Function("torch", ("ops", space, name, str(target).rpartition(".")[2]))
+    module, name = getattr(target, "__module__", None), getattr(target, "__name__", "")
+    known = module in sys.modules and getattr(sys.modules[module], name, None) is target
+    return _Function(module, (name,)) if known else target
+
+
+def graph_parts(module: nn.Module) -> tuple[nn.Module, list[tuple[Any, ...]]] | None:
+    """Return a module with the layers and tensors of a graph, and its nodes, to be pickled; None for other modules.
+
+    Torch pickles a graph as Python code, and calls that with proxies; these have no length, and nothing can be written
+    to them.
+    """
+    if not isinstance(module, GraphModule) or type(module.graph._codegen) is not CodeGen:
+        return None
+    nodes = []
+    for node in module.graph.nodes:
+        args, kwargs = map_arg((node.args, node.kwargs), lambda other: _Name(other.name))
+        nodes.append((node.op, _by_name(node.target), args, kwargs, node.name))
+    root = nn.Module()
+    vars(root).update({name: value for name, value in vars(module).items() if name in vars(root)})
+    return root, nodes
+
+
+def graph_of_parts(root: nn.Module, nodes: list[tuple[Any, ...]]) -> GraphModule:
+    """Return the module of a graph's parts."""
+    graph, made = Graph(), dict[str, Any]()
+    for op, target, args, kwargs, name in nodes:
+        found = _with_nodes((args, kwargs), made)
+        function = target.found() if isinstance(target, _Function) else target
+        made[name] = graph.create_node(op, function, *found, name=name)
+    result = GraphModule(root, graph)
+    result.training = False
+    return result
+
+
+def _with_nodes(tree: Any, nodes: dict[str, Any]) -> Any:
+    """Return nested arguments with nodes for their names."""
+    if isinstance(tree, _Name):
+        return nodes[tree.name]
+    if isinstance(tree, slice):
+        return slice(*(_with_nodes(part, nodes) for part in (tree.start, tree.stop, tree.step)))
+    if isinstance(tree, dict):
+        return {key: _with_nodes(part, nodes) for key, part in tree.items()}
+    if isinstance(tree, list):
+        return [_with_nodes(part, nodes) for part in tree]
+    if isinstance(tree, tuple):
+        parts = [_with_nodes(part, nodes) for part in tree]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    return tree
 
 
 def _is_plain_layer(module: nn.Module) -> bool:

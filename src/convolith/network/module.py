@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from convolith.errors import ConvolithError
+from convolith.folding.capture import HOOKS
+from convolith.folding.graph_copies import graph_of_parts, graph_parts
 from convolith.jit import at_most, is_forked, thread_count
 from convolith.network.execution.compiled import Compiled
 from convolith.network.execution.runtime import Unlike
@@ -16,6 +18,8 @@ from convolith.network.execution.schedule import Prepared
 from convolith.network.graph.trace import NotTraced, has_own_code
 from convolith.torch_private import dispatch_modes, needs_torch_operators, versions_of
 
+Example = tuple[tuple[tuple[int, ...], torch.dtype], ...]
+"""Shapes and dtypes of a model's inputs."""
 MOST_SIZES = 8
 """Largest number of input sizes that stay compiled; the least recently used is dropped."""
 
@@ -30,22 +34,33 @@ class Optimized(torch.nn.Module):
     others, are not noticed: call `refresh()`.
 
     Attributes:
-        plain: the folded model, a torch module.
+        plain: the folded model, a torch module; the model's own hooks are this module's.
         accuracy: as in `plan`.
         threads: largest number of threads of the programs; None for torch's.
     """
 
-    def __init__(self, plain: torch.nn.Module, accuracy: str, threads: int | None = None) -> None:
+    def __init__(
+        self, plain: torch.nn.Module, accuracy: str, threads: int | None = None, example: Example = ()
+    ) -> None:
         super().__init__()
-        self.plain = plain.requires_grad_(requires_grad=False)
+        for name in HOOKS:
+            getattr(self, name).update(getattr(plain, name))
+            getattr(plain, name).clear()
+        for tensor in plain.parameters():
+            if tensor.is_leaf:
+                tensor.requires_grad_(requires_grad=False)
+            else:  # in a copy of a scripted module
+                tensor.detach_()
+        self.plain = plain
+        self._example = example
         self.accuracy = accuracy
         self.threads = threads
         self._plain_only = False
-        self._chosen: dict[str, list[str]] = {}
+        self._chosen: dict[str, list[str] | None] = {}
         self.avoided: frozenset[tuple[str, str]] = frozenset()
         """Nodes, and engines that they are not computed by, since these differed from torch."""
-        self.sizes: tuple[tuple[int, ...], ...] | None = None
-        """Shapes of the only inputs that it takes, for a model of a file whose own code looks at sizes."""
+        self.sizes: tuple[tuple[int | None, ...], ...] | None = None
+        """Shapes of the only inputs that a model of a file takes; None along the axes that have any size."""
         self.refresh()
         self.training = False
 
@@ -90,12 +105,13 @@ class Optimized(torch.nn.Module):
         """Return what the model returns for its inputs.
 
         Raises:
-            ConvolithError: inputs of other sizes than a file holds, if the model's own code looks at sizes.
+            ConvolithError: inputs of other sizes than a model of a file takes.
         """
-        if self.sizes is not None and tuple(tuple(x.shape) for x in inputs) != self.sizes:
+        if self.sizes is not None and not fits(inputs, self.sizes):
+            wanted = [str(shape).replace("None", "any") for shape in self.sizes]
             raise ConvolithError(
-                f"inputs of {[tuple(x.shape) for x in inputs]} were given, but the file was saved for {[*self.sizes]} "
-                "alone, since the model's own code looks at sizes; optimise and save it for these inputs"
+                f"inputs of {[tuple(x.shape) for x in inputs]} were given, but the file was saved for "
+                f"{', '.join(wanted)} alone, since the model's code looks at sizes; optimise and save it for these inputs"
             )
         if self._plain_only or not self._applies(inputs):
             return self.plain(*inputs)
@@ -129,8 +145,10 @@ class Optimized(torch.nn.Module):
                 self._sizes.move_to_end(key)
                 return self._sizes[key]
             try:
-                choice = self._chosen.get(_size_of(inputs))
-                compiled = Compiled(self.plain, inputs, self.accuracy, choice, self.avoided, self._prepared())
+                choice = self._chosen.get(_size_of(inputs), [])
+                if choice is None:
+                    raise NotTraced("the folded model was faster")
+                compiled = Compiled(self.plain, inputs, self.accuracy, choice or None, self.avoided, self._prepared())
             except NotTraced:
                 self._sizes[key] = None
                 return None
@@ -156,16 +174,21 @@ class Optimized(torch.nn.Module):
         while len(self._sizes) > MOST_SIZES:
             self._sizes.popitem(last=False)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether torch computes every call."""
+        return self._plain_only
+
     def give_up(self) -> None:
         """Leave every call to the plain model."""
         self._plain_only = True
 
-    def choices(self) -> dict[str, list[str]]:
-        """Return the engines of all layers for each input size."""
-        sizes = {repr(key[0]): compiled for key, compiled in self._sizes.items() if compiled is not None}
-        return self._chosen | {size: compiled.engines() for size, compiled in sizes.items()}
+    def choices(self) -> dict[str, list[str] | None]:
+        """Return the engines of all layers for each input size, or None where torch computes it."""
+        sizes = {repr(key[0]): compiled for key, compiled in self._sizes.items()}
+        return self._chosen | {size: None if found is None else found.engines() for size, found in sizes.items()}
 
-    def choose(self, sizes: dict[str, list[str]]) -> None:
+    def choose(self, sizes: dict[str, list[str] | None]) -> None:
         """Take the engines of `choices` at the first call of each input size."""
         self._chosen = dict(sizes)
 
@@ -173,28 +196,56 @@ class Optimized(torch.nn.Module):
         """Return whether code of the model's own runs beside torch's layers; it may do something else at each size."""
         return self.sizes is not None or any(map(has_own_code, self.plain.modules()))
 
+    def with_hooks(self) -> torch.nn.Module:
+        """Return the plain model, with the model's own hooks if it has any, which run when it is called."""
+        if not any(getattr(self, name) for name in HOOKS):
+            return self.plain
+        hooked = _Called(self.plain)
+        for name in HOOKS:
+            setattr(hooked, name, getattr(self, name))
+        return _Called(hooked)  # the hooks of the outermost module are not exported
+
     def example(self) -> tuple[torch.Tensor, ...]:
-        """Return inputs of zeros, of a size that the model was called with.
-
-        They have two images at least, unless the model has code of its own.
-
-        Raises:
-            ConvolithError: if the model was not called yet.
-        """
-        for shapes, _ in self._sizes:
-            least = 1 if self.has_code() else 2
-            return tuple(torch.zeros((max(shape[0], least), *shape[1:]), dtype=dtype) for shape, dtype in shapes)
-        raise ConvolithError("the optimised model was not called yet; call it once before it is saved")
+        """Return inputs of zeros, of the example's size; of two images at least, unless the model has code of its own."""
+        least = 1 if self.has_code() else 2
+        return tuple(torch.zeros((max(shape[0], least), *shape[1:]), dtype=dtype) for shape, dtype in self._example)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         for name in ("_sizes", "_lock", "_watched", "_versions"):
             del state[name]
+        parts = graph_parts(self.plain)
+        if parts is not None:
+            state["_modules"] = {**state["_modules"], "plain": None}
+            state["parts"] = parts
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        parts = state.pop("parts", None)
         self.__dict__.update(state)
+        if parts is not None:
+            self._modules["plain"] = graph_of_parts(*parts)
         self.refresh()
+
+
+class _Called(torch.nn.Module):
+    """Module that calls another one."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.training = False
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        return self.model(*inputs)
+
+
+def fits(inputs: tuple[torch.Tensor, ...], sizes: tuple[tuple[int | None, ...], ...]) -> bool:
+    """Return whether inputs have some shapes; None along an axis stands for any size."""
+    return len(inputs) == len(sizes) and all(
+        x.ndim == len(shape) and all(n in (m, None) for m, n in zip(x.shape, shape, strict=True))
+        for x, shape in zip(inputs, sizes, strict=True)
+    )
 
 
 def _size_of(inputs: tuple[torch.Tensor, ...]) -> str:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import warnings
@@ -20,6 +21,7 @@ from convolith.errors import ConvolithError
 from convolith.network import graph_file
 from convolith.network.module import Optimized
 from convolith.storage import replacing
+from convolith.torch_private import fixed_size
 
 FORMAT = 1
 """Version of the files."""
@@ -35,12 +37,13 @@ def save(model: Optimized, path: str | Path | IO[bytes]) -> None:
         ConvolithError: if `torch.export` cannot take the model.
     """
     inputs = model.example()
-    sizes: Any = tuple(dict.fromkeys(range(x.ndim), torch.export.Dim.AUTO) for x in inputs)
+    whole = model.with_hooks()
+    sizes = _by_arguments(whole, [dict.fromkeys(range(x.ndim), torch.export.Dim.AUTO) for x in inputs])
     fixed = model.has_code()  # which torch.export records for one size alone
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.export(model.plain, inputs, dynamic_shapes=None if fixed else sizes)
+            program = torch.export.export(whole, inputs, dynamic_shapes=None if fixed else sizes)
             parts = _parts(program)
     except Exception as problem:
         first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
@@ -48,7 +51,8 @@ def save(model: Optimized, path: str | Path | IO[bytes]) -> None:
             f"path is {str(path)!r}, but torch.export cannot take the model ({first}); pickle the optimised model"
         ) from problem
     choices = {"format": FORMAT, "accuracy": model.accuracy, "sizes": model.choices()}
-    choices["only"] = [list(x.shape) for x in inputs] if fixed else None
+    choices["plain"] = model.is_plain
+    choices["only"] = [list(x.shape) for x in inputs] if fixed else _fixed_axes(program)
     with (
         replacing(Path(path)) if isinstance(path, str | Path) else nullcontext(path) as file,
         zipfile.ZipFile(file, "w") as archive,
@@ -56,6 +60,22 @@ def save(model: Optimized, path: str | Path | IO[bytes]) -> None:
         for name, content in parts.items():
             archive.writestr(name, content)
         archive.writestr(CHOICES, json.dumps(choices, indent=1))
+
+
+def _fixed_axes(program: Any) -> list[list[int | None]]:
+    """Return the shapes of the inputs of an exported model, with None along the axes that may have other sizes."""
+    wanted = program.graph_signature.user_inputs
+    shapes = [node.meta["val"].shape for node in program.graph.nodes if node.name in wanted]
+    return [[fixed_size(n) for n in shape] for shape in shapes]
+
+
+def _by_arguments(model: torch.nn.Module, sizes: list[Any]) -> tuple[Any, ...]:
+    """Return one description for each argument of a model; those that `*args` takes are one tuple."""
+    kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return tuple(sizes)
+    first = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return (*sizes[:first], tuple(sizes[first:])) if len(sizes) > first else tuple(sizes)
 
 
 def _parts(program: Any) -> dict[str, bytes]:
@@ -137,6 +157,8 @@ def load(path: str | Path) -> Optimized:
         ) from problem
     model = Optimized(plain, str(choices["accuracy"]))
     model.choose(choices["sizes"])
+    if choices.get("plain"):
+        model.give_up()
     only = choices.get("only")
     model.sizes = None if only is None else tuple(map(tuple, only))
     return model

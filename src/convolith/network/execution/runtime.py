@@ -212,7 +212,10 @@ class Instance:
             segment.program.run()
             return
         number = segment.nodes[0]
-        result = self.ways[number].call(self.fetch)  # type: ignore[misc]  # a way without steps
+        node = self.nodes[number]
+        strict = isinstance(node, Island) and (not node.view or node.kind == "as_strided.default")
+        fetch = self._fetch_contiguous if strict else self.fetch
+        result = self.ways[number].call(fetch)  # type: ignore[misc]  # a way without steps
         self._keep(self.nodes[number], result)
 
     def _patch(self, segment: Segment) -> None:
@@ -264,6 +267,11 @@ class Instance:
                 known = self._views[number] = self._view(base, number, place)
             return known
         return self._view(base, number, place)
+
+    def _fetch_contiguous(self, number: int) -> torch.Tensor:
+        """Return a value as a tensor that is contiguous if torch's own is, which some of torch's code relies on."""
+        found = self.fetch(number)
+        return found.contiguous() if self.trace.values[number].contiguous else found
 
     def _view(self, base: torch.Tensor, number: int, place: Place) -> torch.Tensor:
         shape = self.trace.values[number].shape

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +26,10 @@ from convolith.torch_private import (
     is_alias,
     leaves_of,
     mapped_tree,
+    is_overload,
     not_writing,
+    versions_of,
+    view_of,
     writes,
 )
 
@@ -54,6 +59,8 @@ class Value:
     """Identity of its memory, which views share."""
     constant: torch.Tensor | None = None
     """The tensor itself, if it depends on no input."""
+    contiguous: bool = False
+    """Whether torch's own tensor is contiguous, which code of torch may rely on."""
 
     @classmethod
     def of(cls, tensor: torch.Tensor, *, constant: bool) -> Value:
@@ -66,6 +73,7 @@ class Value:
             int(tensor.storage_offset()),
             _memory(tensor),
             tensor.detach() if constant else None,
+            tensor.is_contiguous(),
         )
 
 
@@ -180,13 +188,18 @@ def _mutable(tree: Any) -> Any:
         return [_mutable(part) for part in tree]
     if isinstance(tree, immutable_dict):
         return {key: _mutable(part) for key, part in tree.items()}
-    if type(tree) is tuple:
-        return tuple(map(_mutable, tree))
+    if type(tree) is tuple or hasattr(tree, "_fields"):
+        parts = map(_mutable, tree)
+        return tuple(parts) if type(tree) is tuple else type(tree)(*parts)
     return tree
 
 
 PLAIN = (torch.Tensor, int, float, complex, str, type(None), torch.dtype, torch.device)
 """Types of the leaves of a result that a program can return."""
+
+
+class ValuesNeeded(NotTraced):
+    """Reason why a call cannot be an operator either: the shape of its result depends on values."""
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
@@ -236,11 +249,15 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
         kwargs = kwargs or {}
         tensors = [leaf for leaf in leaves_of((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         if depends_on_values(func) and not all(map(self._is_constant, tensors)):
-            raise NotTraced(f"{func} at {self.place} depends on values")
+            raise ValuesNeeded(f"{func} at {self.place} depends on values")
         return self._written(func, args, kwargs) if writes(func) else self._called(func, args, kwargs)
 
     def _called(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Call an operator that writes nothing, and record it."""
+        if short_name(str(func)) == "lift_fresh":  # a tensor of Python numbers, which code cannot have read from tensors
+            self._constants[id(args[0])] = args[0]
+        if func is torch.ops.aten.as_strided.default and not (len(args) < 4 and args[0].is_contiguous()):
+            raise NotTraced(f"{func} at {self.place} depends on where its input lies in memory")
         own_args, own_kwargs = self.named(args), self.named(kwargs)
         result = func(*args, **kwargs)
         leaves = leaves_of(result)
@@ -262,6 +279,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
         Raises:
             NotTraced: if there is no such operator.
         """
+        if torch.Tag.inplace_view in func.tags:
+            return self._viewed_in_place(func, args, kwargs)
         call, target = self._without_writing(func, args), args[0]
         given, named_kwargs = self.named(args), self.named(kwargs)
         if call is torch.ops.aten.copy.default:
@@ -286,6 +305,22 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
             part = view.parent
             fresh.add(id(part))
         self._stale |= {id(t) for t in self._alive if id(t) not in fresh and _memory(t) == _memory(target)}
+        return result
+
+    def _viewed_in_place(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Call an operator that gives a tensor other axes, such as `transpose_`, and record it as one that makes a view.
+
+        Raises:
+            NotTraced: if other tensors share the memory.
+        """
+        target, call = args[0], view_of(func)
+        others = {id(t) for t in self._alive if id(t) != id(target) and _memory(t) == _memory(target)}
+        if call is None or others or id(target) not in self._numbers:
+            raise NotTraced(f"{func} at {self.place} changes the shape of memory that others share")
+        given, named_kwargs = self.named(args), self.named(kwargs)
+        result = func(*args, **kwargs)
+        del self._numbers[id(target)]
+        self.record(str(call), call, given, named_kwargs, target)
         return result
 
     def _record_anew(self, tensor: torch.Tensor, call: Any, args: Any, kwargs: Any) -> None:
@@ -328,7 +363,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
         if id(args[0]) not in self._numbers or _memory(args[0]) in theirs:
             raise NotTraced(f"{func} at {self.place} writes to memory that is read elsewhere")
         dtypes = {leaf.dtype for leaf in leaves_of(args) if isinstance(leaf, torch.Tensor) and leaf.ndim}
-        if len(dtypes) > 1:
+        if args[0].is_floating_point():  # indices and masks do not change the dtype of a sum or a product
+            dtypes = {dtype for dtype in dtypes if dtype.is_floating_point or dtype.is_complex}
+        if len(dtypes) > 1 and other is not torch.ops.aten.copy.default:
             raise NotTraced(f"{func} at {self.place} writes numbers of another dtype")
         return other
 
@@ -347,6 +384,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
                 result = module(*args, **kwargs)
         except own_code.ValuesRead as problem:
             raise NotTraced(f"its code reads values ({problem} in {self.place})") from None
+        except ConvolithError:
+            raise
+        except Exception as problem:  # code that does not run while it is recorded, such as TorchScript
+            first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+            raise NotTraced(f"its code cannot be recorded ({first} in {self.place})") from problem
         finally:
             self._running.clear()
         if own_code.attributes_of(module) != before:
@@ -364,29 +406,62 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
 
     def attempt(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a module with code of its own and record what it calls, or else the module as a whole."""
-        kept = len(self.trace.ops), dict(self._numbers), self.trace.has_code, set(self._stale)
+        kept = self._so_far()
         own_args, own_kwargs = self.named(args), self.named(kwargs)
         copies = mapped_tree(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, (args, kwargs))
         try:
             with unchanged(module):  # what a call leaves behind, only the call as a whole may
                 return self.inside(module, args, kwargs)
         except NotTraced as problem:
-            self.trace.kept[self.where] = str(problem)
-            del self.trace.ops[kept[0] :]
-            self._numbers, self.trace.has_code, self._stale = kept[1:]
-        result = mapped_tree(_other, module(*copies[0], **copies[1]))
+            self._forget(kept, problem)
+        return self._whole(module, own_args, own_kwargs, module(*copies[0], **copies[1]))
+
+    def layer(self, run: Callable[[], Any], call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a function or a layer of torch and record its operators, or else the function as a whole.
+
+        Args:
+            run: calls it.
+            call: function that takes its arguments.
+            args, kwargs: its arguments.
+        """
+        kept = self._so_far()
+        given = [leaf for leaf in leaves_of((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        versions = versions_of(given)
+        try:
+            with self:
+                return run()
+        except ValuesNeeded:
+            raise
+        except NotTraced as problem:
+            self._forget(kept, problem)
+            own_args, own_kwargs = self.named(args), self.named(kwargs)
+            result = run()
+            if versions_of(given) != versions:
+                raise
+        return self._whole(call, own_args, own_kwargs, result)
+
+    def _so_far(self) -> tuple[Any, ...]:
+        return len(self.trace.ops), dict(self._numbers), self.trace.has_code, set(self._stale)
+
+    def _forget(self, kept: tuple[Any, ...], problem: NotTraced) -> None:
+        """Forget what was recorded since, and note why the present node is called as a whole."""
+        self.trace.kept[self.where] = str(problem)
+        del self.trace.ops[kept[0] :]
+        self._numbers, self.trace.has_code, self._stale = kept[1:]
+
+    def _whole(self, call: Any, args: Any, kwargs: Any, result: Any) -> Any:
+        """Record a call as a whole."""
+        result = mapped_tree(_other, result)
         if not all(isinstance(leaf, PLAIN) for leaf in leaves_of(result)):
             raise NotTraced(f"{self.where} returns a {type(result).__name__}")
-        self.record(self.where, module, own_args, own_kwargs, result)
+        self.record(self.where, call, args, kwargs, result)
         return result
 
     def record(self, name: str, call: Any, args: Any, kwargs: Any, result: Any) -> None:
         """Add an operator; one that depends on constants alone, and draws nothing, makes constants."""
         read = [self.trace.values[ref.number] for ref in leaves_with_refs((args, kwargs))]
         values_read = read[1:] if short_name(name) in BY_SHAPE else read
-        fixed = all(value.constant is not None for value in values_read) and not (
-            isinstance(call, torch.nn.Module) or draws(call)
-        )
+        fixed = all(value.constant is not None for value in values_read) and is_overload(call) and not draws(call)
         mine = [leaf for leaf in leaves_of(result) if isinstance(leaf, torch.Tensor)]
         if any(id(leaf) in self._numbers for leaf in mine):  # the operator gave back what it got
             fixed = False
@@ -429,8 +504,14 @@ class _Runner(GraphRunner):
         module = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
         if module is not None and has_own_code(module):
             return self.recorder.attempt(module, args, kwargs)
-        with self.recorder:
-            return super().called(node, args, kwargs)
+        target: Any = module if module is not None else node.target
+        if node.op == "call_method":
+            target = partial(_method, node.target)
+        return self.recorder.layer(lambda: super(_Runner, self).called(node, args, kwargs), target, args, kwargs)
+
+
+def _method(name: str, tensor: Any, *args: Any, **kwargs: Any) -> Any:
+    return getattr(tensor, name)(*args, **kwargs)
 
 
 UNSET = ("empty", "empty_like", "new_empty")

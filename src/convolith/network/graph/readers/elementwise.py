@@ -142,10 +142,12 @@ MOST_SPREAD = 1 << 22
 def _constant_part(value: Value, shape: Shape, operands: list[Operand], *, last: bool) -> Any:
     """Return a constant as an expression: a number, or one number per channel, which may be the last axis."""
     constant = value.constant
-    if constant is None or value.dtype not in FLOATS:
+    if constant is None or value.dtype.is_complex:
         return None
     if constant.numel() == 1 and len(value.shape) <= len(shape):
         return float(constant)
+    if value.dtype not in FLOATS:
+        return None
     if len(shape) < 2:
         return None
     ones = (1,) * (len(shape) - 2)

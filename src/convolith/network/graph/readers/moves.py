@@ -240,18 +240,18 @@ def pixel_unshuffle(op: Op, values: Values) -> Node | None:
     return Copy.of(op.where, x, own_result(op), axes, values[own_result(op)].shape)
 
 
-def nearest(op: Op, values: Values) -> Node | None:
-    """Read the enlargement of images by whole numbers, each element repeated."""
+def nearest(op: Op, values: Values) -> Node | list[Node] | None:
+    """Read the nearest element of each position: for enlargements by whole numbers, a copy."""
     x = own_argument(op, 0, values)
     if x is None:
         return None
     shape, out = values[x].shape, values[own_result(op)].shape
-    if any(m % n for n, m in zip(shape[2:], out[2:], strict=True)):
-        return None
+    if "exact" in op.name or any(m % n for n, m in zip(shape[2:], out[2:], strict=True)):
+        return resize(op, values)
     scales = [s for s in op.args[2:] if isinstance(s, float)]
     scales += [s for given in op.args[2:] if isinstance(given, list | tuple) for s in given]
     if any(s != int(s) for s in scales):
-        return None
+        return resize(op, values)
     axes = [Axis(shape[1], prod(shape[2:]), prod(out[2:]))]
     for axis in range(2, len(shape)):
         factor, row, out_row = out[axis] // shape[axis], prod(shape[axis + 1 :]), prod(out[axis + 1 :])
@@ -259,21 +259,31 @@ def nearest(op: Op, values: Values) -> Node | None:
     return Copy.of(op.where, x, own_result(op), axes, out)
 
 
+MOST_TAPS = 16
+"""Largest number of elements along an axis that generated code sums for one result of an interpolation."""
+
+
 def resize(op: Op, values: Values) -> Node | list[Node] | None:
-    """Read linear and cubic interpolation of signals, images and volumes."""
+    """Read interpolation of signals, images and volumes, and means over windows of unequal sizes."""
     x = own_argument(op, 0, values)
     if x is None:
         return None
     shape, out, dtype = values[x].shape, values[own_result(op)].shape, values[x].dtype
     kind, overload = op.name.split(".")[1:]
+    aligned = "linear" in kind or "cubic" in kind
+    given: list[Any] = list(op.args[3 if aligned else 2 :])
     scales: list[Any] = [None] * (len(shape) - 2)
     if overload == "vec":
-        scales = list(op.args[3]) if len(op.args) > 3 and op.args[3] is not None else scales
+        scales = list(given[0]) if given and given[0] is not None else scales
     else:
-        scales = [*op.args[3:], *scales][: len(scales)]
-    corners = bool(op.args[2])
+        scales = [*given, *scales][: len(scales)]
+    corners = aligned and bool(op.args[2])
+    if len(scales) == 3 and not aligned:
+        return None
     sizes = zip(shape[2:], out[2:], scales, strict=True)
     axes = [_weights(kind, n, m, scale, dtype, corners=corners) for n, m, scale in sizes]
+    if any(axis.weights.shape[1] > MOST_TAPS for axis in axes):
+        return None
     if len(axes) == 3:
         return _of_volumes(op, values, axes, scales, corners=corners)
     one = Weights.of(torch.ones(1, 1, dtype=dtype, device="cpu"))
@@ -309,8 +319,14 @@ def _of_volumes(op: Op, values: Values, axes: list[Weights], scales: list[Any], 
 def _weights(kind: str, size: int, out: int, scale: float | None, dtype: torch.dtype, *, corners: bool) -> Weights:
     """Return the interpolation along one axis, from what torch makes of each position alone."""
     alone = torch.eye(size, dtype=torch.float64, device="cpu")
-    if kind == "upsample_bicubic2d":
-        made = torch.ops.aten.upsample_bicubic2d(alone[:, None, None], [1, out], corners, None, scale)[:, 0, 0]
+    aten = torch.ops.aten
+    if kind in ("upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"):
+        made = getattr(aten, kind)(alone[:, None, None], [1, out], corners, None, scale)[:, 0, 0]
+    elif "pool" in kind:
+        made = aten.adaptive_avg_pool1d(alone[:, None], [out])[:, 0]
+    elif "nearest" in kind:
+        along = aten._upsample_nearest_exact1d if "exact" in kind else aten.upsample_nearest1d
+        made = along(alone[:, None], [out], scale)[:, 0]
     else:
-        made = torch.ops.aten.upsample_linear1d(alone[:, None], [out], corners, scale)[:, 0]
+        made = aten.upsample_linear1d(alone[:, None], [out], corners, scale)[:, 0]
     return Weights.of(made.T.to(dtype))

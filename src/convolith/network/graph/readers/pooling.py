@@ -19,6 +19,7 @@ from convolith.network.graph.readers.arguments import (
     own_argument,
     own_result,
 )
+from convolith.network.graph.readers.moves import resize
 from convolith.network.graph.trace import Op
 
 
@@ -81,8 +82,8 @@ def _scales(window: Window, shape: Shape, out: Shape, axis: int, dtype: torch.dt
     return 1 / (ends - starts).to(dtype)
 
 
-def adaptive_pool(op: Op, values: Values) -> Node | None:
-    """Read a mean over equal windows, whose number is given."""
+def adaptive_pool(op: Op, values: Values) -> Node | list[Node] | None:
+    """Read a mean over windows whose number is given."""
     x = own_argument(op, 0, values)
     if x is None or len(values[x].shape) != (4 if "2d" in op.name else 5):
         return None
@@ -90,7 +91,7 @@ def adaptive_pool(op: Op, values: Values) -> Node | None:
     if set(out[2:]) == {1}:
         return Mean(op.where, [x], [own_result(op)], shape, out)
     if any(n % m for n, m in zip(shape[2:], out[2:], strict=True)):
-        return None
+        return resize(op, values)
     step = tuple(n // m for n, m in zip(shape[2:], out[2:], strict=True))
     return _pool(op, values, x, "mean", Window(step, step, (0,) * len(step)), include=True)
 
