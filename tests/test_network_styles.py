@@ -275,7 +275,7 @@ def test_sizes_that_an_export_takes_for_constants_are_refused_in_words(tmp_path)
             try:
                 same(loaded(x), model(x))
             except cl.ConvolithError as refusal:
-                assert x is not X  # noqa: PT017
+                assert x is not X
                 assert "(any, 3, " in str(refusal)  # noqa: PT017
         with pytest.raises(cl.ConvolithError, match=r"saved for \(.*12\) alone"):
             loaded(OTHER)

@@ -87,8 +87,5 @@ def _is_ours(x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None) -> boo
         return False
     name = dtype_name(x.dtype)
     return (
-        is_float(name)
-        and name not in COMPLEX
-        and not registered_operator.is_watched()
-        and not needs_torch_operators()
+        is_float(name) and name not in COMPLEX and not registered_operator.is_watched() and not needs_torch_operators()
     )

@@ -142,8 +142,9 @@ def _by_name(target: Any) -> Any:
         space, _, name = operator_name(target).partition("::")
         return _Function("torch", ("ops", space, name, str(target).rpartition(".")[2]))
     module, name = getattr(target, "__module__", None), getattr(target, "__name__", "")
-    known = module in sys.modules and getattr(sys.modules[module], name, None) is target
-    return _Function(module, (name,)) if known else target
+    if isinstance(module, str) and getattr(sys.modules.get(module), name, None) is target:
+        return _Function(module, (name,))
+    return target
 
 
 def graph_parts(module: nn.Module) -> tuple[nn.Module, list[tuple[Any, ...]]] | None:
@@ -167,9 +168,9 @@ def graph_of_parts(root: nn.Module, nodes: list[tuple[Any, ...]]) -> GraphModule
     """Return the module of a graph's parts."""
     graph, made = Graph(), dict[str, Any]()
     for op, target, args, kwargs, name in nodes:
-        found = _with_nodes((args, kwargs), made)
+        given, keywords = _with_nodes(args, made), _with_nodes(kwargs, made)
         function = target.found() if isinstance(target, _Function) else target
-        made[name] = graph.create_node(op, function, *found, name=name)
+        made[name] = graph.create_node(op, function, given, keywords, name)
     result = GraphModule(root, graph)
     result.training = False
     return result

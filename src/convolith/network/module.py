@@ -48,7 +48,7 @@ class Optimized(torch.nn.Module):
             getattr(plain, name).clear()
         for tensor in plain.parameters():
             if tensor.is_leaf:
-                tensor.requires_grad_(requires_grad=False)
+                tensor.requires_grad = False
             else:  # in a copy of a scripted module
                 tensor.detach_()
         self.plain = plain
@@ -111,7 +111,7 @@ class Optimized(torch.nn.Module):
             wanted = [str(shape).replace("None", "any") for shape in self.sizes]
             raise ConvolithError(
                 f"inputs of {[tuple(x.shape) for x in inputs]} were given, but the file was saved for "
-                f"{', '.join(wanted)} alone, since the model's code looks at sizes; optimise and save it for these inputs"
+                f"{', '.join(wanted)} alone, since its code looks at sizes; optimise and save it for these inputs"
             )
         if self._plain_only or not self._applies(inputs):
             return self.plain(*inputs)
@@ -206,7 +206,7 @@ class Optimized(torch.nn.Module):
         return _Called(hooked)  # the hooks of the outermost module are not exported
 
     def example(self) -> tuple[torch.Tensor, ...]:
-        """Return inputs of zeros, of the example's size; of two images at least, unless the model has code of its own."""
+        """Return zeros of the example's size; of two images at least unless the model has code of its own."""
         least = 1 if self.has_code() else 2
         return tuple(torch.zeros((max(shape[0], least), *shape[1:]), dtype=dtype) for shape, dtype in self._example)
 

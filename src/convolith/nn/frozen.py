@@ -96,7 +96,9 @@ class Frozen:
                 transposed=module.transposed,
                 output_padding=module.output_padding,
             )
-            bound = self.bounds[key] = plan(spec, self.weight, accuracy=module.accuracy).bind(self.weight, self.bias, copy=False)
+            bound = self.bounds[key] = plan(spec, self.weight, accuracy=module.accuracy).bind(
+                self.weight, self.bias, copy=False
+            )
             while len(self.bounds) > MOST_SHAPES:
                 self.bounds.popitem(last=False)
         return bound

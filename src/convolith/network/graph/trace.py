@@ -24,9 +24,9 @@ from convolith.torch_private import (
     draws,
     flattened,
     is_alias,
+    is_overload,
     leaves_of,
     mapped_tree,
-    is_overload,
     not_writing,
     versions_of,
     view_of,
@@ -254,7 +254,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
 
     def _called(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Call an operator that writes nothing, and record it."""
-        if short_name(str(func)) == "lift_fresh":  # a tensor of Python numbers, which code cannot have read from tensors
+        if (
+            short_name(str(func)) == "lift_fresh"
+        ):  # a tensor of Python numbers, which code cannot have read from tensors
             self._constants[id(args[0])] = args[0]
         if func is torch.ops.aten.as_strided.default and not (len(args) < 4 and args[0].is_contiguous()):
             raise NotTraced(f"{func} at {self.place} depends on where its input lies in memory")
@@ -308,7 +310,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
         return result
 
     def _viewed_in_place(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Call an operator that gives a tensor other axes, such as `transpose_`, and record it as one that makes a view.
+        """Call an operator that gives a tensor other axes, such as `transpose_`, and record it as one that makes views.
 
         Raises:
             NotTraced: if other tensors share the memory.
@@ -506,7 +508,7 @@ class _Runner(GraphRunner):
             return self.recorder.attempt(module, args, kwargs)
         target: Any = module if module is not None else node.target
         if node.op == "call_method":
-            target = partial(_method, node.target)
+            target = partial(_method, str(node.target))
         return self.recorder.layer(lambda: super(_Runner, self).called(node, args, kwargs), target, args, kwargs)
 
 
