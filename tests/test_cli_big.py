@@ -97,7 +97,7 @@ def test_what_does_not_fit_is_refused_in_the_words_of_the_command(store):
         named = names.get(option, option.split("=")[0])
         assert named in refused("correlate", str(store / "p.npy"), "[[1]]", option)
     assert "--memory was given" in refused("plan", "1,1,8,8", "1,1,3,3", "--memory", "1GB")
-    assert "K_SHAPE" in refused("plan", "1,1,8,8", "[[1]]")
+    assert "K_SHAPE" in refused("plan", "1,1,8,8", "[[1], 2]")
     assert not (store / "y.zarr").exists()
 
 

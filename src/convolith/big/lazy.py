@@ -100,6 +100,7 @@ def correlate(
     shape = geometry.output_shape
     sizes = block_of(geometry, source.chunks, whole) if block is None else block_given(block, shape, whole)
     check_blocks(shape, sizes)
+    wanted = wanted.with_engine(wanted.engine_of(wanted.window_shape(sizes, source.shape))[0])
     chunks = tuple(tuple(min(b, n - start) for start in range(0, n, b)) for b, n in zip(sizes, shape, strict=True))
     empty = np.empty((0,) * len(shape), wanted.out_dtype)
     if not isinstance(x, da.Array):

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import click
+import numpy as np
+import torch
 
+from convolith.cli.io.files import read_kernel
 from convolith.cli.io.stores import plan_store
 from convolith.cli.options import (
     axes_or_names,
@@ -17,9 +20,19 @@ from convolith.cli.options import (
     shape_or_path,
 )
 from convolith.cli.shapes import layer_spec
+from convolith.cli.words import GENERAL, in_words_of_the_command
+from convolith.conv import Conv
+from convolith.dtypes import check_dtype
 from convolith.errors import ConvolithError
 from convolith.planner import plan
 from convolith.planner.choose import BUDGET_SECONDS
+from convolith.tensors import torch_dtype
+
+WORDS = (
+    *GENERAL,
+    (r": plan with kernel=", ": give the kernel in place of K_SHAPE, a file or a list such as [[1,2,1]]"),
+)
+"""Words of `plan`, in those of the command."""
 
 
 @click.command()
@@ -55,7 +68,8 @@ def command(
 
     Times are estimates from counted work and the machine's limits, or earlier measurements on this machine.
 
-    Shapes are (N, in_channels, *size) and (out_channels, in_channels/groups, *kernel_size).
+    Shapes are (N, in_channels, *size) and (out_channels, in_channels/groups, *kernel_size). A kernel in place of
+    K_SHAPE shows the engines that depend on its values too.
 
     With a store in place of X_SHAPE, such as scan.zarr, and a kernel in place of K_SHAPE, show the blocks and the
     memory of a correlation from store to store.
@@ -66,17 +80,17 @@ def command(
         source = click.core.ParameterSource.DEFAULT
         given = {name: value for name, value in options.items() if ctx.get_parameter_source(name) is not source}
         given |= {} if engine == "auto" else {"engine": engine}
-        kernel = k_shape if isinstance(k_shape, str) else ",".join(map(str, k_shape))
-        plan_store(x_shape, kernel, given | {"accuracy": accuracy}, as_json=as_json)
+        named = k_shape if isinstance(k_shape, str) else ",".join(map(str, k_shape))
+        plan_store(x_shape, named, given | {"accuracy": accuracy}, as_json=as_json)
         return
     for name in ("axes", "memory"):
         if options.pop(name) is not None:
             raise ConvolithError(f"--{name} was given; it applies to a store, such as scan.zarr")
-    if isinstance(k_shape, str):
-        raise ConvolithError(f"K_SHAPE is {k_shape!r}; expected a shape such as 64,64,3,3, as X_SHAPE is one")
     effort = "measure" if measure else "estimate"
-    spec = layer_spec(x_shape, k_shape, **options)
-    chosen = plan(spec, accuracy=accuracy, engine=engine, effort=effort, budget=budget)
+    kernel = _weights(k_shape, options) if isinstance(k_shape, str) else None
+    spec = layer_spec(x_shape, k_shape if kernel is None else tuple(kernel.shape), **options)
+    with in_words_of_the_command(WORDS):
+        chosen = plan(spec, kernel, accuracy=accuracy, engine=engine, effort=effort, budget=budget)
     table = chosen.table()
     data = {
         "layer": table.title,
@@ -86,3 +100,13 @@ def command(
         "candidates": table.rows,
     }
     emit(as_json=as_json, data=data, tables=[table])
+
+
+def _weights(text: str, options: dict[str, Any]) -> torch.Tensor:
+    """Return a kernel in the dtype of the layer."""
+    read = read_kernel("K_SHAPE", text, {})
+    if isinstance(read, Conv):
+        raise ConvolithError(f"K_SHAPE is {text}, which has options of its own; expected a bare kernel, or a shape")
+    name = options["kernel_dtype"] or options["dtype"]
+    check_dtype("--dtype", name)
+    return torch.from_numpy(np.ascontiguousarray(read)).to(torch_dtype(name))

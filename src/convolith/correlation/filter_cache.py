@@ -18,7 +18,7 @@ from convolith.correlation.result_dtypes import convert, holds_rounded, say_chan
 from convolith.dtypes import COMPLEX, is_float
 from convolith.engines import BY_NAME, buffers
 from convolith.jit import thread_count
-from convolith.planner import Plan, plan
+from convolith.planner import Plan, needs_kernel, plan
 from convolith.planner.plan import compute, compute_rounded
 from convolith.planner.prepared_kernels import Choose, PreparedKernel, prepared
 from convolith.planner.store import generation
@@ -208,9 +208,11 @@ def remember(key: Any, ways: Iterable[FilterCall]) -> None:
     call_cache.keep(key, Seen(key[call_cache.OPTIONS], tuple(ways)))
 
 
-def repeatable(key: Any, planes: ConvSpec) -> bool:
+def repeatable(key: Any, planes: ConvSpec, how: dict[str, Any]) -> bool:
     """Return whether a call can be repeated without looking at its arguments again."""
-    return key is not None and key[RECORDED] is None and planes.out_dtype not in COMPLEX and planes.batch > 0
+    if key is None or needs_kernel(planes, how["accuracy"], how["engine"]):
+        return False
+    return key[RECORDED] is None and planes.out_dtype not in COMPLEX and planes.batch > 0
 
 
 def way(

@@ -29,7 +29,7 @@ from convolith.dtypes import dtype_name, is_float
 from convolith.engines import aten
 from convolith.errors import ConvolithError, check_flag
 from convolith.geometry import NO_VALUE, Axes, Padding
-from convolith.planner import check_choice, computed, plan
+from convolith.planner import check_choice, computed, plan_call
 from convolith.planner.plan import check_apart
 from convolith.spec import ConvSpec
 from convolith.tensors import from_working, to_working, torch_dtype, working_dtype
@@ -267,19 +267,19 @@ def _computed(
 def _write(target: torch.Tensor, operands: Operands, spec: ConvSpec, accuracy: str, engine: str) -> None:
     """Compute a result into a tensor."""
     x, k, bias = operands
-    run(plan(spec, accuracy=accuracy, engine=engine), x, k, bias, by_kernel=engine == "auto", out=target)
+    run(plan_call(spec, k, accuracy=accuracy, engine=engine), x, k, bias, by_kernel=engine == "auto", out=target)
 
 
 def _by_engines(
     operands: Operands, spec: ConvSpec, accuracy: str, engine: str, remember: Callable[..., None] | None
 ) -> torch.Tensor:
     """Compute by the engines, inside autograd if needed, and pass the plan or function to `remember`."""
+    chosen = plan_call(spec, operands.k, accuracy=accuracy, engine=engine)
     if _needs_gradients(operands):
         y, how = recorded(operands, spec, accuracy, engine)
     else:
-        how = plan(spec, accuracy=accuracy, engine=engine)
-        y = run(how, *operands, by_kernel=engine == "auto")
-    if remember is not None:
+        y, how = run(chosen, *operands, by_kernel=engine == "auto"), chosen
+    if remember is not None and not chosen.of_one_kernel:
         remember(spec, how)
     return y
 

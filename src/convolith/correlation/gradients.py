@@ -18,11 +18,11 @@ from convolith.engines import aten
 from convolith.engines.kernel_gradient import engine as lags
 from convolith.engines.padding import pad
 from convolith.jit import is_forked, with_living_threads
-from convolith.planner import Plan, computed, plan
+from convolith.planner import Plan, computed, plan, plan_call
 from convolith.planner import gradients as planned
 from convolith.planner.machine import check_result
 from convolith.planner.plan import compute
-from convolith.planner.prepared_kernels import Choose, once, prepared
+from convolith.planner.prepared_kernels import Choose, PreparedKernel, once, prepared
 from convolith.spec import ConvSpec
 from convolith.tensors import torch_dtype
 from convolith.torch_private import is_view
@@ -60,8 +60,13 @@ def _run(
     out: torch.Tensor | None,
 ) -> torch.Tensor:
     check_result(chosen.spec)
-    entry = prepared(chosen, _bare(k), chooser(chosen) if by_kernel else None)
+    entry = _prepared(chosen, _bare(k), chooser(chosen) if by_kernel else None)
     return compute(entry.plan, entry.state, _bare(x), None if bias is None else _bare(bias), out)
+
+
+def _prepared(chosen: Plan, kernel: torch.Tensor, choose: Choose | None) -> PreparedKernel:
+    """Return a plan and its state for a kernel; one of this kernel alone is not cached, since no other call has it."""
+    return once(chosen, kernel) if chosen.of_one_kernel else prepared(chosen, kernel, choose)
 
 
 def chooser(chosen: Plan) -> Choose | None:
@@ -85,31 +90,35 @@ def differentiable(operands: Operands, spec: ConvSpec, accuracy: str, engine: st
 
 def recorded(operands: Operands, spec: ConvSpec, accuracy: str, engine: str) -> tuple[torch.Tensor, Compute]:
     """Compute the result inside autograd, and return it with the function that computes it from padded operands."""
-    plan(spec, accuracy=accuracy, engine=engine)  # raises the same errors as without gradients
+    plan_call(spec, operands.k, accuracy=accuracy, engine=engine)  # raises the same errors as without gradients
     operands, spec = padded_before(operands, spec)
     x, k, _ = operands
     last = not x.is_contiguous() and x.ndim in aten.LAST and x.is_contiguous(memory_format=aten.LAST[x.ndim])
-    how = recording(spec, accuracy, engine, (x.requires_grad, k.requires_grad), last=last)
+    chosen = plan_call(spec, k, accuracy=accuracy, engine=engine)
+    how = recording(chosen, (x.requires_grad, k.requires_grad), last=last)
     return how(*operands), how
 
 
-def recording(spec: ConvSpec, accuracy: str, engine: str, wanted: tuple[bool, bool], *, last: bool) -> Compute:
+def recording(chosen: Plan, wanted: tuple[bool, bool], *, last: bool) -> Compute:
     """Return the function that computes a layer inside autograd: our engines where faster, else torch's operator.
 
     Args:
-        spec: spec with padding mode "zeros".
+        chosen: plan of a spec with padding mode "zeros".
         wanted: whether the input's and the kernel's gradient will be computed.
         last: whether the input is in channels_last.
     """
-    chosen = plan(spec, accuracy=accuracy, engine=engine)
+    spec = chosen.spec
     views = spec.axes == 1 or spec.out_dtype in COMPLEX  # as results of torch's operator and its gradients
-    own = accuracy in ("default", "fast") and not views and not is_forked()  # its backward pass hangs in a forked child
+    own = (
+        chosen.accuracy in ("default", "fast") and not views and not is_forked()
+    )  # its backward pass hangs in a forked child
     straight = aten.torch_operator(spec) if own else None
-    if engine == aten.contiguous.name and straight is not None:
+    named = chosen.engine if chosen.by_name else None
+    if named == aten.contiguous.name and straight is not None:
         return straight
-    if engine == "auto" and straight is not None and not planned.pays(chosen, wanted, last=last):
+    if named is None and straight is not None and not planned.pays(chosen, wanted, last=last):
         return straight
-    return partial(_record, GradientContext(chosen, chooser(chosen) if engine == "auto" else None))
+    return partial(_record, GradientContext(chosen, chooser(chosen) if named is None else None))
 
 
 def _record(node: GradientContext, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -144,7 +153,7 @@ class _Correlate(torch.autograd.Function):
         ctx.plan = node.plan
         kernel = _bare(k)
         changing = ctx.needs_input_grad[1]
-        entry = once(node.plan, kernel) if changing else prepared(node.plan, kernel, node.choose)
+        entry = once(node.plan, kernel) if changing else _prepared(node.plan, kernel, node.choose)
         y = compute(entry.plan, entry.state, _bare(x), None if bias is None else _bare(bias))
         return y.detach()  # not a view, as some engines return: views refuse in-place changes
 

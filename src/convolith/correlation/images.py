@@ -177,7 +177,7 @@ def filter_image(
     y = _delivered(_filtered(picture, layouts[0], how, nan, mask), picture, layouts[0], how, wanted)
     if missing.is_plain(picture):
         overflow.say_overflow(y, before, {"image": picture.dtype, "kernel": taps.dtype})
-    if filter_cache.repeatable(key, layouts[0].spec):
+    if filter_cache.repeatable(key, layouts[0].spec, how):
         dtypes = (before["image"].dtype, before["kernel"].dtype)
         shape = tuple(picture.shape)
         ways = [filter_cache.way(shape, n.spec, n.places, how, wanted, n.copying, dtypes) for n in layouts]

@@ -16,7 +16,7 @@ from convolith.correlation.gradients import gradients, padded_before, run
 from convolith.dtypes import is_float
 from convolith.engines.padding import fold_padding
 from convolith.geometry import NO_VALUE, resolve_padding
-from convolith.planner import check_choice, plan
+from convolith.planner import check_choice, plan_call
 from convolith.planner.plan import format_of
 from convolith.spec import ConvSpec
 from convolith.torch_private import dispatch_modes, without_batch
@@ -123,7 +123,7 @@ def call(operands: Operands, spec: ConvSpec, accuracy: str, engine: str) -> torc
 @torch.library.custom_op("convolith::correlate", mutates_args=(), schema=f"({ARGUMENTS}, {VALUE}={NO_VALUE}) -> Tensor")
 def _correlate(x: Any, k: Any, bias: Any, *options: Any) -> Any:
     spec, accuracy, engine = _spec(x, k, bias, *options)
-    y = run(plan(spec, accuracy=accuracy, engine=engine), x, k, bias)
+    y = run(plan_call(spec, k, accuracy=accuracy, engine=engine), x, k, bias)
     return y.contiguous(memory_format=format_of(x))  # the layout that the fake implementation promises
 
 

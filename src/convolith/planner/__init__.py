@@ -1,6 +1,17 @@
 """Planner: the choice of the engine for a spec, with reasons."""
 
-from convolith.planner.choose import ACCURACIES, EFFORTS, check_choice, plan
+from convolith.planner.choose import ACCURACIES, EFFORTS, check_choice, needs_kernel, plan, plan_call
 from convolith.planner.plan import BoundPlan, Candidate, Plan, computed
 
-__all__ = ["ACCURACIES", "EFFORTS", "BoundPlan", "Candidate", "Plan", "check_choice", "computed", "plan"]
+__all__ = [
+    "ACCURACIES",
+    "EFFORTS",
+    "BoundPlan",
+    "Candidate",
+    "Plan",
+    "check_choice",
+    "computed",
+    "needs_kernel",
+    "plan",
+    "plan_call",
+]

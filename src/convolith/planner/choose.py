@@ -10,6 +10,7 @@ import torch
 
 from convolith.dtypes import HALVES
 from convolith.engines import BY_NAME, TABLE, Engine
+from convolith.engines.base import NEEDS_KERNEL
 from convolith.engines.reference import reference
 from convolith.errors import ConvolithError, check_option, shown
 from convolith.jit import thread_count, with_living_threads
@@ -74,6 +75,17 @@ def plan(
     if effort == "measure":
         return _choose(spec, accuracy, engine, None, effort, budget)
     return estimated(spec, accuracy, engine, thread_count(), generation())
+
+
+def plan_call(spec: ConvSpec, kernel: torch.Tensor, *, accuracy: str, engine: str) -> Plan:
+    """Plan a call: by the values of its kernel if the named engine depends on them, otherwise for every kernel."""
+    weights = kernel.detach() if needs_kernel(spec, accuracy, engine) else None
+    return plan(spec, weights, accuracy=accuracy, engine=engine)
+
+
+def needs_kernel(spec: ConvSpec, accuracy: str, engine: str) -> bool:
+    """Return whether a named engine can say from the kernel's values alone whether it computes a layer."""
+    return engine in BY_NAME and BY_NAME[engine].refuse(computed(spec, accuracy)) == NEEDS_KERNEL
 
 
 def check_choice(accuracy: str, engine: str) -> None:

@@ -96,6 +96,11 @@ class Plan:
         return any(candidate.reason == NEEDS_KERNEL for candidate in self.candidates)
 
     @cached_property
+    def of_one_kernel(self) -> bool:
+        """Whether the engine computes the kernel of the plan, because of its values, and maybe no other."""
+        return next(c for c in self.candidates if c.engine == self.engine).by_values
+
+    @cached_property
     def prepares(self) -> bool:
         """Whether the engine computes something from a kernel that is worth caching."""
         chosen = next(c for c in self.candidates if c.engine == self.engine)
