@@ -339,3 +339,93 @@ def test_a_fit_says_how_far_it_is():
     assert {(one.phase, one.total) for one in said} == {("fitting", 27)}
     assert said[-1].bytes > 0
     assert os.getpid() > 0
+
+
+# Variances.
+
+VARIANCE = RNG.random(X.shape) + 0.5
+VARIANCE[RNG.random(X.shape) < 0.02] = 0
+VARIANCE[RNG.random(X.shape) < 0.02] = -3
+VARIANCE[RNG.random(X.shape) < 0.02] = np.nan
+VARIANCE[RNG.random(X.shape) < 0.02] = np.inf
+
+
+def test_variances_are_inverse_weights_and_others_are_left_out():
+    known = np.isfinite(VARIANCE) & (VARIANCE > 0)
+    weights = np.where(known, 1 / np.where(known, VARIANCE, 1), 0)
+    options = {"kernel_size": 5, "offset": True}
+    expected = in_memory(X[:, None], Y[:, None], weights=weights, **options)
+    for nan in ("omit", "refuse"):
+        found = big.fit(X, Y, variance=VARIANCE, block=(17, 20), nan=nan, **options, **QUIET)
+        same(found, expected)
+    same(big.fit(X, Y, variance=VARIANCE[0], **options, **QUIET),
+         in_memory(X[:, None], Y[:, None], weights=weights[0], **options))  # fmt: skip
+    with pytest.raises(cl.ConvolithError, match="weights was given together with variance"):
+        big.fit(X, Y, variance=VARIANCE, weights=weights, **options, **QUIET)
+
+
+def test_the_nodata_of_a_variance_leaves_pixels_out(tmp_path):
+    known = np.isfinite(VARIANCE) & (VARIANCE > 0)
+    stored(tmp_path / "v.zarr", np.where(known, VARIANCE, 1e20), (1, 16, 16)).attrs["_FillValue"] = 1e20
+    weights = np.where(known, 1 / np.where(known, VARIANCE, 1), 0)
+    found = big.fit(X, Y, variance=tmp_path / "v.zarr", kernel_size=5, **QUIET)
+    same(found, in_memory(X[:, None], Y[:, None], weights=weights, kernel_size=5))
+
+
+@pytest.mark.parametrize("kind", ["v.zarr", "v.npy", "v.tif"])
+def test_the_command_takes_variances_as_it_does_in_memory(kind, stores, tmp_path):
+    if kind == "v.npy":
+        np.save(tmp_path / kind, VARIANCE)
+    elif kind == "v.tif":
+        pytest.importorskip("tifffile").imwrite(tmp_path / kind, VARIANCE, photometric="minisblack")
+    else:
+        stored(tmp_path / kind, VARIANCE, (1, 16, 16))
+    for name, array in (("x", X), ("y", Y), ("w", VARIANCE)):
+        np.save(tmp_path / f"{name}.npy", array)
+    inside = run(
+        "fit", tmp_path / "x.npy", tmp_path / "y.npy", "--size", "5,5", "--axes", "1,2", "--json",
+        "--variance", tmp_path / "w.npy",
+    )  # fmt: skip
+    command = ("fit", stores["x"], stores["y"], "--size", 5, "--variance", tmp_path / kind, "--json")
+    found = json.loads(run(*command).stdout.splitlines()[-1])
+    np.testing.assert_allclose(found["kernel"], json.loads(inside.stdout)["kernel"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("variance", "words"),
+    [
+        (VARIANCE[:2], "--variance has shape (2, 44, 53), but AFTER (3, 44, 53); expected"),
+        (-np.ones(X.shape), "no pixel of AFTER is left to fit: all of them are masked, missing (NaN or nodata)"),
+        (None, "--variance is"),
+    ],
+)
+def test_variances_that_do_not_fit_are_named(variance, words, stores, tmp_path):
+    if variance is not None:
+        stored(tmp_path / "v.zarr", variance, (1, 16, 16))
+    said = refused("fit", stores["x"], stores["y"], "--size", 5, "--variance", tmp_path / "v.zarr")
+    assert words in said.replace("\n", " ")
+    assert "--before-variance was given; it applies to pictures and arrays that fit into memory" in refused(
+        "fit", stores["x"], stores["y"], "--size", 5, "--before-variance", stores["x"]
+    )
+
+
+# The plan.
+
+
+def test_a_plan_of_a_fit_has_the_form_of_a_correlations(stores, tmp_path):
+    ended = run("fit", stores["x"], stores["y"], "--size", 5, "--mask", stores["mask"], "--passes", 2, "--json")
+    events = [json.loads(line) for line in ended.stdout.splitlines()]
+    plan, done = events[0], events[-1]
+    other = run("correlate", stores["x"], "[[1,2]]", "--axes", "1,2", "-o", tmp_path / "z.zarr", "--json")
+    names = set(json.loads(other.stdout.splitlines()[0])) - {"engine"}
+    assert names <= set(plan)
+    assert plan["event"] == "plan"
+    assert plan["shape"] == list(Y.shape)
+    assert plan["block"] == [3, 40, 49]  # without the border
+    for name in ("blocks", "images", "passes", "predicted_bytes"):
+        assert plan[name] == done[name] > 0, name
+    assert plan["read_bytes"] == done["read_bytes"] == 2 * (X.nbytes + Y.nbytes + MASK.nbytes)
+    assert plan["written_bytes"] == 0
+    said = []
+    big.fit(X, Y, kernel_size=5, block=(17, 20), on_plan=said.append, **QUIET)
+    assert [one.blocks for one in said] == [27]

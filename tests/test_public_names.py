@@ -191,8 +191,11 @@ def chapter():
 def stores():
     window = next(cl.big.windows((9, 8), (3, 3), (4, 8)))
     close(window.padded(window.read(X[0, 0])), np.pad(X[0, 0], 1)[:6])
-    found = cl.big.fit(X[0, 0], cl.filter_image(X[0, 0], K[0, 0]), kernel_size=3, progress=False)
+    plans = []
+    y = cl.filter_image(X[0, 0], K[0, 0])
+    found = cl.big.fit(X[0, 0], y, kernel_size=3, progress=False, on_plan=plans.append)
     assert isinstance(found, cl.big.BigFit)
+    assert isinstance(plans[0], cl.big.FitPlan)
     close(found.kernel[0, 0], K[0, 0])
     planned = cl.big.plan(X[0, 0], K[0, 0], memory="100MB")
     assert isinstance(planned, cl.big.BigPlan)

@@ -55,8 +55,11 @@ def is_incomplete(array: Any, mask: Any) -> bool:
 def inverse_variance(array: Any) -> np.ndarray | None:
     """Return weights, 0 where the variance is not positive, from the uncertainty of an `NDData`, or None."""
     variance = variance_of(array)
-    if variance is None:
-        return None
+    return None if variance is None else weights_of_variance(variance)
+
+
+def weights_of_variance(variance: np.ndarray) -> np.ndarray:
+    """Return the inverse of a variance as weights; 0 where it is not a finite number above zero."""
     known = np.isfinite(variance) & (variance > 0)
     return np.where(known, 1 / np.where(known, variance, 1.0), 0.0)
 

@@ -18,7 +18,7 @@ from convolith.big.fitting.checkpoint import Checkpoint, Reached
 from convolith.big.fitting.jobs import States, pooled
 from convolith.big.fitting.memory import Memory, Peak
 from convolith.big.fitting.opening import SourceOptions, stacks_of
-from convolith.big.fitting.plan import Plan, Solving
+from convolith.big.fitting.plan import FitPlan, Plan, Solving
 from convolith.big.fitting.result import BigFit
 from convolith.big.fitting.run import Passes, merged_state
 from convolith.big.fitting.solution import Choice, Solver, check_folds, choose, merged_slope, result
@@ -54,6 +54,7 @@ def fit(
     mask: Any = None,
     x_mask: Any = None,
     weights: Any = None,
+    variance: Any = None,
     nan: str = "omit",
     saturation: Any = None,
     stride: Axes = 1,
@@ -79,6 +80,7 @@ def fit(
     executor: Executor | None = None,
     in_flight: int | None = None,
     listener: Callable[[State], object] | None = None,
+    on_plan: Callable[[FitPlan], object] | None = None,
 ) -> BigFit:
     """Find the kernel for which `correlate(x, kernel, offset, ...)` is closest to y, for data larger than memory.
 
@@ -105,6 +107,8 @@ def fit(
             one without its channels, or of a single image, which serves all pairs; or a list of sources.
         x_mask: likewise, where a pixel of x is bad: all pixels of y that read it are left out.
         weights: source of numbers of 0 or more, the weight of each pixel of y; shaped as `mask`, without channels.
+        variance: source of the variance of each pixel of y, in place of `weights`, which are its inverse. Pixels whose
+            variance is not a finite number above zero, or the source's own nodata, are left out.
         nan: "omit" takes NaN and infinity for missing pixels, "refuse" refuses them, as `cl.fit` does by default.
         saturation, stride, padding, dilation, padding_mode, origin, offset: as for `cl.fit`.
         ridge, smoothness, basis, constraints, x_noise_variance, max_size, size_tolerance, errors, flip: as for
@@ -124,6 +128,7 @@ def fit(
         in_flight: number of jobs that worker processes work on or wait with; by default two for each core.
         listener: function that is called with the state of the fit after every block or job: `phase`, `done` of
             `total`, `bytes` that were read, `bytes_per_second`, `seconds_left`.
+        on_plan: function that is called once, before pixels are read, with the fit's blocks, bytes and memory.
 
     Raises:
         ConvolithError: sources that cannot be read or that do not fit together, too little memory, a checkpoint of
@@ -156,7 +161,9 @@ def fit(
             sizes.extend(odd_sizes([(n - 1) // d + 1 for n, d in zip(lengths, steps, strict=True)], max_size))
             return sizes[-1]
 
-    about = {"mask": mask, "x_mask": x_mask, "weights": weights}
+    if weights is not None and variance is not None:
+        raise ConvolithError("weights was given together with variance, whose inverse are weights; leave one out")
+    about = {"mask": mask, "x_mask": x_mask, "weights": weights, "variance": variance}
     marks = {name: value for name, value in about.items() if value is not None}
     stacks = stacks_of(x, y, size, SourceOptions(axes, channel_axis, pair_axis, nodata, origin, marks), geometry)
     dimensions = len(stacks[0].spec.size)
@@ -177,6 +184,8 @@ def fit(
     )
     jobs = None if is_here(executor) else in_flight or 2 * (os.cpu_count() or 1)
     room = Memory.of(stacks, plan.blocks, plan.count * (1 if passes == 1 else 2), bytes_of(memory), jobs)
+    if on_plan is not None:
+        on_plan(plan.overview(passes, room.predicted_bytes))
     file = None
     if checkpoint is not None:
         file = Checkpoint(checkpoint, plan.fingerprint(pixels, origin), solving.fingerprint())
@@ -254,8 +263,8 @@ def _united(plan: Plan, states: Sequence[Gram], *, keep: bool) -> tuple[Gram, li
         total = pooled(total, state)
     if not total.equations:
         raise ConvolithError(
-            "no pixel of y is left to fit: all of them are masked, missing (NaN or nodata), saturated, or read a pixel "
-            "of x that is; expected at least one"
+            "no pixel of y is left to fit: all of them are masked, missing (NaN or nodata), saturated or without "
+            "weight, or read a pixel of x that is; expected at least one"
         )
     size = plan.stacks[0].spec.size
     folds = [copy(state) if keep else state for state in states if state.equations]

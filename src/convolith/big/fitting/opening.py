@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convolith.big.arguments import IMAGE_AXES, axis_numbers
-from convolith.big.fitting.stacks import Aligned, Roles, Stack
+from convolith.big.fitting.stacks import WEIGHING, Aligned, Roles, Stack
 from convolith.big.layout import SIDES
 from convolith.big.stores.sources import Source, open_source
 from convolith.big.windows import Geometry, geometry_of
@@ -26,7 +26,7 @@ class SourceOptions(NamedTuple):
 
     Attributes:
         axes, channel_axis, pair_axis, nodata, origin: as for `fit`.
-        marks: `mask`, `x_mask` and `weights` of `fit`, those that are given.
+        marks: `mask`, `x_mask`, `weights` and `variance` of `fit`, those that are given.
     """
 
     axes: Any
@@ -225,7 +225,7 @@ def _marks(given: Mapping[str, Any], count: int, *, several: bool) -> list[dict[
         values = value if each else [value]
         opened = [open_source(one, f"{name}[{n}]" if each else name) for n, one in enumerate(values)]
         for source in opened:
-            if name != "weights" and source.dtype.kind == "f":
+            if name not in WEIGHING and source.dtype.kind == "f":
                 raise ConvolithError(
                     f"{name} has dtype {source.dtype}; expected booleans or integers, not 0 where a pixel is left out"
                 )
@@ -239,7 +239,7 @@ def _aligned(name: str, mark: Source, onto: Source, roles: Roles, whose: str) ->
     shape = onto.shape
     ways = {shape: roles}
     if roles.channel is not None:
-        ways = ways if name != "weights" else {}
+        ways = ways if name not in WEIGHING else {}
         ways[tuple(n for axis, n in enumerate(shape) if axis != roles.channel)] = roles.without_channel()
     order = sorted(roles.axes)
     ways.setdefault(tuple(shape[axis] for axis in order), Roles(tuple(order.index(a) for a in roles.axes), None, ()))

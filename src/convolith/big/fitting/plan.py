@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from math import prod
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +18,28 @@ from convolith.errors import ConvolithError
 from convolith.fitting.data.pixels import Pixels
 from convolith.fitting.gram import Gram
 from convolith.fitting.kernel_options import KernelOptions
+
+
+class FitPlan(NamedTuple):
+    """Size of a fit between stores, before it reads a pixel.
+
+    Attributes:
+        shape: shape of y; of the first one, if there are several.
+        block: shape of the largest blocks of it.
+        blocks: number of blocks that are read, in all passes.
+        images: number of pairs of images.
+        passes: number of passes over the data.
+        read_bytes: bytes of pixels that are read.
+        predicted_bytes: peak of memory in addition to what the process has.
+    """
+
+    shape: tuple[int, ...]
+    block: tuple[int, ...]
+    blocks: int
+    images: int
+    passes: int
+    read_bytes: int
+    predicted_bytes: int
 
 
 @dataclass(frozen=True)
@@ -91,6 +114,20 @@ class Plan:
         """An empty state."""
         spec = self.stacks[0].spec
         return Gram(spec.kernel_size, spec.in_channels, spec.out_channels, **self.geometry)
+
+    def overview(self, passes: int, predicted_bytes: int) -> FitPlan:
+        """Return the size of the fit."""
+        first = self.stacks[0]
+        sources = [source for stack in self.stacks for source, _ in stack.sources.values()]
+        return FitPlan(
+            shape=first.y.shape,
+            block=first.block_of_y(self.limits),
+            blocks=len(self.blocks) * passes,
+            images=self.folds.images,
+            passes=passes,
+            read_bytes=passes * sum(prod(source.shape) * source.dtype.itemsize for source in sources),
+            predicted_bytes=predicted_bytes,
+        )
 
     def fingerprint(self, pixels: Pixels, origin: Any) -> dict[str, Any]:
         """Return everything that the sums depend on, for the checkpoint."""

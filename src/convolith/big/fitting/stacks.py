@@ -17,10 +17,13 @@ import numpy as np
 from convolith.big.layout import LONGEST, SIDES
 from convolith.big.stores.sources import Source
 from convolith.big.windows import Geometry, Span
+from convolith.correlation.nddata import weights_of_variance
 from convolith.fitting.data.pixels import Pixels
 from convolith.fitting.data.problem import Problem, read
 from convolith.spec import ConvSpec
 
+WEIGHING = ("weights", "variance")
+"""Marks that give each pixel of y a weight."""
 FEW_CHANNELS = 4
 """Number of channels up to which blocks have the usual size; with more, they are smaller."""
 
@@ -135,7 +138,7 @@ class Stack:
         geometry: windows of that part of x.
         first_x, first_y: first pixel of the parts of x and y that count, along each axis of the kernel.
         nodata: numbers of x and of y that stand for a missing pixel, or None.
-        marks: the `mask`, `x_mask` and `weights` of `fit`, those that are given.
+        marks: the `mask`, `x_mask`, `weights` and `variance` of `fit`, those that are given.
     """
 
     x: Source
@@ -191,6 +194,16 @@ class Stack:
         fits = tuple(size) == self.spec.output_size
         return max(1, whole // max(prod(size), 1)) if fits and self.pair_shape else 1
 
+    def block_of_y(self, block: Sequence[int] | None) -> tuple[int, ...]:
+        """Return the shape of the largest blocks of y, along its own axes."""
+        size, roles = self.block_size(block), self.y_roles
+        result = list(self.y.shape)
+        for axis, n in zip(roles.axes, size, strict=True):
+            result[axis] = n
+        for axis in roles.pairs:
+            result[axis] = min(self.images_of_block(size), result[axis]) if axis == roles.pairs[-1] else 1
+        return tuple(result)
+
     def most_blocks(self, folds: Folds, block: Sequence[int] | None) -> int:
         """Return an upper bound on the number of blocks."""
         size = self.block_size(block)
@@ -238,8 +251,11 @@ class Stack:
                 bad = bad | (self._of_x(readers[name], aligned.roles, aligned.geometry, block, channels) != 0).any(1)
                 continue
             found = self._of_y(readers[name], aligned.roles, block, channels)
-            if name == "weights":
-                given[name] = np.broadcast_to(found[:, 0].astype(np.float64), (len(y), *y.shape[2:]))
+            if name in WEIGHING:
+                own = found[:, 0].astype(np.float64)
+                if name == "variance":
+                    own = weights_of_variance(np.where(_marks(found, aligned.source.nodata), 0.0, own))
+                given["weights"] = np.broadcast_to(own, (len(y), *y.shape[2:]))
             else:
                 left_out = left_out | (found != 0).any(1)
         for name, marks, part in (("x_mask", bad, x), ("mask", left_out, y)):

@@ -15,6 +15,7 @@ from convolith.cli.io.files import is_fits, read_array, read_picture
 from convolith.cli.io.fits import Unit
 from convolith.cli.io.fits_headers import unit_of
 from convolith.cli.io.picture_info import PictureInfo
+from convolith.correlation.nddata import weights_of_variance
 from convolith.errors import ConvolithError
 from convolith.fitting.data.shapes import spatial_axes
 from convolith.fitting.data.units import warn_of_units
@@ -173,10 +174,10 @@ def _inner(x: np.ndarray, y: np.ndarray, options: dict[str, Any], axes: int) -> 
 
 def _weights(variance: np.ndarray) -> np.ndarray:
     """Return inverse variances; pixels without a positive variance have no weight."""
-    known = np.isfinite(variance) & (variance > 0)
-    if not known.any():
+    weights = weights_of_variance(variance)
+    if not weights.any():
         raise ConvolithError("--variance has no positive value; expected the variance of each pixel of AFTER")
-    return np.where(known, 1 / np.where(known, variance, 1.0), 0.0)
+    return weights
 
 
 CROPPED = "AFTER is as large as BEFORE: its border is left out (--padding same takes it in)"

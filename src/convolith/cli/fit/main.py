@@ -8,6 +8,7 @@ from typing import Any
 import click
 import numpy as np
 
+from convolith.big import FitPlan
 from convolith.cli.fit.data import CROPPED, Files, Pair, pairs_of, say_cropped
 from convolith.cli.fit.difference import PICTURES, pictures
 from convolith.cli.fit.html_page import Notes, fit_page
@@ -321,13 +322,17 @@ def _fit_stores(before: str, after: str, options: dict[str, Any], output: str | 
         basis = options["basis"]
         if basis is not None and basis != "gaussian-hermite":
             options["basis"] = read_array("--basis", basis)
-        about = {name: options[name] for name in ("mask", "before_mask")}
-        files = pairs_of(before, after, **about, variance=None, before_variance=None)
+        about = {name: options[name] for name in ("mask", "before_mask", "variance")}
+        files = pairs_of(before, after, **about, before_variance=None)
         columns = {own: [getattr(pair, name) for pair in files] for name, own in big_fit.STORES.items()}
         stores = {name: paths for name, paths in columns.items() if paths[0] is not None}
-        stream.say("plan", before=before, after=after, pairs_of_files=len(files), size=options["kernel_size"])
+        named = {"before": before, "after": after, "pairs_of_files": len(files), "size": options["kernel_size"]}
+
+        def say_plan(plan: FitPlan) -> None:
+            stream.say("plan", **plan._asdict(), written_bytes=0, **named)
+
         with in_words_of_the_command((*big_fit.WORDS, *WORDS)) as warnings:
-            found = big_fit.fit_stores(stores, options, stream.progress)
+            found = big_fit.fit_stores(stores, options, stream.progress, say_plan)
         if found.cropped and not as_json:
             say_cropped()
         if target:

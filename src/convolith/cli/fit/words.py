@@ -54,6 +54,7 @@ OPTIONS = {
     "x_mask": "--before-mask",
     "mask": "--mask",
     "weights": "--variance",
+    "variance": "--variance",
     "saturation": "--saturation",
     "origin": "--origin",
     "ridge": "--ridge",

@@ -35,7 +35,7 @@ SHARED = (
     "errors",
 )
 """Options that apply to stores, and to pictures and arrays in memory."""
-STORES = {"before": "x", "after": "y", "mask": "mask", "before_mask": "x_mask"}
+STORES = {"before": "x", "after": "y", "mask": "mask", "before_mask": "x_mask", "variance": "variance"}
 """Parameters of the command that name stores, and the arguments of `big.fit`."""
 ELSEWHERE = ("output", "as_json", "ignore_nan", "method", "loss", "scheduler", *STORES)
 """Parameters of the command that are passed on in another form, or not at all."""
@@ -84,7 +84,10 @@ def remove_stores_alone(options: dict[str, Any]) -> None:
 
 
 def fit_stores(
-    stores: Mapping[str, Sequence[str]], options: dict[str, Any], listener: Callable[[State], object]
+    stores: Mapping[str, Sequence[str]],
+    options: dict[str, Any],
+    listener: Callable[[State], object],
+    on_plan: Callable[[big.FitPlan], object],
 ) -> big.BigFit:
     """Fit a kernel between stores, here or on a cluster.
 
@@ -93,7 +96,7 @@ def fit_stores(
     Args:
         stores: names of the stores, and of what is said about their pixels, by the arguments of `big.fit`.
         options: values of the options of the command.
-        listener: as for `big.fit`.
+        listener, on_plan: as for `big.fit`.
 
     Raises:
         ConvolithError: options that apply to data in memory, and whatever `big.fit` refuses.
@@ -108,7 +111,7 @@ def fit_stores(
     chosen |= {name: list(paths) if len(paths) > 1 else paths[0] for name, paths in stores.items()}
     try:
         with connected(options["scheduler"]) as (executor, in_flight):
-            return big.fit(**chosen, executor=executor, in_flight=in_flight, listener=listener)
+            return big.fit(**chosen, executor=executor, in_flight=in_flight, listener=listener, on_plan=on_plan)
     except KeyboardInterrupt:
         kept = options["checkpoint"] is not None
         again = "the sums are kept: give the same command again to go on" if kept else "--checkpoint keeps the sums"
