@@ -32,19 +32,23 @@ preparing = Lock()
 
 
 class Computed(NamedTuple):
-    """Pixels of a block, and how many were clipped and how many are missing."""
+    """Pixels of a block, how many were clipped, are missing, and are infinite in the dtype of the result."""
 
     pixels: np.ndarray
     clipped: int
     missing: int
+    infinite: int = 0
 
 
-def has_nan(pixels: np.ndarray) -> bool:
+def may_have_nan(pixels: np.ndarray) -> bool:
     """Return whether floats may have NaN, by their sum: a pass that writes nothing. Infinities may look like it."""
-    if pixels.dtype.kind != "f":
-        return False
+    return pixels.dtype.kind == "f" and bool(np.isnan(_sum(pixels)))
+
+
+def _sum(pixels: np.ndarray) -> Any:
+    """Return the sum of floats, which is finite only if all of them are."""
     with np.errstate(all="ignore"):
-        return bool(np.isnan(pixels.sum(dtype=np.promote_types(pixels.dtype, np.float32))))
+        return pixels.sum(dtype=np.promote_types(pixels.dtype, np.float32))
 
 
 class Padded(NamedTuple):
@@ -54,11 +58,18 @@ class Padded(NamedTuple):
         x: the pixels, in the dtype of the computation.
         mask: True where a pixel is missing and is to be left out of the sums; None if none is.
         holes: whether any pixel is missing.
+        empty: whether all of them are.
     """
 
     x: np.ndarray
     mask: np.ndarray | None
     holes: bool
+    empty: bool = False
+
+    def overflowed(self, found: Computed) -> int:
+        """Return how many results are not finite since sums exceed their dtype, and not because of the pixels."""
+        count = found.infinite + (0 if self.holes or self.mask is not None else found.missing)
+        return 0 if not count or np.isinf(self.x).any() else count
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +145,7 @@ class Filter:
 
     def marks(self, pixels: np.ndarray) -> np.ndarray | None:
         """Return where pixels are missing, or None if none is."""
-        found = np.isnan(pixels) if has_nan(pixels) else None
+        found = np.isnan(pixels) if may_have_nan(pixels) else None
         if self.nodata is not None and not np.isnan(self.nodata):
             other = pixels == self.nodata
             found = other if found is None else found | other
@@ -145,13 +156,13 @@ class Filter:
         marks = self.marks(pixels)
         if marks is None:
             return Padded(window.padded(pixels, self.padding_value, self.dtype), None, holes=False)
-        x, mask = pixels.astype(self.dtype), None
+        x, mask, empty = pixels.astype(self.dtype), None, bool(marks.all())
         if self.missing == "renormalise":
             x[marks] = 0
             mask = window.padded(marks, value=False)
         else:
             x[marks] = np.nan if self.missing == "propagate" else self.missing
-        return Padded(window.padded(x, self.padding_value), mask, holes=True)
+        return Padded(window.padded(x, self.padding_value), mask, holes=True, empty=empty)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is prepared, which another process prepares for itself."""
@@ -178,11 +189,10 @@ class Filter:
 
     def compute(self, block: Padded) -> Computed:
         """Correlate what a block reads."""
-        x, mask, holes = block
+        x, mask, holes, _ = block
         if mask is None and not holes:
             bound, planes = self._bound(self.spec(x.shape)), torch.from_numpy(self._planes(x))
             return self._rounded(bound, planes, x.shape) or self.converted(self._placed(bound(planes).numpy(), x.shape))
-        engine = self.engine if self.engine != "separable" else "auto"  # which needs a plan of its own
         y = correlate(
             self._planes(x),
             self.kernel,
@@ -190,7 +200,7 @@ class Filter:
             stride=self.geometry.stride,
             dilation=self.geometry.dilation,
             groups=self.groups,
-            engine=engine,
+            engine=self.engine,
             accuracy=self.accuracy,
             nan="propagate" if mask is None else "omit",
             mask=None if mask is None else self._planes(mask),
@@ -225,13 +235,15 @@ class Filter:
 
     def converted(self, y: np.ndarray) -> Computed:
         """Convert to the dtype of the result; what is missing becomes `nodata`."""
-        missing = 0
-        if (self.out_dtype.kind == "f" or self.nodata is not None) and has_nan(y):
+        missing, floats = 0, is_float(self.out_dtype.name)
+        if (floats or self.nodata is not None) and may_have_nan(y):
             none = np.isnan(y)
             missing = int(none.sum())
             y = y if self.nodata is None else np.where(none, y.dtype.type(self.nodata), y)
-        if y.dtype == self.out_dtype or is_float(self.out_dtype.name):
-            return Computed(y.astype(self.out_dtype, copy=False), 0, missing)
+        if floats:
+            with np.errstate(over="ignore"):
+                y = y.astype(self.out_dtype, copy=False)
+            return Computed(y, 0, missing, 0 if np.isfinite(_sum(y)) else int(np.isinf(y).sum()))
         found = as_integers(torch.from_numpy(y), self.out_dtype.name)
         return Computed(found.values.numpy(), found.clipped, missing + found.missing)
 

@@ -68,6 +68,11 @@ def filter_of(
         padding_mode=padding_mode,
     )
     inside, outside = dtypes_of(source.dtype, dtype)
+    if np.isfinite(taps).all() and (np.abs(taps) > np.finfo(inside).max).any():
+        raise ConvolithError(
+            f"kernel has weights beyond {inside}, the dtype of the computation; pass dtype=numpy.float64, which is "
+            "computed in float64"
+        )
     nodata = source.nodata if nodata is None else nodata
     check_missing(missing, nodata, source.dtype, outside, taps)
     return Filter(

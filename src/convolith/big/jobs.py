@@ -74,16 +74,19 @@ class Jobs:
         clock.append(time.perf_counter())
         if pixels is None:
             found = self.filter.absent(tuple(part.stop - part.start for part in window.output))
+            overflowed, empty = 0, False
         else:
             padded = self.filter.padded(window, pixels)
             with at_most(self.threads):
                 found = self.filter.compute(padded)
+            overflowed, empty = padded.overflowed(found), padded.empty
             del padded, pixels  # before the block is encoded
         clock.append(time.perf_counter())
         peak = resident_bytes() - self._before
         record: dict[str, Any] = dict(self.target.write(window.output, found.pixels))
         clock.append(time.perf_counter())
         about: dict[str, Any] = {"clipped": found.clipped, "missing": found.missing, "bad": reason}
+        about |= {"overflowed": overflowed, "empty": empty}
         taken = dict(zip(PHASES, (later - earlier for earlier, later in pairwise(clock)), strict=True))
         return record | about | {"seconds": taken, "read": reading.decoded_bytes, "peak": peak}
 

@@ -37,6 +37,8 @@ class BigReport:
         absent: number of chunks (or shards) of the source that are not stored, and were read as its fill value; None
             where this is not known.
         bad: blocks that could not be read, with the reason; they are filled with missing pixels.
+        overflowed: number of results that are not finite, since sums exceed the dtype of the result.
+        empty: whether all pixels of the source are missing.
     """
 
     blocks: int
@@ -50,6 +52,8 @@ class BigReport:
     missing: int
     absent: int | None = None
     bad: Mapping[tuple[int, ...], str] = field(default_factory=dict)
+    overflowed: int = 0
+    empty: bool = False
 
     def tables(self) -> list[Table]:
         """Return the report as a table."""
@@ -61,6 +65,7 @@ class BigReport:
             "time": timing(self.seconds),
             "peak of memory": f"{peak}{readable(self.predicted_bytes)} predicted",
             "clipped": self.clipped,
+            "overflowed": self.overflowed,
             "missing": self.missing,
             "absent chunks": self.absent,
             "bad blocks": len(self.bad),
@@ -151,6 +156,8 @@ class Run:
             sum(record.get("missing", 0) for record in records),
             self.source.absent(),
             bad,
+            sum(record.get("overflowed", 0) for record in records),
+            all(record.get("empty", False) for record in records),
         )
 
 

@@ -9,11 +9,13 @@ from typing import Any
 import click
 import numpy as np
 
+from convolith.big.stores.places import selected
+from convolith.big.stores.sources import why_not_in_blocks
 from convolith.cli.io.files import WRITABLE, Output, Written, read_array, read_kernel, read_picture, read_varying
 from convolith.cli.io.fits import Unit
 from convolith.cli.io.fits_headers import carried
 from convolith.cli.io.picture_info import named_axes
-from convolith.cli.io.results import not_finite, say_changed, say_overflow, summary
+from convolith.cli.io.results import ALPHA, ALPHA_NOTICE, not_finite, say_changed, say_overflow, summary
 from convolith.cli.io.stores import correlate_store, is_read_in_blocks, is_store
 from convolith.cli.options import (
     axes_or_names,
@@ -77,8 +79,8 @@ from convolith.report.table import Table
 @click.option("--nodata", type=float, help="For a store: number that stands for a missing pixel.")
 @click.option(
     "--memory",
-    help="Memory that may be taken, such as 2GB, by a store; or by a .tif, .npy or .fits INPUT, which is then read and "
-    "written block by block as a store is, instead of as a whole.  [default: 1GB for a store]",
+    help="Memory that may be taken, such as 2GB, by a store; or by a .tif, .npy, .npz or .fits INPUT, which is then "
+    "read and written block by block as a store is, instead of as a whole.  [default: 1GB for a store]",
 )
 @click.option(
     "--compressed/--uncompressed",
@@ -121,8 +123,8 @@ def command(
         raise ConvolithError(f"INPUT has shape {x.shape}; expected at least one axis and one pixel")
     if isinstance(options["axes"], str):
         options["axes"] = named_axes(options["axes"], unit.info.axes, x.ndim)
-    if picture and x.ndim == 3 and x.shape[2] in (2, 4):
-        click.echo("warning: the picture's alpha channel is filtered like a colour", err=True)
+    if picture and x.ndim == 3 and x.shape[2] in ALPHA:
+        click.echo(f"warning: {ALPHA_NOTICE}", err=True)
     names = ("stride", "padding", "dilation", "groups", "padding_mode", "padding_value")
     chosen = {name: options[name] for name in names if _was_given(ctx, name)}
     mask = None if options["mask"] is None else read_array("--mask", options["mask"]) != 0
@@ -220,7 +222,13 @@ def _of_a_store(
     for name in STORES_ALONE:
         if _was_given(ctx, name):
             words = PAIRS.get(name, f"--{name.replace('_', '-')}")
-            others = ", and to a .tif, .npy or .fits INPUT" if name == "memory" else ", or with --memory"
+            reason = why_not_in_blocks(selected(source)[0])
+            if name == "memory" and reason is not None:
+                raise ConvolithError(
+                    f"--memory was given, but INPUT is {source}, which cannot be read block by block: it {reason}, or "
+                    "leave --memory out"
+                )
+            others = ", and to a .tif, .npy, .npz or .fits INPUT" if name == "memory" else ", or with --memory"
             raise ConvolithError(f"{words} was given; it applies to a store, such as scan.zarr{others}")
     return False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +21,11 @@ STAMPS = ("size", "ETag", "etag", "mtime", "LastModified", "last_modified", "upd
 """Properties of an object that change when it is written, under the names that file systems have for them."""
 
 
+NPZ = ".npz"
+FITS = (".fits", ".fit", ".fts")
+PACKED_FITS = (".fits.gz", ".fits.fz")
+WITH_PARTS = (NPZ, *FITS, *PACKED_FITS)
+"""Endings of files that hold several arrays."""
 LEAST = {"zarr": "3.1.6", "tifffile": "2025.12", "fsspec": "2024.12", "dask": "2026.3", "distributed": "2026.3"}
 """Oldest versions of packages that are promised to work, as in `pyproject.toml`."""
 
@@ -202,6 +208,17 @@ class RemotePath:
 
 
 Place = Path | RemotePath
+
+
+def selected(text: str) -> tuple[str, str | None]:
+    """Return the name of a file, and the name or the number of an array in it, as FILE.npz:NAME and FILE.fits:1 say."""
+    file, _, part = text.rpartition(":")
+    if not file.lower().endswith(WITH_PARTS):
+        return text, None
+    with suppress(OSError, ValueError):  # a name that no file can have
+        if Path(text).is_file():
+            return text, None
+    return file, part
 
 
 def place_of(place: str | Path, argument: str) -> Place:

@@ -1,4 +1,7 @@
-"""Numbers that a FITS file stores as whole numbers with a scale and a zero (BSCALE, BZERO), scaled part by part."""
+"""Stored numbers that stand for others, which replace them part by part.
+
+FITS files have whole numbers with a scale and a zero (BSCALE, BZERO), TIFF files numbers of colours in a palette.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,29 @@ import numpy as np
 
 SHIFTED = {"uint8": ("int8", -(1 << 7))} | {f"int{bits}": (f"uint{bits}", 1 << (bits - 1)) for bits in (16, 32, 64)}
 """Dtypes that FITS stores as others, by the stored ones, with the zero that says so."""
+
+
+WHITE = 255
+"""White of a picture of black and white."""
+
+
+class LookedUp:
+    """An array of the entries of a table, by their stored numbers; those of more than one value get a last axis.
+
+    Args:
+        stored: supports `array[slices]`, `shape` and `dtype`.
+        table: the entries.
+    """
+
+    def __init__(self, stored: Any, table: np.ndarray) -> None:
+        self.stored, self.table, self.dtype = stored, table, table.dtype
+        self.shape = (*stored.shape, *table.shape[1:])
+
+    def __getitem__(self, place: tuple[slice, ...]) -> np.ndarray:
+        """Return a part: one slice for each axis."""
+        count = len(self.shape) - self.table.ndim + 1
+        part: Any = self.table[np.asarray(self.stored[place[:count]]).astype(np.intp)]
+        return np.ascontiguousarray(part[(..., *place[count:])])
 
 
 class Scaled:

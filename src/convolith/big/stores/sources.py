@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 import weakref
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from math import prod
@@ -18,10 +20,20 @@ import numpy as np
 
 from convolith.big.stores.chunk_files import ChunkFiles, chunk_files
 from convolith.big.stores.orientation import ORIENTATION, TURNS, Upright
-from convolith.big.stores.places import Place, RemotePath, names_below, needed, place_of, stamp_of
+from convolith.big.stores.places import (
+    FITS,
+    NPZ,
+    Place,
+    RemotePath,
+    names_below,
+    needed,
+    place_of,
+    selected,
+    stamp_of,
+)
 from convolith.big.stores.raw_tiff import RawTiff, places_of
-from convolith.big.stores.scaled import scaled
-from convolith.errors import ConvolithError
+from convolith.big.stores.scaled import WHITE, LookedUp, scaled
+from convolith.errors import ConvolithError, warn
 
 ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 COMPLETE = "convolith_complete"
@@ -30,7 +42,22 @@ SAMPLES = 16
 """Number of stored parts of a source by which it is recognised."""
 ZARR = ".zarr"
 TIFF = (".tif", ".tiff")
-FITS = (".fits", ".fit", ".fts")
+WHOLE = {
+    ".fits.gz": "is compressed as a whole; decompress it first, as gunzip does",
+    ".fits.fz": "is compressed; decompress it first, as funpack does",
+    **dict.fromkeys(
+        (".png", ".jpg", ".jpeg", ".webp", ".bmp"),
+        "is decoded as a whole; store it as a .tif or .npy file",
+    ),
+}
+"""Endings of files that cannot be read block by block: the reason, and the way out."""
+INKS = {"SEPARATED": "amounts of four inks (CMYK)"}
+OTHER_COLOURS = ("CIELAB", "ICCLAB", "ITULAB", "YCBCR", "LOGLUV", "LOGL", "CFA")
+"""Photometric interpretations whose samples are no amounts of light, which alone may be summed."""
+JPEG_COMPRESSIONS = (6, 7)
+"""Compressions whose decoder gives RGB, however the file stores colours."""
+MINISBLACK, RGB = 1, 2
+"""Values of the tag PhotometricInterpretation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +75,8 @@ class Source:
         direct: whether any part can be read alone all the same, as where chunks are not compressed.
         files: files of its chunks, or None.
         compressed: whether its chunks are compressed.
+        part: which of several arrays of a file it is, or None for the only or the first one.
+        notices: what a reader of the file has to know, as sentences whose subject is the file.
     """
 
     name: str
@@ -60,6 +89,8 @@ class Source:
     direct: bool = False
     files: ChunkFiles | None = None
     compressed: bool = True
+    part: str | None = None
+    notices: tuple[str, ...] = ()
 
     @property
     def decoded_chunks(self) -> tuple[int, ...] | None:
@@ -87,7 +118,7 @@ class Source:
     def __reduce__(self) -> Any:
         """Let another process open the file itself."""
         if self.path is not None:
-            return open_source, (self.name,)
+            return _opened, (self.name, "source")
         return Source, tuple(getattr(self, one.name) for one in fields(self))
 
     def fingerprint(self) -> dict[str, Any]:
@@ -99,6 +130,7 @@ class Source:
         elif self.path is not None:
             paths = [path for name in sorted(ZARR_FILES) if (path := self.path / name).exists()]
             found["metadata"] = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+        found |= {} if self.part is None else {"part": self.part}
         plain: dict[str, Any] = json.loads(json.dumps(found))
         return plain
 
@@ -131,16 +163,27 @@ class Source:
 def open_source(source: Any, argument: str = "source") -> Source:
     """Return a source: a path, a URL of a Zarr array, or an array that can be sliced.
 
+    FILE.npz:NAME, FILE.fits:NAME and FILE.fits:1 select one of several arrays; the default of FITS is the first image.
+    A warning says what has to be known of a file.
+
     Raises:
         ConvolithError: a file that does not exist or is of no known kind; numbers that are not real.
     """
-    path = place_of(source, argument) if isinstance(source, str | Path) else None
+    found = _opened(source, argument)
+    for notice in found.notices:
+        warn(f"{argument} is {found.name}, {notice}")
+    return found
+
+
+def _opened(source: Any, argument: str) -> Source:
+    """Return a source, without warnings."""
+    path = place_of(selected(str(source))[0], argument) if isinstance(source, str | Path) else None
     if path is not None and not _exists(path, argument):
         raise ConvolithError(f"{argument} is {str(source)!r}, which does not exist")
     for is_kind, read in KINDS:
         if is_kind(source, path):
             try:
-                found = read(source, path)
+                found = read(source, path, argument)
             except ConvolithError:
                 raise
             except Exception as problem:
@@ -151,15 +194,23 @@ def open_source(source: Any, argument: str = "source") -> Source:
     else:
         if isinstance(path, RemotePath):
             raise ConvolithError(f"{argument} is {str(source)!r}; expected the URL of a Zarr array; copy other files")
+        reason = None if path is None else why_not_in_blocks(path.name)
+        if reason is not None:
+            raise ConvolithError(f"{argument} is {source}, which cannot be read block by block: it {reason}")
         raise ConvolithError(
-            f"{argument} is {source if path else type(source).__name__!r}; expected a Zarr array, a TIFF, .npy or FITS "
-            "file, or an array that can be sliced"
+            f"{argument} is {source if path else type(source).__name__!r}; expected a Zarr array, a TIFF, .npy, .npz "
+            "or FITS file, or an array that can be sliced"
         )
     if found.dtype.kind not in "fiub":
         raise ConvolithError(f"{argument} has dtype {found.dtype}; expected real numbers")
     if not found.shape:
         raise ConvolithError(f"{argument} has no axes; expected an array of pixels")
     return found
+
+
+def why_not_in_blocks(name: str) -> str | None:
+    """Return why a kind of file cannot be read block by block, by the ending of its name; None for other kinds."""
+    return next((reason for ending, reason in WHOLE.items() if name.lower().endswith(ending)), None)
 
 
 def _exists(path: Place, argument: str) -> bool:
@@ -177,7 +228,7 @@ def _is_zarr_object(source: Any, _: Place | None) -> bool:
     return type(source).__module__.split(".")[0] == "zarr" and hasattr(source, "attrs")
 
 
-def _zarr_object(source: Any, _: Place | None) -> Source:
+def _zarr_object(source: Any, _: Place | None, __: str) -> Source:
     return _of_zarr(source, str(getattr(source, "store_path", "a Zarr array")), None)
 
 
@@ -185,7 +236,7 @@ def _is_zarr_folder(_: Any, path: Place | None) -> bool:
     return path is not None and path.is_dir() and any((path / name).exists() for name in ZARR_FILES)
 
 
-def _zarr_folder(_: Any, path: Place | None) -> Source:
+def _zarr_folder(_: Any, path: Place | None, __: str) -> Source:
     zarr = needed("zarr", "big")
     return _of_zarr(zarr.open(str(path), mode="r"), str(path), path)
 
@@ -222,17 +273,49 @@ def _suffix(*endings: str) -> Callable[[Any, Place | None], bool]:
     return lambda _, path: isinstance(path, Path) and path.is_file() and path.name.lower().endswith(endings)
 
 
-def _npy(_: Any, path: Place | None) -> Source:
+def _npz(source: Any, path: Any, argument: str) -> Source:
+    """Return an array of an archive that is not compressed, whose bytes lie in the file as those of a .npy file do."""
+    _, name = selected(str(source))
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        members = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}
+        if name is None and len(members) == 1:
+            (name,) = members
+        if name not in members:
+            missing = "" if name is None else f" and no {name}"
+            raise ConvolithError(
+                f"{argument} is {path}, which holds {', '.join(members)}{missing}; name one: {path}:{min(members)}"
+            )
+        member = members[name]
+        if member.compress_type != zipfile.ZIP_STORED:
+            raise ConvolithError(
+                f"{argument} is {path}, which cannot be read block by block: it is compressed; store its array by "
+                "numpy.save, or by numpy.savez, which does not compress"
+            )
+        file.seek(member.header_offset + ZIP_LENGTHS)
+        file.seek(sum(struct.unpack("<HH", file.read(4))), 1)
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, by_columns, dtype = read(file)
+        order: Any = "F" if by_columns else "C"
+        array = np.memmap(path, dtype, "r", file.tell(), shape, order)
+    return Source(str(source), array, path=path, part=name)
+
+
+def _npy(_: Any, path: Place | None, __: str) -> Source:
     array = np.load(str(path), mmap_mode="r", allow_pickle=False)
     return Source(str(path), array, path=path)
 
 
-def _tiff(_: Any, path: Any) -> Source:
+def _tiff(_: Any, path: Any, argument: str) -> Source:
     tifffile = needed("tifffile", "big")
     with tifffile.TiffFile(path) as file:
         series = file.series[0]
         axes = tuple(series.axes.lower())
-        tags = series.keyframe.tags
+        page, tags = series.keyframe, series.keyframe.tags
+        kind = "" if page.photometric is None else page.photometric.name
+        check_colours(argument, path, kind, page.compression)
+        colours = page.colormap if kind == "PALETTE" and not (file.is_ome or file.is_imagej) else None
+        notices = [one for one in (white_is_zero(kind, page.dtype), left_out(file.series)) if one is not None]
         attributes = _tags(tags)
         turn = TURNS.get(tags[ORIENTATION].value) if ORIENTATION in tags and "YX" in series.axes else None
         if file.is_ome:
@@ -240,6 +323,12 @@ def _tiff(_: Any, path: Any) -> Source:
         places, compressed = places_of(series), series.keyframe.compression != 1
     array = tiff_array(path) if places is None else RawTiff(path, places)
     chunks, nodata = tuple(array.chunks), _number(attributes.pop("nodata", None))
+    if colours is not None:
+        array, chunks, axes = LookedUp(array, palette(colours)), (*chunks, 3), (*axes, "s")
+        attributes["PhotometricInterpretation"] = RGB
+    elif array.dtype == np.bool_:  # black and white, as they look
+        array = LookedUp(array, np.array((WHITE, 0) if kind == "MINISWHITE" else (0, WHITE), np.uint8))
+        attributes["PhotometricInterpretation"] = MINISBLACK
     if turn is not None:
         if attributes.keys() & GEOTIFF.keys():
             raise ConvolithError(
@@ -251,8 +340,47 @@ def _tiff(_: Any, path: Any) -> Source:
         if turn[0] and "XResolution" in attributes and "YResolution" in attributes:
             x, y = attributes["XResolution"], attributes["YResolution"]
             attributes |= {"XResolution": y, "YResolution": x}
-    about: dict[str, Any] = {"direct": places is not None, "compressed": compressed}
+    about: dict[str, Any] = {"direct": places is not None, "compressed": compressed, "notices": tuple(notices)}
     return Source(str(path), array, chunks, axes, nodata, attributes, path, **about)
+
+
+def check_colours(argument: str, file: Path, photometric: str, compression: int = 1) -> None:
+    """Refuse pixels that are no amounts of light.
+
+    Raises:
+        ConvolithError: inks, or a brightness with two colour differences.
+    """
+    if photometric in INKS:
+        raise ConvolithError(f"{argument} is {file}, whose pixels are {INKS[photometric]}; convert it to RGB first")
+    if photometric in OTHER_COLOURS and compression not in JPEG_COMPRESSIONS:
+        raise ConvolithError(
+            f"{argument} is {file}, whose pixels are {photometric} values, not amounts of light; convert it to "
+            "RGB first"
+        )
+
+
+def white_is_zero(photometric: str, dtype: Any) -> str | None:
+    """Return the notice of numbers of which 0 is white; None for others, and for black and white."""
+    if photometric != "MINISWHITE" or dtype == np.bool_:
+        return None
+    read = "its values are read as they are stored, as tifffile and scikit-image read them"
+    return f"in which 0 is white (MINISWHITE); {read}"
+
+
+def left_out(series: Any) -> str | None:
+    """Return the notice of pages of another size or dtype, which the first series does not hold; None without any."""
+    if len(series) < 2:
+        return None
+    sizes = ", ".join(" x ".join(map(str, one.shape)) for one in series[1:4])
+    return (
+        f"which also holds pictures of another size or dtype ({sizes}); only the first is read, "
+        f"{' x '.join(map(str, series[0].shape))}"
+    )
+
+
+def palette(colormap: np.ndarray) -> np.ndarray:
+    """Return the colours of a palette, (count, 3) of 8 bits."""
+    return np.moveaxis(colormap >> 8, 0, -1).astype(np.uint8)
 
 
 def tiff_array(path: Path) -> Any:
@@ -293,6 +421,8 @@ UNITS = {
     "d": "day",
 }
 """Units in OME-XML, and their names in OME-Zarr."""
+ZIP_LENGTHS = 26
+"""Place of the lengths of a member's name and extra field in its header, which its bytes follow."""
 KINDS_OF_AXES = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
 """Names of axes, and their types in OME-Zarr."""
 
@@ -335,35 +465,51 @@ def _number(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def _fits(_: Any, path: Place | None) -> Source:
+def _fits(source: Any, path: Place | None, argument: str) -> Source:
     fits = needed("astropy.io.fits", "fits")
+    _, name = selected(str(source))
     with fits.open(path, memmap=True) as file:
-        images = [number for number, part in enumerate(file) if part.header.get("NAXIS", 0) and part.is_image]
-        if not images:
-            raise ConvolithError(f"{path} has no image")
-        header, packed = file[images[0]].header.copy(), isinstance(file[images[0]], fits.CompImageHDU)
+        images = {
+            number: unit.name for number, unit in enumerate(file) if unit.is_image and 0 not in (unit.shape or (0,))
+        }
+        chosen = [number for number, own in images.items() if name in (None, str(number)) or name.upper() == own]
+        if not chosen:
+            names = ", ".join(f"{number} ({own})" if own else str(number) for number, own in images.items())
+            raise ConvolithError(f"{argument} is {source}, which has no image{f'; it holds {names}' if names else ''}")
+        number = chosen[0]
+        header, packed = with_primary(file[number].header, file[0]), isinstance(file[number], fits.CompImageHDU)
     with fits.open(path, memmap=not packed, do_not_scale_image_data=not packed) as file:  # what is mapped stays so
-        data = file[images[0]].data  # of packed images the whole
+        data = file[number].data  # of packed images the whole
     pixels = data if packed else scaled(data, header)
     text = header.tostring("\n", endcard=False, padding=False)
-    return Source(str(path), pixels, attributes={"fits_header": text}, path=path)
+    part = None if number == min(images) else str(number)
+    return Source(str(source), pixels, attributes={"fits_header": text}, path=path, part=part)
+
+
+def with_primary(header: Any, primary: Any) -> Any:
+    """Return a copy of a unit's header with the cards of a primary unit that holds no picture: they describe it too."""
+    result = header.copy()
+    if primary.data is None:
+        result.extend(primary.header.cards, strip=True, unique=True)
+    return result
 
 
 def _is_array(source: Any, _: Place | None) -> bool:
     return hasattr(source, "shape") and hasattr(source, "dtype") and hasattr(source, "__getitem__")
 
 
-def _array(source: Any, _: Place | None) -> Source:
+def _array(source: Any, _: Place | None, __: str) -> Source:
     chunks = getattr(source, "chunks", None)
     if chunks is not None and all(isinstance(n, tuple) for n in chunks):  # a Dask array's
         chunks = tuple(max(n) for n in chunks)
     return Source(type(source).__name__, source, chunks)
 
 
-KINDS: tuple[tuple[Callable[[Any, Place | None], bool], Callable[[Any, Place | None], Source]], ...] = (
+KINDS: tuple[tuple[Callable[[Any, Place | None], bool], Callable[[Any, Place | None, str], Source]], ...] = (
     (_is_zarr_object, _zarr_object),
     (_is_zarr_folder, _zarr_folder),
     (_suffix(".npy"), _npy),
+    (_suffix(NPZ), _npz),
     (_suffix(*TIFF), _tiff),
     (_suffix(*FITS), _fits),
     (_is_array, _array),

@@ -15,6 +15,8 @@ from typing import IO, Any, NamedTuple
 import click
 import numpy as np
 
+from convolith.big.stores.places import FITS as PLAIN_FITS
+from convolith.big.stores.places import PACKED_FITS, selected
 from convolith.cli.io.expansion import check_arrays
 from convolith.cli.io.fits import Unit, encode_fits, read_fits
 from convolith.cli.io.picture_info import PictureInfo
@@ -28,8 +30,8 @@ from convolith.storage import replacing
 WRITTEN_IMAGES = (".png", *TIFF, ".jpg", ".jpeg")
 IMAGES = (*WRITTEN_IMAGES, ".webp", ".bmp")
 ARRAYS = (".npy", ".npz")
-WRITTEN_FITS = (".fits", ".fit", ".fts", ".fits.gz")
-FITS = (*WRITTEN_FITS, ".fits.fz")
+WRITTEN_FITS = (*PLAIN_FITS, ".fits.gz")
+FITS = (*PLAIN_FITS, *PACKED_FITS)
 READABLE = (*IMAGES, *ARRAYS, *FITS)
 WRITABLE = (*WRITTEN_IMAGES, *ARRAYS, *WRITTEN_FITS)
 EXACT = (*TIFF, *ARRAYS, *WRITTEN_FITS)
@@ -84,11 +86,7 @@ def read_array(argument: str, path: str) -> np.ndarray:
 
 def read_picture(argument: str, path: str) -> Unit:
     """Read a file as `read_array` does, with the header of a FITS file; the header of any other file is None."""
-    name = None
-    if ".npz:" in path and not _is_file(path):
-        path, _, name = path.rpartition(":")
-    if not _is_file(path) and is_fits(path.rpartition(":")[0]):
-        path, _, name = path.rpartition(":")
+    path, name = selected(path)
     file = _existing(argument, path)
     if is_image(path):
         return read_image(argument, file)

@@ -11,6 +11,7 @@ from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 
+from convolith.big.stores.sources import with_primary
 from convolith.cli.io.expansion import check_expansion, expanded
 from convolith.cli.io.fits_structure import check_structure
 from convolith.cli.io.picture_info import PictureInfo
@@ -42,7 +43,7 @@ def read_fits(argument: str, file: Path, name: str | None) -> Unit:
             with fits.open(contents, memmap=False) as units:
                 check_expansion(argument, file, sum(map(_bytes, units)))
                 arrays = [
-                    (number, unit.name, np.array(unit.data), _with_primary(unit.header, units[0]))
+                    (number, unit.name, np.array(unit.data), with_primary(unit.header, units[0]))
                     for number, unit in enumerate(units)
                     if unit.is_image and unit.data is not None
                 ]
@@ -66,14 +67,6 @@ def read_fits(argument: str, file: Path, name: str | None) -> Unit:
     array, header = chosen[0][:2]
     names = "zyx"[-array.ndim :].upper() if 0 < array.ndim <= len("zyx") else ""  # FITS counts axes from the last
     return Unit(array.astype(array.dtype.newbyteorder("=")), header, info=PictureInfo(axes=names))
-
-
-def _with_primary(header: Any, primary: Any) -> Any:
-    """Return a copy of a unit's header with the cards of a primary unit that holds no picture: they describe it too."""
-    result = header.copy()
-    if primary.data is None:
-        result.extend(primary.header.cards, strip=True, unique=True)
-    return result
 
 
 def _bytes(unit: Any) -> int:

@@ -25,17 +25,22 @@ def carried(header: Any, moved: Mapping[int, Grid], axes: int, history: str) -> 
         axes: number of axes of the array.
         history: what was done, for a HISTORY card.
     """
-    wrong = _wrong_coordinates(header)
+    wrong = of_wrong_coordinates(header)
     if wrong:
-        click.echo(
-            f"warning: the header's coordinates could not be carried: {wrong}; those of the result may be wrong",
-            err=True,
-        )
+        click.echo(f"warning: {wrong}", err=True)
     result = header.copy()
     for name in STRUCTURE:
         result.remove(name, ignore_missing=True, remove_all=True)
     follow_pixels(result, moved, axes, history)
     return result
+
+
+def of_wrong_coordinates(header: Any) -> str | None:
+    """Return the notice of a header whose coordinates make no sense; None for others."""
+    wrong = _wrong_coordinates(header)
+    return (
+        f"the header's coordinates could not be carried: {wrong}; those of the result may be wrong" if wrong else None
+    )
 
 
 def _wrong_coordinates(header: Any) -> str | None:

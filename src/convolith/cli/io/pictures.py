@@ -14,10 +14,11 @@ import click
 import numpy as np
 
 from convolith.big.stores.orientation import ORIENTATION, TURNS
+from convolith.big.stores.sources import check_colours
 from convolith.cli.io.expansion import check_expansion
 from convolith.cli.io.fits import Unit
 from convolith.cli.io.picture_info import PictureInfo, upright
-from convolith.cli.io.tiff import TIFF, check_colours, read_tiff
+from convolith.cli.io.tiff import TIFF, read_tiff
 from convolith.errors import ConvolithError, missing_extra
 
 WITH_ALPHA = {"P": "RGBA", "RGB": "RGBA", "L": "LA", "1": "LA"}

@@ -9,6 +9,10 @@ import numpy as np
 
 from convolith.cli.io.files import Written
 
+ALPHA = (2, 4)
+"""Numbers of channels of a picture with alpha."""
+ALPHA_NOTICE = "the picture's alpha channel is filtered like a colour"
+
 
 def summary(y: np.ndarray, written: Written | None, missing: int | None) -> dict[str, Any]:
     """Return a row for a table: dtypes, the range of the finite values, and how many others there are.
@@ -50,23 +54,33 @@ def say_overflow(x: np.ndarray, kernel: np.ndarray, y: np.ndarray, *, masked: bo
         x, kernel, y: the operands and the result.
         masked: whether pixels are masked, so that results may be missing for another reason.
     """
-    none = kernel.size - int(np.isfinite(kernel).sum())
-    if none:
-        click.echo(f"warning: weights of KERNEL are NaN or infinite ({none:,}), and so are results", err=True)
-    if none or y.dtype.kind not in "fc" or np.isfinite(y).all() or np.isinf(x).any():
+    broken = of_broken_weights(kernel)
+    if broken:
+        click.echo(f"warning: {broken}", err=True)
+    if broken or y.dtype.kind not in "fc" or np.isfinite(y).all() or np.isinf(x).any():
         return
     counts = not_finite(y)
     count = counts["infinite"]
     if not masked and not np.isnan(x).any():
         count += counts["missing"]  # sums of both infinities
     if count:
-        wide = _wide(y.dtype)
-        remedy = "scale INPUT down" if y.dtype == wide else f"pass --dtype {np.dtype(wide).name}"
-        click.echo(
-            f"warning: {count:,} of {y.size:,} results are not finite, since sums lie beyond {y.dtype} (largest "
-            f"{np.finfo(y.dtype).max:.3g}); {remedy}",
-            err=True,
-        )
+        click.echo(f"warning: {of_overflow(count, y.size, y.dtype)}", err=True)
+
+
+def of_broken_weights(kernel: np.ndarray) -> str | None:
+    """Return the notice of a kernel whose weights are not all finite; None for others."""
+    none = kernel.size - int(np.isfinite(kernel).sum())
+    return f"weights of KERNEL are NaN or infinite ({none:,}), and so are results" if none else None
+
+
+def of_overflow(count: int, size: int, dtype: np.dtype[Any]) -> str:
+    """Return the notice of a number of results, of `size`, that a float dtype does not hold."""
+    wide = _wide(dtype)
+    remedy = "scale INPUT down" if dtype == wide else f"pass --dtype {np.dtype(wide).name}"
+    return (
+        f"{count:,} of {size:,} results are not finite, since sums lie beyond {dtype} (largest "
+        f"{np.finfo(dtype).max:.3g}); {remedy}"
+    )
 
 
 def _wide(dtype: np.dtype[Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,18 @@ import click
 
 from convolith import big
 from convolith.big.cluster import connected
-from convolith.big.stores.places import SCHEME
-from convolith.big.stores.sources import FITS, TIFF, ZARR, ZARR_FILES
+from convolith.big.stores.places import FITS, NPZ, SCHEME, needed, selected
+from convolith.big.stores.sources import TIFF, ZARR, ZARR_FILES
 from convolith.cli.io.events import INTERRUPTED, events
 from convolith.cli.io.files import read_kernel
+from convolith.cli.io.fits_headers import of_wrong_coordinates
+from convolith.cli.io.results import ALPHA, ALPHA_NOTICE, of_broken_weights, of_overflow
 from convolith.cli.words import GENERAL, in_words_of_the_command
 from convolith.conv import Conv
-from convolith.errors import ConvolithError
+from convolith.correlation.result_dtypes import say_changed
+from convolith.errors import ConvolithError, warn
 
-READ = (*TIFF, ".npy", *FITS)
+READ = (*TIFF, ".npy", NPZ, *FITS)
 """Endings of files that are read block by block where `--memory` is given, and else as a whole."""
 ALONE = ("mask", "origin")
 """Options of `correlate` that apply to a picture or an array in memory alone."""
@@ -57,7 +61,7 @@ def is_store(path: str | None) -> bool:
 
 def is_read_in_blocks(path: str) -> bool:
     """Return whether a path is that of a file that is no store, but can be read block by block."""
-    return path.lower().endswith(READ)
+    return selected(path)[0].lower().endswith(READ)
 
 
 def planned(source: str, kernel: str, output: str | None, given: dict[str, Any]) -> big.BigPlan:
@@ -108,13 +112,40 @@ def correlate_store(
                 stream.say("plan", **_plan_data(plan))
                 if not as_json:
                     click.echo(repr(plan), err=True)
+                _warn_of_input(plan)
                 report = plan.run(
                     executor, resume=resume, skip_bad=skip_bad, in_flight=in_flight, listener=stream.progress
                 )
+                _warn_of_results(plan, report)
         except KeyboardInterrupt:
             click.echo("interrupted; what is stored stays: give the same command again to go on, or --anew", err=True)
             sys.exit(INTERRUPTED)
         stream.done(report.tables(), warnings, **_report_data(report), written_to=output)
+
+
+def _warn_of_input(plan: big.BigPlan) -> None:
+    """Warn of the input and the kernel as `correlate` does in memory."""
+    source = plan.source
+    if len(source.shape) == 3 and (source.axes or ("",))[-1] == "s" and source.shape[2] in ALPHA:
+        warn(ALPHA_NOTICE)
+    header = source.attributes.get("fits_header")
+    notices = [of_broken_weights(plan.filter.kernel)]
+    if header is not None:
+        notices.append(of_wrong_coordinates(needed("astropy.io.fits", "fits").Header.fromstring(header, sep="\n")))
+    for notice in notices:
+        if notice:
+            warn(notice)
+
+
+def _warn_of_results(plan: big.BigPlan, report: big.BigReport) -> None:
+    """Warn of the results as `correlate` does in memory."""
+    size, dtype = prod(plan.layout.shape), plan.filter.out_dtype
+    if report.empty:
+        warn("all pixels of INPUT are missing")
+    if report.overflowed and of_broken_weights(plan.filter.kernel) is None:
+        warn(of_overflow(report.overflowed, size, dtype))
+    if dtype.kind in "iu":
+        say_changed(report.clipped, report.missing if plan.filter.nodata is None else 0, size, dtype.name)
 
 
 def _check_output(source: str, output: str | None) -> None:
@@ -129,7 +160,7 @@ def _check_output(source: str, output: str | None) -> None:
 def _report_data(report: big.BigReport) -> dict[str, Any]:
     """Return a report as plain data."""
     names = ("blocks", "resumed", "read_bytes", "written_bytes", "seconds", "predicted_bytes", "measured_bytes")
-    data = {name: getattr(report, name) for name in (*names, "clipped", "missing", "absent")}
+    data = {name: getattr(report, name) for name in (*names, "clipped", "overflowed", "missing", "absent")}
     return data | {"bad": {"/".join(map(str, block)): reason for block, reason in report.bad.items()}}
 
 

@@ -13,10 +13,11 @@ import click
 import numpy as np
 
 from convolith.big.stores.orientation import ORIENTATION, TURNS, turned
+from convolith.big.stores.sources import check_colours, left_out, palette, white_is_zero
 from convolith.cli.io.expansion import check_expansion
 from convolith.cli.io.fits import Unit
 from convolith.cli.io.picture_info import DESCRIPTION, EXIF, GPS, INCH_IN_CENTIMETRES, PictureInfo, upright
-from convolith.errors import ConvolithError, missing_extra
+from convolith.errors import missing_extra
 
 TIFF = (".tif", ".tiff")
 OME_AXES, IMAGEJ_AXES = "TZCYXS", "TZCYXS"
@@ -32,11 +33,6 @@ OME_NOTES = (
 """OME's metadata that still hold for a filtered picture."""
 MICROMETRE = ("um", "µm", "\\u00B5m", "micron", "microns")
 """ImageJ's words for the micrometre, the usual unit of OME."""
-INKS = {"SEPARATED": "amounts of four inks (CMYK)"}
-OTHER_COLOURS = ("CIELAB", "ICCLAB", "ITULAB", "YCBCR", "LOGLUV", "LOGL", "CFA")
-"""Photometric interpretations whose samples are no amounts of light, which alone may be summed."""
-JPEG_COMPRESSIONS = (6, 7)
-"""Compressions whose decoder gives RGB, however the file stores colours."""
 
 
 def tifffile() -> Any:
@@ -52,13 +48,14 @@ def read_tiff(argument: str, file: Path) -> Unit:
     """Read the first series of a TIFF file; samples of a pixel come last, pages are axes before the picture's."""
     with tifffile().TiffFile(file) as opened:
         series, page = opened.series[0], opened.series[0].keyframe
-        check_colours(argument, file, "" if page.photometric is None else page.photometric.name, page.compression)
+        kind = "" if page.photometric is None else page.photometric.name
+        check_colours(argument, file, kind, page.compression)
         check_expansion(argument, file, prod(series.shape) * series.dtype.itemsize)
         array, axes = series.asarray(), series.axes
         info = _info(opened, page, file)
-        _say_left_out(argument, file, opened.series)
-        if page.photometric is not None and page.photometric.name == "PALETTE" and not info.form:
-            array, axes = np.moveaxis(page.colormap >> 8, 0, -1).astype(np.uint8)[array], f"{axes}S"
+        notices = (white_is_zero(kind, array.dtype), left_out(opened.series))
+        if kind == "PALETTE" and not info.form:
+            array, axes = palette(page.colormap)[array], f"{axes}S"
             info = info._replace(samples=None)
         turn = TURNS.get(page.tags[ORIENTATION].value if ORIENTATION in page.tags else 1)
     if "S" in axes and not axes.endswith("S"):  # colours one after another
@@ -67,48 +64,13 @@ def read_tiff(argument: str, file: Path) -> Unit:
         array = turned(array, axes.index("Y"), turn)
         info = info.swapped() if turn[0] else info
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if page.photometric is not None and page.photometric.name == "MINISWHITE":
-        array = _of_white_zero(argument, file, array)
+    if kind == "MINISWHITE" and array.dtype == np.bool_:
+        array = ~array
+    for notice in notices:
+        if notice is not None:
+            click.echo(f"warning: {argument} is {file}, {notice}", err=True)
     picture = array.ndim == 2 or (array.ndim == 3 and axes.endswith("S"))
     return Unit(array, None, picture=picture, info=info._replace(axes=axes))
-
-
-def check_colours(argument: str, file: Path, photometric: str, compression: int = 1) -> None:
-    """Refuse pixels that are no amounts of light.
-
-    Raises:
-        ConvolithError: inks, or a brightness with two colour differences.
-    """
-    if photometric in INKS:
-        raise ConvolithError(f"{argument} is {file}, whose pixels are {INKS[photometric]}; convert it to RGB first")
-    if photometric in OTHER_COLOURS and compression not in JPEG_COMPRESSIONS:
-        raise ConvolithError(
-            f"{argument} is {file}, whose pixels are {photometric} values, not amounts of light; convert it to "
-            "RGB first"
-        )
-
-
-def _of_white_zero(argument: str, file: Path, array: np.ndarray) -> np.ndarray:
-    """Return pixels of which 0 is white: black and white as they look, numbers as they are stored, with a warning."""
-    if array.dtype == np.bool_:
-        return ~array
-    click.echo(
-        f"warning: {argument} is {file}, in which 0 is white (MINISWHITE); its values are read as they are stored, as "
-        "tifffile and scikit-image read them",
-        err=True,
-    )
-    return array
-
-
-def _say_left_out(argument: str, file: Path, series: Any) -> None:
-    """Warn of pages of another size or dtype, which the first series does not hold."""
-    if len(series) > 1:
-        sizes = ", ".join(" x ".join(map(str, one.shape)) for one in series[1:4])
-        click.echo(
-            f"warning: {argument} is {file}, which also holds pictures of another size or dtype ({sizes}); only the "
-            f"first is read, {' x '.join(map(str, series[0].shape))}",
-            err=True,
-        )
 
 
 def _info(opened: Any, page: Any, file: Path) -> PictureInfo:
