@@ -240,3 +240,51 @@ def test_arrays_that_cannot_be_selected_or_mapped(name, words, several):
         assert "--memory was given, but INPUT is" in said
         assert "or leave --memory out" in said
     assert not (folder / "y.zarr").exists()
+
+
+# Fits.
+
+
+def stack_of(folder, name, array):
+    zarr.create_array(str(folder / name), shape=array.shape, chunks=array.shape, dtype=array.dtype)[...] = array
+    return folder / name
+
+
+def pair_of(kind):
+    """Return two pictures of which a fit has something to say."""
+    rng = np.random.default_rng(1)
+    x = cl.filter_image(rng.normal(size=(120, 130)), cl.kernels.gaussian(1.0))
+    y = cl.filter_image(x, cl.kernels.gaussian(1.0)[:5, :5]) + 0.01 * rng.normal(size=x.shape)
+    if kind == "constant":
+        return x, y + 9
+    if kind == "cut off":
+        return x, cl.filter_image(x, cl.kernels.gaussian(3.0)) + 0.001 * rng.normal(size=x.shape)
+    if kind == "shifted":
+        return x, np.roll(y, (14, -9), (0, 1))
+    if kind == "correlated":
+        return x, y + cl.filter_image(rng.normal(size=x.shape), np.ones((3, 3)))
+    if kind == "counts":
+        return x, y + rng.normal(size=x.shape) * np.where(y > 0, 0.3, 0.01) * y.std()
+    assert kind == "wide"
+    return x.astype(np.float32) * np.float32(1e-30), y.astype(np.float64) * 1e30
+
+
+@pytest.mark.parametrize("kind", ["constant", "cut off", "shifted", "correlated", "counts", "wide"])
+def test_a_fit_between_stores_says_what_one_in_memory_says(kind, tmp_path):
+    x, y = pair_of(kind)
+    for name, array in (("x", x), ("y", y)):
+        np.save(tmp_path / f"{name}.npy", array)
+    inside = run("fit", tmp_path / "x.npy", tmp_path / "y.npy", "--size", 5)
+    blocks = run("fit", stack_of(tmp_path, "x.zarr", x), stack_of(tmp_path, "y.zarr", y), "--size", 5)
+    assert said(inside)
+    assert said(blocks) == said(inside)
+
+
+def test_units_of_a_fit(tmp_path):
+    fits = pytest.importorskip("astropy.io.fits")
+    for name, unit in (("x", "adu"), ("y", "electron")):
+        fits.PrimaryHDU(RNG.normal(size=(30, 40)), fits.Header({"BUNIT": unit})).writeto(tmp_path / f"{name}.fits")
+    inside = run("fit", tmp_path / "x.fits", tmp_path / "y.fits", "--size", 3)
+    with pytest.warns(RuntimeWarning, match="x is in adu and y in electron"):
+        big.fit(tmp_path / "x.fits", tmp_path / "y.fits", kernel_size=3, progress=False)
+    assert "warning: BEFORE is in adu and AFTER in electron; the kernel's sum converts them" in said(inside)

@@ -35,6 +35,11 @@ def axes_of(
     if axes is None:
         mixing = is_conv or taps.ndim > 3
         wanted = taps.ndim - 2 if mixing else taps.ndim
+        if wanted > count:
+            raise ConvolithError(
+                f"source has shape {source.shape} and kernel {taps.shape}; expected no more axes of the kernel than of "
+                "the source"
+            )
         if not mixing and count not in (wanted,):
             raise ConvolithError(
                 f"source has shape {source.shape} and kernel {taps.shape}; pass axes=, those of source that the kernel "

@@ -18,7 +18,7 @@ from convolith.big.layout import Layout, block_of, bytes_of, check_blocks, lay_o
 from convolith.big.running import BigReport, Run, is_here
 from convolith.big.stores.journal import Journal, alone
 from convolith.big.stores.metadata import moved
-from convolith.big.stores.places import IN_MEMORY, RemotePath, place_of
+from convolith.big.stores.places import IN_MEMORY, Place, RemotePath, place_of
 from convolith.big.stores.sources import TIFF, ZARR, ZARR_FILES, Source, open_source
 from convolith.big.stores.targets import Target
 from convolith.big.stores.tiff_target import Description, target_of
@@ -261,7 +261,7 @@ def _planned(
         slid, dtype = wanted.geometry.axes, wanted.out_dtype
         goal = target_of(
             Description(
-                place_of(target, "target"),
+                _linked(place_of(target, "target")),
                 shape,
                 blocks,
                 dtype,
@@ -280,6 +280,21 @@ def _planned(
     fingerprint = {"source": source.fingerprint(), **chosen.fingerprint(), "shape": list(shape), "block": list(blocks)}
     fingerprint["compressed"] = compressed
     return BigPlan(source, goal, chosen, layout, memory, fingerprint)
+
+
+def _linked(place: Place) -> Place:
+    """Return the place that a link leads to, where the result is written, so that the link stays.
+
+    Raises:
+        ConvolithError: a name that no file can have.
+    """
+    if isinstance(place, RemotePath):
+        return place
+    try:
+        place.with_name(place.name + ".partial.journal").exists()  # the longest name beside it
+        return place.resolve() if place.is_symlink() else place
+    except (OSError, RuntimeError, ValueError) as problem:
+        raise ConvolithError(f"target is {str(place)[:200]!r}, which cannot be written ({problem})") from problem
 
 
 def _check_target(target: Target, source: Source) -> None:

@@ -21,15 +21,18 @@ from convolith.big.fitting.opening import SourceOptions, stacks_of
 from convolith.big.fitting.plan import FitPlan, Plan, Solving
 from convolith.big.fitting.result import BigFit
 from convolith.big.fitting.run import Passes, merged_state
-from convolith.big.fitting.solution import Choice, Solver, check_folds, choose, merged_slope, result
+from convolith.big.fitting.solution import Choice, Solver, check_folds, choose, merged_slope, narrowed, result
 from convolith.big.fitting.stacks import Folds
 from convolith.big.layout import bytes_of
 from convolith.big.running import is_here
 from convolith.big.stores.journal import alone
 from convolith.errors import ConvolithError, check_flag, warn
 from convolith.fitting.data.pixels import Pixels
+from convolith.fitting.data.problem import holding_dtype
+from convolith.fitting.diagnosis import examine
 from convolith.fitting.gram import Gram
 from convolith.fitting.kernel_options import KernelOptions
+from convolith.fitting.refinement import residual_of
 from convolith.fitting.results import check_errors, is_number
 from convolith.fitting.selection.cross_validation import TOLERANCE, odd_sizes
 from convolith.fitting.selection.jackknife import jackknife
@@ -181,6 +184,7 @@ def fit(
         errors=errors,
         passes=passes,
         flip=flags["flip"],
+        origin=origin,
     )
     jobs = None if is_here(executor) else in_flight or 2 * (os.cpu_count() or 1)
     room = Memory.of(stacks, plan.blocks, plan.count * (1 if passes == 1 else 2), bytes_of(memory), jobs)
@@ -221,7 +225,15 @@ def _fitted(plan: Plan, solving: Solving, run: Passes) -> BigFit:
             reached = run(reached, solver.sums(coefficients), merged_slope, "refining")
             coefficients, squares = solver.corrected(reached)
             reached = replace(reached, coefficients=coefficients, slope=None, squares=0.0)
-        found = result(solver, coefficients, squares, left_out, options, choice, dtype=plan.dtype(), flip=solving.flip)
+        sample = narrowed(run.sample(States(plan.template.geometry)), choice.kernel_size)
+        dtype = holding_dtype(plan.dtype(), sample, *solver.parts(coefficients))
+        found = result(solver, coefficients, squares, left_out, options, choice, dtype=dtype, flip=solving.flip)
+    if sample.equations:
+        residual = residual_of(sample, Gram(**solver.total.geometry), coefficients)
+        white, free = solving.errors == "white", not options.names
+        examine(
+            sample, residual, solver.parts(coefficients)[0], found.explained, solving.origin, white=white, free=free
+        )
     accuracy = solver.accuracy(solving.passes)
     if ROUGH < accuracy < float("inf"):
         warn(

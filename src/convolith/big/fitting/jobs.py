@@ -174,9 +174,9 @@ class Jobs:
             result = result.joined(self._part(block), self.sums)
         return result
 
-    def _part(self, block: Block) -> Part:
-        """Read a block, and compute its sums."""
-        stack, start = self.stacks[block.stack], time.perf_counter()
+    def problem(self, block: Block) -> tuple[Problem, int]:
+        """Read a block; return its equations, and the bytes that were decoded."""
+        stack = self.stacks[block.stack]
         kept = self._kept(block.stack)
         readers = {name: Named(source, kept[name]) for name, (source, _) in stack.sources.items()}
         try:
@@ -185,12 +185,17 @@ class Jobs:
             raise
         except ConvolithError as refusal:
             raise ConvolithError(f"{refusal} (positions count {_place(block)})") from refusal
+        return problem, sum(reader.reading.decoded_bytes for reader in readers.values())
+
+    def _part(self, block: Block) -> Part:
+        """Read a block, and compute its sums."""
+        start = time.perf_counter()
+        problem, decoded = self.problem(block)
         read = time.perf_counter()
         with computing, nullcontext() if self.threads is None else at_most(self.threads):
             begun = time.perf_counter()
             found = self.sums.of(problem)
             ended = time.perf_counter()
-        decoded = sum(reader.reading.decoded_bytes for reader in readers.values())
         missing, peak = problem.weights.size - problem.equations, resident_bytes() - self._before
         return Part(found, missing, decoded, (read - start, ended - begun), peak, 1)
 

@@ -12,11 +12,13 @@ import numpy as np
 from convolith.big.arguments import IMAGE_AXES, axis_numbers
 from convolith.big.fitting.stacks import WEIGHING, Aligned, Roles, Stack
 from convolith.big.layout import SIDES
+from convolith.big.stores.metadata import unit_of
 from convolith.big.stores.sources import Source, open_source
 from convolith.big.windows import Geometry, geometry_of
 from convolith.errors import ConvolithError
 from convolith.fitting.data.problem import check_output
 from convolith.fitting.data.shapes import inner_part
+from convolith.fitting.data.units import warn_of_units
 from convolith.geometry import per_axis
 from convolith.spec import ConvSpec
 
@@ -120,6 +122,7 @@ def _roles(x: Source, y: Source, kernel_size: Any, given: SourceOptions, names: 
             "channels of one of them, with channel_axis="
         )
     roles = (own.without_channel() if more > 0 else own), (own.without_channel() if more < 0 else own)
+    warn_of_units(unit_of(x), unit_of(y))
     if not more and x.axes and y.axes and x.axes != y.axes:
         raise ConvolithError(
             f"{names[0]} has axes {' '.join(x.axes)} but {names[1]} {' '.join(y.axes)}; expected the same order"

@@ -51,7 +51,7 @@ class Solving:
         sizes: kernel sizes to choose from, or None.
         ridge: the ridge, or None to choose one.
         used: number of known columns to fit: 1 for a constant.
-        tolerance, errors, passes, flip: as for `fit`.
+        tolerance, errors, passes, flip, origin: as for `fit`.
     """
 
     options: KernelOptions
@@ -62,6 +62,7 @@ class Solving:
     errors: str
     passes: int
     flip: bool
+    origin: Any
 
     def fingerprint(self) -> dict[str, Any]:
         """Return everything that a refinement depends on, for the checkpoint."""

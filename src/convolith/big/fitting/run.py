@@ -22,6 +22,7 @@ from convolith.big.fitting.stacks import Block, Stack
 from convolith.big.running import is_here, threads
 from convolith.big.walk import ATTEMPTS, LOST
 from convolith.fitting.data.pixels import Pixels
+from convolith.fitting.data.problem import Problem
 from convolith.fitting.gram import Gram
 from convolith.report.progress import Meter, State
 
@@ -114,9 +115,7 @@ class Passes:
         here = is_here(self.executor)
         todo = self.blocks[reached.done :]
         self.resumed += reached.done
-        job = Jobs(
-            self.stacks, self.memory.cache_bytes, sums, self.pixels, offset=self.offset, threads=None if here else 1
-        )
+        job = self._jobs(sums, None if here else 1)
         own = threads(self.memory.in_flight) if self.executor is None else nullcontext(self.executor)
         saved = time.monotonic()
         group: Part | None = None
@@ -144,6 +143,13 @@ class Passes:
         if self.checkpoint is not None:
             self.checkpoint.save(reached)
         return reached
+
+    def sample(self, sums: Sums) -> Problem:
+        """Read the block in the middle once more."""
+        return self._jobs(sums, None).problem(self.blocks[len(self.blocks) // 2])[0]
+
+    def _jobs(self, sums: Sums, threads: int | None) -> Jobs:
+        return Jobs(self.stacks, self.memory.cache_bytes, sums, self.pixels, offset=self.offset, threads=threads)
 
     def _count(self, part: Part, *, here: bool) -> None:
         """Add what some blocks took."""

@@ -124,6 +124,12 @@ class Solver:
         own = self.solution.coefficients
         return np.concatenate([own, self.total.known_of(own, self.used)])
 
+    def parts(self, coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the kernel, (out_channels, in_channels, *kernel_size), and the coefficients of the known columns."""
+        n = self.total.windows
+        kernel: np.ndarray = self.total.kernel_of(coefficients[:n])[0]
+        return kernel, coefficients[n:]
+
     def accuracy(self, passes: int) -> float:
         """Return the error of the kernel by rounding, relative to it, after a number of passes over the data."""
         condition = self.solution.condition

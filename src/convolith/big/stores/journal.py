@@ -169,10 +169,7 @@ class Journal:
             ConvolithError: a journal of another source, kernel, or options.
         """
         first, *lines = self.log.text().splitlines() or [""]
-        try:
-            found = json.loads(first)
-        except ValueError:
-            found = {}
+        found = _properties(first)
         wanted = json.loads(json.dumps(self.fingerprint))
         different = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
         if different:
@@ -225,13 +222,16 @@ def alone(path: Place) -> Iterator[None]:
             break
         except FileExistsError:
             holder = _holder(path)
-            if holder.get("host") == me["host"] and not _runs(int(holder.get("pid", 0))):
+            if holder.get("host") == me["host"] and not _runs(holder.get("pid")):
                 path.unlink(missing_ok=True)
                 continue
-            raise ConvolithError(
-                f"{path} says that process {holder.get('pid')} on {holder.get('host')} writes this result since "
+            whose = (
+                f"says that process {holder['pid']} on {holder['host']} writes this result since "
                 f"{holder.get('since')}; wait for it, or remove the file if that process is gone"
-            ) from None
+                if {"pid", "host"} <= set(holder)
+                else "is there, as while a process writes this result, but does not say which; remove it if none does"
+            )
+            raise ConvolithError(f"{path} {whose}") from None
         except (OSError, TypeError, ValueError) as problem:  # of file systems that cannot write, or not so
             raise ConvolithError(
                 f"{path} cannot be written ({problem}), which keeps a second process away from this result; choose a "
@@ -255,17 +255,27 @@ def _create(path: Place, text: str) -> None:
 
 def _holder(path: Place) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
+        return _properties(path.read_text())
     except (OSError, ValueError):
         return {}
-    return found
 
 
-def _runs(pid: int) -> bool:
-    """Return whether a process of this machine exists."""
+def _properties(text: str) -> dict[str, Any]:
+    """Return a JSON object, empty for any other text."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _runs(pid: Any) -> bool:
+    """Return whether a process of this machine exists; something else than a number is none."""
+    if not isinstance(pid, int):
+        return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:
         return True

@@ -10,14 +10,16 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from convolith.big.stores.places import needed
-from convolith.big.stores.sources import COMPLETE, Source
+from convolith.big.stores.sources import COMPLETE, GEOTIFF, Source
 from convolith.big.windows import Geometry
+from convolith.errors import warn
 from convolith.geometry import Grid, extent
 from convolith.version import __version__
 
@@ -59,23 +61,35 @@ def moved(
     own = attributes.get("ome", attributes)
     group = ""
     if isinstance(own, dict) and own.get("multiscales"):
-        own["multiscales"] = [_finest(own["multiscales"][0], geometry)]
-        group = "0" if _is_image(own["multiscales"][0].get("axes", ())) else ""
+        with _or_left_out(source, own, "multiscales"):
+            own["multiscales"] = [_finest(own["multiscales"][0], geometry)]
+            group = "0" if _is_image(own["multiscales"][0].get("axes", ())) else ""
     y, x = (grids.get(axis, Grid()) for axis in rows_and_columns(source))
-    attributes |= geography(attributes, x, y)
-    attributes |= {
-        name: attributes[name] / grid.step
-        for name, grid in (("XResolution", x), ("YResolution", y))
-        if name in attributes
-    }
+    with _or_left_out(source, attributes, *GEOTIFF):
+        attributes |= geography(attributes, x, y)
+    for name, grid in (("XResolution", x), ("YResolution", y)):
+        with _or_left_out(source, attributes, name):
+            attributes |= {name: attributes[name] / grid.step} if name in attributes else {}
     if "fits_header" in attributes:
-        attributes["fits_header"] = moved_header(attributes["fits_header"], grids, len(geometry.shape), history)
+        with _or_left_out(source, attributes, "fits_header"):
+            attributes["fits_header"] = moved_header(attributes["fits_header"], grids, len(geometry.shape), history)
     if nodata is not None:
         stored: Any = "NaN" if np.isnan(nodata) else int(nodata) if float(nodata).is_integer() else float(nodata)
         names = [name for name in NODATA if name in attributes]
         attributes |= dict.fromkeys(names or NODATA[-1:], stored)
     attributes["history"] = [*_lines(attributes.get("history")), f"convolith {__version__}: {history}"]
     return attributes, group, source.axes
+
+
+@contextmanager
+def _or_left_out(source: Source, attributes: dict[str, Any], *names: str) -> Iterator[None]:
+    """Return a context that moves attributes of a result; if these are not in their form, it leaves them out."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as problem:
+        lost = [name for name in names if attributes.pop(name, None) is not None]
+        reason = (str(problem) or type(problem).__name__).splitlines()[0]
+        warn(f"the result has no {', '.join(lost)}: those of {source.name} are not in their form ({reason})")
 
 
 def _lines(history: Any) -> list[str]:
@@ -184,6 +198,14 @@ def moved_header(text: str, grids: Mapping[int, Grid], axes: int, history: str) 
     follow_pixels(header, grids, axes, history)
     found: str = header.tostring("\n", endcard=False, padding=False)
     return found
+
+
+def unit_of(source: Source) -> str | None:
+    """Return the unit of the numbers of a FITS file (BUNIT), or None if nothing says it."""
+    text = source.attributes.get("fits_header")
+    if not isinstance(text, str) or "BUNIT" not in text:
+        return None
+    return str(needed("astropy.io.fits", "fits").Header.fromstring(text, sep="\n").get("BUNIT", "")).strip() or None
 
 
 def follow_pixels(header: Any, grids: Mapping[int, Grid], axes: int, history: str) -> None:

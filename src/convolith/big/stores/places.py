@@ -212,13 +212,13 @@ Place = Path | RemotePath
 
 def selected(text: str) -> tuple[str, str | None]:
     """Return the name of a file, and the name or the number of an array in it, as FILE.npz:NAME and FILE.fits:1 say."""
-    file, _, part = text.rpartition(":")
-    if not file.lower().endswith(WITH_PARTS):
+    ends = [text.lower().rfind(f"{ending}:") + len(ending) for ending in WITH_PARTS if f"{ending}:" in text.lower()]
+    if not ends:
         return text, None
     with suppress(OSError, ValueError):  # a name that no file can have
         if Path(text).is_file():
             return text, None
-    return file, part
+    return text[: max(ends)], text[max(ends) + 1 :]
 
 
 def place_of(place: str | Path, argument: str) -> Place:

@@ -5,12 +5,14 @@ A source can be sliced, and knows its shape, dtype, chunks and axes. Nothing is 
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import struct
 import weakref
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from math import prod
 from pathlib import Path
@@ -33,7 +35,7 @@ from convolith.big.stores.places import (
 )
 from convolith.big.stores.raw_tiff import RawTiff, places_of
 from convolith.big.stores.scaled import WHITE, LookedUp, scaled
-from convolith.errors import ConvolithError, warn
+from convolith.errors import ConvolithError, shown, warn
 
 ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 COMPLETE = "convolith_complete"
@@ -184,8 +186,10 @@ def _opened(source: Any, argument: str) -> Source:
         if is_kind(source, path):
             try:
                 found = read(source, path, argument)
-            except ConvolithError:
-                raise
+            except ConvolithError as problem:
+                if str(problem).startswith(f"{argument} "):
+                    raise
+                raise ConvolithError(f"{argument} is {str(source)!r}, which cannot be read: {problem}") from problem
             except Exception as problem:
                 raise ConvolithError(
                     f"{argument} is {str(source)!r}, which cannot be read: {_first_line(problem)}"
@@ -250,17 +254,25 @@ def _of_zarr(node: Any, name: str, path: Place | None) -> Source:
         )
     axes: tuple[str, ...] | None = None
     if not hasattr(node, "shape"):
-        scales = attributes.get("ome", attributes).get("multiscales")
+        arrays, scales = sorted(node.keys()), attributes.get("ome", attributes).get("multiscales")
         if not scales:
             raise ConvolithError(
-                f"{name} is a group with {', '.join(sorted(node.keys())) or 'nothing'} in it; name one of its arrays"
+                f"{name} is a group with {', '.join(arrays) or 'nothing'} in it; name one of its arrays"
             )
-        axes = tuple(axis["name"] if isinstance(axis, dict) else str(axis) for axis in scales[0].get("axes", ()))
-        level = scales[0]["datasets"][0]["path"]
+        try:
+            axes = tuple(axis["name"] if isinstance(axis, dict) else str(axis) for axis in scales[0].get("axes", ()))
+            level = scales[0]["datasets"][0]["path"]
+            node = node[level]
+            if axes and len(axes) != len(node.shape):
+                raise ValueError(f"axes {' '.join(axes)} of an array of shape {node.shape}")
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as problem:
+            raise ConvolithError(
+                f"{name} has multiscales that are not in the form of OME-Zarr ({type(problem).__name__}: {problem}); "
+                f"name one of its arrays: {', '.join(arrays)}"
+            ) from problem
         path = None if path is None else path / level
-        node = node[level]
     names = getattr(node.metadata, "dimension_names", None) or node.attrs.get("_ARRAY_DIMENSIONS")
-    if axes is None and names and all(names):
+    if axes is None and isinstance(names, list | tuple) and len(names) == len(node.shape) and all(names):
         axes = tuple(map(str, names))
     attributes |= dict(node.attrs)
     nodata = _number(attributes.get("_FillValue", attributes.get("nodata")))
@@ -278,6 +290,8 @@ def _npz(source: Any, path: Any, argument: str) -> Source:
     _, name = selected(str(source))
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         members = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}
+        if not members:
+            raise ConvolithError(f"{argument} is {path}, which holds no array")
         if name is None and len(members) == 1:
             (name,) = members
         if name not in members:
@@ -301,7 +315,14 @@ def _npz(source: Any, path: Any, argument: str) -> Source:
     return Source(str(source), array, path=path, part=name)
 
 
-def _npy(_: Any, path: Place | None, __: str) -> Source:
+def _npy(_: Any, path: Any, argument: str) -> Source:
+    with path.open("rb") as file:
+        beginning = file.read(len(np.lib.format.MAGIC_PREFIX))
+    if beginning != np.lib.format.MAGIC_PREFIX:
+        raise ConvolithError(
+            f"{argument} is {path}, which cannot be read: it begins with {beginning!r}, not as a file of numpy.save "
+            "does"
+        )
     array = np.load(str(path), mmap_mode="r", allow_pickle=False)
     return Source(str(path), array, path=path)
 
@@ -461,8 +482,21 @@ def _ome(described: dict[str, Any], axes: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _number(value: Any) -> float | None:
-    """Return the number that stands for a missing pixel, which attributes and tags may give as a text ("NaN")."""
-    return None if value is None else float(value)
+    """Return the number that stands for a missing pixel, which attributes and tags may give as a text.
+
+    It is a number, such as "NaN", or, as xarray writes it, the eight bytes of a float in base 64.
+
+    Raises:
+        ConvolithError: something else.
+    """
+    if value is None:
+        return None
+    with suppress(TypeError, ValueError):
+        return float(value)
+    with suppress(TypeError, ValueError, struct.error):
+        (number,) = struct.unpack("<d", base64.b64decode(value, validate=True))
+        return float(number)
+    raise ConvolithError(f"{shown(value)}, which is said to stand for missing pixels, is no number")
 
 
 def _fits(source: Any, path: Place | None, argument: str) -> Source:
@@ -489,7 +523,7 @@ def _fits(source: Any, path: Place | None, argument: str) -> Source:
 def with_primary(header: Any, primary: Any) -> Any:
     """Return a copy of a unit's header with the cards of a primary unit that holds no picture: they describe it too."""
     result = header.copy()
-    if primary.data is None:
+    if 0 in (primary.shape or (0,)):
         result.extend(primary.header.cards, strip=True, unique=True)
     return result
 

@@ -130,7 +130,7 @@ def _warn_of_input(plan: big.BigPlan) -> None:
         warn(ALPHA_NOTICE)
     header = source.attributes.get("fits_header")
     notices = [of_broken_weights(plan.filter.kernel)]
-    if header is not None:
+    if isinstance(header, str):
         notices.append(of_wrong_coordinates(needed("astropy.io.fits", "fits").Header.fromstring(header, sep="\n")))
     for notice in notices:
         if notice:

@@ -335,7 +335,11 @@ def result_dtype(x: Any, y: Any, problem: Problem, kernel: np.ndarray, known: np
     """
     arrays = [_without_booleans(_unmasked(name, array)[0]) for name, array in (("x", x), ("y", y))]
     names = [dtype_name(as_tensor("x", array).dtype) for array in arrays]
-    name = next((name for name in names if is_float(name)), "float64")
+    return holding_dtype(next((name for name in names if is_float(name)), "float64"), problem, kernel, known)
+
+
+def holding_dtype(name: str, problem: Problem, kernel: np.ndarray, known: np.ndarray) -> str:
+    """Return a dtype for a fitted kernel, or float64, with a warning, if it cannot hold the fitted numbers."""
     limits = torch.finfo(torch_dtype(name))
     of_kernel, of_known, of_x, of_y = (
         float(np.abs(part).max(initial=0.0)) for part in (kernel, known, problem.padded, problem.y)
