@@ -20,6 +20,9 @@ from convolith.big.fitting.stacks import Stack
 from tests.test_cli import refused, run
 
 zarr = pytest.importorskip("zarr")
+OF_RESIDUALS = ("ignore:the (kernel goes on|residuals have|fit explains)", "ignore:residuals ")
+"""Warnings of what the residual tells, as filters."""
+pytestmark = [pytest.mark.filterwarnings(one) for one in OF_RESIDUALS]
 RNG = np.random.default_rng(0)
 K = np.random.default_rng(1).normal(size=(5, 5))
 QUIET = {"progress": False, "memory": "1GB"}

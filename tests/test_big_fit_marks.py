@@ -16,12 +16,13 @@ from convolith.big.fitting.jobs import GROUP
 from convolith.big.fitting.run import in_order
 from convolith.big.walk import ATTEMPTS
 from convolith.cli import main
-from tests.test_big_fit import QUIET, RNG, X, Y, in_memory, same, stored
+from tests.test_big_fit import OF_RESIDUALS, QUIET, RNG, X, Y, in_memory, same, stored
 from tests.test_big_workers import KilledWorker
 from tests.test_cli import refused, run
 from tests.test_cli_fit_words import PYTHON
 
 zarr = pytest.importorskip("zarr")
+pytestmark = [pytest.mark.filterwarnings(one) for one in OF_RESIDUALS]
 MASK = RNG.random(X.shape) < 0.05
 X_MASK = RNG.random(X.shape) < 0.002
 WEIGHTS = RNG.random(X.shape) + 0.1

@@ -90,6 +90,7 @@ def test_files_of_other_kinds_are_decoded(tmp_path):
     assert not isinstance(open_source(tmp_path / "cut.tif").array, RawTiff)
 
 
+@pytest.mark.filterwarnings("ignore:.*in which 0 is white")
 @pytest.mark.parametrize("orientation", [3, 6])
 def test_pictures_that_lie_on_their_side_are_read_at_their_places_too(orientation, tmp_path):
     x = whole_numbers((40, 50), "uint8")

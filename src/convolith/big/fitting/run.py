@@ -145,8 +145,10 @@ class Passes:
         return reached
 
     def sample(self, sums: Sums) -> Problem:
-        """Read the block in the middle once more."""
-        return self._jobs(sums, None).problem(self.blocks[len(self.blocks) // 2])[0]
+        """Read the block in the middle once more; its dtypes are those of its sources, which rounded the pixels."""
+        block = self.blocks[len(self.blocks) // 2]
+        stack = self.stacks[block.stack]
+        return replace(self._jobs(sums, None).problem(block)[0], dtypes=(stack.x.dtype.name, stack.y.dtype.name))
 
     def _jobs(self, sums: Sums, threads: int | None) -> Jobs:
         return Jobs(self.stacks, self.memory.cache_bytes, sums, self.pixels, offset=self.offset, threads=threads)
