@@ -49,16 +49,27 @@ def header_of_png(columns, rows, bits=8, colours=0):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", columns, rows, bits, colours, 0, 0, 0))
 
 
-def npy_with(shape, dtype, data=b""):
-    header = f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {shape!r}, }}".encode()
+def npy_with(shape, dtype, data=b"", *, fortran=False, version=b"\x01\x00"):
+    shape = shape if isinstance(shape, str) else repr(shape)
+    header = f"{{'descr': {dtype!r}, 'fortran_order': {fortran}, 'shape': {shape}, }}".encode()
     header += b" " * (-(len(header) + 11) % 64) + b"\n"
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + data
+    return b"\x93NUMPY" + version + struct.pack("<H", len(header)) + header + data
+
+
+def saved(image, kind, **options):
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
 
 
 def jpeg(image, **options):
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", **options)
-    return stream.getvalue()
+    return saved(image, "JPEG", **options)
+
+
+def claiming(body, rows, columns):
+    """Return a JPEG whose header claims other sides."""
+    start = body.index(b"\xff\xc0") + 5
+    return body[:start] + struct.pack(">HH", rows, columns) + body[start + 4 :]
 
 
 OBJECTS = io.BytesIO()
@@ -78,12 +89,25 @@ BAD_FILES = {
     "a PNG of 16-bit colours": (
         header_of_png(1, 1, 16, 2) + chunk(b"IDAT", zlib.compress(b"\0" * 7)) + chunk(b"IEND", b""), 422, "cut to 8",
     ),
+    "a PNG of 16 bits and transparency": (
+        header_of_png(1, 1, 16, 4) + chunk(b"IDAT", zlib.compress(b"\0" * 5)) + chunk(b"IEND", b""), 422, "cut to 8",
+    ),
+    "a PNG whose text swells": (
+        header_of_png(4, 4) + chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(5 << 20))), 422, "cannot be read",
+    ),
+    "a huge JPEG": (claiming(jpeg(Image.new("L", (8, 8))), 60_000, 60_000), 413, "3600000000 pixels"),
     "CMYK": (jpeg(Image.new("CMYK", (4, 4))), 422, "CMYK"),
     "a truncated JPEG": (jpeg(Image.fromarray(np.random.default_rng(0).integers(0, 9, (99, 99)).astype(np.uint8)))[:300], 422, "complete"),
     "objects": (OBJECTS.getvalue(), 422, "dtype object"),
     "a lying shape": (npy_with((1000, 1000), "<f8", b"\0" * 80), 422, "takes 8,000,000 bytes; the file has 80"),
     "a huge shape": (npy_with((10**9, 10**9), "<f8"), 413, "pixels"),
-    "a negative shape": (npy_with((-4, 4), "<f8", b"\0" * 128), 422, ""),
+    "a lying shape of columns first": (npy_with((40, 3), ">i4", b"\0" * 80, fortran=True), 422, "takes 480 bytes"),
+    "60,000 x 60,000 numbers": (npy_with((60_000, 60_000), "|u1"), 413, "pixels"),
+    "a negative shape": (npy_with((-4, 4), "<f8", b"\0" * 128), 422, "negative"),
+    "two negative numbers": (npy_with((-4, -4), "<f8", b"\0" * 128), 422, "negative"),
+    "a number without end": (npy_with(f"(0x{'f' * 5000}, 1)", "<f8"), 422, "impossible"),
+    "a nested header": (npy_with("(" * 3000 + ")" * 3000, "<f8"), 422, "header"),
+    "a header of version 3": (npy_with((2, 2), "<f8", b"\0" * 32, version=b"\x03\x00"), 422, "header"),
     "more bytes than the shape": (npy_with((2, 2), "<f8", b"\0" * 40), 422, "the file has 40"),
     "an array of three axes": (npy(np.zeros((4, 4, 9))), 422, "channels"),
     "a number": (npy(np.zeros(())), 422, "shape"),
@@ -139,11 +163,12 @@ def test_pictures_are_read_as_they_are_meant(page):
     np.testing.assert_array_equal(values(page, sent(page, png(grey16))), grey16)
     np.testing.assert_array_equal(values(page, sent(page, png(GREY))), GREY)
     palette = Image.fromarray(np.dstack([GREY] * 3)).quantize(48)
-    stream = io.BytesIO()
-    palette.save(stream, "PNG")
-    identifier = sent(page, stream.getvalue())
-    np.testing.assert_array_equal(values(page, identifier), np.asarray(palette.convert("RGB")))
-    assert about(page, stream.getvalue())["notes"] == ["the palette was replaced by its colours"]
+    body = saved(palette, "PNG")
+    np.testing.assert_array_equal(values(page, sent(page, body)), np.asarray(palette.convert("RGB")))
+    assert about(page, body)["notes"] == ["the palette was replaced by its colours"]
+    assert len(about(page, saved(palette, "PNG", transparency=3))["notes"]) == 2
+    bits = Image.fromarray(GREY > 20)
+    np.testing.assert_array_equal(values(page, sent(page, saved(bits, "PNG"))), (GREY > 20) * 255)
     clear = about(page, png(np.zeros((3, 4, 4), np.uint8)))
     assert (clear["shape"], clear["notes"]) == ([3, 4, 3], ["transparency was left out"])
     turned = Image.Exif()
@@ -151,17 +176,45 @@ def test_pictures_are_read_as_they_are_meant(page):
     upright = about(page, jpeg(Image.fromarray(GREY), exif=turned))
     assert upright["shape"] == [8, 6]
     assert "upright" in upright["notes"][0]
+    lying = sent(page, saved(Image.fromarray(GREY), "PNG", exif=turned))
+    np.testing.assert_array_equal(values(page, lying), np.rot90(GREY, -1))
     frames = [Image.fromarray(GREY), Image.fromarray(GREY + 1)]
-    stream = io.BytesIO()
-    frames[0].save(stream, "PNG", save_all=True, append_images=frames[1:])
-    assert "only the first picture" in about(page, stream.getvalue())["notes"][0]
+    animated = saved(frames[0], "PNG", save_all=True, append_images=frames[1:])
+    assert "only the first picture" in about(page, animated)["notes"][0]
+    np.testing.assert_array_equal(values(page, sent(page, animated)), GREY)
+    np.testing.assert_array_equal(values(page, sent(page, png(GREY) + b"PK\3\4<script>")), GREY)
     holes = np.array([[1.0, np.nan], [np.inf, 2.0]])
     found = about(page, npy(holes))
     assert (found["not_finite"], found["least"], found["largest"]) == (2, 1.0, 2.0)
     np.testing.assert_array_equal(values(page, sent(page, npy(holes))), holes)
     np.testing.assert_array_equal(values(page, sent(page, npy(np.asfortranarray(GREY).astype(">i4")))), GREY)
+    np.testing.assert_array_equal(values(page, sent(page, npy(GREY.astype(">f2")))), GREY)
     assert about(page, npy(GREY[..., None]))["shape"] == [6, 8]
     assert about(page, npy(GREY > 3))["dtype"] == "uint8"
+
+
+@pytest.mark.parametrize("kind", ["grey", "16 bits", "palette", "JPEG", "numbers"])
+def test_damaged_files_are_read_or_refused_in_words(kind):
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (20, 24)).astype(np.uint8))
+    body = {
+        "grey": lambda: saved(picture, "PNG"),
+        "16 bits": lambda: png(rng.integers(0, 65536, (20, 24)).astype(np.uint16)),
+        "palette": lambda: saved(picture.convert("P"), "PNG"),
+        "JPEG": lambda: jpeg(picture),
+        "numbers": lambda: npy(rng.normal(size=(5, 6))),
+    }[kind]()
+    for _ in range(150):
+        damaged = bytearray(body)
+        for place in rng.integers(0, len(body) if rng.random() < 0.5 else 120, rng.integers(1, 4)):
+            damaged[place] = rng.integers(256)
+        start = time.perf_counter()
+        with suppress(RequestError):
+            end = len(body) if rng.random() < 0.7 else rng.integers(len(body))
+            array = pictures.decode(bytes(damaged[:end])).array
+            assert array.ndim in (2, 3)
+            assert array.nbytes <= pictures.MAX_PIXELS * 8
+        assert time.perf_counter() - start < 2, "a few milliseconds"
 
 
 def shown(page, identifier, **query):
@@ -183,6 +236,9 @@ def test_values_are_shown_within_a_range_and_never_clipped_in_silence(page):
     assert pixels[0, 1].tolist() == [247, 247, 247]
     assert pixels[0, 0, 2] > pixels[0, 0, 0]
     assert pixels[1, 1, 0] > pixels[1, 1, 2]
+    for low, high in ((1e300, -1e300), (3, 3), (0, 1e-300)):
+        shown(page, identifier, low=low, high=high)
+        shown(page, sent(page, png(GREY)), low=low, high=high, diverging=1)
     for array in (
         np.full((2, 2), np.nan),
         np.full((2, 2), 5.0),
@@ -239,6 +295,42 @@ def test_json_is_read_strictly(page, text, words):
     assert words in str(caught.value)
     answer = page.post("/api/kernel", content=text.encode(), headers={"content-type": "application/json"})
     assert (answer.status_code, words in answer.json()["error"]) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ("{" + ",".join(f'"{n}": 1' for n in range(190_000)) + ',"189999": 2}', 400, "'189999' is given twice"),
+        ('{"kernel": {"values": [[' + "1," * 190_000 + "1]]}}", 422, "of 1 to 255 entries"),
+        ('{"kernel": {"values": [' + "[1]," * 60_000 + "[1]]}}", 422, "of 1 to 255 entries"),
+        ("[" + "0," * 190_000 + "0]", 422, "expected an object with kernel"),
+        ("[" + "0," * 2_000_000 + "0]", 413, "2,000,002 commas and brackets; expected at most 200,000"),
+        ("]" * 4_000_000, 413, "brackets"),
+        ('{"kernel": {"preset": "' + "x" * 4_000_000 + '"}}', 422, "expected one of airy"),
+        ('{"kernel": {"preset": "box", "arguments": {"\\ud800": 1}}}', 422, "ud800"),
+        ('{"kernel": {"preset": "box", "arguments": {"\\ud800": "1"}}}', 422, "ud800"),
+        ('{"\\ud800": 1}', 422, "ud800"),
+    ],
+    ids=[
+        "doubled",
+        "long row",
+        "many rows",
+        "long list",
+        "longer list",
+        "brackets",
+        "long text",
+        "half a letter",
+        "half a name",
+        "half a field",
+    ],
+)
+def test_large_and_odd_json_has_an_answer_within_a_second(page, body, status, words):
+    start = time.perf_counter()
+    answer = page.post("/api/kernel", content=body.encode(), headers={"content-type": "application/json"})
+    assert answer.status_code == status, answer.text
+    assert words in answer.json()["error"]
+    assert len(answer.text) < 1000
+    assert time.perf_counter() - start < 5, "a second on a quiet machine"
 
 
 def test_json_is_utf8_and_says_that_it_is_json(page):
@@ -323,7 +415,8 @@ def test_a_kernel_says_its_sum_and_rank(page):
 
 
 SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.integers(-2, 40), st.floats(), st.text(max_size=20),
+    st.none(), st.booleans(), st.integers(), st.integers(-2, 40), st.floats(),
+    st.text(st.characters(exclude_categories=()), max_size=20),  # halves of surrogate pairs too
     st.sampled_from(["rings", "box", "same", "auto", "gd", "p-x", "\0", "../x"]),
 )  # fmt: skip
 ANYTHING = st.recursive(

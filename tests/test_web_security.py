@@ -1,9 +1,12 @@
 """Who may talk to the page's server, and what every answer says about itself."""
 
 import socket
+from contextlib import suppress
 
 import pytest
 
+from convolith import __version__
+from convolith.web import app
 from tests.web_page import TOKEN, served
 
 
@@ -22,9 +25,14 @@ def raw(page, request):
     request = request.replace(b"\r\n", b"\r\nConnection: close\r\n", b"Connection:" not in request)
     with socket.create_connection(("127.0.0.1", page.port), timeout=5) as connection:
         connection.sendall(request)
-        parts = []
-        while part := connection.recv(65536):
-            parts.append(part)
+        return whole(connection)
+
+
+def whole(connection):
+    """Return what arrives until the server closes the connection."""
+    parts = []
+    while part := connection.recv(65536):
+        parts.append(part)
     return b"".join(parts).decode()
 
 
@@ -59,7 +67,9 @@ def test_this_machine_has_three_names(page, name):
 @pytest.mark.parametrize(
     "host",
     ["evil.example", "127.0.0.1", "localhost", "127.0.0.1:1", "127.0.0.1.:{}", "localhost.:{}", "evil.example:{}",
-     "127.0.0.1:{}0", "[::1]", "0.0.0.0:{}", "", "127.0.0.1:{}@evil.example", "LOCALHOST:{} "],
+     "127.0.0.1:{}0", "[::1]", "0.0.0.0:{}", "", "127.0.0.1:{}@evil.example", "LOCALHOST:{} ", "127.0.0.1:0{}",
+     "127.1:{}", "2130706433:{}", "[::1].:{}", "[0::1]:{}", "[::1%lo]:{}", "[::ffff:127.0.0.1]:{}", "::1:{}", "[::]:{}",
+     "localhost.localdomain:{}", "127.0.0.1.evil.example:{}", "127.0.0.1:{}, evil.example"],
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["/api/ping", "/"])
 def test_another_host_is_refused_for_files_too(page, host, path):
@@ -159,15 +169,25 @@ def test_a_preflight_gives_no_permission(page):
     ["/api/picture", "/api/kernel", "/api/compute", "/api/crossover", "/api/fit", "/api/network", "/api/cancel/x"],
 )
 def test_no_get_changes_anything(page, path):
-    for method in ("GET", "HEAD", "DELETE", "PATCH"):
+    for method in ("GET", "HEAD", "DELETE", "PATCH", "TRACE"):
         assert page.request(method, path).status_code == 405
+
+
+@pytest.mark.parametrize("path", ["/api/ping", "/api/about", "/api/picture/rings", "/api/picture/rings/about", "/"])
+def test_nothing_is_posted_where_something_is_read(page, path):
+    for method in ("POST", "PUT", "DELETE"):
+        answer = page.request(method, path, content=b"{}")
+        assert answer.status_code == 405
+        assert answer.json()["error"]
 
 
 @pytest.mark.parametrize(
     "path",
     ["/../secret.txt", "/%2e%2e/secret.txt", "/..%2fsecret.txt", "/%2e%2e%2fsecret.txt", "/a/../../secret.txt",
      "/..%5csecret.txt", "//etc/passwd", "/%2fetc%2fpasswd", "/explorer.js/../../secret.txt", "/index.html%00.js",
-     "/%00", "/" + "a" * 5000, "/%ff%fe", "/explorer.js/x", "/api/../../secret.txt"],
+     "/%00", "/" + "a" * 5000, "/%ff%fe", "/explorer.js/x", "/api/../../secret.txt", "/%252e%252e%252fsecret.txt",
+     "/..%252fsecret.txt", "/%c0%ae%c0%ae/secret.txt", "/....//secret.txt", "/./../secret.txt", "/explorer.js%2f..%2f..%2fsecret.txt",
+     "/api/picture/..%2f..%2fsecret.txt", "/api/picture/%2e%2e", "http://evil.example/../secret.txt"],
 )  # fmt: skip
 def test_paths_outside_of_the_page_lead_nowhere(page, path):
     answer = raw(page, f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\nConnection: close\r\n\r\n".encode())
@@ -175,6 +195,65 @@ def test_paths_outside_of_the_page_lead_nowhere(page, path):
     assert 400 <= status < 500, answer
     assert "root:" not in answer
     assert "\r\nsecret" not in answer
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/api/ping", "/api%2fping", "/%61pi/ping", "//api/ping", "/./api/ping", "/x/../api/ping", "/API/ping", "/api//ping", "/api",
+     "/api/", "/api/ping/", "/api/ping?t=1", "/api/ping%0a", "/api\\ping", "/api;/ping", "http://127.0.0.1/api/ping", "*"],
+)  # fmt: skip
+def test_no_spelling_of_a_path_leads_around_the_token(page, path):
+    request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\nConnection: close\r\n\r\n"
+    answer = raw(page, request.encode())
+    assert int(answer.split()[1]) in (400, 401, 404), answer
+    assert '"ok"' not in answer
+
+
+@pytest.mark.parametrize(
+    "lines",
+    ["Content-Length: -1", "Content-Length: x", f"Content-Length: {'9' * 5000}", "Content-Length: 1\r\nContent-Length: 2",
+     "Transfer-Encoding: gzip", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", "X" * 100_000, "A b: c", ": x"],
+)  # fmt: skip
+def test_broken_headers_are_refused(page, lines):
+    head = f"POST /api/kernel HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\nAuthorization: Bearer {TOKEN}\r\n"
+    answer = raw(page, f"{head}Content-Type: application/json\r\n{lines}\r\n\r\n{{}}".encode())
+    assert 400 <= int(answer.split()[1]) < 500, answer
+    assert page.get("/api/ping").status_code == 200
+
+
+def open_request(page, lines, path="/api/picture"):
+    """Send the head of an upload and return its connection, for a body in pieces."""
+    connection = socket.create_connection(("127.0.0.1", page.port), timeout=10)
+    head = f"PUT {path} HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\nAuthorization: Bearer {TOKEN}\r\n{lines}\r\n\r\n"
+    connection.sendall(head.encode())
+    return connection
+
+
+@pytest.mark.parametrize("lines", ["Content-Length: 1000", "Transfer-Encoding: chunked"])
+def test_a_body_that_does_not_arrive_is_given_up(page, lines, monkeypatch):
+    monkeypatch.setattr(app, "BODY_SECONDS", 0.2)
+    with open_request(page, lines) as connection:
+        connection.sendall(b"5\r\n12345\r\n")
+        answer = whole(connection)
+    assert answer.startswith("HTTP/1.1 408"), answer
+    assert "did not arrive within 0.2 s" in answer
+    assert page.get("/api/ping").status_code == 200
+
+
+def test_a_body_that_ends_early_or_is_no_chunks_harms_nobody(page):
+    with open_request(page, "Content-Length: 1000") as connection:
+        connection.sendall(b"12345")
+    with open_request(page, "Transfer-Encoding: chunked") as connection:
+        connection.sendall(b"not a length\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 400")
+    with open_request(page, "Transfer-Encoding: chunked") as connection:  # more than a picture may have
+        connection.sendall(b"5000000\r\n")
+        with suppress(OSError):
+            for _ in range(90):
+                connection.sendall(bytes(1 << 20))
+        with suppress(ConnectionResetError):
+            assert connection.recv(65536).startswith(b"HTTP/1.1 413")
+    assert page.get("/api/ping").json() == {"ok": True, "version": __version__, "jobs": 0}
 
 
 def test_files_need_no_token_and_may_be_opened_from_elsewhere(page):

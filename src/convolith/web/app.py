@@ -86,22 +86,22 @@ class Server:
             RequestError: status 404 for a picture that is not there, 429 if too many jobs wait.
         """
         found = {name: await asyncio.to_thread(self.find, name) for name in names if name is not None}
-        return JobResponse(self.slot.submit(request, found))
+        return JobResponse(self.slot, self.slot.submit(request, found))
 
 
 class JobResponse(StreamingResponse):
     """Events of a job as lines of JSON; the job is cancelled when the answer ends, as when a tab is closed."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, slot: Slot, job: Job) -> None:
         super().__init__(job.events(), media_type="application/x-ndjson", headers={"x-convolith-job": job.id})
-        self._job = job
+        self._slot, self._job = slot, job
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with the events."""
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._job.cancel()
+            self._slot.end(self._job)
 
 
 async def body_of(request: Request, most: int) -> bytes:
@@ -124,7 +124,7 @@ async def body_of(request: Request, most: int) -> bytes:
                     raise too_large
                 parts.append(part)
     except TimeoutError:
-        raise RequestError(408, f"the body did not arrive within {BODY_SECONDS:.0f} s") from None
+        raise RequestError(408, f"the body did not arrive within {BODY_SECONDS:g} s") from None
     except ClientDisconnect:
         raise RequestError(400, "the body ended early") from None
     return b"".join(parts)
@@ -139,7 +139,7 @@ async def parsed(request: Request, kind: type[Kind]) -> Kind:
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media != "application/json":
         raise RequestError(415, f"Content-Type is {media[:60] or 'missing'}; expected application/json")
-    return read_request(kind, await body_of(request, MAX_JSON))
+    return await asyncio.to_thread(read_request, kind, await body_of(request, MAX_JSON))
 
 
 def server_of(request: Request) -> Server:
@@ -276,6 +276,8 @@ async def refused(_: Request, problem: Exception) -> Response:
     headers: Mapping[str, str] | None = None
     if isinstance(problem, RequestError):
         status = problem.status
+        if status == 408:  # the rest of the body would be waited for
+            headers = {"connection": "close"}
     elif isinstance(problem, HTTPException):
         status, headers = problem.status_code, problem.headers
         reason = {404: "there is nothing at this address", 405: "this address does not take this method"}.get(

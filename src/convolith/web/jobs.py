@@ -64,15 +64,9 @@ class Job:
         while (event := await self._events.get()) is not None:
             yield json.dumps(event, allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
-    def cancel(self) -> None:
-        """End the job."""
-        self.cancelled = True
-        if self.worker is not None:
-            self.worker.end()
-
 
 class Slot:
-    """One place for a job, and a queue.
+    """One place for a job, and a queue: of the jobs in their order, the first one runs.
 
     Args:
         results: where the arrays go that jobs compute.
@@ -82,9 +76,9 @@ class Slot:
     def __init__(self, results: Store, load: Callable[[], Any] | None) -> None:
         self._results, self._load = results, load
         self._worker: Worker | None = None
-        self._lock = asyncio.Lock()
         self._jobs: dict[str, Job] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._running: Job | None = None
+        self._task: asyncio.Task[None] | None = None
         self._is_closed = False
 
     @property
@@ -116,27 +110,43 @@ class Slot:
         job = Job(request, pictures)
         job.put({"event": "job", "id": job.id, "ahead": len(self._jobs)})
         self._jobs[job.id] = job
-        task = asyncio.create_task(self._turn(job))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._begin_next()
         return job
 
-    async def _turn(self, job: Job) -> None:
+    def _begin_next(self) -> None:
+        """Start the first job, if none runs."""
+        if self._running is None and self._jobs and not self._is_closed:
+            self._running = next(iter(self._jobs.values()))
+            self._running.put({"event": "started"})
+            self._task = asyncio.create_task(self._run(self._running))
+
+    async def _run(self, job: Job) -> None:
         outcome = {"event": "cancelled"}
         try:
-            async with self._lock:
-                if not job.cancelled:
-                    job.put({"event": "started"})
-                    job.worker = self.warm()
-                    outcome = await asyncio.to_thread(self._conversation, job, job.worker, asyncio.get_running_loop())
-                    job.worker = None
+            if not job.cancelled:
+                job.worker = self.warm()
+                outcome = await asyncio.to_thread(self._conversation, job, job.worker, asyncio.get_running_loop())
         finally:
-            del self._jobs[job.id]
-            if job.cancelled:
-                outcome = {"event": "cancelled"}
-                self._renew()
-            job.put(outcome)
-            job.put(None)
+            job.worker = self._running = None
+            self._finish(job, outcome)
+
+    def _finish(self, job: Job, outcome: dict[str, Any]) -> None:
+        """Send the last event of a job, and start the next one."""
+        del self._jobs[job.id]
+        if job.cancelled:
+            outcome = {"event": "cancelled"}
+            self._renew()
+        job.put(outcome)
+        job.put(None)
+        self._begin_next()
+
+    def end(self, job: Job) -> None:
+        """Cancel a job; nothing happens if it has ended. One that waits is not in the way of others any longer."""
+        job.cancelled = True
+        if job.worker is not None:
+            job.worker.end()
+        elif job.id in self._jobs and job is not self._running:
+            self._finish(job, {"event": "cancelled"})
 
     def _conversation(self, job: Job, worker: Worker, loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
         """Give a job to the second process, pass its events on, and return the last one."""
@@ -167,14 +177,14 @@ class Slot:
         """
         if name not in self._jobs:
             raise RequestError(404, f"no computation {name[:64]!r} runs or waits; it may have ended")
-        self._jobs[name].cancel()
+        self.end(self._jobs[name])
 
     async def close(self) -> None:
         """Cancel all jobs, and end the second process."""
         self._is_closed = True
         for job in list(self._jobs.values()):
-            job.cancel()
+            self.end(job)
         if self._worker is not None:
             self._worker.end()
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=END_SECONDS)
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=END_SECONDS)

@@ -21,6 +21,8 @@ MAX_PIXELS = 36_000_000
 """Largest number of pixels of a picture, by its header."""
 MAX_SIDE = 32_768
 """Largest number of pixels along an axis."""
+MAX_COUNT = 2**63 - 1
+"""Largest number that an axis of an array can have at all; larger ones are too long for a message."""
 PNG, JPEG, NPY = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\x93NUMPY"
 """First bytes of the files that are read."""
 ORIENTATION = 0x0112
@@ -114,6 +116,8 @@ def _decode_npy(body: bytes) -> Stored:
         shape, _, dtype = read(stream)
     except Exception as problem:  # noqa: BLE001 - NumPy raises errors of many kinds for damaged headers
         raise RequestError(422, f"the .npy file has no valid header ({str(problem)[:200]})") from None
+    if not all(0 <= count <= MAX_COUNT for count in shape):
+        raise RequestError(422, "the array has a shape of negative or impossible numbers; expected (H, W)")
     if dtype.hasobject or dtype.kind not in "biuf" or dtype.itemsize > 8:
         raise RequestError(
             422, f"the array has dtype {str(dtype)[:60]}; expected whole or real numbers of up to 64 bits"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
@@ -14,6 +16,8 @@ from convolith.errors import ConvolithError, shown
 
 MAX_DEPTH = 32
 """Largest depth of nested lists and objects in a request."""
+MAX_MARKS = 200_000
+"""Largest number of commas and brackets in a request; the largest kernel has a third of it."""
 MAX_DIGITS = 300
 """Largest number of characters of a number in a request."""
 WORDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
@@ -41,11 +45,11 @@ def read_json(body: bytes) -> Any:
     """Parse JSON; refuse what parsers accept in silence: names given twice, NaN, numbers beyond all floats.
 
     Raises:
-        RequestError: status 400, with the reason.
+        RequestError: status 400, with the reason; 413 for more entries than any request has.
     """
     try:
         text = body.decode()
-        _check_depth(text)
+        _check_size(text)
         return json.loads(
             text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float, parse_int=_whole
         )
@@ -55,15 +59,18 @@ def read_json(body: bytes) -> Any:
         raise RequestError(400, f"the request is not JSON: {problem}") from None
 
 
-def _check_depth(text: str) -> None:
-    """Refuse deep nesting before the parser meets it; brackets inside of strings are counted too, on the safe side."""
+def _check_size(text: str) -> None:
+    """Refuse many entries and deep nesting before the parser meets them.
+
+    Commas and brackets inside of strings are counted too, on the safe side.
+    """
+    marks = sum(map(text.count, ",[]{}"))
+    if marks > MAX_MARKS:
+        raise RequestError(413, f"the request has {marks:,} commas and brackets; expected at most {MAX_MARKS:,}")
     depth = deepest = 0
-    for letter in text:
-        if letter in "[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif letter in "]}":
-            depth -= 1
+    for bracket in re.findall(r"[][{}]", text):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
     if deepest > MAX_DEPTH:
         raise RequestError(400, f"the request is nested {deepest} deep; expected at most {MAX_DEPTH}")
 
@@ -71,8 +78,7 @@ def _check_depth(text: str) -> None:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
         raise RequestError(400, f"{shown(twice)} is given twice; expected each name once")
     return result
 
@@ -120,9 +126,10 @@ def build(kind: Any, value: Any, where: str) -> Any:
     if is_dataclass(kind) and isinstance(kind, type):
         return _record(kind, value, where)
     if origin is Annotated:
+        if isinstance(value, list | str) and not parts[1].least <= len(value) <= parts[1].most:
+            raise _wrong(where, value, kind)  # before millions of entries are looked at
         inner = build(parts[0], value, where)
-        size = inner if isinstance(inner, int | float) else len(inner)
-        if not parts[1].least <= size <= parts[1].most:
+        if isinstance(inner, int | float) and not parts[1].least <= inner <= parts[1].most:
             raise _wrong(where, value, kind)
         return inner
     if origin in (Union, UnionType):
@@ -136,10 +143,15 @@ def build(kind: Any, value: Any, where: str) -> Any:
         return tuple(build(parts[0], one, f"{where}[{number}]") for number, one in items)
     if origin is dict:
         named = _of(dict, value, where, kind).items()
-        return {name: build(parts[1], one, f"{where}.{name[:64]}") for name, one in named}
+        return {name: build(parts[1], one, f"{where}.{_in_words(name)}") for name, one in named}
     if kind is float and type(value) in (int, float):
         return _as_float(value, where)
     return _of(kind, value, where, kind)
+
+
+def _in_words(name: str) -> str:
+    """Return a name for messages; one with characters that no answer can have (half a surrogate pair), as its repr."""
+    return name[:64] if name.isidentifier() else shown(name)
 
 
 def _of(wanted: type, value: Any, where: str, kind: Any) -> Any:
