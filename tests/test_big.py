@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from itertools import product
 
 import numpy as np
@@ -370,6 +371,52 @@ def test_a_journal_of_another_run_is_refused(tmp_path, monkeypatch):
     plan_of(tmp_path, np.ones((3, 3))).run(progress=False, resume=False)
 
 
+def test_a_journal_takes_little_memory_and_leaves_odd_lines_out(tmp_path):
+    from convolith.big.stores.journal import Journal
+
+    def record(row, column):
+        return {"files": {f"c/{row}/{column}": [70_000, 10**9 + row]}, "clipped": 1, "missing": 2, "bad": None}
+
+    blocks = [(row, column) for row in range(50) for column in range(40)]
+    journal = Journal(tmp_path / "journal", {"kernel": "k"}, (50, 40))
+    journal.begin()
+    tracemalloc.start()
+    for block in blocks:
+        journal.add(block, record(*block))
+    journal.close()
+    again = Journal(tmp_path / "journal", {"kernel": "k"}, (50, 40))
+    again.check()
+    held = []
+    again.begin(lambda block, found: held.append(found["clipped"]) or block[0] != 7)
+    again.close()
+    assert tracemalloc.get_traced_memory()[1] < 300_000, "a record takes a kilobyte"
+    tracemalloc.stop()
+    assert (len(journal), len(again), len(held)) == (2000, 1960, 2000)
+    assert (again.clipped, again.missing) == (1960, 3920)
+    assert (6, 39) in again
+    assert (7, 0) not in again
+    with (tmp_path / "journal").open("ab") as file:
+        for line in (
+            b'{"block": [50, 0]}',
+            b'{"block": [-1, 0]}',
+            b'{"block": [7]}',
+            b'{"block": 7}',
+            b'{"bl\xff',
+            b"[]",
+            b'{"block": ["7", 0]}',
+        ):
+            file.write(line + b"\n")
+        file.write(json.dumps({"block": [6, 0], **record(6, 0)}).encode() + b"\n" + b'{"block": [7, 0], "clipp')
+    last = Journal(tmp_path / "journal", {"kernel": "k"}, (50, 40))
+    last.check()
+    last.begin(lambda *_: True)
+    last.close()
+    assert (len(last), last.clipped) == (1960, 1960)
+    assert len((tmp_path / "journal").read_text().splitlines()) == 1961
+    with pytest.raises(cl.ConvolithError, match="kernel differ"):
+        Journal(tmp_path / "journal", {"kernel": "other"}, (50, 40)).check()
+
+
 def test_two_runs_of_one_result_do_not_meet(tmp_path):
     stored(tmp_path / "x.zarr", np.zeros((80, 90), np.float32), (16, 16))
     lock = tmp_path / "y.zarr.lock"
@@ -411,12 +458,14 @@ big.plan(folder + "/x.zarr", np.ones((5, 5)) / 25, folder + "/y.zarr", block=(16
 
 
 @pytest.mark.slow(quick=1)
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_run_that_is_killed_goes_on(how, tmp_path):
+@pytest.mark.parametrize(
+    ("how", "counts"), [(signal.SIGKILL, [8]), (signal.SIGKILL, [5, 3, 8]), (signal.SIGINT, [5, 3, 8])]
+)
+def test_a_run_that_is_killed_goes_on(how, counts, tmp_path):
     stored(tmp_path / "x.zarr", RNG.standard_normal((80, 90)).astype(np.float32), (16, 16))
     plan_of(tmp_path).run(progress=False)
     expected, go = zarr.open(tmp_path / "y.zarr")[...], tmp_path / "go"
-    for count in (5, 3, 8):
+    for count in counts:
         command = [sys.executable, "-c", SLOW, str(tmp_path), str(count)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603
         assert [process.stdout.readline() for _ in range(count)] == ["block\n"] * count
@@ -426,7 +475,7 @@ def test_a_run_that_is_killed_goes_on(how, tmp_path):
         process.communicate()
         go.unlink()
     report = plan_of(tmp_path).run(progress=False)
-    assert report.resumed >= 5 + 3 + 8 - 3 * 3  # those that were in flight are computed again
+    assert report.resumed >= sum(counts) - 3 * len(counts)  # those that were in flight are computed again
     np.testing.assert_array_equal(zarr.open(tmp_path / "y.zarr")[...], expected)
 
 
@@ -481,6 +530,7 @@ def test_a_plan_and_a_report_are_tables(tmp_path):
     assert "<table" in report._repr_html_()
 
 
+@pytest.mark.slow
 def test_no_dask_is_imported_for_a_local_run(tmp_path):
     stored(tmp_path / "x.zarr", np.zeros((40, 50), np.float32), (16, 16))
     code = (

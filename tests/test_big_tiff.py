@@ -13,7 +13,7 @@ from convolith import big
 from convolith.big.blocks import Filter
 from convolith.big.stores.chunk_files import ChunkFiles
 from convolith.big.stores.targets import ZarrTarget
-from convolith.big.stores.tiff_form import CLASSIC_BYTES, letters_of
+from convolith.big.stores.tiff_form import CLASSIC_BYTES, TiffForm, letters_of
 from convolith.big.stores.tiff_target import TiffTarget
 from tests.test_cli import refused, run
 
@@ -117,7 +117,7 @@ def test_a_file_of_many_bytes_is_a_big_one(tmp_path, monkeypatch):
 
 def test_tiles_are_near_the_blocks_and_read_few_at_a_time(tmp_path):
     def target(shape, block, dtype="f4", axes="YX"):
-        return TiffTarget(tmp_path / "y.tif", shape, block, np.dtype(dtype), axes=axes)
+        return TiffTarget(tmp_path / "y.tif", TiffForm(shape, block, np.dtype(dtype), axes, None))
 
     assert target((5000, 5000), (512, 256)).form.tile == (512, 256)
     assert target((5000, 5000), (500, 1000)).form.tile == (496, 992)

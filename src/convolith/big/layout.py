@@ -27,7 +27,7 @@ FIXED_BYTES = 40 << 20
 IN_FLIGHT = 2
 """Number of blocks that are read, computed and written at a time: one is decoded while another one is computed."""
 MOST_BLOCKS = 10_000_000
-"""Most blocks of a run or a fit, whose list takes a few GB."""
+"""Most blocks of a run, of a Dask array, whose graph takes a few GB, or of a fit."""
 WAITING = 2
 """Blocks that wait for a thread, so that none is idle while the journal is written."""
 UNITS = {"KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40, "B": 1}

@@ -123,7 +123,8 @@ class BigPlan:
         if not is_here(executor):
             self._check_places()
         with alone(self.target.lock):
-            journal = Journal(self.target.journal, {**self.fingerprint, "sample": self.source.sample()})
+            fingerprint = {**self.fingerprint, "sample": self.source.sample()}
+            journal = Journal(self.target.journal, fingerprint, self.layout.counts)
             run = Run(self.source, self.target, self.filter, self.layout, journal)
             try:
                 resumed = run.begin(resume=resume)

@@ -100,15 +100,13 @@ class Run:
     def begin(self, *, resume: bool) -> int:
         """Make the unfinished result, or open the one of an interrupted run; return how many blocks it has."""
         if resume and self.journal.exists():
-            self.journal.read()
+            self.journal.check()
             self.target.reopen()
-            stored = self.journal.stored
-            for block in [n for n, record in stored.items() if not self.target.holds(self.layout.place(n), record)]:
-                del stored[block]
+            self.journal.begin(lambda numbers, record: self.target.holds(self.layout.place(numbers), record))
         else:
             self.target.create()
-        self.journal.open()
-        return len(self.journal.stored)
+            self.journal.begin()
+        return len(self.journal)
 
     def __call__(
         self,
@@ -127,12 +125,12 @@ class Run:
         decoded = peak = 0
         here = is_here(executor)
         in_flight = in_flight or (self.layout.in_flight if here else 2 * (os.cpu_count() or 1))
-        todo = [numbers for numbers in self.layout.order() if numbers not in self.journal.stored]
+        todo = (numbers for numbers in self.layout.order() if numbers not in self.journal)
         each = max(1, thread_count() // in_flight) if here else 1
         job = Jobs(self.source, self.target, self.filter, self.layout, skip_bad=skip_bad, threads=each)
         own = threads(in_flight) if executor is None else nullcontext(executor)
         submitted = in_flight + (WAITING if executor is None else 0)  # those that wait for a thread take no memory
-        meter = Meter("correlating", len(todo), shown=progress, listener=listener)
+        meter = Meter("correlating", self.layout.blocks - resumed, shown=progress, listener=listener)
         with own as pool, self.target.few_threads(thread_count()), meter:
             for numbers, future in walk(todo, job, pool, submitted, in_step=executor is None):
                 record = future.result()
@@ -143,7 +141,6 @@ class Run:
                     bad[numbers] = record["bad"]
                 self.journal.add(numbers, record)
                 meter.step(self.layout.pixels(numbers) * self.filter.out_dtype.itemsize)
-        records = self.journal.stored.values()
         return BigReport(
             self.layout.blocks,
             resumed,
@@ -152,8 +149,8 @@ class Run:
             {"in all": time.perf_counter() - start, **seconds},
             self.layout.predicted_bytes,
             peak if resident_bytes() else None,
-            sum(record.get("clipped", 0) for record in records),
-            sum(record.get("missing", 0) for record in records),
+            self.journal.clipped,
+            self.journal.missing,
             self.source.absent(),
             bad,
             sum(record.get("overflowed", 0) for record in records),

@@ -1,7 +1,7 @@
 """The journal of a run: a line for each block that is stored, so that an interrupted run goes on where it ended.
 
 The first line identifies the source, the kernel and the options, since the result depends on them. A lock file keeps a
-second process away.
+second process away. In memory, a block is one byte.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ import os
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from convolith.big.stores.places import Place, RemotePath
 from convolith.errors import ConvolithError
@@ -34,12 +38,12 @@ class Log(ABC):
         """Return whether there is one."""
 
     @abstractmethod
-    def text(self) -> str:
-        """Return it."""
+    def lines(self) -> Iterator[str]:
+        """Yield its lines."""
 
     @abstractmethod
-    def begin(self, text: str, *, fresh: bool) -> None:
-        """Begin with a text; unless `fresh`, what was there is no more than that."""
+    def begin(self, lines: Iterable[str], *, fresh: bool) -> None:
+        """Begin with some lines; unless `fresh`, they are some of those that are there, which are read meanwhile."""
 
     @abstractmethod
     def append(self, text: str) -> None:
@@ -69,15 +73,16 @@ class FileLog(Log):
         """Return whether there is one."""
         return self.path.exists()
 
-    def text(self) -> str:
-        """Return it."""
-        return self.path.read_text()
+    def lines(self) -> Iterator[str]:
+        """Yield its lines."""
+        with self.path.open(errors="replace") as file:
+            yield from file
 
-    def begin(self, text: str, *, fresh: bool) -> None:  # noqa: ARG002 - the text is all there is to keep
+    def begin(self, lines: Iterable[str], *, fresh: bool) -> None:  # noqa: ARG002 - the lines are all there is to keep
         """Replace the file."""
         part = self.path.with_name(self.path.name + ".part")
         with part.open("w") as file:
-            file.write(text)
+            file.writelines(lines)
             file.flush()
             os.fsync(file.fileno())
         part.replace(self.path)
@@ -115,17 +120,19 @@ class ObjectLog(Log):
         """Return whether there is one."""
         return self.path.exists()
 
-    def text(self) -> str:
-        """Return it."""
-        return "\n".join((self.path / name).read_text() for name in self.path.names())
+    def lines(self) -> Iterator[str]:
+        """Yield its lines."""
+        for name in self.path.names():
+            yield from (self.path / name).read_text().splitlines()
 
-    def begin(self, text: str, *, fresh: bool) -> None:
+    def begin(self, lines: Iterable[str], *, fresh: bool) -> None:
         """Begin anew, or go on after the objects that are there."""
         if fresh:
             self.path.remove()
-            self._waiting = [text]
+            self._waiting = list(lines)
             self.sync()
         else:
+            deque(lines, 0)
             self._next = max(int(name) for name in self.path.names()) + 1
 
     def append(self, text: str) -> None:
@@ -148,28 +155,43 @@ class ObjectLog(Log):
 
 
 class Journal:
-    """Blocks that are stored, by their numbers, with what is needed to check them."""
+    """Blocks that are stored, by their numbers, each with a record by which it can be checked.
 
-    def __init__(self, path: Place, fingerprint: Mapping[str, Any]) -> None:
+    Args:
+        path: place of the journal.
+        fingerprint: what the result depends on.
+        counts: number of blocks along each axis.
+
+    Attributes:
+        clipped, missing, overflowed: numbers of pixels in the blocks that are stored.
+        empty: number of stored blocks all of whose pixels were missing.
+    """
+
+    def __init__(self, path: Place, fingerprint: Mapping[str, Any], counts: Sequence[int]) -> None:
         self.path = path
         self.log: Log = ObjectLog(path) if isinstance(path, RemotePath) else FileLog(path)
         self.fingerprint = {"format": FORMAT, "version": __version__, **fingerprint}
-        self.stored: dict[tuple[int, ...], dict[str, Any]] = {}
-        self._is_read = False
+        self.clipped = self.missing = self.overflowed = self.empty = 0
+        self._stored = np.zeros(tuple(counts), bool)
         self._next = 0.0
+
+    def __contains__(self, block: tuple[int, ...]) -> bool:
+        return bool(self._stored[block])
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self._stored))
 
     def exists(self) -> bool:
         """Return whether a run was interrupted."""
         return self.log.exists()
 
-    def read(self) -> None:
-        """Read the blocks that an interrupted run stored; a line that was cut off is left out.
+    def check(self) -> None:
+        """Check that the interrupted run was this one.
 
         Raises:
             ConvolithError: a journal of another source, kernel, or options.
         """
-        first, *lines = self.log.text().splitlines() or [""]
-        found = _properties(first)
+        found = _properties(next(self.log.lines(), ""))
         wanted = json.loads(json.dumps(self.fingerprint))
         different = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
         if different:
@@ -178,22 +200,42 @@ class Journal:
                 f"{self.path} is of another run: {', '.join(different)} differ ({name} was {found.get(name)}, and is "
                 f"{wanted.get(name)}); start anew with resume=False (--anew), which removes its blocks"
             )
-        for line in lines:
-            with suppress(ValueError, KeyError, TypeError):
-                record = json.loads(line)
-                self.stored[tuple(record["block"])] = record
-        self._is_read = True
 
-    def open(self) -> None:
-        """Write a new journal with the blocks that are known, and go on writing to it."""
-        records = (self.fingerprint, *self.stored.values())
-        self.log.begin("".join(json.dumps(record) + "\n" for record in records), fresh=not self._is_read)
+    def begin(self, holds: Callable[[tuple[int, ...], Mapping[str, Any]], bool] | None = None) -> None:
+        """Write a new journal, and go on writing to it.
+
+        Args:
+            holds: function that returns whether a block is stored as its record says: blocks of the interrupted run
+                for which it does are in the new journal too. None starts without any.
+        """
+        first = json.dumps(self.fingerprint) + "\n"
+        kept = () if holds is None else self._kept(holds)
+        self.log.begin(chain([first], kept), fresh=holds is None)
+
+    def _kept(self, holds: Callable[[tuple[int, ...], Mapping[str, Any]], bool]) -> Iterator[str]:
+        """Yield the lines of blocks that are stored; one that was cut off, or is of no such block, is left out."""
+        for line in islice(self.log.lines(), 1, None):
+            try:
+                record = json.loads(line)
+                block = tuple(record["block"])
+                known = all(0 <= number < count for number, count in zip(block, self._stored.shape, strict=True))
+            except (ValueError, KeyError, TypeError):
+                continue
+            if known and block not in self and holds(block, record):
+                self._count(block, record)
+                yield json.dumps(record) + "\n"
+
+    def _count(self, block: tuple[int, ...], record: Mapping[str, Any]) -> None:
+        self._stored[block] = True
+        self.clipped += record.get("clipped", 0)
+        self.missing += record.get("missing", 0)
+        self.overflowed += record.get("overflowed", 0)
+        self.empty += record.get("empty", False)
 
     def add(self, block: tuple[int, ...], record: Mapping[str, Any]) -> None:
         """Note that a block is stored; every second on the disk itself, so that a power failure costs no more."""
-        line = {"block": list(block), **record}
-        self.stored[block] = dict(line)
-        self.log.append(json.dumps(line) + "\n")
+        self._count(block, record)
+        self.log.append(json.dumps({"block": list(block), **record}) + "\n")
         if time.monotonic() >= self._next:
             self.log.sync()
             self._next = time.monotonic() + SECONDS

@@ -99,11 +99,16 @@ class Renamed(Publication):
     def _is_published(self) -> bool:
         """Return whether the result in place is that of the journal, whose process ended before it removed that."""
         try:
-            records = [json.loads(line) for line in self.journal.read_text().splitlines()[1:]]
-            files = {name: sums for record in records for name, sums in record["files"].items()}
-            stored = (self.checksum((self.path / name).read_bytes()) == sums for name, sums in files.items())
-            return bool(files) and all(stored)
-        except (OSError, ValueError, KeyError):
+            checked = 0
+            with self.journal.open() as lines:
+                next(lines)
+                for line in lines:
+                    for name, sums in json.loads(line)["files"].items():
+                        if self.checksum((self.path / name).read_bytes()) != sums:
+                            return False
+                        checked += 1
+            return checked > 0
+        except (OSError, ValueError, KeyError, StopIteration):
             return False
 
 

@@ -8,7 +8,7 @@ file when all are there.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import product
@@ -41,22 +41,13 @@ class RawTiffTarget(Target):
 
     Args:
         path: the file.
-        shape, chunks, dtype, axes, attributes: as for `TiffForm`; chunks are its blocks.
+        form: its form.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        shape: Sequence[int],
-        chunks: Sequence[int],
-        dtype: np.dtype[Any],
-        *,
-        axes: str,
-        attributes: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, path: Path, form: TiffForm) -> None:
         _check_file(path)
         self.path: Path = path
-        self.form = TiffForm(shape, chunks, dtype, axes, attributes)
+        self.form = form
         self.array: Any = None
 
     @property
@@ -151,25 +142,15 @@ class TiffTarget(Target):
 
     Args:
         path: the file.
-        shape, chunks, dtype, axes, attributes: as for `TiffForm`; chunks are its blocks.
+        form: its form.
         fill_value: number that missing blocks stand for.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        shape: Sequence[int],
-        chunks: Sequence[int],
-        dtype: np.dtype[Any],
-        *,
-        axes: str,
-        attributes: Mapping[str, Any] | None = None,
-        fill_value: float = 0,
-    ) -> None:
+    def __init__(self, path: Path, form: TiffForm, *, fill_value: float = 0) -> None:
         _check_file(path)
         self.path: Path = path
-        self.form = TiffForm(shape, chunks, dtype, axes, attributes)
-        self.blocks = ZarrTarget(path, shape, chunks, dtype, fill_value=fill_value)
+        self.form = form
+        self.blocks = ZarrTarget(path, form.shape, form.block, form.dtype, fill_value=fill_value)
 
     @property
     def _columns(self) -> int:
@@ -360,10 +341,10 @@ def _tiff(result: Description) -> Target:
             "have; choose a .zarr, or a file"
         )
     axes = letters_of(result.names, result.slid, result.shape)
-    about = result.path, result.shape, result.block, result.dtype
+    form = TiffForm(result.shape, result.block, result.dtype, axes, result.attributes)
     if not result.compressed:
-        return RawTiffTarget(*about, axes=axes, attributes=result.attributes)
-    return TiffTarget(*about, axes=axes, attributes=result.attributes, fill_value=result.fill_value)
+        return RawTiffTarget(result.path, form)
+    return TiffTarget(result.path, form, fill_value=result.fill_value)
 
 
 KINDS: dict[str, Callable[[Description], Target]] = {"": _zarr, ".zarr": _zarr, ".tif": _tiff, ".tiff": _tiff}
