@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from convolith.dtypes import HALVES, is_float
 from convolith.spec import ConvSpec
 
+SERIAL_PRODUCTS = 200_000
+"""Number of products below which one thread finishes before a second one has started."""
+
 
 @dataclass(frozen=True)
 class MachineLimits:

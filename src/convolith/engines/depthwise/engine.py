@@ -15,7 +15,7 @@ from convolith.engines.base import GeneratedEngine, turned
 from convolith.engines.buffers import empty
 from convolith.engines.depthwise import emit
 from convolith.engines.depthwise.emit import ARGUMENTS, PIXELS, UNROLLED, DepthwiseRecipe, lanes_of, square_of
-from convolith.engines.machine_limits import MachineLimits
+from convolith.engines.machine_limits import SERIAL_PRODUCTS, MachineLimits
 from convolith.engines.padding import source_tables
 from convolith.engines.steps import OUTPUT, Finish, Layout, Step, Steps
 from convolith.jit import Routine, Target, host, routine, scratch, thread_count
@@ -34,8 +34,6 @@ EFFICIENCY = 0.85
 TASKS_PER_THREAD = 4
 STRIP_REACHES = 4
 """Least height of a strip, as a number of windows, whose rows the next strip reads again."""
-SERIAL_PRODUCTS = 200_000
-"""Number of products below which one thread finishes before a second one has started."""
 LAYOUTS = 1024
 """Number of specs whose blocks are cached."""
 

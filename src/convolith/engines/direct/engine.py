@@ -19,7 +19,7 @@ from convolith.engines.direct import tiling as geometry
 from convolith.engines.direct.emit import ARGUMENTS
 from convolith.engines.direct.emit_tile import VECTORS, DirectRecipe, lanes_of, rolls
 from convolith.engines.emit_rounded import KINDS
-from convolith.engines.machine_limits import MachineLimits
+from convolith.engines.machine_limits import SERIAL_PRODUCTS, MachineLimits
 from convolith.engines.padding import source_tables
 from convolith.engines.steps import OUTPUT, Finish, Layout, Step, Steps
 from convolith.jit import Routine, Target, host, routine, scratch, thread_count
@@ -50,9 +50,6 @@ SPLIT_SECONDS, FEW_SPLIT_SECONDS = 4.5e-11, 3.3e-10
 which are copied one by one."""
 LARGEST_STRIDE = 16
 """Largest stride: beyond it, windows hardly overlap, and most of the inputs that a block copies are not needed."""
-SERIAL_PRODUCTS = 200_000
-"""Number of products below which one thread finishes before a second one has started."""
-
 LAYOUTS = 1024
 """Number of specs whose blocks are cached."""
 

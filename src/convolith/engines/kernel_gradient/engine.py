@@ -16,7 +16,7 @@ import torch
 from convolith.dtypes import half_ulp
 from convolith.engines.buffers import empty_array
 from convolith.engines.kernel_gradient.emit import ARGUMENTS, KernelGradientRecipe, write
-from convolith.engines.machine_limits import MachineLimits
+from convolith.engines.machine_limits import SERIAL_PRODUCTS, MachineLimits
 from convolith.jit import Routine, Target, host, routine, scratch, thread_count
 from convolith.spec import ConvSpec
 from convolith.tensors import torch_dtype
@@ -36,8 +36,6 @@ COPY_STEPS = 1.0
 """Time to copy one element of a band, as a number of products."""
 SETUP_SECONDS = 3e-5
 """Time to fill in the arguments and to sum the bands, in addition to a call."""
-SERIAL_PRODUCTS = 200_000
-"""Number of products below which one thread finishes before a second one has started."""
 LAYOUTS = 512
 """Number of specs whose bands are cached."""
 

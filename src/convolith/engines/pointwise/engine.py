@@ -18,7 +18,7 @@ import torch
 from convolith.dtypes import COMPLEX, ITEMSIZE
 from convolith.engines.base import GeneratedEngine, deliver, turned
 from convolith.engines.buffers import empty
-from convolith.engines.machine_limits import MachineLimits, sum_dtype_name
+from convolith.engines.machine_limits import SERIAL_PRODUCTS, MachineLimits, sum_dtype_name
 from convolith.engines.pointwise import emit_packing
 from convolith.engines.pointwise.emit import ARGUMENTS, GATHERS, IN_PLACE, PACKS, write, write_last
 from convolith.engines.pointwise.tiling import VECTORS, PointwiseRecipe, channel_tile, panel_rows
@@ -49,8 +49,6 @@ FEWEST_BLOCKS = 8
 """Minimum number of blocks per thread."""
 BLOCK_BYTES = 1 << 17
 """Bytes of a block of positions with contiguous channels, which stays in a second-level cache for all outputs."""
-SERIAL_PRODUCTS = 200_000
-"""Number of products below which one thread finishes before a second one has started."""
 SERIAL_WEIGHTS = 40_000
 """Number of weights below which one thread has packed them before a second one has started."""
 PACK_STEPS, PACK_SECONDS = 40.0, 15e-6

@@ -20,7 +20,7 @@ from convolith.engines.buffers import empty
 from convolith.engines.elementwise import NO_TAIL
 from convolith.engines.emit_rounded import KINDS
 from convolith.engines.error_bounds import direct_sum_bound
-from convolith.engines.machine_limits import MachineLimits
+from convolith.engines.machine_limits import SERIAL_PRODUCTS, MachineLimits
 from convolith.engines.padding import source_tables
 from convolith.engines.separable import emit
 from convolith.engines.separable.emit import ARGUMENTS, SUMS, TILE_ROWS, SeparableRecipe, lanes_of
@@ -49,8 +49,6 @@ STRIP_REACHES = 4
 TASKS_PER_THREAD = 4
 MOST_BYTES = 1 << 22
 """Bytes of a thread's windows above which they leave the caches."""
-SERIAL_PRODUCTS = 200_000
-"""Number of products below which one thread finishes before a second one has started."""
 EFFICIENCY, STARTING_TAPS = 0.65, 6.0
 """Fraction of the peak product rate with many taps, and overhead of an output as a number of products."""
 
