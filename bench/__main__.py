@@ -11,6 +11,7 @@ from bench.grid import grid
 from bench.images import images
 from bench.machine import denormals, memory, overhead, scaling
 from bench.models import classes, models
+from bench.page import page
 from bench.report import report
 from bench.train import train
 from bench.zoo import zoo
@@ -34,6 +35,7 @@ COMMANDS = (
     memory,
     models,
     overhead,
+    page,
     report,
     scaling,
     train,

@@ -328,12 +328,7 @@ def kills(stores: Stores) -> list[dict[str, Any]]:
     journal = Path(target + ".partial.journal")
     arguments = {"source": source, "target": target, "size": 31, "resume": True, **options}
     while killed < MAIN_KILLS:
-        before = _stored(journal)
-        process = subprocess.Popen([*command, json.dumps(arguments)], stdout=subprocess.DEVNULL)  # noqa: S603 - our own
-        while process.poll() is None and _stored(journal) < before + int(rng.integers(2, 12)):
-            time.sleep(0.01)
-        process.kill()
-        process.wait()
+        _killed_after(_stored(journal) + int(rng.integers(2, 12)), journal, [*command, json.dumps(arguments)])
         killed += 1
         redone.append(_unjournalled(Path(target + ".partial"), journal))
     _finished(command, arguments)
@@ -354,6 +349,15 @@ MOST_SECONDS = 240
 
 def _finished(command: Sequence[str], arguments: Mapping[str, Any]) -> None:
     subprocess.run([*command, json.dumps(arguments)], check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - our own
+
+
+def _killed_after(blocks: int, journal: Path, command: Sequence[str]) -> None:
+    """Start a process, and kill it once a journal has a number of blocks."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: S603 - our own
+    while process.poll() is None and _stored(journal) < blocks:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
 
 
 def _stored(journal: Path) -> int:

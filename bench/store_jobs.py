@@ -211,9 +211,9 @@ JOBS: dict[str, Callable[..., Work]] = {
 }
 
 
-def resident(name: str) -> int:
-    """Return a line of what Linux says about this process's memory, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+def resident(name: str, process: int | str = "self") -> int:
+    """Return a line of what Linux says about the memory of a process, by default of this one, in bytes."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 

@@ -1,14 +1,17 @@
 """The bench's own logic: who takes a row, who is skipped or failed, and what is written; nothing here is timed."""
 
 import json
+import sys
 
 import pytest
 from click import ClickException
 from click.testing import CliRunner
 
 import convolith as cl
+from bench import big as bench_big
 from bench import grid as bench_grid
 from bench import machine as bench_machine
+from bench import page as bench_page
 from bench import report as bench_report
 from bench import timing
 from bench import train as bench_train
@@ -16,6 +19,7 @@ from bench.grid_report import CLAIMS
 from bench.peers import PEERS, Peer
 from bench.rows import GRID, RANDOM, drawn
 from convolith import ConvSpec
+from tests.web_browser import NEEDS_BROWSER
 
 
 @pytest.fixture(autouse=True)
@@ -154,6 +158,37 @@ def test_training_steps_and_calls_with_new_kernels(monkeypatch, tmp_path):
     result = CliRunner().invoke(bench_train.train, ["--rounds", "1", "--only", "steps"])
     assert result.exit_code == 1
     assert "this run cannot be trusted" in result.output
+
+
+def test_figures_of_the_page_have_bounds():
+    assert bench_page.row("ping, ms", 99, 100) == {"figure": "ping, ms", "value": 99, "at most": 100, "holds": "yes"}
+    assert bench_page.row("ping, ms", 101, 100)["holds"] == "no"
+    assert bench_page.percentile(range(1, 101), 0.95) == 95
+    assert bench_page.percentile([7], 0.95) == 7
+    assert all(found["holds"] == "yes" for found in bench_page.sizes(1))
+
+
+@pytest.mark.slow
+@NEEDS_BROWSER
+def test_the_page_is_measured(monkeypatch, tmp_path):
+    for name, value in {"MOVES": 10, "UPLOADS": (1, 2), "UPLOADED": 64, "COMPUTED": 1024, "PING_SECONDS": 0.01}.items():
+        monkeypatch.setattr(bench_page, name, value)
+    path = tmp_path / "run.json"
+    result = CliRunner().invoke(bench_page.page, ["--rounds", "1", "--json", str(path)], catch_exceptions=False)
+    assert result.exit_code == 0
+    kept = json.loads(path.read_text())
+    assert kept["complete"]
+    rows = [row for table in kept["tables"] for row in table["rows"]]
+    assert len([row for row in rows if "holds" in row]) == 10
+    assert all(row["value"] > 0 for row in rows)
+
+
+def test_a_process_is_killed_once_its_journal_has_a_number_of_blocks(tmp_path):
+    """The number is drawn once, and not at every look at the journal."""
+    journal = tmp_path / "journal"
+    code = f"import time\nfor _ in range(100): open({str(journal)!r}, 'a').write('line\\n'); time.sleep(0.02)"
+    bench_big._killed_after(7, journal, [sys.executable, "-c", code])
+    assert 7 <= bench_big._stored(journal) < 90
 
 
 def test_a_wrong_training_step_is_not_timed(monkeypatch):
