@@ -4,6 +4,7 @@ import gc
 import os
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import pytest
@@ -19,14 +20,23 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Take the mark `slow` off the first cases of tests that say `slow(quick=...)`: they cover the rest in short."""
+    shared = {node: _slow(node) for item in items for node in item.listchain()[:-1]}
+    for item in items:  # those of a module or a class become the items' own
+        item.own_markers += [marker for node in item.listchain()[-2::-1] for marker in shared[node]]
+    for node, markers in shared.items():
+        node.own_markers[:] = [marker for marker in node.own_markers if marker not in markers]
     seen: Counter[str] = Counter()
     for item in items:
-        marker = item.get_closest_marker("slow")
-        if marker is not None and marker.kwargs.get("quick", 0):
-            name = f"{item.path}::{item.originalname}"  # type: ignore[attr-defined]  # slow tests are functions
+        markers = _slow(item)
+        if markers and markers[0].kwargs.get("quick", 0):
+            name = item.nodeid.partition("[")[0]
             seen[name] += 1
-            if seen[name] <= marker.kwargs["quick"]:
-                item.own_markers.remove(marker)
+            if seen[name] <= markers[0].kwargs["quick"]:
+                item.own_markers[:] = [marker for marker in item.own_markers if marker not in markers]
+
+
+def _slow(node: Any) -> list[pytest.Mark]:
+    return [marker for marker in node.own_markers if marker.name == "slow"]
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -11,7 +11,7 @@ from convolith import big
 from tests.test_big import MODES, Counted
 
 zarr = pytest.importorskip("zarr")
-CASES, BATCH, QUICK = 2000, 50, 3
+CASES, BATCH, QUICK = 2000, 50, 1
 """Number of cases, of those in a test, and of the tests that run always."""
 MOST_BLOCKS = 4
 ENGINES = {"reference": 0.86, "aten": 0.07, "fft": 0.03, "direct": 0.03, "auto": 0.01}

@@ -187,6 +187,7 @@ def test_compression_can_be_asked_for(compressed, target, tmp_path):
             assert (file.pages[0].compression != 1) == compressed
 
 
+@pytest.mark.slow
 def test_worker_processes_write_into_one_file(tmp_path):
     x = whole_numbers((90, 100))
     tifffile.imwrite(tmp_path / "x.tif", x, tile=(16, 16))

@@ -233,7 +233,7 @@ big.plan(url + "/x.zarr", np.ones((5, 5)) / 25, url + "/y.zarr", block=(16, 20))
 )
 
 
-@pytest.mark.slow(quick=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_is_killed_goes_on(how, tmp_path):
     url = f"bucket://{tmp_path}/bucket"

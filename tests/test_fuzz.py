@@ -490,27 +490,30 @@ def run_cases(kind: str, first: int, count: int) -> None:
             print(json.dumps({"kind": kind, "seed": seed, "failure": failure}), flush=True)
 
 
-@pytest.fixture(scope="module")
-def outcome() -> tuple[list[dict[str, object]], int, str]:
-    """What the cases of all kinds said, in one process, its exit code and its last words."""
-    script = [sys.executable, "-m", "tests.test_fuzz"]
+@pytest.fixture(scope="module", params=[10, 1])
+def outcome(request) -> tuple[int, list[dict[str, object]], int, str]:
+    """A share of the cases, and what those of all kinds said in one process, its exit code and its last words."""
+    script = [sys.executable, "-m", "tests.test_fuzz", "share", str(request.param)]
     ended = subprocess.run(script, capture_output=True, text=True, timeout=900, check=False)  # noqa: S603 - our own
     rows = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{")]
-    return rows, ended.returncode, ended.stderr[-2000:]
+    return request.param, rows, ended.returncode, ended.stderr[-2000:]
 
 
+@pytest.mark.slow(quick=len(KINDS))
 @pytest.mark.parametrize("kind", KINDS)
 def test_random_calls(kind, outcome):
-    rows, code, last = outcome
+    share, rows, code, last = outcome
     own = [row for row in rows if row["kind"] == kind]
     failures = [f"{kind} {row['seed']}: {row['failure']}" for row in own if "failure" in row]
     assert not failures, "\n".join(failures)
-    assert len({row["seed"] for row in own}) == CASES[kind], (
+    assert len({row["seed"] for row in own}) == CASES[kind] // share, (
         f"{rows[-1] if rows else 'the start'} ended the process with {code}: {last}"
     )
 
 
 if __name__ == "__main__":
-    chosen = {sys.argv[1]: (int(sys.argv[2]), int(sys.argv[3]))} if len(sys.argv) > 1 else {}
-    for name, (begin, number) in (chosen or {kind: (0, count) for kind, count in CASES.items()}).items():
-        run_cases(name, begin, number)
+    if sys.argv[1] == "share":
+        for name, number in CASES.items():
+            run_cases(name, 0, number // int(sys.argv[2]))
+    else:
+        run_cases(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

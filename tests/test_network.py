@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import pickle
 import threading
+from itertools import product
 
 import pytest
 import torch
@@ -68,16 +69,13 @@ def check(model, *shapes, measure=False, islands=None, dtype=torch.float32, tole
 
 
 def _every_layer_and_activation_first():
-    """Return all pairs of a layer and an activation; each layer and each activation is among the first fourteen."""
+    """Return all pairs of a layer and an activation; each layer and each activation is among the first ones."""
     layers, activations = list(LAYERS), list(ACTIVATIONS)
-    return [
-        (layers[n % len(layers)], activations[(n + shift) % len(activations)])
-        for shift in range(len(activations))
-        for n in range(len(layers))
-    ]
+    first = [(layers[n % len(layers)], activation) for n, activation in enumerate(activations)]
+    return first + [pair for pair in product(layers, activations) if pair not in first]
 
 
-@pytest.mark.slow(quick=14)
+@pytest.mark.slow(quick=len(ACTIVATIONS))
 @pytest.mark.parametrize(("layer", "activation"), _every_layer_and_activation_first())
 def test_an_activation_is_computed_in_the_last_step_of_every_engine(layer, activation):
     conv, shape = LAYERS[layer]
@@ -86,7 +84,7 @@ def test_an_activation_is_computed_in_the_last_step_of_every_engine(layer, activ
     assert found.report.steps[0].tail
 
 
-@pytest.mark.slow(quick=3)
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_residual_is_added_in_the_last_step_of_every_engine(layer):
     class Residual(nn.Module):
@@ -368,7 +366,7 @@ def test_islands_are_computed_by_torch_and_named():
     assert "Computed by torch" in str(found.report)
 
 
-@pytest.mark.slow(quick=2)
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("network", ["mobileone_small", "ecbsr", "acnet", "repvgg_grouped", "replknet", "fastvit"])
 def test_networks_of_the_bench(network):
     row = NETWORKS[network]
@@ -383,7 +381,7 @@ def test_larger_networks_of_the_bench(network):
     assert found.report.reason is None or "ms" in found.report.reason
 
 
-@pytest.mark.slow(quick=2)
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize(
     ("factory", "shape"),
     [
@@ -679,7 +677,7 @@ def test_shapes_that_depend_on_values():
     same_after(model, random((1, 3, 8, 8))[0], *random((1, 3, 8, 8), (1, 3, 8, 8), seed=1))
 
 
-@pytest.mark.slow(quick=2)
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("batches", [(1, 4), (4, 1), (8, 2)])
 def test_batches_that_differ(batches):
     shapes = [(batches[0], 3, 96, 96), (batches[1], 3, 128, 128)]

@@ -42,6 +42,50 @@ def test_every_module_opens_with_a_sentence():
         assert path.read_text().startswith('"""'), path
 
 
+MARKED = """
+import pytest
+
+pytestmark = pytest.mark.slow(quick=2)
+
+
+@pytest.mark.parametrize("n", range(5))
+def test_many(n): ...
+
+
+def test_one(): ...
+
+
+@pytest.mark.slow
+def test_never(): ...
+
+
+class TestClass:
+    pytestmark = pytest.mark.slow(quick=1)
+
+    @pytest.mark.parametrize("n", range(3))
+    def test_of_a_class(self, n): ...
+"""
+
+
+def test_the_first_cases_of_slow_tests_are_quick(tmp_path):
+    """Also where the mark is that of a module or of a class."""
+    from tests import conftest
+
+    (tmp_path / "test_marked.py").write_text(MARKED)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = slow")
+    found = []
+
+    class Plugin:
+        pytest_collection_modifyitems = staticmethod(conftest.pytest_collection_modifyitems)
+
+        def pytest_collection_finish(self, session):
+            found.extend(item.name for item in session.items)
+
+    options = ["--collect-only", "-qq", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    assert pytest.main([*options, f"--rootdir={tmp_path}", str(tmp_path)], plugins=[Plugin()]) == 0
+    assert found == ["test_many[0]", "test_many[1]", "test_one", "test_of_a_class[0]"]
+
+
 def test_every_command_and_engine_is_in_the_tables():
     for name in COMMANDS:
         assert f"| `convolith {name}` |" in README, name

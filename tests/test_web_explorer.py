@@ -87,7 +87,7 @@ def test_fifty_drawn_layers_have_the_librarys_values(opened):
         assert_close(flat(gradients[1]), given["dk"])
 
 
-@pytest.mark.slow(quick=3)
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("view", PINS)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1280])
