@@ -153,8 +153,8 @@ class Run:
             self.journal.missing,
             self.source.absent(),
             bad,
-            sum(record.get("overflowed", 0) for record in records),
-            all(record.get("empty", False) for record in records),
+            self.journal.overflowed,
+            self.journal.empty == len(self.journal),
         )
 
 
