@@ -203,8 +203,14 @@ def stores():
     close(cl.big.correlate(X[0, 0], K[0, 0]), cl.filter_image(X[0, 0], K[0, 0]))
 
 
+def figures():
+    pytest.importorskip("anywidget")
+    assert "view=look" in cl.widget.look(X[0, :, :5, :5], K).address
+    assert "view=fold" in cl.widget.fold(K[:, :, :, :], cl.Conv(np.ones((1, 3, 1, 1)))).address
+
+
 CHECKS = {
-    stores: ["big"],
+    stores: ["big"], figures: ["widget"],
     bound_plan: ["BoundPlan"], plan: ["Plan", "plan"], spec: ["ConvSpec"], conv: ["Conv", "correlate"],
     composition: ["Composition", "compose"], decomposition: ["Decomposition", "decompose"],
     fit_and_gram: ["Fit", "Gram", "fit"], candidate: [], descent: ["Descent"], huber: ["Huber"],

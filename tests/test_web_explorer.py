@@ -1,8 +1,5 @@
 """The explorer in a browser: its numbers, keyboard, accessibility, hostile addresses, code to copy, files to save."""
 
-import ast
-import contextlib
-import io
 import json
 import random
 import xml.etree.ElementTree as ET
@@ -11,7 +8,7 @@ import numpy as np
 import pytest
 
 from convolith.web import explorer
-from tests.web_browser import NEEDS_BROWSER, until, violations
+from tests.web_browser import NEEDS_BROWSER, run, until, violations
 from tests.web_values import axes_of, drawn_layer, values
 
 pytestmark = NEEDS_BROWSER
@@ -72,6 +69,11 @@ def test_the_first_state_is_the_chapters_example(opened):
     assert "y[0,1,0] = 104" in page.locator(".sum h2").inner_text()
     assert "6 × 2" in page.locator(".sum").inner_text()
     assert "x[1,2,1] · k[0,1,1,1]" in page.locator(".sum").inner_text()
+
+
+def test_numbers_keep_the_zeros_before_the_point(opened):
+    page = opened("#v=1&axes=1&size=3&kernel=1&channels=1x1&x=140.2_-120.04_0.5&k=1")
+    assert page.locator('[data-panel^="y."] [role=gridcell]').all_text_contents() == ["140", "−120", "0.5"]
 
 
 @pytest.mark.slow
@@ -247,14 +249,6 @@ def test_folds_by_key(opened):
         page.get_by_label(name).focus()
         page.keyboard.press(" ")
         until(page, f"location.hash.includes('{expected}')")
-
-
-def run(code):
-    """Run code that a reader copies, and return what it prints."""
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        exec(compile(code, "copied", "exec"), {})  # noqa: S102 - the page's own code
-    return ast.literal_eval(out.getvalue())
 
 
 FOLDS = [

@@ -3,7 +3,11 @@
 Any console error, violation of the content security policy or request to another origin fails the test.
 """
 
+import ast
+import contextlib
 import importlib.util
+import io
+import json
 import shutil
 import threading
 from functools import partial
@@ -60,10 +64,13 @@ def browser():
 
 @pytest.fixture
 def opened(browser, origin):
-    """Open the page at a fragment, with a window's width and colours; nothing may go wrong until the test ends."""
+    """Open the page at a fragment, with a window's width and colours; nothing may go wrong until the test ends.
+
+    `address` is that of another page, such as a server's; `expected` are parts of the errors that a test provokes.
+    """
     wrong, contexts = [], []
 
-    def open_page(fragment="", *, width=1280, scheme="light", address=None):
+    def open_page(fragment="", *, width=1280, scheme="light", address=None, expected=()):
         context = browser.new_context(
             viewport={"width": width, "height": 900},
             color_scheme=scheme,
@@ -74,7 +81,7 @@ def opened(browser, origin):
         context.add_init_script(VIOLATIONS)
         page = context.new_page()
         page.set_default_timeout(5000)
-        page.on("console", lambda message: message.type in ("error", "warning") and wrong.append(message.text))
+        page.on("console", lambda message: is_wrong(message, expected) and wrong.append(message.text))
         page.on("pageerror", lambda error: wrong.append(str(error)))
         allowed = (origin, "data:", "blob:") if address is None else (address.rsplit("/", 1)[0], "data:", "blob:")
         page.on("request", lambda request: request.url.startswith(allowed) or wrong.append(request.url))
@@ -88,6 +95,31 @@ def opened(browser, origin):
     assert not wrong
 
 
+@pytest.fixture(scope="module")
+def page_server():
+    """Return a client of a page's server, on which `opened_there` opens the page."""
+    from tests.web_page import served
+
+    with served() as client:
+        yield client
+
+
+@pytest.fixture
+def opened_there(opened, page_server):
+    """Open the page at its server, with the secret in the address; the state is what follows `#v=1&`."""
+    from tests.web_page import TOKEN
+
+    def open_page(state="view=compute", *, token=TOKEN, **options):
+        return opened(f"#t={token}&v=1&{state}", address=f"http://127.0.0.1:{page_server.port}/", **options)
+
+    return open_page
+
+
+def is_wrong(message, expected):
+    """Return whether a message of the console is an error or a warning that a test does not provoke."""
+    return message.type in ("error", "warning") and not any(part in message.text for part in expected)
+
+
 def until(page, condition):
     """Wait for a condition; the policy forbids Playwright's own way, which evaluates text in the page."""
     for _ in range(100):
@@ -97,9 +129,46 @@ def until(page, condition):
     raise AssertionError(condition)
 
 
+STREAMS = """() => {
+  const asked = window.fetch
+  window.streams = []
+  window.fetch = async (...given) => {
+    const answer = await asked(...given)
+    if ((answer.headers.get("content-type") ?? "").includes("ndjson")) {
+      answer.clone().text().then((text) => window.streams.push([given[0], text]), () => undefined)
+    }
+    return answer
+  }
+}"""
+"""Keeps the events of every computation that the page starts from now on."""
+
+
+def record_streams(page):
+    """Keep the events of computations; Playwright itself cannot read answers that the page reads as they come."""
+    page.evaluate(STREAMS)
+
+
+def streamed(page, path):
+    """Return the events of the last computation at a path that has ended."""
+    for _ in range(100):
+        found = [text for address, text in page.evaluate("window.streams") if address == path]
+        if found:
+            return [json.loads(line) for line in found[-1].splitlines()]
+        page.wait_for_timeout(30)
+    raise AssertionError(f"no computation at {path} has ended")
+
+
 def violations(page):
     """Return the violations of WCAG 2.2 A and AA that axe finds, as text; empty if there are none."""
     from axe_playwright_python.sync_playwright import Axe
 
     found = Axe().run(page, options={"runOnly": WCAG})
     return found.generate_report() if found.violations_count else ""
+
+
+def run(code):
+    """Run code that a reader copies, and return what it prints."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(code, "copied", "exec"), {})  # noqa: S102 - the page's own code
+    return ast.literal_eval(out.getvalue())

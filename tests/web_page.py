@@ -21,7 +21,7 @@ def served(load=None, name=None, **options):
     """Yield a client of a server, whose state it has as `client.server`."""
     listening, state = listen(), Server(load, name)
     port = listening.getsockname()[1]
-    server = serving(application(state, token=TOKEN, port=port, **options))
+    server = serving(application(state, token=TOKEN, port=port, **options), state.slot.close)
     thread = Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     headers = {"authorization": f"Bearer {TOKEN}"}

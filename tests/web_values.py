@@ -233,14 +233,121 @@ def factor_case(rng: random.Random) -> dict[str, Any]:
     return {"shape": shape, "kernel": flat(kernel), "singular": flat(np.linalg.svd(kernel, compute_uv=False))}
 
 
+CHANGES = {
+    "channels2": {"channels": 2},
+    "channels3": {"channels": 3},
+    "padding2": {"padding": 2},
+    "size2": {"size": 2},
+    "stride2": {"stride": 2},
+}
+"""Changes of a layer in the view "Cost", as `LayerCost.scaled` takes them."""
+COST_DTYPES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def drawn_cost_layer(rng: random.Random) -> dict[str, Any]:
+    """Draw a layer of the sizes that the view "Cost" takes."""
+
+    def below(most: int, least: int = 1) -> int:
+        return min(most, round(least * (most / least) ** rng.random()))
+
+    def axis() -> dict[str, int]:
+        while True:
+            d, s = (below(64), below(16)) if rng.random() < 0.5 else (1, 1)
+            k, n = below(63), below(4096, 4)
+            before = rng.choice((0, d * (k - 1) // 2, below(1024)))
+            after = rng.choice((before, before, rng.randint(0, 9)))
+            if max(before, after) <= 1024 and n + before + after > d * (k - 1):
+                values = {"size": n, "kernel": k, "stride": s, "before": before, "after": after, "dilation": d}
+                return {**values, "outputPadding": 0}
+
+    groups, axes = rng.choice((1, 1, below(64))), rng.choice((1, 2, 2))
+    many = (1, 1) if rng.random() < 0.3 else (below(2048 // groups), below(2048 // groups))
+    return {
+        "axes": axes,
+        "inChannels": groups * many[0],
+        "outChannels": groups * many[1],
+        "groups": groups,
+        "rows": axis() if axes == 2 else SINGLE,
+        "columns": axis(),
+        "mode": rng.choice(("zeros", *CONV_MODES)),
+        "transposed": False,
+        "flip": False,
+    }
+
+
+def strip_of(layer: dict[str, Any], outputs: list[int]) -> cl.ConvSpec:
+    """Return one channel of a layer on an input that gives just some adjacent outputs, without padding."""
+    axes = axes_of(layer)
+    return cl.ConvSpec(
+        in_channels=1,
+        out_channels=1,
+        size=[(n - 1) * a["stride"] + (a["kernel"] - 1) * a["dilation"] + 1 for n, a in zip(outputs, axes)],
+        kernel_size=[a["kernel"] for a in axes],
+        stride=[a["stride"] for a in axes],
+        dilation=[a["dilation"] for a in axes],
+    )
+
+
+def cost_case(rng: random.Random) -> dict[str, Any]:
+    """Return a large layer: every count, the factors of a change, the inputs that a strip of outputs reads.
+
+    Whole numbers are text, since some are longer than those of JavaScript.
+    """
+    layer = drawn_cost_layer(rng)
+    axes = axes_of(layer)
+    dtype, change = rng.choice(list(COST_DTYPES)), rng.choice(list(CHANGES))
+    options = {
+        "batch": rng.choice((1, rng.randint(2, 1024))),
+        "biased": rng.random() < 0.5,
+        "convention": rng.choice(("dense", "effective")),
+        "itemsize": COST_DTYPES[dtype],
+        "inputGradient": rng.random() < 0.7,
+    }
+    spec = cl.ConvSpec(
+        batch=options["batch"],
+        in_channels=layer["inChannels"],
+        out_channels=layer["outChannels"],
+        size=[a["size"] for a in axes],
+        kernel_size=[a["kernel"] for a in axes],
+        stride=[a["stride"] for a in axes],
+        padding=[(a["before"], a["after"]) for a in axes],
+        dilation=[a["dilation"] for a in axes],
+        groups=layer["groups"],
+        padding_mode=layer["mode"],
+        bias=options["biased"],
+        dtype=dtype,
+    )
+    cost = cl.cost(spec, convention=options["convention"], input_gradient=options["inputGradient"])
+    scaled = cost.scaled(**CHANGES[change])
+    strip = [min(rng.randint(1, 24), n) for n in spec.output_size]
+    read = cl.cost(strip_of(layer, strip)).backward.input_gradient
+    forward, backward = cost.memory.forward, cost.memory.backward
+    parts = (cost.forward, cost.backward.input_gradient, cost.backward.weight_gradient, cost.backward.bias_gradient)
+    return {
+        "layer": layer,
+        "options": options,
+        "change": change,
+        "operations": [[str(part.multiplications), str(part.additions)] for part in parts],
+        "memory": [
+            *map(str, (forward.input, forward.parameters, forward.output, backward.parameter_gradients)),
+            *map(str, (backward.input_gradient, backward.output_gradient, backward.saved_activations)),
+        ],
+        "before": {name: str(count) for name, count in cost.counts().items()},
+        "after": {name: str(count) for name, count in scaled.after.counts().items()},
+        "strip": strip,
+        "reads": read.multiplications - read.additions,
+    }
+
+
 def values(seed: int = 0, count: int = 500) -> dict[str, Any]:
-    """Return `count` layers, and a third as many of each of the others."""
+    """Return `count` layers, and a third to a half as many of each of the others."""
     rng = random.Random(seed)
     kinds = {
         "layers": (layer_case, count),
         "rows": (row_case, count // 3),
         "branches": (branch_case, count // 3),
         "factors": (factor_case, count // 3),
+        "costs": (cost_case, count // 2),
     }
     return {name: [draw(rng) for _ in range(n)] for name, (draw, n) in kinds.items()}
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from convolith.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from convolith import big, d2l, kernels, network, nn
+    from convolith import big, d2l, kernels, network, nn, widget
     from convolith.algebra import Composition, Decomposition, compose, decompose
     from convolith.conv import Conv
     from convolith.correlation import clear_caches, convolve, correlate, filter_image
@@ -77,7 +77,7 @@ _HOMES = {
     "optimize": "network",
     "plan": "planner",
 }
-_ROOMS = ("big", "d2l", "kernels", "network", "nn")
+_ROOMS = ("big", "d2l", "kernels", "network", "nn", "widget")
 
 __all__ = [
     "BoundPlan",
@@ -123,6 +123,7 @@ __all__ = [
     "nn",
     "optimize",
     "plan",
+    "widget",
 ]
 
 

@@ -158,3 +158,23 @@ test("kernels: singular values, and a column and a row where there are such", ()
     assert.equal(found.exact, (given.singular[1] ?? 0) <= 1e-12 * largest);
   }
 });
+
+test("large layers: every formula's value, changes, and the inputs that strips of outputs read", () => {
+  assert.ok(drawn.costs.length >= 200);
+  const written = (formula) => String(core.valueOf(formula));
+  const texts = (totals) => Object.fromEntries(Object.entries(totals).map(([name, count]) => [name, String(count)]));
+  for (const { layer, options, ...given } of drawn.costs) {
+    const name = JSON.stringify({ layer, options });
+    const operations = core.operationFormulas(layer, options);
+    const counts = core.PASSES.map((pass) => core.OPERATIONS.map((kind) => written(operations[pass][kind])));
+    assert.deepEqual(counts, given.operations, name);
+    const { forward, backward } = core.memoryFormulas(layer, options);
+    assert.deepEqual([...Object.values(forward), ...Object.values(backward)].map(written), given.memory, name);
+    assert.deepEqual(texts(core.totalsOf(layer, options)), given.before, name);
+    assert.deepEqual(texts(core.totalsOf(core.changedLayer(layer, given.change), options)), given.after, name);
+    const axes = [layer.rows, layer.columns].slice(2 - layer.axes);
+    const reads = axes.map((axis, place) => core.readsOf(axis, given.strip[place]));
+    assert.equal(reads.reduce((product, n) => product * n, 1), given.reads, name);
+    axes.forEach((axis, place) => assert.ok(core.leastReads(axis) * given.strip[place] <= reads[place], name));
+  }
+});

@@ -61,7 +61,7 @@ def command(
         _write(target, folded.model, inputs)
     report = folded.report
     if page:
-        page.write(lambda file: file.write(_page(factory, shapes, report).encode()))
+        page.write(lambda file: file.write(_page(factory, shapes, model, report).encode()))
     emit(as_json=as_json, data=asdict(report) | {"written_to": output}, tables=report.tables())
     if not as_json and output:
         click.echo(f"\nwritten to {output}")
@@ -122,8 +122,9 @@ def pickling_problem(model: Any) -> str | None:
     return None
 
 
-def _page(factory: str, shapes: tuple[tuple[int, ...], ...], report: Any) -> str:
+def _page(factory: str, shapes: tuple[tuple[int, ...], ...], model: Any, report: Any) -> str:
     from convolith.report.html_page import Section, page
+    from convolith.widget.sections import fold_section
 
     sized = " and ".join("x".join(map(str, wanted)) for wanted in shapes)
     saved = 1 - report.multiplications_after / report.multiplications_before if report.multiplications_before else 0
@@ -143,4 +144,6 @@ def _page(factory: str, shapes: tuple[tuple[int, ...], ...], report: Any) -> str
         Section(table.title, proses.get(table.title, ""), tables=(replace(table, title=""),))
         for table in report.tables()
     ]
+    if report.rewrites:
+        sections.insert(2, fold_section(model, report))
     return page(f"Convolith: {factory} folded", introduction, sections)

@@ -37,6 +37,7 @@ from convolith.costing.workspace.torch_kernels import hidden_result_bytes
 from convolith.engines.machine_limits import MachineLimits
 from convolith.errors import ConvolithError
 from convolith.planner.machine import limits
+from convolith.spec import ConvSpec
 from convolith.torch_private import dispatch_mode, fake_mode, operator_name, storage_identity, version_of
 from convolith.work import Backward, BackwardMemory, Count, ForwardMemory, Memory
 
@@ -55,6 +56,7 @@ class ModuleCounts:
         calls: number of operator calls that have a rule.
         unknown: number of calls of each operator that has no rule, by name.
         seconds: lower bound on the forward time, from products and bytes moved, at this machine's measured limits.
+        convolution: geometry of the first convolution that the module computes, or None.
     """
 
     forward: Count = NOTHING
@@ -63,6 +65,7 @@ class ModuleCounts:
     calls: int = 0
     unknown: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    convolution: ConvSpec | None = None
 
     @property
     def backward(self) -> Backward:
@@ -264,6 +267,8 @@ class _Counter(ModuleTracker):  # type: ignore[no-untyped-call]  # torch's own i
             tally.unknown[known.name] = tally.unknown.get(known.name, 0) + 1
             return
         tally.calls += 1
+        if tally.convolution is None and known.name == "convolution":
+            tally.convolution = _geometry_of(*args)
         if self.convention == "effective":
             kwargs |= self._edged(func, args, out)
         counted = known.rule(*args, **kwargs, out=out, convention=self.convention)
@@ -303,6 +308,27 @@ class _Counter(ModuleTracker):  # type: ignore[no-untyped-call]  # torch's own i
         wide = isinstance(out, torch.Tensor) and out.dtype in (torch.float64, torch.complex128)
         products = count.macs / self._limits.products_per_second("float64" if wide else "float32")
         return max(products, self._limits.moving_seconds(count.bytes) if count.bytes else 0.0)
+
+
+def _geometry_of(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,  # noqa: FBT001 - the operator's arguments, in its order
+    output_padding: Sequence[int],
+    groups: int,
+) -> ConvSpec | None:
+    """Return the geometry of a call of `aten::convolution`; None if it is none that `ConvSpec` describes."""
+    options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    options = {name: tuple(value) if name != "groups" else value for name, value in options.items()}
+    options |= {"transposed": transposed, "output_padding": tuple(output_padding)}
+    try:
+        return ConvSpec.of(x, weight, bias, **options)
+    except ConvolithError:
+        return None
 
 
 class _Saved:

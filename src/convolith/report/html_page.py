@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from base64 import b64encode
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from html import escape
 
 from convolith.report.table import Table, quantity
@@ -28,6 +30,8 @@ th.number { text-align: right; }
 figure { margin: 1rem 0; }
 figure img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
 figcaption { font-size: .9rem; }
+iframe { display: block; width: min(80rem, 96vw); margin: 1rem calc(50% - min(40rem, 48vw));
+  border: 1px solid var(--line); border-radius: 10px; }
 """
 
 
@@ -54,25 +58,61 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Inline:
+    """A page as one text, with the script and the style sheet that it contains."""
+
+    text: str
+    script: str
+    style: str
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A live page inside the page: its text, the frame's name, a title for screen readers, the height in pixels."""
+
+    page: Inline
+    name: str
+    title: str
+    height: int
+
+
+@dataclass(frozen=True)
 class Section:
-    """One part of a page: a heading, paragraphs, code, tables and figures, in this order."""
+    """One part of a page: a heading, paragraphs, code, tables, figures and a live frame, in this order."""
 
     heading: str
     prose: str = ""
     code: str = ""
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
+    frame: Frame | None = None
 
 
 def page(title: str, introduction: str, sections: list[Section]) -> str:
-    """Return the whole page as HTML text."""
+    """Return the whole page as HTML text; its policy allows no script but those of the frames, and no request."""
     body = "\n".join(_section(section) for section in sections)
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_policy(sections)}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
         f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n{_paragraphs(introduction)}\n{body}\n"
         "</body>\n</html>\n"
     )
+
+
+def _policy(sections: Sequence[Section]) -> str:
+    frames = [section.frame.page for section in sections if section.frame]
+    scripts = _hashes(frame.script for frame in frames) or "'none'"
+    styles = _hashes([STYLE, *(frame.style for frame in frames)])
+    return (
+        f"default-src 'none'; script-src {scripts}; style-src {styles}; img-src data: blob:; base-uri 'none'; "
+        "form-action 'none'"
+    )
+
+
+def _hashes(texts: Iterable[str]) -> str:
+    digests = dict.fromkeys(b64encode(sha256(text.encode()).digest()).decode() for text in texts)
+    return " ".join(f"'sha256-{digest}'" for digest in digests)
 
 
 def fragment(tables: Sequence[Table], figures: Sequence[Figure] = ()) -> str:
@@ -91,10 +131,27 @@ def _drawn(tables: Sequence[Table], figures: Sequence[Figure]) -> str:
 
 
 def _section(section: Section) -> str:
-    parts = [f"<section>\n<h2>{escape(section.heading)}</h2>", _paragraphs(section.prose)]
+    heading = f"<h2>{escape(section.heading)}</h2>" if section.heading else ""
+    parts = [f"<section>\n{heading}", _paragraphs(section.prose)]
     if section.code:
-        parts.append(f"<pre><code>{escape(section.code)}</code></pre>")
-    return "\n".join([*parts, _drawn(section.tables, section.figures), "</section>"])
+        parts.append(f'<pre tabindex="0"><code>{escape(section.code)}</code></pre>')
+    parts.append(_drawn(section.tables, section.figures))
+    if section.frame:
+        parts.append(_frame(section.frame))
+    return "\n".join([*parts, "</section>"])
+
+
+def _frame(frame: Frame) -> str:
+    """Return a frame whose page has an origin of its own, so that it cannot reach the page around it."""
+    return (
+        f'<iframe title="{escape(frame.title)}" name="{escape(frame.name)}" height="{frame.height}" '
+        f'sandbox="allow-scripts allow-downloads" srcdoc="{_quoted(frame.page.text)}"></iframe>'
+    )
+
+
+def _quoted(text: str) -> str:
+    """Escape a long text for an attribute in quotation marks, with as few characters as that takes."""
+    return text.replace("&", "&amp;").replace('"', "&quot;")
 
 
 def _paragraphs(text: str) -> str:
@@ -115,4 +172,8 @@ def _table(table: Table) -> str:
     )
     caption = f"<caption>{escape(table.title)}</caption>" if table.title else ""
     names = f"<tr>{head}</tr>" if table.has_header else ""
-    return f'<div class="table"><table>{caption}{names}{rows}</table></div>'
+    label = escape(table.title or "Table")
+    return (
+        f'<div class="table" role="group" tabindex="0" aria-label="{label}">'  # scrolled by keys
+        f"<table>{caption}{names}{rows}</table></div>"
+    )

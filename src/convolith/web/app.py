@@ -16,9 +16,9 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from convolith import __version__
 from convolith.errors import ConvolithError
 from convolith.report.plain import plain
+from convolith.version import __version__
 from convolith.web import pictures
 from convolith.web.jobs import Job, Slot
 from convolith.web.kernels import shown_kernel

@@ -6,7 +6,7 @@ import os
 import socket
 import tempfile
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from html import escape
 from pathlib import Path
@@ -66,14 +66,26 @@ def run(listening: socket.socket, token: str, load: Callable[[], Any] | None = N
     """
     from convolith.web.app import Server, application
 
-    app = application(Server(load, name), token=token, port=listening.getsockname()[1])
+    state = Server(load, name)
+    app = application(state, token=token, port=listening.getsockname()[1])
     with listening, suppress(KeyboardInterrupt):  # which the server raises again after it has ended in good order
-        serving(app).run(sockets=[listening])
+        serving(app, state.slot.close).run(sockets=[listening])
 
 
-def serving(app: Any) -> Any:
-    """Return the `uvicorn.Server` of an application."""
+def serving(app: Any, close: Callable[[], Awaitable[None]]) -> Any:
+    """Return the `uvicorn.Server` of an application.
+
+    Args:
+        app: the application.
+        close: cancels what is computed; called before the server waits for its answers to end, as streams of events
+            otherwise would not, and be cut off with an error.
+    """
     import uvicorn
+
+    class Closing(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            await close()
+            await super().shutdown(sockets)
 
     config = uvicorn.Config(
         app,
@@ -88,7 +100,7 @@ def serving(app: Any) -> Any:
         timeout_keep_alive=30,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    return uvicorn.Server(config)
+    return Closing(config)
 
 
 @contextmanager

@@ -49,10 +49,9 @@ function composedAxis(first: Axis, second: Axis): Axis {
   };
 }
 
-/** Return the one convolution that equals `second` after `first`, but for the pixels that read padding between them. */
-export function compose(first: Block, second: Block): Folded {
-  const [a, b] = [first.layer, second.layer];
-  const layer: Layer = {
+/** Return the geometry of the one convolution that equals two in a row. */
+export function composedLayer(a: Layer, b: Layer): Layer {
+  return {
     ...a,
     outChannels: b.outChannels,
     groups: gcd(a.groups, b.groups),
@@ -60,6 +59,12 @@ export function compose(first: Block, second: Block): Folded {
     columns: composedAxis(a.columns, b.columns),
     mode: isPadded(a) ? a.mode : b.mode,
   };
+}
+
+/** Return the one convolution that equals `second` after `first`, but for the pixels that read padding between them. */
+export function compose(first: Block, second: Block): Folded {
+  const [a, b] = [first.layer, second.layer];
+  const layer = composedLayer(a, b);
   const kernel = zeros(kernelShape(layer));
   for (const [tap, one, two] of tapProducts(layer, a, b)) {
     kernel.data[tap]! += second.kernel.data[two]! * first.kernel.data[one]!;

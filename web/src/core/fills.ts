@@ -16,7 +16,7 @@ export function filled(fill: Fill, shape: readonly number[]): Tensor {
   const [height, width] = shape.length > 1 ? shape.slice(-2) as [number, number] : [1, 1];
   const pixels = height * width;
   const values = new Float64Array(sizeOf(shape));
-  const random = generator(fill.seed);
+  const random = randomNumbers(fill.seed);
   for (let place = 0; place < values.length; place++) {
     const pixel = place % pixels;
     const row = Math.floor(pixel / width);
@@ -89,7 +89,7 @@ export function fitted(values: Tensor, shape: readonly number[]): Tensor {
 }
 
 /** Return a generator of numbers in [0, 1) from a seed (mulberry32, by T. Ettinger, public domain). */
-function generator(seed: number): () => number {
+export function randomNumbers(seed: number): () => number {
   let state = seed >>> 0;
   return () => {
     state = (state + 0x6d2b79f5) >>> 0;

@@ -13,6 +13,8 @@ export interface GridModel {
   readonly axes: 1 | 2;
   /** Name of a cell, such as `x[0,1,2]`, or "padding". */
   readonly nameOf: (at: readonly number[]) => string;
+  /** Write a value into its cell; with up to three digits by default. */
+  readonly write?: (value: number) => string;
   readonly isPadding?: (at: readonly number[]) => boolean;
   /** Store a new value of a cell; absent where values are computed. */
   readonly edit?: ((at: readonly number[], value: number) => void) | undefined;

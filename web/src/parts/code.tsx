@@ -1,9 +1,17 @@
-/** Python code that computes the numbers that a view shows, with a button that copies it. */
+/** Code that computes the numbers that a view shows, with a button that copies it. */
 
 import { signal } from "@preact/signals";
 import { useRef } from "preact/hooks";
 
-export function Code({ code }: { code: string }) {
+interface CodeProps {
+  readonly code: string;
+  readonly title?: string;
+  /** Name of the code, for those who do not see it. */
+  readonly label?: string;
+  readonly note?: string;
+}
+
+export function Code({ code, title = "Copy as Python", label = "Python code", note = "" }: CodeProps) {
   const text = useRef<HTMLPreElement>(null);
   const said = useRef(signal("")).current;
   const copy = async (): Promise<void> => {
@@ -17,14 +25,15 @@ export function Code({ code }: { code: string }) {
   };
   return (
     <details class="card code">
-      <summary>Copy as Python</summary>
+      <summary>{title}</summary>
+      {note && <p class="note">{note}</p>}
       <div class="row">
         <button type="button" onClick={() => void copy()}>
           Copy
         </button>
         <span role="status">{said.value}</span>
       </div>
-      <pre ref={text} tabIndex={0} aria-label="Python code">
+      <pre ref={text} tabIndex={0} aria-label={label}>
         {code}
       </pre>
     </details>

@@ -16,6 +16,7 @@ export function svgOf(figure: Element): string {
     root.append(element);
     return element;
   };
+  const placed = ({ left, top, width, height }: DOMRect) => ({ x: left - frame.left, y: top - frame.top, width, height });
   make("rect", { width: "100%", height: "100%", fill: backgroundOf(figure) });
   for (const caption of figure.querySelectorAll<HTMLElement>("[data-caption]")) {
     const box = caption.getBoundingClientRect();
@@ -30,12 +31,15 @@ export function svgOf(figure: Element): string {
       "font-family": "sans-serif",
     }).textContent = caption.textContent;
   }
-  for (const grid of figure.querySelectorAll<SVGSVGElement>("svg.grid, svg.marks")) {
+  for (const grid of figure.querySelectorAll<SVGSVGElement | HTMLCanvasElement>("svg.grid, svg.marks, canvas")) {
     const box = grid.getBoundingClientRect();
     if (!box.width) continue;
+    if (grid instanceof HTMLCanvasElement) {
+      make("image", { ...placed(box), href: grid.toDataURL(), "image-rendering": "pixelated" });
+      continue;
+    }
     const copy = drawn(grid) as SVGSVGElement;
-    const place = { x: box.left - frame.left, y: box.top - frame.top, width: box.width, height: box.height };
-    for (const [key, value] of Object.entries(place)) copy.setAttribute(key, String(value));
+    for (const [key, value] of Object.entries(placed(box))) copy.setAttribute(key, String(value));
     copy.setAttribute("viewBox", grid.getAttribute("viewBox")!);
     root.append(file.importNode(copy, true));
   }

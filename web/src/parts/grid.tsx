@@ -4,6 +4,7 @@ import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { largestMagnitude, valueAt } from "../core";
 import type { Cell } from "../state";
 import { type Board, type GridModel, type Lit, type Mark, panelKey } from "./board";
+import { cellByKey } from "./keys";
 import { short } from "./numbers";
 
 const UNIT = 40;
@@ -41,39 +42,24 @@ export function Grid({ board, model, leading, label, side }: Props) {
   const onKeyDown = (event: KeyboardEvent): void => {
     const cell = cellOf(event.target);
     if (!cell || event.altKey || event.metaKey) return;
-    const [row, column] = cell.at.slice(-2) as [number, number];
-    const whole = event.ctrlKey;
-    switch (event.key) {
-      case "ArrowUp":
-        focus(Math.max(row - 1, 0), column);
-        break;
-      case "ArrowDown":
-        focus(Math.min(row + 1, height - 1), column);
-        break;
-      case "ArrowLeft":
-        focus(row, Math.max(column - 1, 0));
-        break;
-      case "ArrowRight":
-        focus(row, Math.min(column + 1, width - 1));
-        break;
-      case "Home":
-        focus(whole ? 0 : row, 0);
-        break;
-      case "End":
-        focus(whole ? height - 1 : row, width - 1);
-        break;
+    const next = cellByKey(event, cell.at.slice(-2) as [number, number], [0, height - 1], [0, width - 1]);
+    if (next) focus(...next);
+    else if (!pressed(event, cell)) return;
+    event.preventDefault();
+  };
+  /** Return whether a key that leads nowhere does something else. */
+  const pressed = ({ key, ctrlKey }: KeyboardEvent, cell: Cell): boolean => {
+    switch (key) {
       case "Enter":
       case " ":
         board.togglePin(cell);
-        break;
+        return true;
       case "Escape":
         board.unpin();
-        break;
+        return true;
       default:
-        if (whole || !/^([-\d.]|F2)$/.test(event.key)) return;
-        if (!startEdit(event.key === "F2" ? "" : event.key)) return;
+        return !ctrlKey && /^([-\d.]|F2)$/.test(key) && startEdit(key === "F2" ? "" : key);
     }
-    event.preventDefault();
   };
 
   const box = `${-MARGIN} ${-MARGIN} ${width * UNIT + 2 * MARGIN} ${height * UNIT + 2 * MARGIN}`;
@@ -129,7 +115,7 @@ function drawCells(model: GridModel, leading: readonly number[], written: boolea
         const at = [...leading, row, column];
         const value = valueAt(model.values, at);
         const padding = model.isPadding?.(at) ?? false;
-        const text = short(value);
+        const text = (model.write ?? short)(value);
         return (
           <g
             key={column}
@@ -137,7 +123,7 @@ function drawCells(model: GridModel, leading: readonly number[], written: boolea
             class={padding ? "cell padding" : "cell"}
             data-place={`${row},${column}`}
             tabindex={-1}
-            aria-label={`${model.nameOf(at)} = ${text}`}
+            aria-label={`${model.nameOf(at)} = ${short(value)}`}
           >
             <rect
               x={column * UNIT}

@@ -1,11 +1,17 @@
 /** The page's state as an address fragment: `#v=1&view=look&...`, with only what differs from the first state. */
 
+import { FIRST_COMPUTE, readComputeState, writeComputeState } from "./compute_state";
+import { FIRST_COST, readCostState, writeCostState } from "./cost_state";
+import { FIRST_FIELD, readFieldState, writeFieldState } from "./field_state";
 import { Reader, Writer } from "./fields";
+import { FIRST_FIT, readFitState, writeFitState } from "./fit_state";
 import { FIRST_FOLD, readFoldState, writeFoldState } from "./fold_state";
 import { CHAPTER, readLayerState, writeLayerState } from "./layer_state";
+import { FIRST_NETWORK, readNetworkState, writeNetworkState } from "./network_state";
+import { FIRST_QUIZ, readQuizState, writeQuizState } from "./quiz_state";
 
 export const VERSION = "1";
-export const VIEWS = ["look", "backward", "fold"] as const;
+export const VIEWS = ["look", "backward", "fold", "cost", "field", "quiz", "compute", "fit", "network"] as const;
 export type View = (typeof VIEWS)[number];
 
 /** One element of one of a view's arrays. */
@@ -28,6 +34,12 @@ function part<T>(first: T, read: Part<T>["read"], write: Part<T>["write"]): Part
 const PARTS = {
   layer: part(CHAPTER, readLayerState, writeLayerState),
   fold: part(FIRST_FOLD, readFoldState, writeFoldState),
+  cost: part(FIRST_COST, readCostState, writeCostState),
+  field: part(FIRST_FIELD, readFieldState, writeFieldState),
+  quiz: part(FIRST_QUIZ, readQuizState, writeQuizState),
+  compute: part(FIRST_COMPUTE, readComputeState, writeComputeState),
+  fit: part(FIRST_FIT, readFitState, writeFitState),
+  network: part(FIRST_NETWORK, readNetworkState, writeNetworkState),
 };
 
 type PartName = keyof typeof PARTS;

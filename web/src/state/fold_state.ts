@@ -1,4 +1,4 @@
-/** State of the view "Fold": two convolutions in a row or side by side, on one input. */
+/** State of the view "Fold": two or three convolutions in a row or side by side, on one input. */
 
 import {
   after,
@@ -30,18 +30,19 @@ export type Arrangement = (typeof ARRANGEMENTS)[number];
 export interface FoldState {
   readonly arrangement: Arrangement;
   readonly size: number;
-  /** Channels of the input, between the two (in a row), and of the output. */
-  readonly channels: readonly [into: number, hidden: number, out: number];
+  /** Channels of the input, between the convolutions (in a row), and of the output: one more than convolutions. */
+  readonly channels: readonly number[];
   readonly mode: Mode;
-  /** In a row: whether a ReLU stands between the two. */
+  /** In a row: whether a ReLU stands between any two. */
   readonly relu: boolean;
   /** In branches: whether the input itself is added. */
   readonly skip: boolean;
   readonly x: Fill;
-  readonly blocks: readonly [BlockState, BlockState];
+  readonly blocks: readonly BlockState[];
 }
 
 export const FOLD_BOUNDS = {
+  blocks: [2, 3],
   size: [3, 10],
   channels: [1, 3],
   kernel: [1, 5],
@@ -64,10 +65,24 @@ export const FIRST_FOLD: FoldState = {
   blocks: [BLOCK, { ...BLOCK, k: named("ones") }],
 };
 
-/** Return the layers of the two blocks. */
-export function foldLayers({ arrangement, size, channels, mode, blocks }: FoldState): [Layer, Layer] {
-  const [into, hidden, out] = channels;
-  const layer = (block: BlockState, inChannels: number, outChannels: number): Layer => {
+/** Return the state with another number of convolutions: the last of three comes and goes, before the output's channels. */
+export function withBlocks(state: FoldState, count: number): FoldState {
+  const { blocks, channels } = state;
+  if (count === blocks.length) return state;
+  const [into, hidden] = channels as [number, number];
+  const inner = count === 3 ? [into, hidden, hidden] : [into, hidden];
+  return {
+    ...state,
+    blocks: count === 3 ? [...blocks, { ...BLOCK, stride: state.arrangement === "row" ? 1 : blocks[0]!.stride }] : blocks.slice(0, 2),
+    channels: [...inner, channels.at(-1)!],
+  };
+}
+
+/** Return the layers of the blocks. */
+export function foldLayers({ arrangement, size, channels, mode, blocks }: FoldState): Layer[] {
+  const row = arrangement === "row";
+  const layers: Layer[] = [];
+  for (const [n, block] of blocks.entries()) {
     const axis: Axis = {
       ...SINGLE,
       size,
@@ -77,20 +92,22 @@ export function foldLayers({ arrangement, size, channels, mode, blocks }: FoldSt
       after: block.padding,
       dilation: block.dilation,
     };
-    return { axes: 2, inChannels, outChannels, groups: 1, rows: axis, columns: axis, mode, transposed: false, flip: false };
-  };
-  if (arrangement === "branches") return [layer(blocks[0], into, out), layer(blocks[1], into, out)];
-  const first = layer(blocks[0], into, hidden);
-  return [first, after(first, layer(blocks[1], hidden, out))];
+    const [inChannels, outChannels] = row ? [channels[n]!, channels[n + 1]!] : [channels[0]!, channels.at(-1)!];
+    const layer: Layer = { axes: 2, inChannels, outChannels, groups: 1, rows: axis, columns: axis, mode, transposed: false, flip: false };
+    layers.push(row && n ? after(layers[n - 1]!, layer) : layer);
+  }
+  return layers;
 }
+
+export const ORDINALS = ["first", "second", "third"] as const;
 
 /** Return why the layers have no output, in words, or null. */
 export function foldRefusal(state: FoldState): string | null {
-  const [first, second] = foldLayers(state);
-  const one = refusal(first);
-  if (one) return `The first convolution: ${one}`;
-  const two = refusal(second);
-  return two && `The second convolution: ${two}`;
+  for (const [n, layer] of foldLayers(state).entries()) {
+    const why = refusal(layer);
+    if (why) return `The ${ORDINALS[n]} convolution: ${why}`;
+  }
+  return null;
 }
 
 const FIELDS = [
@@ -101,39 +118,35 @@ const FIELDS = [
 ] as const;
 
 export function readFoldState(reader: Reader): FoldState {
-  const usual = FIRST_FOLD;
-  const size = reader.whole("fold.size", usual.size, FOLD_BOUNDS.size);
-  const channels = reader.wholes("fold.channels", usual.channels, FOLD_BOUNDS.channels) as [number, number, number];
-  const block = (n: 0 | 1): BlockState => {
-    const read = Object.fromEntries(
-      FIELDS.map(([field, key]) => [field, reader.whole(`fold.${key}${n + 1}`, usual.blocks[n][field], FOLD_BOUNDS[field])]),
-    ) as Record<(typeof FIELDS)[number][0], number>;
-    return { ...usual.blocks[n], ...read };
-  };
+  const usual = withBlocks(FIRST_FOLD, reader.whole("fold.blocks", 2, FOLD_BOUNDS.blocks));
   const shaped: FoldState = {
     arrangement: reader.choice("fold", ARRANGEMENTS, usual.arrangement),
-    size,
-    channels,
+    size: reader.whole("fold.size", usual.size, FOLD_BOUNDS.size),
+    channels: reader.wholes("fold.channels", usual.channels, FOLD_BOUNDS.channels),
     mode: reader.choice("fold.mode", MODES, usual.mode),
     relu: reader.flag("fold.relu"),
     skip: reader.flag("fold.skip"),
     x: usual.x,
-    blocks: [block(0), block(1)],
+    blocks: usual.blocks.map((block, n) => {
+      const read = FIELDS.map(([field, key]) => [field, reader.whole(`fold.${key}${n + 1}`, block[field], FOLD_BOUNDS[field])]);
+      return { ...block, ...Object.fromEntries(read) };
+    }),
   };
   const layers = foldLayers(shaped);
-  const filled = (n: 0 | 1): BlockState => ({
-    ...shaped.blocks[n],
-    k: reader.fill(`fold.k${n + 1}`, kernelShape(layers[n]), usual.blocks[n].k),
+  const filled = (block: BlockState, n: number): BlockState => ({
+    ...block,
+    k: reader.fill(`fold.k${n + 1}`, kernelShape(layers[n]!), block.k),
     bias:
       reader.text(`fold.b${n + 1}`) === null
         ? null
-        : reader.fill(`fold.b${n + 1}`, [layers[n].outChannels], named("ones")),
+        : reader.fill(`fold.b${n + 1}`, [layers[n]!.outChannels], named("ones")),
   });
-  return { ...shaped, x: reader.fill("fold.x", inputShape(layers[0]), usual.x), blocks: [filled(0), filled(1)] };
+  return { ...shaped, x: reader.fill("fold.x", inputShape(layers[0]!), usual.x), blocks: shaped.blocks.map(filled) };
 }
 
 export function writeFoldState(state: FoldState, writer: Writer): void {
-  const usual = FIRST_FOLD;
+  const usual = withBlocks(FIRST_FOLD, state.blocks.length);
+  writer.wholes("fold.blocks", [state.blocks.length], [2]);
   writer.put("fold", state.arrangement, usual.arrangement);
   writer.wholes("fold.size", [state.size], [usual.size]);
   writer.wholes("fold.channels", state.channels, usual.channels);

@@ -13,7 +13,7 @@ import {
   SINGLE,
   sizeOf,
 } from "../core";
-import { fillText, type Reader, type Writer } from "./fields";
+import { type Bounds, fillText, type Reader, type Writer } from "./fields";
 
 export interface LayerState {
   readonly layer: Layer;
@@ -78,30 +78,62 @@ const AXIS_FIELDS = [
   ["outputPadding", "outpad"],
 ] as const;
 
-export function readLayerState(reader: Reader): LayerState {
-  const usual = CHAPTER.layer;
-  const axes = reader.choice("axes", ["1", "2"], "2") === "1" ? 1 : 2;
+type AxisBounds = Partial<Record<keyof Axis, Bounds>> & Record<"size" | "padding", Bounds>;
+
+/** Read the axes of a layer; `bounds` says which fields there are, and `prefix` begins their names in the address. */
+export function readAxes(
+  reader: Reader,
+  axes: 1 | 2,
+  usual: Axis,
+  bounds: AxisBounds,
+  prefix = "",
+): Pick<Layer, "rows" | "columns"> {
   const flat = (value: number): number[] => (axes === 1 ? [value] : [value, value]);
-  const size = reader.wholes("size", flat(3), BOUNDS[axes === 1 ? "length" : "size"]);
-  const read = Object.fromEntries(
-    AXIS_FIELDS.map(([field, key]) => [field, reader.wholes(key, flat(usual.columns[field]), BOUNDS[field])]),
-  ) as Record<(typeof AXIS_FIELDS)[number][0], number[]>;
-  const padding = reader.wholes("padding", [...flat(0), ...flat(0)], BOUNDS.padding);
+  const read = [["size", "size"] as const, ...AXIS_FIELDS].map(([field, key]): [keyof Axis, number[]] => {
+    const limits = bounds[field];
+    return [field, limits ? reader.wholes(prefix + key, flat(usual[field]), limits) : flat(usual[field])];
+  });
+  const around = [usual.before, usual.after];
+  const padding = reader.wholes(`${prefix}padding`, axes === 1 ? around : [...around, ...around], bounds.padding);
   const axis = (place: number): Axis => ({
-    size: size[place]!,
-    kernel: read.kernel[place]!,
-    stride: read.stride[place]!,
-    dilation: read.dilation[place]!,
-    outputPadding: read.outputPadding[place]!,
+    ...usual,
+    ...Object.fromEntries(read.map(([field, values]) => [field, values[place]!])),
     before: padding[2 * place]!,
     after: padding[2 * place + 1]!,
   });
-  const [inChannels, outChannels] = reader.wholes("channels", [2, 1], BOUNDS.channels) as [number, number];
-  let groups = reader.whole("groups", 1, BOUNDS.channels);
-  if (inChannels % groups || outChannels % groups) {
-    reader.refuse("groups", `a divisor of ${inChannels} and of ${outChannels}`);
-    groups = 1;
+  return { rows: axes === 1 ? SINGLE : axis(0), columns: axis(axes - 1) };
+}
+
+export function writeAxes(layer: Layer, usual: Axis, writer: Writer, prefix = ""): void {
+  const axes = layer.axes === 1 ? [layer.columns] : [layer.rows, layer.columns];
+  for (const [field, key] of [["size", "size"] as const, ...AXIS_FIELDS]) {
+    writer.wholes(prefix + key, axes.map((axis) => axis[field]), axes.map(() => usual[field]));
   }
+  const around = (axis: Axis): number[] => [axis.before, axis.after];
+  writer.wholes(`${prefix}padding`, axes.flatMap(around), axes.flatMap(() => around(usual)));
+}
+
+/** Read the channels of a layer and its groups, which divide both. */
+export function readChannels(
+  reader: Reader,
+  usual: Layer,
+  bounds: Bounds,
+  prefix = "",
+): Pick<Layer, "inChannels" | "outChannels" | "groups"> {
+  const both = [usual.inChannels, usual.outChannels];
+  const [inChannels, outChannels] = reader.wholes(`${prefix}channels`, both, bounds) as [number, number];
+  const groups = reader.whole(`${prefix}groups`, usual.groups, bounds);
+  if (inChannels % groups === 0 && outChannels % groups === 0) return { inChannels, outChannels, groups };
+  reader.refuse(`${prefix}groups`, `a divisor of ${inChannels} and of ${outChannels}`);
+  return { inChannels, outChannels, groups: 1 };
+}
+
+export function readLayerState(reader: Reader): LayerState {
+  const usual = CHAPTER.layer;
+  const axes = reader.choice("axes", ["1", "2"], "2") === "1" ? 1 : 2;
+  const bounds = axes === 1 ? { ...BOUNDS, size: BOUNDS.length } : BOUNDS;
+  const geometry = readAxes(reader, axes, usual.columns, bounds);
+  const channels = readChannels(reader, usual, BOUNDS.channels);
   const transposed = reader.flag("transposed");
   let mode = reader.choice("mode", MODES, "zeros");
   if (transposed && mode !== "zeros") {
@@ -110,11 +142,8 @@ export function readLayerState(reader: Reader): LayerState {
   }
   const layer: Layer = {
     axes,
-    inChannels,
-    outChannels,
-    groups,
-    rows: axes === 1 ? SINGLE : axis(0),
-    columns: axis(axes - 1),
+    ...channels,
+    ...geometry,
     mode,
     transposed,
     flip: reader.flag("flip"),
@@ -124,7 +153,7 @@ export function readLayerState(reader: Reader): LayerState {
     layer,
     x: reader.fill("x", inputShape(layer), CHAPTER.x),
     k: reader.fill("k", kernelShape(layer), CHAPTER.k),
-    bias: reader.text("b") === null ? null : reader.fill("b", [outChannels], named("ones")),
+    bias: reader.text("b") === null ? null : reader.fill("b", [layer.outChannels], named("ones")),
     dy: fits ? reader.fill("dy", outputShape(layer), CHAPTER.dy) : (reader.text("dy"), CHAPTER.dy),
   };
 }
@@ -132,15 +161,10 @@ export function readLayerState(reader: Reader): LayerState {
 export function writeLayerState(state: LayerState, writer: Writer): void {
   const { layer } = state;
   const usual = CHAPTER.layer;
-  const axes = layer.axes === 1 ? [layer.columns] : [layer.rows, layer.columns];
   writer.put("axes", String(layer.axes), "2");
   writer.wholes("channels", [layer.inChannels, layer.outChannels], [2, 1]);
   writer.wholes("groups", [layer.groups], [1]);
-  writer.wholes("size", axes.map((axis) => axis.size), axes.map(() => usual.columns.size));
-  for (const [field, key] of AXIS_FIELDS) {
-    writer.wholes(key, axes.map((axis) => axis[field]), axes.map(() => usual.columns[field]));
-  }
-  writer.wholes("padding", axes.flatMap((axis) => [axis.before, axis.after]), axes.flatMap(() => [0, 0]));
+  writeAxes(layer, usual.columns, writer);
   writer.put("mode", layer.mode, "zeros");
   writer.put("transposed", layer.transposed ? "1" : "0", "0");
   writer.put("flip", layer.flip ? "1" : "0", "0");
@@ -151,7 +175,7 @@ export function writeLayerState(state: LayerState, writer: Writer): void {
 }
 
 /** Return the state with another geometry; groups and modes that no longer fit are replaced by the nearest that do. */
-export function withLayer(state: LayerState, change: Partial<Layer>): LayerState {
+export function withLayer<S extends { readonly layer: Layer }>(state: S, change: Partial<Layer>): S {
   const layer: Layer = { ...state.layer, ...change };
   const divides = (n: number): boolean => layer.inChannels % n === 0 && layer.outChannels % n === 0;
   let groups = Math.min(layer.groups, layer.inChannels);

@@ -2,8 +2,11 @@
 
 import { computed, effect, signal } from "@preact/signals";
 import { type Cell, cellText, FIRST, type Parts, readAddress, type State, type View, writeAddress } from "./address";
-import type { FoldState } from "./fold_state";
+import type { FieldState } from "./field_state";
+import { type FitState, withFit } from "./fit_state";
+import type { BlockState, FoldState } from "./fold_state";
 import { type LayerState, withLayer } from "./layer_state";
+import { type NetworkState, withNetwork } from "./network_state";
 import type { Layer } from "../core";
 
 export const state = signal<State>(FIRST);
@@ -17,7 +20,13 @@ export const playing = signal(false);
 
 export const view = computed(() => state.value.view);
 export const foldState = computed(() => state.value.fold);
+export const costState = computed(() => state.value.cost);
+export const fieldState = computed(() => state.value.field);
+export const fitState = computed(() => state.value.fit);
+export const networkState = computed(() => state.value.network);
 export const layerState = computed(() => state.value.layer);
+export const quizState = computed(() => state.value.quiz);
+export const computeState = computed(() => state.value.compute);
 /** Element that is explained: the pinned one, or else the one last pointed at. */
 export const active = computed(() => state.value.pin ?? point.value);
 
@@ -39,15 +48,38 @@ export function setFold(change: Partial<FoldState>): void {
   setPart("fold", change);
 }
 
+/** Change a convolution of the view "Fold". */
+export function setBlock(place: number, change: Partial<BlockState>): void {
+  setFold({ blocks: state.value.fold.blocks.map((block, n) => (n === place ? { ...block, ...change } : block)) });
+}
+
+export function setField(change: Partial<FieldState>): void {
+  setPart("field", change);
+}
+
+export function setFit(change: Partial<FitState>): void {
+  setPart("fit", withFit(state.value.fit, change));
+}
+
+export function setNetwork(change: Partial<NetworkState>): void {
+  setPart("network", withNetwork(state.value.network, change));
+}
+
 /** Whether the view that is shown has a cell; given by the views. */
 let exists: (cell: Cell) => boolean = () => true;
 
-/** Unpin a cell that the view no longer has, and return whether there was one. */
-function dropLostPin(): boolean {
+/** Unpin a cell that the view does not have, and return it, or null. */
+function dropLostPin(): Cell | null {
   const { pin } = state.value;
-  if (!pin || exists(pin)) return false;
+  if (!pin || exists(pin)) return null;
   setPin(null);
-  return true;
+  return pin;
+}
+
+/** Unpin a cell of the address that the view does not have, and say so; called again when the view's code is there. */
+export function checkPin(): void {
+  const lost = dropLostPin();
+  if (lost) problems.value = [...problems.value, `pin is “${cellText(lost)}” in the address; the view has no such cell.`];
 }
 
 export function setPin(pin: Cell | null): void {
@@ -62,14 +94,31 @@ export function pointAt(cell: Cell, moved = false): void {
 }
 
 export function showView(name: View): void {
-  playing.value = false;
-  point.value = null;
-  state.value = { ...state.value, view: name, pin: null };
-  history.pushState(null, "", address());
+  goTo({ view: name });
 }
 
-function address(): string {
-  return writeAddress(state.value) || `${location.pathname}${location.search}`;
+/** Show another state; the browser's back button returns to the present one. */
+export function goTo(change: Partial<State>): void {
+  playing.value = false;
+  point.value = null;
+  state.value = { ...state.value, pin: null, ...change };
+  if (!embedded) history.pushState(null, "", writeAddress(state.value) || bare());
+}
+
+/** Return the address of the present state with a change. */
+export function addressOf(change: Partial<State>): string {
+  return writeAddress({ ...state.value, pin: null, ...change });
+}
+
+/**
+ * Whether the page is in a frame without an address, in a notebook or a report: the frame's name is then the first state,
+ * and messages to and from the page around it take the place of the address.
+ */
+export const embedded = location.protocol === "about:";
+
+/** Return the address of the first state. */
+function bare(): string {
+  return `${location.pathname}${location.search}`;
 }
 
 /** Milliseconds without a change before the address follows: browsers refuse more than some 200 changes in 30 seconds. */
@@ -78,18 +127,23 @@ const ADDRESS_DELAY = 200;
 /** Read the state from the address, now and whenever it changes, and write it there whenever it changes. */
 export function followAddress(hasCell: (cell: Cell) => boolean): void {
   exists = hasCell;
+  let shown = embedded ? window.name : "";
   const read = (): void => {
-    const found = readAddress(location.hash);
+    const found = readAddress(embedded ? shown : location.hash);
     playing.value = false;
     point.value = null;
     state.value = found.state;
-    const { pin } = found.state;
-    const lost = dropLostPin() && pin ? [`pin is “${cellText(pin)}” in the address; the view has no such cell.`] : [];
-    problems.value = [...found.problems, ...lost];
+    problems.value = found.problems;
+    checkPin();
   };
   read();
   addEventListener("hashchange", read);
   addEventListener("popstate", read);
+  addEventListener("message", ({ source, data }) => {
+    if (!embedded || source !== parent || typeof data?.convolith !== "string") return;
+    shown = data.convolith;
+    read();
+  });
   let timer = 0;
   let first = true;
   effect(() => {
@@ -100,7 +154,8 @@ export function followAddress(hasCell: (cell: Cell) => boolean): void {
     }
     clearTimeout(timer);
     timer = setTimeout(() => {
-      if (location.hash !== text) history.replaceState(null, "", text || `${location.pathname}${location.search}`);
+      if (embedded) parent.postMessage({ convolith: text }, "*");
+      else if (location.hash !== text) history.replaceState(null, "", text || bare());
     }, ADDRESS_DELAY);
   });
 }

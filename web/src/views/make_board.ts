@@ -1,7 +1,7 @@
 /** A view's board from its arrays and from what explains their cells, and products as lines of a sum. */
 
 import { computed, type ReadonlySignal } from "@preact/signals";
-import { type Product, valueAt } from "../core";
+import { type Product, type Tensor, valueAt } from "../core";
 import type { Cell } from "../state";
 import { sameCell } from "../state";
 import { active, pointAt, pointedTerm, setPin, state } from "../state/store";
@@ -31,8 +31,11 @@ export function makeBoard(
   };
 }
 
+/** Arrays by name; cells need their shapes only. */
+export type Grids = ReadonlyMap<string, { readonly values: Pick<Tensor, "shape"> }>;
+
 /** Return whether a cell is one of the arrays'. */
-export function holds(grids: ReadonlyMap<string, GridModel>, cell: Cell): boolean {
+export function holds(grids: Grids, cell: Cell): boolean {
   const shape = grids.get(cell.grid)?.values.shape;
   return shape !== undefined && shape.length === cell.at.length && shape.every((n, axis) => cell.at[axis]! < n);
 }

@@ -1,6 +1,7 @@
 /** Python code for what a view shows; running it prints the numbers of the page. */
 
 import { type Axis, type Block, filled, inputShape, type Layer, nested, type Tensor } from "../core";
+import { ORDINALS } from "../state";
 import type { FoldArrays } from "./fold/fold_arrays";
 import type { Arrays } from "./layer/layer_arrays";
 
@@ -81,9 +82,10 @@ export function foldCode({ state, blocks }: FoldArrays): string {
   const x = filled(state.x, inputShape(blocks[0]!.layer));
   const conv = ({ layer, kernel, bias }: Block): string =>
     `cl.Conv(${arrayText(kernel, 2)}${bias ? `, ${arrayText(bias, 2)}` : ""}${optionsText(layer)})`;
-  const names = ["first", "second", "itself"].slice(0, blocks.length);
+  const names: string[] = blocks.map((_, n) => (n < state.blocks.length ? ORDINALS[n]! : "itself"));
   const row = state.arrangement === "row";
-  const between = state.relu ? "np.maximum(first(x), 0)" : "first(x)";
+  const between = (before: string): string => (state.relu ? `np.maximum(${before}, 0)` : before);
+  const inRow = names.slice(1).reduce((before, name) => `${name}(${between(before)})`, "first(x)");
   return [
     "import numpy as np",
     "",
@@ -92,8 +94,8 @@ export function foldCode({ state, blocks }: FoldArrays): string {
     "",
     `x = ${arrayText(x, 2)}`,
     ...blocks.map((block, n) => `${names[n]} = ${conv(block)}`),
-    row ? "folded = cl.compose(first, second).conv" : `folded = add(${names.join(", ")})`,
-    `expected = ${row ? `second(${between})` : names.map((name) => `${name}(x)`).join(" + ")}`,
+    `folded = ${row ? names.reduce((before, name) => `cl.compose(${before}, ${name}).conv`) : `add(${names.join(", ")})`}`,
+    `expected = ${row ? inRow : names.map((name) => `${name}(x)`).join(" + ")}`,
     "print([folded.weight.tolist(), (folded(x) - expected).tolist()])",
   ].join("\n");
 }

@@ -8,6 +8,7 @@ from convolith.costing import ModelCost
 from convolith.report.html_page import Figure, Section, page
 from convolith.report.plots import bars
 from convolith.report.table import Table
+from convolith.widget.sections import cost_section
 
 MOST_BARS = 30
 """Largest number of modules in the bar plot; those with the most macs are shown."""
@@ -36,6 +37,8 @@ def cost_page(counted: ModelCost, factory: str, more: Sequence[Table]) -> str:
         Section("Memory", MEMORY, tables=tuple(tables[name] for name in ("memory", "peak") if name in tables))
     )
     sections.append(Section("Where the products are", figures=_bars(counted)))
+    if live := cost_section(counted):
+        sections.append(live)
     if more:
         sections.append(Section("Asked for", tables=tuple(more)))
     sections.append(Section("Modules", tables=(tables["modules"],)))

@@ -1,9 +1,10 @@
-/** The view "Fold": two convolutions as one, the pixels where that is wrong, and kernels that come apart. */
+/** The view "Fold": two or three convolutions as one, the pixels where that is wrong, and kernels that come apart. */
 
 import { computed, signal } from "@preact/signals";
-import { type Fill, filled, indicesOf, inputShape, kernelShape, nested, offset, receptiveField, replaced, type Tensor } from "../../core";
-import { type BlockState, type Cell, foldLayers } from "../../state";
-import { foldState, setFold } from "../../state/store";
+import type { VNode } from "preact";
+import { type Block, type Fill, filled, indicesOf, inputShape, kernelShape, type Layer, nested, offset, receptiveField, replaced, type Tensor } from "../../core";
+import { type Cell, foldLayers, ORDINALS } from "../../state";
+import { foldState, setBlock, setFold } from "../../state/store";
 import type { GridModel } from "../../parts/board";
 import { Code } from "../../parts/code";
 import { Selection } from "../../parts/controls";
@@ -27,19 +28,17 @@ const shownPage = computed((): [number, number] => {
 const factored = computed(() => foldArrays.value && pageFactors(foldArrays.value, shownPage.value));
 
 /** Store a new value of a block's kernel, or of its bias. */
-function editBlock(place: 0 | 1, key: "k" | "bias", shape: readonly number[]) {
+function editBlock(place: number, key: "k" | "bias", shape: readonly number[]) {
   return (at: readonly number[], value: number): void => {
     const { blocks } = foldState.value;
-    const values = filled(blocks[place][key] as Fill, shape);
+    const values = filled(blocks[place]![key] as Fill, shape);
     const own = key === "bias" ? [at[2]!] : at;
-    const changed: BlockState = { ...blocks[place], [key]: { given: replaced(values, offset(shape, own), value) } };
-    setFold({ blocks: place === 0 ? [changed, blocks[1]] : [blocks[0], changed] });
+    setBlock(place, { [key]: { given: replaced(values, offset(shape, own), value) } });
   };
 }
 
 function editInput(at: readonly number[], value: number): void {
-  const [layer] = foldLayers(foldState.value);
-  const shape = inputShape(layer);
+  const shape = inputShape(foldLayers(foldState.value)[0]!);
   setFold({ x: { given: replaced(filled(foldState.value.x, shape), offset(shape, at), value) } });
 }
 
@@ -80,27 +79,37 @@ const grids = computed((): ReadonlyMap<string, GridModel> => {
     plain("p", "product", outer(parts.factors.column, parts.factors.row)),
   ];
   blocks.forEach(({ layer, kernel, bias: own }, n) => {
-    if (n === 2) {
+    if (n === found.state.blocks.length) {
       models.push(plain("i", "identity", kernel));
       return;
     }
-    const place = n as 0 | 1;
-    models.push({ ...plain(`w${n + 1}`, `k${n + 1}`, kernel), edit: editBlock(place, "k", kernelShape(layer)) });
-    if (own) models.push({ ...bias(`b${n + 1}`, `b${n + 1}`, own), edit: editBlock(place, "bias", own.shape) });
+    models.push({ ...plain(`w${n + 1}`, `k${n + 1}`, kernel), edit: editBlock(n, "k", kernelShape(layer)) });
+    if (own) models.push({ ...bias(`b${n + 1}`, `b${n + 1}`, own), edit: editBlock(n, "bias", own.shape) });
   });
   if (folded.block.bias) models.push(bias("b", "b", folded.block.bias));
-  if (found.hidden && found.missing) {
-    const second = blocks[1]!.layer;
-    const nameOf = (symbol: string) => (at: readonly number[]): string => {
-      const source = isPadding(second, at) ? null : sourceOf(second, at);
-      return source ? elementName(symbol, source, 2) : symbol === "h" ? "padding" : `beyond[${at.join(",")}]`;
-    };
-    const padding = (at: readonly number[]): boolean => isPadding(second, at);
-    models.push({ ...plain("h", "h", found.hidden), nameOf: nameOf("h"), isPadding: padding });
-    models.push({ ...plain("g", "g", found.missing), nameOf: nameOf("g"), isPadding: padding });
+  const two = firstTwo(found);
+  if (two) {
+    models.push(plain("v", "k12", two.kernel));
+    if (two.bias) models.push(bias("bv", "b12", two.bias));
   }
+  found.gaps.forEach(({ hidden, missing }, n) => {
+    const reader = blocks[n + 1]!.layer;
+    const number = n ? String(n + 1) : "";
+    const nameOf = (symbol: string) => (at: readonly number[]): string => {
+      const source = isPadding(reader, at) ? null : sourceOf(reader, at);
+      return source ? elementName(symbol + number, source, 2) : symbol === "h" ? "padding" : `beyond[${at.join(",")}]`;
+    };
+    const padding = (at: readonly number[]): boolean => isPadding(reader, at);
+    models.push({ ...plain(`h${number}`, "", hidden), nameOf: nameOf("h"), isPadding: padding });
+    models.push({ ...plain(`g${number}`, "", missing), nameOf: nameOf("g"), isPadding: padding });
+  });
   return new Map(models.map((model) => [model.id, model]));
 });
+
+/** Return what the first two of three in a row fold into. */
+function firstTwo({ prefixes }: FoldArrays): Block | undefined {
+  return prefixes.length > 2 ? prefixes[1] : undefined;
+}
 
 function outer(column: Tensor, row: Tensor): Tensor {
   const data = Float64Array.from(column.data).reduce<number[]>((all, a) => [...all, ...Array.from(row.data, (b) => a * b)], []);
@@ -120,7 +129,7 @@ export function Fold() {
     <div class="view">
       <div class="main">
         <p class="lead">
-          Two convolutions without anything between them are one, with a larger kernel. <strong>Point at an element of
+          Convolutions without anything between them are one, with a larger kernel. <strong>Point at an element of
           the folded kernel</strong> to see what makes it, and at a difference to see why the borders may be wrong.
         </p>
         {found ? (
@@ -147,7 +156,9 @@ function Drawn({ found }: { found: FoldArrays }) {
       <Kernels found={found} />
       <Verdict found={found} />
       <Outputs found={found} />
-      {found.hidden && <Between found={found} />}
+      {found.gaps.map((_, n) => (
+        <Between key={n} found={found} gap={n + 1} />
+      ))}
       <Factoring found={found} />
       <Sum board={foldBoard} />
       <details class="card">
@@ -161,38 +172,62 @@ function Drawn({ found }: { found: FoldArrays }) {
   );
 }
 
-/** The kernels, and the one that they become. */
+const capital = (word: string): string => word[0]!.toUpperCase() + word.slice(1);
+
+/** A kernel in a figure, with the sign before it. */
+type Shown = readonly [id: string, layer: Layer, title: string, sign: string];
+
+/** The kernels, and the one that they become; three in a row fold two by two. */
 function Kernels({ found }: { found: FoldArrays }) {
   const { blocks, folded, state } = found;
-  const models = grids.value;
-  const layers = [...blocks.map((own) => own.layer), folded.block.layer];
-  const row = state.arrangement === "row";
-  const biases = (["b1", "b2", "b"] as const).filter((id) => models.has(id));
-  const widths = biases.map((id) => biasBlock(models.get(id)!.values.shape[2]!));
-  const { side, stacking } = arrangement([...layers.map(kernelBlock), ...widths], 2);
-  const titles = ["First kernel k1", "Second kernel k2", "The input itself"];
+  const sign = state.arrangement === "row" ? "then" : "+";
+  const all = blocks.map(({ layer }, n): Shown =>
+    n < state.blocks.length
+      ? [`w${n + 1}`, layer, `${capital(ORDINALS[n]!)} kernel k${n + 1}`, sign]
+      : ["i", layer, "The input itself", sign],
+  );
+  const whole: Shown = ["w", folded.block.layer, "Folded kernel k", "="];
+  const playback = <Playback board={foldBoard} cells={kernelCells.value} noun="kernel element" />;
+  const two = firstTwo(found);
+  if (!two) {
+    return <KernelFigure name="convolith-fold" shown={[...all, whole]} biases={["b1", "b2", "b3", "b"]} actions={playback} />;
+  }
+  const between: Shown = ["v", two.layer, "The first two: k12", "="];
+  const [one, other, third] = all as [Shown, Shown, Shown];
   return (
-    <FigureFrame
-      name="convolith-fold"
-      label="The kernels and the folded kernel"
-      stacking={stacking}
-      side={side}
-      actions={<Playback board={foldBoard} cells={kernelCells.value} noun="kernel element" />}
-    >
-      {blocks.map(({ layer }, n) => (
+    <>
+      <KernelFigure name="convolith-fold-two" shown={[one, other, between]} biases={["b1", "b2", "bv"]} />
+      <KernelFigure name="convolith-fold" shown={[between, third, whole]} biases={["bv", "b3", "b"]} actions={playback} />
+    </>
+  );
+}
+
+interface KernelFigureProps {
+  readonly name: string;
+  readonly shown: readonly Shown[];
+  readonly biases: readonly string[];
+  readonly actions?: VNode;
+}
+
+function KernelFigure({ name, shown, biases, actions }: KernelFigureProps) {
+  const models = grids.value;
+  const own = biases.filter((id) => models.has(id));
+  const widths = own.map((id) => biasBlock(models.get(id)!.values.shape[2]!));
+  const { side, stacking } = arrangement([...shown.map(([, layer]) => kernelBlock(layer)), ...widths], 2);
+  return (
+    <FigureFrame name={name} label={`The kernels: ${shown.at(-1)![2]}`} stacking={stacking} side={side} actions={actions}>
+      {shown.map(([id, layer, title, sign], n) => (
         <>
-          {n > 0 && <Sign>{row ? <small>then</small> : "+"}</Sign>}
-          <KernelArray board={foldBoard} model={models.get(n === 2 ? "i" : `w${n + 1}`)!} layer={layer} side={side} title={titles[n]!} />
+          {n > 0 && <Sign>{sign === "then" ? <small>then</small> : sign}</Sign>}
+          <KernelArray board={foldBoard} model={models.get(id)!} layer={layer} side={side} title={title} />
         </>
       ))}
-      <Sign>=</Sign>
-      <KernelArray board={foldBoard} model={models.get("w")!} layer={folded.block.layer} side={side} title="Folded kernel k" />
-      {biases.map((id) => (
+      {own.map((id) => (
         <ArrayView
           key={id}
           board={foldBoard}
           model={models.get(id)!}
-          title={id === "b" ? "Folded bias b" : `Bias ${id}`}
+          title={id === "b" ? "Folded bias b" : `Bias ${id.replace("v", "12")}`}
           side={side}
           pageLabel={() => ""}
           pages={[[[0]]]}
@@ -220,7 +255,7 @@ function Verdict({ found }: { found: FoldArrays }) {
           ? "A ReLU sets negative values to zero, which no kernel can do: the sum of two clipped values is not the clipped sum."
           : folded.reason}{" "}
         Here, {wrong ? `${wrong} of ${counted(all, "output")} ${wrong === 1 ? "is" : "are"} wrong` : `all ${counted(all, "output")} are right`}.
-        {!relu && wrong > 0 && " Convolith computes these border pixels with the two originals, so that its answer is exact all the same."}
+        {!relu && wrong > 0 && " Convolith computes these border pixels with the originals, so that its answer is exact all the same."}
       </p>
       <p>
         {grouped(before)} multiplications for one image become {grouped(after)}
@@ -257,32 +292,42 @@ function Outputs({ found }: { found: FoldArrays }) {
   );
 }
 
-/** The input and what lies between the two convolutions. */
-function Between({ found }: { found: FoldArrays }) {
+/** What lies between a convolution and the next, and before the first gap the input. */
+function Between({ found, gap }: { found: FoldArrays; gap: number }) {
   const models = grids.value;
-  const { side, stacking } = arrangement([found.x, found.hidden!, found.missing!].map(block), 2);
+  const { hidden, missing } = found.gaps[gap - 1]!;
+  const [before, after] = [ORDINALS[gap - 1]!, ORDINALS[gap]!];
+  const number = gap > 1 ? String(gap) : "";
+  const source = gap > 1 ? "the first two, folded," : "the first";
+  const { side, stacking } = arrangement([...(gap > 1 ? [] : [found.x]), hidden, missing].map(block), 2);
   const shared = { board: foldBoard, side, pageLabel: channelLabel };
   return (
     <FigureFrame
-      name="convolith-fold-between"
-      label="Between the two convolutions"
+      name={`convolith-fold-between${number}`}
+      label={`Between the ${before} and the ${after} convolution`}
       stacking={stacking}
       side={side}
       heading={
         <>
-          <h2>Between the two convolutions</h2>
+          <h2>
+            Between the {before} and the {after} convolution
+          </h2>
           <p class="note">
-            The second convolution reads h with its padding (dashed). The folded kernel uses what the first would give
-            there instead: g is what it uses, less h. Where g is not zero, the outputs that read it are wrong.
+            The {after} convolution reads h{number} with its padding (dashed). The folded kernel uses what {source} would give
+            there instead: g{number} is what it uses, less h{number}. Where it is not zero, the outputs that read it are wrong.
           </p>
         </>
       }
     >
-      <ArrayView {...shared} model={models.get("x")!} title="Input x" note="with the padding of the folded kernel" />
-      <Sign>→</Sign>
-      <ArrayView {...shared} model={models.get("h")!} title="Between h" note={found.state.relu ? "after the ReLU" : "output of the first"} />
+      {gap === 1 && (
+        <>
+          <ArrayView {...shared} model={models.get("x")!} title="Input x" note="with the padding of the folded kernel" />
+          <Sign>→</Sign>
+        </>
+      )}
+      <ArrayView {...shared} model={models.get(`h${number}`)!} title={`Between h${number}`} note={found.state.relu ? "after the ReLU" : `output of the ${before}`} />
       <Sign>↔</Sign>
-      <ArrayView {...shared} model={models.get("g")!} title="Missing g" note="used by the fold, less h" />
+      <ArrayView {...shared} model={models.get(`g${number}`)!} title={`Missing g${number}`} note={`used by the fold, less h${number}`} />
     </FigureFrame>
   );
 }

@@ -7,6 +7,7 @@ import {
   type Block,
   branchRefusal,
   compose,
+  composedLayer,
   countsOf,
   factor,
   type Factors,
@@ -14,6 +15,7 @@ import {
   type Folded,
   inputShape,
   kernelShape,
+  type Layer,
   padded,
   SINGLE,
   sumBranches,
@@ -21,19 +23,20 @@ import {
   type Tensor,
   zeros,
 } from "../../core";
-import { type BlockState, foldLayers, foldRefusal, type FoldState } from "../../state";
+import { type BlockState, foldLayers, foldRefusal, type FoldState, MOST_CELLS } from "../../state";
 import { foldState } from "../../state/store";
 
 export interface FoldArrays {
   readonly state: FoldState;
-  /** The two convolutions, and in branches the input itself, if it is added. */
+  /** The convolutions, and in branches the input itself, if it is added. */
   readonly blocks: readonly Block[];
+  /** In a row: the first block, and the convolutions that it and those up to each later one fold into. */
+  readonly prefixes: readonly Block[];
   readonly folded: Folded;
   /** The input with the padding that the folded convolution reads. */
   readonly x: Tensor;
-  /** In a row: what the second reads, and by how much the folded convolution's values there differ. */
-  readonly hidden: Tensor | null;
-  readonly missing: Tensor | null;
+  /** In a row: what each convolution but the first reads. */
+  readonly gaps: readonly Gap[];
   readonly expected: Tensor;
   readonly output: Tensor;
   readonly difference: Tensor;
@@ -42,16 +45,31 @@ export interface FoldArrays {
   readonly after: number;
 }
 
+/** The map between two convolutions with its padding, and by how much the values differ that the folded kernel uses. */
+export interface Gap {
+  readonly hidden: Tensor;
+  readonly missing: Tensor;
+}
+
 function foldedRefusal(state: FoldState): string | null {
   const why = foldRefusal(state);
-  if (why || state.arrangement === "row") return why;
+  if (why) return why;
   const layers = foldLayers(state);
-  if (state.skip && state.channels[0] !== state.channels[2]) {
+  if (state.arrangement === "row") return state.blocks.length > 2 ? sizeRefusal(layers) : null;
+  if (state.skip && state.channels[0] !== state.channels.at(-1)) {
     return "The input can be added only to an output of as many channels.";
   }
-  const [{ stride }] = state.blocks;
-  if (state.skip && stride > 1) return "The input can be added only at stride 1: otherwise, it has more pixels than the output.";
+  if (state.skip && state.blocks[0]!.stride > 1) return "The input can be added only at stride 1: otherwise, it has more pixels than the output.";
   return branchRefusal(state.skip ? [...layers, identity(state).layer] : layers);
+}
+
+/** Return why three convolutions fold into too large a kernel, in words, or null. */
+function sizeRefusal(layers: readonly Layer[]): string | null {
+  const { rows } = layers.reduce(composedLayer);
+  const elements = layers[0]!.inChannels * layers.at(-1)!.outChannels * rows.kernel ** 2;
+  return elements > MOST_CELLS
+    ? `The folded kernel would have ${elements} elements; at most ${MOST_CELLS} are drawn: make a kernel, a dilation or a stride smaller.`
+    : null;
 }
 
 /** Why nothing is drawn, or null. */
@@ -59,7 +77,7 @@ export const foldRefused = computed(() => foldedRefusal(foldState.value));
 
 /** Return the convolution that gives the input back. */
 function identity(state: FoldState): Block {
-  const [layer] = foldLayers(state);
+  const layer = foldLayers(state)[0]!;
   const axis = { ...SINGLE, size: state.size };
   const single = { ...layer, rows: axis, columns: axis };
   const kernel = zeros(kernelShape(single));
@@ -75,22 +93,41 @@ export const foldArrays = computed((): FoldArrays | null => {
     const { k, bias } = state.blocks[n] as BlockState;
     return { layer, kernel: filled(k, kernelShape(layer)), bias: bias && filled(bias, [layer.outChannels]) };
   });
-  const x = filled(state.x, inputShape(layers[0]));
-  return state.arrangement === "row" ? inRow(state, blocks as [Block, Block], x) : inBranches(state, blocks, x);
+  const x = filled(state.x, inputShape(layers[0]!));
+  return state.arrangement === "row" ? inRow(state, blocks, x) : inBranches(state, blocks, x);
 });
 
 const multiplications = (block: Block): number => countsOf(block.layer, false).forward.multiplications;
 const total = (blocks: readonly Block[]): number => blocks.reduce((sum, block) => sum + multiplications(block), 0);
 
-function inRow(state: FoldState, blocks: [Block, Block], x: Tensor): FoldArrays {
-  const [first, second] = blocks;
-  const folded = compose(first, second);
-  const { used } = beyondBorder(first, second, x);
-  const between = applyBlock(first, x);
-  if (state.relu) between.data.forEach((value, place) => (between.data[place] = Math.max(value, 0)));
-  const hidden = padded(second.layer, between);
-  const missing = tensor(hidden.shape, hidden.data.map((value, place) => used.data[place]! - value));
-  return finished(state, blocks, folded, x, applyBlock(second, between), { hidden, missing });
+function inRow(state: FoldState, blocks: readonly Block[], x: Tensor): FoldArrays {
+  const [first, ...others] = blocks as [Block, ...Block[]];
+  const prefixes = [first];
+  const gaps: Gap[] = [];
+  const steps: Folded[] = [];
+  let output = applyBlock(first, x);
+  for (const next of others) {
+    const before = prefixes.at(-1)!;
+    if (state.relu) output.data.forEach((value, place) => (output.data[place] = Math.max(value, 0)));
+    const hidden = padded(next.layer, output);
+    const { used } = beyondBorder(before, next, x);
+    gaps.push({ hidden, missing: tensor(hidden.shape, hidden.data.map((value, place) => used.data[place]! - value)) });
+    steps.push(compose(before, next));
+    prefixes.push(steps.at(-1)!.block);
+    output = applyBlock(next, output);
+  }
+  return finished(state, blocks, inSteps(steps), x, output, { prefixes, gaps });
+}
+
+/** Return the last of several foldings, which is exact everywhere only if all of them are. */
+function inSteps(steps: readonly Folded[]): Folded {
+  const [one, two] = steps as [Folded, Folded?];
+  if (!two) return one;
+  return {
+    block: two.block,
+    exact: one.exact === "everywhere" ? two.exact : one.exact,
+    reason: `The first two: ${one.reason} These two as the first, and the third as the second: ${two.reason}`,
+  };
 }
 
 function inBranches(state: FoldState, convolutions: readonly Block[], x: Tensor): FoldArrays {
@@ -105,7 +142,7 @@ function inBranches(state: FoldState, convolutions: readonly Block[], x: Tensor)
     exact: "everywhere",
     reason: "The kernels are added where they read the same input; the smaller one has zeros elsewhere.",
   };
-  return finished(state, blocks, folded, x, expected, { hidden: null, missing: null });
+  return finished(state, blocks, folded, x, expected, { prefixes: [], gaps: [] });
 }
 
 /** Rounding of the folded kernel's products, relative to the largest output, below which a difference is none. */
@@ -117,7 +154,7 @@ function finished(
   folded: Folded,
   x: Tensor,
   expected: Tensor,
-  between: Pick<FoldArrays, "hidden" | "missing">,
+  between: Pick<FoldArrays, "prefixes" | "gaps">,
 ): FoldArrays {
   const output = applyBlock(folded.block, x);
   const largest = output.data.reduce((most, value) => Math.max(most, Math.abs(value)), 1);
@@ -137,7 +174,7 @@ function finished(
     expected,
     output,
     difference,
-    before: total(blocks.slice(0, 2)),
+    before: total(blocks.slice(0, state.blocks.length)),
     after: multiplications(folded.block),
   };
 }

@@ -1,8 +1,8 @@
-/** The two convolutions of the view "Fold", to be set. */
+/** The convolutions of the view "Fold", to be set. */
 
 import { type Fill, type FillName, FILLS, MODES, named } from "../../core";
-import { ARRANGEMENTS, type BlockState, FIRST_FOLD, FOLD_BOUNDS, type FoldState } from "../../state";
-import { foldState, setFold } from "../../state/store";
+import { ARRANGEMENTS, type BlockState, FIRST_FOLD, FOLD_BOUNDS, ORDINALS, withBlocks } from "../../state";
+import { foldState, setBlock, setFold } from "../../state/store";
 import { Choice, Selection, Slider, Switch } from "../../parts/controls";
 import { FILL_WORDS } from "../layer/layer_controls";
 
@@ -11,11 +11,15 @@ const ARRANGEMENT_WORDS = { row: "in a row", branches: "as branches" } as const;
 export function FoldControls() {
   const state = foldState.value;
   const row = state.arrangement === "row";
-  const channels = (place: 0 | 1 | 2) => (value: number): void => {
-    const next = [...state.channels] as [number, number, number];
-    next[place] = value;
-    setFold({ channels: next });
-  };
+  const count = state.blocks.length;
+  const channels = (label: string, place: number) => (
+    <Slider
+      label={label}
+      value={state.channels[place]!}
+      bounds={FOLD_BOUNDS.channels}
+      onChange={(value) => setFold({ channels: state.channels.map((own, n) => (n === place ? value : own)) })}
+    />
+  );
   return (
     <aside class="controls card" aria-label="The convolutions">
       <section>
@@ -26,8 +30,17 @@ export function FoldControls() {
           value={state.arrangement}
           onChange={(arrangement) => setFold({ arrangement })}
         />
+        <Choice
+          label="Number"
+          options={[
+            ["2", "two"],
+            ["3", "three"],
+          ]}
+          value={count === 3 ? "3" : "2"}
+          onChange={(value) => setFold(withBlocks(state, Number(value)))}
+        />
         {row ? (
-          <Switch label="ReLU between the two" checked={state.relu} onChange={(relu) => setFold({ relu })} />
+          <Switch label={count === 2 ? "ReLU between the two" : "ReLUs between them"} checked={state.relu} onChange={(relu) => setFold({ relu })} />
         ) : (
           <Switch label="Add the input itself" checked={state.skip} onChange={(skip) => setFold({ skip })} />
         )}
@@ -39,12 +52,14 @@ export function FoldControls() {
           value={state.mode}
           onChange={(mode) => setFold({ mode })}
         />
-        <Slider label="Input channels" value={state.channels[0]} bounds={FOLD_BOUNDS.channels} onChange={channels(0)} />
-        {row && <Slider label="Hidden channels" value={state.channels[1]} bounds={FOLD_BOUNDS.channels} onChange={channels(1)} />}
-        <Slider label="Output channels" value={state.channels[2]} bounds={FOLD_BOUNDS.channels} onChange={channels(2)} />
+        {channels("Input channels", 0)}
+        {row && channels(count === 2 ? "Hidden channels" : "Hidden 1", 1)}
+        {row && count === 3 && channels("Hidden 2", 2)}
+        {channels("Output channels", count)}
       </section>
-      <BlockControls state={state} place={0} />
-      <BlockControls state={state} place={1} />
+      {state.blocks.map((block, n) => (
+        <BlockControls key={n} block={block} place={n} />
+      ))}
       <section>
         <button type="button" class="quiet" onClick={() => setFold(FIRST_FOLD)}>
           Back to the first example
@@ -54,19 +69,15 @@ export function FoldControls() {
   );
 }
 
-function BlockControls({ state, place }: { state: FoldState; place: 0 | 1 }) {
-  const block = state.blocks[place];
-  const name = place === 0 ? "first" : "second";
-  const set = (change: Partial<BlockState>): void => {
-    const changed = { ...block, ...change };
-    setFold({ blocks: place === 0 ? [changed, state.blocks[1]] : [state.blocks[0], changed] });
-  };
+function BlockControls({ block, place }: { block: BlockState; place: number }) {
+  const name = ORDINALS[place]!;
+  const set = (change: Partial<BlockState>): void => setBlock(place, change);
   const slider = (label: string, key: "kernel" | "stride" | "padding" | "dilation") => (
     <Slider label={`${label}, ${name}`} value={block[key]} bounds={FOLD_BOUNDS[key]} onChange={(value) => set({ [key]: value })} />
   );
   return (
     <section>
-      <h2>{place === 0 ? "First convolution" : "Second convolution"}</h2>
+      <h2>The {name} convolution</h2>
       {slider("Kernel", "kernel")}
       {slider("Padding", "padding")}
       {slider("Stride", "stride")}

@@ -13,22 +13,34 @@ import {
   tapProducts,
   valueAt,
 } from "../../core";
-import type { Cell } from "../../state";
+import { type Cell, ORDINALS } from "../../state";
 import type { Explanation, Line, Term } from "../../parts/board";
 import { counted, long } from "../../parts/numbers";
 import type { FoldArrays } from "./fold_arrays";
 import { placeOf, sourceOf } from "../layer/layer_arrays";
 import { linesBy } from "../make_board";
 
-/** Kernels of the blocks, by their position. */
-const KERNELS = ["w1", "w2", "i"] as const;
-const BRANCHES = ["first branch", "second branch", "the input itself"] as const;
+/**
+ * Arrays of a row: step n folds block n, counted from 0, into the convolution that those before it fold into. Its kernel
+ * is `v` after the first two of three, else `w`; and gap n lies before block n.
+ */
+const leftKernel = (step: number): string => (step === 1 ? "w1" : "v");
+const leftBias = (step: number): string => (step === 1 ? "b1" : "bv");
+const gapGrid = (name: "h" | "g", gap: number): string => (gap === 1 ? name : `${name}${gap}`);
+const lastStep = ({ blocks }: FoldArrays): number => blocks.length - 1;
+const leftName = (step: number): string => (step === 1 ? "the first" : "the first two, folded,");
+
+const kernelGrid = ({ state }: FoldArrays, n: number): string => (n < state.blocks.length ? `w${n + 1}` : "i");
+const branchName = ({ state }: FoldArrays) => (n: number): string =>
+  n < state.blocks.length ? `${ORDINALS[n]} branch` : "the input itself";
 
 export function explainFold(found: FoldArrays, cell: Cell): Explanation {
   switch (cell.grid) {
     case "w":
+    case "v":
       return explainTap(found, cell);
     case "b":
+    case "bv":
       return explainBias(found, cell);
     case "e":
       return explainDifference(found, cell);
@@ -37,14 +49,17 @@ export function explainFold(found: FoldArrays, cell: Cell): Explanation {
     case "z":
       return explainOutput(found, cell);
     case "h":
+    case "h2":
       return explainHidden(found, cell);
     case "w1":
     case "w2":
+    case "w3":
     case "i":
       return explainOwnTap(found, cell);
     case "x":
       return explainInput(found, cell);
     case "g":
+    case "g2":
       return plain(cell, missingText(found, cell));
     case "p":
       return explainFactored(cell);
@@ -62,19 +77,35 @@ function widePlace({ folded }: FoldArrays, layer: Layer, at: readonly number[]):
   return [at[0]!, at[1]! + whole.rows.before - layer.rows.before, at[2]! + whole.columns.before - layer.columns.before];
 }
 
-/** Return the pairs or single kernel elements that make the folded kernel, with their places in it. */
-function kernelTerms({ blocks, folded, state }: FoldArrays): { place: number; hidden: number; term: Term }[] {
-  const whole = folded.block.layer;
-  const layers = blocks.map((block) => block.layer);
+interface KernelTerm {
+  readonly place: number;
+  readonly hidden: number;
+  readonly term: Term;
+}
+
+/** Terms of each folded kernel: there are many of them, and each pointing reads them all. */
+const known = new WeakMap<object, readonly KernelTerm[]>();
+
+/** Return the pairs or single kernel elements that make the kernel of a step, with their places in it. */
+function kernelTerms(found: FoldArrays, step: number): readonly KernelTerm[] {
+  const key = found.prefixes[step] ?? found.folded.block;
+  let terms = known.get(key);
+  if (!terms) known.set(key, (terms = termsOf(found, key.layer, step)));
+  return terms;
+}
+
+function termsOf(found: FoldArrays, whole: Layer, step: number): KernelTerm[] {
+  const { blocks, prefixes } = found;
   const cell = (grid: string, layer: Layer, place: number): Cell => ({ grid, at: indicesOf(kernelShape(layer), place) });
-  if (state.arrangement === "branches") {
-    return layers.flatMap((layer, n) =>
-      branchTaps(whole, layer).map(([place, own]) => ({ place, hidden: n, term: { factors: [cell(KERNELS[n]!, layer, own)] } })),
+  const left = prefixes[step - 1]?.layer;
+  const right = blocks[step]!.layer;
+  if (!left) {
+    return blocks.flatMap(({ layer }, n) =>
+      branchTaps(whole, layer).map(([place, own]) => ({ place, hidden: n, term: { factors: [cell(kernelGrid(found, n), layer, own)] } })),
     );
   }
-  const [first, second] = layers as [Layer, Layer];
-  return tapProducts(whole, first, second).map(([place, one, two]) => {
-    const factors = [cell("w2", second, two), cell("w1", first, one)];
+  return tapProducts(whole, left, right).map(([place, one, two]) => {
+    const factors = [cell(`w${step + 1}`, right, two), cell(leftKernel(step), left, one)];
     return { place, hidden: factors[0]!.at[1]!, term: { factors } };
   });
 }
@@ -86,37 +117,43 @@ function grouped(terms: readonly { hidden: number; term: Term }[], label: (hidde
 }
 
 function explainTap(found: FoldArrays, cell: Cell): Explanation {
-  const place = offset(found.folded.block.kernel.shape, cell.at);
-  const terms = kernelTerms(found).filter((entry) => entry.place === place);
+  const step = cell.grid === "v" ? 1 : lastStep(found);
   const row = found.state.arrangement === "row";
+  const { kernel } = row ? found.prefixes[step]! : found.folded.block;
+  const place = offset(kernel.shape, cell.at);
+  const terms = kernelTerms(found, step).filter((entry) => entry.place === place);
   return {
     cell,
     about: !terms.length
       ? "Nothing reaches this place of the folded kernel: it is zero."
       : row
-        ? `The folded kernel is the full convolution of the two: ${counted(terms.length, "pair")} of elements lead from ` +
+        ? `The folded kernel is the full convolution of two kernels: ${counted(terms.length, "pair")} of elements lead from ` +
           "this input to the output."
         : `The sum of the kernel elements that read this input, in ${counted(terms.length, "branch", "branches")}.`,
-    lines: grouped(terms, row ? hiddenChannel : (n) => BRANCHES[n]!),
+    lines: grouped(terms, row ? hiddenChannel : branchName(found)),
     isSum: terms.length > 0,
   };
 }
 
 function explainOwnTap(found: FoldArrays, cell: Cell): Explanation {
-  const shape = kernelShape(found.folded.block.layer);
+  const row = found.state.arrangement === "row";
+  const step = row && cell.grid !== "w3" ? 1 : lastStep(found);
+  const into = row && step < lastStep(found) ? "v" : "w";
+  const shape = kernelShape((found.prefixes[step] ?? found.folded.block).layer);
   const own = cell.at.join();
-  const terms = kernelTerms(found)
+  const terms = kernelTerms(found, step)
     .filter(({ term }) => term.factors.some((factor) => factor.grid === cell.grid && factor.at.join() === own))
-    .map(({ place, hidden, term }) => ({ hidden, term: { ...term, into: { grid: "w", at: indicesOf(shape, place) } } }));
+    .map(({ place, hidden, term }) => ({ hidden, term: { ...term, into: { grid: into, at: indicesOf(shape, place) } } }));
   return {
     cell,
-    about: `A kernel element. It goes into ${counted(terms.length, "product")} of the folded kernel.`,
-    lines: grouped(terms, found.state.arrangement === "row" ? hiddenChannel : (n) => BRANCHES[n]!),
+    about: `A kernel element. It goes into ${counted(terms.length, "product")} of the ${into === "v" ? "kernel of the first two, folded" : "folded kernel"}.`,
+    lines: grouped(terms, row ? hiddenChannel : branchName(found)),
     isSum: false,
   };
 }
 
-function explainBias({ blocks, state, folded }: FoldArrays, cell: Cell): Explanation {
+function explainBias(found: FoldArrays, cell: Cell): Explanation {
+  const { blocks, prefixes, state } = found;
   const channel = cell.at[2]!;
   if (state.arrangement === "branches") {
     const terms = blocks.flatMap((block, n): Term[] =>
@@ -124,53 +161,61 @@ function explainBias({ blocks, state, folded }: FoldArrays, cell: Cell): Explana
     );
     return { cell, about: "The sum of the branches’ biases.", lines: [{ label: "biases", terms }], isSum: true };
   }
-  const [first, second] = blocks as [(typeof blocks)[0], (typeof blocks)[0]];
-  const taps = second.layer.rows.kernel * second.layer.columns.kernel;
-  const terms = !first.bias
+  const step = cell.grid === "bv" ? 1 : lastStep(found);
+  const { layer, bias } = blocks[step]!;
+  const taps = layer.rows.kernel * layer.columns.kernel;
+  const terms = !prefixes[step - 1]!.bias
     ? []
-    : Array.from({ length: second.layer.inChannels * taps }, (_, n) => {
+    : Array.from({ length: layer.inChannels * taps }, (_, n) => {
         const hidden = Math.floor(n / taps);
-        const tap = indicesOf([second.layer.rows.kernel, second.layer.columns.kernel], n % taps);
-        return { hidden, term: { factors: [{ grid: "w2", at: [channel, hidden, ...tap] }, { grid: "b1", at: [0, 0, hidden] }] } };
+        const tap = indicesOf([layer.rows.kernel, layer.columns.kernel], n % taps);
+        const factors = [{ grid: `w${step + 1}`, at: [channel, hidden, ...tap] }, { grid: leftBias(step), at: [0, 0, hidden] }];
+        return { hidden, term: { factors } };
       });
   return {
     cell,
-    about: `The bias of the first passes through the second’s kernel${second.bias ? ", whose own bias is added" : ""}.`,
+    about: `The bias of ${leftName(step)} passes through the ${ORDINALS[step]}’s kernel${bias ? ", whose own bias is added" : ""}.`,
     lines: grouped(terms, hiddenChannel),
-    ...(second.bias ? { added: { grid: "b2", at: cell.at } } : {}),
-    isSum: folded.block.bias !== null,
+    ...(bias ? { added: { grid: `b${step + 1}`, at: cell.at } } : {}),
+    isSum: true,
   };
 }
 
 function explainDifference(found: FoldArrays, cell: Cell): Explanation {
-  const { missing, blocks, difference, state } = found;
+  const { gaps, blocks, difference, state } = found;
   const none = valueAt(difference, cell.at) === 0;
-  if (!missing) return plain(cell, "The folded convolution gives the sum of the branches everywhere, borders included.");
-  const { layer } = blocks[1]!;
+  const step = gaps.length;
+  if (!step) return plain(cell, "The folded convolution gives the sum of the branches everywhere, borders included.");
+  const { missing } = gaps[step - 1]!;
+  const { layer } = blocks[step]!;
   const products = productsOfOutput(layer, mapsOf(layer), cell.at).filter((product) => valueAt(missing, product.padded) !== 0);
-  const cause = state.relu ? "the ReLU or the padding changed" : "the padding replaced";
+  const cause = state.relu ? "a ReLU or padding changed" : step > 1 ? "padding changed" : "the padding replaced";
   return {
     cell,
     about: products.length
-      ? `${none ? "Here, the errors cancel" : "Here, the folded convolution is wrong"}: the second reads ${counted(products.length, "value")} that ${cause}, ` +
-        "and the folded kernel uses what the first would give there."
-      : "Here, the folded convolution is right: every value that the second reads is one that the first computed.",
+      ? `${none ? "Here, the errors cancel" : "Here, the folded convolution is wrong"}: the ${ORDINALS[step]} reads ${counted(products.length, "value")} that ${cause}, ` +
+        `and the folded kernel uses what ${leftName(step)} would give there.`
+      : `Here, the folded convolution is right: every value that the ${ORDINALS[step]} reads is one that ${leftName(step)} would give.`,
     lines: linesBy(products, (product) => product.padded[0]!, hiddenChannel, (product) => ({
       factors: [
-        { grid: "g", at: product.padded },
-        { grid: "w2", at: product.tap },
+        { grid: gapGrid("g", step), at: product.padded },
+        { grid: `w${step + 1}`, at: product.tap },
       ],
     })),
     isSum: products.length > 0,
   };
 }
 
-function missingText({ missing, hidden, state }: FoldArrays, cell: Cell): string {
-  const value = valueAt(missing!, cell.at);
-  if (value === 0) return "The folded kernel uses what the second convolution reads here.";
-  const read = valueAt(hidden!, cell.at);
-  const cause = state.relu ? "the padding or the ReLU" : "the padding";
-  return `The second convolution reads ${long(read)} here, from ${cause}; the folded kernel uses ${long(read + value)}, which the first would give.`;
+const gapOf = (cell: Cell): number => Number(cell.grid.slice(1) || 1);
+
+function missingText({ gaps, state }: FoldArrays, cell: Cell): string {
+  const gap = gapOf(cell);
+  const { missing, hidden } = gaps[gap - 1]!;
+  const value = valueAt(missing, cell.at);
+  if (value === 0) return `The folded kernel uses what the ${ORDINALS[gap]} convolution reads here.`;
+  const read = valueAt(hidden, cell.at);
+  const cause = gap > 1 ? "" : state.relu ? ", from the padding or the ReLU" : ", from the padding";
+  return `The ${ORDINALS[gap]} convolution reads ${long(read)} here${cause}; the folded kernel uses ${long(read + value)}, which ${leftName(gap)} would give.`;
 }
 
 const biasCell = (grid: string, channel: number, biased: boolean): Pick<Explanation, "added"> =>
@@ -180,11 +225,11 @@ function explainExpected(found: FoldArrays, cell: Cell): Explanation {
   const { blocks, state, folded } = found;
   if (state.arrangement === "branches") {
     const lines = blocks.map(({ layer }, n) => ({
-      label: BRANCHES[n]!,
+      label: branchName(found)(n),
       terms: productsOfOutput(layer, mapsOf(layer), cell.at).map((product) => ({
         factors: [
           { grid: "x", at: widePlace(found, layer, product.padded) },
-          { grid: KERNELS[n]!, at: product.tap },
+          { grid: kernelGrid(found, n), at: product.tap },
         ],
       })),
     }));
@@ -196,17 +241,18 @@ function explainExpected(found: FoldArrays, cell: Cell): Explanation {
       isSum: true,
     };
   }
-  const { layer, bias } = blocks[1]!;
+  const step = lastStep(found);
+  const { layer, bias } = blocks[step]!;
   return {
     cell,
-    about: "The output of the second convolution, which reads the first’s output with its padding.",
+    about: `The output of the ${ORDINALS[step]} convolution, which reads the ${ORDINALS[step - 1]}’s output with its padding.`,
     lines: linesBy(productsOfOutput(layer, mapsOf(layer), cell.at), (product) => product.padded[0]!, hiddenChannel, (product) => ({
       factors: [
-        { grid: "h", at: product.padded },
-        { grid: "w2", at: product.tap },
+        { grid: gapGrid("h", step), at: product.padded },
+        { grid: `w${step + 1}`, at: product.tap },
       ],
     })),
-    ...biasCell("b2", cell.at[0]!, bias !== null),
+    ...biasCell(`b${step + 1}`, cell.at[0]!, bias !== null),
     isSum: true,
   };
 }
@@ -232,41 +278,45 @@ function explainOutput(found: FoldArrays, cell: Cell): Explanation {
   };
 }
 
-/** Return the products of the first convolution, with their places in the input as it is drawn. */
-function firstTerms(found: FoldArrays, products: readonly Product[], into: boolean): Line[] {
-  const { layer } = found.blocks[0]!;
-  const second = found.blocks[1]!.layer;
+/** Return the products of a convolution of the row, with their places in the map that it reads as it is drawn. */
+function blockTerms(found: FoldArrays, n: number, products: readonly Product[], into: boolean): Line[] {
+  const { layer } = found.blocks[n]!;
+  const next = found.blocks[n + 1]!.layer;
   const key = into ? (product: Product) => product.output[0]! : (product: Product) => product.padded[0]!;
-  return linesBy(products, key, into ? hiddenChannel : (channel) => `input channel ${channel}`, (product) => ({
+  const label = into || n ? hiddenChannel : (channel: number) => `input channel ${channel}`;
+  return linesBy(products, key, label, (product) => ({
     factors: [
-      { grid: "x", at: widePlace(found, layer, product.padded) },
-      { grid: "w1", at: product.tap },
+      n ? { grid: gapGrid("h", n), at: product.padded } : { grid: "x", at: widePlace(found, layer, product.padded) },
+      { grid: `w${n + 1}`, at: product.tap },
     ],
-    ...(into ? { into: { grid: "h", at: placeOf(second, product.output) } } : {}),
+    ...(into ? { into: { grid: gapGrid("h", n + 1), at: placeOf(next, product.output) } } : {}),
   }));
 }
 
 function explainHidden(found: FoldArrays, cell: Cell): Explanation {
-  const { blocks, state, hidden } = found;
-  const { layer, bias } = blocks[0]!;
-  const source = sourceOf(blocks[1]!.layer, cell.at);
-  const inside = source && placeOf(blocks[1]!.layer, source).every((n, axis) => n === cell.at[axis]);
+  const { blocks, state, gaps } = found;
+  const gap = gapOf(cell);
+  const { layer, bias } = blocks[gap - 1]!;
+  const reader = blocks[gap]!.layer;
+  const source = sourceOf(reader, cell.at);
+  const inside = source && placeOf(reader, source).every((n, axis) => n === cell.at[axis]);
+  const [before, after] = [ORDINALS[gap - 1]!, ORDINALS[gap]!];
   if (!inside) {
     return plain(
       cell,
       source
-        ? "The second convolution’s padding, which repeats a value of the first’s output."
-        : "A zero of the second convolution’s padding; the first would give another value here.",
+        ? `The ${after} convolution’s padding, which repeats a value of the ${before}’s output.`
+        : `A zero of the ${after} convolution’s padding; the ${before} would give another value here.`,
     );
   }
-  const clipped = state.relu && valueAt(hidden!, cell.at) === 0;
+  const clipped = state.relu && valueAt(gaps[gap - 1]!.hidden, cell.at) === 0;
   return {
     cell,
     about: clipped
       ? "A value between the two that the ReLU set to zero: its products add up to a negative number, or to zero."
-      : "A value between the two: an output of the first convolution.",
-    lines: firstTerms(found, productsOfOutput(layer, mapsOf(layer), source), false),
-    ...biasCell("b1", cell.at[0]!, bias !== null),
+      : `A value between the two: an output of the ${before} convolution.`,
+    lines: blockTerms(found, gap - 1, productsOfOutput(layer, mapsOf(layer), source), false),
+    ...biasCell(`b${gap}`, cell.at[0]!, bias !== null),
     isSum: !clipped,
   };
 }
@@ -282,7 +332,7 @@ function explainInput(found: FoldArrays, cell: Cell): Explanation {
   return {
     cell,
     about: `An input. The first convolution uses it in ${counted(products.length, "product")}.`,
-    lines: firstTerms(found, products, true),
+    lines: blockTerms(found, 0, products, true),
     isSum: false,
   };
 }

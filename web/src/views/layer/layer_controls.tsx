@@ -1,6 +1,7 @@
 /** The geometry and the values of a layer, to be set. */
 
 import { signal } from "@preact/signals";
+import type { ComponentType } from "preact";
 import { useRef } from "preact/hooks";
 import {
   type Axis,
@@ -9,6 +10,7 @@ import {
   type FillName,
   FILLS,
   inputShape,
+  isDepthwise,
   kernelShape,
   type Layer,
   MODES,
@@ -20,68 +22,78 @@ import {
   sizeOf,
   tensor,
 } from "../../core";
-import { BOUNDS, CHAPTER, groupChoices, LARGEST_VALUE, type LayerState } from "../../state";
+import { type Bounds, BOUNDS, CHAPTER, groupChoices, LARGEST_VALUE, type LayerState } from "../../state";
 import { layerState, setLayer, setLayerState } from "../../state/store";
 import { Choice, Selection, Slider, Switch } from "../../parts/controls";
 import { arrays } from "./layer_arrays";
 
 const apart = signal(false);
 
+/** How the controls of a layer set it, within which bounds, by which sliders. */
+interface Setting {
+  readonly set: (change: Partial<Layer>) => void;
+  readonly bounds: Readonly<Record<"channels" | "size" | "length" | "kernel" | "stride" | "padding" | "dilation", Bounds>>;
+  readonly Slide: ComponentType<{ label: string; value: number; bounds: Bounds; onChange: (value: number) => void }>;
+}
+
+type SettingOf = Setting & { readonly layer: Layer };
+
+const LOOK: Setting = { set: setLayer, bounds: BOUNDS, Slide: Slider };
+
 export function LayerControls({ gradient = false }: { gradient?: boolean }) {
   const { layer } = layerState.value;
   return (
     <aside class="controls card" aria-label="The layer">
-      <Channels layer={layer} />
-      <Geometry layer={layer} />
+      <Channels layer={layer} {...LOOK} />
+      <Geometry layer={layer} {...LOOK} />
       <Kind layer={layer} />
       <Values gradient={gradient} />
     </aside>
   );
 }
 
-function Channels({ layer }: { layer: Layer }) {
+export function Channels({ layer, set, bounds, Slide }: SettingOf) {
   const choices = groupChoices(layer);
   const place = choices.indexOf(layer.groups);
   const last = choices.length - 1;
-  const depthwise = layer.groups === layer.inChannels && layer.inChannels > 1;
-  const kind = layer.groups === 1 ? "dense" : depthwise ? "depthwise" : "grouped";
+  const kind = layer.groups === 1 ? "dense" : isDepthwise(layer) ? "depthwise" : "grouped";
   return (
     <section>
       <h2>Channels</h2>
-      <Slider
-        label="Input"
-        value={layer.inChannels}
-        bounds={BOUNDS.channels}
-        onChange={(inChannels) => setLayer({ inChannels })}
-      />
-      <Slider
+      <Slide label="Input" value={layer.inChannels} bounds={bounds.channels} onChange={(inChannels) => set({ inChannels })} />
+      <Slide
         label="Output"
         value={layer.outChannels}
-        bounds={BOUNDS.channels}
-        onChange={(outChannels) => setLayer({ outChannels })}
+        bounds={bounds.channels}
+        onChange={(outChannels) => set({ outChannels })}
       />
       <Slider
         label="Groups"
         value={place}
         bounds={[0, last]}
         shown={`${layer.groups}, ${kind}`}
-        onChange={(value) => setLayer({ groups: choices[value]! })}
+        onChange={(value) => set({ groups: choices[value]! })}
       />
       {!last && <p class="note">More groups need a common divisor of both channel counts, such as 4 and 4.</p>}
     </section>
   );
 }
 
-/** Return a layer with a change of one axis, or of both where rows and columns go together. */
-function changedAxes(layer: Layer, which: "rows" | "columns" | "both", change: (axis: Axis) => Partial<Axis>): void {
+/** Return a change of one axis of a layer, or of both where rows and columns go together. */
+function changedAxes(
+  layer: Layer,
+  which: "rows" | "columns" | "both",
+  change: (axis: Axis) => Partial<Axis>,
+): Pick<Layer, "rows" | "columns"> {
   const changed = (axis: Axis): Axis => ({ ...axis, ...change(axis) });
-  setLayer({
+  return {
     rows: which === "columns" || layer.axes === 1 ? layer.rows : changed(layer.rows),
     columns: which === "rows" ? layer.columns : changed(layer.columns),
-  });
+  };
 }
 
-function Geometry({ layer }: { layer: Layer }) {
+export function Geometry({ layer, ...setting }: SettingOf) {
+  const { set, bounds } = setting;
   const differ = layer.axes === 2 && JSON.stringify(layer.rows) !== JSON.stringify(layer.columns);
   const uneven = [layer.rows, layer.columns].some((axis) => axis.before !== axis.after);
   const split = layer.axes === 2 && (apart.value || differ);
@@ -97,7 +109,10 @@ function Geometry({ layer }: { layer: Layer }) {
           ["2", "2-d"],
         ]}
         value={String(layer.axes) as "1" | "2"}
-        onChange={(axes) => setLayer(axes === "1" ? { axes: 1, rows: SINGLE } : { axes: 2, rows: twoAxes(layer.columns), columns: twoAxes(layer.columns) })}
+        onChange={(axes) => {
+          const columns = { ...layer.columns, size: Math.min(layer.columns.size, bounds.size[1]) };
+          set(axes === "1" ? { axes: 1, rows: SINGLE } : { axes: 2, rows: columns, columns });
+        }}
       />
       <Switch
         label={layer.axes === 2 ? "Set rows, columns and sides apart" : "Set both sides apart"}
@@ -106,15 +121,15 @@ function Geometry({ layer }: { layer: Layer }) {
           apart.value = checked;
           if (checked) return;
           const axis = { ...layer.columns, after: layer.columns.before };
-          setLayer({ columns: axis, rows: layer.axes === 1 ? SINGLE : axis });
+          set({ columns: axis, rows: layer.axes === 1 ? SINGLE : axis });
         }}
       />
       {names.map((which) => (
-        <AxisControls key={which} layer={layer} which={which} sides={sides} />
+        <AxisControls key={which} layer={layer} which={which} sides={sides} {...setting} />
       ))}
       <div class="control buttons" role="group" aria-label="Padding by name">
         {(["valid", "same", "full"] as const).map((name) => (
-          <button type="button" class="quiet" key={name} disabled={layer.transposed || !allowed(layer, name)} onClick={() => setNamed(layer, name)}>
+          <button type="button" class="quiet" key={name} disabled={layer.transposed || !allowed(layer, name, bounds.padding)} onClick={() => set(withNamed(layer, name))}>
             {name}
           </button>
         ))}
@@ -123,77 +138,53 @@ function Geometry({ layer }: { layer: Layer }) {
         label="Padding mode"
         options={(layer.transposed ? (["zeros"] as const) : MODES).map((mode) => [mode, mode])}
         value={layer.mode}
-        onChange={(mode) => setLayer({ mode })}
+        onChange={(mode) => set({ mode })}
       />
     </section>
   );
 }
 
-const twoAxes = (axis: Axis): Axis => ({ ...axis, size: Math.min(axis.size, BOUNDS.size[1]) });
+type PaddingName = "valid" | "same" | "full";
 
-function allowed(layer: Layer, name: "valid" | "same" | "full"): boolean {
-  const most = BOUNDS.padding[1];
+function allowed(layer: Layer, name: PaddingName, [, most]: Bounds): boolean {
   return [layer.rows, layer.columns].every((axis) => Math.max(...namedPadding(name, axis)) <= most);
 }
 
-function setNamed(layer: Layer, name: "valid" | "same" | "full"): void {
-  changedAxes(layer, "both", (axis) => {
+function withNamed(layer: Layer, name: PaddingName): Partial<Layer> {
+  return changedAxes(layer, "both", (axis) => {
     const [before, after] = namedPadding(name, axis);
     return { before, after };
   });
 }
 
-function AxisControls({ layer, which, sides }: { layer: Layer; which: "rows" | "columns" | "both"; sides: boolean }) {
+type AxisControlsProps = SettingOf & { readonly which: "rows" | "columns" | "both"; readonly sides: boolean };
+
+function AxisControls({ layer, which, sides, set, bounds, Slide }: AxisControlsProps) {
   const axis = which === "rows" ? layer.rows : layer.columns;
-  const set = (change: Partial<Axis>): void => changedAxes(layer, which, () => change);
   const of = which === "both" ? "" : `, ${which}`;
+  const slider = (label: string, key: keyof Axis, limits: Bounds, also?: keyof Axis) => (
+    <Slide
+      label={label + of}
+      value={axis[key]}
+      bounds={limits}
+      onChange={(value) => set(changedAxes(layer, which, () => ({ [key]: value, ...(also ? { [also]: value } : {}) })))}
+    />
+  );
   return (
     <>
-      <Slider
-        label={`Size of x${of}`}
-        value={axis.size}
-        bounds={layer.axes === 1 ? BOUNDS.length : BOUNDS.size}
-        onChange={(size) => set({ size })}
-      />
-      <Slider label={`Kernel${of}`} value={axis.kernel} bounds={BOUNDS.kernel} onChange={(kernel) => set({ kernel })} />
-      <Slider label={`Stride${of}`} value={axis.stride} bounds={BOUNDS.stride} onChange={(stride) => set({ stride })} />
-      <Slider
-        label={`Dilation${of}`}
-        value={axis.dilation}
-        bounds={BOUNDS.dilation}
-        onChange={(dilation) => set({ dilation })}
-      />
+      {slider("Size of x", "size", layer.axes === 1 ? bounds.length : bounds.size)}
+      {slider("Kernel", "kernel", bounds.kernel)}
+      {slider("Stride", "stride", bounds.stride)}
+      {slider("Dilation", "dilation", bounds.dilation)}
       {sides ? (
         <>
-          <Slider
-            label={`Padding before${of}`}
-            value={axis.before}
-            bounds={BOUNDS.padding}
-            onChange={(before) => set({ before })}
-          />
-          <Slider
-            label={`Padding after${of}`}
-            value={axis.after}
-            bounds={BOUNDS.padding}
-            onChange={(after) => set({ after })}
-          />
+          {slider("Padding before", "before", bounds.padding)}
+          {slider("Padding after", "after", bounds.padding)}
         </>
       ) : (
-        <Slider
-          label={`Padding${of}`}
-          value={axis.before}
-          bounds={BOUNDS.padding}
-          onChange={(padding) => set({ before: padding, after: padding })}
-        />
+        slider("Padding", "before", bounds.padding, "after")
       )}
-      {layer.transposed && (
-        <Slider
-          label={`Output padding${of}`}
-          value={axis.outputPadding}
-          bounds={[0, Math.max(axis.stride, axis.dilation) - 1]}
-          onChange={(outputPadding) => set({ outputPadding })}
-        />
-      )}
+      {layer.transposed && slider("Output padding", "outputPadding", [0, Math.max(axis.stride, axis.dilation) - 1])}
     </>
   );
 }
