@@ -128,7 +128,6 @@ def test_given_pictures_in_closed_form_with_a_size_from_the_data(fit):
 STATES = [
     EXAMPLE,
     "view=fit&fit.picture=noise&fit.example=disk&fit.method=lstsq&fit.errors=jackknife",
-    "view=fit&fit.picture=noise&fit.method=lstsq&fit.size=auto&fit.ridge=auto&fit.offset=1",
     "view=fit&fit.picture=noise&fit.method=adam&fit.steps=30&fit.seed=3&fit.huber=0.5&fit.padding=same&fit.mode=reflect",
     "view=fit&fit.picture=noise&fit.method=lbfgs&fit.steps=10&fit.size=3x7&fit.ridge=2.5&fit.rate=0.5",
 ]
@@ -174,9 +173,10 @@ def holes(array):
 COLOURS = RNG.integers(0, 256, (36, 30, 3)).astype(np.uint8)
 BLENDED = np.rint(cl.filter_image(COLOURS.astype(float), np.full((3, 3), 1 / 9))).astype(np.uint8)
 FILES = {
-    "png": (png(COLOURS), png(BLENDED), ("my sharp one.png", "it's blurred.png"), ""),
-    "npy in colour": (COLOURS, BLENDED, ("before.npy", "after.npy"), ""),
-    "npy with NaN": (holes(SHARP), holes(BLURRED), ("before.npy", "after.npy"), "&fit.nan=omit"),
+    "png": (png(COLOURS), png(BLENDED), ("my sharp one.png", "it's blurred.png"), "&fit.size=3x3"),
+    "npy in colour": (COLOURS, BLENDED, ("before.npy", "after.npy"), "&fit.size=3x3"),
+    "npy with NaN": (holes(SHARP), holes(BLURRED), ("before.npy", "after.npy"), "&fit.size=3x3&fit.nan=omit"),
+    "size from the data": (SHARP, BLURRED, ("before.npy", "after.npy"), "&fit.size=auto&fit.ridge=auto&fit.offset=1"),
 }
 
 
@@ -184,7 +184,7 @@ FILES = {
 @pytest.mark.parametrize("case", FILES)
 def test_the_code_of_uploaded_files_reads_them_by_name(fit, case, tmp_path, monkeypatch):
     before, after, names, options = FILES[case]
-    page = fit(f"{SIZED}&fit.method=lstsq{options}")
+    page = fit(f"{GIVEN}&fit.method=lstsq{options}")
     upload(page, before, after, names)
     fitted(page)
     if case == "png":
@@ -306,6 +306,8 @@ def test_data_that_cannot_identify_the_kernel_are_said_so(fit):
     fitted(page)
     assert "cannot identify the kernel" in page.locator(".careful h2").inner_text()
     assert "determine only 2 of 9" in page.locator(".careful").inner_text()
+    assert "say nothing about what the pictures leave open" in page.locator(".profile").inner_text()
+    assert "nothing but the rounding" in page.get_by_label("The residual", exact=True).inner_text()
 
 
 REFUSED = {

@@ -41,6 +41,8 @@ interface ChartProps {
 
 /** Most rows of the table: of more, some are left out evenly. */
 const MOST_ROWS = 400;
+/** Number of points up to which the table is written before it is opened. */
+const FEW_ROWS = 100;
 
 /** Number of colours of curves that the style sheet has. */
 export const COLOURS = 10;
@@ -138,13 +140,13 @@ export function Chart(props: ChartProps) {
   );
 }
 
-/** The numbers of a chart, written once the table is opened. */
+/** The numbers of a chart; a long table is written once it is opened, since a stream changes it many times a second. */
 function ChartTable({ title, x, series, xAxis, yAxis, lineWord = "", dotsWord = "", describe }: ChartProps) {
   const isOpen = useRef(signal(false)).current;
   const write = yAxis.write ?? plain;
   const columns = columnsOf(series, lineWord, dotsWord);
   const stride = Math.ceil(x.length / MOST_ROWS);
-  const rows = isOpen.value ? x.flatMap((_, row) => (row % stride === 0 || row === x.length - 1 ? [row] : [])) : [];
+  const rows = isOpen.value || x.length <= FEW_ROWS ? x.flatMap((_, row) => (row % stride === 0 || row === x.length - 1 ? [row] : [])) : [];
   return (
     <details onToggle={(event) => (isOpen.value = event.currentTarget.open)}>
       <summary>The numbers as a table</summary>

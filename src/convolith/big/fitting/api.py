@@ -225,10 +225,12 @@ def _fitted(plan: Plan, solving: Solving, run: Passes) -> BigFit:
             reached = run(reached, solver.sums(coefficients), merged_slope, "refining")
             coefficients, squares = solver.corrected(reached)
             reached = replace(reached, coefficients=coefficients, slope=None, squares=0.0)
-        sample = narrowed(run.sample(States(plan.template.geometry)), choice.kernel_size)
-        dtype = holding_dtype(plan.dtype(), sample, *solver.parts(coefficients))
+        sample, dtype = None, plan.dtype()
+        if run.read_bytes:  # and not for sums that are all in the checkpoint, which need no data
+            sample = narrowed(run.sample(States(plan.template.geometry)), choice.kernel_size)
+            dtype = holding_dtype(dtype, sample, *solver.parts(coefficients))
         found = result(solver, coefficients, squares, left_out, options, choice, dtype=dtype, flip=solving.flip)
-    if sample.equations:
+    if sample is not None and sample.equations:
         residual = residual_of(sample, Gram(**solver.total.geometry), coefficients)
         white, free = solving.errors == "white", not options.names
         examine(

@@ -10,6 +10,7 @@ import { long, short } from "../../parts/numbers";
 import { arrangement, block } from "../layer/layer_parts";
 import { makeBoard } from "../make_board";
 import { knownKernel, run } from "./fit_jobs";
+import { isUnidentified } from "./fit_run";
 
 type Rows = readonly (readonly (number | null)[])[];
 
@@ -154,7 +155,11 @@ export function Profile() {
       </p>
       <Curves row={row} column={column} shape={shape} />
       <p class="note">
-        {s !== null ? "Bars: two standard errors of the closed form up and down; where they are too short to be seen, the data determine the value well." : ""}
+        {s === null
+          ? ""
+          : run.value?.closed?.warnings.some(isUnidentified)
+            ? "The standard errors say nothing about what the pictures leave open: they are those of the smallest kernel."
+            : "Bars: two standard errors of the closed form up and down; where they are too short to be seen, the data determine the value well."}
       </p>
     </section>
   );

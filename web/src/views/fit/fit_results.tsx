@@ -2,12 +2,13 @@
 
 import { useMemo } from "preact/hooks";
 import { Chart } from "../../server/chart";
+import type { Picture } from "../../server/client";
 import { PictureView, sharedView, ZoomButtons } from "../../server/picture";
 import { counted, long, short } from "../../parts/numbers";
 import { fitJob } from "./fit_jobs";
 import { largestDifference } from "./fit_kernels";
 import { inWordsOfThePage } from "./fit_words";
-import type { Candidate, FitRun, Found } from "./fit_run";
+import { type Candidate, type FitRun, type Found, isUnidentified } from "./fit_run";
 
 /** Most points of the chart of the losses: further ones could not be told apart. */
 const MOST_POINTS = 600;
@@ -59,10 +60,9 @@ function thinned(losses: FitRun["losses"]): { x: number[]; line: (number | null)
 /** Return the warnings of a run in the words of the page: that the data cannot identify the kernel, and all others. */
 function warningsOf(run: FitRun): { unknown: string[]; others: string[] } {
   const said = [...new Set([...(run.closed?.warnings ?? []), ...(run.descent?.warnings ?? [])])];
-  const isUnknown = (text: string): boolean => text.includes("data determine only");
   return {
-    unknown: said.filter(isUnknown).map(inWordsOfThePage),
-    others: said.filter((text) => !isUnknown(text)).map(inWordsOfThePage),
+    unknown: said.filter(isUnidentified).map(inWordsOfThePage),
+    others: said.filter((text) => !isUnidentified(text)).map(inWordsOfThePage),
   };
 }
 
@@ -225,15 +225,18 @@ const view = sharedView();
 export function Residual({ run }: { run: FitRun }) {
   if (!run.residual) return null;
   const { residual, predicted, equations } = run.residual;
+  const rounding = ROUNDING * magnitude(predicted);
+  const exact = magnitude(residual) < rounding;
   return (
     <section class="card" aria-label="The residual">
       <h2>What is left over</h2>
       <p class="note">
         The second picture less the prediction{run.descent ? " of the descent" : ""}, at {counted(equations, "pixel")}. Noise alone has no
         pattern: edges or shapes in it say that no kernel of this size explains the picture.
+        {exact && " Here, nothing but the rounding of the computation is left."}
       </p>
       <div class="pictures">
-        <PictureView title="Residual" picture={residual} view={view} shades={DIVERGING} />
+        <PictureView title="Residual" picture={residual} view={view} shades={exact ? { ...DIVERGING, low: -rounding, high: rounding } : DIVERGING} />
         <PictureView title="Prediction" picture={predicted} view={view} />
       </div>
       <ZoomButtons view={view} />
@@ -242,6 +245,12 @@ export function Residual({ run }: { run: FitRun }) {
 }
 
 const DIVERGING = { diverging: true } as const;
+/** Largest residual, relative to the largest prediction, that is rounding alone. */
+const ROUNDING = 1e-9;
+
+function magnitude({ least, largest }: Picture): number {
+  return Math.max(Math.abs(least ?? 0), Math.abs(largest ?? 0));
+}
 
 /** What a stopped descent leaves, in words. */
 export function Stopped({ run }: { run: FitRun }) {

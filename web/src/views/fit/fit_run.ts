@@ -47,6 +47,9 @@ export interface FitRequest {
   readonly [option: string]: unknown;
 }
 
+/** Return whether a warning says that the data cannot identify the kernel. */
+export const isUnidentified = (warning: string): boolean => warning.includes("data determine only");
+
 /** Return the request of a state: fields of the method alone, as the server refuses those of others. */
 export function fitRequest(state: FitState, before: string, after: string): FitRequest {
   const descends = isDescent(state.method);
