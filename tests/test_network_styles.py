@@ -156,7 +156,12 @@ def test_what_one_operator_does_does_not_stop_the_rest(name, own_code):
     def different_at_sizes(m, x):
         return function(m, x if x.shape[2] % 2 else x + 1)
 
-    found = check(Function(different_at_sizes if own_code else function, **copy.deepcopy(layers)))
+    model = Function(different_at_sizes if own_code else function, **copy.deepcopy(layers))
+    found = check(model)
+    with torch.inference_mode():
+        larger = random(3, 3, 11, 9)
+        for _ in range(2):
+            same(found.model(larger), model(larger))
     if not own_code:
         assert found.report.reason is None, found.report.reason
         assert any(step.kind == "convolve" for step in found.report.steps)

@@ -28,7 +28,7 @@ from convolith.torch_private import (
     leaves_of,
     mapped_tree,
     not_writing,
-    versions_of,
+    version_of,
     view_of,
     writes,
 )
@@ -428,7 +428,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
         """
         kept = self._so_far()
         given = [leaf for leaf in leaves_of((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        versions = versions_of(given)
+        versions = [version_of(tensor) for tensor in given]
+        copies = [
+            (tensor, tensor.clone()) for tensor in given if tensor.is_inference()
+        ]  # whose writes torch does not count
         try:
             with self:
                 return run()
@@ -438,7 +441,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
             self._forget(kept, problem)
             own_args, own_kwargs = self.named(args), self.named(kwargs)
             result = run()
-            if versions_of(given) != versions:
+            written = [version_of(tensor) for tensor in given] != versions
+            if written or not all(torch.equal(tensor, copy) for tensor, copy in copies):
                 raise
         return self._whole(call, own_args, own_kwargs, result)
 
