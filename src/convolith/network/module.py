@@ -20,6 +20,8 @@ from convolith.torch_private import dispatch_modes, needs_torch_operators, versi
 
 Example = tuple[tuple[tuple[int, ...], torch.dtype], ...]
 """Shapes and dtypes of a model's inputs."""
+Sizes = tuple[tuple[int | None, ...], ...] | None
+"""Shapes of the only inputs that a model takes, with None along the axes that have any size; None for any inputs."""
 MOST_SIZES = 8
 """Largest number of input sizes that stay compiled; the least recently used is dropped."""
 
@@ -59,7 +61,7 @@ class Optimized(torch.nn.Module):
         self._chosen: dict[str, list[str] | None] = {}
         self.avoided: frozenset[tuple[str, str]] = frozenset()
         """Nodes, and engines that they are not computed by, since these differed from torch."""
-        self.sizes: tuple[tuple[int | None, ...], ...] | None = None
+        self.sizes: Sizes = None
         """Shapes of the only inputs that a model of a file takes; None along the axes that have any size."""
         self.refresh()
         self.training = False
@@ -194,7 +196,8 @@ class Optimized(torch.nn.Module):
 
     def has_code(self) -> bool:
         """Return whether code of the model's own runs beside torch's layers; it may do something else at each size."""
-        return self.sizes is not None or any(map(has_own_code, self.plain.modules()))
+        fixed = self.sizes is not None and all(n is not None for shape in self.sizes for n in shape)
+        return fixed or any(map(has_own_code, self.plain.modules()))
 
     def with_hooks(self) -> torch.nn.Module:
         """Return the plain model, with the model's own hooks if it has any, which run when it is called."""

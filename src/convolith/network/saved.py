@@ -18,8 +18,9 @@ from typing import IO, Any
 import torch
 
 from convolith.errors import ConvolithError
+from convolith.folding.capture import HOOKS
 from convolith.network import graph_file
-from convolith.network.module import Optimized
+from convolith.network.module import Optimized, Sizes
 from convolith.storage import replacing
 from convolith.torch_private import fixed_size
 
@@ -52,7 +53,8 @@ def save(model: Optimized, path: str | Path | IO[bytes]) -> None:
         ) from problem
     choices = {"format": FORMAT, "accuracy": model.accuracy, "sizes": model.choices()}
     choices["plain"] = model.is_plain
-    choices["only"] = [list(x.shape) for x in inputs] if fixed else _fixed_axes(program)
+    choices["example"] = [[list(x.shape), str(x.dtype).removeprefix("torch.")] for x in inputs]
+    choices["only"] = [list(x.shape) for x in inputs] if fixed else _fixed_axes(program, model.sizes)
     with (
         replacing(Path(path)) if isinstance(path, str | Path) else nullcontext(path) as file,
         zipfile.ZipFile(file, "w") as archive,
@@ -62,11 +64,18 @@ def save(model: Optimized, path: str | Path | IO[bytes]) -> None:
         archive.writestr(CHOICES, json.dumps(choices, indent=1))
 
 
-def _fixed_axes(program: Any) -> list[list[int | None]]:
-    """Return the shapes of the inputs of an exported model, with None along the axes that may have other sizes."""
+def _fixed_axes(program: Any, sizes: Sizes) -> list[list[int | None]]:
+    """Return the shapes of the inputs of an exported model, with None along the axes that may have other sizes.
+
+    Args:
+        program: the exported model.
+        sizes: shapes of the only inputs that the model takes already.
+    """
     wanted = program.graph_signature.user_inputs
     shapes = [node.meta["val"].shape for node in program.graph.nodes if node.name in wanted]
-    return [[fixed_size(n) for n in shape] for shape in shapes]
+    found = [[fixed_size(n) for n in shape] for shape in shapes]
+    pairs = zip(found, sizes or found, strict=True)
+    return [[n if m is None else m for n, m in zip(new, old, strict=True)] for new, old in pairs]
 
 
 def _by_arguments(model: torch.nn.Module, sizes: list[Any]) -> tuple[Any, ...]:
@@ -94,6 +103,8 @@ def _without_checks(plain: Any) -> Any:
     """Return an exported module without its checks of sizes, which the model's own operators make too."""
     for name in ("train", "eval"):  # which refuse every call
         vars(plain).pop(name, None)
+    for name in HOOKS:
+        getattr(plain, name).clear()
     for node in list(plain.graph.nodes):
         if node.op == "call_module" and not node.users:
             plain.graph.erase_node(node)
@@ -155,7 +166,8 @@ def load(path: str | Path) -> Optimized:
         raise ConvolithError(
             f"path is {str(path)!r}, whose model torch {torch.__version__} cannot read; optimise the model again"
         ) from problem
-    model = Optimized(plain, str(choices["accuracy"]))
+    example = tuple((tuple(shape), getattr(torch, dtype)) for shape, dtype in choices.get("example", ()))
+    model = Optimized(plain, str(choices["accuracy"]), None, example)
     model.choose(choices["sizes"])
     if choices.get("plain"):
         model.give_up()
