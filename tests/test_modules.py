@@ -347,10 +347,17 @@ def test_every_call_is_planned_with_the_accuracy_of_the_model(monkeypatch):
     from convolith.nn import frozen
 
     seen, x = [], torch.randn(1, 3, 20, 20)
-    for module in (functional, gradients, transposed, frozen):
-        plan = module.plan
+    places = [
+        (functional, "plan_call"),
+        (gradients, "plan_call"),
+        (gradients, "plan"),
+        (transposed, "plan"),
+        (frozen, "plan"),
+    ]
+    for module, name in places:
+        plan = getattr(module, name)
         monkeypatch.setattr(
-            module, "plan", lambda *a, plan=plan, **how: (seen.append(how["accuracy"]), plan(*a, **how))[1]
+            module, name, lambda *a, plan=plan, **how: (seen.append(how["accuracy"]), plan(*a, **how))[1]
         )
     layers = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.LazyConv2d(4, 3), torch.nn.ConvTranspose2d(4, 4, 3))
     for accuracy in ("fast", "exact", "default"):
