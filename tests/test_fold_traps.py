@@ -321,3 +321,26 @@ def test_operators_that_are_not_read_are_counted():
     report = cl.fold(model, torch.randn(1, 4, 9, 9)).report
     assert report.others == {"ReLU": 2, "GroupNorm": 1}
     assert "GroupNorm" in str(report)
+
+
+class Frames(nn.Module):
+    """Frames of a signal and their heads, as speech models have them; most lengths near 8000 give the same number of frames."""
+
+    def __init__(self):
+        super().__init__()
+        self.frames, self.linear = nn.Conv1d(1, 24, 400, stride=320), nn.Linear(24, 24)
+        self.norm, self.mix = nn.BatchNorm1d(24), nn.Conv1d(24, 24, 3, padding=1)
+
+    def forward(self, x):
+        y = self.linear(functional.gelu(self.frames(x[:, None])).transpose(1, 2)) * 0.5
+        heads = y.view(*y.shape[:-1], -1, 6).transpose(1, 2)
+        return self.norm(self.mix(heads.transpose(1, 2).flatten(2).transpose(1, 2)))
+
+
+@pytest.mark.usefixtures("every_size")
+def test_a_length_that_changes_with_few_inputs_is_no_constant():
+    model = randomised(Frames())
+    folded = cl.fold(model, torch.randn(1, 8000))
+    assert len(folded.report.rewrites) == 1
+    for shape in ((2, 6000), (1, 12345), (3, 8000)):
+        check_same(model, folded.model, torch.randn(shape))

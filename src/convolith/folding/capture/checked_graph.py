@@ -39,8 +39,6 @@ seconds)): usually; while few inputs were compared; while only the example and o
 ENOUGH, ENOUGH_OF_CONDITIONS, FEW = 5, 8, 2
 """Numbers of compared inputs up to which more than the usual time may be taken: in general, if the model's code
 compares sizes, and for the longest of the times."""
-NOTED = 3
-"""Number of inputs for which the shape of each tensor is recorded: the example and the first of other sizes."""
 
 Shape = tuple[int, ...]
 
@@ -53,7 +51,8 @@ class Captured:
         module: the graph, as a module.
         kept: modules that are called unchanged, with the reason.
         tried: inputs for which the graph gives the model's own outputs, bit for bit; the example first.
-        shapes: shapes of the float tensors by node name, for each of the first inputs in `tried`.
+        shapes: shapes of the float tensors by node name, for each of the inputs in `tried`: a size that changes with
+            few of them, such as that of a layer with a large stride, does not pass for a constant.
         calls: arguments of each kept module's first call with float tensors only.
     """
 
@@ -256,12 +255,11 @@ def _checked(references: _References, record: Record, kept: dict[str, str]) -> C
     compared = references.compute(ENOUGH_OF_CONDITIONS if record.guards or record.suspects else ENOUGH)
     for inputs, expected in compared:
         run = _Run(module, guards, kept)
-        is_noted = bool(guards) or len(runs) < NOTED
         actual: list[torch.Tensor] | None
         try:
             with torch.no_grad(), unchanged(module), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                actual = outputs(run if is_noted else module, inputs)
+                actual = outputs(run, inputs)
         except Exception:  # noqa: BLE001 - a size that the recorded path rejects
             actual = None
         flipped = {name for name, guard in guards.items() if name in run.seen and run.seen[name][0] != guard.result}
@@ -279,7 +277,7 @@ def _checked(references: _References, record: Record, kept: dict[str, str]) -> C
     module.graph.eliminate_dead_code(has_effects)
     module.recompile()
     tried = [inputs for inputs, _ in compared]
-    return Captured(module, kept, tried, [run.shapes for run in runs[:NOTED]], runs[0].calls)
+    return Captured(module, kept, tried, [run.shapes for run in runs], runs[0].calls)
 
 
 def _guard_nodes(record: Record) -> dict[str, SizeCondition]:
