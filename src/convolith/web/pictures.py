@@ -15,12 +15,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from convolith.web.schema import RequestError
 from convolith.web.store import Stored
 
+Body = bytes | bytearray
+"""Contents of an upload."""
 MAX_BYTES = 64 << 20
 """Largest number of bytes of an upload, and of the array that it becomes."""
 MAX_PIXELS = 36_000_000
 """Largest number of pixels of a picture, by its header."""
 MAX_SIDE = 32_768
 """Largest number of pixels along an axis."""
+MOST_OF_HEADER = 1 << 16
+"""Bytes of a .npy file in which its header must end."""
 MAX_COUNT = 2**63 - 1
 """Largest number that an axis of an array can have at all; larger ones are too long for a message."""
 PNG, JPEG, NPY = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\x93NUMPY"
@@ -39,7 +43,7 @@ GENERATED = ("rings", "squares", "noise")
 """Pictures that are computed, which are there without scikit-image."""
 
 
-def decode(body: bytes) -> Stored:
+def decode(body: Body) -> Stored:
     """Return the picture of an uploaded file, (H, W) or (H, W, 3), of finite numbers or NaN.
 
     Raises:
@@ -64,7 +68,7 @@ def _check_size(rows: int, columns: int) -> None:
         raise RequestError(422, f"the picture has {rows} x {columns} pixels; expected at least one")
 
 
-def _decode_picture(body: bytes) -> Stored:
+def _decode_picture(body: Body) -> Stored:
     """Decode a PNG or JPEG; the size is read from the header before any pixel is."""
     try:
         with Image.open(io.BytesIO(body), formats=("PNG", "JPEG")) as opened:
@@ -107,13 +111,13 @@ def _pixels(opened: Any, notes: list[str]) -> np.ndarray:
     return np.array(opened.convert("L" if grey else "RGB"))
 
 
-def _decode_npy(body: bytes) -> Stored:
-    """Read an array; shape and dtype are read from the header and compared with the length first."""
-    stream = io.BytesIO(body)
+def _decode_npy(body: Body) -> Stored:
+    """Read an array, which stays where it is; its shape and dtype are compared with the length first."""
+    stream = io.BytesIO(body[:MOST_OF_HEADER])
     try:
         version = np.lib.format.read_magic(stream)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-        shape, _, dtype = read(stream)
+        shape, by_columns, dtype = read(stream)
     except Exception as problem:  # noqa: BLE001 - NumPy raises errors of many kinds for damaged headers
         raise RequestError(422, f"the .npy file has no valid header ({str(problem)[:200]})") from None
     if not all(0 <= count <= MAX_COUNT for count in shape):
@@ -132,9 +136,8 @@ def _decode_npy(body: bytes) -> Stored:
         raise RequestError(
             422, f"the array of shape {shape} and dtype {dtype} takes {needed:,} bytes; the file has {there:,}"
         )
-    stream.seek(0)
-    array = np.lib.format.read_array(stream, allow_pickle=False)
-    array = _native(array)
+    values = np.frombuffer(body, dtype, offset=stream.tell())
+    array = _native(values.reshape(shape, order="F" if by_columns else "C"))
     missing = int(np.count_nonzero(~np.isfinite(array))) if array.dtype.kind == "f" else 0
     notes = (f"{missing:,} pixels are NaN or infinite",) if missing else ()
     return Stored(array, notes)

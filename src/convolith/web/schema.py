@@ -41,7 +41,7 @@ class Bounds:
     most: float
 
 
-def read_json(body: bytes) -> Any:
+def read_json(body: bytes | bytearray) -> Any:
     """Parse JSON; refuse what parsers accept in silence: names given twice, NaN, numbers beyond all floats.
 
     Raises:
@@ -100,7 +100,7 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def read_request(kind: type[Request], body: bytes) -> Request:
+def read_request(kind: type[Request], body: bytes | bytearray) -> Request:
     """Return a request of JSON as the dataclass `kind`.
 
     Raises:
