@@ -26,7 +26,7 @@ def fold_section(model: torch.nn.Module, report: FoldReport) -> Section:
 
     Args:
         model: the model before it was folded.
-        report: what folding did.
+        report: the report of the fold.
     """
     heading = "A fold, live"
     for rewrite in report.rewrites:
