@@ -67,10 +67,11 @@ class TestClass:
 """
 
 
-def test_the_first_cases_of_slow_tests_are_quick(tmp_path):
+def test_the_first_cases_of_slow_tests_are_quick(tmp_path, monkeypatch):
     """Also where the mark is that of a module or of a class."""
     from tests import conftest
 
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     (tmp_path / "test_marked.py").write_text(MARKED)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = slow")
     found = []

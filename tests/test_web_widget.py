@@ -106,7 +106,7 @@ def test_two_widgets_on_one_page_share_nothing(browser):
     frames = [host.frame_locator("iframe").nth(n) for n in range(2)]
     outputs = [frame.locator('[data-panel^="y."] [role=gridcell]') for frame in frames]
     for output, value in zip(outputs, ("4", "20"), strict=True):
-        output.first.wait_for()
+        output.filter(has_text=value).last.wait_for()
         assert set(output.all_text_contents()) == {value}
     frames[0].get_by_label("Stride").first.press("ArrowRight")  # in the figure: Python's address follows
     until(host, "models[0].traits.saved === true && models[0].traits.address.includes('stride=2x2')")

@@ -87,6 +87,7 @@ def opened(browser, origin):
         page.on("request", lambda request: request.url.startswith(allowed) or wrong.append(request.url))
         page.goto((address or f"{origin}/index.html") + fragment)
         page.wait_for_selector("main h2")
+        page.get_by_text("Loading …").wait_for(state="detached")
         return page
 
     yield open_page

@@ -64,8 +64,8 @@ interface Lazy {
 export function LazyView({ name, title, script, hasStyle = false, problem }: Lazy) {
   const Shown = loadedView(name)?.component;
   useEffect(() => {
-    if (!Shown) load(script, hasStyle);
-  }, [script, Shown]);
+    if (!loadedView(name)) load(script, hasStyle); // asked again: a page that holds all scripts runs them before this
+  }, [name, script]);
   if (Shown) return <Shown />;
   return (
     <section class="card">
