@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import tempfile
@@ -20,6 +21,10 @@ ADDRESS = "127.0.0.1"
 TOKEN_BYTES = 32
 GRACE_SECONDS = 2
 """Time that answers may take to end once the server is stopped."""
+LARGE_BYTES = 1 << 20
+"""Size from which memory is returned to the system as soon as it is free."""
+M_MMAP_THRESHOLD = -3
+"""Number of that setting in glibc, which otherwise raises it to the size of the pictures that come and go."""
 
 
 def listen(port: int = 0) -> socket.socket:
@@ -66,10 +71,17 @@ def run(listening: socket.socket, token: str, load: Callable[[], Any] | None = N
     """
     from convolith.web.app import Server, application
 
+    _return_large_memory()
     state = Server(load, name)
     app = application(state, token=token, port=listening.getsockname()[1])
     with listening, suppress(KeyboardInterrupt):  # which the server raises again after it has ended in good order
         serving(app, state.slot.close).run(sockets=[listening])
+
+
+def _return_large_memory() -> None:
+    """Let pictures that make room for others leave no holes in the process' memory; does nothing without glibc."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def serving(app: Any, close: Callable[[], Awaitable[None]]) -> Any:
