@@ -330,7 +330,10 @@ def test_chunks_are_read_and_written_as_zarr_does(kind, dtype, tmp_path):
         place = tuple(slice(16 * i, min(16 * i + 16, n)) for i, n in zip(numbers, x.shape, strict=True))
         np.testing.assert_array_equal(files.read(numbers), np.full_like(x[place], 3))  # not written yet
         files.write(numbers, x[place])
-        assert files.path(numbers).read_bytes() == others.path(numbers).read_bytes()
+        mine, his = (written.path(numbers).read_bytes() for written in (files, others))
+        if mine.startswith(b"\x1f\x8b"):  # gzip writes the time, in seconds
+            mine, his = mine[:4] + mine[8:], his[:4] + his[8:]
+        assert mine == his
         np.testing.assert_array_equal(others.read(numbers), x[place])
 
 
