@@ -79,8 +79,10 @@ class Page:
         command = [sys.executable, "-m", "convolith", "serve", "--no-browser", "--json"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own
         said = ""
-        while "}" not in said and (line := self.process.stdout.readline()):  # type: ignore[union-attr]
+        for line in self.process.stdout or ():  # a pipe, as was asked for
             said += line
+            if "}" in line:
+                break
         self.listening = time.perf_counter() - start
         self.address, _, self._token = json.loads(said)["address"].partition("/#t=")
         with self._answer("GET", "/") as answer:

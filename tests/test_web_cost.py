@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 import convolith as cl
-from tests.web_browser import NEEDS_BROWSER, until, violations
+from tests.web_browser import NEEDS_BROWSER, check_open_to_everyone, until, violations
 from tests.web_values import COST_DTYPES, axes_of, cost_case
 
 pytestmark = NEEDS_BROWSER
@@ -169,10 +169,7 @@ EVERYTHING = (
 @pytest.mark.parametrize("width", [375, 1280])
 def test_nothing_keeps_anyone_out(opened, fragment, scheme, width):
     page = opened(f"#v=1&view=cost{fragment}", width=width, scheme=scheme)
-    for summary in page.locator("summary").all():
-        summary.click()
-    assert not violations(page)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    check_open_to_everyone(page)
 
 
 def test_a_layer_that_is_refused_says_why(opened):

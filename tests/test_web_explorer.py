@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from convolith.web import explorer
-from tests.web_browser import NEEDS_BROWSER, run, until, violations
+from tests.web_browser import NEEDS_BROWSER, check_open_to_everyone, run, until, violations
 from tests.web_values import axes_of, drawn_layer, values
 
 pytestmark = NEEDS_BROWSER
@@ -96,10 +96,7 @@ def test_fifty_drawn_layers_have_the_librarys_values(opened):
 def test_nothing_keeps_anyone_out(opened, view, scheme, width):
     fragment = f"#v=1&view={view}&padding=1x1x1x1&b=ones&channels=2x2&fold.size=4&fold.b1=ones&pin={PINS[view]}"
     page = opened(fragment, width=width, scheme=scheme)
-    for summary in page.locator("summary").all():
-        summary.click()
-    assert not violations(page)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    check_open_to_everyone(page)
 
 
 def test_a_layer_that_is_refused_says_why_and_keeps_nobody_out(opened):

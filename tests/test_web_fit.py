@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 import convolith as cl
 from convolith.cli import main
-from tests.web_browser import NEEDS_BROWSER, record_streams, streamed, until, violations
+from tests.web_browser import NEEDS_BROWSER, check_open_to_everyone, record_streams, streamed, until, violations
 from tests.web_page import named, npy, png
 from tests.web_page import until as wait_until
 
@@ -245,10 +245,7 @@ def test_nothing_keeps_anyone_out(fit, scheme, width):
     page = fit(width=width, scheme=scheme)
     fitted(page)
     page.wait_for_selector("canvas[aria-label^=Residual]")
-    for summary in page.locator("summary").all():
-        summary.click()
-    assert not violations(page)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    check_open_to_everyone(page)
     page.get_by_role("radio", name="your pictures").check(force=True)
     page.get_by_label("Method", exact=True).select_option("lstsq")
     assert not violations(page)

@@ -173,3 +173,11 @@ def run(code):
     with contextlib.redirect_stdout(out):
         exec(compile(code, "copied", "exec"), {})  # noqa: S102 - the page's own code
     return ast.literal_eval(out.getvalue())
+
+
+def check_open_to_everyone(page):
+    """Check a view with all its parts opened: no violation that axe finds, and nothing wider than the window."""
+    for summary in page.locator("summary").all():
+        summary.click()
+    assert not violations(page)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

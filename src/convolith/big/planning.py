@@ -292,7 +292,7 @@ def _linked(place: Place) -> Place:
     if isinstance(place, RemotePath):
         return place
     try:
-        place.with_name(place.name + ".partial.journal").exists()  # the longest name beside it
+        place.with_name(place.name + ".partial.journal").exists()  # the longest of the names that a run writes
         return place.resolve() if place.is_symlink() else place
     except (OSError, RuntimeError, ValueError) as problem:
         raise ConvolithError(f"target is {str(place)[:200]!r}, which cannot be written ({problem})") from problem
