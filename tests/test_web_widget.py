@@ -128,6 +128,26 @@ def test_two_widgets_on_one_page_share_nothing(browser):
     assert not wrong
 
 
+NO_WIDTH_YET = """<head><script>
+const width = Object.getOwnPropertyDescriptor(window, "innerWidth").get;
+let reads = 0;
+Object.defineProperty(window, "innerWidth", { get: () => (++reads > 3 ? width.call(window) : 0) });
+</script>"""
+"""A window that has no width while it is first measured, as a frame of a busy browser: no event says that it has one."""
+
+
+def test_a_frame_without_a_width_at_first_is_drawn_at_its_own(browser):
+    context = browser.new_context(viewport={"width": 1000, "height": 700})
+    host = context.new_page()
+    text = explorer_page().text.replace("<head>", NO_WIDTH_YET)
+    code = b64encode((STATIC / "widget.js").read_bytes()).decode()
+    address = look_address(np.ones((1, 3, 3)), np.ones((1, 1, 2, 2)))
+    host.evaluate(HOST, [code, [[text, address]]])
+    cells = host.frame_locator("iframe").locator('[data-panel^="y."] [role=gridcell]')
+    cells.filter(has_text="4").last.wait_for(timeout=5000)  # cells that are too small have no numbers
+    context.close()
+
+
 def net():
     return torch.nn.Sequential(
         torch.nn.Conv2d(3, 16, 3, padding=1),

@@ -45,14 +45,19 @@ const LABEL = { width: 84, height: 34, title: 120, sign: 64 };
 /** Pixels that a figure may be wide, from the window's width and the style sheet's columns. */
 const room = signal(900);
 
-/** Follow the window's width. */
+/**
+ * Follow the window's width.
+ *
+ * A frame may start with no width at all, and get its own without an event: the observer's first call then comes with
+ * the first layout. It measures one frame later, since a change inside an observer's call is an error.
+ */
 export function followWidth(): void {
   const measure = (): void => {
     const page = Math.min(innerWidth, 1344);
     room.value = innerWidth > 960 ? page - 400 : page - (innerWidth > 640 ? 72 : 52);
   };
   measure();
-  addEventListener("resize", measure);
+  new ResizeObserver(() => requestAnimationFrame(measure)).observe(document.documentElement);
 }
 
 /** How the arrays of a figure stand: beside each other, or one above the other with their pages in rows or columns. */
