@@ -1,0 +1,47 @@
+"""`python -m docs`: builds the documentation's site, without a network; warnings are errors."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+from time import perf_counter
+
+ROOT = Path(__file__).parents[1]
+REDIRECT = '<!doctype html>\n<meta charset="utf-8">\n<title>Convolith</title>\n<meta http-equiv="refresh" content="0; url=docs/index.html">\n'
+
+
+def main() -> int:
+    """Build the site, and check its links; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m docs", description="Build the documentation's site.")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "site", help="Folder of the pages (build/site).")
+    parser.add_argument("--fresh", action="store_true", help="Run every block again, also where nothing has changed.")
+    options = parser.parse_args()
+    try:
+        from sphinx.cmd.build import build_main
+    except ImportError:
+        sys.exit("python -m docs: Sphinx is not installed; install the extra: pip install -e '.[docs]'")
+    from docs.links import dead_links
+
+    start, state = perf_counter(), ROOT / "build" / "site-state"
+    if options.fresh:
+        shutil.rmtree(state, ignore_errors=True)
+    shutil.rmtree(options.out, ignore_errors=True)  # pages that no longer exist would stay
+    code = build_main(
+        ["-b", "html", "-q", "-n", "-W", "--keep-going", "-j", "2"]
+        + ["-d", str(state), "-c", str(ROOT / "docs"), str(ROOT), str(options.out)]
+    )
+    if code:
+        return int(code)
+    (options.out / "index.html").write_text(REDIRECT, encoding="utf-8")
+    dead = dead_links(options.out)
+    for link in dead:
+        print(link, file=sys.stderr)  # noqa: T201 - what the command says
+    pages = len(list(options.out.glob("**/*.html")))
+    print(f"{pages} pages in {options.out}, {perf_counter() - start:.0f} s")  # noqa: T201 - likewise
+    return 1 if dead else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Settings of the documentation's site; `python -m docs` builds it. `pages.py` holds the tree of its pages."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT)]
+
+from convolith import __version__  # noqa: E402 - found by the path above
+from docs import pages  # noqa: E402
+
+project = "Convolith"
+author = project_copyright = "The Convolith developers"
+version = release = __version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+# The sources are the repository itself, so that links between its pages work as they stand, on the site and off it.
+include_patterns = ["docs/**/*.md", "tutorials/*.md", "tutorials/*.py", "*.md"]
+exclude_patterns = [".*", "README.md", "build", "web", "src", "tests", "bench", "dist", "docs/*.py"]
+root_doc = "docs/index"
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", r"(?!convolith\.).*")]  # names of other packages, which are not looked up
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 4
+nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(ROOT / "build" / "site-blocks")
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 240
+nb_merge_streams = True
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 88
+default_role = "code"
+copybutton_exclude = ".linenos, .gp, .go"
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+html_theme = "pydata_sphinx_theme"
+html_title = f"Convolith {release}"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_show_sourcelink = False
+html_theme_options = {
+    "logo": {"text": "Convolith"},
+    "navbar_align": "left",
+    "navbar_end": ["theme-switcher"],
+    "header_links_before_dropdown": 8,
+    "show_toc_level": 2,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+
+
+def setup(app: "object") -> None:
+    """Connect what `pages` does to the build."""
+    pages.connect(app)

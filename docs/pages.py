@@ -1,0 +1,86 @@
+"""The tree of the site's pages, and what turns the repository's Markdown and docstrings into them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import convolith
+
+ROOT = Path(__file__).parents[1]
+
+TREE: dict[str, tuple[str, ...]] = {
+    "docs/index": (
+        "docs/start",
+        "Networks <docs/guide/engineers>",
+        "Images and signals <docs/guide/imaging>",
+        "Learn <docs/guide/learners>",
+        "Gallery <tutorials/index>",
+        "How it works <docs/how/index>",
+        "Reference <docs/reference/index>",
+    ),
+}
+"""Page: the pages below it, as toctrees name them. The pages themselves stay plain Markdown."""
+
+EXECUTED = "---\nfile_format: mystnb\nkernelspec:\n  name: python3\n---\n\n"
+INLINE = re.compile(r"(``.+?``|`[^`]+`)")
+
+
+def connect(app: Any) -> None:
+    """Connect the steps below to a build."""
+    app.connect("source-read", _prepare)
+    app.connect("autodoc-process-docstring", _as_restructured_text, priority=100)  # before napoleon reads its sections
+    app.connect("build-finished", _copy_explorer)
+
+
+def _prepare(app: Any, page: str, source: list[str]) -> None:
+    """Make a Markdown page one whose Python blocks are executed, with the pages below it."""
+    if not app.env.doc2path(page).endswith(".md"):
+        return
+    text = source[0]
+    if "```python\n" in text:
+        text = EXECUTED + text.replace("```python\n", "```{code-cell}\n")
+    if page in TREE:
+        text += "\n\n```{toctree}\n:hidden:\n\n" + "".join(f"{_absolute(entry)}\n" for entry in TREE[page]) + "```\n"
+    source[0] = text
+
+
+def _absolute(entry: str) -> str:
+    """Return an entry of a toctree that names its page from the root."""
+    return entry.replace("<", "</") if "<" in entry else f"/{entry}"
+
+
+@cache
+def _public_names() -> frozenset[str]:
+    return frozenset(convolith.__all__)
+
+
+def _as_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:  # noqa: ARG001
+    """Rewrite a docstring, which is plain text with code in backticks: public names become links, the rest is escaped."""
+    in_example = False
+    for n, line in enumerate(lines):
+        in_example = line.lstrip().startswith(">>>") or (in_example and bool(line.strip()))
+        if not in_example:
+            lines[n] = "".join(_converted(part) for part in INLINE.split(line))
+
+
+def _converted(part: str) -> str:
+    """Return code as a link if it is a public name, and text without the characters that markup would read."""
+    if not part.startswith("`"):
+        return re.sub(r"([*|])|(?<=\w)_(?=\W|$)", lambda found: "\\" + found.group(), part)
+    code = part.strip("`")
+    bare = code.removeprefix("cl.").removesuffix("()")
+    if bare.split(".")[0] in _public_names():
+        return f":py:obj:`{code} <convolith.{bare}>`"
+    return f"``{code}``"
+
+
+def _copy_explorer(app: Any, error: Exception | None) -> None:
+    """Put the explorer into the site, where its page shows it."""
+    if error is None:
+        from convolith.web import STATIC
+
+        shutil.copytree(STATIC, Path(app.outdir) / "explorer", dirs_exist_ok=True)
