@@ -12,6 +12,7 @@ from bench.images import images
 from bench.machine import denormals, memory, overhead, scaling
 from bench.models import classes, models
 from bench.page import page
+from bench.picture import picture
 from bench.report import report
 from bench.train import train
 from bench.zoo import zoo
@@ -36,6 +37,7 @@ COMMANDS = (
     models,
     overhead,
     page,
+    picture,
     report,
     scaling,
     train,

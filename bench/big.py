@@ -385,7 +385,8 @@ def _killed_workers(source: str, target: str, options: Mapping[str, Any]) -> dic
         rng, journal = np.random.default_rng(1), Path(target + ".partial.journal")
         before = 0
         while killed < WORKER_KILLS and time.monotonic() < end and not over.wait(float(rng.uniform(0.05, 0.5))):
-            alive = [nanny.pid for nanny in cluster.workers.values() if nanny.pid]
+            # one that is killed while it starts is given up by its nanny, and with the last of them the run would wait
+            alive = [nanny.pid for nanny in cluster.workers.values() if nanny.status == distributed.core.Status.running]
             stored = _stored(journal)
             if alive and stored not in (
                 0,

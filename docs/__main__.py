@@ -8,8 +8,13 @@ import sys
 from pathlib import Path
 from time import perf_counter
 
+FLAGS = ("-b", "html", "-q", "-n", "-W", "--keep-going", "-j", "2")  # two processes; warnings are errors
 ROOT = Path(__file__).parents[1]
-REDIRECT = '<!doctype html>\n<meta charset="utf-8">\n<title>Convolith</title>\n<meta http-equiv="refresh" content="0; url=docs/index.html">\n'
+REDIRECT = """<!doctype html>
+<meta charset="utf-8">
+<title>Convolith</title>
+<meta http-equiv="refresh" content="0; url=docs/index.html">
+"""
 
 
 def main() -> int:
@@ -28,10 +33,7 @@ def main() -> int:
     if options.fresh:
         shutil.rmtree(state, ignore_errors=True)
     shutil.rmtree(options.out, ignore_errors=True)  # pages that no longer exist would stay
-    code = build_main(
-        ["-b", "html", "-q", "-n", "-W", "--keep-going", "-j", "2"]
-        + ["-d", str(state), "-c", str(ROOT / "docs"), str(ROOT), str(options.out)]
-    )
+    code = build_main([*FLAGS, "-d", str(state), "-c", str(ROOT / "docs"), str(ROOT), str(options.out)])
     if code:
         return int(code)
     (options.out / "index.html").write_text(REDIRECT, encoding="utf-8")

@@ -22,7 +22,7 @@ extensions = [
     "sphinx_design",
 ]
 # The sources are the repository itself, so that links between its pages work as they stand, on the site and off it.
-include_patterns = ["docs/**/*.md", "tutorials/*.md", "tutorials/*.py", "*.md"]
+include_patterns = ["docs/*.md", "docs/**/*.md", "tutorials/*.md", "tutorials/*.py", "*.md"]
 exclude_patterns = [".*", "README.md", "build", "web", "src", "tests", "bench", "dist", "docs/*.py"]
 root_doc = "docs/index"
 nitpicky = True
@@ -38,6 +38,7 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 240
 nb_merge_streams = True
 
+napoleon_use_ivar = True  # attributes are described once, where the docstring does
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True

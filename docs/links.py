@@ -36,6 +36,11 @@ def _read(path: Path) -> _Page:
     return page
 
 
+def _has(path: Path, anchor: str) -> bool:
+    """Return whether a page has an anchor; the explorer's fragments are states of its own."""
+    return anchor.startswith("v=") or anchor in _read(path).anchors
+
+
 def dead_links(site: Path) -> list[str]:
     """Return a line for each link of a site's pages without a target in it, and for each file that is loaded from afar.
 
@@ -54,7 +59,6 @@ def dead_links(site: Path) -> list[str]:
                 target /= "index.html"
             if not target.is_file():
                 found.append(f"{place}: {address} is no file of the site")
-            elif parts.fragment and target.suffix == ".html" and target.name != "index.html":
-                if unquote(parts.fragment) not in _read(target).anchors:
-                    found.append(f"{place}: {address} has no such anchor")
+            elif parts.fragment and target.suffix == ".html" and not _has(target, unquote(parts.fragment)):
+                found.append(f"{place}: {address} has no such anchor")
     return found

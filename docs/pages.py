@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
+
 import convolith
 
 ROOT = Path(__file__).parents[1]
@@ -18,13 +20,32 @@ TREE: dict[str, tuple[str, ...]] = {
         "Networks <docs/guide/engineers>",
         "Images and signals <docs/guide/imaging>",
         "Learn <docs/guide/learners>",
+        "How do I ... <docs/howto/index>",
         "Gallery <tutorials/index>",
         "How it works <docs/how/index>",
         "Reference <docs/reference/index>",
     ),
+    "docs/guide/engineers": ("docs/networks", "docs/folding", "docs/performance"),
+    "docs/guide/imaging": ("docs/fitting", "docs/scale", "docs/accuracy"),
+    "docs/guide/learners": ("docs/exercises", "docs/explorer", "tutorials/channels"),
+    "docs/howto/index": ("docs/howto/*",),
+    "docs/how/index": ("docs/engines", "docs/how/*", "docs/without-torch"),
+    "tutorials/index": ("tutorials/*",),
+    "docs/reference/index": (
+        "docs/names",
+        "docs/reference/*",
+        "docs/command-line",
+        "docs/page-api",
+        "docs/support",
+        "docs/glossary",
+        "CHANGELOG",
+        "SECURITY",
+        "CONTRIBUTING",
+    ),
 }
 """Page: the pages below it, as toctrees name them. The pages themselves stay plain Markdown."""
 
+GALLERY = "tutorials/index"
 EXECUTED = "---\nfile_format: mystnb\nkernelspec:\n  name: python3\n---\n\n"
 INLINE = re.compile(r"(``.+?``|`[^`]+`)")
 
@@ -33,18 +54,24 @@ def connect(app: Any) -> None:
     """Connect the steps below to a build."""
     app.connect("source-read", _prepare)
     app.connect("autodoc-process-docstring", _as_restructured_text, priority=100)  # before napoleon reads its sections
+    app.connect("missing-reference", _public_reference)
+    app.connect("doctree-resolved", _add_thumbnails)
     app.connect("build-finished", _copy_explorer)
 
 
 def _prepare(app: Any, page: str, source: list[str]) -> None:
     """Make a Markdown page one whose Python blocks are executed, with the pages below it."""
-    if not app.env.doc2path(page).endswith(".md"):
+    if app.env.doc2path(page).suffix != ".md":
         return
     text = source[0]
     if "```python\n" in text:
         text = EXECUTED + text.replace("```python\n", "```{code-cell}\n")
     if page in TREE:
-        text += "\n\n```{toctree}\n:hidden:\n\n" + "".join(f"{_absolute(entry)}\n" for entry in TREE[page]) + "```\n"
+        text += (
+            "\n\n```{toctree}\n:hidden:\n:glob:\n\n"
+            + "".join(f"{_absolute(entry)}\n" for entry in TREE[page])
+            + "```\n"
+        )
     source[0] = text
 
 
@@ -59,7 +86,7 @@ def _public_names() -> frozenset[str]:
 
 
 def _as_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:  # noqa: ARG001
-    """Rewrite a docstring, which is plain text with code in backticks: public names become links, the rest is escaped."""
+    """Rewrite a docstring, plain text with code in backticks: public names become links, markup is escaped."""
     in_example = False
     for n, line in enumerate(lines):
         in_example = line.lstrip().startswith(">>>") or (in_example and bool(line.strip()))
@@ -76,6 +103,32 @@ def _converted(part: str) -> str:
     if bare.split(".")[0] in _public_names():
         return f":py:obj:`{code} <convolith.{bare}>`"
     return f"``{code}``"
+
+
+def _public_reference(app: Any, env: Any, node: Any, text: Any) -> Any:
+    """Resolve a type of a signature, which Sphinx names by the module that defines it, to its public name."""
+    bare = node.get("reftarget", "").rsplit(".", 1)[-1]
+    if node.get("refdomain") != "py" or bare not in _public_names() or node["reftarget"] == f"convolith.{bare}":
+        return None
+    python = env.get_domain("py")
+    return python.resolve_any_xref(env, node["refdoc"], app.builder, f"convolith.{bare}", node, text)[0][1]
+
+
+def _add_thumbnails(app: Any, tree: nodes.document, page: str) -> None:
+    """Show the first picture of each page of the gallery in the gallery's lists."""
+    if page != GALLERY:
+        return
+    for items in tree.findall(nodes.bullet_list):
+        items["classes"].append("gallery")
+        for item in items.findall(nodes.list_item):
+            link = next(item.findall(nodes.reference))
+            shown = next(
+                app.env.get_doctree(link["refuri"].removesuffix(".html").join(("tutorials/", ""))).findall(nodes.image),
+                None,
+            )
+            if shown is not None:
+                picture = nodes.image(uri=shown["uri"], candidates={"*": shown["uri"]}, alt="")
+                item.insert(0, nodes.reference("", "", picture, refuri=link["refuri"], internal=True))
 
 
 def _copy_explorer(app: Any, error: Exception | None) -> None:

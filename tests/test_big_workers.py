@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import pickle
 import sys
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from click.testing import CliRunner
 import convolith as cl
 from convolith import big
 from convolith.big.cluster import connected
+from convolith.big.fitting.run import in_order
 from convolith.big.stores.sources import open_source
 from convolith.big.walk import ATTEMPTS, walk
 from convolith.cli import main
@@ -93,6 +94,32 @@ def test_a_job_whose_worker_is_lost_is_submitted_again():
     with pytest.raises(KilledWorker):
         ended[3].result()
     assert executor.submitted.count(3) == ATTEMPTS
+
+
+class Deserted(Executor):
+    """A cluster without workers until somebody is told so."""
+
+    def __init__(self):
+        self._client = self.scheduler = self
+        self.address, self.given = "tcp://here:1", []
+
+    def nthreads(self):
+        """Return no workers, and let what was submitted be computed from now on."""
+        for future, value in self.given:
+            future.set_result(value)
+        return {}
+
+    def submit(self, function, job):
+        future = Future()
+        self.given.append((future, function(job)))
+        return future
+
+
+@pytest.mark.parametrize("submit", [walk, in_order])
+def test_a_run_says_that_it_waits_for_workers(submit, monkeypatch):
+    monkeypatch.setattr("convolith.big.walk.QUIET_SECONDS", 0.05)
+    with pytest.warns(RuntimeWarning, match=r"cluster at tcp://here:1 has no workers;.*`dask worker tcp://here:1`"):
+        assert [job for job, _ in submit(range(2), abs, Deserted(), 2)] == [0, 1]
 
 
 def test_edge_blocks_share_the_prepared_kernel(scan, tmp_path, monkeypatch):

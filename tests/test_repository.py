@@ -88,15 +88,16 @@ def test_the_first_cases_of_slow_tests_are_quick(tmp_path, monkeypatch):
 
 
 def test_every_command_and_engine_is_in_the_tables():
+    commands = (ROOT / "docs" / "command-line.md").read_text()
     for name in COMMANDS:
-        assert f"| `convolith {name}` |" in README, name
+        assert f"| `convolith {name}` |" in commands, name
     engines = (ROOT / "docs" / "engines.md").read_text()
     for engine in TABLE:
         assert f"`{engine.name}`" in engines, engine.name
 
 
 def test_the_readme_is_short_and_its_links_lead_somewhere():
-    assert len(README.splitlines()) < 150
+    assert len(README.splitlines()) <= 110
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
         text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
         for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from typing import Any, TypeVar
 
+from convolith.errors import warn
+
 Job = TypeVar("Job")  # a hashable value
 
 
@@ -14,6 +16,25 @@ ATTEMPTS = 5
 """Number of times that a job is submitted whose worker is lost."""
 LOST = ("KilledWorker", "FutureCancelledError", "CommClosedError", "WorkerStartTimeoutError")
 """Errors of `distributed` that say that a worker is gone, by name: the job itself did not fail."""
+QUIET_SECONDS = 15
+"""Seconds without a result after which a cluster is asked for its workers."""
+
+
+def ended(waiting: Iterable[Future[Any]], executor: Executor) -> set[Future[Any]]:
+    """Wait until one of some futures has ended, and return those that have; warn while a cluster has no workers."""
+    warned = False
+    while True:
+        done, _ = wait(waiting, None if warned else QUIET_SECONDS, FIRST_COMPLETED)
+        if done:
+            return done
+        client = getattr(executor, "_client", None)  # that of an executor of `distributed`
+        if client is not None and not client.nthreads():
+            warned = True
+            address = client.scheduler.address
+            warn(
+                f"the cluster at {address} has no workers; the run waits for new ones (`dask worker {address}`), or "
+                "press Ctrl-C: what is stored stays, and the same call goes on from there"
+            )
 
 
 def walk(
@@ -41,7 +62,7 @@ def walk(
                 place = following[0] + 1
                 waiting[executor.submit(run, following[1])] = following
             if waiting:
-                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                done = ended(waiting, executor)
         except KeyboardInterrupt as stop:
             if interrupt is not None:
                 raise

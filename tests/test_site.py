@@ -1,0 +1,60 @@
+"""The documentation's site is whole: every public name and every page is in it; `python -m docs` in CI builds it."""
+
+import re
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+import convolith as cl
+from docs.links import dead_links
+
+ROOT = Path(__file__).parents[1]
+MODULES = ("big", "d2l", "kernels", "network", "nn", "widget")
+REFERENCE = "".join(path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md"))
+
+
+def documented():
+    return set(re.findall(r"^\.\. auto\w+:: convolith\.([\w.]+)$", REFERENCE, re.MULTILINE))
+
+
+def public_names():
+    for name in cl.__all__:
+        if name not in MODULES:
+            yield name
+    for module in MODULES:
+        names = getattr(cl, module).__all__
+        yield from (
+            f"{module}.{name}" for name in names if name not in cl.__all__ or module == "widget" or module == "big"
+        )
+
+
+def test_every_public_name_is_in_the_reference():
+    assert set(public_names()) <= documented()
+    for name in documented():
+        *parts, last = name.split(".")
+        home = getattr(cl, parts[0]) if parts else cl
+        assert getattr(home, last).__doc__
+
+
+def test_every_page_is_in_the_tree():
+    pages = pytest.importorskip("docs.pages", reason="docutils, of the extra docs, is not installed")
+    entries = [re.sub(r".*<(.+)>", r"\1", entry) for children in pages.TREE.values() for entry in children]
+    found = [path for folder in ("docs", "tutorials") for path in (ROOT / folder).rglob("*.md")]
+    found += list((ROOT / "tutorials").glob("*.py"))
+    names = [str(path.relative_to(ROOT).with_suffix("")) for path in found]
+    assert [name for name in names if name != "docs/index" and not any(fnmatch(name, entry) for entry in entries)] == []
+    assert [entry for entry in entries if "*" not in entry and not list(ROOT.glob(f"{entry}.*"))] == []
+
+
+def test_dead_links_are_found(tmp_path):
+    (tmp_path / "other.html").write_text('<p id="here">')
+    (tmp_path / "page.html").write_text(
+        '<a href="other.html#here">1</a> <a href="https://example.org/x">2</a> <a href="mailto:a@b.c">3</a>'
+        '<a href="missing.html">4</a> <a href="other.html#there">5</a> <script src="https://cdn.example/x.js"></script>'
+    )
+    assert dead_links(tmp_path) == [
+        "page.html: loads https://cdn.example/x.js from elsewhere",
+        "page.html: missing.html is no file of the site",
+        "page.html: other.html#there has no such anchor",
+    ]
