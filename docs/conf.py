@@ -26,7 +26,10 @@ include_patterns = ["docs/*.md", "docs/**/*.md", "tutorials/*.md", "tutorials/*.
 exclude_patterns = [".*", "README.md", "build", "web", "src", "tests", "bench", "dist", "docs/*.py"]
 root_doc = "docs/index"
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(?!convolith\.).*")]  # names of other packages, which are not looked up
+# Names of other packages are not looked up, and types of arguments that users do not make have no page.
+INTERNAL = r"convolith\.(report|big\.(stores|blocks|layout)|fitting\.(data|kernel_options|descent)|folding\.report)\..*"
+nitpick_ignore_regex = [("py:.*", r"(?!convolith\.).*"), ("py:class", INTERNAL)]
+suppress_warnings = ["ref.python"]  # attributes of two classes may have one name
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4

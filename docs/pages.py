@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shutil
 from functools import cache
@@ -99,10 +100,11 @@ def _converted(part: str) -> str:
     if not part.startswith("`"):
         return re.sub(r"([*|])|(?<=\w)_(?=\W|$)", lambda found: "\\" + found.group(), part)
     code = part.strip("`")
-    bare = code.removeprefix("cl.").removesuffix("()")
-    if bare.split(".")[0] in _public_names():
-        return f":py:obj:`{code} <convolith.{bare}>`"
-    return f"``{code}``"
+    name, _, member = code.removeprefix("cl.").removesuffix("()").partition(".")
+    if name not in _public_names():
+        return f"``{code}``"
+    in_module = inspect.ismodule(getattr(convolith, name)) and member
+    return f":py:obj:`{code} <convolith.{name}{'.' + member if in_module else ''}>`"
 
 
 def _public_reference(app: Any, env: Any, node: Any, text: Any) -> Any:
@@ -122,10 +124,8 @@ def _add_thumbnails(app: Any, tree: nodes.document, page: str) -> None:
         items["classes"].append("gallery")
         for item in items.findall(nodes.list_item):
             link = next(item.findall(nodes.reference))
-            shown = next(
-                app.env.get_doctree(link["refuri"].removesuffix(".html").join(("tutorials/", ""))).findall(nodes.image),
-                None,
-            )
+            shared = app.env.get_doctree("tutorials/" + link["refuri"].removesuffix(".html"))
+            shown = next(shared.findall(nodes.image), None)
             if shown is not None:
                 picture = nodes.image(uri=shown["uri"], candidates={"*": shown["uri"]}, alt="")
                 item.insert(0, nodes.reference("", "", picture, refuri=link["refuri"], internal=True))
