@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -30,8 +31,11 @@ def main() -> int:
     from docs.links import dead_links
 
     start, state = perf_counter(), ROOT / "build" / "site-state"
+    # Choices that this user's machine remembers do not belong on the pages.
+    os.environ["CONVOLITH_CACHE_DIR"] = str(ROOT / "build" / "site-cache")
     if options.fresh:
-        shutil.rmtree(state, ignore_errors=True)
+        for folder in (state, ROOT / "build" / "site-blocks", ROOT / "build" / "site-cache"):
+            shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(options.out, ignore_errors=True)  # pages that no longer exist would stay
     code = build_main([*FLAGS, "-d", str(state), "-c", str(ROOT / "docs"), str(ROOT), str(options.out)])
     if code:

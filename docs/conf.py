@@ -27,7 +27,7 @@ exclude_patterns = [".*", "README.md", "build", "web", "src", "tests", "bench", 
 root_doc = "docs/index"
 nitpicky = True
 # Names of other packages are not looked up, and types of arguments that users do not make have no page.
-INTERNAL = r"convolith\.(report|big\.(stores|blocks|layout)|fitting\.(data|kernel_options|descent)|folding\.report)\..*"
+INTERNAL = r"convolith\.(report|big\.(stores|blocks|layout)|fitting\.(data|kernel_options|descent)|folding\.report|network\.(module|fixed))\..*"
 nitpick_ignore_regex = [("py:.*", r"(?!convolith\.).*"), ("py:class", INTERNAL)]
 suppress_warnings = ["ref.python"]  # attributes of two classes may have one name
 
@@ -40,6 +40,7 @@ nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 240
 nb_merge_streams = True
+nb_ipywidgets_js = {}  # pages fetch nothing from elsewhere
 
 napoleon_use_ivar = True  # attributes are described once, where the docstring does
 autodoc_member_order = "bysource"
@@ -54,6 +55,8 @@ copybutton_prompt_is_regexp = True
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"Convolith {release}"
+html_context = {"default_mode": "auto"}
+html_favicon = "static/icon.svg"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False

@@ -58,8 +58,8 @@ def correlate(
     Args:
         x: a Dask array, or whatever `plan` takes as its source.
         block: shape of the result's chunks; by default near those of x.
-        kernel, axes, channel_axis, missing, nodata, dtype, bias, stride, padding, dilation, groups, padding_mode,
-            padding_value, flip, engine, accuracy: as for `plan`.
+        kernel: an array or a `Conv`; it and all further options (`axes`, `channel_axis`, `missing`, `nodata`, `dtype`,
+            `bias`, the layer's geometry, `flip`, `engine` and `accuracy`) are as for `plan`.
 
     Returns:
         A Dask array of the result's shape, dtype and chunks.
