@@ -40,6 +40,7 @@ def test_a_page_is_short_and_shows_what_it_says(page):
         assert f"({page.name})" in (page.parent / "index.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_pictures_are_small_and_drawn_anew_are_equal(tmp_path):
     once, again = (tmp_path / name for name in ("once", "again"))
     for folder in (once, again):
