@@ -25,7 +25,7 @@ PEERS = (
 INK = {"light": ("#1f2328", "#59636e", "#d1d9e0"), "dark": ("#f0f6fc", "#9198a1", "#3d444d")}
 """Colours of text, of notes and of lines, on a page that is not drawn."""
 OURS, OTHERS, TRUTH = "#2f81f7", "#8b949e", "#e16f24"
-SIZE = 64
+SIZE = 48
 """Rows of the picture in which borders are compared."""
 
 
@@ -51,8 +51,8 @@ def _draw(row: dict[str, Any], scheme: str, target: Path) -> None:
         "ytick.color": ink,
         "axes.edgecolor": line,
     }
-    with mpl.rc_context({**colours, "svg.hashsalt": "convolith", "svg.fonttype": "path", "font.size": 9.5}):
-        figure = Figure(figsize=(12, 3.7), layout="constrained")
+    with mpl.rc_context({**colours, "svg.hashsalt": "convolith", "svg.fonttype": "path", "font.size": 10.5}):
+        figure = Figure(figsize=(12, 4), layout="constrained")
         times, folding, fitting = figure.subfigures(1, 3, width_ratios=(1.15, 1, 1), wspace=0.04)
         for part in (figure, times, folding, fitting):
             part.patch.set_alpha(0)
@@ -64,7 +64,7 @@ def _draw(row: dict[str, Any], scheme: str, target: Path) -> None:
 
 def _draw_times(part: Any, row: dict[str, Any], note: str) -> None:
     """Draw how many times as long the peers take for one large kernel."""
-    part.suptitle("Compute: a 31x31 kernel on 1024x1024 pixels", weight="bold")
+    part.suptitle("Compute: 31x31 on 1024x1024 pixels", weight="bold")
     axis = part.subplots()
     names = ["Convolith", *reversed(PEERS)]
     values = [1.0, *(row[name] for name in reversed(PEERS))]
@@ -79,7 +79,7 @@ def _draw_times(part: Any, row: dict[str, Any], note: str) -> None:
             if value > 10
             else f"{value:.1f} times as long"
         )
-        axis.text(value * 1.12, place, label, va="center", color=note, size=8.5)
+        axis.text(value * 1.12, place, label, va="center", color=note, size=9.5)
     _clear(axis)
     axis.tick_params(length=0)
     axis.set_xticks([])
@@ -88,7 +88,9 @@ def _draw_times(part: Any, row: dict[str, Any], note: str) -> None:
 
 def _draw_folding(part: Any) -> None:
     """Draw three branches that become one kernel, and the pixels where two layers in a row are not one."""
-    part.suptitle("Fold: many convolutions become one", weight="bold")
+    from matplotlib.colors import to_rgb
+
+    part.suptitle("Fold: many layers become one", weight="bold")
     rng = np.random.default_rng(3)
     branches = [rng.normal(size=(3, 3)), np.pad(rng.normal(size=(1, 1)), 1), np.pad(np.ones((1, 1)), 1)]
     grids = part.subplots(2, 4, height_ratios=(1, 1.7))
@@ -97,14 +99,15 @@ def _draw_folding(part: Any) -> None:
         grids[0], (*branches, sum(branches)), ("3x3 +", "1x1 +", "identity =", "one 3x3"), strict=True
     ):
         axis.imshow(kernel, cmap="PuOr", vmin=-largest, vmax=largest)
-        axis.set_title(title, size=9)
+        axis.set_title(title, size=9.5)
         axis.set_axis_off()
     for axis in grids[1]:
         axis.remove()
     axis = part.add_subplot(grids[1, 0].get_gridspec()[1, :])
-    axis.imshow(_differences(), cmap="magma")
-    axis.set_title("where two padded layers are not one layer: the border", size=9)
-    axis.set_axis_off()
+    share = np.minimum(10 * _differences(), 1) ** 0.5
+    axis.imshow(np.dstack([np.broadcast_to(to_rgb(TRUTH), (*share.shape, 3)), share]))
+    axis.set_title("two padded layers as one layer: wrong at the border", size=9.5)
+    axis.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)
 
 
 def _differences() -> np.ndarray:
@@ -121,7 +124,7 @@ def _draw_fit(part: Any, ink: str) -> None:
     """Draw a kernel that is found between two pictures, with the standard errors of one row."""
     from skimage import data
 
-    part.suptitle("Recover: the kernel between two pictures", weight="bold")
+    part.suptitle("Recover: a blur, with error bars", weight="bold")
     photo = data.camera() / 255.0
     true = cl.kernels.gaussian(1.6, size=9)
     noisy = cl.filter_image(photo, true) + np.random.default_rng(1).normal(0, 0.05, photo.shape)
@@ -129,7 +132,7 @@ def _draw_fit(part: Any, ink: str) -> None:
     grids = part.subplots(2, 2, height_ratios=(1.1, 1))
     for axis, image, title in zip(grids[0], (photo, noisy), ("before", "after, with noise"), strict=True):
         axis.imshow(image[96:224, 160:352], cmap="gray", vmin=0, vmax=1)
-        axis.set_title(title, size=9)
+        axis.set_title(title, size=9.5)
         axis.set_axis_off()
     for axis in grids[1]:
         axis.remove()
@@ -145,8 +148,9 @@ def _draw_fit(part: Any, ink: str) -> None:
         color=OURS,
         label="found, ±2 standard errors",
     )
-    axis.legend(frameon=False, labelcolor=ink, fontsize=8)
-    axis.set_title("its middle row", size=9)
+    axis.legend(frameon=False, labelcolor=ink, fontsize=9, loc="upper center", ncols=2)
+    axis.set_ylim(top=1.45 * float(true.max()))
+    axis.set_title("middle row of the kernel between them", size=9.5)
     axis.set_yticks([])
     _clear(axis)
 
