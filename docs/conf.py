@@ -27,7 +27,10 @@ exclude_patterns = [".*", "README.md", "build", "web", "src", "tests", "bench", 
 root_doc = "docs/index"
 nitpicky = True
 # Names of other packages are not looked up, and types of arguments that users do not make have no page.
-INTERNAL = r"convolith\.(report|big\.(stores|blocks|layout)|fitting\.(data|kernel_options|descent)|folding\.report|network\.(module|fixed))\..*"
+INTERNAL = (
+    r"convolith\.(report|big\.(stores|blocks|layout)|fitting\.(data|kernel_options|descent)|folding\.report"
+    r"|network\.(module|fixed))\..*"
+)
 nitpick_ignore_regex = [("py:.*", r"(?!convolith\.).*"), ("py:class", INTERNAL)]
 suppress_warnings = ["ref.python"]  # attributes of two classes may have one name
 
