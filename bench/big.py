@@ -386,7 +386,8 @@ def _killed_workers(source: str, target: str, options: Mapping[str, Any]) -> dic
         before = 0
         while killed < WORKER_KILLS and time.monotonic() < end and not over.wait(float(rng.uniform(0.05, 0.5))):
             # one that is killed while it starts is given up by its nanny, and with the last of them the run would wait
-            alive = [nanny.pid for nanny in cluster.workers.values() if nanny.status == distributed.core.Status.running]
+            running = [one for one in cluster.workers.values() if one.status == distributed.core.Status.running]
+            alive = [nanny.pid for nanny in running if nanny.pid]
             stored = _stored(journal)
             if alive and stored not in (
                 0,

@@ -112,13 +112,25 @@ def test_results_are_tables_and_pictures_in_notebooks_and_short_on_a_line(name):
     assert len(str(value)) > 20
 
 
+def test_plain_text_in_a_notebook_has_the_whole_table(monkeypatch):
+    """There rich displays tables, instead of writing them into the text that is asked for."""
+    table = Table("Title", [{"name": "a", "value": 1.0}])
+    expected = table.text()
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setattr("rich.jupyter.display", lambda *given: pytest.fail("displayed, not written"))
+    assert table.text() == expected
+    assert "1" in expected
+
+
 def test_figures_of_results(tmp_path):
     values = shown_in_notebooks()
     varying = cl.fit_varying(X, BLURRED, kernel_size=3, degree=1).kernel
     wave = cl.fit_varying(X[0, :1], X[0, :1], kernel_size=(3,), degree=1).kernel
     for at, one in enumerate((values["fit"], values["fit of a signal"], values["plan"], varying, wave)):
         file = tmp_path / f"{at}.png"
-        one.plot().savefig(file)
+        figure = one.plot()
+        figure.savefig(file)
+        assert figure._repr_png_().startswith(b"\x89PNG")  # shown by notebooks that have not imported pyplot
         assert file.stat().st_size > 5000
     volume = np.random.default_rng(1).normal(size=(1, 9, 9, 9))
     solid = cl.fit(volume, volume, kernel_size=(1, 1, 3))

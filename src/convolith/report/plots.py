@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from base64 import b64encode
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -33,14 +34,20 @@ def _figure(height: float) -> Any:
     check_available()
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure._repr_png_ = partial(_drawn, figure, "png")  # notebooks show figures only once they have imported pyplot
+    return figure
+
+
+def _drawn(figure: Any, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=110, metadata={"Date": None} if kind == "svg" else None)
+    return buffer.getvalue()
 
 
 def _source(figure: Any, kind: str) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=110, metadata={"Date": None} if kind == "svg" else None)
     media = {"png": "image/png", "svg": "image/svg+xml"}[kind]
-    return f"data:{media};base64,{b64encode(buffer.getvalue()).decode()}"
+    return f"data:{media};base64,{b64encode(_drawn(figure, kind)).decode()}"
 
 
 def image_row(images: Mapping[str, np.ndarray], signed: Collection[str] = ()) -> str:

@@ -87,6 +87,7 @@ class Table:
     def text(self) -> str:
         """Return the table as aligned plain text, as in a pipe."""
         buffer = io.StringIO()
-        Console(file=buffer, width=PLAIN_WIDTH, color_system=None).print(self.rich(lines=False))
+        plain = Console(file=buffer, width=PLAIN_WIDTH, color_system=None, force_jupyter=False)  # notebooks print text too
+        plain.print(self.rich(lines=False))
         lines = [line.rstrip() for line in buffer.getvalue().splitlines()]
         return "\n".join([self.title, *lines] if self.title else lines)
