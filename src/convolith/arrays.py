@@ -13,6 +13,8 @@ from convolith.dtypes import check_dtype, dtype_name
 from convolith.errors import ConvolithError, shown
 from convolith.torch_private import is_traced_or_transformed
 
+ArrayOrLists = np.ndarray | Sequence[Any]
+"""NumPy arrays and nested lists of numbers, whose results are NumPy arrays."""
 PLAIN = frozenset(map(np.dtype, ("float32", "float64", "float16", "uint8", "int8", "int16", "int32", "int64")))
 """Dtypes in this machine's byte order whose contiguous arrays torch takes as they are."""
 
@@ -163,6 +165,20 @@ def is_numpy(array: Any) -> bool:
 def like(tensor: torch.Tensor, original: Any) -> Any:
     """Return `tensor` as a NumPy array if the original is one, otherwise unchanged."""
     return tensor.numpy() if is_numpy(original) else tensor
+
+
+def placed(tensor: torch.Tensor, original: Any) -> Any:
+    """Return `tensor` as `like` does, on the device of the original."""
+    return like(tensor.to(original.device) if isinstance(original, torch.Tensor) else tensor, original)
+
+
+def as_numpy(array: Any) -> np.ndarray:
+    """Return an array, or a tensor on any device, as a NumPy array; bfloat16, which NumPy lacks, as float32."""
+    if not isinstance(array, torch.Tensor):
+        return np.asarray(array)
+    host = bare(array).cpu()
+    result: np.ndarray = (host.float() if host.dtype is torch.bfloat16 else host).numpy()
+    return result
 
 
 def check_same_kind(**arrays: Any) -> None:

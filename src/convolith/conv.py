@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, TypedDict, Unpack, overload
 
 import numpy as np
 import torch
 
-from convolith.arrays import as_tensor, check_bias, check_bias_shape, check_same_kind, is_numpy, listed
+from convolith.arrays import ArrayOrLists, as_tensor, check_bias, check_bias_shape, check_same_kind, is_numpy, listed
 from convolith.dtypes import dtype_name, is_float
 from convolith.errors import ConvolithError, check_flag
 from convolith.geometry import (
@@ -30,6 +30,18 @@ from convolith.geometry import (
 )
 from convolith.spec import ConvSpec, check_module
 from convolith.torch_private import version_of
+
+
+class ApplyOptions(TypedDict, total=False):
+    """Options of a call of a `Conv`: those of `correlate` that are not the layer's own."""
+
+    engine: str
+    accuracy: str
+    flip: bool
+    nan: str
+    mask: Any
+    dtype: Any
+    out: Any
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
@@ -169,8 +181,13 @@ class Conv:
             kernel_dtype=self.dtype,
         )
 
+    @overload
+    def __call__(self, x: torch.Tensor, **how: Unpack[ApplyOptions]) -> torch.Tensor: ...
+    @overload
+    def __call__(self, x: ArrayOrLists, **how: Unpack[ApplyOptions]) -> np.ndarray: ...
+
     def __call__(self, x: Any, **how: Any) -> Any:
-        """Return `correlate(x, self)`; the keywords are `engine`, `accuracy`, `flip` and `out`."""
+        """Return `correlate(x, self)`; the keywords are those of `ApplyOptions`."""
         from convolith.correlation import correlate
 
         return correlate(x, self, **how)

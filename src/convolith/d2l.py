@@ -6,13 +6,20 @@ X and K are NumPy arrays, torch tensors (with gradients) or nested lists, of any
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
+import torch
 
-from convolith.arrays import as_tensor, check_same_kind
+from convolith.arrays import ArrayOrLists, as_tensor, check_same_kind
 from convolith.correlation import correlate
 from convolith.errors import ConvolithError
+
+
+@overload
+def corr2d(X: torch.Tensor, K: torch.Tensor) -> torch.Tensor: ...
+@overload
+def corr2d(X: ArrayOrLists, K: ArrayOrLists) -> np.ndarray: ...
 
 
 def corr2d(X: Any, K: Any) -> Any:
@@ -30,6 +37,12 @@ def corr2d(X: Any, K: Any) -> Any:
     return correlate(X[None], K[None, None])[0]
 
 
+@overload
+def corr2d_multi_in(X: torch.Tensor, K: torch.Tensor) -> torch.Tensor: ...
+@overload
+def corr2d_multi_in(X: ArrayOrLists, K: ArrayOrLists) -> np.ndarray: ...
+
+
 def corr2d_multi_in(X: Any, K: Any) -> Any:
     """Cross-correlate and sum over the input channels: X (c_i, h, w) with K (c_i, kh, kw) gives one channel.
 
@@ -45,6 +58,12 @@ def corr2d_multi_in(X: Any, K: Any) -> Any:
     return correlate(X, K[None])[0]
 
 
+@overload
+def corr2d_multi_in_out(X: torch.Tensor, K: torch.Tensor) -> torch.Tensor: ...
+@overload
+def corr2d_multi_in_out(X: ArrayOrLists, K: ArrayOrLists) -> np.ndarray: ...
+
+
 def corr2d_multi_in_out(X: Any, K: Any) -> Any:
     """Compute several output channels: X (c_i, h, w) with K (c_o, c_i, kh, kw) gives c_o channels.
 
@@ -55,6 +74,12 @@ def corr2d_multi_in_out(X: Any, K: Any) -> Any:
     """
     X, K = _read(X, K, "c_i, h, w", "c_o, c_i, kh, kw")
     return correlate(X, K)
+
+
+@overload
+def corr2d_multi_in_out_1x1(X: torch.Tensor, K: torch.Tensor) -> torch.Tensor: ...
+@overload
+def corr2d_multi_in_out_1x1(X: ArrayOrLists, K: ArrayOrLists) -> np.ndarray: ...
 
 
 def corr2d_multi_in_out_1x1(X: Any, K: Any) -> Any:
@@ -68,7 +93,7 @@ def corr2d_multi_in_out_1x1(X: Any, K: Any) -> Any:
     X, K = _read(X, K, "c_i, h, w", "c_o, c_i, 1, 1")
     if tuple(K.shape[2:]) != (1, 1):
         raise ConvolithError(f"K has shape {tuple(K.shape)}; expected (c_o, {X.shape[0]}, 1, 1)")
-    return correlate(X, K, engine="pointwise")
+    return correlate(X, K, engine="pointwise" if as_tensor("X", X).is_cpu else "auto")
 
 
 def _array(name: str, value: Any) -> Any:

@@ -60,7 +60,7 @@ class Affine:
 
 def affine(conv: Conv) -> Affine:
     """Return a convolution as an `Affine` without border corrections."""
-    none = torch.zeros(conv.out_channels, dtype=torch.float64)
+    none = torch.zeros(conv.out_channels, dtype=torch.float64, device="cpu")
     return Affine(conv, None, none if conv.bias is None else conv.bias.abs())
 
 
@@ -158,7 +158,7 @@ def constant(conv: Conv, values: torch.Tensor | None) -> Conv:
     """
     chosen = [_inner_taps(conv, axis) for axis in range(len(conv.kernel_size))]
     channels = conv.out_channels
-    weight = torch.zeros((channels, *conv.kernel_size), dtype=torch.float64)
+    weight = torch.zeros((channels, *conv.kernel_size), dtype=torch.float64, device="cpu")
     where: tuple[slice, ...] = (slice(None), *chosen)
     if values is not None:
         weight[where] = values.reshape(-1, *(1,) * len(chosen)).expand_as(weight[where])

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from convolith.algebra.kernels import Factor, dense, grouped
+from convolith.algebra.kernels import Factor, dense, grouped, lifted
 from convolith.algebra.ranges import bias_dtype, weight_dtype, working_dtype
-from convolith.arrays import as_tensor, check_same_kind, like
+from convolith.arrays import check_same_kind, placed
 from convolith.conv import Conv
 from convolith.errors import ConvolithError
 from convolith.geometry import Pairs
@@ -82,8 +82,8 @@ def scale(conv: Conv, factors: Any) -> Conv:
         [2.0, 3.0]
     """
     working = working_dtype(conv.dtype)
-    weight = as_tensor("weight", conv.weight).to(working)
-    by = torch.as_tensor(factors).to(working).reshape(-1)
+    weight = lifted(conv.weight, working)
+    by = torch.as_tensor(factors, device="cpu").to(working).reshape(-1)
     if by.numel() not in (1, conv.out_channels):
         raise ConvolithError(
             f"factors has {by.numel()} numbers; expected one, or one for each of {conv.out_channels} output channels"
@@ -95,7 +95,7 @@ def scale(conv: Conv, factors: Any) -> Conv:
         weight = weight * along[(..., *(None,) * len(conv.kernel_size))]
     else:
         weight = weight * by.reshape(-1, *(1,) * (weight.ndim - 1))
-    bias = None if conv.bias is None else as_tensor("bias", conv.bias).to(working) * by
+    bias = None if conv.bias is None else lifted(conv.bias, working) * by
     return _delivered(Factor(weight, bias), conv.weight, conv.dtype, conv.options)
 
 
@@ -142,7 +142,7 @@ def _together(
     padded = [c for c in convs if any(map(any, c.padding))]
     mode = padded[0].padding_mode if padded else first.padding_mode
     if first.transposed:
-        factors = [Factor(as_tensor("weight", c.weight).to(working), _bias(c, working)) for c in convs]
+        factors = [Factor(lifted(c.weight, working), _bias(c, working)) for c in convs]
         joined = join([f.weight for f in factors], [f.bias for f in factors])
         return _delivered(joined, first.weight, name, first.options)
     grid = _grid(convs)
@@ -179,13 +179,13 @@ def _stack(weights: list[torch.Tensor], biases: list[torch.Tensor | None]) -> Fa
 
 
 def _bias(conv: Conv, working: torch.dtype) -> torch.Tensor | None:
-    return None if conv.bias is None else as_tensor("bias", conv.bias).to(working)
+    return None if conv.bias is None else lifted(conv.bias, working)
 
 
 def _delivered(factor: Factor, sample: Any, name: str, options: dict[str, Any]) -> Conv:
     """Build a convolution of the sample's array kind, rounded once to a dtype."""
-    bias = None if factor.bias is None else like(from_working(factor.bias, bias_dtype(name)), sample)
-    return Conv(like(from_working(factor.weight, name), sample), bias, **options)
+    bias = None if factor.bias is None else placed(from_working(factor.bias, bias_dtype(name)), sample)
+    return Conv(placed(from_working(factor.weight, name), sample), bias, **options)
 
 
 def _check(convs: tuple[Conv, ...], done: str) -> None:

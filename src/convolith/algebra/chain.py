@@ -11,13 +11,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import reduce
 from math import gcd
-from typing import Any
+from typing import Any, overload
+
+import numpy as np
+import torch
 
 from convolith.algebra import composition_borders as borders
 from convolith.algebra import transposed
 from convolith.algebra.kernels import Factor, composed, grouped, largest
 from convolith.algebra.ranges import bias_dtype, check_range, weight_dtype, working_dtype
-from convolith.arrays import check_same_kind, like
+from convolith.arrays import check_same_kind, placed
 from convolith.conv import Conv, as_conv
 from convolith.dtypes import dtype_name, is_float
 from convolith.errors import ConvolithError
@@ -44,6 +47,11 @@ class Composition:
     conv: Conv
     exact: str
     reason: str
+
+    @overload
+    def __call__(self, x: torch.Tensor, *, engine: str = "auto", accuracy: str = "default") -> torch.Tensor: ...
+    @overload
+    def __call__(self, x: np.ndarray, *, engine: str = "auto", accuracy: str = "default") -> np.ndarray: ...
 
     def __call__(self, x: Any, *, engine: str = "auto", accuracy: str = "default") -> Any:
         """Compute `second(first(x))`, through `conv` wherever that is correct.
@@ -124,8 +132,8 @@ def _transposed(first: Conv, second: Conv) -> Composition:
 def _delivered(first: Conv, second: Conv, product: Factor, name: str, options: dict[str, Any]) -> Conv:
     """Build the composed convolution: rounded once to its dtype, with gcd(g1, g2) groups."""
     groups = gcd(first.groups, second.groups)
-    bias = None if product.bias is None else like(from_working(product.bias, bias_dtype(name)), first.weight)
-    return Conv(like(from_working(product.weight, name), first.weight), bias, groups=groups, **options)
+    bias = None if product.bias is None else placed(from_working(product.bias, bias_dtype(name)), first.weight)
+    return Conv(placed(from_working(product.weight, name), first.weight), bias, groups=groups, **options)
 
 
 def _check(first: Conv, second: Conv) -> None:

@@ -25,8 +25,8 @@ class Factor(NamedTuple):
 
 def dense(conv: Conv, working: torch.dtype) -> Factor:
     """Return the dense weight and the bias in a working dtype; (in, out, ...) if the convolution is transposed."""
-    bias = None if conv.bias is None else to_working(as_tensor("bias", conv.bias), working)
-    return Factor(to_dense(to_working(as_tensor("weight", conv.weight), working), conv), bias)
+    bias = None if conv.bias is None else lifted(conv.bias, working)
+    return Factor(to_dense(lifted(conv.weight, working), conv), bias)
 
 
 def to_dense(weight: torch.Tensor, conv: Conv) -> torch.Tensor:
@@ -55,7 +55,7 @@ def composed(
     first: Conv, second: Conv, working: torch.dtype, steps: tuple[int, ...], dilation: tuple[int, ...]
 ) -> Factor:
     """Compute the grouped weight and the bias of `second` after `first`, on their common grid of taps."""
-    return _product(first, second, partial(_lifted, working=working), steps, dilation)
+    return _product(first, second, partial(lifted, working=working), steps, dilation)
 
 
 def largest(first: Conv, second: Conv, steps: tuple[int, ...], dilation: tuple[int, ...]) -> Factor:
@@ -63,13 +63,14 @@ def largest(first: Conv, second: Conv, steps: tuple[int, ...], dilation: tuple[i
     return _product(first, second, _size, steps, dilation)
 
 
-def _lifted(array: Any, working: torch.dtype) -> torch.Tensor:
-    return to_working(as_tensor("weight", array), working)
+def lifted(array: Any, working: torch.dtype) -> torch.Tensor:
+    """Return weights in a working dtype, on the CPU: other devices multiply no integer matrices, some no float64."""
+    return to_working(as_tensor("weight", array).cpu(), working)
 
 
 def _size(array: Any) -> torch.Tensor:
     """Return absolute values in float64."""
-    tensor = as_tensor("weight", array).detach()
+    tensor = as_tensor("weight", array).detach().cpu()
     return to_working(tensor, torch.complex128 if tensor.is_complex() else torch.float64).abs()
 
 

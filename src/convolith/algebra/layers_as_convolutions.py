@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from convolith.arrays import as_tensor, check_same_kind, like
+from convolith.arrays import as_tensor, check_same_kind, like, placed
 from convolith.conv import Conv
 from convolith.errors import ConvolithError
 from convolith.geometry import Axes, Padding, check_whole, per_axis
@@ -121,8 +121,8 @@ def batch_norm(
     spread = wide["variance"] + eps
     if not bool((spread > 0).all()):
         raise ConvolithError(f"variance + eps has a minimum of {spread.min().item():g}; expected more than 0")
-    factor = spread.rsqrt() * wide.get("weight", torch.ones(()))
-    shift = wide.get("bias", torch.zeros(())) - wide["mean"] * factor
+    factor = spread.rsqrt() * wide.get("weight", torch.ones((), device="cpu"))
+    shift = wide.get("bias", torch.zeros((), device="cpu")) - wide["mean"] * factor
     dtype = tensors["mean"].dtype
     taps = factor.reshape(channels, 1, *(1,) * axes).to(dtype)
     return Conv(like(taps, mean), like(shift.to(dtype), mean), groups=channels)
@@ -175,10 +175,10 @@ def select(in_channels: int, channels: Sequence[int], *, axes: int = 2, sample: 
     wanted = list(channels)
     if not wanted or any(not 0 <= channel < in_channels for channel in wanted):
         raise ConvolithError(f"channels is {wanted}; expected some numbers from 0 to {in_channels - 1}")
-    matrix = torch.zeros(len(wanted), in_channels, dtype=as_tensor("sample", sample).dtype)
+    matrix = torch.zeros(len(wanted), in_channels, dtype=as_tensor("sample", sample).dtype, device="cpu")
     matrix[range(len(wanted)), wanted] = 1
-    return linear(like(matrix, sample), axes=axes)
+    return linear(placed(matrix, sample), axes=axes)
 
 
 def _ones(shape: tuple[int, ...], sample: Any) -> Any:
-    return like(torch.ones(shape, dtype=as_tensor("sample", sample).dtype), sample)
+    return placed(torch.ones(shape, dtype=as_tensor("sample", sample).dtype, device="cpu"), sample)

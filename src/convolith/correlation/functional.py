@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Unpack, overload
 
 import numpy as np
 import torch
 from torch.overrides import handle_torch_function, has_torch_function
 
 from convolith.arrays import (
+    ArrayOrLists,
     Operands,
     as_target,
     check_bias,
@@ -21,7 +22,7 @@ from convolith.arrays import (
     read_operands,
 )
 from convolith.arrays import flip as flip_axes
-from convolith.conv import Conv
+from convolith.conv import ApplyOptions, Conv
 from convolith.correlation import call_cache, missing, overflow, registered_operator
 from convolith.correlation.gradients import padded_before, recorded, run
 from convolith.correlation.result_dtypes import convert, delivered, result_named
@@ -29,7 +30,7 @@ from convolith.dtypes import dtype_name, is_float
 from convolith.engines import aten
 from convolith.errors import ConvolithError, check_flag
 from convolith.geometry import NO_VALUE, Axes, Padding
-from convolith.planner import check_choice, computed, plan_call
+from convolith.planner import check_choice, check_device, computed, plan_call
 from convolith.planner.plan import check_apart
 from convolith.spec import ConvSpec
 from convolith.tensors import from_working, to_working, torch_dtype, working_dtype
@@ -44,6 +45,25 @@ UNSET_OPTIONS = {
     "padding_value": NO_VALUE,
 }
 """Defaults of `correlate`, which the options of a `Conv` replace."""
+DEVICES = {torch.float64: ("cpu", "cuda", "meta"), torch.int64: ("cpu", "meta")}
+"""Devices on which torch convolves in the dtypes that integers are summed in."""
+
+
+class CorrelateOptions(ApplyOptions, total=False):
+    """Options of `correlate`; `convolve` takes all but `flip`."""
+
+    stride: Axes
+    padding: Padding
+    dilation: Axes
+    groups: int
+    padding_mode: str
+    padding_value: float
+
+
+@overload
+def correlate(x: torch.Tensor, k: Any, bias: Any = None, **options: Unpack[CorrelateOptions]) -> torch.Tensor: ...
+@overload
+def correlate(x: ArrayOrLists, k: Any, bias: Any = None, **options: Unpack[CorrelateOptions]) -> np.ndarray: ...
 
 
 def correlate(
@@ -118,7 +138,7 @@ def correlate(
         return _of_incomplete(x, k, bias, geometry, how, nan, mask, dtype, out)
     if has_torch_function((x, k, bias)):  # a tensor subclass, or a proxy that records the call
         return handle_torch_function(
-            correlate,
+            correlate,  # type: ignore[arg-type]  # torch expects one signature
             (x, k, bias),
             x,
             k,
@@ -284,6 +304,12 @@ def _by_engines(
     return y
 
 
+@overload
+def convolve(x: torch.Tensor, k: Any, bias: Any = None, **options: Unpack[CorrelateOptions]) -> torch.Tensor: ...
+@overload
+def convolve(x: ArrayOrLists, k: Any, bias: Any = None, **options: Unpack[CorrelateOptions]) -> np.ndarray: ...
+
+
 def convolve(x: Any, k: Any, bias: Any = None, **options: Any) -> Any:
     """Convolve in the mathematical sense: `correlate` with the kernel's spatial axes reversed (`flip=True`).
 
@@ -374,15 +400,25 @@ def _through_torch(operands: Operands, spec: ConvSpec, accuracy: str, engine: st
             f"engine is {engine!r} and accuracy {accuracy!r}, but transforms, tracing, autocast and devices other than "
             "the CPU are left to torch's own convolution; use engine='auto' and accuracy='default' there"
         )
+    check_device(operands.x.device, accuracy, spec.out_dtype)
+    if not is_float(spec.out_dtype):
+        return _whole_numbers(operands, spec)
     x, k, bias = operands
-    if is_float(spec.out_dtype):
-        dtype = torch_dtype(computed(spec, accuracy).out_dtype)
-        y = aten.torch_operators(x.to(dtype), k.to(dtype), None if bias is None else bias.to(dtype), spec)
-        if not torch.compiler.is_compiling() and is_view(y):  # cropped
-            y = y.clone()
-        return y.to(torch_dtype(spec.out_dtype)) if accuracy == "double" else y
-    working = working_dtype(spec)
+    dtype = torch_dtype(computed(spec, accuracy).out_dtype)
+    y = aten.torch_operators(x.to(dtype), k.to(dtype), None if bias is None else bias.to(dtype), spec)
+    if not torch.compiler.is_compiling() and is_view(y):  # cropped
+        y = y.clone()
+    return y.to(torch_dtype(spec.out_dtype)) if accuracy == "double" else y
+
+
+def _whole_numbers(operands: Operands, spec: ConvSpec) -> torch.Tensor:
+    """Compute integers by torch's operators, exactly: on the CPU if the device has no convolution of their dtype."""
+    device, working = operands.x.device, working_dtype(spec)
+    if device.type not in DEVICES.get(working, ()):
+        moved = (None if tensor is None else tensor.cpu() for tensor in operands)
+        operands = Operands(*moved)  # type: ignore[arg-type]  # x and k are tensors, so they stay tensors
+    x, k, bias = operands
     y = aten.torch_operators(to_working(x, working), to_working(k, working), None, spec).to(torch.int64)
     if bias is not None:
         y = y + to_working(bias, torch.int64).reshape(-1, *[1] * spec.axes)
-    return from_working(y, spec.out_dtype)
+    return from_working(y, spec.out_dtype).to(device)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from math import inf, prod
-from typing import Any, Concatenate, NamedTuple, ParamSpec, cast
+from typing import Any, NamedTuple, Unpack, overload
 
 import numpy as np
 import torch
 
-from convolith.arrays import Operands, as_target, as_tensor, listed
+from convolith.arrays import ArrayOrLists, Operands, as_target, as_tensor, listed
+from convolith.conv import ApplyOptions
 from convolith.correlation import filter_cache, missing, nddata, overflow
 from convolith.correlation.functional import correlate
 from convolith.correlation.result_dtypes import convert, delivered, result_named
@@ -38,16 +39,12 @@ FEW_CHANNELS = 4
 AS_FLOATS = {"engine": "auto", "accuracy": "default"}
 """How whole numbers are filtered in float64, to see which results wrap around."""
 
-Options = ParamSpec("Options")
 
-
-def _also_of_nddata(
-    compute: Callable[Concatenate[Any, Any, Options], Any],
-) -> Callable[Concatenate[Any, Any, Options], Any]:
+def _also_of_nddata(compute: Callable[..., Any]) -> Callable[..., Any]:
     """Let a filter take astropy's `CCDData` too, and return one: its data, uncertainty and coordinates in turn."""
 
     @wraps(compute)
-    def filtered(image: Any, kernel: Any, *args: Options.args, **options: Options.kwargs) -> Any:
+    def filtered(image: Any, kernel: Any, *args: Any, **options: Any) -> Any:
         if not nddata.is_nddata(image):
             return compute(image, kernel, *args, **options)
         about: dict[str, Any] = dict(options)
@@ -67,7 +64,28 @@ def _also_of_nddata(
             incomplete=incomplete,
         )
 
-    return cast("Callable[Concatenate[Any, Any, Options], Any]", filtered)
+    return filtered
+
+
+class FilterOptions(ApplyOptions, total=False):
+    """Options of `filter_image`."""
+
+    axes: Any
+    channel_axis: int | None
+    stride: Axes
+    padding: Padding
+    dilation: Axes
+    padding_mode: str
+    padding_value: float
+    origin: Axes
+
+
+@overload
+def filter_image(image: torch.Tensor, kernel: Any, **options: Unpack[FilterOptions]) -> torch.Tensor: ...
+@overload
+def filter_image(image: ArrayOrLists, kernel: Any, **options: Unpack[FilterOptions]) -> np.ndarray: ...
+@overload
+def filter_image(image: Any, kernel: Any, **options: Unpack[FilterOptions]) -> Any: ...
 
 
 @_also_of_nddata

@@ -52,7 +52,7 @@ def unmasked(argument: str, x: Any, mask: Any, nan: str) -> tuple[Any, Any]:
             f"{argument} is a masked array; say what its masked elements do: nan='omit' or nan='interpolate'"
         )
     own = np.array(np.ma.getmaskarray(x))  # a copy, since torch warns about memory that cannot be written
-    return x.data, torch.from_numpy(own) if mask is None else torch.from_numpy(own) | mask
+    return x.data, torch.from_numpy(own) if mask is None else torch.from_numpy(own) | mask.cpu()
 
 
 def as_floats(operands: Operands, wanted: str | None, *, needed: bool) -> Operands:

@@ -11,7 +11,7 @@ from convolith.correlation import call_cache, registered_operator
 from convolith.correlation.gradients import differentiable, run
 from convolith.dtypes import COMPLEX, dtype_name, is_float
 from convolith.engines.aten import TRANSPOSED
-from convolith.planner import plan
+from convolith.planner import check_device, plan
 from convolith.spec import ConvSpec
 from convolith.torch_private import AUTOCAST_DEVICES, needs_torch_operators, without_batch
 
@@ -69,6 +69,8 @@ def _by_torch(
     accuracy: str, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, *options: Any
 ) -> torch.Tensor:
     """Compute by torch's own operator, in float64 or complex128 with accuracy "double"."""
+    if not torch.compiler.is_compiling():
+        check_device(x.device, accuracy, dtype_name(x.dtype))
     operator = TRANSPOSED[k.ndim - 2]
     if accuracy != "double":
         return operator(x, k, bias, *options)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict, Unpack, overload
 
 import numpy as np
 import torch
 
-from convolith.arrays import as_tensor, like, listed
+from convolith.arrays import ArrayOrLists, as_tensor, like, listed
 from convolith.correlation import correlate
 from convolith.correlation.images import picture_axes
 from convolith.correlation.missing import checked_mask, unmasked
@@ -25,6 +25,25 @@ NO_SUM = 1e-12
 """Sum of a kernel up to which it counts as 0, relative to the sum of its magnitudes."""
 LEAST_SEEN = 1e-6
 """Least share of a pixel's light that falls on the frame, below which the pixel is not estimated."""
+
+
+class DeconvolveOptions(TypedDict, total=False):
+    """Options of `deconvolve`."""
+
+    method: str
+    flip: bool
+    balance: float
+    iterations: int
+    mask: Any
+    axes: Any
+    channel_axis: int | None
+    progress: bool
+
+
+@overload
+def deconvolve(image: torch.Tensor, kernel: Any, **options: Unpack[DeconvolveOptions]) -> torch.Tensor: ...
+@overload
+def deconvolve(image: ArrayOrLists, kernel: Any, **options: Unpack[DeconvolveOptions]) -> np.ndarray: ...
 
 
 def deconvolve(

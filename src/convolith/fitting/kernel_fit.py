@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 import torch
 
-from convolith.arrays import like
+from convolith.arrays import placed
 from convolith.errors import ConvolithError, check_flag, check_option, warn
 from convolith.fitting.data.pixels import Pixels
 from convolith.fitting.data.problem import Problem, no_pixels, read, result_dtype
@@ -202,13 +202,13 @@ def fit(
     dtype = torch_dtype(result_dtype(x, y, problem, kernel, constant))
     mean = found.squares / (problem.weights.sum() * problem.spec.out_channels)
     return Fit(
-        kernel=like(torch.from_numpy(kernel).to(dtype), x),
-        offset=like(torch.from_numpy(constant[0]).to(dtype), x) if offset else None,
+        kernel=placed(torch.from_numpy(kernel).to(dtype), x),
+        offset=placed(torch.from_numpy(constant[0]).to(dtype), x) if offset else None,
         residual_rms=sqrt(max(mean, 0.0)),
         explained=share_explained,
         loss=tuple(found.losses),
-        stderr=None if stderr is None else like(torch.from_numpy(stderr), x),
-        sum_stderr=None if found.sum_stderr is None else like(torch.from_numpy(found.sum_stderr.T.copy()), x),
+        stderr=None if stderr is None else placed(torch.from_numpy(stderr), x),
+        sum_stderr=None if found.sum_stderr is None else placed(torch.from_numpy(found.sum_stderr.T.copy()), x),
         condition=found.condition,
         method="lstsq" if descent is None else descent.method,
         learning_rate=found.learning_rate,

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from convolith.arrays import is_numpy
+from convolith.arrays import as_numpy, is_numpy
 from convolith.conv import Conv
 from convolith.errors import ConvolithError, check_option, renamed
 from convolith.report.html_page import Figure, fragment
 from convolith.report.plots import image_grid, is_available, signal_figure, source_of
 from convolith.report.table import Table
 from convolith.spec import ConvSpec
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Picture
 
 SHOWN = 15
 """Largest kernel size whose weights are printed."""
@@ -92,7 +95,7 @@ class Fit:
     method: str
     learning_rate: float | None
     spec: ConvSpec
-    coefficients: Any = None
+    coefficients: np.ndarray | None = None
     selection: tuple[Candidate, ...] = ()
     held_out_rms: float | None = None
     flip: bool = False
@@ -115,7 +118,7 @@ class Fit:
 
     def tables(self) -> list[Table]:
         """Return the fit as tables: a summary, and the kernel if it is small and has one channel."""
-        kernel, error = (None if part is None else np.asarray(part) for part in (self.kernel, self.stderr))
+        kernel, error = (None if part is None else as_numpy(part) for part in (self.kernel, self.stderr))
         assert kernel is not None  # noqa: S101 - for the type checker
         summary = {
             "kernel size": "x".join(map(str, kernel.shape[2:])),
@@ -138,14 +141,14 @@ class Fit:
             tables.append(Table("Kernel (rows and columns)", rows))
         return tables
 
-    def plot(self) -> Any:
+    def plot(self) -> Picture:
         """Return a matplotlib figure of the kernel and its standard errors, of the first channel to the first.
 
         Raises:
             ConvolithError: matplotlib is not installed, or a kernel of three axes.
         """
-        kernel = np.asarray(self.kernel[0, 0], dtype=float)
-        error = None if self.stderr is None else np.asarray(self.stderr[0, 0], dtype=float)
+        kernel = as_numpy(self.kernel[0, 0]).astype(float)
+        error = None if self.stderr is None else as_numpy(self.stderr[0, 0]).astype(float)
         if kernel.ndim == 1:
             return signal_figure({"kernel": kernel}, error)
         if kernel.ndim > 2:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from convolith.arrays import like
+from convolith.arrays import placed
 from convolith.errors import ConvolithError, shown
 from convolith.fitting.data.pixels import Pixels
 from convolith.fitting.data.problem import no_pixels, read, result_dtype
@@ -160,16 +160,16 @@ def fit_varying(
     spread, sums = accurate.stderr, accurate.stderr_of(gram.sums_of_channels()).T.copy()
     fitted, background = gram.kernel_of(coefficients), coefficients[gram.windows :].copy()
     dtype = torch_dtype(result_dtype(x, y, problem, fitted, background))
-    kernel, sky = (like(torch.from_numpy(part).to(dtype), x) for part in (fitted, background))
+    kernel, sky = (placed(torch.from_numpy(part).to(dtype), x) for part in (fitted, background))
     return VaryingFit(
         gram.varying_kernel(kernel, sky, background_degree),
         sqrt(max(squares, 0.0) / (problem.weights.sum() * spec.out_channels)),
         squares + penalty.paid(coefficients[: gram.windows]),
-        like(torch.from_numpy(gram.kernel_of(spread)), x),
+        placed(torch.from_numpy(gram.kernel_of(spread)), x),
         solution.condition,
         spec,
         gram.coefficients_of(kernel_options, fitted),
         None if left_out is None else left_out.rms,
         share,
-        like(torch.from_numpy(sums), x),
+        placed(torch.from_numpy(sums), x),
     )

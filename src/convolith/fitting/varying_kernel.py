@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
 
-from convolith.arrays import as_tensor, is_numpy, like
+from convolith.arrays import as_numpy, as_tensor, is_numpy, like
 from convolith.conv import Conv
 from convolith.correlation import correlate
 from convolith.engines.padding import pad
@@ -19,6 +19,9 @@ from convolith.fitting.data.positions import check_position, pixel_places
 from convolith.geometry import MAX_AXES, Padding, per_axis
 from convolith.report.plots import image_grid, signal_figure
 from convolith.spec import ConvSpec
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MODULATIONS = ("output", "input", "update")
 """Pixels whose position selects the kernel: the output pixel (the centre of its window), each input pixel, or none,
@@ -58,7 +61,7 @@ class VaryingKernel:
         shape = self.weights.shape[1:]
         return f"VaryingKernel({shape}, degree={self.degree}{background}, modulation={self.modulation!r})"
 
-    def plot(self) -> Any:
+    def plot(self) -> Figure:
         """Return a matplotlib figure of the kernel at nine places: the first, middle and last row and column.
 
         The first channel to the first, for two axes; with one axis, the three places are three curves.
@@ -68,13 +71,13 @@ class VaryingKernel:
         """
         places = {"first": -1.0, "middle": 0.0, "last": 1.0}
         if self.axes == 1:
-            at = {name: np.asarray(self.weight_at((z,))[0, 0], dtype=float) for name, z in places.items()}
+            at = {name: as_numpy(self.weight_at((z,))[0, 0]).astype(float) for name, z in places.items()}
             return signal_figure(at)
         if self.axes > 2:
             raise ConvolithError(f"the kernel has {self.axes} axes; plot shows kernels of one or two")
         rows = [
             {
-                f"{row} row, {column} column": np.asarray(self.weight_at((v, u))[0, 0], dtype=float)
+                f"{row} row, {column} column": as_numpy(self.weight_at((v, u))[0, 0]).astype(float)
                 for column, u in places.items()
             }
             for row, v in places.items()
@@ -138,6 +141,15 @@ class VaryingKernel:
             ConvolithError: "same" padding with a stride, whose amount depends on the image size, unlike in a `Conv`.
         """
         return Conv(self.weight_at(position), self.background_at(position), **self.options)
+
+    @overload
+    def apply(
+        self, x: torch.Tensor, *, origin: Sequence[int] | None = None, position: Sequence[float] | None = None
+    ) -> torch.Tensor: ...
+    @overload
+    def apply(
+        self, x: np.ndarray, *, origin: Sequence[int] | None = None, position: Sequence[float] | None = None
+    ) -> np.ndarray: ...
 
     def apply(self, x: Any, *, origin: Sequence[int] | None = None, position: Sequence[float] | None = None) -> Any:
         """Apply the kernel to an image, by one planned correlation of several channels.

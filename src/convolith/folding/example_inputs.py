@@ -145,7 +145,7 @@ def example_at(inputs: Inputs, sizes: dict[int, int], batch: int = 0) -> Inputs:
     for x in inputs:
         shape = [sizes.get(axis, n) for axis, n in enumerate(x.shape)]
         shape[0] = batch or x.shape[0]
-        tensors.append(torch.randn(shape, generator=generator).to(dtype=x.dtype, device=x.device))
+        tensors.append(torch.randn(shape, generator=generator, device="cpu").to(dtype=x.dtype, device=x.device))
     return tuple(tensors)
 
 

@@ -22,6 +22,7 @@ from convolith.folding.example_inputs import (
     unchanged,
 )
 from convolith.folding.graph_copies import own_module
+from convolith.folding.other_devices import cpu_by_default, device_of, moved
 from convolith.folding.quick_convolutions import QuickConvolutions
 from convolith.folding.report import FoldReport, Skipped
 from convolith.folding.submodules import fold_graph, fold_submodules
@@ -64,7 +65,8 @@ def fold(
     MobileOne (Vasu et al. 2023) and similar forms are instances.
 
     Args:
-        model: a module in evaluation mode.
+        model: a module in evaluation mode. One on another device than the CPU is folded as a copy on the CPU; the
+            result is moved to that device, and compared with the model there.
         example_input: a tensor (N, channels, *size) that the model accepts, or a sequence of them for several inputs.
         measure: keep a rewrite only if it is also measured to be faster on this machine, on the example's shape.
         force: make every rewrite, even if it does not save time.
@@ -90,6 +92,31 @@ def fold(
         renamed("everything=", "force=")
         force = everything
     options = {"measure": measure, "force": force}
+    device = device_of(model, example_input)
+    if device is not None:
+        return _fold_elsewhere(model, example_input, options, device)
+    with cpu_by_default():
+        return _fold_on_cpu(model, example_input, options)
+
+
+def _fold_elsewhere(model: torch.nn.Module, example: Any, options: dict[str, bool], device: torch.device) -> Folded:
+    """Fold a copy of a model on the CPU, and move the result to the device of the model."""
+    if options["measure"]:
+        raise ConvolithError(
+            f"measure is True, but the model is on {device}, and fold measures on the CPU; leave it out there"
+        )
+    _check_plain(model)
+    inputs = tuple(example) if isinstance(example, Sequence) else (example,)
+    on_cpu = tuple(x.cpu() if isinstance(x, torch.Tensor) else x for x in inputs)
+    try:
+        with cpu_by_default():
+            folded = _fold_on_cpu(own_module(model).to("cpu"), on_cpu, options)
+    except ConvolithError as problem:
+        raise ConvolithError(f"model is on {device}, and its copy on the CPU cannot be folded: {problem}") from problem
+    return Folded(moved(folded.model, model, inputs, device), folded.report)
+
+
+def _fold_on_cpu(model: Any, example_input: Any, options: dict[str, bool]) -> Folded:
     state = torch.get_rng_state()
     with QuickConvolutions():
         inputs, known = _checked(model, example_input)

@@ -93,7 +93,7 @@ NUDGES = 4
 
 def _nudged(inputs: Inputs, seed: int) -> Inputs:
     generator = torch.Generator().manual_seed(seed)
-    signs = [torch.randint(-1, 2, x.shape, generator=generator).to(x.device) for x in inputs]
+    signs = [torch.randint(-1, 2, x.shape, generator=generator, device="cpu").to(x.device) for x in inputs]
     return tuple(x + x * sign * torch.finfo(x.dtype).eps for x, sign in zip(inputs, signs, strict=True))
 
 
@@ -116,7 +116,8 @@ def _distinct(tried: list[Inputs]) -> list[Inputs]:
 
 def _random(inputs: Inputs, seed: int) -> Inputs:
     generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.randn(x.shape, generator=generator).to(dtype=x.dtype, device=x.device) for x in inputs)
+    drawn = (torch.randn(x.shape, generator=generator, device="cpu") for x in inputs)
+    return tuple(values.to(dtype=x.dtype, device=x.device) for values, x in zip(drawn, inputs, strict=True))
 
 
 def _allowed(off: float, tolerance: float) -> float:

@@ -11,6 +11,7 @@ import torch
 from convolith.errors import ConvolithError
 from convolith.folding.capture import HOOKS
 from convolith.folding.graph_copies import graph_of_parts, graph_parts
+from convolith.folding.other_devices import cpu_by_default
 from convolith.jit import at_most, is_forked, thread_count
 from convolith.network.execution.compiled import Compiled
 from convolith.network.execution.runtime import Unlike
@@ -150,7 +151,9 @@ class Optimized(torch.nn.Module):
                 choice = self._chosen.get(_size_of(inputs), [])
                 if choice is None:
                     raise NotTraced("the folded model was faster")
-                compiled = Compiled(self.plain, inputs, self.accuracy, choice or None, self.avoided, self._prepared())
+                with cpu_by_default():
+                    known = self._prepared()
+                    compiled = Compiled(self.plain, inputs, self.accuracy, choice or None, self.avoided, known)
             except NotTraced:
                 self._sizes[key] = None
                 return None
@@ -211,7 +214,9 @@ class Optimized(torch.nn.Module):
     def example(self) -> tuple[torch.Tensor, ...]:
         """Return zeros of the example's size; of two images at least unless the model has code of its own."""
         least = 1 if self.has_code() else 2
-        return tuple(torch.zeros((max(shape[0], least), *shape[1:]), dtype=dtype) for shape, dtype in self._example)
+        return tuple(
+            torch.zeros((max(shape[0], least), *shape[1:]), dtype=dtype, device="cpu") for shape, dtype in self._example
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()

@@ -16,6 +16,7 @@ from convolith.folding import FoldReport, fold
 from convolith.folding.capture import NoGraph
 from convolith.folding.example_inputs import Inputs, example_at, result_of, variations
 from convolith.folding.graph_copies import own_module
+from convolith.folding.other_devices import cpu_by_default, device_of
 from convolith.folding.quick_convolutions import QuickConvolutions
 from convolith.geometry import check_whole
 from convolith.jit import at_most
@@ -120,6 +121,12 @@ def optimize(
         raise ConvolithError(f"budget_seconds is {budget_seconds!r}; expected seconds above zero")
     if threads is not None:
         threads = check_whole("threads", threads, 1)
+    device = device_of(model, example_input)
+    if device is not None:
+        raise ConvolithError(
+            f"model is on {device}, and optimize writes programs for the CPU; move model and example_input with "
+            ".cpu(), or call fold, whose result computes on any device"
+        )
     try:
         folded = fold(model, example_input)
         plain, report = folded.model, folded.report
@@ -127,7 +134,7 @@ def optimize(
         plain, report = own_module(model), None
     inputs = (example_input,) if isinstance(example_input, torch.Tensor) else tuple(example_input)
     optimized = Optimized(plain, accuracy, threads, tuple((tuple(x.shape), x.dtype) for x in inputs))
-    with at_most(threads):
+    with cpu_by_default(), at_most(threads):
         try:
             found = _compiled(model, optimized, report, inputs, budget_seconds, measure=measure)
             compiled = optimized.program(inputs) if drop_weights else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.nn.parameter import UninitializedParameter
@@ -14,6 +14,7 @@ from convolith.planner.choose import check_choice
 from convolith.report.table import Table
 
 OURS = frozenset(SWAPPED.values())
+Model = TypeVar("Model", bound=torch.nn.Module)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Conversion:
         return self.table().text()
 
 
-def convert(model: torch.nn.Module, *, accuracy: str = "default") -> torch.nn.Module:
+def convert(model: Model, *, accuracy: str = "default") -> Model:
     """Replace a model's convolutions by Convolith's, in place; parameters, hooks and state_dict do not change.
 
     Plain and transposed modules of torch's own classes are changed, parametrised ones included, and lazy ones once they
@@ -90,7 +91,7 @@ def convert(model: torch.nn.Module, *, accuracy: str = "default") -> torch.nn.Mo
     return model
 
 
-def revert(model: torch.nn.Module) -> torch.nn.Module:
+def revert(model: Model) -> Model:
     """Undo `convert` and `freeze`, in place: Convolith's modules become torch's own again.
 
     Parametrisations that were added or removed in the meantime stay unchanged.

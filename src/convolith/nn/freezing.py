@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import torch
-
 from convolith.errors import ConvolithError
-from convolith.nn.conversion import check_model
+from convolith.nn.conversion import Model, check_model
 from convolith.nn.frozen import Frozen
 from convolith.nn.layers import SWAPPED, unparametrised
 
 LAYERS = tuple(ours for ours in SWAPPED.values() if not ours.__name__.startswith("Lazy"))
 
 
-def freeze(model: torch.nn.Module) -> torch.nn.Module:
+def freeze(model: Model) -> Model:
     """Prepare every Convolith convolution of a model from a private copy of its weights, in place.
 
     Without `freeze`, each call reads all bytes of the kernel to check that it is the prepared one, since only that
@@ -57,7 +55,7 @@ def freeze(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def unfreeze(model: torch.nn.Module) -> torch.nn.Module:
+def unfreeze(model: Model) -> Model:
     """Undo `freeze`, in place: every call reads the parameters again.
 
     Returns:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from convolith.dtypes import HALVES
+from convolith.dtypes import HALVES, is_float
 from convolith.engines import BY_NAME, TABLE, Engine
 from convolith.engines.base import NEEDS_KERNEL
 from convolith.engines.reference import reference
@@ -93,6 +93,15 @@ def check_choice(accuracy: str, engine: str) -> None:
     check_option("accuracy", accuracy, ACCURACIES)
     if not isinstance(engine, str) or engine not in ("auto", *BY_NAME):
         raise ConvolithError(f"engine is {shown(engine)}; expected auto or one of {', '.join(BY_NAME)}")
+
+
+def check_device(device: torch.device, accuracy: str, dtype: str) -> None:
+    """Refuse accuracy "exact" for floats on another device than the CPU, where torch chooses how its sums are made."""
+    if accuracy == "exact" and device.type not in ("cpu", "meta") and is_float(dtype):
+        raise ConvolithError(
+            f"accuracy is 'exact', but x is on {device}, where torch's own convolution may round its sums otherwise "
+            "(TF32, Winograd, FFT); use accuracy='double' there, or pass x.cpu()"
+        )
 
 
 @lru_cache(maxsize=4096)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
 import torch
 
 from convolith.arrays import as_target, as_tensor, check_bias, check_same_kind, is_numpy, like
@@ -21,6 +22,9 @@ from convolith.report.table import Table
 from convolith.spec import ConvSpec
 from convolith.tensors import torch_dtype
 from convolith.work import Work
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 WIDER = {"float16": "float64", "bfloat16": "float64", "float32": "float64", "complex64": "complex128"}
 NEARLY = 0.9
@@ -150,7 +154,7 @@ class Plan:
         """Return the table as HTML for notebooks."""
         return fragment([self.table()])
 
-    def plot(self) -> Any:
+    def plot(self) -> Figure:
         """Return a matplotlib figure of the time of every engine that can compute the layer, the fastest on top.
 
         Raises:
@@ -161,6 +165,11 @@ class Plan:
         return bar_figure(
             [name for _, name in timed], {kind: [1e3 * seconds for seconds, _ in timed]}, x="milliseconds"
         )
+
+    @overload
+    def __call__(self, x: torch.Tensor, k: Any, bias: Any = None, out: Any = None) -> torch.Tensor: ...
+    @overload
+    def __call__(self, x: np.ndarray, k: Any, bias: Any = None, out: Any = None) -> np.ndarray: ...
 
     def __call__(self, x: Any, k: Any, bias: Any = None, out: Any = None) -> Any:
         """Correlate `x` with `k`; no gradients (use `correlate` for those).
@@ -224,6 +233,11 @@ class BoundPlan:
             return None
         state = BY_NAME[chosen.engine].resized(self.state, inner)
         return None if state is None else replace(self, plan=chosen, state=state, shape=chosen.spec.input_shape)
+
+    @overload
+    def __call__(self, x: torch.Tensor, out: Any = None) -> torch.Tensor: ...
+    @overload
+    def __call__(self, x: np.ndarray, out: Any = None) -> np.ndarray: ...
 
     def __call__(self, x: Any, out: Any = None) -> Any:
         """Correlate `x`, into `out` if given."""
@@ -310,8 +324,13 @@ def format_of(x: torch.Tensor) -> torch.memory_format:
 
 
 def plain(argument: str, array: Any, shape: tuple[int, ...] | None = None, dtype: str | None = None) -> torch.Tensor:
-    """Return an array as a tensor without gradients or lazy conjugation, after checking its shape and dtype."""
+    """Return an array as a tensor without gradients or lazy conjugation, after checking its device, shape and dtype."""
     tensor = as_tensor(argument, array)
+    if not tensor.is_cpu:
+        raise ConvolithError(
+            f"{argument} is on {tensor.device}, and a plan computes on the CPU; pass {argument}.cpu(), or call "
+            "correlate, which leaves other devices to torch's own convolution"
+        )
     if tensor.requires_grad and torch.is_grad_enabled():
         raise ConvolithError(
             f"{argument} requires gradients, which a plan does not record; call correlate, or pass {argument}.detach()"

@@ -7,11 +7,14 @@ from base64 import b64encode
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from convolith.errors import missing_extra
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 WIDTH = 9.0
 """Width of a figure in inches."""
@@ -30,7 +33,7 @@ def check_available() -> None:
         raise missing_extra("matplotlib", "plot", "drawing pictures")
 
 
-def _figure(height: float) -> Any:
+def _figure(height: float) -> Figure:
     check_available()
     from matplotlib.figure import Figure
 
@@ -55,7 +58,7 @@ def image_row(images: Mapping[str, np.ndarray], signed: Collection[str] = ()) ->
     return _source(image_grid([images], signed), "png")
 
 
-def image_grid(rows: Sequence[Mapping[str, np.ndarray]], signed: Collection[str] = ()) -> Any:
+def image_grid(rows: Sequence[Mapping[str, np.ndarray]], signed: Collection[str] = ()) -> Figure:
     """Return a figure of named images in rows.
 
     Args:
@@ -90,7 +93,7 @@ def _colours(image: np.ndarray, *, is_signed: bool) -> dict[str, Any]:
     return {"cmap": "gray", "vmin": low, "vmax": high} if low < high else {"cmap": "gray"}
 
 
-def signal_figure(curves: Mapping[str, np.ndarray], band: np.ndarray | None = None) -> Any:
+def signal_figure(curves: Mapping[str, np.ndarray], band: np.ndarray | None = None) -> Figure:
     """Return a figure of curves over their index; `band` is the half width of a band around the first."""
     figure = _figure(3.2)
     panel = figure.subplots()
@@ -150,7 +153,7 @@ def bars(names: Sequence[str], lengths: Mapping[str, Sequence[float]], *, x: str
     return _source(bar_figure(names, lengths, x=x), "svg")
 
 
-def bar_figure(names: Sequence[str], lengths: Mapping[str, Sequence[float]], *, x: str) -> Any:
+def bar_figure(names: Sequence[str], lengths: Mapping[str, Sequence[float]], *, x: str) -> Figure:
     """Return a figure of stacked horizontal bars: one row per name, the first on top, one segment per kind."""
     figure = _figure(1.0 + 0.22 * len(names))
     panel = figure.subplots()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import inf, isfinite, prod
 from numbers import Real
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from convolith.algebra.decomposition.blocks import (
     stride_homes,
 )
 from convolith.algebra.decomposition.certificate import chain_bounds, chain_sketch, norm_bounds, padding_gain
-from convolith.arrays import as_tensor, is_numpy
+from convolith.arrays import ArrayOrLists, as_numpy, as_tensor, is_numpy
 from convolith.conv import Conv, as_conv
 from convolith.correlation import correlate
 from convolith.dtypes import COMPLEX, half_ulp, is_float
@@ -89,6 +89,11 @@ class Decomposition:
     multiplications_after: int
     reason: str
 
+    @overload
+    def __call__(self, x: torch.Tensor, *, engine: str = "auto", accuracy: str = "default") -> torch.Tensor: ...
+    @overload
+    def __call__(self, x: ArrayOrLists, *, engine: str = "auto", accuracy: str = "default") -> np.ndarray: ...
+
     def __call__(self, x: Any, *, engine: str = "auto", accuracy: str = "default") -> Any:
         """Apply the parts in order, or `conv` itself if it does not decompose."""
         for part in self.parts or (self.conv,):
@@ -108,7 +113,7 @@ class Decomposition:
         }
         tables = [Table("One convolution as several", rows), Table("", [summary])]
         for at, part in enumerate(self.parts):
-            weight = np.asarray(part.weight)
+            weight = as_numpy(part.weight)
             small = weight.shape[:2] == (1, 1) and weight.ndim < 5 and max(weight.shape) <= SHOWN
             if small and not np.iscomplexobj(weight):
                 lines = weight[0, 0] if weight.ndim == 4 else weight[0]

@@ -85,7 +85,8 @@ def _filtered(
     first = [part.start for part in border.of_x]
     count = [part.stop - part.start for part in border.of_y]
     whole = np.full((*filtered.shape[:-axes], *shape[-axes:]), np.nan)
-    border.in_y(whole)[...] = filtered[(..., *(slice(a, a + n) for a, n in zip(first, count, strict=True)))]
+    inner: tuple[Any, ...] = (..., *(slice(a, a + n) for a, n in zip(first, count, strict=True)))
+    border.in_y(whole)[...] = filtered[inner]
     return whole
 
 

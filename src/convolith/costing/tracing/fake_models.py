@@ -89,7 +89,7 @@ def _is_small_constant(tensor: torch.Tensor) -> bool:
 def _times_held(tensor: torch.Tensor, places: Mapping[int, int]) -> int | None:
     """Return how many parameters and buffers share a tensor's memory; None unless it is plain and fills its storage."""
     usual = type(tensor) in (torch.Tensor, nn.Parameter) and tensor.layout is torch.strided and tensor.is_leaf
-    if not usual or not tensor.is_cpu or tensor.is_quantized:
+    if not usual or tensor.is_meta or tensor.is_quantized:
         return None
     storage = tensor.untyped_storage()
     return places.get(storage.data_ptr(), 0) if storage.nbytes() == tensor.nbytes else None

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from convolith.costing.tracing.fake_models import tensors_of
+from convolith.costing.tracing.fake_models import tensors_in, tensors_of
 from convolith.costing.tracing.model_copies import named_places
 from convolith.errors import ConvolithError
 from convolith.torch_private import (
@@ -55,6 +55,7 @@ class ModuleTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
         self.stack: list[tuple[Path, Any]] = []
         self.backward = False
         self._model, self._generator = model, generator
+        self._generators = {} if generator is None else {generator.device: generator}
         self._made: dict[int, Path] = {}
         self._refused: tuple[int, Path, str] = (0, (), "")
 
@@ -86,12 +87,20 @@ class ModuleTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
             if out is not NotImplemented:
                 return out
         if self._generator is not None and draws(func):
-            out = with_generator(func, args, kwargs or {}, self._generator)
+            out = with_generator(func, args, kwargs or {}, self._generator_for(args, kwargs or {}))
         else:
             out = func(*args, **(kwargs or {}))
         if func.namespace != "prim":
             self.seen(func, args, {name: value for name, value in (kwargs or {}).items() if name != "out"}, out)
         return out
+
+    def _generator_for(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Generator:
+        """Return the generator of the device on which an operator draws its numbers."""
+        tensors = tensors_in(args)
+        device = tensors[0].device if tensors else torch.device(kwargs.get("device") or "cpu")
+        if device not in self._generators:
+            self._generators[device] = torch.Generator(device).manual_seed(0)
+        return self._generators[device]
 
     def path(self) -> Path:
         """Return the path of the running module; in the backward pass, of the one that created the running node."""

@@ -58,7 +58,7 @@ def overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
         t.storage_offset() - first + sum((n - 1) * step for n, step in zip(t.shape, t.stride(), strict=True)) + 1
         for t in (a, b)
     ]
-    touched = torch.zeros(max(ends), dtype=torch.bool)
+    touched = torch.zeros(max(ends), dtype=torch.bool, device="cpu")
     touched.as_strided(a.shape, a.stride(), a.storage_offset() - first).fill_(value=1)
     return bool(touched.as_strided(b.shape, b.stride(), b.storage_offset() - first).any())
 

@@ -47,7 +47,7 @@ class Start:
 
     def draw(self, shape: tuple[int, ...], size: float) -> Tensor:
         """Return normally distributed numbers with root mean square `size`."""
-        return size * torch.randn(shape, generator=self.generator, dtype=torch.float64)
+        return size * torch.randn(shape, generator=self.generator, dtype=torch.float64, device="cpu")
 
 
 def expand(

@@ -119,7 +119,7 @@ class _Bordered(nn.Module):
         self.edge = nn.Parameter((edge.weight[0] if edge.transposed else edge.weight[:, 0]).clone())
         self.geometry = edge
         for axis, (k, d) in enumerate(zip(edge.kernel_size, edge.dilation, strict=True)):
-            places = torch.arange(k)[:, None] * d - edge.padding[axis][0]
+            places = torch.arange(k, device="cpu")[:, None] * d - edge.padding[axis][0]
             self.register_buffer(f"places_{axis}", -places if edge.transposed else places)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -59,7 +59,7 @@ class RewriteCheck:
             images = 1 if size == self.size and sizes else 2
             shape = (images, self.shape[1], *(n + axis % 2 for axis, n in enumerate(sizes)))
             if prod(shape) <= MOST_NUMBERS:
-                yield torch.randn(shape, generator=generator, dtype=torch.float64)
+                yield torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
             if len(self.shape) == 2:
                 return
 

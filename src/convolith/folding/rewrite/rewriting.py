@@ -315,7 +315,7 @@ def _described(found: Candidates, way: Candidate, name: str, times: Times | None
 def _words(conv: Conv) -> str:
     """Describe a convolution in a few words: 16 -> 32, 3x3, stride 2, padding 1, bias."""
     axes = len(conv.kernel_size)
-    usual = Conv(torch.ones((1, 1) + (1,) * axes)).options
+    usual = Conv(torch.ones((1, 1) + (1,) * axes, device="cpu")).options
     words = [f"{conv.in_channels} -> {conv.out_channels}", "x".join(map(str, conv.kernel_size))]
     for name, value in conv.options.items():
         if value == usual[name]:

@@ -125,7 +125,7 @@ def _over_parts(working: GraphModule, values: Values, norm: Node, factors: Tenso
     shape = shape_of(source)
     if shape is None:
         return False
-    whole, moved = torch.ones(shape[1], dtype=torch.float64), torch.zeros(shape[1], dtype=torch.float64)
+    whole, moved = (make(shape[1], dtype=torch.float64, device="cpu") for make in (torch.ones, torch.zeros))
     whole[called.args[2] : called.args[3]], moved[called.args[2] : called.args[3]] = factors, shifts
     scaled = _scaled(working, values, source, whole, moved, split, norm)
     split.args = (scaled, *split.args[1:])

@@ -79,7 +79,7 @@ def _set_border(working: GraphModule, padded: Node, values: Values) -> None:
 def _by_channel(value: Any, values: Values, channels: int) -> torch.Tensor | None:
     """Return a constant that is broadcast over a border as one number for each channel, or None."""
     if isinstance(value, int | float):
-        return torch.full((channels,), float(value), dtype=torch.float64)
+        return torch.full((channels,), float(value), dtype=torch.float64, device="cpu")
     constant = values.get(value) if isinstance(value, Node) else None
     if not isinstance(constant, torch.Tensor) or constant.numel() not in (1, channels):
         return None
@@ -90,7 +90,7 @@ def _by_channel(value: Any, values: Values, channels: int) -> torch.Tensor | Non
 def _covers_border(amounts: Any, slices: list[Any], ndim: int) -> bool:
     """Return whether the slices cover exactly the border, tested on two small tensors."""
     for size in (5, 8):
-        inside = torch.zeros((1, 1, *range(size, size + ndim - 2)))
+        inside = torch.zeros((1, 1, *range(size, size + ndim - 2)), device="cpu")
         expected = torch.nn.functional.pad(inside, amounts, value=1.0)
         actual = torch.nn.functional.pad(inside, amounts)
         for index in slices:

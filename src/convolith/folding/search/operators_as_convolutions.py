@@ -29,7 +29,7 @@ Read = Callable[[OperatorCall], "Conv | str | None"]
 """Function that returns the convolution that a call equals, a reason to refuse the call, or None for other calls."""
 Values = dict[Node, Any]
 """Constants of a graph in float64, by node."""
-SAMPLE = torch.zeros(1, dtype=torch.float64)
+SAMPLE = torch.zeros(1, dtype=torch.float64, device="cpu")
 
 
 class ConvNode(NamedTuple):
@@ -185,7 +185,7 @@ def _per_channel(shape: tuple[int, ...], value: Any) -> torch.Tensor | None:
     """Return a constant as one number for each channel, or None if it varies between pixels."""
     if isinstance(value, bool) or not isinstance(value, int | float | torch.Tensor):
         return None
-    tensor = torch.as_tensor(value, dtype=torch.float64)
+    tensor = torch.as_tensor(value, dtype=torch.float64, device="cpu")
     aligned = (1,) * (len(shape) - tensor.ndim) + tuple(tensor.shape)
     if len(aligned) != len(shape) or aligned[1] not in (1, shape[1]) or prod(aligned) != aligned[1]:
         return None
@@ -228,7 +228,7 @@ def _dropped(call: OperatorCall) -> Conv | str | None:
 
 
 def _negated(call: OperatorCall) -> Conv | str | None:
-    return rescale(-torch.ones(call.shape[1], dtype=torch.float64), axes=axes_of(call.shape))
+    return rescale(-torch.ones(call.shape[1], dtype=torch.float64, device="cpu"), axes=axes_of(call.shape))
 
 
 FAR = 2**63 - 1

@@ -114,7 +114,7 @@ class Convolve(Computed):
         constants: constants of the tail, with one number per channel.
     """
 
-    weight: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    weight: torch.Tensor = field(default_factory=lambda: torch.empty(0, device="cpu"))
     bias: torch.Tensor | None = None
     options: dict[str, Any] = field(default_factory=dict)
     size: Shape = ()
@@ -219,8 +219,8 @@ class Norm(Computed):
     """
 
     groups: int = 0
-    weight: torch.Tensor = field(default_factory=lambda: torch.empty(0))
-    bias: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    weight: torch.Tensor = field(default_factory=lambda: torch.empty(0, device="cpu"))
+    bias: torch.Tensor = field(default_factory=lambda: torch.empty(0, device="cpu"))
     epsilon: float = 0.0
     shape: Shape = ()
     rows: bool = False
