@@ -318,7 +318,7 @@ def test_a_cache_that_is_a_file_is_one_warning(monkeypatch, tmp_path):
             assert cache.read(name) is None
             cache.write(name, b"code")
     assert [str(one.message) for one in said] == [
-        f"convolith's cache: {tmp_path / 'file'} is a file, so nothing is kept; remove it, or name a directory in "
+        f"convolith's cache: {tmp_path / 'file'} is a file, so nothing is kept; change that, or name another directory in "
         "CONVOLITH_CACHE_DIR"
     ]
     assert said[0].filename == __file__

@@ -141,3 +141,10 @@ def test_figures_of_results(tmp_path):
 def test_columns_without_a_value_are_left_out():
     table = Table("t", [{"a": 1, "b": None}, {"a": None, "b": None, "c": 2}])
     assert table.columns == ["a", "c"]
+
+
+def test_brackets_in_cells_and_headers_are_no_markup():
+    text = Table("Extras", [{"[x]": "pip install 'convolith[fits]'", "y": "[/bold]"}]).text()
+    assert "pip install 'convolith[fits]'" in text
+    assert "[x]" in text
+    assert "[/bold]" in text

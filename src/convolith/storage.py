@@ -46,24 +46,28 @@ def usable(home: Path | None, *, create: bool = False) -> Path | None:
         home: the directory, or None.
         create: whether a missing directory is created.
     """
-    if home is None:
+    if home is None or not (create or os.path.exists(home)):  # unlike `Path.exists`, this never raises
         return None
+    problem = problem_of(home)
+    if problem is None:
+        return home
+    warn_once(f"{problem}, so nothing is kept; change that, or name another directory in {DIRECTORY}")
+    return None
+
+
+def problem_of(home: Path) -> str | None:
+    """Return why a cache directory is not used, in words, or None; it is created if it is missing."""
     try:
-        if create:
-            with suppress(FileExistsError):  # a file, or a link to nothing
-                home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(FileExistsError):  # a file, or a link to nothing
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = home.stat()
     except OSError as error:
-        if create:
-            warn_once(f"{home} cannot be made ({error.strerror}); nothing is kept")
-        return None
+        return f"{home} cannot be made ({error.strerror})"
     if not stat.S_ISDIR(status.st_mode):
-        warn_once(f"{home} is a file, so nothing is kept; remove it, or name a directory in {DIRECTORY}")
-        return None
+        return f"{home} is a file"
     if hasattr(os, "getuid") and (status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o022):
-        warn_once(f"{home} belongs to another user or can be written by others; nothing is kept there (chmod 700 it)")
-        return None
-    return home
+        return f"{home} belongs to another user or can be written by others (chmod 700)"
+    return None
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,24 @@ from torch.nn.modules.conv import _ConvNd as ConvolutionBase
 from torch.nn.modules.conv import _ConvTransposeNd as TransposedBase
 from torch.utils import _python_dispatch, _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from convolith.errors import ConvolithError
+
+OLDEST = (2, 10)
+"""Oldest version of torch that the tests pass with, as in `pyproject.toml`."""
+
+
+def check_version(version: str) -> None:
+    """Refuse a torch that is too old: what follows would fail with names that it lacks."""
+    found = tuple(map(int, re.findall(r"\d+", version)[:2]))
+    if found < OLDEST:
+        least = ".".join(map(str, OLDEST))
+        raise ConvolithError(
+            f"torch has version {version}; expected {least} or newer; pip install --upgrade 'torch>={least}'"
+        )
+
+
+check_version(torch.__version__)
 
 _count_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", int)
 _tracing_state: Callable[[], Any] = getattr(torch._C, "_get_tracing_state", lambda: None)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 NAME, VALUE = "", "value"
 """Columns of a table of properties."""
@@ -68,9 +69,9 @@ class Table:
         for name in self.columns:
             words = [word for text in [name, *(quantity(row.get(name)) for row in self.rows)] for word in text.split()]
             justify: Literal["right", "left"] = "right" if self.is_numeric(name) else "left"
-            table.add_column(name, justify=justify, no_wrap=not lines, min_width=max(map(len, words), default=1))
+            table.add_column(Text(name), justify=justify, no_wrap=not lines, min_width=max(map(len, words), default=1))
         for row in self.rows:
-            table.add_row(*(quantity(row.get(name)) for name in self.columns))
+            table.add_row(*(Text(quantity(row.get(name))) for name in self.columns))  # no markup: [x] is [x]
         return table
 
     def show(self, console: Console) -> None:

@@ -1,43 +1,23 @@
-"""`convolith doctor`: installed packages, machine limits, and the check of every engine against the oracle."""
+"""The machine as the engines see it, and the check of every engine against the oracle."""
 
 from __future__ import annotations
 
-import platform
 from dataclasses import asdict, replace
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, NamedTuple
 
-import click
 import numpy as np
 import torch
 
-from convolith import __version__
-from convolith.cli.options import emit, json_option
 from convolith.engines import TABLE
 from convolith.engines.error_bounds import error_scale
-from convolith.jit import host
+from convolith.jit import Target, host
 from convolith.planner import plan
 from convolith.planner.calibrate import calibrate
 from convolith.planner.machine import limits as known_limits
 from convolith.planner.machine import measured
-from convolith.report.table import Table
 from convolith.spec import ConvSpec
-from convolith.storage import cache_directory
 from convolith.tensors import torch_dtype
 
-PACKAGES = {
-    "torch": "core",
-    "numpy": "core",
-    "llvmlite": "core",
-    "click": "core",
-    "rich": "core",
-    "scikit-image": "image",
-    "imageio": "image",
-    "tifffile": "image",
-    "matplotlib": "plot",
-    "starlette": "web",
-    "uvicorn": "web",
-}
 CASES: dict[str, dict[str, Any]] = {
     "3x3, padding 1": {"kernel_size": 3, "padding": 1},
     "1x1, stride 2": {"kernel_size": 1, "stride": 2},
@@ -51,45 +31,45 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "3x3 transposed, stride 2": {"kernel_size": 3, "stride": 2, "transposed": True, "output_padding": 1},
 }
+NARROW = {
+    "sse2": "this processor has no AVX2: generated code uses vectors of 4 floats (SSE2), which is right and slower",
+    "neon": "generated code for 64-bit ARM (NEON) was never tested; the checks above say whether it works here",
+}
+"""Sentences on vectors other than those that the tests run with."""
 
 
-@click.command()
-@click.option("--calibrate", "calibrating", is_flag=True, help="Measure the machine's limits first, and store them.")
-@json_option
-def command(*, calibrating: bool, as_json: bool) -> None:
-    """Show versions, threads and limits, and check every engine against the oracle; exit code 1 if an engine fails."""
+class Engines(NamedTuple):
+    """State of a machine, as the engines see it."""
+
+    threads: int
+    target: Target
+    limits: dict[str, float]
+    measured: bool
+    checks: list[dict[str, Any]]
+
+    @property
+    def advice(self) -> list[str]:
+        """Sentences on what to do about the machine."""
+        failed = sorted({row["engine"] for row in self.checks if not row["good"]})
+        advice = [NARROW[self.target.name]] if self.target.name in NARROW else []
+        if failed:
+            advice.append(
+                f"{', '.join(failed)} failed a check above: pass engine='aten', and report what "
+                "convolith doctor --json prints"
+            )
+        if not self.measured:
+            advice.append(
+                "convolith doctor --calibrate measures this machine, for better estimates of each engine's time"
+            )
+        return advice
+
+
+def examined(*, calibrating: bool) -> Engines:
+    """Check every engine against the oracle, after measuring the machine's limits if wanted."""
     if calibrating:
         calibrate()
-    installed = [{"package": name, "for": extra, "version": _version(name)} for name, extra in PACKAGES.items()]
-    machine = {
-        "convolith": __version__,
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "threads": torch.get_num_threads(),
-        "vectors": host().name,
-        "cache": str(cache_directory() or "switched off"),
-    }
-    limits = asdict(known_limits())
-    limit_rows = [{"limit": name.replace("_", " "), "value": float(f"{value:.3g}")} for name, value in limits.items()]
-    source = "measured here" if measured() else "as shipped; convolith doctor --calibrate measures this machine's"
     checks = [row for name, options in CASES.items() for row in _check(name, options)]
-    tables = [
-        Table("Machine", [machine]),
-        Table("Packages", installed),
-        Table(f"Limits ({source})", limit_rows),
-        Table("Engines against the oracle", checks),
-    ]
-    data = {"machine": machine, "packages": installed, "limits": limits, "measured": measured(), "checks": checks}
-    emit(as_json=as_json, data=data, tables=tables)
-    if not all(row["good"] for row in checks):
-        raise click.exceptions.Exit(1)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+    return Engines(torch.get_num_threads(), host(), asdict(known_limits()), measured(), checks)
 
 
 def _check(name: str, options: dict[str, Any]) -> list[dict[str, Any]]:
