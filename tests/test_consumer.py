@@ -1,0 +1,55 @@
+"""The types that a user sees: a program that calls everything public passes `mypy --strict`, and runs."""
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+import convolith as cl
+from tests import consumer
+
+ROOT = Path(__file__).parents[1]
+NOT_CALLED = {"widget"}
+"""Public names that need a notebook."""
+
+
+def test_the_program_runs(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fits of few steps have not converged
+        consumer.main(tmp_path)
+
+
+def test_everything_public_is_in_it():
+    text = Path(consumer.__file__).read_text()
+    assert {name for name in cl.__all__ if f"cl.{name}" not in text and f"import {name}" not in text} <= NOT_CALLED
+
+
+WRONG = """
+import numpy as np
+import convolith as cl
+
+cl.correlate(np.ones((1, 4, 4)), np.ones((1, 1, 3, 3)), strides=2)
+cl.plan("a layer")
+y: int = cl.correlate(np.ones((1, 4, 4)), np.ones((1, 1, 3, 3)))
+"""
+
+
+@pytest.mark.slow
+def test_a_type_checker_accepts_it_and_refuses_what_is_wrong(tmp_path):
+    """`mypy` of `.ci/run` checks it too; here as a user does, with no settings of this project."""
+    (tmp_path / "wrong.py").write_text(WRONG)
+    (tmp_path / "consumer.py").write_text(Path(consumer.__file__).read_text())
+    options = ["--strict", "--follow-imports=silent", "--config-file=", f"--cache-dir={ROOT / '.mypy_cache'}"]
+    environment = {"MYPYPATH": str(ROOT / "src"), "PATH": ""}
+    ended = subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-m", "mypy", *options, "consumer.py", "wrong.py"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = [line.split(": ", 2) for line in ended.stdout.splitlines() if ": error: " in line]
+    assert {place for place, *_ in found} == {"wrong.py:5", "wrong.py:6", "wrong.py:7"}, ended.stdout
