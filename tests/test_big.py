@@ -189,6 +189,21 @@ def test_holes_propagate_are_left_out_or_filled(nodata, tmp_path):
         assert report.missing == int((np.isnan(found) if nodata is None else found == nodata).sum())
 
 
+def test_a_hole_reaches_just_the_results_that_read_it_with_any_engine(tmp_path):
+    """Fourier transforms would spread it over a tile."""
+    x = RNG.random((300, 300)).astype(np.float32)
+    clean, kernel = x.copy(), RNG.random((41, 41)).astype(np.float32)
+    x[150, 140] = np.nan
+    expected = cl.filter_image(clean, kernel)
+    for engine in ("fft", "auto"):
+        report = big.plan(x, kernel, tmp_path / "y.zarr", engine=engine).run(progress=False)
+        found = zarr.open(tmp_path / "y.zarr")[...]
+        assert np.isnan(found[130:171, 120:161]).all()
+        assert report.missing == 41 * 41
+        there = ~np.isnan(found)
+        np.testing.assert_allclose(found[there], expected[there], rtol=1e-5)
+
+
 def test_integers_are_rounded_and_clipped_and_keep_their_nodata(tmp_path):
     x = RNG.integers(0, 256, (40, 50)).astype(np.uint8)
     x[x == 255], x[5, 7] = 254, 255
@@ -226,6 +241,24 @@ def test_every_chunk_is_read_once(chunks, tmp_path):
     assert sorted(x.reads.values()) == [1] * (counts[0] * counts[1])
     assert report.read_bytes == x.array.nbytes
     assert isinstance(open_source(x).chunks, tuple)
+
+
+def test_the_copies_of_a_block_with_holes_are_part_of_its_memory():
+    """Two windows more, and two results (holes that an engine would spread) or four (holes that are left out)."""
+    x, kernel, size = np.zeros((1000, 1000), np.float32), RNG.random((41, 41)), 4 * 1000**2
+    planned = {
+        name: big.plan(x, kernel, missing=missing, engine=engine)
+        for name, missing, engine in (
+            ("filled", 0.0, "fft"),
+            ("direct", "propagate", "direct"),
+            ("spread", "propagate", "fft"),
+            ("left out", "renormalise", "fft"),
+        )
+    }
+    job = {name: plan.filter.job_bytes(x.dtype, (1040, 1040), (1000, 1000)) for name, plan in planned.items()}
+    assert job["filled"] == job["direct"]
+    assert job["spread"] - job["filled"] > 4 * size
+    assert job["left out"] - job["filled"] > 6 * size
 
 
 def test_little_memory_makes_panels_and_too_little_is_refused(tmp_path):

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from convolith.arrays import Operands
 from convolith.big.windows import Geometry, Span, Window
 from convolith.correlation import correlate
+from convolith.correlation.missing import propagated
 from convolith.correlation.result_dtypes import as_integers, holds_rounded
 from convolith.dtypes import is_float
 from convolith.engines import BY_NAME
@@ -177,8 +179,8 @@ class Filter:
         known = self.plans.get(spec)
         if known is None:
             kernel = torch.from_numpy(self.kernel)
-            usable = self.engine == "auto" or BY_NAME[self.engine].refuse(spec, kernel) is None
-            chosen = plan(spec, kernel, accuracy=self.accuracy, engine=self.engine if usable else "auto")
+            engine = self.engine if self._is_usable(spec) else "auto"
+            chosen = plan(spec, kernel, accuracy=self.accuracy, engine=engine)
             bias = None if self.bias is None else torch.from_numpy(self.bias)
             shared = (bound.resized(chosen) for bound in self.plans.values())
             known = next((bound for bound in shared if bound is not None), None) or chosen.bind(kernel, bias)
@@ -187,24 +189,31 @@ class Filter:
                 del self.plans[next(iter(self.plans))]
         return known
 
+    def _is_usable(self, spec: ConvSpec) -> bool:
+        """Return whether the engine of all blocks takes a window's layer."""
+        return self.engine == "auto" or BY_NAME[self.engine].refuse(spec, torch.from_numpy(self.kernel)) is None
+
+    def _spreads(self, spec: ConvSpec) -> bool:
+        """Return whether the engine spreads NaN over results that do not read it."""
+        return self.engine != "auto" and not BY_NAME[self.engine].keeps_nonfinite_local(spec)
+
     def compute(self, block: Padded) -> Computed:
         """Correlate what a block reads."""
         x, mask, holes, _ = block
         if mask is None and not holes:
             bound, planes = self._bound(self.spec(x.shape)), torch.from_numpy(self._planes(x))
             return self._rounded(bound, planes, x.shape) or self.converted(self._placed(bound(planes).numpy(), x.shape))
-        y = correlate(
-            self._planes(x),
-            self.kernel,
-            self.bias,
-            stride=self.geometry.stride,
-            dilation=self.geometry.dilation,
-            groups=self.groups,
-            engine=self.engine,
-            accuracy=self.accuracy,
-            nan="propagate" if mask is None else "omit",
-            mask=None if mask is None else self._planes(mask),
-        )
+        spec, planes = self.spec(x.shape), self._planes(x)
+        how = {"engine": self.engine if self._is_usable(spec) else "auto", "accuracy": self.accuracy}
+        options = {"stride": self.geometry.stride, "dilation": self.geometry.dilation, "groups": self.groups}
+        if mask is not None:
+            y = correlate(planes, self.kernel, self.bias, **options, **how, nan="omit", mask=self._planes(mask))
+        elif self.missing == "propagate" and self._spreads(spec):
+            bias = None if self.bias is None else torch.from_numpy(self.bias)
+            operands = Operands(torch.from_numpy(planes), torch.from_numpy(self.kernel), bias)
+            y = propagated(correlate, operands, options | {"padding_mode": "zeros"}, how).numpy()
+        else:
+            y = correlate(planes, self.kernel, self.bias, **options, **how)
         return self.converted(self._placed(y, x.shape))
 
     def _moved(self) -> list[int]:
@@ -275,12 +284,22 @@ class Filter:
         return tuple(result)
 
     def job_bytes(self, dtype: np.dtype[Any], window: tuple[int, ...], block: Sequence[int]) -> int:
-        """Return the bytes of a block that is worked on, without the engine's: its window, its result and copies."""
+        """Return the bytes of a block that is worked on, without the engine's: its window, its result and copies.
+
+        Missing pixels that are left out take two more windows (without them, and ones where there are pixels), four
+        more results (the weights that were met, and the steps of a quotient) and booleans. Those that are found apart,
+        for an engine that would spread them, take two more of each.
+        """
         pixels, results = prod(window), prod(block)
         converted = pixels * self.dtype.itemsize * (2 if dtype != self.dtype else 1)
         marks = pixels * (2 if self.nodata is not None or dtype.kind == "f" else 0)
         stored = results * self.out_dtype.itemsize * 2  # with the encoded one
-        return pixels * dtype.itemsize + converted + marks + results * self.dtype.itemsize + stored
+        whole = pixels * dtype.itemsize + converted + marks + results * self.dtype.itemsize + stored
+        omitted = self.missing == "renormalise"
+        if not marks or not (omitted or (self.missing == "propagate" and self._spreads(self.spec(window)))):
+            return whole
+        size = max(self.dtype.itemsize, 4)  # half types are summed in float32
+        return whole + pixels * (2 * size + 3) + results * ((4 if omitted else 2) * size + 2)
 
     def engine_of(self, shape: tuple[int, ...]) -> tuple[str, int]:
         """Return the engine that is planned for a padded window of a shape, and the bytes that it works in."""
