@@ -5,7 +5,10 @@ import torch
 
 import convolith as cl
 from convolith import ConvolithError, ConvSpec, correlate, geometry, jit, plan
-from convolith.engines.separable.engine import separable
+from convolith.correlation.caches import clear_caches
+from convolith.engines.separable.engine import factors, separable
+from convolith.network.execution.compiled import Compiled
+from convolith.planner import prepared_kernels
 
 
 def gaussian(size: int) -> torch.Tensor:
@@ -27,6 +30,61 @@ def test_a_separable_kernel_is_found_by_its_values():
     torch.testing.assert_close(
         cl.correlate(x, k, padding=7), torch.nn.functional.conv2d(x, k, padding=7), atol=1e-3, rtol=0
     )
+
+
+def of_rank(rank: int, size: int, channels: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(rank)
+    down = torch.randn(channels, 1, size, rank, generator=generator, dtype=torch.float64)
+    across = torch.randn(channels, 1, rank, size, generator=generator, dtype=torch.float64)
+    return (down @ across / size).float()
+
+
+def test_a_plan_counts_and_estimates_with_the_rank_of_its_kernel():
+    spec = ConvSpec(in_channels=1, out_channels=1, size=(1024, 1024), kernel_size=31, padding=15)
+    found = {}
+    for rank in (1, 2, 4, 8, 14):
+        planned = cl.plan(spec, of_rank(rank, 31))
+        one = next(c for c in planned.candidates if c.engine == "separable")
+        assert one.note.startswith(f"rank {rank}: ")
+        assert one.work.forward.multiplications == 1024 * 1024 * rank * 62
+        assert one.work.memory.forward.prepared == 4 * rank * 62
+        found[rank] = planned, one
+    for rank in (4, 8, 14):  # transforms are three times as fast
+        planned, one = found[rank]
+        assert planned.engine == "fft"
+        assert 0.8 * rank < one.seconds / found[1][1].seconds < 1.2 * rank
+    assert separable.note(spec).startswith("rows")  # the engine itself knows no kernel
+
+
+def test_a_call_that_comes_back_runs_the_engine_of_its_kernels_rank():
+    x = torch.randn(1, 1, 256, 256)
+    for rank, engine in ((1, "separable"), (12, "fft")):
+        k = of_rank(rank, 31)
+        clear_caches()
+        for _ in range(3):
+            y = cl.correlate(x, k, padding=15)
+        (entry,) = [e for e in prepared_kernels._kept.values() if isinstance(e, prepared_kernels.PreparedKernel)]
+        assert entry.plan.engine == engine
+        expected = cl.correlate(x.double(), k.double(), padding=15)
+        torch.testing.assert_close(y.double(), expected, atol=1e-4 * float(expected.abs().max()), rtol=0)
+
+
+def test_the_rank_is_the_least_whose_error_is_below_rounding():
+    for rank in (1, 2, 5, 7):
+        assert factors(of_rank(rank, 7, channels=6)).rank == rank
+    assert factors(torch.zeros(2, 1, 5, 5)).rank == 1
+    mixed = torch.cat([of_rank(1, 9), of_rank(3, 9), torch.zeros(1, 1, 9, 9)])
+    assert factors(mixed).rank == 3
+
+
+def test_choices_of_a_network_are_remembered_for_the_rank_of_its_kernels():
+    def key(kernel: torch.Tensor) -> str:
+        layer = torch.nn.Conv2d(4, 4, 9, groups=4, bias=False).eval()
+        layer.weight.data = kernel
+        return Compiled(layer, (torch.randn(1, 4, 40, 40),), "default").key
+
+    assert key(of_rank(1, 9, 4)) == key(2 * of_rank(1, 9, 4))
+    assert len({key(of_rank(rank, 9, 4)) for rank in (1, 2, 3, 9)}) == 4
 
 
 KERNELS = {

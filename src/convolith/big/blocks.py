@@ -303,6 +303,7 @@ class Filter:
 
     def engine_of(self, shape: tuple[int, ...]) -> tuple[str, int]:
         """Return the engine that is planned for a padded window of a shape, and the bytes that it works in."""
-        chosen = plan(self.spec(shape), torch.from_numpy(self.kernel), accuracy=self.accuracy, engine=self.engine)
-        memory = BY_NAME[chosen.engine].work(self.spec(shape)).memory.forward
+        spec, kernel = self.spec(shape), torch.from_numpy(self.kernel)
+        chosen = plan(spec, kernel, accuracy=self.accuracy, engine=self.engine)
+        memory = BY_NAME[chosen.engine].for_kernel(spec, kernel).work(spec).memory.forward
         return chosen.engine, memory.workspace + memory.prepared

@@ -43,6 +43,13 @@ class Engine(ABC, Generic[State]):
     def refuse(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
         """Return why the engine cannot compute a spec (or this kernel, if given), or None if it can."""
 
+    def for_kernel(self, spec: ConvSpec, kernel: torch.Tensor) -> Engine[State]:
+        """Return the engine whose work, time and note hold for this kernel: this one, unless they depend on its values.
+
+        The planner calls it before `refuse`, so that what an engine finds out about a kernel is computed once.
+        """
+        return self
+
     def keeps_nonfinite_local(self, spec: ConvSpec) -> bool:
         """Return whether NaN and infinity in x change only the outputs that read them, as in a direct sum."""
         return True

@@ -147,6 +147,9 @@ def _with_time(candidate: Candidate, known: dict[str, float]) -> Candidate:
 
 
 def _weigh(engine: Engine[Any], spec: ConvSpec, accuracy: str, kernel: torch.Tensor | None) -> Candidate:
+    by_values = kernel is not None and engine.refuse(spec) is not None
+    if kernel is not None:
+        engine = engine.for_kernel(spec, kernel)
     reason = engine.refuse(spec, kernel)
     if reason is not None:
         return Candidate(engine.name, reason)
@@ -162,7 +165,6 @@ def _weigh(engine: Engine[Any], spec: ConvSpec, accuracy: str, kernel: torch.Ten
         reason = f"its workspace of {needed / 1e9:.0f} GB is over this machine's {memory / 1e9:.0f} GB"
     limits = machine.limits()
     seconds, preparing = engine.seconds(spec, limits), engine.prepare_seconds(spec, limits)
-    by_values = kernel is not None and engine.refuse(spec) is not None
     return Candidate(
         engine.name,
         reason,

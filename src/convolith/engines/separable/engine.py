@@ -38,8 +38,6 @@ MOST_INTEGER = 2.0**64
 """Bound on an element of an integer picture."""
 PIVOT = 2.0**-20
 """Least size of the element that the factors of rank one go through, relative to the largest: they stay near 1."""
-RANK_ONE = 1
-"""Rank assumed by estimates, which do not know the kernel."""
 WINDOW_BYTES = 1 << 17
 """Upper bound on the bytes of all windows: a quarter of a 512 KiB L2 cache."""
 GROUP_ROWS = 16
@@ -102,9 +100,22 @@ class Factors(NamedTuple):
 
 
 class Separable(GeneratedEngine[State]):
-    """Engine of low-rank kernels."""
+    """Engine of low-rank kernels.
+
+    Attributes:
+        rank: rank of the kernel that estimates hold for; None where the kernel is unknown, which counts as rank one.
+    """
 
     name = "separable"
+
+    def __init__(self, rank: int | None = None) -> None:
+        self.rank = rank
+
+    def for_kernel(self, spec: ConvSpec, kernel: torch.Tensor) -> Separable:
+        """Return the engine whose estimates hold for the rank of a kernel."""
+        if self.refuse(spec) != NEEDS_KERNEL or not bool(kernel.isfinite().all()):
+            return self
+        return Separable(factors(kernel).rank)
 
     def refuse(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
         """Return a reason for all but 2-D kernels of one channel per group whose low rank saves products."""
@@ -123,7 +134,7 @@ class Separable(GeneratedEngine[State]):
             return NEEDS_KERNEL
         if not bool(kernel.isfinite().all()):
             return "a kernel with NaN or infinity has no factors"
-        rank = factors(kernel).rank
+        rank = self.rank or factors(kernel).rank
         if rank * sum(spec.kernel_size[:2]) >= spec.taps:
             return f"rank {rank}: no fewer products"
         needed = _thread_bytes(blocks_of(host(), spec.plane(), rank, thread_count()), spec, rank)
@@ -136,34 +147,35 @@ class Separable(GeneratedEngine[State]):
         return False
 
     def note(self, spec: ConvSpec) -> str:
-        """Describe the order."""
-        return f"rows, then columns, {lanes_of(host(), recipe_of(spec))} x {spec.out_dtype}"
+        """Describe the rank, if it is known, and the order."""
+        known = "" if self.rank is None else f"rank {self.rank}: "
+        return f"{known}rows, then columns, {lanes_of(host(), recipe_of(spec))} x {spec.out_dtype}"
 
     def work(self, spec: ConvSpec) -> Work:
-        """Count the products of both directions at rank one, and the windows of all threads."""
-        layer = layer_work(spec)
+        """Count the products of both directions for all terms, and the windows of all threads."""
+        layer, rank = layer_work(spec), self.rank or 1
         given = layer.memory.forward
-        products = prod(spec.output_shape) * sum(spec.kernel_size[:2])
+        products = prod(spec.output_shape) * rank * sum(spec.kernel_size[:2])
         additions = products - (0 if spec.bias else 1) * prod(spec.output_shape)
-        blocks = blocks_of(host(), spec.plane(), RANK_ONE, thread_count())
-        workspace = thread_count() * _thread_bytes(blocks, spec, RANK_ONE)
-        factors_bytes = spec.groups * sum(spec.kernel_size[:2]) * ITEMSIZE[spec.kernel_dtype]
+        blocks = blocks_of(host(), spec.plane(), rank, thread_count())
+        workspace = thread_count() * _thread_bytes(blocks, spec, rank)
+        factors_bytes = spec.groups * rank * sum(spec.kernel_size[:2]) * ITEMSIZE[spec.kernel_dtype]
         terms = ForwardMemory(given.input, given.parameters, given.output, workspace, factors_bytes)
         forward = Count(products, additions, layer.forward.bytes)
         return Work(forward=forward, memory=Memory(terms))
 
     def seconds(self, spec: ConvSpec, limits: MachineLimits) -> float:
-        """Estimate the time of the products at rank one, or of the memory traffic if that is longer."""
-        height, width = spec.kernel_size[:2]
+        """Estimate the time of the products of all terms, or of the memory traffic if that is longer."""
+        (height, width), rank = spec.kernel_size[:2], self.rank or 1
         plane, threads = spec.plane(), thread_count()
-        blocks = blocks_of(host(), plane, RANK_ONE, threads)
+        blocks = blocks_of(host(), plane, rank, threads)
         reach = plane.extent[0]
         # input rows that are filtered, for each output row, and columns, for each output column
         rows = plane.stride[0] * (1 + (reach - 1) / (blocks.strip_rows * plane.stride[0]))
         lanes = lanes_of(host(), recipe_of(spec))
         columns = ceil(plane.output_size[1] / lanes) * lanes / plane.output_size[1]
         outputs = prod(spec.output_shape) * columns
-        products = outputs * (width * rows + height + STARTING_TAPS)
+        products = outputs * (rank * (width * rows + height) + STARTING_TAPS)
         busy = 1 if products < SERIAL_PRODUCTS else threads
         rate = EFFICIENCY * limits.products_per_second(spec.out_dtype)
         return limits.call_seconds + max(
@@ -344,7 +356,9 @@ def factors(kernel: torch.Tensor) -> Factors:
     down, across = _of_rank_one(planes)
     if not close(down, across):
         left, values, right = torch.linalg.svd(planes, full_matrices=False)
-        for rank in range(1, values.shape[1] + 1):
+        dropped = values.square().flip(1).cumsum(1).sqrt().flip(1)  # the least error of each rank (Eckart and Young)
+        least = int((dropped > limit[:, None]).sum(1).max())
+        for rank in range(max(least, 1), values.shape[1] + 1):
             down, across = left[:, :, :rank] * values[:, None, :rank], right[:, :rank]
             if close(down, across):
                 break

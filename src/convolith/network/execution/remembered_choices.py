@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
-from convolith.engines import BY_NAME
+from convolith.engines import BY_NAME, TABLE
+from convolith.engines.base import NEEDS_KERNEL
 from convolith.network.graph.nodes import Convolve, Map, Node
 from convolith.planner import store
 
@@ -21,11 +22,19 @@ def key_of(nodes: Sequence[Node], by_image: int, accuracy: str) -> str:
     for node in nodes:
         extra: tuple[Any, ...] = ()
         if isinstance(node, Convolve):
-            extra = node.spec(), node.tail
+            extra = node.spec(), node.tail, *_of_values(node)
         elif isinstance(node, Map):
             extra = node.expression, node.shape
         parts.append((node.kind, extra))
     return sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def _of_values(node: Convolve) -> list[str | None]:
+    """Return all that engines find out about the values of a layer's kernel, such as its rank."""
+    spec = node.spec()
+    engines = [engine for engine in TABLE if engine.refuse(spec) == NEEDS_KERNEL]
+    engines = [engine.for_kernel(spec, node.weight) for engine in engines]
+    return [engine.refuse(spec, node.weight) or engine.note(spec) for engine in engines]
 
 
 def recall(key: str) -> Choice | None:
