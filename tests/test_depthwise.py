@@ -1,6 +1,7 @@
 """The depthwise engine: every vector width, padding mode and tail, against float64."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -87,18 +88,18 @@ LAYER = {"in_channels": 32, "out_channels": 32, "groups": 32, "size": (9, 9), "k
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"groups": 1}, "channels meet"),
-        ({"out_channels": 64}, "several kernels per channel"),
-        ({"transposed": True}, "transposed"),
-        ({"dtype": "int8"}, "int8 with int8"),
-        ({"size": (8, 8, 8)}, "three axes"),
-        ({"size": (9, 100_000)}, "a window of its rows takes "),
-        ({"in_channels": 3, "out_channels": 3, "groups": 3}, "3 channels do not fill a vector of "),
+        ({"groups": 1}, "each output sums 32 channels, not one"),
+        ({"out_channels": 64}, "several output channels for an input channel"),
+        ({"transposed": True}, "not for transposed layers"),
+        ({"dtype": "int8"}, "no code for int8"),
+        ({"size": (8, 8, 8)}, "for one or two axes alone"),
+        ({"size": (9, 100_000)}, "a thread's rows take "),
+        ({"in_channels": 3, "out_channels": 3, "groups": 3}, r"needs \d+ channels or more"),
     ],
 )
 def test_layers_that_are_refused(changes, reason):
     assert depthwise.refuse(ConvSpec(**LAYER)) is None
-    assert depthwise.refuse(ConvSpec(**LAYER | changes)).startswith(reason)
+    assert re.match(reason, depthwise.refuse(ConvSpec(**LAYER | changes)))
 
 
 class Block(nn.Module):

@@ -12,7 +12,7 @@ import torch
 
 import convolith as cl
 from convolith import ConvolithError, ConvSpec
-from convolith.engines import BY_NAME, TABLE
+from convolith.engines import BY_NAME, TABLE, MachineLimits, phases
 from convolith.planner import machine
 
 LAYER = ConvSpec(in_channels=4, out_channels=8, size=(9, 9), kernel_size=3, padding=1)
@@ -212,3 +212,35 @@ def test_the_largest_tiles_of_winograd_need_accuracy_fast():
             assert reasons["winograd_6x6"] is not None
     with pytest.raises(ConvolithError, match='only accuracy "fast" allows it'):
         cl.plan(large, engine="winograd_6x6")
+
+
+@pytest.mark.parametrize("channels", [64, 512])
+@pytest.mark.parametrize(("kernel_size", "padding", "output_padding"), [(4, 1, 0), (2, 0, 0), (3, 1, 1)])
+def test_upsampling_layers_have_the_engine_that_is_estimated_fastest(channels, kernel_size, padding, output_padding):
+    for size in (8, 32, 64):
+        spec = ConvSpec(
+            in_channels=channels,
+            out_channels=channels // 2,
+            size=(size, size),
+            kernel_size=kernel_size,
+            stride=2,
+            padding=padding,
+            transposed=True,
+            output_padding=output_padding,
+        )
+        inner = phases.layout(spec).spec
+        rivals = [engine for engine in TABLE if engine.refuse(inner) is None and not engine.only_fast]
+        fastest = min(rivals, key=lambda engine: engine.seconds(inner, MachineLimits()))
+        assert phases.engine_of(spec) is fastest
+
+
+def test_reasons_are_sentences_that_name_the_layers_property():
+    layer = {"in_channels": 32, "out_channels": 32, "size": (9, 9), "kernel_size": 5}
+    reasons = {c.engine: c.reason for c in cl.plan(ConvSpec(**layer)).candidates}
+    assert reasons["separable"] == reasons["depthwise"] == "each output sums 32 channels, not one"
+    reasons = {c.engine: c.reason for c in cl.plan(ConvSpec(**layer, transposed=True)).candidates}
+    assert reasons["direct"] == reasons["separable"] == "not for transposed layers"
+    reasons = {c.engine: c.reason for c in cl.plan(ConvSpec(**layer, dtype="int8")).candidates}
+    assert reasons["im2col"] == "no code for int8"
+    wide = {c.engine: c.reason for c in cl.plan(ConvSpec(**layer | {"out_channels": 64, "groups": 32})).candidates}
+    assert wide["separable"] == wide["depthwise"] == "several output channels for an input channel"

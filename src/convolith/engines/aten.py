@@ -81,7 +81,7 @@ class TorchEngine(Engine[State]):
 
     def refuse(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
         """Return a reason only for channels_last on one axis, where this format does not exist."""
-        return "no such format on one axis" if self.last and spec.axes == 1 else None
+        return "channels_last needs two or three axes" if self.last and spec.axes == 1 else None
 
     def keeps_nonfinite_local(self, spec: ConvSpec) -> bool:
         """Return True for real dtypes; complex results are combined from three real sums."""

@@ -23,6 +23,24 @@ NEEDS_KERNEL = "depends on the kernel's values: plan with kernel="
 """Refusal reason of an engine that needs the values of the kernel to decide."""
 
 
+TRANSPOSED = "not for transposed layers"
+"""Refusal reason of an engine that computes ordinary correlations alone."""
+
+
+def unsupported(spec: ConvSpec) -> str:
+    """Return the refusal reason of an engine without code for the dtypes of a layer."""
+    if spec.dtype == spec.kernel_dtype:
+        return f"no code for {spec.dtype}"
+    return f"no code for {spec.dtype} with a kernel of {spec.kernel_dtype}"
+
+
+def mixed_channels(spec: ConvSpec) -> str:
+    """Return the refusal reason of an engine that filters each channel by itself, by one kernel."""
+    if spec.in_channels > spec.groups:
+        return f"each output sums {spec.in_channels // spec.groups} channels, not one"
+    return "several output channels for an input channel"
+
+
 class Changed(NamedTuple):
     """Numbers of results that were clipped, and that were NaN, when sums were rounded to integers."""
 

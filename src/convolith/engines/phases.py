@@ -19,9 +19,10 @@ import torch
 
 from convolith.dtypes import COMPLEX, ITEMSIZE, is_float
 from convolith.engines import aten
-from convolith.engines.base import Engine
+from convolith.engines.base import Engine, unsupported
 from convolith.engines.direct.engine import direct
 from convolith.engines.fft.engine import fft
+from convolith.engines.im2col.engine import im2col
 from convolith.engines.machine_limits import MachineLimits
 from convolith.engines.pointwise.engine import pointwise
 from convolith.engines.winograd.engine import winograd_2x2, winograd_4x4
@@ -33,6 +34,7 @@ INNER: tuple[Engine[Any], ...] = (
     direct,
     winograd_4x4,
     winograd_2x2,
+    im2col,
     aten.contiguous,
     aten.channels_last,
     fft,
@@ -70,11 +72,11 @@ class Phases(Engine[State]):
     def refuse(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
         """Return a reason for all but transposed convolutions of real floats with few phases."""
         if not spec.transposed:
-            return "not transposed"
+            return "for transposed layers alone"
         if not is_float(spec.dtype) or spec.dtype != spec.kernel_dtype or spec.dtype in COMPLEX:
-            return f"{spec.dtype} with {spec.kernel_dtype}"
+            return unsupported(spec)
         if prod(spec.stride) > MOST_PHASES:
-            return f"{prod(spec.stride)} phases"
+            return f"the strides multiply to {prod(spec.stride)}, over {MOST_PHASES}"
         return None
 
     def keeps_nonfinite_local(self, spec: ConvSpec) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from convolith.dtypes import ITEMSIZE
-from convolith.engines.base import GeneratedEngine, turned
+from convolith.engines.base import TRANSPOSED, GeneratedEngine, mixed_channels, turned, unsupported
 from convolith.engines.buffers import empty
 from convolith.engines.depthwise import emit
 from convolith.engines.depthwise.emit import ARGUMENTS, PIXELS, UNROLLED, DepthwiseRecipe, lanes_of, square_of
@@ -64,19 +64,19 @@ class Depthwise(GeneratedEngine[State]):
     def refuse(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
         """Return a reason for all but float layers of one or two axes whose channels fill a vector."""
         if spec.transposed:
-            return "transposed"
+            return TRANSPOSED
         if not spec.in_channels == spec.out_channels == spec.groups:
-            return "channels meet" if spec.in_channels > spec.groups else "several kernels per channel"
+            return mixed_channels(spec)
         if spec.axes > 2:
-            return "three axes"
+            return "for one or two axes alone"
         if spec.dtype != spec.kernel_dtype or spec.dtype not in ("float32", "float64"):
-            return f"{spec.dtype} with {spec.kernel_dtype}"
+            return unsupported(spec)
         lanes = lanes_of(host(), spec.dtype)
         if spec.in_channels < lanes:
-            return f"{spec.in_channels} channels do not fill a vector of {lanes}"
+            return f"needs {lanes} channels or more to fill a vector"
         needed = _sizes(host(), spec)["thread_elements"] * ITEMSIZE[spec.dtype]
         if needed > MOST_BYTES:
-            return f"a window of its rows takes {needed / 1e6:.1f} MB"
+            return f"a thread's rows take {needed / 1e6:.1f} MB, more than fits a cache"
         return None
 
     def note(self, spec: ConvSpec) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from convolith.dtypes import COMPLEX, HALVES, ITEMSIZE, dtype_name, integer_bits, is_float
-from convolith.engines.base import Changed, GeneratedEngine, turned
+from convolith.engines.base import TRANSPOSED, Changed, GeneratedEngine, turned
 from convolith.engines.buffers import empty
 from convolith.engines.direct import emit
 from convolith.engines.direct import tiling as geometry
@@ -92,9 +92,9 @@ class Direct(GeneratedEngine[State]):
     def refuse(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
         """Return a reason for transposed or complex layers, long strides, and blocks that would not fit a cache."""
         if spec.transposed:
-            return "transposed"
+            return TRANSPOSED
         if spec.out_dtype in COMPLEX:
-            return "complex numbers"
+            return "not for complex numbers"
         steps = [s for s, n in zip(spec.stride, spec.output_size, strict=True) if n > 1]
         if max(steps, default=1) > LARGEST_STRIDE:
             return f"stride {max(steps)} is over {LARGEST_STRIDE}"
@@ -103,7 +103,7 @@ class Direct(GeneratedEngine[State]):
         spec, target = spec.plane(), host()
         needed = geometry.plan_blocks(spec, recipe_of(spec, target), target)[0]["thread_elements"] * 8
         if needed > LARGEST_SCRATCH:
-            return f"a block of its inputs takes {needed / 1e6:.0f} MB"
+            return f"a block of inputs takes {needed / 1e6:.0f} MB, more than fits a cache"
         return None
 
     def note(self, spec: ConvSpec) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from convolith.dtypes import COMPLEX, HALVES, dtype_name, half_ulp, is_float
-from convolith.engines.base import GeneratedEngine, deliver, turned
+from convolith.engines.base import TRANSPOSED, GeneratedEngine, deliver, turned
 from convolith.engines.buffers import empty, empty_array
 from convolith.engines.elementwise import NO_TAIL
 from convolith.engines.fft import emit
@@ -92,23 +92,23 @@ class Fft(GeneratedEngine[State]):
     def refuse(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
         """Return a reason for all but real floating-point layers with stride 1 and spectra of moderate size."""
         if spec.transposed:
-            return "transposed"
+            return TRANSPOSED
         if spec.out_dtype in COMPLEX:
-            return "complex numbers"
+            return "not for complex numbers"
         if not is_float(spec.out_dtype):
             return "inexact, but integer results must be exact"
         if max(spec.stride) > 1:
-            return "stride: most computed outputs would be discarded"
+            return "stride over 1: most computed outputs would be discarded"
         if spec.taps == 1:
-            return "a single tap"
+            return "the kernel has a single tap"
         if not isfinite(spec.padding_value):
             return "padding that is not finite would spread over tiles"
         spec = spec.squeezed()
         if not fits(spec):
-            return "the kernel is longer than any tile"
+            return "the kernel is larger than the largest tile"
         needed = _spectra_bytes(spec)
         if needed > LARGEST_SPECTRA:
-            return f"the kernel's spectra take {needed / 1e9:.1f} GB"
+            return f"the transformed kernel takes {needed / 1e9:.1f} GB, over {LARGEST_SPECTRA / 1e9:.1f}"
         return None
 
     def keeps_nonfinite_local(self, spec: ConvSpec) -> bool:

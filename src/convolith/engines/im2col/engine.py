@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 
 from convolith.dtypes import ITEMSIZE
-from convolith.engines.base import GeneratedEngine, turned
+from convolith.engines.base import TRANSPOSED, GeneratedEngine, turned, unsupported
 from convolith.engines.buffers import empty
 from convolith.engines.im2col import frames
 from convolith.engines.machine_limits import MachineLimits
@@ -57,15 +57,15 @@ class Im2col(GeneratedEngine[State]):
     def refuse(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
         """Return a reason for transposed layers, single taps, dtypes without generated code and few outputs."""
         if spec.transposed:
-            return "transposed"
+            return TRANSPOSED
         if spec.taps == 1:
-            return "a single tap"
+            return "the kernel has a single tap"
         if not is_generated(spec):
-            return f"{spec.dtype} with {spec.kernel_dtype}"
+            return unsupported(spec)
         if spec.out_channels // spec.groups < FEWEST_OUTPUTS:
             return f"fewer than {FEWEST_OUTPUTS} output channels per group"
         if _gathered_bytes(spec) > LARGEST_GATHERED:
-            return f"the gathered rows of a few positions take {_gathered_bytes(spec) / 1e6:.0f} MB"
+            return f"the inputs of a few outputs take {_gathered_bytes(spec) / 1e6:.0f} MB, more than fits a cache"
         return None
 
     def note(self, spec: ConvSpec) -> str:

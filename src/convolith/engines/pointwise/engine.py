@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from convolith.dtypes import COMPLEX, ITEMSIZE
-from convolith.engines.base import GeneratedEngine, deliver, turned
+from convolith.engines.base import TRANSPOSED, GeneratedEngine, deliver, turned
 from convolith.engines.buffers import empty
 from convolith.engines.machine_limits import SERIAL_PRODUCTS, MachineLimits, sum_dtype_name
 from convolith.engines.pointwise import emit_packing
@@ -104,11 +104,11 @@ class Pointwise(GeneratedEngine[Generated | Multiplied]):
     def refuse(self, spec: ConvSpec, kernel: torch.Tensor | None = None) -> str | None:
         """Return a reason for all but unpadded kernels of one tap."""
         if spec.transposed:
-            return "transposed"
+            return TRANSPOSED
         if spec.taps > 1:
             return f"kernel_size {'x'.join(map(str, spec.kernel_size))} is not 1"
         if any(map(any, spec.padding)):
-            return "padding around a single tap"
+            return "padding around a kernel of a single tap"
         return None
 
     def keeps_nonfinite_local(self, spec: ConvSpec) -> bool:

@@ -15,7 +15,15 @@ import numpy as np
 import torch
 
 from convolith.dtypes import ITEMSIZE, dtype_name, half_ulp, is_float
-from convolith.engines.base import NEEDS_KERNEL, Changed, GeneratedEngine, turned
+from convolith.engines.base import (
+    NEEDS_KERNEL,
+    TRANSPOSED,
+    Changed,
+    GeneratedEngine,
+    mixed_channels,
+    turned,
+    unsupported,
+)
 from convolith.engines.buffers import empty
 from convolith.engines.elementwise import NO_TAIL
 from convolith.engines.emit_rounded import KINDS
@@ -122,9 +130,9 @@ class Separable(GeneratedEngine[State]):
         if _kernel_axes(spec) != 2 or min(spec.kernel_size[:2]) < 2:
             return "not a 2-D kernel with at least 2 taps per axis"
         if spec.in_channels > spec.groups or spec.out_channels > spec.groups or spec.transposed:
-            return "channels meet" if not spec.transposed else "transposed"
+            return TRANSPOSED if spec.transposed else mixed_channels(spec)
         if spec.kernel_dtype not in DROPPED or spec.out_dtype != spec.kernel_dtype:
-            return f"{spec.dtype} with {spec.kernel_dtype}"
+            return unsupported(spec)
         if spec.dtype == "float16" and not host().halves:
             return "this processor does not convert float16"
         over = [s for s, e, n in zip(spec.stride, spec.extent, spec.output_size, strict=True) if n > 1 and s > e]
@@ -139,7 +147,7 @@ class Separable(GeneratedEngine[State]):
             return f"rank {rank}: no fewer products"
         needed = _thread_bytes(blocks_of(host(), spec.plane(), rank, thread_count()), spec, rank)
         if needed > MOST_BYTES:
-            return f"rank {rank}: a window of its rows takes {needed / 1e6:.0f} MB"
+            return f"rank {rank}: a thread's rows take {needed / 1e6:.0f} MB, more than fits a cache"
         return None
 
     def sums_directly(self, spec: ConvSpec) -> bool:

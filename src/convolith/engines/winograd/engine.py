@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from convolith.dtypes import half_ulp
-from convolith.engines.base import GeneratedEngine, turned
+from convolith.engines.base import TRANSPOSED, GeneratedEngine, turned, unsupported
 from convolith.engines.buffers import empty
 from convolith.engines.machine_limits import MachineLimits
 from convolith.engines.padding import padded, padded_bytes, unpadded
@@ -111,15 +111,15 @@ class Winograd(GeneratedEngine[State]):
         Volumes have a kernel of 3x3 in their planes, and any along the depth.
         """
         if spec.transposed:
-            return "transposed"
+            return TRANSPOSED
         if spec.axes == 1 or spec.kernel_size[-2:] != (3, 3):
             return f"kernel_size {'x'.join(map(str, spec.kernel_size))} is not 3x3"
         if spec.dtype != spec.kernel_dtype or spec.dtype not in ("float32", "float64"):
-            return f"{spec.dtype} with {spec.kernel_dtype}"
+            return unsupported(spec)
         if max(spec.stride[-2:]) > 1 or max(spec.dilation[-2:]) > 1:
-            return "stride or dilation"
+            return "stride or dilation over 1"
         if spec.groups > 1:
-            return "groups"
+            return "more than one group"
         if not isfinite(spec.padding_value):
             return "padding that is not finite would spread over tiles"
         return None
