@@ -88,7 +88,8 @@ class Table:
     def text(self) -> str:
         """Return the table as aligned plain text, as in a pipe."""
         buffer = io.StringIO()
-        plain = Console(file=buffer, width=PLAIN_WIDTH, color_system=None, force_jupyter=False)  # notebooks print text too
+        # Not as in a notebook, where it would be displayed instead of written.
+        plain = Console(file=buffer, width=PLAIN_WIDTH, color_system=None, force_jupyter=False)
         plain.print(self.rich(lines=False))
         lines = [line.rstrip() for line in buffer.getvalue().splitlines()]
         return "\n".join([self.title, *lines] if self.title else lines)
