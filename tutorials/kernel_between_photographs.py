@@ -23,7 +23,7 @@ sharp = data.camera() / 255
 # %%
 noise = 0.02
 time = np.linspace(0, 1, 400)
-path = np.stack([5 - 10 * time**0.7, 12 * (time - 0.5) ** 2 * np.sign(time - 0.5) * 2 + 3 * np.sin(4 * time) - 1])
+path = np.stack([6 * np.cos(2.6 * time) - 1, 8 * np.sin(2.6 * time) - 5])
 rows, columns = np.mgrid[-8:9, -8:9]
 distance = np.hypot(rows[..., None] - path[0], columns[..., None] - path[1])
 truth = np.exp(-0.5 * (distance / 0.7) ** 2).sum(-1)

@@ -101,7 +101,7 @@ after, engines = dict.fromkeys(before, 0.0), dict.fromkeys(before, "others")
 for step in fast.report.steps:
     names = step.where.removeprefix("folded_").split("_")  # such as block2, a, 0
     layer = names[0] if names[0] in before else ".".join(names[:2])
-    after[layer] += step.seconds
+    after[layer] = after.get(layer, 0.0) + (step.seconds or 0.0)
     if step.engine in ("direct", "im2col") or "winograd" in step.engine:
         engines[layer] = step.engine.split("_")[0]
 assert len(before) == 21
@@ -117,8 +117,8 @@ figure, axis = pyplot.subplots(figsize=(7, 5), dpi=150, layout="constrained")
 at = np.arange(21)
 axis.bar(at - 0.2, [1e3 * seconds for seconds in before.values()], 0.4, color="#999999", label="torch")
 colours = {"winograd": "#0072B2", "im2col": "#E69F00", "direct": "#009E73", "others": "#CC79A7"}
-for engine in dict.fromkeys(engines.values()):
-    chosen = [1e3 * seconds if engines[layer] == engine else np.nan for layer, seconds in after.items()]
+for engine in dict.fromkeys(engines[layer] for layer in before):
+    chosen = [1e3 * after[layer] if engines[layer] == engine else np.nan for layer in before]
     axis.bar(at + 0.2, chosen, 0.4, color=colours[engine], label=engine)
 for start in (0.5, 4.5, 9.5, 14.5, 19.5):
     axis.axvline(start, color="0.85", linewidth=1, zorder=0)
