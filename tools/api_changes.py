@@ -37,6 +37,13 @@ def public_objects(module: griffe.Object | griffe.Alias, name: str) -> Iterator[
             yield f"{name}.{entry}", target
 
 
+def holding(found: griffe.Object) -> griffe.Module:
+    """Return a module that has one member, since griffe compares the members of modules."""
+    module = griffe.Module("cl")
+    module.members["it"] = found
+    return module
+
+
 def changes(tag: str) -> list[str]:
     """Return what is missing or has changed in the public names since a tag, one sentence each."""
     source = {"search_paths": ["src"], "resolve_aliases": True}
@@ -44,7 +51,7 @@ def changes(tag: str) -> list[str]:
     now = dict(public_objects(griffe.load(PACKAGE, search_paths=[ROOT / "src"], resolve_aliases=True), "cl"))
     found = [f"{name} is missing" for name in before if name not in now]
     for name in before.keys() & now.keys():
-        breaking = griffe.find_breaking_changes(before[name], now[name])
+        breaking = griffe.find_breaking_changes(holding(before[name]), holding(now[name]))
         found += [f"{name}: {one.explain(griffe.ExplanationStyle.ONE_LINE)}" for one in breaking]
     return sorted(set(found))
 
