@@ -21,6 +21,7 @@ from convolith.cli.io.files import ARRAYS, Output, conv_arrays
 from convolith.engines.direct.engine import direct
 from convolith.planner import choose
 
+DOCUMENTED = (Path(__file__).parents[1] / "docs" / "command-line.md").read_text()
 LAPLACE = "[[0,1,0],[1,-4,1],[0,1,0]]"
 
 
@@ -30,6 +31,13 @@ def run(*arguments: object, code: int = 0):
         raise result.exception
     assert result.exit_code == code, result.output
     return result
+
+
+def _completing(instruction: str, **variables: str) -> str:
+    given = {"_CONVOLITH_COMPLETE": instruction, **variables}
+    result = CliRunner().invoke(main, [], prog_name="convolith", env=given)
+    assert result.exit_code == 0, result.output
+    return result.stdout
 
 
 @pytest.fixture
@@ -53,6 +61,18 @@ def test_python_dash_m():
         [sys.executable, "-m", "convolith", "--version"], check=True, capture_output=True, text=True
     ).stdout
     assert cl.__version__ in shown
+
+
+@pytest.mark.parametrize(
+    ("shell", "words"), [("bash", "complete"), ("zsh", "compdef"), ("fish", "complete --no-files")]
+)
+def test_shells_complete_commands(shell, words):
+    """The lines of docs/command-line.md give a script, which asks for what fits."""
+    assert f"_CONVOLITH_COMPLETE={shell}_source convolith" in DOCUMENTED
+    assert words in _completing(f"{shell}_source")
+    cursor = "c" if shell == "fish" else "1"
+    found = _completing(f"{shell}_complete", COMP_WORDS="convolith c", COMP_CWORD=cursor)
+    assert {name for name in COMMANDS if name in found} == {"compose", "correlate", "cost"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
