@@ -31,7 +31,7 @@ blurred += noise * np.random.default_rng(0).normal(size=sharp.shape)
 # %%
 found = cl.fit(sharp, blurred, kernel_size="auto", ridge="auto", max_size=15, offset=True)
 print(found)
-print(*found.selection[:3], "...", sep="\n")
+print("the three best:", *sorted(found.selection, key=lambda one: one.rms)[:3], sep="\n")
 size = found.kernel.shape[-1]
 assert found.kernel.shape == (1, 1, 7, 7)
 

@@ -204,8 +204,10 @@ class Filter:
             bound, planes = self._bound(self.spec(x.shape)), torch.from_numpy(self._planes(x))
             return self._rounded(bound, planes, x.shape) or self.converted(self._placed(bound(planes).numpy(), x.shape))
         spec, planes = self.spec(x.shape), self._planes(x)
-        how = {"engine": self.engine if self._is_usable(spec) else "auto", "accuracy": self.accuracy}
-        options = {"stride": self.geometry.stride, "dilation": self.geometry.dilation, "groups": self.groups}
+        how: dict[str, Any] = {"engine": self.engine if self._is_usable(spec) else "auto", "accuracy": self.accuracy}
+        options: dict[str, Any] = {"stride": self.geometry.stride, "dilation": self.geometry.dilation}
+        options["groups"] = self.groups
+        y: Any
         if mask is not None:
             y = correlate(planes, self.kernel, self.bias, **options, **how, nan="omit", mask=self._planes(mask))
         elif self.missing == "propagate" and self._spreads(spec):
