@@ -200,14 +200,13 @@ class Filter:
     def compute(self, block: Padded) -> Computed:
         """Correlate what a block reads."""
         x, mask, holes, _ = block
-        if mask is None and not holes:
-            bound, planes = self._bound(self.spec(x.shape)), torch.from_numpy(self._planes(x))
-            return self._rounded(bound, planes, x.shape) or self.converted(self._placed(bound(planes).numpy(), x.shape))
         spec, planes = self.spec(x.shape), self._planes(x)
+        if mask is None and not holes:
+            bound, tensor = self._bound(spec), torch.from_numpy(planes)
+            return self._rounded(bound, tensor, x.shape) or self.converted(self._placed(bound(tensor).numpy(), x.shape))
         how: dict[str, Any] = {"engine": self.engine if self._is_usable(spec) else "auto", "accuracy": self.accuracy}
         options: dict[str, Any] = {"stride": self.geometry.stride, "dilation": self.geometry.dilation}
         options["groups"] = self.groups
-        y: Any
         if mask is not None:
             y = correlate(planes, self.kernel, self.bias, **options, **how, nan="omit", mask=self._planes(mask))
         elif self.missing == "propagate" and self._spreads(spec):
