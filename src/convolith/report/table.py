@@ -85,6 +85,9 @@ class Table:
         console.print(self.title, style="bold", highlight=False, markup=False)
         console.print(table)
 
+    def __str__(self) -> str:
+        return self.text()
+
     def text(self) -> str:
         """Return the table as aligned plain text, as in a pipe."""
         buffer = io.StringIO()
