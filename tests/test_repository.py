@@ -153,3 +153,17 @@ def test_nothing_is_left_undone():
     marks = r"TODO|FIXME|XXX|NotImplementedError"  # a pattern to search for, not a mark of unfinished work
     for path in SOURCES:
         assert not re.search(marks, path.read_text()), path
+
+
+def test_sympy_is_imported_for_laws_alone():
+    """By Convolith; torch imports it for its tensors without memory, which `cost` of a model uses."""
+    script = (
+        "import sys, numpy as np, torch, convolith as cl\n"
+        "cl.correlate(np.ones((1, 9, 9)), np.ones((1, 1, 3, 3)))\n"
+        "cl.fold(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).eval(), torch.zeros(1, 3, 9, 9))\n"
+        "layer = cl.cost(cl.ConvSpec(in_channels=3, out_channels=4, size=(8, 8), kernel_size=3))\n"
+        "assert 'sympy' not in sys.modules\n"
+        "layer.law()\n"
+        "assert 'sympy' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)  # noqa: S603 - our own script
