@@ -93,3 +93,97 @@ def test_a_forked_child_computes_with_every_engine():
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT, *names]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)  # noqa: S603 - our own script
     assert done.stdout.splitlines() == [f"{name} {fresh} 0" for name in names for fresh in (False, True)], done.stderr
+
+
+WHOLE = """
+import os, signal, time
+import numpy as np
+import torch
+import convolith as cl
+
+torch.manual_seed(0)
+torch.set_num_threads(2)
+picture = np.random.default_rng(0).normal(size=(600, 600))
+blur = cl.kernels.gaussian(1.5)
+blurred = cl.filter_image(picture, blur)
+holes = np.where(picture > 3, np.nan, picture)
+x, k = torch.randn(1, 1, 600, 600), torch.randn(1, 1, 31, 31)
+counts = (10 * x).int()
+model = torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3), torch.nn.BatchNorm2d(16), torch.nn.ReLU(), torch.nn.Conv2d(16, 8, 1))
+model, images = model.eval(), torch.randn(2, 8, 96, 96)
+layers = cl.nn.convert(torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3), torch.nn.ConvTranspose2d(16, 8, 4, 2)).eval())
+optimized = cl.optimize(model, images, measure=False).model
+first, second = cl.Conv(torch.randn(64, 64, 3, 3)), cl.Conv(torch.randn(64, 64, 3, 3))
+
+
+def network(module):
+    with torch.no_grad():
+        return module(images)
+
+
+def cast():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return network(optimized)
+
+
+CALLS = {
+    "optimized": lambda: network(optimized),
+    "autocast": cast,
+    "layers": lambda: network(layers),
+    "correlate": lambda: cl.correlate(picture[None], blur[None, None]),
+    "whole numbers": lambda: cl.correlate(counts, k.double()),
+    "double": lambda: cl.correlate(x, k, accuracy="double"),
+    "holes": lambda: cl.filter_image(holes, blur, nan="omit"),
+    "colours": lambda: cl.filter_image(np.stack([picture] * 3, -1), blur),
+    "bind": lambda: cl.plan(cl.ConvSpec.of(x, k)).bind(k)(x),
+    "fold": lambda: cl.fold(model, images),
+    "optimize": lambda: cl.optimize(model, images, measure=False),
+    "fit": lambda: cl.fit(picture, blurred, kernel_size=9, padding="same").kernel,
+    "fit by descent": lambda: cl.fit(picture, blurred, kernel_size=3, padding="same", method="gd", steps=5).kernel,
+    "varying": lambda: cl.fit_varying(picture, blurred, kernel_size=3, degree=1, padding="same"),
+    "gram": lambda: cl.Gram(kernel_size=5).update(picture, blurred[2:-2, 2:-2]).solve().kernel,
+    "big": lambda: cl.big.fit(picture, blurred, kernel_size=5).kernel,
+    "deconvolve": lambda: cl.deconvolve(blurred, blur),
+    "compose": lambda: cl.compose(first, second).conv.weight,
+    "cost": lambda: cl.cost(model, example_input=images, run=True),
+}
+before = {name: call() for name, call in CALLS.items()}
+torch.randn(600, 600) @ torch.randn(600, 600)
+torch.randn(1 << 20).add_(1)  # by now torch has threads
+for name, call in CALLS.items():
+    process = os.fork()
+    if process == 0:
+        try:
+            found, expected = call(), before[name]
+            if isinstance(expected, (np.ndarray, torch.Tensor)):
+                if isinstance(expected, torch.Tensor):
+                    assert found.dtype is expected.dtype
+                    found, expected = found.detach(), expected.detach()
+                    if found.dtype is torch.bfloat16:
+                        found, expected = found[0, 0, :8].float(), expected[0, 0, :8].float()
+                found, expected = np.asarray(found), np.asarray(expected)
+                assert np.nanmax(abs(found - expected)) <= 1e-3 * np.nanmax(abs(expected)) + 1e-12
+        except BaseException as error:
+            print(name, repr(error), flush=True)
+            os._exit(1)
+        os._exit(0)
+    code, end = "hangs", time.time() + 60
+    while code == "hangs" and time.time() < end:
+        finished, status = os.waitpid(process, os.WNOHANG)
+        code = status if finished else code
+        time.sleep(0.02)
+    if code == "hangs":
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+    print(name, code, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_forked_child_runs_every_verb():
+    command = [sys.executable, "-W", "ignore", "-c", WHOLE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1500, check=False)  # noqa: S603 - our own script
+    lines = done.stdout.splitlines()
+    assert len(lines) == 19, done.stderr
+    assert all(line.endswith(" 0") for line in lines), done.stdout

@@ -14,6 +14,7 @@ import torch
 from convolith.arrays import ArrayOrLists, as_tensor, check_bias, check_bias_shape, check_same_kind, is_numpy, listed
 from convolith.dtypes import dtype_name, is_float
 from convolith.errors import ConvolithError, check_flag
+from convolith.forked import safe_in_forks
 from convolith.geometry import (
     MAX_AXES,
     Axes,
@@ -82,6 +83,7 @@ class Conv:
     transposed: bool
     output_padding: tuple[int, ...]
 
+    @safe_in_forks
     def __init__(
         self,
         weight: Any,

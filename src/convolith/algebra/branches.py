@@ -21,10 +21,12 @@ from convolith.algebra.ranges import bias_dtype, weight_dtype, working_dtype
 from convolith.arrays import check_same_kind, placed
 from convolith.conv import Conv
 from convolith.errors import ConvolithError
+from convolith.forked import safe_in_forks
 from convolith.geometry import Pairs
 from convolith.tensors import from_working
 
 
+@safe_in_forks
 def add(*convs: Conv) -> Conv:
     """Return the single convolution whose output is the sum of the outputs of all.
 
@@ -50,6 +52,7 @@ def add(*convs: Conv) -> Conv:
     return _together(convs, "added", _sum)
 
 
+@safe_in_forks
 def subtract(a: Conv, b: Conv) -> Conv:
     """Return the single convolution that computes `a(x) - b(x)`; see `add`.
 
@@ -62,6 +65,7 @@ def subtract(a: Conv, b: Conv) -> Conv:
     return add(a, scale(b, -1))
 
 
+@safe_in_forks
 def concatenate(*convs: Conv) -> Conv:
     """Return the single convolution whose output is the outputs of all, concatenated along the channels; see `add`.
 
@@ -73,6 +77,7 @@ def concatenate(*convs: Conv) -> Conv:
     return _together(convs, "concatenated", _stack)
 
 
+@safe_in_forks
 def scale(conv: Conv, factors: Any) -> Conv:
     """Return the convolution that computes `factors * conv(x)`; one factor, or one for each output channel.
 

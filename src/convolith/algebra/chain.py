@@ -24,6 +24,7 @@ from convolith.arrays import check_same_kind, placed
 from convolith.conv import Conv, as_conv
 from convolith.dtypes import dtype_name, is_float
 from convolith.errors import ConvolithError
+from convolith.forked import safe_in_forks
 from convolith.tensors import from_working
 
 
@@ -53,6 +54,7 @@ class Composition:
     @overload
     def __call__(self, x: np.ndarray, *, engine: str = "auto", accuracy: str = "default") -> np.ndarray: ...
 
+    @safe_in_forks
     def __call__(self, x: Any, *, engine: str = "auto", accuracy: str = "default") -> Any:
         """Compute `second(first(x))`, through `conv` wherever that is correct.
 
@@ -62,6 +64,7 @@ class Composition:
         return borders.apply(self.first, self.second, self.conv, self.exact, x, engine=engine, accuracy=accuracy)
 
 
+@safe_in_forks
 def compose(first: Conv, second: Conv) -> Composition:
     """Compose two convolutions: return the single one that equals `second` after `first`.
 

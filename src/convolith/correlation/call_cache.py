@@ -20,7 +20,8 @@ from convolith.arrays import Operands, as_tensor
 from convolith.correlation.gradients import chooser
 from convolith.dtypes import COMPLEX, is_float
 from convolith.engines import BY_NAME, aten
-from convolith.jit import thread_count, with_living_threads
+from convolith.forked import with_living_threads
+from convolith.jit import thread_count
 from convolith.planner import Plan
 from convolith.planner.plan import compute
 from convolith.planner.prepared_kernels import Choose, prepared

@@ -29,6 +29,7 @@ from convolith.correlation.result_dtypes import convert, delivered, result_named
 from convolith.dtypes import dtype_name, is_float
 from convolith.engines import aten
 from convolith.errors import ConvolithError, check_flag
+from convolith.forked import safe_in_forks
 from convolith.geometry import NO_VALUE, Axes, Padding
 from convolith.planner import check_choice, check_device, computed, plan_call
 from convolith.planner.plan import check_apart
@@ -66,6 +67,7 @@ def correlate(x: torch.Tensor, k: Any, bias: Any = None, **options: Unpack[Corre
 def correlate(x: ArrayOrLists, k: Any, bias: Any = None, **options: Unpack[CorrelateOptions]) -> np.ndarray: ...
 
 
+@safe_in_forks
 def correlate(
     x: Any,
     k: Any,
@@ -310,6 +312,7 @@ def convolve(x: torch.Tensor, k: Any, bias: Any = None, **options: Unpack[Correl
 def convolve(x: ArrayOrLists, k: Any, bias: Any = None, **options: Unpack[CorrelateOptions]) -> np.ndarray: ...
 
 
+@safe_in_forks
 def convolve(x: Any, k: Any, bias: Any = None, **options: Any) -> Any:
     """Convolve in the mathematical sense: `correlate` with the kernel's spatial axes reversed (`flip=True`).
 

@@ -17,7 +17,7 @@ from convolith.dtypes import COMPLEX, HALVES, is_float
 from convolith.engines import aten
 from convolith.engines.kernel_gradient import engine as lags
 from convolith.engines.padding import pad
-from convolith.jit import is_forked, with_living_threads
+from convolith.forked import is_forked, with_living_threads
 from convolith.planner import Plan, computed, plan, plan_call
 from convolith.planner import gradients as planned
 from convolith.planner.machine import check_result

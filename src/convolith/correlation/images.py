@@ -17,6 +17,7 @@ from convolith.correlation.functional import correlate
 from convolith.correlation.result_dtypes import convert, delivered, result_named
 from convolith.dtypes import ITEMSIZE, dtype_name, is_float
 from convolith.errors import ConvolithError, shown
+from convolith.forked import safe_in_forks
 from convolith.geometry import (
     MAX_AXES,
     NO_VALUE,
@@ -89,6 +90,7 @@ def filter_image(image: Any, kernel: Any, **options: Unpack[FilterOptions]) -> A
 
 
 @_also_of_nddata
+@safe_in_forks
 def filter_image(
     image: Any,
     kernel: Any,

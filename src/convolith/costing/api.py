@@ -21,6 +21,7 @@ from convolith.costing.peak import Peak, peak_of
 from convolith.costing.tracing.fake_models import Shape, check_lazy
 from convolith.dtypes import check_dtype
 from convolith.errors import ConvolithError, check_flag, check_option
+from convolith.forked import safe_in_forks
 from convolith.geometry import check_whole
 from convolith.spec import ConvSpec
 from convolith.tensors import torch_dtype
@@ -72,6 +73,7 @@ def cost(
 ) -> ModelCost: ...
 
 
+@safe_in_forks
 def cost(
     subject: Any,
     *,

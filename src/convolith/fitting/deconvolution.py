@@ -13,6 +13,7 @@ from convolith.correlation.images import picture_axes
 from convolith.correlation.missing import checked_mask, unmasked
 from convolith.errors import ConvolithError, check_flag, check_option, missing_extra, shown, warn
 from convolith.fitting.results import Fit, is_number
+from convolith.forked import safe_in_forks
 from convolith.geometry import check_whole
 from convolith.report.progress import track
 
@@ -46,6 +47,7 @@ def deconvolve(image: torch.Tensor, kernel: Any, **options: Unpack[DeconvolveOpt
 def deconvolve(image: ArrayOrLists, kernel: Any, **options: Unpack[DeconvolveOptions]) -> np.ndarray: ...
 
 
+@safe_in_forks
 def deconvolve(
     image: Any,
     kernel: Any,

@@ -23,6 +23,7 @@ from convolith.fitting.results import Fit
 from convolith.fitting.solving.constraints import needs_solver
 from convolith.fitting.solving.least_squares import Penalty, least_squares
 from convolith.fitting.solving.normal_equations import NormalEquations
+from convolith.forked import safe_in_forks
 from convolith.geometry import Axes, Padding, check_whole, explicit_padding, per_axis
 from convolith.spec import ConvSpec
 
@@ -327,6 +328,7 @@ class Gram(Accumulator):
             padding_mode=padding_mode,
         )
 
+    @safe_in_forks
     def update(self, x: Any, y: Any, *, origin: Axes = 0, **pixels: Any) -> Self:
         """Add the equations of one or several images; the state is unchanged if they are refused.
 
@@ -343,6 +345,7 @@ class Gram(Accumulator):
         """
         return self.add(self._read(x, y, pixels, origin))
 
+    @safe_in_forks
     def downdate(self, x: Any, y: Any, *, origin: Axes = 0, **pixels: Any) -> Self:
         """Remove equations that were added; arguments and result as for `update`.
 
@@ -356,6 +359,7 @@ class Gram(Accumulator):
         renamed("sub", "restricted_to")
         return self.restricted_to(kernel_size)
 
+    @safe_in_forks
     def solve(self, *, offset: bool = False, **options: Any) -> Fit:
         """Compute the least-squares kernel from the state alone; `fit` also refines it on the data.
 

@@ -28,6 +28,7 @@ from convolith.fitting.selection.tiles import states_of_tiles
 from convolith.fitting.solving.bases import basis_of
 from convolith.fitting.solving.constraints import spanned
 from convolith.fitting.solving.least_squares import Penalty, least_squares
+from convolith.forked import safe_in_forks
 from convolith.geometry import Axes, Padding
 from convolith.planner import plan
 from convolith.spec import ConvSpec
@@ -42,6 +43,7 @@ MOST_FILTERED = 1 << 25
 """Upper bound on the pixels of x filtered by a basis: 256 MB."""
 
 
+@safe_in_forks
 def fit(
     x: Any,
     y: Any,

@@ -21,6 +21,7 @@ from convolith.fitting.selection.jackknife import jackknife
 from convolith.fitting.selection.tiles import states_of_tiles
 from convolith.fitting.solving.least_squares import least_squares
 from convolith.fitting.varying_gram import VaryingFit, VaryingGram
+from convolith.forked import safe_in_forks
 from convolith.geometry import Axes, Padding
 from convolith.tensors import torch_dtype
 
@@ -46,6 +47,7 @@ def _refuse_others(others: dict[str, Any]) -> None:
         )
 
 
+@safe_in_forks
 def fit_varying(
     x: Any,
     y: Any,

@@ -24,6 +24,7 @@ from convolith.fitting.gram import Accumulator
 from convolith.fitting.kernel_options import KernelOptions, whole_numbers
 from convolith.fitting.solving.least_squares import least_squares
 from convolith.fitting.varying_kernel import MODULATIONS, VaryingKernel
+from convolith.forked import safe_in_forks
 from convolith.geometry import Axes, Padding, check_whole, per_axis
 from convolith.spec import ConvSpec
 
@@ -128,6 +129,7 @@ class VaryingGram(Accumulator):
         names = ("degree", "modulation", "background_degree", "frame")
         return super().geometry | {name: getattr(self, name) for name in names}
 
+    @safe_in_forks
     def update(
         self,
         x: Any,
@@ -149,6 +151,7 @@ class VaryingGram(Accumulator):
         """
         return self.add(self.placed(self._read(x, y, pixels), origin=origin, position=position))
 
+    @safe_in_forks
     def downdate(
         self,
         x: Any,
@@ -231,6 +234,7 @@ class VaryingGram(Accumulator):
             )
         return super().restricted_to(size)
 
+    @safe_in_forks
     def solve(
         self, *, background_degree: int | None = None, constant: Sequence[int] = (), **options: Any
     ) -> VaryingFit:

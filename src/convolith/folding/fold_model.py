@@ -27,6 +27,7 @@ from convolith.folding.quick_convolutions import QuickConvolutions
 from convolith.folding.report import FoldReport, Skipped
 from convolith.folding.submodules import fold_graph, fold_submodules
 from convolith.folding.verification import verify
+from convolith.forked import safe_in_forks
 from convolith.nn import revert
 
 
@@ -43,6 +44,7 @@ class Folded:
         return f"Folded({convolutions}, norms {r.norms_before} -> {r.norms_after}; see .model and .report)"
 
 
+@safe_in_forks
 def fold(
     model: torch.nn.Module,
     example_input: torch.Tensor | Sequence[torch.Tensor],

@@ -2,16 +2,14 @@
 
 from convolith.jit.compile import Routine, routine
 from convolith.jit.target import Target, host
-from convolith.jit.threads import at_most, is_forked, scratch, thread_count, with_living_threads
+from convolith.jit.threads import at_most, scratch, thread_count
 
 __all__ = [
     "Routine",
     "Target",
     "at_most",
     "host",
-    "is_forked",
     "routine",
     "scratch",
     "thread_count",
-    "with_living_threads",
 ]

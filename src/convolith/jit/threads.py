@@ -5,36 +5,23 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-T = TypeVar("T")
+from convolith.forked import is_forked
+
 Region = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 """Generated function: it takes the address of its arguments, in which a counter shares its tasks among threads."""
-_forked = False
-"""Whether this is a forked child: OpenMP's threads do not survive a fork and waiting hangs, so it uses one thread."""
-
-
 _local = threading.local()
-_since_fork: ThreadPoolExecutor | None = None
-"""Thread that a forked child started itself, on which torch's operators get their own OpenMP threads."""
-
-
-def _after_fork() -> None:
-    global _forked, _since_fork
-    _forked, _since_fork = True, None
-    _local.since_fork = False
-    pool.cache_clear()
-
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=lambda: pool.cache_clear())
 
 
 @cache
@@ -56,14 +43,9 @@ def pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="convolith")
 
 
-def is_forked() -> bool:
-    """Return whether this process is a forked child."""
-    return _forked
-
-
 def thread_count() -> int:
     """Return the number of threads of a region: torch's setting, within the limit of `at_most`, or one after a fork."""
-    if _forked:
+    if is_forked():
         return 1
     limit = getattr(_local, "limit", None)
     return torch.get_num_threads() if limit is None else min(limit, torch.get_num_threads())
@@ -80,29 +62,9 @@ def at_most(threads: int | None) -> Iterator[None]:
         _local.limit = before
 
 
-def with_living_threads(function: Callable[..., T], *arguments: Any) -> T:
-    """Call a function that runs torch's operators; after a fork, on a thread that this process started.
-
-    An OpenMP team belongs to the thread that started it. After a fork, torch's operators hang on the forked thread,
-    which waits for a team that the child does not have; a thread that the child starts gets its own team.
-    """
-    global _since_fork
-    if not _forked or getattr(_local, "since_fork", False):
-        return function(*arguments)
-    if _since_fork is None:
-        _since_fork = ThreadPoolExecutor(1, "convolith-fork", lambda: setattr(_local, "since_fork", True))
-    return _since_fork.submit(_without_gradients, torch.is_inference_mode_enabled(), function, arguments).result()
-
-
-def _without_gradients(inference: bool, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:  # noqa: FBT001
-    """Call a function without gradients, in inference mode if the caller is: both settings are per thread."""
-    with torch.inference_mode(inference), torch.no_grad():
-        return function(*arguments)
-
-
 def run(address: int, arguments: int, threads: int) -> None:
     """Call the function at an address on `threads` threads with the same arguments; return when all have finished."""
-    if threads == 1 or _forked:
+    if threads == 1 or is_forked():
         Region(address)(arguments)
         return
     parallel = openmp()

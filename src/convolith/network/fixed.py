@@ -8,7 +8,8 @@ import torch
 
 from convolith.errors import ConvolithError
 from convolith.folding.example_inputs import Inputs
-from convolith.jit import at_most, is_forked
+from convolith.forked import is_forked
+from convolith.jit import at_most
 from convolith.network.execution.compiled import Compiled
 from convolith.network.execution.runtime import Unlike
 from convolith.torch_private import dispatch_modes, needs_torch_operators

@@ -12,7 +12,8 @@ from convolith.errors import ConvolithError
 from convolith.folding.capture import HOOKS
 from convolith.folding.graph_copies import graph_of_parts, graph_parts
 from convolith.folding.other_devices import cpu_by_default
-from convolith.jit import at_most, is_forked, thread_count
+from convolith.forked import is_forked, with_living_threads
+from convolith.jit import at_most, thread_count
 from convolith.network.execution.compiled import Compiled
 from convolith.network.execution.runtime import Unlike
 from convolith.network.execution.schedule import Prepared
@@ -89,7 +90,8 @@ class Optimized(torch.nn.Module):
 
     def _needs_gradients(self, inputs: tuple[torch.Tensor, ...]) -> bool:
         """Return whether an input or a parameter needs gradients."""
-        return any(x.requires_grad for x in inputs) or any(tensor.requires_grad for tensor in self._watched)
+        given = (x for x in inputs if isinstance(x, torch.Tensor))
+        return any(tensor.requires_grad for tensor in (*given, *self._watched))
 
     def train(self, mode: bool = True) -> Optimized:  # noqa: FBT001, FBT002 - torch's own signature
         """Refuse training mode.
@@ -116,6 +118,8 @@ class Optimized(torch.nn.Module):
                 f"inputs of {[tuple(x.shape) for x in inputs]} were given, but the file was saved for "
                 f"{', '.join(wanted)} alone, since its code looks at sizes; optimise and save it for these inputs"
             )
+        if is_forked() and not (torch.is_grad_enabled() and self._needs_gradients(inputs)):
+            return with_living_threads(self.plain, *inputs)
         if self._plain_only or not self._applies(inputs):
             return self.plain(*inputs)
         with at_most(self.threads):
@@ -131,7 +135,7 @@ class Optimized(torch.nn.Module):
 
     def _applies(self, inputs: tuple[Any, ...]) -> bool:
         """Return whether compiled programs can compute a call."""
-        if torch.compiler.is_compiling() or dispatch_modes() or needs_torch_operators() or is_forked():
+        if torch.compiler.is_compiling() or dispatch_modes() or needs_torch_operators():
             return False
         for x in inputs:
             if not isinstance(x, torch.Tensor) or not x.is_cpu or x.layout is not torch.strided or not x.numel():

@@ -18,6 +18,7 @@ from convolith.folding.example_inputs import Inputs, example_at, result_of, vari
 from convolith.folding.graph_copies import own_module
 from convolith.folding.other_devices import cpu_by_default, device_of
 from convolith.folding.quick_convolutions import QuickConvolutions
+from convolith.forked import safe_in_forks
 from convolith.geometry import check_whole
 from convolith.jit import at_most
 from convolith.network.execution.compiled import Compiled
@@ -72,6 +73,7 @@ class Optimization:
         save(self.model, path)
 
 
+@safe_in_forks
 def optimize(
     model: torch.nn.Module,
     example_input: torch.Tensor | Sequence[torch.Tensor],

@@ -19,6 +19,7 @@ import torch
 
 from convolith.errors import ConvolithError
 from convolith.folding.capture import HOOKS
+from convolith.forked import safe_in_forks
 from convolith.network import graph_file
 from convolith.network.module import Optimized, Sizes
 from convolith.storage import replacing
@@ -120,6 +121,7 @@ def _model(parts: Mapping[str, bytes]) -> Any:
     return _without_checks(torch.export.load(io.BytesIO(parts[MODEL])).module())
 
 
+@safe_in_forks
 def load(path: str | Path) -> Optimized:
     """Return an optimised model from a file that `Optimization.save` wrote.
 

@@ -13,7 +13,8 @@ from convolith.engines import BY_NAME, TABLE, Engine
 from convolith.engines.base import NEEDS_KERNEL
 from convolith.engines.reference import reference
 from convolith.errors import ConvolithError, check_option, shown
-from convolith.jit import thread_count, with_living_threads
+from convolith.forked import with_living_threads
+from convolith.jit import thread_count
 from convolith.planner import machine, measure, wisdom
 from convolith.planner.plan import Candidate, Plan, computed, plain
 from convolith.planner.store import generation
@@ -73,7 +74,7 @@ def plan(
         weights = plain("kernel", kernel, spec.kernel_shape, spec.kernel_dtype)
         return with_living_threads(_choose, spec, accuracy, engine, weights, effort, budget)
     if effort == "measure":
-        return _choose(spec, accuracy, engine, None, effort, budget)
+        return with_living_threads(_choose, spec, accuracy, engine, None, effort, budget)
     return estimated(spec, accuracy, engine, thread_count(), generation())
 
 

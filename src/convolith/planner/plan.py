@@ -14,7 +14,7 @@ from convolith.dtypes import dtype_name
 from convolith.engines import BY_NAME, aten
 from convolith.engines.base import NEEDS_KERNEL, Changed
 from convolith.errors import ConvolithError
-from convolith.jit import with_living_threads
+from convolith.forked import safe_in_forks, with_living_threads
 from convolith.planner import prepared_kernels
 from convolith.report.html_page import fragment
 from convolith.report.plots import bar_figure
@@ -182,6 +182,7 @@ class Plan:
         state = prepared_kernels.prepared(self, kernel, fixed=True).state
         return self._bound(k, kernel, self._checked(k, bias), state)(x, out)
 
+    @safe_in_forks
     def bind(self, k: Any, bias: Any = None, *, copy: bool = True) -> BoundPlan:
         """Prepare the kernel once, from a copy (`copy=False`: from k, which must not change), for calls with x."""
         kernel, checked = plain("k", k, self.spec.kernel_shape, self.spec.kernel_dtype), self._checked(k, bias)

@@ -28,6 +28,7 @@ from convolith.conv import Conv, as_conv
 from convolith.correlation import correlate
 from convolith.dtypes import COMPLEX, half_ulp, is_float
 from convolith.errors import ConvolithError
+from convolith.forked import safe_in_forks
 from convolith.report.html_page import fragment
 from convolith.report.progress import track
 from convolith.report.table import Table
@@ -94,6 +95,7 @@ class Decomposition:
     @overload
     def __call__(self, x: ArrayOrLists, *, engine: str = "auto", accuracy: str = "default") -> np.ndarray: ...
 
+    @safe_in_forks
     def __call__(self, x: Any, *, engine: str = "auto", accuracy: str = "default") -> Any:
         """Apply the parts in order, or `conv` itself if it does not decompose."""
         for part in self.parts or (self.conv,):
@@ -150,6 +152,7 @@ class _Limits(NamedTuple):
     other: float
 
 
+@safe_in_forks
 def decompose(conv: Conv, *, tolerance: float = 0.0, budget_seconds: float = BUDGET_SECONDS) -> Decomposition:
     """Factor a convolution into a chain of smaller ones, exactly or within a tolerance, borders included.
 

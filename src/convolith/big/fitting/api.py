@@ -37,6 +37,7 @@ from convolith.fitting.results import check_errors, is_number
 from convolith.fitting.selection.cross_validation import TOLERANCE, odd_sizes
 from convolith.fitting.selection.jackknife import jackknife
 from convolith.fitting.selection.tiles import LEAST
+from convolith.forked import safe_in_forks
 from convolith.geometry import Axes, Padding, check_whole, per_axis
 from convolith.report.progress import State
 
@@ -44,6 +45,7 @@ ROUGH = 1e-6
 """Relative error of a kernel by rounding from which a warning names `passes`."""
 
 
+@safe_in_forks
 def fit(
     x: Any,
     y: Any,

@@ -22,6 +22,7 @@ from convolith.conv import Conv
 from convolith.dtypes import COMPLEX, is_float
 from convolith.errors import ConvolithError, check_option
 from convolith.folding.expand.layers import Step, TrainingForm, average_step, branch_of, convolution_step
+from convolith.forked import safe_in_forks
 from convolith.geometry import TORCH_MODES, Pairs, check_whole
 
 MOBILEONE_KERNELS = 4
@@ -50,6 +51,7 @@ class Start:
         return size * torch.randn(shape, generator=self.generator, dtype=torch.float64, device="cpu")
 
 
+@safe_in_forks
 def expand(
     conv: Conv | nn.Module,
     *,
