@@ -20,9 +20,6 @@ Region = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 """Generated function: it takes the address of its arguments, in which a counter shares its tasks among threads."""
 _local = threading.local()
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: pool.cache_clear())
-
 
 @cache
 def openmp() -> Any:
@@ -41,6 +38,10 @@ def openmp() -> Any:
 def pool() -> ThreadPoolExecutor:
     """Return the fallback: Python threads, which release the interpreter lock while generated code runs."""
     return ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="convolith")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=pool.cache_clear)
 
 
 def thread_count() -> int:

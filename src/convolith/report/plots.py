@@ -38,7 +38,9 @@ def _figure(height: float) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    figure._repr_png_ = partial(_drawn, figure, "png")  # notebooks show figures only once they have imported pyplot
+    figure.__dict__["_repr_png_"] = partial(
+        _drawn, figure, "png"
+    )  # notebooks show figures only once they have imported pyplot
     return figure
 
 
