@@ -29,7 +29,7 @@ nitpicky = True
 # Names of other packages are not looked up, and types of arguments that users do not make have no page.
 INTERNAL = (
     r"convolith\.(report|big\.(stores|blocks|layout)|fitting\.(data|kernel_options|descent)|folding\.report"
-    r"|network\.(module|fixed))\..*"
+    r"|network\.(module|fixed)|correlation\.images|nn\.conversion)\..*"
 )
 nitpick_ignore_regex = [("py:.*", r"(?!convolith\.).*"), ("py:class", INTERNAL)]
 suppress_warnings = ["ref.python"]  # attributes of two classes may have one name

@@ -55,6 +55,7 @@ INLINE = re.compile(r"(``.+?``|`[^`]+`)")
 
 def connect(app: Any) -> None:
     """Connect the steps below to a build."""
+    _show_whole_signatures()
     app.connect("source-read", _prepare)
     app.connect("autodoc-process-docstring", _as_restructured_text, priority=100)  # before napoleon reads its sections
     app.connect("missing-reference", _public_reference)
@@ -86,6 +87,19 @@ def _absolute(entry: str) -> str:
 @cache
 def _public_names() -> frozenset[str]:
     return frozenset(convolith.__all__)
+
+
+def _show_whole_signatures() -> None:
+    """Let Sphinx show functions as they are called, with every option, instead of their overloads for type checkers."""
+    from sphinx.pycode import ModuleAnalyzer
+
+    analyze = ModuleAnalyzer.analyze
+
+    def without_overloads(self: ModuleAnalyzer) -> None:
+        analyze(self)
+        self.overloads = {}
+
+    ModuleAnalyzer.analyze = without_overloads  # type: ignore[method-assign]  # Sphinx has no setting for it
 
 
 def _as_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:  # noqa: ARG001
