@@ -91,11 +91,10 @@ def test_fifty_drawn_layers_have_the_librarys_values(opened):
 
 @pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("view", PINS)
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1280])
-def test_nothing_keeps_anyone_out(opened, view, scheme, width):
+def test_nothing_keeps_anyone_out(opened, view, width):
     fragment = f"#v=1&view={view}&padding=1x1x1x1&b=ones&channels=2x2&fold.size=4&fold.b1=ones&pin={PINS[view]}"
-    page = opened(fragment, width=width, scheme=scheme)
+    page = opened(fragment, width=width)
     check_open_to_everyone(page)
 
 

@@ -300,10 +300,9 @@ def test_hostile_addresses_and_nets_without_an_output_are_refused_in_words(opene
 
 
 @pytest.mark.slow(quick=1)
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1280])
-def test_nothing_keeps_anyone_out(opened, scheme, width):
-    page = opened("#v=1&view=field&pin=y.0.0", width=width, scheme=scheme)
+def test_nothing_keeps_anyone_out(opened, width):
+    page = opened("#v=1&view=field&pin=y.0.0", width=width)
     check_open_to_everyone(page)
 
 

@@ -239,10 +239,9 @@ def test_the_view_by_key(fit):
 
 
 @pytest.mark.slow(quick=1)
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1280])
-def test_nothing_keeps_anyone_out(fit, scheme, width):
-    page = fit(width=width, scheme=scheme)
+def test_nothing_keeps_anyone_out(fit, width):
+    page = fit(width=width)
     fitted(page)
     page.wait_for_selector("canvas[aria-label^=Residual]")
     check_open_to_everyone(page)

@@ -216,10 +216,9 @@ def test_the_tree_by_key(network):
 
 
 @pytest.mark.slow(quick=1)
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1280])
-def test_nothing_keeps_anyone_out(network, scheme, width):
-    page = network(f"{SMALL}&net.depth=3", width=width, scheme=scheme)
+def test_nothing_keeps_anyone_out(network, width):
+    page = network(f"{SMALL}&net.depth=3", width=width)
     assert not violations(page)
     examined(page)
     check_open_to_everyone(page)

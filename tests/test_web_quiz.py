@@ -155,10 +155,9 @@ def test_the_counts_of_the_links_are_the_answers(opened):
 
 @pytest.mark.slow(quick=2)
 @pytest.mark.parametrize("exercise", [5, *(n for n in EXERCISES if n != 5)])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1280])
-def test_nothing_keeps_anyone_out(opened, exercise, scheme, width):
-    page = opened(at(exercise), width=width, scheme=scheme)
+def test_nothing_keeps_anyone_out(opened, exercise, width):
+    page = opened(at(exercise), width=width)
     page.get_by_placeholder("your prediction").first.fill("x")
     page.get_by_role("button", name="Reveal", exact=True).first.click()
     assert not violations(page)
@@ -188,6 +187,5 @@ def test_hostile_addresses_are_refused_in_words(opened):
     page = opened()
     for fragment, words in HOSTILE.items():
         page.evaluate("fragment => { location.hash = fragment }", f"#v=1&view=quiz{fragment}")
-        page.wait_for_timeout(20)
-        assert words in page.locator("[role=alert]").inner_text(), fragment
-        assert page.locator(".question").count() >= 2, fragment
+        page.locator("[role=alert]").filter(has_text=words).wait_for()
+        page.locator(".question").nth(1).wait_for()

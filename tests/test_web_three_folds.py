@@ -129,10 +129,9 @@ def test_the_third_comes_and_goes_by_key(opened):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1280])
-def test_three_keep_nobody_out(opened, scheme, width):
-    page = opened("#v=1&view=fold&fold.blocks=3&fold.b1=ones&fold.size=4&pin=v.0.0.1.1", width=width, scheme=scheme)
+def test_three_keep_nobody_out(opened, width):
+    page = opened("#v=1&view=fold&fold.blocks=3&fold.b1=ones&fold.size=4&pin=v.0.0.1.1", width=width)
     check_open_to_everyone(page)
 
 

@@ -180,16 +180,15 @@ REPORTS = {
 
 
 @pytest.mark.slow(quick=1)
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["figure", "fold", "cost"])
-def test_a_saved_page_is_live_and_sends_nothing(browser, tmp_path, name, scheme):
+def test_a_saved_page_is_live_and_sends_nothing(browser, tmp_path, name):
     make, words = REPORTS[name]
     file = tmp_path / "report.html"
     file.write_text(make())
     assert file.stat().st_size < 400_000
     wrong = []
     for width in (1280, 375):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_)
         shown_page = context.new_page()
         shown_page.on("console", lambda message: message.type in ("error", "warning") and wrong.append(message.text))
         shown_page.on("pageerror", lambda error: wrong.append(str(error)))

@@ -64,16 +64,16 @@ def browser():
 
 @pytest.fixture
 def opened(browser, origin):
-    """Open the page at a fragment, with a window's width and colours; nothing may go wrong until the test ends.
+    """Open the page at a fragment, with a window's width; nothing may go wrong until the test ends.
 
     `address` is that of another page, such as a server's; `expected` are parts of the errors that a test provokes.
     """
     wrong, contexts = [], []
 
-    def open_page(fragment="", *, width=1280, scheme="light", address=None, expected=()):
+    def open_page(fragment="", *, width=1280, address=None, expected=()):
         context = browser.new_context(
             viewport={"width": width, "height": 900},
-            color_scheme=scheme,
+            color_scheme="light",
             accept_downloads=True,
             permissions=["clipboard-read", "clipboard-write"],
         )
@@ -160,11 +160,17 @@ def streamed(page, path):
 
 
 def violations(page):
-    """Return the violations of WCAG 2.2 A and AA that axe finds, as text; empty if there are none."""
+    """Return the violations of WCAG 2.2 A and AA that axe finds in light and in dark colours, as text; empty if none."""
     from axe_playwright_python.sync_playwright import Axe
 
-    found = Axe().run(page, options={"runOnly": WCAG})
-    return found.generate_report() if found.violations_count else ""
+    axe, found = Axe(), []
+    for scheme, rules in (("light", WCAG), ("dark", {"type": "rule", "values": ["color-contrast"]})):
+        page.emulate_media(color_scheme=scheme)  # on which no other rule depends
+        result = axe.run(page, options={"runOnly": rules})
+        if result.violations_count:
+            found.append(f"{scheme}: {result.generate_report()}")
+    page.emulate_media(color_scheme="light")
+    return "\n".join(found)
 
 
 def run(code):
