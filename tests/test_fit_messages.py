@@ -7,6 +7,7 @@ import pytest
 
 import convolith as cl
 from convolith import ConvolithError, Gram, correlate, fit, fit_varying
+from convolith.fitting.results import weights_table
 
 nddata = pytest.importorskip("astropy.nddata")
 
@@ -189,3 +190,19 @@ def test_an_identity_has_the_smallest_size(scale):
         warnings.simplefilter("error")
         for ridge in (0.0, "auto"):
             assert fit(image, image, kernel_size="auto", max_size=7, ridge=ridge).kernel.shape[2:] == (1, 1)
+
+
+def test_a_printed_kernel_shows_what_matters_on_one_screen():
+    x = np.random.default_rng(0).normal(size=(120, 120))
+    k = np.zeros((15, 15))
+    k[9:12, 8:11] = cl.kernels.gaussian(0.5, size=3)
+    printed = str(cl.fit(x, cl.filter_image(x, k), kernel_size=15, padding="same"))
+    assert "9x9 of 15x15 weights, around the largest; 0: less than 1e-12 of the largest" in printed
+    assert max(map(len, printed.splitlines())) <= 120
+    assert "e-1" not in printed.split("Kernel (rows")[1].split("largest\n", 1)[1]  # no rounding
+    rows = printed.splitlines()[-9:]
+    assert [row.split()[0] for row in rows] == [str(n) for n in range(6, 15)]
+    small = str(cl.fit(x, cl.filter_image(x, k[9:12, 8:11]), kernel_size=3, padding="same"))
+    assert "Kernel (rows and columns)\n" in small
+    assert str(weights_table(np.zeros((3, 3))).rows[0]["0"]) == "0.0"
+    assert len(weights_table(np.full((20, 3), np.nan)).rows) == 9

@@ -504,3 +504,13 @@ def test_norms_of_batch_statistics_are_refused_with_the_reason():
     check_same(model, folded.model, torch.randn(4, 3, 8, 8))
     pooled = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AvgPool2d(3, 1, 1, count_include_pad=False)).eval()
     assert "border" in reasons(cl.fold(pooled, torch.randn(1, 3, 9, 9)).report, "refused")[0]
+
+
+def test_a_norm_gives_a_bias_even_if_its_shift_is_zero():
+    # as torch.nn.utils.fusion.fuse_conv_bn_eval does: tools that load a state dict expect the key
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)).eval()
+    assert list(cl.fold(plain, torch.randn(1, 3, 8, 8)).model.state_dict()) == ["0.weight", "0.bias"]
+    line = nn.Sequential(nn.Linear(3, 4, bias=False), nn.BatchNorm1d(4)).eval()
+    assert list(cl.fold(line, torch.randn(2, 3)).model.state_dict()) == ["0.weight", "0.bias"]
+    without = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.Conv2d(4, 4, 1, bias=False)).eval()
+    assert list(cl.fold(without, torch.randn(1, 3, 8, 8)).model.state_dict()) == ["folded.weight"]

@@ -274,6 +274,15 @@ class Branching(nn.Module):
 def test_values_that_decide_are_named_and_counted_for_an_example():
     with pytest.raises(ConvolithError, match=r"module inner\.1, given \(2, 3\), decides by values.*pass run=True"):
         cost(Branching(), input_shape=(2, 3))
+    with pytest.raises(
+        ConvolithError, match=r"a number is read .*\(test_model_cost.py, line \d+: `.*if x.sum\(\) > 0"
+    ) as said:
+        cost(Branching(), input_shape=(2, 3))
+    assert "aten" not in str(said.value)
+    with pytest.raises(
+        ConvolithError, match=r"the size of a result depends on values, as in .*test_model_cost.py, line"
+    ):
+        cost(Function(lambda m, x: x[x > 0]), input_shape=(2, 3))
     counted = cost(Branching(), example_input=torch.ones(2, 3), run=True)
     assert counted.forward.macs == 18
     with pytest.raises(ConvolithError, match="run is True without an example_input"):

@@ -14,7 +14,6 @@ import torch
 from convolith.arrays import ArrayOrLists, as_tensor, check_bias, check_bias_shape, check_same_kind, is_numpy, listed
 from convolith.dtypes import dtype_name, is_float
 from convolith.errors import ConvolithError, check_flag
-from convolith.forked import safe_in_forks
 from convolith.geometry import (
     MAX_AXES,
     Axes,
@@ -30,7 +29,7 @@ from convolith.geometry import (
     split_input_shape,
 )
 from convolith.spec import ConvSpec, check_module
-from convolith.torch_private import version_of
+from convolith.torch_private import safe_in_forks, version_of
 
 
 class ApplyOptions(TypedDict, total=False):

@@ -217,4 +217,4 @@ def _cleared(conv: Conv, largest: torch.Tensor) -> Conv:
     if conv.bias is None:
         return conv
     bias = torch.where(conv.bias.abs() <= NEGLIGIBLE * largest, torch.zeros_like(conv.bias), conv.bias)
-    return Conv(conv.weight, bias if bias.any() else None, **conv.options)
+    return Conv(conv.weight, bias, **conv.options)

@@ -21,9 +21,9 @@ from convolith.algebra.ranges import bias_dtype, weight_dtype, working_dtype
 from convolith.arrays import check_same_kind, placed
 from convolith.conv import Conv
 from convolith.errors import ConvolithError
-from convolith.forked import safe_in_forks
 from convolith.geometry import Pairs
 from convolith.tensors import from_working
+from convolith.torch_private import safe_in_forks
 
 
 @safe_in_forks

@@ -24,8 +24,8 @@ from convolith.arrays import check_same_kind, placed
 from convolith.conv import Conv, as_conv
 from convolith.dtypes import dtype_name, is_float
 from convolith.errors import ConvolithError
-from convolith.forked import safe_in_forks
 from convolith.tensors import from_working
+from convolith.torch_private import safe_in_forks
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from convolith.arrays import Operands, as_tensor
 from convolith.correlation.gradients import chooser
 from convolith.dtypes import COMPLEX, is_float
 from convolith.engines import BY_NAME, aten
-from convolith.forked import with_living_threads
 from convolith.jit import thread_count
 from convolith.planner import Plan
 from convolith.planner.plan import compute
@@ -28,7 +27,7 @@ from convolith.planner.prepared_kernels import Choose, prepared
 from convolith.planner.store import generation
 from convolith.spec import ConvSpec
 from convolith.tensors import torch_dtype
-from convolith.torch_private import dispatch_modes, is_view, needs_torch_operators, without_batch
+from convolith.torch_private import dispatch_modes, is_view, needs_torch_operators, with_living_threads, without_batch
 
 MOST_CALLS = 4096
 OPTIONS = 5

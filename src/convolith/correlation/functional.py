@@ -29,13 +29,12 @@ from convolith.correlation.result_dtypes import convert, delivered, result_named
 from convolith.dtypes import dtype_name, is_float
 from convolith.engines import aten
 from convolith.errors import ConvolithError, check_flag
-from convolith.forked import safe_in_forks
 from convolith.geometry import NO_VALUE, Axes, Padding
 from convolith.planner import check_choice, check_device, computed, plan_call
 from convolith.planner.plan import check_apart
 from convolith.spec import ConvSpec
 from convolith.tensors import from_working, to_working, torch_dtype, working_dtype
-from convolith.torch_private import AUTOCAST_DEVICES, is_view, needs_torch_operators, without_batch
+from convolith.torch_private import AUTOCAST_DEVICES, is_view, needs_torch_operators, safe_in_forks, without_batch
 
 UNSET_OPTIONS = {
     "stride": 1,

@@ -17,7 +17,6 @@ from convolith.dtypes import COMPLEX, HALVES, is_float
 from convolith.engines import aten
 from convolith.engines.kernel_gradient import engine as lags
 from convolith.engines.padding import pad
-from convolith.forked import is_forked, with_living_threads
 from convolith.planner import Plan, computed, plan, plan_call
 from convolith.planner import gradients as planned
 from convolith.planner.machine import check_result
@@ -25,7 +24,7 @@ from convolith.planner.plan import compute
 from convolith.planner.prepared_kernels import Choose, PreparedKernel, once, prepared
 from convolith.spec import ConvSpec
 from convolith.tensors import torch_dtype
-from convolith.torch_private import is_view
+from convolith.torch_private import is_forked, is_view, with_living_threads
 
 Compute = Callable[..., torch.Tensor]
 """Function of x, the kernel and the bias."""

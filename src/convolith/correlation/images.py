@@ -17,7 +17,6 @@ from convolith.correlation.functional import correlate
 from convolith.correlation.result_dtypes import convert, delivered, result_named
 from convolith.dtypes import ITEMSIZE, dtype_name, is_float
 from convolith.errors import ConvolithError, shown
-from convolith.forked import safe_in_forks
 from convolith.geometry import (
     MAX_AXES,
     NO_VALUE,
@@ -32,6 +31,7 @@ from convolith.geometry import (
 from convolith.planner import machine, plan
 from convolith.spec import ConvSpec
 from convolith.tensors import torch_dtype
+from convolith.torch_private import safe_in_forks
 
 FEW_CHANNELS = 4
 """Largest length of a last axis that is taken for the channels of a picture: grey, grey with alpha, RGB, RGBA."""

@@ -21,10 +21,10 @@ from convolith.costing.peak import Peak, peak_of
 from convolith.costing.tracing.fake_models import Shape, check_lazy
 from convolith.dtypes import check_dtype
 from convolith.errors import ConvolithError, check_flag, check_option
-from convolith.forked import safe_in_forks
 from convolith.geometry import check_whole
 from convolith.spec import ConvSpec
 from convolith.tensors import torch_dtype
+from convolith.torch_private import safe_in_forks
 from convolith.work import CONVENTIONS
 
 LAYERS = (

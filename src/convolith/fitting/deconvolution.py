@@ -13,9 +13,9 @@ from convolith.correlation.images import picture_axes
 from convolith.correlation.missing import checked_mask, unmasked
 from convolith.errors import ConvolithError, check_flag, check_option, missing_extra, shown, warn
 from convolith.fitting.results import Fit, is_number
-from convolith.forked import safe_in_forks
 from convolith.geometry import check_whole
 from convolith.report.progress import track
+from convolith.torch_private import safe_in_forks
 
 METHODS = ("wiener", "richardson_lucy")
 LEAST_PREDICTED = 1e-12

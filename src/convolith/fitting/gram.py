@@ -23,9 +23,9 @@ from convolith.fitting.results import Fit
 from convolith.fitting.solving.constraints import needs_solver
 from convolith.fitting.solving.least_squares import Penalty, least_squares
 from convolith.fitting.solving.normal_equations import NormalEquations
-from convolith.forked import safe_in_forks
 from convolith.geometry import Axes, Padding, check_whole, explicit_padding, per_axis
 from convolith.spec import ConvSpec
+from convolith.torch_private import safe_in_forks
 
 
 class Accumulator(NormalEquations):

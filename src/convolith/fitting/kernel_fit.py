@@ -28,11 +28,11 @@ from convolith.fitting.selection.tiles import states_of_tiles
 from convolith.fitting.solving.bases import basis_of
 from convolith.fitting.solving.constraints import spanned
 from convolith.fitting.solving.least_squares import Penalty, least_squares
-from convolith.forked import safe_in_forks
 from convolith.geometry import Axes, Padding
 from convolith.planner import plan
 from convolith.spec import ConvSpec
 from convolith.tensors import torch_dtype
+from convolith.torch_private import safe_in_forks
 
 METHODS = ("lstsq", *OPTIMIZERS)
 FEW = 4

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 SHOWN = 15
 """Largest kernel size whose weights are printed."""
+SHOWN = 9
+"""Largest number of rows and columns of a kernel that are printed."""
+FAINT = 1e-12
+"""Size of a weight, relative to the largest, below which 0 is printed; more if the kernel's dtype rounds more."""
 ERRORS = ("white", "jackknife")
 """Methods for standard errors: for white noise, or by the jackknife for spatially correlated noise."""
 
@@ -136,9 +140,8 @@ class Fit:
             "offset": None if self.offset is None else ", ".join(f"{float(value):.4g}" for value in self.offset),
         }
         tables = [Table("Fit", [summary])]
-        if kernel.shape[:2] == (1, 1) and kernel.ndim == 4 and max(kernel.shape) <= SHOWN:
-            rows = [{str(column): float(value) for column, value in enumerate(row)} for row in kernel[0, 0]]
-            tables.append(Table("Kernel (rows and columns)", rows))
+        if kernel.shape[:2] == (1, 1) and kernel.ndim == 4 and np.isrealobj(kernel):
+            tables.append(weights_table(kernel[0, 0]))
         return tables
 
     def plot(self) -> Picture:
@@ -184,6 +187,27 @@ class Fit:
         """Kernel with its spatial axes reversed."""
         axes = tuple(range(2, self.kernel.ndim))
         return np.flip(self.kernel, axes).copy() if is_numpy(self.kernel) else self.kernel.flip(axes)
+
+
+def weights_table(kernel: np.ndarray) -> Table:
+    """Return the weights of a kernel, (rows, columns), around the largest, with 0 for those that are only rounding."""
+    sizes = np.abs(kernel)
+    peak = np.unravel_index(int(np.nanargmax(sizes)) if np.isfinite(sizes).any() else 0, kernel.shape)
+    begins = [max(0, min(int(at) - SHOWN // 2, n - SHOWN)) for at, n in zip(peak, kernel.shape, strict=True)]
+    rows, columns = (range(begin, min(begin + SHOWN, n)) for begin, n in zip(begins, kernel.shape, strict=True))
+    faint = max(FAINT, 4 * float(np.finfo(kernel.dtype).eps))
+    least = faint * sizes[peak]
+    shown = [
+        {"row": str(row)} | {str(n): 0.0 if sizes[row, n] < least else float(kernel[row, n]) for n in columns}
+        for row in rows
+    ]
+    notes = []
+    if max(kernel.shape) > SHOWN:
+        whole = "x".join(map(str, kernel.shape))
+        notes.append(f"{len(rows)}x{len(columns)} of {whole} weights, around the largest")
+    if ((sizes < least) & (sizes > 0)).any():
+        notes.append(f"0: less than {faint:.0e} of the largest")
+    return Table("; ".join(["Kernel (rows and columns)", *notes]), shown)
 
 
 def is_number(value: Any) -> bool:

@@ -21,9 +21,9 @@ from convolith.fitting.selection.jackknife import jackknife
 from convolith.fitting.selection.tiles import states_of_tiles
 from convolith.fitting.solving.least_squares import least_squares
 from convolith.fitting.varying_gram import VaryingFit, VaryingGram
-from convolith.forked import safe_in_forks
 from convolith.geometry import Axes, Padding
 from convolith.tensors import torch_dtype
+from convolith.torch_private import safe_in_forks
 
 REMEDIES = {
     "origin": "cut the same rows and columns off x and y so that both show the same place, then fit",

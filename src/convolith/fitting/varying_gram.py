@@ -24,9 +24,9 @@ from convolith.fitting.gram import Accumulator
 from convolith.fitting.kernel_options import KernelOptions, whole_numbers
 from convolith.fitting.solving.least_squares import least_squares
 from convolith.fitting.varying_kernel import MODULATIONS, VaryingKernel
-from convolith.forked import safe_in_forks
 from convolith.geometry import Axes, Padding, check_whole, per_axis
 from convolith.spec import ConvSpec
+from convolith.torch_private import safe_in_forks
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,8 +27,8 @@ from convolith.folding.quick_convolutions import QuickConvolutions
 from convolith.folding.report import FoldReport, Skipped
 from convolith.folding.submodules import fold_graph, fold_submodules
 from convolith.folding.verification import verify
-from convolith.forked import safe_in_forks
 from convolith.nn import revert
+from convolith.torch_private import safe_in_forks
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,19 @@ from typing import Any
 
 import torch
 
-from convolith.forked import is_forked
+from convolith.torch_private import is_forked
 
 Region = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 """Generated function: it takes the address of its arguments, in which a counter shares its tasks among threads."""
 _local = threading.local()
+
+
+def _after_fork() -> None:
+    pool.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @cache

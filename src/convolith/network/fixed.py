@@ -8,11 +8,10 @@ import torch
 
 from convolith.errors import ConvolithError
 from convolith.folding.example_inputs import Inputs
-from convolith.forked import is_forked
 from convolith.jit import at_most
 from convolith.network.execution.compiled import Compiled
 from convolith.network.execution.runtime import Unlike
-from convolith.torch_private import dispatch_modes, needs_torch_operators
+from convolith.torch_private import dispatch_modes, is_forked, needs_torch_operators
 
 
 class Fixed(torch.nn.Module):

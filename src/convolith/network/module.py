@@ -18,7 +18,7 @@ from convolith.network.execution.compiled import Compiled
 from convolith.network.execution.runtime import Unlike
 from convolith.network.execution.schedule import Prepared
 from convolith.network.graph.trace import NotTraced, has_own_code
-from convolith.torch_private import dispatch_modes, needs_torch_operators, versions_of
+from convolith.torch_private import dispatch_modes, is_forked, needs_torch_operators, versions_of, with_living_threads
 
 Example = tuple[tuple[tuple[int, ...], torch.dtype], ...]
 """Shapes and dtypes of a model's inputs."""

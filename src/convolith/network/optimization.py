@@ -18,7 +18,6 @@ from convolith.folding.example_inputs import Inputs, example_at, result_of, vari
 from convolith.folding.graph_copies import own_module
 from convolith.folding.other_devices import cpu_by_default, device_of
 from convolith.folding.quick_convolutions import QuickConvolutions
-from convolith.forked import safe_in_forks
 from convolith.geometry import check_whole
 from convolith.jit import at_most
 from convolith.network.execution.compiled import Compiled
@@ -32,7 +31,7 @@ from convolith.network.report import NetworkReport, prepared_bytes, report_of
 from convolith.network.saved import save
 from convolith.network.verification import check_nodes, difference
 from convolith.planner.choose import check_choice
-from convolith.torch_private import leaves_of
+from convolith.torch_private import leaves_of, safe_in_forks
 
 LARGEST_DIFFERENCE = 1e-2
 """Difference of two whole models, relative to the largest output, that rounding does not explain in any case."""

@@ -19,11 +19,10 @@ import torch
 
 from convolith.errors import ConvolithError
 from convolith.folding.capture import HOOKS
-from convolith.forked import safe_in_forks
 from convolith.network import graph_file
 from convolith.network.module import Optimized, Sizes
 from convolith.storage import replacing
-from convolith.torch_private import fixed_size
+from convolith.torch_private import fixed_size, safe_in_forks
 
 FORMAT = 1
 """Version of the files."""

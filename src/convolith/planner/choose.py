@@ -13,13 +13,13 @@ from convolith.engines import BY_NAME, TABLE, Engine
 from convolith.engines.base import NEEDS_KERNEL
 from convolith.engines.reference import reference
 from convolith.errors import ConvolithError, check_option, shown
-from convolith.forked import with_living_threads
 from convolith.jit import thread_count
 from convolith.planner import machine, measure, wisdom
 from convolith.planner.plan import Candidate, Plan, computed, plain
 from convolith.planner.store import generation
 from convolith.spec import ConvSpec
 from convolith.tensors import torch_dtype
+from convolith.torch_private import with_living_threads
 
 ACCURACIES = ("exact", "default", "fast", "double")
 EFFORTS = ("estimate", "measure")

@@ -14,13 +14,13 @@ from convolith.dtypes import dtype_name
 from convolith.engines import BY_NAME, aten
 from convolith.engines.base import NEEDS_KERNEL, Changed
 from convolith.errors import ConvolithError
-from convolith.forked import safe_in_forks, with_living_threads
 from convolith.planner import prepared_kernels
 from convolith.report.html_page import fragment
 from convolith.report.plots import bar_figure
 from convolith.report.table import Table
 from convolith.spec import ConvSpec
 from convolith.tensors import torch_dtype
+from convolith.torch_private import safe_in_forks, with_living_threads
 from convolith.work import Work
 
 if TYPE_CHECKING:

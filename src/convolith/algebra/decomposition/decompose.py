@@ -28,11 +28,11 @@ from convolith.conv import Conv, as_conv
 from convolith.correlation import correlate
 from convolith.dtypes import COMPLEX, half_ulp, is_float
 from convolith.errors import ConvolithError
-from convolith.forked import safe_in_forks
 from convolith.report.html_page import fragment
 from convolith.report.progress import track
 from convolith.report.table import Table
 from convolith.tensors import torch_dtype
+from convolith.torch_private import safe_in_forks
 
 METHODS: tuple[tuple[str, Callable[[Kernel], list[Ladder] | str]], ...] = (
     ("polynomial", polynomial.propose),

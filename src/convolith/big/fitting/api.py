@@ -37,9 +37,9 @@ from convolith.fitting.results import check_errors, is_number
 from convolith.fitting.selection.cross_validation import TOLERANCE, odd_sizes
 from convolith.fitting.selection.jackknife import jackknife
 from convolith.fitting.selection.tiles import LEAST
-from convolith.forked import safe_in_forks
 from convolith.geometry import Axes, Padding, check_whole, per_axis
 from convolith.report.progress import State
+from convolith.torch_private import safe_in_forks
 
 ROUGH = 1e-6
 """Relative error of a kernel by rounding from which a warning names `passes`."""

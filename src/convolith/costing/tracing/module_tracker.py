@@ -6,10 +6,12 @@ of the node links the two.
 
 from __future__ import annotations
 
+import pathlib
 import sys
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from traceback import extract_tb
 from typing import Any
 
 import torch
@@ -174,8 +176,8 @@ class ModuleTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
         said = (str(problem).strip().splitlines() or [""])[0] or type(problem).__name__
         if is_unknown_value(problem):
             return ConvolithError(
-                f"{where}, given {shapes}, decides by values what it computes ({said}); shapes alone cannot tell; "
-                "pass run=True with an example_input, for which it is counted"
+                f"{where}, given {shapes}, decides by values what it computes: {_reading(problem)}; shapes alone "
+                "cannot tell; pass run=True with an example_input, for which it is counted"
             )
         if isinstance(problem, SystemExit):
             return ConvolithError(f"{where} calls sys.exit({problem.code!r}); take the call out, so that it returns")
@@ -210,6 +212,21 @@ class _WithoutShortCuts(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         return func(*args, **(kwargs or {}))
+
+
+def _reading(problem: BaseException) -> str:
+    """Describe in a user's words the code that asked a tensor without values for them."""
+    if "DynamicOutput" in type(problem).__name__:
+        said = "the size of a result depends on values, as in x[x > 0], nonzero() and unique()"
+    else:
+        said = "a number is read from a tensor, as by x.item(), int(x.sum()) and `if x.sum() > 0`"
+    ours = str(pathlib.Path(torch.__file__).parent), str(pathlib.Path(__file__).parents[2])
+    frames = [frame for frame in extract_tb(problem.__traceback__) if not frame.filename.startswith(ours)]
+    if not frames:
+        return said
+    last = frames[-1]
+    line = f": `{last.line}`" if last.line else ""
+    return f"{said} ({pathlib.Path(last.filename).name}, line {last.lineno}{line})"
 
 
 def _common(name: Path, other: Path) -> int:

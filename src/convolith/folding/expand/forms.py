@@ -22,8 +22,8 @@ from convolith.conv import Conv
 from convolith.dtypes import COMPLEX, is_float
 from convolith.errors import ConvolithError, check_option
 from convolith.folding.expand.layers import Step, TrainingForm, average_step, branch_of, convolution_step
-from convolith.forked import safe_in_forks
 from convolith.geometry import TORCH_MODES, Pairs, check_whole
+from convolith.torch_private import safe_in_forks
 
 MOBILEONE_KERNELS = 4
 """Number of branches with a full kernel in the paper's smallest network; its other networks have 1."""
