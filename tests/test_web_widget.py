@@ -188,7 +188,7 @@ def test_a_saved_page_is_live_and_sends_nothing(browser, tmp_path, name):
     assert file.stat().st_size < 400_000
     wrong = []
     for width in (1280, 375):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_)
+        context = browser.new_context(viewport={"width": width, "height": 900})
         shown_page = context.new_page()
         shown_page.on("console", lambda message: message.type in ("error", "warning") and wrong.append(message.text))
         shown_page.on("pageerror", lambda error: wrong.append(str(error)))

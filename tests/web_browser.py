@@ -166,6 +166,10 @@ def violations(page):
     axe, found = Axe(), []
     for scheme, rules in (("light", WCAG), ("dark", {"type": "rule", "values": ["color-contrast"]})):
         page.emulate_media(color_scheme=scheme)  # on which no other rule depends
+        for frame in page.frames:  # colours change gradually
+            frame.evaluate(
+                "() => Promise.allSettled(document.getAnimations().map((one) => one.finished)).then(() => null)"
+            )
         result = axe.run(page, options={"runOnly": rules})
         if result.violations_count:
             found.append(f"{scheme}: {result.generate_report()}")

@@ -19,8 +19,6 @@ from convolith.spec import ConvSpec
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
 
-SHOWN = 15
-"""Largest kernel size whose weights are printed."""
 SHOWN = 9
 """Largest number of rows and columns of a kernel that are printed."""
 FAINT = 1e-12

@@ -48,10 +48,6 @@ def pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="convolith")
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=pool.cache_clear)
-
-
 def thread_count() -> int:
     """Return the number of threads of a region: torch's setting, within the limit of `at_most`, or one after a fork."""
     if is_forked():

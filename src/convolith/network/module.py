@@ -12,7 +12,6 @@ from convolith.errors import ConvolithError
 from convolith.folding.capture import HOOKS
 from convolith.folding.graph_copies import graph_of_parts, graph_parts
 from convolith.folding.other_devices import cpu_by_default
-from convolith.forked import is_forked, with_living_threads
 from convolith.jit import at_most, thread_count
 from convolith.network.execution.compiled import Compiled
 from convolith.network.execution.runtime import Unlike
