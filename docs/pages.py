@@ -48,8 +48,8 @@ TREE: dict[str, tuple[str, ...]] = {
 
 GALLERY = "tutorials/index"
 EXECUTED = "---\nfile_format: mystnb\nkernelspec:\n  name: python3\n---\n\n"
-OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+(?:src|bench|tests|web|CITATION)[^)]*\)")
-"""Links to files of the repository that are no pages: their text stays."""
+OUTSIDE = re.compile(r"\[[^\]]+\]\((?:\.\./)+((?:src|bench|tests|web|CITATION)[^)]*)\)")
+"""Links to files of the repository that are no pages: they are named."""
 INLINE = re.compile(r"(``.+?``|`[^`]+`)")
 
 
@@ -67,7 +67,7 @@ def _prepare(app: Any, page: str, source: list[str]) -> None:
     """Make a Markdown page one whose Python blocks are executed, with the pages below it."""
     if app.env.doc2path(page).suffix != ".md":
         return
-    text = OUTSIDE.sub(r"\1", source[0])
+    text = OUTSIDE.sub(r"`\1`", source[0])
     if "```python\n" in text:
         text = EXECUTED + text.replace("```python\n", "```{code-cell}\n")
     if page in TREE:

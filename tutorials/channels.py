@@ -82,8 +82,8 @@ assert np.abs(both(image) - in_a_row).max() < 1e-12
 assert d2l.corr2d(image[0], d2l.corr2d(first.weight[0, 0], second.weight[0, 0])).shape == (11, 11)
 
 # %% [markdown]
-# Padding between the two makes the borders differ: 3x3 "same" after 3x3 "same" on 20x20 is wrong on exactly the ring of
-# 76 pixels if the one kernel is used alone. Calling the composition gives the right answer there too.
+# Padding between the two makes the borders differ: for two padded 3x3 layers on 20x20 pixels, exactly the ring of
+# 76 pixels is wrong if the one kernel is used alone. Calling the composition gives the right answer there too.
 
 # %%
 ring = cl.compose(*(cl.Conv(rng.normal(size=(1, 1, 3, 3)), padding="same") for _ in range(2)))

@@ -110,7 +110,7 @@ assert len(before) == 21
 # ## The picture
 #
 # Grey bars are torch's, coloured ones the optimised network's. Winograd's algorithm saves products where maps are
-# large enough for its tiles. In the last layers maps have 4x4 pixels, and reading 2.4 million weights decides.
+# large enough for its tiles. In the last layers (4x4 pixels) most time goes into reading 2.4 million weights.
 
 # %%
 figure, axis = pyplot.subplots(figsize=(7, 5), dpi=150, layout="constrained")
