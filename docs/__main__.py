@@ -30,6 +30,8 @@ def main() -> int:
         sys.exit("python -m docs: Sphinx is not installed; install the extra: pip install -e '.[docs]'")
     from docs.links import dead_links
 
+    if options.out.exists() and any(options.out.iterdir()) and not (options.out / ".buildinfo").exists():
+        sys.exit(f"--out is {options.out}, which holds something that is no site; give an empty or a new folder")
     start, state = perf_counter(), ROOT / "build" / "site-state"
     # Choices that this user's machine remembers do not belong on the pages.
     os.environ["CONVOLITH_CACHE_DIR"] = str(ROOT / "build" / "site-cache")

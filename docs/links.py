@@ -1,4 +1,4 @@
-"""Links of a built site that lead nowhere within it, and files that it would fetch from elsewhere."""
+"""Links of a built site that lead nowhere within it, and elements that would fetch a file from elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LOADED = {"script": "src", "img": "src", "iframe": "src", "link": "href", "sourc
 
 
 class _Page(HTMLParser):
-    """Collects the addresses and the anchors of a page."""
+    """Reader of the addresses and the anchors of a page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ def dead_links(site: Path) -> list[str]:
         page, place = _read(path), path.relative_to(site)
         if place.parts[0] == "_static":
             continue
-        found += [f"{place}: loads {address} from elsewhere" for address in page.loaded if "//" in address]
+        found += [f"{place}: loads {address} from elsewhere" for address in page.loaded if urlsplit(address).netloc]
         for address in (*page.links, *page.loaded):
             parts = urlsplit(address)
             if parts.scheme or parts.netloc:

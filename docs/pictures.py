@@ -21,7 +21,7 @@ IMAGES = Path(__file__).parent / "images"
 
 
 def index() -> Sheet:
-    """The way of a call to its result."""
+    """Draw the way of a call to its result."""
     s = Sheet(28)
     steps: list[tuple[str, str, str | None, float]] = [
         ("", "cl.correlate(x, k)", None, 15.5),
@@ -57,7 +57,7 @@ def index() -> Sheet:
 
 
 def direct() -> Sheet:
-    """A register tile over an image; channels in the lanes of a vector."""
+    """Draw a register tile over an image; channels in the lanes of a vector."""
     s = Sheet(36)
     s.title(1, 1.8, "A tile of sums stays in registers")
     cell, top, out = 1.6, 5, 36.5
@@ -95,7 +95,7 @@ def direct() -> Sheet:
 
 
 def pointwise() -> Sheet:
-    """A matrix product over channels; windows gathered as its columns."""
+    """Draw a matrix product over channels; windows gathered as its columns."""
     s = Sheet(44)
     s.title(1, 1.8, "1x1 layer: a matrix product over the channels")
     cell = 1.4
@@ -124,7 +124,7 @@ def pointwise() -> Sheet:
 
 
 def separable() -> Sheet:
-    """A kernel as column times row, and the two passes."""
+    """Draw a kernel as column times row, and the two passes."""
     s = Sheet(26)
     s.title(1, 1.8, "A kernel of rank 1: column times row")
     weights = np.array([1, 6, 15, 20, 15, 6, 1]) / 20
@@ -155,7 +155,7 @@ def separable() -> Sheet:
 
 
 def winograd() -> Sheet:
-    """The way of a tile through Winograd's transforms."""
+    """Draw the way of a tile through Winograd's transforms."""
     s = Sheet(37)
     s.title(1, 1.8, "F(4x4, 3x3): 16 outputs from 36 products instead of 144")
     cell, middle = 1.7, 12.1
@@ -199,7 +199,7 @@ def winograd() -> Sheet:
 
 
 def fft() -> Sheet:
-    """Overlap-save tiles along a row of an image."""
+    """Draw overlap-save tiles along a row of an image."""
     s = Sheet(37)
     s.title(1, 1.8, "Overlap-save: a tile gives the outputs whose windows lie inside it")
     left, right, n = 10.0, 82.0, 240
@@ -236,7 +236,7 @@ def fft() -> Sheet:
 
 
 def transposed() -> Sheet:
-    """The two phases of a transposed layer of stride 2."""
+    """Draw the two phases of a transposed layer of stride 2."""
     s = Sheet(35)
     s.title(1, 1.8, "Stride 2, a kernel of 4 taps: each output reads 2 of them")
     cell, left = 3.1, 22.0
@@ -287,7 +287,7 @@ RIVALS = (
 
 
 def planner() -> Sheet:
-    """The engines of a layer: refused, or with their times."""
+    """Draw the engines of a layer: refused, or with their times."""
     s = Sheet(43)
     s.title(1, 1.8, "64 -> 64 channels, 3x3, 56x56: which engine?")
     for number, rival in enumerate(RIVALS):
@@ -309,7 +309,7 @@ def planner() -> Sheet:
 
 
 def programs() -> Sheet:
-    """The lifetimes of a small network's tensors, placed in one arena as `cl.optimize` places them."""
+    """Draw the lifetimes of a small network's tensors, placed in one arena as `cl.optimize` places them."""
     import torch
 
     from convolith.network.execution.placement import ARENA, Buffer, Placement, arrange
@@ -355,7 +355,7 @@ def programs() -> Sheet:
 
 
 def folding() -> Sheet:
-    """Two kernels in a row as one, and where padding makes it wrong."""
+    """Draw two kernels in a row as one, and where padding makes it wrong."""
     s = Sheet(40)
     s.title(1, 1.8, "Two layers in a row: taps i and j meet at i + j")
     cell, left = 3.2, 9.0
@@ -391,7 +391,7 @@ def folding() -> Sheet:
 
 
 def gram() -> Sheet:
-    """Pairs of pixels of a window by their lag."""
+    """Draw pairs of pixels of a window by their lag."""
     s = Sheet(35)
     chosen = {(0, 1): ORANGE, (1, -1): SKY, (0, 0): GREEN}
 
@@ -426,7 +426,7 @@ def gram() -> Sheet:
 
 
 def counting() -> Sheet:
-    """Products with and without the padding's zeros; the memory of a training step."""
+    """Draw products with and without the padding's zeros; the memory of a training step."""
     s = Sheet(35)
     s.title(1, 1.8, "Products of each output")
     counts = {9: GREEN, 6: SKY, 4: ORANGE}

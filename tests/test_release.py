@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ import convolith as cl
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
+CONSTRAINTS = (ROOT / "constraints.txt").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,9 @@ def test_the_sdist_has_what_its_tests_need(built):
         capture_output=True,
         text=True,
         check=False,
-    ).stdout.split("\n")
+    ).stdout.split()
+    if not tracked:
+        pytest.skip("no git repository")
     left_out = (".git", ".pre-commit")
     assert {name for name in tracked if name and not name.startswith(left_out)} <= names
 
@@ -86,7 +88,8 @@ def test_the_support_table_states_the_oldest_versions():
     for package, name in (("torch", "torch"), ("numpy", "NumPy"), ("llvmlite", "llvmlite")):
         least = re.search(rf'"{package}>=([\d.]+)"', project)[1]
         assert f"| {name} | {least} |" in support
-        assert version(package).startswith(re.search(rf"\| {name} \| [\d.]+ \| (?:[\d.]+ and )?([\d.]+)", support)[1])
+        tested = re.search(rf"\| {name} \| [\d.]+ \| (?:[\d.]+ and )?([\d.]+)", support)[1]
+        assert re.search(rf"^{package}=={re.escape(tested)}", CONSTRAINTS, re.MULTILINE)
     assert f'requires-python = ">={re.search(r"Python . ([0-9.]+) .", support)[1]}"' in project
 
 

@@ -5,12 +5,13 @@
 
 The first block of shell commands and the first block of Python are run as they stand there, the first in this
 repository, the second in an empty folder. Exits 1 if one of them fails, or if what is installed differs by more than a
-quarter from the size that the README states; times are printed beside the README's, and decide nothing.
+quarter from the size that the README states; times are printed with those of the README, and decide nothing.
 """
 
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -75,7 +76,8 @@ def main() -> int:
         setup, picture = first_block(readme, "sh").strip(), first_block(readme, "python")
         seconds = timed(["sh", "-c", setup], ROOT, environment)
         installed = megabytes(place) - alone
-        (home / "work").mkdir(exist_ok=True)
+        shutil.rmtree(home / "work", ignore_errors=True)
+        (home / "work").mkdir()
         shown = timed([str(place / scripts / "python"), "-c", picture], home / "work", environment)
         again = timed([str(place / scripts / "python"), "-c", picture], home / "work", environment)
         pictures = [path.name for path in (home / "work").iterdir() if path.stat().st_size]

@@ -15,6 +15,8 @@ from convolith.arrays import ArrayOrLists, as_tensor, check_same_kind
 from convolith.correlation import correlate
 from convolith.errors import ConvolithError
 
+__all__ = ["corr2d", "corr2d_multi_in", "corr2d_multi_in_out", "corr2d_multi_in_out_1x1"]
+
 
 @overload
 def corr2d(X: torch.Tensor, K: torch.Tensor) -> torch.Tensor: ...

@@ -288,8 +288,8 @@ class Filter:
         """Return the bytes of a block that is worked on, without the engine's: its window, its result and copies.
 
         Missing pixels that are left out take two more windows (without them, and ones where there are pixels), four
-        more results (the weights that were met, and the steps of a quotient) and booleans. Those that are found apart,
-        for an engine that would spread them, take two more of each.
+        more results (the weights that were met, and the steps of a quotient) and booleans. For an engine that would
+        spread them, the results that they reach are found separately, which takes two more of each.
         """
         pixels, results = prod(window), prod(block)
         converted = pixels * self.dtype.itemsize * (2 if dtype != self.dtype else 1)
@@ -306,5 +306,5 @@ class Filter:
         """Return the engine that is planned for a padded window of a shape, and the bytes that it works in."""
         spec, kernel = self.spec(shape), torch.from_numpy(self.kernel)
         chosen = plan(spec, kernel, accuracy=self.accuracy, engine=self.engine)
-        memory = BY_NAME[chosen.engine].for_kernel(spec, kernel).work(spec).memory.forward
+        memory = next(one.work for one in chosen.candidates if one.engine == chosen.engine).memory.forward
         return chosen.engine, memory.workspace + memory.prepared

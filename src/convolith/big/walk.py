@@ -17,10 +17,10 @@ ATTEMPTS = 5
 LOST = ("KilledWorker", "FutureCancelledError", "CommClosedError", "WorkerStartTimeoutError")
 """Errors of `distributed` that say that a worker is gone, by name: the job itself did not fail."""
 QUIET_SECONDS = 15
-"""Seconds without a result after which a cluster is asked for its workers."""
+"""Seconds without a result after which the number of a cluster's workers is looked up."""
 
 
-def ended(waiting: Iterable[Future[Any]], executor: Executor) -> set[Future[Any]]:
+def wait_for_any(waiting: Iterable[Future[Any]], executor: Executor) -> set[Future[Any]]:
     """Wait until one of some futures has ended, and return those that have; warn while a cluster has no workers."""
     warned = False
     while True:
@@ -28,13 +28,21 @@ def ended(waiting: Iterable[Future[Any]], executor: Executor) -> set[Future[Any]
         if done:
             return done
         client = getattr(executor, "_client", None)  # that of an executor of `distributed`
-        if client is not None and not client.nthreads():
+        if client is not None and _has_no_workers(client):
             warned = True
             address = client.scheduler.address
             warn(
                 f"the cluster at {address} has no workers; the run waits for new ones (`dask worker {address}`), or "
                 "press Ctrl-C: what is stored stays, and the same call goes on from there"
             )
+
+
+def _has_no_workers(client: Any) -> bool:
+    """Return whether a cluster says that it has no workers; one that does not answer may come back."""
+    try:
+        return not client.nthreads()
+    except (OSError, RuntimeError):
+        return False
 
 
 def walk(
@@ -62,7 +70,7 @@ def walk(
                 place = following[0] + 1
                 waiting[executor.submit(run, following[1])] = following
             if waiting:
-                done = ended(waiting, executor)
+                done = wait_for_any(waiting, executor)
         except KeyboardInterrupt as stop:
             if interrupt is not None:
                 raise

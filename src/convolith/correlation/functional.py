@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Unpack, overload
+from typing import Any, TypedDict, Unpack, overload
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from convolith.arrays import (
     read_operands,
 )
 from convolith.arrays import flip as flip_axes
-from convolith.conv import ApplyOptions, Conv
+from convolith.conv import Conv
 from convolith.correlation import call_cache, missing, overflow, registered_operator
 from convolith.correlation.gradients import padded_before, recorded, run
 from convolith.correlation.result_dtypes import convert, delivered, result_named
@@ -49,8 +49,8 @@ DEVICES = {torch.float64: ("cpu", "cuda", "meta"), torch.int64: ("cpu", "meta")}
 """Devices on which torch convolves in the dtypes that integers are summed in."""
 
 
-class CorrelateOptions(ApplyOptions, total=False):
-    """Options of `correlate`; `convolve` takes all but `flip`."""
+class ConvolveOptions(TypedDict, total=False):
+    """Options of `convolve`."""
 
     stride: Axes
     padding: Padding
@@ -58,6 +58,18 @@ class CorrelateOptions(ApplyOptions, total=False):
     groups: int
     padding_mode: str
     padding_value: float
+    engine: str
+    accuracy: str
+    nan: str
+    mask: Any
+    dtype: Any
+    out: Any
+
+
+class CorrelateOptions(ConvolveOptions, total=False):
+    """Options of `correlate`."""
+
+    flip: bool
 
 
 @overload
@@ -306,9 +318,9 @@ def _by_engines(
 
 
 @overload
-def convolve(x: torch.Tensor, k: Any, bias: Any = None, **options: Unpack[CorrelateOptions]) -> torch.Tensor: ...
+def convolve(x: torch.Tensor, k: Any, bias: Any = None, **options: Unpack[ConvolveOptions]) -> torch.Tensor: ...
 @overload
-def convolve(x: ArrayOrLists, k: Any, bias: Any = None, **options: Unpack[CorrelateOptions]) -> np.ndarray: ...
+def convolve(x: ArrayOrLists, k: Any, bias: Any = None, **options: Unpack[ConvolveOptions]) -> np.ndarray: ...
 
 
 @safe_in_forks

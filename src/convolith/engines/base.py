@@ -64,7 +64,7 @@ class Engine(ABC, Generic[State]):
     def for_kernel(self, spec: ConvSpec, kernel: torch.Tensor) -> Engine[State]:
         """Return the engine whose work, time and note hold for this kernel: this one, unless they depend on its values.
 
-        The planner calls it before `refuse`, so that what an engine finds out about a kernel is computed once.
+        The planner calls it before `refuse`, so that properties of a kernel, such as its rank, are computed once.
         """
         return self
 

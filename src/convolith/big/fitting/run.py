@@ -20,7 +20,7 @@ from convolith.big.fitting.jobs import Jobs, Part, Sums, pooled, units_of
 from convolith.big.fitting.memory import Memory
 from convolith.big.fitting.stacks import Block, Stack
 from convolith.big.running import is_here, threads
-from convolith.big.walk import ATTEMPTS, LOST, ended
+from convolith.big.walk import ATTEMPTS, LOST, wait_for_any
 from convolith.fitting.data.pixels import Pixels
 from convolith.fitting.data.problem import Problem
 from convolith.fitting.gram import Gram
@@ -51,7 +51,7 @@ def in_order(
             if not waiting:
                 break
             first, future = waiting[0]
-            ended([future], executor)
+            wait_for_any([future], executor)
             if type(future.exception()).__name__ in LOST and lost < ATTEMPTS - 1 and interrupt is None:
                 lost += 1
                 waiting[0] = first, executor.submit(run, first)

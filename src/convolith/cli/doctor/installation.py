@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 from convolith.storage import DIRECTORY, cache_directory, problem_of
 
 CORE = "core"
-"""Name of what Convolith needs in any case, among those of the extras."""
+"""Name of the dependencies that every installation has, where the others have that of their extra."""
 EXTRAS = {
     "image": "pictures and TIFF files, the tour's photograph, Wiener's filter",
     "plot": "charts and pictures of results",
@@ -144,5 +145,8 @@ def cache_state() -> Cache:
         problem = f"{directory} cannot be written"
     if problem is not None:
         return Cache(directory, problem)
-    sizes = [path.stat().st_size for path in directory.iterdir() if path.is_file()]
+    sizes = []
+    for path in directory.iterdir():
+        with suppress(FileNotFoundError):  # another process has just replaced it
+            sizes += [path.stat().st_size] if path.is_file() else []
     return Cache(directory, None, len(sizes), sum(sizes) / BYTES_PER_MB)

@@ -23,13 +23,13 @@ SOURCES = "Convolith is not installed as a package, so that its extras are not k
 @click.option("--calibrate", "calibrating", is_flag=True, help="Measure the machine's limits first, and store them.")
 @json_option
 def command(*, calibrating: bool, as_json: bool) -> None:
-    """Show what is installed, what works and what to do; check every engine, with exit code 1 if one fails.
+    """Show the installation, and how to mend what does not work; check every engine, with exit code 1 if one fails.
 
     It needs no network. Without torch, or with one that is too old, it says so and ends with exit code 1.
     """
     needed = requirements()
     advice = [
-        f"Convolith needs {one.wanted}: pip install --upgrade '{one.package}>={one.least}'"
+        f"Convolith needs {one.wanted}: pip install --upgrade '{one.package}{f'>={one.least}' if one.least else ''}'"
         for one in needed
         if one.extra == CORE and one.wanted
     ]

@@ -6,6 +6,7 @@ of the node links the two.
 
 from __future__ import annotations
 
+import os
 import pathlib
 import sys
 from abc import abstractmethod
@@ -99,7 +100,7 @@ class ModuleTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
     def _generator_for(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Generator:
         """Return the generator of the device on which an operator draws its numbers."""
         tensors = tensors_in(args)
-        device = tensors[0].device if tensors else torch.device(kwargs.get("device") or "cpu")
+        device = torch.device(kwargs.get("device") or (tensors[0].device if tensors else "cpu"))
         if device not in self._generators:
             self._generators[device] = torch.Generator(device).manual_seed(0)
         return self._generators[device]
@@ -215,12 +216,14 @@ class _WithoutShortCuts(TorchFunctionMode):
 
 
 def _reading(problem: BaseException) -> str:
-    """Describe in a user's words the code that asked a tensor without values for them."""
+    """Describe in a user's words the code that needs the values of a tensor that has none."""
     if "DynamicOutput" in type(problem).__name__:
         said = "the size of a result depends on values, as in x[x > 0], nonzero() and unique()"
     else:
         said = "a number is read from a tensor, as by x.item(), int(x.sum()) and `if x.sum() > 0`"
-    ours = str(pathlib.Path(torch.__file__).parent), str(pathlib.Path(__file__).parents[2])
+    ours = tuple(
+        f"{folder}{os.sep}" for folder in (pathlib.Path(torch.__file__).parent, pathlib.Path(__file__).parents[2])
+    )
     frames = [frame for frame in extract_tb(problem.__traceback__) if not frame.filename.startswith(ours)]
     if not frames:
         return said
