@@ -102,7 +102,7 @@ def _show_whole_signatures() -> None:
     ModuleAnalyzer.analyze = without_overloads  # type: ignore[method-assign]  # Sphinx has no setting for it
 
 
-def _as_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:  # noqa: ARG001
+def _as_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:  # noqa: ARG001 - Sphinx's own arguments
     """Rewrite a docstring, plain text with code in backticks: public names become links, markup is escaped."""
     in_example = False
     for n, line in enumerate(lines):

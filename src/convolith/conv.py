@@ -188,7 +188,7 @@ class Conv:
     def __call__(self, x: ArrayOrLists, **how: Unpack[ApplyOptions]) -> np.ndarray: ...
 
     def __call__(self, x: Any, **how: Any) -> Any:
-        """Return `correlate(x, self)`; the keywords are those of `ApplyOptions`."""
+        """Return `correlate(x, self)`; keywords: `engine`, `accuracy`, `flip`, `nan`, `mask`, `dtype` and `out`."""
         from convolith.correlation import correlate
 
         return correlate(x, self, **how)

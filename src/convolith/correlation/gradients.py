@@ -55,7 +55,7 @@ def _run(
     x: torch.Tensor,
     k: torch.Tensor,
     bias: torch.Tensor | None,
-    by_kernel: bool,  # noqa: FBT001
+    by_kernel: bool,  # noqa: FBT001 - passed on by position
     out: torch.Tensor | None,
 ) -> torch.Tensor:
     check_result(chosen.spec)
@@ -108,9 +108,8 @@ def recording(chosen: Plan, wanted: tuple[bool, bool], *, last: bool) -> Compute
     """
     spec = chosen.spec
     views = spec.axes == 1 or spec.out_dtype in COMPLEX  # as results of torch's operator and its gradients
-    own = (
-        chosen.accuracy in ("default", "fast") and not views and not is_forked()
-    )  # its backward pass hangs in a forked child
+    # The backward pass of torch's own operator hangs in a forked child.
+    own = chosen.accuracy in ("default", "fast") and not views and not is_forked()
     straight = aten.torch_operator(spec) if own else None
     named = chosen.engine if chosen.by_name else None
     if named == aten.contiguous.name and straight is not None:

@@ -119,7 +119,7 @@ class Fit:
         return fragment(self.tables(), pictures)
 
     def tables(self) -> list[Table]:
-        """Return the fit as tables: a summary, and the kernel if it is small and has one channel."""
+        """Return the fit as tables: a summary, and a small kernel, or its weights around the largest one."""
         kernel, error = (None if part is None else as_numpy(part) for part in (self.kernel, self.stderr))
         assert kernel is not None  # noqa: S101 - for the type checker
         summary = {

@@ -38,9 +38,8 @@ def _figure(height: float) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    figure.__dict__["_repr_png_"] = partial(
-        _drawn, figure, "png"
-    )  # notebooks show figures only once they have imported pyplot
+    # Notebooks show figures by themselves only once they have imported pyplot.
+    figure.__dict__["_repr_png_"] = partial(_drawn, figure, "png")
     return figure
 
 
