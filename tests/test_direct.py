@@ -202,7 +202,7 @@ def test_long_steps_are_refused_with_a_reason():
     assert direct.refuse(ConvSpec(**one, size=500, kernel_size=3, stride=17)) == "stride 17 is over 16"
     assert direct.refuse(ConvSpec(**one, size=500, kernel_size=3, stride=10**6)) is None  # one output: never taken
     far = ConvSpec(**one, size=2_000_000, kernel_size=3, dilation=900_000)
-    assert direct.refuse(far).startswith("a block of its inputs takes")
+    assert direct.refuse(far).startswith("a block of inputs takes")
 
 
 @pytest.mark.slow(quick=4)

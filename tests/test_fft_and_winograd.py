@@ -230,7 +230,7 @@ def test_an_image_does_not_touch_the_other_ones_of_its_batch():
 
 def test_kernels_that_transforms_do_not_take_are_refused():
     huge = ConvSpec(in_channels=1, out_channels=1, size=(10_000, 2), kernel_size=(9000, 2))
-    assert "longer than any tile" in fft.refuse(huge)
+    assert "larger than the largest tile" in fft.refuse(huge)
     many = ConvSpec(in_channels=512, out_channels=512, size=(40, 40), kernel_size=15)
     assert "spectra take" in fft.refuse(many)
 

@@ -82,7 +82,7 @@ def test_patches_are_gathered():
 
 def test_rows_that_would_leave_every_cache_are_refused():
     spec = ConvSpec(in_channels=512, out_channels=8, size=(128, 128), kernel_size=64)
-    with pytest.raises(ConvolithError, match="the gathered rows of a few positions take"):
+    with pytest.raises(ConvolithError, match="the inputs of a few outputs take"):
         plan(spec, engine="im2col")
     small = ConvSpec(in_channels=64, out_channels=64, size=(20, 20), kernel_size=3)
     assert im2col.work(small).memory.forward.workspace >= 576 * 3 * 4 * 4

