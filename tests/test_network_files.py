@@ -2,6 +2,7 @@
 
 import io
 import json
+import pathlib
 import zipfile
 
 import pytest
@@ -79,8 +80,8 @@ def test_files_that_are_damaged_or_of_another_version_are_refused(tmp_path, imag
         ({"choices.json": json.dumps(choices | {"format": 99})}, "a file of format 99"),
         ({"weights.pt": weights[: len(weights) // 2]}, "cannot read"),
         ({"graph.json": graph.replace("aten::silu_", "aten::soon")}, "calls aten::soon, which torch"),
-        ({"graph.json": graph.replace("aten::silu_", "posix:system")}, "calls posix:system, which torch"),
-        ({"graph.json": graph.replace("aten::silu_", "torch:load")}, "calls torch:load, which torch"),
+        ({"graph.json": graph.replace("aten::silu_", "posix:system")}, "calls posix:system, which no saved model"),
+        ({"graph.json": graph.replace("aten::silu_", "torch:load")}, "calls torch:load, which no saved model"),
         ({"graph.json": graph[:100]}, "cannot read"),
         ({"weights.pt": None}, "has no weights.pt"),
     ):
@@ -120,12 +121,110 @@ def test_containers_shared_weights_and_constants_are_saved(whole, tmp_path, monk
     found.save(tmp_path / "net.zip")
     with zipfile.ZipFile(tmp_path / "net.zip") as archive:
         assert ("graph.json" in archive.namelist()) == whole
-    loaded = cl.network.load(tmp_path / "net.zip")
+    if not whole:
+        with pytest.raises(cl.ConvolithError, match="pass trusted=True"):
+            cl.network.load(tmp_path / "net.zip")
+    loaded = cl.network.load(tmp_path / "net.zip", trusted=not whole)
     for given in (inputs, (torch.randn(3, 3, 33, 40), torch.randn(3, 3, 5))):
         for _ in range(2):
             with torch.no_grad():
                 torch.testing.assert_close(loaded(*given), model(*given), rtol=1e-4, atol=1e-5)
     assert set(loaded.plain.state_dict()) == set(found.model.plain.state_dict())
+
+
+def rewritten(path, change):
+    """Write a saved network anew with other parts."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    change(parts)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+
+
+class Writes:
+    """An object that writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+def test_a_file_that_can_hold_code_is_read_only_if_it_is_trusted(tmp_path, images, monkeypatch):
+    path, ran = tmp_path / "net.zip", tmp_path / "ran"
+    monkeypatch.setattr("convolith.network.graph_file.written", refuse_to_write)
+    cl.optimize(small(), images, measure=False).save(path)
+
+    def poison(parts):
+        content = io.BytesIO()
+        with zipfile.ZipFile(io.BytesIO(parts["model.pt2"])) as old, zipfile.ZipFile(content, "w") as new:
+            for name in old.namelist():
+                inner = io.BytesIO()
+                torch.save(Writes(ran), inner)
+                new.writestr(name, inner.getvalue() if "sample_inputs" in name else old.read(name))
+        parts["model.pt2"] = content.getvalue()
+
+    rewritten(path, poison)
+    with pytest.raises(cl.ConvolithError, match=r"torch.export.load runs code .* pass trusted=True"):
+        cl.network.load(path)
+    assert not ran.exists()
+
+
+EVIL = [
+    (["call_function", "a", "_operator:call", [1], {"dict": {}}], "calls _operator:call"),
+    (["call_function", "a", "_operator:attrgetter", ["__class__"], {"dict": {}}], "calls _operator:attrgetter"),
+    (["call_function", "a", "math:__loader__", [], {"dict": {}}], "calls math:__loader__"),
+    (["call_function", "a", "load_library::__call__.__call__", ["x.so"], {"dict": {}}], "calls load_library"),
+    (["call_function", "a", "import_module::__call__.__call__", ["this"], {"dict": {}}], "calls import_module"),
+    (["call_function", "a", "aten::from_file", ["/etc/hostname"], {"dict": {}}], "calls aten::from_file"),
+    (["call_function", "a", "aten::relu", [{"node": "input_1"}], {"dict": {"x=print(1), y": 1}}], "no saved model has"),
+    (["call_function", "a", "aten::relu", [{"dtype": "load"}], {"dict": {}}], "'load' as a dtype"),
+    (["call_method", "a", "numpy", [{"node": "input_1"}], {"dict": {}}], "'call_method'"),
+    (["call_module", "a", "0", [{"node": "input_1"}], {"dict": {}}], "'call_module'"),
+    (["get_attr", "a", "__init__.__globals__", [], {"dict": {}}], "no saved model has"),
+    (["get_attr", "a", 'x", 0) or print("', [], {"dict": {}}], "no saved model has"),
+    (["placeholder", "a", "a=print(1)", [], {"dict": {}}], "'a=print"),
+    (["placeholder", "a=print(1)", "a", [], {"dict": {}}], "'a=print"),
+]
+
+
+@pytest.mark.parametrize(("node", "words"), EVIL)
+def test_a_graph_calls_only_what_computes(node, words, tmp_path, images):
+    path = tmp_path / "net.zip"
+    cl.optimize(small(), images, measure=False).save(path)
+
+    def insert(parts):
+        graph = json.loads(parts["graph.json"])
+        graph["nodes"].insert(-1, node)
+        parts["graph.json"] = json.dumps(graph)
+
+    rewritten(path, insert)
+    with pytest.raises(cl.ConvolithError, match=words):
+        cl.network.load(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "context"),
+    [
+        ("collections.defaultdict", '{"default_factory_module": "this", "default_factory_name": "s"}'),
+        ("builtins.dict", '[{"\\u005f_enum__": true, "fqn": "this:s", "name": "a"}]'),
+    ],
+)
+def test_containers_of_a_graph_import_nothing(kind, context, tmp_path, images):
+    path = tmp_path / "net.zip"
+    cl.optimize(small(), images, measure=False).save(path)
+
+    def change(parts):
+        graph = json.loads(parts["graph.json"])
+        leaf = {"type": None, "context": None, "children_spec": []}
+        graph["trees"][1] = json.dumps([1, {"type": kind, "context": context, "children_spec": [leaf]}])
+        parts["graph.json"] = json.dumps(graph)
+
+    rewritten(path, change)
+    with pytest.raises(cl.ConvolithError, match="a container that names a module"):
+        cl.network.load(path)
 
 
 def refuse_to_write(_):

@@ -6,6 +6,7 @@ Also, since torch does not do it, calls of its operators in a forked child proce
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import os
 import re
@@ -302,6 +303,25 @@ def exported_trees(module: Any) -> tuple[str, str]:
     return _pytree.treespec_dumps(module._in_spec), _pytree.treespec_dumps(module._out_spec)
 
 
+def imports(tree: str) -> bool:
+    """Return whether torch would import a module to read a structure of containers that is given as JSON."""
+
+    def look(value: Any) -> bool:
+        if isinstance(value, list):
+            return any(map(look, value))
+        if not isinstance(value, dict):
+            return False
+        if "__enum__" in value or value.get("type") == "collections.defaultdict":
+            return True
+        try:  # what a container knows of itself is JSON in JSON
+            inner = json.loads(value["context"])
+        except (KeyError, TypeError, ValueError):
+            inner = None
+        return look(inner) or any(map(look, value.values()))
+
+    return look(json.loads(tree))
+
+
 def fixed_size(size: Any) -> int | None:
     """Return a size of an exported graph, or None if it may have other values."""
     return int(size) if isinstance(size, int) or str(size).isdigit() else None
@@ -396,6 +416,11 @@ def draws(operator: Any) -> bool:
 def operator_name(operator: Any) -> str:
     """Return an operator's name with its namespace and without its overload, such as "aten::add"."""
     return str(operator._schema.name)
+
+
+def opens_files(operator: Any) -> bool:
+    """Return whether an operator reads or writes files, as `torch.from_file` does."""
+    return operator_name(operator).startswith("debugprims::") or "filename" in _arguments(operator)
 
 
 def has_tensors(operator: Any) -> bool:

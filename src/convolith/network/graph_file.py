@@ -2,22 +2,34 @@
 
 `torch.export` records a model as such a graph, for all sizes. Its own files hold an expression for every size of every
 intermediate result, which takes longer to read than all weights; operators compute these sizes anyway.
+
+A file may come from anyone, so that a graph calls only what computes: operators, and arithmetic on sizes. Torch makes
+Python code of a graph, from its names too; these are checked.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import keyword
+import re
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
 from torch import fx
 
 from convolith.errors import ConvolithError
-from convolith.torch_private import exported_trees, is_overload, take_trees
+from convolith.torch_private import exported_trees, imports, is_overload, opens_files, take_trees
 
-FUNCTIONS = ("_operator", "math", "torch")
-"""Modules of Python whose functions a graph may call, on sizes: of torch, `sym_max` and its like alone."""
+FUNCTIONS = {
+    "_operator": r"abs|add|and_|eq|floordiv|ge|getitem|gt|index|invert|le|lshift|lt|mod|mul|ne|neg|not_|or_|pos|pow|"
+    r"rshift|sub|truediv|truth|xor",
+    "math": r"[a-z]\w*",
+    "torch": r"sym_\w+",
+}
+"""Modules of Python, and the names of their functions that a graph may call, on sizes."""
+OPERATIONS = ("placeholder", "get_attr", "call_function", "output")
+"""Kinds of nodes that a graph may have."""
 NAMED: dict[type, Callable[[str], Any]] = {
     torch.dtype: lambda name: getattr(torch, name),
     torch.memory_format: lambda name: getattr(torch, name),
@@ -47,8 +59,9 @@ def written(graph_module: fx.GraphModule) -> tuple[dict[str, Any], list[torch.Te
     nodes = []
     for node in graph_module.graph.nodes:
         target = str(node.target) if node.op != "call_function" else _function_written(node.target)
-        if node.op not in ("placeholder", "get_attr", "call_function", "output"):
-            raise NotWritten(node.op)
+        unsafe = _unsafe(node.op, node.name, target, node.kwargs)
+        if unsafe:
+            raise NotWritten(unsafe)
         nodes.append([node.op, node.name, target, _argument_written(list(node.args)), _argument_written(node.kwargs)])
         if node.op == "get_attr" and target not in {**parameters, **buffers}:
             constants[target] = ["constant", attribute(graph_module, target)]
@@ -64,6 +77,8 @@ def written(graph_module: fx.GraphModule) -> tuple[dict[str, Any], list[torch.Te
         trees = exported_trees(graph_module)
     except (AttributeError, RuntimeError) as problem:
         raise NotWritten(str(problem)) from problem
+    if any(map(imports, trees)):
+        raise NotWritten("a container that names a module")
     graph = {
         "nodes": nodes,
         "tensors": {name: [kind, numbers[id(tensor)]] for name, (kind, tensor) in places.items()},
@@ -76,7 +91,7 @@ def read(graph: dict[str, Any], tensors: list[torch.Tensor]) -> fx.GraphModule:
     """Return the module of a graph that `written` gave.
 
     Raises:
-        ConvolithError: an operator that this version of torch does not have.
+        ConvolithError: an operator that this version of torch does not have, or something that no saved graph has.
     """
     root = torch.nn.Module()
     parameters = [torch.nn.Parameter(tensor, requires_grad=False) for tensor in tensors]
@@ -93,9 +108,14 @@ def read(graph: dict[str, Any], tensors: list[torch.Tensor]) -> fx.GraphModule:
             owner.register_buffer(last, tensors[number], persistent=kind == "buffer")
     made, nodes = fx.Graph(), dict[str, fx.Node]()
     for op, name, target, args, keywords in graph["nodes"]:
+        unsafe = _unsafe(op, name, target, keywords["dict"])
+        if unsafe or (op == "get_attr" and target not in graph["tensors"]):
+            raise ConvolithError(f"the model has {unsafe or target!r}, which no saved model has")
         function = _function_read(target) if op == "call_function" else target
         given = _argument_read(args, nodes), _argument_read(keywords, nodes)
         nodes[name] = made.create_node(op, function, tuple(given[0]), given[1], name)
+    if any(map(imports, graph["trees"])):
+        raise ConvolithError("the model has a container that names a module, which no saved model has")
     take_trees(made, [name for op, name, *_ in graph["nodes"] if op == "placeholder"], tuple(graph["trees"]))
     return fx.GraphModule(root, made)
 
@@ -108,11 +128,23 @@ def attribute(module: torch.nn.Module, name: str) -> Any:
     return found
 
 
+def _unsafe(op: str, name: str, target: str, keywords: Collection[str]) -> str:
+    """Return the part of a node that torch would take for Python code, or that is no kind of node; "" for none."""
+    if op not in OPERATIONS:
+        return repr(op)
+    names = [name, *keywords, *([target] if op == "placeholder" else [])]
+    if op == "get_attr" and not re.fullmatch(r"[\w.-]+", target):
+        names.append(target)
+    return next((repr(one) for one in names if not one.isidentifier() or keyword.iskeyword(one)), "")
+
+
 def _function_written(function: Any) -> str:
     if is_overload(function):
+        if opens_files(function):
+            raise NotWritten(str(function))
         return str(function.name())
     module, name = getattr(function, "__module__", ""), getattr(function, "__name__", "")
-    if module not in FUNCTIONS or (module == "torch" and not name.startswith("sym_")):
+    if not re.fullmatch(FUNCTIONS.get(module, "(?!)"), name):
         raise NotWritten(f"{module}.{name}")
     return f"{module}:{name}"
 
@@ -122,13 +154,16 @@ def _function_read(target: str) -> Any:
         if "::" in target:
             namespace, name = target.split("::")
             name, _, overload = name.partition(".")
-            return getattr(getattr(getattr(torch.ops, namespace), name), overload or "default")
-        module, name = target.split(":")
-        if module in FUNCTIONS and (module != "torch" or name.startswith("sym_")):
-            return getattr(importlib.import_module(module), name)
+            found = getattr(getattr(getattr(torch.ops, namespace), name), overload or "default")
+            if is_overload(found) and not opens_files(found):
+                return found
+        else:
+            module, _, name = target.partition(":")
+            if re.fullmatch(FUNCTIONS.get(module, "(?!)"), name):
+                return getattr(importlib.import_module(module), name)
     except AttributeError:
-        pass
-    raise ConvolithError(f"the model calls {target}, which torch {torch.__version__} does not have")
+        raise ConvolithError(f"the model calls {target}, which torch {torch.__version__} does not have") from None
+    raise ConvolithError(f"the model calls {target}, which no saved model calls")
 
 
 def _argument_written(value: Any) -> Any:
@@ -163,4 +198,8 @@ def _argument_read(value: Any, nodes: dict[str, fx.Node]) -> Any:
         return {name: _argument_read(one, nodes) for name, one in content.items()}
     if kind == "slice":
         return slice(*(_argument_read(one, nodes) for one in content))
-    return next(make(content) for type_, make in NAMED.items() if type_.__name__ == kind)
+    type_, make = next(pair for pair in NAMED.items() if pair[0].__name__ == kind)
+    found = make(content)
+    if type(found) is not type_:
+        raise ConvolithError(f"the model has {content!r} as a {kind}, which no saved model has")
+    return found

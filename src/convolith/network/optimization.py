@@ -60,7 +60,10 @@ class Optimization:
         return f"Optimization({self.report.headline}; see .model and .report)"
 
     def save(self, path: str | Path | IO[bytes]) -> None:
-        """Write the model to a file that `cl.network.load` reads, without pickled code.
+        """Write the model to a file that `cl.network.load` reads.
+
+        It has a graph in JSON and weights, and no code, unless the graph has more than operators and tensors, as with
+        `torch.cond`. Then it has torch's own format, which can hold code: read it with `load(path, trusted=True)`.
 
         Raises:
             ConvolithError: if `torch.export` cannot take the model, or its weights were dropped.

@@ -1,6 +1,7 @@
 """Optimised networks in files: the graph of the folded model, its weights, and the choices of engines.
 
-`torch.export` records the graph. Where it holds more than operators and tensors, torch's own form of it is kept.
+`torch.export` records the graph. Where it holds more than operators and tensors, torch's own form of it is kept, which
+`torch.export.load` unpickles in part; that is done for trusted files alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import IO, Any
 
 import torch
 
-from convolith.errors import ConvolithError
+from convolith.errors import ConvolithError, check_flag
 from convolith.folding.capture import HOOKS
 from convolith.network import graph_file
 from convolith.network.module import Optimized, Sizes
@@ -121,14 +122,19 @@ def _model(parts: Mapping[str, bytes]) -> Any:
 
 
 @safe_in_forks
-def load(path: str | Path) -> Optimized:
+def load(path: str | Path, *, trusted: bool = False) -> Optimized:
     """Return an optimised model from a file that `Optimization.save` wrote.
 
-    Engines are those that were chosen when it was saved, where this machine has them. Weights are prepared anew, at the
+    Nothing of a file is run or unpickled unless you trust it. Models whose graph has more than operators and tensors
+    (branches by `torch.cond`, for example) are written in torch's own format, which can hold code. Engines are those that were chosen when it was saved, where this machine has them. Weights are prepared anew, at the
     first call of each input size.
 
+    Args:
+        path: name of the file.
+        trusted: read torch's own format too, by `torch.export.load`, which runs code in the file.
+
     Raises:
-        ConvolithError: if the file is missing, damaged, or of another version.
+        ConvolithError: if the file is missing, damaged, or of another version, or can hold code and is not trusted.
 
     Example:
         >>> import os, tempfile, torch
@@ -156,6 +162,11 @@ def load(path: str | Path) -> Optimized:
         raise ConvolithError(
             f"path is {str(path)!r}, a file of format {found}; this version reads format {FORMAT}: optimise the model "
             "again"
+        )
+    if GRAPH not in parts and not check_flag("trusted", trusted):
+        raise ConvolithError(
+            f"path is {str(path)!r}, whose model is in torch's own format, and torch.export.load runs code that such a "
+            "file may hold; if you know who wrote it, pass trusted=True"
         )
     try:
         with warnings.catch_warnings():
