@@ -5,6 +5,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from convolith.torch_private import with_living_threads
 
 SCRIPT = """
 import os, signal, sys, time
@@ -96,10 +99,12 @@ def test_a_forked_child_computes_with_every_engine():
 
 
 WHOLE = """
-import os, signal, time
+import io, os, signal, tempfile, threading, time, warnings
 import numpy as np
 import torch
 import convolith as cl
+from convolith import errors
+from convolith.torch_private import with_living_threads
 
 torch.manual_seed(0)
 torch.set_num_threads(2)
@@ -114,6 +119,67 @@ model, images = model.eval(), torch.randn(2, 8, 96, 96)
 layers = cl.nn.convert(torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3), torch.nn.ConvTranspose2d(16, 8, 4, 2)).eval())
 optimized = cl.optimize(model, images, measure=False).model
 first, second = cl.Conv(torch.randn(64, 64, 3, 3)), cl.Conv(torch.randn(64, 64, 3, 3))
+
+wide, deep = cl.Conv(torch.randn(16, 16, 3, 3)), torch.nn.Sequential(torch.nn.Conv2d(64, 64, 3)).eval()
+many, upwards = torch.randn(2, 64, 48, 48), cl.nn.ConvTranspose2d(64, 64, 3, bias=False)
+varied = cl.fit_varying(picture, blurred, kernel_size=3, degree=1, padding="same").kernel
+turned = torch.randn(3, 3, 64, 64).permute(3, 2, 0, 1)
+saved = os.path.join(tempfile.mkdtemp(), "net.zip")
+cl.optimize(model, images, measure=False).save(saved)
+
+
+def transposed():
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        return upwards(many)
+
+
+def interrupted():
+    started, release = threading.Event(), threading.Event()
+
+    def wait():
+        started.set()
+        release.wait(30)
+
+    def interrupt():
+        started.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    try:
+        with_living_threads(wait)
+    except KeyboardInterrupt:
+        pass
+    begin = time.time()
+    y = cl.correlate(many, first.weight)
+    assert time.time() - begin < 20
+    release.set()
+    return y
+
+
+def divided():
+    with np.errstate(divide="raise"):
+        try:
+            with_living_threads(np.divide, 1.0, np.zeros(1))
+        except FloatingPointError:
+            return torch.ones(1)
+    raise AssertionError("the setting was lost")
+
+
+def warned():
+    outside = {"errors": errors, "run": with_living_threads}
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        exec(compile("run(errors.warn, 'said')", "user.py", "exec"), {"__name__": "user", **outside})
+    assert [(one.filename, one.lineno) for one in found] == [("user.py", 1)], found
+
+
+def dropped():
+    try:
+        cl.optimize(model, images, measure=False, drop_weights=True)
+    except cl.ConvolithError as problem:
+        assert "in a forked process" in str(problem)
+    else:
+        raise AssertionError("not refused")
 
 
 def network(module):
@@ -146,11 +212,22 @@ CALLS = {
     "deconvolve": lambda: cl.deconvolve(blurred, blur),
     "compose": lambda: cl.compose(first, second).conv.weight,
     "cost": lambda: cl.cost(model, example_input=images, run=True),
+    "gradients": lambda: optimized(images.detach().requires_grad_()),
+    "decompose": lambda: cl.decompose(wide, budget_seconds=1),
+    "expand": lambda: cl.expand(deep[0], like="dbb"),
+    "save": lambda: cl.optimize(model, images, measure=False).save(io.BytesIO()),
+    "load": lambda: network(cl.network.load(saved)),
+    "freeze": lambda: network(cl.nn.freeze(layers)),
+    "freeze many": lambda: cl.nn.freeze(cl.nn.convert(deep))[0]._frozen.weight,
+    "varying applied": lambda: varied.apply(picture[None]),
+    "transposed": transposed,
+    "turned kernel": lambda: cl.plan(cl.ConvSpec.of(many, turned))(many, turned),
 }
-before = {name: call() for name, call in CALLS.items()}
+IN_CHILD = {"interrupted": interrupted, "divided": divided, "warned": warned, "dropped": dropped}
+before = {name: call() for name, call in CALLS.items()} | dict.fromkeys(IN_CHILD)
 torch.randn(600, 600) @ torch.randn(600, 600)
 torch.randn(1 << 20).add_(1)  # by now torch has threads
-for name, call in CALLS.items():
+for name, call in (CALLS | IN_CHILD).items():
     process = os.fork()
     if process == 0:
         try:
@@ -183,7 +260,14 @@ for name, call in CALLS.items():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 def test_a_forked_child_runs_every_verb():
     command = [sys.executable, "-W", "ignore", "-c", WHOLE]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1500, check=False)  # noqa: S603 - our own script
+    done = subprocess.run(command, capture_output=True, text=True, timeout=2400, check=False)  # noqa: S603 - our own script
     lines = done.stdout.splitlines()
-    assert len(lines) == 19, done.stderr
+    assert len(lines) == 33, done.stderr
     assert all(line.endswith(" 0") for line in lines), done.stdout
+
+
+def test_a_compiled_call_looks_at_no_thread(monkeypatch):
+    monkeypatch.setattr("convolith.torch_private._forked", True)
+    x = torch.linspace(-1, 1, 8)
+    call = torch.compile(lambda x: with_living_threads(torch.relu, x), backend="eager", fullgraph=True)
+    assert torch.equal(call(x), torch.relu(x))

@@ -3,10 +3,15 @@
 import sys
 import warnings
 from collections.abc import Collection
+from contextvars import ContextVar
+from types import FrameType
 from typing import Any
 
 MAX_SHOWN = 100
 """Maximum number of characters of a value in a message."""
+
+caller: ContextVar[FrameType | None] = ContextVar("caller", default=None)
+"""Frame that waits for this thread, where a thread of our own computes for another one."""
 
 
 class ConvolithError(ValueError):
@@ -48,7 +53,19 @@ def renamed(old: str, new: str) -> None:
 
 def warn(message: str, kind: type[Warning] = RuntimeWarning) -> None:
     """Emit a warning at the line that called Convolith, since the author of that line can act on it."""
-    level = 1
-    while sys._getframe(level).f_globals.get("__name__", "").startswith("convolith") and sys._getframe(level).f_back:
-        level += 1
-    warnings.warn(message, kind, stacklevel=level + 1)
+    frame, waiting = _outside(sys._getframe(1)), caller.get()
+    if waiting is not None and _name(frame) == "concurrent.futures.thread":
+        frame = _outside(waiting)
+    registry = frame.f_globals.setdefault("__warningregistry__", {})
+    warnings.warn_explicit(message, kind, frame.f_code.co_filename, frame.f_lineno, _name(frame), registry)
+
+
+def _outside(frame: FrameType) -> FrameType:
+    """Return the innermost frame that is not Convolith's."""
+    while _name(frame).startswith("convolith") and frame.f_back:
+        frame = frame.f_back
+    return frame
+
+
+def _name(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))

@@ -5,11 +5,13 @@ Also, since torch does not do it, calls of its operators in a forked child proce
 
 from __future__ import annotations
 
+import contextvars
 import copy
 import json
 import logging
 import os
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +28,7 @@ from torch.nn.modules.conv import _ConvTransposeNd as TransposedBase
 from torch.utils import _python_dispatch, _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convolith.errors import ConvolithError
+from convolith.errors import ConvolithError, caller
 
 OLDEST = (2, 10)
 """Oldest version of torch that the tests pass with, as in `pyproject.toml`."""
@@ -540,13 +542,15 @@ def is_forked() -> bool:
 def with_living_threads(function: Callable[..., T], *arguments: Any) -> T:
     """Call a function that runs torch's operators; on the thread that was forked, by a thread that the child started.
 
-    Gradients, inference mode and autocast are those of the caller. A call that torch compiles,
-    traces or transforms stays on the caller's thread.
+    Gradients, inference mode, autocast and context variables (as of `np.errstate`) are those of the caller, and
+    warnings point to its line. A call that torch compiles, traces or transforms stays on the caller's thread.
     """
     global _living
-    if not _forked or threading.current_thread() is not threading.main_thread():  # the forked thread is the main one
+    if not _forked or torch.compiler.is_compiling():  # which cannot look at threads
         return function(*arguments)
-    if torch.compiler.is_compiling() or dispatch_modes() or is_traced_or_transformed():
+    if threading.current_thread() is not threading.main_thread():  # the forked thread is the main one
+        return function(*arguments)
+    if dispatch_modes() or is_traced_or_transformed():
         return function(*arguments)
     if _living is None:
         _living = ThreadPoolExecutor(1, "convolith-fork")
@@ -556,7 +560,15 @@ def with_living_threads(function: Callable[..., T], *arguments: Any) -> T:
         torch.is_autocast_enabled("cpu"),
         torch.get_autocast_dtype("cpu"),
     )
-    return _living.submit(_in_modes, modes, function, arguments).result()
+    context = contextvars.copy_context()
+    context.run(caller.set, sys._getframe(1))
+    future = _living.submit(context.run, _in_modes, modes, function, arguments)
+    try:
+        return future.result()
+    except BaseException:
+        if not future.done():  # Ctrl-C: later calls do not wait for this one
+            _living = None
+        raise
 
 
 def _in_modes(modes: _Modes, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:

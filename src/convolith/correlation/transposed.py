@@ -13,7 +13,7 @@ from convolith.dtypes import COMPLEX, dtype_name, is_float
 from convolith.engines.aten import TRANSPOSED
 from convolith.planner import check_device, plan
 from convolith.spec import ConvSpec
-from convolith.torch_private import AUTOCAST_DEVICES, needs_torch_operators, without_batch
+from convolith.torch_private import AUTOCAST_DEVICES, needs_torch_operators, safe_in_forks, without_batch
 
 HALVED = (torch.float32, torch.float16, torch.bfloat16)
 """Dtypes that autocast replaces by its own."""
@@ -65,6 +65,7 @@ def correlate_transposed(
     return y if x.ndim == axes + 2 else without_batch(y)
 
 
+@safe_in_forks
 def _by_torch(
     accuracy: str, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None, *options: Any
 ) -> torch.Tensor:

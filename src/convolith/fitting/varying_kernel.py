@@ -19,6 +19,7 @@ from convolith.fitting.data.positions import check_position, pixel_places
 from convolith.geometry import MAX_AXES, Padding, per_axis
 from convolith.report.plots import image_grid, signal_figure
 from convolith.spec import ConvSpec
+from convolith.torch_private import safe_in_forks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -151,6 +152,7 @@ class VaryingKernel:
         self, x: np.ndarray, *, origin: Sequence[int] | None = None, position: Sequence[float] | None = None
     ) -> np.ndarray: ...
 
+    @safe_in_forks
     def apply(self, x: Any, *, origin: Sequence[int] | None = None, position: Sequence[float] | None = None) -> Any:
         """Apply the kernel to an image, by one planned correlation of several channels.
 

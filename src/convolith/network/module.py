@@ -117,7 +117,7 @@ class Optimized(torch.nn.Module):
                 f"inputs of {[tuple(x.shape) for x in inputs]} were given, but the file was saved for "
                 f"{', '.join(wanted)} alone, since its code looks at sizes; optimise and save it for these inputs"
             )
-        if is_forked() and not (torch.is_grad_enabled() and self._needs_gradients(inputs)):
+        if is_forked():
             return with_living_threads(self.plain, *inputs)
         if self._plain_only or not self._applies(inputs):
             return self.plain(*inputs)

@@ -11,7 +11,7 @@ from typing import IO
 
 import torch
 
-from convolith.errors import ConvolithError
+from convolith.errors import ConvolithError, check_flag
 from convolith.folding import FoldReport, fold
 from convolith.folding.capture import NoGraph
 from convolith.folding.example_inputs import Inputs, example_at, result_of, variations
@@ -31,7 +31,7 @@ from convolith.network.report import NetworkReport, prepared_bytes, report_of
 from convolith.network.saved import save
 from convolith.network.verification import check_nodes, difference
 from convolith.planner.choose import check_choice
-from convolith.torch_private import leaves_of, safe_in_forks
+from convolith.torch_private import is_forked, leaves_of, safe_in_forks
 
 LARGEST_DIFFERENCE = 1e-2
 """Difference of two whole models, relative to the largest output, that rounding does not explain in any case."""
@@ -111,7 +111,8 @@ def optimize(
 
     Raises:
         ConvolithError: if `fold` refuses the model or the example; an accuracy, a budget or a number of threads that is
-            none. A program that differs from torch is not returned: the report gives the reason.
+            none; `drop_weights` in a forked process. A program that differs from torch is not returned: the report
+            gives the reason.
 
     Example:
         >>> import torch
@@ -125,6 +126,11 @@ def optimize(
         raise ConvolithError(f"budget_seconds is {budget_seconds!r}; expected seconds above zero")
     if threads is not None:
         threads = check_whole("threads", threads, 1)
+    if check_flag("drop_weights", drop_weights) and is_forked():
+        raise ConvolithError(
+            "drop_weights is True in a forked process, where torch computes every call from the weights; leave it out, "
+            'or start the process by multiprocessing\'s "spawn"'
+        )
     device = device_of(model, example_input)
     if device is not None:
         raise ConvolithError(

@@ -30,6 +30,7 @@ FORMAT = 1
 GRAPH, WEIGHTS, MODEL, CHOICES = "graph.json", "weights.pt", "model.pt2", "choices.json"
 
 
+@safe_in_forks
 def save(model: Optimized, path: str | Path | IO[bytes]) -> None:
     """Write an optimised model to a file, which is replaced only by a complete one, or to an open one.
 
@@ -126,8 +127,9 @@ def load(path: str | Path, *, trusted: bool = False) -> Optimized:
     """Return an optimised model from a file that `Optimization.save` wrote.
 
     Nothing of a file is run or unpickled unless you trust it. Models whose graph has more than operators and tensors
-    (branches by `torch.cond`, for example) are written in torch's own format, which can hold code. Engines are those that were chosen when it was saved, where this machine has them. Weights are prepared anew, at the
-    first call of each input size.
+    (branches by `torch.cond`, for example) are written in torch's own format, which can hold code. Engines are those
+    that were chosen when it was saved, where this machine has them. Weights are prepared anew, at the first call of
+    each input size.
 
     Args:
         path: name of the file.

@@ -6,10 +6,12 @@ from convolith.errors import ConvolithError
 from convolith.nn.conversion import Model, check_model
 from convolith.nn.frozen import Frozen
 from convolith.nn.layers import SWAPPED, unparametrised
+from convolith.torch_private import safe_in_forks
 
 LAYERS = tuple(ours for ours in SWAPPED.values() if not ours.__name__.startswith("Lazy"))
 
 
+@safe_in_forks
 def freeze(model: Model) -> Model:
     """Prepare every Convolith convolution of a model from a private copy of its weights, in place.
 

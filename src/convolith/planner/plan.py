@@ -171,6 +171,7 @@ class Plan:
     @overload
     def __call__(self, x: np.ndarray, k: Any, bias: Any = None, out: Any = None) -> np.ndarray: ...
 
+    @safe_in_forks
     def __call__(self, x: Any, k: Any, bias: Any = None, out: Any = None) -> Any:
         """Correlate `x` with `k`; no gradients (use `correlate` for those).
 
@@ -324,6 +325,7 @@ def format_of(x: torch.Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
+@safe_in_forks
 def plain(argument: str, array: Any, shape: tuple[int, ...] | None = None, dtype: str | None = None) -> torch.Tensor:
     """Return an array as a tensor without gradients or lazy conjugation, after checking its device, shape and dtype."""
     tensor = as_tensor(argument, array)
