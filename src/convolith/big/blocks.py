@@ -306,5 +306,5 @@ class Filter:
         """Return the engine that is planned for a padded window of a shape, and the bytes that it works in."""
         spec, kernel = self.spec(shape), torch.from_numpy(self.kernel)
         chosen = plan(spec, kernel, accuracy=self.accuracy, engine=self.engine)
-        memory = next(one.work for one in chosen.candidates if one.engine == chosen.engine).memory.forward
+        memory = next(one.work for one in chosen.candidates if one.work and one.engine == chosen.engine).memory.forward
         return chosen.engine, memory.workspace + memory.prepared
