@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from convolith.torch_private import with_living_threads
+from convolith.torch_private import on_own_thread
 
 SCRIPT = """
 import os, signal, sys, time
@@ -104,7 +104,7 @@ import numpy as np
 import torch
 import convolith as cl
 from convolith import errors
-from convolith.torch_private import with_living_threads
+from convolith.torch_private import on_own_thread
 
 torch.manual_seed(0)
 torch.set_num_threads(2)
@@ -146,7 +146,7 @@ def interrupted():
 
     threading.Thread(target=interrupt).start()
     try:
-        with_living_threads(wait)
+        on_own_thread(wait)
     except KeyboardInterrupt:
         pass
     begin = time.time()
@@ -159,14 +159,14 @@ def interrupted():
 def divided():
     with np.errstate(divide="raise"):
         try:
-            with_living_threads(np.divide, 1.0, np.zeros(1))
+            on_own_thread(np.divide, 1.0, np.zeros(1))
         except FloatingPointError:
             return torch.ones(1)
     raise AssertionError("the setting was lost")
 
 
 def warned():
-    outside = {"errors": errors, "run": with_living_threads}
+    outside = {"errors": errors, "run": on_own_thread}
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         exec(compile("run(errors.warn, 'said')", "user.py", "exec"), {"__name__": "user", **outside})
@@ -269,5 +269,5 @@ def test_a_forked_child_runs_every_verb():
 def test_a_compiled_call_looks_at_no_thread(monkeypatch):
     monkeypatch.setattr("convolith.torch_private._forked", True)
     x = torch.linspace(-1, 1, 8)
-    call = torch.compile(lambda x: with_living_threads(torch.relu, x), backend="eager", fullgraph=True)
+    call = torch.compile(lambda x: on_own_thread(torch.relu, x), backend="eager", fullgraph=True)
     assert torch.equal(call(x), torch.relu(x))

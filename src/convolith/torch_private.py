@@ -512,7 +512,7 @@ def is_alias(operator: Any) -> bool:
 # waits for a team that the child does not have; a thread that the child starts gets its own team.
 
 _forked = False
-_living: ThreadPoolExecutor | None = None
+_own_thread: ThreadPoolExecutor | None = None
 """Thread that a forked child started itself, on which torch's operators get their own OpenMP threads."""
 
 
@@ -526,8 +526,8 @@ class _Modes(NamedTuple):
 
 
 def _after_fork() -> None:
-    global _forked, _living
-    _forked, _living = True, None
+    global _forked, _own_thread
+    _forked, _own_thread = True, None
 
 
 if hasattr(os, "register_at_fork"):
@@ -539,21 +539,21 @@ def is_forked() -> bool:
     return _forked
 
 
-def with_living_threads(function: Callable[..., T], *arguments: Any) -> T:
+def on_own_thread(function: Callable[..., T], *arguments: Any) -> T:
     """Call a function that runs torch's operators; on the thread that was forked, by a thread that the child started.
 
     Gradients, inference mode, autocast and context variables (as of `np.errstate`) are those of the caller, and
     warnings point to its line. A call that torch compiles, traces or transforms stays on the caller's thread.
     """
-    global _living
+    global _own_thread
     if not _forked or torch.compiler.is_compiling():  # which cannot look at threads
         return function(*arguments)
     if threading.current_thread() is not threading.main_thread():  # the forked thread is the main one
         return function(*arguments)
     if dispatch_modes() or is_traced_or_transformed():
         return function(*arguments)
-    if _living is None:
-        _living = ThreadPoolExecutor(1, "convolith-fork")
+    if _own_thread is None:
+        _own_thread = ThreadPoolExecutor(1, "convolith-fork")
     modes = _Modes(
         torch.is_inference_mode_enabled(),
         torch.is_grad_enabled(),
@@ -562,12 +562,12 @@ def with_living_threads(function: Callable[..., T], *arguments: Any) -> T:
     )
     context = contextvars.copy_context()
     context.run(caller.set, sys._getframe(1))
-    future = _living.submit(context.run, _in_modes, modes, function, arguments)
+    future = _own_thread.submit(context.run, _in_modes, modes, function, arguments)
     try:
         return future.result()
     except BaseException:
         if not future.done():  # Ctrl-C: later calls do not wait for this one
-            _living = None
+            _own_thread = None
         raise
 
 
@@ -579,12 +579,12 @@ def _in_modes(modes: _Modes, function: Callable[..., T], arguments: tuple[Any, .
 
 
 def safe_in_forks(function: Callable[P, T]) -> Callable[P, T]:
-    """Return a function that does not hang in a forked child: see `with_living_threads`."""
+    """Return a function that does not hang in a forked child: see `on_own_thread`."""
 
     @wraps(function)
     def call(*arguments: P.args, **options: P.kwargs) -> T:
         if not _forked:
             return function(*arguments, **options)
-        return with_living_threads(partial(function, *arguments, **options))
+        return on_own_thread(partial(function, *arguments, **options))
 
     return call

@@ -27,7 +27,7 @@ from convolith.planner.prepared_kernels import Choose, prepared
 from convolith.planner.store import generation
 from convolith.spec import ConvSpec
 from convolith.tensors import torch_dtype
-from convolith.torch_private import dispatch_modes, is_view, needs_torch_operators, with_living_threads, without_batch
+from convolith.torch_private import dispatch_modes, is_view, needs_torch_operators, on_own_thread, without_batch
 
 MOST_CALLS = 4096
 OPTIONS = 5
@@ -170,6 +170,8 @@ def run(call: Call, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None)
         x = x[None]
     # without a plan, autograd records the call
     y = _computed(call, x, k, bias) if call.plan is None else with_living_threads(_computed, call, x, k, bias)
+    # inside autograd, where the plan is None, the graph is recorded on the calling thread
+    y = _computed(call, x, k, bias) if call.plan is None else on_own_thread(_computed, call, x, k, bias)
     return y if call.batched else without_batch(y)
 
 

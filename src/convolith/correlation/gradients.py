@@ -24,7 +24,7 @@ from convolith.planner.plan import compute
 from convolith.planner.prepared_kernels import Choose, PreparedKernel, once, prepared
 from convolith.spec import ConvSpec
 from convolith.tensors import torch_dtype
-from convolith.torch_private import is_forked, is_view, with_living_threads
+from convolith.torch_private import is_forked, is_view, on_own_thread
 
 Compute = Callable[..., torch.Tensor]
 """Function of x, the kernel and the bias."""
@@ -47,7 +47,7 @@ def run(
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Run the planned engine on plain tensors, or one that the kernel's values admit; into `out` if it is given."""
-    return with_living_threads(_run, chosen, x, k, bias, by_kernel, out)
+    return on_own_thread(_run, chosen, x, k, bias, by_kernel, out)
 
 
 def _run(
@@ -172,7 +172,7 @@ def gradients(
     """
     if torch.is_grad_enabled():
         return _gradients(grad, x, k, spec, accuracy, wanted)
-    return with_living_threads(_gradients, grad, x, k, spec, accuracy, wanted)
+    return on_own_thread(_gradients, grad, x, k, spec, accuracy, wanted)
 
 
 def _gradients(

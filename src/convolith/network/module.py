@@ -17,7 +17,7 @@ from convolith.network.execution.compiled import Compiled
 from convolith.network.execution.runtime import Unlike
 from convolith.network.execution.schedule import Prepared
 from convolith.network.graph.trace import NotTraced, has_own_code
-from convolith.torch_private import dispatch_modes, is_forked, needs_torch_operators, versions_of, with_living_threads
+from convolith.torch_private import dispatch_modes, is_forked, needs_torch_operators, on_own_thread, versions_of
 
 Example = tuple[tuple[tuple[int, ...], torch.dtype], ...]
 """Shapes and dtypes of a model's inputs."""
@@ -118,7 +118,7 @@ class Optimized(torch.nn.Module):
                 f"{', '.join(wanted)} alone, since its code looks at sizes; optimise and save it for these inputs"
             )
         if is_forked():
-            return with_living_threads(self.plain, *inputs)
+            return on_own_thread(self.plain, *inputs)
         if self._plain_only or not self._applies(inputs):
             return self.plain(*inputs)
         with at_most(self.threads):

@@ -19,7 +19,7 @@ from convolith.planner.plan import Candidate, Plan, computed, plain
 from convolith.planner.store import generation
 from convolith.spec import ConvSpec
 from convolith.tensors import torch_dtype
-from convolith.torch_private import with_living_threads
+from convolith.torch_private import on_own_thread
 
 ACCURACIES = ("exact", "default", "fast", "double")
 EFFORTS = ("estimate", "measure")
@@ -72,9 +72,9 @@ def plan(
         raise ConvolithError(f"budget is {shown(budget)}; expected seconds above zero")
     if kernel is not None:
         weights = plain("kernel", kernel, spec.kernel_shape, spec.kernel_dtype)
-        return with_living_threads(_choose, spec, accuracy, engine, weights, effort, budget)
+        return on_own_thread(_choose, spec, accuracy, engine, weights, effort, budget)
     if effort == "measure":
-        return with_living_threads(_choose, spec, accuracy, engine, None, effort, budget)
+        return on_own_thread(_choose, spec, accuracy, engine, None, effort, budget)
     return estimated(spec, accuracy, engine, thread_count(), generation())
 
 

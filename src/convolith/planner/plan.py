@@ -20,7 +20,7 @@ from convolith.report.plots import bar_figure
 from convolith.report.table import Table
 from convolith.spec import ConvSpec
 from convolith.tensors import torch_dtype
-from convolith.torch_private import safe_in_forks, with_living_threads
+from convolith.torch_private import on_own_thread, safe_in_forks
 from convolith.work import Work
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ class Plan:
         inner = computed(self.spec, self.accuracy)
         if not inner.batch:
             return None
-        return with_living_threads(self._prepare, inner, kernel, adjoint)
+        return on_own_thread(self._prepare, inner, kernel, adjoint)
 
     def _prepare(self, inner: ConvSpec, kernel: torch.Tensor, adjoint: bool) -> Any:  # noqa: FBT001 - called by position
         return BY_NAME[self.engine].prepare(inner, kernel.to(torch_dtype(inner.kernel_dtype)), adjoint=adjoint)
@@ -284,7 +284,7 @@ def compute(
     chosen: Plan, state: Any, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Apply a plan's prepared engine, in wider dtypes for `accuracy="double"`; the result has the spec's dtype."""
-    return with_living_threads(_compute, chosen, state, x, bias, out)
+    return on_own_thread(_compute, chosen, state, x, bias, out)
 
 
 def _compute(
@@ -314,7 +314,7 @@ def compute_rounded(chosen: Plan, state: Any, x: torch.Tensor, out: torch.Tensor
     """Apply a plan's prepared engine, which rounds its sums to the integers of `out`; None if it does not."""
     if chosen.accuracy == "double" or chosen.spec.batch == 0:
         return None
-    return with_living_threads(BY_NAME[chosen.engine].apply_rounded, state, x, out)
+    return on_own_thread(BY_NAME[chosen.engine].apply_rounded, state, x, out)
 
 
 def format_of(x: torch.Tensor) -> torch.memory_format:
