@@ -170,8 +170,6 @@ def run(call: Call, x: torch.Tensor, k: torch.Tensor, bias: torch.Tensor | None)
         x = x[None]
     # without a plan, autograd records the call
     y = _computed(call, x, k, bias) if call.plan is None else on_own_thread(_computed, call, x, k, bias)
-    # inside autograd, where the plan is None, the graph is recorded on the calling thread
-    y = _computed(call, x, k, bias) if call.plan is None else on_own_thread(_computed, call, x, k, bias)
     return y if call.batched else without_batch(y)
 
 
