@@ -41,7 +41,7 @@ nb_execution_mode = "cache"
 nb_execution_cache_path = str(ROOT / "build" / "site-blocks")
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
-nb_execution_timeout = 240
+nb_execution_timeout = 600
 nb_merge_streams = True
 nb_ipywidgets_js = {}  # pages fetch nothing from elsewhere
 
