@@ -165,5 +165,5 @@ def cost(rounds: int, path: Path | None) -> None:
     times = [timed(name, batch, rounds) for name, batch in (("resnet50", 1), ("resnet50", 256), ("efficientnet_b0", 1))]
     run.add("Seconds, forward and backward", times)
     measured = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)  # noqa: S603
-    run.figures["MB beside torch and ResNet-50, batch 256 with the peak"] = float(measured.stdout)
+    run.figures["MB in addition to torch and ResNet-50, batch 256 with the peak"] = float(measured.stdout)
     run.close(path)

@@ -74,6 +74,7 @@ def one_channel(size: int, k: int, rounds: int) -> dict[str, Any]:
         "problem": f"{size}x{size}, k = {k}",
         "ms of a state": 1e3 * times["state"],
         "tiled im2col / state": times["tiled"] / times["state"],
+        "ms of a fit": 1e3 * times["fit"],
         "tiled im2col / fit": times["tiled"] / times["fit"],
         "control": times["state"] / times["control"],
         "error of the state": float(np.abs(found - expected).max() / np.abs(expected).max()),
@@ -216,7 +217,7 @@ def long_response(channels: int, samples: int, taps: int) -> dict[str, Any]:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
     seconds, mib, error = map(float, run.stdout.split())
     problem = f"{channels} -> {channels} channels, {samples:,} samples, {taps:,} taps"
-    return {"problem": problem, "s": seconds, "MiB beside the data": mib, "largest error of a tap": error}
+    return {"problem": problem, "s": seconds, "MiB in addition to the data": mib, "largest error of a tap": error}
 
 
 def lesson() -> dict[str, Any]:
@@ -257,9 +258,9 @@ def fit(rounds: int, path: Path | None) -> None:
     run.add("Seconds over seconds (above 1: faster than the windows)", timed)
     run.add("Seconds of other solvers over those of a whole fit", [whole(256, 13, rounds)])
     programs = [subtraction(1024, k, degree, rounds) for k in (15, 21) for degree in (0, 2)]
-    run.add("Programs that take images off one another", programs)
+    run.add("Programs that subtract images", programs)
     noisy = [weighted(1024, 15, degree, rounds) for degree in (1, 2)]
-    run.add("Noisy images taken off one another", noisy)
+    run.add("Noisy images subtracted", noisy)
     responses = [
         long_response(*problem) for problem in ((1, 160_000, 4000), (1, 2_880_000, 16_000), (2, 2_880_000, 16_000))
     ]
@@ -273,7 +274,7 @@ def fit(rounds: int, path: Path | None) -> None:
     run.add("Growth", [{"size": f"{n}x{n}", "ms of a state, k = 21": 1e3 * seconds} for n, seconds in grown.items()])
     run.figures["time grows as pixels to the power of"] = float(exponent)
     run.add("The kernel", [distance(1024, 21)])
-    run.add("Memory beside the data", [memory(4096)])
+    run.add("Memory in addition to the data", [memory(4096)])
     run.add("Gradient descent on a photograph, k = 13", [lesson()])
     run.add("Sizes chosen automatically, at 40 dB", [sizes()])
     run.close(path)

@@ -80,7 +80,7 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, float]:
 
 
 def plot(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Every row's share of the machine's limits, beside that of its fastest peer."""
+    """Return each row's share of the machine's limits, and that of its fastest peer."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 1 + 0.2 * len(outcomes)), layout="constrained")

@@ -46,7 +46,7 @@ print(time.perf_counter() - start)
 @json_option
 @torch.no_grad()
 def overhead(rounds: int, path: Path | None) -> None:
-    """What a call costs beside its work: a tiny layer against torch, the first call of a spec, the next process's."""
+    """Time what a call takes in addition to its sums: a tiny layer against torch, first calls, and a new process."""
     operands = make_operands(TINY)
     x, k = operands.x, operands.k
     bound = cl.plan(TINY).bind(k)
@@ -137,13 +137,14 @@ print(peak() - before, y.nbytes)
 @click.command()
 @json_option
 def memory(path: Path | None) -> None:
-    """The peak of memory beside the input, on a 4096x4096 image."""
+    """Measure the peak of memory in addition to the input, on a 4096x4096 image."""
     rows = []
     for k in (3, 7, 15, 31, 63, 127, 255, 511):
         done = subprocess.run([sys.executable, "-c", MEMORY, str(k)], capture_output=True, text=True, check=True)  # noqa: S603 - ours
         peak, output = map(int, done.stdout.split())
-        beside = (peak - output) / 2**20
-        rows.append({"kernel": f"{k}x{k}", "engine": cl.plan(image(4096, k)).engine, "MiB beside one output": beside})
+        added = (peak - output) / 2**20
+        engine = cl.plan(image(4096, k)).engine
+        rows.append({"kernel": f"{k}x{k}", "engine": engine, "MiB in addition to one output": added})
     run = Run("memory")
     run.add("Peak extra memory, 4096x4096 float32", rows)
     run.close(path)

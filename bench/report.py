@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import click
@@ -74,15 +75,21 @@ def _filled(bench: str, part: str | None, runs: Mapping[str, Mapping[str, Any]])
 def _surroundings(run: Mapping[str, Any]) -> str:
     """Say when, on what machine and with which versions a run was made, and its controls."""
     machine, versions = run["machine"], run["versions"]
-    named = ", ".join(f"{name} {number}" for name, number in versions.items() if name != "convolith")
+    named = ", ".join(f"{name} {number}" for name, number in versions.items()).replace("convolith", "Convolith", 1)
     vectors = f" ({machine['vectors']})" if machine["vectors"] else ""
     parts = [
         f"{run['date'][:10]}, {machine['processor']}{vectors}, {machine['threads']} threads",
         named or "versions not recorded",
         f"medians of {run['rounds']} blocks" if run["rounds"] else "",
-        f"control {', '.join(f'{ratio:.2f}' for ratio in run['controls'])}" if run["controls"] else "",
+        _controls(run["controls"]),
     ]
     return "Measured on " + "; ".join(part for part in parts if part) + "."
+
+
+def _controls(ratios: Sequence[float]) -> str:
+    if len(ratios) > 3:
+        return f"controls {min(ratios):.2f} to {max(ratios):.2f}, {median(ratios):.2f} in the median"
+    return f"control {', '.join(f'{ratio:.2f}' for ratio in ratios)}" if ratios else ""
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -22,8 +22,9 @@ BEATEN, LOOKS = 5.0, 2
 """Runners that take this many times the fastest are timed in so many blocks only: they decide nothing."""
 SLOW = 0.5
 """Seconds of a call after which a beaten runner is not called again."""
-FIRST = 5
-"""Calls of each runner whose least time is taken first: a single one may have met both threads on one core."""
+FIRST, ENDLESS = 5, 20.0
+"""Calls of each runner whose least time is taken first: a single one may have compiled its code, or met both threads on
+one core; and the seconds after which a first call is not repeated."""
 CONTROL_TOLERANCE = 0.05
 """How far the two names of one function may come out apart."""
 
@@ -57,13 +58,11 @@ def race(runners: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, 
 def _once(run: Callable[[], object]) -> float:
     """Seconds of a call, to know how many fill a block: the least of a few, unless they take long."""
     least = inf
-    begin = time.perf_counter()
-    for _ in range(FIRST):
+    for call in range(FIRST):
         start = time.perf_counter()
         run()
-        end = time.perf_counter()
-        least = min(least, end - start)
-        if end - begin > 2 * SLOW:
+        least = min(least, time.perf_counter() - start)
+        if least > (SLOW if call else ENDLESS):
             break
     return least
 

@@ -170,7 +170,7 @@ def violations(page):
             frame.evaluate(
                 "() => Promise.allSettled(document.getAnimations().map((one) => one.finished)).then(() => null)"
             )
-        result = axe.run(page, options={"runOnly": rules})
+        result = axe.run(page, options={"runOnly": rules, "resultTypes": ["violations"]})
         if result.violations_count:
             found.append(f"{scheme}: {result.generate_report()}")
     page.emulate_media(color_scheme="light")
