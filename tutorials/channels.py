@@ -46,11 +46,9 @@ assert Y[1:].tolist() == [[[76, 100], [148, 172]], [[96, 128], [192, 224]]]
 # %%
 photo = data.astronaut()
 x = np.moveaxis(photo, -1, 0) / 255
-one_channel = (cl.kernels.sobel(axis=1), cl.kernels.sobel(axis=0), np.full((9, 9), 1 / 81))
-kernels = np.zeros((3, 3, 9, 9))
-for kernel, small in zip(kernels, one_channel, strict=True):
-    border = (9 - len(small)) // 2
-    kernel[:] = np.pad(small, border) / 3  # the mean over the three colours
+planes = (np.pad(cl.kernels.sobel(axis=1), 3), np.pad(cl.kernels.sobel(axis=0), 3), cl.kernels.box(9))
+kernels = np.stack([np.stack([plane / 3] * 3) for plane in planes])  # each output is the mean over the colours
+assert kernels.shape == (3, 3, 9, 9)
 features = cl.correlate(x, kernels, padding="same", padding_mode="symmetric")
 assert features.shape == (3, 512, 512)
 
