@@ -15,6 +15,7 @@ from bench.page import page
 from bench.picture import picture
 from bench.report import report
 from bench.train import train
+from bench.without_torch import without_torch
 from bench.zoo import zoo
 
 
@@ -41,6 +42,7 @@ COMMANDS = (
     report,
     scaling,
     train,
+    without_torch,
     zoo,
 )
 for command in COMMANDS:

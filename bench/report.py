@@ -1,6 +1,6 @@
-"""`python -m bench report`: docs/performance.md, from the template `bench/performance.md` and the runs in `bench/runs`.
+"""`python -m bench report`: docs/performance.md and docs/without-torch.md, from their templates and kept runs.
 
-A line of the template that names a run is replaced: `{{ grid }}` by the date, machine, versions and controls of the
+The templates have the same names in `bench`, the runs are in `bench/runs`. A line of the template that names a run is replaced: `{{ grid }}` by the date, machine, versions and controls of the
 newest run of `grid`, `{{ grid: figures }}` by a table of its figures, and `{{ grid: TITLE }}` by the table whose title
 begins with TITLE.
 """
@@ -19,9 +19,11 @@ import click
 from convolith.report.table import Table, quantity
 
 HERE = Path(__file__).parent
-TEMPLATE, RUNS, PAGE = HERE / "performance.md", HERE / "runs", HERE.parent / "docs" / "performance.md"
+RUNS, PAGES = HERE / "runs", HERE.parent / "docs"
+TEMPLATES = (HERE / "performance.md", HERE / "without-torch.md")
+"""Templates, each of which becomes the page of its name."""
 PLACE = re.compile(r"^\{\{ (?P<bench>\w+)(: (?P<part>.+))? \}\}$", re.MULTILINE)
-GENERATED = "<!-- Written by `python -m bench report` from bench/performance.md and bench/runs: edit those. -->\n\n"
+GENERATED = "<!-- Written by `python -m bench report` from bench/{} and bench/runs: edit those. -->\n\n"
 
 
 @click.command()
@@ -34,13 +36,14 @@ GENERATED = "<!-- Written by `python -m bench report` from bench/performance.md 
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=PAGE,
-    help="The page to write; by default docs/performance.md.",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=PAGES,
+    help="Folder of the pages to write; by default docs.",
 )
 def report(runs: Path, output: Path) -> None:
-    """Write the page of measurements from kept runs."""
-    output.write_text(page(TEMPLATE.read_text(), newest(runs)))
+    """Write the pages of measurements from kept runs."""
+    for template in TEMPLATES:
+        (output / template.name).write_text(page(template, newest(runs)))
 
 
 def newest(folder: Path) -> dict[str, dict[str, Any]]:
@@ -49,16 +52,21 @@ def newest(folder: Path) -> dict[str, dict[str, Any]]:
     return {run["bench"]: run for run in runs if run.get("complete", True)}
 
 
-def page(template: str, runs: Mapping[str, Mapping[str, Any]]) -> str:
-    """Fill in a template.
+def page(template: Path, runs: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the page of a template."""
+    return GENERATED.format(template.name) + filled(template.read_text(), runs)
+
+
+def filled(text: str, runs: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the text of a template, filled in.
 
     Raises:
         click.ClickException: no run of a bench that the template names, or no such table in it.
     """
-    return GENERATED + PLACE.sub(lambda place: _filled(place["bench"], place["part"], runs), template)
+    return PLACE.sub(lambda place: _part(place["bench"], place["part"], runs), text)
 
 
-def _filled(bench: str, part: str | None, runs: Mapping[str, Mapping[str, Any]]) -> str:
+def _part(bench: str, part: str | None, runs: Mapping[str, Mapping[str, Any]]) -> str:
     run = runs.get(bench)
     if run is None:
         raise click.ClickException(f"no complete run of {bench}: keep one with --json bench/runs/{bench}.json")

@@ -1,6 +1,6 @@
 """A run of a bench: what it prints, and what it keeps as JSON with the date, the machine and the versions.
 
-`python -m bench report` writes `docs/performance.md` from the runs in `bench/runs`.
+`python -m bench report` writes `docs/performance.md` and `docs/without-torch.md` from the runs in `bench/runs`.
 """
 
 from __future__ import annotations

@@ -126,9 +126,10 @@ def test_what_the_grid_does_not_show(monkeypatch):
     assert "in the next process" in result.output
 
 
-def test_the_page_of_measurements_is_what_the_kept_runs_say():
-    page = bench_report.page(bench_report.TEMPLATE.read_text(), bench_report.newest(bench_report.RUNS))
-    assert page == bench_report.PAGE.read_text()
+@pytest.mark.parametrize("template", bench_report.TEMPLATES, ids=lambda path: path.stem)
+def test_a_page_of_measurements_is_what_the_kept_runs_say(template):
+    page = bench_report.page(template, bench_report.newest(bench_report.RUNS))
+    assert page == (bench_report.PAGES / template.name).read_text()
     assert "{{" not in page
 
 
@@ -174,11 +175,11 @@ def test_the_newest_run_of_each_bench_counts(tmp_path):
         run = {"bench": "grid", "date": date, "tables": [{"title": "Rows", "rows": [{"row": "x", "ms": value}]}]}
         (tmp_path / f"{name}.json").write_text(json.dumps(run))
     runs = bench_report.newest(tmp_path)
-    assert bench_report.page("{{ grid: Rows }}", runs).endswith("| row | ms |\n| --- | ---: |\n| x | 2 |")
+    assert bench_report.filled("{{ grid: Rows }}", runs).endswith("| row | ms |\n| --- | ---: |\n| x | 2 |")
     with pytest.raises(ClickException, match="has no table 'Other'"):
-        bench_report.page("{{ grid: Other }}", runs)
+        bench_report.filled("{{ grid: Other }}", runs)
     with pytest.raises(ClickException, match="no complete run of fold"):
-        bench_report.page("{{ fold }}", runs)
+        bench_report.filled("{{ fold }}", runs)
 
 
 def test_the_rows_are_drawn_the_same_every_time():
