@@ -28,8 +28,9 @@ assert (exact["Gaussian"].multiplications_before, exact["Gaussian"].multiplicati
 assert exact["random"].parts == ()
 
 # %% [markdown]
-# With a tolerance, a chain that is only near will do. The random kernel has cheaper ones only where they may be wrong
-# by a large part of the kernel; those are other filters. The Gaussian keeps its exact factors at every tolerance.
+# With a tolerance, `decompose` may also return a chain that is only close to the kernel. For the random kernel, cheaper
+# chains exist only at large tolerances, and such chains are different filters. The Gaussian has exact factors, and keeps
+# them at every tolerance.
 
 # %%
 tolerances = (0, 0.25, 0.4, 0.55, 0.7)
@@ -41,9 +42,10 @@ assert all(len(found.parts) == 2 and found.relative < 1e-14 for found in chains[
 assert all(found.relative <= t for found, t in zip(chains["random"], tolerances, strict=True) if found.parts)
 
 # %% [markdown]
-# `relative` bounds the error on all images, as a share of the kernel's largest gain. Real errors are held against it:
-# of a photograph, and of the image with the largest error, a plane wave at the frequency where the kernel and the chain
-# differ most.
+# `relative` is an upper bound on the error for every image: the norm of the error, divided by the norm of the image and
+# by the kernel's largest gain (the largest absolute value of its frequency response). Two errors are compared with it:
+# that of a photograph, and that of the worst image, a plane wave at the frequency where the kernel and the chain differ
+# most.
 
 
 # %%

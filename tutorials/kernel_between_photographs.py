@@ -35,8 +35,8 @@ blurred = cl.filter_image(sharp, truth, padding_mode="symmetric") + noise * rng.
 # %% [markdown]
 # ## The fit
 #
-# Every pixel of the blurred photograph gives one equation in the 17 x 17 weights. Pixels whose window reaches beyond
-# the border are left out, so that nothing is assumed about what lies there.
+# A pixel of the blurred photograph gives one equation in the 17 x 17 weights, if its window lies inside the sharp
+# photograph. Pixels nearer to the border are left out, so that nothing is assumed about what lies beyond it.
 
 # %%
 found = cl.fit(sharp, blurred, kernel_size=17)

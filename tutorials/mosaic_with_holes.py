@@ -34,9 +34,9 @@ for top in range(0, 5232, 1308):  # one row of detectors after the other
     mosaic[top : top + 1308] = strip
 
 # %% [markdown]
-# A blur of 97x97 pixels may take 110 MB, less than the mosaic. With `missing="renormalise"`, missing pixels are left
-# out of each sum and the other weights are scaled up; with `"propagate"`, every result that reads a missing pixel is
-# missing.
+# The mosaic is blurred with a kernel of 97x97 pixels, in at most 110 MB of memory, less than the mosaic itself takes.
+# With `missing="renormalise"`, missing pixels are left out of each sum, and the other weights are scaled up. With
+# `"propagate"`, every result that reads a missing pixel is missing.
 
 # %%
 blur = cl.kernels.gaussian(12)
@@ -45,7 +45,7 @@ plan = cl.big.plan(f"{folder}/mosaic.zarr", blur, f"{folder}/filled.zarr", missi
 print(plan)
 
 # %% [markdown]
-# The report of the run has the peak that was measured, next to the predicted one.
+# The report of the run shows the peak of memory that was measured, next to the predicted one.
 
 # %%
 filled = plan.run(progress=False)
@@ -53,7 +53,8 @@ print(filled)
 assert filled.measured_bytes is None or filled.measured_bytes < mosaic.nbytes
 
 # %% [markdown]
-# For comparison, a part of the mosaic with `"propagate"`. Where it has a value, both have the same.
+# For comparison, a part of the mosaic is filtered with `"propagate"`. Where this result has a value, both results are
+# equal.
 
 # %%
 part = mosaic[1400:2800, 2900:4300]
@@ -72,7 +73,7 @@ np.testing.assert_allclose(closed[there], spread[there], rtol=1e-4)
 
 # %% [markdown]
 # Holes are orange. With `"propagate"`, every hole grows by 48 pixels on all sides. With `"renormalise"`, gaps that are
-# narrower than the kernel close, and of the square only that part is left where the kernel meets no pixel.
+# narrower than the kernel close. The square becomes smaller: only those pixels are missing whose whole window is.
 
 # %%
 figure, axes = pyplot.subplot_mosaic(

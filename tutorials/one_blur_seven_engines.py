@@ -47,6 +47,8 @@ assert np.abs(joined(cl.correlate(tiles, kernels, groups=16)) - blurred).max() <
 # Gaussian is the product of a column and a row.
 
 # %%
+threads = torch.get_num_threads()
+torch.set_num_threads(2)  # for the plan, and for the measurement below
 spec = cl.ConvSpec.of(tiles, kernels, groups=16)
 plan = cl.plan(spec, kernels)
 able = {candidate.engine: candidate for candidate in plan.candidates if candidate.reason is None}
@@ -54,17 +56,16 @@ estimated = {engine: candidate.seconds for engine, candidate in able.items()}
 for candidate in plan.candidates:
     print(f"{candidate.engine:20}", candidate.reason or f"{1e3 * candidate.seconds:9.2f} ms, {candidate.note}")
 assert plan.engine == "separable"
+assert len(able) == 7
 
 # %% [markdown]
 # ## Times and errors
 #
-# Each engine prepares its kernel once (`bind`) and is then called for 0.3 seconds. The least time counts, and one
-# thread computes, since other programs disturb that the least; the plan counts on two threads. Errors are those of
-# the worst pixel, against sums in float64, and each is under the bound that the plan states.
+# Each engine prepares its kernel once (`bind`) and is then called for 0.3 seconds. The shortest call is shown, since
+# other programs can only make a call longer. Errors are those of the worst pixel, against sums in float64, and each is
+# under the bound that the plan states.
 
 # %%
-threads = torch.get_num_threads()
-torch.set_num_threads(1)
 exact = cl.correlate(tiles.astype(np.float64), kernels.astype(np.float64), groups=16, engine="reference")
 measured, error = {}, {}
 for engine in able:
@@ -79,7 +80,6 @@ torch.set_num_threads(threads)
 for engine in sorted(measured, key=measured.get):
     print(f"{engine:20} {1e3 * measured[engine]:9.2f} ms, error {error[engine]:.0e}")
 assert all(error[engine] <= able[engine].error_bound for engine in able)
-assert {"separable", "fft", "direct", "aten", "aten_channels_last", "reference"} <= set(able)
 
 # %% [markdown]
 # ## The picture

@@ -60,8 +60,9 @@ assert folded.report.convolutions_after == 1
 assert folded.report.norms_after == 0
 
 # %% [markdown]
-# By hand it is the sum of three kernels. A norm multiplies each output channel by a scale; a 1x1 kernel is a 3x3
-# kernel with zeros around its centre; and the identity is a 1x1 kernel that leaves each channel as it is.
+# By hand, the single kernel is the sum of three. A norm multiplies each output channel by a scale, and adds a shift to
+# it. A 1x1 kernel is a 3x3 kernel with zeros around its centre, and the identity is a 1x1 kernel that leaves each channel
+# as it is. The shifts of the three norms add up to the bias.
 
 # %%
 scales = [norm.weight / torch.sqrt(norm.running_var + norm.eps) for norm in block.norms]
@@ -70,6 +71,8 @@ kernels = [block.wide.weight, nn.functional.pad(block.narrow.weight, (1,) * 4), 
 kernels = [(scale[:, None, None, None] * kernel).detach() for scale, kernel in zip(scales, kernels, strict=True)]
 (single,) = [layer for layer in folded.model.modules() if isinstance(layer, nn.Conv2d)]
 assert torch.allclose(sum(kernels), single.weight, atol=1e-6)
+shifts = [norm.bias - scale * norm.running_mean for norm, scale in zip(block.norms, scales, strict=True)]
+assert torch.allclose(sum(shifts), single.bias, atol=1e-6)
 
 # %% [markdown]
 # ## Layers in a row

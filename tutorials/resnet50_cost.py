@@ -64,8 +64,8 @@ assert counted.forward.macs == 4_089_184_256
 assert counted.parameters == 25_557_032
 
 # %% [markdown]
-# Memory goes another way. Each part is counted on its own, with the output of the part before it as its input. A
-# training step keeps some of the results of each part for its backward pass.
+# Memory is distributed differently. Each part of the network is counted on its own, and its input is the output of the
+# part before it. A training step keeps some results of each part (the activations) for its backward pass.
 
 # %%
 shape, parts = (1, 3, 224, 224), {}
