@@ -70,8 +70,11 @@ def without_torch(rounds: int, path: Path | None) -> None:
     total = sum(row["MB"] for row in installed)
     only = sum(row["MB"] for row in installed if row["needed by"] == "torch")
     laws = sum(row["MB"] for row in installed if row["package"] in ("sympy", "mpmath"))
+    tour = set().union(*(needed(name) for extra in ("image", "plot") for name in _required("convolith", extra)))
+    tour -= set().union(*(needed(name) for name in _required("convolith")))
     run.figures = {
         "MB of all packages": total,
+        "MB with the extras image and plot": total + sum(map(_megabytes, tour)),
         "MB without torch and what torch alone needs": total - only,
         "MB without sympy and mpmath too": total - only - laws,
         "Python files of Convolith": len(files),
@@ -80,13 +83,13 @@ def without_torch(rounds: int, path: Path | None) -> None:
         "of these in jit/ import torch": sum(map(imports_torch, (SOURCE / "jit").glob("*.py"))),
     }
     with tempfile.TemporaryDirectory() as home:
-        environment = os.environ | {"CONVOLITH_CACHE_DIR": home, "PYTHONPATH": os.pathsep.join([str(HERE), str(SOURCE.parent)])}
+        environment = os.environ | {"CONVOLITH_CACHE_DIR": home, "PYTHONPATH": str(SOURCE.parent)}
         rows = []
         for name, program in PROGRAMS.items():
             found = repeated(["-c", program + "\n" + MEASURED], environment, rounds)
             rows.append({"program": name, **found})
         run.add("Programs", rows)
-        measured = {(how, name): _engine(how, name, environment, rounds) for how, name in _wanted()}
+        measured = {(how, name): printed_by(how, name, environment, rounds) for how, name in _wanted()}
     rows = []
     for how, words in WAYS.items():
         found = measured[how, "direct"]
@@ -152,10 +155,10 @@ def needed(name: str) -> set[str]:
     return found
 
 
-def _required(name: str) -> list[str]:
-    """Return the names of the packages that a package needs on this machine."""
+def _required(name: str, extra: str = "") -> list[str]:
+    """Return the names of the packages that a package, with an extra, needs on this machine."""
     wanted = map(Requirement, distribution(name).requires or ())
-    return [one.name.lower() for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
+    return [one.name.lower() for one in wanted if one.marker is None or one.marker.evaluate({"extra": extra})]
 
 
 def _megabytes(name: str) -> float:
@@ -180,7 +183,7 @@ def _wanted() -> list[tuple[str, str]]:
     return [*((how, name) for how in ("torch", "libgomp") for name in names), ("threads", "direct")]
 
 
-def _engine(how: str, name: str, environment: Mapping[str, str], rounds: int) -> dict[str, Any]:
+def printed_by(how: str, name: str, environment: Mapping[str, str], rounds: int) -> dict[str, Any]:
     """Return what a program of `bench.stand_in` prints; the median of several processes for the engine direct."""
     found = repeated(["-m", "bench.stand_in", how, name], environment, rounds if name == "direct" else 1)
     if found["torch"] != (how == "torch"):
@@ -199,7 +202,7 @@ def repeated(arguments: Sequence[str], environment: Mapping[str, str], rounds: i
 
 def _printed(arguments: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
     command = [sys.executable, *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - ours
+    done = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - ours
     if done.returncode:
         raise click.ClickException(f"{' '.join(arguments)[:80]} ended with {done.returncode}:\n{done.stderr}")
     printed: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -1,6 +1,7 @@
 """The bench's own logic: who takes a row, who is skipped or failed, and what is written; nothing here is timed."""
 
 import json
+import os
 import sys
 
 import pytest
@@ -15,6 +16,7 @@ from bench import page as bench_page
 from bench import report as bench_report
 from bench import timing
 from bench import train as bench_train
+from bench import without_torch as bench_without_torch
 from bench.grid_report import CLAIMS
 from bench.peers import PEERS, Peer
 from bench.rows import GRID, RANDOM, drawn
@@ -124,6 +126,25 @@ def test_what_the_grid_does_not_show(monkeypatch):
     assert "winograd_4x4" in result.output
     result = CliRunner().invoke(bench_machine.overhead, ["--rounds", "1"], catch_exceptions=False)
     assert "in the next process" in result.output
+
+
+def test_what_needs_torch(tmp_path):
+    needed_by = {row["package"]: row["needed by"] for row in bench_without_torch.packages()}
+    assert needed_by["torch"] == "torch"
+    assert needed_by["llvmlite"] == needed_by["numpy"] == "Convolith"
+    assert needed_by["sympy"] == "both"
+    for text, expected in (("def f():\n    from torch.nn import Module", True), ("import torchvision, numpy", False)):
+        (tmp_path / "file.py").write_text(text)
+        assert bench_without_torch.imports_torch(tmp_path / "file.py") is expected
+
+
+@pytest.mark.slow(quick=1)
+@pytest.mark.parametrize("name", ["direct", "depthwise", "pointwise", "im2col", "winograd_4x4"])
+def test_an_engine_runs_on_numpy_arrays_without_torch(name):
+    found = bench_without_torch.printed_by("threads", name, os.environ, rounds=1)
+    assert "failed" not in found
+    assert found["error"] < 1e-3
+    assert not found["torch"]
 
 
 @pytest.mark.parametrize("template", bench_report.TEMPLATES, ids=lambda path: path.stem)
