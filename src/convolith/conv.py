@@ -48,21 +48,31 @@ class ApplyOptions(TypedDict, total=False):
 class Conv:
     """Convolution as an immutable value: its weights and options, for any input size.
 
-    A `Conv` can be called: `conv(x)` is `correlate(x, conv)`.
+    A `Conv` can be called: `conv(x)` is `correlate(x, conv)`. It keeps its own copy of the weights and the bias: NumPy
+    copies are read-only, and a torch copy that was modified in place is refused on its next use. The options are
+    attributes too, with one entry per axis.
 
     Args:
         weight: (out_channels, in_channels/groups, *kernel_size); transposed: (in_channels, out_channels/groups, ...);
-            (height, width) for one channel: an array, a tensor or nested lists. The `Conv` keeps its own copy.
+            (height, width) for one channel: an array, a tensor or nested lists.
         bias: (out_channels,) or None.
-        padding: a number, one per axis, a pair per axis, `"valid"`, `"full"`, or (at stride 1) `"same"`.
+        stride, dilation: a number, or one per axis.
+        padding: a number, one per axis, a pair per axis, `"valid"`, `"full"`, or (at stride 1) `"same"`; numbers or
+            pairs for a transposed convolution, whose result they crop.
+        groups: number of groups of channels; it divides both channel counts.
+        padding_mode: `"zeros"`, `"reflect"`, `"symmetric"`, `"replicate"` or `"circular"`, as for `correlate`;
+            `"zeros"` for a transposed convolution.
+        transposed: True for the adjoint ("deconvolution").
+        output_padding: a number, or one per axis: pixels added to the end of a transposed convolution's result; less
+            than the stride or the dilation.
 
     Raises:
         ConvolithError: `"same"` with a stride above 1 (its amount depends on the input size), and options that are
-            invalid at every input size. NumPy weights are read-only; torch weights that were modified in place are
-            refused on their next use.
+            invalid at every input size.
 
     Example:
         >>> import numpy as np
+        >>> from convolith import Conv
         >>> blur = Conv(np.full((1, 1, 3, 3), 1 / 9), padding="same")
         >>> blur
         Conv(1 -> 1, kernel_size=(3, 3), padding=((1, 1), (1, 1)), dtype=float64)
@@ -141,11 +151,18 @@ class Conv:
     def from_module(cls, module: Any) -> Conv:
         """Return the `Conv` of a torch convolution module, with detached weights.
 
+        Args:
+            module: `Conv1d`, `Conv2d`, `Conv3d` or a `ConvTranspose` module of torch, or of `cl.nn`.
+
+        Returns:
+            A `Conv` with a copy of the module's weights and bias, and its options.
+
         Raises:
             ConvolithError: a module that is not a convolution.
 
         Example:
             >>> import torch
+            >>> from convolith import Conv
             >>> Conv.from_module(torch.nn.Conv2d(3, 8, 3, stride=2))
             Conv(3 -> 8, kernel_size=(3, 3), stride=(2, 2), bias, dtype=float32)
         """
@@ -163,7 +180,24 @@ class Conv:
         )
 
     def spec(self, input_shape: Sequence[int], dtype: str | None = None) -> ConvSpec:
-        """Return the geometry for an input of shape (N, in_channels, *size) or (in_channels, *size)."""
+        """Return the geometry of the convolution of an input.
+
+        Args:
+            input_shape: (N, in_channels, *size), or (in_channels, *size), which counts as a batch of one.
+            dtype: name of the input's dtype; by default that of the weights.
+
+        Returns:
+            A `ConvSpec`.
+
+        Raises:
+            ConvolithError: another number of axes or channels, an input that the kernel does not fit into.
+
+        Example:
+            >>> import numpy as np
+            >>> from convolith import Conv
+            >>> Conv(np.ones((8, 3, 5, 5)), stride=2).spec((1, 3, 33, 33)).output_shape
+            (1, 8, 15, 15)
+        """
         shape = shape_of("input_shape", input_shape)
         batch, channels, size = split_input_shape(shape, len(self.kernel_size))
         if channels != self.in_channels:
@@ -188,7 +222,15 @@ class Conv:
     def __call__(self, x: ArrayOrLists, **how: Unpack[ApplyOptions]) -> np.ndarray: ...
 
     def __call__(self, x: Any, **how: Any) -> Any:
-        """Return `correlate(x, self)`; keywords: `engine`, `accuracy`, `flip`, `nan`, `mask`, `dtype` and `out`."""
+        """Return `correlate(x, self)`.
+
+        Args:
+            x: (N, in_channels, *size), or (in_channels, *size) for one image.
+            how: `engine`, `accuracy`, `flip`, `nan`, `mask`, `dtype` and `out`, as for `correlate`.
+
+        Raises:
+            ConvolithError: whatever `correlate` refuses.
+        """
         from convolith.correlation import correlate
 
         return correlate(x, self, **how)
@@ -230,7 +272,11 @@ class Conv:
         return dtype_name(self.weight.dtype)
 
     def row(self, name: str) -> dict[str, Any]:
-        """Return the options as a row of a table."""
+        """Return the options as a row of a table, with `name` in its first column.
+
+        Args:
+            name: text that names the convolution.
+        """
         across = ",".join
         return {
             "convolution": name,

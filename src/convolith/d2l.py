@@ -28,10 +28,20 @@ def corr2d(X: Any, K: Any) -> Any:
     """Cross-correlate one channel: X (h, w) with K (kh, kw) gives (h - kh + 1, w - kw + 1).
 
     Args:
-        X, K: arrays, tensors or nested lists.
+        X, K: input and kernel: arrays, tensors or nested lists of any dtype that `correlate` accepts.
+
+    Returns:
+        (h - kh + 1, w - kw + 1), in the array type of X; tensors keep their gradients.
+
+    Raises:
+        ConvolithError: another number of axes, a K that is larger than X, an array together with a tensor.
+
+    References:
+        Zhang, Lipton, Li and Smola, "Dive into Deep Learning", chapter "Convolutional Neural Networks".
 
     Example:
-        >>> corr2d([[0.0, 1.0, 2.0], [3.0, 4.0, 5.0], [6.0, 7.0, 8.0]], [[0.0, 1.0], [2.0, 3.0]])
+        >>> from convolith import d2l
+        >>> d2l.corr2d([[0.0, 1.0, 2.0], [3.0, 4.0, 5.0], [6.0, 7.0, 8.0]], [[0.0, 1.0], [2.0, 3.0]])
         array([[19., 25.],
                [37., 43.]])
     """
@@ -48,11 +58,24 @@ def corr2d_multi_in(X: ArrayOrLists, K: ArrayOrLists) -> np.ndarray: ...
 def corr2d_multi_in(X: Any, K: Any) -> Any:
     """Cross-correlate and sum over the input channels: X (c_i, h, w) with K (c_i, kh, kw) gives one channel.
 
+    Args:
+        X, K: input and kernel: arrays, tensors or nested lists of any dtype that `correlate` accepts.
+
+    Returns:
+        (h - kh + 1, w - kw + 1), in the array type of X; tensors keep their gradients.
+
+    Raises:
+        ConvolithError: as for `corr2d`; different numbers of channels.
+
+    References:
+        Zhang, Lipton, Li and Smola, "Dive into Deep Learning", section "Multiple Input and Multiple Output Channels".
+
     Example:
         >>> import numpy as np
+        >>> from convolith import d2l
         >>> X = np.array([[[0, 1, 2], [3, 4, 5], [6, 7, 8]], [[1, 2, 3], [4, 5, 6], [7, 8, 9]]])
         >>> K = np.array([[[0, 1], [2, 3]], [[1, 2], [3, 4]]])
-        >>> corr2d_multi_in(X, K)
+        >>> d2l.corr2d_multi_in(X, K)
         array([[ 56,  72],
                [104, 120]])
     """
@@ -69,9 +92,22 @@ def corr2d_multi_in_out(X: ArrayOrLists, K: ArrayOrLists) -> np.ndarray: ...
 def corr2d_multi_in_out(X: Any, K: Any) -> Any:
     """Compute several output channels: X (c_i, h, w) with K (c_o, c_i, kh, kw) gives c_o channels.
 
+    Args:
+        X, K: input and kernel: arrays, tensors or nested lists of any dtype that `correlate` accepts.
+
+    Returns:
+        (c_o, h - kh + 1, w - kw + 1), in the array type of X; tensors keep their gradients.
+
+    Raises:
+        ConvolithError: as for `corr2d_multi_in`.
+
+    References:
+        Zhang, Lipton, Li and Smola, "Dive into Deep Learning", section "Multiple Input and Multiple Output Channels".
+
     Example:
         >>> import numpy as np
-        >>> corr2d_multi_in_out(np.ones((2, 4, 4)), np.ones((3, 2, 2, 2))).shape
+        >>> from convolith import d2l
+        >>> d2l.corr2d_multi_in_out(np.ones((2, 4, 4)), np.ones((3, 2, 2, 2))).shape
         (3, 3, 3)
     """
     X, K = _read(X, K, "c_i, h, w", "c_o, c_i, kh, kw")
@@ -87,9 +123,22 @@ def corr2d_multi_in_out_1x1(X: ArrayOrLists, K: ArrayOrLists) -> np.ndarray: ...
 def corr2d_multi_in_out_1x1(X: Any, K: Any) -> Any:
     """Apply a 1x1 kernel as a matrix product: X (c_i, h, w) with K (c_o, c_i, 1, 1) gives (c_o, h, w).
 
+    Args:
+        X, K: input and kernel: arrays, tensors or nested lists of any dtype that `correlate` accepts.
+
+    Returns:
+        (c_o, h, w), in the array type of X; tensors keep their gradients.
+
+    Raises:
+        ConvolithError: as for `corr2d_multi_in`; a K of another spatial size than 1x1.
+
+    References:
+        Zhang, Lipton, Li and Smola, "Dive into Deep Learning", section "Multiple Input and Multiple Output Channels".
+
     Example:
         >>> import numpy as np
-        >>> corr2d_multi_in_out_1x1(np.ones((2, 4, 4)), np.ones((3, 2, 1, 1)))[0, 0]
+        >>> from convolith import d2l
+        >>> d2l.corr2d_multi_in_out_1x1(np.ones((2, 4, 4)), np.ones((3, 2, 1, 1)))[0, 0]
         array([2., 2., 2., 2.])
     """
     X, K = _read(X, K, "c_i, h, w", "c_o, c_i, 1, 1")

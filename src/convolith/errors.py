@@ -15,7 +15,19 @@ caller: ContextVar[FrameType | None] = ContextVar("caller", default=None)
 
 
 class ConvolithError(ValueError):
-    """Error of a refused argument: the message gives the argument, its value, the expected value and the remedy."""
+    """Error of a refused argument: the message gives the argument, its value, the expected value and the remedy.
+
+    It is a `ValueError`.
+
+    Example:
+        >>> import numpy as np
+        >>> import convolith as cl
+        >>> try:
+        ...     cl.correlate(np.ones((1, 3, 3)), np.ones((1, 2, 2, 2)))
+        ... except cl.ConvolithError as error:
+        ...     print("x has 1 channel" in str(error))
+        True
+    """
 
 
 def shown(value: Any) -> str:

@@ -44,24 +44,34 @@ class ConvSpec:
     """Geometry of one layer: validated once, canonical, immutable and hashable.
 
     The layer computes `y[o, p] = b[o] + sum over c, t of k[o, c, t] x[c, p*stride + t*dilation - padding]`, on one, two
-    or three spatial axes. An option may be one number for all axes; the fields hold one number per axis, and
-    `padding` holds a (before, after) pair per axis.
+    or three spatial axes. The arguments are attributes too, with one entry per axis, and with `padding` as a (before,
+    after) pair per axis.
 
     Args:
-        batch: number of images in x; 0 is allowed and gives an empty result.
         in_channels, out_channels: number of channels of x and of the result.
-        size: spatial size of x, one number per axis.
-        kernel_size: number of taps per axis.
-        padding: a number, one per axis, a pair per axis, or `"same"`, `"valid"`, `"full"`.
+        size: spatial size of x: one number for all axes, or one per axis.
+        kernel_size: number of taps: one for all axes, or one per axis. `size` or `kernel_size` gives the number of
+            axes.
+        batch: number of images in x; 0 is allowed and gives an empty result.
+        stride, dilation: a number, or one per axis.
+        padding: a number, one per axis, a pair per axis, or `"same"`, `"valid"`, `"full"`; numbers or pairs for a
+            transposed convolution, whose result they crop.
+        groups: number of groups of channels; it divides both channel counts.
+        transposed: True for the adjoint ("deconvolution"); kernel (in_channels, out_channels/groups, *kernel_size).
+        output_padding: a number, or one per axis: pixels added to the end of a transposed convolution's result; less
+            than the stride or the dilation.
         padding_mode: as in `correlate`; `"constant"` with a `padding_value` of 0 becomes `"zeros"`.
         padding_value: the number around x for `padding_mode="constant"`.
-        transposed: True for the adjoint ("deconvolution"); kernel (in_channels, out_channels/groups, *kernel_size).
-        dtype: name of the dtype of x; pass `kernel_dtype` if k has another (an integer image and a float kernel).
+        bias: whether one number per output channel is added to the result.
+        dtype: name of the dtype of x.
+        kernel_dtype: name of the dtype of the kernel; by default that of x (they differ for an integer image and a
+            float kernel).
 
     Raises:
         ConvolithError: a layer that cannot be computed; the message gives the remedy.
 
     Example:
+        >>> from convolith import ConvSpec
         >>> spec = ConvSpec(in_channels=3, out_channels=64, size=224, kernel_size=(7, 7), stride=2, padding=3)
         >>> spec.output_shape
         (1, 64, 112, 112)
@@ -181,11 +191,21 @@ class ConvSpec:
         """Return the spec of the correlation of `x` with `k`, from their shapes and dtypes.
 
         Args:
-            x: (N, in_channels, *size), or (in_channels, *size), which counts as a batch of one.
+            x: (N, in_channels, *size), or (in_channels, *size), which counts as a batch of one: an array or a tensor.
             k: (out_channels, in_channels/groups, *kernel_size); transposed: (in_channels, out_channels/groups, ...).
+            bias: (out_channels,), or None; only whether it is given matters.
+            stride, padding, dilation, groups, transposed, output_padding, padding_mode, padding_value: as for
+                `ConvSpec`.
+
+        Returns:
+            A `ConvSpec`, with the dtypes of x and k.
+
+        Raises:
+            ConvolithError: lists without a shape and a dtype, shapes that do not match, options that are invalid.
 
         Example:
             >>> import numpy as np
+            >>> from convolith import ConvSpec
             >>> ConvSpec.of(np.zeros((3, 32, 32)), np.zeros((8, 3, 5, 5)), padding="same").output_shape
             (1, 8, 32, 32)
         """
@@ -228,10 +248,19 @@ class ConvSpec:
         """Return the spec of a torch convolution module (`Conv1d` to `ConvTranspose3d`) at an input shape.
 
         Args:
-            input_shape: (N, in_channels, *size), or (in_channels, *size).
+            module: the module, of torch or of `cl.nn`.
+            input_shape: (N, in_channels, *size), or (in_channels, *size), which counts as a batch of one.
+
+        Returns:
+            A `ConvSpec`, with the dtype of the module's weights for x and the kernel.
+
+        Raises:
+            ConvolithError: a module that is not a convolution, another number of axes or channels, an input that the
+                kernel does not fit into.
 
         Example:
             >>> import torch
+            >>> from convolith import ConvSpec
             >>> ConvSpec.from_module(torch.nn.Conv2d(3, 8, 3), (1, 3, 32, 32)).output_shape
             (1, 8, 30, 30)
         """

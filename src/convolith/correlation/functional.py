@@ -103,8 +103,9 @@ def correlate(
     `y[o, p] = bias[o] + sum over c, t of k[o, c, t] x[c, p*stride + t*dilation - padding]`
 
     NumPy inputs give NumPy outputs; torch inputs give torch outputs, with gradients. Floats keep their dtype (half
-    types are accumulated in float32); integers with integers give int64, or uint64 if both are unsigned and one is
-    uint64, exactly and modulo 2^64; an integer with a float is computed in the float's dtype.
+    types are accumulated in float32); an integer with a float is computed in the float's dtype; integers with integers
+    give int64, or uint64 if both are unsigned and one is uint64, exactly and modulo 2^64 (float64 where elements may be
+    missing, see `nan`).
 
     Args:
         x: (N, in_channels, *size), or (in_channels, *size) for one image: an array, a tensor or nested lists.
@@ -119,14 +120,17 @@ def correlate(
         engine: `"auto"`, or one engine by name.
         accuracy: `"exact"`, `"default"`, `"fast"` or `"double"`; see `plan`.
         flip: reverse the kernel's spatial axes first, which makes it a convolution in the mathematical sense.
-        nan: what a missing element of x, NaN or marked by `mask`, does: `"propagate"` makes every output that reads it
-            NaN; `"omit"` leaves it out and scales the other weights up, so that they sum to what the kernel sums to
-            (a kernel that sums to 0 is refused; outputs that read nothing else are NaN); `"interpolate"` first fills
-            it in with the mean of its neighbours, weighted by |k|, then correlates.
+        nan: effect of a missing element of x, NaN or marked by `mask`. `"propagate"`: every output that reads it is
+            NaN. In tensors without `mask` and `dtype`, and with an engine given by name, engines that compute by tiles
+            may spread it to other outputs; `accuracy="exact"` prevents that. `"omit"`: the element is left out, and the
+            sum is scaled by (sum of k) / (sum of the weights that met an element), the normalised convolution. Zero or
+            constant padding counts as present; a kernel that sums to 0 is refused; an output whose weights met no
+            element is NaN. `"interpolate"`: the element is replaced by the mean of its neighbours, weighted by |k|,
+            before x is correlated. With the last two or a mask, integers are computed in float64.
         mask: booleans of the shape of x, or that broadcast to it: True where x is missing. A masked array brings its
             own.
-        dtype: dtype of the result. An integer dtype rounds half to even and clips, with a warning that says how many
-            values were clipped; a float dtype is also the one of the computation.
+        dtype: dtype of the result. An integer dtype rounds half to even, clips, and turns NaN into 0, with warnings
+            that give the number of values; a float dtype is also the one of the computation.
         out: array or CPU tensor to write the result into, of the result's shape and dtype, sharing no memory with the
             operands; without gradients.
 
@@ -136,10 +140,14 @@ def correlate(
     Raises:
         ConvolithError: shapes, dtypes, devices or options that do not match; the message names the remedy.
 
+    References:
+        Knutsson and Westin, "Normalized and differential convolution", CVPR 1993 (`nan="omit"`).
+
     Example:
         >>> import numpy as np
+        >>> import convolith as cl
         >>> x = np.arange(9.0).reshape(1, 3, 3)
-        >>> correlate(x, np.array([[[[0.0, 1.0], [2.0, 3.0]]]]))
+        >>> cl.correlate(x, np.array([[[[0.0, 1.0], [2.0, 3.0]]]]))
         array([[[19., 25.],
                 [37., 43.]]])
     """
@@ -327,9 +335,25 @@ def convolve(x: ArrayOrLists, k: Any, bias: Any = None, **options: Unpack[Convol
 def convolve(x: Any, k: Any, bias: Any = None, **options: Any) -> Any:
     """Convolve in the mathematical sense: `correlate` with the kernel's spatial axes reversed (`flip=True`).
 
+    `y[o, p] = bias[o] + sum over c, t of k[o, c, kernel_size - 1 - t] x[c, p*stride + t*dilation - padding]`
+
+    Args:
+        x: (N, in_channels, *size), or (in_channels, *size) for one image: an array, a tensor or nested lists.
+        k: (out_channels, in_channels/groups, *kernel_size), or a `Conv`, whose weight is reversed.
+        bias: (out_channels,).
+        options: `stride`, `padding`, `dilation`, `groups`, `padding_mode`, `padding_value`, `engine`, `accuracy`,
+            `nan`, `mask`, `dtype` and `out`, as for `correlate`.
+
+    Returns:
+        (N, out_channels, *output_size), or without N if x has none; `out` if it is given.
+
+    Raises:
+        ConvolithError: `flip` among the options, and whatever `correlate` refuses.
+
     Example:
         >>> import numpy as np
-        >>> convolve(np.array([[1.0, 2.0]]), np.array([[[1.0, 10.0]]]), padding="full")
+        >>> import convolith as cl
+        >>> cl.convolve(np.array([[1.0, 2.0]]), np.array([[[1.0, 10.0]]]), padding="full")
         array([[ 1., 12., 20.]])
     """
     if "flip" in options:

@@ -113,43 +113,53 @@ def filter_image(
 ) -> Any:
     """Correlate a picture, a stack or a signal with one kernel: every channel and every other axis separately.
 
+    The options that are not described here are those of `correlate`.
+
     Args:
-        image: any number of axes and any real dtype; booleans count as 0 and 1. Without `axes` and `channel_axis`:
-            as many axes as the kernel, or, for a kernel of two axes, (H, W, channels) with 1 to 4 channels. RGBA's
-            alpha is filtered like a colour; leave it out with `image[..., :3]`. A `CCDData` of astropy gives one: its
-            uncertainty goes through the squared kernel, its coordinates follow the pixels.
-        kernel: 1 to 3 axes: an array, a tensor or nested lists. A float image is filtered in its own dtype, an integer
-            image in the kernel's; whole numbers with whole numbers stay exact, as int64 (uint64 if both are unsigned
-            and one is uint64), with a warning where a sum exceeds it and wraps around.
-        axes: the axes of the image that the kernel runs along, one for each of its axes, in order.
-        channel_axis: the axis of the channels; the kernel runs along all others. Give it or `axes`.
-        padding: `"same"` by default, so that the result has the size of the image.
+        image: an array, a tensor or nested lists with any number of axes and any real dtype; booleans count as 0 and 1.
+            Without `axes` and `channel_axis`: as many axes as the kernel, or, for a kernel of two axes, (H, W,
+            channels) with 1 to 4 channels. RGBA's alpha is filtered like a colour; leave it out with `image[..., :3]`.
+            For astropy's `CCDData` the result is a `CCDData` too: its variances are those of the image filtered with
+            the squared kernel, and its world coordinates are adjusted to the pixels of the result.
+        kernel: an array, a tensor or nested lists of 1 to 3 axes. A float image is filtered in its own dtype, an
+            integer image in the kernel's dtype. An integer image with an integer kernel gives exact sums in int64
+            (uint64 if both are unsigned and one is uint64), with a warning where a sum wraps around; with `nan` or
+            `mask`, sums in float64.
+        axes: axes of the image along which the kernel is applied, one for each axis of the kernel, in order.
+        channel_axis: axis of the channels; the kernel is applied along all others. Give it or `axes`.
+        stride, dilation: a number, or one per axis of the kernel.
+        padding: as for `correlate`; by default `"same"`, so that the result has the size of the image.
         padding_mode: as for `correlate`; the words of NumPy, SciPy and OpenCV are taken too (`"nearest"`, `"mirror"`,
             `"edge"`, `"wrap"`, ...), but `"reflect"` is NumPy's: for SciPy's say `"symmetric"`.
+        padding_value: as for `correlate`.
         origin: shifts the kernel's centre, one number or one per axis, as in `scipy.ndimage.correlate`. The centre is
             element `(k - 1) // 2`; for an even kernel SciPy and OpenCV take `k // 2`, which is `origin=1` here. With
             `flip` the centre is element `k // 2` and the shift has the opposite sign, as in `scipy.ndimage.convolve`.
+        engine, accuracy, flip: as for `correlate`.
         nan, mask: missing elements, as for `correlate`; the mask has the shape of the image or broadcasts to it. A
-            masked array brings its own.
-        dtype: dtype of the result. An integer dtype rounds half to even and clips, with a warning that says how many
-            values were clipped; a float dtype is also the one of the computation, with a warning where it does not
-            hold the values. Sums of float32 or float64 pixels that exceed their own dtype are infinite without one: a
-            look at every result would take a fifth of the time of a small kernel.
+            masked array brings its own. With `engine="auto"`, NaN reaches only the outputs that read it, in tensors
+            too.
+        dtype: dtype of the result. An integer dtype rounds half to even, clips, and turns NaN into 0, with warnings
+            that give the number of values. A float dtype is also the one of the computation, with a warning where it
+            does not hold the values. Without `dtype`, sums of float32 or float64 pixels that exceed their own dtype are
+            infinite and give no warning, since a check of every result would take a fifth of the time of a small
+            kernel.
         out: array or CPU tensor to write the result into, of its shape; its dtype counts as `dtype`.
 
     Returns:
-        The filtered picture in the layout of `image`. The other arguments are those of `correlate`.
+        The filtered picture in the layout of `image`; `out` if it is given.
 
     Raises:
         ConvolithError: axes that can be read in two ways, complex pictures, and whatever `correlate` refuses.
 
     Example:
         >>> import numpy as np
+        >>> import convolith as cl
         >>> picture = np.zeros((4, 4), np.uint8)
         >>> picture[1, 1] = 9
-        >>> filter_image(picture, np.full((3, 3), 1 / 9, np.float32))[0]
+        >>> cl.filter_image(picture, np.full((3, 3), 1 / 9, np.float32))[0]
         array([1., 1., 1., 0.], dtype=float32)
-        >>> filter_image(picture, np.full((3, 3), 1 / 9), dtype=np.uint8, padding_mode="symmetric")[1]
+        >>> cl.filter_image(picture, np.full((3, 3), 1 / 9), dtype=np.uint8, padding_mode="symmetric")[1]
         array([1, 1, 1, 0], dtype=uint8)
     """
     key = plain = None

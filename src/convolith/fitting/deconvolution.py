@@ -63,39 +63,50 @@ def deconvolve(
 ) -> Any:
     """Estimate the picture of which `filter_image(picture, kernel)` is the given image.
 
+    `"wiener"` multiplies the image's Fourier transform by `conj(H) / (|H|^2 + balance |L|^2)`, with the transforms H of
+    the kernel and L of the Laplacian: one linear step, by scikit-image (the extra `image`), for noise of one variance
+    in all pixels. `"richardson_lucy"` repeats `estimate *= adjoint(image / blur(estimate)) / adjoint(1)`, where `blur`
+    is the correlation with the kernel and `adjoint` its adjoint: for counts; the estimate is never negative, and each
+    iteration makes it sharper and noisier.
+
     Args:
         image: any number of axes, real; each plane is deconvolved separately. With `"richardson_lucy"`, NaN counts as
             missing.
-        kernel: as for `filter_image`, one to three axes; or a `Fit` of one channel, whose kernel is undone. Scaled to
-            the sum 1 for `"richardson_lucy"`.
-        method: `"wiener"`: Wiener's filter with the Laplacian as penalty, by scikit-image: one step, linear, for noise
-            of equal variance. `"richardson_lucy"`: for counts, never negative; each iteration makes the picture sharper
-            and noisier (Richardson 1972, Lucy 1974).
-        flip: whether the kernel is a point-spread function, as for `convolve`, instead of the kernel of `correlate`.
-        balance: for `"wiener"`, the weight of the penalty: larger is smoother.
-        iterations: for `"richardson_lucy"`.
+        kernel: as for `filter_image`, one to three axes; or a `Fit` of one channel, whose kernel is undone. It is
+            scaled to the sum 1 for `"richardson_lucy"`.
+        method: `"wiener"` or `"richardson_lucy"`.
+        flip: whether the kernel is a point-spread function, as for `convolve`, instead of the kernel of `correlate`;
+            a `Fit` is read correctly in either case.
+        balance: for `"wiener"`, the weight of the penalty, above zero: larger is smoother.
+        iterations: for `"richardson_lucy"`, the number of iterations, 1 or more.
         mask: for `"richardson_lucy"`, booleans, True where the image is missing; they broadcast to the image.
         axes, channel_axis: as for `filter_image`.
-        progress: whether to show a progress bar on stderr.
+        progress: whether to show a progress bar on stderr, for `"richardson_lucy"`.
 
     Returns:
-        The picture, in the layout and size of `image` and in its float dtype, or float64 for integers. What lies
-        outside the frame is estimated too ("richardson_lucy") or taken for a mirror image ("wiener"), and cut off. A
-        warning says where planes are NaN since all pixels are missing, and where a kernel that sums to 0 leaves the
-        mean unknown.
+        The picture, in the layout and size of `image` and in its float dtype, or float64 for integers.
+        `"richardson_lucy"` also estimates the pixels outside the frame that the image depends on, `"wiener"` takes a
+        mirror image for them; both cut them off. Planes without any pixel are NaN, with a warning. If the kernel sums
+        to 0, `"wiener"` warns that the mean of the picture is unknown.
 
     Raises:
-        ConvolithError: an unknown method, a negative image or kernel for `"richardson_lucy"`, a kernel without weight,
-            missing pixels for `"wiener"`.
+        ConvolithError: an unknown method or option, a complex or empty image, axes that can be read in two ways, a
+            kernel that is zero or not finite, a `Fit` with channels, stride or dilation; for `"wiener"`, pixels that
+            are not finite, a mask, or scikit-image that is not installed; for `"richardson_lucy"`, infinite pixels, and
+            an image or a kernel whose negative values exceed 1% of the sum of magnitudes.
+
+    References:
+        Orieux, Giovannelli and Rodet, J. Opt. Soc. Am. A 27, 2010 (Wiener's filter); Richardson, J. Opt. Soc. Am. 62,
+        1972; Lucy, Astron. J. 79, 1974.
 
     Example:
         >>> import numpy as np
-        >>> from convolith import filter_image
-        >>> from convolith.kernels import gaussian
+        >>> import convolith as cl
         >>> picture = np.zeros((32, 32))
         >>> picture[12:20, 10:14] = 1.0
-        >>> blurred = filter_image(picture, gaussian(1.5), padding_mode="symmetric")
-        >>> sharper = deconvolve(blurred, gaussian(1.5), method="richardson_lucy")
+        >>> kernel = cl.kernels.gaussian(1.5)
+        >>> blurred = cl.filter_image(picture, kernel, padding_mode="symmetric")
+        >>> sharper = cl.deconvolve(blurred, kernel, method="richardson_lucy")
         >>> float(np.abs(sharper - picture).mean()) < 0.6 * float(np.abs(blurred - picture).mean())
         True
     """

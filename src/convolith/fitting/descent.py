@@ -70,14 +70,30 @@ class Descent:
 
     Attributes:
         method: `"gd"`, `"momentum"`, `"adam"` or `"lbfgs"`.
-        learning_rate: by default nine tenths of the largest that converges, or a rate that suits the optimiser.
+        learning_rate: factor of the step. By default, for `"gd"` and `"momentum"`, 0.9 over the largest eigenvalue of
+            the normal matrix plus the ridge (with the loss `"poisson"` they need a rate); for `"adam"`, 2% of the
+            largest initial weight; for `"lbfgs"`, 1, shortened by a line search.
         steps: number of steps.
         seed: seed of the initial kernel; Huber's loss begins at the least-squares kernel instead if that is better.
-        callback: called as `callback(step, loss, kernel)` after each step.
+        callback: called as `callback(step, loss, kernel)` after each step: the number of the step, from 0, the loss
+            before it, and the kernel after it, (out_channels, in_channels, *kernel_size), a NumPy array in float64, as
+            `correlate` takes it.
         progress: whether to show a progress bar on stderr.
 
     Raises:
-        ConvolithError: an unknown method, no positive learning rate, no whole number of steps.
+        ConvolithError: an unknown method, no positive learning rate, no whole number of steps, or a negative seed.
+
+    References:
+        Kingma and Ba, "Adam", ICLR 2015; Liu and Nocedal, "On the limited memory BFGS method for large scale
+        optimization", Math. Programming 45, 1989.
+
+    Example:
+        >>> import numpy as np
+        >>> import convolith as cl
+        >>> x = np.random.default_rng(0).normal(size=(1, 16, 16))
+        >>> found = cl.fit(x, 2 * x, kernel_size=1, method=cl.Descent("lbfgs", steps=30))
+        >>> found.kernel.round(4).tolist(), found.method
+        ([[[[2.0]]]], 'lbfgs')
     """
 
     method: str = "gd"
@@ -99,12 +115,27 @@ class Descent:
 class Huber:
     """Huber's loss, which is linear from `delta` on and so tolerates outlying pixels.
 
+    `r^2` for a residual of at most `delta`, `delta (2 |r| - delta)` beyond.
+
     Attributes:
         delta: in the units of y; by default 1.345 standard deviations of the least-squares residuals, estimated from
-            their median.
+            the median of their magnitudes: 95% efficient for normal noise.
 
     Raises:
         ConvolithError: a delta that is not positive.
+
+    References:
+        Huber, "Robust Statistics", 1981.
+
+    Example:
+        >>> import numpy as np
+        >>> import convolith as cl
+        >>> x = np.random.default_rng(0).normal(size=(1, 16, 16))
+        >>> y = 2 * x
+        >>> y[0, 3, 4] = 1000.0
+        >>> found = cl.fit(x, y, kernel_size=1, method="lbfgs", loss=cl.Huber(0.1), steps=50)
+        >>> found.kernel.round(2).tolist()
+        [[[[2.0]]]]
     """
 
     delta: float | None = None

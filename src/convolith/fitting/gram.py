@@ -97,7 +97,13 @@ class Accumulator(NormalEquations):
         return self
 
     def merge(self, other: Accumulator) -> Self:
-        """Add the equations of another state, and return this state, with the other's frame if it has none.
+        """Add the equations of another state.
+
+        Args:
+            other: state of the same class and geometry; it is not changed.
+
+        Returns:
+            The state itself, with the other's frame if it has none.
 
         Raises:
             ConvolithError: another geometry, other channels or other dtypes.
@@ -117,7 +123,13 @@ class Accumulator(NormalEquations):
         return self
 
     def subtract(self, other: Accumulator) -> Self:
-        """Remove the equations of another state, and return this state.
+        """Remove the equations of another state.
+
+        Args:
+            other: state that was merged before; it is not changed.
+
+        Returns:
+            The state itself.
 
         Raises:
             ConvolithError: another geometry, other channels or other dtypes, more equations than the state holds.
@@ -137,8 +149,22 @@ class Accumulator(NormalEquations):
         If the sizes differ by an odd number, the smaller half is cut off before the kernel. The padding shrinks by as
         much; without padding, this state's y is the middle of the larger y that `correlate` gives for the smaller one.
 
+        Args:
+            kernel_size: a number for all axes, or one per axis.
+
+        Returns:
+            A new state; this one is not changed.
+
         Raises:
             ConvolithError: a kernel that is larger along an axis, or "same" padding with a stride.
+
+        Example:
+            >>> import numpy as np
+            >>> import convolith as cl
+            >>> x = np.random.default_rng(0).normal(size=(1, 32, 32))
+            >>> gram = cl.Gram(5).update(x, 3 * x[:, 2:-2, 2:-2])
+            >>> gram.restricted_to(1).solve().kernel.round(9).tolist()
+            [[[[3.0]]]]
         """
         size = per_axis("kernel_size", kernel_size, len(self.kernel_size), 1)
         if any(small > large for small, large in zip(size, self.kernel_size, strict=True)):
@@ -162,6 +188,9 @@ class Accumulator(NormalEquations):
     def save(self, path: str | Path) -> None:
         """Write the state to a .npz file; an existing file is replaced once the new one is complete.
 
+        Args:
+            path: name of the file, which ends in .npz.
+
         Raises:
             ConvolithError: another file extension, or a path that cannot be written.
         """
@@ -172,8 +201,14 @@ class Accumulator(NormalEquations):
     def load(cls, path: str | Path) -> Self:
         """Read a state that `save` wrote.
 
+        Args:
+            path: name of the file.
+
+        Returns:
+            The state.
+
         Raises:
-            ConvolithError: a missing, damaged or truncated file, or one of another version.
+            ConvolithError: a missing, damaged or truncated file, or one of another class or version.
         """
         about, arrays = gram_file.read(path, cls.KIND)
         if not {"geometry", "equations", "dtypes", "size"} <= set(about) or not {"shift", "matrix"} <= set(arrays):
@@ -273,34 +308,39 @@ class Accumulator(NormalEquations):
 class Gram(Accumulator):
     """Accumulator of the normal equations of `y = correlate(x, kernel) + offset`.
 
-    Each pixel of y gives one equation, with the columns [window of x, known, pixel of y], where known is 1. The state
-    is the matrix of sums of products of every two columns, which is all that least squares depends on: kernels of this
-    size and of every smaller size, with or without an offset, with any penalty, are solved from it without reading the
-    data again. `merge` adds states of other data of the same geometry; the result does not depend on how the data are
-    split (to 1e-12).
+    Each pixel of y gives one equation with the row [window of x, 1, pixel of y]. The state holds the sums over all
+    pixels of the products of every two entries of these rows. Least squares needs nothing else: from one state, kernels
+    of this size and of every smaller one, with or without an offset, with any penalty, are computed without reading the
+    data again. `merge` adds the state of other data with the same geometry. The result does not depend on how the data
+    are divided into chunks, up to a relative difference of 1e-12.
 
-    The windows are not formed: except at borders, their products depend on the lag alone (see `window_products`), so
-    that an image of N pixels takes `O(N log N)` instead of `O(N taps^2)`. Sums are in float64, for data less the
-    channel means of the first update.
+    The products of windows are computed from correlations of the images, since away from the borders they depend only
+    on the distance between two taps: an image of N pixels takes `O(N log N)` operations instead of `O(N taps^2)`. Sums
+    are in float64. For accuracy, the channel means of the first chunk (`shift`) are subtracted from all data.
 
     Args:
-        kernel_size: a number per spatial axis.
+        kernel_size: a number per spatial axis; one number means two axes.
         in_channels, out_channels: number of channels of x and of y.
         stride, padding, dilation, padding_mode: as for `correlate`.
 
     Attributes:
         equations: number of pixels of y with nonzero weight.
-        matrix: (columns, columns), sums for the data less `shift`; `moments` gives those of the data themselves.
-        terms, known: monomials of position that multiply the windows, or are columns themselves: only the constant.
+        shift: (in_channels + out_channels,), numbers that are subtracted from the channels of x and y.
+        matrix: (columns, columns), sums of products for the data less `shift`; `moments` gives those of the data.
+        terms, known: monomials of position by which the windows are multiplied, and that are entries themselves: only
+            the constant 1 for a kernel that does not vary.
+
+    Raises:
+        ConvolithError: an invalid geometry.
 
     Example:
         >>> import numpy as np
-        >>> from convolith import correlate
+        >>> import convolith as cl
         >>> rng = np.random.default_rng(0)
-        >>> kernel, gram = rng.normal(size=(1, 1, 5, 5)), Gram((5, 5))
+        >>> kernel, gram = rng.normal(size=(1, 1, 5, 5)), cl.Gram((5, 5))
         >>> for _ in range(3):
         ...     x = rng.normal(size=(1, 32, 32))
-        ...     gram = gram.update(x, correlate(x, kernel))
+        ...     gram = gram.update(x, cl.correlate(x, kernel))
         >>> bool(np.abs(gram.solve().kernel - kernel).max() < 1e-12)
         True
     """
@@ -333,7 +373,9 @@ class Gram(Accumulator):
         """Add the equations of one or several images; the state is unchanged if they are refused.
 
         Args:
-            x, y, origin: as for `fit`.
+            x: (N, in_channels, *size), (in_channels, *size) or (*size), as for `fit`; sizes may differ between updates.
+            y: the target, in the shape of `correlate`'s result, or as large as x, as for `fit`.
+            origin: as for `fit`.
             pixels: `mask`, `weights`, `x_mask`, `nan` and `saturation`, as for `fit`.
 
         Returns:
@@ -347,7 +389,13 @@ class Gram(Accumulator):
 
     @safe_in_forks
     def downdate(self, x: Any, y: Any, *, origin: Axes = 0, **pixels: Any) -> Self:
-        """Remove equations that were added; arguments and result as for `update`.
+        """Remove equations that were added.
+
+        Args:
+            x, y, origin, pixels: as for the `update` that added them.
+
+        Returns:
+            The state itself.
 
         Raises:
             ConvolithError: as for `update`, and more equations than the state holds.
@@ -355,7 +403,11 @@ class Gram(Accumulator):
         return self._take_out(self._read(x, y, pixels, origin))
 
     def sub(self, kernel_size: Axes) -> Self:
-        """Call `restricted_to`, by its earlier name."""
+        """Call `restricted_to`, by its earlier name.
+
+        Args:
+            kernel_size: as for `restricted_to`.
+        """
         renamed("sub", "restricted_to")
         return self.restricted_to(kernel_size)
 
@@ -368,7 +420,9 @@ class Gram(Accumulator):
             options: `ridge`, `smoothness`, `basis`, `constraints` and `x_noise_variance`, as for `fit`.
 
         Returns:
-            A `Fit`, in float64: squared residuals exact to 1e-16 of y squared, the kernel to 1e-16 times `condition`.
+            A `Fit` with NumPy arrays in float64, whose `explained` is NaN. By rounding, the sum of squared residuals is
+            wrong by about 1e-16 times the sum of squares of y, and the kernel by about 1e-16 times `condition`,
+            relative to its size.
 
         Raises:
             ConvolithError: a state without equations, fewer equations than unknowns, options that `fit` refuses.

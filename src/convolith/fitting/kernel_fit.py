@@ -76,8 +76,9 @@ def fit(
     """Find the kernel for which `correlate(x, kernel, offset, ...)` is closest to y.
 
     The objective is `sum over pixels of weight (correlate(x, kernel) + offset - y)^2 + ridge |kernel|^2`, plus further
-    penalties, in float64. `"lstsq"` minimises it in closed form; kernels with 3500 unknowns or more per output channel
-    are found by conjugate gradients instead, without standard errors, unless an option needs the closed form.
+    penalties, in float64. `"lstsq"` minimises it in closed form, and refines the solution by the residuals of the data.
+    Kernels with 3500 unknowns or more per output channel are found by conjugate gradients instead, without standard
+    errors, unless an option needs the closed form.
 
     Args:
         x: (N, in_channels, *size), (in_channels, *size) or (*size): an array, masked array or tensor, or a `CCDData` of
@@ -87,28 +88,35 @@ def fit(
         kernel_size: a number per spatial axis. One number means as many axes as x has beyond channels and images; an
             x of two axes is a picture, or a signal where it has too few rows for a picture (audio of (1, samples)).
             `"auto"`: the smallest odd sizes whose kernels predict tiles of y from the other tiles about as well as any
-            size (see `Fit.selection` and `size_tolerance`); y must then be as large as x.
+            size (see `Fit.selection` and `size_tolerance`); y must then have the spatial size of x, with stride 1 and
+            padding "valid" or "same".
         method: `"lstsq"`, or a descent: `Descent("adam", steps=500)`, or its name alone, as in `"gd"`.
         stride, padding, dilation, padding_mode: as for `correlate`.
         offset: whether a constant per output channel (a background) is fitted too.
         mask: booleans, True where a pixel of y is excluded (NumPy's convention): (*size) or (N, *size), of y.
         weights: 0 or more per pixel of y, such as 1/variance; shaped as mask.
-        x_mask: booleans, True where a pixel of x is bad; every pixel of y that reads it is excluded.
+        x_mask: booleans, True where a pixel of x is bad; every pixel of y that reads it is excluded: (*size) or
+            (N, *size), of x, or the shape of x, where one bad channel makes the pixel bad.
         nan: `"refuse"`, or `"omit"`: pixels of x and y that are not finite count as masked.
-        saturation: level from which pixels of x and y count as masked; one number, or one for x and one for y.
-        origin: for a y as large as x, shifts the kernel's centre from the middle, as in `filter_image`: for pictures
-            that are shifted against each other.
-        ridge: penalty on the squared kernel (not on the offset); `"auto"`: by cross-validation over tiles of y.
-        smoothness: penalty on the squared differences of neighbouring weights.
+        saturation: level, in the units of x and y, from which pixels count as masked: one number, or one for x and one
+            for y.
+        origin: for a y as large as x and padding "valid": number of taps by which the kernel's centre is shifted from
+            the middle, one or one per axis, as in `filter_image`; for pictures that are shifted against each other.
+        ridge: penalty on the squared kernel (not on the offset), in units of the sum over pixels of weight times x^2,
+            so that its effect shrinks as the data grow. `"auto"`: chosen by cross-validation over tiles of y.
+        smoothness: penalty on the squared differences of neighbouring weights, in the unit of `ridge`.
         basis: kernels whose linear combination is fitted, for each input channel: arrays, (count, *kernel_size),
             or `"gaussian-hermite"`, Gaussians times polynomials (Alard and Lupton 1998).
         constraints: one or several of `"symmetric"` (unchanged with all axes reversed), `"sum-to-one"` (over all input
             channels), `"nonnegative"`, `"simplex"` (nonnegative and sum to one); the last two need the extra `fit`, and
             concern weights, not the coefficients of a basis.
-        x_noise_variance: variance of white noise in x, one or one per input channel; ignored noise shrinks kernels.
-        max_size: largest size that `kernel_size="auto"` considers; by default 31, or a third of the image.
-        size_tolerance: share of what the size explains (from size 1 to the best size) that `kernel_size="auto"` may
-            give up for a smaller kernel; by default 0.03%.
+        x_noise_variance: variance of white noise in x, in the squared units of x: one number, or one per input channel.
+            Its share of the normal matrix is subtracted, since noise in x that is ignored makes the kernel too small;
+            x must not be padded.
+        max_size: largest size that `kernel_size="auto"` considers; by default the smaller of 31 and a third of the
+            shortest axis, in dilated steps.
+        size_tolerance: excess of the mean squared error that `kernel_size="auto"` accepts for a smaller kernel, as a
+            fraction, from 0 to below 1, of the difference between size 1 and the best size; by default 0.0003.
         errors: noise that `stderr` assumes in y: `"white"`, or, with `"jackknife"`, spatially correlated noise; the
             jackknife omits one tile at a time.
         loss: loss of a pixel: `"squares"`; `Huber()` or `"huber"`, which tolerates outlying pixels; or `"poisson"`, the
@@ -118,16 +126,29 @@ def fit(
         keywords: `learning_rate`, `steps`, `seed`, `callback` and `progress` of `Descent`, and `huber_delta`, the delta
             of `Huber`, where the method and the loss are given by name.
 
+    Returns:
+        A `Fit`: its `kernel`, (out_channels, in_channels, *kernel_size), and `offset` are in the array type and on the
+        device of x, in the floating dtype of the data (float64 for integers); print it for a summary.
+
     Raises:
-        ConvolithError: shapes that do not match, non-finite pixels, fewer equations than unknowns, a learning rate that
-            diverges (the message names a smaller one), options of another method.
+        ConvolithError: shapes that do not match, complex or non-finite pixels, no pixel that counts, fewer equations
+            than unknowns (of a basis and constraints too), negative pixels for `"poisson"`, a learning rate that
+            diverges (the message names a smaller one), options of another method, an extra that is not installed.
+
+    References:
+        Bjoerck, "Stability analysis of the method of seminormal equations", Linear Algebra Appl. 88, 1987 (refinement);
+        T. Chan, "An optimal circulant preconditioner for Toeplitz systems", SIAM J. Sci. Stat. Comput. 9, 1988 (long
+        kernels); Breiman et al., "Classification and Regression Trees", 1984 (choice of the size); Kuensch, Ann.
+        Statist. 17, 1989, and Shao and Wu, Ann. Statist. 17, 1989 (jackknife); Arnstroem, Bemporad and Axehill, IEEE
+        Trans. Automatic Control 67, 2022 (nonnegative weights, by daqp); Huber, "Robust Statistics", 1981; Alard and
+        Lupton, Astrophys. J. 503, 1998 (Gaussians times polynomials).
 
     Example:
         >>> import numpy as np
-        >>> from convolith import correlate
+        >>> import convolith as cl
         >>> rng = np.random.default_rng(0)
         >>> x, kernel = rng.normal(size=(1, 32, 32)), rng.normal(size=(1, 1, 3, 3))
-        >>> found = fit(x, correlate(x, kernel), kernel_size=3)
+        >>> found = cl.fit(x, cl.correlate(x, kernel), kernel_size=3)
         >>> bool(np.abs(found.kernel - kernel).max() < 1e-12)
         True
     """

@@ -59,7 +59,7 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """Fitted kernel with its accuracy.
+    """Fitted kernel with its accuracy; `fit` and `Gram.solve` return it.
 
     Attributes:
         kernel: (out_channels, in_channels, *kernel_size), in the floating dtype of the data (float64 for integers): the
@@ -68,13 +68,13 @@ class Fit:
         residual_rms: weighted root mean square of the residuals, over all channels.
         loss: minimised objective, the weighted sum of squared errors (or of another loss) plus the penalties: before
             each step of descent, or once, at the minimum, for the closed form.
-        stderr: standard errors of the kernel, for white noise in y or by the jackknife (without the bias of a ridge),
-            in float64; NaN if the equations do not outnumber the unknowns; None for gradient descent and for kernels
-            with thousands of taps.
+        stderr: standard errors of the kernel, of its shape, in float64: for white noise in y, or by the jackknife. They
+            cover noise alone, not the bias that a ridge causes. NaN if the equations do not outnumber the unknowns;
+            None for a descent, and for kernels with thousands of taps.
         condition: condition number of the (column-scaled) normal matrix, or, for kernels with thousands of taps, of the
-            circulant matrix nearest to it; None for gradient descent.
-        method: method of the fit, as given.
-        learning_rate: learning rate of gradient descent, else None.
+            circulant matrix nearest to it; None for a descent.
+        method: `"lstsq"`, or the method of the descent.
+        learning_rate: learning rate of the descent, else None.
         spec: geometry of the fit.
         coefficients: (out_channels, in_channels, count), of the kernels of a basis, in float64; None without a basis.
         held_out_rms: root mean square error of predicting each tile by the kernel of all other tiles, if tiles were
@@ -83,9 +83,19 @@ class Fit:
         sum_stderr: (out_channels, in_channels), standard errors of the sum of each kernel's weights (the ratio of the
             two pictures' brightness), made as `stderr` is; None where that is.
         explained: share of the variance of y about its mean that the fit explains, at most 1; NaN for a constant y and
-            for fits by `Gram.solve` without one.
+            for every fit by `Gram.solve`.
         flip: whether the kernel and its errors are those of a convolution; `coefficients` are always those of the basis
             in a correlation.
+
+    Example:
+        >>> import numpy as np
+        >>> import convolith as cl
+        >>> x = np.random.default_rng(0).normal(size=(1, 32, 32))
+        >>> found = cl.fit(x, cl.correlate(x, np.array([[[[1.0, 2.0]]]])), kernel_size=(1, 2))
+        >>> found.kernel.round(9).tolist()
+        [[[[1.0, 2.0]]]]
+        >>> found.conv
+        Conv(1 -> 1, kernel_size=(1, 2), dtype=float64)
     """
 
     kernel: Any

@@ -102,13 +102,18 @@ def fit_varying(
         A `VaryingFit`: `found.kernel.at(position)` is the operator of one position, `found.kernel.apply(x)` predicts y.
 
     Raises:
-        ConvolithError: whatever `fit` refuses; a modulation and positions that do not match.
+        ConvolithError: whatever `fit` refuses; a modulation and positions that do not match; options of `fit` that a
+            kernel that varies does not have.
+
+    References:
+        Alard, "Image subtraction using a space-varying kernel", Astron. Astrophys. Suppl. 144, 2000.
 
     Example:
         >>> import numpy as np
+        >>> import convolith as cl
         >>> x = np.random.default_rng(0).normal(size=(1, 40, 40))
         >>> y = x[:, 1:-1, 1:-1] * np.linspace(0, 1, 40)[1:-1]  # fades out towards the left
-        >>> found = fit_varying(x, y, kernel_size=3, degree=1)
+        >>> found = cl.fit_varying(x, y, kernel_size=3, degree=1)
         >>> [round(float(found.kernel.at((0, column)).weight[0, 0, 1, 1]), 9) for column in (-1, 0, 0.5)]
         [0.0, 0.5, 0.75]
     """

@@ -31,7 +31,7 @@ from convolith.torch_private import safe_in_forks
 
 @dataclass(frozen=True, eq=False)
 class VaryingFit:
-    """Fitted kernel that varies with position, with its accuracy.
+    """Fitted kernel that varies with position, with its accuracy; `fit_varying` and `VaryingGram.solve` return it.
 
     Attributes:
         kernel: the kernel, with its background.
@@ -75,8 +75,15 @@ class VaryingGram(Accumulator):
             the size of the first x.
         stride, padding, dilation, padding_mode: as for `correlate`.
 
+    Raises:
+        ConvolithError: an invalid geometry, an unknown modulation, a negative degree, a frame with modulation "update".
+
+    References:
+        Alard, "Image subtraction using a space-varying kernel", Astron. Astrophys. Suppl. 144, 2000.
+
     Example:
         >>> import numpy as np
+        >>> from convolith import VaryingGram
         >>> rng = np.random.default_rng(0)
         >>> gram = VaryingGram(5, degree=1, modulation="update")
         >>> for row, column in [(-0.5, -0.5), (-0.5, 0.5), (0.5, 0.0)]:  # a kernel that grows towards the right
@@ -143,8 +150,12 @@ class VaryingGram(Accumulator):
 
         Args:
             x, y, pixels: as for `Gram.update`.
-            origin: pixel of the frame at which x begins; by default its first one.
-            position: position of x with modulation "update", from -1 to 1 for each axis.
+            origin: pixel of the frame at which x begins, one number per axis; by default the first one, for an x that
+                is as large as the frame.
+            position: position of x with modulation "update", from -1 to 1 for each axis; (N, axes) for N images.
+
+        Returns:
+            The state itself.
 
         Raises:
             ConvolithError: as for `Gram.update`; a position that is missing, or given with another modulation.
@@ -161,7 +172,13 @@ class VaryingGram(Accumulator):
         position: Sequence[float] | None = None,
         **pixels: Any,
     ) -> Self:
-        """Remove equations that were added; arguments as for `update`.
+        """Remove equations that were added.
+
+        Args:
+            x, y, origin, position, pixels: as for the `update` that added them.
+
+        Returns:
+            The state itself.
 
         Raises:
             ConvolithError: as for `update`, and more equations than the state holds.
@@ -222,9 +239,15 @@ class VaryingGram(Accumulator):
     def restricted_to(self, kernel_size: Axes) -> Self:
         """Return the state of the same equations for a smaller kernel in the middle of this kernel's window.
 
+        Args:
+            kernel_size: a number for all axes, or one per axis.
+
+        Returns:
+            A new state; this one is not changed.
+
         Raises:
-            ConvolithError: as for `Gram.restricted_to`; sizes that differ by an odd number: windows would have other
-                centres.
+            ConvolithError: as for `Gram.restricted_to`; sizes that differ by an odd number, since windows would have
+                other centres.
         """
         size = per_axis("kernel_size", kernel_size, len(self.kernel_size), 1)
         if any((large - small) % 2 for small, large in zip(size, self.kernel_size, strict=True)):
@@ -244,6 +267,9 @@ class VaryingGram(Accumulator):
             background_degree: degree of the background; None for no background.
             constant: indices of the basis kernels that do not vary.
             options: `ridge`, `smoothness`, `basis`, `constraints` and `x_noise_variance`, as for `fit_varying`.
+
+        Returns:
+            A `VaryingFit` with NumPy arrays in float64, whose `explained` is NaN; its accuracy is that of `Gram.solve`.
 
         Raises:
             ConvolithError: a state without equations, fewer equations than unknowns, options that are refused.

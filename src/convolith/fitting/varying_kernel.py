@@ -44,6 +44,20 @@ class VaryingKernel:
             the kernel of its own position; "update": one position holds for a whole image.
         frame: number of pixels of the frame along each axis, or None if positions were given.
         stride, padding, dilation, padding_mode: as for `correlate`.
+
+    Raises:
+        ConvolithError: shapes that do not match the degrees, an unknown modulation, invalid options.
+
+    Example:
+        >>> import numpy as np
+        >>> import convolith as cl
+        >>> x = np.random.default_rng(0).normal(size=(1, 40, 40))
+        >>> y = x * np.linspace(1, 3, 40)[:, None]  # twice as large in the middle row
+        >>> kernel = cl.fit_varying(x, y, kernel_size=1, degree=1).kernel
+        >>> kernel.at((0, 0)).weight.round(9).tolist()
+        [[[[2.0]]]]
+        >>> bool(np.allclose(kernel.apply(x), y))
+        True
     """
 
     weights: Any
@@ -65,7 +79,8 @@ class VaryingKernel:
     def plot(self) -> Figure:
         """Return a matplotlib figure of the kernel at nine places: the first, middle and last row and column.
 
-        The first channel to the first, for two axes; with one axis, the three places are three curves.
+        It shows the weights from the first input channel to the first output channel; with one axis, the three places
+        are three curves.
 
         Raises:
             ConvolithError: matplotlib is not installed, or a kernel of three axes.
@@ -119,12 +134,32 @@ class VaryingKernel:
                 per_axis(name, getattr(self, name), axes, 1)
 
     def weight_at(self, position: Sequence[float]) -> Any:
-        """Return the weights at a position, (out_channels, in_channels, *kernel_size)."""
+        """Return the weights at a position.
+
+        Args:
+            position: a number for each axis, from -1 to 1 across the frame; it may lie outside.
+
+        Returns:
+            (out_channels, in_channels, *kernel_size), in the array type of `weights`.
+
+        Raises:
+            ConvolithError: another number of entries, or entries that are not finite.
+        """
         place = [np.array([[value]]) for value in check_position(position, self.axes)]
         return _summed(self.weights, values(place, self.terms).reshape(-1))
 
     def background_at(self, position: Sequence[float]) -> Any:
-        """Return the background at a position, (out_channels,), or None without a background."""
+        """Return the background at a position.
+
+        Args:
+            position: as for `weight_at`.
+
+        Returns:
+            (out_channels,), in the array type of `background`, or None without a background.
+
+        Raises:
+            ConvolithError: as for `weight_at`.
+        """
         if self.background_degree is None:
             return None
         place = [np.array([[value]]) for value in check_position(position, self.axes)]
@@ -138,8 +173,12 @@ class VaryingKernel:
         Args:
             position: a number for each axis, from -1 to 1 across the frame.
 
+        Returns:
+            A `Conv`.
+
         Raises:
-            ConvolithError: "same" padding with a stride, whose amount depends on the image size, unlike in a `Conv`.
+            ConvolithError: as for `weight_at`; "same" padding with a stride, whose amount depends on the image size,
+                unlike in a `Conv`.
         """
         return Conv(self.weight_at(position), self.background_at(position), **self.options)
 

@@ -25,15 +25,22 @@ MOFFAT_WIDTHS = 4.0
 def gaussian(sigma: float | Sequence[float], size: int | Sequence[int] | None = None) -> np.ndarray:
     """Return a Gaussian, sampled at the centres of pixels; its sum is 1.
 
+    `exp(-(r / sigma)**2 / 2)`, scaled.
+
     Args:
         sigma: standard deviation in pixels: one number for two axes, or one for each of one to three axes.
-        size: number of pixels, or one number per axis; by default odd, up to four standard deviations from the centre.
+        size: number of pixels, or one number per axis; by default `2 * ceil(r) + 1` with r = 4 sigma, so that the
+            kernel reaches at least four standard deviations from the centre.
+
+    Returns:
+        A float64 array of one axis for each standard deviation, with its centre at element `(size - 1) / 2`.
 
     Raises:
         ConvolithError: a standard deviation or a size that is not positive.
 
     Example:
-        >>> gaussian((1.0,), 3).round(4).tolist()
+        >>> import convolith as cl
+        >>> cl.kernels.gaussian((1.0,), 3).round(4).tolist()
         [0.2741, 0.4519, 0.2741]
     """
     sigmas = numbers("sigma", sigma)
@@ -50,11 +57,15 @@ def box(size: int | Sequence[int]) -> np.ndarray:
     Args:
         size: number of pixels along both axes, or one number for each of one to three axes.
 
+    Returns:
+        A float64 array of the given size.
+
     Raises:
         ConvolithError: a size that is not positive.
 
     Example:
-        >>> box((2, 2)).tolist()
+        >>> import convolith as cl
+        >>> cl.kernels.box((2, 2)).tolist()
         [[0.25, 0.25], [0.25, 0.25]]
     """
     return summing_to_one(np.ones(sizes_of(size, [0.0] * (len(size) if isinstance(size, Sequence) else 2))))
@@ -67,13 +78,18 @@ def disk(radius: float, size: int | None = None) -> np.ndarray:
 
     Args:
         radius: in pixels.
-        size: number of pixels along each axis; by default odd, as many as hold the disk.
+        size: number of pixels along each axis; by default `2 * ceil(r) + 1` with r = radius - 0.5, which holds the
+            disk.
+
+    Returns:
+        A float64 array (size, size), with its centre at element `(size - 1) / 2`.
 
     Raises:
         ConvolithError: a radius or a size that is not positive.
 
     Example:
-        >>> disk(1.0).round(3).tolist()
+        >>> import convolith as cl
+        >>> cl.kernels.disk(1.0).round(3).tolist()
         [[0.026, 0.145, 0.026], [0.145, 0.315, 0.145], [0.026, 0.145, 0.026]]
     """
     radius = positive("radius", radius)
@@ -89,11 +105,16 @@ def motion(length: float, angle: float = 0.0) -> np.ndarray:
         length: length of the path in pixels, 1 or more: a length of 1 is no blur.
         angle: direction in degrees from the columns' axis (to the right) towards the rows' (downwards).
 
+    Returns:
+        A float64 array (rows, columns): along each axis `2 * ceil(r) + 1` pixels, with r half of the path's extent along
+        it, from the first pixel's centre to the last.
+
     Raises:
         ConvolithError: a length below 1.
 
     Example:
-        >>> motion(3).tolist()
+        >>> import convolith as cl
+        >>> cl.kernels.motion(3).tolist()
         [[0.3333333333333333, 0.3333333333333333, 0.3333333333333333]]
     """
     length = positive("length", length)
@@ -109,18 +130,27 @@ def motion(length: float, angle: float = 0.0) -> np.ndarray:
 
 
 def moffat(fwhm: float, beta: float = 2.5, size: int | None = None) -> np.ndarray:
-    """Return a Moffat profile, the image of a star seen through the atmosphere (Moffat 1969); its sum is 1.
+    """Return a Moffat profile, the image of a star seen through the atmosphere; its sum is 1.
+
+    `(1 + (r / a)**2) ** -beta`, scaled, with `a = fwhm / (2 sqrt(2**(1 / beta) - 1))`.
 
     Args:
         fwhm: full width at half maximum, in pixels.
-        beta: exponent of the wings, above 1: `(1 + (r / a)**2) ** -beta`.
-        size: number of pixels along each axis; by default odd, up to four full widths from the centre.
+        beta: exponent of the wings, above 1.
+        size: number of pixels along each axis; by default `2 * ceil(r) + 1` with r = 4 fwhm.
+
+    Returns:
+        A float64 array (size, size), with its centre at element `(size - 1) / 2`.
 
     Raises:
         ConvolithError: a width or a size that is not positive, an exponent of 1 or less.
 
+    References:
+        Moffat, Astron. Astrophys. 3, 1969.
+
     Example:
-        >>> profile = moffat(4.0, size=21)
+        >>> import convolith as cl
+        >>> profile = cl.kernels.moffat(4.0, size=21)
         >>> round(float(profile[10, 12] / profile[10, 10]), 12)
         0.5
     """
@@ -135,15 +165,26 @@ def moffat(fwhm: float, beta: float = 2.5, size: int | None = None) -> np.ndarra
 def airy(radius: float, size: int | None = None) -> np.ndarray:
     """Return an Airy pattern, the image of a point through a round aperture; its sum is 1.
 
+    `(2 J1(v) / v)**2`, scaled, with the Bessel function J1 and `v = 3.8317 r / radius`.
+
     Args:
-        radius: of the first dark ring, in pixels: `1.22 wavelength / aperture` in the units of the picture.
-        size: number of pixels along each axis; by default odd, up to four such radii from the centre.
+        radius: radius of the first dark ring, in pixels. For a lens of focal ratio N, it is
+            `1.22 * wavelength * N / pixel` with the wavelength and the distance of two pixels in one unit of length;
+            for a telescope, `1.22 * wavelength / aperture` radians divided by the angle that a pixel covers.
+        size: number of pixels along each axis; by default `2 * ceil(r) + 1` with r = 4 radius.
+
+    Returns:
+        A float64 array (size, size), with its centre at element `(size - 1) / 2`.
 
     Raises:
         ConvolithError: a radius or a size that is not positive.
 
+    References:
+        Airy, "On the diffraction of an object-glass with circular aperture", Trans. Cambridge Phil. Soc. 5, 1835.
+
     Example:
-        >>> pattern = airy(5.0)
+        >>> import convolith as cl
+        >>> pattern = cl.kernels.airy(5.0)
         >>> bool(pattern[20, 25] < 1e-12 * pattern[20, 20])
         True
     """

@@ -19,14 +19,23 @@ TRUNCATE = 4.0
 def sobel(axis: int = 0) -> np.ndarray:
     """Return the 3x3 Sobel kernel of a derivative: a ramp that rises by 1 per pixel along the axis gives 1.
 
+    The kernel is for `correlate` and `filter_image`; `convolve` with it gives the opposite sign.
+
     Args:
         axis: 0 for the derivative along the rows' numbers (downwards), 1 along the columns' (to the right).
+
+    Returns:
+        A float64 array (3, 3), whose sum is 0.
 
     Raises:
         ConvolithError: another axis.
 
+    References:
+        Sobel and Feldman, "A 3x3 isotropic gradient operator for image processing", Stanford, 1968.
+
     Example:
-        >>> (8 * sobel(1)).tolist()
+        >>> import convolith as cl
+        >>> (8 * cl.kernels.sobel(1)).tolist()
         [[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]
     """
     if check_whole("axis", axis, 0) > 1:
@@ -40,13 +49,21 @@ def laplacian_of_gaussian(sigma: float, size: int | None = None) -> np.ndarray:
 
     Args:
         sigma: standard deviation of the Gaussian, in pixels.
-        size: number of pixels along each axis; by default odd, up to four standard deviations from the centre.
+        size: number of pixels along each axis, 3 or more; by default `2 * ceil(r) + 1` with r = 4 sigma, but at least
+            1.
+
+    Returns:
+        A float64 array (size, size), with its centre at element `(size - 1) / 2`.
 
     Raises:
         ConvolithError: a standard deviation or a size that is not positive, or fewer than three pixels.
 
+    References:
+        Marr and Hildreth, "Theory of edge detection", Proc. R. Soc. Lond. B 207, 1980.
+
     Example:
-        >>> kernel = laplacian_of_gaussian(1.4)
+        >>> import convolith as cl
+        >>> kernel = cl.kernels.laplacian_of_gaussian(1.4)
         >>> kernel.shape, abs(float(kernel.sum())) < 1e-12, float(kernel[6, 6]) < 0
         ((13, 13), True, True)
     """
@@ -82,13 +99,21 @@ def gabor(
             one octave.
         aspect: standard deviation along the stripes, as a multiple of `sigma`.
         phase: phase of the wave at the centre, in degrees: 0 for an even (cosine) and 90 for an odd (sine) filter.
-        size: number of pixels along each axis; by default odd, up to three standard deviations from the centre.
+        size: number of pixels along each axis; by default `2 * ceil(r) + 1` with r three times the larger of the two
+            standard deviations.
+
+    Returns:
+        A float64 array (size, size), with its centre at element `(size - 1) / 2`.
 
     Raises:
-        ConvolithError: a wavelength below 2, or another number that is not positive.
+        ConvolithError: a wavelength below 2, another number that is not positive, or a kernel without any weight.
+
+    References:
+        Gabor, "Theory of communication", J. IEE 93, 1946; Daugman, J. Opt. Soc. Am. A 2, 1985.
 
     Example:
-        >>> kernel = gabor(4.0)
+        >>> import convolith as cl
+        >>> kernel = cl.kernels.gabor(4.0)
         >>> kernel.shape, abs(float(kernel.sum())) < 1e-12
         ((15, 15), True)
     """

@@ -48,18 +48,25 @@ def plan(
         effort: `"estimate"` times nothing: it uses a measurement of this spec if one is stored, and otherwise estimates
             every engine's time from its operations and the machine's limits. `"measure"` times the engines on random
             data, and stores the result for later processes if the times were steady.
-        accuracy: `"exact"` (direct sums in the output dtype), `"default"`, `"fast"` (an error bound of 1e-4), or
-            `"double"` (computed in float64, rounded once at the end).
+        accuracy: largest error that an engine may have. Bounds are relative to max|x| times the largest sum of |k| over
+            the outputs; torch's own sum is always accepted. `"exact"`: direct sums in the output dtype only.
+            `"default"`: a bound of 5e-6 for float32 and half types, of 1e-14 for float64; integers are exact.
+            `"fast"`: a bound of 1e-4. `"double"`: computed in float64, with the default bound, and rounded once at the
+            end.
         engine: `"auto"`, or the name of one engine.
         budget: time limit of the measurement, in seconds.
 
+    Returns:
+        A `Plan`: call it with x and a kernel, `bind` it to a kernel, or print `explain()`.
+
     Raises:
-        ConvolithError: an unknown effort, accuracy or engine, or an engine that cannot compute this spec (with its
-            reason).
+        ConvolithError: an unknown effort, accuracy or engine, an engine that cannot compute this spec (with its
+            reason), a kernel of another shape or dtype, on another device, or that requires gradients.
 
     Example:
-        >>> spec = ConvSpec(in_channels=64, out_channels=64, size=(56, 56), kernel_size=(7, 7), dtype="int8")
-        >>> plan(spec).engine
+        >>> import convolith as cl
+        >>> spec = cl.ConvSpec(in_channels=64, out_channels=64, size=(56, 56), kernel_size=(7, 7), dtype="int8")
+        >>> cl.plan(spec).engine
         'direct'
     """
     if not isinstance(spec, ConvSpec):

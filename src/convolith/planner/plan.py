@@ -33,7 +33,19 @@ NEARLY = 0.9
 
 @dataclass(frozen=True)
 class Candidate:
-    """One engine as the planner sees it: its estimates, or the reason of its refusal."""
+    """One engine as the planner sees it: its estimates, or the reason of its refusal.
+
+    Attributes:
+        engine: name of the engine.
+        reason: reason of the refusal, or None for an engine that can be chosen.
+        work: operations and bytes of a call; None for an engine that cannot compute the layer.
+        error_bound: upper bound on the error, relative to max|x| times the largest sum of |k| of an output channel.
+        note: method of the engine for this layer in a few words, such as the size of its tiles.
+        seconds: time of a call: measured if `timed`, else estimated.
+        timed: whether `seconds` was measured on this machine.
+        prepare_seconds: estimated time to prepare a kernel that was not seen before.
+        by_values: whether the engine is possible for this kernel only, because of its values.
+    """
 
     engine: str
     reason: str | None
@@ -41,17 +53,25 @@ class Candidate:
     error_bound: float | None = None
     note: str = ""
     seconds: float | None = None
-    """Time of a call: measured if `timed`, else estimated."""
     timed: bool = False
     prepare_seconds: float | None = None
-    """Estimated time to prepare a kernel that was not seen before."""
     by_values: bool = False
-    """Whether the engine is possible for this kernel only, because of its values."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """Engine chosen for a spec, with the time or refusal of every engine; immutable, thread-safe and picklable.
+
+    `plan` returns it.
+
+    Attributes:
+        spec: geometry of the layer.
+        accuracy: as given to `plan`.
+        engine: name of the chosen engine.
+        candidates: every engine, with its estimates or the reason of its refusal.
+        effort: as given to `plan`: `"estimate"` or `"measure"`.
+        by_name: whether the caller named the engine.
+        new_kernels: whether the kernel changes with each call, so that its preparation counts.
 
     Example:
         >>> import numpy as np
@@ -67,9 +87,7 @@ class Plan:
     candidates: tuple[Candidate, ...]
     effort: str = "estimate"
     by_name: bool = False
-    """Whether the caller named the engine."""
     new_kernels: bool = False
-    """Whether the kernel changes with each call, so that its preparation counts."""
 
     def __repr__(self) -> str:
         shapes = f"{self.spec.input_shape} * {self.spec.kernel_shape} -> {self.spec.output_shape}"
@@ -78,7 +96,7 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """Time of a call, as estimated or measured."""
+        """Time of a call in seconds, as estimated or measured."""
         chosen = next(c for c in self.candidates if c.engine == self.engine)
         if chosen.seconds is None or not self.new_kernels:
             return chosen.seconds
@@ -176,8 +194,17 @@ class Plan:
         """Correlate `x` with `k`; no gradients (use `correlate` for those).
 
         Args:
-            x: input of the shape and dtype of the spec, batch included.
-            out: array for the result; its memory must not overlap that of x, k or bias.
+            x: input of the shape and dtype of the spec, batch included, on the CPU.
+            k: kernel of the shape and dtype of the spec, in the same array type as x.
+            bias: (out_channels,), in the dtype of the result, or None.
+            out: array for the result, of its shape and dtype; its memory must not overlap that of x, k or bias.
+
+        Returns:
+            (N, out_channels, *output_size), in the array type of x; `out` if it is given.
+
+        Raises:
+            ConvolithError: another shape, dtype, array type or device than the spec's, a tensor that requires
+                gradients, an `out` that shares memory with an input.
         """
         kernel = plain("k", k, self.spec.kernel_shape, self.spec.kernel_dtype)
         state = prepared_kernels.prepared(self, kernel, fixed=True).state
@@ -185,7 +212,27 @@ class Plan:
 
     @safe_in_forks
     def bind(self, k: Any, bias: Any = None, *, copy: bool = True) -> BoundPlan:
-        """Prepare the kernel once, from a copy (`copy=False`: from k, which must not change), for calls with x."""
+        """Prepare a kernel once, for many calls with x.
+
+        Args:
+            k: kernel of the shape and dtype of the spec, on the CPU.
+            bias: (out_channels,), in the dtype of the result, or None.
+            copy: whether the kernel and the bias are copied; with False they must not change afterwards.
+
+        Returns:
+            A `BoundPlan`, to be called with x.
+
+        Raises:
+            ConvolithError: another shape, dtype or device than the spec's, a tensor that requires gradients.
+
+        Example:
+            >>> import numpy as np
+            >>> import convolith as cl
+            >>> x, k = np.ones((1, 1, 8, 8)), np.ones((1, 1, 3, 3))
+            >>> bound = cl.plan(cl.ConvSpec.of(x, k)).bind(k)
+            >>> float(bound(x)[0, 0, 0, 0])
+            9.0
+        """
         kernel, checked = plain("k", k, self.spec.kernel_shape, self.spec.kernel_dtype), self._checked(k, bias)
         if copy:
             kernel, checked = kernel.clone(), None if checked is None else checked.clone()
@@ -203,7 +250,12 @@ class Plan:
         return BoundPlan(self, state, kernel, bias, is_numpy(k), self.spec.input_shape, dtype)
 
     def prepared(self, kernel: torch.Tensor, *, adjoint: bool = False) -> Any:
-        """Return the engine's state for a kernel (of the layer itself if `adjoint`), or None for an empty batch."""
+        """Return the engine's state for a kernel, or None for an empty batch.
+
+        Args:
+            kernel: weights of the shape of the spec.
+            adjoint: whether the weights are those of the layer whose adjoint the spec is.
+        """
         inner = computed(self.spec, self.accuracy)
         if not inner.batch:
             return None
@@ -215,7 +267,23 @@ class Plan:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class BoundPlan:
-    """Plan with its kernel prepared, to be called with x."""
+    """Plan with its kernel prepared, to be called with x; `Plan.bind` returns it.
+
+    Attributes:
+        plan: the plan.
+        state: prepared form of the kernel, of the engine's own type.
+        kernel, bias: kernel and bias as tensors; the bias is None without one.
+        numpy: whether the kernel was a NumPy array, so that x must be one.
+        shape, dtype: shape and dtype that x must have.
+
+    Example:
+        >>> import numpy as np
+        >>> import convolith as cl
+        >>> spec = cl.ConvSpec(in_channels=1, out_channels=1, size=(1, 4), kernel_size=(1, 2), dtype="float64")
+        >>> difference = cl.plan(spec).bind(np.array([[[[-1.0, 1.0]]]]))
+        >>> difference(np.array([[[[1.0, 4.0, 9.0, 16.0]]]]))
+        array([[[[3., 5., 7.]]]])
+    """
 
     plan: Plan
     state: Any
@@ -229,7 +297,14 @@ class BoundPlan:
         return f"Bound{self.plan!r}"
 
     def resized(self, chosen: Plan) -> BoundPlan | None:
-        """Return another plan of the layer, for another size or batch, with this prepared kernel; None if none can."""
+        """Return this prepared kernel with a plan of the layer for another size or batch.
+
+        Args:
+            chosen: the other plan.
+
+        Returns:
+            A `BoundPlan`, or None if the engine's prepared kernel depends on the size.
+        """
         inner = computed(chosen.spec, chosen.accuracy)
         if chosen.engine != self.plan.engine or self.state is None or not inner.batch:
             return None
@@ -242,7 +317,18 @@ class BoundPlan:
     def __call__(self, x: np.ndarray, out: Any = None) -> np.ndarray: ...
 
     def __call__(self, x: Any, out: Any = None) -> Any:
-        """Correlate `x`, into `out` if given."""
+        """Correlate `x` with the prepared kernel.
+
+        Args:
+            x: input of the attributes `shape` and `dtype`, in the array type of the kernel.
+            out: array for the result, of its shape and dtype, whose memory overlaps no input's; by default a new one.
+
+        Returns:
+            (N, out_channels, *output_size), in the array type of x; `out` if it is given.
+
+        Raises:
+            ConvolithError: another shape, dtype, array type or device, a tensor that requires gradients.
+        """
         if (  # the usual case, recognised in a microsecond: x needs no further checks
             out is None
             and type(x) is torch.Tensor
