@@ -48,6 +48,11 @@ class Count(Addable):
         bytes: number of bytes moved.
         elementwise: number of multiplications whose products are not summed, as in norms and activations.
         others: number of comparisons, divisions, roots, exponentials and similar operations, each counted as one.
+
+    Example:
+        >>> from convolith import Count
+        >>> (Count(multiplications=6, additions=4) + Count(multiplications=1, elementwise=1)).macs
+        6
     """
 
     multiplications: int = 0
@@ -77,7 +82,9 @@ class Count(Addable):
 class Backward(Addable):
     """Operations of the backward pass by part; a part that is not requested is zero.
 
-    The three gradients count convolutions; `rest` counts all other operators of a model.
+    Attributes:
+        input_gradient, weight_gradient, bias_gradient: the gradients of convolutions.
+        rest: all other operators of a model.
     """
 
     input_gradient: Count = Count()
@@ -116,8 +123,10 @@ class ForwardMemory(Addable):
     """Bytes held in a forward pass, by term.
 
     Attributes:
-        workspace: temporary memory of an engine while it runs.
-        prepared: kernel in the engine's own form, which the engine keeps.
+        input, output: bytes of the input and of the output.
+        parameters: bytes of the weights and biases (of a model also of its buffers).
+        workspace: temporary memory of an engine while it runs; 0 where the engine is not known.
+        prepared: kernel in the engine's own form, which the engine keeps; 0 where the engine is not known.
     """
 
     input: int = 0
@@ -134,7 +143,13 @@ class ForwardMemory(Addable):
 
 @dataclass(frozen=True)
 class BackwardMemory(Addable):
-    """Bytes held for and in a backward pass, by term."""
+    """Bytes held for and in a backward pass, by term.
+
+    Attributes:
+        parameter_gradients: bytes of the gradients of weights and biases.
+        input_gradient, output_gradient: bytes of the gradients of the input and of the output.
+        saved_activations: bytes of the tensors that autograd saves in the forward pass.
+    """
 
     parameter_gradients: int = 0
     input_gradient: int = 0
@@ -149,7 +164,11 @@ class BackwardMemory(Addable):
 
 @dataclass(frozen=True)
 class Memory(Addable):
-    """Bytes held, forward and backward."""
+    """Bytes held, forward and backward.
+
+    Attributes:
+        forward, backward: bytes by term.
+    """
 
     forward: ForwardMemory = ForwardMemory()
     backward: BackwardMemory = BackwardMemory()
@@ -157,7 +176,12 @@ class Memory(Addable):
 
 @dataclass(frozen=True)
 class Work(Addable):
-    """Operations and bytes of a layer, forward and backward; `+` adds up several layers."""
+    """Operations and bytes of a layer, forward and backward; `+` adds up several layers.
+
+    Attributes:
+        forward, backward: operations and bytes moved by the two passes.
+        memory: bytes held.
+    """
 
     forward: Count = Count()
     backward: Backward = Backward()

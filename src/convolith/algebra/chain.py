@@ -32,15 +32,24 @@ from convolith.torch_private import safe_in_forks
 class Composition:
     """Two convolutions and the single one that equals them; call it with x for the exact result, borders included.
 
-    Exact means up to rounding, for finite x: where dilations or groups differ, the single kernel contains zeros that
-    the two kernels do not have, and zero times infinity is NaN.
+    `compose` returns it. Exact means up to rounding, for finite x: where dilations or groups differ, the single kernel
+    contains zeros that the two kernels do not have, and zero times infinity is NaN.
 
     Attributes:
-        first, second: the arguments of `compose`.
+        first, second: the arguments of `compose`, as `Conv` values.
         conv: the single convolution.
         exact: `"everywhere"` if `conv` alone equals the two at every input size, else `"interior"`: it then differs
             only at outputs for which `second` reads padding.
         reason: explanation of `exact`, in words.
+
+    Example:
+        >>> import numpy as np
+        >>> import convolith as cl
+        >>> blur = cl.Conv(np.full((1, 1, 3, 3), 1 / 9), padding=1)
+        >>> twice = cl.compose(blur, blur)
+        >>> x = np.random.default_rng(0).normal(size=(1, 8, 8))
+        >>> twice.exact, np.allclose(twice.conv(x), blur(blur(x))), np.allclose(twice(x), blur(blur(x)))
+        ('interior', False, True)
     """
 
     first: Conv
@@ -58,8 +67,18 @@ class Composition:
     def __call__(self, x: Any, *, engine: str = "auto", accuracy: str = "default") -> Any:
         """Compute `second(first(x))`, through `conv` wherever that is correct.
 
-        Where `exact` is `"interior"`, the two originals recompute the border strips (with zero padding) or everything
-        (with the other padding modes, whose borders depend on distant pixels).
+        Where `exact` is `"interior"`, the two convolutions recompute the strips along the borders, or, with padding
+        modes other than zeros, all outputs.
+
+        Args:
+            x: (N, in_channels, *size) or (in_channels, *size).
+            engine, accuracy: as for `correlate`.
+
+        Returns:
+            The result of `second`, in the array type of x.
+
+        Raises:
+            ConvolithError: whatever `correlate` refuses.
         """
         return borders.apply(self.first, self.second, self.conv, self.exact, x, engine=engine, accuracy=accuracy)
 
@@ -68,17 +87,24 @@ class Composition:
 def compose(first: Conv, second: Conv) -> Composition:
     """Compose two convolutions: return the single one that equals `second` after `first`.
 
-    Stride s1*s2, padding p1 + s1*p2 on each side, dilation gcd(d1, s1*d2) over the axes with more than one tap, groups
-    gcd(g1, g2), and taps that are the full convolution of the two kernels (at stride 1: kernel size k1 + k2 - 1), not
-    their correlation. Weights are multiplied in float64 (integers in int64) and rounded once; gradients flow to torch
-    weights.
+    Substituting `h[q] = b1 + sum over i of W1[i] x[q*s1 + i*d1 - p1]` into the second gives one correlation whose tap
+    at `s1*d2*j + d1*i` is the sum of the matrix products `W2[j] @ W1[i]`: its kernel is the full convolution of the two
+    kernels (at stride 1: of size k1 + k2 - 1), with stride s1*s2, padding p1 + s1*p2 on each side, and gcd(g1, g2)
+    groups. The dilation along an axis is gcd(d1, s1*d2), of the kernels with more than one tap along it. Weights are
+    multiplied in float64 (integers in int64) and rounded once; gradients flow to torch weights.
 
-    A transposed convolution before a plain one of stride 1, two transposed ones, and a transposed one after a single
-    tap equal one transposed convolution: see `transposed`. Nearest-neighbour upsampling (`upsample`) is one as well.
+    One transposed convolution results from a transposed one before an ordinary one of stride 1, from two transposed
+    ones, and from a transposed one after a kernel of a single tap.
 
     Args:
-        first, second: convolutions on the same number of axes; `second` reads as many channels as `first` returns. An
-            array, a tensor or nested lists are weights without padding.
+        first, second: a `Conv`, or the weights of one without padding as an array, a tensor or nested lists:
+            (out_channels, in_channels/groups, *kernel_size), or (height, width) for one channel. Both have the same
+            number of spatial axes, and `second` reads as many channels as `first` returns.
+
+    Returns:
+        A `Composition`: `conv`, the single convolution, with weights (out_channels of `second`, in_channels of `first`
+        over the groups, *kernel_size); whether it is `exact` at the borders too, and the `reason`. Called with x, it
+        gives the exact result at every pixel.
 
     Raises:
         ConvolithError: channels or axes that do not match, transposed convolutions that equal no single convolution,
@@ -86,13 +112,13 @@ def compose(first: Conv, second: Conv) -> Composition:
 
     Example:
         >>> import numpy as np
-        >>> from convolith import correlate
+        >>> import convolith as cl
         >>> rng = np.random.default_rng(0)
-        >>> x = rng.normal(size=(1, 12, 12))
-        >>> both = compose(Conv(rng.normal(size=(1, 1, 4, 4))), Conv(rng.normal(size=(1, 1, 3, 3))))
+        >>> x, first, second = (rng.normal(size=(1, *size)) for size in ((12, 12), (1, 4, 4), (1, 3, 3)))
+        >>> both = cl.compose(first, second)
         >>> both.conv.kernel_size, both.exact
         ((6, 6), 'everywhere')
-        >>> np.allclose(correlate(x, both.conv), correlate(correlate(x, both.first), both.second))
+        >>> np.allclose(both.conv(x), cl.correlate(cl.correlate(x, first), second))
         True
     """
     first, second = as_conv("first", first), as_conv("second", second)

@@ -49,29 +49,32 @@ def correlate(
     accuracy: str = "default",
     block: Axes | None = None,
 ) -> Any:
-    """Return the correlation as a Dask array, which computes a block when you ask for it.
+    """Return the correlation as a Dask array, whose blocks are computed when they are needed.
 
-    Of a store (a path, or an open Zarr array), every block is one task that reads its window by itself, so that no
-    block waits for others. Give the store itself, not `dask.array.from_zarr` of it. Of a Dask array, every block takes
-    the parts that its window covers, however many chunks these are in.
+    If x is a store (a path, or an open Zarr array), each block of the result is one task that reads the pixels that it
+    depends on by itself, so that no block waits for another. Pass the store itself, not `dask.array.from_zarr` of it.
+    If x is a Dask array, each block depends on all chunks of x that it reads.
 
     Args:
-        x: a Dask array, or whatever `plan` takes as its source.
-        block: shape of the result's chunks; by default near those of x.
-        kernel: an array or a `Conv`; it and all further options (`axes`, `channel_axis`, `missing`, `nodata`, `dtype`,
-            `bias`, the layer's geometry, `flip`, `engine` and `accuracy`) are as for `plan`.
+        x: a Dask array, or a source as for `cl.big.plan`.
+        kernel: an array or a `Conv`, as for `cl.big.plan`.
+        axes, channel_axis, missing, nodata, dtype: as for `cl.big.plan`.
+        bias, stride, padding, dilation, groups, padding_mode, padding_value: as for `cl.big.plan`.
+        flip, engine, accuracy: as for `cl.big.plan`.
+        block: shape of the result's chunks, or one size; by default near those of x.
 
     Returns:
         A Dask array of the result's shape, dtype and chunks.
 
     Raises:
-        ConvolithError: as `plan`; Dask is not installed (extra `cluster`).
+        ConvolithError: as for `cl.big.plan`; Dask is not installed (extra `cluster`).
 
     Example:
         >>> import dask.array as da
         >>> import numpy as np
+        >>> import convolith as cl
         >>> x = da.ones((300, 400), chunks=(100, 100), dtype=np.float32)
-        >>> y = correlate(x, np.ones((5, 5), np.float32), padding_mode="symmetric")
+        >>> y = cl.big.correlate(x, np.ones((5, 5), np.float32), padding_mode="symmetric")
         >>> y.chunks[0], float(y[0, 0])
         ((300,), 25.0)
     """

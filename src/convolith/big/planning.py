@@ -31,15 +31,16 @@ from convolith.report.table import Table
 
 @dataclass(frozen=True, eq=False, repr=False)
 class BigPlan:
-    """A correlation from store to store, before it runs.
+    """A correlation from store to store, before it runs; `cl.big.plan` returns it. Print it for a table.
 
     Attributes:
-        source: what is read.
-        target: where the result goes, or None.
-        filter: the correlation of one block.
-        layout: blocks, their order and their memory.
+        source: the source, with its `shape`, `dtype`, `axes` (names, or None) and `nodata`.
+        target: the target, or None.
+        filter: the correlation of one block, with its `kernel`, `engine` and `out_dtype`.
+        layout: division of the result: its `shape`, the shape of a `block`, the number of `blocks`, and
+            `predicted_bytes`, the peak of memory.
         memory: bytes that the run may take.
-        fingerprint: everything that the result depends on.
+        fingerprint: everything that the result depends on, by which `run` recognises an interrupted run.
     """
 
     source: Source
@@ -107,16 +108,30 @@ class BigPlan:
                 (started by "spawn"), or that of a `distributed.Client`. By default two threads of its own, each of
                 which reads, computes and writes blocks with half of the cores. In worker processes each block takes one
                 thread, and `memory` is per process.
-            resume: go on where an interrupted run of this plan ended; False starts anew.
-            skip_bad: fill blocks whose source cannot be read with missing pixels, and report them.
-            progress: show a bar on a terminal.
-            in_flight: number of blocks that are worked on or wait at a time; by default two for each core.
+            resume: whether to continue an interrupted run of this plan; False starts anew.
+            skip_bad: whether blocks whose source cannot be read are filled with missing pixels and reported.
+            progress: whether to show a progress bar on stderr.
+            in_flight: number of blocks that are processed at a time. By default, for threads of this process, the
+                `layout.in_flight` of the plan: 2, or 1 if memory is short; for worker processes, two for each core of
+                this machine, those that wait for a worker included.
             listener: function that is called with the state of the run whenever a block, or a part of a TIFF file, is
                 stored: `phase`, `done` of `total`, `bytes`, `bytes_per_second`, `seconds_left`.
 
+        Returns:
+            A `BigReport`: blocks, bytes, times, memory, and the pixels that were clipped or are missing.
+
         Raises:
-            ConvolithError: no target, another process at work on it, a journal of another plan, or a block that cannot
-                be read or written. What was stored stays, for `resume`.
+            ConvolithError: no target, another process that writes to it, a journal of another plan, a source that has
+                changed, a block that cannot be read or written, or, with worker processes, a source or a target in this
+                process's memory. Blocks that were stored are kept, for `resume`.
+
+        Example:
+            >>> import os, tempfile
+            >>> import numpy as np
+            >>> import convolith as cl
+            >>> target = os.path.join(tempfile.mkdtemp(), "blurred.zarr")
+            >>> planned = cl.big.plan(np.ones((300, 400), np.float32), np.ones((5, 5)) / 25, target)
+            >>> report = planned.run(progress=False)  # doctest: +SKIP
         """
         if self.target is None:
             raise ConvolithError("the plan has no target; pass target= to plan a run")
@@ -173,10 +188,10 @@ def plan(
 ) -> BigPlan:
     """Plan a correlation of an array that is larger than memory, from store to store.
 
-    The result is computed block by block: each block reads its window of the source, is correlated and written. In a
-    walk over the blocks, decoded chunks are kept while the next blocks need them. The result depends on the blocks
-    alone, not on the memory, the order or interruptions. Print the plan to see what a run reads, writes and holds; its
-    `run` computes it.
+    The result is computed block by block: the part of the source that a block depends on is read, correlated and
+    written. Decoded chunks of the source stay in memory as long as the following blocks need them. The result depends
+    on the shape of the blocks, not on the memory, their order, or interruptions. Print the plan to see how much a run
+    reads, writes and keeps in memory; its `run` computes the result.
 
     Args:
         source: a folder or a URL (such as "s3://...") with a Zarr array, or with an OME-Zarr image, whose finest level
@@ -184,15 +199,18 @@ def plan(
             dtype.
         kernel: an array with one axis for each of `axes`, which filters every picture and channel separately, or
             (out_channels, in_channels / groups, *kernel_size), which mixes channels; or a `Conv`.
-        target: folder of the Zarr array that is written, or name of a TIFF file; it is replaced when the result is
-            complete. Or a URL, where nothing must be yet, since object stores cannot replace one array by another: the
-            attribute `convolith_complete` of the array is false until all blocks are there.
-        memory: bytes that a run may take in addition to what the process has: a number, or a text such as "2GB".
+        target: folder of the Zarr array to write, or name of a TIFF file; an existing one is replaced once the result
+            is complete. Or the URL of a Zarr array that does not exist yet, since object stores cannot replace one array
+            by another; its attribute `convolith_complete` is false until all blocks are written. None for a plan that
+            is only printed.
+        memory: bytes that a run may take in addition to what the process has: a number, or a text such as "2GB", which
+            is 2 * 2^30 bytes.
         axes: the axes of the source that the kernel slides along, as numbers, or as names that the source has ("yx").
             By default its axes of space, or the last ones.
         channel_axis: the axis of the channels that a kernel with channels mixes; by default the one before `axes`.
-        missing: what missing pixels (NaN, and `nodata`) do: "propagate" makes every result missing that reads one,
-            "renormalise" leaves them out of the sums, and a number takes their place.
+        missing: effect of missing pixels (NaN, and `nodata`): "propagate" makes every result missing that reads one;
+            "renormalise" leaves them out and scales the sum, as `nan="omit"` of `correlate` does; a number takes their
+            place.
         nodata: number that stands for a missing pixel, in the source and in the result; by default the source's own.
         dtype: dtype of the result, "same" for the source's. By default that of the source, or float32 for integers.
             Integers are rounded half to even and clipped.
@@ -202,13 +220,18 @@ def plan(
         compressed: whether the result is compressed, without loss: a Zarr array by Zstandard, a TIFF file by Deflate.
             By default it is, unless the source is a Zarr array or a TIFF file without compression.
 
+    Returns:
+        A `BigPlan`.
+
     Raises:
-        ConvolithError: a source that cannot be read, axes that are not clear, a kernel that does not fit, too little
-            memory, and whatever `correlate` refuses.
+        ConvolithError: a source that cannot be read, axes that are not clear, a kernel that does not fit, a target that
+            cannot be written or that holds the source, too little memory, and whatever `correlate` refuses.
 
     Example:
         >>> import numpy as np
-        >>> print(plan(np.zeros((3000, 4000), np.float32), np.ones((5, 5)) / 25, memory="200MB").layout.blocks)
+        >>> import convolith as cl
+        >>> image = np.zeros((3000, 4000), np.float32)
+        >>> cl.big.plan(image, np.ones((5, 5)) / 25, memory="200MB").layout.blocks
         12
     """
     about = open_source(source)

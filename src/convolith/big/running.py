@@ -27,16 +27,20 @@ from convolith.report.table import Table
 class BigReport:
     """Report of a run: blocks, bytes, times, memory, and the pixels that were clipped or are missing.
 
+    `BigPlan.run` returns it; print it for a table.
+
     Attributes:
         blocks, resumed: number of blocks of the result, and of those that an interrupted run had stored.
         read_bytes, written_bytes: bytes of decoded pixels that were read, and of pixels that were written.
-        seconds: time of the run, and of its phases, added over all blocks: "read", "compute", "write".
+        seconds: times in seconds: "in all", of the run; "read", "compute" and "write", of its phases, added over all
+            blocks (and so over threads or processes).
         predicted_bytes, measured_bytes: peak of memory in addition to what a process had, in bytes; the second is
             looked at whenever a block has been computed, and None where the system does not tell.
         clipped, missing: number of results that an integer dtype does not hold, and that are missing.
         absent: number of chunks (or shards) of the source that are not stored, and were read as its fill value; None
             where this is not known.
-        bad: blocks that could not be read, with the reason; they are filled with missing pixels.
+        bad: reason for each block that could not be read, by its number along each axis; these blocks are filled with
+            missing pixels.
         overflowed: number of results that are not finite, since sums exceed the dtype of the result.
         empty: whether all pixels of the source are missing.
     """

@@ -52,18 +52,33 @@ class Span(NamedTuple):
 
 
 class Window(NamedTuple):
-    """A block of a result, and the part of the source that it reads.
+    """A block of a result, and the part of the source that it reads; `cl.big.windows` yields them.
 
     Attributes:
-        output: the block's place in the result.
-        spans: what it reads, for each axis.
+        output: place of the block in the result, a slice for each axis.
+        spans: positions that it reads, a `Span` for each axis.
+
+    Example:
+        >>> import numpy as np
+        >>> import convolith as cl
+        >>> image = np.arange(12.0).reshape(3, 4)
+        >>> first = next(cl.big.windows(image.shape, (3, 3), (2, 2)))
+        >>> first.output, first.padded(first.read(image)).tolist()[1]
+        ((slice(0, 2, None), slice(0, 2, None)), [0.0, 0.0, 1.0, 2.0])
     """
 
     output: tuple[slice, ...]
     spans: tuple[Span, ...]
 
     def read(self, array: Any) -> np.ndarray:
-        """Return the pixels that the block reads, without padding, from an array that can be sliced."""
+        """Return the pixels that the block reads, without padding.
+
+        Args:
+            array: the source, or anything of its shape that can be sliced: an array, a Zarr array, an open file.
+
+        Returns:
+            An array with `span.length` positions along each axis.
+        """
         parts = [range(len(span.ranges)) for span in self.spans]
         shape = tuple(span.length for span in self.spans)
         single = all(len(part) == 1 for part in parts)
@@ -81,9 +96,18 @@ class Window(NamedTuple):
         return result
 
     def padded(self, pixels: np.ndarray, value: Any = 0, dtype: Any = None) -> np.ndarray:
-        """Return what `read` returned with the padding around it, in a dtype; `value` where nothing is repeated.
+        """Return the pixels of the window with the padding around them.
 
         Pixels are copied once at most.
+
+        Args:
+            pixels: the result of `read`.
+            value: number in padding that repeats no pixel ("zeros" or "constant").
+            dtype: dtype of the result; by default that of the pixels.
+
+        Returns:
+            The window, which a correlation without padding (`padding=0`) turns into the block. It may be `pixels`
+            itself, where there is no padding.
         """
         kind = pixels.dtype if dtype is None else np.dtype(dtype)
         if all(span.take is None for span in self.spans):
@@ -238,10 +262,10 @@ def windows(
     dilation: Axes = 1,
     padding_mode: str = "zeros",
 ) -> Iterator[Window]:
-    """Yield, for every block of a correlation's result, its place and what it reads.
+    """Yield, for every block of a correlation's result, its place and the part of the array that it reads.
 
-    For a loop of your own over an array that is larger than memory: read each window, pad it, correlate it without
-    padding, and store the result.
+    They serve for a loop of your own over an array that is larger than memory: read each window, pad it, correlate it
+    without padding, and store the block.
 
     Args:
         shape: shape of the array.
@@ -250,15 +274,19 @@ def windows(
         axes: axes of the array that the kernel slides along; by default the last ones.
         stride, padding, dilation, padding_mode: as for `correlate`; padding is "same" by default.
 
+    Returns:
+        An iterator over `Window` values, in row-major order of the blocks.
+
     Raises:
-        ConvolithError: axes or sizes that do not fit together.
+        ConvolithError: axes or sizes that do not fit together, and options that `correlate` refuses; at the first step
+            of the iteration.
 
     Example:
         >>> import numpy as np
         >>> import convolith as cl
         >>> image, kernel = np.arange(48.0).reshape(6, 8), np.ones((3, 3))
         >>> result = np.empty_like(image)
-        >>> for window in windows(image.shape, kernel.shape, (4, 4)):
+        >>> for window in cl.big.windows(image.shape, kernel.shape, (4, 4)):
         ...     pixels = window.padded(window.read(image))
         ...     result[window.output] = cl.filter_image(pixels, kernel, padding=0)
         >>> bool((result == cl.filter_image(image, kernel)).all())

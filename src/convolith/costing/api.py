@@ -92,13 +92,14 @@ def cost(
     One rule counts every pass: multiplications are the products formed; additions are the products minus the elements
     of the result that receive at least one product, plus one per output if there is a bias. The gradients of input and
     weights form as many products as the forward pass; the gradient of the bias takes additions only. A layer is counted
-    in closed form. A model runs once on tensors without memory, and every operator is counted as torch dispatches it
-    (`costing/rules/table.py` holds the rules). `macs` are the products of convolutions, matrix products and attention.
+    in closed form. A model runs once on tensors without memory, and every operator is counted as torch dispatches it;
+    `ModelCost.unknown` lists operators that have no rule. `macs` are the products of convolutions, matrix products and
+    attention.
 
-    The model is not modified: a structural copy runs, with its own modules, containers, hooks and objects
-    (`costing/tracing/model_copies.py` says what is copied and what is shared). Other threads may use or count the model
-    meanwhile. Small tensors without gradients (such as buffers with a stride or a flag) keep their values, which the
-    model's code may read. A module with several names is counted under the name by which it is called.
+    The model is not modified: a copy of its structure runs, with its own modules, containers, hooks and objects. Other
+    threads may use or count the model meanwhile. Small tensors without gradients (such as buffers with a stride or a
+    flag) keep their values, which the model's code may read. A module with several names is counted under the name by
+    which it is called.
 
     Memory is in bytes: input + parameters + output (forward); gradients + tensors saved by autograd (backward).
 
@@ -112,25 +113,30 @@ def cost(
             them out.
         backward: for a model, whether to count a backward pass, for the parameters that require gradients.
         input_gradient: whether to count the gradient of the input; by default yes for a layer, no for a model.
+        run: whether to count a real run on `example_input`, for a model whose control flow depends on values.
         optimizer: for a model, `"sgd"`, `"momentum"` or `"adam"`; the peak memory of a training step is then predicted,
             with the sum of the outputs as the loss (`ModelCost.peak`).
         verify: whether also to run such a step on a copy of the model and measure its peak. The state of torch's random
             generator is restored.
-        run: whether to count a real run on `example_input`, for a model whose control flow depends on values.
 
     Returns:
         A `LayerCost` for a layer, a `ModelCost` for a model; both can be printed.
 
     Raises:
-        ConvolithError: the input shape is missing or does not fit (the message names the module that raised), or the
-            model's control flow depends on values.
+        ConvolithError: a subject that is neither a layer nor a model; a shape or an example that is missing or does not
+            fit (the message names the module that raised), or both of them; an option of models for a layer; `run`
+            without an example, `verify` without an optimizer, or `run` with one; lazy modules without shapes; a model
+            whose control flow depends on values; with an optimizer, a model without trainable parameters, or, with
+            `verify`, on another device than the CPU.
 
     Example:
-        >>> layer = ConvSpec(in_channels=64, out_channels=64, size=(56, 56), kernel_size=3, padding=1)
-        >>> cost(layer).forward.multiplications, cost(layer).forward.additions
+        >>> import torch
+        >>> import convolith as cl
+        >>> layer = cl.cost(cl.ConvSpec(in_channels=64, out_channels=64, size=(56, 56), kernel_size=3, padding=1))
+        >>> layer.forward.multiplications, layer.forward.additions
         (115605504, 115404800)
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, bias=False), torch.nn.ReLU(), torch.nn.Flatten())
-        >>> counted = cost(model, input_shape=(1, 3, 10, 10))
+        >>> counted = cl.cost(model, input_shape=(1, 3, 10, 10))
         >>> counted.forward.macs, counted.forward.others, counted.backward.input_gradient.macs
         (13824, 512, 0)
     """

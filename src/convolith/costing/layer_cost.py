@@ -21,7 +21,21 @@ CHANNELS = "channels"
 
 @dataclass(frozen=True)
 class LayerCost:
-    """Cost of one layer under one convention, with the requested gradients (of input, weights and bias)."""
+    """Cost of one layer; `cost` returns it. Print it for tables.
+
+    Attributes:
+        spec: geometry of the layer.
+        convention: `"dense"` or `"effective"`, as given to `cost`.
+        work: operations and bytes of both passes, which `forward`, `backward` and `memory` give too.
+        gradients: whether the gradients of the input, of the weights and of the bias are counted.
+
+    Example:
+        >>> import convolith as cl
+        >>> layer = cl.ConvSpec(in_channels=3, out_channels=8, size=(10, 10), kernel_size=3)
+        >>> counted = cl.cost(layer)
+        >>> counted.forward.macs, counted.backward.weight_gradient.macs, counted.memory.forward.output
+        (13824, 13824, 2048)
+    """
 
     spec: ConvSpec
     convention: str
@@ -56,9 +70,9 @@ class LayerCost:
         """Compute the cost of the layer with some of its dimensions multiplied by factors.
 
         Args:
-            factors: factors of batch, in_channels, out_channels, channels (both of these), groups, size, kernel_size,
-                stride, padding or dilation; a dimension with one number per axis is multiplied along every axis. Every
-                product must be a whole number.
+            factors: factors of `batch`, `in_channels`, `out_channels`, `groups`, `size`, `kernel_size`, `stride`,
+                `padding` and `dilation`, each along every axis; `channels` stands for input and output channels (and
+                the groups of a depthwise layer). Every product must be a whole number.
 
         Returns:
             A `Scaling`: the cost before and after, and the factor of each count.
@@ -67,11 +81,11 @@ class LayerCost:
             ConvolithError: an unknown dimension, a product that is not a whole number, an invalid layer.
 
         Example:
-            >>> from convolith import cost
-            >>> layer = ConvSpec(in_channels=64, out_channels=64, size=(56, 56), kernel_size=3, padding=1)
-            >>> cost(layer).scaled(in_channels=2, out_channels=2).factor, cost(layer).scaled(channels=2).factor
+            >>> import convolith as cl
+            >>> layer = cl.cost(cl.ConvSpec(in_channels=64, out_channels=64, size=(56, 56), kernel_size=3, padding=1))
+            >>> layer.scaled(in_channels=2, out_channels=2).factor, layer.scaled(channels=2).factor
             (4.0, 4.0)
-            >>> cost(layer).scaled(padding=2).after.spec.output_size
+            >>> layer.scaled(padding=2).after.spec.output_size
             (58, 58)
         """
         each: dict[str, float] = {}
@@ -85,19 +99,22 @@ class LayerCost:
         """Return closed forms of the counts (sympy expressions), checked by counting at other values.
 
         Args:
-            of: some of batch (N), size (L, or H and W, or D, H and W), channels (m times as many, of input and output)
-                and kernel_size (k times as large, an odd number; zero padding grows with it, so that the output's size
-                stays); by default batch and size.
+            of: names of the variables, by default "batch" and "size". "batch" is N; "size" is L, or H and W, or D, H
+                and W; "channels" is m, a factor of the input and output channels; "kernel_size" is k, a factor of the
+                kernel size, an odd number, with which the padding grows, so that the output keeps its size.
+
+        Returns:
+            A `Law`.
 
         Raises:
             ConvolithError: unknown names, counts that are not polynomials.
 
         Example:
-            >>> from convolith import cost
-            >>> layer = ConvSpec(in_channels=64, out_channels=64, size=(56, 56), kernel_size=3, padding=1)
-            >>> cost(layer).law().expressions["forward multiplications"]
+            >>> import convolith as cl
+            >>> layer = cl.cost(cl.ConvSpec(in_channels=64, out_channels=64, size=(56, 56), kernel_size=3, padding=1))
+            >>> layer.law().expressions["forward multiplications"]
             36864*H*N*W
-            >>> cost(layer).law("channels").expressions["forward multiplications"]
+            >>> layer.law("channels").expressions["forward multiplications"]
             115605504*m**2
         """
         spec = self.spec

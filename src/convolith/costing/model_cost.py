@@ -26,7 +26,17 @@ SORTS = ("order", "macs", "multiplications", "additions", "backward", "parameter
 
 @dataclass(frozen=True)
 class ModuleRow:
-    """Counts of a module, including its submodules."""
+    """Counts of a module, including its submodules.
+
+    Attributes:
+        name: name of the module in the model; empty for the model itself.
+        kind: name of its class.
+        depth: number of modules around it: 0 for the model itself.
+        parameters: number of elements of its parameters; shared parameters count once.
+        forward, backward: operations and bytes moved by the two passes.
+        seconds: lower bound on the time of the forward pass, in seconds, at this machine's measured limits.
+        field: receptive field of a pixel of its output; None where it is not known.
+    """
 
     name: str
     kind: str
@@ -45,7 +55,7 @@ class ModuleRow:
 
 @dataclass(frozen=True, eq=False)
 class ModelCost:
-    """Cost of a model: counts by pass and module, and bytes of memory.
+    """Cost of a model: counts by pass and module, and bytes of memory; `cost` returns it. Print it for tables.
 
     Attributes:
         model: class name of the model.
@@ -57,11 +67,21 @@ class ModelCost:
         memory: bytes of inputs, parameters (with buffers) and outputs; of gradients, and of tensors saved by autograd.
         rows: counts of every module with its submodules, in order; a module with several names has one row for each.
         strides: cumulative strides of all windows, in pixels of the input.
-        peak: peak memory of a training step, if an optimizer was given.
-        peak_at: function that returns the peak at another batch size, if an optimizer was given.
+        peak: peak memory of a training step, if an optimizer was given, else None.
+        peak_at: function that returns the peak at another batch size, if an optimizer was given, else None.
+        input_shape: shape of the only input, if it was given by shape; empty otherwise.
         inputs: shapes of the input tensors.
         differentiated: whether a backward pass was counted.
-        count_at: function that returns the cost at another batch and size, if the input was given by one shape.
+        count_at: function that returns the cost at another batch and size, if the input was given by one shape, else
+            None.
+
+    Example:
+        >>> import torch
+        >>> import convolith as cl
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+        >>> counted = cl.cost(model, input_shape=(1, 3, 10, 10))
+        >>> counted.parameters, counted.forward.macs, [row.name for row in counted.rows]
+        (224, 13824, ['', '0', '1'])
     """
 
     model: str
@@ -85,11 +105,16 @@ class ModelCost:
         return f"ModelCost({self.model}, {macs}, {self.parameters:,} parameters; print it for the table)"
 
     def law(self, *of: str) -> Law:
-        """Return closed forms of the counts (sympy), checked at other values; only of macs, if other counts have none.
+        """Return closed forms of the counts (sympy expressions), checked by counting at other values.
+
+        If other counts are not polynomials, the law holds those of macs alone.
 
         Args:
-            of: some of batch (N), size (L, or H and W, or D, H and W), channels (m times as many) and kernel_size (k
-                times as large, an odd number), as in `scaled`; by default batch and size.
+            of: names of the variables, by default "batch" and "size". "batch" is N; "size" is L, or H and W, or D, H
+                and W; "channels" and "kernel_size" are the factors m and k (an odd number), as in `scaled`.
+
+        Returns:
+            A `Law`.
 
         Raises:
             ConvolithError: several inputs, or one that was not given by shape (N, channels, *size); counts that are not
@@ -97,9 +122,9 @@ class ModelCost:
 
         Example:
             >>> import torch
-            >>> from convolith import cost
+            >>> import convolith as cl
             >>> layers = [torch.nn.Conv2d(3, 8, 3, padding=1, bias=False), torch.nn.Conv2d(8, 2, 1, bias=False)]
-            >>> counted = cost(torch.nn.Sequential(*layers), input_shape=(1, 3, 32, 32))
+            >>> counted = cl.cost(torch.nn.Sequential(*layers), input_shape=(1, 3, 32, 32))
             >>> law = counted.law()
             >>> law.expressions["forward macs"], law.at(4, (64, 48))["forward macs"]
             (232*H*N*W, 2850816)
@@ -121,16 +146,28 @@ class ModelCost:
     def scaled(self, **factors: float) -> Scaling:
         """Count the model again with the input's batch or size, or its own channels or kernels, multiplied by factors.
 
-        The channels of the model's input and output are not scaled, so the first and last layers grow on one side only;
-        depthwise convolutions stay depthwise. Kernels of one tap keep their size; padding grows with other kernels.
+        The channels of the model's input and output are not scaled: the first layer grows by its output channels only,
+        the last one by its input channels. Depthwise convolutions stay depthwise. Kernels of one tap keep their size;
+        padding grows with the other kernels, so that outputs keep their size.
 
         Args:
-            factors: factors of batch, size (every axis) or one axis of it (length; height, width; depth), channels and
-                kernel_size.
+            factors: factors of `batch`, of `size` (every axis) or of one axis (`length`; `height`, `width`; `depth`),
+                of `channels` and of `kernel_size` (an odd number).
+
+        Returns:
+            A `Scaling`: the cost before and after, and the factor of each count.
 
         Raises:
             ConvolithError: unknown names, products that are not whole numbers, inputs that were not given by one shape;
                 modules whose growth is not known.
+
+        Example:
+            >>> import torch
+            >>> import convolith as cl
+            >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(8, 2, 3, padding=1))
+            >>> counted = cl.cost(model, input_shape=(1, 3, 32, 32))
+            >>> counted.scaled(size=2).factors["forward macs"], counted.scaled(channels=2).factors["forward macs"]
+            (4.0, 2.0)
         """
         if self.count_at is None:
             raise ConvolithError("scaled is of one input that was given by shape; pass input_shape")
@@ -166,11 +203,25 @@ class ModelCost:
         }
 
     def largest_batch(self, memory: float) -> int:
-        """Return the largest batch size whose training step needs at most `memory` bytes; 0 if one image needs more.
+        """Return the largest batch size whose training step is predicted to fit into memory.
+
+        Args:
+            memory: bytes that a step may take, as `peak` counts them.
+
+        Returns:
+            Number of images; 0 if one image needs more (or two, where a norm cannot be trained on one).
 
         Raises:
             ConvolithError: no optimizer was given, inputs were not given by shape, or memory is not a finite number of
                 bytes.
+
+        Example:
+            >>> import torch
+            >>> import convolith as cl
+            >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+            >>> counted = cl.cost(model, input_shape=(1, 3, 64, 64), optimizer="sgd")
+            >>> counted.largest_batch(2 * counted.peak_at(8).bytes) >= 8
+            True
         """
         if not isinstance(memory, int | float) or not 0 <= memory < inf:
             raise ConvolithError(f"memory is {memory!r}; expected a finite number of bytes, 0 or more")
@@ -242,9 +293,13 @@ class ModelCost:
 
         Args:
             depth: deepest level of modules to show; None for all.
-            sort: one of order, macs, multiplications, additions, backward, parameters.
+            sort: order of the rows: "order" (as in the model), or, largest first, "macs", "multiplications",
+                "additions", "backward" (macs) or "parameters".
             top: number of rows to show; None for all.
             full: whether to show the full names of modules.
+
+        Returns:
+            A table, which can be printed.
 
         Raises:
             ConvolithError: an unknown order, a negative depth, a top below one.
@@ -262,11 +317,19 @@ class ModelCost:
         return Table(f"Modules ({self.convention}; each with what is inside it; field: pixels seen by stride)", rows)
 
     def tables(self, **shown: Any) -> list[Table]:
-        """Return tables of totals, memory and modules; arguments as for `table`."""
+        """Return tables of totals, memory and modules.
+
+        Args:
+            shown: arguments of `table`.
+        """
         return list(self.sections(**shown).values())
 
     def sections(self, **shown: Any) -> dict[str, Table]:
-        """Return the tables by name: operations, memory, peak (if predicted), modules, unknown (operators, if any)."""
+        """Return the tables by name: operations, memory, peak (if predicted), modules, unknown (operators, if any).
+
+        Args:
+            shown: arguments of `table`.
+        """
         zeros = "with" if self.convention == "dense" else "without"
         mode = "training" if self.training else "evaluation"
         bound = "" if not self.unknown else f"; LOWER BOUNDS: {self.coverage:.1%} of the calls have a rule"

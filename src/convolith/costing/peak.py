@@ -42,7 +42,14 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 
 
 class Moment(NamedTuple):
-    """Operator of a training step, and the most bytes that are held while it runs."""
+    """Operator of a training step, and the most bytes that are held while it runs.
+
+    Attributes:
+        bytes: the largest number of bytes held while it runs.
+        operator: name of torch's operator; empty at the beginning of the step.
+        module: name of the module that called it.
+        phase: "forward", "backward" or "optimizer".
+    """
 
     bytes: int = 0
     operator: str = ""
@@ -52,7 +59,7 @@ class Moment(NamedTuple):
 
 @dataclass(frozen=True)
 class Peak:
-    """Peak memory of a training step.
+    """Peak memory of a training step; the `peak` of a `ModelCost` for which an optimizer was given.
 
     Attributes:
         bytes: largest number of bytes held at once: model, input, gradients, optimizer state and all other tensors.
@@ -60,6 +67,14 @@ class Peak:
         operator, module, phase: operator that ran at the peak, its module, and "forward", "backward" or "optimizer".
         measured: peak bytes of a real step, or None if none was run.
         moments: bytes held while each operator of the step runs, in order.
+
+    Example:
+        >>> import torch
+        >>> import convolith as cl
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+        >>> peak = cl.cost(model, input_shape=(4, 3, 32, 32), optimizer="sgd").peak
+        >>> peak.optimizer, peak.bytes > 4 * 8 * 30 * 30 * 4, peak.measured
+        ('sgd', True, None)
     """
 
     bytes: int

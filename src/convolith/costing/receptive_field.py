@@ -50,9 +50,15 @@ REDUCTIONS = frozenset(_REDUCING.split())
 class ReceptiveField:
     """Receptive field of a pixel of a layer's output.
 
+    A window of k taps with dilation d, at cumulative stride j, enlarges the field by `(k - 1) * d * j` input pixels,
+    and a stride multiplies j.
+
     Attributes:
         size: number of input pixels along each axis; None for the whole input.
         stride: distance of neighbouring output pixels along each axis, in input pixels; below one after upsampling.
+
+    References:
+        Araujo, Norris and Sim, "Computing receptive fields of convolutional neural networks", Distill, 2019.
     """
 
     size: tuple[Fraction, ...] | None

@@ -33,7 +33,12 @@ from convolith.torch_private import safe_in_forks
 
 @dataclass(frozen=True)
 class Folded:
-    """A folded model, which is an ordinary torch module, and the report of what was changed."""
+    """A folded model, which is an ordinary torch module, and the report of what was changed; `fold` returns it.
+
+    Attributes:
+        model: the folded model; a copy, with its own parameters.
+        report: a `FoldReport`: every rewrite, what stayed and why; print it.
+    """
 
     model: torch.nn.Module
     report: FoldReport
@@ -56,15 +61,15 @@ def fold(
     """Return a copy of a model in which chains and branches that equal one convolution are replaced by it.
 
     The model is recorded as a graph of layers and functions. Convolutions, norms, poolings, scales, shifts, padding,
-    slices, upsampling by whole factors and linear layers all count as convolutions: chains of them are composed, and
-    sums, differences and concatenations of branches that start at the same tensor are merged. Each rewrite is exact at
-    every batch and image size, borders included (with a border correction where zero padding follows a bias), and kept
-    if its multiplications and calls take less time than before. Each is compared in float64 with the nodes that it
-    replaces, and the folded model with the original on the example and on random inputs of other sizes. The model's
-    hooks run in these calls too.
+    slices, upsampling by whole factors and linear layers all count as convolutions: chains of them are composed (see
+    `compose`), and sums, differences and concatenations of branches that read the same tensor are merged. RepVGG,
+    Diverse Branch Block, MobileOne and similar forms are instances.
 
-    Rules: see `compose`, `convolith.algebra`; RepVGG (Ding et al. 2021), Diverse Branch Block (Ding et al. 2021),
-    MobileOne (Vasu et al. 2023) and similar forms are instances.
+    Each rewrite gives the same result at every batch and image size, borders included, up to rounding; where zero
+    padding follows a bias, a correction of the borders is added. It is kept if the time that is estimated for its
+    multiplications and calls is shorter than before. Each rewrite is compared in float64 with the nodes that it
+    replaces, and the folded model with the original, on the example and on random inputs of other sizes; the model's
+    hooks run in these calls too.
 
     Args:
         model: a module in evaluation mode. One on another device than the CPU is folded as a copy on the CPU; the
@@ -75,18 +80,25 @@ def fold(
         everything: former name of `force`.
 
     Returns:
-        `model`: a `torch.fx.GraphModule` of torch's own layers under their original names, with its own parameters. It
-        can be saved, exported, compiled, converted and trained. If the model's own code depends on values, or on sizes
-        in a way that a graph cannot represent, it is a copy with folded submodules. `report`: a `FoldReport`; print it.
+        A `Folded`. Its `model` is a `torch.fx.GraphModule` of torch's own layers under their original names, with its
+        own parameters, which can be saved, exported, compiled, converted and trained. If the model's code depends on
+        values, or on sizes in a way that a graph cannot represent, it is a copy of the model with folded submodules.
+        Its `report` is a `FoldReport`; print it.
 
     Raises:
         ConvolithError: if the model is in training mode, has quantised modules, was compiled or exported by another
-            tool, rejects the example, or if no part of it can be captured (with the line of its code).
+            tool, rejects the example, or if no part of it can be captured (with the line of its code); `measure` with a
+            model on another device than the CPU.
+
+    References:
+        Ding et al., "RepVGG", CVPR 2021; Ding et al., "Diverse Branch Block", CVPR 2021; Vasu et al., "MobileOne", CVPR
+        2023.
 
     Example:
         >>> import torch
+        >>> import convolith as cl
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU()).eval()
-        >>> folded = fold(model, torch.zeros(1, 3, 16, 16))
+        >>> folded = cl.fold(model, torch.zeros(1, 3, 16, 16))
         >>> [rewrite.nodes for rewrite in folded.report.rewrites]
         [('_0', '_1')]
     """

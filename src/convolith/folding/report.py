@@ -72,6 +72,8 @@ class Skipped:
 class FoldReport:
     """Rewrites of a model, the parts that were not folded with the reasons, and the error of the folded model.
 
+    It is the `report` of `fold`, and the `fold` of a `NetworkReport`; print it for tables.
+
     Attributes:
         rewrites: one entry for each new convolution.
         skipped: one entry for each chain, sum, norm or module that was not folded.

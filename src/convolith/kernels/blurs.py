@@ -106,8 +106,8 @@ def motion(length: float, angle: float = 0.0) -> np.ndarray:
         angle: direction in degrees from the columns' axis (to the right) towards the rows' (downwards).
 
     Returns:
-        A float64 array (rows, columns): along each axis `2 * ceil(r) + 1` pixels, with r half of the path's extent along
-        it, from the first pixel's centre to the last.
+        A float64 array (rows, columns) with `2 * ceil(r) + 1` pixels along each axis, where r is half of the distance
+        between the centres of the first and the last pixel of the path along it.
 
     Raises:
         ConvolithError: a length below 1.

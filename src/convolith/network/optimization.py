@@ -51,7 +51,13 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class Optimization:
-    """An optimised model, which is a torch module, and the report of its layers."""
+    """An optimised model, which is a torch module, and the report of its layers; `optimize` returns it.
+
+    Attributes:
+        model: the optimised model. Unless `drop_weights` was given, it has `refresh()`, for weights that were changed
+            unnoticed, and `plain`, the folded model as an ordinary torch module.
+        report: a `NetworkReport`: every step with its engine, time and error; print it.
+    """
 
     model: Optimized | Fixed
     report: NetworkReport
@@ -62,8 +68,12 @@ class Optimization:
     def save(self, path: str | Path | IO[bytes]) -> None:
         """Write the model to a file that `cl.network.load` reads.
 
-        It has a graph in JSON and weights, and no code, unless the graph has more than operators and tensors, as with
-        `torch.cond`. Then it has torch's own format, which can hold code: read it with `load(path, trusted=True)`.
+        The file holds a graph in JSON and weights, and no code. A graph that has more than operators and tensors, as
+        with `torch.cond`, is written in torch's own format, which can hold code: read that with
+        `load(path, trusted=True)`.
+
+        Args:
+            path: name of the file, which is replaced once the new one is complete, or an open binary file.
 
         Raises:
             ConvolithError: if `torch.export` cannot take the model, or its weights were dropped.
@@ -88,11 +98,12 @@ def optimize(
 ) -> Optimization:
     """Return a model that computes the same faster on this CPU: folded, and run as one program of generated code.
 
-    The model is folded first (see `fold`). Of what is left, convolutions and linear layers, activations, sums,
-    poolings, batch norms and joins become steps of a program that threads run without returning to Python: activations
-    and residual sums are computed where a convolution stores its sums, tensors lie in one arena, and the engine of
-    each layer is chosen by its time inside the network. What has no generated code is computed by torch between two
-    programs, and named in the report. Every step is compared with torch's operator in float64.
+    The model is folded first (see `fold`). Convolutions and linear layers, activations, sums, poolings, batch norms and
+    concatenations then become steps of a program of generated code, which threads run without returning to Python.
+    Activations and residual sums are applied as a convolution writes its results; all tensors between the layers share
+    one block of memory; and the engine of each layer is the one that is fastest inside the network. Operators without
+    generated code are computed by torch between two programs, and are listed in the report. Every step is compared with
+    torch's operator in float64.
 
     Args:
         model: a module in evaluation mode, on the CPU; it is not changed.
@@ -101,23 +112,28 @@ def optimize(
         accuracy: as in `plan`.
         budget_seconds: time limit for measuring, without folding and preparation.
         threads: number of threads of the programs, at most torch's, which is the default.
-        measure: time the layers inside the network; False chooses by estimates.
-        drop_weights: keep only what was prepared from the weights, which saves their memory once the given model is
-            deleted too. The result takes inputs of the example's shapes alone, has no `state_dict`, and cannot be
-            saved. If torch computes the model (see the report), its weights stay.
+        measure: whether the layers are timed inside the network; with False, engines are chosen by estimates.
+        drop_weights: whether only the prepared form of the weights is kept, which saves their memory once the given
+            model is deleted too. The result then takes inputs of the example's shapes alone, has no `state_dict`, and
+            cannot be saved. If torch computes the model (see the report), its weights are kept.
 
     Returns:
-        `model`: a torch module that takes what the model takes. `report`: a `NetworkReport`; print it.
+        An `Optimization`. Its `model` is a torch module that takes what the given model takes, with copies of its
+        parameters. Weights that are changed in a way that torch counts are noticed at the next call; after a write
+        through `.data` or NumPy, or a replaced parameter, call `model.refresh()`. Calls that need gradients, and other
+        dtypes and devices, go to `model.plain`, the folded model. Its `report` is a `NetworkReport`; print it. A
+        program that differs from torch, or that takes longer than the model as it came, is not used: torch computes
+        the model then, and the report gives the reason.
 
     Raises:
-        ConvolithError: if `fold` refuses the model or the example; an accuracy, a budget or a number of threads that is
-            none; `drop_weights` in a forked process. A program that differs from torch is not returned: the report
-            gives the reason.
+        ConvolithError: if `fold` refuses the model or the example; a model on another device than the CPU; an unknown
+            accuracy; a budget that is not above zero; fewer than one thread; `drop_weights` in a forked process.
 
     Example:
         >>> import torch
+        >>> import convolith as cl
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU()).eval()
-        >>> fast = optimize(model, torch.zeros(1, 3, 16, 16), measure=False)
+        >>> fast = cl.optimize(model, torch.zeros(1, 3, 16, 16), measure=False)
         >>> fast.model(torch.zeros(1, 3, 16, 16)).shape
         torch.Size([1, 8, 14, 14])
     """

@@ -19,12 +19,12 @@ class StepReport:
 
     Attributes:
         where: name of the node of the folded model.
-        kind: kind of node, or the operator.
-        engine: engine or pass that computes it; "torch" for an island.
-        tail: elementwise work that is fused with it.
+        kind: kind of step, such as "convolve", or the name of the operator.
+        engine: name of the engine or of the generated code that computes it; "torch" if torch computes it.
+        tail: elementwise operations that are computed together with it, such as an activation.
         shape: shape of the result.
-        seconds: its time in the network, if it was measured.
-        error: its error relative to its largest result, compared with torch in float64.
+        seconds: time of the step in the network, in seconds; None if it was not measured.
+        error: largest difference from torch's operator in float64, relative to the largest result.
     """
 
     where: str
@@ -38,19 +38,19 @@ class StepReport:
 
 @dataclass(frozen=True)
 class NetworkReport:
-    """Steps of an optimised network and its totals.
+    """Steps of an optimised network and its totals; the `report` of `optimize`. Print it for tables.
 
     Attributes:
-        steps: one entry per step, in order.
+        steps: one entry per step, in order; empty if torch computes the model.
         fold: report of the fold before it, or None if the model could not be folded.
-        reason: why the plain model is used instead of a program, or None.
+        reason: why torch computes the model instead of a program, or None.
         seconds_before, seconds_after: times of a call of the given model and of the program, if they were measured.
         error: largest difference from the folded model in the model's dtype, relative to the largest output.
-        arena_bytes: bytes of all tensors between the layers.
+        arena_bytes: bytes of the block of memory that holds all tensors between the layers.
         weight_bytes: bytes of the weights.
-        prepared_bytes: bytes of what the steps prepared from the weights, and of other constants.
-        islands: number of nodes that torch computes, by operator.
-        kept: why torch calls a module as a whole, by the node of the folded model that calls it.
+        prepared_bytes: bytes of the prepared forms of the weights, and of other constants.
+        islands: number of steps that torch computes, for each operator.
+        kept: modules that stay as they are and are called as a whole: the reason, by the name of the node of the call.
         replaced: a sentence on each step that differed from torch and was replaced.
     """
 
@@ -69,7 +69,12 @@ class NetworkReport:
 
     @classmethod
     def plain(cls, fold: FoldReport | None, reason: str) -> NetworkReport:
-        """Return the report of a model that stays a torch module."""
+        """Return the report of a model that torch computes.
+
+        Args:
+            fold: report of the fold, or None.
+            reason: why torch computes it.
+        """
         return cls((), fold, reason)
 
     @property

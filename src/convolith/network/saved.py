@@ -127,13 +127,16 @@ def load(path: str | Path, *, trusted: bool = False) -> Optimized:
     """Return an optimised model from a file that `Optimization.save` wrote.
 
     Nothing of a file is run or unpickled unless you trust it. Models whose graph has more than operators and tensors
-    (branches by `torch.cond`, for example) are written in torch's own format, which can hold code. Engines are those
-    that were chosen when it was saved, where this machine has them. Weights are prepared anew, at the first call of
+    (branches by `torch.cond`, for example) are written in torch's own format, which can hold code. Each layer has the
+    engine that was chosen before it was saved, if this machine has it. Weights are prepared anew, at the first call of
     each input size.
 
     Args:
         path: name of the file.
-        trusted: read torch's own format too, by `torch.export.load`, which runs code in the file.
+        trusted: whether torch's own format is read too, by `torch.export.load`, which runs code in the file.
+
+    Returns:
+        A torch module, like the `model` of an `Optimization`, in evaluation mode.
 
     Raises:
         ConvolithError: if the file is missing, damaged, or of another version, or can hold code and is not trusted.
@@ -144,7 +147,7 @@ def load(path: str | Path, *, trusted: bool = False) -> Optimized:
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU()).eval()
         >>> path = os.path.join(tempfile.mkdtemp(), "net.zip")
         >>> cl.optimize(model, torch.zeros(1, 3, 16, 16), measure=False).save(path)
-        >>> load(path)(torch.zeros(1, 3, 16, 16)).shape
+        >>> cl.network.load(path)(torch.zeros(1, 3, 16, 16)).shape
         torch.Size([1, 8, 14, 14])
     """
     try:

@@ -19,7 +19,15 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 
 @dataclass(frozen=True)
 class Layer:
-    """One convolution of a model: its name and class, whether Convolith computes it, and the reason."""
+    """One convolution of a model.
+
+    Attributes:
+        name: name of the module in the model; empty if the model itself is the convolution.
+        kind: name of the module's class.
+        converted: whether Convolith computes it.
+        reason: why torch computes it, or remarks on a converted layer (lazy, parametrised, frozen, another device or
+            accuracy); empty for one without remarks.
+    """
 
     name: str
     kind: str
@@ -29,7 +37,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Conversion:
-    """Record of which library computes each convolution of a model; print it."""
+    """Record of which library computes each convolution of a model; `report` returns it, and it can be printed.
+
+    Attributes:
+        layers: every convolution of the model, in the order of its modules.
+    """
 
     layers: tuple[Layer, ...]
 
@@ -78,8 +90,9 @@ def convert(model: Model, *, accuracy: str = "default") -> Model:
 
     Example:
         >>> import torch
+        >>> import convolith as cl
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
-        >>> type(convert(model)[0]).__module__
+        >>> type(cl.nn.convert(model)[0]).__module__
         'convolith.nn'
     """
     check_model(model)
@@ -96,13 +109,20 @@ def revert(model: Model) -> Model:
 
     Parametrisations that were added or removed in the meantime stay unchanged.
 
+    Args:
+        model: the model, or any part of it.
+
     Returns:
         `model` itself.
 
+    Raises:
+        ConvolithError: not a torch module, or one that was compiled to TorchScript.
+
     Example:
         >>> import torch
+        >>> import convolith as cl
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3))
-        >>> type(revert(convert(model))[0]) is torch.nn.Conv2d
+        >>> type(cl.nn.revert(cl.nn.convert(model))[0]) is torch.nn.Conv2d
         True
     """
     check_model(model)
@@ -115,15 +135,22 @@ def revert(model: Model) -> Model:
 def report(model: torch.nn.Module) -> Conversion:
     """Report which library computes each convolution of a model, and why, without changing the model.
 
+    Args:
+        model: the model.
+
+    Returns:
+        A `Conversion`: its `layers`, those `converted` and those `skipped`; print it for a table.
+
     Raises:
         ConvolithError: not a torch module, or one that was compiled to TorchScript.
 
     Example:
         >>> import torch
+        >>> import convolith as cl
         >>> class Doubled(torch.nn.Conv2d):
         ...     def forward(self, x):
         ...         return 2 * super().forward(x)
-        >>> found = report(convert(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), Doubled(8, 8, 3))))
+        >>> found = cl.nn.report(cl.nn.convert(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), Doubled(8, 8, 3))))
         >>> [layer.name for layer in found.converted]
         ['0']
         >>> found.skipped[0].reason

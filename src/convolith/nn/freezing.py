@@ -15,11 +15,11 @@ LAYERS = tuple(ours for ours in SWAPPED.values() if not ours.__name__.startswith
 def freeze(model: Model) -> Model:
     """Prepare every Convolith convolution of a model from a private copy of its weights, in place.
 
-    Without `freeze`, each call reads all bytes of the kernel to check that it is the prepared one, since only that
-    detects every way to write to a tensor (kernels of 1 MiB and more are compared by a digest, which detects every
-    change of one number and misses other changes with a probability of 1 in 2^32). A frozen layer does not read its
-    parameters: it is prepared once per input shape, and computes with the weights at the time of the call of `freeze`.
-    Parametrised weights are computed once.
+    A frozen layer does not read its parameters: it is prepared once per input shape, and computes with the weights that
+    it had when `freeze` was called. Parametrised weights are computed once. A layer that is not frozen compares its
+    kernel with the prepared one in each call, byte by byte, which detects every way to write to a tensor. (Kernels of
+    1 MiB and more are compared by a digest: it detects every change of one number, and misses another change with a
+    probability of 1 in 2^32.)
 
     Guarantees: the next call raises an error after a change that torch counts (in-place operators, an optimiser's step,
     `load_state_dict`), a replaced parameter, or a parameter with replaced memory (`.to()`, `.half()`). A write through
@@ -29,6 +29,9 @@ def freeze(model: Model) -> Model:
 
     The `state_dict` does not change. A copy or a pickle of a frozen model is not frozen.
 
+    Args:
+        model: a model with layers of `cl.nn`, such as `convert` gives.
+
     Returns:
         `model` itself.
 
@@ -37,8 +40,8 @@ def freeze(model: Model) -> Model:
 
     Example:
         >>> import torch
-        >>> from convolith import nn
-        >>> model = nn.freeze(nn.convert(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3)).eval()))
+        >>> import convolith as cl
+        >>> model = cl.nn.freeze(cl.nn.convert(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3)).eval()))
         >>> with torch.no_grad():
         ...     y = model(torch.zeros(1, 3, 8, 8))
         ...     _ = model[0].weight.zero_()
@@ -60,13 +63,19 @@ def freeze(model: Model) -> Model:
 def unfreeze(model: Model) -> Model:
     """Undo `freeze`, in place: every call reads the parameters again.
 
+    Args:
+        model: a model, frozen or not.
+
     Returns:
         `model` itself.
 
+    Raises:
+        ConvolithError: not a torch module, or one that was compiled to TorchScript.
+
     Example:
         >>> import torch
-        >>> from convolith import nn
-        >>> unfreeze(nn.freeze(torch.nn.Sequential(nn.Conv2d(3, 8, 3))))[0]
+        >>> import convolith as cl
+        >>> cl.nn.unfreeze(cl.nn.freeze(torch.nn.Sequential(cl.nn.Conv2d(3, 8, 3))))[0]
         Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1), computed by convolith)
     """
     check_model(model)

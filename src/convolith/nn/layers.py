@@ -112,7 +112,11 @@ class _Correlating(_Computed):
     _small: _SmallCall | None = None
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Return the convolution of (N, in_channels, *size) or (in_channels, *size)."""
+        """Return the convolution of (N, in_channels, *size) or (in_channels, *size).
+
+        Args:
+            input: the image or images.
+        """
         module: Any = self
         if not torch.compiler.is_compiling():
             y = None if self._frozen is None else self._frozen(self, input)
@@ -157,7 +161,7 @@ class _Transposing(_Computed):
         """Return the transposed convolution of (N, in_channels, *size) or (in_channels, *size).
 
         Args:
-            input: the image.
+            input: the image or images.
             output_size: spatial size of the result, which determines `output_padding`; None for the module's own.
         """
         module: Any = self
@@ -187,9 +191,23 @@ class _Transposing(_Computed):
 class Conv1d(_Correlating, torch.nn.Conv1d):
     """`torch.nn.Conv1d` with the same arguments and state_dict, computed by Convolith.
 
+    (N, in_channels, length) gives (N, out_channels, ...); N may be missing. `correlate` computes it.
+
+    Args:
+        in_channels, out_channels, kernel_size: as for `torch.nn.Conv1d`.
+        stride, padding, dilation, groups, bias, padding_mode: as for `torch.nn.Conv1d`.
+        device, dtype: of the parameters, as for `torch.nn.Conv1d`.
+
+    Attributes:
+        accuracy: as for `plan`; `convert(model, accuracy=...)` sets it.
+
+    Raises:
+        ConvolithError: when called: another number of axes or channels, a kernel that does not fit, two float dtypes.
+
     Example:
         >>> import torch
-        >>> Conv1d(2, 4, 3)(torch.zeros(1, 2, 16)).shape
+        >>> import convolith as cl
+        >>> cl.nn.Conv1d(2, 4, 3)(torch.zeros(1, 2, 16)).shape
         torch.Size([1, 4, 14])
     """
 
@@ -197,10 +215,24 @@ class Conv1d(_Correlating, torch.nn.Conv1d):
 class Conv2d(_Correlating, torch.nn.Conv2d):
     """`torch.nn.Conv2d` with the same arguments and state_dict, computed by Convolith.
 
+    (N, in_channels, height, width) gives (N, out_channels, ...); N may be missing. `correlate` computes it.
+
+    Args:
+        in_channels, out_channels, kernel_size: as for `torch.nn.Conv2d`.
+        stride, padding, dilation, groups, bias, padding_mode: as for `torch.nn.Conv2d`.
+        device, dtype: of the parameters, as for `torch.nn.Conv2d`.
+
+    Attributes:
+        accuracy: as for `plan`; `convert(model, accuracy=...)` sets it.
+
+    Raises:
+        ConvolithError: when called: another number of axes or channels, a kernel that does not fit, two float dtypes.
+
     Example:
         >>> import torch
+        >>> import convolith as cl
         >>> theirs = torch.nn.Conv2d(3, 8, 5, padding="same")
-        >>> ours = Conv2d(3, 8, 5, padding="same")
+        >>> ours = cl.nn.Conv2d(3, 8, 5, padding="same")
         >>> ours.load_state_dict(theirs.state_dict())
         <All keys matched successfully>
         >>> x = torch.rand(1, 3, 16, 16)
@@ -212,9 +244,23 @@ class Conv2d(_Correlating, torch.nn.Conv2d):
 class Conv3d(_Correlating, torch.nn.Conv3d):
     """`torch.nn.Conv3d` with the same arguments and state_dict, computed by Convolith.
 
+    (N, in_channels, depth, height, width) gives (N, out_channels, ...); N may be missing. `correlate` computes it.
+
+    Args:
+        in_channels, out_channels, kernel_size: as for `torch.nn.Conv3d`.
+        stride, padding, dilation, groups, bias, padding_mode: as for `torch.nn.Conv3d`.
+        device, dtype: of the parameters, as for `torch.nn.Conv3d`.
+
+    Attributes:
+        accuracy: as for `plan`; `convert(model, accuracy=...)` sets it.
+
+    Raises:
+        ConvolithError: when called: another number of axes or channels, a kernel that does not fit, two float dtypes.
+
     Example:
         >>> import torch
-        >>> Conv3d(1, 2, 3)(torch.zeros(1, 1, 5, 5, 5)).shape
+        >>> import convolith as cl
+        >>> cl.nn.Conv3d(1, 2, 3)(torch.zeros(1, 1, 5, 5, 5)).shape
         torch.Size([1, 2, 3, 3, 3])
     """
 
@@ -222,9 +268,24 @@ class Conv3d(_Correlating, torch.nn.Conv3d):
 class ConvTranspose1d(_Transposing, torch.nn.ConvTranspose1d):
     """`torch.nn.ConvTranspose1d` with the same arguments and state_dict, computed by Convolith.
 
+    (N, in_channels, length) gives (N, out_channels, ...); N may be missing. With `output_size=`
+    in the call, the result has that size.
+
+    Args:
+        in_channels, out_channels, kernel_size: as for `torch.nn.ConvTranspose1d`.
+        stride, padding, output_padding, groups, bias, dilation, padding_mode: as for `torch.nn.ConvTranspose1d`.
+        device, dtype: of the parameters, as for `torch.nn.ConvTranspose1d`.
+
+    Attributes:
+        accuracy: as for `plan`; `convert(model, accuracy=...)` sets it.
+
+    Raises:
+        ConvolithError: when called: another number of axes or channels, a result that is cropped to nothing.
+
     Example:
         >>> import torch
-        >>> ConvTranspose1d(2, 4, 3, stride=2)(torch.zeros(1, 2, 16)).shape
+        >>> import convolith as cl
+        >>> cl.nn.ConvTranspose1d(2, 4, 3, stride=2)(torch.zeros(1, 2, 16)).shape
         torch.Size([1, 4, 33])
     """
 
@@ -232,9 +293,24 @@ class ConvTranspose1d(_Transposing, torch.nn.ConvTranspose1d):
 class ConvTranspose2d(_Transposing, torch.nn.ConvTranspose2d):
     """`torch.nn.ConvTranspose2d` with the same arguments and state_dict, computed by Convolith.
 
+    (N, in_channels, height, width) gives (N, out_channels, ...); N may be missing. With `output_size=`
+    in the call, the result has that size.
+
+    Args:
+        in_channels, out_channels, kernel_size: as for `torch.nn.ConvTranspose2d`.
+        stride, padding, output_padding, groups, bias, dilation, padding_mode: as for `torch.nn.ConvTranspose2d`.
+        device, dtype: of the parameters, as for `torch.nn.ConvTranspose2d`.
+
+    Attributes:
+        accuracy: as for `plan`; `convert(model, accuracy=...)` sets it.
+
+    Raises:
+        ConvolithError: when called: another number of axes or channels, a result that is cropped to nothing.
+
     Example:
         >>> import torch
-        >>> up = ConvTranspose2d(2, 4, 4, stride=2, padding=1)
+        >>> import convolith as cl
+        >>> up = cl.nn.ConvTranspose2d(2, 4, 4, stride=2, padding=1)
         >>> up(torch.zeros(1, 2, 16, 16)).shape
         torch.Size([1, 4, 32, 32])
         >>> up(torch.zeros(1, 2, 16, 16), output_size=(33, 33)).shape
@@ -245,45 +321,177 @@ class ConvTranspose2d(_Transposing, torch.nn.ConvTranspose2d):
 class ConvTranspose3d(_Transposing, torch.nn.ConvTranspose3d):
     """`torch.nn.ConvTranspose3d` with the same arguments and state_dict, computed by Convolith.
 
+    (N, in_channels, depth, height, width) gives (N, out_channels, ...); N may be missing. With `output_size=`
+    in the call, the result has that size.
+
+    Args:
+        in_channels, out_channels, kernel_size: as for `torch.nn.ConvTranspose3d`.
+        stride, padding, output_padding, groups, bias, dilation, padding_mode: as for `torch.nn.ConvTranspose3d`.
+        device, dtype: of the parameters, as for `torch.nn.ConvTranspose3d`.
+
+    Attributes:
+        accuracy: as for `plan`; `convert(model, accuracy=...)` sets it.
+
+    Raises:
+        ConvolithError: when called: another number of axes or channels, a result that is cropped to nothing.
+
     Example:
         >>> import torch
-        >>> ConvTranspose3d(2, 1, 2, stride=2)(torch.zeros(1, 2, 3, 3, 3)).shape
+        >>> import convolith as cl
+        >>> cl.nn.ConvTranspose3d(2, 1, 2, stride=2)(torch.zeros(1, 2, 3, 3, 3)).shape
         torch.Size([1, 1, 6, 6, 6])
     """
 
 
 class LazyConv1d(_Computed, torch.nn.LazyConv1d):  # type: ignore[misc]  # torch's mixin and ours differ in types only
-    """`torch.nn.LazyConv1d`, which becomes a `Conv1d` of Convolith with its first input."""
+    """`torch.nn.LazyConv1d`, which becomes a `Conv1d` of Convolith with its first input.
+
+    That input gives the number of input channels; until then, the module has no weights.
+
+    Args:
+        out_channels, kernel_size: as for `torch.nn.LazyConv1d`.
+        stride, padding, dilation, groups, bias, padding_mode: as for `torch.nn.LazyConv1d`.
+        device, dtype: of the parameters, as for `torch.nn.LazyConv1d`.
+
+    Raises:
+        ConvolithError: when called, as for `Conv1d`.
+
+    Example:
+        >>> import torch
+        >>> import convolith as cl
+        >>> layer = cl.nn.LazyConv1d(4, 3)
+        >>> y = layer(torch.zeros(1, 3, 8))
+        >>> type(layer).__name__, layer.in_channels
+        ('Conv1d', 3)
+    """
 
     cls_to_become = Conv1d
 
 
 class LazyConv2d(_Computed, torch.nn.LazyConv2d):  # type: ignore[misc]  # two bases with one attribute
-    """`torch.nn.LazyConv2d`, which becomes a `Conv2d` of Convolith with its first input."""
+    """`torch.nn.LazyConv2d`, which becomes a `Conv2d` of Convolith with its first input.
+
+    That input gives the number of input channels; until then, the module has no weights.
+
+    Args:
+        out_channels, kernel_size: as for `torch.nn.LazyConv2d`.
+        stride, padding, dilation, groups, bias, padding_mode: as for `torch.nn.LazyConv2d`.
+        device, dtype: of the parameters, as for `torch.nn.LazyConv2d`.
+
+    Raises:
+        ConvolithError: when called, as for `Conv2d`.
+
+    Example:
+        >>> import torch
+        >>> import convolith as cl
+        >>> layer = cl.nn.LazyConv2d(4, 3)
+        >>> y = layer(torch.zeros(1, 3, 8, 8))
+        >>> type(layer).__name__, layer.in_channels
+        ('Conv2d', 3)
+    """
 
     cls_to_become = Conv2d
 
 
 class LazyConv3d(_Computed, torch.nn.LazyConv3d):  # type: ignore[misc]  # two bases with one attribute
-    """`torch.nn.LazyConv3d`, which becomes a `Conv3d` of Convolith with its first input."""
+    """`torch.nn.LazyConv3d`, which becomes a `Conv3d` of Convolith with its first input.
+
+    That input gives the number of input channels; until then, the module has no weights.
+
+    Args:
+        out_channels, kernel_size: as for `torch.nn.LazyConv3d`.
+        stride, padding, dilation, groups, bias, padding_mode: as for `torch.nn.LazyConv3d`.
+        device, dtype: of the parameters, as for `torch.nn.LazyConv3d`.
+
+    Raises:
+        ConvolithError: when called, as for `Conv3d`.
+
+    Example:
+        >>> import torch
+        >>> import convolith as cl
+        >>> layer = cl.nn.LazyConv3d(4, 3)
+        >>> y = layer(torch.zeros(1, 3, 8, 8, 8))
+        >>> type(layer).__name__, layer.in_channels
+        ('Conv3d', 3)
+    """
 
     cls_to_become = Conv3d
 
 
 class LazyConvTranspose1d(_Computed, torch.nn.LazyConvTranspose1d):  # type: ignore[misc]  # two bases with one attribute
-    """`torch.nn.LazyConvTranspose1d`, which becomes a `ConvTranspose1d` of Convolith with its first input."""
+    """`torch.nn.LazyConvTranspose1d`, which becomes a `ConvTranspose1d` of Convolith with its first input.
+
+    That input gives the number of input channels; until then, the module has no weights.
+
+    Args:
+        out_channels, kernel_size: as for `torch.nn.LazyConvTranspose1d`.
+        stride, padding, output_padding, groups, bias, dilation, padding_mode: as for
+            `torch.nn.LazyConvTranspose1d`.
+        device, dtype: of the parameters, as for `torch.nn.LazyConvTranspose1d`.
+
+    Raises:
+        ConvolithError: when called, as for `ConvTranspose1d`.
+
+    Example:
+        >>> import torch
+        >>> import convolith as cl
+        >>> layer = cl.nn.LazyConvTranspose1d(4, 3)
+        >>> y = layer(torch.zeros(1, 3, 8))
+        >>> type(layer).__name__, layer.in_channels
+        ('ConvTranspose1d', 3)
+    """
 
     cls_to_become = ConvTranspose1d
 
 
 class LazyConvTranspose2d(_Computed, torch.nn.LazyConvTranspose2d):  # type: ignore[misc]  # two bases with one attribute
-    """`torch.nn.LazyConvTranspose2d`, which becomes a `ConvTranspose2d` of Convolith with its first input."""
+    """`torch.nn.LazyConvTranspose2d`, which becomes a `ConvTranspose2d` of Convolith with its first input.
+
+    That input gives the number of input channels; until then, the module has no weights.
+
+    Args:
+        out_channels, kernel_size: as for `torch.nn.LazyConvTranspose2d`.
+        stride, padding, output_padding, groups, bias, dilation, padding_mode: as for
+            `torch.nn.LazyConvTranspose2d`.
+        device, dtype: of the parameters, as for `torch.nn.LazyConvTranspose2d`.
+
+    Raises:
+        ConvolithError: when called, as for `ConvTranspose2d`.
+
+    Example:
+        >>> import torch
+        >>> import convolith as cl
+        >>> layer = cl.nn.LazyConvTranspose2d(4, 3)
+        >>> y = layer(torch.zeros(1, 3, 8, 8))
+        >>> type(layer).__name__, layer.in_channels
+        ('ConvTranspose2d', 3)
+    """
 
     cls_to_become = ConvTranspose2d
 
 
 class LazyConvTranspose3d(_Computed, torch.nn.LazyConvTranspose3d):  # type: ignore[misc]  # two bases with one attribute
-    """`torch.nn.LazyConvTranspose3d`, which becomes a `ConvTranspose3d` of Convolith with its first input."""
+    """`torch.nn.LazyConvTranspose3d`, which becomes a `ConvTranspose3d` of Convolith with its first input.
+
+    That input gives the number of input channels; until then, the module has no weights.
+
+    Args:
+        out_channels, kernel_size: as for `torch.nn.LazyConvTranspose3d`.
+        stride, padding, output_padding, groups, bias, dilation, padding_mode: as for
+            `torch.nn.LazyConvTranspose3d`.
+        device, dtype: of the parameters, as for `torch.nn.LazyConvTranspose3d`.
+
+    Raises:
+        ConvolithError: when called, as for `ConvTranspose3d`.
+
+    Example:
+        >>> import torch
+        >>> import convolith as cl
+        >>> layer = cl.nn.LazyConvTranspose3d(4, 3)
+        >>> y = layer(torch.zeros(1, 3, 8, 8, 8))
+        >>> type(layer).__name__, layer.in_channels
+        ('ConvTranspose3d', 3)
+    """
 
     cls_to_become = ConvTranspose3d
 

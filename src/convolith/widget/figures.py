@@ -40,13 +40,19 @@ def look(
         bias, stride, padding, dilation, groups, padding_mode, flip: as in `correlate`.
         height: height of the figure in pixels.
 
+    Returns:
+        A figure, which a notebook shows if it is the last value of a cell. Its `address` is the state of the explorer,
+        which follows what the reader does; `to_html(path)` writes a page that needs no notebook.
+
     Raises:
-        ConvolithError: a layer that `correlate` refuses or that is too large to be drawn (at most 6 channels, 16 x 16
-            inputs or 32 on one axis, 7 taps along an axis); anywidget is not installed.
+        ConvolithError: a layer that `correlate` refuses, that has complex or infinite values, or that is too large to
+            be drawn: at most 6 input and output channels, 16 x 16 inputs or 32 on one axis, 7 taps along an axis,
+            stride and dilation 4, padding 12 on each side, and 6,000 cells; anywidget is not installed.
 
     Example:
         >>> import numpy as np
-        >>> figure = look(np.arange(9.0).reshape(1, 3, 3), np.ones((1, 1, 2, 2)))  # doctest: +SKIP
+        >>> import convolith as cl
+        >>> figure = cl.widget.look(np.arange(9.0).reshape(1, 3, 3), np.ones((1, 1, 2, 2)))  # doctest: +SKIP
     """
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     address = look_address(x, k, bias, **options, padding_mode=padding_mode, flip=flip)
@@ -66,21 +72,27 @@ def fold(
     """Show in a notebook how two convolutions become one, and the border pixels where that one alone is wrong.
 
     Args:
-        first, second: a `Conv`, or the weights of an unpadded one; rows and columns have the same options.
+        first, second: a `Conv`, or the weights of an unpadded one, of two spatial axes; kernel size, stride, dilation
+            and padding are equal along rows and columns, and the padding on both sides.
         x: input of shape (in_channels, size, size), or None for random numbers.
         arrangement: `"row"` (the second reads the output of the first) or `"branches"` (both read x, and their
             outputs are added).
-        relu: in a row, put a ReLU between the two.
-        skip: in branches, add the input itself.
+        relu: whether a ReLU lies between the two in a row; then they are not one convolution.
+        skip: whether the input itself is added in branches.
         height: height of the figure in pixels.
 
+    Returns:
+        A figure, as `look` returns it.
+
     Raises:
-        ConvolithError: convolutions that do not go together or that are too large to be drawn (at most 3 channels,
-            10 x 10 inputs, 5 taps along an axis); anywidget is not installed.
+        ConvolithError: convolutions that do not go together, are transposed or have complex or infinite values, or that
+            are too large to be drawn: at most 3 channels, inputs of 3 x 3 to 10 x 10, 5 taps along an axis, stride and
+            dilation 3, padding 6; anywidget is not installed.
 
     Example:
         >>> import numpy as np
-        >>> figure = fold(np.ones((1, 1, 3, 3)), np.ones((1, 1, 2, 2)))  # doctest: +SKIP
+        >>> import convolith as cl
+        >>> figure = cl.widget.fold(np.ones((1, 1, 3, 3)), np.ones((1, 1, 2, 2)))  # doctest: +SKIP
     """
     address = fold_address(first, second, x=x, arrangement=arrangement, relu=relu, skip=skip)
     return _figure(address, "Two convolutions as one, cell by cell", height)

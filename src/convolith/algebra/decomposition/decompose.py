@@ -67,10 +67,11 @@ HARDLY_MORE = 0.05
 class Decomposition:
     """A convolution and the chain of smaller ones that equals or approximates it; call it with x to apply the chain.
 
-    For x of any size, `||d(x) - correlate(x, conv)||_2 <= bound * ||x||_2`, up to the rounding of both sides.
+    `decompose` returns it. For x of any size, `||d(x) - correlate(x, conv)||_2 <= bound * ||x||_2`, up to the rounding
+    of both sides.
 
     Attributes:
-        conv: the argument of `decompose`.
+        conv: the argument of `decompose`, as a `Conv`.
         parts: plain convolutions to apply in order; empty if no chain is within the tolerance.
         method: name of the method: `"polynomial"`, `"separable"`, `"low rank"`, `"reducible"`, `"depthwise"`,
             `"tucker"` or `"cp"`; that of the nearest chain if `parts` is empty, and `"none"` if there is no chain.
@@ -97,7 +98,18 @@ class Decomposition:
 
     @safe_in_forks
     def __call__(self, x: Any, *, engine: str = "auto", accuracy: str = "default") -> Any:
-        """Apply the parts in order, or `conv` itself if it does not decompose."""
+        """Apply the parts in order, or `conv` itself if it does not decompose.
+
+        Args:
+            x: (N, in_channels, *size) or (in_channels, *size).
+            engine, accuracy: as for `correlate`.
+
+        Returns:
+            The result of the last part, in the array type of x.
+
+        Raises:
+            ConvolithError: whatever `correlate` refuses.
+        """
         for part in self.parts or (self.conv,):
             x = correlate(x, part, engine=engine, accuracy=accuracy)
         return x
@@ -162,25 +174,39 @@ def decompose(conv: Conv, *, tolerance: float = 0.0, budget_seconds: float = BUD
     kernels with one channel per group. Chains through hidden channels, and chains that are not exact, count only if
     they save multiplications. If none does, `reason` gives the distance of the nearest chain that was found; a nearer
     one may exist. Each axis is padded by the first part with several taps along it and strided by the last one; every
-    part keeps the dilation, and the last one adds the bias. The files of the methods and of the certificate name their
-    sources.
+    part keeps the dilation, and the last one adds the bias.
 
     Args:
-        conv: a plain convolution with real float weights. Gradients do not pass through the decomposition.
-        tolerance: largest accepted relative error, the norm of the difference divided by that of `conv`. With 0, chains
-            must be exact up to rounding: 1e-10, or 4 roundings of the weights' dtype. An exact chain is returned even
-            so if it takes at most 5% more multiplications.
+        conv: a plain `Conv` with real float weights, or the weights of one without padding as an array, a tensor or
+            nested lists. Gradients do not pass through the decomposition.
+        tolerance: largest accepted relative error: the largest `||difference(x)||_2 / ||x||_2` over all x, divided by
+            that of `conv`, both without padding. With 0, chains must be exact up to rounding: 1e-10, or 4 roundings of
+            the weights' dtype. With a larger tolerance, an exact chain is still preferred if it takes at most 5% more
+            multiplications than the best approximate one.
         budget_seconds: seconds after which no further method is begun, and no further level of one; `reason` then says
             what was not tried. On a terminal, a large kernel shows the progress.
 
+    Returns:
+        A `Decomposition`: its `parts`, empty if no chain is within the tolerance, the certified `bound`, and the
+        `reason`; call it with x to apply the parts. The parts have the array type, dtype and device of the weights.
+
     Raises:
-        ConvolithError: not a Conv, a transposed one, integer, complex, NaN or infinite weights, or ones without values;
-            a tolerance that is negative or no number, a budget that is not above zero.
+        ConvolithError: not a convolution, a transposed one, integer, complex, NaN or infinite weights, or ones without
+            values; a tolerance that is negative or no number, a budget that is not above zero.
+
+    References:
+        Eckart and Young, Psychometrika 1, 1936, and Oseledets, SIAM J. Sci. Comput. 33, 2011 (low rank); De Lathauwer,
+        De Moor and Vandewalle, SIAM J. Matrix Anal. Appl. 21, 2000 (tucker); Carroll and Chang, Psychometrika 35, 1970,
+        Leurgans, Ross and Abel, SIAM J. Matrix Anal. Appl. 14, 1993, and Lebedev et al., ICLR 2015 (cp); Howard et al.,
+        arXiv:1704.04861, and Guo et al., BMVC 2018 (depthwise); Gao, Math. Comp. 72, 2003 (factors); Bitmead et al.,
+        IEEE Trans. Automatic Control 23, 1978 (hidden channels); Marquardt, J. SIAM 11, 1963 (reducible). The bound:
+        Sedghi, Gupta and Long, ICLR 2019; Duffin and Schaeffer, Bull. AMS 44, 1938.
 
     Example:
         >>> import numpy as np
-        >>> blur = Conv(np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1])[None, None] / 256, padding="same")
-        >>> found = decompose(blur)
+        >>> import convolith as cl
+        >>> blur = cl.Conv(np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1])[None, None] / 256, padding="same")
+        >>> found = cl.decompose(blur)
         >>> found.method, [part.kernel_size for part in found.parts]
         ('separable', [(5, 1), (1, 5)])
         >>> found.multiplications_before, found.multiplications_after, found.bound < 1e-15

@@ -95,11 +95,14 @@ def fit(
     blocks are read, the number of workers or interruptions.
 
     Args:
-        x, y: sources as for `plan`, such as a folder with a Zarr array, or lists of as many sources. The shape of y is
-            that of `correlate`'s result, or that of x with padding "valid" and stride 1, where the border is left out.
-        kernel_size: a number per axis that the kernel slides along, or "auto" as for `cl.fit`: all sizes are compared,
-            and the chosen one is fitted, on the pixels of y that the largest one can predict.
-        memory: bytes that the fit may take in addition to what the process has: a number, or a text such as "2GB".
+        x, y: sources as for `cl.big.plan`, such as a folder with a Zarr array, or two lists of equally many sources.
+            The shape of y is that of `correlate`'s result; with padding "valid" and stride 1 it may also be that of x,
+            whose border is then left out.
+        kernel_size: a number per axis that the kernel slides along, or "auto" as for `cl.fit`. With "auto", all sizes
+            are compared, and the chosen one is fitted, on those pixels of y that a kernel of the largest size can
+            predict.
+        memory: bytes that the fit may take in addition to what the process has: a number, or a text such as "2GB",
+            which is 2 * 2^30 bytes.
         axes: axes of x that the kernel slides along, as numbers, or as names that the source has ("yx"). By default its
             axes of space, or as many of the last ones as `kernel_size` has entries, or two.
         channel_axis: axis of the channels, all of which the kernel maps to all channels of y; x or y may lack it. By
@@ -126,18 +129,27 @@ def fit(
         checkpoint: name of a file that ends in .npz, to which the sums are written every minute and at an interrupt.
             The same call goes on from it, also with another ridge or other constraints. It is removed when the fit is
             complete.
-        progress: show a bar on a terminal.
+        progress: whether to show a progress bar on stderr.
         executor: where blocks are computed: any executor of `concurrent.futures`, such as one of worker processes
             (started by "spawn"), or that of a `distributed.Client`; by default two threads of its own. In worker
             processes, each job is up to four blocks and takes one thread, and `memory` is per process.
-        in_flight: number of jobs that worker processes work on or wait with; by default two for each core.
+        in_flight: number of jobs of worker processes at a time, those that wait for a worker included; by default two
+            for each core of this machine. Threads of this process have a number that fits into memory, two at most.
         listener: function that is called with the state of the fit after every block or job: `phase`, `done` of
             `total`, `bytes` that were read, `bytes_per_second`, `seconds_left`.
-        on_plan: function that is called once, before pixels are read, with the fit's blocks, bytes and memory.
+        on_plan: function that is called once, before pixels are read, with a `FitPlan`: the fit's blocks, bytes and
+            memory.
+
+    Returns:
+        A `BigFit`: its `kernel`, (out_channels, in_channels, *kernel_size), is a NumPy array in the floating dtype of x
+        (or of y, or float64); `found` is the `Fit`. Print it for tables.
 
     Raises:
         ConvolithError: sources that cannot be read or that do not fit together, too little memory, a checkpoint of
             another fit, no pixel that counts, and whatever `cl.fit` refuses.
+
+    References:
+        As for `cl.fit`.
 
     Example:
         >>> import numpy as np
@@ -145,7 +157,7 @@ def fit(
         >>> rng = np.random.default_rng(0)
         >>> x, kernel = rng.normal(size=(20, 64, 64)), rng.normal(size=(5, 5))
         >>> y = cl.filter_image(x, kernel, axes=(1, 2))
-        >>> found = fit(x, y, kernel_size=5, memory="300MB", progress=False)
+        >>> found = cl.big.fit(x, y, kernel_size=5, memory="300MB", progress=False)
         >>> bool(np.abs(found.kernel[0, 0] - kernel).max() < 1e-10)
         True
     """

@@ -21,7 +21,7 @@ from convolith.fitting.kernel_options import KernelOptions
 
 
 class FitPlan(NamedTuple):
-    """Size of a fit between stores, before it reads a pixel.
+    """Size of a fit between stores, before it reads a pixel; `cl.big.fit` passes it to `on_plan`.
 
     Attributes:
         shape: shape of y; of the first one, if there are several.

@@ -17,10 +17,10 @@ from convolith.report.table import Table
 
 @dataclass(frozen=True, eq=False, repr=False)
 class BigFit:
-    """Fit between stores that are larger than memory.
+    """Fit between stores that are larger than memory; `cl.big.fit` returns it. Print it for tables.
 
     Attributes:
-        found: the fit, as `fit` returns it for data in memory.
+        found: the fit, as `cl.fit` returns it for data in memory.
         images: number of pairs of images.
         cropped: whether y is as large as x, so that its border was left out.
         blocks, resumed: number of blocks over all passes, and of those that an interrupted run had merged.
@@ -28,7 +28,8 @@ class BigFit:
         passes: number of passes over the data.
         accuracy: error of the kernel by rounding, relative to it: eps times the condition number after one pass.
         read_bytes: bytes of decoded pixels that were read.
-        seconds: time "in all", and of its phases: "read", "update" (the sums of the blocks) and "solve".
+        seconds: times in seconds: "in all", and of the phases "read", "update" (the sums of the blocks), both added over
+            threads or processes, and "solve".
         predicted_bytes, measured_bytes: peak of memory in addition to what the process had, in bytes; the second is
             None where the system does not tell.
     """

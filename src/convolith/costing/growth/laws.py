@@ -43,9 +43,17 @@ NEAR = 32
 
 @dataclass(frozen=True)
 class Variable:
-    """Variable of a law that holds on every `step`-th value from `start` on, or only at `start` if the step is 0.
+    """Variable of a law, and the values for which the law holds.
 
-    Below `start`, the law was found to hold down to `least`.
+    These are `start`, `start + step`, `start + 2 step` and so on, and below `start`, in the same steps, the values down
+    to `least`; with a step of 0, `start` alone.
+
+    Attributes:
+        name: symbol of the variable: N, L, D, H, W, m or k.
+        start: value for which the cost was counted first.
+        step: distance between two values for which the law holds.
+        degree: largest degree of the polynomials in this variable.
+        least: smallest value for which the law was found to hold.
     """
 
     name: str
@@ -55,7 +63,11 @@ class Variable:
     least: int = 1
 
     def holds(self, value: int) -> bool:
-        """Return whether a law holds for a value of the variable."""
+        """Return whether a law holds for a value of the variable.
+
+        Args:
+            value: the value.
+        """
         away = value - self.start
         return value >= self.least and (away % self.step == 0 if self.step else away == 0)
 
@@ -72,13 +84,20 @@ class Variable:
 
 @dataclass(frozen=True)
 class Law:
-    """Closed forms of counts.
+    """Closed forms of counts; `LayerCost.law` and `ModelCost.law` return it.
 
     Attributes:
         expressions: sympy expressions by the count's name, of the variables N (batch), L or H and W or D, H and W
             (size), m (factor of the channels), k (factor of the kernel size).
         variables: variables, with the values for which the law holds.
         checked: number of other points at which the model was counted again, with equal results.
+
+    Example:
+        >>> import convolith as cl
+        >>> layer = cl.ConvSpec(in_channels=4, out_channels=8, size=(16, 16), kernel_size=3, padding=1)
+        >>> law = cl.cost(layer).law("batch")
+        >>> law.expressions["forward multiplications"], law.at(3)["forward multiplications"]
+        (73728*N, 221184)
     """
 
     expressions: dict[str, Any]
@@ -91,10 +110,15 @@ class Law:
         return tuple(variable.step for variable in self.variables if variable.name in SIZES)
 
     def at(self, batch: int | None = None, size: Sequence[int] = (), **times: int) -> Counts:
-        """Return the counts at a batch, a size and factors of channels and kernels; omitted ones stay as given.
+        """Return the counts at other values of the variables; those that are left out keep the value of the cost.
 
         Args:
-            times: factors of channels and kernel_size.
+            batch: number of images.
+            size: spatial size of the input, one number per axis.
+            times: factors of `channels` and `kernel_size`.
+
+        Returns:
+            The counts by name, as in `expressions`.
 
         Raises:
             ConvolithError: a name that is not a variable of the law, a value for which the law does not hold.

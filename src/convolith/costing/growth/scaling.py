@@ -44,9 +44,20 @@ def times(name: str, value: int, by: Fraction, least: int = 1) -> int:
 
 @dataclass(frozen=True)
 class Scaling:
-    """Cost before and after a layer, or a model's input, channels or kernels, were scaled.
+    """Cost of a layer or a model before and after some of its dimensions were multiplied by factors.
 
-    Both costs have `counts()`, totals by name, and `output`, the size of the output.
+    `LayerCost.scaled` and `ModelCost.scaled` return it; print it for a table.
+
+    Attributes:
+        before, after: both a `LayerCost` or both a `ModelCost`.
+        by: the factors, by the name of the dimension.
+
+    Example:
+        >>> import convolith as cl
+        >>> layer = cl.ConvSpec(in_channels=4, out_channels=8, size=(16, 16), kernel_size=3, padding=1)
+        >>> found = cl.cost(layer).scaled(size=2)
+        >>> found.factor, found.after.spec.size
+        (4.0, (32, 32))
     """
 
     before: Any

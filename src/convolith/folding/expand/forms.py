@@ -88,20 +88,25 @@ def expand(
         of the weights. In evaluation mode, `fold` turns it into one convolution again.
 
     Raises:
-        ConvolithError: if the form has no second branch for this convolution, the convolution is transposed or not of a
-            real float dtype, or `calibration` has another shape.
+        ConvolithError: not a convolution; one that is transposed, has no real float dtype or no values, or a padding
+            mode that torch's layers lack; an unknown form, or one without a second branch for this convolution;
+            `branches` for another form than `"mobileone"`; a negative seed; `calibration` of another shape, with
+            numbers that are not finite, or smaller than the kernel.
+
+    References:
+        Ding et al., "RepVGG", CVPR 2021; Ding et al., "Diverse Branch Block", CVPR 2021; Ding et al., "ACNet", ICCV
+        2019; Vasu et al., "MobileOne", CVPR 2023.
 
     Example:
+        >>> import torch
+        >>> import convolith as cl
         >>> layer = torch.nn.Conv2d(8, 8, 3, padding=1)
-        >>> form = expand(layer, like="repvgg").eval()
+        >>> form = cl.expand(layer, like="repvgg").eval()
         >>> list(form.branches)
         ['kernel', 'pointwise', 'identity']
         >>> x = torch.randn(1, 8, 16, 16)
         >>> torch.allclose(form(x), layer(x), atol=1e-5)
         True
-
-    Source: Ding et al., "RepVGG", CVPR 2021; Ding et al., "Diverse Branch Block", CVPR 2021; Ding et al., "ACNet", ICCV
-    2019; Vasu et al., "MobileOne", CVPR 2023.
     """
     source = _checked(conv)
     sample = as_tensor("weight", source.weight)

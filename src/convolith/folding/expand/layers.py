@@ -19,10 +19,11 @@ PADS = {"zeros": "ZeroPad", "reflect": "ReflectionPad", "replicate": "Replicatio
 
 
 class TrainingForm(nn.Module):
-    """Sum of branches that read the same x.
+    """Sum of branches that read the same x; `expand` returns it.
 
-    Attributes:
+    Args:
         branches: chains of torch's own layers, by name; `"kernel"` starts as the kernel minus all others.
+        axes: number of spatial axes.
     """
 
     def __init__(self, branches: dict[str, nn.Module], axes: int) -> None:
@@ -31,7 +32,14 @@ class TrainingForm(nn.Module):
         self.branches = nn.ModuleDict(branches)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, in_channels, *size) to (N, out_channels, *size)."""
+        """Map (N, in_channels, *size) to (N, out_channels, *output_size).
+
+        Args:
+            x: the images.
+
+        Raises:
+            ConvolithError: an x without a batch axis.
+        """
         _check_batched(x, self.axes)
         first, *others = self.branches.values()
         y: Tensor = first(x)
