@@ -116,6 +116,8 @@ LONG = {
     "correlate": "its docstring",
     "filter_image": "its docstring, and options for every kind of picture",
     "cost": "its docstring",
+    "deconvolve": "its docstring",
+    "optimize": "its docstring",
     "plan": "its docstring, and options of `big.plan` for every kind of source",
     "filter_of": "what `big.plan` and `big.correlate` are given",
     "fit": "its docstring, and options for every method",

@@ -37,9 +37,9 @@ class Span(NamedTuple):
     """Part of one axis of the source that a block reads.
 
     Attributes:
-        ranges: first position and the one after the last, of each range of the source.
-        take: place in the joined ranges of each position of the window, -1 in padding that repeats nothing; None where
-            the window is the joined ranges as they are.
+        ranges: (start, stop) of each range of the source that is read.
+        take: for each position of the padded window, the index among the positions that are read, one range after
+            another; -1 in padding that repeats no pixel. None if the window is just the positions that are read.
     """
 
     ranges: tuple[Range, ...]

@@ -126,7 +126,7 @@ def correlate(
             sum is scaled by (sum of k) / (sum of the weights that met an element), the normalised convolution. Zero or
             constant padding counts as present; a kernel that sums to 0 is refused; an output whose weights met no
             element is NaN. `"interpolate"`: the element is replaced by the mean of its neighbours, weighted by |k|,
-            before x is correlated. With the last two or a mask, integers are computed in float64.
+            before x is correlated. With the last two or a mask, integers with integers are computed in float64.
         mask: booleans of the shape of x, or that broadcast to it: True where x is missing. A masked array brings its
             own.
         dtype: dtype of the result. An integer dtype rounds half to even, clips, and turns NaN into 0, with warnings

@@ -32,14 +32,17 @@ class Optimized(torch.nn.Module):
 
     Inputs that need gradients, other dtypes and devices, autocast, `torch.compile` and `torch.export` go to `plain`, an
     ordinary torch module with the parameters; these are copies that need no gradients, until `requires_grad_(True)` is
-    called. Weights that are changed in a way that torch counts are noticed at the
-    next call, and everything is prepared anew; writes through `.data` or NumPy, and parameters that are replaced by
-    others, are not noticed: call `refresh()`.
+    called. Weights that are changed in a way that torch counts are noticed at the next call, and everything is prepared
+    anew; writes through `.data` or NumPy, and parameters that are replaced by others, are not noticed: call
+    `refresh()`.
 
-    Attributes:
+    It is the `model` of an `Optimization`; the arguments but `example` are attributes too.
+
+    Args:
         plain: the folded model, a torch module; the model's own hooks are this module's.
         accuracy: as in `plan`.
         threads: largest number of threads of the programs; None for torch's.
+        example: shape and dtype of each input for which it was optimised.
     """
 
     def __init__(
@@ -68,7 +71,7 @@ class Optimized(torch.nn.Module):
         self.training = False
 
     def refresh(self) -> None:
-        """Forget everything that was prepared from the weights."""
+        """Forget everything that was prepared from the weights; the next call prepares it anew."""
         self._sizes: OrderedDict[Any, Compiled | None] = OrderedDict()
         self._lock = threading.RLock()
         tensors = (*self.plain.parameters(), *self.plain.buffers())
@@ -95,6 +98,9 @@ class Optimized(torch.nn.Module):
     def train(self, mode: bool = True) -> Optimized:  # noqa: FBT001, FBT002 - torch's own signature
         """Refuse training mode.
 
+        Args:
+            mode: True for training mode, False for evaluation mode, which the module has.
+
         Raises:
             ConvolithError: in training mode; train the original model, and optimise it again.
         """
@@ -106,7 +112,10 @@ class Optimized(torch.nn.Module):
         return self
 
     def forward(self, *inputs: torch.Tensor) -> Any:
-        """Return what the model returns for its inputs.
+        """Return the model's result for its inputs.
+
+        Args:
+            inputs: tensors, as the given model takes them.
 
         Raises:
             ConvolithError: inputs of other sizes than a model of a file takes.

@@ -28,7 +28,7 @@ class BigFit:
         passes: number of passes over the data.
         accuracy: error of the kernel by rounding, relative to it: eps times the condition number after one pass.
         read_bytes: bytes of decoded pixels that were read.
-        seconds: times in seconds: "in all", and of the phases "read", "update" (the sums of the blocks), both added over
+        seconds: times in seconds: "in all", and of the phases "read" and "update" (the sums of the blocks), added over
             threads or processes, and "solve".
         predicted_bytes, measured_bytes: peak of memory in addition to what the process had, in bytes; the second is
             None where the system does not tell.
