@@ -149,7 +149,7 @@ def test_options_of_a_descent_and_of_a_loss_are_grouped_or_keywords():
             grouped.kernel, fit(x, y, kernel_size=3, method="adam", **options, **keywords).kernel
         )
         assert grouped.method == "adam"
-    with pytest.raises(ConvolithError, match="steps was given beside a Descent; expected it as one of its fields"):
+    with pytest.raises(ConvolithError, match="steps was given together with a Descent; expected it as one of its fields; pass Descent"):
         fit(x, y, kernel_size=3, method=cl.Descent("adam"), steps=3)
     with pytest.raises(ConvolithError, match="method is 'lstsq'; expected one of gd, momentum, adam, lbfgs"):
         cl.Descent("lstsq")
@@ -329,7 +329,7 @@ REFUSED = {
     "rate of counts": (
         (x**2, y),
         {"loss": "poisson", "method": "gd"},
-        'has no rate that works for every loss "poisson"',
+        'learning_rate was not given, and method="gd" has none that suits loss="poisson"',
     ),
     "constraints of descent": ((x, y), {"method": "adam", "smoothness": 1.0}, "are solved in closed form"),
     "ridge": ((x, y), {"ridge": -1.0}, "ridge is -1.0; expected a finite number, 0 or more"),

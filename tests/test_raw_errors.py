@@ -224,7 +224,7 @@ def test_commands_that_are_cut_short(folder, monkeypatch, error):
     def cut(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("convolith.cli.correlate.read_picture", cut)
+    monkeypatch.setattr("convolith.cli.correlate.run.read_picture", cut)
     result = run("correlate", "a.npy", "[[1]]")
     expected = (130, "Interrupted\n") if error is KeyboardInterrupt else (2, "Error: there is not enough memory for")
     assert result.exit_code == expected[0]

@@ -123,7 +123,6 @@ LONG = {
     "fit": "its docstring, and options for every method",
     "fit_varying": "its docstring, and options for every method",
     "ConvSpec.__init__": "the geometry of a layer",
-    "command": "one parameter for each option of `convolith fit`",
     "_block": "generates one loop nest, whose parts share thirty values",
 }
 """Functions over 80 lines or with more than 12 parameters, with the reason."""

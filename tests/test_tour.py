@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from convolith.cli.tour.lessons import LESSONS
-from convolith.cli.tour.main import code, photograph
+from convolith.cli.tour.run import code, photograph
 from tests.test_cli import run
 
 

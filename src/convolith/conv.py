@@ -22,6 +22,7 @@ from convolith.geometry import (
     check_groups,
     check_mode,
     check_output_padding,
+    check_padding_name,
     check_whole,
     per_axis,
     resolve_padding,
@@ -130,8 +131,7 @@ class Conv:
                 'padding_mode is "constant"; a Conv takes "zeros" or a mode that repeats x; pass padding_mode and '
                 "padding_value to correlate"
             )
-        if self.transposed and isinstance(padding, str) and padding in ("same", "full"):
-            raise ConvolithError(f"padding is {padding!r}; a transposed convolution takes numbers")
+        check_padding_name(padding, transposed=self.transposed)
         put("padding", resolve_padding(padding, None, shape[2:], self.stride, self.dilation))
         put(
             "output_padding",
@@ -202,7 +202,8 @@ class Conv:
         batch, channels, size = split_input_shape(shape, len(self.kernel_size))
         if channels != self.in_channels:
             raise ConvolithError(
-                f"input_shape {shape} has {channels} channels but the convolution takes {self.in_channels}"
+                f"input_shape {shape} has {channels} channels but the convolution takes {self.in_channels}; pass "
+                f"(N, {self.in_channels}, *size)"
             )
         return ConvSpec(
             batch=batch,

@@ -143,7 +143,10 @@ def corr2d_multi_in_out_1x1(X: Any, K: Any) -> Any:
     """
     X, K = _read(X, K, "c_i, h, w", "c_o, c_i, 1, 1")
     if tuple(K.shape[2:]) != (1, 1):
-        raise ConvolithError(f"K has shape {tuple(K.shape)}; expected (c_o, {X.shape[0]}, 1, 1)")
+        raise ConvolithError(
+            f"K has shape {tuple(K.shape)}; expected (c_o, {X.shape[0]}, 1, 1); for other kernels call "
+            "corr2d_multi_in_out"
+        )
     return correlate(X, K, engine="pointwise" if as_tensor("X", X).is_cpu else "auto")
 
 
@@ -163,7 +166,7 @@ def _read(X: Any, K: Any, x_layout: str, k_layout: str) -> tuple[Any, Any]:
     for name, array, layout in (("X", X, x_layout), ("K", K, k_layout)):
         shape = tuple(as_tensor(name, array).shape)
         if len(shape) != layout.count(",") + 1:
-            raise ConvolithError(f"{name} has shape {shape}; expected ({layout})")
+            raise ConvolithError(f"{name} has shape {shape}; expected ({layout}); add or remove axes")
     check_same_kind(X=X, K=K)
     if "c_i" in x_layout and X.shape[0] != K.shape[-3]:
         raise ConvolithError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import gcd
 from numbers import Real
 from operator import index
 from typing import Any, NamedTuple
@@ -223,7 +224,10 @@ def check_groups(groups: Any, in_channels: int, out_channels: int) -> int:
     number = check_whole("groups", groups, 1)
     for argument, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
         if channels % number:
-            raise ConvolithError(f"groups is {number}, which does not divide {argument} = {channels}")
+            raise ConvolithError(
+                f"groups is {number}, which does not divide {argument} = {channels}; expected a divisor of in_channels "
+                f"and out_channels, at most {gcd(in_channels, out_channels)}"
+            )
     return number
 
 
@@ -242,6 +246,15 @@ def check_mode(padding_mode: Any, *, transposed: bool) -> str:
 def translated_mode(padding_mode: Any) -> Any:
     """Return Convolith's word for a padding mode, given in its own, NumPy's, SciPy's or OpenCV's words."""
     return OTHER_WORDS.get(padding_mode.lower(), padding_mode) if isinstance(padding_mode, str) else padding_mode
+
+
+def check_padding_name(padding: Any, *, transposed: bool) -> None:
+    """Refuse "same" and "full" for a transposed convolution, whose padding crops its output."""
+    if transposed and isinstance(padding, str) and padding in ("same", "full"):
+        raise ConvolithError(
+            f"padding is {padding!r}; a transposed convolution takes numbers, by which its output is cropped; pass "
+            "padding=0 to crop nothing"
+        )
 
 
 def check_padding_value(value: Any, padding_mode: str, dtype: str) -> float:

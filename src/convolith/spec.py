@@ -21,6 +21,7 @@ from convolith.geometry import (
     check_groups,
     check_mode,
     check_output_padding,
+    check_padding_name,
     check_padding_value,
     check_whole,
     extent,
@@ -132,8 +133,7 @@ class ConvSpec:
             check_output_padding(output_padding, self.stride, self.dilation, transposed=self.transposed),
         )
         mode = check_mode(padding_mode, transposed=self.transposed)
-        if self.transposed and isinstance(padding, str) and padding in ("same", "full"):
-            raise ConvolithError(f"padding is {padding!r}; a transposed convolution takes numbers")
+        check_padding_name(padding, transposed=self.transposed)
         put("padding", resolve_padding(padding, self.size, self.kernel_size, self.stride, self.dilation))
         put("bias", check_flag("bias", bias))
         put("dtype", dtype_name(dtype))
@@ -157,7 +157,9 @@ class ConvSpec:
             if length >= 1 if self.transposed else n + sum(pair) >= e:
                 continue
             if self.transposed:
-                raise ConvolithError(f"padding is {pair} on spatial axis {axis}, which crops the whole output away")
+                raise ConvolithError(
+                    f"padding is {pair} on spatial axis {axis}, which crops the whole output away; pass a smaller one"
+                )
             remedy = "use a larger padding or a smaller k"
             if self._seems_swapped:
                 remedy = "did you swap x and k? if not, " + remedy
@@ -269,7 +271,8 @@ class ConvSpec:
         batch, channels, size = split_input_shape(shape, len(module.kernel_size))
         if channels != module.in_channels:
             raise ConvolithError(
-                f"input_shape {shape} has {channels} channels but the module expects {module.in_channels}"
+                f"input_shape {shape} has {channels} channels but the module expects {module.in_channels}; pass "
+                f"(N, {module.in_channels}, *size)"
             )
         return cls(
             batch=batch,

@@ -174,8 +174,13 @@ def _check(first: Conv, second: Conv) -> None:
     check_same_kind(first=first.weight, second=second.weight)
     axes = len(first.kernel_size), len(second.kernel_size)
     if axes[0] != axes[1]:
-        raise ConvolithError(f"first has {axes[0]} spatial axes but second has {axes[1]}; expected the same number")
-    if first.out_channels != second.in_channels:
         raise ConvolithError(
-            f"second takes {second.in_channels} channels but first gives {first.out_channels}; expected the same number"
+            f"first has {axes[0]} spatial axes but second has {axes[1]}; expected the same number; give one kernel more "
+            "axes, of length 1"
+        )
+    if first.out_channels != second.in_channels:
+        swapped = first.in_channels == second.out_channels
+        raise ConvolithError(
+            f"second takes {second.in_channels} channels but first gives {first.out_channels}; expected the same "
+            f"number; {'swap first and second' if swapped else 'pass two that follow each other'}"
         )

@@ -61,7 +61,9 @@ def axes_of(
         channel_axis = min(places) - 1
     (channels,) = axis_numbers("channel_axis", [channel_axis], source)
     if channels in places:
-        raise ConvolithError(f"channel_axis is {channel_axis}, along which the kernel slides (axes {places})")
+        raise ConvolithError(
+            f"channel_axis is {channel_axis}, along which the kernel slides (axes {places}); expected another axis"
+        )
     return places, channels, taps
 
 
@@ -74,16 +76,18 @@ def axis_numbers(argument: str, value: Any, source: Source, name: str = "source"
             if names is None or one not in names:
                 raise ConvolithError(
                     f"{argument} is {value!r}, but the axes of {name} are "
-                    f"{' '.join(names) if names else 'not named; pass numbers'}"
+                    f"{' '.join(names) + '; pass some of these' if names else 'not named; pass numbers'}"
                 )
             found.append(names.index(one))
         else:
             number = check_whole(argument, one, -count)
             if number >= count:
-                raise ConvolithError(f"{argument} is {value!r}, but {name} has {count} axes, {source.shape}")
+                raise ConvolithError(
+                    f"{argument} is {value!r}, but {name} has {count} axes, {source.shape}; pass numbers below {count}"
+                )
             found.append(number % count)
     if len(set(found)) < len(found) or not found:
-        raise ConvolithError(f"{argument} is {value!r}; expected different axes")
+        raise ConvolithError(f"{argument} is {value!r}; expected different axes; pass each once")
     return tuple(found)
 
 
@@ -98,7 +102,7 @@ def dtypes_of(source: np.dtype[Any], wanted: Any) -> tuple[np.dtype[Any], np.dty
         except TypeError as problem:
             raise ConvolithError(f"dtype is {wanted!r}; expected a NumPy dtype, or 'same'") from problem
     if outside.kind not in "fiu":
-        raise ConvolithError(f"dtype is {wanted!r}; expected a real dtype")
+        raise ConvolithError(f"dtype is {wanted!r}; expected a real dtype, such as float32 or uint8")
     inside = source.newbyteorder("=") if floats else np.dtype(np.float32)
     if np.float64 in (outside, source) or (source.itemsize > 2 and not floats):
         inside = np.dtype(np.float64)
@@ -122,4 +126,7 @@ def check_missing(
             continue
         limits = np.iinfo(kind)
         if not float(nodata).is_integer() or not limits.min <= nodata <= limits.max:
-            raise ConvolithError(f"nodata is {nodata}, which the {name}'s dtype {kind} does not hold")
+            raise ConvolithError(
+                f"nodata is {nodata}, which the {name}'s dtype {kind} does not hold; expected an integer from "
+                f"{limits.min} to {limits.max}"
+            )

@@ -319,7 +319,9 @@ def _linked(place: Place) -> Place:
         place.with_name(place.name + ".partial.journal").exists()  # the longest of the names that a run writes
         return place.resolve() if place.is_symlink() else place
     except (OSError, RuntimeError, ValueError) as problem:
-        raise ConvolithError(f"target is {str(place)[:200]!r}, which cannot be written ({problem})") from problem
+        raise ConvolithError(
+            f"target is {str(place)[:200]!r}, which cannot be written ({problem}); choose another place"
+        ) from problem
 
 
 def _check_target(target: Target, source: Source) -> None:

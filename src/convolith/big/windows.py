@@ -239,7 +239,7 @@ def geometry_of(
         if n < 1:
             raise ConvolithError(
                 f"kernel_size is {tuple(kernel_size)}, but axis {axis} has {shape[axis]} pixels, with padding "
-                f"{padding}; expected a kernel that fits"
+                f"{padding}; expected a kernel that fits; pass a smaller kernel, or a larger padding"
             )
     return found
 

@@ -42,7 +42,7 @@ class _Interrupted(click.ClickException):
 
 
 class _Group(click.Group):
-    """Group that imports a command only when it is called, so that `--help` imports none."""
+    """Group that imports a command's options only when they are needed, so that `--help` and completion are quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(COMMANDS)
@@ -83,5 +83,5 @@ def main() -> None:
     """Compute convolutions fast, fold them into one, recover them from data, and count their cost before they run.
 
     Results go to stdout, progress and warnings to stderr. Every command accepts --json. Exit codes: 0 success, 1 failed
-    check, 2 wrong use.
+    check, 2 wrong use, 130 interrupted by Ctrl-C.
     """

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
-from convolith.algebra import Decomposition, decompose
-from convolith.cli.io.files import Output, chain_arrays, read_kernel
-from convolith.cli.options import budget_option, emit, json_option, numbers, padding
+from convolith.cli.options import PADDING, PADDING_MODE, budget_option, emit, json_option, numbers, padding
 from convolith.cli.words import in_words_of_the_command
-from convolith.conv import Conv
 from convolith.geometry import CONV_MODES
 from convolith.report.table import Table
+
+if TYPE_CHECKING:
+    from convolith.algebra import Decomposition
 
 
 @click.command()
@@ -22,15 +22,11 @@ from convolith.report.table import Table
     "--tolerance", type=float, default=0.0, show_default=True, help="Largest relative error that is accepted."
 )
 @budget_option("Seconds after which no further method is tried.")
-@click.option("--stride", type=numbers, help="One number, or one per axis.")
-@click.option(
-    "--padding",
-    type=padding,
-    help="same, valid, full, a number, or before:after per axis such as 1:2,0:0; none by default.",
-)
-@click.option("--dilation", type=numbers, help="One number, or one per axis.")
-@click.option("--groups", type=int, help="Number of channel groups.")
-@click.option("--padding-mode", type=click.Choice(CONV_MODES), help="Padding mode; zeros by default.")
+@click.option("--stride", type=numbers, help="One number, or one per axis.  [default: 1]")
+@click.option("--padding", type=padding, help=f"{PADDING}  [default: 0]")
+@click.option("--dilation", type=numbers, help="One number, or one per axis.  [default: 1]")
+@click.option("--groups", type=int, help="Number of channel groups.  [default: 1]")
+@click.option("--padding-mode", type=click.Choice(CONV_MODES), help=f"{PADDING_MODE}  [default: zeros]")
 @click.option("-o", "--output", type=click.Path(), metavar="FILE.npz", help="File for the parts.")
 @json_option
 def command(
@@ -44,6 +40,10 @@ def command(
 
     Example: convolith decompose "[[1,2,1],[2,4,2],[1,2,1]]" --padding same -o parts.npz
     """
+    from convolith.algebra import decompose
+    from convolith.cli.io.files import Output, chain_arrays, read_kernel
+    from convolith.conv import Conv
+
     target = None if output is None else Output(output, (".npz",))
     chosen = {name: value for name, value in options.items() if value is not None}
     read = read_kernel("KERNEL", kernel, chosen)

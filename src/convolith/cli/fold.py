@@ -7,14 +7,16 @@ import pickle
 import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from convolith.cli.factory import evaluation_model_and_inputs
-from convolith.cli.io.files import Output
 from convolith.cli.options import emit, html_option, input_option, json_option
 from convolith.errors import ConvolithError
+
+if TYPE_CHECKING:
+    from convolith.cli.io.files import Output
 
 ENDINGS = (".pt", ".pth", ".pt2")
 
@@ -48,10 +50,11 @@ def command(
 
     Example: convolith fold my_models:repvgg --input 1,3,224,224 -o folded.pt --html report.html
     """
-    target = None if output is None else Output(output, ENDINGS)
-    page = None if html is None else Output(html, (".html",))
+    from convolith.cli.io.files import Output
     from convolith.folding import fold
 
+    target = None if output is None else Output(output, ENDINGS)
+    page = None if html is None else Output(html, (".html",), "--html")
     model, inputs = evaluation_model_and_inputs(factory, shapes, done="folded")
     if target:
         _warn_of_pickling(factory, target, model)
@@ -82,13 +85,13 @@ def _write(target: Output, model: Any, inputs: tuple[Any, ...]) -> None:
             if why:
                 remedy += f" after defining its classes and functions at the top level of a module ({why})"
             raise ConvolithError(
-                f"output is {target.path}, but torch.export cannot take the folded model "
+                f"--output is {target.path}, but torch.export cannot take the folded model "
                 f"({(str(problem).strip() or type(problem).__name__).splitlines()[0]}); {remedy}"
             ) from problem
         target.write(lambda file: torch.export.save(program, file))
     elif unpicklable := pickling_problem(model):
         raise ConvolithError(
-            f"output is {target.path}, but code of the original model that folding keeps cannot be pickled "
+            f"--output is {target.path}, but code of the original model that folding keeps cannot be pickled "
             f"({unpicklable}); "
             f"write {target.path.stem}.pt2, or define its classes and functions at the top level of a module"
         )

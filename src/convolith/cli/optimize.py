@@ -10,8 +10,7 @@ from typing import Any
 import click
 
 from convolith.cli.factory import evaluation_model_and_inputs
-from convolith.cli.io.files import Output
-from convolith.cli.options import budget_option, emit, html_option, input_option, json_option
+from convolith.cli.options import accuracy_option, budget_option, emit, html_option, input_option, json_option
 from convolith.errors import ConvolithError
 
 ENDINGS = (".zip",)
@@ -21,13 +20,7 @@ ENDINGS = (".zip",)
 @click.argument("factory", metavar="PACKAGE.MODULE:FACTORY")
 @input_option
 @click.option("-o", "--output", metavar="FILE", help="File for the optimised model, a .zip; cl.network.load reads it.")
-@click.option(
-    "--accuracy",
-    type=click.Choice(["exact", "default", "fast", "double"]),
-    default="default",
-    show_default=True,
-    help="Bound on the errors of the layers.",
-)
+@accuracy_option
 @click.option("--threads", type=click.IntRange(min=1), help="Number of threads.  [default: torch's]")
 @budget_option("Time limit for measuring.")
 @click.option("--estimate", is_flag=True, help="Choose engines by estimates, without measuring.")
@@ -53,10 +46,11 @@ def command(
 
     Example: convolith optimize my_models:resnet --input 1,3,224,224 -o resnet.zip --html report.html
     """
-    target = None if output is None else Output(output, ENDINGS)
-    page = None if html is None else Output(html, (".html",))
+    from convolith.cli.io.files import Output
     from convolith.network import optimize
 
+    target = None if output is None else Output(output, ENDINGS)
+    page = None if html is None else Output(html, (".html",), "--html")
     model, inputs = evaluation_model_and_inputs(factory, shapes, done="optimised")
     options: dict[str, Any] = {"accuracy": accuracy, "budget_seconds": budget_seconds, "threads": threads}
     with redirect_stdout(sys.stderr):  # the model's own code may print
@@ -64,7 +58,9 @@ def command(
     report = found.report
     if target:
         if report.reason is not None:
-            raise ConvolithError(f"output is {output}, but there is nothing to save: {report.headline}")
+            raise ConvolithError(
+                f"--output is {output}, but there is nothing to save: {report.headline}; leave --output out"
+            )
         target.write(found.save)
     if page:
         page.write(lambda file: file.write(_page(factory, shapes, report).encode()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from convolith.errors import ConvolithError
-from convolith.geometry import PADDING_MODES, PADDING_NAMES
+from convolith.geometry import CONV_MODES, PADDING_NAMES
 from convolith.report.plain import to_json
 from convolith.report.table import Table
 
@@ -83,6 +83,13 @@ def quantity(text: str) -> float:
     return value
 
 
+def megabytes(text: str) -> float:
+    """Parse a number of 10^6 bytes, such as `4000`; a suffix is refused, since `4G` would be 4 * 10^15 bytes."""
+    if str(text).strip()[-1:].isalpha():
+        raise click.BadParameter(f"{text!r} has a suffix; expected a number of MB (10^6 bytes), such as 4000")
+    return quantity(text)
+
+
 def shape(text: str) -> tuple[int, ...]:
     """Parse a shape of at least two integers, such as `1,3,224,224`."""
     entries = numbers(text)
@@ -148,30 +155,65 @@ def budget_option(words: str) -> Callable[[Callable[..., Any]], Callable[..., An
     return click.option("--budget-seconds", type=kind, default=60.0, show_default=True, help=words)
 
 
-def geometry_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --stride, --padding, --dilation, --groups and --padding-mode to a command."""
+PADDING = "same, valid, full, a number, one per axis such as 1,2, or before:after per axis such as 1:2,0:0."
+"""Help of --padding."""
+PADDING_MODE = (
+    "Values beyond the edge: zeros, a mirror image without (reflect) or with (symmetric) the edge itself, the edge "
+    "repeated (replicate), or the other side (circular)."
+)
+"""Help of --padding-mode."""
+MEMORY = "memory limit, such as 2GB (1GB is 2^30 bytes)"
+"""Beginning of the help of --memory."""
+ACCURACIES = ("exact", "default", "fast", "double")
+"""Accuracy classes of the planner, which is not imported for them, since it needs torch."""
+
+
+def geometry_options(
+    modes: Sequence[str] = CONV_MODES,
+    *,
+    padding_default: str = "0",
+    mode_default: str = "zeros",
+    mode_help: str = PADDING_MODE,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds --stride, --padding, --dilation, --groups and --padding-mode to a command.
+
+    Args:
+        modes: values of --padding-mode; "constant" is one for commands that have --padding-value.
+        padding_default, mode_default: what the help shows as the defaults of --padding and --padding-mode.
+        mode_help: help of --padding-mode.
+    """
     options = [
         click.option("--stride", type=numbers, default=1, show_default=True, help="One number, or one per axis."),
-        click.option(
-            "--padding",
-            type=padding,
-            default=0,
-            help="same, valid, full, a number, or before:after per axis such as 1:2,0:0; none by default.",
-        ),
+        click.option("--padding", type=padding, default=0, help=f"{PADDING}  [default: {padding_default}]"),
         click.option("--dilation", type=numbers, default=1, show_default=True, help="One number, or one per axis."),
         click.option("--groups", type=int, default=1, show_default=True, help="Number of channel groups."),
-        click.option("--padding-mode", type=click.Choice(PADDING_MODES), default="zeros", show_default=True),
+        click.option(
+            "--padding-mode", type=click.Choice(modes), default="zeros", help=f"{mode_help}  [default: {mode_default}]"
+        ),
     ]
-    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+    return lambda command: functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
+accuracy_option = click.option(
+    "--accuracy",
+    type=click.Choice(ACCURACIES),
+    default="default",
+    show_default=True,
+    help="Bound on the errors: exact (direct sums in the dtype of the result), default (5e-6 in float32), fast (1e-4), "
+    "or double (sums in float64).",
+)
 
 
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --engine and --accuracy to a command; the names are checked on use, so that help imports no engine."""
-    options = [
-        click.option("--engine", default="auto", show_default=True, help="Name of the engine; `plan` lists them."),
-        click.option("--accuracy", default="default", show_default=True, help="exact, default, fast or double."),
-    ]
-    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+    """Add --engine and --accuracy to a command; an engine's name is checked on use, so that help imports no engine."""
+    engine = click.option(
+        "--engine",
+        default="auto",
+        show_default=True,
+        help="Algorithm that computes: auto, which takes the fastest within --accuracy, or a name from the table that "
+        "`convolith plan` prints.",
+    )
+    return engine(accuracy_option(command))
 
 
 def emit(*, as_json: bool, data: Any, tables: list[Table]) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-import torch
 
-from convolith.cli.io.files import read_kernel
-from convolith.cli.io.stores import plan_store
 from convolith.cli.options import (
+    MEMORY,
     axes_or_names,
     emit,
     engine_options,
@@ -21,34 +19,37 @@ from convolith.cli.options import (
 )
 from convolith.cli.shapes import layer_spec
 from convolith.cli.words import GENERAL, in_words_of_the_command
-from convolith.conv import Conv
 from convolith.dtypes import check_dtype
 from convolith.errors import ConvolithError
-from convolith.planner import plan
-from convolith.planner.choose import BUDGET_SECONDS
-from convolith.tensors import torch_dtype
+
+if TYPE_CHECKING:
+    import torch
 
 WORDS = (
     *GENERAL,
     (r": plan with kernel=", ": give the kernel in place of K_SHAPE, a file or a list such as [[1,2,1]]"),
 )
 """Words of `plan`, in those of the command."""
+OF_SHAPES = ("kernel_dtype", "bias", "measure", "budget")
+"""Options that apply to a layer given by shapes."""
+OF_STORES = ("axes", "memory")
+"""Options that apply to a store."""
 
 
 @click.command()
 @click.argument("x_shape", type=shape_or_path)
 @click.argument("k_shape", type=shape_or_kernel)
-@geometry_options
+@geometry_options(
+    padding_default="0; for a store as in correlate", mode_default="zeros; for a store as in correlate"
+)
 @engine_options
 @click.option("--dtype", default="float32", show_default=True, help="Dtype of x.")
 @click.option("--kernel-dtype", help="Dtype of the kernel, if it differs.")
 @click.option("--bias", is_flag=True, help="Add a bias.")
 @click.option("--measure", is_flag=True, help="Time the engines on this machine, and store the result.")
-@click.option(
-    "--budget", default=BUDGET_SECONDS, show_default=True, metavar="SECONDS", help="Time that measuring may take."
-)
+@click.option("--budget", default=2.0, show_default=True, metavar="SECONDS", help="Time limit for --measure.")
 @click.option("--axes", type=axes_or_names, help="For a store: the axes that the kernel slides along, such as yx.")
-@click.option("--memory", help="For a store: memory that may be taken, such as 2GB.  [default: 1GB]")
+@click.option("--memory", help=f"For a store: {MEMORY}  [default: 1GB]")
 @json_option
 @click.pass_context
 def command(
@@ -76,18 +77,28 @@ def command(
 
     Example: convolith plan 1,64,56,56 64,64,3,3 --padding 1
     """
-    if isinstance(x_shape, str):
-        source = click.core.ParameterSource.DEFAULT
+    source = click.core.ParameterSource.DEFAULT
+    of_store = isinstance(x_shape, str)
+    for name in OF_SHAPES if of_store else OF_STORES:
+        if ctx.get_parameter_source(name) is not source:
+            kinds = ("shapes", "a store") if of_store else ("a store, such as scan.zarr", "a shape")
+            option = f"--{name.replace('_', '-')}"
+            raise ConvolithError(
+                f"{option} was given; it applies to {kinds[0]}, and X_SHAPE is {kinds[1]}; leave {option} out"
+            )
+    if of_store:
+        from convolith.cli.io.stores import plan_store
+
         given = {name: value for name, value in options.items() if ctx.get_parameter_source(name) is not source}
         given |= {} if engine == "auto" else {"engine": engine}
         named = k_shape if isinstance(k_shape, str) else ",".join(map(str, k_shape))
         plan_store(x_shape, named, given | {"accuracy": accuracy}, as_json=as_json)
         return
-    for name in ("axes", "memory"):
-        if options.pop(name) is not None:
-            raise ConvolithError(f"--{name} was given; it applies to a store, such as scan.zarr")
+    from convolith.planner import plan
+
     effort = "measure" if measure else "estimate"
     kernel = _weights(k_shape, options) if isinstance(k_shape, str) else None
+    options = {name: value for name, value in options.items() if name not in OF_STORES}
     spec = layer_spec(x_shape, k_shape if kernel is None else tuple(kernel.shape), **options)
     with in_words_of_the_command(WORDS):
         chosen = plan(spec, kernel, accuracy=accuracy, engine=engine, effort=effort, budget=budget)
@@ -104,6 +115,12 @@ def command(
 
 def _weights(text: str, options: dict[str, Any]) -> torch.Tensor:
     """Return a kernel in the dtype of the layer."""
+    import torch
+
+    from convolith.cli.io.files import read_kernel
+    from convolith.conv import Conv
+    from convolith.tensors import torch_dtype
+
     read = read_kernel("K_SHAPE", text, {})
     if isinstance(read, Conv):
         raise ConvolithError(f"K_SHAPE is {text}, which has options of its own; expected a bare kernel, or a shape")

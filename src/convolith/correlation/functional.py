@@ -270,7 +270,7 @@ def _target(out: Any, x: Any, operands: Operands, spec: ConvSpec, *, batched: bo
     if tuple(target.shape) != shape or dtype_name(target.dtype) != spec.out_dtype:
         raise ConvolithError(
             f"out has shape {tuple(target.shape)} and dtype {dtype_name(target.dtype)}; the result has {shape} and "
-            f"{spec.out_dtype}"
+            f"{spec.out_dtype}; pass such an array, or leave out= out"
         )
     check_apart(target, x=operands.x, k=operands.k, bias=operands.bias)
     return target if batched else target[None]

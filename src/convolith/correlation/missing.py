@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from convolith.arrays import Operands, check_bias, flip
+from convolith.correlation.result_dtypes import real_dtype
 from convolith.dtypes import dtype_name, is_float, result_dtype
 from convolith.engines import BY_NAME
 from convolith.errors import ConvolithError, check_option, shown, warn
@@ -67,7 +68,7 @@ def as_floats(operands: Operands, wanted: str | None, *, needed: bool) -> Operan
     x, k, bias = operands
     parts = next((dtype_name(one.dtype) for one in operands if one is not None and one.is_complex()), None)
     if parts is not None and not dtype.is_complex:
-        raise ConvolithError(f"dtype is {kind} but the result is {parts}; expected a complex dtype")
+        raise real_dtype(kind, parts)
     return Operands(x.to(dtype), k.to(dtype), None if bias is None else bias.to(dtype))
 
 

@@ -45,7 +45,7 @@ def convert(y: torch.Tensor, wanted: str | None) -> torch.Tensor:
     if wanted is None or wanted == name:
         return y
     if name in COMPLEX and wanted not in COMPLEX:
-        raise ConvolithError(f"dtype is {wanted} but the result is {name}; expected a complex dtype")
+        raise real_dtype(wanted, name)
     if is_float(wanted):
         return y.to(torch_dtype(wanted))
     if y.requires_grad:
@@ -63,6 +63,13 @@ class Rounded(NamedTuple):
     values: torch.Tensor
     clipped: int
     missing: int
+
+
+def real_dtype(wanted: str, name: str) -> ConvolithError:
+    """Return the error for a real `dtype` of a complex result."""
+    return ConvolithError(
+        f"dtype is {wanted} but the result is {name}; expected a complex dtype; leave dtype out, and take the real part"
+    )
 
 
 def as_integers(values: torch.Tensor, wanted: str) -> Rounded:
@@ -118,7 +125,7 @@ def delivered(y: torch.Tensor, x: Any, out: Any, inputs: Iterable[torch.Tensor |
     if tuple(target.shape) != tuple(y.shape) or target.dtype is not y.dtype:
         raise ConvolithError(
             f"out has shape {tuple(target.shape)} and dtype {dtype_name(target.dtype)}; the result has "
-            f"{tuple(y.shape)} and {dtype_name(y.dtype)}"
+            f"{tuple(y.shape)} and {dtype_name(y.dtype)}; pass such an array, or leave out= out"
         )
     if y.requires_grad:
         raise ConvolithError("out was given together with gradients; leave it out there, or call under torch.no_grad()")

@@ -133,7 +133,8 @@ class ModelCost:
         """
         if self.count_at is None or not 3 <= len(self.input_shape) <= 5:
             raise ConvolithError(
-                "a law is of one input that was given by shape, (N, channels, *size); pass input_shape"
+                "a law is of one input that was given by its shape, (N, channels, *size); call cost with one "
+                "input_shape"
             )
         count_at = self.count_at
         return law_of(
@@ -170,7 +171,7 @@ class ModelCost:
             (4.0, 2.0)
         """
         if self.count_at is None:
-            raise ConvolithError("scaled is of one input that was given by shape; pass input_shape")
+            raise ConvolithError("scaled is of one input that was given by its shape; call cost with one input_shape")
         axes = AXES.get(len(self.input_shape) - 2, ())
         names = {"batch": (0,), "size": tuple(range(2, len(self.input_shape)))}
         names |= {name: (2 + axis,) for axis, name in enumerate(axes)}
@@ -178,7 +179,7 @@ class ModelCost:
         growth = {"channels": Fraction(1), "kernel_size": Fraction(1)}
         for name, factor in factors.items():
             if name not in names and name not in growth:
-                raise ConvolithError(f"{name} is scaled; expected {', '.join((*names, *growth))}")
+                raise ConvolithError(f"{name} is scaled; expected {', '.join((*names, *growth))}; leave {name} out")
             by = factor_of(name, factor)
             if name in growth:
                 growth[name] = by

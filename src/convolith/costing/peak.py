@@ -134,7 +134,10 @@ def peak_of(
     """
     check_option("optimizer", optimizer, OPTIMIZERS)
     if not any(p.requires_grad for p in model.parameters()):
-        raise ConvolithError("model has no parameter that requires a gradient, so that it has no training step")
+        raise ConvolithError(
+            "model has no parameter that requires a gradient, so that it has no training step; call "
+            "model.requires_grad_(), or leave optimizer out"
+        )
     check_lazy(model)
     fake = fake_mode()
     with ExitStack() as stack:
@@ -167,7 +170,9 @@ def _step(
         follower.phase = "forward"
     outputs = [tensor for tensor in tensors_of(model(*given[0], **given[1])) if tensor.requires_grad]
     if not outputs:
-        raise ConvolithError("model gives nothing that depends on its parameters; there is no training step of it")
+        raise ConvolithError(
+            "model gives nothing that depends on its parameters, so that it has no training step; leave optimizer out"
+        )
     loss = outputs[0].sum()
     for tensor in outputs[1:]:
         loss = loss + tensor.sum()

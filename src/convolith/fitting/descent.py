@@ -361,7 +361,8 @@ def _rate(method: str, goal: Goal, largest: float, bound: float) -> float:
         return ADAM_SHARE * (1.0 if goal.loss == "poisson" else bound)
     if goal.loss == "poisson":
         raise ConvolithError(
-            f'method "{method}" has no rate that works for every loss "poisson"; pass learning_rate=, or "lbfgs"'
+            f'learning_rate was not given, and method="{method}" has none that suits loss="poisson" in general; pass '
+            'learning_rate=, or method="lbfgs"'
         )
     return SAFE_SHARE / largest
 

@@ -112,7 +112,10 @@ class Accumulator(NormalEquations):
             raise ConvolithError(f"other is a {type(other).__name__}; expected a {type(self).__name__}")
         for (name, ours), theirs in zip(self.geometry.items(), other.geometry.values(), strict=True):
             if ours != theirs and not (name == "frame" and None in (ours, theirs)):
-                raise ConvolithError(f"other has {name} {theirs}, but this state {ours}; expected the same")
+                raise ConvolithError(
+                    f"other has {name} {theirs}, but this state {ours}; expected the same; make both states with the "
+                    f"same {name}"
+                )
         if other.equations:
             self._check_dtypes("other", other.dtypes)
             if not self.dtypes:
@@ -170,7 +173,10 @@ class Accumulator(NormalEquations):
         if any(small > large for small, large in zip(size, self.kernel_size, strict=True)):
             raise ConvolithError(f"kernel_size is {size}; expected none larger than the state's, {self.kernel_size}")
         if self.options["padding"] == "same" and max(self.options["stride"]) > 1:
-            raise ConvolithError('the state has padding "same" with a stride, whose amount depends on kernel_size')
+            raise ConvolithError(
+                'the state has padding "same" with a stride, whose amount depends on kernel_size; make a state of '
+                f"kernel_size {size} instead"
+            )
         indices = np.arange(self.windows).reshape(-1, *self.kernel_size)
         pairs = []
         around = self.spec_of(self.size or self._least()).padding
@@ -256,7 +262,7 @@ class Accumulator(NormalEquations):
         if needs_solver(kernel_options.names) and len(self.terms) > 1:
             raise ConvolithError(
                 f"constraints is {kernel_options.constraints!r}, but weights that vary are not of one sign everywhere "
-                "because they are at some places; leave it out, or pass degree=0"
+                "if they are so at some positions; leave it out, or pass degree=0"
             )
         variances = kernel_options.variances(self.in_channels)
         if variances.any() and any(map(any, self.spec_of(self.size or self._least()).padding)):
@@ -285,7 +291,10 @@ class Accumulator(NormalEquations):
             ("y", problem.spec.out_channels, self.out_channels),
         ):
             if came != expected:
-                raise ConvolithError(f"{name} has {came} channels, but this state is of {expected}; expected the same")
+                raise ConvolithError(
+                    f"{name} has {came} channels, but this state is of {expected}; expected the same; make another "
+                    "state for these data"
+                )
         self._check_dtypes("x and y", problem.dtypes)
         return problem
 
@@ -293,7 +302,7 @@ class Accumulator(NormalEquations):
         if problem.equations > self.equations:
             raise ConvolithError(
                 f"x and y are {problem.equations} equations to take out of {self.equations}; expected some that were "
-                "taken in"
+                "taken in; pass an x and a y that `update` was called with"
             )
         return self.add(problem, -1)
 

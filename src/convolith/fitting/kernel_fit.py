@@ -407,7 +407,10 @@ def _descent(method: str | Descent, keywords: DescentKeywords) -> Descent | None
     given: dict[str, Any] = {name: value for name, value in keywords.items() if name != "huber_delta"}
     if isinstance(method, Descent):
         if given:
-            raise ConvolithError(f"{next(iter(given))} was given beside a Descent; expected it as one of its fields")
+            name = next(iter(given))
+            raise ConvolithError(
+                f"{name} was given together with a Descent; expected it as one of its fields; pass Descent({name}=...)"
+            )
         return method
     check_option("method", method, METHODS)
     descent = Descent(**given | {"method": "gd" if method == "lstsq" else method})
@@ -467,4 +470,8 @@ def _check_counts(problem: Problem) -> None:
     """Refuse negative values in pixels that count."""
     for name, values in (("x", problem.padded), ("y", problem.y)):
         if values.size and values.min() < 0:
-            raise ConvolithError(f'{name} has a least value of {values.min()}; loss="poisson" is of counts, 0 or more')
+            mask = "mask=" if name == "y" else "x_mask="
+            raise ConvolithError(
+                f'{name} has a least value of {values.min()}; loss="poisson" is of counts, 0 or more; leave such '
+                f"pixels out by {mask}, or pass another loss"
+            )

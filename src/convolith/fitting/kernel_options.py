@@ -40,7 +40,8 @@ class KernelOptions:
         for name in ("ridge", "smoothness"):
             value = getattr(self, name)
             if not is_number(value) or value < 0:
-                raise ConvolithError(f"{name} is {value!r}; expected a finite number, 0 or more")
+                remedy = '; "auto" is for `fit` with one constant kernel alone; pass a number' * (value == "auto")
+                raise ConvolithError(f"{name} is {value!r}; expected a finite number, 0 or more{remedy}")
         check_constraints(self.constraints)
         try:
             noise = np.asarray(self.x_noise_variance)

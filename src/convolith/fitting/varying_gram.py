@@ -204,13 +204,16 @@ class VaryingGram(Accumulator):
         spec = problem.spec
         if (position is not None) != (self.modulation == "update"):
             came = "no position" if position is None else "a position"
+            remedy = "pass one for each image" if position is None else 'leave it out, or pass modulation="update"'
             raise ConvolithError(
-                f'{came} was given with modulation "{self.modulation}"; expected one with "update" and there alone'
+                f'{came} was given with modulation "{self.modulation}"; expected one with "update" alone; {remedy}'
             )
         if position is None:
             places = pixel_places(spec, origin, self.frame)
         elif origin is not None:
-            raise ConvolithError(f'origin is {origin}, but with modulation "update" the position says where x is')
+            raise ConvolithError(
+                f'origin is {origin}, but with modulation "update" the position says where x is; leave origin out'
+            )
         else:
             places = given_places(position, len(problem.padded), problem.padded.shape[2:])
         return replace(
@@ -232,7 +235,7 @@ class VaryingGram(Accumulator):
         if count > len(self.known):
             raise ConvolithError(
                 f"background_degree is {background_degree}, but the state was made for "
-                f"{max(self.degree, self.background_degree)} at most"
+                f"{max(self.degree, self.background_degree)} at most; make a state with a larger one"
             )
         return count
 

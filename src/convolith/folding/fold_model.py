@@ -214,7 +214,8 @@ def _checked(model: Any, example: Any) -> tuple[Inputs, Reference]:
     except Exception as problem:
         shapes = [tuple(x.shape) for x in inputs]
         raise ConvolithError(
-            f"model does not take example_input of shape {shapes[0] if len(shapes) == 1 else shapes}: {problem}"
+            f"model does not take example_input of shape {shapes[0] if len(shapes) == 1 else shapes}; pass inputs of a "
+            f"shape and a dtype that it takes: {problem}"
         ) from problem
 
 

@@ -157,7 +157,9 @@ def load(path: str | Path, *, trusted: bool = False) -> Optimized:
             if MODEL not in parts and len(parts) < 2:
                 raise KeyError(f"it has no {GRAPH if GRAPH not in parts else WEIGHTS}")
     except FileNotFoundError:
-        raise ConvolithError(f"path is {str(path)!r}, which does not exist") from None
+        raise ConvolithError(
+            f"path is {str(path)!r}, which does not exist; pass the path of a file that `Optimization.save` wrote"
+        ) from None
     except (OSError, zipfile.BadZipFile, KeyError, ValueError) as problem:
         raise ConvolithError(
             f"path is {str(path)!r}, which is damaged or no optimised model ({problem}); save the model again"

@@ -425,9 +425,14 @@ def plain(argument: str, array: Any, shape: tuple[int, ...] | None = None, dtype
             f"{argument} requires gradients, which a plan does not record; call correlate, or pass {argument}.detach()"
         )
     if shape is not None and tuple(tensor.shape) != shape:
-        raise ConvolithError(f"{argument} has shape {tuple(tensor.shape)}; the plan expects {shape}")
+        raise ConvolithError(
+            f"{argument} has shape {tuple(tensor.shape)}; the plan expects {shape}; make another plan for this shape"
+        )
     if dtype is not None and dtype_name(tensor.dtype) != dtype:
-        raise ConvolithError(f"{argument} has dtype {dtype_name(tensor.dtype)}; the plan expects {dtype}")
+        raise ConvolithError(
+            f"{argument} has dtype {dtype_name(tensor.dtype)}; the plan expects {dtype}; convert {argument}, or make "
+            "another plan for this dtype"
+        )
     return tensor.detach().resolve_conj().resolve_neg()
 
 

@@ -12,8 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from convolith.big.fitting.checkpoint import Checkpoint, Reached
 from convolith.big.fitting.jobs import States, pooled
 from convolith.big.fitting.memory import Memory, Peak
@@ -34,7 +32,7 @@ from convolith.fitting.gram import Gram
 from convolith.fitting.kernel_options import KernelOptions
 from convolith.fitting.refinement import residual_of
 from convolith.fitting.results import check_errors, is_number
-from convolith.fitting.selection.cross_validation import TOLERANCE, odd_sizes
+from convolith.fitting.selection.cross_validation import TOLERANCE, check_auto, odd_sizes
 from convolith.fitting.selection.jackknife import jackknife
 from convolith.fitting.selection.tiles import LEAST
 from convolith.geometry import Axes, Padding, check_whole, per_axis
@@ -171,7 +169,7 @@ def fit(
     sizes: list[tuple[int, ...]] = []
     size: Any = kernel_size
     if isinstance(kernel_size, str):
-        _check_auto(geometry)
+        check_auto(geometry)
 
         def size(lengths: Sequence[int]) -> tuple[int, ...]:
             steps = per_axis("dilation", dilation, len(lengths), 1)
@@ -341,10 +339,3 @@ def _check(
         raise ConvolithError('max_size was given together with a kernel_size; it belongs to kernel_size="auto" only')
     if not is_number(tolerance) or not 0 <= tolerance < 1:
         raise ConvolithError(f"size_tolerance is {tolerance!r}; expected 0 or more and less than 1")
-
-
-def _check_auto(geometry: Mapping[str, Any]) -> None:
-    """Refuse a geometry whose kernel size cannot be chosen."""
-    padding = geometry["padding"]
-    if np.any(np.asarray(geometry["stride"]) != 1) or not (isinstance(padding, str) and padding in ("valid", "same")):
-        raise ConvolithError('kernel_size="auto" goes with stride 1, and padding "valid" or "same" alone')

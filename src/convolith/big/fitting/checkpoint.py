@@ -58,7 +58,7 @@ class Checkpoint:
         if self.path.suffix != ".npz":
             raise ConvolithError(f"checkpoint is {str(path)!r}; expected a name that ends in .npz")
         if not self.path.parent.is_dir():
-            raise ConvolithError(f"checkpoint is {str(path)!r}, but there is no folder {self.path.parent}")
+            raise ConvolithError(f"checkpoint is {str(path)!r}, but there is no folder {self.path.parent}; create it")
         self.fingerprint = json.loads(json.dumps({"version": __version__, **fingerprint}, default=str))
         self.solving = json.loads(json.dumps(solving, default=str))
 

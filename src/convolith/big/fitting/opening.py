@@ -74,10 +74,14 @@ def stacks_of(x: Any, y: Any, kernel_size: Any, given: SourceOptions, options: d
         for (one, other), (own, of_y) in zip(opened, roles, strict=True):
             if [one.shape[axis] for axis in own.axes] != [other.shape[axis] for axis in of_y.axes]:
                 raise ConvolithError(
-                    f'y has shape {other.shape} but x {one.shape}; kernel_size="auto" expects both of one size'
+                    f'y has shape {other.shape} but x {one.shape}; kernel_size="auto" expects both of one size; pass a '
+                    "number"
                 )
         if len({len(shape) for shape in shapes}) > 1:
-            raise ConvolithError("the sources of x have different numbers of axes that the kernel slides along")
+            raise ConvolithError(
+                "the sources of x have different numbers of axes that the kernel slides along; pass axes=, such as "
+                "axes=(-2, -1)"
+            )
         kernel_size = kernel_size([min(lengths) for lengths in zip(*shapes, strict=True)])
     marks = _marks(given.marks, len(opened), several=several)
     stacks = [
@@ -114,7 +118,10 @@ def _roles(x: Source, y: Source, kernel_size: Any, given: SourceOptions, names: 
             )
         channel, pairs = others[0] if others else channel, tuple(sorted(along))
     if channel in axes:
-        raise ConvolithError(f"channel_axis is {given.channel_axis!r}, along which the kernel slides (axes {axes})")
+        raise ConvolithError(
+            f"channel_axis is {given.channel_axis!r}, along which the kernel slides (axes {axes}); expected another "
+            "axis"
+        )
     own = Roles(axes, channel, pairs)
     if more and (abs(more) > 1 or channel is None):
         raise ConvolithError(
@@ -261,5 +268,8 @@ def _nodata(source: Source, given: Any, name: str) -> float | None:
     if source.dtype.kind in "iu":
         limits = np.iinfo(source.dtype)
         if not float(given).is_integer() or not limits.min <= given <= limits.max:
-            raise ConvolithError(f"nodata is {given}, which the dtype {source.dtype} of {name} does not hold")
+            raise ConvolithError(
+                f"nodata is {given}, which the dtype {source.dtype} of {name} does not hold; expected an integer from "
+                f"{limits.min} to {limits.max}"
+            )
     return float(given)

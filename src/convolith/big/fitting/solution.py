@@ -18,7 +18,7 @@ from convolith.fitting.kernel_options import KernelOptions
 from convolith.fitting.moments.moments import gradient
 from convolith.fitting.refinement import residual_of
 from convolith.fitting.results import Candidate, Fit
-from convolith.fitting.selection.cross_validation import RIDGES, candidates, chosen
+from convolith.fitting.selection.cross_validation import RIDGES, candidates, chosen, constant_x
 from convolith.fitting.selection.jackknife import LeftOut
 from convolith.fitting.selection.tiles import LEAST
 from convolith.fitting.solving.least_squares import Penalty, Solution, least_squares
@@ -77,7 +77,7 @@ def choose(
         best = chosen(compared)
         return Choice(total.kernel_size, best.ridge, tuple(compared), best.rms)
     if not total.unit > 0:
-        raise ConvolithError("x is the same in all pixels that count, so that it tells nothing about a kernel's size")
+        raise constant_x()
     shares = RIDGES if ridge is None else [ridge / total.unit]
     compared = candidates(total, folds, sizes, shares, offset=True)
     least = min(one.rms for one in compared) ** 2

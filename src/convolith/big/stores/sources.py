@@ -291,7 +291,7 @@ def _npz(source: Any, path: Any, argument: str) -> Source:
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         members = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}
         if not members:
-            raise ConvolithError(f"{argument} is {path}, which holds no array")
+            raise ConvolithError(f"{argument} is {path}, which holds no array; write it with numpy.savez")
         if name is None and len(members) == 1:
             (name,) = members
         if name not in members:
@@ -321,7 +321,7 @@ def _npy(_: Any, path: Any, argument: str) -> Source:
     if beginning != np.lib.format.MAGIC_PREFIX:
         raise ConvolithError(
             f"{argument} is {path}, which cannot be read: it begins with {beginning!r}, not as a file of numpy.save "
-            "does"
+            "does; write it with numpy.save"
         )
     array = np.load(str(path), mmap_mode="r", allow_pickle=False)
     return Source(str(path), array, path=path)

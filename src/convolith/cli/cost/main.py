@@ -13,6 +13,7 @@ from convolith.cli.options import (
     html_option,
     input_of_model,
     json_option,
+    megabytes,
     quantity,
     shape,
 )
@@ -20,6 +21,9 @@ from convolith.cli.shapes import layer_spec
 from convolith.errors import ConvolithError
 from convolith.work import CONVENTIONS
 
+SORTS = ("order", "macs", "multiplications", "additions", "backward", "parameters")
+OPTIMIZERS = ("sgd", "momentum", "adam")
+"""Values of --sort and --peak, which the cost of a model has too; it is not imported for them, since it needs torch."""
 OF_LAYERS = ("stride", "padding", "dilation", "groups", "padding_mode", "bias", "no_input_gradient")
 OF_MODELS = (
     "shapes",
@@ -50,12 +54,22 @@ OF_STEPS = (
 @click.command()
 @click.argument("subject", metavar="X_SHAPE|PACKAGE.MODULE:FACTORY")
 @click.argument("k_shape", type=shape, required=False)
-@geometry_options
+@geometry_options()
 @click.option(
-    "--dtype", default="float32", show_default=True, help="Dtype of x and the kernel, or of the model's input."
+    "--dtype",
+    default="float32",
+    help="Dtype of x and the kernel, or of the model's inputs.  [default: float32; for a model, that of its "
+    "parameters]",
 )
 @click.option("--bias", is_flag=True, help="Count a layer with a bias.")
-@click.option("--convention", type=click.Choice(CONVENTIONS), default="dense", show_default=True)
+@click.option(
+    "--convention",
+    type=click.Choice(CONVENTIONS),
+    default="dense",
+    show_default=True,
+    help="Whether products with the zeros of the padding count: dense counts them, as most tools do; effective does "
+    "not.",
+)
 @click.option("--no-input-gradient", is_flag=True, help="Leave out the gradient of the input, as for a first layer.")
 @click.option(
     "--scale",
@@ -80,18 +94,24 @@ OF_STEPS = (
 @click.option("--strict", is_flag=True, help="Exit with 1 if an operator of the model cannot be counted.")
 @click.option("--depth", type=int, default=2, show_default=True, help="Depth to which the model's modules are shown.")
 @click.option(
-    "--sort", default="order", show_default=True, help="Order of the modules: macs, parameters, backward, ..."
+    "--sort",
+    type=click.Choice(SORTS),
+    default="order",
+    show_default=True,
+    help="Order of the modules: order (that of the model), or the largest first by macs, multiplications, additions, "
+    "backward (macs) or parameters.",
 )
 @click.option("--top", type=int, help="Number of modules to show.")
 @click.option(
-    "--peak", metavar="OPTIMIZER", help="Predict the peak memory of a training step with sgd, momentum or adam."
+    "--peak", type=click.Choice(OPTIMIZERS), help="Predict the peak memory of a training step with this optimizer."
 )
-@click.option("--verify", is_flag=True, help="Also run a training step, and measure its peak memory.")
+@click.option("--verify", is_flag=True, help="Also run a training step, and measure its peak memory; needs --peak.")
 @click.option(
     "--fits",
     type=quantity,
     metavar="BYTES",
-    help="Find the largest batch whose training step fits into this memory, such as 16G.",
+    help="Find the largest batch whose training step fits into this memory, such as 16G (1G is 10^9 bytes); needs "
+    "--peak.",
 )
 @click.option(
     "--law",
@@ -103,7 +123,11 @@ OF_STEPS = (
 @click.option("--max-macs", type=quantity, help="Exit with 1 if the forward pass takes more multiply-adds, such as 5G.")
 @click.option("--max-parameters", type=quantity, help="Exit with 1 if the model has more parameters, such as 25M.")
 @click.option(
-    "--max-peak-mb", type=quantity, help="Exit with 1 if the peak memory is larger, in 10^6 bytes; needs --peak."
+    "--max-peak-mb",
+    type=megabytes,
+    metavar="MB",
+    help="Exit with 1 if the peak memory of a training step is larger than this number of MB (10^6 bytes), such as "
+    "4000; needs --peak.",
 )
 @click.option(
     "--baseline", "baseline_file", metavar="FILE", help="Exit with 1 if a total grew since this baseline was saved."
@@ -117,8 +141,8 @@ def command(ctx: click.Context, /, subject: str, k_shape: Any, *, as_json: bool,
     """Count multiplications, additions and bytes of a layer or a model, forward and backward.
 
     A layer has the shapes (N, in_channels, *size) and (out_channels, in_channels/groups, *kernel_size). FACTORY is a
-    function without arguments that returns a model; it may be in the current folder. Nothing is allocated or computed.
-    "dense" counts products with the zeros of the padding, "effective" omits them.
+    function without arguments that returns a model; it may be in the current folder. Nothing is allocated or computed,
+    unless --run or --verify is given.
 
     Example: convolith cost 1,64,56,56 64,64,3,3 --padding 1 --scale in_channels=2 --scale out_channels=2
 
@@ -133,10 +157,15 @@ def command(ctx: click.Context, /, subject: str, k_shape: Any, *, as_json: bool,
             unsuitable[0], unsuitable[0]
         ).replace("_", "-")
         kind = "a model" if of_model else "a layer"
-        raise ConvolithError(f"--{name} was given, but {subject} is {kind}, which has no such option")
+        raise ConvolithError(
+            f"--{name} was given, but {subject} is {kind}, which has no such option; leave --{name} out"
+        )
     if of_model:
         if k_shape is not None:
-            raise ConvolithError(f"K_SHAPE was given together with the model {subject}; its inputs are --input")
+            raise ConvolithError(
+                f"K_SHAPE was given together with the model {subject}; leave it out, and give the shapes of the "
+                "model's inputs by --input"
+            )
         from convolith.cli.cost.model import count
 
         dtype = None if ctx.get_parameter_source("dtype") is default else options["dtype"]

@@ -17,11 +17,21 @@ from convolith.cli.cost.html_page import cost_page
 from convolith.cli.factory import model_of
 from convolith.cli.io.files import Output
 from convolith.cli.options import emit, factors_of
+from convolith.cli.words import Words, in_words_of_the_command
 from convolith.costing import ModelCost, cost
 from convolith.costing.api import model_dtype, usual_dtype
 from convolith.errors import ConvolithError
 from convolith.report.plots import check_available
 from convolith.report.table import Table
+
+WORDS: Words = (
+    (r"^law was called with\b", "--law is"),
+    (r"^(a law|scaled) is of one input\b.*", "--law and --scale take one input (N, channels, *size); pass one --input"),
+    (r"\bpass run=True with an example_input\b", "pass --run"),
+    (r"\bpass backward=False to count\b", "pass --forward-only to count"),
+    (r"\bleave optimizer out$", "leave --peak out"),
+)
+"""Words of `cost`, in those of the command."""
 
 
 def count(factory: str, options: dict[str, Any], *, as_json: bool) -> None:
@@ -34,11 +44,15 @@ def count(factory: str, options: dict[str, Any], *, as_json: bool) -> None:
     """
     _check(factory, options)
     endings = {"csv_file": (".csv",), "html": (".html",), "save_baseline": (".json",)}
-    files = {name: Output(options[name], ends) for name, ends in endings.items() if options[name] is not None}
+    files = {
+        name: Output(options[name], ends, f"--{name.removesuffix('_file').replace('_', '-')}")
+        for name, ends in endings.items()
+        if options[name] is not None
+    }
     if "html" in files:
         check_available()
     before = None if options["baseline_file"] is None else budget.read_baseline(options["baseline_file"])
-    with redirect_stdout(sys.stderr):  # the model's own code may print
+    with redirect_stdout(sys.stderr), in_words_of_the_command(WORDS):  # the model's own code may print
         model = model_of(factory).train(options["train"])
         counted = cost(
             model,
@@ -95,10 +109,11 @@ def _inputs(model: torch.nn.Module, options: dict[str, Any]) -> dict[str, Any]:
     usual = str(usual_dtype(model)).removeprefix("torch.")
     shapes = [shape for shape, _ in options["shapes"]]
     dtypes = [dtype or options["dtype"] or usual for _, dtype in options["shapes"]]
+    named = ["--dtype" if dtype is None else "--input" for _, dtype in options["shapes"]]
+    kinds = [model_dtype(option, dtype) for option, dtype in zip(named, dtypes, strict=True)]
     if not options["real"]:
         return {"input_shape": shapes, "input_dtype": dtypes}
     generator = torch.Generator().manual_seed(0)
-    kinds = [model_dtype("--input", dtype) for dtype in dtypes]
     return {"example_input": tuple(map(partial(_drawn, generator), shapes, kinds)), "run": True}
 
 

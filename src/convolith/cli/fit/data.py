@@ -197,7 +197,7 @@ def _matching(argument: str, pattern: str) -> list[str]:
         unit = f":{unit}"
     names = [name + unit for name in sorted(glob(pattern), key=_by_numbers)]
     if not names:
-        raise ConvolithError(f"{argument} is {pattern}, which matches no file")
+        raise ConvolithError(f"{argument} is {pattern}, which matches no file; expected a file or a pattern of some")
     return names
 
 

@@ -27,6 +27,7 @@ SENTENCES = (
     (r"\bpadding as \(before, after\) pairs", "--padding as before:after"),
     (r"\bspatial size \(([^)]*)\) but x\b", r"spatial size (\1) but BEFORE"),
     (r"\bbut x (\d+)\b", r"but BEFORE has \1"),
+    (r"; pass one for each image$", "; pass --positions"),
     (r"^position is array\(\[([^\]]*)\]\)", r"--positions has a row of \1"),
     (r"\bpadding ['\"](\w+)['\"]", r"--padding \1"),
     (r"\bnan='omit'", "--ignore-nan"),

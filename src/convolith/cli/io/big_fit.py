@@ -80,7 +80,8 @@ def remove_stores_alone(options: dict[str, Any]) -> None:
     """
     for name in (*STORES_ALONE, "scheduler"):
         if options.pop(name) is not None:
-            raise ConvolithError(f"{words_of(name)} was given; it applies to stores, such as scan.zarr")
+            option = words_of(name)
+            raise ConvolithError(f"{option} was given; it applies to stores, such as scan.zarr; leave {option} out")
 
 
 def fit_stores(
@@ -102,10 +103,16 @@ def fit_stores(
         ConvolithError: options that apply to data in memory, and whatever `big.fit` refuses.
     """
     for name in sorted(given_options() - {*STORES_ALONE, *SHARED, *ELSEWHERE}):
-        raise ConvolithError(f"{words_of(name)} was given; it applies to pictures and arrays that fit into memory")
+        option = words_of(name)
+        raise ConvolithError(
+            f"{option} was given; it applies to pictures and arrays that fit into memory; leave {option} out"
+        )
     for name, usual in (("method", "lstsq"), ("loss", "squares")):
         if options[name] != usual:
-            raise ConvolithError(f"{words_of(name)} is {options[name]}; expected {usual}, the only one for stores")
+            option = words_of(name)
+            raise ConvolithError(
+                f"{option} is {options[name]}; expected {usual}, the only one for stores; leave {option} out"
+            )
     chosen = {name: options[name] for name in (*SHARED, *STORES_ALONE) if options[name] is not None}
     chosen["nan"] = "refuse" if options["ignore_nan"] is False else "omit"
     chosen |= {name: list(paths) if len(paths) > 1 else paths[0] for name, paths in stores.items()}

@@ -114,11 +114,14 @@ def _numbers(argument: str, path: str, array: np.ndarray) -> np.ndarray:
             f"field, such as array[{first!r}]"
         )
     if array.dtype.kind not in "biufc":
-        raise ConvolithError(f"{argument} is {path}, which holds values of dtype {array.dtype.name}; expected numbers")
+        raise ConvolithError(
+            f"{argument} is {path}, which holds values of dtype {array.dtype.name}; expected numbers; convert "
+            "them first, such as by array.astype(float)"
+        )
     return array
 
 
-def read_kernel(argument: str, text: str, options: Mapping[str, Any]) -> np.ndarray | Conv:
+def read_kernel(argument: str, text: str, options: Mapping[str, Any], prefix: str = "") -> np.ndarray | Conv:
     """Read a kernel: a Conv from a file that a command wrote, or a bare weight from another file or a JSON list.
 
     FILE.npz:0 selects the first part of a chain that `decompose` wrote.
@@ -129,6 +132,7 @@ def read_kernel(argument: str, text: str, options: Mapping[str, Any]) -> np.ndar
         argument: the name of the argument, for messages.
         text: the path or the list.
         options: stride, padding and the like from the command line; refused with a Conv, which has its own.
+        prefix: what the names of these options begin with on the command line, such as `first-`.
     """
     if text.lstrip().startswith("["):
         weight = _listed(argument, text)
@@ -140,8 +144,7 @@ def read_kernel(argument: str, text: str, options: Mapping[str, Any]) -> np.ndar
                 f"{argument} is {text}, which holds a kernel that varies with position; `correlate` alone applies it"
             )
         if "weight" in arrays:
-            if options:
-                raise ConvolithError(f"{next(iter(options))} was given, but {text} holds a kernel with its own options")
+            _refuse_options(text, options, prefix)
             return _as_conv(argument, arrays)
         if "0.weight" in arrays:
             raise ConvolithError(f"{argument} is {text}, which holds several convolutions; name one: {text}:0")
@@ -149,6 +152,13 @@ def read_kernel(argument: str, text: str, options: Mapping[str, Any]) -> np.ndar
             raise ConvolithError(f"{argument} is {text}, a picture; expected a .npy or .npz file or a list")
         weight = read_array(argument, text)
     return weight[None, None] if weight.ndim == 2 else weight
+
+
+def _refuse_options(text: str, options: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuse options of the command line for a kernel that has its own."""
+    for name in options:
+        option = f"--{prefix}{name.replace('_', '-')}"
+        raise ConvolithError(f"{option} was given, but {text} holds a kernel with its own options; leave {option} out")
 
 
 def _listed(argument: str, text: str) -> np.ndarray:
@@ -195,8 +205,7 @@ def read_varying(argument: str, text: str, options: Mapping[str, Any]) -> Varyin
     arrays = _load(argument, Path(text))
     if not set(VARYING) <= set(arrays):
         return None
-    if options:
-        raise ConvolithError(f"{next(iter(options))} was given, but {text} holds a kernel with its own options")
+    _refuse_options(text, options)
     names = ("degree", "background_degree", "modulation", "frame", "stride", "padding", "dilation", "padding_mode")
     try:
         values: dict[str, Any] = {name: arrays[name].tolist() if arrays[name].size else None for name in names}
@@ -222,7 +231,7 @@ def _part(argument: str, text: str) -> dict[str, Any]:
     parts = sorted({int(name.partition(".")[0]) for name in arrays if name.endswith(".weight")})
     if parts and int(number) not in parts:
         several = f"parts {', '.join(map(str, parts[:-1]))} and {parts[-1]}" if len(parts) > 1 else f"part {parts[0]}"
-        raise ConvolithError(f"{argument} is {text}, but the file holds {several}")
+        raise ConvolithError(f"{argument} is {text}, but the file holds {several}; name one: {path}:{parts[0]}")
     return {name.removeprefix(f"{number}."): arrays[name] for name in arrays if name.startswith(f"{number}.")}
 
 
@@ -237,30 +246,39 @@ def _as_conv(argument: str, arrays: Any) -> Conv:
 class Output:
     """An output file: checked to be writable before the work, replaced in one step when its contents are complete."""
 
-    def __init__(self, path: str, endings: tuple[str, ...]) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str, endings: tuple[str, ...], option: str = "--output") -> None:
+        """Check the path.
+
+        Args:
+            path: the file.
+            endings: endings of names that are accepted.
+            option: the option that names the file, for messages.
+        """
+        self.path, self.option = Path(path), option
         self.ending = _ending(self.path)
         if self.ending not in endings:
-            raise ConvolithError(f"output is {path}; expected a name that ends in {', '.join(endings)}")
+            raise ConvolithError(f"{option} is {path}; expected a name that ends in {', '.join(endings)}")
         if self.ending in IMAGES:
             imageio()
-        _claim(self.path)
+        _claim(self.path, option)
         try:
             if self.path.is_dir():
-                raise ConvolithError(f"output is {path}, which is a folder; expected a file name")
+                raise ConvolithError(f"{option} is {path}, which is a folder; expected a file name")
             if not self.path.parent.is_dir():
-                raise ConvolithError(f"output is {path}, but there is no folder {self.path.parent}; make it first")
+                raise ConvolithError(f"{option} is {path}, but there is no folder {self.path.parent}; make it first")
             if self.path.exists() and not os.access(self.path, os.W_OK):
-                raise ConvolithError(f"output is {path}, which is write-protected; choose another place")
+                raise ConvolithError(f"{option} is {path}, which is write-protected; choose another place")
             with tempfile.TemporaryFile(dir=self.path.parent):
                 pass
         except OSError as error:
-            raise ConvolithError(f"output is {path}, which cannot be written ({error}); choose another place") from None
+            raise ConvolithError(
+                f"{option} is {path}, which cannot be written ({error}); choose another place"
+            ) from None
 
     def refuse_input(self, source: str) -> None:
         """Refuse to overwrite the input file, since the result may lose its values."""
         if self.path.exists() and _is_file(source) and self.path.samefile(source):
-            raise ConvolithError(f"output is {self.path}, the input itself; choose another name")
+            raise ConvolithError(f"{self.option} is {self.path}, the input itself; choose another name")
 
     def write(self, fill: Callable[[IO[bytes]], Any]) -> None:
         """Let `fill` write a temporary file in the folder of the output, then rename it to the output."""
@@ -268,7 +286,9 @@ class Output:
             with replacing(self.path) as file:
                 fill(file)
         except OSError as error:
-            raise ConvolithError(f"output is {self.path}, which could not be written ({error})") from None
+            raise ConvolithError(
+                f"{self.option} is {self.path}, which could not be written ({error}); choose another place"
+            ) from None
 
     def write_array(
         self,
@@ -347,20 +367,22 @@ class Output:
         return np.dtype(np.uint16 if deep else np.uint8)
 
 
-def _claim(path: Path) -> None:
+def _claim(path: Path, option: str) -> None:
     """Note an output of the running command.
 
     Raises:
-        ConvolithError: another output of the command has the same name.
+        ConvolithError: another option of the command names the same file.
     """
     context = click.get_current_context(silent=True)
     if context is None:
         return
-    claimed = context.meta.setdefault("convolith.outputs", set())
+    claimed = context.meta.setdefault("convolith.outputs", {})
     whole = path.resolve()
     if whole in claimed:
-        raise ConvolithError(f"output is {path}, which two options name; give each output a name of its own")
-    claimed.add(whole)
+        raise ConvolithError(
+            f"{option} is {path}, which {claimed[whole]} names too; give each output a name of its own"
+        )
+    claimed[whole] = option
 
 
 def _check_picture(array: np.ndarray, path: Path, *, picture: bool) -> None:
@@ -435,5 +457,5 @@ def _load(argument: str, file: Path) -> Any:
     if isinstance(arrays, dict):
         arrays = {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
         if not arrays:
-            raise ConvolithError(f"{argument} is {file}, which holds no array")
+            raise ConvolithError(f"{argument} is {file}, which holds no array; write it with numpy.savez")
     return arrays

@@ -73,7 +73,9 @@ def planned(source: str, kernel: str, output: str | None, given: dict[str, Any])
     """
     for name in ALONE:
         if name in given:
-            raise ConvolithError(f"--{name} was given; it applies to pictures and arrays that fit into memory")
+            raise ConvolithError(
+                f"--{name} was given; it applies to pictures and arrays that fit into memory; leave --{name} out"
+            )
     if given.get("nan") == "interpolate":
         raise ConvolithError("--nan is interpolate, which a store does not have; expected propagate or omit")
     geometry = ("stride", "padding", "dilation", "groups", "padding_mode")

@@ -124,7 +124,7 @@ def _changes(
         what = "channels" if channels != 1 else "kernel_size"
         raise ConvolithError(
             f"module {name or '(the model)'}, a {type(module).__name__}, has {kinds}; how they grow with {what} is not "
-            "known"
+            f"known; count a model that is built with other {what} instead"
         )
 
 
@@ -141,7 +141,10 @@ def _of_norm(
     if isinstance(module, nn.LayerNorm | nn.RMSNorm):
         sizes = tuple(module.normalized_shape)
         if len(sizes) > 1 and share != 1:
-            raise ConvolithError(f"module {name} normalises {sizes} together; which of them are channels is not known")
+            raise ConvolithError(
+                f"module {name} normalises {sizes} together; which of them are channels is not known; count a model that "
+                "is built with other channels instead"
+            )
         yield vars(module), "normalized_shape", tuple(_whole(name, n, share) for n in sizes)
 
 
@@ -168,7 +171,10 @@ def _of_convolution(
         return
     more = [(n - k) * d for n, k, d in zip(taps, module.kernel_size, module.dilation, strict=True)]
     if any(n % 2 for n in more):
-        raise ConvolithError(f"module {name} has kernel_size {module.kernel_size}, which cannot grow evenly to {taps}")
+        raise ConvolithError(
+            f"module {name} has kernel_size {module.kernel_size}, which cannot grow evenly to {taps}; pass a factor "
+            "that adds as many taps before as after"
+        )
     padding = tuple(p + n // 2 for p, n in zip(module.padding, more, strict=True))
     yield vars(module), "padding", padding
     if module.padding_mode != "zeros":

@@ -126,7 +126,9 @@ class Law:
         given = self._given(batch, size, times)
         if any(not variable.holds(given[variable.name]) for variable in self.variables):
             values = ", ".join(f"{name} = {value}" for name, value in given.items())
-            raise ConvolithError(f"{values} was requested; the law holds for {self._where()}")
+            raise ConvolithError(
+                f"{values} was requested; the law holds for {self._where()}; count the model at this size instead"
+            )
         return {name: int(expression.subs(given)) for name, expression in self.expressions.items()}
 
     def _given(self, batch: int | None, size: Any, times: dict[str, int]) -> dict[str, int]:
@@ -141,7 +143,7 @@ class Law:
             given[SYMBOLS.get(name, name)] = value
         for name, value in given.items():
             if name not in values:
-                raise ConvolithError(f"{name} is given; the law is of {', '.join(values)}")
+                raise ConvolithError(f"{name} is given; the law is of {', '.join(values)}; leave {name} out")
             values[name] = check_whole(name, value, 0)
         return values
 
@@ -237,7 +239,8 @@ def through(count: Counter, variables: Sequence[Variable]) -> Law:
         where = dict(zip(symbols, point, strict=True))
         if {name: int(expression.subs(where)) for name, expression in expressions.items()} != at(point):
             raise ConvolithError(
-                f"the counts of this model at {where} are not what those of smaller ones lead to; there is no such law"
+                f"the counts of this model at {where} are not what those of smaller ones lead to, so that there is no "
+                "law; call cost for each size instead"
             )
     return Law(expressions, tuple(variables), len(others))
 
@@ -278,7 +281,7 @@ def axis(name: str, start: int, step: int, count: Callable[[int], Counts]) -> Va
         return Variable(name, start, period, degree, start - period * _below(away(period), degree))
     raise ConvolithError(
         f"the counts of this model are no polynomials of {name}, on every {lcm(step, PERIODS[-1])}th size either; "
-        "there is no law of its size"
+        'there is no law of its size; call law("batch"), or cost for each size'
     )
 
 

@@ -23,7 +23,7 @@ def factor_of(name: str, by: Any) -> Fraction:
     except (TypeError, ValueError, OverflowError):
         raise ConvolithError(f"{name} is scaled by {by!r}; expected a finite number") from None
     if exact < 0:
-        raise ConvolithError(f"{name} is scaled by {by!r}; expected a number above 0")
+        raise ConvolithError(f"{name} is scaled by {by!r}; expected 0 or more")
     return exact
 
 

@@ -127,7 +127,9 @@ def as_inputs(given: Any, fake: Any, *, requires_grad: bool) -> Any:
         try:
             return torch.empty(shape.size, dtype=shape.dtype, device=shape.device, requires_grad=wide)
         except RuntimeError as problem:
-            raise ConvolithError(f"input_shape is {shape.size}, of which there is no tensor ({problem})") from None
+            raise ConvolithError(
+                f"input_shape is {shape.size}, of which there is no tensor ({problem}); pass a smaller one"
+            ) from None
 
     given = mapped_tree(lambda leaf: empty(leaf) if isinstance(leaf, Shape) else leaf, given)
     memo = {id(tensor): replacement(tensor) for tensor in tensors_of(given)}

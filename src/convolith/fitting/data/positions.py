@@ -34,7 +34,10 @@ def pixel_places(spec: ConvSpec, origin: Sequence[int] | None, frame: tuple[int,
             f"x has size {spec.size} in a frame of {frame}; pass origin=, the pixel of the frame at which x begins"
         )
     if any(start + n > whole for start, n, whole in zip(first, spec.size, frame, strict=True)):
-        raise ConvolithError(f"origin is {first} for an x of {spec.size}, which leaves the frame of {frame}")
+        raise ConvolithError(
+            f"origin is {first} for an x of {spec.size}, which leaves the frame of {frame}; pass the pixel of the "
+            "frame at which x begins"
+        )
     return tuple(
         positions(start - before, n + before + after, whole)[None]
         for start, n, (before, after), whole in zip(first, spec.size, spec.padding, frame, strict=True)

@@ -238,7 +238,8 @@ def _whole(argument: str, tensor: torch.Tensor, axes: int) -> torch.Tensor:
     """Return data in float64 with images and channels, (N, channels, *size)."""
     if not axes <= tensor.ndim <= axes + 2:
         raise ConvolithError(
-            f"{argument} has shape {tuple(tensor.shape)}; expected {axes} spatial axes, with or without channels and N"
+            f"{argument} has shape {tuple(tensor.shape)}; expected {axes} spatial axes, with or without channels and "
+            "N; add or remove axes, or pass another kernel_size"
         )
     missing = axes + 2 - tensor.ndim
     return bare(tensor[(None,) * missing]).cpu().to(torch.float64)
@@ -294,9 +295,14 @@ def _check_channels_last(spec: ConvSpec, hint: str) -> None:
 def check_output(spec: ConvSpec, shape: tuple[int, ...]) -> None:
     """Refuse a y whose shape the correlation cannot give, and name the kernel size that would give it, if any."""
     if shape[0] != spec.batch:
-        raise ConvolithError(f"y has {shape[0]} images but x has {spec.batch}; expected the same number")
+        raise ConvolithError(
+            f"y has {shape[0]} images but x has {spec.batch}; expected the same number; pass the images of y in the "
+            "order of those of x"
+        )
     if shape[0] == 0 or shape[1] == 0:
-        raise ConvolithError(f"y has shape {shape}; expected at least one image and one channel to fit")
+        raise ConvolithError(
+            f"y has shape {shape}; expected at least one image and one channel to fit; pass an array that is not empty"
+        )
     if shape[2:] == spec.output_size:
         return
     message = (
@@ -311,15 +317,15 @@ def check_output(spec: ConvSpec, shape: tuple[int, ...]) -> None:
         padded = [n + sum(pair) for n, pair in zip(spec.size, spec.padding, strict=True)]
         fitting = tuple(n - m + 1 for n, m in zip(padded, shape[2:], strict=True))
         if min(fitting) >= 1:
-            message += f"; with this padding kernel_size={fitting} would fit"
-    raise ConvolithError(message)
+            raise ConvolithError(f"{message}; with this padding kernel_size={fitting} would fit")
+    raise ConvolithError(f"{message}; pass the options with which y was made, or a y of that size")
 
 
 def no_pixels() -> ConvolithError:
     """Return the error for data of which nothing is left."""
     return ConvolithError(
         "mask, weights, x_mask, nan or saturation leave no pixel of y to fit (a bad pixel of x takes all pixels of y "
-        "with it that read it); expected at least one"
+        "with it that read it); expected at least one; leave out fewer"
     )
 
 

@@ -12,7 +12,7 @@ rule.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +47,23 @@ class Chosen(NamedTuple):
     selection: tuple[Candidate, ...]
 
 
+def check_auto(geometry: Mapping[str, Any]) -> None:
+    """Refuse a stride or a padding with which no kernel size can be chosen."""
+    padding = geometry["padding"]
+    if np.any(np.asarray(geometry["stride"]) != 1) or not (isinstance(padding, str) and padding in ("valid", "same")):
+        raise ConvolithError(
+            'kernel_size="auto" goes with stride 1, and padding "valid" or "same" alone; pass these, or a number'
+        )
+
+
+def constant_x() -> ConvolithError:
+    """Return the error for an x of one value, with which every kernel size explains y as well."""
+    return ConvolithError(
+        "x is the same in all pixels that count, so that it tells nothing about a kernel's size; pass a number as "
+        "kernel_size"
+    )
+
+
 def choose_size(
     x: Any,
     y: Any,
@@ -73,14 +90,12 @@ def choose_size(
         raise ConvolithError(f"size_tolerance is {tolerance!r}; expected 0 or more and less than 1")
     shapes = {name: tuple(np.shape(array)) for name, array in (("x", x), ("y", y))}
     axes = spatial_axes("auto", shapes["x"])
-    if per_axis("stride", geometry["stride"], axes, 1) != (1,) * axes or not (
-        isinstance(geometry["padding"], str) and geometry["padding"] in ("valid", "same")
-    ):
-        raise ConvolithError('kernel_size="auto" goes with stride 1, and padding "valid" or "same" alone')
+    per_axis("stride", geometry["stride"], axes, 1)
+    check_auto(geometry)
     size = shapes["x"][-axes:]
     if shapes["y"][-axes:] != size:
         raise ConvolithError(
-            f'y has shape {shapes["y"]} but x {shapes["x"]}; kernel_size="auto" expects both of one size'
+            f'y has shape {shapes["y"]} but x {shapes["x"]}; kernel_size="auto" expects both of one size; pass a number'
         )
     steps = per_axis("dilation", geometry["dilation"], axes, 1)
     sizes = odd_sizes([(n - 1) // d + 1 for n, d in zip(size, steps, strict=True)], max_size)
@@ -92,7 +107,7 @@ def choose_size(
     for tile in tiles:
         gram.merge(tile)
     if not gram.unit > 0:
-        raise ConvolithError("x is the same in all pixels that count, so that it tells nothing about a kernel's size")
+        raise constant_x()
     shares = list(ridges) if len(ridges) > 1 else [ridges[0] / gram.unit]
     compared = candidates(gram, tiles, sizes, shares, offset=True)
     least = min(one.rms for one in compared) ** 2

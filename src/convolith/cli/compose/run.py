@@ -1,4 +1,4 @@
-"""`convolith compose`: two convolutions as one, checked on random input."""
+"""Two convolutions as one, checked on random input, for `convolith compose`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import numpy as np
 
 from convolith.algebra import Composition, compose
 from convolith.cli.io.files import Output, conv_arrays, read_kernel
-from convolith.cli.options import emit, json_option, numbers, padding
+from convolith.cli.options import emit
 from convolith.cli.words import in_words_of_the_command
 from convolith.conv import Conv
 from convolith.correlation import correlate
-from convolith.geometry import CONV_MODES
 from convolith.planner.machine import check_memory
 from convolith.report.table import Table
 
@@ -39,42 +38,14 @@ def _of_one_dtype(convs: list[Conv]) -> list[Conv]:
     ]
 
 
-def _layer_options(command: Any) -> Any:
-    for which in ("second", "first"):
-        for name, kind in (
-            ("padding-mode", click.Choice(CONV_MODES)),
-            ("groups", int),
-            ("dilation", numbers),
-            ("padding", padding),
-            ("stride", numbers),
-        ):
-            option = click.option(
-                f"--{which}-{name}", type=kind, help=f"The {name.replace('-', ' ')} of {which.upper()}."
-            )
-            command = option(command)
-    return command
-
-
-@click.command()
-@click.argument("first", type=click.Path())
-@click.argument("second", type=click.Path())
-@click.option("-o", "--output", type=click.Path(), metavar="FILE.npz", help="File for the composed convolution.")
-@_layer_options
-@json_option
-def command(*, first: str, second: str, output: str | None, as_json: bool, **options: Any) -> None:
-    """Compose SECOND after FIRST into one convolution, and report where it is exact.
-
-    Kernels are files (.npz from `fit` or `compose`, or bare arrays) or lists such as "[[0,1],[2,3]]". The result is
-    checked against the two on random input; exit code 1 if it differs.
-
-    Example: convolith compose "[[1,2],[3,4]]" "[[0,1,0],[1,-4,1],[0,1,0]]" -o both.npz
-    """
+def run(first: str, second: str, output: str | None, *, as_json: bool, **options: Any) -> None:
+    """Compose SECOND after FIRST, check and write the result, and print it; the parameters are the options."""
     target = None if output is None else Output(output, (".npz",))
     convs = []
     for which, text in (("first", first), ("second", second)):
         names = ("stride", "padding", "dilation", "groups", "padding_mode")
         chosen = {name: options[f"{which}_{name}"] for name in names if options[f"{which}_{name}"] is not None}
-        kernel = read_kernel(which.upper(), text, chosen)
+        kernel = read_kernel(which.upper(), text, chosen, f"{which}-")
         if isinstance(kernel, np.ndarray) and kernel.ndim == 1:
             kernel = kernel[None, None]
         with in_words_of_the_command(((r"^weight (has|is)", rf"{which.upper()} \1"),)):

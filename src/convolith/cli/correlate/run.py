@@ -1,4 +1,4 @@
-"""`convolith correlate`: correlation of an image or an array with a kernel."""
+"""Correlation of an image or an array with a kernel, for `convolith correlate`."""
 
 from __future__ import annotations
 
@@ -17,15 +17,7 @@ from convolith.cli.io.fits_headers import carried
 from convolith.cli.io.picture_info import named_axes
 from convolith.cli.io.results import ALPHA, ALPHA_NOTICE, not_finite, say_changed, say_overflow, summary
 from convolith.cli.io.stores import correlate_store, is_read_in_blocks, is_store
-from convolith.cli.options import (
-    axes_or_names,
-    emit,
-    engine_options,
-    geometry_options,
-    json_option,
-    missing_pixels,
-    numbers,
-)
+from convolith.cli.options import emit
 from convolith.cli.words import in_words_of_the_command
 from convolith.conv import Conv
 from convolith.correlation import correlate, filter_image
@@ -37,81 +29,9 @@ from convolith.geometry import Grid, grids
 from convolith.report.table import Table
 
 
-@click.command()
-@click.argument("source", metavar="INPUT", type=click.Path())
-@click.argument("kernel", type=click.Path())
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(),
-    metavar="FILE",
-    help="Output file: an image, .npy, .npz or .fits; of a store, or with --memory, .zarr or .tif.",
-)
-@geometry_options
-@click.option(
-    "--padding-value", type=float, default=0.0, show_default=True, help="The number around INPUT, for `constant`."
-)
-@click.option(
-    "--axes",
-    type=axes_or_names,
-    help="Axes of INPUT that KERNEL runs along, such as 1,2 for a stack of pictures, or yx where INPUT names its axes: "
-    "OME, ImageJ, FITS, stores.",
-)
-@click.option("--origin", type=numbers, default=0, show_default=True, help="Shift of the kernel's centre, as in SciPy.")
-@click.option(
-    "--nan",
-    type=click.Choice(("propagate", "omit", "interpolate")),
-    default="propagate",
-    show_default=True,
-    help="What missing pixels (NaN, or those of --mask) do: spread over the kernel's size, are left out of every sum, "
-    "or are filled in first.",
-)
-@click.option(
-    "--mask", type=click.Path(), metavar="FILE", help="Picture or array that is not 0 where INPUT is missing."
-)
-@click.option("--dtype", metavar="NAME", help="Type of the result, such as uint8: rounded and clipped.")
-@engine_options
-@click.option(
-    "--missing",
-    type=missing_pixels,
-    help="For a store: what missing pixels do: propagate, renormalise, or the number that takes their place.",
-)
-@click.option("--nodata", type=float, help="For a store: number that stands for a missing pixel.")
-@click.option(
-    "--memory",
-    help="Memory that may be taken, such as 2GB, by a store; or by a .tif, .npy, .npz or .fits INPUT, which is then "
-    "read and written block by block as a store is, instead of as a whole.  [default: 1GB for a store]",
-)
-@click.option(
-    "--compressed/--uncompressed",
-    default=None,
-    help="For a store: whether the result is compressed, without loss.  [default: as INPUT is]",
-)
-@click.option("--resume/--anew", default=True, help="For a store: go on with an interrupted run, or begin again.")
-@click.option("--skip-bad", is_flag=True, help="For a store: leave blocks missing that cannot be read.")
-@click.option(
-    "--scheduler",
-    metavar="ADDRESS",
-    help="For a store: compute on the workers of a Dask cluster, given as tcp://HOST:PORT; --memory is per worker.",
-)
-@click.option(
-    "--flip", is_flag=True, help="Flip the kernel first, which makes it a convolution in the mathematical sense."
-)
-@json_option
-@click.pass_context
-def command(
-    ctx: click.Context, /, source: str, kernel: str, output: str | None, *, flip: bool, as_json: bool, **options: Any
-) -> None:
-    """Correlate INPUT, an image, a stack of TIFF pages or an array (.npy, .npz, FITS), with KERNEL.
-
-    KERNEL is a file that `fit` or `compose` wrote, a bare array in a .npy or .npz file, or a list such as
-    "[[0,1,0],[1,-4,1],[0,1,0]]". A kernel with two axes filters each channel of an image, or each picture of a stack
-    (with --axes), separately; the result has INPUT's size, and beyond the edge the picture continues in a mirror
-    (--padding same --padding-mode symmetric), so that a blur leaves no dark edges. A kernel with channels is applied
-    to all channels of the image together, by default without padding.
-
-    Example: convolith correlate photo.png "[[-1,0,1],[-2,0,2],[-1,0,1]]" -o edges.tif
-    """
+def run(source: str, kernel: str, output: str | None, *, flip: bool, as_json: bool, **options: Any) -> None:
+    """Correlate INPUT with KERNEL, write the result, and print a row about it; the parameters are the options."""
+    ctx = click.get_current_context()
     if _of_a_store(ctx, source, kernel, output, options, flip=flip, as_json=as_json):
         return
     target = None if output is None else Output(output, WRITABLE)
@@ -229,7 +149,7 @@ def _of_a_store(
                     "leave --memory out"
                 )
             others = ", and to a .tif, .npy, .npz or .fits INPUT" if name == "memory" else ", or with --memory"
-            raise ConvolithError(f"{words} was given; it applies to a store, such as scan.zarr{others}")
+            raise ConvolithError(f"{words} was given; it applies to a store, such as scan.zarr{others}; leave it out")
     return False
 
 
@@ -290,19 +210,21 @@ def _through(
     bare, plain = _bare(kernel, places), x.ndim == 2 or (x.ndim == 3 and picture) or _is_signal(x, kernel)
     if bare is not None and (places or plain) and not np.iscomplexobj(x) and not np.iscomplexobj(bare):
         if given.pop("groups", 1) != 1:
-            raise ConvolithError("--groups was given; it applies to a kernel with channels")
+            raise ConvolithError("--groups was given; it applies to a kernel with channels; leave --groups out")
         mode = {} if "padding_mode" in given else {"padding_mode": "symmetric"}
         options = {"padding": "same"} | mode | given | engine | {"origin": places.get("origin", 0)}
         y: np.ndarray = filter_image(x, bare, axes=places.get("axes", (0, 1)[: x.ndim]), **options)
         return y
     k = _matched(kernel, x)
     if "origin" in places:
-        raise ConvolithError("--origin was given; it applies to a real kernel without channels and options of its own")
+        raise ConvolithError(
+            "--origin was given; it applies to a real kernel without channels and options of its own; leave it out"
+        )
     if single and (plain or "axes" in places):
         usual = {} if isinstance(k, Conv) else {"padding": "same", "padding_mode": "symmetric"}
         return _along_axes(x, k, usual | given | engine, places.get("axes", (0, 1)))
     if places:
-        raise ConvolithError("--axes was given; it applies to a kernel without channels")
+        raise ConvolithError("--axes was given; it applies to a kernel without channels; leave --axes out")
     if engine["mask"] is not None and picture and x.ndim == 3:
         engine = engine | {"mask": np.moveaxis(engine["mask"], -1, 0)}
     if single and not isinstance(k, Conv) and x.ndim > 2 and x.shape[-3] != shape[1]:
@@ -363,8 +285,9 @@ def _varying(x: np.ndarray, kernel: VaryingKernel, *, channels_last: bool) -> np
 def _refuse_engine(ctx: click.Context) -> None:
     for name in ("engine", "accuracy", "flip", "nan", "mask", "dtype", "axes", "origin", "padding_value"):
         if _was_given(ctx, name):
+            option = f"--{name.replace('_', '-')}"
             raise ConvolithError(
-                f"--{name.replace('_', '-')} was given, but the kernel varies with position and uses its own plan"
+                f"{option} was given, but the kernel varies with position and has its own options; leave {option} out"
             )
 
 

@@ -1,0 +1,5 @@
+"""`convolith compose`: two convolutions as one."""
+
+from convolith.cli.compose.main import command
+
+__all__ = ["command"]
