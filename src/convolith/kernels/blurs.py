@@ -119,7 +119,7 @@ def motion(length: float, angle: float = 0.0) -> np.ndarray:
     """
     length = positive("length", length)
     if length < 1:
-        raise ConvolithError(f"length is {length}; expected 1 pixel or more")
+        raise ConvolithError(f"length is {length}; expected 1 pixel or more; pass 1 for no blur")
     turn, half = radians(angle), (length - 1) / 2
     direction = np.array([sin(turn), cos(turn)])
     sizes = [2 * ceil(half * abs(one) - 1e-9) + 1 for one in direction]
@@ -156,7 +156,9 @@ def moffat(fwhm: float, beta: float = 2.5, size: int | None = None) -> np.ndarra
     """
     fwhm = positive("fwhm", fwhm)
     if positive("beta", beta) <= 1:
-        raise ConvolithError(f"beta is {beta}; expected more than 1, below which the profile has no finite sum")
+        raise ConvolithError(
+            f"beta is {beta}; expected more than 1, below which the profile has no finite sum; stars have 2 to 5"
+        )
     width = fwhm / (2 * sqrt(2 ** (1 / beta) - 1))
     radii = radii_of(sizes_of(size, [MOFFAT_WIDTHS * fwhm] * 2))
     return summing_to_one((1 + (radii / width) ** 2) ** -beta)

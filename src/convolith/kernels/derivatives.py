@@ -39,7 +39,7 @@ def sobel(axis: int = 0) -> np.ndarray:
         [[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]
     """
     if check_whole("axis", axis, 0) > 1:
-        raise ConvolithError(f"axis is {axis}; expected 0 or 1")
+        raise ConvolithError(f"axis is {axis}; expected 0 or 1, the axis of the derivative")
     kernel = np.outer([-1.0, 0.0, 1.0], [1.0, 2.0, 1.0]) / 8
     return kernel if axis == 0 else kernel.T.copy()
 
@@ -70,7 +70,7 @@ def laplacian_of_gaussian(sigma: float, size: int | None = None) -> np.ndarray:
     sigma = positive("sigma", sigma)
     sizes = sizes_of(size, [max(TRUNCATE * sigma, 1.0)] * 2)
     if min(sizes) < 3:
-        raise ConvolithError(f"size is {size}; expected 3 or more, which a second derivative needs")
+        raise ConvolithError(f"size is {size}; expected 3 or more, which a second derivative needs; leave size out")
     squares = (radii_of(sizes) / sigma) ** 2
     envelope = summing_to_one(np.exp(-0.5 * squares))
     kernel = envelope * (squares - 2) / sigma**2
