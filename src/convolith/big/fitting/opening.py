@@ -79,7 +79,8 @@ def stacks_of(x: Any, y: Any, kernel_size: Any, given: SourceOptions, options: d
                 )
         if len({len(shape) for shape in shapes}) > 1:
             raise ConvolithError(
-                "the sources of x have different numbers of axes that the kernel slides along; pass axes, as many for each"
+                "the sources of x have different numbers of axes that the kernel slides along; pass axes, as many for "
+                "each"
             )
         kernel_size = kernel_size([min(lengths) for lengths in zip(*shapes, strict=True)])
     marks = _marks(given.marks, len(opened), several=several)
