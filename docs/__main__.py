@@ -6,6 +6,7 @@ import argparse
 import os
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 from time import perf_counter
 
@@ -18,16 +19,29 @@ REDIRECT = """<!doctype html>
 """
 
 
+def missing_packages() -> list[str]:
+    """Return the packages of the extra `docs`, and of the extras in it, that are not installed or too old."""
+    try:
+        from convolith.cli.doctor.installation import of_extra
+    except ImportError as problem:
+        return [str(problem.name)]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    lines = [f"{line}; extra == '{extra}'" for extra, needed in extras.items() for line in needed]
+    return sorted({one.wanted for one in of_extra(lines, "docs") if one.wanted})
+
+
 def main() -> int:
     """Build the site, and check its links; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m docs", description="Build the documentation's site.")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "site", help="Folder of the pages (build/site).")
     parser.add_argument("--fresh", action="store_true", help="Run every block again, also where nothing has changed.")
     options = parser.parse_args()
-    try:
-        from sphinx.cmd.build import build_main
-    except ImportError:
-        sys.exit("python -m docs: Sphinx is not installed; install the extra: pip install -e '.[docs]'")
+    missing = missing_packages()
+    if missing:
+        words = ", ".join(missing)
+        sys.exit(f"python -m docs: the extra docs needs {words}; run: pip install -c constraints.txt -e '.[docs]'")
+    from sphinx.cmd.build import build_main
+
     from docs.links import dead_links
 
     if options.out.exists() and any(options.out.iterdir()) and not (options.out / ".buildinfo").exists():

@@ -19,7 +19,6 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
-    "sphinx_design",
 ]
 # The sources are the repository itself, so that links between its pages work as they stand, on the site and off it.
 include_patterns = ["docs/*.md", "docs/**/*.md", "tutorials/*.md", "tutorials/*.py", "*.md"]

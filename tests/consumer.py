@@ -125,10 +125,29 @@ def models(folder: Path) -> None:
     assert isinstance(cl.network.load(folder / "fast.zip"), torch.nn.Module)
     assert_type(cl.nn.convert(model, accuracy="fast"), torch.nn.Sequential)
     assert_type(cl.nn.report(model), cl.nn.Conversion)
+    assert_type(cl.nn.report(model).layers, tuple[cl.nn.Layer, ...])
     assert_type(cl.nn.freeze(model), torch.nn.Sequential)
     assert_type(cl.nn.unfreeze(model), torch.nn.Sequential)
     assert_type(cl.nn.revert(model), torch.nn.Sequential)
     assert_type(cl.nn.Conv2d(3, 4, 3).weight, torch.nn.Parameter | torch.Tensor)
+    assert_type(cl.network.optimize(model, x, measure=False), cl.network.Optimization)
+    assert_type(fast.report, cl.network.NetworkReport)
+
+
+def layers() -> None:
+    x = torch.ones(1, 2, 8)
+    rows: list[torch.nn.Conv1d] = [cl.nn.Conv1d(2, 4, 3), cl.nn.LazyConv1d(4, 3)]
+    images: list[torch.nn.Conv2d] = [cl.nn.Conv2d(2, 4, 3), cl.nn.LazyConv2d(4, 3)]
+    volumes: list[torch.nn.Conv3d] = [cl.nn.Conv3d(2, 4, 3), cl.nn.LazyConv3d(4, 3)]
+    back_to_rows: list[torch.nn.ConvTranspose1d] = [cl.nn.ConvTranspose1d(2, 4, 3), cl.nn.LazyConvTranspose1d(4, 3)]
+    back_to_images: list[torch.nn.ConvTranspose2d] = [cl.nn.ConvTranspose2d(2, 4, 3), cl.nn.LazyConvTranspose2d(4, 3)]
+    back_to_volumes: list[torch.nn.ConvTranspose3d] = [cl.nn.ConvTranspose3d(2, 4, 3), cl.nn.LazyConvTranspose3d(4, 3)]
+    for row in (*rows, *back_to_rows):
+        assert row(x).shape[1] == 4
+    for image in (*images, *back_to_images):
+        assert image(x[..., None].expand(1, 2, 8, 8)).shape[1] == 4
+    for volume in (*volumes, *back_to_volumes):
+        assert volume(x[..., None, None].expand(1, 2, 8, 8, 8)).shape[1] == 4
 
 
 def costs() -> None:
@@ -154,8 +173,17 @@ def stores(folder: Path) -> None:
     assert_type(plan.run(), cl.big.BigReport)
     for window in cl.big.windows((64, 64), (3, 3), (32, 32)):
         assert_type(window, cl.big.Window)
-    found = cl.big.fit(folder / "scan.npy", folder / "scan.npy", kernel_size=1)
+    plans: list[cl.big.FitPlan] = []
+    found = cl.big.fit(folder / "scan.npy", folder / "scan.npy", kernel_size=1, on_plan=plans.append)
     assert_type(found, cl.big.BigFit)
+    assert plans[0].passes == 1
+    assert cl.big.correlate(folder / "scan.npy", np.ones((3, 3))).shape == (64, 64)  # Dask has no types
+
+
+def figures() -> None:
+    figure = cl.widget.look(np.ones((1, 4, 4)), np.ones((1, 1, 3, 3)))
+    assert_type(figure.to_html(), str)
+    assert_type(cl.widget.fold(np.ones((1, 1, 3, 3)), np.ones((1, 1, 2, 2))).to_html(), str)
 
 
 def refusals() -> None:
@@ -174,6 +202,8 @@ def main(folder: Path) -> None:
     algebra()
     fits()
     models(folder)
+    layers()
     costs()
     stores(folder)
+    figures()
     refusals()

@@ -53,6 +53,7 @@ def test_what_is_printed_is_what_runs():
 @pytest.mark.slow
 def test_the_text_shows_every_lesson():
     shown = run("tour").output
+    assert "convolith tour --html tour.html" in shown
     for number, lesson in enumerate(LESSONS, start=1):
         assert f"{number}. {lesson.heading}" in shown
         assert code(lesson) in shown

@@ -1,4 +1,4 @@
-"""Convolutions, computed at the hardware's limit, folded into one, recovered from data, and costed before they run.
+"""Computes and merges convolutions on CPUs, finds kernels from data, and counts what models cost.
 
 The public names are imported when they are first used (PEP 562), so that `import convolith` stays quick.
 """

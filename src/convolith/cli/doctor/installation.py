@@ -55,10 +55,10 @@ def requirements() -> list[Requirement]:
         lines = requires("convolith") or []
     except PackageNotFoundError:  # a folder of sources on the path
         return []
-    return [one for extra in (CORE, *EXTRAS) for one in _of_extra(lines, extra)]
+    return [one for extra in (CORE, *EXTRAS) for one in of_extra(lines, extra)]
 
 
-def _of_extra(lines: list[str], extra: str) -> Iterator[Requirement]:
+def of_extra(lines: list[str], extra: str) -> Iterator[Requirement]:
     """Yield the requirements of an extra, from lines such as `dask[array]>=2026.3; extra == "cluster"`."""
     for line in lines:
         what, _, condition = line.partition(";")
@@ -69,7 +69,7 @@ def _of_extra(lines: list[str], extra: str) -> Iterator[Requirement]:
         least = re.search(r">=\s*([\w.]+)", what)
         if package == "convolith":  # another extra of ours
             for name in inner.split(","):
-                yield from (one._replace(extra=extra) for one in _of_extra(lines, name.strip()))
+                yield from (one._replace(extra=extra) for one in of_extra(lines, name.strip()))
         else:
             yield Requirement(package, extra, least[1] if least else "", _version(package))
 

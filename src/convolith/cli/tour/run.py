@@ -55,6 +55,8 @@ def run(*, html: str | None, as_json: bool) -> None:
         text = page("Convolith: a tour of convolution", INTRODUCTION, sections)
         target.write(lambda file: file.write(text.encode()))
         click.echo(f"written to {html}", err=True)
+    elif not as_json:
+        click.echo("\nThe same as a page with pictures: convolith tour --html tour.html", err=True)
     if as_json:
         click.echo(to_json(shown))
 

@@ -1,19 +1,18 @@
-#!/usr/bin/env python3
 """Run the tests with the oldest and the newest promised torch, each in a virtual environment of its own.
 
-    tools/versions [VERSION ...] [-- PYTEST ARGUMENTS]
+    python -m tools.versions [VERSION ...] [-- PYTEST ARGUMENTS]
 
 Without versions: the oldest of pyproject.toml and the one of constraints.txt. The environments are made in a temporary
 folder; on Linux a torch from PyPI brings its CUDA libraries, 3 to 5 GB for each version. Exits 1 if a run failed.
 """
 
-import os
 import re
 import subprocess
 import sys
 import tempfile
-import venv
 from pathlib import Path
+
+from tools.environments import fresh_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 EXTRAS = "all,test"
@@ -29,14 +28,13 @@ def promised() -> list[str]:
 def run(version: str, arguments: list[str]) -> bool:
     """Return whether the tests pass with a version of torch."""
     with tempfile.TemporaryDirectory(prefix=f"torch-{version}-") as folder:
-        venv.create(folder, with_pip=True)
-        python = str(Path(folder) / ("Scripts" if os.name == "nt" else "bin") / "python")
+        variables = fresh_environment(Path(folder) / "venv")
         others = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("torch==")]
         constraints = Path(folder) / "constraints.txt"
         constraints.write_text("\n".join([*others, f"torch=={version}"]) + "\n")
-        install = [python, "-m", "pip", "install", "--quiet", "-c", str(constraints), "-e", f"{ROOT}[{EXTRAS}]"]
-        tests = [python, "-m", "pytest", "-q", *arguments]
-        return all(subprocess.run(command, cwd=ROOT, check=False).returncode == 0 for command in (install, tests))
+        install = ["python", "-m", "pip", "install", "--quiet", "-c", str(constraints), "-e", f"{ROOT}[{EXTRAS}]"]
+        commands = (install, ["python", "-m", "pytest", "-q", *arguments])
+        return all(subprocess.run(one, cwd=ROOT, env=variables, check=False).returncode == 0 for one in commands)
 
 
 def main() -> int:

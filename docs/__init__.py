@@ -1,0 +1,1 @@
+"""Sources of the documentation's site, which `python -m docs` builds."""
