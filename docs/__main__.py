@@ -42,18 +42,19 @@ def main() -> int:
         sys.exit(f"python -m docs: the extra docs needs {words}; run: pip install -c constraints.txt -e '.[docs]'")
     from sphinx.cmd.build import build_main
 
-    from docs.links import dead_links
+    from docs.site.links import dead_links
 
     if options.out.exists() and any(options.out.iterdir()) and not (options.out / ".buildinfo").exists():
         sys.exit(f"--out is {options.out}, which holds something that is no site; give an empty or a new folder")
     start, state = perf_counter(), ROOT / "build" / "site-state"
     # Choices that this user's machine remembers do not belong on the pages.
     os.environ["CONVOLITH_CACHE_DIR"] = str(ROOT / "build" / "site-cache")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave the cores to the other page
     if options.fresh:
         for folder in (state, ROOT / "build" / "site-blocks", ROOT / "build" / "site-cache"):
             shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(options.out, ignore_errors=True)  # pages that no longer exist would stay
-    code = build_main([*FLAGS, "-d", str(state), "-c", str(ROOT / "docs"), str(ROOT), str(options.out)])
+    code = build_main([*FLAGS, "-d", str(state), "-c", str(ROOT / "docs" / "site"), str(ROOT), str(options.out)])
     if code:
         return int(code)
     (options.out / "index.html").write_text(REDIRECT, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The tree of the site's pages, and what turns the repository's Markdown and docstrings into them."""
+"""The steps that turn the repository's Markdown and docstrings into the site's pages."""
 
 from __future__ import annotations
 
@@ -12,51 +12,18 @@ from typing import Any
 from docutils import nodes
 
 import convolith
+from docs.site.execution import execute
+from docs.site.markdown import with_blocks_and_tree
+from docs.site.tree import GALLERY
 
-ROOT = Path(__file__).parents[1]
-
-TREE: dict[str, tuple[str, ...]] = {
-    "docs/index": (
-        "docs/start",
-        "Networks <docs/guide/engineers>",
-        "Images and signals <docs/guide/imaging>",
-        "Learn <docs/guide/learners>",
-        "How do I ... <docs/howto/index>",
-        "Gallery <tutorials/index>",
-        "How it works <docs/how/index>",
-        "Reference <docs/reference/index>",
-    ),
-    "docs/guide/engineers": ("docs/networks", "docs/folding", "docs/performance"),
-    "docs/guide/imaging": ("docs/fitting", "docs/scale", "docs/accuracy"),
-    "docs/guide/learners": ("docs/exercises", "docs/explorer", "tutorials/channels"),
-    "docs/howto/index": ("docs/howto/*",),
-    "docs/how/index": ("docs/engines", "docs/how/*", "docs/without-torch"),
-    "tutorials/index": ("tutorials/*",),
-    "docs/reference/index": (
-        "docs/names",
-        "docs/reference/*",
-        "docs/command-line",
-        "docs/page-api",
-        "docs/support",
-        "docs/glossary",
-        "CHANGELOG",
-        "SECURITY",
-        "CONTRIBUTING",
-    ),
-}
-"""Page: the pages below it, as toctrees name them. The pages themselves stay plain Markdown."""
-
-GALLERY = "tutorials/index"
-EXECUTED = "---\nfile_format: mystnb\nkernelspec:\n  name: python3\n---\n\n"
-OUTSIDE = re.compile(r"\[[^\]]+\]\((?:\.\./)+((?:src|bench|tests|web|CITATION)[^)]*)\)")
-"""Links to files of the repository that are no pages: they are named."""
 INLINE = re.compile(r"(``.+?``|`[^`]+`)")
 
 
 def connect(app: Any) -> None:
     """Connect the steps below to a build."""
-    _show_whole_signatures()
+    app.connect("env-before-read-docs", execute)
     app.connect("source-read", _prepare)
+    app.connect("autodoc-process-signature", _forget_overloads)
     app.connect("autodoc-process-docstring", _as_restructured_text, priority=100)  # before napoleon reads its sections
     app.connect("missing-reference", _public_reference)
     app.connect("doctree-resolved", _add_thumbnails)
@@ -64,24 +31,9 @@ def connect(app: Any) -> None:
 
 
 def _prepare(app: Any, page: str, source: list[str]) -> None:
-    """Make a Markdown page one whose Python blocks are executed, with the pages below it."""
-    if app.env.doc2path(page).suffix != ".md":
-        return
-    text = OUTSIDE.sub(r"`\1`", source[0])
-    if "```python\n" in text:
-        text = EXECUTED + text.replace("```python\n", "```{code-cell}\n")
-    if page in TREE:
-        text += (
-            "\n\n```{toctree}\n:hidden:\n:glob:\n\n"
-            + "".join(f"{_absolute(entry)}\n" for entry in TREE[page])
-            + "```\n"
-        )
-    source[0] = text
-
-
-def _absolute(entry: str) -> str:
-    """Return an entry of a toctree that names its page from the root."""
-    return entry.replace("<", "</") if "<" in entry else f"/{entry}"
+    """Make a Markdown page one that Sphinx reads with its blocks and its place in the tree."""
+    if app.env.doc2path(page).suffix == ".md":
+        source[0] = with_blocks_and_tree(source[0], page)
 
 
 @cache
@@ -89,17 +41,20 @@ def _public_names() -> frozenset[str]:
     return frozenset(convolith.__all__)
 
 
-def _show_whole_signatures() -> None:
-    """Let Sphinx show functions as they are called, with every option, instead of their overloads for type checkers."""
+def _forget_overloads(app: Any, what: str, name: str, obj: Any, options: Any, signature: str, result: str) -> None:  # noqa: ARG001 - Sphinx's own arguments
+    """Let Sphinx show a function as it is called, with every option, in place of its overloads for type checkers.
+
+    Sphinx has no setting for it. This event comes before Sphinx looks for overloads in the analysis of the module.
+    """
+    from sphinx.errors import PycodeError
     from sphinx.pycode import ModuleAnalyzer
 
-    analyze = ModuleAnalyzer.analyze
-
-    def without_overloads(self: ModuleAnalyzer) -> None:
-        analyze(self)
-        self.overloads = {}
-
-    ModuleAnalyzer.analyze = without_overloads  # type: ignore[method-assign]  # Sphinx has no setting for it
+    try:
+        analyzer = ModuleAnalyzer.for_module(obj.__module__)
+        analyzer.analyze()
+    except (AttributeError, PycodeError):  # a property, or a class without a source
+        return
+    analyzer.overloads.clear()
 
 
 def _as_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:  # noqa: ARG001 - Sphinx's own arguments

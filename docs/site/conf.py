@@ -1,13 +1,13 @@
-"""Settings of the documentation's site; `python -m docs` builds it. `pages.py` holds the tree of its pages."""
+"""Settings of the documentation's site; `python -m docs` builds it. `tree.py` holds the tree of its pages."""
 
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT)]
 
 from convolith import __version__  # noqa: E402 - found by the path above
-from docs import pages  # noqa: E402
+from docs.site import pages  # noqa: E402
 
 project = "Convolith"
 author = project_copyright = "The Convolith developers"
@@ -22,7 +22,7 @@ extensions = [
 ]
 # The sources are the repository itself, so that links between its pages work as they stand, on the site and off it.
 include_patterns = ["docs/*.md", "docs/**/*.md", "tutorials/*.md", "tutorials/*.py", "*.md"]
-exclude_patterns = [".*", "README.md", "build", "web", "src", "tests", "bench", "dist", "docs/*.py"]
+exclude_patterns = [".*", "README.md", "build", "web", "src", "tests", "bench", "dist"]
 root_doc = "docs/index"
 nitpicky = True
 # Names of other packages are not looked up, and types of arguments that users do not make have no page.
@@ -36,11 +36,9 @@ suppress_warnings = ["ref.python"]  # attributes of two classes may have one nam
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
 nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
-nb_execution_mode = "cache"
+nb_execution_mode = "cache"  # which `execution.py` fills
 nb_execution_cache_path = str(ROOT / "build" / "site-blocks")
-nb_execution_in_temp = True
-nb_execution_raise_on_error = True
-nb_execution_timeout = 600
+nb_execution_timeout = 300  # seconds for a page; `execution.py` holds it
 nb_merge_streams = True
 nb_ipywidgets_js = {}  # pages fetch nothing from elsewhere
 
