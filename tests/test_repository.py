@@ -96,12 +96,8 @@ def test_every_command_and_engine_is_in_the_tables():
         assert f"`{engine.name}`" in engines, engine.name
 
 
-def test_the_readme_is_short_and_its_links_lead_somewhere():
+def test_the_readme_is_short():
     assert len(README.splitlines()) <= 110
-    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
-        text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
-        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
-            assert link.startswith("http") or (page.parent / link).exists(), f"{page}: {link}"
 
 
 def test_every_folder_has_a_line_in_contributing_and_few_files():

@@ -1,10 +1,10 @@
 """The documentation's site is whole: every public name and every page is in it; `python -m docs` in CI builds it."""
 
-import ast
-import builtins
-import inspect
+import json
+import os
 import re
-from doctest import DocTestParser
+import subprocess
+import sys
 from fnmatch import fnmatch
 from functools import cached_property
 from importlib import import_module
@@ -13,15 +13,32 @@ from pathlib import Path
 import pytest
 
 import convolith as cl
-from docs.links import dead_links
+from docs.site.links import dead_links
+from docs.site.tree import TREE
 
 ROOT = Path(__file__).parents[1]
 MODULES = ("big", "d2l", "kernels", "network", "nn", "widget")
 REFERENCE = "".join(path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md"))
+LISTS = ("howto", "how", "reference")
+"""Folders of docs whose `index.md` leads to each of their pages."""
+WITHOUT_EXAMPLES = {
+    "docs/reference/index.md": "leads to other pages",
+    "tutorials/index.md": "likewise",
+    "README.md": "tests/test_shown_outputs.py runs its examples",
+    "CHANGELOG.md": "what has changed",
+    "CONTRIBUTING.md": "how to work on the repository",
+    "SECURITY.md": "how to report",
+}
 
 
-def documented():
-    return set(re.findall(r"^\.\. auto\w+:: convolith\.([\w.]+)$", REFERENCE, re.MULTILINE))
+def documented(kind=r"\w+", text=REFERENCE):
+    return set(re.findall(rf"^\.\. auto{kind}:: convolith\.([\w.]+)$", text, re.MULTILINE))
+
+
+def found(name):
+    """Return what a name of the reference stands for."""
+    home, _, last = f"convolith.{name}".rpartition(".")
+    return getattr(getattr(cl, home.removeprefix("convolith."), None) or import_module(home), last)
 
 
 def public_names():
@@ -32,105 +49,129 @@ def public_names():
         yield from (f"{module}.{name}" for name in home.__all__ if module != "network" or name not in cl.__all__)
 
 
-def found_at(name):
-    home, _, last = f"convolith.{name}".rpartition(".")
-    return getattr(getattr(cl, home.removeprefix("convolith."), None) or import_module(home), last)
+def undocumented(owner):
+    """Yield the public members that a class defines and does not describe: Sphinx leaves them out without a word."""
+    described = {
+        name for base in owner.__mro__ for name in re.findall(r"^\s+`*(\w+)`*:", base.__doc__ or "", re.MULTILINE)
+    }
+    for base in owner.__mro__:
+        if base.__module__.partition(".")[0] != "convolith":
+            continue
+        for name in {*vars(base), *vars(base).get("__annotations__", ())}:
+            value = getattr(owner, name, None)
+            is_data = not callable(value) and not isinstance(vars(base).get(name), property | cached_property)
+            if not name.startswith("_") and not (name in described if is_data else getattr(value, "__doc__", None)):
+                yield f"{base.__name__}.{name}"
 
 
 def test_every_public_name_is_in_the_reference():
     assert sorted(set(public_names()) - documented()) == []
-    for name in documented():
-        assert found_at(name).__doc__, name
+    assert [name for name in sorted(documented()) if not found(name).__doc__] == []
 
 
-CLASSES = re.findall(r"^\.\. autoclass:: convolith\.([\w.]+)\n((?:   :.*\n)*)", REFERENCE + "\n", re.MULTILINE)
+@pytest.mark.parametrize("name", sorted(documented("class")))
+def test_every_member_of_a_documented_class_is_described(name):
+    assert sorted(undocumented(found(name))) == []
 
 
-def shown_members():
-    """Functions and properties of classes that the reference shows."""
-    for name, options in CLASSES:
-        kind, chosen = found_at(name), re.findall(r"members: *(\w.*)", options)
-        names = {member for line in chosen for member in line.split(", ")}
-        if ":members:\n" in options:
-            names |= {member for member in vars(kind) if not member.startswith("_")}
-        for member in sorted(names):
-            raw = inspect.getattr_static(kind, member)
-            if callable(raw) or isinstance(raw, property | cached_property | classmethod | staticmethod):
-                is_read = isinstance(raw, property | cached_property)
-                yield f"{name}.{member}", raw if is_read else getattr(kind, member)
-
-
-def described(text):
-    """Names of the arguments and attributes that a docstring describes."""
-    sections = re.findall(r"^(?:Args|Attributes):\n((?: .*\n|\n)*)", f"{text}\n", re.MULTILINE)
-    entries = re.findall(r"^    (\w[\w, ]*):", "".join(sections), re.MULTILINE)
-    return {name for entry in entries for name in entry.split(", ")}
-
-
-def parameters(found):
-    """Names of the parameters of a callable, without that of the instance."""
-    if not callable(found) or (inspect.isclass(found) and issubclass(found, Exception)):
-        return []
-    return [name for name in inspect.signature(found).parameters if name not in ("self", "cls")]
-
-
-def unknown_names(text):
-    """Names that the example of a docstring uses and does not make, so that it cannot be pasted."""
-    used, made = set(), set(dir(builtins))
-    for node in ast.walk(ast.parse("".join(example.source for example in DocTestParser().get_examples(text)))):
-        if isinstance(node, ast.Name):
-            (used if isinstance(node.ctx, ast.Load) else made).add(node.id)
-        elif isinstance(node, ast.alias):
-            made.add((node.asname or node.name).split(".")[0])
-        elif isinstance(node, ast.FunctionDef | ast.ClassDef | ast.ExceptHandler):
-            made.add(node.name)
-        elif isinstance(node, ast.arg):
-            made.add(node.arg)
-    return used - made
-
-
-def test_every_docstring_of_the_reference_is_whole():
-    """It describes every parameter; functions say what they return, with an example that can be pasted."""
-    problems = []
-    for name, found in [*((name, found_at(name)) for name in sorted(documented())), *shown_members()]:
-        text = inspect.getdoc(found) or ""
-        problems += [f"{name} has no docstring"] * (not text)
-        problems += [f"{name} does not describe {one}" for one in parameters(found) if one not in described(text)]
-        problems += [f"the example of {name} does not make {one}" for one in sorted(unknown_names(text))]
-        if inspect.isfunction(found) and name in documented() and name != "clear_caches":
-            sections = ("Returns", "Raises", "Example")
-            problems += [f"{name} lacks {section}" for section in sections if f"\n{section}:\n" not in text]
-    assert problems == []
+def pages():
+    """Yield the pages of the folders of the site, by the paths of their files without suffix."""
+    for path in [*(ROOT / "docs").rglob("*.md"), *(ROOT / "tutorials").glob("*.*")]:
+        if path.suffix in (".md", ".py"):
+            yield path.relative_to(ROOT).with_suffix("").as_posix()
 
 
 def test_every_page_is_in_the_tree():
-    pages = pytest.importorskip("docs.pages", reason="docutils, of the extra docs, is not installed")
-    entries = [re.sub(r".*<(.+)>", r"\1", entry) for children in pages.TREE.values() for entry in children]
-    found = [path for folder in ("docs", "tutorials") for path in (ROOT / folder).rglob("*.md")]
-    found += list((ROOT / "tutorials").glob("*.py"))
-    names = [str(path.relative_to(ROOT).with_suffix("")) for path in found]
-    assert [name for name in names if name != "docs/index" and not any(fnmatch(name, entry) for entry in entries)] == []
-    assert [entry for entry in entries if "*" not in entry and not list(ROOT.glob(f"{entry}.*"))] == []
+    entries = [re.sub(r".*<(.+)>", r"\1", entry) for children in TREE.values() for entry in children]
+    lost = [page for page in pages() if page != "docs/index" and not any(fnmatch(page, entry) for entry in entries)]
+    assert lost == []
+    assert [entry for entry in entries if not list(ROOT.glob(f"{entry}.*"))] == []
+    assert [page for page in TREE if not (ROOT / f"{page}.md").exists()] == []
 
 
-LISTS = ("docs/reference/index.md",)
-"""Pages that only lead to others."""
+@pytest.mark.parametrize("folder", ["tutorials", *(f"docs/{name}" for name in LISTS)])
+def test_an_index_leads_to_every_page_of_its_folder(folder):
+    """The tree takes whole folders, so that it cannot miss a page; readers go by the index."""
+    files = {path.name for suffix in ("md", "py") for path in (ROOT / folder).glob(f"*.{suffix}")} - {"index.md"}
+    links = re.findall(r"\]\(([\w-]+\.(?:md|py))(?:#[^)]*)?\)", (ROOT / folder / "index.md").read_text())
+    assert set(links) == files
 
 
 def test_every_page_has_an_example_that_runs():
-    for path in (ROOT / "docs").rglob("*.md"):
-        text = path.read_text()
-        assert "```python\n" in text or ".. auto" in text or str(path.relative_to(ROOT)) in LISTS, path
+    """A page of the reference has those of docstrings."""
+    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tutorials").glob("*.md")]:
+        text, name = path.read_text(), path.relative_to(ROOT).as_posix()
+        in_docstrings = any(">>>" in (found(entry).__doc__ or "") for entry in documented(text=text))
+        assert ("```python\n" in text or in_docstrings) is (name not in WITHOUT_EXAMPLES or name == "README.md"), name
 
 
 def test_dead_links_are_found(tmp_path):
     (tmp_path / "other.html").write_text('<p id="here">')
+    (tmp_path / "there.png").touch()
     (tmp_path / "page.html").write_text(
         '<a href="other.html#here">1</a> <a href="https://example.org/x">2</a> <a href="mailto:a@b.c">3</a>'
         '<a href="missing.html">4</a> <a href="other.html#there">5</a> <script src="https://cdn.example/x.js"></script>'
+        '<img srcset="there.png 1x,lost.png 2x, https://cdn.example/y.png 3x" src="data:image/png;base64,AA,BB">'
+        '<p style="background: url(there.png), url(gone.png)"><style>@import "https://cdn.example/z.css";</style>'
     )
-    assert dead_links(tmp_path) == [
+    (tmp_path / "site.css").write_text(
+        "/* url(comment.png) */ @import 'none.css'; a { background: url( \"there.png\" ), url(data:image/svg+xml;x) }"
+        "@font-face { src: url(https://cdn.example/font.woff2) }"
+    )
+    assert sorted(dead_links(tmp_path)) == [
+        "page.html: gone.png is no file of the site",
         "page.html: loads https://cdn.example/x.js from elsewhere",
+        "page.html: loads https://cdn.example/y.png from elsewhere",
+        "page.html: loads https://cdn.example/z.css from elsewhere",
+        "page.html: lost.png is no file of the site",
         "page.html: missing.html is no file of the site",
         "page.html: other.html#there has no such anchor",
+        "site.css: loads https://cdn.example/font.woff2 from elsewhere",
+        "site.css: none.css is no file of the site",
     ]
+
+
+PAGES = {
+    "shown": [
+        "import os, sys\nimport numpy as np\nprint(os.listdir()); print('to stderr', file=sys.stderr)",
+        "from matplotlib import pyplot\npyplot.plot([1, 2])\nnp.arange(3)",
+        "from convolith.torch_private import is_forked\nis_forked()",
+    ],
+    "wrong": ["x = 1", "1 / 0", "print('not reached')"],
+    "dead": ["import os; os._exit(3)"],
+}
+ENDLESS = {"endless": ["import time; time.sleep(60)"]}
+RUN = """
+import json, sys
+from docs.site.execution import run_all
+pages, endless = json.load(sys.stdin)
+print(json.dumps(run_all(pages, 2, 60) | run_all(endless, 1, 0.5)))
+"""
+
+
+@pytest.mark.slow
+def test_blocks_show_what_a_notebook_shows():
+    """Each page starts anew, as in a process of its own; errors, endless pages and dead processes are named."""
+    for name in ("IPython", "matplotlib", "skimage"):
+        pytest.importorskip(name)
+    ended = subprocess.run(  # noqa: S603 - our own script
+        [sys.executable, "-c", RUN],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+        input=json.dumps([PAGES, ENDLESS]),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    results = json.loads(ended.stdout)
+    (first, (result, figure), (forked,)), _, error = results["shown"]
+    assert error is None
+    assert [(output["name"], output["text"]) for output in first] == [("stdout", "[]\n"), ("stderr", "to stderr\n")]
+    assert result["data"]["text/plain"] == "array([0, 1, 2])"
+    assert figure["data"]["image/png"].startswith("iVBOR")
+    assert forked["data"]["text/plain"] == "False"
+    assert results["wrong"][0] == [[]]
+    assert "ZeroDivisionError" in results["wrong"][2]
+    assert "exit code 1" in results["endless"][2]
+    assert "Timeout" in ended.stderr
+    assert "exit code 3" in results["dead"][2]
