@@ -34,14 +34,14 @@ def without(monkeypatch):
     return hide
 
 
-def said(call):
+def refusal_of(call):
     """Return the words of a refusal."""
     with pytest.raises(cl.ConvolithError) as problem:
         call()
     return str(problem.value)
 
 
-def refused(*arguments):
+def refused_command(*arguments):
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert result.exit_code == 2, result.output
     return result.output
@@ -59,42 +59,42 @@ def constrained():
 CALLS = {
     "image: deconvolve": (
         ("skimage",),
-        lambda _: said(lambda: cl.deconvolve(image(), np.ones((3, 3)))),
+        lambda _: refusal_of(lambda: cl.deconvolve(image(), np.ones((3, 3)))),
         "scikit-image",
     ),
-    "image: tour": (("skimage",), lambda _: refused("tour"), "scikit-image"),
-    "image: pictures": (("imageio",), lambda tmp: refused("correlate", tmp / "x.png", LAPLACE), "imageio"),
+    "image: tour": (("skimage",), lambda _: refused_command("tour"), "scikit-image"),
+    "image: pictures": (("imageio",), lambda tmp: refused_command("correlate", tmp / "x.png", LAPLACE), "imageio"),
     "image: TIFF": (
         ("tifffile",),
-        lambda tmp: refused("correlate", tmp / "x.npy", LAPLACE, "-o", tmp / "y.tif"),
+        lambda tmp: refused_command("correlate", tmp / "x.npy", LAPLACE, "-o", tmp / "y.tif"),
         "tifffile",
     ),
     "plot: fit": (
         ("matplotlib",),
-        lambda _: said(lambda: cl.plan(cl.ConvSpec.of(image()[None], np.ones((1, 1, 3, 3)))).plot()),
+        lambda _: refusal_of(lambda: cl.plan(cl.ConvSpec.of(image()[None], np.ones((1, 1, 3, 3)))).plot()),
         "matplotlib",
     ),
-    "plot: page": (("matplotlib",), lambda tmp: refused("tour", "--html", tmp / "tour.html"), "matplotlib"),
-    "fit": (("daqp",), lambda _: said(constrained), "daqp"),
-    "fits": (("astropy",), lambda tmp: refused("correlate", tmp / "x.fits", LAPLACE), "astropy"),
+    "plot: page": (("matplotlib",), lambda tmp: refused_command("tour", "--html", tmp / "tour.html"), "matplotlib"),
+    "fit": (("daqp",), lambda _: refusal_of(constrained), "daqp"),
+    "fits": (("astropy",), lambda tmp: refused_command("correlate", tmp / "x.fits", LAPLACE), "astropy"),
     "big: zarr": (
         ("zarr",),
-        lambda tmp: said(lambda: cl.big.plan(tmp / "x.npy", np.ones((3, 3)), tmp / "y.zarr").run()),
+        lambda tmp: refusal_of(lambda: cl.big.plan(tmp / "x.npy", np.ones((3, 3)), tmp / "y.zarr").run()),
         "zarr",
     ),
     "big: TIFF": (
         ("tifffile",),
-        lambda tmp: said(lambda: cl.big.plan(tmp / "x.npy", np.ones((3, 3)), tmp / "y.tif").run()),
+        lambda tmp: refusal_of(lambda: cl.big.plan(tmp / "x.npy", np.ones((3, 3)), tmp / "y.tif").run()),
         "tifffile",
     ),
-    "remote": (("fsspec",), lambda _: said(lambda: cl.big.plan("s3://bucket/x.zarr", np.ones((3, 3)))), "fsspec"),
-    "cluster: array": (("dask",), lambda tmp: said(lambda: cl.big.correlate(tmp / "x.npy", np.ones((3, 3)))), "dask"),
+    "remote": (("fsspec",), lambda _: refusal_of(lambda: cl.big.plan("s3://bucket/x.zarr", np.ones((3, 3)))), "fsspec"),
+    "cluster: array": (("dask",), lambda tmp: refusal_of(lambda: cl.big.correlate(tmp / "x.npy", np.ones((3, 3)))), "dask"),
     "notebook": (
         ("anywidget",),
-        lambda _: said(lambda: cl.widget.look(image()[:4, :4][None], np.ones((1, 1, 2, 2)))),
+        lambda _: refusal_of(lambda: cl.widget.look(image()[:4, :4][None], np.ones((1, 1, 2, 2)))),
         "anywidget",
     ),
-    "web": (("uvicorn",), lambda _: refused("serve", "--no-browser"), "uvicorn"),
+    "web": (("uvicorn",), lambda _: refused_command("serve", "--no-browser"), "uvicorn"),
 }
 """What is hidden, the call that needs it, and the package that the refusal names, by extra."""
 
