@@ -46,6 +46,7 @@ napoleon_use_ivar = True  # attributes are described once, where the docstring d
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
+toc_object_entries_show_parents = "hide"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 default_role = "code"

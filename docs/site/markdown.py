@@ -9,6 +9,8 @@ from docs.site.tree import TREE
 EXECUTED = "---\nfile_format: mystnb\nkernelspec:\n  name: python3\n---\n\n"
 OUTSIDE = re.compile(r"\[[^\]]+\]\((?:\.\./)+((?:src|bench|tests|web|CITATION)[^)]*)\)")
 """Links to files of the repository that are no pages: they are named."""
+SIBLING = re.compile(r"\]\(([\w-]+)\.(?:md|py)(?:#[^)]*)?\)")
+"""Links to pages in the same folder."""
 
 
 def with_blocks_and_tree(text: str, page: str) -> str:
@@ -17,9 +19,19 @@ def with_blocks_and_tree(text: str, page: str) -> str:
     if "```python\n" in text:
         text = EXECUTED + text.replace("```python\n", "```{code-cell}\n")
     if page in TREE:
-        entries = "".join(f"{_absolute(entry)}\n" for entry in TREE[page])
-        text += f"\n\n```{{toctree}}\n:hidden:\n:glob:\n\n{entries}```\n"
+        entries = "\n".join(_absolute(entry) for entry in below(page, text))
+        text += f"\n\n```{{toctree}}\n:hidden:\n\n{entries}\n```\n"
     return text
+
+
+def below(page: str, text: str) -> list[str]:
+    """Return the pages below one, as toctrees name them; those of its folder in the order in which its text lists them."""
+    folder, listed = page.rpartition("/")[0], list(dict.fromkeys(SIBLING.findall(text)))
+    return [
+        name
+        for entry in TREE[page]
+        for name in ([f"{folder}/{one}" for one in listed] if entry == f"{folder}/*" else [entry])
+    ]
 
 
 def _absolute(entry: str) -> str:

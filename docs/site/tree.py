@@ -33,4 +33,7 @@ TREE: dict[str, tuple[str, ...]] = {
         "CONTRIBUTING",
     ),
 }
-"""Page: the pages below it, as toctrees name them. The pages themselves stay plain Markdown."""
+"""Page: the pages below it, as toctrees name them; `*` are those of its folder that its text leads to, in that order.
+
+The pages themselves stay plain Markdown.
+"""
