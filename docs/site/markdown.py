@@ -26,12 +26,10 @@ def with_blocks_and_tree(text: str, page: str) -> str:
 
 def below(page: str, text: str) -> list[str]:
     """Return the pages below one, as toctrees name them; those of its folder in the order in which its text lists them."""
-    folder, listed = page.rpartition("/")[0], list(dict.fromkeys(SIBLING.findall(text)))
-    return [
-        name
-        for entry in TREE[page]
-        for name in ([f"{folder}/{one}" for one in listed] if entry == f"{folder}/*" else [entry])
-    ]
+    folder, names = page.rpartition("/")[0], []
+    for entry in TREE[page]:
+        names += [f"{folder}/{name}" for name in SIBLING.findall(text)] if entry == f"{folder}/*" else [entry]
+    return list(dict.fromkeys(names))
 
 
 def _absolute(entry: str) -> str:
