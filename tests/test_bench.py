@@ -189,6 +189,8 @@ def test_the_numbers_of_the_readme_are_those_of_the_kept_runs():
     readme = (bench_report.PAGE.parent.parent / "README.md").read_text()
     missing = [sentence for sentence, number in stated.items() if sentence.format(number) not in readme]
     assert not missing, [sentence.format(stated[sentence]) for sentence in missing]
+    table = [line.replace("](docs/", "](") for line in readme.splitlines() if line.startswith("|")]
+    assert all(line in (bench_report.PAGE.parent / "index.md").read_text() for line in table)
 
 
 def test_the_newest_run_of_each_bench_counts(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from imageio.v3 import imread
 
 from bench import picture
 from convolith.cli import main
@@ -58,6 +59,8 @@ def test_the_readmes_blocks_print_what_it_shows(tmp_path, monkeypatch):
             compared += following == "text"
             assert printed.getvalue() == (text if following == "text" else ""), code
     assert compared == sum(kind == "text" for kind, _ in blocks) == 3
+    drawn, committed = imread(tmp_path / "motion.png")[..., 0], imread(ROOT / "docs" / "images" / "motion.png")
+    assert abs(drawn.astype(int) - committed).max() <= 1  # the last digits of the kernel may change a grey level by one
 
 
 @pytest.mark.slow
