@@ -154,8 +154,9 @@ def test_a_page_of_measurements_is_what_the_kept_runs_say(template):
     assert "{{" not in page
 
 
-def test_each_bench_on_the_page_says_when_and_where_it_ran():
-    template = bench_report.TEMPLATE.read_text()
+@pytest.mark.parametrize("page", bench_report.TEMPLATES, ids=lambda path: path.stem)
+def test_each_bench_on_a_page_says_when_and_where_it_ran(page):
+    template = page.read_text()
     for place in bench_report.PLACE.finditer(template):
         assert f"{{{{ {place['bench']} }}}}" in template, place["bench"]
 
@@ -186,11 +187,11 @@ def test_the_numbers_of_the_readme_are_those_of_the_kept_runs():
         "{:.0f} microseconds (torch": _row(runs["overhead"], "1x1x8x8", "call", "correlate")["microseconds"],
         "(torch: {:.0f})": _row(runs["overhead"], "1x1x8x8", "call", "torch")["microseconds"],
     }
-    readme = (bench_report.PAGE.parent.parent / "README.md").read_text()
+    readme = (bench_report.PAGES.parent / "README.md").read_text()
     missing = [sentence for sentence, number in stated.items() if sentence.format(number) not in readme]
     assert not missing, [sentence.format(stated[sentence]) for sentence in missing]
     table = [line.replace("](docs/", "](") for line in readme.splitlines() if line.startswith("|")]
-    assert all(line in (bench_report.PAGE.parent / "index.md").read_text() for line in table)
+    assert all(line in (bench_report.PAGES / "index.md").read_text() for line in table)
 
 
 def test_the_newest_run_of_each_bench_counts(tmp_path):
