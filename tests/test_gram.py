@@ -43,7 +43,7 @@ def geometries(draw):
 
 
 @pytest.mark.slow
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(
     geometries(), st.integers(1, 2), st.integers(1, 3), st.integers(1, 2), st.sampled_from("1wm"), st.integers(0, 99)
 )

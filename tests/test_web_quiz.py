@@ -124,7 +124,7 @@ def test_every_action_has_a_key(opened):
 def test_links_lead_to_what_they_say(opened):
     page = opened(at(1))
     for exercise in EXERCISES:
-        for seed in (1, 2, 3):
+        for seed in (exercise, 9 - exercise):
             go(page, at(exercise, seed))
             addresses = [link.get_attribute("href") for link in page.locator("main a").all()]
             assert addresses
