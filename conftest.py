@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from doctest import ELLIPSIS
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +34,7 @@ def _enter(namespace: dict[str, Any]) -> None:
     os.chdir(namespace["folder"])
 
 
-PAGES = ["README.md", "docs/*.md", "docs/**/*.md"]
+PAGES = ["README.md", "docs/*.md", "docs/*/*.md"]
 markdown = Sybil(parsers=[PythonCodeBlockParser()], patterns=PAGES, setup=_enter, teardown=_leave)
-docstrings = Sybil(
-    parsers=[DocTestParser()],
-    patterns=["src/**/*.py"],
-    setup=lambda namespace: namespace.update(_public()),
-)
-
-
-def _public() -> dict[str, object]:
-    """The public names, which a docstring's example may use without importing them."""
-    import convolith
-
-    return {name: getattr(convolith, name) for name in convolith.__all__}
-
-
+docstrings = Sybil(parsers=[DocTestParser(ELLIPSIS)], path="src", patterns=["*.py"])  # at any depth
 pytest_collect_file = (markdown + docstrings).pytest()

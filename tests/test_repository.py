@@ -96,6 +96,13 @@ def test_every_command_and_engine_is_in_the_tables():
         assert f"`{engine.name}`" in engines, engine.name
 
 
+def test_the_examples_of_all_docstrings_and_pages_are_run():
+    from conftest import docstrings, markdown
+
+    assert [path for path in SOURCES if not docstrings.should_parse(path)] == []
+    assert [page for page in (ROOT / "docs").rglob("*.md") if not markdown.should_parse(page)] == []
+
+
 def test_the_readme_is_short():
     assert len(README.splitlines()) <= 110
 

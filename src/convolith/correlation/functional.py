@@ -112,6 +112,7 @@ def correlate(
         k: (out_channels, in_channels/groups, *kernel_size), or a `Conv`, which brings its own bias and options.
         bias: (out_channels,).
         stride, dilation: a number, or one per axis.
+        groups: number of groups of channels, each of which is convolved by itself; it divides both channel counts.
         padding: a number, one per axis, a (before, after) pair per axis, `"valid"`, `"full"`, or `"same"`, which gives
             `ceil(size / stride)` outputs with the smaller half of the padding first.
         padding_mode: what surrounds x: `"zeros"`, `"constant"` (`padding_value`), `"reflect"` (the edge is not

@@ -52,7 +52,9 @@ class ModuleCounts:
     """Counts of one module, without its submodules.
 
     Attributes:
-        forward, backward: counts of the two passes; the latter adds `gradients` (of convolutions) and `rest`.
+        forward: counts of the forward pass.
+        gradients: counts of the gradients of convolutions, by part; `backward` adds `rest` to them.
+        rest: counts of all other operators of the backward pass.
         calls: number of operator calls that have a rule.
         unknown: number of calls of each operator that has no rule, by name.
         seconds: lower bound on the forward time, from products and bytes moved, at this machine's measured limits.

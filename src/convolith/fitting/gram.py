@@ -107,6 +107,14 @@ class Accumulator(NormalEquations):
 
         Raises:
             ConvolithError: another geometry, other channels or other dtypes.
+
+        Example:
+            >>> import numpy as np
+            >>> import convolith as cl
+            >>> x = np.random.default_rng(0).normal(size=(2, 1, 16, 16))
+            >>> first, second = (cl.Gram(1).update(one, 2 * one) for one in x)
+            >>> first.merge(second).equations
+            512
         """
         if not isinstance(other, type(self)):
             raise ConvolithError(f"other is a {type(other).__name__}; expected a {type(self).__name__}")
@@ -215,6 +223,16 @@ class Accumulator(NormalEquations):
 
         Raises:
             ConvolithError: a missing, damaged or truncated file, or one of another class or version.
+
+        Example:
+            >>> import os, tempfile
+            >>> import numpy as np
+            >>> import convolith as cl
+            >>> x = np.random.default_rng(0).normal(size=(1, 16, 16))
+            >>> path = os.path.join(tempfile.mkdtemp(), "state.npz")
+            >>> cl.Gram(1).update(x, 2 * x).save(path)
+            >>> cl.Gram.load(path).solve().kernel.round(9).tolist()
+            [[[[2.0]]]]
         """
         about, arrays = gram_file.read(path, cls.KIND)
         if not {"geometry", "equations", "dtypes", "size"} <= set(about) or not {"shift", "matrix"} <= set(arrays):

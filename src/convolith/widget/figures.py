@@ -52,7 +52,9 @@ def look(
     Example:
         >>> import numpy as np
         >>> import convolith as cl
-        >>> figure = cl.widget.look(np.arange(9.0).reshape(1, 3, 3), np.ones((1, 1, 2, 2)))  # doctest: +SKIP
+        >>> figure = cl.widget.look(np.arange(9.0).reshape(1, 3, 3), np.ones((1, 1, 2, 2)))
+        >>> "view=look" in figure.address, figure.height
+        (True, 720)
     """
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     address = look_address(x, k, bias, **options, padding_mode=padding_mode, flip=flip)
@@ -92,7 +94,9 @@ def fold(
     Example:
         >>> import numpy as np
         >>> import convolith as cl
-        >>> figure = cl.widget.fold(np.ones((1, 1, 3, 3)), np.ones((1, 1, 2, 2)))  # doctest: +SKIP
+        >>> figure = cl.widget.fold(np.ones((1, 1, 3, 3)), np.ones((1, 1, 2, 2)))
+        >>> "view=fold" in figure.address, figure.height
+        (True, 720)
     """
     address = fold_address(first, second, x=x, arrangement=arrangement, relu=relu, skip=skip)
     return _figure(address, "Two convolutions as one, cell by cell", height)
