@@ -27,7 +27,7 @@ root_doc = "docs/index"
 nitpicky = True
 # Names of other packages are not looked up, and types of arguments that users do not make have no page.
 INTERNAL = (
-    r"convolith\.(report|big\.(stores|blocks|layout)|fitting\.(data|kernel_options|descent)|folding\.report"
+    r"convolith\.(report|big\.(stores|blocks|layout)|fitting\.(data|kernel_options|descent|gram)|folding\.report"
     r"|network\.(module|fixed)|correlation\.images|nn\.conversion)\..*"
 )
 nitpick_ignore_regex = [("py:.*", r"(?!convolith\.).*"), ("py:class", INTERNAL)]

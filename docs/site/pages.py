@@ -72,9 +72,9 @@ def _converted(part: str) -> str:
         return re.sub(r"([*|])|(?<=\w)_(?=\W|$)", lambda found: "\\" + found.group(), part)
     code = part.strip("`")
     name, _, member = code.removeprefix("cl.").removesuffix("()").partition(".")
-    if name not in _public_names():
+    in_module = name in _public_names() and inspect.ismodule(getattr(convolith, name))
+    if name not in _public_names() or (in_module and not member):  # modules have pages, and no target
         return f"``{code}``"
-    in_module = inspect.ismodule(getattr(convolith, name)) and member
     return f":py:obj:`{code} <convolith.{name}{'.' + member if in_module else ''}>`"
 
 
