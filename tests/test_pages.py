@@ -8,7 +8,9 @@ PAGES = {path.relative_to(DOCS).as_posix(): path.read_text() for path in sorted(
 
 
 def test_links_to_a_guide_have_its_title():
-    titles = {name: text.splitlines()[0].removeprefix("# ") for name, text in PAGES.items() if name.startswith("guide/")}
+    titles = {
+        name: text.splitlines()[0].removeprefix("# ") for name, text in PAGES.items() if name.startswith("guide/")
+    }
     linked = [
         (page, " ".join(words.split()), target)
         for page, text in PAGES.items()

@@ -2,8 +2,8 @@
 # # Multiple input and multiple output channels
 #
 # This page goes through the chapter of *Dive into Deep Learning* of the same title with Convolith: several input
-# channels, several output channels, 1x1 kernels, two kernels that equal one, a kernel that is learned from data, and the
-# cost of a layer.
+# channels, several output channels, 1x1 kernels, two kernels that equal one, a kernel that is learned from data, and
+# the cost of a layer.
 
 # %%
 import numpy as np
@@ -119,8 +119,8 @@ assert np.abs(ring(square) - expected).max() < 1e-12
 # ## A kernel is learned
 #
 # Gradient descent finds the composed kernel from its input and output, if the learning rate is small enough. If the
-# rate is too large, `fit` raises an error that names a smaller one. Least squares, the default method of `fit`, needs no
-# learning rate and no steps.
+# rate is too large, `fit` raises an error that names a smaller one. Least squares, the default method of `fit`, needs
+# no learning rate and no steps.
 
 # %%
 X = np.random.default_rng(3).normal(size=(1, 10, 10))
