@@ -80,7 +80,7 @@ def test_options_have_the_values_of_the_library():
     """They are written again, so that the help imports no torch."""
     assert options.ACCURACIES == ACCURACIES
     assert cost_options.SORTS == SORTS
-    assert cost_options.OPTIMIZERS == tuple(OPTIMIZERS)
+    assert tuple(OPTIMIZERS) == cost_options.OPTIMIZERS
     assert option("budget", "plan").default == BUDGET_SECONDS
     assert f"[default: {TOLERANCE}]" in option("size_tolerance", "fit").help
 
@@ -128,7 +128,10 @@ def test_options_that_do_not_apply_are_to_be_left_out(tmp_path, monkeypatch):
     (tmp_path / "scan.zarr").mkdir()
     for line, said in (
         (("correlate", "x.npy", "both.npz", "--padding-mode", "reflect"), "--padding-mode was given, but both.npz"),
-        (("compose", "both.npz", "[[1]]", "--first-padding-mode", "zeros"), "--first-padding-mode was given, but both.npz"),
+        (
+            ("compose", "both.npz", "[[1]]", "--first-padding-mode", "zeros"),
+            "--first-padding-mode was given, but both.npz",
+        ),
         (("plan", "scan.zarr", "[[1]]", "--bias"), "--bias was given; it applies to shapes"),
         (("plan", "scan.zarr", "[[1]]", "--kernel-dtype", "float32"), "--kernel-dtype was given; it applies to shapes"),
         (("plan", "1,1,8,8", "1,1,3,3", "--axes", "0"), "--axes was given; it applies to a store"),

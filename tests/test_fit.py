@@ -149,7 +149,9 @@ def test_options_of_a_descent_and_of_a_loss_are_grouped_or_keywords():
             grouped.kernel, fit(x, y, kernel_size=3, method="adam", **options, **keywords).kernel
         )
         assert grouped.method == "adam"
-    with pytest.raises(ConvolithError, match="steps was given together with a Descent; expected it as one of its fields; pass Descent"):
+    with pytest.raises(
+        ConvolithError, match="steps was given together with a Descent; expected it as one of its fields"
+    ):
         fit(x, y, kernel_size=3, method=cl.Descent("adam"), steps=3)
     with pytest.raises(ConvolithError, match="method is 'lstsq'; expected one of gd, momentum, adam, lbfgs"):
         cl.Descent("lstsq")

@@ -175,8 +175,8 @@ def _check(first: Conv, second: Conv) -> None:
     axes = len(first.kernel_size), len(second.kernel_size)
     if axes[0] != axes[1]:
         raise ConvolithError(
-            f"first has {axes[0]} spatial axes but second has {axes[1]}; expected the same number; give one kernel more "
-            "axes, of length 1"
+            f"first has {axes[0]} spatial axes but second has {axes[1]}; expected the same number; give one kernel "
+            "more axes, of length 1"
         )
     if first.out_channels != second.in_channels:
         swapped = first.in_channels == second.out_channels

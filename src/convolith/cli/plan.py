@@ -39,9 +39,7 @@ OF_STORES = ("axes", "memory")
 @click.command()
 @click.argument("x_shape", type=shape_or_path)
 @click.argument("k_shape", type=shape_or_kernel)
-@geometry_options(
-    padding_default="0; for a store as in correlate", mode_default="zeros; for a store as in correlate"
-)
+@geometry_options(padding_default="0; for a store as in correlate", mode_default="zeros; for a store as in correlate")
 @engine_options
 @click.option("--dtype", default="float32", show_default=True, help="Dtype of x.")
 @click.option("--kernel-dtype", help="Dtype of the kernel, if it differs.")

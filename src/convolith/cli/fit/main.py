@@ -32,8 +32,7 @@ from convolith.geometry import CONV_MODES
 @click.option(
     "--size-tolerance",
     type=float,
-    help="Share of what the kernel's size explains that --size auto may give up for a smaller one.  "
-    "[default: 0.0003]",
+    help="Share of what the kernel's size explains that --size auto may give up for a smaller one.  [default: 0.0003]",
 )
 @click.option(
     "--method",

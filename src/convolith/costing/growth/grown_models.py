@@ -142,8 +142,8 @@ def _of_norm(
         sizes = tuple(module.normalized_shape)
         if len(sizes) > 1 and share != 1:
             raise ConvolithError(
-                f"module {name} normalises {sizes} together; which of them are channels is not known; count a model that "
-                "is built with other channels instead"
+                f"module {name} normalises {sizes} together; which of them are channels is not known; count a model "
+                "that is built with other channels instead"
             )
         yield vars(module), "normalized_shape", tuple(_whole(name, n, share) for n in sizes)
 
