@@ -181,7 +181,7 @@ def files(tmp_path, monkeypatch) -> Path:
     for number in ("", "2"):
         before = rng.integers(0, 255, (60, 60), dtype=np.uint8)
         imageio.imwrite(f"before{number}.png", before)
-        imageio.imwrite(f"after{number}.png", filter_image(before, blur, padding_mode="symmetric"))
+        imageio.imwrite(f"after{number}.png", filter_image(before, blur, padding_mode="symmetric", dtype="uint8"))
     sky = 1000 * rng.random((70, 70))
     seen = filter_image(sky, blur) + rng.normal(size=sky.shape)
     for name, picture in {"ref": sky, "sci": seen, "var": np.ones_like(sky), "reference": sky, "science": seen}.items():
