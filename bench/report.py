@@ -1,8 +1,8 @@
 """`python -m bench report`: docs/performance.md and docs/without-torch.md, from their templates and kept runs.
 
-The templates have the same names in `bench`, the runs are in `bench/runs`. A line of the template that names a run is replaced: `{{ grid }}` by the date, machine, versions and controls of the
-newest run of `grid`, `{{ grid: figures }}` by a table of its figures, and `{{ grid: TITLE }}` by the table whose title
-begins with TITLE.
+The templates have the same names in `bench`, the runs are in `bench/runs`. A line of a template that names a run is
+replaced: `{{ grid }}` by the date, machine, versions and controls of the newest run of `grid`, `{{ grid: figures }}` by
+a table of its figures, and `{{ grid: TITLE }}` by the table whose title begins with TITLE.
 """
 
 from __future__ import annotations

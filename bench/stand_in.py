@@ -1,4 +1,4 @@
-"""`python -m bench.stand_in HOW PROGRAM`: one engine with torch, or on NumPy arrays alone; prints what it takes, as JSON.
+"""`python -m bench.stand_in HOW PROGRAM`: one engine with torch, or on NumPy arrays alone; its times as JSON.
 
 HOW is `torch`, or `libgomp` or `threads`: a stand-in then takes the place of torch, with as much of it as generated
 engines touch, and their code runs on the system's OpenMP library or on Python threads. PROGRAM is an engine's name, or
@@ -21,7 +21,10 @@ from typing import Any
 
 import numpy as np
 
-NAMES = "float16 float32 float64 complex64 complex128 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool".split()
+NAMES = (
+    *("float16", "float32", "float64", "complex64", "complex128", "bool"),
+    *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+)
 CALLS = 30
 
 
@@ -35,7 +38,7 @@ class Dtype:
         return f"torch.{self.name}"
 
 
-DTYPES = {name: Dtype(name) for name in [*NAMES, "bfloat16"]}
+DTYPES = {name: Dtype(name) for name in (*NAMES, "bfloat16")}
 
 
 class Tensor:
@@ -43,11 +46,15 @@ class Tensor:
 
     def __init__(self, array: np.ndarray) -> None:
         self.array = array
-        self.shape, self.ndim, self.nbytes = array.shape, array.ndim, array.nbytes
+        self.shape, self.ndim = array.shape, array.ndim
+        self.nbytes, self.itemsize = array.nbytes, array.itemsize
         self.dtype = DTYPES[array.dtype.name]
 
     def __getitem__(self, index: Any) -> Tensor:
         return Tensor(self.array[index])
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.array[index] = value.array if isinstance(value, Tensor) else value
 
     def __len__(self) -> int:
         return len(self.array)
@@ -85,6 +92,9 @@ class Tensor:
 
     def reshape(self, *shape: Any) -> Tensor:
         return Tensor(self.array.reshape(*shape))
+
+    def movedim(self, source: int, destination: int) -> Tensor:
+        return Tensor(np.moveaxis(self.array, source, destination))
 
     def narrow(self, axis: int, start: int, length: int) -> Tensor:
         return Tensor(self.array[(slice(None),) * axis + (slice(start, start + length),)])

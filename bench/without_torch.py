@@ -50,7 +50,8 @@ PROGRAMS = {
     ),
     "`cl.kernels.box(3)`": "import convolith as cl\ncl.kernels.box(3)",
     "`cl.correlate` of NumPy arrays": ARRAYS + "cl.correlate(x, k)",
-    "`cl.fit` of NumPy arrays": ARRAYS + "cl.fit(np.random.default_rng(0).random((1, 64, 64)), x, kernel_size=3, padding=1)",
+    "`cl.fit` of NumPy arrays": ARRAYS
+    + "cl.fit(np.random.default_rng(0).random(x.shape), x[:, 1:-1, 1:-1], kernel_size=3)",
     "`cl.fold` of a model": MODEL + "cl.fold(model, torch.zeros(1, 3, 16, 16))",
     "`cl.cost` of a model": MODEL + "cl.cost(model, input_shape=(1, 3, 16, 16))",
 }
@@ -62,7 +63,7 @@ WAYS = {"torch": "with torch", "libgomp": "NumPy, the system's libgomp", "thread
 @click.option("--rounds", default=5, show_default=True, help="Processes of each program; the median counts.")
 @json_option
 def without_torch(rounds: int, path: Path | None) -> None:
-    """Measure the part of torch: in an install, in what programs import, and in engines that run on NumPy without it."""
+    """Measure the part of torch in an install and in what programs import, and run engines on NumPy without it."""
     run = Run("without_torch", rounds=rounds)
     installed = packages()
     run.add("Installed packages", installed)

@@ -29,8 +29,8 @@ assert exact["random"].parts == ()
 
 # %% [markdown]
 # With a tolerance, `decompose` may also return a chain that is only close to the kernel. For the random kernel, cheaper
-# chains exist only at large tolerances, and such chains are different filters. The Gaussian has exact factors, and keeps
-# them at every tolerance.
+# chains exist only at large tolerances, and such chains are different filters. The Gaussian has exact factors, and
+# keeps them at every tolerance.
 
 # %%
 tolerances = (0, 0.25, 0.4, 0.55, 0.7)

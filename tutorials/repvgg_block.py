@@ -61,8 +61,8 @@ assert folded.report.norms_after == 0
 
 # %% [markdown]
 # By hand, the single kernel is the sum of three. A norm multiplies each output channel by a scale, and adds a shift to
-# it. A 1x1 kernel is a 3x3 kernel with zeros around its centre, and the identity is a 1x1 kernel that leaves each channel
-# as it is. The shifts of the three norms add up to the bias.
+# it. A 1x1 kernel is a 3x3 kernel with zeros around its centre, and the identity is a 1x1 kernel that leaves each
+# channel as it is. The shifts of the three norms add up to the bias.
 
 # %%
 scales = [norm.weight / torch.sqrt(norm.running_var + norm.eps) for norm in block.norms]

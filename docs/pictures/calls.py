@@ -48,7 +48,6 @@ def index() -> Sheet:
     return sheet
 
 
-
 class Estimate(NamedTuple):
     """Answer of an engine for a layer: its estimated time in milliseconds, or the reason why it is refused."""
 

@@ -63,7 +63,9 @@ def folding() -> Sheet:
     sheet.text(7, 25.6, "y", size=12)
     sheet.grid(left + 2 * cell, 24, (1, 5), cell, lambda r, c: BLUE if c == 2 else None)
     for h in range(3):
-        sheet.arrow((left + (3.5 + h) * cell, 18.4), (left + (4.2 + 0.3 * h) * cell, 23.7), color=GREEN, width=1.0, head=7)
+        sheet.arrow(
+            (left + (3.5 + h) * cell, 18.4), (left + (4.2 + 0.3 * h) * cell, 23.7), color=GREEN, width=1.0, head=7
+        )
         for x in range(3):
             end = left + (3.2 + h + 0.3 * x) * cell
             sheet.arrow((left + (2.5 + h + x) * cell, 9.4), (end, 14.7), color=RED, width=0.8, head=6)
@@ -117,5 +119,7 @@ def counting() -> Sheet:
     sheet.text(left + wide * 13.5, bottom + 1.9, "update")
     sheet.text(left + wide * 6.5, bottom - 14.5 * high - 1.2, "peak", size=11, weight="bold")
     sheet.text(end + 1, bottom - 3.9, "weights and\nthe optimizer's\nstate", ha="left")
-    sheet.text(34, 31.6, "forward keeps what backward needs;\neach operator of backward gives some of it back", ha="left")
+    sheet.text(
+        34, 31.6, "forward keeps what backward needs;\neach operator of backward gives some of it back", ha="left"
+    )
     return sheet
