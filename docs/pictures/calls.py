@@ -103,9 +103,9 @@ def planner() -> Sheet:
             continue
         length = min(scale * row.milliseconds, widest)
         sheet.box(across, y, length, 2, SKY if number else GREEN, linewidth=0)
-        words = f"{row.milliseconds:.3g} ms" + ("" if number else ", chosen")
+        words = f"{row.milliseconds:.2f} ms" + ("" if number else ", chosen")
         if length == widest:
-            sheet.text(across + length + 0.8, y + 1, f"... {words}: tests the others", ha="left")
+            sheet.text(across + length + 0.8, y + 1, f"... {row.milliseconds:.0f} ms, for tests", ha="left")
         else:
             sheet.text(across + length + 0.8, y + 1, words, ha="left")
     sheet.line([(1, bottom + 0.6), (83, bottom + 0.6)], width=0.5)

@@ -46,13 +46,13 @@ def depthwise() -> Sheet:
             for n in range(4):
                 sheet.box(x + 1.9 * pixel, y + 1.0 * n, 1.5, 1.0, CHANNELS[n], linewidth=0.4)
 
-    planes(1.5, 9)
-    sheet.text(6, 18.6, "an image:\nchannel by channel")
-    sheet.arrow((11.8, 11.6), (17.2, 11.6))
-    sheet.text(14.5, 9.6, "transpose", size=9)
+    planes(2.5, 9)
+    sheet.text(7, 18.6, "an image, a\nplane per channel")
+    sheet.arrow((12.8, 11.6), (18.2, 11.6))
+    sheet.text(15.5, 9.6, "transpose", size=9)
     for row in range(3):
-        pixels(18.5, 5 + 4.8 * row, 10)
-    sheet.text(27.8, 21.2, "ring of 3 rows: a vector\nholds a pixel of all channels")
+        pixels(19, 5 + 4.8 * row, 10)
+    sheet.text(28.3, 21.2, "ring of 3 rows: a vector\nholds a pixel of all channels")
     sheet.arrow((38.2, 11.6), (43.6, 11.6))
     sheet.text(40.9, 9.6, "3x3 taps", size=9)
     pixels(45, 9.6, 8)
@@ -60,7 +60,7 @@ def depthwise() -> Sheet:
     sheet.arrow((61, 11.6), (66.4, 11.6))
     sheet.text(63.7, 9.6, "transpose", size=9)
     planes(68, 9)
-    sheet.text(72.5, 18.6, "outputs:\nchannel by channel")
+    sheet.text(72.5, 18.6, "outputs, a\nplane per channel")
     sheet.line([(1, 24.4), (83, 24.4)], width=0.5)
     sheet.title(1, 27.2, "The gradient of a kernel: each tap is one shift of a band")
     cell = 1.7
