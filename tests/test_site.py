@@ -138,7 +138,7 @@ RUN = """
 import json, sys
 from docs.site.execution import run_all
 pages, endless = json.load(sys.stdin)
-print(json.dumps(run_all(pages, 2, 60) | run_all(endless, 1, 0.5)))
+print(json.dumps([*run_all(pages, 2, 60), *run_all(endless, 1, 0.5)]))
 """
 
 
@@ -156,7 +156,7 @@ def test_blocks_show_what_a_notebook_shows():
         text=True,
         check=True,
     )
-    results = json.loads(ended.stdout)
+    results = dict(json.loads(ended.stdout))
     (first, (result, figure), (forked,)), _, error = results["shown"]
     assert error is None
     assert [(output["name"], output["text"]) for output in first] == [("stdout", "[]\n"), ("stderr", "to stderr\n")]

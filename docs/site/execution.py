@@ -13,7 +13,7 @@ import sys
 import tempfile
 import traceback
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from time import perf_counter
@@ -57,9 +57,10 @@ def execute(app: Any, env: Any, pages: list[str]) -> None:
         page: [cell.source for cell in notebook.cells if cell.cell_type == "code"]
         for page, notebook in notebooks.items()
     }
-    results = run_all(blocks, app.parallel, app.config.nb_execution_timeout)
-    for page, result in results.items():
-        if result.error is None:
+    results: dict[str, Result] = {}
+    for page, result in run_all(blocks, app.parallel, app.config.nb_execution_timeout):
+        results[page] = result
+        if result.error is None:  # stored at once: a build that is interrupted goes on there
             notebook, outputs = notebooks[page], iter(result.outputs)
             notebook.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
             for cell in notebook.cells:
@@ -101,8 +102,8 @@ def _report(results: dict[str, Result], seconds: float) -> None:
         print(f"{results[page].seconds:8.1f} s  {page}")  # noqa: T201 - likewise
 
 
-def run_all(blocks: dict[str, list[str]], processes: int, limit: float) -> dict[str, Result]:
-    """Return the results of pages, each executed in a process of its own, a few at a time.
+def run_all(blocks: dict[str, list[str]], processes: int, limit: float) -> Iterator[tuple[str, Result]]:
+    """Yield pages and their results as they end, each executed in a process of its own, a few at a time.
 
     Args:
         blocks: each page's blocks.
@@ -113,7 +114,6 @@ def run_all(blocks: dict[str, list[str]], processes: int, limit: float) -> dict[
         importlib.import_module(name)
     fork = multiprocessing.get_context("fork")
     waiting = list(blocks)
-    results: dict[str, Result] = {}
     running: dict[Connection, tuple[str, Any, float]] = {}
     try:
         while waiting or running:
@@ -127,16 +127,16 @@ def run_all(blocks: dict[str, list[str]], processes: int, limit: float) -> dict[
             for ended in wait(list(running)):
                 page, process, start = running.pop(ended)
                 try:
-                    results[page] = ended.recv()
+                    result = ended.recv()
                     process.join()
                 except EOFError:
                     process.join()
-                    error = f"its process ended with exit code {process.exitcode}; it may take {limit:.0f} s"
-                    results[page] = Result([], perf_counter() - start, error)
+                    error = f"its process ended with exit code {process.exitcode}, for the reason above (the limit is {limit:g} s)"
+                    result = Result([], perf_counter() - start, error)
+                yield page, result
     finally:
         for _, process, _ in running.values():
             process.terminate()
-    return results
 
 
 def _run_page(blocks: Sequence[str], limit: float, sender: Connection) -> None:
@@ -159,11 +159,15 @@ def run_blocks(blocks: Sequence[str]) -> Result:
     from IPython.core.interactiveshell import InteractiveShell
     from IPython.utils.capture import capture_output
 
-    start, shell = perf_counter(), InteractiveShell.instance()
+    class Shell(InteractiveShell):
+        def enable_gui(self, gui: str | None = None) -> None:
+            """Do nothing: figures become part of the page."""
+
+    start, shell = perf_counter(), Shell.instance()
     shell.enable_matplotlib("inline")
     outputs: list[list[Output]] = []
     for block in blocks:
-        with capture_output() as captured:
+        with shell.display_trap, capture_output() as captured:  # the trap first: it would take results from the capture
             ended = shell.run_cell(block)
         error = ended.error_before_exec or ended.error_in_exec
         if error is not None:
