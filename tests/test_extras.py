@@ -88,7 +88,11 @@ CALLS = {
         "tifffile",
     ),
     "remote": (("fsspec",), lambda _: refusal_of(lambda: cl.big.plan("s3://bucket/x.zarr", np.ones((3, 3)))), "fsspec"),
-    "cluster: array": (("dask",), lambda tmp: refusal_of(lambda: cl.big.correlate(tmp / "x.npy", np.ones((3, 3)))), "dask"),
+    "cluster: array": (
+        ("dask",),
+        lambda tmp: refusal_of(lambda: cl.big.correlate(tmp / "x.npy", np.ones((3, 3)))),
+        "dask",
+    ),
     "notebook": (
         ("anywidget",),
         lambda _: refusal_of(lambda: cl.widget.look(image()[:4, :4][None], np.ones((1, 1, 2, 2)))),

@@ -1,18 +1,23 @@
 """The documentation's site is whole: every public name and every page is in it; `python -m docs` in CI builds it."""
 
+import ast
+import inspect
 import json
 import os
 import re
 import subprocess
 import sys
+import textwrap
 from collections import Counter
 from functools import cached_property
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 import convolith as cl
+from docs.site.docstrings import as_restructured_text
 from docs.site.links import dead_links
 from docs.site.markdown import below
 from docs.site.tree import TREE
@@ -48,19 +53,25 @@ def public_names():
         yield from (f"{module}.{name}" for name in home.__all__ if module != "network" or name not in cl.__all__)
 
 
+def described_data(owner):
+    """Yield the data of a class that the page describes: in its docstring, below their definition, or as parameters."""
+    yield from re.findall(r"^\s+`*(\w+)`*:", owner.__doc__ or "", re.MULTILINE)
+    if "__init__" in vars(owner) or "__new__" in vars(owner):
+        yield from inspect.signature(owner).parameters
+    body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body
+    for node, following in pairwise(body):
+        if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+            yield from (target.id for target in ast.walk(node) if isinstance(target, ast.Name))
+
+
 def undocumented(owner):
     """Yield the public members that a class defines and does not describe: Sphinx leaves them out without a word."""
-    described = {
-        name for base in owner.__mro__ for name in re.findall(r"^\s+`*(\w+)`*:", base.__doc__ or "", re.MULTILINE)
-    }
-    for base in owner.__mro__:
-        if base.__module__.partition(".")[0] != "convolith":
-            continue
-        for name in {*vars(base), *vars(base).get("__annotations__", ())}:
-            value = getattr(owner, name, None)
-            is_data = not callable(value) and not isinstance(vars(base).get(name), property | cached_property)
-            if not name.startswith("_") and not (name in described if is_data else getattr(value, "__doc__", None)):
-                yield f"{base.__name__}.{name}"
+    described = set(described_data(owner))
+    for name in {*vars(owner), *vars(owner).get("__annotations__", ())}:
+        value = getattr(owner, name, None)
+        is_data = not callable(value) and not isinstance(vars(owner).get(name), property | cached_property)
+        if not name.startswith("_") and not (name in described if is_data else value.__doc__):
+            yield f"{owner.__name__}.{name}"
 
 
 def test_every_public_name_is_in_the_reference():
@@ -71,6 +82,29 @@ def test_every_public_name_is_in_the_reference():
 @pytest.mark.parametrize("name", sorted(documented("class")))
 def test_every_member_of_a_documented_class_is_described(name):
     assert sorted(undocumented(found(name))) == []
+
+
+def test_docstrings_are_read_as_they_are_meant():
+    lines = [
+        "Sum of `x*`, *not* `cl.fit`.",
+        "",
+        "Attributes:",
+        "    a, b: of",
+        "        each",
+        "    c: one",
+        "",
+        ">>> a * b",
+    ]
+    assert as_restructured_text(lines, "class") == [
+        "Sum of ``x*``, \\*not\\* :py:obj:`cl.fit <convolith.fit>`.",
+        "",
+        "Attributes:",
+        *("    a: of", "        each", "    b: of", "        each", "    c: one"),
+        "",
+        ">>> a * b",
+    ]
+    assert as_restructured_text(["Kernel: the way back."], "property") == ["..", "", "Kernel: the way back."]
+    assert as_restructured_text(["x, y: no attributes"], "function") == ["x, y: no attributes"]
 
 
 def pages():

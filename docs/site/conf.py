@@ -25,12 +25,16 @@ include_patterns = ["docs/*.md", "docs/**/*.md", "tutorials/*.md", "tutorials/*.
 exclude_patterns = [".*", "README.md", "build", "web", "src", "tests", "bench", "dist"]
 root_doc = "docs/index"
 nitpicky = True
-# Names of other packages are not looked up, and types of arguments that users do not make have no page.
+# Types of other packages, types of arguments that users do not make, and names of types that annotations use.
+EXTERNAL = r"(collections\.abc|concurrent\.futures|fractions|matplotlib|np|numpy|pathlib|torch)\..*"
 INTERNAL = (
     r"convolith\.(report|big\.(stores|blocks|layout)|fitting\.(data|kernel_options|descent|gram)|folding\.report"
     r"|network\.(module|fixed)|correlation\.images|nn\.conversion)\..*"
 )
-nitpick_ignore_regex = [("py:.*", r"(?!convolith\.).*"), ("py:class", INTERNAL)]
+ALIASES = (
+    r"ArrayOrLists|Axes|Counts|CorrelateOptions|DeconvolveOptions|Figure|Fraction|Number|Padding|Picture|Range|Shape"
+)
+nitpick_ignore_regex = [("py:(class|obj)", EXTERNAL), ("py:class", INTERNAL), ("py:class", ALIASES)]
 suppress_warnings = ["ref.python"]  # attributes of two classes may have one name
 
 myst_enable_extensions = ["colon_fence", "deflist"]
@@ -40,7 +44,7 @@ nb_execution_mode = "cache"  # which `execution.py` fills
 nb_execution_cache_path = str(ROOT / "build" / "site-blocks")
 nb_execution_timeout = 300  # seconds for a page; `execution.py` holds it
 nb_merge_streams = True
-nb_ipywidgets_js = {}  # pages fetch nothing from elsewhere
+nb_ipywidgets_js: dict[str, str] = {}  # pages fetch nothing from elsewhere
 
 napoleon_use_ivar = True  # attributes are described once, where the docstring does
 autodoc_member_order = "bysource"

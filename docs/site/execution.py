@@ -1,4 +1,4 @@
-"""Blocks of the pages, executed before Sphinx reads them: in forks of one process that has imported what pages import.
+"""Blocks of the pages, executed before Sphinx reads them: in forks of a process that has imported what pages import.
 
 MyST-NB would start a Jupyter kernel for each page, which imports torch again. Here it finds the results in its cache.
 """
@@ -6,7 +6,6 @@ MyST-NB would start a Jupyter kernel for each page, which imports torch again. H
 from __future__ import annotations
 
 import faulthandler
-import importlib
 import multiprocessing
 import os
 import sys
@@ -21,7 +20,14 @@ from typing import Any, NamedTuple
 
 from docs.site.markdown import with_blocks_and_tree
 
-PRELOADED = ("matplotlib.pyplot", "IPython.core.interactiveshell", "llvmlite.binding", "skimage.data", "sympy", "torch.export")
+PRELOADED = (
+    "matplotlib.pyplot",
+    "IPython.core.interactiveshell",
+    "llvmlite.binding",
+    "skimage.data",
+    "sympy",
+    "torch.export",
+)
 """Modules that are imported once for all pages.
 
 None of them computes or starts a thread. Convolith is not among them: it would take every page for a forked child of a
@@ -50,7 +56,9 @@ def execute(app: Any, env: Any, pages: list[str]) -> None:
     from sphinx.errors import ExtensionError
 
     cache, start = get_cache(app.config.nb_execution_cache_path), perf_counter()
-    notebooks = {page: notebook for page in pages if (notebook := _notebook(app, page)) and not _is_cached(cache, notebook)}
+    notebooks = {
+        page: notebook for page in pages if (notebook := _notebook(app, page)) and not _is_cached(cache, notebook)
+    }
     if not notebooks:
         return
     blocks = {
@@ -110,9 +118,8 @@ def run_all(blocks: dict[str, list[str]], processes: int, limit: float) -> Itera
         processes: pages that are executed at the same time.
         limit: seconds that a page may take. One that takes longer is ended; where it was then goes to stderr.
     """
-    for name in PRELOADED:
-        importlib.import_module(name)
-    fork = multiprocessing.get_context("fork")
+    fork = multiprocessing.get_context("forkserver")
+    fork.set_forkserver_preload(list(PRELOADED))
     waiting = list(blocks)
     running: dict[Connection, tuple[str, Any, float]] = {}
     try:
@@ -131,7 +138,7 @@ def run_all(blocks: dict[str, list[str]], processes: int, limit: float) -> Itera
                     process.join()
                 except EOFError:
                     process.join()
-                    error = f"its process ended with exit code {process.exitcode}, for the reason above (the limit is {limit:g} s)"
+                    error = f"its process ended with exit code {process.exitcode}; it may take {limit:g} s"
                     result = Result([], perf_counter() - start, error)
                 yield page, result
     finally:

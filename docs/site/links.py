@@ -57,7 +57,7 @@ class _Page(HTMLParser):
             self.loaded += _in_styles(data)
 
     def handle_endtag(self, tag: str) -> None:
-        self._in_style = False
+        self._in_style = self._in_style and tag != "style"
 
 
 def _in_styles(text: str) -> Iterator[str]:

@@ -25,7 +25,7 @@ def with_blocks_and_tree(text: str, page: str) -> str:
 
 
 def below(page: str, text: str) -> list[str]:
-    """Return the pages below one, as toctrees name them; those of its folder in the order in which its text lists them."""
+    """Return the pages below one, as toctrees name them; those of its folder in the order of its text."""
     folder, names = page.rpartition("/")[0], []
     for entry in TREE[page]:
         names += [f"{folder}/{name}" for name in SIBLING.findall(text)] if entry == f"{folder}/*" else [entry]

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 import shutil
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 
-import convolith
+from docs.site.docstrings import as_restructured_text, public_names
 from docs.site.execution import execute
 from docs.site.markdown import with_blocks_and_tree
 from docs.site.tree import GALLERY
-
-INLINE = re.compile(r"(``.+?``|`[^`]+`)")
 
 
 def connect(app: Any) -> None:
@@ -36,11 +31,6 @@ def _prepare(app: Any, page: str, source: list[str]) -> None:
         source[0] = with_blocks_and_tree(source[0], page)
 
 
-@cache
-def _public_names() -> frozenset[str]:
-    return frozenset(convolith.__all__)
-
-
 def _forget_overloads(app: Any, what: str, name: str, obj: Any, options: Any, signature: str, result: str) -> None:  # noqa: ARG001 - Sphinx's own arguments
     """Let Sphinx show a function as it is called, with every option, in place of its overloads for type checkers.
 
@@ -58,30 +48,14 @@ def _forget_overloads(app: Any, what: str, name: str, obj: Any, options: Any, si
 
 
 def _as_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:  # noqa: ARG001 - Sphinx's own arguments
-    """Rewrite a docstring, plain text with code in backticks: public names become links, markup is escaped."""
-    in_example = False
-    for n, line in enumerate(lines):
-        in_example = line.lstrip().startswith(">>>") or (in_example and bool(line.strip()))
-        if not in_example:
-            lines[n] = "".join(_converted(part) for part in INLINE.split(line))
-
-
-def _converted(part: str) -> str:
-    """Return code as a link if it is a public name, and text without the characters that markup would read."""
-    if not part.startswith("`"):
-        return re.sub(r"([*|])|(?<=\w)_(?=\W|$)", lambda found: "\\" + found.group(), part)
-    code = part.strip("`")
-    name, _, member = code.removeprefix("cl.").removesuffix("()").partition(".")
-    in_module = name in _public_names() and inspect.ismodule(getattr(convolith, name))
-    if name not in _public_names() or (in_module and not member):  # modules have pages, and no target
-        return f"``{code}``"
-    return f":py:obj:`{code} <convolith.{name}{'.' + member if in_module else ''}>`"
+    """Rewrite a docstring, which is plain text, in place."""
+    lines[:] = as_restructured_text(lines, what)
 
 
 def _public_reference(app: Any, env: Any, node: Any, text: Any) -> Any:
     """Resolve a type of a signature, which Sphinx names by the module that defines it, to its public name."""
     bare = node.get("reftarget", "").rsplit(".", 1)[-1]
-    if node.get("refdomain") != "py" or bare not in _public_names() or node["reftarget"] == f"convolith.{bare}":
+    if node.get("refdomain") != "py" or bare not in public_names() or node["reftarget"] == f"convolith.{bare}":
         return None
     python = env.get_domain("py")
     return python.resolve_any_xref(env, node["refdoc"], app.builder, f"convolith.{bare}", node, text)[0][1]
