@@ -51,7 +51,7 @@ class Sheet:
     def box(self, x: float, y: float, w: float, h: float, fill: str | None = None, **options: Any) -> None:
         """Draw a rectangle, with `text` in it if there is one, in a colour that can be read on it."""
         words, size, alpha = options.pop("text", ""), options.pop("size", 10), options.pop("alpha", None)
-        line = {"edgecolor": INK, "linewidth": 0.8, "zorder": 3} | options
+        line: dict[str, Any] = {"edgecolor": INK, "linewidth": 0.8, "zorder": 3} | options
         if fill is not None:
             self.axes.add_patch(Rectangle((x, y), w, h, facecolor=fill, edgecolor="none", alpha=alpha, zorder=3))
         if line["linewidth"]:
@@ -125,7 +125,13 @@ class Sheet:
         style: str = "-",
     ) -> None:
         """Draw an arrow, bent to the left of its direction by a share of its length."""
-        shape = {"arrowstyle": "-|>", "mutation_scale": head, "shrinkA": 0, "shrinkB": 0, "linestyle": style}
+        shape: dict[str, Any] = {
+            "arrowstyle": "-|>",
+            "mutation_scale": head,
+            "shrinkA": 0,
+            "shrinkB": 0,
+            "linestyle": style,
+        }
         curve = f"arc3,rad={bend}"
         self.axes.add_patch(FancyArrowPatch(start, end, connectionstyle=curve, color=color, linewidth=width, **shape))
 

@@ -118,14 +118,23 @@ a = 1
 
 @pytest.mark.parametrize(
     ("time", "seconds"),
-    [("40 to 90 seconds", 90), ("under 90 s", 90), ("one to three minutes", 180), ("Two minutes", 120), ("1-2.5 min", 150)],
+    [
+        ("40 to 90 seconds", 90),
+        ("under 90 s", 90),
+        ("one to three minutes", 180),
+        ("Two minutes", 120),
+        ("1-2.5 min", 150),
+    ],
 )
 def test_the_newcomer_reads_sizes_and_times(time, seconds):
     page = PAGE.format(time=time)
     promise = newcomer.stated(page)
     assert promise[:2] == (650.0, seconds)
     assert promise.time in time
-    assert (newcomer.first_block(page, "sh"), newcomer.first_block(page, "python")) == ("pip install .\nrun\n", "a = 1\n")
+    assert (newcomer.first_block(page, "sh"), newcomer.first_block(page, "python")) == (
+        "pip install .\nrun\n",
+        "a = 1\n",
+    )
     assert newcomer.stated(page.replace("650 MB", "1.4 GB")).megabytes == 1400.0
 
 
@@ -207,7 +216,9 @@ def test_public_names_that_changed_are_found_and_have_to_be_in_the_changelog(his
     assert api_changes.compare("0.1.0", commit, root) == len(CHANGED)
     assert "compared with those of 0.1.0" in (shown := capsys.readouterr().out)
     assert all(f"{text}  <- not in the changelog" in shown for text in CHANGED)
-    named = "- `gone` and `Sums.merge` are gone.\n- `scaled(everything=)` is `force`.\n- `resized` is larger, `size`\n\n"
+    named = (
+        "- `gone` and `Sums.merge` are gone.\n- `scaled(everything=)` is `force`.\n- `resized` is larger, `size`\n\n"
+    )
     history(AFTER, "## [Unreleased]\n\n" + named + SECTION)
     assert api_changes.compare("0.1.0", commit, root) == 0
     assert "  4 are missing or have changed; the changelog does not name 0 of them" in capsys.readouterr().out

@@ -1,1 +1,1 @@
-"""Tools of the maintainers: what a release consists of, public names, what the README tells a newcomer, versions of torch."""
+"""Tools of the maintainers: releases, public names that changed, what the README tells, versions of torch."""

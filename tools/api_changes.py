@@ -1,4 +1,4 @@
-"""Compare the public names and parameters with those of earlier releases: what went or changed must be in the changelog.
+"""Compare the public names and parameters with those of earlier releases: changes must be in the changelog.
 
     python -m tools.api_changes [--against COMMIT]
 
@@ -79,10 +79,9 @@ def module_of(member: griffe.Object) -> griffe.Module:
 
 def changes(commit: str, root: Path = ROOT) -> list[Change]:
     """Return the public names and parameters that are missing or have changed since a commit."""
-    before = dict(
-        public_objects(griffe.load_git(PACKAGE, ref=commit, repo=root, search_paths=["src"], resolve_aliases=True), "cl")
-    )
-    now = dict(public_objects(griffe.load(PACKAGE, search_paths=[root / "src"], resolve_aliases=True), "cl"))
+    old = griffe.load_git(PACKAGE, ref=commit, repo=root, search_paths=["src"], resolve_aliases=True)
+    new = griffe.load(PACKAGE, search_paths=[root / "src"], resolve_aliases=True)
+    before, now = (dict(public_objects(package, "cl")) for package in (old, new))
     if not before or not now:
         sys.exit(f"no public names were found {'now' if before else f'in {commit}'}; __all__ must be a plain list")
     found = {change_of(f"{name}: is missing", name.removeprefix("cl.")) for name in before if name not in now}

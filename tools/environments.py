@@ -13,7 +13,7 @@ from time import perf_counter
 def fresh_environment(folder: Path) -> dict[str, str]:
     """Create a virtual environment with pip, in place of what the folder held; return the variables that activate it.
 
-    The variables are those of this process without `PYTHONPATH`, with a cache for Convolith and no screen for matplotlib.
+    The variables are those of this process without `PYTHONPATH`, with a cache of Convolith's own and no screen.
     """
     try:
         venv.create(folder, with_pip=True, clear=True)

@@ -3,8 +3,8 @@
     python -m tools.newcomer [--keep FOLDER]
 
 The README's first block of shell commands is run in this repository as it stands there, then `convolith doctor`, and
-then its first block of Python in an empty folder. Exits 1 if one of them fails, if what is installed differs by more than
-a tenth from the size that the README states, or if the first block takes over twice the time that it states.
+then its first block of Python in an empty folder. Exits 1 if one of them fails, if the size of what is installed differs
+by more than a tenth from the size that the README states, or if the first block takes over twice the stated time.
 """
 
 import argparse
@@ -24,10 +24,10 @@ SLOWER = 2.0
 """How many times the stated time may be taken: registries and machines differ."""
 MEGABYTES = {"MB": 1.0, "GB": 1000.0}
 SECONDS = {"s": 1.0, "second": 1.0, "seconds": 1.0, "min": 60.0, "minute": 60.0, "minutes": 60.0}
-WORDS = {word: n for n, word in enumerate("zero one two three four five six seven eight nine ten".split())}
+WORDS = {word: n for n, word in enumerate(("zero", "one", "two", "three", "four", "five", "six", "seven"))}
 NUMBER = rf"(\d+(?:\.\d+)?|{'|'.join(WORDS)})"
 SIZE = re.compile(rf"\b{NUMBER} ?({'|'.join(MEGABYTES)})\b")
-TIME = re.compile(rf"\b(?:{NUMBER}(?: to |-|–))?{NUMBER} ?({'|'.join(SECONDS)})\b", re.IGNORECASE)
+TIME = re.compile(rf"\b(?:{NUMBER}(?: to |-))?{NUMBER} ?({'|'.join(SECONDS)})\b", re.IGNORECASE)
 
 
 class Stated(NamedTuple):

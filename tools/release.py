@@ -55,7 +55,7 @@ def build(source: Path, folder: Path, kinds: tuple[str, ...] = ("sdist", "wheel"
 
 def problems_of_wheel(path: Path) -> list[str]:
     """Return what is wrong with the names in a wheel and with its metadata, one sentence each."""
-    version = re.findall(r'"(.+)"', (ROOT / "src" / "convolith" / "version.py").read_text().partition("__version__")[2])[0]
+    version = re.findall(r'^__version__ = "(.+)"', (ROOT / "src/convolith/version.py").read_text(), re.MULTILINE)[0]
     with zipfile.ZipFile(path) as wheel:
         names = {name for name in wheel.namelist() if not name.endswith("/")}
         metadata = wheel.read(next(name for name in names if name.endswith(".dist-info/METADATA"))).decode()
@@ -98,7 +98,7 @@ def check_files(sdist: Path, wheel: Path, sources: Path) -> None:
 
 
 def environment_of(wheel: Path, folder: Path, *, full: bool) -> dict[str, str]:
-    """Install a wheel in a fresh environment, with other packages anew or those of this process; return its variables."""
+    """Install a wheel in a fresh environment, where other packages are installed too or shared; return its variables."""
     variables = fresh_environment(folder)
     install = ["python", "-m", "pip", "install", "--quiet"]
     if full:
@@ -116,7 +116,7 @@ def main() -> int:
     """Run all steps, and print the seconds that each takes."""
     parser = argparse.ArgumentParser(prog="python -m tools.release", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--full", action="store_true", help="Install all packages anew in the fresh environment.")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="Folder for the wheel and the sdist, which are kept.")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="Folder in which the wheel and the sdist stay.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="convolith-release-") as temporary:
         home = Path(temporary).resolve()

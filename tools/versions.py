@@ -29,7 +29,8 @@ def run(version: str, arguments: list[str]) -> bool:
     """Return whether the tests pass with a version of torch."""
     with tempfile.TemporaryDirectory(prefix=f"torch-{version}-") as folder:
         variables = fresh_environment(Path(folder) / "venv")
-        others = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("torch==")]
+        pinned = (ROOT / "constraints.txt").read_text().splitlines()
+        others = [line for line in pinned if not line.startswith("torch==")]
         constraints = Path(folder) / "constraints.txt"
         constraints.write_text("\n".join([*others, f"torch=={version}"]) + "\n")
         install = ["python", "-m", "pip", "install", "--quiet", "-c", str(constraints), "-e", f"{ROOT}[{EXTRAS}]"]
