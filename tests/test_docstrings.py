@@ -9,7 +9,6 @@ from functools import cached_property
 
 from tests.test_site import REFERENCE, documented, found
 
-
 CLASSES = re.findall(r"^\.\. autoclass:: convolith\.([\w.]+)\n((?:   :.*\n)*)", REFERENCE + "\n", re.MULTILINE)
 
 

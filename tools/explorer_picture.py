@@ -14,7 +14,7 @@ from pathlib import Path
 from convolith.web import STATIC
 
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "images" / "explorer.png"
-SIZE = {"width": 1280, "height": 900}
+WIDTH, HEIGHT = 1280, 900
 """Pixels of the window, of which the picture is a copy."""
 
 
@@ -32,7 +32,7 @@ def main() -> None:
         sys.exit("Playwright is not installed; install the extra: pip install -e '.[test]'")
     with sync_playwright() as tool:
         browser = tool.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport=SIZE, color_scheme="light")
+        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
         page.goto((STATIC / "index.html").as_uri())
         page.wait_for_selector("main h2")
         page.get_by_text("Loading …").wait_for(state="detached")

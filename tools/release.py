@@ -98,7 +98,7 @@ def check_files(sdist: Path, wheel: Path, sources: Path) -> None:
 
 
 def environment_of(wheel: Path, folder: Path, *, full: bool) -> dict[str, str]:
-    """Install a wheel in a fresh environment, where other packages are installed too or shared; return its variables."""
+    """Install a wheel in a fresh environment, with other packages or those of this one; return its variables."""
     variables = fresh_environment(folder)
     install = ["python", "-m", "pip", "install", "--quiet"]
     if full:

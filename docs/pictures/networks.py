@@ -103,7 +103,7 @@ def counting() -> Sheet:
     sheet.line([(32, 1), (32, 34)], width=0.5)
     sheet.title(34, 1.8, "Memory of a training step")
     left, bottom, wide, high = 35.0, 26.0, 2.5, 1.3
-    phases = [
+    phases: list[tuple[str, list[float]]] = [
         (BLUE, [6, 8, 10, 11, 12, 12.5]),
         (ORANGE, [14.5, 14, 13, 12, 10.5, 9]),
         (GREEN, [9, 9, 6]),

@@ -121,7 +121,7 @@ def run_all(blocks: dict[str, list[str]], processes: int, limit: float) -> Itera
     fork = multiprocessing.get_context("forkserver")
     fork.set_forkserver_preload(list(PRELOADED))
     waiting = list(blocks)
-    running: dict[Connection, tuple[str, Any, float]] = {}
+    running: dict[Any, tuple[str, Any, float]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < processes:
@@ -131,7 +131,8 @@ def run_all(blocks: dict[str, list[str]], processes: int, limit: float) -> Itera
                 process.start()
                 sender.close()
                 running[receiver] = (page, process, perf_counter())
-            for ended in wait(list(running)):
+            ready: list[Any] = wait(list(running))
+            for ended in ready:
                 page, process, start = running.pop(ended)
                 try:
                     result = ended.recv()
@@ -148,7 +149,7 @@ def run_all(blocks: dict[str, list[str]], processes: int, limit: float) -> Itera
 
 def _run_page(blocks: Sequence[str], limit: float, sender: Connection) -> None:
     """Send the result of a page's blocks, which run in an empty folder."""
-    faulthandler.dump_traceback_later(limit, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(limit, exit=True, file=sys.__stderr__ or 2)
     home = Path.cwd()
     with tempfile.TemporaryDirectory(prefix="convolith-page-", ignore_cleanup_errors=True) as folder:
         os.environ["IPYTHONDIR"] = str(Path(folder) / "ipython")  # the settings of this user do not belong on the pages
@@ -166,7 +167,7 @@ def run_blocks(blocks: Sequence[str]) -> Result:
     from IPython.core.interactiveshell import InteractiveShell
     from IPython.utils.capture import capture_output
 
-    class Shell(InteractiveShell):
+    class Shell(InteractiveShell):  # type: ignore[misc]  # IPython is not always installed
         def enable_gui(self, gui: str | None = None) -> None:
             """Do nothing: figures become part of the page."""
 
