@@ -58,7 +58,10 @@ def described_data(owner):
     yield from re.findall(r"^\s+`*(\w+)`*:", owner.__doc__ or "", re.MULTILINE)
     if "__init__" in vars(owner) or "__new__" in vars(owner):
         yield from inspect.signature(owner).parameters
-    body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body
+    try:
+        body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body
+    except OSError:  # a class that a function makes, as those of cl.nn
+        return
     for node, following in pairwise(body):
         if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
             yield from (target.id for target in ast.walk(node) if isinstance(target, ast.Name))

@@ -94,7 +94,7 @@ class VaryingGram(Accumulator):
         [0.0, 0.0, 1.3, 0.0, 0.0]
     """
 
-    KIND = "convolith varying gram"
+    _KIND = "convolith varying gram"
 
     def __init__(
         self,
