@@ -26,14 +26,12 @@ exclude_patterns = [".*", "README.md", "build", "web", "src", "tests", "bench", 
 root_doc = "docs/index"
 nitpicky = True
 # Types of other packages, types of arguments that users do not make, and names of types that annotations use.
-EXTERNAL = r"(collections\.abc|concurrent\.futures|fractions|matplotlib|np|numpy|pathlib|torch)\..*"
+EXTERNAL = r"(collections\.abc|concurrent\.futures|fractions|np|numpy|pathlib|torch)\..*"
 INTERNAL = (
     r"convolith\.(report|big\.(stores|blocks|layout)|fitting\.(data|kernel_options|descent|gram)|folding\.report"
     r"|network\.(module|fixed)|correlation\.images|nn\.conversion)\..*"
 )
-ALIASES = (
-    r"ArrayOrLists|Axes|Counts|CorrelateOptions|DeconvolveOptions|Figure|Fraction|Number|Padding|Picture|Range|Shape"
-)
+ALIASES = r"Axes|Figure|Padding|Picture|Range"
 nitpick_ignore_regex = [("py:(class|obj)", EXTERNAL), ("py:class", INTERNAL), ("py:class", ALIASES)]
 suppress_warnings = ["ref.python"]  # attributes of two classes may have one name
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from sphinx.errors import PycodeError
+from sphinx.pycode import ModuleAnalyzer
 
 from docs.site.docstrings import as_restructured_text, public_names
 from docs.site.execution import execute
@@ -18,7 +21,7 @@ def connect(app: Any) -> None:
     """Connect the steps below to a build."""
     app.connect("env-before-read-docs", execute)
     app.connect("source-read", _prepare)
-    app.connect("autodoc-process-signature", _forget_overloads)
+    app.connect("autodoc-process-signature", _as_called)
     app.connect("autodoc-process-docstring", _as_restructured_text, priority=100)  # before napoleon reads its sections
     app.connect("missing-reference", _public_reference)
     app.connect("doctree-resolved", _add_thumbnails)
@@ -31,20 +34,27 @@ def _prepare(app: Any, page: str, source: list[str]) -> None:
         source[0] = with_blocks_and_tree(source[0], page)
 
 
-def _forget_overloads(app: Any, what: str, name: str, obj: Any, options: Any, signature: str, result: str) -> None:  # noqa: ARG001 - Sphinx's own arguments
-    """Let Sphinx show a function as it is called, with every option, in place of its overloads for type checkers.
+def _as_called(
+    app: Any,  # noqa: ARG001 - Sphinx's own arguments
+    what: str,  # noqa: ARG001
+    name: str,  # noqa: ARG001
+    obj: Any,
+    options: Any,  # noqa: ARG001
+    signature: str | None,
+    result: str | None,
+) -> tuple[str, str | None] | None:
+    """Show a function as it is called, with every option, in place of its overloads for type checkers.
 
-    Sphinx has no setting for it. This event comes before Sphinx looks for overloads in the analysis of the module.
+    Sphinx has no setting for it. This event comes before Sphinx looks for overloads in the analysis of the module. A
+    default that a dataclass makes anew becomes one that Sphinx can read.
     """
-    from sphinx.errors import PycodeError
-    from sphinx.pycode import ModuleAnalyzer
-
-    try:
+    with contextlib.suppress(AttributeError, PycodeError):  # a property, or a class without a source
         analyzer = ModuleAnalyzer.for_module(obj.__module__)
         analyzer.analyze()
-    except (AttributeError, PycodeError):  # a property, or a class without a source
-        return
-    analyzer.overloads.clear()
+        analyzer.overloads.clear()
+    if signature is None or "<factory>" not in signature:
+        return None
+    return signature.replace("<factory>", "..."), result
 
 
 def _as_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:  # noqa: ARG001 - Sphinx's own arguments
