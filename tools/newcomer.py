@@ -3,9 +3,8 @@
     python -m tools.newcomer [--keep FOLDER]
 
 The README's first block of shell commands is run in this repository as it stands there, then `convolith doctor`, and
-then its first block of Python in an empty folder. Exits 1 if one of them fails, if the size of what is installed
-differs by more than a tenth from the size that the README states, or if the first block takes over twice the stated
-time.
+then its first block of Python in an empty folder. Exits 1 if one of them fails, if the size of what is installed is
+more than a tenth off the size that the README states, or if the first block takes over twice the stated time.
 """
 
 import argparse

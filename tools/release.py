@@ -15,7 +15,6 @@ import argparse
 import re
 import subprocess
 import sys
-import sysconfig
 import tarfile
 import tempfile
 import zipfile
@@ -98,7 +97,7 @@ def check_files(sdist: Path, wheel: Path, sources: Path) -> None:
 
 
 def environment_of(wheel: Path, folder: Path, *, full: bool) -> dict[str, str]:
-    """Install a wheel in a fresh environment, with other packages or those of this one; return its variables."""
+    """Install a wheel in a fresh environment, its dependencies too or shared with this one; return the variables."""
     variables = fresh_environment(folder)
     install = ["python", "-m", "pip", "install", "--quiet"]
     if full:
@@ -107,7 +106,7 @@ def environment_of(wheel: Path, folder: Path, *, full: bool) -> dict[str, str]:
         return variables
     timed([*install, "--no-deps", str(wheel)], folder, variables)
     (packages,) = folder.glob("lib/python*/site-packages")
-    shared = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
+    shared = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     (packages / "shared.pth").write_text("\n".join(shared) + "\n")  # their own .pth files are not read
     return variables
 
