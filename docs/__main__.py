@@ -12,6 +12,7 @@ from time import perf_counter
 
 FLAGS = ("-b", "html", "-q", "-n", "-W", "--keep-going", "-j", "2")  # two processes; warnings are errors
 ROOT = Path(__file__).parents[1]
+SITE = ROOT / "build" / "site"
 REDIRECT = """<!doctype html>
 <meta charset="utf-8">
 <title>Convolith</title>
@@ -33,7 +34,7 @@ def missing_packages() -> list[str]:
 def main() -> int:
     """Build the site, and check its links; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m docs", description="Build the documentation's site.")
-    parser.add_argument("--out", type=Path, default=ROOT / "build" / "site", help="Folder of the pages (build/site).")
+    parser.add_argument("--out", type=Path, default=SITE, help="Folder of the pages (build/site).")
     parser.add_argument("--fresh", action="store_true", help="Run every block again, also where nothing has changed.")
     options = parser.parse_args()
     missing = missing_packages()
@@ -44,7 +45,8 @@ def main() -> int:
 
     from docs.site.links import dead_links
 
-    if options.out.exists() and any(options.out.iterdir()) and not (options.out / ".buildinfo").exists():
+    is_new = not options.out.exists() or not any(options.out.iterdir())
+    if not is_new and options.out != SITE and not (options.out / ".buildinfo").exists():
         sys.exit(f"--out is {options.out}, which holds something that is no site; give an empty or a new folder")
     start, state = perf_counter(), ROOT / "build" / "site-state"
     # Choices that this user's machine remembers do not belong on the pages.
