@@ -29,11 +29,12 @@ HERE = Path(__file__).resolve().parent.parent
 FEW_MB = 1.0
 """Packages below it share a row."""
 MEASURED = """
-import json, resource, sys, time
+import json, sys, time
 named = [name for name in ("torch", "numpy", "llvmlite", "sympy") if name in sys.modules]
 found = {"imports": ", ".join(named) or "none of them", "modules": len(sys.modules)}
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-print(json.dumps(found | {"s": time.process_time(), "MB": peak}))
+seconds = time.process_time()
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(json.dumps(found | {"s": seconds, "MB": int(peak.split()[1]) * 1024 / 1e6}))
 """
 """The end of a program: what it has imported and taken."""
 ARRAYS = "import numpy as np, convolith as cl\nx, k = np.ones((1, 64, 64)), np.ones((1, 1, 3, 3))\n"
@@ -137,7 +138,7 @@ def packages() -> list[dict[str, Any]]:
         if few:
             names = ", ".join(name for name, _ in few)
             rows.append({"package": names, "MB": sum(size for _, size in few), "needed by": by})
-    own = sum(file.stat().st_size for file in SOURCE.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+    own = sum(file.stat().st_size for file in SOURCE.rglob("*") if file.is_file())
     rows.append({"package": "convolith", "MB": own / 1e6, "needed by": ""})
     return sorted(rows, key=lambda row: -row["MB"])
 
@@ -163,8 +164,8 @@ def _required(name: str, extra: str = "") -> list[str]:
 
 
 def _megabytes(name: str) -> float:
-    """Return the size of a package's files, in units of a million bytes, without compiled Python."""
-    files = (file.locate() for file in distribution(name).files or () if file.suffix != ".pyc")
+    """Return the size of a package's files, in units of a million bytes, with the Python that pip compiled."""
+    files = (file.locate() for file in distribution(name).files or ())
     return sum(Path(file).stat().st_size for file in files if Path(file).is_file()) / 1e6
 
 
@@ -186,7 +187,8 @@ def _wanted() -> list[tuple[str, str]]:
 
 def printed_by(how: str, name: str, environment: Mapping[str, str], rounds: int) -> dict[str, Any]:
     """Return what a program of `bench.stand_in` prints; the median of several processes for the engine direct."""
-    found = repeated(["-m", "bench.stand_in", how, name], environment, rounds if name == "direct" else 1)
+    arguments = ["-m", "bench.stand_in", how, name]
+    found = repeated(arguments, environment, rounds) if name == "direct" else _printed(arguments, environment)
     if found["torch"] != (how == "torch"):
         raise click.ClickException(f"the program {how} {name} imported torch: {found['torch']}")
     return found

@@ -29,7 +29,6 @@ def test_a_page_is_short_and_shows_what_it_says(page):
     assert len(alt) > 60
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert blocks
-    assert all("cl." in block or "import convolith" in block for block in blocks), "a block without Convolith"
     assert any("assert" in block for block in blocks)
     assert any("print" in block for block in blocks)
     assert "(../performance.md" in text

@@ -9,7 +9,7 @@ import pytest
 import torch
 from matplotlib import pyplot
 
-QUICKEST = "edges"
+QUICKEST = "room_response"
 TUTORIALS = sorted(
     (Path(__file__).parents[1] / "tutorials").glob("*.py"), key=lambda path: (path.stem != QUICKEST, path.stem)
 )

@@ -42,23 +42,21 @@ def depthwise() -> Sheet:
             sheet.box(x + 0.9 * n, y - 0.9 * n, 6.4, 6.4, CHANNELS[n], linewidth=0.6, zorder=3 - 0.1 * n)
 
     def pixels(x: float, y: float, count: int) -> None:
-        for pixel in range(count):
-            for n in range(4):
-                sheet.box(x + 1.9 * pixel, y + 1.0 * n, 1.5, 1.0, CHANNELS[n], linewidth=0.4)
+        sheet.grid(x, y, (4, count), 1.15, lambda r, c: CHANNELS[r])
 
     planes(2.5, 9)
     sheet.text(7, 18.6, "an image, a\nplane per channel")
     sheet.arrow((12.8, 11.6), (18.2, 11.6))
     sheet.text(15.5, 9.6, "transpose", size=9)
     for row in range(3):
-        pixels(19, 5 + 4.8 * row, 10)
+        pixels(19, 4.4 + 5.2 * row, 16)
     sheet.text(28.3, 21.2, "ring of 3 rows: a vector\nholds a pixel of all channels")
-    sheet.arrow((38.2, 11.6), (43.6, 11.6))
-    sheet.text(40.9, 9.6, "3x3 taps", size=9)
-    pixels(45, 9.6, 8)
+    sheet.arrow((38.6, 11.6), (46.6, 11.6))
+    sheet.text(42.6, 9.6, "3x3 taps", size=9)
+    pixels(48, 9.3, 8)
     sheet.text(52.6, 18.6, "8 pixels of sums,\nin registers")
-    sheet.arrow((61, 11.6), (66.4, 11.6))
-    sheet.text(63.7, 9.6, "transpose", size=9)
+    sheet.arrow((58.4, 11.6), (66.4, 11.6))
+    sheet.text(62.4, 9.6, "transpose", size=9)
     planes(68, 9)
     sheet.text(72.5, 18.6, "outputs, a\nplane per channel")
     sheet.line([(1, 24.4), (83, 24.4)], width=0.5)
