@@ -111,8 +111,6 @@ def without_torch(rounds: int, path: Path | None) -> None:
         rows.append(
             {
                 "program": f"`{name}`",
-                "ms with torch": usual.get("milliseconds"),
-                "ms on NumPy": found.get("milliseconds"),
                 "error with torch": usual.get("error"),
                 "error on NumPy": found.get("error"),
                 "stops at": found.get("failed", ""),
