@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import convolith as cl
 from convolith.cli import COMMANDS, main, options
 from convolith.cli.cost import main as cost_options
 from convolith.costing.model_cost import SORTS
 from convolith.costing.peak import OPTIMIZERS
 from convolith.fitting.selection.cross_validation import TOLERANCE
 from convolith.geometry import CONV_MODES, PADDING_MODES
+from convolith.planner import machine, wisdom
 from convolith.planner.choose import ACCURACIES, BUDGET_SECONDS
 from tests.test_cli import refused, run
 
@@ -163,17 +166,18 @@ def repvgg():
 
 
 @pytest.fixture
-def files(tmp_path, monkeypatch) -> Path:
-    """Small files of the names that the examples have."""
+def files(tmp_path, monkeypatch) -> Iterator[Path]:
+    """Small files of the names that the examples have, and a place for measurements, which other tests do not read."""
     import imageio.v3 as imageio
     from astropy.io import fits
 
-    from convolith import filter_image, kernels
-
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CONVOLITH_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(wisdom, "_known", {})
+    monkeypatch.setattr(machine, "_limits", {})
     monkeypatch.delitem(sys.modules, "my_models", raising=False)
     rng = np.random.default_rng(0)
-    blur = kernels.gaussian(1.0)
+    blur = cl.kernels.gaussian(1.0)
     imageio.imwrite("photo.png", rng.integers(0, 255, (40, 50, 3), dtype=np.uint8))
     imageio.imwrite("stars.png", (rng.random((60, 60)) > 0.99).astype(np.uint8))
     np.save("stack.npy", rng.random((3, 20, 21)))
@@ -181,13 +185,15 @@ def files(tmp_path, monkeypatch) -> Path:
     for number in ("", "2"):
         before = rng.integers(0, 255, (60, 60), dtype=np.uint8)
         imageio.imwrite(f"before{number}.png", before)
-        imageio.imwrite(f"after{number}.png", filter_image(before, blur, padding_mode="symmetric", dtype="uint8"))
+        imageio.imwrite(f"after{number}.png", cl.filter_image(before, blur, padding_mode="symmetric", dtype="uint8"))
     sky = 1000 * rng.random((70, 70))
-    seen = filter_image(sky, blur) + rng.normal(size=sky.shape)
+    seen = cl.filter_image(sky, blur) + rng.normal(size=sky.shape)
     for name, picture in {"ref": sky, "sci": seen, "var": np.ones_like(sky), "reference": sky, "science": seen}.items():
         fits.writeto(f"{name}.fits", picture.astype(np.float32))
     Path("my_models.py").write_text(MODELS)
-    return tmp_path
+    yield tmp_path
+    sys.modules.pop("my_models", None)
+    cl.clear_caches()
 
 
 @pytest.mark.slow
@@ -201,4 +207,3 @@ def test_the_examples_of_the_command_line_run(files):
             assert result.exit_code == 0, f"{line}: {result.output}{result.exception!r}"
     written = {word for line in RUN for word in re.findall(r"(?:-o|--html|--difference) (\S+)", line)} - {"tour.html"}
     assert written <= {path.name for path in files.iterdir()}
-    sys.modules.pop("my_models", None)
