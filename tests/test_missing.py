@@ -187,6 +187,18 @@ def test_by_default_nan_reaches_what_scipy_lets_it_reach(size, mode):
             np.testing.assert_allclose(y, expected, atol=1e-5 * np.abs(k).sum(), rtol=1e-4)
 
 
+@pytest.mark.parametrize("engine", ["fft", "winograd_2x2", "winograd_4x4", "direct", "aten"])
+def test_nan_stays_in_its_windows_by_engines_given_by_name(engine):
+    rng = np.random.default_rng(13)
+    x, k = rng.normal(size=(1, 4, 40, 41)), rng.normal(size=(6, 4, 3, 3))
+    x[0, 1, 20, 20] = np.nan
+    y = cl.correlate(x, k, padding="same", engine=engine, accuracy="fast")
+    expected = cl.correlate(x, k, padding="same", engine="reference")
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(expected))
+    np.testing.assert_allclose(y, expected, atol=1e-10)
+    assert np.isnan(cl.filter_image(x[0, 1], k[0, 0], engine=engine, accuracy="fast")).sum() == 9
+
+
 def test_infinity_beside_nan_stays_in_its_windows():
     x = np.random.default_rng(10).normal(size=(80, 90))
     x[20, 30], x[60, 70] = np.inf, np.nan

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Take the picture of the explorer's first view that docs/explorer.md shows, in Chromium.
 
-    python tools/explorer_picture.py [--out FILE]
+    python -m tools.explorer_picture [--out FILE]
 
 Needs Chromium and Playwright, of the extra `test`. The page is opened as a file, as `python -m convolith.web` does.
 """

@@ -122,8 +122,8 @@ def correlate(
         accuracy: `"exact"`, `"default"`, `"fast"` or `"double"`; see `plan`.
         flip: reverse the kernel's spatial axes first, which makes it a convolution in the mathematical sense.
         nan: effect of a missing element of x, NaN or marked by `mask`. `"propagate"`: every output that reads it is
-            NaN. In tensors without `mask` and `dtype`, and with an engine given by name, engines that compute by tiles
-            may spread it to other outputs; `accuracy="exact"` prevents that. `"omit"`: the element is left out, and the
+            NaN. In tensors without `mask` and `dtype`, engines that compute by tiles may spread it to other outputs;
+            `accuracy="exact"` prevents that. `"omit"`: the element is left out, and the
             sum is scaled by (sum of k) / (sum of the weights that met an element), the normalised convolution. Zero or
             constant padding counts as present; a kernel that sums to 0 is refused; an output whose weights met no
             element is NaN. `"interpolate"`: the element is replaced by the mean of its neighbours, weighted by |k|,

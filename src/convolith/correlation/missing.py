@@ -134,16 +134,16 @@ def is_plain(x: torch.Tensor) -> bool:
 
 
 def would_spread(operands: Operands, options: dict[str, Any], accuracy: str, engine: str) -> bool:
-    """Return whether the planned engine would spread NaN of x over a tile of outputs."""
+    """Return whether the planned or named engine would spread NaN of x over a tile of outputs."""
     x, k, _ = operands
-    if engine != "auto" or not x.is_floating_point() or options.get("transposed"):
+    if not x.is_floating_point() or options.get("transposed"):
         return False
     geometry = tuple(options.items())
     shapes = (tuple(x.shape), tuple(k.shape), x.dtype, k.dtype)
     try:
-        local = _stays_local(*shapes, geometry, accuracy, thread_count(), generation())
+        local = _stays_local(*shapes, geometry, accuracy, engine, thread_count(), generation())
     except TypeError:  # an option that cannot be hashed: a list, an array
-        local = _stays_local.__wrapped__(*shapes, geometry, accuracy)
+        local = _stays_local.__wrapped__(*shapes, geometry, accuracy, engine)
     return not local and bool(x.detach().sum().isnan())  # one pass; infinities of both signs give NaN too
 
 
@@ -155,24 +155,27 @@ def _stays_local(
     k_dtype: torch.dtype,
     geometry: tuple[tuple[str, Any], ...],
     accuracy: str,
+    engine: str,
     *state: int,  # noqa: ARG001 - part of the key
 ) -> bool:
-    """Return whether the planned engine keeps NaN in its windows."""
+    """Return whether the planned or named engine keeps NaN in its windows."""
     shapes = (torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in ((x, x_dtype), (k, k_dtype)))
     spec = ConvSpec.of(*shapes, **dict(geometry))
-    return not spec.batch or BY_NAME[plan(spec, accuracy=accuracy).engine].keeps_nonfinite_local(spec)
+    chosen = plan(spec, accuracy=accuracy).engine if engine == "auto" else engine
+    return not spec.batch or chosen not in BY_NAME or BY_NAME[chosen].keeps_nonfinite_local(spec)
 
 
 def propagated(compute: Correlate, operands: Operands, options: dict[str, Any], how: dict[str, Any]) -> torch.Tensor:
     """Correlate x, (N, in_channels, *size), so that NaN reaches just the outputs whose windows read it.
 
     NaN is set to 0, and every output that reads one is set to NaN: a box of ones finds them. With infinities the sums
-    are computed directly.
+    are computed directly, unless the caller names an engine.
     """
     x, k, bias = operands
     none = x.isnan()
     if bool(x.isinf().any()):
-        return compute(x, k, bias, **options, engine="auto", accuracy="exact")
+        direct = {"engine": "auto", "accuracy": "exact"} if how["engine"] == "auto" else how
+        return compute(x, k, bias, **options, **direct)
     y = compute(torch.where(none, torch.zeros((), dtype=x.dtype, device=x.device), x), k, bias, **options, **how)
     groups, size = options["groups"], x.shape[2:]
     read = none.reshape(len(x), groups, -1, *size).any(2).to(torch.float32)
