@@ -187,6 +187,17 @@ def test_the_numbers_of_the_readme_are_those_of_the_kept_runs():
         "{:.0f} microseconds (torch": _row(runs["overhead"], "1x1x8x8", "call", "correlate")["microseconds"],
         "(torch: {:.0f})": _row(runs["overhead"], "1x1x8x8", "call", "torch")["microseconds"],
     }
+    call = {
+        row["call"]: f"{row['microseconds']:.0f}" for table in runs["overhead"]["tables"][:1] for row in table["rows"]
+    }
+    engineers, programs = (
+        (bench_report.PAGES / page).read_text() for page in ("guide/engineers.md", "how/programs.md")
+    )
+    assert (
+        f"{call['correlate']} microseconds for a tiny layer, a bound plan {call['a bound plan']}, torch {call['torch']}"
+        in engineers
+    )
+    assert f"[{call['torch']} microseconds with torch and {call['correlate']} with `cl.correlate`]" in programs
     readme = (bench_report.PAGES.parent / "README.md").read_text()
     missing = [sentence for sentence, number in stated.items() if sentence.format(number) not in readme]
     assert not missing, [sentence.format(stated[sentence]) for sentence in missing]
