@@ -42,8 +42,10 @@ GENERATED = "<!-- Written by `python -m bench report` from bench/{} and bench/ru
 )
 def report(runs: Path, output: Path) -> None:
     """Write the pages of measurements from kept runs."""
-    for template in TEMPLATES:
-        (output / template.name).write_text(page(template, newest(runs)))
+    kept = newest(runs)
+    pages = {template.name: page(template, kept) for template in TEMPLATES}
+    for name, text in pages.items():
+        (output / name).write_text(text)
 
 
 def newest(folder: Path) -> dict[str, dict[str, Any]]:
@@ -88,7 +90,7 @@ def _surroundings(run: Mapping[str, Any]) -> str:
     parts = [
         f"{run['date'][:10]}, {machine['processor']}{vectors}, {machine['threads']} threads",
         named or "versions not recorded",
-        f"medians of {run['rounds']} blocks" if run["rounds"] else "",
+        f"medians of {run['rounds']} {run.get('unit', 'blocks')}" if (run["rounds"] or 0) > 1 else "",
         _controls(run["controls"]),
     ]
     return "Measured on " + "; ".join(part for part in parts if part) + "."

@@ -43,6 +43,8 @@ class Run:
     figures: dict[str, Any] = field(default_factory=dict)
     controls: list[float] = field(default_factory=list)
     rounds: int | None = None
+    unit: str = "blocks"
+    """Things that `rounds` counts."""
     details: Any = None
     complete: bool = False
     """Whether all rows were run to the end; `bench report` takes no other run."""

@@ -23,6 +23,7 @@ from packaging.requirements import Requirement
 import convolith
 from bench.runs import Run, json_option
 from bench.stand_in import LAYERS
+from convolith.jit.threads import thread_count
 
 SOURCE = Path(convolith.__file__).parent
 HERE = Path(__file__).resolve().parent.parent
@@ -65,7 +66,7 @@ WAYS = {"torch": "with torch", "libgomp": "NumPy, the system's libgomp", "thread
 @json_option
 def without_torch(rounds: int, path: Path | None) -> None:
     """Measure the part of torch in an install and in what programs import, and run engines on NumPy without it."""
-    run = Run("without_torch", rounds=rounds)
+    run = Run("without_torch", rounds=rounds, unit="processes")
     installed = packages()
     run.add("Installed packages", installed)
     files = sorted(SOURCE.rglob("*.py"))
@@ -86,6 +87,7 @@ def without_torch(rounds: int, path: Path | None) -> None:
     }
     with tempfile.TemporaryDirectory() as home:
         environment = os.environ | {"CONVOLITH_CACHE_DIR": home, "PYTHONPATH": str(SOURCE.parent)}
+        environment["CONVOLITH_BENCH_THREADS"] = str(thread_count())
         rows = []
         for name, program in PROGRAMS.items():
             found = repeated(["-c", program + "\n" + MEASURED], environment, rounds)

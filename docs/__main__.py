@@ -37,6 +37,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=SITE, help="Folder of the pages (build/site).")
     parser.add_argument("--fresh", action="store_true", help="Run every block again, also where nothing has changed.")
     options = parser.parse_args()
+    options.out = options.out.resolve()
     missing = missing_packages()
     if missing:
         words = ", ".join(missing)

@@ -433,7 +433,7 @@ def test_wrong_inputs(picture, tmp_path):
     assert "is one number; expected a shape" in refused("plan", "64", "8,63,3,3")
     assert "is not a whole number" in refused("cost", "1,2,x,8", "8,2,3,3")
     assert "none of same, valid, full" in refused("cost", "1,2,8,8", "8,2,3,3", "--padding", "1:2:3,1")
-    assert "--dtype has dtype float8" in refused("cost", "1,2,8,8", "8,2,3,3", "--dtype", "float8")
+    assert "--dtype is float8" in refused("cost", "1,2,8,8", "8,2,3,3", "--dtype", "float8")
     assert "expected name=factor" in refused("cost", "1,2,8,8", "8,2,3,3", "--scale", "channels")
     assert "engine is 'magic'" in refused("plan", "1,2,8,8", "8,2,3,3", "--engine", "magic")
     assert "No such command" in refused("dance")

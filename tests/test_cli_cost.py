@@ -113,7 +113,7 @@ def test_what_a_cost_refuses(models):
         (f"{models}:small", "--input", "1,4,8,8"): "module 0 refuses (1, 4, 8, 8)",
         (f"{models}:small", "--input", "1,3,8,8", "--bias"): "--bias was given, but costed_models:small is a model",
         (f"{models}:small", "--input", "1,3,8,8", "--sort", "size"): "'size' is not one of 'order', 'macs'",
-        (f"{models}:small", "--input", "1,3,8,8", "--dtype", "int99"): "--dtype has dtype int99",
+        (f"{models}:small", "--input", "1,3,8,8", "--dtype", "int99"): "--dtype is int99",
         (f"{models}:broken", "--input", "1,3,8,8"): "whose call raised OSError: no weights here",
         (f"{models}:missing", "--input", "1,3,8,8"): "cannot be imported from here",
         ("1,3,8,8",): "K_SHAPE is missing for the input 1,3,8,8",

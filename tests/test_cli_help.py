@@ -96,7 +96,8 @@ def test_a_constant_border_is_offered_where_its_value_is():
     assert "'constant' is not one of" in refused("plan", "1,1,8,8", "1,1,3,3", "--padding-mode", "constant")
 
 
-def test_the_help_has_the_defaults_that_hold():
+def test_the_help_has_the_defaults_that_hold(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     shown = " ".join(run("correlate", "--help").output.split())
     assert "[default: same for a kernel without channels, else 0]" in shown
     assert "[default: symmetric for a kernel without channels, else zeros]" in shown

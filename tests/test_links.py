@@ -13,7 +13,7 @@ PAGES = sorted(
     + [path for folder in ("docs", "tutorials") for path in (ROOT / folder).rglob("*.md")]
     + list((ROOT / "tutorials").glob("*.py"))
 )
-HOMES = {ROOT / "bench" / "performance.md": ROOT / "docs"}
+HOMES = dict.fromkeys((ROOT / "bench").glob("*.md"), ROOT / "docs")
 """Folders from which links are read, where that is not the page's own: `python -m bench report` makes a page of docs of it."""
 FENCED = re.compile(r"^(```+).*?^\1$", re.DOTALL | re.MULTILINE)
 ADDRESSES = re.compile(r"""\]\(([^)\s]+)\)|^\[[^\]]+\]:\s*(\S+)|(?:src|srcset|href)="([^"\s]+)""", re.MULTILINE)

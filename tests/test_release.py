@@ -244,6 +244,7 @@ def test_a_package_without_public_names_is_no_comparison(history):
 
 
 def test_the_changelog_names_an_earlier_release_that_the_history_has():
-    if api_changes.git(ROOT, "rev-parse", "--is-shallow-repository") != "false":
+    whole = api_changes.git(ROOT, "rev-parse", "--is-shallow-repository") == "false"
+    if not whole or api_changes.git(ROOT, "rev-list", "--count", "HEAD", "--", "CHANGELOG.md") in ("", "0", "1"):
         pytest.skip("no clone with its whole history")
     assert api_changes.earlier_releases()

@@ -11,6 +11,7 @@ from imageio.v3 import imread
 
 from bench import picture
 from convolith.cli import main
+from convolith.planner import machine, wisdom
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -79,7 +80,10 @@ def test_start_shows_what_doctor_prints():
         assert row[:error] + row[error + 1 :] in without_error
 
 
-def test_start_shows_what_plan_prints():
+def test_start_shows_what_plan_prints(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVOLITH_CACHE_DIR", str(tmp_path))  # with the limits of the package, and nothing measured
+    monkeypatch.setattr(wisdom, "_known", {})
+    monkeypatch.setattr(machine, "_limits", {})
     title = "1 x 1 x 4096 x 4096 ->"
     head, *rows = table_after(title, shown(title))
     found = run("plan", "1,1,4096,4096", "1,1,31,31")

@@ -205,6 +205,6 @@ def test_blocks_show_what_a_notebook_shows():
     assert forked["data"]["text/plain"] == "False"
     assert results["wrong"][0] == [[]]
     assert "ZeroDivisionError" in results["wrong"][2]
-    assert "exit code 1" in results["endless"][2]
+    assert "it took over" in results["endless"][2]
     assert "Timeout" in ended.stderr
     assert "exit code 3" in results["dead"][2]

@@ -13,6 +13,7 @@ it in backticks.
 
 import argparse
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,6 +40,8 @@ class Change(NamedTuple):
 
 def git(root: Path, *arguments: str) -> str:
     """Return the output of a git command, or nothing if it fails."""
+    if shutil.which("git") is None:
+        return ""
     command = ["git", *arguments]
     ended = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     return ended.stdout.strip() if ended.returncode == 0 else ""

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Take the picture of the explorer's first view that docs/explorer.md shows, in Chromium.
 
     python -m tools.explorer_picture [--out FILE]

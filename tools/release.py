@@ -13,6 +13,7 @@ them anew (2.7 GB). Needs the extras all, test, bench and release. Exits 1 at th
 
 import argparse
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -27,9 +28,12 @@ ROOT = Path(__file__).resolve().parent.parent
 EXTRAS = "all,test,bench"
 TESTS = (
     "README.md",
+    "tests/test_docstrings.py",
     "tests/test_extras.py",
     "tests/test_how_pages.py",
     "tests/test_kernels.py",
+    "tests/test_links.py",
+    "tests/test_pages.py",
     "tests/test_public_names.py",
     "tests/test_reference.py",
     "tests/test_release.py",
@@ -119,7 +123,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="convolith-release-") as temporary:
         home = Path(temporary).resolve()
-        sdist, wheel = build(ROOT, (options.out or home / "dist").resolve())
+        sdist, wheel = build(ROOT, home / "dist")
         sources = home / sdist.name.removesuffix(".tar.gz")
         check_files(sdist, wheel, sources)
         print(f"{wheel.name}, {sdist.name}: their files are complete, and the sdist gives that wheel")
@@ -140,6 +144,10 @@ def main() -> int:
         print(f"all tests of the sdist collected: {timed([*tests, '--collect-only'], sources, variables):.1f} s")
         seconds = timed([*tests, "-m", "not slow", *TESTS], sources, variables)
         print(f"some of them run ({', '.join(TESTS)}): {seconds:.1f} s")
+        if options.out:
+            options.out.mkdir(parents=True, exist_ok=True)
+            for file in (sdist, wheel):
+                shutil.copy2(file, options.out)
     return 0
 
 

@@ -75,7 +75,7 @@ rows.sort(key=lambda row: (row[1] is None, row[1] or 0.0))
 assert rows[0][0] == plan.engine
 print(json.dumps(rows))
 """
-"""Program that prints the plan of a layer on the machine that the limits in the package are those of."""
+"""Program that prints the plan of a layer for the machine whose limits the package contains."""
 
 
 def estimates() -> list[Estimate]:

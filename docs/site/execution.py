@@ -139,7 +139,10 @@ def run_all(blocks: dict[str, list[str]], processes: int, limit: float) -> Itera
                     process.join()
                 except EOFError:
                     process.join()
-                    error = f"its process ended with exit code {process.exitcode}; it may take {limit:g} s"
+                    is_late = perf_counter() - start >= limit
+                    error = (
+                        f"it took over {limit:g} s" if is_late else f"its process ended: exit code {process.exitcode}"
+                    )
                     result = Result([], perf_counter() - start, error)
                 yield page, result
     finally:

@@ -33,7 +33,8 @@ def check_dtype(argument: str, name: str) -> None:
     """Refuse a dtype that Convolith does not compute with."""
     if name not in ITEMSIZE:
         hint = "; convert it, for example to uint8" if name == "bool" else ""
-        raise ConvolithError(f"{argument} has dtype {name}; expected one of {', '.join(ITEMSIZE)}{hint}")
+        verb = "is" if argument.endswith("dtype") else "has dtype"
+        raise ConvolithError(f"{argument} {verb} {name}; expected one of {', '.join(ITEMSIZE)}{hint}")
 
 
 def is_float(name: str) -> bool:

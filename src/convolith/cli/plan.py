@@ -123,5 +123,5 @@ def _weights(text: str, options: dict[str, Any]) -> torch.Tensor:
     if isinstance(read, Conv):
         raise ConvolithError(f"K_SHAPE is {text}, which has options of its own; expected a bare kernel, or a shape")
     name = options["kernel_dtype"] or options["dtype"]
-    check_dtype("--dtype", name)
+    check_dtype("--kernel-dtype" if options["kernel_dtype"] else "--dtype", name)
     return torch.from_numpy(np.ascontiguousarray(read)).to(torch_dtype(name))

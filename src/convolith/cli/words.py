@@ -32,7 +32,6 @@ GENERAL: Words = (
     (r"\bpadding_mode\b(?!=)", "--padding-mode"),
     (r"\bpadding_value\b(?!=)", "--padding-value"),
     (r"\bengine='auto'", "--engine auto"),
-    (r"\bdtype has dtype\b", "--dtype is"),
     (r"two different float dtypes; convert one of them, .* in torch$", "two different float dtypes; convert one file"),
     (r" \(k\.shape\[1\] \* groups\)", " (its channels, times --groups)"),
     (r"; add the missing axes with x\[None\]", "; name the axes that KERNEL runs along, such as --axes 0"),

@@ -123,11 +123,11 @@ def correlate(
         flip: reverse the kernel's spatial axes first, which makes it a convolution in the mathematical sense.
         nan: effect of a missing element of x, NaN or marked by `mask`. `"propagate"`: every output that reads it is
             NaN. In tensors without `mask` and `dtype`, engines that compute by tiles may spread it to other outputs;
-            `accuracy="exact"` prevents that. `"omit"`: the element is left out, and the
-            sum is scaled by (sum of k) / (sum of the weights that met an element), the normalised convolution. Zero or
-            constant padding counts as present; a kernel that sums to 0 is refused; an output whose weights met no
-            element is NaN. `"interpolate"`: the element is replaced by the mean of its neighbours, weighted by |k|,
-            before x is correlated. With the last two or a mask, integers with integers are computed in float64.
+            `accuracy="exact"` prevents that. `"omit"`: the element is left out, and the sum is scaled by (sum of k) /
+            (sum of the weights that met an element), the normalised convolution. Zero or constant padding counts as
+            present; a kernel that sums to 0 is refused; an output whose weights met no element is NaN.
+            `"interpolate"`: the element is replaced by the mean of its neighbours, weighted by |k|, before x is
+            correlated. With the last two or a mask, integers with integers are computed in float64.
         mask: booleans of the shape of x, or that broadcast to it: True where x is missing. A masked array brings its
             own.
         dtype: dtype of the result. An integer dtype rounds half to even, clips, and turns NaN into 0, with warnings

@@ -169,13 +169,12 @@ def propagated(compute: Correlate, operands: Operands, options: dict[str, Any], 
     """Correlate x, (N, in_channels, *size), so that NaN reaches just the outputs whose windows read it.
 
     NaN is set to 0, and every output that reads one is set to NaN: a box of ones finds them. With infinities the sums
-    are computed directly, unless the caller names an engine.
+    are computed directly.
     """
     x, k, bias = operands
     none = x.isnan()
     if bool(x.isinf().any()):
-        direct = {"engine": "auto", "accuracy": "exact"} if how["engine"] == "auto" else how
-        return compute(x, k, bias, **options, **direct)
+        return compute(x, k, bias, **options, engine="auto", accuracy="exact")
     y = compute(torch.where(none, torch.zeros((), dtype=x.dtype, device=x.device), x), k, bias, **options, **how)
     groups, size = options["groups"], x.shape[2:]
     read = none.reshape(len(x), groups, -1, *size).any(2).to(torch.float32)

@@ -38,7 +38,7 @@ class Accumulator(NormalEquations):
         degree, background_degree, modulation: as for `VaryingGram`; by default a kernel that does not vary.
     """
 
-    _KIND: str
+    KIND: str
     """Label of the class in files of its states."""
 
     def __init__(
@@ -209,7 +209,7 @@ class Accumulator(NormalEquations):
             ConvolithError: another file extension, or a path that cannot be written.
         """
         about = {name: getattr(self, name) for name in ("geometry", "equations", "dtypes", "size")}
-        gram_file.write(path, self._KIND, about, {"shift": self.shift, "matrix": self.matrix})
+        gram_file.write(path, self.KIND, about, {"shift": self.shift, "matrix": self.matrix})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -234,7 +234,7 @@ class Accumulator(NormalEquations):
             >>> cl.Gram.load(path).solve().kernel.round(9).tolist()
             [[[[2.0]]]]
         """
-        about, arrays = gram_file.read(path, cls._KIND)
+        about, arrays = gram_file.read(path, cls.KIND)
         if not {"geometry", "equations", "dtypes", "size"} <= set(about) or not {"shift", "matrix"} <= set(arrays):
             raise ConvolithError(f"path is {path}, which lacks parts of a state; is it complete?")
         state = cls(**about["geometry"])
@@ -372,7 +372,8 @@ class Gram(Accumulator):
         True
     """
 
-    _KIND = "convolith gram"
+    KIND = "convolith gram"
+    """Kind of the state, as its file names it."""
 
     def __init__(
         self,

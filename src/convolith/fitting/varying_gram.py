@@ -94,7 +94,8 @@ class VaryingGram(Accumulator):
         [0.0, 0.0, 1.3, 0.0, 0.0]
     """
 
-    _KIND = "convolith varying gram"
+    KIND = "convolith varying gram"
+    """Kind of the state, as its file names it."""
 
     def __init__(
         self,

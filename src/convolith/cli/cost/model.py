@@ -63,7 +63,7 @@ def count(factory: str, options: dict[str, Any], *, as_json: bool) -> None:
             optimizer=options["peak"],
             verify=options["verify"],
         )
-        data, more = _asked(counted, options)
+        data, more = _requested(counted, options)
     exceeded = budget.over(counted, _limits(options))
     changed, grew = ([], False) if before is None else budget.changes(before, counted)
     data |= {"over_budget": None if exceeded is None else exceeded.rows, "grew": grew}
@@ -124,7 +124,7 @@ def _drawn(generator: torch.Generator, shape: tuple[int, ...], dtype: torch.dtyp
     return torch.randint(0, 2, shape, generator=generator).to(dtype)
 
 
-def _asked(counted: ModelCost, options: dict[str, Any]) -> tuple[dict[str, Any], list[Table]]:
+def _requested(counted: ModelCost, options: dict[str, Any]) -> tuple[dict[str, Any], list[Table]]:
     """Compute the requested scalings, laws and batch sizes, as data and as tables."""
     data: dict[str, Any] = {}
     tables: list[Table] = []

@@ -16,7 +16,7 @@ from convolith.report.progress import track
 
 GEOMETRY = ("stride", "padding", "dilation", "padding_mode")
 ABOUT_PIXELS = ("nan", "saturation")
-ASKED = ("ridge", "smoothness", "basis", "constraints", "x_noise_variance")
+SOLVER_OPTIONS = ("ridge", "smoothness", "basis", "constraints", "x_noise_variance")
 ONE_PAIR = {
     "method": "lstsq",
     "errors": "white",
@@ -75,7 +75,9 @@ def solve(
     if varying is None:
         return Outcome(fit(pair.x, pair.y, **pair.pixels, progress=True, **options), pair, 1)
     rest = {
-        name: options[name] for name in ("kernel_size", *GEOMETRY, *ASKED, *ABOUT_PIXELS, "errors") if name in options
+        name: options[name]
+        for name in ("kernel_size", *GEOMETRY, *SOLVER_OPTIONS, *ABOUT_PIXELS, "errors")
+        if name in options
     }
     return Outcome(fit_varying(pair.x, pair.y, **pair.pixels, **rest, **varying._asdict()), pair, 1)
 
@@ -105,7 +107,7 @@ def _through_a_state(
         except ConvolithError as problem:
             raise ConvolithError(f"{names.before} and {names.after}: {problem}") from None
     assert gram  # noqa: S101 - there is a first pair
-    rest = {name: options[name] for name in ASKED if name in options}
+    rest = {name: options[name] for name in SOLVER_OPTIONS if name in options}
     if isinstance(gram, VaryingGram) and varying is not None:
         solved: Fit | VaryingFit = gram.solve(
             background_degree=varying.background_degree, constant=varying.constant, **rest
@@ -139,8 +141,8 @@ def _refuse(files: Sequence[Files], options: dict[str, Any], varying: Varying | 
         if name not in allowed and options[name] != usual:
             came = "was given" if options[name] is True else f"is {options[name]}"
             raise ConvolithError(
-                f"--{name.replace('_', '-')} {came}, which is for a constant kernel of one pair, and "
-                f"that is not for {what}, which takes one pass in closed form; omit the option"
+                f"--{name.replace('_', '-')} {came}; it applies to a constant kernel and one pair, not to {what}, "
+                f"solved in one pass in closed form; leave --{name.replace('_', '-')} out"
             )
     for name in ("kernel_size", "ridge"):
         if options[name] == "auto":
