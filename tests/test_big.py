@@ -204,6 +204,15 @@ def test_a_hole_reaches_just_the_results_that_read_it_with_any_engine(tmp_path):
         np.testing.assert_allclose(found[there], expected[there], rtol=1e-5)
 
 
+def test_an_infinity_beside_a_hole_reaches_just_the_results_that_read_it(tmp_path):
+    x, kernel = RNG.random((120, 130)).astype(np.float32), RNG.random((15, 15)).astype(np.float32)
+    x[60, 50], x[20, 100] = np.nan, np.inf
+    big.plan(x, kernel, tmp_path / "y.zarr", engine="fft").run(progress=False)
+    found, expected = zarr.open(tmp_path / "y.zarr")[...], cl.filter_image(x, kernel, engine="reference")
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+    np.testing.assert_array_equal(np.isinf(found), np.isinf(expected))
+
+
 def test_integers_are_rounded_and_clipped_and_keep_their_nodata(tmp_path):
     x = RNG.integers(0, 256, (40, 50)).astype(np.uint8)
     x[x == 255], x[5, 7] = 254, 255
