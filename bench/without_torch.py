@@ -76,10 +76,10 @@ def without_torch(rounds: int, path: Path | None) -> None:
     tour = set().union(*(needed(name) for extra in ("image", "plot") for name in _required("convolith", extra)))
     tour -= set().union(*(needed(name) for name in _required("convolith")))
     run.figures = {
-        "MB of all packages": total,
-        "MB with the extras image and plot": total + sum(map(_megabytes, tour)),
-        "MB without torch and what torch alone needs": total - only,
-        "MB without sympy and mpmath too": total - only - laws,
+        "GB of all packages": total / 1e3,
+        "GB with the extras image and plot": (total + sum(map(_megabytes, tour))) / 1e3,
+        "GB without torch and what torch alone needs": (total - only) / 1e3,
+        "GB without sympy and mpmath too": (total - only - laws) / 1e3,
         "Python files of Convolith": len(files),
         "of these import torch": sum(map(imports_torch, files)),
         "Python files in jit/": len(list((SOURCE / "jit").glob("*.py"))),

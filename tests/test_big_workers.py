@@ -119,7 +119,8 @@ class Deserted(Executor):
 def test_a_run_says_that_it_waits_for_workers(submit, monkeypatch):
     monkeypatch.setattr("convolith.big.walk.QUIET_SECONDS", 0.05)
     with pytest.warns(RuntimeWarning, match=r"cluster at tcp://here:1 has no workers;.*`dask worker tcp://here:1`"):
-        assert [job for job, _ in submit(range(2), abs, Deserted(), 2)] == [0, 1]
+        found = [job for job, _ in submit(range(2), abs, Deserted(), 2)]
+    assert (sorted(found) if submit is walk else found) == [0, 1]  # a walk gives results as they come
 
 
 def test_edge_blocks_share_the_prepared_kernel(scan, tmp_path, monkeypatch):
