@@ -88,7 +88,7 @@ def test_many_pairs_are_one_fit(tmp_path):
     for options, message in {
         ("--size", "auto"): "--size is auto, which is chosen for a kernel of one pair",
         ("--size", 3, "--ridge", "auto"): "--ridge is auto",
-        ("--size", 3, "--errors", "jackknife"): "--errors is jackknife; it applies to a constant kernel and one pair, not",
+        ("--size", 3, "--errors", "jackknife"): "--errors is jackknife; it applies to a constant kernel and one pair",
         ("--size", 3, "--method", "gd"): "--method is gd",
         ("--size", 3, "--mask", str(tmp_path / "before[01].npy")): "--mask matches 2 files; expected one, or one for",
     }.items():
